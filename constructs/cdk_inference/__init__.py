@@ -1,0 +1,1 @@
+"""Reusable AWS CDK constructs for event-driven ML inference."""
