@@ -1,0 +1,402 @@
+"""The functions of a pipeline: preprocessing, inference on a CPU, postprocessing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from aws_cdk import Duration, Stack, Token
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_inference.bundling import bundle, lambda_source
+from cdk_inference.errors import PropError
+from cdk_inference.metadata import mark
+from cdk_inference.platform import LambdaPlatform
+from cdk_inference.removal import data_removal_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from aws_cdk import RemovalPolicy
+    from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_kms as kms
+    from aws_cdk import aws_s3 as s3
+
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.results import ResultsTable
+    from cdk_inference.stages import Postprocess, Preprocess
+    from cdk_inference.trigger import S3Trigger
+    from cdk_inference.work import WorkBucket
+
+TRANSIENT_ERRORS = (
+    "Lambda.TooManyRequestsException",
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+    "Lambda.ClientExecutionTimeoutException",
+    "RetryableError",
+)
+"""Errors that say nothing about the items: the same batch may well succeed later.
+
+The first five are Lambda's own (https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html);
+the last is raised by the runtime when an AWS service fails it.
+"""
+
+
+class FunctionOptions(TypedDict, total=False):
+    """Props that every stage's function takes; see `StageFunction`."""
+
+    reserved_concurrent_executions: int | None
+    platform: LambdaPlatform | None
+    encryption_key: kms.IKey | None
+    log_retention: logs.RetentionDays
+    log_removal_policy: RemovalPolicy | None
+
+
+class StageFunction(Construct):
+    """A function that runs one stage of a pipeline.
+
+    Each has a role of its own that may write its logs and trace segments and nothing else until it is granted more,
+    a log group with JSON logs, and active tracing.
+
+    Parameters
+    ----------
+    handler
+        ``module.function`` in the package.
+    runtime_requirements
+        Name of the runtime's own list of pinned packages.
+    requirements
+        Packages beside those.
+    sources
+        Files and folders of the package beside the runtime, by their name in it.
+    environment
+        Variables of the function.
+    description
+        Shown in the console.
+    memory_size
+        MiB; 1,769 MiB are one vCPU.
+    timeout
+        Of one invocation.
+    reserved_concurrent_executions
+        Concurrency that is kept for the function, and its limit. Default: none.
+    platform
+        Python version and architecture. Default: the newest Python of Lambda, on arm64.
+    encryption_key
+        Customer managed key of the log group. Default: CloudWatch Logs encrypts with its own.
+    log_retention
+        Default: one month.
+    log_removal_policy
+        Default: RETAIN, see `data_removal_policy`.
+
+    Attributes
+    ----------
+    function
+        The Lambda function, for everything this construct does not cover.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,  # noqa: A002 (CDK's name)
+        *,
+        handler: str,
+        runtime_requirements: str,
+        requirements: Sequence[str] = (),
+        sources: Mapping[str, Path],
+        environment: Mapping[str, str],
+        description: str,
+        memory_size: int,
+        timeout: Duration,
+        reserved_concurrent_executions: int | None = None,
+        platform: LambdaPlatform | None = None,
+        encryption_key: kms.IKey | None = None,
+        log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
+        log_removal_policy: RemovalPolicy | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        if not Token.is_unresolved(memory_size) and not 128 <= memory_size <= 10_240:  # noqa: PLR2004
+            raise PropError(f"memory_size is {memory_size} MiB; Lambda takes 128 to 10240")
+        resolved = LambdaPlatform.resolve(self, platform)
+        self.timeout = timeout
+        self.log_group = logs.LogGroup(
+            self,
+            "Logs",
+            retention=log_retention,
+            encryption_key=encryption_key,
+            removal_policy=data_removal_policy(self, log_removal_policy),
+        )
+        self.role = iam.Role(
+            self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"), description=description
+        )
+        # Not the managed AWSLambdaBasicExecutionRole, which may write to every log group.
+        self.log_group.grant_write(self.role)
+        bundled = bundle(
+            self,
+            name=id,
+            requirements=[*_read_requirements(runtime_requirements), *requirements],
+            sources={"inference_runtime": lambda_source() / "inference_runtime", **sources},
+            platform=resolved,
+        )
+        self.function = lambda_.Function(
+            self,
+            "Function",
+            description=description,
+            code=bundled.code(),
+            handler=handler,
+            runtime=resolved.runtime,
+            architecture=resolved.cdk_architecture,
+            environment={"PIPELINE": scope.node.path, **environment},
+            memory_size=memory_size,
+            timeout=timeout,
+            reserved_concurrent_executions=reserved_concurrent_executions,
+            role=self.role,
+            tracing=lambda_.Tracing.ACTIVE,
+            logging_format=lambda_.LoggingFormat.JSON,
+            log_group=self.log_group,
+        )
+        mark(self.function, "function", stage=id)
+
+    @property
+    def grant_principal(self) -> iam.IPrincipal:
+        """The function's role, so that a stage is what others grant to."""
+        return self.role
+
+    def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee invoke this function, not its versions or aliases."""
+        return iam.Grant.add_to_principal(
+            grantee=grantee, actions=["lambda:InvokeFunction"], resource_arns=[self.function.function_arn]
+        )
+
+    def task(
+        self,
+        scope: Construct,
+        id: str,  # noqa: A002 (CDK's name)
+        *,
+        payload: Mapping[str, object],
+        assign: Mapping[str, object] | None = None,
+        output: object = None,
+    ) -> sfn.CustomState:
+        """Make the state that invokes the function, with retries of what Lambda says is transient.
+
+        A custom state, because `LambdaInvoke` would grant the workflow every version of the function.
+
+        Parameters
+        ----------
+        payload, assign, output
+            The event, the variables to set and the state's output; strings may be JSONata, ``{% … %}``.
+        """
+        state: dict[str, object] = {
+            "Type": "Task",
+            "Resource": f"arn:{Stack.of(self).partition}:states:::lambda:invoke",
+            "Arguments": {"FunctionName": self.function.function_arn, "Payload": payload},
+        }
+        if assign is not None:
+            state["Assign"] = assign
+        if output is not None:
+            state["Output"] = output
+        task = sfn.CustomState(scope, id, state_json=state)
+        task.add_retry(
+            errors=list(TRANSIENT_ERRORS),
+            interval=Duration.seconds(1),
+            max_attempts=4,
+            backoff_rate=2,
+            jitter_strategy=sfn.JitterType.FULL,
+        )
+        return task
+
+    def metric_errors(self, **options: object) -> cloudwatch.Metric:
+        """Invocations that failed as a whole, as a sum over 5 minutes."""
+        return self.function.metric_errors(**options)  # type: ignore[arg-type]
+
+    def metric_throttles(self, **options: object) -> cloudwatch.Metric:
+        """Invocations that were throttled, as a sum over 5 minutes."""
+        return self.function.metric_throttles(**options)  # type: ignore[arg-type]
+
+    def metric_duration(self, **options: object) -> cloudwatch.Metric:
+        """Milliseconds of an invocation, the average over 5 minutes."""
+        return self.function.metric_duration(**options)  # type: ignore[arg-type]
+
+    def metric_invocations(self, **options: object) -> cloudwatch.Metric:
+        """Invocations, as a sum over 5 minutes."""
+        return self.function.metric_invocations(**options)  # type: ignore[arg-type]
+
+
+class PreprocessFunction(StageFunction):
+    """Reads a batch of objects and makes the tensors that the model takes.
+
+    Parameters
+    ----------
+    stage
+        How one object becomes an array.
+    model
+        Whose inputs the arrays must fit.
+    trigger
+        Where the objects are; the function may read them.
+    work
+        Where tensors go that are too large for the state of the workflow.
+    max_object_bytes
+        Larger objects are rejected before they are read. Default: 64 MiB.
+    memory_size
+        Default: 1,769 MiB.
+    timeout
+        Default: 30 seconds.
+    **options
+        As those of `StageFunction`.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,  # noqa: A002 (CDK's name)
+        *,
+        stage: Preprocess,
+        model: ModelArtifact,
+        trigger: S3Trigger,
+        work: WorkBucket,
+        max_object_bytes: int = 64 * 1024 * 1024,
+        memory_size: int = 1769,
+        timeout: Duration | None = None,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        code = stage.bind(model.inputs)
+        inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
+        super().__init__(
+            scope,
+            id,
+            handler="inference_runtime.preprocess.handler",
+            runtime_requirements=code.runtime_requirements,
+            requirements=code.requirements,
+            sources=code.sources,
+            description=f"reads objects and makes the input of {model.manifest.name}",
+            environment={
+                **code.environment(),
+                "MODEL_INPUTS": json.dumps(inputs),
+                "WORK_BUCKET": work.bucket.bucket_name,
+                "MAX_OBJECT_BYTES": str(max_object_bytes),
+            },
+            memory_size=memory_size,
+            timeout=timeout if timeout is not None else Duration.seconds(30),
+            **options,
+        )
+        trigger.grant_read(self)
+        work.grant_write(self)
+
+
+class CpuInference(StageFunction):
+    """Runs the model on a batch of tensors, on the CPU.
+
+    Parameters
+    ----------
+    model
+        The artifact; it is part of the function's package.
+    work
+        Where large tensors are read and written.
+    memory_size
+        Default: 1,769 MiB, one vCPU.
+    timeout
+        Default: 30 seconds.
+    **options
+        As those of `StageFunction`.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,  # noqa: A002 (CDK's name)
+        *,
+        model: ModelArtifact,
+        work: WorkBucket,
+        memory_size: int = 1769,
+        timeout: Duration | None = None,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        super().__init__(
+            scope,
+            id,
+            handler="inference_runtime.infer.handler",
+            runtime_requirements="inference",
+            sources={"model": model.path},
+            description=f"runs {model.manifest.name} {model.version}",
+            environment={"MODEL_VERSION": model.version, "WORK_BUCKET": work.bucket.bucket_name},
+            memory_size=memory_size,
+            timeout=timeout if timeout is not None else Duration.seconds(30),
+            **options,
+        )
+        work.grant_read(self)
+        work.grant_write(self)
+
+
+class PostprocessFunction(StageFunction):
+    """Turns the model's outputs into predictions, and writes a row for each object.
+
+    Parameters
+    ----------
+    stage
+        How the outputs for one object become a prediction.
+    model
+        Whose outputs they are.
+    work
+        Where large tensors are read.
+    results
+        The table; the function may put rows.
+    result_ttl_days
+        Days after which DynamoDB deletes a row. Default: rows stay.
+    memory_size
+        Default: 1,024 MiB.
+    timeout
+        Default: 30 seconds.
+    **options
+        As those of `StageFunction`.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,  # noqa: A002 (CDK's name)
+        *,
+        stage: Postprocess,
+        model: ModelArtifact,
+        work: WorkBucket,
+        results: ResultsTable,
+        result_ttl_days: int | None = None,
+        memory_size: int = 1024,
+        timeout: Duration | None = None,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        code = stage.bind(model.outputs)
+        environment = {
+            **code.environment(),
+            "MODEL_VERSION": model.version,
+            "WORK_BUCKET": work.bucket.bucket_name,
+            "RESULTS_TABLE": results.table.table_name,
+        }
+        if result_ttl_days is not None:
+            if result_ttl_days < 1:
+                raise PropError(f"result_ttl_days is {result_ttl_days}; it must be at least 1")
+            environment["RESULT_TTL_DAYS"] = str(result_ttl_days)
+        super().__init__(
+            scope,
+            id,
+            handler="inference_runtime.postprocess.handler",
+            runtime_requirements=code.runtime_requirements,
+            requirements=code.requirements,
+            sources=code.sources,
+            description=f"stores what {model.manifest.name} {model.version} says",
+            environment=environment,
+            memory_size=memory_size,
+            timeout=timeout if timeout is not None else Duration.seconds(30),
+            **options,
+        )
+        work.grant_read(self)
+        results.grant_write_rows(self)
+
+
+def _read_requirements(name: str) -> Sequence[str]:
+    text = (lambda_source() / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return [line for line in lines if line]

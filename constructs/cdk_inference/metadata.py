@@ -1,0 +1,20 @@
+"""Marks on resources, by which tools find the parts of a deployed pipeline in its template."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from aws_cdk import CfnResource
+
+if TYPE_CHECKING:
+    from constructs import IConstruct
+
+METADATA_KEY = "cdk-inference"
+
+
+def mark(construct: IConstruct, role: str, **facts: object) -> None:
+    """Write the role of a resource, and facts about it, into its CloudFormation metadata."""
+    resource = cast(
+        "CfnResource", construct if CfnResource.is_cfn_resource(construct) else construct.node.default_child
+    )
+    resource.add_metadata(METADATA_KEY, {"role": role, **facts})

@@ -1,0 +1,40 @@
+"""Removing data takes two keys: the prop and a context flag."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aws_cdk import Annotations, RemovalPolicy
+
+if TYPE_CHECKING:
+    from constructs import IConstruct
+
+ALLOW_DESTROY = "cdk-inference:allow-destroy"
+"""Context flag without which ``RemovalPolicy.DESTROY`` is not honoured for data."""
+
+
+def data_removal_policy(scope: IConstruct, requested: RemovalPolicy | None) -> RemovalPolicy:
+    """Decide what happens to data when its construct leaves the stack.
+
+    Parameters
+    ----------
+    scope
+        The construct that owns the data; it gets a warning when the request is not honoured.
+    requested
+        What the user's prop says; ``None`` is RETAIN.
+
+    Returns
+    -------
+    RemovalPolicy
+        RETAIN, unless something else is requested and, for DESTROY, the context flag allows it.
+    """
+    if requested is None:
+        return RemovalPolicy.RETAIN
+    allowed = str(scope.node.try_get_context(ALLOW_DESTROY)).lower() == "true"
+    if requested is not RemovalPolicy.DESTROY or allowed:
+        return requested
+    Annotations.of(scope).add_warning_v2(
+        "cdk-inference:data-retained",
+        f"removal_policy=DESTROY is not honoured without the context flag {ALLOW_DESTROY}=true; the data is retained",
+    )
+    return RemovalPolicy.RETAIN

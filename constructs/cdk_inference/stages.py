@@ -1,0 +1,337 @@
+"""What runs before and after the model: built-in stages, and the user's own functions."""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cdk_inference.errors import PropError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cdk_inference.model.recipe import TensorSpec
+
+_BUILTIN = "inference_runtime.builtin"
+
+_LABELS_FILE = "labels.txt"
+_MAX_INLINE_LABELS = 2_000  # bytes; a function's environment holds 4 KB in all
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class StageCode:
+    """The code of a stage, as its function is told about it.
+
+    Attributes
+    ----------
+    function
+        ``module:attribute`` in the function's package.
+    options
+        If not ``None``, the attribute is a factory, called with these once at start-up.
+    requirements
+        Packages beside those of the runtime, as pip writes them.
+    sources
+        Files and folders to put into the package, by their name in it.
+    runtime_requirements
+        Name of the runtime's own list of pinned packages.
+    """
+
+    function: str
+    options: Mapping[str, object] | None = None
+    requirements: tuple[str, ...] = ()
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    runtime_requirements: str = "preprocess-base"
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables by which the runtime finds the stage."""
+        variables = {"STAGE_FUNCTION": self.function}
+        if self.options is not None:
+            variables["STAGE_OPTIONS"] = json.dumps(self.options, sort_keys=True, ensure_ascii=False)
+        return variables
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How the bytes of an object become the model's input; made by one of the class methods."""
+
+    code: StageCode
+    suffixes: tuple[str, ...] | None = None
+    """The suffixes it can read; ``None`` if it reads anything."""
+    produces: tuple[str, tuple[int, ...]] | None = None
+    """dtype and shape, without the batch, of what it makes, where that is known beforehand."""
+
+    @classmethod
+    def image(
+        cls,
+        *,
+        size: int,
+        resize: Literal["center_crop", "stretch", "pad"] = "center_crop",
+        crop: float = 0.875,
+        max_pixels: int = 64_000_000,
+    ) -> Preprocess:
+        """Decode an image into uint8 RGB of shape (size, size, 3), channels last.
+
+        Parameters
+        ----------
+        size
+            Height and width in pixels.
+        resize
+            ``center_crop`` takes the central square, ``stretch`` ignores the aspect ratio, ``pad`` adds black borders.
+        crop
+            Share of the shorter side that ``center_crop`` keeps, as in the evaluation of ImageNet models.
+        max_pixels
+            Larger images are rejected before they are decoded.
+
+        Raises
+        ------
+        PropError
+            A value is out of range.
+        """
+        if not 1 <= size <= 4096:  # noqa: PLR2004
+            raise PropError(f"size is {size}; an image has between 1 and 4096 pixels a side")
+        if resize not in ("center_crop", "stretch", "pad"):
+            raise PropError(f"resize is '{resize}'; use 'center_crop', 'stretch' or 'pad'")
+        if not 0 < crop <= 1:
+            raise PropError(f"crop is {crop}; it must be above 0 and at most 1")
+        options = {"size": size, "resize": resize, "crop": crop, "max_pixels": max_pixels}
+        return cls(
+            StageCode(f"{_BUILTIN}.image:image_preprocessor", options=options, runtime_requirements="preprocess-image"),
+            suffixes=IMAGE_SUFFIXES,
+            produces=("uint8", (size, size, 3)),
+        )
+
+    @classmethod
+    def json(cls, *, fields: Sequence[str], dtype: str = "float32") -> Preprocess:
+        """Read numbers from the fields of a JSON object, in this order, as an array of shape (len(fields),)."""
+        return cls(
+            StageCode(f"{_BUILTIN}.tabular:json_preprocessor", options={"fields": list(fields), "dtype": dtype}),
+            suffixes=(".json",),
+            produces=(dtype, (len(fields),)),
+        )
+
+    @classmethod
+    def csv(cls, *, columns: Sequence[str], dtype: str = "float32") -> Preprocess:
+        """Read numbers from the named columns of a CSV file of a header and one row, as an array (len(columns),)."""
+        return cls(
+            StageCode(f"{_BUILTIN}.tabular:csv_preprocessor", options={"columns": list(columns), "dtype": dtype}),
+            suffixes=(".csv",),
+            produces=(dtype, (len(columns),)),
+        )
+
+    @classmethod
+    def tensor(cls) -> Preprocess:
+        """Read an array that someone else prepared, in NumPy's ``.npy`` format (never pickled)."""
+        return cls(StageCode(f"{_BUILTIN}.tensor:tensor_preprocessor", options={}), suffixes=(".npy",))
+
+    @classmethod
+    def function(
+        cls,
+        entry: str | Path,
+        *,
+        requirements: Sequence[str] | Path | str = (),
+        sources: Sequence[str | Path] = (),
+        suffixes: Sequence[str] | None = None,
+    ) -> Preprocess:
+        """Use your own ``preprocess(data: bytes, item) -> array``.
+
+        Parameters
+        ----------
+        entry
+            ``path/to/file.py:function``.
+        requirements
+            What it imports, as a list or the path of a requirements file. Pin them: a bundle is only as reproducible
+            as its requirements.
+        sources
+            More files and folders that it needs, put beside it.
+        suffixes
+            The suffixes it reads. Default: any.
+
+        Raises
+        ------
+        PropError
+            The file or the function does not exist, or does not take two arguments.
+        """
+        return cls(_user_code(entry, requirements, sources), suffixes=tuple(suffixes) if suffixes is not None else None)
+
+    def bind(self, inputs: Sequence[TensorSpec]) -> StageCode:
+        """Check the stage against the inputs of the model, and return its code.
+
+        Raises
+        ------
+        PropError
+            What the stage makes is not what the model takes.
+        """
+        if self.produces is not None:
+            dtype, shape = self.produces
+            spec = inputs[0]
+            fits = (
+                len(inputs) == 1
+                and spec.dtype == dtype
+                and len(spec.shape) == len(shape) + 1
+                and all(isinstance(want, str) or want == got for want, got in zip(spec.shape[1:], shape, strict=True))
+            )
+            if not fits:
+                takes = ", ".join(f"{i.name}: {i.dtype} {_shape(i.shape)}" for i in inputs)
+                raise PropError(
+                    f"preprocess makes {dtype} {_shape(('batch', *shape))}, but the model takes {takes}; "
+                    "change the stage's props or bring your own function"
+                )
+        return self.code
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """How the model's outputs become a prediction; made by one of the class methods."""
+
+    code: StageCode
+    classes: int | None = None
+    """How many classes it has names for, if that matters."""
+
+    @classmethod
+    def classification(
+        cls,
+        *,
+        labels: Sequence[str] | Path | str,
+        top: int = 5,
+        activation: Literal["softmax", "none"] = "softmax",
+    ) -> Postprocess:
+        """Store the best classes, with their labels and scores.
+
+        Parameters
+        ----------
+        labels
+            Names of the classes in the order of the model's output, as a list or the path of a file with one a line.
+        top
+            How many classes to store.
+        activation
+            ``softmax`` if the model ends in logits, ``none`` if its outputs are scores already.
+
+        Raises
+        ------
+        PropError
+            The file does not exist, or there are no labels.
+        """
+        options: dict[str, object] = {"top": top, "activation": activation}
+        sources: dict[str, Path] = {}
+        if isinstance(labels, str | Path):
+            path = Path(labels)
+            names = _read_lines(path, "labels")
+            options["labels_file"] = _LABELS_FILE
+            sources[_LABELS_FILE] = path
+        else:
+            names = list(labels)
+            options["labels"] = names
+            if sum(len(name.encode()) + 4 for name in names) > _MAX_INLINE_LABELS:
+                raise PropError(
+                    f"{len(names)} labels do not fit into the function's environment; pass the path of a file"
+                )
+        if not names:
+            raise PropError("labels is empty; classification needs the name of every class")
+        if not 1 <= top <= len(names):
+            raise PropError(f"top is {top}, but there are {len(names)} classes")
+        if activation not in ("softmax", "none"):
+            raise PropError(f"activation is '{activation}'; use 'softmax' or 'none'")
+        code = StageCode(
+            f"{_BUILTIN}.classification:classification_postprocessor",
+            options=options,
+            sources=sources,
+            runtime_requirements="postprocess",
+        )
+        return cls(code, classes=len(names))
+
+    @classmethod
+    def outputs(cls) -> Postprocess:
+        """Store the outputs as they are, as lists of numbers: for small outputs."""
+        return cls(
+            StageCode(f"{_BUILTIN}.outputs:outputs_postprocessor", options={}, runtime_requirements="postprocess")
+        )
+
+    @classmethod
+    def function(
+        cls,
+        entry: str | Path,
+        *,
+        requirements: Sequence[str] | Path | str = (),
+        sources: Sequence[str | Path] = (),
+    ) -> Postprocess:
+        """Use your own ``postprocess(outputs, item) -> dict``; the parameters are those of `Preprocess.function`."""
+        return cls(_user_code(entry, requirements, sources, runtime_requirements="postprocess"))
+
+    def bind(self, outputs: Sequence[TensorSpec]) -> StageCode:
+        """Check the stage against the outputs of the model, and return its code.
+
+        Raises
+        ------
+        PropError
+            There are not as many labels as classes.
+        """
+        if self.classes is not None:
+            spec = outputs[0]
+            width = spec.shape[-1]
+            if not isinstance(width, str) and width != self.classes:
+                raise PropError(
+                    f"labels has {self.classes} names, but the model's output '{spec.name}' has {width} classes; "
+                    "pass one name for each class, in order"
+                )
+        return self.code
+
+
+def _shape(shape: Sequence[int | str]) -> str:
+    return "(" + ", ".join(str(axis) for axis in shape) + ")"
+
+
+def _read_lines(path: Path, prop: str) -> list[str]:
+    if not path.is_file():
+        raise PropError(f"{prop}: there is no file '{path}' (looked in {Path.cwd()})")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _user_code(
+    entry: str | Path,
+    requirements: Sequence[str] | Path | str,
+    sources: Sequence[str | Path],
+    *,
+    runtime_requirements: str = "preprocess-base",
+) -> StageCode:
+    file, colon, name = str(entry).rpartition(":")
+    path = Path(file)
+    if not colon or not name.isidentifier() or path.suffix != ".py" or not path.stem.isidentifier():
+        raise PropError(f"entry '{entry}' is not of the form 'path/to/file.py:function'")
+    if not path.is_file():
+        raise PropError(f"entry: there is no file '{path}' (looked in {Path.cwd()})")
+    _check_function(path, name)
+    if isinstance(requirements, str | Path):
+        lines = [line.partition(" #")[0].strip() for line in _read_lines(Path(requirements), "requirements")]
+        needs = tuple(line for line in lines if line and not line.startswith("#"))
+    else:
+        needs = tuple(requirements)
+    files = {path.name: path}
+    for source in map(Path, sources):
+        if not source.exists():
+            raise PropError(f"sources: there is no file or folder '{source}' (looked in {Path.cwd()})")
+        files[source.name] = source
+    return StageCode(
+        f"{path.stem}:{name}", requirements=needs, sources=files, runtime_requirements=runtime_requirements
+    )
+
+
+def _check_function(path: Path, name: str) -> None:
+    """Look for the function without importing the file: its requirements need not be installed here."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise PropError(f"entry: '{path}' is not valid Python: {error}") from None
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            arguments = node.args
+            required = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
+            if required > 2 or (len(arguments.posonlyargs) + len(arguments.args) < 2 and not arguments.vararg):  # noqa: PLR2004
+                raise PropError(f"entry: '{name}' in '{path}' must take two arguments: (data, item) or (outputs, item)")
+            return
+    found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    raise PropError(f"entry: there is no function '{name}' in '{path}'; it has {', '.join(found) or 'none'}")

@@ -1,0 +1,282 @@
+"""The trigger: new objects of a bucket are queued, and a pipe hands them to a workflow in batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from aws_cdk import Duration, Token
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_pipes as pipes
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from cdk_inference import encryption
+from cdk_inference.errors import PropError
+from cdk_inference.metadata import mark
+from cdk_inference.removal import data_removal_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aws_cdk import RemovalPolicy
+    from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_kms as kms
+    from aws_cdk import aws_stepfunctions as sfn
+
+MAX_BATCH_SIZE = 64
+"""Messages a workflow takes at once.
+
+Pipes would take 10,000, but the state of a workflow is limited to 262,144 characters, and an object key of 1,024 bytes
+can take 2,700 of them once it is escaped.
+"""
+
+_INPUT_TEMPLATE = '{"message_id": <$.messageId>, "time": <$.body.time>, "detail": <$.body.detail>}'
+
+
+class S3Trigger(Construct):
+    """Queue the new objects of a bucket, and start a workflow with batches of them.
+
+    EventBridge rule → queue with a dead-letter queue → EventBridge pipe. Notifications come through EventBridge rather
+    than from the bucket, so that an imported bucket works and several consumers can listen.
+
+    Parameters
+    ----------
+    bucket
+        Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our own,
+        versioned, encrypted, TLS only, without public access.
+    prefix
+        Only keys that start with it. Default: all keys.
+    suffixes
+        Only keys that end with one of them, in lower or upper case. Default: all keys.
+    encryption_key
+        Customer managed key of the bucket and the queues. Default: S3 and SQS encrypt with keys that they manage.
+    batch_size
+        Most objects the workflow gets at once, 1 to 64. Default: 32.
+    batch_window
+        Longest time to wait for a batch to fill up, 0 to 300 seconds. Default: 1 second.
+    max_receive_count
+        Times an object is tried before it goes to the dead-letter queue. Default: 3.
+    processing_timeout
+        Longest time the workflow takes; the queue hides a message for this and 30 seconds more, plus the window.
+        Default: 5 minutes, the limit of an express workflow.
+    removal_policy
+        Of the bucket. Default: RETAIN. DESTROY is honoured only with the context flag
+        ``cdk-inference:allow-destroy=true``.
+
+    Attributes
+    ----------
+    bucket, queue, dead_letter_queue
+        The parts.
+
+    Raises
+    ------
+    PropError
+        A prop is out of range.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,  # noqa: A002 (CDK's name)
+        *,
+        bucket: s3.IBucket | None = None,
+        prefix: str = "",
+        suffixes: Sequence[str] = (),
+        encryption_key: kms.IKey | None = None,
+        batch_size: int = 32,
+        batch_window: Duration | None = None,
+        max_receive_count: int = 3,
+        processing_timeout: Duration | None = None,
+        removal_policy: RemovalPolicy | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        window = batch_window if batch_window is not None else Duration.seconds(1)
+        hidden = processing_timeout if processing_timeout is not None else Duration.minutes(5)
+        _validate(
+            prefix=prefix, suffixes=suffixes, batch_size=batch_size, window=window, max_receive_count=max_receive_count
+        )
+        self._key = encryption_key
+        self._batch_size = batch_size
+        self._window = window
+        self.prefix = prefix
+        self.bucket = bucket if bucket is not None else self._create_bucket(encryption_key, removal_policy)
+
+        encrypted = sqs.QueueEncryption.KMS if encryption_key else sqs.QueueEncryption.SQS_MANAGED
+        self.dead_letter_queue = sqs.Queue(
+            self,
+            "DeadLetterQueue",
+            encryption=encrypted,
+            encryption_master_key=encryption_key,
+            enforce_ssl=True,
+            retention_period=Duration.days(14),
+        )
+        self.queue = sqs.Queue(
+            self,
+            "Queue",
+            encryption=encrypted,
+            encryption_master_key=encryption_key,
+            enforce_ssl=True,
+            retention_period=Duration.days(14),
+            visibility_timeout=hidden.plus(window).plus(Duration.seconds(30)),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letter_queue, max_receive_count=max_receive_count),
+        )
+        self.rule = events.Rule(
+            self,
+            "ObjectCreated",
+            description=f"new objects of the inbox of {scope.node.path}",
+            event_pattern=events.EventPattern(
+                source=["aws.s3"],
+                detail_type=["Object Created"],
+                detail={"bucket": {"name": [self.bucket.bucket_name]}, **_key_pattern(prefix, suffixes)},
+            ),
+            # What EventBridge itself cannot deliver is not lost either: the dead letter is the same S3 event.
+            targets=[targets.SqsQueue(self.queue, dead_letter_queue=self.dead_letter_queue)],
+        )
+        mark(self.queue, "queue")
+        mark(self.dead_letter_queue, "dead-letter-queue")
+
+    def _create_bucket(self, key: kms.IKey | None, removal_policy: RemovalPolicy | None) -> s3.Bucket:
+        bucket = s3.Bucket(
+            self,
+            "Inbox",
+            encryption=s3.BucketEncryption.KMS if key else s3.BucketEncryption.S3_MANAGED,
+            encryption_key=key,
+            bucket_key_enabled=True if key else None,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            enforce_ssl=True,
+            minimum_tls_version=1.2,
+            versioned=True,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            removal_policy=data_removal_policy(self, removal_policy),
+        )
+        # The L2 prop would add a custom resource whose role has a wildcard (aws-cdk#24086).
+        cast(
+            "s3.CfnBucket", bucket.node.default_child
+        ).notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
+            event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
+        )
+        mark(bucket, "inbox", prefix=self.prefix)
+        return bucket
+
+    def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
+        """Start the express workflow with each batch, and wait for it.
+
+        The workflow gets a list of ``{"message_id", "time", "detail"}``, where the detail is that of the S3 event, and
+        returns ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages stay in the queue.
+        """
+        role = iam.Role(
+            self,
+            "PipeRole",
+            assumed_by=iam.ServicePrincipal("pipes.amazonaws.com"),
+            description=f"takes messages from the queue of {self.node.path} and starts its workflow",
+            inline_policies={
+                "Pipe": iam.PolicyDocument(
+                    statements=[
+                        iam.PolicyStatement(
+                            actions=["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"],
+                            resources=[self.queue.queue_arn],
+                        ),
+                        iam.PolicyStatement(
+                            actions=["states:StartSyncExecution"], resources=[workflow.state_machine_arn]
+                        ),
+                    ]
+                )
+            },
+        )
+        encryption.grant(self._key, role, encryption.DECRYPT)
+        pipe = pipes.CfnPipe(
+            self,
+            "Pipe",
+            source=self.queue.queue_arn,
+            target=workflow.state_machine_arn,
+            role_arn=role.role_arn,
+            description=f"hands the queue of {self.node.path} to its workflow in batches",
+            source_parameters=pipes.CfnPipe.PipeSourceParametersProperty(
+                sqs_queue_parameters=pipes.CfnPipe.PipeSourceSqsQueueParametersProperty(
+                    batch_size=self._batch_size, maximum_batching_window_in_seconds=self._window.to_seconds()
+                )
+            ),
+            target_parameters=pipes.CfnPipe.PipeTargetParametersProperty(
+                input_template=_INPUT_TEMPLATE,
+                step_function_state_machine_parameters=pipes.CfnPipe.PipeTargetStateMachineParametersProperty(
+                    invocation_type="REQUEST_RESPONSE"
+                ),
+            ),
+        )
+        pipe.node.add_dependency(role)  # the pipe checks its permissions when it is created
+        mark(pipe, "pipe")
+        return pipe
+
+    def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put objects under the prefix."""
+        encryption.grant(self._key, grantee, encryption.ENCRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=["s3:PutObject"],
+            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
+        )
+
+    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee read the objects under the prefix.
+
+        Listing is part of it: without it S3 answers 403 rather than 404 for an object that is gone.
+        """
+        encryption.grant(self._key or self.bucket.encryption_key, grantee, encryption.DECRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=["s3:GetObject", "s3:GetObjectVersion"],
+            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
+        ).combine(
+            iam.Grant.add_to_principal(
+                grantee=grantee, actions=["s3:ListBucket"], resource_arns=[self.bucket.bucket_arn]
+            )
+        )
+
+    def metric_queue_depth(self, **options: object) -> cloudwatch.Metric:
+        """Messages waiting, the maximum over 5 minutes."""
+        return self.queue.metric_approximate_number_of_messages_visible(**options)  # type: ignore[arg-type]
+
+    def metric_oldest_message_age(self, **options: object) -> cloudwatch.Metric:
+        """Age in seconds of the oldest message, the maximum over 5 minutes."""
+        return self.queue.metric_approximate_age_of_oldest_message(**options)  # type: ignore[arg-type]
+
+    def metric_dead_letters(self, **options: object) -> cloudwatch.Metric:
+        """Messages in the dead-letter queue, the maximum over 5 minutes."""
+        return self.dead_letter_queue.metric_approximate_number_of_messages_visible(**options)  # type: ignore[arg-type]
+
+
+def _validate(
+    *, prefix: str, suffixes: Sequence[str], batch_size: int, window: Duration, max_receive_count: int
+) -> None:
+    if prefix.startswith("/"):
+        raise PropError(f"prefix '{prefix}' starts with a slash, which S3 keys do not; use '{prefix.lstrip('/')}'")
+    if "*" in prefix:
+        raise PropError(f"prefix '{prefix}' has a wildcard; a prefix is literal")
+    if isinstance(suffixes, str):
+        raise PropError(f"suffixes is the string '{suffixes}'; pass a list: ['{suffixes}']")
+    for suffix in suffixes:
+        if not suffix.startswith(".") or "*" in suffix or len(suffix) < 2:  # noqa: PLR2004
+            raise PropError(f"suffix '{suffix}' is not of the form '.jpg'")
+    if not Token.is_unresolved(batch_size) and not 1 <= batch_size <= MAX_BATCH_SIZE:
+        raise PropError(f"batch_size is {batch_size}; it must be between 1 and {MAX_BATCH_SIZE}")
+    if not Token.is_unresolved(max_receive_count) and not 1 <= max_receive_count <= 1000:  # noqa: PLR2004
+        raise PropError(f"max_receive_count is {max_receive_count}; it must be between 1 and 1000")
+    if not window.is_unresolved() and not 0 <= window.to_seconds() <= 300:  # noqa: PLR2004
+        raise PropError(f"batch_window is {window.to_seconds()} s; it must be between 0 and 300 seconds")
+
+
+def _key_pattern(prefix: str, suffixes: Sequence[str]) -> dict[str, object]:
+    """Build the part of the event pattern that picks keys: EventBridge compares case, photographs do not."""
+    patterns: list[object]
+    if suffixes:
+        spellings = sorted({spelling for suffix in suffixes for spelling in (suffix.lower(), suffix.upper(), suffix)})
+        escaped = prefix.replace("\\", "\\\\")
+        patterns = [{"wildcard": f"{escaped}*{spelling}"} for spelling in spellings]
+    elif prefix:
+        patterns = [{"prefix": prefix}]
+    else:
+        return {}
+    return {"object": {"key": patterns}}
