@@ -23,7 +23,7 @@ TABLE = ("kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "
 _LOGS = ("kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:GenerateDataKey", "kms:DescribeKey")
 
 
-def create_key(scope: Construct, id: str, *, removal_policy: RemovalPolicy) -> kms.Key:  # noqa: A002 (CDK's name)
+def create_key(scope: Construct, id: str, *, removal_policy: RemovalPolicy) -> kms.Key:
     """Create a rotating customer managed key that CloudWatch Logs of this account may use."""
     return kms.Key(
         scope,

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_kms as kms
-    from aws_cdk import aws_s3 as s3
 
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.results import ResultsTable
@@ -102,7 +101,7 @@ class StageFunction(Construct):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         handler: str,
         runtime_requirements: str,
@@ -135,11 +134,12 @@ class StageFunction(Construct):
         )
         # Not the managed AWSLambdaBasicExecutionRole, which may write to every log group.
         self.log_group.grant_write(self.role)
+        source = lambda_source()
         bundled = bundle(
             self,
             name=id,
-            requirements=[*_read_requirements(runtime_requirements), *requirements],
-            sources={"inference_runtime": lambda_source() / "inference_runtime", **sources},
+            requirements=[source / "requirements" / f"{runtime_requirements}.txt", *requirements],
+            sources={"inference_runtime": source / "inference_runtime", **sources},
             platform=resolved,
         )
         self.function = lambda_.Function(
@@ -175,7 +175,7 @@ class StageFunction(Construct):
     def task(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         payload: Mapping[str, object],
         assign: Mapping[str, object] | None = None,
@@ -210,19 +210,19 @@ class StageFunction(Construct):
         return task
 
     def metric_errors(self, **options: object) -> cloudwatch.Metric:
-        """Invocations that failed as a whole, as a sum over 5 minutes."""
+        """Count the invocations that failed as a whole, as a sum over 5 minutes."""
         return self.function.metric_errors(**options)  # type: ignore[arg-type]
 
     def metric_throttles(self, **options: object) -> cloudwatch.Metric:
-        """Invocations that were throttled, as a sum over 5 minutes."""
+        """Count the invocations that were throttled, as a sum over 5 minutes."""
         return self.function.metric_throttles(**options)  # type: ignore[arg-type]
 
     def metric_duration(self, **options: object) -> cloudwatch.Metric:
-        """Milliseconds of an invocation, the average over 5 minutes."""
+        """Measure the milliseconds of an invocation, the average over 5 minutes."""
         return self.function.metric_duration(**options)  # type: ignore[arg-type]
 
     def metric_invocations(self, **options: object) -> cloudwatch.Metric:
-        """Invocations, as a sum over 5 minutes."""
+        """Count the invocations, as a sum over 5 minutes."""
         return self.function.metric_invocations(**options)  # type: ignore[arg-type]
 
 
@@ -252,7 +252,7 @@ class PreprocessFunction(StageFunction):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         stage: Preprocess,
         model: ModelArtifact,
@@ -307,7 +307,7 @@ class CpuInference(StageFunction):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         model: ModelArtifact,
         work: WorkBucket,
@@ -357,7 +357,7 @@ class PostprocessFunction(StageFunction):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         stage: Postprocess,
         model: ModelArtifact,
@@ -394,9 +394,3 @@ class PostprocessFunction(StageFunction):
         )
         work.grant_read(self)
         results.grant_write_rows(self)
-
-
-def _read_requirements(name: str) -> Sequence[str]:
-    text = (lambda_source() / "requirements" / f"{name}.txt").read_text(encoding="utf-8")
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    return [line for line in lines if line]

@@ -103,7 +103,7 @@ class InferencePipeline(Construct):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         model: ModelArtifact,
         preprocess: Preprocess,
@@ -226,23 +226,23 @@ class InferencePipeline(Construct):
         )
 
     def metric_succeeded(self, **options: object) -> cloudwatch.Metric:
-        """Objects that got a prediction, as a sum over 5 minutes."""
+        """Count the objects that got a prediction, as a sum over 5 minutes."""
         return self.metric("Succeeded", **options)
 
     def metric_rejected(self, **options: object) -> cloudwatch.Metric:
-        """Objects that were refused for what they contain, as a sum over 5 minutes."""
+        """Count the objects that were refused for what they contain, as a sum over 5 minutes."""
         return self.metric("Rejected", **options)
 
     def metric_failed(self, **options: object) -> cloudwatch.Metric:
-        """Objects for which no valid result came out, as a sum over 5 minutes."""
+        """Count the objects for which no valid result came out, as a sum over 5 minutes."""
         return self.metric("Failed", **options)
 
     def metric_latency(self, **options: object) -> cloudwatch.Metric:
-        """Milliseconds from an object's event to its row, the 95th percentile over 5 minutes."""
+        """Measure the milliseconds from an object's event to its row, the 95th percentile over 5 minutes."""
         return self.metric("Latency", **{"statistic": cloudwatch.Stats.p(95), **options})
 
     def metric_dead_letters(self, **options: object) -> cloudwatch.Metric:
-        """Messages in the dead-letter queue, the maximum over 5 minutes."""
+        """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
         return self.trigger.metric_dead_letters(**options)
 
 

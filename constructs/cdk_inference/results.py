@@ -48,7 +48,7 @@ class ResultsTable(Construct):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         encryption_key: kms.IKey | None = None,
         point_in_time_recovery: bool = True,
@@ -92,7 +92,7 @@ class ResultsTable(Construct):
         return self.table.grant(grantee, "dynamodb:PutItem")
 
     def metric_throttled_writes(self, **options: object) -> cloudwatch.Metric:
-        """Writes that DynamoDB throttled, as a sum over 5 minutes."""
+        """Count the writes that DynamoDB throttled, as a sum over 5 minutes."""
         return self.table.metric(
             "WriteThrottleEvents",
             **{"statistic": "Sum", "dimensions_map": {"TableName": self.table.table_name}, **options},

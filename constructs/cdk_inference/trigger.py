@@ -80,7 +80,7 @@ class S3Trigger(Construct):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         bucket: s3.IBucket | None = None,
         prefix: str = "",
@@ -236,15 +236,15 @@ class S3Trigger(Construct):
         )
 
     def metric_queue_depth(self, **options: object) -> cloudwatch.Metric:
-        """Messages waiting, the maximum over 5 minutes."""
+        """Count the messages waiting, the maximum over 5 minutes."""
         return self.queue.metric_approximate_number_of_messages_visible(**options)  # type: ignore[arg-type]
 
     def metric_oldest_message_age(self, **options: object) -> cloudwatch.Metric:
-        """Age in seconds of the oldest message, the maximum over 5 minutes."""
+        """Measure the age in seconds of the oldest message, the maximum over 5 minutes."""
         return self.queue.metric_approximate_age_of_oldest_message(**options)  # type: ignore[arg-type]
 
     def metric_dead_letters(self, **options: object) -> cloudwatch.Metric:
-        """Messages in the dead-letter queue, the maximum over 5 minutes."""
+        """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
         return self.dead_letter_queue.metric_approximate_number_of_messages_visible(**options)  # type: ignore[arg-type]
 
 

@@ -34,7 +34,7 @@ class WorkBucket(Construct):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         encryption_key: kms.IKey | None = None,
         removal_policy: RemovalPolicy | None = None,

@@ -54,7 +54,7 @@ class InferenceWorkflow(Construct):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 (CDK's name)
+        id: str,
         *,
         preprocess: StageFunction,
         inference: StageFunction,
@@ -180,13 +180,13 @@ class InferenceWorkflow(Construct):
         return receive
 
     def metric_failed(self, **options: object) -> cloudwatch.Metric:
-        """Executions that failed as a whole, as a sum over 5 minutes."""
+        """Count the executions that failed as a whole, as a sum over 5 minutes."""
         return self.state_machine.metric_failed(**options)  # type: ignore[arg-type]
 
     def metric_timed_out(self, **options: object) -> cloudwatch.Metric:
-        """Executions that ran out of time, as a sum over 5 minutes."""
+        """Count the executions that ran out of time, as a sum over 5 minutes."""
         return self.state_machine.metric_timed_out(**options)  # type: ignore[arg-type]
 
     def metric_time(self, **options: object) -> cloudwatch.Metric:
-        """Milliseconds of an execution, the average over 5 minutes."""
+        """Measure the milliseconds of an execution, the average over 5 minutes."""
         return self.state_machine.metric_time(**options)  # type: ignore[arg-type]
