@@ -1,0 +1,1 @@
+"""Stage functions that need no code: made by factories from plain options."""

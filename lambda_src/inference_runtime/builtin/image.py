@@ -1,0 +1,158 @@
+"""Turns an image file into an RGB array of one size."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+# Imported by name: without this, the first WEBP or TIFF makes Pillow import all of its plugins.
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+from inference_runtime.errors import RejectItem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from inference_runtime.item import Item
+
+_PLUGINS = (BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_ORIENTATION = 0x0112
+_TRANSPOSED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WHITE = (255, 255, 255)
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow's limit warns, ours refuses
+
+
+def image_preprocessor(
+    size: int = 224,
+    resize: Literal["center_crop", "stretch", "pad"] = "center_crop",
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic",
+    crop: float = 0.875,
+    max_pixels: int = 64_000_000,
+) -> Callable[[bytes, Item], npt.NDArray[np.uint8]]:
+    """Return a preprocessing function for JPEG, PNG, WEBP, GIF, BMP and TIFF images.
+
+    EXIF rotation is applied. Transparency is laid on white. Of an animation the first frame counts. 16-bit channels
+    keep their upper 8 bits; 32-bit images are rejected, since they do not say which value is white.
+
+    Parameters
+    ----------
+    size
+        Height and width of the result in pixels.
+    resize
+        `center_crop` takes the largest centred square, less a margin; `stretch` ignores the aspect ratio; `pad` fits
+        the whole image and fills up with black.
+    interpolation
+        Filter for resizing; all but `nearest` average over the source pixels.
+    crop
+        For `center_crop`: side of the square, as a fraction of the shorter side.
+    max_pixels
+        Larger images are rejected from their header, before anything is decoded.
+
+    Returns
+    -------
+    Callable
+        `preprocess(data, item)`, returning uint8 of shape (size, size, 3), RGB.
+
+    Raises
+    ------
+    ValueError
+        If an option makes no sense.
+    """
+    if size < 1 or max_pixels < 1:
+        raise ValueError(f"size is {size} and max_pixels is {max_pixels}, expected at least 1 of each")
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop is {crop}, expected a fraction above 0 and at most 1")
+    if resize not in ("center_crop", "stretch", "pad"):
+        raise ValueError(f'resize is "{resize}", expected "center_crop", "stretch" or "pad"')
+    if interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
+        raise ValueError(f'interpolation is "{interpolation}", expected nearest, bilinear, bicubic or lanczos')
+    resample = Image.Resampling[interpolation.upper()]
+
+    def preprocess(data: bytes, item: Item) -> npt.NDArray[np.uint8]:  # noqa: ARG001 - the stage's signature
+        try:
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            _refuse_bomb(image, max_pixels)
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            # JPEG can be decoded at a fraction of its size, quicker and in less memory. Three times what is needed
+            # leaves nothing to see of it.
+            image.draft(image.mode, (math.ceil(3 * size / crop),) * 2)
+            image = _to_8_bit(image)
+        except (RejectItem, MemoryError):
+            raise
+        except UnidentifiedImageError as error:
+            raise RejectItem(f"not a {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image") from error
+        except Exception as error:
+            # Pillow's decoders raise anything on damaged files. The code is fixed, so the file is at fault.
+            raise RejectItem(f"image cannot be decoded: {error}") from error
+        square = _fit(image, size, resize, crop, resample)
+        if orientation in _TRANSPOSED:  # all ways to fit are symmetric, so turning the small image is enough
+            square = square.transpose(_TRANSPOSED[orientation])
+        return np.asarray(_on_white(square))
+
+    return preprocess
+
+
+def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise RejectItem(f"image has {width} x {height} pixels, at most {max_pixels:,} are decoded")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Decode, and return the image as L, LA, RGB or RGBA."""
+    image.load()
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise RejectItem("image has 32 bits a channel, which do not say what white is: convert it to 8 or 16 bits")
+    if image.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in image.info:
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _fit(image: Image.Image, size: int, how: str, crop: float, resample: Image.Resampling) -> Image.Image:
+    """Resize to a square straight from the source rectangle: an intermediate image could be huge."""
+    width, height = image.size
+    if how == "stretch":
+        return image.resize((size, size), resample)
+    if how == "pad":
+        scale = size / max(width, height)
+        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        canvas = Image.new("RGB", (size, size))
+        canvas.paste(_on_white(image.resize(inner, resample)), ((size - inner[0]) // 2, (size - inner[1]) // 2))
+        return canvas
+    side = min(width, height) * crop
+    left, top = (width - side) / 2, (height - side) / 2
+    return image.resize((size, size), resample, box=(left, top, left + side, top + side))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode in ("LA", "RGBA"):
+        canvas = Image.new("RGBA", image.size, _WHITE)
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return image.convert("RGB")

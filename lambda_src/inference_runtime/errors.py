@@ -1,0 +1,37 @@
+"""What can go wrong in a stage, by what has to happen next."""
+
+from __future__ import annotations
+
+MAX_REASON = 500
+"""Longest reason that a row carries, in characters."""
+
+
+class RejectItem(Exception):  # noqa: N818 - user code reads `raise RejectItem("...")`
+    """The object can never be scored: it gets a row with status REJECTED and this reason, and is not retried."""
+
+
+class MalformedMessageError(Exception):
+    """A queue message does not describe an S3 object. It is retried, and so ends in the dead-letter queue."""
+
+
+class StageError(Exception):
+    """The function is configured wrongly: its environment, its user code, or a model that does not fit."""
+
+
+class BatchTooLargeError(Exception):
+    """The batch's metadata alone does not fit a workflow state. The workflow halves the batch and tries again."""
+
+
+class RetryableError(Exception):
+    """Infrastructure that the whole batch needs is out of order: the whole batch goes back to the queue."""
+
+    def __str__(self) -> str:
+        # AWS reports the class as the error's name. Emulators report only this text, so the name is part of it.
+        return f"RetryableError: {super().__str__()}"
+
+
+def reason_of(error: BaseException) -> str:
+    """Describe an error in at most `MAX_REASON` characters."""
+    # A surrogate cannot be written to DynamoDB, and a user's message may hold anything.
+    text = str(error).encode("utf-8", "replace").decode("utf-8").strip()
+    return (text or type(error).__name__)[:MAX_REASON]

@@ -1,0 +1,67 @@
+"""Loads the user's function of a stage from what the environment names."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from inference_runtime.errors import StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def load_stage() -> Callable[..., Any]:
+    """Return the function that `STAGE_FUNCTION` names, as `module:attribute`.
+
+    With `STAGE_OPTIONS` set to a JSON object the attribute is a factory, called with the options as keywords.
+
+    Raises
+    ------
+    StageError
+        If there is no such function, or its factory refuses the options.
+    """
+    name = required("STAGE_FUNCTION")
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise StageError(f'STAGE_FUNCTION is "{name}", expected "module:function"')
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise StageError(
+            f'STAGE_FUNCTION is "{name}", but importing "{module_name}" failed: {error}; '
+            "add what is missing to the stage's code or requirements"
+        ) from error
+    stage = getattr(module, attribute, None)
+    if not callable(stage):
+        raise StageError(f'STAGE_FUNCTION is "{name}", but "{module_name}" has no function "{attribute}"')
+    if "STAGE_OPTIONS" in os.environ:
+        options = json_variable("STAGE_OPTIONS", dict)
+        try:
+            stage = stage(**options)
+        except Exception as error:
+            raise StageError(f'"{name}" refuses the options {json.dumps(options):.500}: {error}') from error
+        if not callable(stage):
+            raise StageError(f'"{name}" with options must return a function, got {type(stage).__name__}')
+    return stage  # type: ignore[no-any-return]
+
+
+def required(name: str) -> str:
+    """Return an environment variable that must be set."""
+    value = os.environ.get(name)
+    if not value:
+        raise StageError(f"environment variable {name} is not set")
+    return value
+
+
+def json_variable(name: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type
+    """Return an environment variable that must hold JSON of the given type."""
+    try:
+        value = json.loads(required(name))
+    except ValueError as error:
+        raise StageError(f"environment variable {name} is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise StageError(f"environment variable {name} is {type(value).__name__}, expected {kind.__name__}")
+    return value
