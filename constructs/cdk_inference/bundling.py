@@ -1,0 +1,252 @@
+"""Lambda code assets without Docker: sources and the wheels they need in one zip, the same on every machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import zipfile
+from collections import Counter
+from dataclasses import dataclass
+from hashlib import file_digest, sha256
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from aws_cdk import Annotations, Stack
+from aws_cdk import aws_lambda as lambda_
+from filelock import FileLock
+
+from cdk_inference.errors import PropError
+from cdk_inference.model.cache import cache_root
+from cdk_inference.wheels import Requirements, installed_distributions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from constructs import Construct
+
+    from cdk_inference.platform import LambdaPlatform
+
+# Raise this when the same inputs give another zip than before: it voids what is cached.
+_FORMAT = 1
+_UNPACKED_LIMIT = 262_144_000  # bytes, AWS's "250 MB" for a zip function
+_CLUTTER = frozenset({"__pycache__", ".git", ".venv", ".DS_Store", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
+# Written by the installer, different on each machine or run.
+_INSTALLER_FILES = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
+
+
+@dataclass(frozen=True)
+class BundledCode:
+    """A zip for a Lambda function.
+
+    Parameters
+    ----------
+    zip_path
+        The zip file, in the cache.
+    asset_hash
+        Hash over the names, modes and bytes of what it contains, 64 hexadecimal digits.
+    """
+
+    zip_path: Path
+    asset_hash: str
+
+    def code(self) -> lambda_.Code:
+        """Return the code for a CDK function."""
+        return lambda_.Code.from_asset(str(self.zip_path), asset_hash=self.asset_hash)
+
+
+def lambda_source() -> Path:
+    """Return the folder of what runs in AWS: in the package when installed from a wheel, else in the repository."""
+    package = Path(__file__).parent
+    installed = package / "lambda_src"
+    return installed if installed.is_dir() else package.parents[1] / "lambda_src"
+
+
+def bundle(
+    scope: Construct,
+    *,
+    name: str,
+    requirements: Path | Sequence[str | Path],
+    sources: Mapping[str, Path],
+    platform: LambdaPlatform,
+) -> BundledCode:
+    """Bundle sources and the wheels they need into one zip.
+
+    The zip is made once for each content, and found in the cache afterwards. Neither the clock, the umask, the folder
+    nor modification times enter it. When the stack is not to be bundled (``aws:cdk:bundling-stacks``), a placeholder
+    stands in.
+
+    Parameters
+    ----------
+    scope
+        Construct that the code is for; it gets a warning when a version of a distribution is left open.
+    name
+        What the code is for, in messages.
+    requirements
+        A requirements file, or a list of requirement lines and requirements files.
+    sources
+        Files and folders by their path in the zip; ``"."`` puts a folder's content at the root.
+    platform
+        What the function runs on.
+
+    Returns
+    -------
+    BundledCode
+        The zip and its hash.
+
+    Raises
+    ------
+    PropError
+        If a requirement has no wheel for the platform, a source is missing or overwrites another file, or the whole is
+        larger than Lambda takes.
+    """
+    bundles = cache_root() / "bundles"
+    bundles.mkdir(parents=True, exist_ok=True)
+    if not Stack.of(scope).bundling_required:
+        return _placeholder(bundles)
+
+    needed = Requirements(requirements)
+    files = _source_files(sources)
+    inputs = {
+        "format": _FORMAT,
+        "uv": version("uv"),
+        "platform": platform.uv_platform,
+        "python": platform.python,
+        "requirements": needed.digest(),
+        "sources": _digest(files),
+    }
+    folder = bundles / sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+    with FileLock(f"{folder}.lock"):  # another synth may be at it
+        if not folder.is_dir():
+            sys.stderr.write(f"bundling {name} for Python {platform.python} on {platform.architecture}\n")
+            _make(folder, needed, files, platform, name)
+    made = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    if unpinned := needed.unpinned(made["distributions"]):
+        Annotations.of(scope).add_warning_v2(
+            "cdk-inference:unpinned",
+            f"the requirements of {name} leave versions open: pin them, so that every machine bundles the same ("
+            + ", ".join(f"{distribution}=={version}" for distribution, version in unpinned.items())
+            + ")",
+        )
+    return BundledCode(folder / "code.zip", made["asset_hash"])
+
+
+def _make(
+    folder: Path, requirements: Requirements, sources: Mapping[str, Path], platform: LambdaPlatform, name: str
+) -> None:
+    """Bundle into a folder that appears at once, complete."""
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run: we hold the lock
+    content = partial / "content"
+    content.mkdir(parents=True)
+    try:
+        wheels = partial / "wheels"
+        if requirements:
+            requirements.install(wheels, platform, name=name)
+        files = _wheel_files(wheels)
+        if clash := sorted(files.keys() & sources.keys()):
+            raise PropError(f"{sources[clash[0]]} would overwrite {clash[0]!r} of a requirement of {name}: rename it")
+        files.update(sources)
+        _check_size(files, name)
+        _write_zip(content / "code.zip", files)
+        made = {"asset_hash": _digest(files), "distributions": installed_distributions(wheels)}
+        (content / "bundle.json").write_text(json.dumps(made, indent=2), encoding="utf-8")
+        content.replace(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _placeholder(bundles: Path) -> BundledCode:
+    """Return a zip that stands in for the code of a stack that is not to be bundled."""
+    path = bundles / "placeholder.zip"
+    if not path.exists():
+        descriptor, temporary = tempfile.mkstemp(dir=bundles)
+        with os.fdopen(descriptor, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(zipfile.ZipInfo("not-bundled.txt"), "this stack was not selected for bundling\n")
+        Path(temporary).replace(path)
+    return BundledCode(path, sha256(b"placeholder").hexdigest())
+
+
+def _source_files(sources: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the user's and our own files by their path in the zip; symbolic links are followed."""
+    files: dict[str, Path] = {}
+    for prefix, source in sources.items():
+        path = PurePosixPath(prefix)
+        if path.is_absolute() or ".." in path.parts:
+            raise PropError(f"{prefix!r} is not a path within a zip: make it relative, without '..'")
+        for name, file in _walk(path, source, ()):
+            if name in files:
+                raise PropError(f"{files[name]} and {file} would both become {name!r} in the zip: rename one")
+            files[name] = file
+    return files
+
+
+def _walk(name: PurePosixPath, path: Path, parents: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
+    if path.is_file():
+        yield str(name), path
+    elif not path.is_dir():
+        raise PropError(f"source {str(path)!r} does not exist: correct the path, or remove the broken link")
+    elif (real := path.resolve()) in parents:
+        raise PropError(f"source {str(path)!r} is a link to a folder around it: remove the link")
+    else:
+        for child in path.iterdir():
+            if child.name not in _CLUTTER and child.suffix != ".pyc":
+                yield from _walk(name / child.name, child, (*parents, real))
+
+
+def _wheel_files(folder: Path) -> dict[str, Path]:
+    """Return what a function needs of the installed wheels, by the path in the zip."""
+    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {path.as_posix(): file for path, file in files.items() if _is_needed(path)}
+
+
+def _is_needed(path: Path) -> bool:
+    # Scripts start with the path of this machine's interpreter.
+    if path.parts[0] in {"bin", ".lock"} or path.suffix == ".pyc":
+        return False
+    if path.parts[0].endswith(".dist-info"):
+        return path.name not in _INSTALLER_FILES
+    # Only the tests themselves: some packages import helpers from their "tests" folder.
+    return not ("tests" in path.parts[1:-1] and (path.name.startswith("test_") or path.name == "conftest.py"))
+
+
+def _check_size(files: Mapping[str, Path], name: str) -> None:
+    """Refuse what Lambda would refuse, while the largest parts can still be named."""
+    sizes: Counter[str] = Counter()
+    for path, file in files.items():
+        sizes[PurePosixPath(path).parts[0]] += file.stat().st_size
+    if (total := sizes.total()) > _UNPACKED_LIMIT:
+        largest = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in sizes.most_common(5))
+        raise PropError(
+            f"the code of {name} is {total / 1e6:.0f} MB unpacked, and Lambda takes {_UNPACKED_LIMIT / 1e6:.0f} MB:"
+            f" remove requirements; the largest parts are {largest}"
+        )
+
+
+def _digest(files: Mapping[str, Path]) -> str:
+    digest = sha256()
+    for name, path in sorted(files.items()):
+        with path.open("rb") as file:
+            content = file_digest(file, "sha256").hexdigest()
+        digest.update(f"{name}\0{_mode(path):o}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def _write_zip(target: Path, files: Mapping[str, Path]) -> None:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, path in sorted(files.items()):
+            entry = zipfile.ZipInfo(name)  # dated 1980-01-01
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = 3  # Unix, so that the mode counts
+            entry.external_attr = (stat.S_IFREG | _mode(path)) << 16
+            with path.open("rb") as source, archive.open(entry, "w") as packed:
+                shutil.copyfileobj(source, packed)
+
+
+def _mode(path: Path) -> int:
+    """Return the mode in the zip, whatever the umask: Lambda runs as another user than the owner."""
+    return 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
