@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+import jsii
 from aws_cdk import Duration, Stack, Token
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -57,6 +58,7 @@ class FunctionOptions(TypedDict, total=False):
     log_removal_policy: RemovalPolicy | None
 
 
+@jsii.implements(iam.IGrantable)
 class StageFunction(Construct):
     """A function that runs one stage of a pipeline.
 
@@ -162,6 +164,7 @@ class StageFunction(Construct):
         mark(self.function, "function", stage=id)
 
     @property
+    @jsii.member(jsii_name="grantPrincipal")
     def grant_principal(self) -> iam.IPrincipal:
         """The function's role, so that a stage is what others grant to."""
         return self.role

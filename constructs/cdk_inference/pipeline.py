@@ -250,7 +250,8 @@ def _check_suffixes(suffixes: Sequence[str], preprocess: Preprocess) -> None:
     for suffix in suffixes:
         if preprocess.suffixes is not None and suffix.lower() not in preprocess.suffixes:
             raise PropError(
-                f"suffixes has '{suffix}', which the preprocessing cannot read; it reads {', '.join(preprocess.suffixes)}"
+                f"suffixes has '{suffix}', which the preprocessing cannot read; "
+                f"it reads {', '.join(preprocess.suffixes)}"
             )
 
 

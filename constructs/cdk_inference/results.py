@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aws_cdk import aws_dynamodb as dynamodb
 from constructs import Construct
@@ -42,7 +42,8 @@ class ResultsTable(Construct):
     Attributes
     ----------
     table
-        The table, for everything this construct does not cover.
+        The table, for everything this construct does not cover. Its own grants do not know the encryption key: use
+        those of this construct, or grant the key too.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ResultsTable(Construct):
             partition_key=dynamodb.Attribute(name=PARTITION_KEY, type=dynamodb.AttributeType.STRING),
             sort_key=dynamodb.Attribute(name=SORT_KEY, type=dynamodb.AttributeType.STRING),
             time_to_live_attribute=EXPIRY_ATTRIBUTE,
-            encryption=dynamodb.TableEncryptionV2.customer_managed_key(encryption_key)
+            encryption=dynamodb.TableEncryptionV2.aws_managed_key()
             if encryption_key
             else dynamodb.TableEncryptionV2.dynamo_owned_key(),
             point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
@@ -72,6 +73,11 @@ class ResultsTable(Construct):
             deletion_protection=deletion_protection,
             removal_policy=data_removal_policy(self, removal_policy),
         )
+        if encryption_key is not None:
+            # TableEncryptionV2.customer_managed_key refuses stacks without an explicit region, even without replicas.
+            cast("dynamodb.CfnGlobalTable", self.table.node.default_child).add_property_override(
+                "Replicas.0.SSESpecification", {"KMSMasterKeyId": encryption_key.key_arn}
+            )
         mark(self.table, "results")
 
     def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from aws_cdk import Duration, Token
+from aws_cdk import Duration, Stack, Token
 from aws_cdk import aws_events as events
-from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_pipes as pipes
 from aws_cdk import aws_s3 as s3
@@ -45,8 +44,8 @@ class S3Trigger(Construct):
     Parameters
     ----------
     bucket
-        Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our own,
-        versioned, encrypted, TLS only, without public access.
+        Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our
+        own, versioned, encrypted, TLS only, without public access.
     prefix
         Only keys that start with it. Default: all keys.
     suffixes
@@ -123,18 +122,7 @@ class S3Trigger(Construct):
             visibility_timeout=hidden.plus(window).plus(Duration.seconds(30)),
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letter_queue, max_receive_count=max_receive_count),
         )
-        self.rule = events.Rule(
-            self,
-            "ObjectCreated",
-            description=f"new objects of the inbox of {scope.node.path}",
-            event_pattern=events.EventPattern(
-                source=["aws.s3"],
-                detail_type=["Object Created"],
-                detail={"bucket": {"name": [self.bucket.bucket_name]}, **_key_pattern(prefix, suffixes)},
-            ),
-            # What EventBridge itself cannot deliver is not lost either: the dead letter is the same S3 event.
-            targets=[targets.SqsQueue(self.queue, dead_letter_queue=self.dead_letter_queue)],
-        )
+        self.rule = self._create_rule(prefix, suffixes)
         mark(self.queue, "queue")
         mark(self.dead_letter_queue, "dead-letter-queue")
 
@@ -160,6 +148,52 @@ class S3Trigger(Construct):
         )
         mark(bucket, "inbox", prefix=self.prefix)
         return bucket
+
+    def _create_rule(self, prefix: str, suffixes: Sequence[str]) -> events.CfnRule:
+        """Deliver the events of new objects to the queue.
+
+        With the L2 rule, a queue under a customer managed key would take messages from the rules of any account, and
+        the key's policy would get wildcards.
+        """
+        rule = events.CfnRule(
+            self,
+            "ObjectCreated",
+            description=f"new objects of the inbox of {self.node.path}",
+            event_pattern={
+                "source": ["aws.s3"],
+                "detail-type": ["Object Created"],
+                "detail": {"bucket": {"name": [self.bucket.bucket_name]}, **_key_pattern(prefix, suffixes)},
+            },
+            targets=[
+                events.CfnRule.TargetProperty(
+                    id="Queue",
+                    arn=self.queue.queue_arn,
+                    # What EventBridge itself cannot deliver is not lost either: the dead letter is the same event.
+                    dead_letter_config=events.CfnRule.DeadLetterConfigProperty(arn=self.dead_letter_queue.queue_arn),
+                )
+            ],
+        )
+        sender = iam.ServicePrincipal("events.amazonaws.com")
+        for queue in (self.queue, self.dead_letter_queue):
+            queue.add_to_resource_policy(
+                iam.PolicyStatement(
+                    principals=[sender],
+                    actions=["sqs:SendMessage"],
+                    resources=[queue.queue_arn],
+                    conditions={"ArnEquals": {"aws:SourceArn": rule.attr_arn}},
+                )
+            )
+        if self._key is not None:
+            # By account, since naming the rule would close a circle: key, rule, queue, key.
+            self._key.add_to_resource_policy(
+                iam.PolicyStatement(
+                    principals=[sender],
+                    actions=list(encryption.ENCRYPT),
+                    resources=["*"],  # in a key policy: this key
+                    conditions={"StringEquals": {"aws:SourceAccount": Stack.of(self).account}},
+                )
+            )
+        return rule
 
     def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
         """Start the express workflow with each batch, and wait for it.
