@@ -100,7 +100,7 @@ def image_preprocessor(
             # JPEG can be decoded at a fraction of its size, quicker and in less memory. Three times what is needed
             # leaves nothing to see of it.
             image.draft(image.mode, (math.ceil(3 * size / crop),) * 2)
-            image = _to_8_bit(image)
+            plain = _to_8_bit(image)
         except (RejectItem, MemoryError):
             raise
         except UnidentifiedImageError as error:
@@ -108,7 +108,7 @@ def image_preprocessor(
         except Exception as error:
             # Pillow's decoders raise anything on damaged files. The code is fixed, so the file is at fault.
             raise RejectItem(f"image cannot be decoded: {error}") from error
-        square = _fit(image, size, resize, crop, resample)
+        square = _fit(plain, size, resize, crop, resample)
         if orientation in _TRANSPOSED:  # all ways to fit are symmetric, so turning the small image is enough
             square = square.transpose(_TRANSPOSED[orientation])
         return np.asarray(_on_white(square))

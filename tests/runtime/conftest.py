@@ -1,0 +1,165 @@
+"""The runtime against real parts: an embedded AWS, and handlers imported afresh as Lambda does."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an embedded AWS."""
+    folder = tmp_path_factory.mktemp("ministack")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, "GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1"}
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "ministack"], env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/_ministack/health", timeout=5).close()  # noqa: S310 - http, ours
+                break
+            except OSError:
+                if server.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"ministack does not start: {(folder / 'log').read_text()[-2000:]}")
+                time.sleep(0.05)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture
+def environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Environment of a Lambda function on the embedded AWS."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    return monkeypatch
+
+
+@pytest.fixture
+def s3(environment: pytest.MonkeyPatch) -> S3Client:
+    return boto3.client("s3")
+
+
+@pytest.fixture
+def dynamodb(environment: pytest.MonkeyPatch) -> DynamoDBClient:
+    return boto3.client("dynamodb")
+
+
+@pytest.fixture
+def bucket(s3: S3Client, environment: pytest.MonkeyPatch) -> str:
+    """A new bucket, also the work bucket of handlers."""
+    name = f"bucket-{os.getpid()}-{next(_numbers)}"
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    environment.setenv("WORK_BUCKET", name)
+    return name
+
+
+@pytest.fixture
+def table(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
+    """A new results table."""
+    name = f"table-{os.getpid()}-{next(_numbers)}"
+    dynamodb.create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[
+            {"AttributeName": "object", "AttributeType": "S"},
+            {"AttributeName": "version", "AttributeType": "S"},
+        ],
+        KeySchema=[{"AttributeName": "object", "KeyType": "HASH"}, {"AttributeName": "version", "KeyType": "RANGE"}],
+    )
+    environment.setenv("RESULTS_TABLE", name)
+    environment.setenv("PIPELINE", "photos")
+    environment.setenv("MODEL_VERSION", "m1")
+    return name
+
+
+@pytest.fixture
+def stage(environment: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], str]:
+    """Write user code that defines `function`, and configure it as the stage. Returns the module's name."""
+
+    def write(code: str) -> str:
+        name = f"user_stage_{next(_numbers)}"
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(code))
+        environment.syspath_prepend(str(tmp_path))
+        environment.setenv("STAGE_FUNCTION", f"{name}:function")
+        environment.delenv("STAGE_OPTIONS", raising=False)
+        return name
+
+    return write
+
+
+@pytest.fixture
+def load(environment: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Import a handler's module afresh, as a cold start does, and return its handler."""
+
+    def load(name: str) -> Any:
+        environment.delitem(sys.modules, f"inference_runtime.{name}", raising=False)
+        module = importlib.import_module(f"inference_runtime.{name}")
+        return lambda event: module.handler(event, None)
+
+    return load
+
+
+@dataclass
+class Inbox:
+    """Puts objects into a bucket, and makes the messages that the pipe would bring."""
+
+    s3: S3Client
+    bucket: str
+
+    def put(self, key: str, body: bytes, **changes: Any) -> dict[str, Any]:
+        etag = self.s3.put_object(Bucket=self.bucket, Key=key, Body=body)["ETag"].strip('"')
+        return self.message(key, **{"etag": etag, "size": len(body), **changes})
+
+    def message(self, key: str, **entry: Any) -> dict[str, Any]:
+        number = next(_numbers)
+        return {
+            "message_id": f"message-{number}",
+            "time": "2026-01-02T03:04:05Z",
+            "detail": {
+                "version": "0",
+                "bucket": {"name": self.bucket},
+                "object": {"key": key, "size": 1, "etag": "0" * 32, "sequencer": f"{number:018X}", **entry},
+                "reason": "PutObject",
+            },
+        }
+
+
+@pytest.fixture
+def inbox(s3: S3Client, bucket: str) -> Inbox:
+    return Inbox(s3, bucket)
