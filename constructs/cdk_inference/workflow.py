@@ -118,7 +118,7 @@ class InferenceWorkflow(Construct):
             },
             output={"groups": "{% [$states.result.Payload.groups] %}"},
         )
-        any_left = sfn.Choice.jsonata(self, "Anything to score?", outputs={"groups": [], "inference": "none"})
+        any_left = sfn.Choice.jsonata(self, "Anything to score?")
         infer = inference.task(
             self,
             "Infer",
@@ -170,8 +170,10 @@ class InferenceWorkflow(Construct):
         more.when(sfn.Condition.jsonata("{% $count($pending) > 0 %}"), take).otherwise(done)
         take.next(preprocessing).next(any_left)
         any_left.when(
-            sfn.Condition.jsonata("{% $count($states.input.groups) > 0 %}"), infer, outputs="{% $states.input %}"
-        ).otherwise(postprocessing)
+            sfn.Condition.jsonata("{% $count($states.input.groups) = 0 %}"),
+            postprocessing,
+            outputs={"groups": [], "inference": "none"},
+        ).otherwise(infer)
         infer.next(postprocessing).next(more)
         died.when(sfn.Condition.jsonata("{% $count($batch) > 1 %}"), split).otherwise(fail_item)
         split.next(more)

@@ -1,0 +1,221 @@
+"""The workflow's own logic, run by the embedded AWS with small functions in the place of the stages."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import TYPE_CHECKING
+
+import aws_cdk as cdk
+import boto3
+import pytest
+from botocore.config import Config
+from aws_cdk.assertions import Template
+from cdk_inference.functions import StageFunction
+from cdk_inference.local.emulator import Emulator
+from cdk_inference.workflow import InferenceWorkflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+pytestmark = pytest.mark.e2e
+
+# A message is its own order: "…-kills-infer-…" kills the process that infers, "…-retry-…" asks for a retry.
+_STAGE = """
+import os
+
+def handler(event, context):
+    stage = os.environ["STAGE"]
+    if stage == "preprocess":
+        messages = event["messages"]
+        ids = [m["message_id"] for m in messages]
+        good = [i for i, m in enumerate(ids) if "reject" not in m and "early" not in m]
+        answer = {
+            "items": [{"message_id": m, "note": [1]} for m in ids if "early" not in m],
+            "rejected": [{"index": i, "reason": "no"} for i, m in enumerate(ids) if "reject" in m],
+            "retry": [m for m in ids if "early" in m],
+            "groups": [{"indices": good, "ids": [ids[i] for i in good]}] if good else [],
+        }
+    elif stage == "infer":
+        ids = [m for group in event["groups"] for m in group["ids"]]
+        answer = {"groups": event["groups"], "inference": "cpu"}
+    else:
+        ids = [item["message_id"] for item in event["items"]]
+        assert event["inference"] == ("cpu" if event["groups"] else "none"), event
+        answer = {"retry": [m for m in ids if "late" in m]}
+    if any(f"kills-{stage}" in m for m in ids):
+        os._exit(1)
+    return answer
+"""
+
+
+class Stack:
+    """A workflow in the embedded AWS."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._session = {
+            "endpoint_url": emulator.endpoint,
+            "region_name": "us-east-1",
+            "aws_access_key_id": "test",
+            "aws_secret_access_key": "test",
+            "config": Config(inject_host_prefix=False, read_timeout=300),  # "sync-127.0.0.1" is no host
+        }
+        role = self.client("iam").create_role(
+            RoleName="any",
+            AssumeRolePolicyDocument=json.dumps(
+                {
+                    "Version": "2012-10-17",
+                    "Statement": [
+                        {
+                            "Effect": "Allow",
+                            "Principal": {"Service": ["lambda.amazonaws.com", "states.amazonaws.com"]},
+                            "Action": "sts:AssumeRole",
+                        }
+                    ],
+                }
+            ),
+        )["Role"]["Arn"]
+        self.client("iam").put_role_policy(
+            RoleName="any",
+            PolicyName="all",
+            PolicyDocument=json.dumps(
+                {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+            ),
+        )
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("stage.py", _STAGE)
+        for stage in ("preprocess", "infer", "postprocess"):
+            self.client("lambda").create_function(
+                FunctionName=stage,
+                Runtime="python3.11",
+                Handler="stage.handler",
+                Role=role,
+                Code={"ZipFile": archive.getvalue()},
+                Environment={"Variables": {"STAGE": stage}},
+                Timeout=20,
+            )
+        self._machine = self.client("stepfunctions").create_state_machine(
+            name="workflow", definition=_definition(), roleArn=role, type="EXPRESS"
+        )["stateMachineArn"]
+
+    def client(self, service: str):
+        return boto3.client(service, **self._session)
+
+    def run(self, *ids: str) -> list[str]:
+        """Return the ids of the messages that the workflow reports as failed."""
+        answer = self.client("stepfunctions").start_sync_execution(
+            stateMachineArn=self._machine,
+            input=json.dumps([{"message_id": i, "time": "2026-01-01T00:00:00Z", "detail": {}} for i in ids]),
+        )
+        assert answer["status"] == "SUCCEEDED", answer
+        failures = json.loads(answer["output"])["batchItemFailures"]
+        assert all(set(failure) == {"itemIdentifier"} for failure in failures)
+        return [failure["itemIdentifier"] for failure in failures]
+
+
+def _definition() -> str:
+    """Synthesize the workflow's definition, with the names of the small functions in it."""
+    app = cdk.App(context={"aws:cdk:bundling-stacks": []})
+    stack = cdk.Stack(app, "Stack")
+
+    def stage(name: str) -> StageFunction:
+        return StageFunction(
+            stack,
+            name,
+            handler="stage.handler",
+            runtime_requirements="postprocess",
+            sources={},
+            environment={},
+            description=name,
+            memory_size=128,
+            timeout=cdk.Duration.seconds(20),
+        )
+
+    workflow = InferenceWorkflow(
+        stack, "Workflow", preprocess=stage("preprocess"), inference=stage("infer"), postprocess=stage("postprocess")
+    )
+    template = Template.from_stack(stack).to_json()
+    machine = stack.get_logical_id(workflow.state_machine.node.default_child)
+    pieces = template["Resources"][machine]["Properties"]["DefinitionString"]["Fn::Join"][1]
+    names = {}
+    for logical_id, resource in template["Resources"].items():
+        if resource["Type"] == "AWS::Lambda::Function":
+            names[logical_id] = resource["Properties"]["Description"]
+    return "".join(
+        piece
+        if isinstance(piece, str)
+        else f"arn:aws:lambda:us-east-1:000000000000:function:{names[piece['Fn::GetAtt'][0]]}"
+        if "Fn::GetAtt" in piece
+        else "aws"
+        for piece in pieces
+    )
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with Emulator() as emulator:
+        yield Stack(emulator)
+
+
+@pytest.fixture
+def run(stack: Stack) -> Callable[..., list[str]]:
+    return stack.run
+
+
+def test_a_good_batch_has_no_failures(run):
+    assert run("a", "b", "c") == []
+
+
+def test_a_batch_of_one_has_no_failures(run):
+    assert run("a") == []
+
+
+def test_a_batch_in_which_all_are_rejected_skips_inference(run):
+    assert run("reject-1", "reject-2") == []
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "infer", "postprocess"])
+def test_only_the_message_that_kills_its_process_fails(run, stage):
+    ids = [f"good-{i}" for i in range(31)]
+    ids.insert(13, f"kills-{stage}")
+    assert run(*ids) == [f"kills-{stage}"]
+
+
+def test_two_killers_in_a_batch_both_fail_and_nothing_else(run):
+    assert sorted(run("kills-infer-1", "a", "b", "c", "kills-postprocess-2")) == [
+        "kills-infer-1",
+        "kills-postprocess-2",
+    ]
+
+
+def test_a_killer_alone_fails(run):
+    assert run("kills-infer") == ["kills-infer"]
+
+
+def test_what_the_stages_ask_to_retry_fails(run):
+    assert sorted(run("early-1", "a", "late-1", "b")) == ["early-1", "late-1"]
+
+
+def test_all_retried_early_fails_each(run):
+    assert sorted(run("early-1", "early-2")) == ["early-1", "early-2"]
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "infer", "postprocess"])
+def test_a_throttled_function_fails_the_whole_batch(stack, stage):
+    lambda_ = stack.client("lambda")
+    lambda_.put_function_concurrency(FunctionName=stage, ReservedConcurrentExecutions=0)
+    try:
+        assert sorted(stack.run("a", "b", "c")) == ["a", "b", "c"]
+    finally:
+        lambda_.delete_function_concurrency(FunctionName=stage)
+
+
+def test_what_is_left_of_a_split_batch_fails_when_a_function_is_throttled(stack):
+    lambda_ = stack.client("lambda")
+    lambda_.put_function_concurrency(FunctionName="infer", ReservedConcurrentExecutions=0)
+    try:
+        assert sorted(stack.run("a", "kills-preprocess", "b", "c")) == ["a", "b", "c", "kills-preprocess"]
+    finally:
+        lambda_.delete_function_concurrency(FunctionName="infer")
