@@ -53,13 +53,13 @@ def json_preprocessor(fields: Sequence[str], dtype: str = "float32") -> Callable
 
 
 def csv_preprocessor(
-    fields: Sequence[str], dtype: str = "float32", *, header: bool = True, delimiter: str = ","
+    columns: Sequence[str], dtype: str = "float32", *, header: bool = True, delimiter: str = ","
 ) -> Callable[[bytes, Item], Array]:
     """Return a preprocessing function for a CSV file with one record.
 
     Parameters
     ----------
-    fields
+    columns
         Columns that make up the vector, in this order. Without header: the names of all columns, in the file's order.
     dtype
         numpy's name of the vector's type.
@@ -71,14 +71,14 @@ def csv_preprocessor(
     Returns
     -------
     Callable
-        `preprocess(data, item)`, returning a vector of shape (len(fields),).
+        `preprocess(data, item)`, returning a vector of shape (len(columns),).
 
     Raises
     ------
     ValueError
         If an option makes no sense.
     """
-    kind = _checked(fields, dtype)
+    kind = _checked(columns, dtype)
     if len(delimiter) != 1:
         raise ValueError(f"delimiter is {delimiter!r}, expected one character")
 
@@ -88,20 +88,20 @@ def csv_preprocessor(
             rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
         except (UnicodeDecodeError, csv.Error) as error:
             raise RejectItem(f"not CSV in UTF-8: {error}") from error
-        names = [name.strip() for name in rows.pop(0)] if header and rows else list(fields)
+        names = [name.strip() for name in rows.pop(0)] if header and rows else list(columns)
         if len(rows) != 1:
             raise RejectItem(f"CSV has {len(rows)} records, expected 1")
         if len(rows[0]) != len(names):
             raise RejectItem(f"CSV record has {len(rows[0])} columns, expected {len(names)}")
         record = dict(zip(names, rows[0], strict=True))
-        return _vector([_parsed(_member(record, field), field) for field in fields], fields, kind)
+        return _vector([_parsed(_member(record, name), name) for name in columns], columns, kind)
 
     return preprocess
 
 
 def _checked(fields: Sequence[str], dtype: str) -> np.dtype[Any]:
     if isinstance(fields, str) or not fields or len(set(fields)) != len(fields):
-        raise ValueError(f"fields is {fields!r}, expected a list of distinct names")
+        raise ValueError(f"expected a list of distinct names, got {fields!r}")
     kind = np.dtype(dtype)
     if kind.kind not in "fiu":
         raise ValueError(f'dtype is "{dtype}", expected a type of numbers')

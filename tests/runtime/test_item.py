@@ -1,0 +1,121 @@
+"""Items: what identifies an object version, and how its events are ordered."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_runtime.errors import MalformedMessageError
+from inference_runtime.item import Item, pad_sequencer
+
+hex_digits = st.text("0123456789abcdefABCDEF", min_size=1, max_size=32)
+
+
+def message(**entry: Any) -> dict[str, Any]:
+    return {
+        "message_id": "m",
+        "time": "2026-01-02T03:04:05Z",
+        "detail": {
+            "bucket": {"name": "photos"},
+            "object": {"key": "a.jpg", "size": 7, "etag": "e1", "sequencer": "00AB", **entry},
+        },
+    }
+
+
+def test_an_event_becomes_an_item() -> None:
+    item = Item.from_message(message())
+    assert (item.bucket, item.key, item.version_id, item.etag, item.size) == ("photos", "a.jpg", None, "e1", 7)
+    assert item.event_time == "2026-01-02T03:04:05Z"
+    assert item.message_id == "m"
+    assert item.sequencer == "00ab" + "0" * 28
+
+
+def test_the_detail_may_be_json_text() -> None:
+    plain = message()
+    assert Item.from_message({**plain, "detail": json.dumps(plain["detail"])}) == Item.from_message(plain)
+
+
+def test_keys_are_taken_as_they_are() -> None:
+    assert Item.from_message(message(key="a+b%20c%2Bd ß.jpg")).key == "a+b%20c%2Bd ß.jpg"
+
+
+def test_it_survives_json() -> None:
+    item = Item.from_message(message(**{"version-id": "v1"}))
+    assert Item.from_json(json.loads(json.dumps(item.to_json()))) == item
+
+
+def test_the_id_tells_events_apart_but_not_deliveries() -> None:
+    first = Item.from_message(message())
+    again = Item.from_message({**message(), "message_id": "other", "time": "2026-01-02T03:04:06Z"})
+    assert first.id == again.id
+    others = [message(key="b.jpg"), message(etag="e2"), message(sequencer="00AC"), message(**{"version-id": "v1"})]
+    assert len({first.id, *(Item.from_message(other).id for other in others)}) == 5
+
+
+def test_the_id_of_a_version_does_not_depend_on_its_event() -> None:
+    one = Item.from_message(message(**{"version-id": "v1", "sequencer": "1"}))
+    two = Item.from_message(message(**{"version-id": "v1", "sequencer": "2"}))
+    assert one.id == two.id
+
+
+def test_the_version_of_a_suspended_bucket_is_none() -> None:
+    assert Item.from_message(message(**{"version-id": "null"})).version_id is None
+
+
+@given(
+    st.integers(1, 32).flatmap(lambda n: st.tuples(*[st.text("0123456789abcdefABCDEF", min_size=n, max_size=n)] * 2))
+)
+def test_sequencers_of_one_length_are_ordered_as_numbers(pair: tuple[str, str]) -> None:
+    one, two = pair
+    assert (pad_sequencer(one) < pad_sequencer(two)) == (int(one, 16) < int(two, 16))
+    assert (pad_sequencer(one) == pad_sequencer(two)) == (int(one, 16) == int(two, 16))
+
+
+@given(hex_digits, hex_digits)
+def test_sequencers_of_any_length_are_ordered_as_s3_says(one: str, two: str) -> None:
+    width = max(len(one), len(two))
+    documented = one.lower().ljust(width, "0") < two.lower().ljust(width, "0")
+    assert (pad_sequencer(one) < pad_sequencer(two)) == documented
+    assert len(pad_sequencer(one)) == 32
+
+
+@pytest.mark.parametrize("sequencer", ["", "g", "0x1", " 1", "1\n", "٣", "1" * 33])
+def test_a_sequencer_that_is_not_hex_fails(sequencer: str) -> None:
+    with pytest.raises(MalformedMessageError, match="sequencer"):
+        Item.from_message(message(sequencer=sequencer))
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [
+        ({"size": -1}, "size"),
+        ({"size": True}, "size"),
+        ({"size": "7"}, "size"),
+        ({"size": 1.5}, "size"),
+        ({"size": float("inf")}, "size"),
+        ({"size": None}, "size"),
+        ({"key": ""}, "key"),
+        ({"key": None}, "key"),
+        ({"key": 7}, "key"),
+        ({"key": "\ud800"}, "key"),
+        ({"etag": None}, "etag"),
+        ({"version-id": 3}, "version-id"),
+    ],
+)
+def test_a_wrong_member_fails_and_is_named(broken: dict[str, Any], named: str) -> None:
+    with pytest.raises(MalformedMessageError, match=named):
+        Item.from_message(message(**broken))
+
+
+@pytest.mark.parametrize("detail", [None, 7, [], {}, "", "{", "null", "[" * 100_000, {"bucket": "photos"}])
+def test_a_message_without_a_usable_detail_fails(detail: Any) -> None:
+    with pytest.raises(MalformedMessageError):
+        Item.from_message({**message(), "detail": detail})
+
+
+def test_a_whole_number_as_float_is_a_size() -> None:
+    assert Item.from_message(message(size=7.0)).size == 7
