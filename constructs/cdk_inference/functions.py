@@ -13,11 +13,13 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_inference import acknowledgments
 from cdk_inference.bundling import bundle, lambda_source
 from cdk_inference.errors import PropError
 from cdk_inference.metadata import mark
 from cdk_inference.platform import LambdaPlatform
 from cdk_inference.removal import data_removal_policy
+from cdk_inference.work import TENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -162,6 +164,7 @@ class StageFunction(Construct):
             log_group=self.log_group,
         )
         mark(self.function, "function", stage=id)
+        acknowledgments.tracing(self.role)
 
     @property
     @jsii.member(jsii_name="grantPrincipal")
@@ -288,6 +291,8 @@ class PreprocessFunction(StageFunction):
         )
         trigger.grant_read(self)
         work.grant_write(self)
+        acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
+        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
 
 
 class CpuInference(StageFunction):
@@ -323,7 +328,7 @@ class CpuInference(StageFunction):
             id,
             handler="inference_runtime.infer.handler",
             runtime_requirements="inference",
-            sources={"model": model.path},
+            sources={"model": model.path} if model.path is not None else {},
             description=f"runs {model.manifest.name} {model.version}",
             environment={"MODEL_VERSION": model.version, "WORK_BUCKET": work.bucket.bucket_name},
             memory_size=memory_size,
@@ -332,6 +337,7 @@ class CpuInference(StageFunction):
         )
         work.grant_read(self)
         work.grant_write(self)
+        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
 
 
 class PostprocessFunction(StageFunction):
@@ -397,3 +403,4 @@ class PostprocessFunction(StageFunction):
         )
         work.grant_read(self)
         results.grant_write_rows(self)
+        acknowledgments.objects_under(self.role, work.bucket, TENSORS)

@@ -12,7 +12,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from cdk_inference import encryption
+from cdk_inference import acknowledgments, encryption
 from cdk_inference.errors import PropError
 from cdk_inference.metadata import mark
 from cdk_inference.removal import data_removal_policy
@@ -147,6 +147,7 @@ class S3Trigger(Construct):
             event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
         )
         mark(bucket, "inbox", prefix=self.prefix)
+        acknowledgments.no_access_logs(bucket)
         return bucket
 
     def _create_rule(self, prefix: str, suffixes: Sequence[str]) -> events.CfnRule:

@@ -9,7 +9,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from cdk_inference import encryption
+from cdk_inference import acknowledgments, encryption
 from cdk_inference.metadata import mark
 from cdk_inference.removal import data_removal_policy
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_kms as kms
 
-_TENSORS = "tensors/*"
+TENSORS = "tensors/*"
+"""The keys of the tensors."""
 
 
 class WorkBucket(Construct):
@@ -57,17 +58,18 @@ class WorkBucket(Construct):
             removal_policy=data_removal_policy(self, removal_policy),
         )
         mark(self.bucket, "work")
+        acknowledgments.no_access_logs(self.bucket)
 
     def grant_write(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put tensors."""
         encryption.grant(self._key, grantee, encryption.ENCRYPT)
         return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["s3:PutObject"], resource_arns=[self.bucket.arn_for_objects(_TENSORS)]
+            grantee=grantee, actions=["s3:PutObject"], resource_arns=[self.bucket.arn_for_objects(TENSORS)]
         )
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee get tensors."""
         encryption.grant(self._key, grantee, encryption.DECRYPT)
         return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["s3:GetObject"], resource_arns=[self.bucket.arn_for_objects(_TENSORS)]
+            grantee=grantee, actions=["s3:GetObject"], resource_arns=[self.bucket.arn_for_objects(TENSORS)]
         )

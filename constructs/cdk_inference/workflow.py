@@ -9,6 +9,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_inference import acknowledgments
 from cdk_inference.functions import TRANSIENT_ERRORS
 from cdk_inference.metadata import mark
 from cdk_inference.removal import data_removal_policy
@@ -86,6 +87,8 @@ class InferenceWorkflow(Construct):
         for stage in (preprocess, inference, postprocess):
             stage.grant_invoke(self.state_machine)
         mark(self.state_machine, "state-machine")
+        acknowledgments.errors_logged_only(self.state_machine)
+        acknowledgments.tracing_and_log_delivery(self.state_machine)
 
     def _definition(
         self, preprocess: StageFunction, inference: StageFunction, postprocess: StageFunction

@@ -1,0 +1,61 @@
+"""The findings of cdk-nag's AwsSolutions rules that these constructs answer for, each with its reason.
+
+An acknowledgment names the exact finding, so that it cannot hide what a user adds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aws_cdk import Acknowledgment, Stack, Token, Validations
+
+if TYPE_CHECKING:
+    from aws_cdk import aws_s3 as s3
+    from constructs import IConstruct
+
+_XRAY = "X-Ray's actions do not take resources, and a role that writes its trace has to have them"
+
+
+def no_access_logs(bucket: s3.Bucket) -> None:
+    """Acknowledge that a bucket of ours has no server access log."""
+    _acknowledge(
+        bucket,
+        "S1",
+        "access logs need a second bucket; CloudTrail data events cover it, or pass a bucket of your own that has them",
+    )
+
+
+def errors_logged_only(state_machine: IConstruct) -> None:
+    """Acknowledge that a workflow logs what fails, not every event."""
+    _acknowledge(
+        state_machine,
+        "SF1",
+        "every event of every batch would be logged and billed; failures are, and X-Ray traces all",
+    )
+
+
+def tracing(scope: IConstruct) -> None:
+    """Acknowledge the wildcard that tracing needs."""
+    _acknowledge(scope, "IAM5[Resource::*]", _XRAY)
+
+
+def tracing_and_log_delivery(scope: IConstruct) -> None:
+    """Acknowledge the wildcards that a workflow needs: log delivery is set up by actions that take no resources."""
+    _acknowledge(scope, "IAM5[Resource::*]", f"{_XRAY}; nor do the actions that set up a workflow's log delivery")
+
+
+def objects_under(scope: IConstruct, bucket: s3.IBucket, pattern: str) -> None:
+    """Acknowledge that the objects of a bucket can only be granted by a pattern."""
+    arn = bucket.bucket_arn
+    if Token.is_unresolved(arn):
+        resource = bucket.node.default_child
+        if resource is None:  # imported by a name that is only known at deployment
+            return
+        arn = f"<{Stack.of(bucket).get_logical_id(resource)}.Arn>"  # type: ignore[arg-type]
+    _acknowledge(
+        scope, f"IAM5[Resource::{arn}/{pattern}]", f"the objects of a bucket are named by a pattern: {pattern}"
+    )
+
+
+def _acknowledge(scope: IConstruct, rule: str, reason: str) -> None:
+    Validations.of(scope).acknowledge(Acknowledgment(id=f"AwsSolutions::AwsSolutions-{rule}", reason=reason))
