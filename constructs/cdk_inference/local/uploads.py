@@ -1,0 +1,270 @@
+"""What goes into a pipeline's inbox, and what becomes of it."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from boto3.dynamodb.types import TypeDeserializer
+from botocore.exceptions import ClientError
+
+from . import aws
+from .errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from .stacks import Resource
+
+DEAD_LETTER = "DEAD_LETTER"
+SUCCEEDED = "SUCCEEDED"
+_UPLOADED_AT = "cdk-inference-uploaded-at"  # metadata of the object; S3's own times have no milliseconds
+_POLL_SECONDS = 0.25
+_SHOWN_KEYS = 5
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One object put into an inbox.
+
+    Parameters
+    ----------
+    bucket, key, etag
+        The object.
+    at
+        When the upload began.
+    """
+
+    bucket: str
+    key: str
+    etag: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one object: a row of the results table, or a message in the dead-letter queue.
+
+    Parameters
+    ----------
+    key
+        Key of the object.
+    status
+        SUCCEEDED, REJECTED or FAILED as in the row, or DEAD_LETTER.
+    label, class_index, score
+        Of the prediction, where it has them.
+    model_version
+        The model's.
+    reason
+        Why it did not succeed.
+    seconds
+        From the start of the upload to the row, where known.
+    row
+        The whole row, or the dead message's body.
+    """
+
+    key: str
+    status: str
+    label: str | None = None
+    class_index: int | None = None
+    score: float | None = None
+    model_version: str | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    row: dict[str, Any] | None = None
+
+    def as_json(self) -> str:
+        """Return one line of JSON, without the row."""
+        return json.dumps({name: value for name, value in vars(self).items() if name != "row"})
+
+
+class Pipeline:
+    """A deployed pipeline, seen from outside: its inbox, its results and its dead letters.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    name
+        Name of the pipeline.
+    parts
+        Its resources by role.
+    """
+
+    def __init__(self, endpoint: str, name: str, parts: dict[str, Resource]) -> None:
+        self._endpoint = endpoint
+        self._parts = parts
+        self.name = name
+        self._s3 = aws.client(endpoint, "s3")
+        self._dynamodb = aws.client(endpoint, "dynamodb")
+
+    @property
+    def inbox(self) -> str:
+        """Name of the inbox bucket."""
+        return self._part("inbox").physical_id
+
+    @property
+    def prefix(self) -> str:
+        """What keys must start with."""
+        return str(self._part("inbox").metadata.get("prefix") or "")
+
+    def put(self, key: str, data: bytes) -> Upload:
+        """Put an object into the inbox.
+
+        Parameters
+        ----------
+        key
+            Key of the object.
+        data
+            Its content.
+
+        Returns
+        -------
+        Upload
+            To wait for.
+        """
+        at = datetime.now(UTC)
+        at = at.replace(microsecond=at.microsecond // 1000 * 1000)  # rows carry milliseconds
+        answer = self._s3.put_object(Bucket=self.inbox, Key=key, Body=data, Metadata={_UPLOADED_AT: at.isoformat()})
+        return Upload(bucket=self.inbox, key=key, etag=answer["ETag"].strip('"'), at=at)
+
+    def outcomes(self) -> list[Outcome]:
+        """Return what became of every object, by time."""
+        rows = [(str(row["recorded_at"]), self._outcome(row, self._uploaded_at(row))) for row in self._rows()]
+        dead = [(str(event.get("time", "")), _dead(event)) for event in self._dead_events()]
+        return [outcome for _, outcome in sorted(rows + dead, key=lambda pair: (pair[0], pair[1].key))]
+
+    def wait_for(self, uploads: Sequence[Upload], timeout: float) -> list[Outcome]:
+        """Wait until each upload has a row or is a dead letter.
+
+        Parameters
+        ----------
+        uploads
+            What ``put`` returned.
+        timeout
+            Seconds to wait.
+
+        Returns
+        -------
+        list of Outcome
+            One for each upload, in their order.
+
+        Raises
+        ------
+        LocalError
+            If some have neither in time.
+        """
+        deadline = time.monotonic() + timeout
+        found: dict[Upload, Outcome] = {}
+        while True:
+            waiting = [upload for upload in uploads if upload not in found]
+            found |= self._find(waiting)
+            missing = [upload.key for upload in waiting if upload not in found]
+            if not missing:
+                return [found[upload] for upload in uploads]
+            if time.monotonic() > deadline:
+                shown = ", ".join(missing[:_SHOWN_KEYS]) + (", ..." if len(missing) > _SHOWN_KEYS else "")
+                raise LocalError(
+                    f"{len(missing)} of {len(uploads)} objects have neither a row nor a dead letter "
+                    f"after {timeout:.0f} s: {shown}"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _find(self, uploads: Iterable[Upload]) -> dict[Upload, Outcome]:
+        by_key: dict[str, list[Upload]] = {}
+        for upload in uploads:
+            by_key.setdefault(upload.key, []).append(upload)
+        found: dict[Upload, Outcome] = {}
+        for row in self._rows():
+            for upload in by_key.get(str(row["key"]), []):
+                # The row of a later upload of the same key is also the end of this one.
+                newer = datetime.fromisoformat(str(row["event_time"])) >= upload.at.replace(microsecond=0)
+                written = datetime.fromisoformat(str(row["recorded_at"])) >= upload.at
+                if written and (newer or row.get("etag") == upload.etag):
+                    found[upload] = self._outcome(row, upload.at)
+        for event in self._dead_events():
+            for upload in by_key.get(_key(event), []):
+                # A moved message keeps its event, whose time has no fractions of seconds.
+                if datetime.fromisoformat(str(event["time"])) >= upload.at.replace(microsecond=0):
+                    found.setdefault(upload, _dead(event))
+        return found
+
+    def _rows(self) -> list[dict[str, Any]]:
+        read = TypeDeserializer().deserialize
+        pages = self._dynamodb.get_paginator("scan").paginate(
+            TableName=self._part("results").physical_id, ConsistentRead=True
+        )
+        return [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
+
+    def _dead_events(self) -> list[dict[str, Any]]:
+        """Look into the dead-letter queue without taking anything out, which SQS itself has no way to do."""
+        if "dead-letter-queue" not in self._parts:
+            return []
+        # MiniStack's own; a receive would hide the messages from others and count.
+        name = self._parts["dead-letter-queue"].physical_id.rsplit("/", 1)[-1]
+        query = urllib.parse.urlencode({"QueueUrl": f"{self._endpoint}/{aws.ACCOUNT}/{name}"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"{self._endpoint}/_ministack/sqs/messages?{query}", timeout=30) as response:
+            answer = json.load(response)["messages"]
+        bodies = [
+            message["Body"]
+            for regions in answer.values()
+            for queues in regions.values()
+            for messages in queues.values()
+            for message in messages
+        ]
+        return [event for event in map(_event, bodies) if event]
+
+    def _outcome(self, row: dict[str, Any], uploaded_at: datetime | None) -> Outcome:
+        prediction = row.get("prediction")
+        prediction = prediction if isinstance(prediction, dict) else {}
+        index, score = prediction.get("class_index"), prediction.get("score")
+        recorded = datetime.fromisoformat(str(row["recorded_at"]))
+        return Outcome(
+            key=str(row["key"]),
+            status=str(row["status"]),
+            label=prediction.get("label"),
+            class_index=None if index is None else int(index),
+            score=None if score is None else float(score),
+            model_version=row.get("model_version"),
+            reason=row.get("reason"),
+            seconds=None if uploaded_at is None else round((recorded - uploaded_at).total_seconds(), 3),
+            row=row,
+        )
+
+    def _uploaded_at(self, row: dict[str, Any]) -> datetime | None:
+        """Return when the object of a row was uploaded, if it is still there and it was us."""
+        try:
+            head = self._s3.head_object(Bucket=row["bucket"], Key=row["key"], IfMatch=row["etag"])
+        except ClientError:
+            return None
+        at = head["Metadata"].get(_UPLOADED_AT)
+        return datetime.fromisoformat(at) if at else None
+
+    def _part(self, role: str) -> Resource:
+        if role not in self._parts:
+            raise LocalError(f"pipeline {self.name!r} has no resource with the role {role!r}")
+        return self._parts[role]
+
+
+def _event(body: str) -> dict[str, Any]:
+    try:
+        event = json.loads(body)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def _key(event: dict[str, Any]) -> str:
+    detail = event.get("detail")
+    detail = json.loads(detail) if isinstance(detail, str) else detail or {}
+    return str(detail.get("object", {}).get("key", ""))
+
+
+def _dead(event: dict[str, Any]) -> Outcome:
+    return Outcome(key=_key(event), status=DEAD_LETTER, reason="in the dead-letter queue", row=event)

@@ -1,0 +1,127 @@
+"""A small event-driven app without our constructs, in which a function writes one row for each object."""
+
+import aws_cdk as cdk
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_pipes as pipes
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sqs as sqs
+from aws_cdk import aws_stepfunctions as sfn
+
+CODE = """
+import datetime, json, os, boto3
+table = boto3.resource("dynamodb").Table(os.environ["TABLE"])
+s3 = boto3.client("s3")
+
+def handler(event, context):
+    failed = []
+    for message in event:
+        detail = message["detail"]
+        key, bucket, etag = detail["object"]["key"], detail["bucket"]["name"], detail["object"]["etag"]
+        print("scoring", key)
+        if "poison" in key:
+            failed.append({"itemIdentifier": message["message_id"]})
+            continue
+        s3.head_object(Bucket=bucket, Key=key, IfMatch=etag)
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds")
+        table.put_item(Item={
+            "object": f"{bucket}/{key}", "version": "null#1", "bucket": bucket, "key": key, "etag": etag,
+            "event_time": message["time"], "recorded_at": now, "model_version": "1", "batch": len(event),
+            "status": "REJECTED" if "bad" in key else "SUCCEEDED",
+            "prediction": {"label": "cat", "class_index": 3},
+        })
+    return {"batchItemFailures": failed}
+"""
+
+
+def mark(construct, role, **facts):
+    construct.node.default_child.add_metadata("cdk-inference", {"role": role, **facts})
+
+
+app = cdk.App()
+stack = cdk.Stack(app, "LocalProbe")
+inbox = s3.Bucket(stack, "Inbox", enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
+inbox.node.default_child.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
+    event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
+)
+dead = sqs.Queue(stack, "Dead", enforce_ssl=True)
+queue = sqs.Queue(
+    stack,
+    "Queue",
+    enforce_ssl=True,
+    visibility_timeout=cdk.Duration.seconds(5),
+    dead_letter_queue=sqs.DeadLetterQueue(queue=dead, max_receive_count=2),
+)
+events.Rule(
+    stack,
+    "Rule",
+    event_pattern=events.EventPattern(
+        source=["aws.s3"], detail_type=["Object Created"], detail={"bucket": {"name": [inbox.bucket_name]}}
+    ),
+    targets=[targets.SqsQueue(queue)],
+)
+results = dynamodb.TableV2(
+    stack,
+    "Results",
+    partition_key=dynamodb.Attribute(name="object", type=dynamodb.AttributeType.STRING),
+    sort_key=dynamodb.Attribute(name="version", type=dynamodb.AttributeType.STRING),
+)
+function = lambda_.Function(
+    stack,
+    "Score",
+    runtime=lambda_.Runtime.PYTHON_3_13,
+    handler="index.handler",
+    code=lambda_.Code.from_inline(CODE),
+    environment={"TABLE": results.table_name},
+)
+results.grant_write_data(function)
+inbox.grant_read(function)
+machine = sfn.StateMachine(
+    stack,
+    "Machine",
+    state_machine_type=sfn.StateMachineType.EXPRESS,
+    definition_body=sfn.DefinitionBody.from_string(
+        stack.to_json_string(
+            {
+                "QueryLanguage": "JSONata",
+                "StartAt": "Score",
+                "States": {
+                    "Score": {
+                        "Type": "Task",
+                        "Resource": "arn:aws:states:::lambda:invoke",
+                        "Arguments": {"FunctionName": function.function_arn, "Payload": "{% $states.input %}"},
+                        "Output": "{% $states.result.Payload %}",
+                        "End": True,
+                    }
+                },
+            }
+        )
+    ),
+)
+function.grant_invoke(machine)
+role = iam.Role(stack, "PipeRole", assumed_by=iam.ServicePrincipal("pipes.amazonaws.com"))
+queue.grant_consume_messages(role)
+if stack.node.try_get_context("without-start") is None:
+    machine.grant_start_sync_execution(role)
+pipe = pipes.CfnPipe(
+    stack,
+    "Pipe",
+    role_arn=role.role_arn,
+    source=queue.queue_arn,
+    target=machine.state_machine_arn,
+    source_parameters={"sqsQueueParameters": {"batchSize": 25, "maximumBatchingWindowInSeconds": 1}},
+    target_parameters={
+        "inputTemplate": '{"message_id": <$.messageId>, "time": <$.body.time>, "detail": <$.body.detail>}',
+        "stepFunctionStateMachineParameters": {"invocationType": "REQUEST_RESPONSE"},
+    },
+)
+pipe.node.add_dependency(role)
+mark(inbox, "inbox", prefix="in/")
+mark(queue, "queue")
+mark(dead, "dead-letter-queue")
+mark(results, "results")
+mark(function, "function")
+app.synth()
