@@ -1,0 +1,90 @@
+"""The construct that brings a built model into an app."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aws_cdk import Stack
+from constructs import Construct
+
+from cdk_inference.model.builder import build_model
+from cdk_inference.model.manifest import Manifest
+from cdk_inference.model.recipe import ModelRecipe, load_recipe
+
+if TYPE_CHECKING:
+    from cdk_inference.model.recipe import TensorSpec
+
+
+class ModelArtifact(Construct):
+    """A model, built from its recipe while the app synthesizes and cached by content.
+
+    Nothing is built for stacks that CDK does not bundle (``cdk ls``, or a deploy of other stacks): `path` is
+    then None and the manifest holds the recipe's declared inputs and outputs, with version ``"unbuilt"``.
+
+    Parameters
+    ----------
+    scope, id
+        As in every construct.
+    recipe
+        Path of a recipe file, or a recipe.
+    recipe_folder
+        Folder that the recipe's paths are relative to; needed with a `ModelRecipe`, by default that of the file.
+    cache_dir
+        Cache root, by default ``$CDK_INFERENCE_CACHE`` or the user's cache folder.
+
+    Raises
+    ------
+    ModelBuildError
+        If the recipe is wrong, the build fails, or the model does not pass its gate.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,  # noqa: A002 - CDK's name
+        *,
+        recipe: str | Path | ModelRecipe,
+        recipe_folder: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        self.path: Path | None = None
+        """Folder with ``model.onnx`` and ``manifest.json``."""
+        if Stack.of(self).bundling_required:
+            built = build_model(recipe, folder=recipe_folder, cache=cache_dir)
+            self.path, self.manifest, self.asset_hash = built.path, built.manifest, built.asset_hash
+        else:
+            declared = recipe if isinstance(recipe, ModelRecipe) else load_recipe(recipe)[0]
+            self.manifest, self.asset_hash = _placeholder(declared), "unbuilt"
+
+    @property
+    def version(self) -> str:
+        """Model version: changes if and only if the bytes of the model do."""
+        return self.manifest.model_version
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return self.manifest.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs."""
+        return self.manifest.outputs
+
+
+def _placeholder(recipe: ModelRecipe) -> Manifest:
+    return Manifest(
+        name=recipe.name,
+        model_version="unbuilt",
+        inputs=recipe.inputs,
+        outputs=recipe.outputs,
+        precision=recipe.precision.kind,
+        opset=0,
+        size_bytes=0,
+        baseline_size_bytes=0,
+        metric=None,
+        parity={},
+        provenance={"license": recipe.provenance.license, "origin": recipe.provenance.origin},
+    )

@@ -1,0 +1,191 @@
+"""Builds a recipe in a process of its own, once: the same recipe, files and tools come out of the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.cache import cache_root, hash_file, hash_folder
+from cdk_inference.model.manifest import SCHEMA_VERSION, Manifest
+from cdk_inference.model.recipe import ModelRecipe, load_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "pillow")
+MISSING_EXTRA = 'building a model needs the "model" extra: pip install "cdk-inference[model]"'
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model artifact in the cache.
+
+    Parameters
+    ----------
+    path
+        Folder that holds ``model.onnx`` and ``manifest.json``, and nothing else.
+    manifest
+        The parsed manifest.
+    version
+        The manifest's model version.
+    asset_hash
+        SHA-256 over names and bytes of the folder's files.
+    """
+
+    path: Path
+    manifest: Manifest
+    version: str
+    asset_hash: str
+
+
+def build_model(
+    recipe: str | Path | ModelRecipe, *, folder: str | Path | None = None, cache: str | Path | None = None
+) -> BuiltModel:
+    """Build a recipe, or take it from the cache.
+
+    The cache key covers the recipe, the bytes of all files in its folder, the versions of the tools and of
+    the recipe's packages, and the code that builds. torch is imported by the build process only.
+
+    Parameters
+    ----------
+    recipe
+        Path of a recipe file, or a recipe.
+    folder
+        Folder that the recipe's paths are relative to; needed with a `ModelRecipe`, by default that of the file.
+    cache
+        Cache root, by default `cache_root()`. Models go to its subfolder ``models``.
+
+    Raises
+    ------
+    ModelBuildError
+        If the recipe is wrong, the build fails, or the model does not pass its gate. The message is complete;
+        a traceback, if there is one, is in the log file that it names.
+    """
+    if isinstance(recipe, ModelRecipe):
+        if folder is None:
+            raise ModelBuildError(f"recipe '{recipe.name}' was passed as an object: pass the folder of its files too")
+        root = Path(folder).absolute()
+    else:
+        recipe, own = load_recipe(recipe)
+        root = Path(folder).absolute() if folder is not None else own
+    if not root.is_dir():
+        raise ModelBuildError(f"recipe '{recipe.name}': folder {root} does not exist")
+
+    versions = _versions(recipe)
+    key = _key(recipe, root, versions)
+    models = Path(cache or cache_root()).absolute() / "models"
+    entry = models / f"{recipe.name}-{key[:16]}"
+    if (built := _read(entry)) is None:
+        models.mkdir(parents=True, exist_ok=True)
+        with FileLock(models / f".{entry.name}.lock"):
+            if (built := _read(entry)) is None:  # nobody else built it while we waited
+                _build(recipe, root, versions, key, entry)
+                built = _read(entry)
+    if built is None:
+        raise ModelBuildError(f"recipe '{recipe.name}': the artifact in {entry} is not readable; delete it and retry")
+    return built
+
+
+def _versions(recipe: ModelRecipe) -> dict[str, str]:
+    """Return distribution versions without local parts: ``2.9.0+cpu`` and ``2.9.0`` build the same model."""
+    found = {}
+    for name in (*TOOLS, *recipe.packages):
+        try:
+            found[name] = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            if name in TOOLS:
+                raise ModelBuildError(MISSING_EXTRA) from None
+            raise ModelBuildError(
+                f"recipe '{recipe.name}' names package '{name}', which is not installed: pip install {name}"
+            ) from None
+    return found
+
+
+def _key(recipe: ModelRecipe, folder: Path, versions: Mapping[str, str]) -> str:
+    data = {
+        "schema": SCHEMA_VERSION,
+        "recipe": recipe.to_data(),
+        "files": hash_folder(folder),
+        "versions": versions,
+        "build": hash_folder(Path(__file__).parent / "build"),
+    }
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _read(entry: Path) -> BuiltModel | None:
+    """Return the artifact if it is whole; an entry that was damaged is built again."""
+    artifact = entry / "artifact"
+    try:
+        manifest = Manifest.from_json((artifact / "manifest.json").read_text("utf-8"))
+        digest = hash_file(artifact / "model.onnx")
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    if not digest.startswith(manifest.model_version):
+        return None
+    return BuiltModel(artifact, manifest, manifest.model_version, hash_folder(artifact))
+
+
+def _build(recipe: ModelRecipe, folder: Path, versions: Mapping[str, str], key: str, entry: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".building-", dir=entry.parent, ignore_cleanup_errors=True) as temporary:
+        work = Path(temporary) / "entry"
+        (work / "artifact").mkdir(parents=True)
+        request = {"recipe": recipe.to_data(), "folder": str(folder), "versions": versions, "key": key}
+        (work / "request.json").write_text(json.dumps(request), "utf-8")
+        _run(recipe.name, work, entry.parent / f"{entry.name}.log")
+        (work / "request.json").unlink()
+        if entry.exists():
+            shutil.rmtree(entry)
+        work.rename(entry)
+
+
+def _run(name: str, work: Path, log: Path) -> None:
+    """Run the build process: it writes events to its output, one JSON object a line; all else goes to the log."""
+    environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    _say(f"model {name}: not in the cache, building")
+    error = None
+    with log.open("wb") as log_file:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "cdk_inference.model.build", str(work)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+        )
+        try:
+            for line in process.stdout or ():
+                event = json.loads(line)
+                if "error" in event:
+                    error = event["error"]
+                else:
+                    _say(f"model {name}: {event['pass']} ({event['seconds']:.1f} s)")
+            process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+    if error == "missing extra":
+        raise ModelBuildError(f"{MISSING_EXTRA}; see {log}")
+    if error is not None:
+        raise ModelBuildError(error.replace("{log}", str(log)))
+    if process.returncode != 0:
+        raise ModelBuildError(f"model '{name}': the build process ended with code {process.returncode}; see {log}")
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
