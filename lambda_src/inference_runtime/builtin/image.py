@@ -108,10 +108,12 @@ def image_preprocessor(
         except Exception as error:
             # Pillow's decoders raise anything on damaged files. The code is fixed, so the file is at fault.
             raise RejectItem(f"image cannot be decoded: {error}") from error
-        square = _fit(plain, size, resize, crop, resample)
+        small = _fit(plain, size, resize, crop, resample)
         if orientation in _TRANSPOSED:  # all ways to fit are symmetric, so turning the small image is enough
-            square = square.transpose(_TRANSPOSED[orientation])
-        return np.asarray(_on_white(square))
+            small = small.transpose(_TRANSPOSED[orientation])
+        canvas = Image.new("RGB", (size, size))
+        canvas.paste(_on_white(small), ((size - small.width) // 2, (size - small.height) // 2))
+        return np.asarray(canvas)
 
     return preprocess
 
@@ -135,16 +137,13 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 
 def _fit(image: Image.Image, size: int, how: str, crop: float, resample: Image.Resampling) -> Image.Image:
-    """Resize to a square straight from the source rectangle: an intermediate image could be huge."""
+    """Resize straight from the source rectangle: an intermediate image could be huge."""
     width, height = image.size
     if how == "stretch":
         return image.resize((size, size), resample)
     if how == "pad":
         scale = size / max(width, height)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
-        canvas = Image.new("RGB", (size, size))
-        canvas.paste(_on_white(image.resize(inner, resample)), ((size - inner[0]) // 2, (size - inner[1]) // 2))
-        return canvas
+        return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), resample)
     side = min(width, height) * crop
     left, top = (width - side) / 2, (height - side) / 2
     return image.resize((size, size), resample, box=(left, top, left + side, top + side))

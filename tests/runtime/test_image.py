@@ -1,0 +1,317 @@
+"""Image preprocessing: whatever people upload, damaged or hostile, gives an array or a reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from inference_runtime.builtin.image import image_preprocessor
+from inference_runtime.errors import RejectItem
+
+SIZE = 32
+plain = image_preprocessor(size=SIZE, crop=1.0)
+
+
+def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def gradient(width: int = 64, height: int = 64) -> Image.Image:
+    """Red grows to the right, green downwards: every corner differs."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, np.full_like(x, 40)], axis=-1).astype(np.uint8))
+
+
+def difference(one: np.ndarray, two: np.ndarray) -> float:
+    return float(np.abs(one.astype(float) - two.astype(float)).mean())
+
+
+expected = np.asarray(gradient().resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "tolerance"),
+    [
+        ("PNG", {}, 0),
+        ("BMP", {}, 0),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("WEBP", {"lossless": True}, 0),
+        ("WEBP", {"quality": 95}, 4),
+        ("JPEG", {"quality": 95}, 2),
+        ("JPEG", {"quality": 95, "progressive": True}, 2),
+        ("GIF", {}, 12),
+    ],
+)
+def test_formats(kind: str, options: dict[str, Any], tolerance: float) -> None:
+    result = plain(encode(gradient(), kind, **options), None)
+    assert result.dtype == np.uint8
+    assert result.shape == (SIZE, SIZE, 3)
+    assert difference(result, expected) <= tolerance
+
+
+def test_16_bit_png_is_scaled() -> None:
+    wide = (np.asarray(gradient().convert("L")).astype(np.uint16) << 8) | 0x7F
+    image = Image.fromarray(wide)
+    assert image.mode == "I;16"
+    grey = np.asarray(gradient().convert("L").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+    for kind in ("PNG", "TIFF"):
+        result = plain(encode(image, kind), None)
+        assert difference(result, np.repeat(grey[..., None], 3, axis=-1)) == 0
+
+
+def test_16_bit_colour_png_is_scaled() -> None:
+    rgb = np.asarray(gradient())
+    samples = (rgb.astype(">u2") << 8).astype(">u2")
+    lines = b"".join(b"\0" + row.tobytes() for row in samples)
+    data = png(64, 64, bits=16, colour=2, idat=zlib.compress(lines))
+    np.testing.assert_array_equal(plain(data, None), expected)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_32_bit_images_are_rejected(mode: str) -> None:
+    with pytest.raises(RejectItem, match="32 bits"):
+        plain(encode(Image.new(mode, (8, 8), 1), "TIFF"), None)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("L", "PNG"), ("L", "JPEG"), ("1", "PNG"), ("1", "TIFF"), ("LA", "PNG")])
+def test_greyscale_becomes_three_equal_channels(mode: str, kind: str) -> None:
+    result = plain(encode(gradient().convert("L").convert(mode), kind), None)
+    np.testing.assert_array_equal(result[..., 0], result[..., 1])
+    np.testing.assert_array_equal(result[..., 0], result[..., 2])
+    assert result.std() > 10
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_keeps_its_colours(kind: str) -> None:
+    result = plain(encode(gradient().convert("CMYK"), kind), None)
+    assert difference(result, expected) < 4
+
+
+def test_a_palette_keeps_its_colours() -> None:
+    data = encode(gradient().quantize(256), "PNG")
+    assert difference(plain(data, None), expected) < 8
+
+
+def test_transparency_is_laid_on_white() -> None:
+    image = Image.new("RGBA", (10, 10), (255, 0, 0, 0))
+    image.paste((0, 0, 255, 255), (0, 0, 10, 5))
+    for data in (encode(image, "PNG"), encode(image, "WEBP", lossless=True), encode(image.quantize(4), "PNG")):
+        result = plain(data, None)
+        assert tuple(result[2, 16]) == (0, 0, 255)
+        assert tuple(result[-2, 16]) == (255, 255, 255)
+
+
+def test_a_transparent_palette_index_is_laid_on_white() -> None:
+    image = Image.new("P", (10, 10), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.paste(1, (0, 0, 10, 5))
+    for kind in ("PNG", "GIF"):
+        result = plain(encode(image, kind, transparency=0), None)
+        assert tuple(result[2, 16]) == (0, 255, 0)
+        assert tuple(result[-2, 16]) == (255, 255, 255)
+
+
+def test_a_transparent_colour_without_alpha_channel_is_laid_on_white() -> None:
+    image = Image.new("RGB", (10, 10), (1, 2, 3))
+    result = plain(encode(image, "PNG", transparency=(1, 2, 3)), None)
+    assert (result == 255).all()
+
+
+@pytest.mark.parametrize("how", ["center_crop", "stretch", "pad"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_undone(orientation: int, how: Any) -> None:
+    upright = gradient(80, 48)
+    inverse = {
+        1: [],
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }[orientation]
+    stored = upright
+    for step in inverse:
+        stored = stored.transpose(step)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    function = image_preprocessor(size=SIZE, resize=how)
+    for kind in ("PNG", "JPEG"):
+        options = {"quality": 95} if kind == "JPEG" else {}
+        wanted = function(encode(upright, kind, **options), None)
+        assert difference(function(encode(stored, kind, exif=exif, **options), None), wanted) < 1.5
+
+
+def test_a_broken_exif_block_does_not_matter() -> None:
+    data = encode(gradient(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12\xff\xff" * 8)
+    assert plain(data, None).shape == (SIZE, SIZE, 3)
+
+
+def test_of_an_animation_the_first_frame_counts() -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
+    for kind in ("GIF", "WEBP", "PNG"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        data = encode(frames[0], kind, save_all=True, append_images=frames[1:], duration=50, **options)
+        assert tuple(plain(data, None)[5, 5]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("how", ["center_crop", "stretch", "pad"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (5000, 1), (1, 5000), (2, 4999)])
+def test_tiny_and_elongated_images_work(shape: tuple[int, int], how: Any) -> None:
+    function = image_preprocessor(size=SIZE, resize=how)
+    result = function(encode(Image.new("RGB", shape, (10, 200, 30)), "PNG"), None)
+    assert result.shape == (SIZE, SIZE, 3)
+    assert (result == [10, 200, 30]).all(axis=-1).any()
+
+
+def test_an_elongated_image_takes_no_time_or_memory() -> None:
+    data = encode(Image.new("L", (2_000_000, 2)), "PNG")
+    start = time.process_time()
+    assert image_preprocessor(size=224)(data, None).shape == (224, 224, 3)
+    assert time.process_time() - start < 1
+
+
+def test_center_crop_takes_the_middle() -> None:
+    image = Image.new("RGB", (300, 100), "red")
+    image.paste((0, 0, 255), (100, 0, 200, 100))
+    data = encode(image, "PNG")
+    assert (image_preprocessor(size=SIZE, crop=0.9)(data, None) == [0, 0, 255]).all()
+    assert (image_preprocessor(size=SIZE, resize="stretch")(data, None) == [255, 0, 0]).all(axis=-1).mean() > 0.5
+
+
+def test_center_crop_equals_resizing_then_cropping() -> None:
+    image = gradient(320, 256)
+    usual = image.resize((320 * 256 // 256, 256), Image.Resampling.BICUBIC).crop((48, 16, 272, 240))
+    result = image_preprocessor(size=224, crop=0.875)(encode(image, "PNG"), None)
+    assert difference(result, np.asarray(usual)) < 0.5
+
+
+def test_pad_keeps_everything_and_adds_black() -> None:
+    data = encode(Image.new("RGB", (100, 50), "white"), "PNG")
+    result = image_preprocessor(size=SIZE, resize="pad")(data, None)
+    assert (result[:8] == 0).all()
+    assert (result[8:24] == 255).all()
+    assert (result[24:] == 0).all()
+
+
+def test_decoding_a_large_jpeg_at_a_fraction_leaves_nothing_to_see() -> None:
+    x, y = np.meshgrid(np.arange(1600), np.arange(1200))
+    busy = np.stack([128 + 90 * np.sin(x / 21), 128 + 90 * np.sin(y / 17), 128 + 60 * np.sin((x + y) / 31)], axis=-1)
+    image = Image.fromarray(busy.astype(np.uint8))
+    jpeg = encode(image, "JPEG", quality=90)
+    whole = encode(Image.open(io.BytesIO(jpeg)).convert("RGB"), "PNG")
+    function = image_preprocessor(size=64)
+    assert difference(function(jpeg, None), function(whole, None)) < 1.5
+
+
+def png(width: int, height: int, *, bits: int = 8, colour: int = 2, idat: bytes = b"") -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", idat) + chunk(b"IEND", b"")
+
+
+def test_a_decompression_bomb_is_refused_from_its_header() -> None:
+    bomb = png(50_000, 50_000, idat=zlib.compress(bytes(1_000_000)))
+    tracemalloc.start()
+    start = time.process_time()
+    try:
+        with pytest.raises(RejectItem, match=r"image has 50000 x 50000 pixels, at most 64,000,000 are decoded"):
+            plain(bomb, None)
+        assert time.process_time() - start < 0.1
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["BMP", "GIF", "TIFF", "JPEG", "WEBP"])
+def test_the_limit_holds_for_every_format(kind: str) -> None:
+    data = encode(Image.new("RGB", (40, 30)), kind)
+    assert image_preprocessor(size=8, max_pixels=1200)(data, None).shape == (8, 8, 3)
+    with pytest.raises(RejectItem, match="40 x 30"):
+        image_preprocessor(size=8, max_pixels=1199)(data, None)
+
+
+def test_a_gif_frame_larger_than_its_screen_is_refused() -> None:
+    data = bytearray(encode(Image.new("P", (8, 8)), "GIF"))
+    at = data.index(b",\0\0\0\0\x08\0\x08\0")
+    data[at + 5 : at + 9] = struct.pack("<HH", 60_000, 60_000)
+    with pytest.raises(RejectItem):
+        plain(bytes(data), None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\0", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"%PDF-1.7", b"<svg xmlns='x'/>", b"GIF89a", b"RIFF"],
+)
+def test_what_is_no_image_is_rejected(data: bytes) -> None:
+    with pytest.raises(RejectItem, match=r"not a JPEG|decoded"):
+        plain(data, None)
+
+
+@pytest.mark.parametrize("kind", ["PPM", "ICO", "TGA", "EPS"])
+def test_formats_off_the_list_are_rejected(kind: str) -> None:
+    with pytest.raises(RejectItem, match="not a JPEG, PNG, WEBP, GIF, BMP or TIFF image"):
+        plain(encode(gradient(), kind), None)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_truncated_file_is_rejected(kind: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    data = encode(noise, kind)
+    with pytest.raises(RejectItem):
+        plain(data[: len(data) // 2], None)
+
+
+FILES = [encode(gradient(), kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")]
+
+
+@given(st.sampled_from(FILES), st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=12))
+def test_damage_anywhere_gives_an_array_or_a_reason(data: bytes, damage: list[tuple[int, int]]) -> None:
+    damaged = bytearray(data)
+    for position, value in damage:
+        damaged[position % len(data)] = value
+    try:
+        result = image_preprocessor(size=8, max_pixels=1_000_000)(bytes(damaged), None)
+    except RejectItem:
+        pass
+    else:
+        assert result.shape == (8, 8, 3)
+        assert result.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"crop": 0}, "crop is 0"),
+        ({"crop": 1.1}, "crop is 1.1"),
+        ({"resize": "fit"}, 'resize is "fit"'),
+        ({"interpolation": "cubic"}, 'interpolation is "cubic"'),
+        ({"max_pixels": 0}, "max_pixels is 0"),
+    ],
+)
+def test_a_wrong_option_fails_and_is_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        image_preprocessor(**options)
+
+
+def test_the_same_file_gives_the_same_bytes() -> None:
+    data = encode(gradient(640, 480), "JPEG")
+    results = {image_preprocessor()(data, None).tobytes() for _ in range(3)}
+    assert len(results) == 1
