@@ -129,7 +129,6 @@ class InferencePipeline(Construct):
         super().__init__(scope, id)
         per_stage = stage_timeout if stage_timeout is not None else Duration.seconds(30)
         per_batch = workflow_timeout if workflow_timeout is not None else Duration.seconds(_EXPRESS_LIMIT_SECONDS)
-        _check_suffixes(suffixes, preprocess)
         _check_timeouts(batch_size, per_stage, per_batch)
 
         if encryption_key is None:
@@ -151,6 +150,7 @@ class InferencePipeline(Construct):
             processing_timeout=per_batch,
             removal_policy=removal_policy,
         )
+        _check_suffixes(suffixes, preprocess)
         self.work = WorkBucket(self, "Work", encryption_key=key, removal_policy=removal_policy)
         self.results = (
             results

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import aws_cdk as cdk
 import boto3
 import pytest
-from botocore.config import Config
 from aws_cdk.assertions import Template
+from botocore.config import Config
+
 from cdk_inference.functions import StageFunction
 from cdk_inference.local.emulator import Emulator
 from cdk_inference.workflow import InferenceWorkflow

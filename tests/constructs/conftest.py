@@ -1,0 +1,64 @@
+"""Stacks for template tests: nothing is built or bundled, as in `cdk ls`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk.assertions import Template
+from syrupy.extensions.json import JSONSnapshotExtension
+
+from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
+from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from syrupy.assertion import SnapshotAssertion
+
+RECIPE = ModelRecipe(
+    name="tiny",
+    factory="factory.py:build",
+    inputs=(TensorSpec("image", "uint8", ("batch", 224, 224, 3)),),
+    outputs=(TensorSpec("logits", "float32", ("batch", 10)),),
+    evaluation=Evaluation(data="data.py:evaluation"),
+    provenance=Provenance(license="Apache-2.0", origin="made for these tests"),
+)
+
+
+@pytest.fixture
+def stack() -> cdk.Stack:
+    return make_stack()
+
+
+def make_stack(**context: object) -> cdk.Stack:
+    return cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": [], **context}), "Stack")
+
+
+@pytest.fixture
+def model(stack: cdk.Stack) -> ModelArtifact:
+    return ModelArtifact(stack, "Model", recipe=RECIPE)
+
+
+@pytest.fixture
+def pipeline(stack: cdk.Stack, model: ModelArtifact) -> Callable[..., InferencePipeline]:
+    def make(**props: Any) -> InferencePipeline:
+        return InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224), **props)
+
+    return make
+
+
+def resources(stack: cdk.Stack, kind: str) -> dict[str, Any]:
+    """Return the resources of one type, by logical id."""
+    return {
+        name: resource
+        for name, resource in Template.from_stack(stack).to_json()["Resources"].items()
+        if resource["Type"] == kind
+    }
+
+
+@pytest.fixture
+def snapshot_json(snapshot: SnapshotAssertion) -> SnapshotAssertion:
+    """One JSON file for each test, to be read in a review."""
+    return snapshot.use_extension(JSONSnapshotExtension)

@@ -1,0 +1,385 @@
+"""What the template of a pipeline contains."""
+
+from __future__ import annotations
+
+import json
+from itertools import chain
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3 as s3
+from aws_cdk.assertions import Annotations, Match, Template
+
+from cdk_inference import (
+    InferencePipeline,
+    LambdaPlatform,
+    ModelArtifact,
+    Postprocess,
+    Preprocess,
+    PropError,
+    ResultsTable,
+)
+
+from .conftest import RECIPE, make_stack, resources
+
+ACCOUNT_KEY_STATEMENT = "kms:*"  # the statement by which a key's policy leaves access to IAM
+
+
+def policies(stack):
+    """Every policy document of the stack, by the logical id of what carries it."""
+    for name, resource in Template.from_stack(stack).to_json()["Resources"].items():
+        properties = resource.get("Properties", {})
+        if "PolicyDocument" in properties:
+            yield name, resource["Type"], properties["PolicyDocument"]
+        for inline in properties.get("Policies", []):
+            yield name, resource["Type"], inline["PolicyDocument"]
+        if "KeyPolicy" in properties:
+            yield name, resource["Type"], properties["KeyPolicy"]
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def test_the_whole_template(stack, pipeline, snapshot_json):
+    pipeline()
+    template = Template.from_stack(stack).to_json()
+    assert template["Resources"] == snapshot_json
+
+
+def test_data_is_encrypted_with_one_key_of_ours(stack, pipeline):
+    pipeline()
+    (key,) = resources(stack, "AWS::KMS::Key")
+    arn = {"Fn::GetAtt": [key, "Arn"]}
+    for bucket in resources(stack, "AWS::S3::Bucket").values():
+        (rule,) = bucket["Properties"]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+        assert rule["ServerSideEncryptionByDefault"] == {"KMSMasterKeyID": arn, "SSEAlgorithm": "aws:kms"}
+        assert rule["BucketKeyEnabled"] is True
+    for queue in resources(stack, "AWS::SQS::Queue").values():
+        assert queue["Properties"]["KmsMasterKeyId"] == arn
+    for logs in resources(stack, "AWS::Logs::LogGroup").values():
+        assert logs["Properties"]["KmsKeyId"] == arn
+    (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
+    assert table["Properties"]["Replicas"][0]["SSESpecification"] == {"KMSMasterKeyId": arn}
+    assert resources(stack, "AWS::KMS::Key")[key]["Properties"]["EnableKeyRotation"] is True
+
+
+def test_a_key_of_the_users_is_used_and_none_is_made(stack, pipeline):
+    key = kms.Key(stack, "Mine")
+    pipeline(encryption_key=key)
+    assert len(resources(stack, "AWS::KMS::Key")) == 1
+    for queue in resources(stack, "AWS::SQS::Queue").values():
+        assert queue["Properties"]["KmsMasterKeyId"] == stack.resolve(key.key_arn)
+
+
+def test_an_imported_key_warns_of_the_policy_it_needs(stack, pipeline):
+    key = kms.Key.from_key_arn(stack, "Mine", "arn:aws:kms:eu-west-1:111122223333:key/1234")
+    pipeline(encryption_key=key)
+    Annotations.from_stack(stack).has_warning("/Stack/Photos", Match.string_like_regexp("imported encryption key"))
+
+
+def test_buckets_are_private_versioned_and_tls_only(stack, pipeline):
+    pipeline()
+    buckets = resources(stack, "AWS::S3::Bucket")
+    assert len(buckets) == 2
+    for bucket in buckets.values():
+        assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
+    (inbox,) = [b for b in buckets.values() if b["Metadata"]["cdk-inference"]["role"] == "inbox"]
+    assert inbox["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
+    denied = [
+        statement
+        for _, kind, document in policies(stack)
+        for statement in document["Statement"]
+        if kind in ("AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy")
+        and statement["Effect"] == "Deny"
+        and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+    ]
+    assert len(denied) == 4  # two buckets, two queues
+
+
+def test_no_policy_allows_a_wildcard_action(stack, pipeline):
+    pipeline()
+    wildcards = {
+        (name, action)
+        for name, _, document in policies(stack)
+        for statement in document["Statement"]
+        if statement["Effect"] == "Allow"
+        for action in as_list(statement["Action"])
+        if "*" in action
+    }
+    (key,) = resources(stack, "AWS::KMS::Key")
+    assert wildcards == {(key, ACCOUNT_KEY_STATEMENT)}
+
+
+def test_wildcard_resources_are_only_those_aws_offers_no_alternative_to(stack, pipeline):
+    pipeline()
+    found = set()
+    for _, kind, document in policies(stack):
+        for statement in document["Statement"]:
+            if kind == "AWS::IAM::Policy" and "*" in as_list(statement["Resource"]):
+                found.update(as_list(statement["Action"]))
+    assert found == {
+        # X-Ray takes no resources
+        "xray:PutTraceSegments",
+        "xray:PutTelemetryRecords",
+        "xray:GetSamplingRules",
+        "xray:GetSamplingTargets",
+        # nor does the setting up of a workflow's log delivery
+        "logs:CreateLogDelivery",
+        "logs:GetLogDelivery",
+        "logs:UpdateLogDelivery",
+        "logs:DeleteLogDelivery",
+        "logs:ListLogDeliveries",
+        "logs:PutResourcePolicy",
+        "logs:DescribeResourcePolicies",
+        "logs:DescribeLogGroups",
+    }
+
+
+def test_no_policy_is_managed_and_each_function_has_its_own_role(stack, pipeline):
+    pipeline()
+    roles = resources(stack, "AWS::IAM::Role")
+    assert not any("ManagedPolicyArns" in role["Properties"] for role in roles.values())
+    used = [json.dumps(f["Properties"]["Role"]) for f in resources(stack, "AWS::Lambda::Function").values()]
+    assert len(used) == len(set(used)) == 3
+
+
+def test_each_function_may_do_only_its_own_part(stack, pipeline):
+    made = pipeline(prefix="in/")
+    allowed = {}
+    for stage in (made.preprocess, made.inference, made.postprocess):
+        role = stack.get_logical_id(stage.role.node.default_child)
+        documents = [
+            policy["Properties"]["PolicyDocument"]
+            for policy in resources(stack, "AWS::IAM::Policy").values()
+            if {"Ref": role} in policy["Properties"]["Roles"]
+        ]
+        statements = chain.from_iterable(document["Statement"] for document in documents)
+        actions = set(chain.from_iterable(as_list(statement["Action"]) for statement in statements))
+        allowed[stage.node.id] = {a for a in actions if not a.startswith(("logs:", "xray:", "kms:"))}
+    assert allowed == {
+        "Preprocess": {"s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket", "s3:PutObject"},
+        "Inference": {"s3:GetObject", "s3:PutObject"},
+        "Postprocess": {"s3:GetObject", "dynamodb:PutItem"},
+    }
+
+
+def test_the_queue_takes_messages_of_its_own_rule_only(stack, pipeline):
+    pipeline()
+    (rule,) = resources(stack, "AWS::Events::Rule")
+    for policy in resources(stack, "AWS::SQS::QueuePolicy").values():
+        (allow,) = [s for s in policy["Properties"]["PolicyDocument"]["Statement"] if s["Effect"] == "Allow"]
+        assert allow["Action"] == "sqs:SendMessage"
+        assert allow["Principal"] == {"Service": "events.amazonaws.com"}
+        assert allow["Condition"] == {"ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": [rule, "Arn"]}}}
+
+
+def test_functions_trace_and_log_json_for_a_month(stack, pipeline):
+    pipeline()
+    for function in resources(stack, "AWS::Lambda::Function").values():
+        assert function["Properties"]["TracingConfig"] == {"Mode": "Active"}
+        assert function["Properties"]["LoggingConfig"]["LogFormat"] == "JSON"
+        assert function["Properties"]["Runtime"] == "python3.14"
+        assert function["Properties"]["Architectures"] == ["arm64"]
+        assert "ReservedConcurrentExecutions" not in function["Properties"]
+    groups = resources(stack, "AWS::Logs::LogGroup")
+    assert len(groups) == 4
+    assert {g["Properties"]["RetentionInDays"] for g in groups.values()} == {30}
+
+
+def test_concurrency_platform_and_memory_on_request(stack, pipeline):
+    pipeline(reserved_concurrent_executions=7, platform=LambdaPlatform("3.13", "x86_64"), inference_memory_size=3538)
+    functions = resources(stack, "AWS::Lambda::Function").values()
+    assert {f["Properties"]["ReservedConcurrentExecutions"] for f in functions} == {7}
+    assert {f["Properties"]["Runtime"] for f in functions} == {"python3.13"}
+    assert {f["Properties"]["Architectures"][0] for f in functions} == {"x86_64"}
+    assert 3538 in {f["Properties"]["MemorySize"] for f in functions}
+
+
+def test_data_is_retained_by_default(stack, pipeline):
+    pipeline()
+    for kind in ("AWS::S3::Bucket", "AWS::DynamoDB::GlobalTable", "AWS::Logs::LogGroup", "AWS::KMS::Key"):
+        for resource in resources(stack, kind).values():
+            assert resource["DeletionPolicy"] == "Retain", kind
+
+
+def test_data_is_retained_with_a_warning_when_asked_to_go_only_once(stack, pipeline):
+    pipeline(removal_policy=cdk.RemovalPolicy.DESTROY)
+    (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
+    assert table["DeletionPolicy"] == "Retain"
+    Annotations.from_stack(stack).has_warning("*", Match.string_like_regexp("cdk-inference:allow-destroy=true"))
+
+
+def test_data_goes_when_asked_twice():
+    stack = make_stack(**{"cdk-inference:allow-destroy": True})
+    model = ModelArtifact(stack, "Model", recipe=RECIPE)
+    InferencePipeline(
+        stack,
+        "Photos",
+        model=model,
+        preprocess=Preprocess.image(size=224),
+        removal_policy=cdk.RemovalPolicy.DESTROY,
+    )
+    for kind in ("AWS::S3::Bucket", "AWS::DynamoDB::GlobalTable", "AWS::Logs::LogGroup", "AWS::KMS::Key"):
+        for resource in resources(stack, kind).values():
+            assert resource["DeletionPolicy"] == "Delete", kind
+
+
+def test_the_table_recovers_and_expires(stack, pipeline):
+    pipeline(result_ttl_days=30)
+    (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
+    properties = table["Properties"]
+    assert properties["Replicas"][0]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
+    assert properties["TimeToLiveSpecification"] == {"AttributeName": "expires_at", "Enabled": True}
+    assert properties["BillingMode"] == "PAY_PER_REQUEST"
+    days = [
+        f["Properties"]["Environment"]["Variables"].get("RESULT_TTL_DAYS")
+        for f in resources(stack, "AWS::Lambda::Function").values()
+    ]
+    assert sorted(filter(None, days)) == ["30"]
+
+
+def test_the_pipe_batches_and_waits(stack, pipeline):
+    pipeline(batch_size=16, batch_window=cdk.Duration.seconds(5), workflow_timeout=cdk.Duration.seconds(200))
+    (pipe,) = resources(stack, "AWS::Pipes::Pipe").values()
+    assert pipe["Properties"]["SourceParameters"] == {
+        "SqsQueueParameters": {"BatchSize": 16, "MaximumBatchingWindowInSeconds": 5}
+    }
+    target = pipe["Properties"]["TargetParameters"]
+    assert target["StepFunctionStateMachineParameters"] == {"InvocationType": "REQUEST_RESPONSE"}
+    (queue,) = [q for q in resources(stack, "AWS::SQS::Queue").values() if "RedrivePolicy" in q["Properties"]]
+    assert queue["Properties"]["VisibilityTimeout"] == 200 + 5 + 30
+    assert queue["Properties"]["RedrivePolicy"]["maxReceiveCount"] == 3
+
+
+@pytest.mark.parametrize(
+    ("props", "keys"),
+    [
+        ({}, None),
+        ({"prefix": "in/"}, [{"prefix": "in/"}]),
+        ({"suffixes": [".jpg"]}, [{"wildcard": "*.JPG"}, {"wildcard": "*.jpg"}]),
+        ({"prefix": "in/", "suffixes": [".Png"]}, [{"wildcard": f"in/*{s}"} for s in (".PNG", ".Png", ".png")]),
+        ({"prefix": "a\\b", "suffixes": [".gif"]}, [{"wildcard": "a\\\\b*.GIF"}, {"wildcard": "a\\\\b*.gif"}]),
+    ],
+)
+def test_the_rule_picks_keys(stack, pipeline, props, keys):
+    pipeline(**props)
+    (rule,) = resources(stack, "AWS::Events::Rule").values()
+    detail = rule["Properties"]["EventPattern"]["detail"]
+    assert detail.get("object") == (None if keys is None else {"key": keys})
+
+
+def test_an_imported_bucket_is_read_and_not_changed(stack, pipeline):
+    pipeline(bucket=s3.Bucket.from_bucket_name(stack, "Inbox", "my-photos"))
+    assert len(resources(stack, "AWS::S3::Bucket")) == 1  # the work bucket
+    (rule,) = resources(stack, "AWS::Events::Rule").values()
+    assert rule["Properties"]["EventPattern"]["detail"]["bucket"] == {"name": ["my-photos"]}
+    assert "custom-resource" not in json.dumps(Template.from_stack(stack).to_json()).lower()
+
+
+def test_a_reader_may_read_rows_and_nothing_else(stack, pipeline):
+    reader = iam.User(stack, "Reader")
+    pipeline().results.grant_read_data(reader)
+    (policy,) = [p for n, p in resources(stack, "AWS::IAM::Policy").items() if n.startswith("Reader")]
+    actions = {a for s in policy["Properties"]["PolicyDocument"]["Statement"] for a in as_list(s["Action"])}
+    assert actions == {
+        "dynamodb:GetItem",
+        "dynamodb:BatchGetItem",
+        "dynamodb:Query",
+        "dynamodb:Scan",
+        "dynamodb:DescribeTable",
+        "kms:Decrypt",
+    }
+
+
+def test_a_writer_may_put_objects_under_the_prefix(stack, pipeline):
+    writer = iam.User(stack, "Writer")
+    pipeline(prefix="in/").grant_put(writer)
+    (policy,) = [p for n, p in resources(stack, "AWS::IAM::Policy").items() if n.startswith("Writer")]
+    statements = policy["Properties"]["PolicyDocument"]["Statement"]
+    (put,) = [s for s in statements if s["Action"] == "s3:PutObject"]
+    assert put["Resource"]["Fn::Join"][1][1] == "/in/*"
+
+
+def test_alarms_can_be_added_on_every_metric(stack, pipeline):
+    made = pipeline()
+    metrics = {
+        "Succeeded": made.metric_succeeded(),
+        "Rejected": made.metric_rejected(),
+        "Failed": made.metric_failed(),
+        "Latency": made.metric_latency(),
+        "ApproximateNumberOfMessagesVisible": made.metric_dead_letters(),
+        "ApproximateAgeOfOldestMessage": made.trigger.metric_oldest_message_age(),
+        "ExecutionsFailed": made.workflow.metric_failed(),
+        "ExecutionsTimedOut": made.workflow.metric_timed_out(),
+        "ExecutionTime": made.workflow.metric_time(),
+        "Errors": made.inference.metric_errors(),
+        "Throttles": made.inference.metric_throttles(),
+        "Duration": made.inference.metric_duration(),
+        "Invocations": made.preprocess.metric_invocations(),
+        "WriteThrottleEvents": made.results.metric_throttled_writes(),
+    }
+    for name, metric in metrics.items():
+        metric.create_alarm(stack, f"{name}Alarm", threshold=1, evaluation_periods=1)
+    alarms = resources(stack, "AWS::CloudWatch::Alarm").values()
+    assert {a["Properties"]["MetricName"] for a in alarms} == set(metrics)
+    (succeeded,) = [a["Properties"] for a in alarms if a["Properties"]["MetricName"] == "Succeeded"]
+    assert succeeded["Dimensions"] == [{"Name": "pipeline", "Value": "Stack/Photos"}]
+    environment = next(iter(resources(stack, "AWS::Lambda::Function").values()))["Properties"]["Environment"]
+    assert environment["Variables"]["PIPELINE"] == "Stack/Photos"
+
+
+def test_two_pipelines_share_a_model_and_a_table(stack, model):
+    results = ResultsTable(stack, "Results")
+    for name in ("A", "B"):
+        InferencePipeline(stack, name, model=model, preprocess=Preprocess.image(size=224), results=results)
+    assert len(resources(stack, "AWS::DynamoDB::GlobalTable")) == 1
+    assert len(resources(stack, "AWS::StepFunctions::StateMachine")) == 2
+
+
+def test_a_stage_can_be_granted_more(stack, pipeline):
+    bucket = s3.Bucket(stack, "Extra")
+    bucket.grant_read(pipeline().preprocess)
+    text = json.dumps(resources(stack, "AWS::IAM::Policy"))
+    assert stack.get_logical_id(bucket.node.default_child) in text
+
+
+@pytest.mark.parametrize(
+    ("props", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; it must be between 1 and 64"),
+        ({"batch_size": 65}, "batch_size is 65; it must be between 1 and 64"),
+        ({"batch_window": cdk.Duration.seconds(301)}, "batch_window is 301 s"),
+        ({"max_receive_count": 0}, "max_receive_count is 0"),
+        ({"prefix": "/in"}, "prefix '/in' starts with a slash, which S3 keys do not; use 'in'"),
+        ({"prefix": "in*"}, "prefix 'in*' has a wildcard"),
+        ({"suffixes": ".jpg"}, "suffixes is the string '.jpg'; pass a list: ['.jpg']"),
+        ({"suffixes": [".jpgg"]}, "suffixes has '.jpgg', which the preprocessing cannot read; it reads .bmp"),
+        ({"suffixes": ["jpg"]}, "suffix 'jpg' is not of the form '.jpg'"),
+        ({"stage_timeout": cdk.Duration.seconds(60)}, "stage_timeout is 60 s…use at most 50 s, or smaller batches"),
+        ({"workflow_timeout": cdk.Duration.minutes(6)}, "workflow_timeout is 360 s"),
+        ({"inference_memory_size": 64}, "memory_size is 64 MiB; Lambda takes 128 to 10240"),
+        ({"result_ttl_days": 0}, "result_ttl_days is 0"),
+        ({"postprocess": Postprocess.classification(labels=["a", "b"], top=1)}, "labels has 2 names…has 10 classes"),
+    ],
+)
+def test_a_wrong_prop_fails_with_its_value_and_the_fix(pipeline, props, message):
+    with pytest.raises(PropError) as error:
+        pipeline(**props)
+    for part in message.split("…"):
+        assert part in str(error.value)
+
+
+def test_preprocessing_that_does_not_fit_the_model_fails(stack, model):
+    with pytest.raises(PropError, match=r"makes uint8 \(batch, 128, 128, 3\), but the model takes image: uint8"):
+        InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=128))
+
+
+def test_tokens_are_not_validated(stack, pipeline):
+    size = cdk.CfnParameter(stack, "BatchSize", type="Number")
+    pipeline(batch_size=size.value_as_number)
+    (pipe,) = resources(stack, "AWS::Pipes::Pipe").values()
+    batch = pipe["Properties"]["SourceParameters"]["SqsQueueParameters"]["BatchSize"]
+    assert batch == {"Ref": "BatchSize"}
