@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -68,16 +69,10 @@ class Cloud:
         pages = self.client("cloudformation").get_paginator("describe_stacks").paginate()
         return any(stack["StackName"] == "CDKToolkit" for page in pages for stack in page["Stacks"])
 
-    def bootstrap(self, *, on_line: Callable[[str], None] | None = None) -> None:
-        """Create CDK's bootstrap stack, if it is not there.
-
-        Parameters
-        ----------
-        on_line
-            Called with each line of the CLI's output.
-        """
+    def bootstrap(self) -> None:
+        """Create CDK's bootstrap stack, if it is not there."""
         if not self.bootstrapped():
-            self._cdk(on_line).bootstrap()
+            self._cdk(None).bootstrap()
 
     def synth(
         self,
@@ -120,6 +115,7 @@ class Cloud:
         context: Mapping[str, str] | None = None,
         stacks: Sequence[str] = (),
         on_line: Callable[[str], None] | None = None,
+        on_step: Callable[[str], None] | None = None,
     ) -> list[str]:
         """Synthesize and deploy an app with the real CDK CLI.
 
@@ -135,6 +131,8 @@ class Cloud:
             Names or patterns, all stacks by default.
         on_line
             Called with each line of the CLI's output.
+        on_step
+            Called with what it begins to do.
 
         Returns
         -------
@@ -146,29 +144,15 @@ class Cloud:
         LocalError
             If it fails, with the end of the CLI's output.
         """
-        assembly = self.synth(folder, app=app, context=context, on_line=on_line)
-        self.bootstrap(on_line=on_line)
-        return self.deploy_assembly(assembly, stacks=stacks, on_line=on_line)
-
-    def deploy_assembly(
-        self, assembly: Path, *, stacks: Sequence[str] = (), on_line: Callable[[str], None] | None = None
-    ) -> list[str]:
-        """Deploy what is synthesized already.
-
-        Parameters
-        ----------
-        assembly
-            The cloud assembly.
-        stacks
-            Names or patterns, all stacks by default.
-        on_line
-            Called with each line of the CLI's output.
-
-        Returns
-        -------
-        list of str
-            Names of the stacks that are deployed now.
-        """
+        tell = on_step or (lambda _: None)
+        with ThreadPoolExecutor(1) as side:  # neither needs the other
+            bootstrap = side.submit(self.bootstrap)
+            tell("synthesizing the app")
+            assembly = self.synth(folder, app=app, context=context, on_line=on_line)
+            if not bootstrap.done():
+                tell("bootstrapping the embedded AWS")
+            bootstrap.result()
+        tell("deploying")
         self._cdk(on_line).deploy(assembly, stacks)
         return self.stacks()
 
@@ -405,7 +389,7 @@ class LocalCloud(Cloud):
             super().__init__(self._emulator.endpoint, self._emulator.state)
             if self._with_pipes:
                 self._runner = PipeRunner(self.endpoint).start()
-                # The emulator goes first (it is on top): what is in flight then ends at once.
+                # Last in, first out: once the emulator is gone, the batches in flight end at once.
                 closing.pop_all()
                 closing.callback(self._runner.stop)
                 closing.callback(self._emulator.stop)

@@ -61,6 +61,11 @@ class Emulator:
         return self._state
 
     @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def log(self) -> Path:
         """What the emulator itself reports."""
         return self.state / "emulator.log"

@@ -321,9 +321,7 @@ class _RoleSession:
             raise LocalError(f"role {self._role_arn} does not trust {_SERVICE}")
         # MiniStack lets the account's root stand for a service that the role trusts.
         answer = aws.client(self._endpoint, "sts").assume_role(RoleArn=self._role_arn, RoleSessionName="pipes")
-        self._clients = {
-            service: aws.client(self._endpoint, service, answer["Credentials"]) for service in ("sqs", "stepfunctions")
-        }
+        self._clients = aws.role_clients(self._endpoint, answer["Credentials"], ("sqs", "stepfunctions"))
         self._assumed = time.monotonic()
 
 

@@ -1,0 +1,7 @@
+"""``python -m cdk_inference.local``."""
+
+from __future__ import annotations
+
+from .cli import main
+
+main()

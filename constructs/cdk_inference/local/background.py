@@ -1,0 +1,178 @@
+"""The embedded AWS of a project, kept by a background process from the first deploy until destroy."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from .cloud import Cloud, LocalCloud
+from .errors import LocalError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_FOLDER = ".cdk-inference"
+_START_SECONDS = 90.0
+_STOP_SECONDS = 30.0
+_LOOK_SECONDS = 0.5
+_LOCK_SECONDS = 2.0  # others hold the lock for a moment, to see whether it is free
+
+logger = logging.getLogger(__name__)
+
+
+class NothingDeployedError(LocalError):
+    """No embedded AWS runs for this project."""
+
+
+class Background:
+    """The embedded AWS of one project.
+
+    Whether it runs is told by a lock that its process holds: a state file alone may be a leftover.
+
+    Parameters
+    ----------
+    project
+        Folder of the app.
+    """
+
+    def __init__(self, project: Path) -> None:
+        self._project = project.resolve()
+        self.folder = self._project / _FOLDER
+        self.log = self.folder / "local.log"
+        self._state = self.folder / "local.json"
+        self._lock = FileLock(self.folder / "local.lock")
+
+    def running(self) -> bool:
+        """Tell whether its process lives."""
+        if not self.folder.is_dir():
+            return False
+        try:
+            with self._lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    def cloud(self) -> Cloud:
+        """Return the embedded AWS.
+
+        Raises
+        ------
+        NothingDeployedError
+            If it does not run. What a killed one left behind is removed.
+        """
+        if self.running():
+            return Cloud(str(self._read()["endpoint"]), self.folder)
+        if self._state.exists():
+            self._remove()
+            raise NothingDeployedError("the embedded AWS of this project is gone, it was killed: deploy again")
+        raise NothingDeployedError(f"nothing is deployed locally from {self._project}: deploy first")
+
+    def start(self) -> tuple[Cloud, bool]:
+        """Return the embedded AWS, after starting it if it does not run.
+
+        Returns
+        -------
+        tuple of Cloud and bool
+            The embedded AWS, and whether it was started just now.
+
+        Raises
+        ------
+        LocalError
+            If it does not come up; the message ends with what its process reported.
+        """
+        if self.running():
+            return self.cloud(), False
+        self._state.unlink(missing_ok=True)  # of one that was killed
+        self.folder.mkdir(exist_ok=True)
+        (self.folder / ".gitignore").write_text("*\n")
+        with self.log.open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "cdk_inference.local", "serve", "--project", str(self._project)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._project,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._state.exists():
+            ended = process.poll() is not None and not self.running()  # it may have lost a race against another
+            if ended or time.monotonic() > deadline:
+                process.terminate()
+                tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
+                raise LocalError(f"the embedded AWS did not start:\n{tail}")
+            time.sleep(0.05)
+        return self.cloud(), True
+
+    def stop(self) -> bool:
+        """Stop it and remove its folder.
+
+        Returns
+        -------
+        bool
+            Whether it was running.
+
+        Raises
+        ------
+        LocalError
+            If its process does not end.
+        """
+        running = self.running()
+        if running:
+            pid = int(self._read()["pid"])
+            os.kill(pid, signal.SIGTERM)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while self.running():
+                if time.monotonic() > deadline:
+                    raise LocalError(f"process {pid} of the embedded AWS does not end: see {self.log}")
+                time.sleep(0.05)
+        self._remove()
+        return running
+
+    def serve(self) -> None:
+        """Be the background process: run the embedded AWS until SIGTERM, or until the project's folder is gone.
+
+        Raises
+        ------
+        LocalError
+            If another process runs it already.
+        """
+        stopping = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        try:
+            with self._lock.acquire(timeout=_LOCK_SECONDS), LocalCloud() as cloud:
+                self._write({"pid": os.getpid(), "endpoint": cloud.endpoint})
+                logger.info("the embedded AWS answers at %s", cloud.endpoint)
+                while not stopping.wait(_LOOK_SECONDS):
+                    if not cloud.emulator.alive:
+                        raise LocalError("the embedded AWS ended by itself")
+                    if not self._state.exists():
+                        break
+        except Timeout as error:
+            raise LocalError(f"the embedded AWS of {self._project} runs already") from error
+        logger.info("stopped")
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._state.read_text()))
+        except (OSError, ValueError) as error:
+            raise NothingDeployedError(f"the embedded AWS of {self._project} is just starting: try again") from error
+
+    def _write(self, state: dict[str, Any]) -> None:
+        part = self._state.with_suffix(".part")
+        part.write_text(json.dumps(state))
+        part.replace(self._state)
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,193 @@
+"""The command line: ``python -m cdk_inference.local``.
+
+Exit codes: 0 all is well, 1 something failed or did not succeed, 2 wrong usage, 3 nothing is deployed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cdk_inference.errors import InferenceError
+
+from .background import Background, NothingDeployedError
+from .steps import Steps
+from .uploads import SUCCEEDED, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+app = typer.Typer(
+    help="Run a CDK app on an embedded AWS on this machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_FAILED = 1
+_NOTHING_DEPLOYED = 3
+_FOLLOW_SECONDS = 1.0
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Project = Annotated[Path, typer.Option(help="Folder of the app.", file_okay=False, exists=True)]
+PipelineName = Annotated[str | None, typer.Option(help="Name of the pipeline, if there are several.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+@app.command()
+def deploy(
+    stacks: Annotated[list[str] | None, typer.Argument(help="Stacks, all by default.")] = None,
+    app_command: Annotated[
+        str | None, typer.Option("--app", help="Command that runs the app, by default the one in cdk.json.")
+    ] = None,
+    context: Annotated[list[str] | None, typer.Option("--context", "-c", help="Context value, as key=value.")] = None,
+    project: Project = Path(),
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all output of the CDK CLI.")] = False,
+) -> None:
+    """Deploy the app, or its changes, into the embedded AWS, which then runs until destroy."""
+    values = _context(context or [])
+    background = Background(project)
+    with Steps(_err) as steps:
+        if not background.running():
+            steps.begin("starting the embedded AWS")
+        cloud, started = background.start()
+        try:
+            names = cloud.deploy(
+                project,
+                app=app_command,
+                context=values,
+                stacks=stacks or (),
+                on_line=(lambda line: _err.print(line, markup=False)) if verbose else steps.line,
+                on_step=steps.begin,
+            )
+        except BaseException:
+            if started:
+                background.stop()
+            raise
+    _out.print(f"deployed {', '.join(names)} to {cloud.endpoint}", markup=False)
+
+
+@app.command()
+def put(
+    files: Annotated[list[Path], typer.Argument(help="Files to upload to the inbox.")],
+    key: Annotated[str | None, typer.Option(help="Key of the object, if there is one file.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="What keys start with, by default the pipeline's prefix.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until each has a row or is a dead letter.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait.")] = 120.0,
+    as_json: Json = False,
+    pipeline: PipelineName = None,
+    project: Project = Path(),
+) -> None:
+    """Upload files. With --wait, fail unless each gets a SUCCEEDED row."""
+    cloud = Background(project).cloud()
+    uploads = cloud.put(*files, key=key, prefix=prefix, pipeline=pipeline)
+    if not wait:
+        for upload in uploads:
+            print(f"s3://{upload.bucket}/{upload.key}")  # noqa: T201
+        return
+    with Steps(_err) as steps:
+        steps.begin(f"waiting for {len(uploads)} results")
+        outcomes = cloud.wait_for(uploads, timeout=timeout, pipeline=pipeline)
+    _show(outcomes, as_json=as_json)
+    if any(outcome.status != SUCCEEDED for outcome in outcomes):
+        raise typer.Exit(_FAILED)
+
+
+@app.command()
+def results(as_json: Json = False, pipeline: PipelineName = None, project: Project = Path()) -> None:
+    """Show what became of every object: rows and dead letters."""
+    _show(Background(project).cloud().results(pipeline=pipeline), as_json=as_json)
+
+
+@app.command()
+def logs(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
+    project: Project = Path(),
+) -> None:
+    """Print the log events of the functions."""
+    cloud = Background(project).cloud()
+    seen: set[tuple[int, str, str]] = set()
+    since = 0
+    while True:
+        events = [event for event in cloud.logs(since=since) if event not in seen]
+        for at, function, message in events:
+            moment = datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds")
+            print(f"{moment} {function} {message.rstrip()}", flush=True)  # noqa: T201
+        if not follow:
+            return
+        # Events of one millisecond may come in two answers.
+        since = max([since, *(at for at, _, _ in events)])
+        seen = {event for event in seen | set(events) if event[0] >= since}
+        time.sleep(_FOLLOW_SECONDS)
+
+
+@app.command()
+def destroy(project: Project = Path()) -> None:
+    """Stop the embedded AWS, with everything in it, and remove its files."""
+    stopped = Background(project).stop()
+    _out.print("destroyed" if stopped else "nothing was deployed")
+
+
+@app.command(hidden=True)
+def serve(project: Project = Path()) -> None:
+    """Be the background process of deploy."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    Background(project).serve()
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as ending:
+        sys.exit(ending.exit_code)
+    except typer.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except NothingDeployedError as error:
+        _fail(error, _NOTHING_DEPLOYED)
+    except InferenceError as error:
+        _fail(error, _FAILED)
+
+
+def _fail(error: Exception, code: int) -> None:
+    _err.print(f"error: {error}", markup=False)
+    sys.exit(code)
+
+
+def _context(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if "=" not in pair:
+            raise typer.BadParameter(f"context value '{pair}' is not of the form key=value")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def _show(outcomes: Iterable[Outcome], *, as_json: bool) -> None:
+    if as_json:
+        for outcome in outcomes:
+            print(outcome.as_json())  # noqa: T201
+        return
+    table = Table("object", "status", "label", "score", "model", "seconds", "reason")
+    for outcome in outcomes:
+        table.add_row(
+            outcome.key,
+            outcome.status,
+            outcome.label or "",
+            "" if outcome.score is None else f"{outcome.score:.3f}",
+            outcome.model_version or "",
+            "" if outcome.seconds is None else f"{outcome.seconds:.2f}",
+            outcome.reason or "",
+        )
+    _out.print(table, soft_wrap=False)

@@ -1,0 +1,85 @@
+"""Progress on the terminal: what is being done and for how long; plain lines where nobody watches."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self
+
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console
+    from rich.progress import TaskID
+
+
+class Steps:
+    """Steps that follow each other.
+
+    Parameters
+    ----------
+    console
+        Where to show them.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[line]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._step = ""
+        self._began = 0.0
+
+    def begin(self, step: str) -> None:
+        """End the step before, and begin the next.
+
+        Parameters
+        ----------
+        step
+            What is being done, such as ``"synthesizing the app"``.
+        """
+        self._end("done")
+        self._step, self._began = step, time.monotonic()
+        if self._console.is_terminal:
+            self._task = self._progress.add_task(step, total=None, line="")
+        else:
+            self._console.print(f"{step} ...")
+
+    def line(self, line: str) -> None:
+        """Show the last line of output beside the step.
+
+        Parameters
+        ----------
+        line
+            The line.
+        """
+        if self._task is not None and line.strip():
+            self._progress.update(self._task, line=escape(line.strip()[:100]))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end("done" if error is None else "failed")
+        self._progress.stop()
+
+    def _end(self, how: str) -> None:
+        if not self._step:
+            return
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+            self._task = None
+        self._console.print(f"{self._step}: {how} after {time.monotonic() - self._began:.1f} s")
+        self._step = ""
