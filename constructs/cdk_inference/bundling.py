@@ -48,7 +48,8 @@ class BundledCode:
     zip_path
         The zip file, in the cache.
     asset_hash
-        Hash over the names, modes and bytes of what it contains, 64 hexadecimal digits.
+        Hash over the names, modes and bytes of what it contains, 64 hexadecimal digits; CDK names the asset by a hash
+        of this one.
     """
 
     zip_path: Path

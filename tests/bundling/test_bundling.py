@@ -1,0 +1,436 @@
+from __future__ import annotations
+
+import os
+import stat
+import string
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from aws_cdk import App, Stack
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk.assertions import Annotations, Match, Template
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cdk_inference.bundling import bundle
+from cdk_inference.errors import PropError
+from cdk_inference.platform import LambdaPlatform
+
+PLATFORM = LambdaPlatform("3.14", "arm64")
+
+
+def pack(stack, requirements=(), sources=None, platform=PLATFORM):
+    return bundle(stack, name="Detect", requirements=requirements, sources=sources or {}, platform=platform)
+
+
+def names(bundled) -> list[str]:
+    with zipfile.ZipFile(bundled.zip_path) as archive:
+        return archive.namelist()
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+# --- what is in the zip -------------------------------------------------------------------------------------------
+
+
+def test_sources_and_wheels_lie_where_python_finds_them(stack, wheel, tmp_path) -> None:
+    wheel("alpha", "1.0", {"alpha/__init__.py": "NAME = 'alpha'\n"}, requires=("beta",))
+    wheel("beta", "2.0", {"beta.py": "NAME = 'beta'\n"})
+    user = write(tmp_path / "user", {"detect.py": b"import alpha\n", "data/labels.txt": b"cat\n"})
+    bundled = pack(stack, ["alpha==1.0", "beta==2.0"], {".": user, "model/labels.txt": user / "data" / "labels.txt"})
+    program = (
+        "import detect, alpha, beta, importlib.metadata as m; print(alpha.NAME, beta.NAME, m.version('alpha'), "
+        "[d.metadata['Name'] for d in m.distributions() if d.name in ('alpha', 'beta')])"
+    )
+    environment = {"PYTHONPATH": str(bundled.zip_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "alpha beta 1.0 ['alpha', 'beta']\n"
+    assert {"detect.py", "data/labels.txt", "model/labels.txt"} <= set(names(bundled))
+
+
+def test_installer_files_scripts_caches_and_tests_stay_out(stack, wheel, tmp_path) -> None:
+    wheel(
+        "alpha",
+        "1.0",
+        {
+            "alpha/__init__.py": "",
+            "alpha/__init__.pyi": "",
+            "alpha/tests/test_it.py": "",
+            "alpha/tests/conftest.py": "",
+            "alpha/tests/helper.py": "",  # astropy, for one, imports such a module at run time
+            "alpha/test_utils.py": "",
+            "alpha-1.0.dist-info/entry_points.txt": "[console_scripts]\nalpha = alpha:main\n",
+            "alpha-1.0.dist-info/licenses/LICENSE": "",
+        },
+    )
+    user = write(tmp_path / "user", {"detect.py": b"", "__pycache__/detect.cpython-314.pyc": b"", ".git/HEAD": b""})
+    assert names(pack(stack, ["alpha==1.0"], {"code": user})) == [
+        "alpha-1.0.dist-info/METADATA",
+        "alpha-1.0.dist-info/WHEEL",
+        "alpha-1.0.dist-info/entry_points.txt",
+        "alpha-1.0.dist-info/licenses/LICENSE",
+        "alpha/__init__.py",
+        "alpha/__init__.pyi",
+        "alpha/test_utils.py",
+        "alpha/tests/helper.py",
+        "code/detect.py",
+    ]
+
+
+def test_modes_let_lambdas_user_read_and_run(stack, tmp_path) -> None:
+    user = write(tmp_path / "user", {"detect.py": b"", "tool": b"#!/bin/sh\n"})
+    (user / "detect.py").chmod(0o600)
+    (user / "tool").chmod(0o700)
+    with zipfile.ZipFile(pack(stack, [], {".": user}).zip_path) as archive:
+        modes = {entry.filename: entry.external_attr >> 16 for entry in archive.infolist()}
+    assert modes == {"detect.py": stat.S_IFREG | 0o644, "tool": stat.S_IFREG | 0o755}
+
+
+def test_links_are_followed(stack, tmp_path) -> None:
+    shared = write(tmp_path / "shared", {"common.py": b"A = 1\n"})
+    user = write(tmp_path / "user", {"detect.py": b""})
+    (user / "lib").symlink_to(shared)
+    (user / "again.py").symlink_to("detect.py")
+    bundled = pack(stack, [], {".": user})
+    assert names(bundled) == ["again.py", "detect.py", "lib/common.py"]
+    with zipfile.ZipFile(bundled.zip_path) as archive:
+        assert archive.read("lib/common.py") == b"A = 1\n"
+
+
+# --- reproducible -------------------------------------------------------------------------------------------------
+
+FILES = st.dictionaries(
+    st.text(string.ascii_letters + string.digits + "_ é-", min_size=1, max_size=12).map(lambda name: f"{name}.py"),
+    st.binary(max_size=300),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    files=FILES, times=st.lists(st.integers(0, 2_000_000_000), min_size=6, max_size=6), mask=st.sampled_from([0, 0o77])
+)
+def test_neither_folder_order_clock_nor_umask_enter(files, times, mask, stack, monkeypatch, tmp_path_factory) -> None:
+    made = []
+    for order, umask in ((1, 0o22), (-1, mask)):
+        folder = tmp_path_factory.mktemp("x" * (order + 2))
+        monkeypatch.setenv("CDK_INFERENCE_CACHE", str(folder / "cache"))
+        before = os.umask(umask)
+        try:
+            write(folder / "user", dict(list(files.items())[::order]))
+        finally:
+            os.umask(before)
+        for time, path in zip(times[::order], (folder / "user").iterdir(), strict=False):
+            os.utime(path, (time, time))
+        made.append(pack(stack, [], {"code": folder / "user"}))
+    assert made[0].zip_path != made[1].zip_path
+    assert made[0].asset_hash == made[1].asset_hash
+    assert made[0].zip_path.read_bytes() == made[1].zip_path.read_bytes()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(one=FILES, other=FILES)
+def test_other_content_has_another_hash(one, other, stack, tmp_path_factory) -> None:
+    folder = tmp_path_factory.mktemp("content")
+    hashes = [
+        pack(stack, [], {".": write(folder / name, files)}).asset_hash for name, files in (("a", one), ("b", other))
+    ]
+    assert (hashes[0] == hashes[1]) == (one == other)
+
+
+# What another developer, or CI, has otherwise: everything that should not matter.
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from aws_cdk import App, Stack
+from cdk_inference.bundling import bundle
+from cdk_inference.platform import LambdaPlatform
+os.umask(int(sys.argv[1], 8))
+bundled = bundle(
+    Stack(App(), "S"), name="Detect", requirements=sys.argv[3:], sources={"code": Path(sys.argv[2])},
+    platform=LambdaPlatform("3.14", "arm64"),
+)
+print(bundled.asset_hash, bundled.zip_path)
+"""
+REAL = ["markupsafe==3.0.3", "jinja2==3.1.6", "six==1.17.0"]  # compiled, with a dependency, a single module
+
+
+@pytest.mark.slow
+def test_real_wheels_give_the_same_bytes_in_another_process(tmp_path) -> None:
+    zips = []
+    for index, (umask, seed) in enumerate([("022", "1"), ("077", "2")]):
+        folder = write(tmp_path / (f"{index}" * (index + 1)), {"detect.py": b"import jinja2\n"})
+        os.utime(folder / "detect.py", (index * 1e9, index * 1e9))
+        environment = os.environ | {
+            "CDK_INFERENCE_CACHE": str(folder / "cache"),
+            "UV_CACHE_DIR": str(folder / "uv"),
+            "PYTHONHASHSEED": seed,
+            "TZ": f"UTC{index * 5:+}",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, umask, folder / "detect.py", *REAL],
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        zips.append(done.stdout.split())
+    assert zips[0][0] == zips[1][0]
+    assert Path(zips[0][1]).read_bytes() == Path(zips[1][1]).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("architecture", "machine"), [("arm64", 183), ("x86_64", 62)])
+def test_compiled_wheels_are_those_of_the_target(stack, architecture, machine) -> None:
+    bundled = pack(stack, ["markupsafe==3.0.3"], platform=LambdaPlatform("3.14", architecture))
+    (library,) = (name for name in names(bundled) if name.endswith(".so"))
+    assert "cpython-314" in library
+    with zipfile.ZipFile(bundled.zip_path) as archive:
+        header = archive.read(library)[:20]
+    assert header[:4] == b"\x7fELF"
+    assert int.from_bytes(header[18:20], "little") == machine
+
+
+def test_template_names_the_asset_by_its_content(wheel, tmp_path) -> None:
+    wheel("alpha", "1.0", {"alpha.py": ""})
+    keys = []
+    for name in ("one", "two"):
+        user = write(tmp_path / name, {"detect.py": b"def handler(event, context): ..."})
+        stack = Stack(App(outdir=str(tmp_path / f"{name}.out")), "Stack")
+        bundled = pack(stack, ["alpha==1.0"], {".": user})
+        lambda_.Function(stack, "Detect", code=bundled.code(), handler="detect.handler", runtime=PLATFORM.runtime)
+        (function,) = Template.from_stack(stack).find_resources("AWS::Lambda::Function").values()
+        keys.append(function["Properties"]["Code"]["S3Key"])
+        staged = tmp_path / f"{name}.out" / f"asset.{keys[-1]}"
+        assert staged.read_bytes() == bundled.zip_path.read_bytes()
+    assert keys[0] == keys[1]
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+
+
+def test_unchanged_inputs_are_not_bundled_again(stack, wheel, tmp_path, monkeypatch, capfd) -> None:
+    path = wheel("alpha", "1.0", {"alpha.py": ""})
+    user = write(tmp_path / "user", {"detect.py": b""})
+    first = pack(stack, ["alpha==1.0"], {".": user})
+    assert capfd.readouterr().err == "bundling Detect for Python 3.14 on arm64\n"
+    path.unlink()
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))  # now uv would find nothing
+    assert pack(stack, ["alpha==1.0"], {".": user}) == first
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("change", ["source", "mode", "requirement", "included file", "local wheel", "platform"])
+def test_changed_input_is_bundled_again(stack, wheel, tmp_path, capfd, change) -> None:
+    wheel("alpha", "1.0", {"alpha.py": "A = 1\n"})
+    wheel("alpha", "1.1", {"alpha.py": "A = 2\n"})
+    local = wheel("beta", "1.0", {"beta.py": "B = 1\n"})
+    user = write(tmp_path / "user", {"detect.py": b""})
+    write(tmp_path, {"requirements.txt": b"-r more.txt\n", "more.txt": b"alpha==1.0\n"})
+    arguments = {"requirements": [str(local), tmp_path / "requirements.txt"], "sources": {".": user}}
+    first = pack(stack, **arguments)
+    if change == "source":
+        write(user, {"detect.py": b"# changed"})
+    elif change == "mode":
+        (user / "detect.py").chmod(0o755)
+    elif change == "requirement":
+        arguments["requirements"] = [str(local), "alpha==1.1"]
+    elif change == "included file":
+        write(tmp_path, {"more.txt": b"alpha==1.1\n"})
+    elif change == "local wheel":
+        wheel("beta", "1.0", {"beta.py": "B = 2\n"})
+    second = pack(stack, **arguments, platform=LambdaPlatform("3.13") if change == "platform" else PLATFORM)
+    assert capfd.readouterr().err.count("bundling Detect") == 2
+    # The same pure Python runs on every platform: only its own content names an asset.
+    assert (second.asset_hash == first.asset_hash) == (change == "platform")
+
+
+def run(tmp_path: Path, cache: Path, *requirements: str) -> subprocess.Popen[str]:
+    source = write(tmp_path / "user", {"detect.py": b""}) / "detect.py"
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "022", source, *requirements],
+        env=os.environ | {"CDK_INFERENCE_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_synths_at_once_bundle_once(tmp_path, cache) -> None:
+    results = [process.communicate(timeout=120) for process in [run(tmp_path, cache, *REAL) for _ in range(2)]]
+    assert results[0][0] == results[1][0] != ""
+    assert sum(errors.count("bundling Detect") for _, errors in results) == 1
+
+
+@pytest.mark.slow
+def test_interrupted_bundling_is_started_again(tmp_path, cache) -> None:
+    requirements = ["numpy==2.4.6"]  # large enough to be caught at it
+    with run(tmp_path, cache, *requirements) as process:
+        while not list(cache.glob("bundles/*.partial/wheels/numpy")):
+            assert process.poll() is None, process.communicate()
+        process.kill()
+    (partial,) = cache.glob("bundles/*.partial")
+    assert not partial.with_suffix("").exists()
+    output, errors = run(tmp_path, cache, *requirements).communicate(timeout=120)
+    assert "bundling Detect" in errors
+    assert zipfile.ZipFile(output.split()[1]).testzip() is None
+    assert not partial.exists()
+
+
+def test_bundling_that_fails_leaves_nothing_behind(stack, wheel, cache) -> None:
+    wheel("alpha", "1.0", {"alpha.py": ""})
+    for _ in range(2):
+        with pytest.raises(PropError, match=r"alpha==2\.0"):
+            pack(stack, ["alpha==2.0"])
+    assert [path.suffix for path in cache.glob("bundles/*")] == [".lock"]
+
+
+def test_stack_that_is_not_selected_is_not_bundled(cache) -> None:
+    app = App(context={"aws:cdk:bundling-stacks": ["Other"]})
+    skipped = pack(Stack(app, "Stack"), ["there-is-no-such-package==1.0"], {".": Path("nowhere")})
+    assert skipped == pack(Stack(app, "Another"))
+    assert zipfile.ZipFile(skipped.zip_path).testzip() is None
+    assert skipped.zip_path.stat().st_size < 500
+    with pytest.raises(PropError):
+        pack(Stack(app, "Other"), [], {".": Path("nowhere")})
+
+
+# --- what the user gets wrong -------------------------------------------------------------------------------------
+
+
+def test_open_versions_give_a_warning_that_pins_them(stack, wheel) -> None:
+    wheel("alpha", "1.0", {"alpha.py": ""}, requires=("beta",))
+    wheel("beta", "2.0", {"beta.py": ""})
+    for _ in range(2):  # the second is from the cache
+        pack(stack, ["Alpha[fast]==1.0 ; python_version >= '3.11'"])
+        Annotations.from_stack(stack).has_warning("*", Match.string_like_regexp(r"Detect leave .*\(beta==2\.0\)"))
+    assert Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("alpha==")) == []
+
+
+@pytest.mark.parametrize("requirement", ["alpha", "alpha>=1.0", "alpha==1.*", "alpha>=1,<2", "alpha~=1.0", "alpha!=3"])
+def test_requirement_with_an_open_version_gets_a_warning(stack, wheel, requirement) -> None:
+    wheel("alpha", "1.0", {"alpha.py": ""})
+    pack(stack, [requirement])
+    Annotations.from_stack(stack).has_warning("*", Match.string_like_regexp(r"\(alpha==1\.0\)"))
+
+
+def test_pinned_requirements_get_no_warning(stack, wheel, tmp_path) -> None:
+    wheel("alpha", "1.0", {"alpha.py": ""}, requires=("beta_b",))
+    wheel("beta_b", "2.0", {"beta.py": ""})
+    local = wheel("gamma", "1.0", {"gamma.py": ""})
+    write(tmp_path, {"requirements.txt": b"alpha==1.0  # why\n-c pins.txt\n", "pins.txt": b"Beta.B===2.0\n"})
+    pack(stack, [tmp_path / "requirements.txt", f"gamma @ {local.as_uri()}"])
+    assert Annotations.from_stack(stack).find_warning("*", Match.any_value()) == []
+
+
+def test_requirement_without_a_wheel_for_the_platform_fails(stack, wheel) -> None:
+    wheel("alpha", "1.0", {"alpha.py": ""}, tag="cp314-cp314-manylinux_2_17_x86_64")
+    wheel("beta", "1.0", {"beta.py": ""})
+    with pytest.raises(PropError) as raised:
+        pack(stack, ["beta==1.0", "alpha==1.0"])
+    message = str(raised.value)
+    assert message.startswith(
+        "requirements of Detect: 'alpha==1.0' cannot be bundled for Python 3.14 on arm64 (aarch64-manylinux_2_34): "
+    )
+    assert "has no wheels with a matching platform tag" in message
+    assert message.endswith("; require a version that has a wheel for this platform, or choose another LambdaPlatform")
+    assert "\n" not in message
+    assert "beta==1.0" not in message
+
+
+@pytest.mark.parametrize(
+    ("requirements", "message"),
+    [
+        (["there-is-none==1.0"], "'there-is-none==1.0' cannot be bundled .* correct the requirement"),
+        (["alpha==1.0", "alpha==1.1"], "'alpha==1.0', 'alpha==1.1' cannot .* correct the requirement"),
+        (["alpha=1.0"], "'alpha=1.0' cannot .* no such comparison operator"),
+        ([Path("nowhere.txt")], "requirements file 'nowhere.txt' cannot be read: No such file"),
+    ],
+)
+def test_wrong_requirement_fails(stack, wheel, requirements, message) -> None:
+    wheel("alpha", "1.0", {"alpha.py": ""})
+    wheel("alpha", "1.1", {"alpha.py": ""})
+    with pytest.raises(PropError, match=message):
+        pack(stack, requirements)
+
+
+def test_folder_as_requirement_fails(stack, wheel, tmp_path) -> None:
+    write(tmp_path / "lib", {"pyproject.toml": b"[project]\nname='lib'\nversion='1'\n"})
+    with pytest.raises(PropError, match="build a wheel of it first, or give the folder as source code"):
+        pack(stack, [str(tmp_path / "lib")])
+
+
+def test_unreachable_index_fails(stack, monkeypatch) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:1/simple")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    with pytest.raises(PropError, match=r"127\.0\.0\.1:1/simple/alpha.*; check the connection and the package index"):
+        pack(stack, ["alpha==1.0"])
+
+
+def test_index_configured_for_pip_alone_is_used(stack, wheel, tmp_path, monkeypatch) -> None:
+    path = wheel("alpha", "1.0", {"alpha.py": ""})
+    folder = write(tmp_path / "simple", {"alpha/index.html": f'<a href="{path.as_uri()}">{path.name}</a>'.encode()})
+    monkeypatch.delenv("UV_FIND_LINKS")
+    monkeypatch.delenv("UV_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", folder.as_uri())
+    assert "alpha.py" in names(pack(stack, ["alpha==1.0"]))
+
+
+def test_code_larger_than_lambda_takes_fails(stack, tmp_path) -> None:
+    user = write(tmp_path / "user", {"detect.py": b"", "weights/a.bin": b"", "weights/b.bin": b""})
+    for name in "ab":
+        os.truncate(user / "weights" / f"{name}.bin", 140_000_000)  # sparse: takes no space
+    with pytest.raises(PropError, match=r"Detect is 280 MB unpacked, and Lambda takes 262 MB: .* weights 280 MB"):
+        pack(stack, [], {".": user})
+
+
+def test_source_over_a_wheels_file_fails(stack, wheel, tmp_path) -> None:
+    wheel("alpha", "1.0", {"alpha.py": ""})
+    user = write(tmp_path / "user", {"alpha.py": b""})
+    with pytest.raises(PropError, match=r"user/alpha\.py would overwrite 'alpha\.py' of a requirement of Detect"):
+        pack(stack, ["alpha==1.0"], {".": user})
+
+
+def test_sources_with_the_same_name_fails(stack, tmp_path) -> None:
+    write(tmp_path, {"a/x.py": b"", "b/x.py": b""})
+    with pytest.raises(PropError, match=r"a/x\.py and .*b/x\.py would both become 'x\.py'"):
+        pack(stack, [], {".": tmp_path / "a", "./": tmp_path / "b"})
+
+
+@pytest.mark.parametrize("name", ["/etc/x.py", "../x.py", "a/../../x.py"])
+def test_name_outside_of_the_zip_fails(stack, tmp_path, name) -> None:
+    with pytest.raises(PropError, match=f"{name!r} is not a path within a zip"):
+        pack(stack, [], {name: write(tmp_path, {"x.py": b""}) / "x.py"})
+
+
+def test_missing_source_fails(stack, tmp_path) -> None:
+    with pytest.raises(PropError, match=r"source '.*gone\.py' does not exist"):
+        pack(stack, [], {"gone.py": tmp_path / "gone.py"})
+
+
+def test_broken_link_fails(stack, tmp_path) -> None:
+    user = write(tmp_path / "user", {"x.py": b""})
+    (user / "broken.py").symlink_to("nowhere.py")
+    with pytest.raises(PropError, match=r"source '.*broken\.py' does not exist: .* remove the broken link"):
+        pack(stack, [], {".": user})
+
+
+def test_link_to_a_folder_around_it_fails(stack, tmp_path) -> None:
+    user = write(tmp_path / "user", {"a/x.py": b""})
+    (user / "a" / "loop").symlink_to(user)
+    with pytest.raises(PropError, match=r"loop' is a link to a folder around it"):
+        pack(stack, [], {".": user})
