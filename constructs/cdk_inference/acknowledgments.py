@@ -5,9 +5,9 @@ An acknowledgment names the exact finding, so that it cannot hide what a user ad
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aws_cdk import Acknowledgment, Stack, Token, Validations
+from aws_cdk import Acknowledgment, Stack, Validations
 
 if TYPE_CHECKING:
     from aws_cdk import aws_s3 as s3
@@ -46,15 +46,21 @@ def tracing_and_log_delivery(scope: IConstruct) -> None:
 
 def objects_under(scope: IConstruct, bucket: s3.IBucket, pattern: str) -> None:
     """Acknowledge that the objects of a bucket can only be granted by a pattern."""
-    arn = bucket.bucket_arn
-    if Token.is_unresolved(arn):
-        resource = bucket.node.default_child
-        if resource is None:  # imported by a name that is only known at deployment
-            return
-        arn = f"<{Stack.of(bucket).get_logical_id(resource)}.Arn>"  # type: ignore[arg-type]
-    _acknowledge(
-        scope, f"IAM5[Resource::{arn}/{pattern}]", f"the objects of a bucket are named by a pattern: {pattern}"
-    )
+    resource = _render(Stack.of(scope).resolve(bucket.arn_for_objects(pattern)))
+    _acknowledge(scope, f"IAM5[Resource::{resource}]", f"the objects of a bucket are named by a pattern: {pattern}")
+
+
+def _render(value: Any) -> str:  # noqa: ANN401 (a CloudFormation value)
+    """Write a value with intrinsic functions as cdk-nag names it."""
+    match value:
+        case {"Ref": name}:
+            return f"<{name}>"
+        case {"Fn::GetAtt": [name, attribute]}:
+            return f"<{name}.{attribute}>"
+        case {"Fn::Join": [separator, parts]}:
+            return str(separator).join(_render(part) for part in parts)
+        case _:
+            return str(value)
 
 
 def _acknowledge(scope: IConstruct, rule: str, reason: str) -> None:

@@ -241,7 +241,8 @@ class S3Trigger(Construct):
                 ),
             ),
         )
-        pipe.node.add_dependency(role)  # the pipe checks its permissions when it is created
+        for policy in role.node.children:  # the pipe checks its permissions when it is created
+            pipe.node.add_dependency(policy)
         mark(pipe, "pipe")
         return pipe
 

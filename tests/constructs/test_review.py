@@ -1,0 +1,105 @@
+"""What reviewers run over a template: cdk-nag and cfn-lint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import Validations
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_s3 as s3
+from cdk_nag import AwsSolutionsChecks
+
+from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
+
+from .conftest import RECIPE
+
+
+@pytest.fixture
+def app(tmp_path):
+    app = cdk.App(outdir=str(tmp_path / "cdk.out"), context={"aws:cdk:bundling-stacks": []})
+    Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+    return app
+
+
+def add_pipeline(app, **props):
+    stack = cdk.Stack(app, "Stack")
+    model = ModelArtifact(stack, "Model", recipe=RECIPE)
+    InferencePipeline(
+        stack,
+        "Photos",
+        model=model,
+        preprocess=Preprocess.image(size=224),
+        **{name: make(stack) for name, make in props.items()},
+    )
+    return stack
+
+
+def report(app):
+    """Return the findings of cdk-nag and those that were acknowledged."""
+    try:
+        app.synth()
+    except RuntimeError as error:
+        assert "ValidationFailed" in str(error)  # noqa: PT017 (synth raises for findings: the report says which)
+    (plugin,) = json.loads((Path(app.outdir) / "validation-report.json").read_text())["pluginReports"]
+    return plugin["violations"], plugin.get("suppressedViolations", [])
+
+
+@pytest.mark.parametrize(
+    "props",
+    [
+        {},
+        {"bucket": lambda stack: s3.Bucket.from_bucket_name(stack, "Inbox", "my-photos")},
+        {"encryption_key": lambda stack: kms.Key(stack, "Mine", enable_key_rotation=True), "prefix": lambda _: "in/"},
+    ],
+    ids=["defaults", "imported-bucket", "own-key"],
+)
+def test_cdk_nag_has_no_finding_that_is_not_acknowledged(app, props):
+    add_pipeline(app, **props)
+    violations, _ = report(app)
+    assert [v["ruleName"] for v in violations] == []
+
+
+def test_every_acknowledgment_has_its_reason_and_is_used(app):
+    add_pipeline(app)
+    _, acknowledged = report(app)
+    rules = {violation["ruleName"].partition("[")[0] for violation in acknowledged}
+    assert rules == {"AwsSolutions-S1", "AwsSolutions-SF1", "AwsSolutions-IAM5"}
+    text = json.dumps(acknowledged)
+    for reason in ("access logs need a second bucket", "every event of every batch", "X-Ray", "named by a pattern"):
+        assert reason in text
+
+
+def test_an_acknowledgment_does_not_hide_what_a_user_adds_so_nag_fails(app):
+    stack = add_pipeline(app)
+    stack.node.find_child("Photos").preprocess.role.add_to_policy(
+        cdk.aws_iam.PolicyStatement(actions=["s3:*"], resources=["arn:aws:s3:::other/*"])
+    )
+    violations, _ = report(app)
+    assert {v["ruleName"] for v in violations} == {
+        "AwsSolutions-IAM5[Action::s3:*]",
+        "AwsSolutions-IAM5[Resource::arn:aws:s3:::other/*]",
+    }
+
+
+def test_cfn_lint_is_clean(tmp_path):
+    app = cdk.App(outdir=str(tmp_path), context={"aws:cdk:bundling-stacks": []})
+    add_pipeline(app)
+    app.synth()
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("cfn-lint"),
+            "--regions",
+            "us-east-1",
+            "--",
+            str(tmp_path / "Stack.template.json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "")
