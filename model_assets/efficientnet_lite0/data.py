@@ -1,4 +1,4 @@
-"""Calibration and evaluation images: crops of the photographs beside this file (see SOURCES.md)."""
+"""Calibration and evaluation images: crops of the photographs beside this file (see ../SOURCES.md)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVALUATION_CROPS = (
 )
 
 
-def crop(image: Image.Image, share: float, x: float, y: float, mirror: bool) -> np.ndarray:  # noqa: FBT001
+def crop(image: Image.Image, share: float, x: float, y: float, mirror: bool) -> np.ndarray:
     """Return a square part of the image, (224, 224, 3) uint8 RGB.
 
     Parameters

@@ -1,5 +1,6 @@
-"""Models as data: a recipe goes in, a quantized and gated ONNX artifact comes out. Importing this loads neither torch nor CDK.
+"""Models as data: a recipe goes in, a quantized and gated ONNX artifact comes out.
 
+Importing this loads neither torch nor CDK.
 The construct that puts an artifact into an app is `cdk_inference.model.artifact.ModelArtifact`.
 """
 

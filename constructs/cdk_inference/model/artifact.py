@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aws_cdk import Stack
@@ -13,6 +12,8 @@ from cdk_inference.model.manifest import Manifest
 from cdk_inference.model.recipe import ModelRecipe, load_recipe
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cdk_inference.model.recipe import TensorSpec
 
 
@@ -42,7 +43,7 @@ class ModelArtifact(Construct):
     def __init__(
         self,
         scope: Construct,
-        id: str,  # noqa: A002 - CDK's name
+        id: str,
         *,
         recipe: str | Path | ModelRecipe,
         recipe_folder: str | Path | None = None,

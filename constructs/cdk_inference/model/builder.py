@@ -93,7 +93,8 @@ def build_model(
         with FileLock(models / f".{entry.name}.lock"):
             if (built := _read(entry)) is None:  # nobody else built it while we waited
                 _build(recipe, root, versions, key, entry)
-                built = _read(entry)
+                if built := _read(entry):
+                    _say(_summary(built.manifest))
     if built is None:
         raise ModelBuildError(f"recipe '{recipe.name}': the artifact in {entry} is not readable; delete it and retry")
     return built
@@ -157,7 +158,7 @@ def _run(name: str, work: Path, log: Path) -> None:
     _say(f"model {name}: not in the cache, building")
     error = None
     with log.open("wb") as log_file:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-P", "-m", "cdk_inference.model.build", str(work)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -184,6 +185,15 @@ def _run(name: str, work: Path, log: Path) -> None:
         raise ModelBuildError(error.replace("{log}", str(log)))
     if process.returncode != 0:
         raise ModelBuildError(f"model '{name}': the build process ended with code {process.returncode}; see {log}")
+
+
+def _summary(manifest: Manifest) -> str:
+    line = (
+        f"model {manifest.name}: version {manifest.model_version}, {manifest.precision}, "
+        f"{manifest.baseline_size_bytes / 1e6:.1f} MB -> {manifest.size_bytes / 1e6:.1f} MB"
+    )
+    metric = manifest.metric
+    return f"{line}, {metric.name} {metric.quantized:.3f} (gate {metric.gate:.3f})" if metric else line
 
 
 def _say(line: str) -> None:

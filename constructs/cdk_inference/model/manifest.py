@@ -89,6 +89,7 @@ class Manifest:
         data = json.loads(text)
         if data.get("schema_version") != SCHEMA_VERSION:
             raise ValueError(f"manifest has schema version {data.get('schema_version')!r}, expected {SCHEMA_VERSION}")
-        specs = {kind: tuple(TensorSpec(**s) for s in data.pop(kind)) for kind in ("inputs", "outputs")}
-        metric = data.pop("metric")
-        return cls(**specs, metric=Metric(**metric) if metric else None, **data)
+        for kind in ("inputs", "outputs"):
+            data[kind] = tuple(TensorSpec(**spec) for spec in data[kind])
+        data["metric"] = Metric(**data["metric"]) if data["metric"] else None
+        return cls(**data)
