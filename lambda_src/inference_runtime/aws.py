@@ -10,6 +10,8 @@ from botocore.exceptions import ClientError
 
 MAX_CONNECTIONS = 8
 
+_session = botocore.session.get_session()  # one for all clients: it reads the endpoints only once
+
 
 def client(service: str) -> Any:  # noqa: ANN401 - the caller annotates which client it is
     """Return a thread-safe client, to be created while the function initializes.
@@ -22,7 +24,7 @@ def client(service: str) -> Any:  # noqa: ANN401 - the caller annotates which cl
         read_timeout=15,
         max_pool_connections=MAX_CONNECTIONS,
     )
-    return botocore.session.get_session().create_client(service, config=config)
+    return _session.create_client(service, config=config)
 
 
 def error_code(error: Exception) -> str:
