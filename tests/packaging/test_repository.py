@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tarfile
+from importlib.resources import files
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_constructs_is_pypis_package_from_the_repository_root() -> None:
+    # aws-cdk-lib stands on it; an __init__.py in our import root would shadow it.
+    assert not (ROOT / "constructs" / "__init__.py").exists()
+    program = "import constructs; print(constructs.__file__, constructs.Construct.__module__)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    file, module = done.stdout.split()
+    assert not Path(file).is_relative_to(ROOT / "constructs")
+    assert Path(file).parts[-2:] == ("constructs", "__init__.py")
+    assert module == "constructs"
+
+
+def test_cdk_json_has_all_recommended_feature_flags() -> None:
+    (library,) = (path for path in files("aws_cdk._jsii").iterdir() if path.name.startswith("aws-cdk-lib@"))
+    with library.open("rb") as file, tarfile.open(fileobj=file) as archive:
+        member = archive.extractfile("package/recommended-feature-flags.json")
+        assert member is not None
+        recommended = json.load(member)
+    context = json.loads((ROOT / "cdk.json").read_text())["context"]
+    missing = {flag: value for flag, value in recommended.items() if context.get(flag) != value}
+    assert missing == {}, f"put these under context in cdk.json: {json.dumps(missing, indent=2)}"
+    assert sorted(context.keys() - recommended.keys()) == [], "aws-cdk-lib knows these no more: remove them"
+
+
+def test_base_package_imports_without_any_extra() -> None:
+    """The synth process must not pay for torch, numpy or the emulator."""
+    program = """
+import sys
+import cdk_inference
+for name in cdk_inference.__all__:
+    getattr(cdk_inference, name)
+print(sorted({"torch", "numpy", "onnx", "onnxruntime", "boto3", "ministack", "typer", "rich"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

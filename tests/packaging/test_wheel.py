@@ -1,0 +1,164 @@
+"""The wheel alone serves a consumer: everything is in it, and nothing that it does not need comes along."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uv
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+APP = """
+from pathlib import Path
+import aws_cdk as cdk
+import cdk_inference
+from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
+
+app = cdk.App()
+stack = cdk.Stack(app, "Small")
+model = ModelArtifact(stack, "Model", recipe=Path(__file__).parent / "model" / "recipe.py")
+InferencePipeline(stack, "Numbers", model=model, preprocess=Preprocess.tensor())
+app.synth()
+print(cdk_inference.__file__)
+"""
+RECIPE = """
+from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec
+
+RECIPE = ModelRecipe(
+    name="small",
+    factory="small.py:build",
+    inputs=(TensorSpec("numbers", "float32", ("batch", 4)),),
+    outputs=(TensorSpec("scores", "float32", ("batch", 3)),),
+    evaluation=Evaluation(data="small.py:batches"),
+    provenance=Provenance(license="Apache-2.0", origin="made for this test"),
+)
+"""
+MODEL = """
+import numpy as np
+import torch
+
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Linear(4, 3)
+
+
+def batches():
+    yield {"numbers": np.eye(4, dtype=np.float32)}
+"""
+
+
+def call(*command: str | Path, **options: Any) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    call(uv.find_uv_bin(), "build", "--wheel", "--out-dir", folder, ROOT)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a fresh environment with the wheel in it, and no extra."""
+    environment = tmp_path_factory.mktemp("consumer") / "venv"
+    call(uv.find_uv_bin(), "venv", "--python", sys.executable, environment)
+    call(uv.find_uv_bin(), "pip", "install", "--python", environment / "bin" / "python", wheel)
+    return environment / "bin" / "python"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "a consumer's project"
+    (folder / "model").mkdir(parents=True)
+    (folder / "app.py").write_text(APP)
+    (folder / "model" / "recipe.py").write_text(RECIPE)
+    (folder / "model" / "small.py").write_text(MODEL)
+    return folder
+
+
+def synth(python: Path, project: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    environment |= {"CDK_INFERENCE_CACHE": str(project / "cache"), "CDK_OUTDIR": str(project / "cdk.out")}
+    # `make test` puts Node on PATH; a consumer has installed it.
+    return subprocess.run([python, "app.py"], cwd=project, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_wheel_carries_what_a_consumer_needs(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    sources = {ROOT / "constructs" / "cdk_inference": "cdk_inference", ROOT / "lambda_src": "cdk_inference/lambda_src"}
+    expected = {
+        f"{prefix}/{path.relative_to(folder).as_posix()}"
+        for folder, prefix in sources.items()
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and "/." not in path.relative_to(ROOT).as_posix()
+    }
+    assert {
+        "cdk_inference/py.typed",
+        "cdk_inference/lambda_src/inference_runtime/infer.py",
+        "cdk_inference/lambda_src/requirements/inference.txt",
+    } <= expected
+    assert expected - names == set()
+    assert [name for name in names if name.endswith(".pyc") or "/." in name] == []
+
+
+def test_base_install_brings_no_extra(consumer: Path) -> None:
+    listed = json.loads(call(uv.find_uv_bin(), "pip", "list", "--format", "json", "--python", consumer))
+    installed = {package["name"].lower().replace("_", "-") for package in listed}
+
+    def distributions(requirements: list[str]) -> set[str]:
+        return {re.split(r"[^\w.-]", requirement)[0].lower().replace("_", "-") for requirement in requirements}
+
+    base = distributions(PROJECT["dependencies"])
+    extras = set().union(*map(distributions, PROJECT["optional-dependencies"].values()))
+    assert "torch" in extras
+    assert base <= installed
+    assert installed & (extras - base) == set()
+
+
+def test_app_without_the_model_extra_fails(consumer: Path, project: Path) -> None:
+    done = synth(consumer, project)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert 'pip install "cdk-inference[model]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path) -> None:
+    # The model extra is over a gigabyte: this environment lends it, behind the consumer's own packages.
+    extra = Path(sysconfig.get_paths()["purelib"])
+    site = Path(call(consumer, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
+    (site / "extra.pth").write_text(f"{extra}\n")
+    try:
+        done = synth(consumer, project)
+    finally:
+        (site / "extra.pth").unlink()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{site / 'cdk_inference' / '__init__.py'}\n"
+
+    template = json.loads((project / "cdk.out" / "Small.template.json").read_text())
+    functions = [r["Properties"] for r in template["Resources"].values() if r["Type"] == "AWS::Lambda::Function"]
+    assert len(functions) == 3
+    for function in functions:
+        package = zipfile.ZipFile(project / "cdk.out" / f"asset.{function['Code']['S3Key']}")
+        names = set(package.namelist())
+        module, _, _ = function["Handler"].rpartition(".")
+        assert f"{module.replace('.', '/')}.py" in names
+        assert ("model/model.onnx" in names) == (function["Handler"] == "inference_runtime.infer.handler")
