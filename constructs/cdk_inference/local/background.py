@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -21,6 +22,7 @@ from .errors import LocalError
 if TYPE_CHECKING:
     from pathlib import Path
 
+_TIME = "%Y-%m-%dT%H:%M:%S"
 _FOLDER = ".cdk-inference"
 _START_SECONDS = 90.0
 _STOP_SECONDS = 30.0
@@ -139,6 +141,30 @@ class Background:
         self._remove()
         return running
 
+    def events(self, *, since: int = 0) -> list[tuple[int, str, str]]:
+        """Return what its process reported, the refusals of the pipes above all.
+
+        Parameters
+        ----------
+        since
+            Milliseconds since the epoch.
+
+        Returns
+        -------
+        list of tuple
+            Time in milliseconds since the epoch, ``"local"``, and message; by time.
+        """
+        events = []
+        for line in self.log.read_text(errors="replace").splitlines():
+            moment, _, message = line.partition(" ")
+            try:
+                at = round(datetime.fromisoformat(moment).timestamp() * 1000)
+            except ValueError:
+                continue  # a further line of a traceback
+            if at >= since:
+                events.append((at, "local", message))
+        return events
+
     def serve(self) -> None:
         """Be the background process: run the embedded AWS until SIGTERM, or until the project's folder is gone.
 
@@ -147,6 +173,9 @@ class Background:
         LocalError
             If another process runs it already.
         """
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s.%(msecs)03d+00:00 %(message)s", datefmt=_TIME)
+        logging.Formatter.converter = time.gmtime
+        logging.getLogger("botocore").setLevel(logging.WARNING)
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())

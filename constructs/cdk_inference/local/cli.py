@@ -5,7 +5,6 @@ Exit codes: 0 all is well, 1 something failed or did not succeed, 2 wrong usage,
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from datetime import UTC, datetime
@@ -114,12 +113,14 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
     project: Project = Path(),
 ) -> None:
-    """Print the log events of the functions."""
-    cloud = Background(project).cloud()
+    """Print the log events of the functions, and what the pipes were not able to do."""
+    background = Background(project)
+    cloud = background.cloud()
     seen: set[tuple[int, str, str]] = set()
     since = 0
     while True:
-        events = [event for event in cloud.logs(since=since) if event not in seen]
+        found = [*cloud.logs(since=since), *background.events(since=since)]
+        events = sorted((event for event in found if event not in seen), key=lambda event: event[0])
         for at, function, message in events:
             moment = datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds")
             print(f"{moment} {function} {message.rstrip()}", flush=True)  # noqa: T201
@@ -141,21 +142,13 @@ def destroy(project: Project = Path()) -> None:
 @app.command(hidden=True)
 def serve(project: Project = Path()) -> None:
     """Be the background process of deploy."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("botocore").setLevel(logging.WARNING)
     Background(project).serve()
 
 
 def main() -> None:
     """Run the command line."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as ending:
-        sys.exit(ending.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        app()
     except NothingDeployedError as error:
         _fail(error, _NOTHING_DEPLOYED)
     except InferenceError as error:

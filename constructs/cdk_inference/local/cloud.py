@@ -334,7 +334,7 @@ class Cloud:
             except client.exceptions.ResourceNotFoundException:
                 continue  # it has not run yet
             events += [(event["timestamp"], label, event["message"]) for page in pages for event in page["events"]]
-        return sorted(events)
+        return sorted(events, key=lambda event: event[0])  # those of one millisecond stay in order
 
     def _cdk(self, on_line: Callable[[str], None] | None) -> CdkCli:
         return CdkCli(self.endpoint, home=self._folder / "cdk", on_line=on_line)

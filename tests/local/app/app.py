@@ -42,7 +42,7 @@ def mark(construct, role, **facts):
 
 
 app = cdk.App()
-stack = cdk.Stack(app, "LocalProbe")
+stack = cdk.Stack(app, app.node.try_get_context("stack") or "LocalProbe")
 inbox = s3.Bucket(stack, "Inbox", enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
 inbox.node.default_child.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
     event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
@@ -112,7 +112,12 @@ pipe = pipes.CfnPipe(
     role_arn=role.role_arn,
     source=queue.queue_arn,
     target=machine.state_machine_arn,
-    source_parameters={"sqsQueueParameters": {"batchSize": 25, "maximumBatchingWindowInSeconds": 1}},
+    source_parameters={
+        "sqsQueueParameters": {
+            "batchSize": int(app.node.try_get_context("batch-size") or 25),
+            "maximumBatchingWindowInSeconds": 1,
+        }
+    },
     target_parameters={
         "inputTemplate": '{"message_id": <$.messageId>, "time": <$.body.time>, "detail": <$.body.detail>}',
         "stepFunctionStateMachineParameters": {"invocationType": "REQUEST_RESPONSE"},

@@ -1,0 +1,128 @@
+"""Pipes: which messages go back, and what a pipe does with its own role."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdk_inference.local import LocalError, Resource
+from cdk_inference.local.pipes import PipeDefinition, failed_messages
+
+from .conftest import APP
+
+if TYPE_CHECKING:
+    from cdk_inference.local import LocalCloud
+    from cdk_inference.local.uploads import Pipeline
+
+DESCRIBED = {"Name": "p", "Arn": "arn:pipe", "RoleArn": "arn:role", "Source": "arn:queue", "Target": "arn:machine"}
+SENT = ["a", "b", "c"]
+
+
+def pipe(**properties: Any) -> Resource:
+    return Resource("Stack", "Pipe", "p", "AWS::Pipes::Pipe", properties)
+
+
+@pytest.mark.parametrize(
+    ("output", "failed"),
+    [
+        ('{"batchItemFailures": [{"itemIdentifier": "b"}]}', {"b"}),
+        ('{"batchItemFailures": []}', set()),
+        ('{"batchItemFailures": null}', set()),
+        ("{}", set()),
+        ("null", set()),
+        ('"text"', set()),
+        ("", set()),
+        ('{"batchItemFailures": [{"itemIdentifier": "unknown"}]}', set(SENT)),
+        ('{"batchItemFailures": [{"itemIdentifier": ""}]}', set(SENT)),
+        ('{"batchItemFailures": [{"itemIdentifier": null}]}', set(SENT)),
+        ('{"batchItemFailures": [{"wrong": "b"}]}', set(SENT)),
+        ('{"batchItemFailures": ["b"]}', set(SENT)),
+    ],
+)
+def test_failed_messages(output: str, failed: set[str]) -> None:
+    assert failed_messages(output, SENT) == failed
+
+
+@given(output=st.text())
+def test_an_output_never_names_messages_that_were_not_sent(output: str) -> None:
+    assert failed_messages(output, SENT) <= set(SENT)
+
+
+def test_a_definition_takes_its_parameters_from_the_template() -> None:
+    definition = PipeDefinition.of(
+        pipe(
+            SourceParameters={"SqsQueueParameters": {"BatchSize": 32, "MaximumBatchingWindowInSeconds": 2}},
+            TargetParameters={
+                "InputTemplate": "<$.body>",
+                "StepFunctionStateMachineParameters": {"InvocationType": "REQUEST_RESPONSE"},
+            },
+        ),
+        DESCRIBED,
+    )
+    assert (definition.batch_size, definition.window, definition.synchronous) == (32, 2, True)
+    assert definition.input_template == "<$.body>"
+
+
+def test_a_definition_has_the_defaults_of_aws() -> None:
+    definition = PipeDefinition.of(pipe(), DESCRIBED)
+    assert (definition.batch_size, definition.window, definition.synchronous) == (10, 0, False)
+    assert definition.input_template is None
+
+
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        ({"Enrichment": "arn"}, "pipe p uses Enrichment"),
+        ({"SourceParameters": {"FilterCriteria": {"Filters": []}}}, "pipe p uses FilterCriteria"),
+        ({"TargetParameters": {"InputTemplate": {"Ref": "X"}}}, "input template of pipe p refers to resources"),
+    ],
+)
+def test_what_the_stand_in_does_not_have_fails(properties: dict[str, Any], message: str) -> None:
+    with pytest.raises(LocalError, match=message):
+        PipeDefinition.of(pipe(**properties), DESCRIBED)
+
+
+@pytest.mark.e2e
+def test_a_batch_is_larger_than_one_receive(probe: Pipeline, local_cloud: LocalCloud) -> None:
+    uploads = [probe.put(f"in/batch {number}+ü%.jpg", b"x%d" % number) for number in range(60)]
+    outcomes = probe.wait_for(uploads, 60)
+    assert {outcome.status for outcome in outcomes} == {"SUCCEEDED"}
+    sizes = {int(outcome.row["batch"]) for outcome in outcomes if outcome.row}
+    assert 10 < max(sizes) <= 25
+    assert local_cloud.refusals == []
+
+
+@pytest.mark.e2e
+def test_only_the_failed_message_of_a_batch_comes_back(probe: Pipeline, local_cloud: LocalCloud) -> None:
+    good, poison, bad = (probe.put(key, key.encode()) for key in ("in/good", "in/poison", "in/bad"))
+    outcomes = probe.wait_for([good, poison, bad], 60)
+    assert [outcome.status for outcome in outcomes] == ["SUCCEEDED", "DEAD_LETTER", "REJECTED"]
+    seen = [message for _, _, message in local_cloud.logs() if message.startswith("scoring")]
+    assert seen.count("scoring in/good") == 1
+    assert seen.count("scoring in/poison") == 2  # max_receive_count
+
+
+@pytest.mark.e2e
+def test_a_pipe_without_the_right_to_start_its_machine_fails(local_cloud: LocalCloud) -> None:
+    local_cloud.deploy(APP, context={"stack": "Refused", "without-start": "true"})
+    refused = local_cloud.pipeline("Refused")
+    upload = refused.put("in/any.jpg", b"x")
+    outcome = refused.wait_for([upload], 60)[0]
+    assert outcome.status == "DEAD_LETTER"
+    refusals = [refusal for refusal in local_cloud.refusals if refusal.pipe.startswith("Refused")]
+    assert {refusal.action for refusal in refusals} == {"StartSyncExecution"}
+    assert "is not authorized to perform: states:StartSyncExecution" in refusals[0].message
+
+
+@pytest.mark.e2e
+def test_a_changed_pipe_is_followed(local_cloud: LocalCloud) -> None:
+    for size in ("3", "7"):
+        local_cloud.deploy(APP, context={"stack": "Changed", "batch-size": size})
+        deadline = time.monotonic() + 20
+        while [pipe.batch_size for pipe in local_cloud.pipes.running if pipe.name.startswith("Changed")] != [int(size)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
