@@ -142,23 +142,21 @@ def _attribute(value: object, path: str, depth: int) -> Attribute:
         return {"L": [_attribute(member, f"{path}[{index}]", depth - 1) for index, member in enumerate(value)]}
     if isinstance(value, dict):
         for name in value:
-            if not isinstance(name, str):
-                raise ResultError(f"{path} has the key {name!r:.100}, expected a text")
+            if not isinstance(name, str) or not name:
+                raise ResultError(f"{path} has the key {name!r:.100}, expected a text that is not empty")
             _attribute(name, f"{path}.{name!a}", depth)
         return {"M": {name: _attribute(member, f"{path}.{name}", depth - 1) for name, member in value.items()}}
     raise ResultError(f"{path} is {type(value).__name__}, which is neither text, number, boolean, list nor dict")
 
 
 def _number(value: float | Decimal, path: str) -> str:
-    if not math.isfinite(value):
+    if not isinstance(value, int) and not math.isfinite(value):
         raise ResultError(f"{path} is {value}, expected a finite number")
     number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     if number and abs(number) < _SMALLEST:
         return "0"
     if abs(number) > _LARGEST or len(number.normalize().as_tuple().digits) > _MAX_DIGITS:
-        raise ResultError(
-            f"{path} is {value!r:.100}, which has more than DynamoDB's {_MAX_DIGITS} digits or is too large"
-        )
+        raise ResultError(f"{path} is {number:.3e}, which is too large for DynamoDB or has over {_MAX_DIGITS} digits")
     return str(number)
 
 

@@ -75,7 +75,7 @@ def classification_postprocessor(
         scores = scores.clip(0, 1)
         ranking = [
             {"label": str(index) if names is None else names[index], "class_index": int(index), "score": float(score)}
-            for index in np.argsort(-scores, kind="stable")[:top]
+            for index in np.argsort(-values, kind="stable")[:top]  # by logits: rounding makes scores equal
             for score in (scores[index],)
         ]
         return {**ranking[0], "top": ranking}

@@ -1,0 +1,55 @@
+"""The pinned requirements: exact, complete, and without what the Lambda runtime brings."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+FILES = sorted((Path(__file__).parents[2] / "lambda_src" / "requirements").glob("*.txt"))
+
+
+def pins(path: Path) -> dict[str, Requirement]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    assert lines == sorted(lines)
+    return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
+
+
+def test_there_is_a_list_for_each_kind_of_function() -> None:
+    assert {path.stem for path in FILES} == {"inference", "postprocess", "preprocess-base", "preprocess-image"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_version_is_exact(path: Path) -> None:
+    for requirement in pins(path).values():
+        [specifier] = requirement.specifier
+        assert specifier.operator == "=="
+        assert "*" not in specifier.version
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_what_they_need_is_pinned_too(path: Path) -> None:
+    """Else a bundle would depend on the day it is made."""
+    listed = pins(path)
+    for name in listed:
+        for line in importlib.metadata.requires(name) or []:
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+                assert canonicalize_name(needed.name) in listed
+                assert needed.specifier.contains(next(iter(listed[canonicalize_name(needed.name)].specifier)).version)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_boto_is_left_to_the_lambda_runtime(path: Path) -> None:
+    assert not pins(path).keys() & {"boto3", "botocore"}
+
+
+def test_one_version_of_each_package() -> None:
+    versions: dict[str, set[str]] = {}
+    for path in FILES:
+        for name, requirement in pins(path).items():
+            versions.setdefault(name, set()).add(str(requirement.specifier))
+    assert all(len(found) == 1 for found in versions.values())

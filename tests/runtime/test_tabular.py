@@ -1,0 +1,103 @@
+"""Records as JSON or CSV become vectors, or a reason that names the field."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_runtime.builtin.tabular import csv_preprocessor, json_preprocessor
+from inference_runtime.errors import RejectItem
+
+
+def test_json_takes_the_fields_in_order() -> None:
+    vector = json_preprocessor(["b", "a", "yes"])(b'{"a": 1.5, "b": -2, "yes": true, "more": "x"}', None)
+    assert vector.dtype == np.float32
+    assert vector.tolist() == [-2, 1.5, 1]
+
+
+def test_csv_takes_the_columns_in_order() -> None:
+    vector = csv_preprocessor(["b", "a"], "float64")("\ufeffa, b ,c\r\n1.5,-2e3,text\r\n\r\n".encode(), None)
+    assert vector.dtype == np.float64
+    assert vector.tolist() == [-2000, 1.5]
+
+
+def test_csv_without_header() -> None:
+    assert csv_preprocessor(["a", "b"], header=False, delimiter=";")(b"1;2\n", None).tolist() == [1, 2]
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=5))
+def test_both_give_the_same_numbers(values: list[float]) -> None:
+    names = [f"f{i}" for i in range(len(values))]
+    as_json = json_preprocessor(names)(json.dumps(dict(zip(names, values, strict=True))).encode(), None)
+    as_csv = csv_preprocessor(names)(f"{','.join(names)}\n{','.join(map(repr, values))}\n".encode(), None)
+    np.testing.assert_array_equal(as_json, np.array(values, np.float32))
+    np.testing.assert_array_equal(as_csv, as_json)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[1]", "JSON is list, expected an object"),
+        (b'{"a": 1}', "field 'b' is missing"),
+        (b'{"a": 1, "b": null}', "field 'b' is None, expected a number"),
+        (b'{"a": 1, "b": "2"}', "field 'b' is '2', expected a number"),
+        (b'{"a": 1, "b": [2]}', "field 'b' is .2., expected a number"),
+        (b'{"a": 1, "b": 2.5}', "field 'b' is 2.5, which is no int8"),
+        (b'{"a": 1, "b": 300}', "field 'b' is 300, which does not fit int8"),
+        (b'{"a": 1, "b": NaN}', "field 'b' is nan, which does not fit int8"),
+        (b'{"a": 1, "b": 1e999}', "field 'b' is inf, which does not fit int8"),
+    ],
+)
+def test_bad_json_is_rejected_and_named(data: bytes, says: str) -> None:
+    with pytest.raises(RejectItem, match=says):
+        json_preprocessor(["a", "b"], "int8")(data, None)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "CSV has 0 records, expected 1"),
+        (b"a,b\n", "CSV has 0 records, expected 1"),
+        (b"a,b\n1,2\n3,4\n", "CSV has 2 records, expected 1"),
+        (b"a,b\n1\n", "CSV record has 1 columns, expected 2"),
+        (b"a,c\n1,2\n", "field 'b' is missing"),
+        (b"a,b\n1,x\n", "field 'b' is 'x', expected a number"),
+        (b"a,b\n1,\n", "field 'b' is '', expected a number"),
+        (b"\xff\xfe", "not CSV in UTF-8"),
+        (b'a,b\n"' + b"1" * 200_000, "not CSV in UTF-8"),
+    ],
+)
+def test_bad_csv_is_rejected_and_named(data: bytes, says: str) -> None:
+    with pytest.raises(RejectItem, match=says):
+        csv_preprocessor(["a", "b"])(data, None)
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_give_a_vector_or_a_reason(data: bytes) -> None:
+    for function in (json_preprocessor(["a"]), csv_preprocessor(["a"]), csv_preprocessor(["a"], header=False)):
+        with contextlib.suppress(RejectItem):
+            assert function(data, None).shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [([[]], "distinct names"), (["ab"], "distinct names"), ([["a", "a"]], "distinct names"), ([["a"], "bool"], "bool")],
+)
+def test_wrong_options_fail_and_are_named(arguments: list[Any], says: str) -> None:
+    for factory in (json_preprocessor, csv_preprocessor):
+        with pytest.raises(ValueError, match=says):
+            factory(*arguments)
+
+
+def test_a_delimiter_of_two_characters_fails() -> None:
+    with pytest.raises(ValueError, match="';;'"):
+        csv_preprocessor(["a"], delimiter=";;")
