@@ -335,6 +335,7 @@ class CpuInference(StageFunction):
             timeout=timeout if timeout is not None else Duration.seconds(30),
             **options,
         )
+        mark(self.function, "function", stage=id, model=json.loads(model.manifest.to_json()))
         work.grant_read(self)
         work.grant_write(self)
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)
