@@ -1,0 +1,14 @@
+"""The embedded AWS for end-to-end tests, and how `make test` spreads tests over processes."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["cdk_inference.local.pytest_plugin"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the end-to-end tests of a folder in one process: they share what they deploy."""
+    for item in items:
+        if item.get_closest_marker("e2e"):
+            item.add_marker(pytest.mark.xdist_group(f"e2e-{item.path.parent.name}"))
