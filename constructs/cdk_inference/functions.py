@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import jsii
 from aws_cdk import Duration, Stack, Token
@@ -215,21 +215,21 @@ class StageFunction(Construct):
         )
         return task
 
-    def metric_errors(self, **options: object) -> cloudwatch.Metric:
+    def metric_errors(self, **options: Any) -> cloudwatch.Metric:
         """Count the invocations that failed as a whole, as a sum over 5 minutes."""
-        return self.function.metric_errors(**options)  # type: ignore[arg-type]
+        return self.function.metric_errors(**options)
 
-    def metric_throttles(self, **options: object) -> cloudwatch.Metric:
+    def metric_throttles(self, **options: Any) -> cloudwatch.Metric:
         """Count the invocations that were throttled, as a sum over 5 minutes."""
-        return self.function.metric_throttles(**options)  # type: ignore[arg-type]
+        return self.function.metric_throttles(**options)
 
-    def metric_duration(self, **options: object) -> cloudwatch.Metric:
+    def metric_duration(self, **options: Any) -> cloudwatch.Metric:
         """Measure the milliseconds of an invocation, the average over 5 minutes."""
-        return self.function.metric_duration(**options)  # type: ignore[arg-type]
+        return self.function.metric_duration(**options)
 
-    def metric_invocations(self, **options: object) -> cloudwatch.Metric:
+    def metric_invocations(self, **options: Any) -> cloudwatch.Metric:
         """Count the invocations, as a sum over 5 minutes."""
-        return self.function.metric_invocations(**options)  # type: ignore[arg-type]
+        return self.function.metric_invocations(**options)
 
 
 class PreprocessFunction(StageFunction):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Duration, Token
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -212,10 +212,10 @@ class InferencePipeline(Construct):
         """Let the grantee put objects into the inbox."""
         return self.trigger.grant_put(grantee)
 
-    def metric(self, name: str, **options: object) -> cloudwatch.Metric:
+    def metric(self, name: str, **options: Any) -> cloudwatch.Metric:
         """Return a metric that the postprocessing function records for this pipeline, as a sum over 5 minutes."""
         return cloudwatch.Metric(
-            **{  # type: ignore[arg-type]
+            **{
                 "namespace": METRIC_NAMESPACE,
                 "metric_name": name,
                 "dimensions_map": {"pipeline": self.node.path},
@@ -225,23 +225,23 @@ class InferencePipeline(Construct):
             }
         )
 
-    def metric_succeeded(self, **options: object) -> cloudwatch.Metric:
+    def metric_succeeded(self, **options: Any) -> cloudwatch.Metric:
         """Count the objects that got a prediction, as a sum over 5 minutes."""
         return self.metric("Succeeded", **options)
 
-    def metric_rejected(self, **options: object) -> cloudwatch.Metric:
+    def metric_rejected(self, **options: Any) -> cloudwatch.Metric:
         """Count the objects that were refused for what they contain, as a sum over 5 minutes."""
         return self.metric("Rejected", **options)
 
-    def metric_failed(self, **options: object) -> cloudwatch.Metric:
+    def metric_failed(self, **options: Any) -> cloudwatch.Metric:
         """Count the objects for which no valid result came out, as a sum over 5 minutes."""
         return self.metric("Failed", **options)
 
-    def metric_latency(self, **options: object) -> cloudwatch.Metric:
+    def metric_latency(self, **options: Any) -> cloudwatch.Metric:
         """Measure the milliseconds from an object's event to its row, the 95th percentile over 5 minutes."""
         return self.metric("Latency", **{"statistic": cloudwatch.Stats.p(95), **options})
 
-    def metric_dead_letters(self, **options: object) -> cloudwatch.Metric:
+    def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:
         """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
         return self.trigger.metric_dead_letters(**options)
 

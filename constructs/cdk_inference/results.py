@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aws_cdk import aws_dynamodb as dynamodb
 from constructs import Construct
@@ -97,7 +97,7 @@ class ResultsTable(Construct):
         encryption.grant(self._key, grantee, encryption.TABLE)
         return self.table.grant(grantee, "dynamodb:PutItem")
 
-    def metric_throttled_writes(self, **options: object) -> cloudwatch.Metric:
+    def metric_throttled_writes(self, **options: Any) -> cloudwatch.Metric:
         """Count the writes that DynamoDB throttled, as a sum over 5 minutes."""
         return self.table.metric(
             "WriteThrottleEvents",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aws_cdk import Duration, Stack, Token
 from aws_cdk import aws_events as events
@@ -271,17 +271,17 @@ class S3Trigger(Construct):
             )
         )
 
-    def metric_queue_depth(self, **options: object) -> cloudwatch.Metric:
+    def metric_queue_depth(self, **options: Any) -> cloudwatch.Metric:
         """Count the messages waiting, the maximum over 5 minutes."""
-        return self.queue.metric_approximate_number_of_messages_visible(**options)  # type: ignore[arg-type]
+        return self.queue.metric_approximate_number_of_messages_visible(**options)
 
-    def metric_oldest_message_age(self, **options: object) -> cloudwatch.Metric:
+    def metric_oldest_message_age(self, **options: Any) -> cloudwatch.Metric:
         """Measure the age in seconds of the oldest message, the maximum over 5 minutes."""
-        return self.queue.metric_approximate_age_of_oldest_message(**options)  # type: ignore[arg-type]
+        return self.queue.metric_approximate_age_of_oldest_message(**options)
 
-    def metric_dead_letters(self, **options: object) -> cloudwatch.Metric:
+    def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:
         """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
-        return self.dead_letter_queue.metric_approximate_number_of_messages_visible(**options)  # type: ignore[arg-type]
+        return self.dead_letter_queue.metric_approximate_number_of_messages_visible(**options)
 
 
 def _validate(

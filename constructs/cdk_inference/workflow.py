@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Duration
 from aws_cdk import aws_logs as logs
@@ -184,14 +184,14 @@ class InferenceWorkflow(Construct):
         give_back.next(more)
         return receive
 
-    def metric_failed(self, **options: object) -> cloudwatch.Metric:
+    def metric_failed(self, **options: Any) -> cloudwatch.Metric:
         """Count the executions that failed as a whole, as a sum over 5 minutes."""
-        return self.state_machine.metric_failed(**options)  # type: ignore[arg-type]
+        return self.state_machine.metric_failed(**options)
 
-    def metric_timed_out(self, **options: object) -> cloudwatch.Metric:
+    def metric_timed_out(self, **options: Any) -> cloudwatch.Metric:
         """Count the executions that ran out of time, as a sum over 5 minutes."""
-        return self.state_machine.metric_timed_out(**options)  # type: ignore[arg-type]
+        return self.state_machine.metric_timed_out(**options)
 
-    def metric_time(self, **options: object) -> cloudwatch.Metric:
+    def metric_time(self, **options: Any) -> cloudwatch.Metric:
         """Measure the milliseconds of an execution, the average over 5 minutes."""
-        return self.state_machine.metric_time(**options)  # type: ignore[arg-type]
+        return self.state_machine.metric_time(**options)
