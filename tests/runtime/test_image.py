@@ -233,7 +233,7 @@ def test_a_decompression_bomb_is_refused_from_its_header() -> None:
     try:
         with pytest.raises(RejectItem, match=r"image has 50000 x 50000 pixels, at most 64,000,000 are decoded"):
             plain(bomb, None)
-        assert time.process_time() - start < 0.1
+        assert time.process_time() - start < 0.5
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()
