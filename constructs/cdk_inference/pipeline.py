@@ -63,7 +63,7 @@ class InferencePipeline(Construct):
     encryption_key
         Customer managed key of all data, logs included. Default: a key of our own, which rotates.
     batch_size
-        Most objects the workflow gets at once, 1 to 64. Default: 32.
+        Most objects the workflow gets at once, 1 to 32. Default: 32.
     batch_window
         Longest time to wait for a batch to fill up, 0 to 300 seconds. Default: 1 second.
     max_receive_count

@@ -98,6 +98,8 @@ class Preprocess:
             raise PropError(f"resize is '{resize}'; use 'center_crop', 'stretch' or 'pad'")
         if not 0 < crop <= 1:
             raise PropError(f"crop is {crop}; it must be above 0 and at most 1")
+        if max_pixels < 1:
+            raise PropError(f"max_pixels is {max_pixels}; it must be at least 1")
         options = {"size": size, "resize": resize, "crop": crop, "max_pixels": max_pixels}
         return cls(
             StageCode(f"{_BUILTIN}.image:image_preprocessor", options=options, runtime_requirements="preprocess-image"),
@@ -107,7 +109,15 @@ class Preprocess:
 
     @classmethod
     def json(cls, *, fields: Sequence[str], dtype: str = "float32") -> Preprocess:
-        """Read numbers from the fields of a JSON object, in this order, as an array of shape (len(fields),)."""
+        """Read numbers from the fields of a JSON object, in this order, as an array of shape (len(fields),).
+
+        Raises
+        ------
+        PropError
+            There are no fields.
+        """
+        if not fields:
+            raise PropError("fields is empty; name the numbers that the model takes, in order")
         return cls(
             StageCode(f"{_BUILTIN}.tabular:json_preprocessor", options={"fields": list(fields), "dtype": dtype}),
             suffixes=(".json",),
@@ -116,7 +126,15 @@ class Preprocess:
 
     @classmethod
     def csv(cls, *, columns: Sequence[str], dtype: str = "float32") -> Preprocess:
-        """Read numbers from the named columns of a CSV file of a header and one row, as an array (len(columns),)."""
+        """Read numbers from the named columns of a CSV file of a header and one row, as an array (len(columns),).
+
+        Raises
+        ------
+        PropError
+            There are no columns.
+        """
+        if not columns:
+            raise PropError("columns is empty; name the numbers that the model takes, in order")
         return cls(
             StageCode(f"{_BUILTIN}.tabular:csv_preprocessor", options={"columns": list(columns), "dtype": dtype}),
             suffixes=(".csv",),

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_stepfunctions as sfn
 
-MAX_BATCH_SIZE = 64
+MAX_BATCH_SIZE = 32
 """Messages a workflow takes at once.
 
-Pipes would take 10,000, but the state of a workflow is limited to 262,144 characters, and an object key of 1,024 bytes
-can take 2,700 of them once it is escaped.
+Pipes would take 10,000, but the input of a workflow is limited to 262,144 characters, and the event of one object can
+take 7,200 of them: a key of 1,024 bytes is six times as long once it is escaped.
 """
 
 _INPUT_TEMPLATE = '{"message_id": <$.messageId>, "time": <$.body.time>, "detail": <$.body.detail>}'
@@ -53,7 +53,7 @@ class S3Trigger(Construct):
     encryption_key
         Customer managed key of the bucket and the queues. Default: S3 and SQS encrypt with keys that they manage.
     batch_size
-        Most objects the workflow gets at once, 1 to 64. Default: 32.
+        Most objects the workflow gets at once, 1 to 32. Default: 32.
     batch_window
         Longest time to wait for a batch to fill up, 0 to 300 seconds. Default: 1 second.
     max_receive_count

@@ -349,8 +349,8 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0; it must be between 1 and 64"),
-        ({"batch_size": 65}, "batch_size is 65; it must be between 1 and 64"),
+        ({"batch_size": 0}, "batch_size is 0; it must be between 1 and 32"),
+        ({"batch_size": 33}, "batch_size is 33; it must be between 1 and 32"),
         ({"batch_window": cdk.Duration.seconds(301)}, "batch_window is 301 s"),
         ({"max_receive_count": 0}, "max_receive_count is 0"),
         ({"prefix": "/in"}, "prefix '/in' starts with a slash, which S3 keys do not; use 'in'"),

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 
 from cdk_inference.platform import LambdaPlatform
@@ -54,7 +55,10 @@ def environment(endpoint: str, base: Mapping[str, str] | None = None) -> dict[st
         for name, value in (os.environ if base is None else base).items()
         if not name.startswith("AWS_") or name == "AWS_CA_BUNDLE"
     }
+    direct = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), "127.0.0.1", "localhost"]))
     return kept | {
+        "NO_PROXY": direct,
+        "no_proxy": direct,
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": _KEY,
         "AWS_SECRET_ACCESS_KEY": _KEY,
@@ -107,8 +111,11 @@ def role_clients(endpoint: str, credentials: Mapping[str, str], services: Iterab
 
 
 def _session(credentials: Mapping[str, str]) -> boto3.session.Session:
-    # A session of its own: the default one is shared, not thread-safe, and reads the user's profiles.
+    # A session of its own: the default one is shared and not thread-safe. Profiles of the user have no say in it.
+    nowhere = (None, None, os.devnull, None)
+    variables = {"profile": (None, None, None, None), "config_file": nowhere, "credentials_file": nowhere}
     return boto3.session.Session(
+        botocore_session=botocore.session.Session(session_vars=variables),
         aws_access_key_id=credentials["AccessKeyId"],
         aws_secret_access_key=credentials["SecretAccessKey"],
         aws_session_token=credentials.get("SessionToken"),
@@ -119,5 +126,6 @@ def _session(credentials: Mapping[str, str]) -> boto3.session.Session:
 def _client(session: boto3.session.Session, endpoint: str, service: str) -> Any:  # noqa: ANN401
     # inject_host_prefix: StartSyncExecution would go to sync-127.0.0.1.
     options: dict[str, Any] = {"retries": {"total_max_attempts": 2}} | _SYNCHRONOUS.get(service, {})
-    config = Config(inject_host_prefix=False, max_pool_connections=32, **options)
+    # proxies: those of the environment have no way to our loopback address.
+    config = Config(inject_host_prefix=False, max_pool_connections=32, proxies={}, **options)
     return session.client(service, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]

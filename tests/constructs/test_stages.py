@@ -1,0 +1,157 @@
+"""Stages: what is accepted, and what fails with which message."""
+
+from __future__ import annotations
+
+import keyword
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdk_inference import Postprocess, Preprocess, PropError
+from cdk_inference.model import TensorSpec
+
+IMAGE = (TensorSpec("image", "uint8", ("batch", 224, 224, 3)),)
+names = st.text(string.ascii_letters, min_size=1, max_size=12).filter(lambda n: not keyword.iskeyword(n))
+
+
+@pytest.fixture
+def stage_file(tmp_path):
+    def write(text: str):
+        path = tmp_path / "stage.py"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_an_image_stage_tells_the_runtime_its_options():
+    environment = Preprocess.image(size=224, resize="pad").bind(IMAGE).environment()
+    assert environment == {
+        "STAGE_FUNCTION": "inference_runtime.builtin.image:image_preprocessor",
+        "STAGE_OPTIONS": '{"crop": 0.875, "max_pixels": 64000000, "resize": "pad", "size": 224}',
+    }
+
+
+def test_a_users_function_is_found_without_importing_it(stage_file):
+    path = stage_file("import not_installed\n\ndef run(data, item):\n    return data\n")
+    code = Preprocess.function(f"{path}:run", requirements=["regex==2026.1.1"], suffixes=[".txt"]).bind(IMAGE)
+    assert code.function == "stage:run"
+    assert code.environment() == {"STAGE_FUNCTION": "stage:run"}
+    assert code.requirements == ("regex==2026.1.1",)
+    assert code.sources == {"stage.py": path}
+
+
+def test_a_users_requirements_file_is_read(stage_file, tmp_path):
+    path = stage_file("def run(outputs, item):\n    return {}\n")
+    requirements = tmp_path / "requirements.txt"
+    requirements.write_text("# mine\nregex==2026.1.1  # why\n\nnumpy==2.4.6\n")
+    code = Postprocess.function(f"{path}:run", requirements=requirements).bind(())
+    assert code.requirements == ("regex==2026.1.1", "numpy==2.4.6")
+
+
+@given(name=names)
+def test_any_function_name_is_found(name, tmp_path_factory):
+    path = tmp_path_factory.mktemp("stage") / "stage.py"
+    path.write_text(f"def other(a, b): ...\ndef {name}(data, item): ...\n")
+    assert Preprocess.function(f"{path}:{name}").code.function == f"stage:{name}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def other(data, item): ...", "there is no function 'run' in .*; it has other"),
+        ("run = 1", "there is no function 'run' in .*; it has none"),
+        ("def run(data): ...", "'run' in .* must take two arguments"),
+        ("def run(a, b, c): ...", "'run' in .* must take two arguments"),
+        ("def run(a, b:", "is not valid Python"),
+    ],
+)
+def test_a_function_that_cannot_work_fails(stage_file, text, message):
+    with pytest.raises(PropError, match=message):
+        Preprocess.function(f"{stage_file(text)}:run")
+
+
+@pytest.mark.parametrize("text", ["def run(*args): ...", "def run(a, b, c=1): ...", "def run(a, b, /): ..."])
+def test_every_function_of_two_arguments_is_accepted(stage_file, text):
+    assert Preprocess.function(f"{stage_file(text)}:run").code.function == "stage:run"
+
+
+@pytest.mark.parametrize("entry", ["stage.py", "stage:run", "stage.py:", "stage.py:a b", "my-stage.py:run", ":run"])
+def test_a_malformed_entry_fails(entry):
+    with pytest.raises(PropError, match=r"is not of the form 'path/to/file.py:function'"):
+        Preprocess.function(entry)
+
+
+def test_a_missing_file_fails_with_where_it_was_looked_for(tmp_path):
+    with pytest.raises(PropError, match=r"there is no file '.*stage.py' .looked in "):
+        Preprocess.function(tmp_path / "stage.py:run")
+
+
+def test_a_missing_source_fails(stage_file, tmp_path):
+    path = stage_file("def run(a, b): ...")
+    with pytest.raises(PropError, match=r"sources: there is no file or folder '.*nothing'"):
+        Preprocess.function(f"{path}:run", sources=[tmp_path / "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"size": 224, "resize": "crop"}, "resize is 'crop'; use 'center_crop', 'stretch' or 'pad'"),
+        ({"size": 224, "crop": 1.5}, "crop is 1.5"),
+        ({"size": 224, "max_pixels": 0}, "max_pixels is 0"),
+    ],
+)
+def test_wrong_image_options_fail(options, message):
+    with pytest.raises(PropError, match=message):
+        Preprocess.image(**options)
+
+
+def test_tabular_stages_fail_without_columns():
+    with pytest.raises(PropError, match="fields is empty"):
+        Preprocess.json(fields=[])
+    with pytest.raises(PropError, match="columns is empty"):
+        Preprocess.csv(columns=[])
+
+
+def test_labels_travel_in_a_file(tmp_path):
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\ndog\n")
+    code = Postprocess.classification(labels=path, top=1).bind((TensorSpec("logits", "float32", ("batch", 2)),))
+    assert code.sources == {"labels.txt": path}
+    assert code.options == {"top": 1, "activation": "softmax", "labels_file": "labels.txt"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": []}, "labels is empty"),
+        ({"labels": ["a"], "top": 2}, "top is 2, but there are 1 classes"),
+        ({"labels": ["a"], "top": 1, "activation": "sigmoid"}, "activation is 'sigmoid'"),
+        ({"labels": "nowhere.txt"}, "labels: there is no file 'nowhere.txt'"),
+        ({"labels": [f"label {i}" for i in range(500)]}, "do not fit into the function's environment"),
+    ],
+)
+def test_wrong_classification_options_fail(options, message):
+    with pytest.raises(PropError, match=message):
+        Postprocess.classification(**options)
+
+
+@pytest.mark.parametrize(
+    ("stage", "inputs", "message"),
+    [
+        (Preprocess.image(size=128), IMAGE, "makes uint8 .batch, 128, 128, 3., but the model takes image: uint8"),
+        (Preprocess.json(fields=["a"]), IMAGE, "makes float32 .batch, 1., but the model takes image: uint8"),
+        (Preprocess.image(size=224), IMAGE * 2, "but the model takes image: .*, image: "),
+    ],
+)
+def test_a_stage_that_does_not_fit_the_model_fails(stage, inputs, message):
+    with pytest.raises(PropError, match=message):
+        stage.bind(inputs)
+
+
+def test_a_stage_fits_symbolic_sizes():
+    spec = (TensorSpec("image", "uint8", ("batch", "height", "width", 3)),)
+    assert Preprocess.image(size=100).bind(spec).options is not None
