@@ -44,8 +44,8 @@ def crop(image: Image.Image, share: float, x: float, y: float, mirror: bool) -> 
     x, y
         Position between the left or top edge (0) and the right or bottom edge (1).
     """
-    side = round(min(image.size) * share)
-    left, top = round((image.width - side) * x), round((image.height - side) * y)
+    side = min(image.size) * share
+    left, top = (image.width - side) * x, (image.height - side) * y
     box = (left, top, left + side, top + side)
     part = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=box)
     return np.asarray(ImageOps.mirror(part) if mirror else part)

@@ -1,0 +1,1 @@
+"""The process that builds a model. Only code in here imports torch, and only `python -m` of it runs."""

@@ -1,0 +1,22 @@
+"""onnxruntime sessions on one CPU thread."""
+
+from __future__ import annotations
+
+import onnxruntime as ort
+
+
+def open_session(model: bytes, *, exact: bool = True) -> ort.InferenceSession:
+    """Return a session on one CPU thread.
+
+    Parameters
+    ----------
+    exact
+        Compute int8 products the same on every CPU: x86 without VNNI saturates 16-bit sums of U8S8 products
+        unless told not to. This costs speed, so timings are taken without it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    if exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

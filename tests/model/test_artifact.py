@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from aws_cdk import App, Stack
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import load_recipe
+from cdk_inference.model.artifact import ModelArtifact
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cdk_inference.model import BuiltModel
+
+
+@pytest.mark.slow
+def test_artifact_offers_the_built_model(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, built = tiny
+    model = ModelArtifact(Stack(App(), "Stack"), "Model", recipe=recipe, cache_dir=cache)
+    assert (model.path, model.manifest, model.version, model.asset_hash) == (
+        built.path,
+        built.manifest,
+        built.version,
+        built.asset_hash,
+    )
+    assert [s.name for s in (*model.inputs, *model.outputs)] == ["images", "scores"]
+
+
+def test_stack_that_is_not_bundled_builds_nothing(make_recipe, tmp_path: Path) -> None:
+    file = make_recipe()
+    recipe, _ = load_recipe(file)
+    stack = Stack(App(context={"aws:cdk:bundling-stacks": []}), "Stack")
+    for index, given in enumerate((file, recipe)):
+        model = ModelArtifact(stack, f"Model{index}", recipe=given, cache_dir=tmp_path / "cache")
+        assert (model.path, model.version) == (None, "unbuilt")
+        assert (model.inputs, model.outputs) == (recipe.inputs, recipe.outputs)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_missing_recipe_fails_even_if_the_stack_is_not_bundled(tmp_path: Path) -> None:
+    stack = Stack(App(context={"aws:cdk:bundling-stacks": []}), "Stack")
+    with pytest.raises(ModelBuildError, match=r"recipe file .* does not exist"):
+        ModelArtifact(stack, "Model", recipe=tmp_path / "recipe.py")
+
+
+def test_app_with_a_recipe_that_raises_fails_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "recipe.py").write_text("RECIPE = 1 / 0")
+    app = (
+        "from aws_cdk import App, Stack; from cdk_inference.model.artifact import ModelArtifact;"
+        "ModelArtifact(Stack(App(), 'Stack'), 'Model', recipe='recipe.py')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", app], cwd=tmp_path, capture_output=True, text=True, env=os.environ, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"error: recipe file {tmp_path}/recipe.py raised ZeroDivisionError on line 1: division by zero"
+    )
+    assert "Traceback" not in result.stderr

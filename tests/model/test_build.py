@@ -1,0 +1,224 @@
+"""Builds of a tiny network, in a process of their own as in production."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import build_model, load_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cdk_inference.model import BuiltModel
+
+pytestmark = pytest.mark.slow
+
+SYNTH = """
+import os, sys
+from cdk_inference.model import build_model
+os.umask(0o077)
+print(build_model(sys.argv[1]).asset_hash)
+print([m for m in ("torch", "onnx", "onnxruntime", "numpy") if m in sys.modules])
+"""
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_artifact_is_an_int8_model_with_its_manifest(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    built = tiny[2]
+    assert names(built.path) == ["manifest.json", "model.onnx"]
+    model = onnx.load(built.path / "model.onnx")
+    weights = {w.name: w for w in model.graph.initializer}
+    dequantized = {n.output[0]: weights.get(n.input[0]) for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    convolutions = [dequantized[n.input[1]] for n in model.graph.node if n.op_type == "Conv"]
+    assert [w.data_type for w in convolutions] == [onnx.TensorProto.INT8] * 2
+    scales = [
+        weights[n.input[1]] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in weights
+    ]
+    assert {8, 16} <= {w.dims[0] for w in scales if w.dims}  # a scale per channel
+    manifest = built.manifest
+    assert manifest.opset == {o.domain: o.version for o in model.opset_import}[""]
+    assert manifest.size_bytes == (built.path / "model.onnx").stat().st_size
+    assert manifest.precision == "static_int8"
+    assert manifest.metric.quantized >= manifest.metric.gate == 0.9
+    assert built.version == manifest.model_version
+
+
+def test_artifact_takes_any_batch_and_answers_like_the_float_model(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    built = tiny[2]
+    session = ort.InferenceSession(built.path / "model.onnx", providers=["CPUExecutionProvider"])
+    images = np.random.default_rng(7).integers(0, 256, (5, 16, 16, 3)).astype(np.uint8)
+    together = session.run(["scores"], {"images": images})[0]
+    one_by_one = np.concatenate([session.run(["scores"], {"images": images[i : i + 1]})[0] for i in range(5)])
+    assert together.shape == (5, 5)
+    np.testing.assert_array_equal(together, one_by_one)
+    assert len(np.unique(together)) > 5  # not clipped into a corner
+    report = json.loads((built.path.parent / "report.json").read_text())
+    assert report["quantized_cosine"] > 0.99
+    assert report["latency"]["ratio"] > 0
+
+
+def test_graph_names_nothing_of_the_machine_it_was_built_on(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, _, built = tiny
+    data = (built.path / "model.onnx").read_bytes() + (built.path / "manifest.json").read_bytes()
+    for trace in (str(recipe.parent), "site-packages", "conv2d", "Tiny"):
+        assert trace.encode() not in data
+
+
+def test_same_recipe_gives_the_same_bytes_elsewhere_and_builds_once(
+    tiny: tuple[Path, Path, BuiltModel], make_recipe: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Another folder, hash seed, umask, working folder and cache; two processes at once, neither with torch."""
+    built = tiny[2]
+    recipe = make_recipe(to="a/much/deeper folder")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SYNTH, recipe],
+            env=os.environ | {"PYTHONHASHSEED": seed, "CDK_INFERENCE_CACHE": str(tmp_path / "cache")},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed in ("7", "8")
+    ]
+    results = [process.communicate() for process in processes]
+    assert [out.split() for out, _ in results] == [[built.asset_hash, "[]"]] * 2
+    (entry,) = (p for p in (tmp_path / "cache" / "models").iterdir() if p.is_dir())
+    for name in ("model.onnx", "manifest.json"):
+        assert (entry / "artifact" / name).read_bytes() == (built.path / name).read_bytes()
+
+    waited, progress = sorted((err.splitlines() for _, err in results), key=len)
+    assert waited == []
+    assert [line.partition(" (")[0] for line in progress[:6]] == [
+        "model tiny: not in the cache, building",
+        *(f"model tiny: {name}" for name in ("import", "load", "export", "quantize", "evaluate")),
+    ]
+    assert progress[6].startswith(f"model tiny: version {built.version}, static_int8, ")
+    assert len(progress) == 7
+
+
+def test_warm_build_is_quick_and_quiet(tiny: tuple[Path, Path, BuiltModel], capfd: pytest.CaptureFixture[str]) -> None:
+    recipe, cache, built = tiny
+    seconds = []
+    for _ in range(10):
+        start = time.perf_counter()
+        assert build_model(recipe, cache=cache) == built
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.05
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damaged_and_half_written_entries_are_built_again(
+    tiny: tuple[Path, Path, BuiltModel], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recipe, cache, built = tiny
+    shutil.copytree(cache, tmp_path / "cache")
+    (entry,) = (p for p in (tmp_path / "cache" / "models").iterdir() if p.is_dir())
+    (entry.parent / ".building-killed" / "entry" / "artifact").mkdir(parents=True)
+    with (entry / "artifact" / "model.onnx").open("r+b") as file:
+        file.truncate(100)
+    again = build_model(recipe, cache=tmp_path / "cache")
+    assert (again.version, again.asset_hash) == (built.version, built.asset_hash)
+    assert "not in the cache, building" in capfd.readouterr().err
+
+
+def test_float32_ships_the_exported_graph(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    file = make_recipe(recipe=('StaticInt8(calibration="data.py:calibration")', "Float32()"))
+    recipe, folder = load_recipe(file)
+    built = build_model(recipe, folder=folder, cache=tmp_path / "cache")
+    assert built.manifest.precision == "float32"
+    assert built.manifest.size_bytes == built.manifest.baseline_size_bytes
+    assert built.manifest.metric.quantized == 1.0
+
+
+def failing_build(file: Path, cache: Path) -> str:
+    with pytest.raises(ModelBuildError) as error:
+        build_model(file, cache=cache)
+    message = str(error.value)
+    assert "\n" not in message
+    assert "Traceback" not in message
+    assert not [p for p in (cache / "models").iterdir() if p.is_dir()]  # nothing half built stays
+    return message
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        pytest.param(
+            {"factory": ("return self.head(", "return torch.log(torch.zeros(5)) * self.head(")},
+            "model 'tiny': PyTorch, evaluation batch 0: output 'scores' has 40 of 40 values that are NaN or infinite; ",
+            id="not finite",
+        ),
+        pytest.param(
+            {"factory": ("model = Tiny()", "raise OSError('no weights here')")},
+            "model 'tiny': load failed with OSError: no weights here; the traceback is in ",
+            id="factory raises",
+        ),
+        pytest.param(
+            {"factory": ("model = Tiny()", "import os; os._exit(3)")},
+            "model 'tiny': the build process ended with code 3; see ",
+            id="process dies",
+        ),
+    ],
+)
+def test_model_that_cannot_be_built_fails_with_one_message(
+    make_recipe: Callable[..., Path], tmp_path: Path, changes: dict[str, tuple[str, str]], start: str
+) -> None:
+    message = failing_build(make_recipe(**changes), tmp_path / "cache")
+    assert message.startswith(start)
+    if ".log" in message:
+        assert Path(message.rpartition(" ")[2]).is_file()
+
+
+def test_model_below_its_gate_fails_with_metric_and_ways_out(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    """Calibrated on black images only, everything brighter is clipped."""
+    file = make_recipe(data=("def calibration():\n    return batches(1)", BLACK))
+    message = failing_build(file, tmp_path / "cache")
+    assert message.startswith("model 'tiny': the accuracy gate failed: top1_agreement is 0.")
+    assert "float32 has 1.000, lowest allowed is 0.900 (max_drop=0.1); calibrate on data closer" in message
+
+
+BLACK = """
+def calibration():
+    yield {"images": np.zeros((8, 16, 16, 3), np.uint8)}
+"""
+
+
+def test_build_without_the_extra_fails_with_its_name(
+    make_recipe: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "path" / "torch").mkdir(parents=True)
+    (tmp_path / "path" / "torch" / "__init__.py").write_text("raise ImportError('libtorch is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    message = failing_build(make_recipe(), tmp_path / "cache")
+    assert message.startswith('building a model needs the "model" extra: pip install "cdk-inference[model]"; see ')
+
+
+def test_package_that_is_not_installed_fails_with_its_name(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    file = make_recipe(recipe=('origin="random numbers"),', 'origin="random numbers"), packages=("no-such-one",),'))
+    with pytest.raises(ModelBuildError, match="recipe 'tiny' names package 'no-such-one', which is not installed: pip"):
+        build_model(file, cache=tmp_path)
+
+
+def test_recipe_object_without_its_folder_fails(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    recipe, _ = load_recipe(make_recipe())
+    with pytest.raises(ModelBuildError, match="recipe 'tiny' was passed as an object: pass the folder"):
+        build_model(recipe, cache=tmp_path)
+    with pytest.raises(ModelBuildError, match=r"folder .*nowhere does not exist"):
+        build_model(recipe, folder=tmp_path / "nowhere", cache=tmp_path)
