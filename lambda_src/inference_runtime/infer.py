@@ -1,6 +1,7 @@
 """Handler of the CPU inference function: runs batches through the model with ONNX Runtime.
 
-Logs with the standard library: Powertools would add 50 to 90 ms to a cold start that has ONNX Runtime and the model to load already.
+Logs with the standard library: the cold start has ONNX Runtime and the model to load already, and Powertools would add
+50 to 90 ms.
 """
 
 from __future__ import annotations
