@@ -17,6 +17,7 @@ from cdk_inference.removal import data_removal_policy
 if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_iam as iam
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.functions import StageFunction
@@ -183,6 +184,10 @@ class InferenceWorkflow(Construct):
         fail_item.next(more)
         give_back.next(more)
         return receive
+
+    def grant_start_sync_execution(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee run a batch and wait for the answer."""
+        return self.state_machine.grant_start_sync_execution(grantee)
 
     def metric_failed(self, **options: Any) -> cloudwatch.Metric:
         """Count the executions that failed as a whole, as a sum over 5 minutes."""

@@ -1,0 +1,122 @@
+"""Every part of a pipeline is of use alone."""
+
+from __future__ import annotations
+
+import json
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_stepfunctions as sfn
+from aws_cdk.assertions import Template
+
+from cdk_inference import (
+    CpuInference,
+    InferenceWorkflow,
+    Postprocess,
+    PostprocessFunction,
+    Preprocess,
+    PreprocessFunction,
+    PropError,
+    ResultsTable,
+    S3Trigger,
+    StageFunction,
+    WorkBucket,
+)
+
+from .conftest import resources
+
+
+def test_a_trigger_starts_any_express_workflow(stack):
+    machine = sfn.StateMachine(
+        stack,
+        "Mine",
+        definition_body=sfn.DefinitionBody.from_chainable(sfn.Pass(stack, "Nothing")),
+        state_machine_type=sfn.StateMachineType.EXPRESS,
+    )
+    S3Trigger(stack, "Trigger", prefix="in/").add_target(machine)
+    (pipe,) = resources(stack, "AWS::Pipes::Pipe").values()
+    assert pipe["Properties"]["Target"] == stack.resolve(machine.state_machine_arn)
+    # without a key of the user's, S3 and SQS encrypt with theirs
+    (bucket,) = resources(stack, "AWS::S3::Bucket").values()
+    assert "AES256" in json.dumps(bucket["Properties"]["BucketEncryption"])
+    assert {q["Properties"]["SqsManagedSseEnabled"] for q in resources(stack, "AWS::SQS::Queue").values()} == {True}
+    assert not resources(stack, "AWS::KMS::Key")
+
+
+def test_the_stages_make_a_workflow_without_a_pipeline(stack, model):
+    trigger = S3Trigger(stack, "Trigger")
+    work = WorkBucket(stack, "Work")
+    results = ResultsTable(stack, "Results", point_in_time_recovery=False, deletion_protection=True)
+    workflow = InferenceWorkflow(
+        stack,
+        "Workflow",
+        preprocess=PreprocessFunction(
+            stack, "Pre", stage=Preprocess.image(size=224), model=model, trigger=trigger, work=work
+        ),
+        inference=CpuInference(stack, "Infer", model=model, work=work, memory_size=3538),
+        postprocess=PostprocessFunction(
+            stack, "Post", stage=Postprocess.outputs(), model=model, work=work, results=results
+        ),
+        timeout=cdk.Duration.minutes(2),
+    )
+    trigger.add_target(workflow.state_machine)
+    (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
+    (replica,) = table["Properties"]["Replicas"]
+    assert replica["DeletionProtectionEnabled"] is True
+    assert replica["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": False}
+    assert "SSESpecification" not in replica
+
+
+def test_a_batch_can_be_run_by_hand(stack, pipeline):
+    operator = iam.User(stack, "Operator")
+    pipeline().workflow.grant_start_sync_execution(operator)
+    (policy,) = [p for n, p in resources(stack, "AWS::IAM::Policy").items() if n.startswith("Operator")]
+    (statement,) = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Action"] == "states:StartSyncExecution"
+
+
+def test_resources_say_what_they_are(stack, pipeline):
+    pipeline(prefix="in/")
+    marks = {
+        resource["Metadata"]["cdk-inference"]["role"]: resource["Metadata"]["cdk-inference"]
+        for resource in Template.from_stack(stack).to_json()["Resources"].values()
+        if "cdk-inference" in resource.get("Metadata", {})
+    }
+    assert set(marks) == {
+        "inbox",
+        "queue",
+        "dead-letter-queue",
+        "pipe",
+        "state-machine",
+        "function",
+        "results",
+        "work",
+    }
+    assert {mark["pipeline"] for mark in marks.values()} == {"Stack/Photos"}
+    assert marks["inbox"]["prefix"] == "in/"
+
+
+def test_the_inference_function_carries_the_manifest(stack, pipeline):
+    pipeline()
+    models = [
+        function["Metadata"]["cdk-inference"]["model"]
+        for function in resources(stack, "AWS::Lambda::Function").values()
+        if "model" in function["Metadata"]["cdk-inference"]
+    ]
+    assert [model["name"] for model in models] == ["tiny"]
+
+
+def test_a_stage_that_is_not_a_lambda_size_fails(stack):
+    with pytest.raises(PropError, match="memory_size is 20000 MiB; Lambda takes 128 to 10240"):
+        StageFunction(
+            stack,
+            "Mine",
+            handler="a.b",
+            runtime_requirements="postprocess",
+            sources={},
+            environment={},
+            description="",
+            memory_size=20_000,
+            timeout=cdk.Duration.seconds(1),
+        )
