@@ -1,0 +1,28 @@
+"""What runs on this machine."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def group(leader: int) -> list[str]:
+    """Processes of a group."""
+    listed = subprocess.run(
+        ["ps", "-eww", "-o", "pgid=,stat=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    return [row[2] for row in rows if int(row[0]) == leader and not row[1].startswith("Z")]
+
+
+def gone(leader: int, state: Path) -> bool:
+    deadline = time.monotonic() + 15
+    while group(leader) or state.exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -1,0 +1,151 @@
+"""The command line, as a user and as a script meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .processes import gone
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def run(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cdk_inference.local", *arguments]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=os.environ | (env or {})
+    )
+
+
+@pytest.mark.e2e
+def test_from_deploy_to_destroy(app: Path) -> None:
+    good, poison = app / "good one.txt", app / "poison.txt"
+    good.write_text("good")
+    poison.write_text("poison")
+    try:
+        first = run(app, "deploy", env={"AWS_PROFILE": "nonexistent", "CDK_INFERENCE_CACHE": str(app / "cache")})
+        assert first.returncode == 0, first.stderr
+        assert "synthesizing the app ..." in first.stderr
+        assert "deployed LocalProbe to http://127.0.0.1:" in first.stdout
+        assert not (app / "cdk.out").exists()
+        state = json.loads((app / ".cdk-inference/local.json").read_text())
+
+        succeeded = run(app, "put", good.name, "--wait", "--json")
+        assert succeeded.returncode == 0, succeeded.stderr
+        row = json.loads(succeeded.stdout)
+        assert (row["key"], row["status"], row["label"], row["class_index"]) == (
+            "in/good one.txt",
+            "SUCCEEDED",
+            "cat",
+            3,
+        )
+        assert 0 < row["seconds"] < 60
+
+        failed = run(app, "put", poison.name, good.name, "--prefix", "in/second/", "--wait", "--json")
+        assert failed.returncode == 1
+        assert [json.loads(line)["status"] for line in failed.stdout.splitlines()] == ["DEAD_LETTER", "SUCCEEDED"]
+
+        named = run(app, "put", good.name, "--key", "in/bad")
+        assert named.returncode == 0
+        assert named.stdout.endswith("/in/bad\n")
+
+        listed = run(app, "results", "--json")
+        assert listed.returncode == 0
+        rows = {row["key"]: row for row in map(json.loads, listed.stdout.splitlines())}
+        assert {"in/good one.txt", "in/second/good one.txt", "in/second/poison.txt"} <= set(rows)
+        assert "SUCCEEDED" in run(app, "results").stdout
+        assert "scoring in/good one.txt" in run(app, "logs").stdout
+
+        script = app / "app.py"
+        script.write_text(script.read_text().replace("Duration.seconds(5)", "Duration.seconds(7)"))
+        again = run(app, "deploy", "--verbose")
+        assert again.returncode == 0, again.stderr
+        assert "LocalProbe | " in again.stderr  # the CLI's events
+        assert json.loads((app / ".cdk-inference/local.json").read_text()) == state  # the same one, results kept
+        assert len(run(app, "results", "--json").stdout.splitlines()) >= len(rows)
+    finally:
+        ended = run(app, "destroy")
+    assert ended.returncode == 0
+    assert ended.stdout == "destroyed\n"
+    assert gone(state["pid"], app / ".cdk-inference")
+    assert run(app, "destroy").stdout == "nothing was deployed\n"
+
+
+@pytest.mark.parametrize("command", [["results"], ["logs"], ["put", "app.py"]])
+def test_a_command_with_nothing_deployed_fails(app: Path, command: list[str]) -> None:
+    answer = run(app, *command)
+    assert answer.returncode == 3
+    assert answer.stderr == f"error: nothing is deployed locally from {app}: deploy first\n"
+
+
+def test_a_wrong_option_fails(app: Path) -> None:
+    assert run(app, "deploy", "--nonsense").returncode == 2
+    wrong = run(app, "deploy", "-c", "nonsense")
+    assert wrong.returncode == 2
+    assert "not of the form key=value" in wrong.stderr
+
+
+def test_a_folder_without_an_app_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    answer = run(tmp_path, "deploy")
+    assert answer.returncode == 1
+    assert f"error: no cdk.json in {tmp_path}" in answer.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_app_that_raises_fails_and_leaves_nothing(app: Path) -> None:
+    (app / "app.py").write_text("raise SystemExit('error: batch_size is 0; it must be between 1 and 10000')")
+    before = sorted(app.iterdir())
+    answer = run(app, "deploy")
+    assert answer.returncode == 1
+    assert "error: batch_size is 0" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert sorted(app.iterdir()) == before
+
+
+def test_a_killed_cloud_is_noticed(app: Path) -> None:
+    # An app that synthesizes nothing: deploying it fails, so we start the background process ourselves.
+    serving = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(app))
+    state = app / ".cdk-inference/local.json"
+    try:
+        _wait_for(state.exists)
+        serving.send_signal(signal.SIGKILL)
+        serving.wait()
+        answer = run(app, "results")
+        assert answer.returncode == 3
+        assert "is gone, it was killed: deploy again" in answer.stderr
+        assert not state.exists()
+    finally:
+        serving.kill()
+        serving.wait()
+
+
+def test_a_second_background_process_fails(app: Path) -> None:
+    first = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(app))
+    try:
+        _wait_for((app / ".cdk-inference/local.json").exists)
+        second = run(app, "serve")
+        assert second.returncode == 1
+        assert "runs already" in second.stderr
+    finally:
+        first.terminate()
+        assert first.wait(30) == 0
+
+
+def _folder(app: Path) -> Path:
+    (app / ".cdk-inference").mkdir()
+    return app
+
+
+def _wait_for(condition: object) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
