@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from conftest import Inbox
     from mypy_boto3_dynamodb import DynamoDBClient
+
+    from conftest import Inbox
 
 COLOURS = ["red", "green", "blue"]
 

@@ -21,8 +21,9 @@ from inference_runtime.errors import BatchTooLargeError, RetryableError, StageEr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import Inbox
     from mypy_boto3_s3 import S3Client
+
+    from conftest import Inbox
 
 VECTOR = [{"name": "x", "dtype": "float32", "shape": ["batch", 2]}]
 READ_NUMBERS = """
