@@ -1,0 +1,144 @@
+"""How end-to-end tests look at a pipeline: from outside, and into every queue, so that nothing gets lost unseen."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from boto3.dynamodb.types import TypeDeserializer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from cdk_inference.local import Cloud
+
+DEAD_LETTER = "DEAD_LETTER"
+
+
+class Watched:
+    """A deployed pipeline.
+
+    Parameters
+    ----------
+    cloud
+        Where it is deployed.
+    name
+        Its path, such as ``"Stages/Obedient"``.
+    bucket, table
+        Physical names, where they are not the pipeline's own.
+    """
+
+    def __init__(self, cloud: Cloud, name: str, *, bucket: str | None = None, table: str | None = None) -> None:
+        self.cloud = cloud
+        self.name = name
+        resources = cloud.resources(pipeline=name)
+        parts = {resource.metadata["role"]: resource.physical_id for resource in resources}
+        self.bucket = bucket or parts["inbox"]
+        self.table = table or parts["results"]
+        self.queue = self._url(parts["queue"])
+        self.dead_letter_queue = self._url(parts["dead-letter-queue"])
+        self.functions = {r.metadata["stage"]: r.physical_id for r in resources if "stage" in r.metadata}
+        machine = parts["state-machine"]
+        self.machine = machine if machine.startswith("arn:") else self._machine_arn(machine)
+
+    def put(self, key: str, data: bytes) -> None:
+        self.cloud.client("s3").put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def rows(self, *keys: str) -> list[dict[str, Any]]:
+        """Return the rows of some objects, or of all."""
+        read = TypeDeserializer().deserialize
+        pages = self.cloud.client("dynamodb").get_paginator("scan").paginate(TableName=self.table, ConsistentRead=True)
+        rows = [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
+        return [row for row in rows if row["bucket"] == self.bucket and (not keys or row["key"] in keys)]
+
+    def row(self, key: str) -> dict[str, Any]:
+        """Return the one row of an object."""
+        (row,) = self.rows(key)
+        return row
+
+    def messages(self, queue: str) -> list[dict[str, Any]]:
+        """Return all messages of a queue, those in flight included, without taking any."""
+        # MiniStack's own: SQS has no way to look without receiving.
+        url = f"{self.cloud.endpoint}/_ministack/sqs/messages?QueueUrl={queue}"
+        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - our own endpoint
+            regions = json.load(answer)["messages"]
+        return [m for queues in regions.values() for named in queues.values() for ms in named.values() for m in ms]
+
+    def dead(self) -> list[str]:
+        """Return the keys that the dead letters are about."""
+        return [key for body in self.dead_bodies() if (key := key_of(body)) is not None]
+
+    def dead_bodies(self) -> list[str]:
+        return [message["Body"] for message in self.messages(self.dead_letter_queue)]
+
+    def ends(self, keys: Iterable[str], timeout: float = 90) -> dict[str, str]:
+        """Wait until every object has its end and no message is left, and return the ends: a status, or DEAD_LETTER.
+
+        Fails if an object has no end, or more than one.
+        """
+        keys = set(keys)
+
+        def found() -> Counter[tuple[str, str]]:
+            rows = [(row["key"], row["status"]) for row in self.rows()]
+            return Counter(end for end in rows + [(key, DEAD_LETTER) for key in self.dead()] if end[0] in keys)
+
+        def missing() -> set[str]:
+            return keys - {key for key, _ in found()}
+
+        wait_until(lambda: not missing(), timeout, lambda: f"neither row nor dead letter: {sorted(missing())[:5]}")
+        # Whatever is still in the queue could become a second end.
+        wait_until(lambda: not self.messages(self.queue), timeout, lambda: f"left over: {self.messages(self.queue)}")
+        ends = found()
+        assert ends.total() == len(keys), [end for end in ends.elements() if sum(e[0] == end[0] for e in ends) > 1]
+        return dict(ends.keys())
+
+    def logs(self, stage: str) -> str:
+        """Return what a function has logged so far."""
+        function = self.cloud.client("lambda").get_function_configuration(FunctionName=self.functions[stage])
+        pages = self.cloud.client("logs").get_paginator("filter_log_events")
+        group = function["LoggingConfig"]["LogGroup"]
+        return "\n".join(e["message"] for page in pages.paginate(logGroupName=group) for e in page["events"])
+
+    def executions(self) -> list[str]:
+        """Return the workflow's executions, oldest first."""
+        pages = self.cloud.client("stepfunctions").get_paginator("list_executions")
+        found = [e for page in pages.paginate(stateMachineArn=self.machine) for e in page["executions"]]
+        return [e["executionArn"] for e in sorted(found, key=lambda e: e["startDate"])]
+
+    def history(self, execution: str) -> list[dict[str, Any]]:
+        """Return the events of an execution. AWS keeps none for express workflows, the emulator does."""
+        pages = self.cloud.client("stepfunctions").get_paginator("get_execution_history")
+        return [event for page in pages.paginate(executionArn=execution) for event in page["events"]]
+
+    def _machine_arn(self, name: str) -> str:
+        machines = self.cloud.client("stepfunctions").list_state_machines()["stateMachines"]
+        return next(m["stateMachineArn"] for m in machines if m["name"] == name)
+
+    def _url(self, name: str) -> str:
+        return name if name.startswith("http") else f"{self.cloud.endpoint}/000000000000/{name}"
+
+
+@pytest.fixture(scope="session")
+def watch() -> type[Watched]:
+    """Make a view of a deployed pipeline."""
+    return Watched
+
+
+def key_of(body: str) -> str | None:
+    """Return the key of the object that a message is about, if it is about one."""
+    try:
+        return json.loads(body)["detail"]["object"]["key"]
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def wait_until(condition: Callable[[], object], timeout: float, failure: Callable[[], str]) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout:.0f} s: {failure()}")
+        time.sleep(0.25)

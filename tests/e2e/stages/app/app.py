@@ -1,0 +1,82 @@
+"""Pipelines over a small model: the user's own stages, a bucket of the user, a shared table, built-in stages."""
+
+from pathlib import Path
+
+import aws_cdk as cdk
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_s3 as s3
+
+from cdk_inference import InferencePipeline, LambdaPlatform, ModelArtifact, Postprocess, Preprocess, ResultsTable
+
+HERE = Path(__file__).parent
+ASK = """
+import os, boto3
+
+def handler(event, context):
+    table = boto3.resource("dynamodb").Table(os.environ["TABLE"])
+    return table.get_item(Key=event)["Item"]["status"]
+"""
+
+
+def without_slack(pipeline, seconds):
+    """Hide messages for as long as the workflow may take: the 30 s more that are usual only cost the tests time."""
+    pipeline.trigger.queue.node.default_child.visibility_timeout = seconds
+
+
+app = cdk.App()
+stack = cdk.Stack(app, "Stages")
+options = {"removal_policy": cdk.RemovalPolicy.DESTROY}
+model = ModelArtifact(stack, "Model", recipe=HERE / "model" / "recipe.py")
+
+obedient = InferencePipeline(
+    stack,
+    "Obedient",
+    model=model,
+    preprocess=Preprocess.function(HERE / "obey.py:preprocess", sources=[HERE / "words.py"]),
+    postprocess=Postprocess.function(HERE / "tell.py:postprocess", requirements=["inflection==0.5.1"]),
+    batch_window=cdk.Duration.seconds(2),
+    max_receive_count=1,
+    stage_timeout=cdk.Duration.seconds(4),
+    workflow_timeout=cdk.Duration.seconds(24),
+    **options,
+)
+without_slack(obedient, 26)
+
+key = kms.Key(stack, "Key", removal_policy=cdk.RemovalPolicy.DESTROY)
+bucket = s3.Bucket(stack, "Bucket", enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
+bucket.node.default_child.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
+    event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
+)
+results = ResultsTable(stack, "Results", encryption_key=key, **options)
+shared = {"model": model, "bucket": bucket, "results": results, "encryption_key": key, **options}
+tables = InferencePipeline(
+    stack,
+    "Tables",
+    preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
+    prefix="rows/",
+    suffixes=[".json"],
+    stage_timeout=cdk.Duration.seconds(5),
+    workflow_timeout=cdk.Duration.seconds(30),
+    **shared,
+)
+without_slack(tables, 31)
+InferencePipeline(stack, "Tensors", preprocess=Preprocess.tensor(), suffixes=[".npy"], **shared)
+
+for name in ("Reader", "Stranger"):
+    function = lambda_.Function(
+        stack,
+        name,
+        runtime=LambdaPlatform.resolve(stack, None).runtime,
+        handler="index.handler",
+        code=lambda_.Code.from_inline(ASK),
+        environment={"TABLE": results.table.table_name},
+        timeout=cdk.Duration.seconds(20),
+    )
+    if name == "Reader":
+        results.grant_read_data(function)
+    cdk.CfnOutput(stack, f"{name}Function", value=function.function_name)
+cdk.CfnOutput(stack, "BucketName", value=bucket.bucket_name)
+cdk.CfnOutput(stack, "TableName", value=results.table.table_name)
+
+app.synth()

@@ -1,0 +1,17 @@
+"""A postprocessing function with a requirement."""
+
+import inflection
+import numpy as np
+
+
+def postprocess(outputs, item):
+    first, second = outputs["sums"]
+    if second < 0:
+        raise ValueError("the second sum is negative")
+    return {
+        "sums": outputs["sums"],
+        "first": first,
+        "ordinal": inflection.ordinalize(int(first)),
+        "object": item.key,
+        "infinite": np.inf if second > 1000 else None,
+    }
