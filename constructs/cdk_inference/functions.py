@@ -183,7 +183,7 @@ class StageFunction(Construct):
         scope: Construct,
         id: str,
         *,
-        payload: Mapping[str, object],
+        payload: Mapping[str, object] | str,
         assign: Mapping[str, object] | None = None,
         output: object = None,
     ) -> sfn.CustomState:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cdk_inference.platform import LambdaPlatform
     from cdk_inference.stages import Preprocess
 
-METRIC_NAMESPACE = "CdkInference"
+METRIC_NAMESPACE = "cdk-inference"
 _EXPRESS_LIMIT_SECONDS = 300
 
 
@@ -236,6 +236,10 @@ class InferencePipeline(Construct):
     def metric_failed(self, **options: Any) -> cloudwatch.Metric:
         """Count the objects for which no valid result came out, as a sum over 5 minutes."""
         return self.metric("Failed", **options)
+
+    def metric_retried(self, **options: Any) -> cloudwatch.Metric:
+        """Count the objects that postprocessing gave back to the queue, as a sum over 5 minutes."""
+        return self.metric("Retried", **options)
 
     def metric_latency(self, **options: Any) -> cloudwatch.Metric:
         """Measure the milliseconds from an object's event to its row, the 95th percentile over 5 minutes."""

@@ -132,12 +132,8 @@ class InferenceWorkflow(Construct):
         postprocessing = postprocess.task(
             self,
             "Postprocess",
-            payload={
-                "items": "{% $items %}",
-                "rejected": "{% $rejected %}",
-                "groups": "{% [$states.input.groups] %}",
-                "inference": "{% $states.input.inference %}",
-            },
+            # The output of the stage before: groups, inference and, if a model ran, its version.
+            payload="{% $merge([$states.input, {'items': $items, 'rejected': $rejected}]) %}",
             assign={"failures": "{% [$append($append($failures, $retry), [$states.result.Payload.retry])] %}"},
         )
         died = sfn.Choice.jsonata(self, "More than one item?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import chain
+from pathlib import Path
 
 import aws_cdk as cdk
 import pytest
@@ -309,6 +310,7 @@ def test_alarms_can_be_added_on_every_metric(stack, pipeline):
         "Succeeded": made.metric_succeeded(),
         "Rejected": made.metric_rejected(),
         "Failed": made.metric_failed(),
+        "Retried": made.metric_retried(),
         "Latency": made.metric_latency(),
         "ApproximateNumberOfMessagesVisible": made.metric_dead_letters(),
         "ApproximateAgeOfOldestMessage": made.trigger.metric_oldest_message_age(),
@@ -327,6 +329,9 @@ def test_alarms_can_be_added_on_every_metric(stack, pipeline):
     assert {a["Properties"]["MetricName"] for a in alarms} == set(metrics)
     (succeeded,) = [a["Properties"] for a in alarms if a["Properties"]["MetricName"] == "Succeeded"]
     assert succeeded["Dimensions"] == [{"Name": "pipeline", "Value": "Stack/Photos"}]
+    assert succeeded["Namespace"] == "cdk-inference"
+    runtime = Path(__file__).parents[2] / "lambda_src" / "inference_runtime" / "postprocess.py"
+    assert 'NAMESPACE = "cdk-inference"' in runtime.read_text()
     environment = next(iter(resources(stack, "AWS::Lambda::Function").values()))["Properties"]["Environment"]
     assert environment["Variables"]["PIPELINE"] == "Stack/Photos"
 
