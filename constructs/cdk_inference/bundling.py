@@ -238,14 +238,13 @@ def _digest(files: Mapping[str, Path]) -> str:
 
 
 def _write_zip(target: Path, files: Mapping[str, Path]) -> None:
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(target, "w") as archive:
         for name, path in sorted(files.items()):
             entry = zipfile.ZipInfo(name)  # dated 1980-01-01
-            entry.compress_type = zipfile.ZIP_DEFLATED
             entry.create_system = 3  # Unix, so that the mode counts
             entry.external_attr = (stat.S_IFREG | _mode(path)) << 16
-            with path.open("rb") as source, archive.open(entry, "w") as packed:
-                shutil.copyfileobj(source, packed)
+            # Level 5: onnxruntime and numpy take 60 % of the default's time and come out 1 % larger.
+            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=5)
 
 
 def _mode(path: Path) -> int:

@@ -118,6 +118,8 @@ class Requirements:
             fix = "build a wheel of it first, or give the folder as source code"
         elif "Failed to fetch" in reason or "error sending request" in reason:
             fix = "check the connection and the package index (UV_DEFAULT_INDEX or pip's index-url)"
+        elif len(culprits) > 1:
+            fix = "drop one of them (the runtime has pinned requirements of its own)"
         else:
             fix = "correct the requirement"
         return f"requirements of {name}: {subject} cannot be bundled for {where}: {reason}; {fix}"
@@ -189,8 +191,9 @@ def _environment() -> dict[str, str]:
 
 def _pip_index() -> str | None:
     """Return the index that the user configured for pip, if any: uv does not read pip's configuration."""
-    command = [sys.executable, "-m", "pip", "config", "list"]
+    if index := os.environ.get("PIP_INDEX_URL"):
+        return index
+    command = [sys.executable, "-m", "pip", "config", "list"]  # nothing where pip is not installed
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    # pip prints the weaker settings first; the environment comes last.
-    found = re.findall(r"^(?:global|install|:env:)\.index-url='(.*)'$", done.stdout, re.MULTILINE)
-    return found[-1] if found else None
+    found = re.search(r"^(?:global|install)\.index-url='(.*)'$", done.stdout, re.MULTILINE)
+    return found[1] if found else None
