@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdk_inference.local.pytest_plugin import local_cloud  # noqa: F401
-
 if TYPE_CHECKING:
     from cdk_inference.local import LocalCloud
     from cdk_inference.local.uploads import Pipeline
@@ -22,7 +20,7 @@ def app(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def probe(local_cloud: LocalCloud) -> Pipeline:  # noqa: F811
+def probe(local_cloud: LocalCloud) -> Pipeline:
     """The probe app, deployed."""
     local_cloud.deploy(APP)
     return local_cloud.pipeline("LocalProbe")

@@ -19,6 +19,11 @@ def group(leader: int) -> list[str]:
     return [row[2] for row in rows if int(row[0]) == leader and not row[1].startswith("Z")]
 
 
+def commands() -> list[str]:
+    """Command lines of all processes."""
+    return subprocess.run(["ps", "-eww", "-o", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
 def gone(leader: int, state: Path) -> bool:
     deadline = time.monotonic() + 15
     while group(leader) or state.exists():

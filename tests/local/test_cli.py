@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .processes import gone
+from .processes import commands, gone
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -105,9 +106,28 @@ def test_an_app_that_raises_fails_and_leaves_nothing(app: Path) -> None:
     before = sorted(app.iterdir())
     answer = run(app, "deploy")
     assert answer.returncode == 1
-    assert "error: batch_size is 0" in answer.stderr
+    assert answer.stderr.endswith("failed with exit code 1: batch_size is 0; it must be between 1 and 10000\n")
     assert "Traceback" not in answer.stderr
     assert sorted(app.iterdir()) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_deploy_ends_the_app(app: Path, number: signal.Signals) -> None:
+    started = app / "started"
+    (app / "app.py").write_text(f"import pathlib, time, os\npathlib.Path({str(started)!r}).touch()\ntime.sleep(600)")
+    command = f"python3 {app / 'app.py'}"
+    deploying = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "deploy", "--app", command], cwd=app)
+    try:
+        _wait_for(started.exists)
+        deploying.send_signal(number)
+        assert deploying.wait(30) != 0
+        _wait_for(lambda: command not in commands())
+        if number != signal.SIGKILL:  # then the cloud stays: deploy again, or destroy
+            assert not (app / ".cdk-inference").exists()
+    finally:
+        deploying.kill()
+        deploying.wait()
+        run(app, "destroy")
 
 
 def test_a_killed_cloud_is_noticed(app: Path) -> None:
@@ -144,7 +164,7 @@ def _folder(app: Path) -> Path:
     return app
 
 
-def _wait_for(condition: object) -> None:
+def _wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline

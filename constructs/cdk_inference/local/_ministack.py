@@ -38,7 +38,7 @@ def _make_lambda_python(folder: Path) -> str:
 
 def _follow_parent(state: Path) -> None:
     """Stop as soon as nobody holds the other end of stdin: our parent asked for it, or died."""
-    sys.stdin.buffer.read()
+    os.read(0, 1)
     shutil.rmtree(state, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)  # us and the functions' workers
 

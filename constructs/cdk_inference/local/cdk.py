@@ -18,6 +18,7 @@ from .errors import LocalError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+_LEASH = Path(__file__).with_name("_leash.py")
 _KEPT_LINES = 60  # of the output, for the message of a failure
 
 
@@ -156,8 +157,7 @@ class CdkCli:
 
         status = self._run(list(arguments), cwd, keep)
         if status:
-            output = "\n".join(tail).strip()
-            raise LocalError(f"cdk {arguments[0]} failed with exit code {status}:\n{output}")
+            raise LocalError(f"cdk {arguments[0]} failed with exit code {status}: {_reason(list(tail))}")
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which the CLI, and the app under it, run."""
@@ -176,10 +176,10 @@ class CdkCli:
     def _run(self, arguments: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> int:
         command = [str(self._node), str(self._script), *arguments, "--no-notices", "--ci"]
         process = subprocess.Popen(  # noqa: S603
-            command,
+            [sys.executable, "-I", str(_LEASH), *command],
             cwd=cwd,
             env=self.environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -195,7 +195,17 @@ class CdkCli:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            process.stdin.close()  # type: ignore[union-attr]
             process.stdout.close()  # type: ignore[union-attr]
+
+
+def _reason(lines: list[str]) -> str:
+    """Return the app's own error message if its output has one, else all that there is."""
+    starts = [index for index, line in enumerate(lines) if line.startswith("error: ")]
+    if not starts:
+        return "\n" + "\n".join(lines).strip()
+    message = [line for line in lines[starts[0] :] if not line.endswith("Subprocess exited with error 1")]
+    return "\n".join(message).strip().removeprefix("error: ")
 
 
 def _installed(module: str, distribution: str) -> Path:

@@ -5,6 +5,7 @@ Exit codes: 0 all is well, 1 something failed or did not succeed, 2 wrong usage,
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from datetime import UTC, datetime
@@ -147,6 +148,7 @@ def serve(project: Project = Path()) -> None:
 
 def main() -> None:
     """Run the command line."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as an exception, which cleans up
     try:
         app()
     except NothingDeployedError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 _SERVICE = "pipes.amazonaws.com"
 _MAX_RECEIVE = 10  # SQS gives at most ten messages at once
 _MAX_INPUT = 262_144  # characters of an execution's input
-_BATCHES_IN_FLIGHT = 4
+_BATCHES_IN_FLIGHT = max(2, min(5, os.cpu_count() or 1))  # AWS begins with five; each wants its own functions
 _LOOK_SECONDS = 0.5  # between two looks at what is deployed
 _BACKOFF_SECONDS = 1.0
 _POLL_SECONDS = 1
