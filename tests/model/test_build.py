@@ -130,21 +130,29 @@ def test_damaged_and_half_written_entries_are_built_again(
     recipe, cache, built = tiny
     shutil.copytree(cache, tmp_path / "cache")
     (entry,) = (p for p in (tmp_path / "cache" / "models").iterdir() if p.is_dir())
-    (entry.parent / ".building-killed" / "entry" / "artifact").mkdir(parents=True)
+    half = entry.parent / f".{entry.name}.building" / "artifact"
+    half.mkdir(parents=True)
+    (half / "model.onnx").write_bytes(b"half")
     with (entry / "artifact" / "model.onnx").open("r+b") as file:
         file.truncate(100)
     again = build_model(recipe, cache=tmp_path / "cache")
     assert (again.version, again.asset_hash) == (built.version, built.asset_hash)
     assert "not in the cache, building" in capfd.readouterr().err
+    assert not half.exists()
 
 
 def test_float32_ships_the_exported_graph(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    file = make_recipe(recipe=('StaticInt8(calibration="data.py:calibration")', "Float32()"))
+    file = make_recipe(
+        recipe=('StaticInt8(calibration="data.py:calibration")', "Float32()"),
+        data=("return batches(2)", 'return ({"images": b["images"][:1]} for b in batches(2))'),  # batches of one
+    )
     recipe, folder = load_recipe(file)
     built = build_model(recipe, folder=folder, cache=tmp_path / "cache")
     assert built.manifest.precision == "float32"
     assert built.manifest.size_bytes == built.manifest.baseline_size_bytes
     assert built.manifest.metric.quantized == 1.0
+    session = ort.InferenceSession(built.path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.run(["scores"], {"images": np.zeros((3, 16, 16, 3), np.uint8)})[0].shape == (3, 5)
 
 
 def failing_build(file: Path, cache: Path) -> str:

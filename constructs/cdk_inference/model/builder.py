@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,16 +139,19 @@ def _read(entry: Path) -> BuiltModel | None:
 
 
 def _build(recipe: ModelRecipe, folder: Path, versions: Mapping[str, str], key: str, entry: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=entry.parent, ignore_cleanup_errors=True) as temporary:
-        work = Path(temporary) / "entry"
-        (work / "artifact").mkdir(parents=True)
+    """Build beside the entry and move it into place when it is whole. The caller holds the entry's lock."""
+    work = entry.parent / f".{entry.name}.building"
+    shutil.rmtree(work, ignore_errors=True)  # of a build that was killed
+    (work / "artifact").mkdir(parents=True)
+    try:
         request = {"recipe": recipe.to_data(), "folder": str(folder), "versions": versions, "key": key}
         (work / "request.json").write_text(json.dumps(request), "utf-8")
         _run(recipe.name, work, entry.parent / f"{entry.name}.log")
         (work / "request.json").unlink()
-        if entry.exists():
-            shutil.rmtree(entry)
+        shutil.rmtree(entry, ignore_errors=True)
         work.rename(entry)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _run(name: str, work: Path, log: Path) -> None:

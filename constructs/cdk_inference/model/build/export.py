@@ -53,9 +53,14 @@ def export(module: torch.nn.Module, recipe: ModelRecipe, batch: Batch) -> onnx.M
     """
     symbols = {d: torch.export.Dim(d) for s in recipe.inputs for d in s.shape if isinstance(d, str)}
     shapes = tuple({i: symbols[d] for i, d in enumerate(s.shape) if isinstance(d, str)} for s in recipe.inputs)
+    # Twice, as tracing takes a batch of one for a constant.
+    example = tuple(
+        torch.from_numpy(np.concatenate([batch[s.name]] * (2 if isinstance(s.shape[0], str) else 1)))
+        for s in recipe.inputs
+    )
     program = torch.onnx.export(
         module,
-        tuple(torch.from_numpy(np.array(batch[s.name])) for s in recipe.inputs),
+        example,
         dynamo=True,
         dynamic_shapes=shapes,
         input_names=[s.name for s in recipe.inputs],
