@@ -175,7 +175,7 @@ def failing_build(file: Path, cache: Path) -> str:
         ),
         pytest.param(
             {"factory": ("model = Tiny()", "raise OSError('no weights here')")},
-            "model 'tiny': load failed with OSError: no weights here; the traceback is in ",
+            "model 'tiny': load failed with OSError: no weights here (factory.py line 18); the traceback is in ",
             id="factory raises",
         ),
         pytest.param(

@@ -43,6 +43,19 @@ class Passes:
         self._emit.flush()
 
 
+def _explain(error: BaseException, folder: Path) -> str:
+    """Describe what went wrong first, torch wraps it in errors of its own, and the user's line that led to it."""
+    lines = []
+    cause: BaseException | None = error
+    while cause is not None:
+        error = cause
+        lines += [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(folder)]
+        cause = error.__cause__
+    reason = (str(error).strip().splitlines() or ["no message"])[0]
+    where = f" ({Path(lines[-1].filename).name} line {lines[-1].lineno})" if lines else ""
+    return f"{type(error).__name__}: {reason}{where}"
+
+
 def main(work: Path) -> int:
     """Build, and turn every failure into one message."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
@@ -69,13 +82,8 @@ def main(work: Path) -> int:
             return 1
         except Exception as error:
             traceback.print_exc()
-            reason = (str(error).strip().splitlines() or ["no message"])[0]
-            passes.event(
-                {
-                    "error": f"model '{recipe.name}': {passes.current} failed with {type(error).__name__}: {reason}; "
-                    "the traceback is in {log}"
-                }
-            )
+            failure = f"{passes.current} failed with {_explain(error, Path(request['folder']))}"
+            passes.event({"error": f"model '{recipe.name}': {failure}; the traceback is in {{log}}"})
             return 1
     return 0
 
