@@ -119,6 +119,22 @@ def test_a_pipe_without_the_right_to_start_its_machine_fails(local_cloud: LocalC
 
 
 @pytest.mark.e2e
+def test_a_pipe_that_does_not_wait_deletes_what_it_started(local_cloud: LocalCloud) -> None:
+    local_cloud.deploy(APP, context={"stack": "Forgetful", "invocation": "FIRE_AND_FORGET"})
+    forgetful = local_cloud.pipeline("Forgetful")
+    forgetful.put("in/poison", b"x")
+    assert forgetful.wait_for([forgetful.put("in/good.jpg", b"x")], 60)[0].status == "SUCCEEDED"
+    queue = local_cloud.stack("Forgetful").resources(role="queue")[0].physical_id
+    sqs = local_cloud.client("sqs")
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    deadline = time.monotonic() + 20
+    while any(map(int, sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"].values())):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert [outcome.key for outcome in forgetful.outcomes()] == ["in/good.jpg"]  # nobody heeded the failure
+
+
+@pytest.mark.e2e
 def test_a_changed_pipe_is_followed(local_cloud: LocalCloud) -> None:
     for size in ("3", "7"):
         local_cloud.deploy(APP, context={"stack": "Changed", "batch-size": size})

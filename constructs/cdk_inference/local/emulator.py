@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import select
 import shutil
@@ -80,6 +81,8 @@ class Emulator:
         """
         if self._process is not None:
             return self
+        if importlib.util.find_spec("ministack") is None:
+            raise LocalError("ministack is not installed: pip install 'cdk-inference[local]'")
         self._state = Path(tempfile.mkdtemp(prefix="cdk-inference-local-")).resolve()
         try:
             self._launch(time.monotonic() + _START_SECONDS)
@@ -143,7 +146,7 @@ class Emulator:
 
     def _failure(self) -> LocalError:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-        return LocalError(f"the embedded AWS did not start within {_START_SECONDS:.0f} s; it reported:\n{tail}")
+        return LocalError(f"the embedded AWS did not start; it reported:\n{tail}")
 
     def _environment(self) -> dict[str, str]:
         # Functions inherit it: only what is needed, and nothing that leads out of the state folder.

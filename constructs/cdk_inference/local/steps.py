@@ -63,7 +63,7 @@ class Steps:
             The line.
         """
         if self._task is not None and line.strip():
-            self._progress.update(self._task, line=escape(line.strip()[:100]))
+            self._progress.update(self._task, line=escape(line.strip()[:100]), refresh=True)
 
     def __enter__(self) -> Self:
         self._progress.start()

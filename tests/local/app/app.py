@@ -104,7 +104,10 @@ machine = sfn.StateMachine(
 function.grant_invoke(machine)
 role = iam.Role(stack, "PipeRole", assumed_by=iam.ServicePrincipal("pipes.amazonaws.com"))
 queue.grant_consume_messages(role)
-if stack.node.try_get_context("without-start") is None:
+invocation = stack.node.try_get_context("invocation") or "REQUEST_RESPONSE"
+if invocation == "FIRE_AND_FORGET":
+    machine.grant_start_execution(role)
+elif stack.node.try_get_context("without-start") is None:
     machine.grant_start_sync_execution(role)
 pipe = pipes.CfnPipe(
     stack,
@@ -120,7 +123,7 @@ pipe = pipes.CfnPipe(
     },
     target_parameters={
         "inputTemplate": '{"message_id": <$.messageId>, "time": <$.body.time>, "detail": <$.body.detail>}',
-        "stepFunctionStateMachineParameters": {"invocationType": "REQUEST_RESPONSE"},
+        "stepFunctionStateMachineParameters": {"invocationType": invocation},
     },
 )
 pipe.node.add_dependency(role)

@@ -1,0 +1,20 @@
+"""The Python in the documentation runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from .conftest import APP
+
+DOCUMENT = Path(__file__).parents[2] / "docs/local.md"
+
+
+@pytest.mark.e2e
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(b"x")
+    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    exec(example.replace("path/to/app", str(APP)).replace("MyStack", "LocalProbe"), {})  # noqa: S102

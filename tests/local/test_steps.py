@@ -1,0 +1,50 @@
+"""Progress on a terminal and in a log."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from cdk_inference.local.steps import Steps
+
+
+def shown(*, terminal: bool) -> str:
+    stream = io.StringIO()
+    with Steps(Console(file=stream, force_terminal=terminal, width=100)) as steps:
+        steps.begin("synthesizing the app")
+        steps.line("model [cnn]: quantize")
+        steps.begin("deploying")
+    return stream.getvalue()
+
+
+def test_a_log_gets_quiet_lines() -> None:
+    lines = re.sub(r"\d+\.\d", "N", shown(terminal=False)).splitlines()
+    assert lines == [
+        "synthesizing the app ...",
+        "synthesizing the app: done after N s",
+        "deploying ...",
+        "deploying: done after N s",
+    ]
+
+
+def test_a_terminal_gets_the_seconds_and_the_last_line() -> None:
+    output = shown(terminal=True)
+    assert "0:00:00" in output
+    assert "model [cnn]: quantize" in output
+    assert "deploying: done after" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
+
+
+def test_a_step_that_fails_is_told() -> None:
+    stream = io.StringIO()
+
+    def deploy() -> None:
+        with Steps(Console(file=stream)) as steps:
+            steps.begin("deploying")
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        deploy()
+    assert "deploying: failed after" in stream.getvalue()
