@@ -21,6 +21,6 @@ def preprocess(data: bytes, item: Item) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as photo:
             upright = ImageOps.exif_transpose(photo).convert("RGB")
-    except (OSError, RuntimeError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RejectItem(f"not a photograph: {error}") from error
     return np.asarray(ImageOps.fit(upright, (SIZE, SIZE), Image.Resampling.BICUBIC))

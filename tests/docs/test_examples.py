@@ -1,0 +1,158 @@
+"""Every example synthesizes, and the functions in them work."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import aws_cdk as cdk
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from cdk_inference import LambdaPlatform
+from cdk_inference.bundling import bundle, lambda_source
+from cdk_inference.model import build_model
+
+from .pages import EXAMPLES, ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODEL = ROOT / "model_assets" / "efficientnet_lite0"
+PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
+
+# Runs in the bundle, like the function: what the example requires is not installed here.
+PREPROCESS = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import pillow_heif
+from inference_runtime import Item, RejectItem
+from PIL import Image
+from photos import preprocess
+
+photographs, results = Path(sys.argv[1]), Path(sys.argv[2])
+
+
+def run(key, data):
+    return preprocess(data, Item("id", "inbox", key, None, "etag", len(data), "0", "2026-01-01T00:00:00Z", "1"))
+
+
+for name in ("chelsea", "coffee"):
+    pillow_heif.from_pillow(Image.open(photographs / f"{name}.png").convert("RGB")).save(results / f"{name}.heic")
+    heic = (results / f"{name}.heic").read_bytes()
+    np.save(results / f"{name}.npy", run(f"album/{name}.heic", heic))
+for key, data in {"half.heic": heic[: len(heic) // 2], "text.jpg": b"no photograph", "folder/": b"x"}.items():
+    try:
+        run(key, data)
+    except RejectItem as error:
+        print(key, "is", str(error).strip())
+"""
+
+
+def synth(example: str, folder: Path) -> dict[str, Any]:
+    """Run an example as the CDK CLI does, from the root of the repository, without building anything."""
+    environment = {"CDK_OUTDIR": str(folder), "CDK_CONTEXT_JSON": json.dumps({"aws:cdk:bundling-stacks": []})}
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / example / "app.py"],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (template,) = folder.glob("*.template.json")
+    return json.loads(template.read_text())["Resources"]
+
+
+def properties(resources: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return [resource["Properties"] for resource in resources.values() if resource["Type"] == kind]
+
+
+def stage_functions(resources: dict[str, Any]) -> list[str]:
+    functions = properties(resources, "AWS::Lambda::Function")
+    variables = [function["Environment"]["Variables"] for function in functions]
+    return [each["STAGE_FUNCTION"] for each in variables if "STAGE_FUNCTION" in each]
+
+
+def test_every_example_has_a_test() -> None:
+    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == {"minimal", "own_functions", "alarms"}
+
+
+def test_minimal(tmp_path: Path) -> None:
+    resources = synth("minimal", tmp_path)
+    assert stage_functions(resources) == [
+        "inference_runtime.builtin.image:image_preprocessor",
+        "inference_runtime.builtin.classification:classification_postprocessor",
+    ]
+    assert len(properties(resources, "AWS::DynamoDB::GlobalTable")) == 1
+
+
+def test_alarms_all_notify_the_topic(tmp_path: Path) -> None:
+    resources = synth("alarms", tmp_path)
+    (topic,) = (name for name, resource in resources.items() if resource["Type"] == "AWS::SNS::Topic")
+    alarms = properties(resources, "AWS::CloudWatch::Alarm")
+    assert {alarm["MetricName"] for alarm in alarms} == {
+        "ApproximateNumberOfMessagesVisible",
+        "ApproximateAgeOfOldestMessage",
+        "Failed",
+        "ExecutionsFailed",
+        "ExecutionsTimedOut",
+        "Throttles",
+        "Latency",
+    }
+    assert all(alarm["AlarmActions"] == [{"Ref": topic}] for alarm in alarms)
+
+
+def test_own_functions(tmp_path: Path) -> None:
+    resources = synth("own_functions", tmp_path)
+    assert stage_functions(resources) == ["photos:preprocess", "animals:postprocess"]
+
+
+@pytest.mark.slow
+def test_own_functions_find_the_animal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example, bundled = EXAMPLES / "own_functions", tmp_path / "bundled"
+    code = bundle(
+        cdk.Stack(cdk.App(), "Stack"),
+        name="photos",
+        requirements=[lambda_source() / "requirements" / "preprocess-base.txt", example / "requirements.txt"],
+        sources={"inference_runtime": lambda_source() / "inference_runtime", "photos.py": example / "photos.py"},
+        platform=LambdaPlatform.host(),
+    )
+    zipfile.ZipFile(code.zip_path).extractall(bundled)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", PREPROCESS, PHOTOGRAPHS, tmp_path],
+        env=os.environ | {"PYTHONPATH": str(bundled)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rejected = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in rejected] == [
+        "half.heic is not a photograph",
+        "text.jpg is not a photograph",
+        "folder/ is a folder, not a photograph",
+    ]
+
+    monkeypatch.syspath_prepend(str(example))
+    from animals import postprocess
+
+    from inference_runtime import Item
+
+    session = ort.InferenceSession(build_model(MODEL / "recipe.py").path / "model.onnx")
+    predictions = {}
+    for name in ("chelsea", "coffee"):
+        item = Item("id", "inbox", f"album/{name}.heic", None, "etag", 1, "0", "2026-01-01T00:00:00Z", "1")
+        (logits,) = session.run(["logits"], {"images": np.load(tmp_path / f"{name}.npy")[None]})
+        predictions[name] = postprocess({"logits": logits[0]}, item)
+    assert predictions["chelsea"]["animal"] is True  # a cat
+    assert predictions["coffee"]["animal"] is False
+    assert predictions["coffee"]["album"] == "album"

@@ -1,0 +1,248 @@
+"""What the pages say is so: code runs, links resolve, tables agree with signatures and templates."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_stepfunctions as sfn
+from aws_cdk.assertions import Template
+from constructs import Construct
+
+import cdk_inference
+from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
+from cdk_inference.functions import FunctionOptions
+from inference_runtime.item import Item
+from inference_runtime.rows import row
+
+from .pages import PAGES, ROOT, Page, page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOT_RUN = {"local.md"}  # starts an embedded AWS: tests/local does that
+CODE = [
+    pytest.param(page, code, id=f"{page.path.stem}-{line}")
+    for page in PAGES
+    for line, code in page.blocks("python")
+    if code not in page.included()
+]
+PROPS = [
+    pytest.param(construct, rows, id=construct) for page in PAGES for construct, rows in page.tables("props").items()
+]
+
+
+@pytest.fixture
+def names() -> dict[str, Any]:
+    """What the code blocks take for granted."""
+    app = cdk.App(context={"aws:cdk:bundling-stacks": []})
+    stack = cdk.Stack(app, "Stack")
+    other = Construct(stack, "Other")  # so that no id is taken
+    model = ModelArtifact(other, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite0" / "recipe.py")
+    preprocess = Preprocess.image(size=224)
+    return {
+        **{name: getattr(cdk_inference, name) for name in cdk_inference.__all__},
+        **{name: getattr(cdk, name) for name in ("App", "CfnOutput", "Duration", "RemovalPolicy", "Stack")},
+        "dynamodb": dynamodb,
+        "kms": kms,
+        "s3": s3,
+        "app": app,
+        "stack": stack,
+        "model": model,
+        "preprocess": preprocess,
+        "pipeline": InferencePipeline(other, "Photos", model=model, preprocess=preprocess),
+        "key": kms.Key(other, "Key"),
+        **{who: iam.User(other, who) for who in ("reader", "uploader", "producer", "operator")},
+        "express_workflow": sfn.StateMachine(
+            other,
+            "Express",
+            definition_body=sfn.DefinitionBody.from_chainable(sfn.Pass(other, "Pass")),
+            state_machine_type=sfn.StateMachineType.EXPRESS,
+        ),
+    }
+
+
+@pytest.fixture(scope="module")
+def template() -> dict[str, Any]:
+    stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
+    model = ModelArtifact(stack, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite0" / "recipe.py")
+    InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224))
+    resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
+    return resources
+
+
+@pytest.mark.parametrize(("page", "code"), CODE)
+def test_code_runs(page: Page, code: str, names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    compiled = compile(code, page.path.name, "exec")
+    if page.path.name not in NOT_RUN:
+        exec(compiled, names)  # noqa: S102
+        names["app"].synth()
+
+
+def test_included_code_is_that_of_the_files() -> None:
+    spec = importlib.util.spec_from_file_location("include", ROOT / "docs" / "include.py")
+    include = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(include)
+    stale = [page.path.name for page in PAGES if include.included(page.text) != page.text]
+    assert stale == [], "run: python docs/include.py"
+    assert sum(page.text.count("<!-- include ") for page in PAGES) >= 5
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.path.stem) for page in PAGES])
+def test_links_resolve(page: Page) -> None:
+    for link in page.links():
+        if link.startswith(("https://", "mailto:")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.path.parent / name).resolve() if name else page.path
+        assert target.exists(), link
+        if anchor:
+            assert anchor in Page(target).anchors(), link
+
+
+def test_every_page_is_listed() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    index = next(page for page in PAGES if page.path == ROOT / "docs" / "README.md")
+    assert pages <= set(index.links())
+    assert {f"docs/{name}" for name in pages} <= set(page("README.md").links())
+
+
+@pytest.mark.parametrize(("construct", "rows"), PROPS)
+def test_props_are_those_of_the_signature(construct: str, rows: list[list[str]]) -> None:
+    documented = {cells[0].strip("`"): cells[1] for cells in rows}
+    if construct == "FunctionOptions":
+        assert documented.keys() == FunctionOptions.__annotations__.keys()
+        return
+    parameters = inspect.signature(getattr(cdk_inference, construct).__init__).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert documented.keys() == defaults.keys()
+    for name, default in defaults.items():
+        said = documented[name]
+        if default is inspect.Parameter.empty:
+            assert said == "required", name
+        elif default is None:
+            assert said not in ("required", "`None`"), f"{name}: say what happens"
+        else:
+            assert eval(said.strip("`"), {"logs": logs}) == default, name  # noqa: S307
+
+
+def test_every_prop_is_documented() -> None:
+    constructs = {"InferencePipeline", "S3Trigger", "InferenceWorkflow", "ResultsTable", "WorkBucket", "ModelArtifact"}
+    functions = {"PreprocessFunction", "CpuInference", "PostprocessFunction", "FunctionOptions"}
+    assert {case.values[0] for case in PROPS} == constructs | functions
+
+
+def test_stage_tables_name_the_defaults() -> None:
+    said = re.findall(r"^\| `((?:Preprocess|Postprocess)\.\w+)\(([^`]*)\)`", page("stages.md").text, re.MULTILINE)
+    assert len(said) == 6
+    for name, arguments in said:
+        cls, _, method = name.partition(".")
+        parameters = inspect.signature(getattr(getattr(cdk_inference, cls), method)).parameters.values()
+        documented = dict(re.findall(r"(\w+)=([^,]*|\[…\])(?:, |$)", arguments))
+        assert documented.keys() == {p.name for p in parameters}
+        for parameter in parameters:
+            if parameter.default is not inspect.Parameter.empty:
+                assert ast.literal_eval(documented[parameter.name]) == parameter.default
+
+
+def test_row_attributes_are_those_that_are_written() -> None:
+    item = Item("id", "bucket", "key", None, "etag", 1, "0" * 32, "2026-01-01T00:00:00Z", "message")
+    written = row(
+        item,
+        status="SUCCEEDED",
+        model_version="1",
+        inference="cpu",
+        recorded_at="2026-01-01T00:00:00Z",
+        prediction={"M": {}},
+        reason="none",
+        expires_at=1,
+    )
+    (rows,) = page("results-table.md").tables("attributes").values()
+    assert {name.strip("`"): kind for name, kind, _ in rows} == {
+        name: next(iter(value)) for name, value in written.items()
+    }
+
+
+def test_every_state_is_in_the_picture(template: dict[str, Any]) -> None:
+    (machine,) = (r for r in template.values() if r["Type"] == "AWS::StepFunctions::StateMachine")
+    parts = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
+    definition = json.loads("".join(part if isinstance(part, str) else "token" for part in parts))
+    ((_, picture),) = page("workflow.md").blocks("mermaid")
+    titles = {alias: title for title, alias in re.findall(r'state "(.+)" as (\w+)', picture)}
+    assert set(titles.values()) == set(definition["States"])
+    drawn = {(titles[a], titles[b]) for a, b in re.findall(r"^    (\w+) --> (\w+)", picture, re.MULTILINE)}
+    assert drawn == set(_transitions(definition))
+
+
+def _transitions(definition: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, state in definition["States"].items():
+        branches = (state, *state.get("Choices", ()), *state.get("Catch", ()))
+        targets = {branch.get("Next") for branch in branches} | {state.get("Default")}
+        yield from ((name, target) for target in targets if target)
+
+
+def test_every_permission_is_named(template: dict[str, Any]) -> None:
+    named = set(re.findall(r"`(\w+:\w+\*?|\w+:\*)`", page("security.md").text))
+    assert named == {
+        action
+        for resource in template.values()
+        for document in _policies(resource)
+        for statement in document["Statement"]
+        if statement["Effect"] == "Allow"
+        for action in _list(statement["Action"])
+    }
+
+
+def test_wildcard_resources_are_named(template: dict[str, Any]) -> None:
+    wildcards = {
+        action
+        for resource in template.values()
+        if resource["Type"] == "AWS::IAM::Policy"
+        for statement in resource["Properties"]["PolicyDocument"]["Statement"]
+        if "*" in _list(statement["Resource"])
+        for action in _list(statement["Action"])
+    }
+    rows = [line for line in page("security.md").text.splitlines() if "**Wildcard**" in line]
+    assert wildcards == set(re.findall(r"`(\w+:\w+)`", "".join(rows)))
+
+
+def _policies(resource: dict[str, Any]) -> list[dict[str, Any]]:
+    properties = resource.get("Properties", {})
+    documents = [properties.get("PolicyDocument"), properties.get("KeyPolicy")]
+    documents += [policy["PolicyDocument"] for policy in properties.get("Policies", ())]
+    return [document for document in documents if document]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def test_retained_resources_are_named(template: dict[str, Any]) -> None:
+    kept = sorted(r["Type"] for r in template.values() if r.get("DeletionPolicy") == "Retain")
+    assert kept == [
+        "AWS::DynamoDB::GlobalTable",
+        "AWS::KMS::Key",
+        *["AWS::Logs::LogGroup"] * 4,
+        *["AWS::S3::Bucket"] * 2,
+    ]
+    said = "keeps the inbox and the work bucket, the results table, four log groups and the KMS key"
+    assert said in " ".join(page("README.md").text.split())
+
+
+def test_every_metric_is_listed() -> None:
+    constructs = (getattr(cdk_inference, name) for name in cdk_inference.__all__)
+    metrics = {name for c in constructs if inspect.isclass(c) for name in dir(c) if name.startswith("metric")}
+    (table,) = re.findall(r"## Metrics\n\n(.*?)\n\n", page("operations.md").text, re.DOTALL)
+    assert metrics == set(re.findall(r"`(metric\w*)`", table))
