@@ -180,8 +180,9 @@ def _essence(stderr: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Return uv's environment: the user's own index settings for uv or, without any, pip's index."""
+    """Return uv's environment, in which it goes where pip would, unless the user has told uv otherwise."""
     env = dict(os.environ)
+    env.setdefault("UV_NATIVE_TLS", "1")  # the system's certificates, as pip does: a company's proxy has one of its own
     env.pop("UV_SYSTEM_PYTHON", None)  # would contradict --python
     configured = any(key in env for key in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_INDEX", "UV_CONFIG_FILE"))
     if not configured and (index := _pip_index()):
