@@ -1,5 +1,5 @@
 # Everything happens in .venv: `make demo` and `make test` need a Python 3.11 or newer, and nothing else.
-# On Linux, PyPI's torch comes with CUDA: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu gives the smaller one.
+# On Linux, PyPI's torch comes with CUDA: with PIP_EXTRA_INDEX_URL set to the index of PyTorch's CPU builds, it does not.
 
 PYTHON ?= python3
 VENV := $(CURDIR)/.venv
