@@ -6,13 +6,14 @@ import json
 import time
 import urllib.request
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from cdk_inference.local import Cloud
 
@@ -68,6 +69,29 @@ class Watched:
             regions = json.load(answer)["messages"]
         return [m for queues in regions.values() for named in queues.values() for ms in named.values() for m in ms]
 
+    def queued(self, keys: Iterable[str]) -> list[dict[str, Any]]:
+        """Return the events of some objects that are in the queue or in flight."""
+        return [m for m in self.messages(self.queue) if key_of(m["Body"]) in set(keys)]
+
+    def wait_for_queued(self, keys: Iterable[str], count: int, timeout: float = 60) -> list[dict[str, Any]]:
+        """Wait until so many events of some objects are in the queue or in flight, and return them."""
+        wait_until(
+            lambda: len(self.queued(keys)) == count,
+            timeout,
+            lambda: f"{len(self.queued(keys))} messages, not {count}",
+        )
+        return [json.loads(message["Body"]) for message in self.queued(keys)]
+
+    @contextmanager
+    def throttled(self, stage: str) -> Iterator[None]:
+        """Refuse invocations of a stage for the length of a block."""
+        lambda_ = self.cloud.client("lambda")
+        lambda_.put_function_concurrency(FunctionName=self.functions[stage], ReservedConcurrentExecutions=0)
+        try:
+            yield
+        finally:
+            lambda_.delete_function_concurrency(FunctionName=self.functions[stage])
+
     def dead(self) -> list[str]:
         """Return the keys that the dead letters are about."""
         return [key for body in self.dead_bodies() if (key := key_of(body)) is not None]
@@ -76,7 +100,9 @@ class Watched:
         return [message["Body"] for message in self.messages(self.dead_letter_queue)]
 
     def ends(self, keys: Iterable[str], timeout: float = 90) -> dict[str, str]:
-        """Wait until every object has its end and no message is left, and return the ends: a status, or DEAD_LETTER.
+        """Wait until every object has its end and none of its events is left, and return the ends.
+
+        An end is the status of a row, or DEAD_LETTER.
 
         Fails if an object has no end, or more than one.
         """
@@ -91,9 +117,11 @@ class Watched:
 
         wait_until(lambda: not missing(), timeout, lambda: f"neither row nor dead letter: {sorted(missing())[:5]}")
         # Whatever is still in the queue could become a second end.
-        wait_until(lambda: not self.messages(self.queue), timeout, lambda: f"left over: {self.messages(self.queue)}")
+        wait_until(lambda: not self.queued(keys), timeout, lambda: f"left over: {self.queued(keys)}")
         ends = found()
-        assert ends.total() == len(keys), [end for end in ends.elements() if sum(e[0] == end[0] for e in ends) > 1]
+        assert ends.total() == len(keys), [
+            e for e in ends.elements() if [o[0] for o in ends.elements()].count(e[0]) > 1
+        ]
         return dict(ends.keys())
 
     def logs(self, stage: str) -> str:
@@ -104,13 +132,21 @@ class Watched:
         return "\n".join(e["message"] for page in pages.paginate(logGroupName=group) for e in page["events"])
 
     def executions(self) -> list[str]:
-        """Return the workflow's executions, oldest first."""
+        """Return the workflow's executions. AWS keeps none for express workflows, the emulator does."""
         pages = self.cloud.client("stepfunctions").get_paginator("list_executions")
-        found = [e for page in pages.paginate(stateMachineArn=self.machine) for e in page["executions"]]
-        return [e["executionArn"] for e in sorted(found, key=lambda e: e["startDate"])]
+        return [e["executionArn"] for page in pages.paginate(stateMachineArn=self.machine) for e in page["executions"]]
+
+    def wait_for_executions(self, before: Iterable[str], timeout: float = 60) -> None:
+        """Wait until there are more executions than before, and all have ended."""
+
+        def ended() -> bool:
+            new = set(self.executions()) - set(before)
+            return bool(new) and all(self.history(e)[-1]["type"].startswith("Execution") for e in new)
+
+        wait_until(ended, timeout, lambda: f"executions since: {set(self.executions()) - set(before)}")
 
     def history(self, execution: str) -> list[dict[str, Any]]:
-        """Return the events of an execution. AWS keeps none for express workflows, the emulator does."""
+        """Return the events of an execution."""
         pages = self.cloud.client("stepfunctions").get_paginator("get_execution_history")
         return [event for page in pages.paginate(executionArn=execution) for event in page["events"]]
 

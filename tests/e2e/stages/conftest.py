@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,25 +19,6 @@ if TYPE_CHECKING:
 APP = Path(__file__).with_name("app")
 
 
-class Pipes:
-    """Runs the pipes, except while a test wants events to wait in the queue."""
-
-    def __init__(self, cloud: LocalCloud) -> None:
-        self._cloud = cloud
-        self._runner = PipeRunner(cloud.endpoint).start()
-
-    def stop(self) -> None:
-        self._runner.stop()
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        self._runner.stop()
-        try:
-            yield
-        finally:
-            self._runner = PipeRunner(self._cloud.endpoint).start()
-
-
 @pytest.fixture(scope="session")
 def cloud() -> Iterator[LocalCloud]:
     with LocalCloud(pipes=False) as cloud:
@@ -44,11 +26,55 @@ def cloud() -> Iterator[LocalCloud]:
         yield cloud
 
 
+@dataclass(frozen=True)
+class Hostile:
+    """What nobody should upload: orders by key for the stage that obeys, and messages that are no events."""
+
+    batch: dict[str, bytes]
+    mixed: dict[str, bytes]
+    garbage: list[str]
+
+
 @pytest.fixture(scope="session")
-def pipes(cloud: LocalCloud) -> Iterator[Pipes]:
-    pipes = Pipes(cloud)
-    yield pipes
-    pipes.stop()
+def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
+    """Put it all before the pipes run, so that the first batch is as large as can be.
+
+    It takes a visibility timeout until the dead letters are there: the other tests go on meanwhile.
+    """
+    obedient = watch(cloud, "Stages/Obedient")
+    good = b"return [1, 2, 3, 4]"
+    batch = {f"batch/{i:02}": good for i in range(32)} | {"batch/13": b"exit"}
+    mixed = {
+        "mixed/1": good,
+        "mixed/crash": b"crash",
+        "mixed/2": good,
+        "mixed/raise": b"raise",
+        "mixed/sleep": b"sleep",
+        "mixed/3": good,
+    }
+    incomplete = {"bucket": {"name": obedient.bucket}, "object": {"key": "incomplete", "size": 1}}
+    garbage = [
+        "not JSON",
+        "null",
+        "[]",
+        '"a text"',
+        '{"hello": "world"}',
+        '{"time": "2026-01-01T00:00:00Z", "detail": 5}',
+        json.dumps({"time": "2026-01-01T00:00:00Z", "detail": incomplete}),
+    ]
+    for orders in (batch, mixed):
+        for key, order in orders.items():
+            obedient.put(key, order)
+        obedient.wait_for_queued(orders, len(orders))
+    for body in garbage:
+        cloud.client("sqs").send_message(QueueUrl=obedient.queue, MessageBody=body)
+    return Hostile(batch, mixed, garbage)
+
+
+@pytest.fixture(scope="session")
+def pipes(cloud: LocalCloud, hostile: Hostile) -> Iterator[PipeRunner]:
+    with PipeRunner(cloud.endpoint) as runner:
+        yield runner
 
 
 @pytest.fixture(scope="session")
@@ -59,15 +85,15 @@ def outputs(cloud: LocalCloud) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def obedient(watch: type[Watched], cloud: LocalCloud, pipes: Pipes) -> Watched:
+def obedient(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
     return watch(cloud, "Stages/Obedient")
 
 
 @pytest.fixture(scope="session")
-def tables(watch: type[Watched], cloud: LocalCloud, pipes: Pipes, outputs: dict[str, str]) -> Watched:
+def tables(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs: dict[str, str]) -> Watched:
     return watch(cloud, "Stages/Tables", bucket=outputs["BucketName"], table=outputs["TableName"])
 
 
 @pytest.fixture(scope="session")
-def tensors(watch: type[Watched], cloud: LocalCloud, pipes: Pipes, outputs: dict[str, str]) -> Watched:
+def tensors(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs: dict[str, str]) -> Watched:
     return watch(cloud, "Stages/Tensors", bucket=outputs["BucketName"], table=outputs["TableName"])
