@@ -402,6 +402,7 @@ class PostprocessFunction(StageFunction):
             timeout=timeout if timeout is not None else Duration.seconds(30),
             **options,
         )
+        mark(self.function, "function", stage=id, table=results.table.table_name)
         work.grant_read(self)
         results.grant_write_rows(self)
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)

@@ -146,7 +146,7 @@ class S3Trigger(Construct):
         ).notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
             event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
         )
-        mark(bucket, "inbox", prefix=self.prefix)
+        mark(bucket, "inbox")
         acknowledgments.no_access_logs(bucket)
         return bucket
 
@@ -243,7 +243,7 @@ class S3Trigger(Construct):
         )
         for policy in role.node.children:  # the pipe checks its permissions when it is created
             pipe.node.add_dependency(policy)
-        mark(pipe, "pipe")
+        mark(pipe, "pipe", bucket=self.bucket.bucket_name, prefix=self.prefix)
         return pipe
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:

@@ -94,7 +94,8 @@ def test_resources_say_what_they_are(stack, pipeline):
         "work",
     }
     assert {mark["pipeline"] for mark in marks.values()} == {"Stack/Photos"}
-    assert marks["inbox"]["prefix"] == "in/"
+    assert marks["pipe"]["prefix"] == "in/"
+    assert "Ref" in marks["pipe"]["bucket"]
 
 
 def test_the_inference_function_carries_the_manifest(stack, pipeline):

@@ -206,13 +206,25 @@ class Cloud:
 
     def pipelines(self) -> dict[str, Pipeline]:
         """Return the deployed pipelines by name."""
-        parts: dict[str, dict[str, Resource]] = {}
+        facts: dict[str, dict[str, Any]] = {}
         for resource in self.resources():
-            role = resource.metadata.get("role")
-            if role:
-                name = str(resource.metadata.get("pipeline") or resource.stack)
-                parts.setdefault(name, {})[str(role)] = resource
-        return {name: Pipeline(self.endpoint, name, roles) for name, roles in parts.items() if "inbox" in roles}
+            if name := resource.metadata.get("pipeline"):
+                known = facts.setdefault(str(name), {})
+                known |= resource.metadata
+                if resource.metadata["role"] == "dead-letter-queue":
+                    known["dead_letter_queue"] = resource.physical_id
+        return {
+            name: Pipeline(
+                self.endpoint,
+                name,
+                inbox=known["bucket"],
+                prefix=known.get("prefix") or "",
+                table=known["table"],
+                dead_letter_queue=known.get("dead_letter_queue"),
+            )
+            for name, known in facts.items()
+            if known.get("bucket") and known.get("table")
+        }
 
     def pipeline(self, name: str | None = None) -> Pipeline:
         """Return a deployed pipeline.

@@ -31,7 +31,7 @@ class Resource:
     properties
         Its properties as in the template, references unresolved.
     metadata
-        What our constructs say about it: ``role``, ``pipeline``, ``prefix``.
+        What our constructs say about it: ``role``, ``pipeline`` and more; references within the stack are resolved.
     """
 
     stack: str
@@ -104,7 +104,10 @@ class Stack:
                 physical_id=physical[logical_id],
                 type=resource["Type"],
                 properties=resource.get("Properties", {}),
-                metadata=resource.get("Metadata", {}).get(METADATA_KEY, {}),
+                metadata={
+                    name: physical.get(value["Ref"]) if isinstance(value, dict) and set(value) == {"Ref"} else value
+                    for name, value in resource.get("Metadata", {}).get(METADATA_KEY, {}).items()
+                },
             )
             for logical_id, resource in declared.items()
             if logical_id in physical

@@ -19,7 +19,6 @@ from .errors import LocalError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from .stacks import Resource
 
 DEAD_LETTER = "DEAD_LETTER"
 SUCCEEDED = "SUCCEEDED"
@@ -92,26 +91,27 @@ class Pipeline:
         URL of the embedded AWS.
     name
         Name of the pipeline.
-    parts
-        Its resources by role.
+    inbox
+        Name of the bucket where objects land.
+    prefix
+        What keys must start with.
+    table
+        Name of the results table.
+    dead_letter_queue
+        Name or URL of the dead-letter queue, if there is one.
     """
 
-    def __init__(self, endpoint: str, name: str, parts: dict[str, Resource]) -> None:
+    def __init__(
+        self, endpoint: str, name: str, *, inbox: str, prefix: str, table: str, dead_letter_queue: str | None = None
+    ) -> None:
         self._endpoint = endpoint
-        self._parts = parts
+        self._table = table
+        self._dead_letter_queue = dead_letter_queue
         self.name = name
+        self.inbox = inbox
+        self.prefix = prefix
         self._s3 = aws.client(endpoint, "s3")
         self._dynamodb = aws.client(endpoint, "dynamodb")
-
-    @property
-    def inbox(self) -> str:
-        """Name of the inbox bucket."""
-        return self._part("inbox").physical_id
-
-    @property
-    def prefix(self) -> str:
-        """What keys must start with."""
-        return str(self._part("inbox").metadata.get("prefix") or "")
 
     def put(self, key: str, data: bytes) -> Upload:
         """Put an object into the inbox.
@@ -196,17 +196,15 @@ class Pipeline:
 
     def _rows(self) -> list[dict[str, Any]]:
         read = TypeDeserializer().deserialize
-        pages = self._dynamodb.get_paginator("scan").paginate(
-            TableName=self._part("results").physical_id, ConsistentRead=True
-        )
+        pages = self._dynamodb.get_paginator("scan").paginate(TableName=self._table, ConsistentRead=True)
         return [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
 
     def _dead_events(self) -> list[dict[str, Any]]:
         """Look into the dead-letter queue without taking anything out, which SQS itself has no way to do."""
-        if "dead-letter-queue" not in self._parts:
+        if self._dead_letter_queue is None:
             return []
         # MiniStack's own; a receive would hide the messages from others and count.
-        name = self._parts["dead-letter-queue"].physical_id.rsplit("/", 1)[-1]
+        name = self._dead_letter_queue.rsplit("/", 1)[-1]
         query = urllib.parse.urlencode({"QueueUrl": f"{self._endpoint}/{aws.ACCOUNT}/{name}"})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"{self._endpoint}/_ministack/sqs/messages?{query}", timeout=30) as response:
@@ -245,11 +243,6 @@ class Pipeline:
             return None
         at = head["Metadata"].get(_UPLOADED_AT)
         return datetime.fromisoformat(at) if at else None
-
-    def _part(self, role: str) -> Resource:
-        if role not in self._parts:
-            raise LocalError(f"pipeline {self.name!r} has no resource with the role {role!r}")
-        return self._parts[role]
 
 
 def _event(body: str) -> dict[str, Any]:

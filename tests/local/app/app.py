@@ -38,7 +38,7 @@ def handler(event, context):
 
 
 def mark(construct, role, **facts):
-    construct.node.default_child.add_metadata("cdk-inference", {"role": role, **facts})
+    construct.node.default_child.add_metadata("cdk-inference", {"role": role, "pipeline": stack.stack_name, **facts})
 
 
 app = cdk.App()
@@ -127,9 +127,9 @@ pipe = pipes.CfnPipe(
     },
 )
 pipe.node.add_dependency(role)
-mark(inbox, "inbox", prefix="in/")
+mark(inbox, "inbox", bucket=inbox.bucket_name, prefix="in/")
 mark(queue, "queue")
 mark(dead, "dead-letter-queue")
-mark(results, "results")
+mark(results, "results", table=results.table_name)
 mark(function, "function")
 app.synth()
