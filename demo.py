@@ -13,13 +13,16 @@ from rich.table import Table
 
 from cdk_inference.local import LocalCloud, LocalError
 from cdk_inference.local.steps import Steps
+from cdk_inference.model import build_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cdk_inference.local import Outcome
+    from cdk_inference.model import BuiltModel
 
 HERE = Path(__file__).parent
+RECIPE = HERE / "model_assets" / "efficientnet_lite0" / "recipe.py"
 PHOTOGRAPHS = HERE / "model_assets" / "photographs"
 
 console = Console(highlight=False)
@@ -33,16 +36,15 @@ def main() -> int:
         cloud.deploy(HERE, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"labelling {len(accepted)} photographs")
         outcomes = cloud.wait_for(cloud.put(*(PHOTOGRAPHS / name for name in accepted)))
-        (function,) = [r for r in cloud.resources(role="function") if "model" in r.metadata]
         steps.begin("stopping the embedded AWS")
     wrong = [o.key for o in outcomes if o.status != "SUCCEEDED" or o.label not in accepted[o.key]]
 
     show_labels(outcomes, wrong)
-    show_model(function.metadata["model"])
+    show_model(build_model(RECIPE))  # from the cache: the synth above built it
     console.print(f"\nIn all {time.monotonic() - began:.0f} s. Next:")
-    console.print("  source .venv/bin/activate                      cdk synth, cdk diff and cdk deploy work as ever")
-    console.print("  python -m cdk_inference.local deploy           keep it running; then put, results, logs, destroy")
-    console.print("  app.py                                         the app; change it and deploy again")
+    console.print("  source .venv/bin/activate             then cdk synth, cdk diff, cdk deploy work")
+    console.print("  python -m cdk_inference.local deploy  keeps it running; --help for more")
+    console.print("  app.py                                is the app: change it, and deploy again")
     if wrong:
         console.print(f"\n[red]not labelled as expected: {', '.join(wrong)}")
     return 1 if wrong else 0
@@ -63,15 +65,28 @@ def show_labels(outcomes: Sequence[Outcome], wrong: Sequence[str]) -> None:
     console.print(table)
 
 
-def show_model(manifest: dict) -> None:
-    """Print what the manifest says of the size and the accuracy of the model."""
-    before, after, metric = manifest["baseline_size_bytes"], manifest["size_bytes"], manifest["metric"]
-    console.print(
-        f"{manifest['name']} {manifest['model_version']}, {manifest['precision']}: "
-        f"{before / 1e6:.1f} MB as float32 → {after / 1e6:.1f} MB ({before / after:.1f} times smaller); "
-        f"{metric['name']} with float32 {metric['quantized']:.1%}, at least {metric['gate']:.1%} required; "
-        f"mean cosine of the outputs {manifest['parity']['quantized']}"
+def show_model(model: BuiltModel) -> None:
+    """Print the size, the accuracy and the speed of the model against the float one it comes from."""
+    manifest, report = model.manifest, json.loads(model.report.read_text(encoding="utf-8"))
+    before, after, metric, latency = (
+        manifest.baseline_size_bytes,
+        manifest.size_bytes,
+        manifest.metric,
+        report["latency"],
     )
+    table = Table(f"{manifest.name} {manifest.model_version}", "float32", manifest.precision, "")
+    table.add_row("size", f"{before / 1e6:.1f} MB", f"{after / 1e6:.1f} MB", f"{before / after:.1f} times smaller")
+    table.add_row(
+        "one image on one thread",
+        f"{latency['float32_ms']:.1f} ms",
+        f"{latency['deployed_ms']:.1f} ms",
+        f"{1 / latency['ratio']:.1f} times faster",
+    )
+    if metric is not None:
+        gate = f"gate: {metric.gate:.1%}"
+        table.add_row(metric.name, "", f"{metric.quantized:.1%}", gate)
+    table.add_row("cosine of the outputs", "", f"{manifest.parity['quantized']:.3f}", "")
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,11 @@ class BuiltModel:
     version: str
     asset_hash: str
 
+    @property
+    def report(self) -> Path:
+        """What was measured when it was built, as JSON: seconds of each pass, latencies. It does not ship."""
+        return self.path.parent / "report.json"
+
 
 def build_model(
     recipe: str | Path | ModelRecipe, *, folder: str | Path | None = None, cache: str | Path | None = None
