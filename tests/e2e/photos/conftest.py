@@ -1,0 +1,85 @@
+"""The reference app, deployed once from a copy in another folder, by the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdk_inference.local.background import Background
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.e2e.conftest import Watched
+
+    from cdk_inference.local import Cloud
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the reference app."""
+    folder = tmp_path_factory.mktemp("reference") / "app"
+    folder.mkdir()
+    for name in ("app.py", "cdk.json"):
+        shutil.copy(REPOSITORY / name, folder)
+    shutil.copytree(REPOSITORY / "model_assets", folder / "model_assets", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in the app's folder."""
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "cdk_inference.local", *map(str, arguments)],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def cloud(project: Path, command: Callable[..., subprocess.CompletedProcess[str]]) -> Iterator[Cloud]:
+    try:
+        deployed = command("deploy")
+        assert deployed.returncode == 0, deployed.stderr
+        yield Background(project).cloud()
+    finally:
+        destroyed = command("destroy")
+    assert (destroyed.returncode, destroyed.stdout) == (0, "destroyed\n")
+    assert not (project / ".cdk-inference").exists()
+
+
+@pytest.fixture(scope="session")
+def photos(watch: type[Watched], cloud: Cloud) -> Watched:
+    return watch(cloud, "PhotoLabels/Photos")
+
+
+@pytest.fixture(scope="session")
+def photographs(project: Path) -> dict[str, Path]:
+    """The sample photographs by file name."""
+    return {path.name: path for path in (project / "model_assets" / "photographs").iterdir() if path.suffix != ".json"}
+
+
+@pytest.fixture(scope="session")
+def accepted(project: Path) -> dict[str, list[str]]:
+    """The labels that are right for each photograph."""
+    return json.loads((project / "model_assets" / "photographs" / "accepted.json").read_text(encoding="utf-8"))

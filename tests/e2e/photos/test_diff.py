@@ -1,0 +1,38 @@
+"""`cdk diff` shows what has changed, and nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cdk_inference.local import Cloud
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.mark.slow
+def test_nothing_has_changed_in_another_folder_with_a_fresh_cache(
+    cloud: Cloud, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("CDK_INFERENCE_CACHE", str(cache))
+    assert cloud.diff(repository) == ""
+    assert sorted(path.name for path in cache.iterdir()) == ["bundles", "models"]  # all of it was made again
+
+
+def test_a_change_shows(cloud: Cloud, project: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(project, changed, ignore=shutil.ignore_patterns(".cdk-inference"))
+    script = changed / "app.py"
+    before = script.read_text()
+    script.write_text(before.replace("Preprocess.image(size=224)", "Preprocess.image(size=224, crop=0.9)"))
+    assert script.read_text() != before
+    diff = cloud.diff(changed)
+    assert [line for line in diff.splitlines() if line.startswith("[~]")] != []
+    assert "0.9" in diff
+    assert "AWS::DynamoDB" not in diff
