@@ -50,6 +50,9 @@ the last is raised by the runtime when an AWS service fails it.
 """
 
 
+_MAX_ENVIRONMENT_BYTES = 4096
+
+
 class FunctionOptions(TypedDict, total=False):
     """Props that every stage's function takes; see `StageFunction`."""
 
@@ -100,6 +103,8 @@ class StageFunction(Construct):
     ----------
     function
         The Lambda function, for everything this construct does not cover.
+    role, log_group
+        Its role and its log group.
     """
 
     def __init__(
@@ -109,7 +114,7 @@ class StageFunction(Construct):
         *,
         handler: str,
         runtime_requirements: str,
-        requirements: Sequence[str] = (),
+        requirements: Sequence[str | Path] = (),
         sources: Mapping[str, Path],
         environment: Mapping[str, str],
         description: str,
@@ -138,6 +143,14 @@ class StageFunction(Construct):
         )
         # Not the managed AWSLambdaBasicExecutionRole, which may write to every log group.
         self.log_group.grant_write(self.role)
+        variables = {"PIPELINE": scope.node.path, **environment}
+        size = sum(len(name.encode()) + len(value.encode()) for name, value in variables.items())
+        if size > _MAX_ENVIRONMENT_BYTES:
+            largest = max(variables, key=lambda name: len(variables[name]))
+            raise PropError(
+                f"the environment of {self.node.path} has {size} bytes, and Lambda takes {_MAX_ENVIRONMENT_BYTES}; "
+                f"{largest} is the largest: shorten what goes into it"
+            )
         source = lambda_source()
         bundled = bundle(
             self,
@@ -154,7 +167,7 @@ class StageFunction(Construct):
             handler=handler,
             runtime=resolved.runtime,
             architecture=resolved.cdk_architecture,
-            environment={"PIPELINE": scope.node.path, **environment},
+            environment=variables,
             memory_size=memory_size,
             timeout=timeout,
             reserved_concurrent_executions=reserved_concurrent_executions,

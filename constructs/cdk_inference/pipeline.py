@@ -73,8 +73,8 @@ class InferencePipeline(Construct):
         all must fit into the 5 minutes of an express workflow. Default: 30 seconds.
     workflow_timeout
         Of one batch; a message that failed is tried again about this much later. Default: 5 minutes.
-    inference_memory_size
-        MiB of the inference function; 1,769 MiB are one vCPU. Default: 1,769.
+    preprocess_memory_size, inference_memory_size, postprocess_memory_size
+        MiB of the functions; 1,769 MiB are one vCPU. Default: 1,769, 1,769 and 1,024.
     max_object_bytes
         Larger objects are rejected before they are read. Default: 64 MiB.
     reserved_concurrent_executions
@@ -118,7 +118,9 @@ class InferencePipeline(Construct):
         max_receive_count: int = 3,
         stage_timeout: Duration | None = None,
         workflow_timeout: Duration | None = None,
+        preprocess_memory_size: int = 1769,
         inference_memory_size: int = 1769,
+        postprocess_memory_size: int = 1024,
         max_object_bytes: int = 64 * 1024 * 1024,
         reserved_concurrent_executions: int | None = None,
         result_ttl_days: int | None = None,
@@ -172,6 +174,7 @@ class InferencePipeline(Construct):
             trigger=self.trigger,
             work=self.work,
             max_object_bytes=max_object_bytes,
+            memory_size=preprocess_memory_size,
             timeout=per_stage,
             **options,
         )
@@ -192,6 +195,7 @@ class InferencePipeline(Construct):
             work=self.work,
             results=self.results,
             result_ttl_days=result_ttl_days,
+            memory_size=postprocess_memory_size,
             timeout=per_stage,
             **options,
         )

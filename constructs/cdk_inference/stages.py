@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cdk_inference.errors import PropError
+from cdk_inference.model.recipe import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _BUILTIN = "inference_runtime.builtin"
 
 _LABELS_FILE = "labels.txt"
+_TOP = 5
 _MAX_INLINE_LABELS = 2_000  # bytes; a function's environment holds 4 KB in all
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -34,7 +36,7 @@ class StageCode:
     options
         If not ``None``, the attribute is a factory, called with these once at start-up.
     requirements
-        Packages beside those of the runtime, as pip writes them.
+        Packages beside those of the runtime, as pip writes them, and requirements files.
     sources
         Files and folders to put into the package, by their name in it.
     runtime_requirements
@@ -43,7 +45,7 @@ class StageCode:
 
     function: str
     options: Mapping[str, object] | None = None
-    requirements: tuple[str, ...] = ()
+    requirements: tuple[str | Path, ...] = ()
     sources: Mapping[str, Path] = field(default_factory=dict)
     runtime_requirements: str = "preprocess-base"
 
@@ -71,6 +73,7 @@ class Preprocess:
         *,
         size: int,
         resize: Literal["center_crop", "stretch", "pad"] = "center_crop",
+        interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic",
         crop: float = 0.875,
         max_pixels: int = 64_000_000,
     ) -> Preprocess:
@@ -82,6 +85,8 @@ class Preprocess:
             Height and width in pixels.
         resize
             ``center_crop`` takes the central square, ``stretch`` ignores the aspect ratio, ``pad`` adds black borders.
+        interpolation
+            Filter for resizing; all but ``nearest`` average over the source pixels.
         crop
             Share of the shorter side that ``center_crop`` keeps, as in the evaluation of ImageNet models.
         max_pixels
@@ -96,11 +101,19 @@ class Preprocess:
             raise PropError(f"size is {size}; an image has between 1 and 4096 pixels a side")
         if resize not in ("center_crop", "stretch", "pad"):
             raise PropError(f"resize is '{resize}'; use 'center_crop', 'stretch' or 'pad'")
+        if interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
+            raise PropError(f"interpolation is '{interpolation}'; use 'nearest', 'bilinear', 'bicubic' or 'lanczos'")
         if not 0 < crop <= 1:
             raise PropError(f"crop is {crop}; it must be above 0 and at most 1")
         if max_pixels < 1:
             raise PropError(f"max_pixels is {max_pixels}; it must be at least 1")
-        options = {"size": size, "resize": resize, "crop": crop, "max_pixels": max_pixels}
+        options = {
+            "size": size,
+            "resize": resize,
+            "interpolation": interpolation,
+            "crop": crop,
+            "max_pixels": max_pixels,
+        }
         return cls(
             StageCode(f"{_BUILTIN}.image:image_preprocessor", options=options, runtime_requirements="preprocess-image"),
             suffixes=IMAGE_SUFFIXES,
@@ -114,10 +127,9 @@ class Preprocess:
         Raises
         ------
         PropError
-            There are no fields.
+            The fields are not distinct names, or the dtype is not one of numbers.
         """
-        if not fields:
-            raise PropError("fields is empty; name the numbers that the model takes, in order")
+        _check_columns("fields", fields, dtype)
         return cls(
             StageCode(f"{_BUILTIN}.tabular:json_preprocessor", options={"fields": list(fields), "dtype": dtype}),
             suffixes=(".json",),
@@ -125,18 +137,35 @@ class Preprocess:
         )
 
     @classmethod
-    def csv(cls, *, columns: Sequence[str], dtype: str = "float32") -> Preprocess:
-        """Read numbers from the named columns of a CSV file of a header and one row, as an array (len(columns),).
+    def csv(
+        cls, *, columns: Sequence[str], dtype: str = "float32", header: bool = True, delimiter: str = ","
+    ) -> Preprocess:
+        """Read numbers from the named columns of a CSV file with one row, as an array of shape (len(columns),).
+
+        Parameters
+        ----------
+        columns
+            Their names, in the order that the model takes.
+        dtype
+            Of the array.
+        header
+            Whether the first line names the columns. Without, they are taken in the order of ``columns``.
+        delimiter
+            One character.
 
         Raises
         ------
         PropError
-            There are no columns.
+            The columns are not distinct names, the dtype is not one of numbers, or the delimiter is not one character.
         """
-        if not columns:
-            raise PropError("columns is empty; name the numbers that the model takes, in order")
+        _check_columns("columns", columns, dtype)
+        if len(delimiter) != 1:
+            raise PropError(f"delimiter is {delimiter!r}; it must be one character")
         return cls(
-            StageCode(f"{_BUILTIN}.tabular:csv_preprocessor", options={"columns": list(columns), "dtype": dtype}),
+            StageCode(
+                f"{_BUILTIN}.tabular:csv_preprocessor",
+                options={"columns": list(columns), "dtype": dtype, "header": header, "delimiter": delimiter},
+            ),
             suffixes=(".csv",),
             produces=(dtype, (len(columns),)),
         )
@@ -145,6 +174,27 @@ class Preprocess:
     def tensor(cls) -> Preprocess:
         """Read an array that someone else prepared, in NumPy's ``.npy`` format (never pickled)."""
         return cls(StageCode(f"{_BUILTIN}.tensor:tensor_preprocessor", options={}), suffixes=(".npy",))
+
+    @classmethod
+    def raw_tensor(cls, *, dtype: str, shape: Sequence[int]) -> Preprocess:
+        """Read the bare elements of an array of this dtype and shape, little-endian, in C order, without the batch.
+
+        Raises
+        ------
+        PropError
+            The dtype is unknown, or a size is below 1.
+        """
+        if dtype not in DTYPES:
+            raise PropError(f"dtype is '{dtype}'; use one of {', '.join(DTYPES)}")
+        if any(size < 1 for size in shape):
+            raise PropError(f"shape is {_shape(shape)}; every size must be at least 1")
+        return cls(
+            StageCode(
+                f"{_BUILTIN}.tensor:tensor_preprocessor",
+                options={"format": "raw", "dtype": dtype, "shape": list(shape)},
+            ),
+            produces=(dtype, tuple(shape)),
+        )
 
     @classmethod
     def function(
@@ -209,14 +259,17 @@ class Postprocess:
     code: StageCode
     classes: int | None = None
     """How many classes it has names for, if that matters."""
+    output: str | None = None
+    """The output that it looks at; ``None`` for the only one, or for all."""
 
     @classmethod
     def classification(
         cls,
         *,
         labels: Sequence[str] | Path | str,
-        top: int = 5,
+        top: int | None = None,
         activation: Literal["softmax", "none"] = "softmax",
+        output: str | None = None,
     ) -> Postprocess:
         """Store the best classes, with their labels and scores.
 
@@ -225,16 +278,18 @@ class Postprocess:
         labels
             Names of the classes in the order of the model's output, as a list or the path of a file with one a line.
         top
-            How many classes to store.
+            How many classes to store. Default: 5, or all of them if there are fewer.
         activation
             ``softmax`` if the model ends in logits, ``none`` if its outputs are scores already.
+        output
+            The model's output that holds the classes. Default: the only one.
 
         Raises
         ------
         PropError
             The file does not exist, or there are no labels.
         """
-        options: dict[str, object] = {"top": top, "activation": activation}
+        options: dict[str, object] = {"activation": activation, "output": output}
         sources: dict[str, Path] = {}
         if isinstance(labels, str | Path):
             path = Path(labels)
@@ -250,7 +305,8 @@ class Postprocess:
                 )
         if not names:
             raise PropError("labels is empty; classification needs the name of every class")
-        if not 1 <= top <= len(names):
+        options["top"] = min(_TOP, len(names)) if top is None else top
+        if top is not None and not 1 <= top <= len(names):
             raise PropError(f"top is {top}, but there are {len(names)} classes")
         if activation not in ("softmax", "none"):
             raise PropError(f"activation is '{activation}'; use 'softmax' or 'none'")
@@ -260,7 +316,7 @@ class Postprocess:
             sources=sources,
             runtime_requirements="postprocess",
         )
-        return cls(code, classes=len(names))
+        return cls(code, classes=len(names), output=output)
 
     @classmethod
     def outputs(cls) -> Postprocess:
@@ -286,10 +342,16 @@ class Postprocess:
         Raises
         ------
         PropError
-            There are not as many labels as classes.
+            There are not as many labels as classes, or it is not clear which output holds them.
         """
         if self.classes is not None:
-            spec = outputs[0]
+            named = [spec for spec in outputs if self.output in (None, spec.name)]
+            if len(named) != 1:
+                raise PropError(
+                    f"output is {self.output!r}, but the model's outputs are "
+                    f"{', '.join(spec.name for spec in outputs)}; name the one that holds the classes"
+                )
+            spec = named[0]
             width = spec.shape[-1]
             if not isinstance(width, str) and width != self.classes:
                 raise PropError(
@@ -297,6 +359,13 @@ class Postprocess:
                     "pass one name for each class, in order"
                 )
         return self.code
+
+
+def _check_columns(prop: str, names: Sequence[str], dtype: str) -> None:
+    if isinstance(names, str) or not names or len(set(names)) != len(names):
+        raise PropError(f"{prop} is {names!r}; list the names of the numbers that the model takes, in order")
+    if dtype not in DTYPES or dtype == "bool":
+        raise PropError(f"dtype is '{dtype}'; use a type of numbers, such as 'float32'")
 
 
 def _shape(shape: Sequence[int | str]) -> str:
@@ -323,9 +392,11 @@ def _user_code(
     if not path.is_file():
         raise PropError(f"entry: there is no file '{path}' (looked in {Path.cwd()})")
     _check_function(path, name)
+    needs: tuple[str | Path, ...]
     if isinstance(requirements, str | Path):
-        lines = [line.partition(" #")[0].strip() for line in _read_lines(Path(requirements), "requirements")]
-        needs = tuple(line for line in lines if line and not line.startswith("#"))
+        needs = (Path(requirements),)
+        if not needs[0].is_file():
+            raise PropError(f"requirements: there is no file '{requirements}' (looked in {Path.cwd()})")
     else:
         needs = tuple(requirements)
     files = {path.name: path}

@@ -67,8 +67,10 @@ class S3Trigger(Construct):
 
     Attributes
     ----------
-    bucket, queue, dead_letter_queue
+    bucket, queue, dead_letter_queue, rule
         The parts.
+    prefix
+        As given.
 
     Raises
     ------
@@ -98,6 +100,8 @@ class S3Trigger(Construct):
             prefix=prefix, suffixes=suffixes, batch_size=batch_size, window=window, max_receive_count=max_receive_count
         )
         self._key = encryption_key
+        # A bucket of the user's has a key of its own; one that is imported by name may be under ours.
+        self._bucket_key = encryption_key if bucket is None else bucket.encryption_key or encryption_key
         self._batch_size = batch_size
         self._window = window
         self.prefix = prefix
@@ -248,7 +252,7 @@ class S3Trigger(Construct):
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects under the prefix."""
-        encryption.grant(self._key, grantee, encryption.ENCRYPT)
+        encryption.grant(self._bucket_key, grantee, encryption.ENCRYPT)
         return iam.Grant.add_to_principal(
             grantee=grantee,
             actions=["s3:PutObject"],
@@ -260,7 +264,7 @@ class S3Trigger(Construct):
 
         Listing is part of it: without it S3 answers 403 rather than 404 for an object that is gone.
         """
-        encryption.grant(self._key or self.bucket.encryption_key, grantee, encryption.DECRYPT)
+        encryption.grant(self._bucket_key, grantee, encryption.DECRYPT)
         return iam.Grant.add_to_principal(
             grantee=grantee,
             actions=["s3:GetObject", "s3:GetObjectVersion"],

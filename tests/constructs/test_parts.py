@@ -108,6 +108,16 @@ def test_the_inference_function_carries_the_manifest(stack, pipeline):
     assert [model["name"] for model in models] == ["tiny"]
 
 
+def test_an_environment_that_is_too_large_fails(stack, model, pipeline):
+    fields = [f"a rather long name of a field, number {i}" for i in range(100)]
+    trigger, work = S3Trigger(stack, "Trigger"), WorkBucket(stack, "Work")
+    stage = Preprocess(Preprocess.json(fields=fields).code)
+    with pytest.raises(
+        PropError, match=r"Stack/Pre has \d+ bytes, and Lambda takes 4096; STAGE_OPTIONS is the largest"
+    ):
+        PreprocessFunction(stack, "Pre", stage=stage, model=model, trigger=trigger, work=work)
+
+
 def test_a_stage_that_is_not_a_lambda_size_fails(stack):
     with pytest.raises(PropError, match="memory_size is 20000 MiB; Lambda takes 128 to 10240"):
         StageFunction(

@@ -280,6 +280,19 @@ def test_an_imported_bucket_is_read_and_not_changed(stack, pipeline):
     assert "custom-resource" not in json.dumps(Template.from_stack(stack).to_json()).lower()
 
 
+def test_a_bucket_of_the_users_is_read_with_its_own_key(stack, pipeline):
+    theirs = kms.Key(stack, "Theirs")
+    made = pipeline(bucket=s3.Bucket(stack, "Inbox", encryption_key=theirs))
+    role = stack.get_logical_id(made.preprocess.role.node.default_child)
+    (policy,) = [
+        p["Properties"]["PolicyDocument"]
+        for p in resources(stack, "AWS::IAM::Policy").values()
+        if {"Ref": role} in p["Properties"]["Roles"]
+    ]
+    decrypt = [s for s in policy["Statement"] if "kms:Decrypt" in as_list(s["Action"])]
+    assert stack.resolve(theirs.key_arn) in [s["Resource"] for s in decrypt]
+
+
 def test_a_reader_may_read_rows_and_nothing_else(stack, pipeline):
     reader = iam.User(stack, "Reader")
     pipeline().results.grant_read_data(reader)

@@ -30,7 +30,9 @@ def test_an_image_stage_tells_the_runtime_its_options():
     environment = Preprocess.image(size=224, resize="pad").bind(IMAGE).environment()
     assert environment == {
         "STAGE_FUNCTION": "inference_runtime.builtin.image:image_preprocessor",
-        "STAGE_OPTIONS": '{"crop": 0.875, "max_pixels": 64000000, "resize": "pad", "size": 224}',
+        "STAGE_OPTIONS": (
+            '{"crop": 0.875, "interpolation": "bicubic", "max_pixels": 64000000, "resize": "pad", "size": 224}'
+        ),
     }
 
 
@@ -46,9 +48,15 @@ def test_a_users_function_is_found_without_importing_it(stage_file):
 def test_a_users_requirements_file_is_read(stage_file, tmp_path):
     path = stage_file("def run(outputs, item):\n    return {}\n")
     requirements = tmp_path / "requirements.txt"
-    requirements.write_text("# mine\nregex==2026.1.1  # why\n\nnumpy==2.4.6\n")
+    requirements.write_text("regex==2026.1.1\n")
     code = Postprocess.function(f"{path}:run", requirements=requirements).bind(())
-    assert code.requirements == ("regex==2026.1.1", "numpy==2.4.6")
+    assert code.requirements == (requirements,)
+
+
+def test_a_missing_requirements_file_fails(stage_file):
+    path = stage_file("def run(outputs, item):\n    return {}\n")
+    with pytest.raises(PropError, match=r"requirements: there is no file 'nowhere.txt'"):
+        Postprocess.function(f"{path}:run", requirements="nowhere.txt")
 
 
 @given(name=names)
@@ -109,19 +117,51 @@ def test_wrong_image_options_fail(options, message):
         Preprocess.image(**options)
 
 
-def test_tabular_stages_fail_without_columns():
-    with pytest.raises(PropError, match="fields is empty"):
-        Preprocess.json(fields=[])
-    with pytest.raises(PropError, match="columns is empty"):
-        Preprocess.csv(columns=[])
+@pytest.mark.parametrize("names", [[], ["a", "a"], "abc"])
+def test_tabular_stages_fail_without_distinct_columns(names):
+    with pytest.raises(PropError, match=r"fields is .*; list the names"):
+        Preprocess.json(fields=names)
+    with pytest.raises(PropError, match=r"columns is .*; list the names"):
+        Preprocess.csv(columns=names)
+
+
+def test_wrong_tabular_options_fail():
+    with pytest.raises(PropError, match="dtype is 'text'"):
+        Preprocess.json(fields=["a"], dtype="text")
+    with pytest.raises(PropError, match="delimiter is ';;'"):
+        Preprocess.csv(columns=["a"], delimiter=";;")
+
+
+def test_a_raw_tensor_is_checked_against_the_model():
+    stage = Preprocess.raw_tensor(dtype="uint8", shape=(224, 224, 3))
+    assert stage.bind(IMAGE).options == {"format": "raw", "dtype": "uint8", "shape": [224, 224, 3]}
+    with pytest.raises(PropError, match="makes float32"):
+        Preprocess.raw_tensor(dtype="float32", shape=(224, 224, 3)).bind(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"dtype": "text", "shape": (1,)}, "dtype is 'text'"), ({"dtype": "uint8", "shape": (0,)}, "every size must be")],
+)
+def test_wrong_raw_tensor_options_fail(options, message):
+    with pytest.raises(PropError, match=message):
+        Preprocess.raw_tensor(**options)
 
 
 def test_labels_travel_in_a_file(tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text("cat\ndog\n")
-    code = Postprocess.classification(labels=path, top=1).bind((TensorSpec("logits", "float32", ("batch", 2)),))
+    code = Postprocess.classification(labels=path).bind((TensorSpec("logits", "float32", ("batch", 2)),))
     assert code.sources == {"labels.txt": path}
-    assert code.options == {"top": 1, "activation": "softmax", "labels_file": "labels.txt"}
+    assert code.options == {"top": 2, "activation": "softmax", "output": None, "labels_file": "labels.txt"}
+
+
+def test_the_output_that_holds_the_classes_is_named():
+    outputs = (TensorSpec("boxes", "float32", ("batch", 4)), TensorSpec("logits", "float32", ("batch", 2)))
+    assert Postprocess.classification(labels=["a", "b"], output="logits").bind(outputs).options["output"] == "logits"
+    for output in (None, "scores"):
+        with pytest.raises(PropError, match="but the model's outputs are boxes, logits; name the one"):
+            Postprocess.classification(labels=["a", "b"], output=output).bind(outputs)
 
 
 @pytest.mark.parametrize(
