@@ -1,0 +1,114 @@
+"""What the person at the terminal reads when `cdk synth` cannot work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.slow
+
+APP = """
+import aws_cdk as cdk
+
+from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
+
+app = cdk.App()
+stack = cdk.Stack(app, "Failing")
+model = ModelArtifact(stack, "Model", recipe="model/recipe.py")
+InferencePipeline(stack, "Rows", model=model, preprocess=Preprocess.json(fields=["a", "b", "c", "d"]))
+app.synth()
+"""
+BLANK_CALIBRATION = """
+def calibration():
+    yield {"numbers": np.zeros((8, 4), np.float32)}
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path, repository: Path) -> Path:
+    """An app over the small model of the end-to-end tests."""
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "cdk.json").write_text(json.dumps({"app": "python3 app.py"}))
+    shutil.copytree(repository / "tests" / "e2e" / "stages" / "app" / "model", tmp_path / "model")
+    return tmp_path
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def wrong_prop(app: Path) -> None:
+    change(app / "app.py", '"d"]))', '"d"]), batch_size=0)')
+
+
+def unknown_suffix(app: Path) -> None:
+    change(app / "app.py", '"d"]))', '"d"]), suffixes=[".mp4"])')
+
+
+def missing_recipe(app: Path) -> None:
+    change(app / "app.py", "model/recipe.py", "model/receipt.py")
+
+
+def raising_recipe(app: Path) -> None:
+    change(app / "model" / "recipe.py", 'name="sums",', "name=nmae,")
+
+
+def raising_factory(app: Path) -> None:
+    change(app / "model" / "factory.py", "torch.nn.Linear(4,", "torch.nn.Linaer(4,")
+
+
+def output_with_nan(app: Path) -> None:
+    change(app / "model" / "factory.py", "[[1.0, 1.0,", "[[float('nan'), 1.0,")
+
+
+def below_the_gate(app: Path) -> None:
+    recipe = app / "model" / "recipe.py"
+    change(recipe, "ModelRecipe,", "ModelRecipe, StaticInt8,")
+    change(recipe, 'metric="cosine"', "max_drop=0.01")
+    change(recipe, 'name="sums",', 'name="sums",\n    precision=StaticInt8(calibration="data.py:calibration"),')
+    data = app / "model" / "data.py"
+    data.write_text(data.read_text() + BLANK_CALIBRATION)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "subject", "value", "fix"),
+    [
+        (wrong_prop, "batch_size", "is 0", "must be between 1 and"),
+        (unknown_suffix, "suffixes", "'.mp4'", "it reads .json"),
+        (missing_recipe, "receipt.py", "does not exist", "pass the path of a file that defines RECIPE"),
+        (raising_recipe, "recipe.py", "'nmae' is not defined", "on line"),
+        (raising_factory, "factory.py line 6", "'Linaer'", "the traceback is in "),
+        (output_with_nan, "output 'sums'", "NaN", "32 of 64 values"),
+        (below_the_gate, "top1_agreement", "lowest allowed is 0.990", "or set precision=Float32()"),
+    ],
+)
+def test_synth_fails_with_one_message(
+    cdk: Callable[..., subprocess.CompletedProcess[str]],
+    app: Path,
+    spoil: Callable[[Path], None],
+    subject: str,
+    value: str,
+    fix: str,
+) -> None:
+    spoil(app)
+    synth = cdk(app, "synth")
+    assert synth.returncode == 1
+    assert synth.stdout == ""
+    errors = [line for line in synth.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, synth.stderr
+    for part in (subject, value, fix):
+        assert part in errors[0]
+    for noise in ("Traceback", "jsii", "RuntimeError", "site-packages"):
+        assert noise not in synth.stderr
+    progress = [line for line in synth.stderr.splitlines() if line.startswith("model sums: ")]
+    assert len(synth.stderr.splitlines()) - len(progress) <= 4  # the rest is the CLI's own

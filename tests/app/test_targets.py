@@ -1,0 +1,128 @@
+"""The reference app for AWS and for the embedded AWS, and what a synth of it does to the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cdk_inference.local import Cloud
+from cdk_inference.model.cache import cache_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("synth")]
+
+STACK = "PhotoLabels"
+# Every way in which the local template may differ from the one for AWS.
+ALLOWED = {
+    "architecture": r"Resources\.\w+Function\w+\.Properties\.Architectures\.0",
+    "runtime": r"Resources\.\w+Function\w+\.Properties\.Runtime",
+    "code": r"Resources\.\w+Function\w+\.(Properties\.Code\.S3Key|Metadata\.aws:asset:path)",
+}
+HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "boto3", "cdk_inference.model.build")
+SYNTH = f"""
+import runpy, sys
+runpy.run_path("app.py")
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+
+
+@pytest.fixture(scope="module")
+def for_aws(
+    cdk: Callable[..., subprocess.CompletedProcess[str]], repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The reference app's cloud assembly for AWS. Afterwards, the caches hold all that it needs."""
+    output = tmp_path_factory.mktemp("aws") / "cdk.out"
+    synth = cdk(repository, "synth", "--quiet", "--output", str(output))
+    assert synth.returncode == 0, synth.stderr
+    return output
+
+
+def template(assembly: Path) -> dict[str, Any]:
+    return json.loads((assembly / f"{STACK}.template.json").read_text())
+
+
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """Yield every value of a template with its path."""
+    if isinstance(value, dict | list) and value:
+        for name, member in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(member, f"{path}.{name}".lstrip("."))
+    else:
+        yield path, value
+
+
+def test_the_local_template_differs_in_what_is_allowed_only(for_aws: Path, repository: Path, tmp_path: Path) -> None:
+    local = template(Cloud("http://127.0.0.1:1", tmp_path).synth(repository))  # a synth talks to nobody
+    ours, theirs = dict(leaves(local)), dict(leaves(template(for_aws)))
+    assert ours.keys() == theirs.keys()
+    different = [path for path in ours if ours[path] != theirs[path]]
+    unexpected = [path for path in different if not any(re.fullmatch(allowed, path) for allowed in ALLOWED.values())]
+    assert unexpected == []
+    functions = [path for path in different if re.fullmatch(ALLOWED["code"], path) and path.endswith("S3Key")]
+    assert len(functions) == 3
+    assert {theirs[path] for path in theirs if re.fullmatch(ALLOWED["architecture"], path)} == {"arm64"}
+    assert {theirs[path] for path in theirs if re.fullmatch(ALLOWED["runtime"], path)} == {"python3.14"}
+
+
+def test_another_folder_umask_and_cache_give_the_same_assets(
+    for_aws: Path, cdk: Callable[..., subprocess.CompletedProcess[str]], repository: Path, tmp_path: Path
+) -> None:
+    copy, cache = tmp_path / "some where" / "else", tmp_path / "cache"
+    copy.mkdir(parents=True)
+    for name in ("app.py", "cdk.json"):
+        shutil.copy(repository / name, copy)
+    shutil.copytree(repository / "model_assets", copy / "model_assets")
+    for path in copy.rglob("*"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    shutil.copytree(cache_root() / "models", cache / "models")  # building it is tested with the model
+    output = tmp_path / "cdk.out"
+    variables = {"CDK_INFERENCE_CACHE": str(cache), "TZ": "Pacific/Apia"}
+    synth = cdk(copy, "synth", "--quiet", "--output", str(output), umask=0o077, **variables)
+    assert synth.returncode == 0, synth.stderr
+    assert synth.stderr.count("bundling ") == 3
+    assert template(output) == template(for_aws)
+    assert archives(output) == archives(for_aws)
+    assert len(archives(for_aws)) == 3
+
+
+def archives(assembly: Path) -> dict[str, str]:
+    """Return the hashes of the functions' archives, by the hash that CDK knows them by."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in assembly.glob("asset.*.zip")}
+
+
+def test_a_warm_synth_builds_nothing_and_imports_nothing_heavy(
+    for_aws: Path, activated: dict[str, str], repository: Path, tmp_path: Path
+) -> None:
+    context = json.loads((repository / "cdk.json").read_text())["context"]
+    synth = subprocess.run(
+        [sys.executable, "-c", SYNTH],
+        cwd=repository,
+        env=activated | {"CDK_OUTDIR": str(tmp_path), "CDK_CONTEXT_JSON": json.dumps(context)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert synth.stdout == "[]\n"
+    assert synth.stderr == ""  # builds and bundles report there
+    assert archives(tmp_path) == archives(for_aws)
+
+
+def test_listing_stacks_builds_nothing(
+    cdk: Callable[..., subprocess.CompletedProcess[str]], repository: Path, tmp_path: Path
+) -> None:
+    listed = cdk(repository, "ls", "--output", str(tmp_path / "cdk.out"), CDK_INFERENCE_CACHE=str(tmp_path / "cache"))
+    assert (listed.returncode, listed.stdout) == (0, f"{STACK}\n")
+    assert "build" not in listed.stderr
+    assert "bundling" not in listed.stderr
+    assert not (tmp_path / "cache" / "models").exists()
