@@ -69,7 +69,7 @@ class InferencePipeline(Construct):
     max_receive_count
         Times an object is tried before it goes to the dead-letter queue. Default: 3.
     stage_timeout
-        Of one invocation of each function. Finding the item that times out takes log2(batch_size) + 1 invocations, and
+        Of one invocation of each function. Finding the item that times out takes log2(batch_size) + 3 invocations, and
         all must fit into the 5 minutes of an express workflow. Default: 30 seconds.
     workflow_timeout
         Of one batch; a message that failed is tried again about this much later. Default: 5 minutes.
@@ -271,9 +271,10 @@ def _check_timeouts(batch_size: int, stage_timeout: Duration, workflow_timeout: 
         raise PropError(f"workflow_timeout is {workflow} s; an express workflow runs for at most 300 s")
     rounds = math.ceil(math.log2(max(batch_size, 1))) + 1
     stage = stage_timeout.to_seconds()
-    if rounds * stage > workflow:
+    invocations = rounds + 2  # after the first stage, the last part still has two to go
+    if invocations * stage > workflow:
         raise PropError(
             f"stage_timeout is {stage} s: finding the one object that times out in a batch of {batch_size} takes "
-            f"{rounds} invocations, which do not fit into the workflow's {workflow} s; "
-            f"use at most {workflow // rounds} s, or smaller batches"
+            f"{invocations} invocations, which do not fit into the workflow's {workflow} s; "
+            f"use at most {workflow // invocations} s, or smaller batches"
         )

@@ -15,6 +15,8 @@ from cdk_inference.metadata import mark
 from cdk_inference.removal import data_removal_policy
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_iam as iam
@@ -32,7 +34,8 @@ class InferenceWorkflow(Construct):
     The stages handle the errors of single items themselves. When an invocation dies as a whole (out of memory, a
     crash, a timeout), the batch is split in two and both halves are tried, until the item that kills it is alone: only
     that one fails. When Lambda or another service is not available, nothing can be learnt from halves: what is left is
-    given back to the queue.
+    given back to the queue. So is what is left when the time might not suffice for another part: an execution that ran
+    out of time would report its finished part as failed too.
 
     Parameters
     ----------
@@ -74,27 +77,31 @@ class InferenceWorkflow(Construct):
             encryption_key=encryption_key,
             removal_policy=data_removal_policy(self, log_removal_policy),
         )
+        stages = (preprocess, inference, postprocess)
+        limit = timeout if timeout is not None else Duration.minutes(5)
         self.state_machine = sfn.StateMachine(
             self,
             "StateMachine",
             comment=f"scores batches of objects with {inference.node.path}",
-            definition_body=sfn.DefinitionBody.from_chainable(self._definition(preprocess, inference, postprocess)),
+            definition_body=sfn.DefinitionBody.from_chainable(
+                self._definition(preprocess, inference, postprocess, _last_start(limit, stages))
+            ),
             query_language=sfn.QueryLanguage.JSONATA,
             state_machine_type=sfn.StateMachineType.EXPRESS,
-            timeout=timeout if timeout is not None else Duration.minutes(5),
+            timeout=limit,
             tracing_enabled=True,
             logs=sfn.LogOptions(destination=self.log_group, level=sfn.LogLevel.ERROR, include_execution_data=False),
         )
-        for stage in (preprocess, inference, postprocess):
+        for stage in stages:
             stage.grant_invoke(self.state_machine)
         mark(self.state_machine, "state-machine")
         acknowledgments.errors_logged_only(self.state_machine)
         acknowledgments.tracing_and_log_delivery(self.state_machine)
 
     def _definition(
-        self, preprocess: StageFunction, inference: StageFunction, postprocess: StageFunction
+        self, preprocess: StageFunction, inference: StageFunction, postprocess: StageFunction, last_start: int
     ) -> sfn.IChainable:
-        """Build the states.
+        """Build the states; no part of a batch is started after so many milliseconds.
 
         Variables: ``pending``, the batches still to do; ``batch``, the messages of the one at hand; ``failures``, the
         ids of the messages to try again. JSONata drops the brackets of a list of one, hence the ``[…]`` around lists.
@@ -141,9 +148,10 @@ class InferenceWorkflow(Construct):
             self,
             "Split batch",
             assign={
-                "pending": "{% ($half := $floor($count($batch) / 2); [$append(["
+                # The halves go to the end, so that those without a poison are done first.
+                "pending": "{% ($half := $floor($count($batch) / 2); [$append($pending, ["
                 "{'messages': [$batch[[0..$half - 1]]]}, {'messages': [$batch[[$half..$count($batch) - 1]]]}"
-                "], $pending)]) %}"
+                "])]) %}"
             },
         )
         fail_item = sfn.Pass.jsonata(
@@ -167,7 +175,16 @@ class InferenceWorkflow(Construct):
             state.add_catch(died, errors=[sfn.Errors.ALL])
 
         receive.next(more)
-        more.when(sfn.Condition.jsonata("{% $count($pending) > 0 %}"), take).otherwise(done)
+        more.when(sfn.Condition.jsonata("{% $count($pending) = 0 %}"), done)
+        more.when(
+            sfn.Condition.jsonata(
+                "{% $toMillis($states.context.State.EnteredTime) - $toMillis($states.context.Execution.StartTime) "
+                f"> {last_start} %}}"
+            ),
+            give_back,
+            assign={"batch": []},
+        )
+        more.otherwise(take)
         take.next(preprocessing).next(any_left)
         any_left.when(
             sfn.Condition.jsonata("{% $count($states.input.groups) = 0 %}"),
@@ -196,3 +213,11 @@ class InferenceWorkflow(Construct):
     def metric_time(self, **options: Any) -> cloudwatch.Metric:
         """Measure the milliseconds of an execution, the average over 5 minutes."""
         return self.state_machine.metric_time(**options)
+
+
+def _last_start(timeout: Duration, stages: Sequence[StageFunction]) -> int:
+    """Return the milliseconds after which a part might not be done within the timeout, and half of that at least."""
+    limit = int(timeout.to_milliseconds())
+    if any(stage.timeout.is_unresolved() for stage in stages):
+        return limit // 2
+    return max(limit - sum(int(stage.timeout.to_milliseconds()) for stage in stages), limit // 2)

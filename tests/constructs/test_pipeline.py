@@ -243,7 +243,7 @@ def test_the_table_recovers_and_expires(stack, pipeline):
 
 
 def test_the_pipe_batches_and_waits(stack, pipeline):
-    pipeline(batch_size=16, batch_window=cdk.Duration.seconds(5), workflow_timeout=cdk.Duration.seconds(200))
+    pipeline(batch_size=16, batch_window=cdk.Duration.seconds(5), workflow_timeout=cdk.Duration.seconds(210))
     (pipe,) = resources(stack, "AWS::Pipes::Pipe").values()
     assert pipe["Properties"]["SourceParameters"] == {
         "SqsQueueParameters": {"BatchSize": 16, "MaximumBatchingWindowInSeconds": 5}
@@ -251,7 +251,7 @@ def test_the_pipe_batches_and_waits(stack, pipeline):
     target = pipe["Properties"]["TargetParameters"]
     assert target["StepFunctionStateMachineParameters"] == {"InvocationType": "REQUEST_RESPONSE"}
     (queue,) = [q for q in resources(stack, "AWS::SQS::Queue").values() if "RedrivePolicy" in q["Properties"]]
-    assert queue["Properties"]["VisibilityTimeout"] == 200 + 5 + 30
+    assert queue["Properties"]["VisibilityTimeout"] == 210 + 5 + 30
     assert queue["Properties"]["RedrivePolicy"]["maxReceiveCount"] == 3
 
 
@@ -376,7 +376,7 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
         ({"suffixes": ".jpg"}, "suffixes is the string '.jpg'; pass a list: ['.jpg']"),
         ({"suffixes": [".jpgg"]}, "suffixes has '.jpgg', which the preprocessing cannot read; it reads .bmp"),
         ({"suffixes": ["jpg"]}, "suffix 'jpg' is not of the form '.jpg'"),
-        ({"stage_timeout": cdk.Duration.seconds(60)}, "stage_timeout is 60 s…use at most 50 s, or smaller batches"),
+        ({"stage_timeout": cdk.Duration.seconds(60)}, "stage_timeout is 60 s…use at most 37 s, or smaller batches"),
         ({"workflow_timeout": cdk.Duration.minutes(6)}, "workflow_timeout is 360 s"),
         ({"inference_memory_size": 64}, "memory_size is 64 MiB; Lambda takes 128 to 10240"),
         ({"result_ttl_days": 0}, "result_ttl_days is 0"),

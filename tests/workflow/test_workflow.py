@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-# A message is its own order: "…-kills-infer-…" kills the process that infers, "…-retry-…" asks for a retry.
+# A message is its own order: "…-kills-infer-…" kills the process that infers, "…-hangs-…" does so slowly.
 _STAGE = """
 import os
+import time
 
 def handler(event, context):
     stage = os.environ["STAGE"]
@@ -45,7 +46,9 @@ def handler(event, context):
         ids = [item["message_id"] for item in event["items"]]
         assert event["inference"] == ("cpu" if event["groups"] else "none"), event
         answer = {"retry": [m for m in ids if "late" in m]}
-    if any(f"kills-{stage}" in m for m in ids):
+    if any(f"hangs-{stage}" in m for m in ids):
+        time.sleep(6)
+    if any(f"kills-{stage}" in m or f"hangs-{stage}" in m for m in ids):
         os._exit(1)
     return answer
 """
@@ -97,17 +100,20 @@ class Stack:
                 Environment={"Variables": {"STAGE": stage}},
                 Timeout=20,
             )
-        self._machine = self.client("stepfunctions").create_state_machine(
-            name="workflow", definition=_definition(), roleArn=role, type="EXPRESS"
-        )["stateMachineArn"]
+        self._machines = {
+            seconds: self.client("stepfunctions").create_state_machine(
+                name=f"workflow-{seconds}", definition=_definition(seconds), roleArn=role, type="EXPRESS"
+            )["stateMachineArn"]
+            for seconds in (24, 300)
+        }
 
     def client(self, service: str):
         return boto3.client(service, **self._session)
 
-    def run(self, *ids: str) -> list[str]:
-        """Return the ids of the messages that the workflow reports as failed."""
+    def run(self, *ids: str, seconds: int = 300) -> list[str]:
+        """Return the ids of the messages that the workflow reports as failed, given so much time."""
         answer = self.client("stepfunctions").start_sync_execution(
-            stateMachineArn=self._machine,
+            stateMachineArn=self._machines[seconds],
             input=json.dumps([{"message_id": i, "time": "2026-01-01T00:00:00Z", "detail": {}} for i in ids]),
         )
         assert answer["status"] == "SUCCEEDED", answer
@@ -116,7 +122,7 @@ class Stack:
         return [failure["itemIdentifier"] for failure in failures]
 
 
-def _definition() -> str:
+def _definition(seconds: int) -> str:
     """Synthesize the workflow's definition, with the names of the small functions in it."""
     app = cdk.App(context={"aws:cdk:bundling-stacks": []})
     stack = cdk.Stack(app, "Stack")
@@ -131,11 +137,16 @@ def _definition() -> str:
             environment={},
             description=name,
             memory_size=128,
-            timeout=cdk.Duration.seconds(20),
+            timeout=cdk.Duration.seconds(4),
         )
 
     workflow = InferenceWorkflow(
-        stack, "Workflow", preprocess=stage("preprocess"), inference=stage("infer"), postprocess=stage("postprocess")
+        stack,
+        "Workflow",
+        preprocess=stage("preprocess"),
+        inference=stage("infer"),
+        postprocess=stage("postprocess"),
+        timeout=cdk.Duration.seconds(seconds),
     )
     template = Template.from_stack(stack).to_json()
     machine = stack.get_logical_id(workflow.state_machine.node.default_child)
@@ -193,6 +204,12 @@ def test_two_killers_in_a_batch_both_fail_and_nothing_else(run):
 
 def test_a_killer_alone_fails(run):
     assert run("kills-infer") == ["kills-infer"]
+
+
+def test_what_is_left_when_time_runs_short_fails_and_what_is_done_stays_done(run):
+    ids = ["a", "b", "c", "d", "e", "hangs-preprocess", "g", "h"]
+    # After 12 of 24 seconds nothing new is begun: by then, the first half is done, and the second is to be split.
+    assert sorted(run(*ids, seconds=24)) == sorted(ids[4:])
 
 
 def test_what_the_stages_ask_to_retry_fails(run):
