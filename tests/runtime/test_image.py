@@ -132,7 +132,17 @@ def test_a_transparent_colour_without_alpha_channel_is_laid_on_white() -> None:
 
 @pytest.mark.parametrize("how", ["center_crop", "stretch", "pad"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_rotation_is_undone(orientation: int, how: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [  # all formats that Pillow writes EXIF for
+        ("PNG", {}),
+        ("JPEG", {"quality": 95}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("TIFF", {"compression": "tiff_lzw"}),
+    ],
+)
+def test_exif_rotation_is_undone(kind: str, options: dict[str, Any], orientation: int, how: Any) -> None:
     upright = gradient(80, 48)
     inverse = {
         1: [],
@@ -150,10 +160,8 @@ def test_exif_rotation_is_undone(orientation: int, how: Any) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     function = image_preprocessor(size=SIZE, resize=how)
-    for kind in ("PNG", "JPEG"):
-        options = {"quality": 95} if kind == "JPEG" else {}
-        wanted = function(encode(upright, kind, **options), None)
-        assert difference(function(encode(stored, kind, exif=exif, **options), None), wanted) < 1.5
+    wanted = function(encode(upright, kind, **options), None)
+    assert difference(function(encode(stored, kind, exif=exif, **options), None), wanted) < 1.5
 
 
 def test_a_broken_exif_block_does_not_matter() -> None:

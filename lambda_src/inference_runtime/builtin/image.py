@@ -96,11 +96,12 @@ def image_preprocessor(
         try:
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _refuse_bomb(image, max_pixels)
-            orientation = image.getexif().get(_ORIENTATION, 1)
             # JPEG can be decoded at a fraction of its size, quicker and in less memory. Three times what is needed
             # leaves nothing to see of it.
             image.draft(image.mode, (math.ceil(3 * size / crop),) * 2)
             plain = _to_8_bit(image)
+            # Only now: decoding a TIFF turns it and removes the tag.
+            orientation = image.getexif().get(_ORIENTATION, 1)
         except (RejectItem, MemoryError):
             raise
         except UnidentifiedImageError as error:
