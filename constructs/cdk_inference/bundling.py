@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cdk_inference.platform import LambdaPlatform
 
 # Raise this when the same inputs give another zip than before: it voids what is cached.
-_FORMAT = 1
+_FORMAT = 2
 _UNPACKED_LIMIT = 262_144_000  # bytes, AWS's "250 MB" for a zip function
 _CLUTTER = frozenset({"__pycache__", ".git", ".venv", ".DS_Store", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
 # Written by the installer, different on each machine or run.

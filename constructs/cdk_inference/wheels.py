@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uv
+from packaging.specifiers import SpecifierSet
 
 from cdk_inference.errors import PropError
 
@@ -21,8 +22,14 @@ if TYPE_CHECKING:
 
 _INCLUDE = re.compile(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]*(\S+)")
 _NAME = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
-_PINNED = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^]]*\])?\s*(?:===?\s*[^\s;,*]+\s*(?:[;#\\]|--|$)|@)")
+_PINNED = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^]]*\])?\s*(?:(===?\s*[^\s;,*]+)\s*(?:[;#\\]|--|$)|@)")
 _LOCAL_WHEEL = re.compile(r"(?:^|\s|file://)([^\s;#]+\.whl)\b")
+# uv's variables that say where packages come from and how they get here. All others are dropped, those of later
+# versions of uv too: they may change which versions are chosen (UV_OVERRIDE, UV_EXCLUDE_NEWER ...).
+_UV_TRANSPORT = re.compile(
+    r"UV_(?:DEFAULT_INDEX|INDEX|INDEX_.+|EXTRA_INDEX_URL|FIND_LINKS|NO_INDEX|KEYRING_PROVIDER|CREDENTIALS_DIR"
+    r"|INSECURE_HOST|NATIVE_TLS|SYSTEM_CERTS|OFFLINE|HTTP_.+|REQUEST_TIMEOUT|CONCURRENT_.+|CACHE_DIR|NO_CACHE|LINK_MODE)"
+)
 
 
 class Requirements:
@@ -92,12 +99,15 @@ class Requirements:
         Raises
         ------
         PropError
-            If there is no set of wheels for this platform that satisfies the requirements.
+            If there is no set of wheels for this platform that satisfies the requirements, or another version than
+            the pinned one was installed.
         """
         command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--no-progress", "--color", "never"]
         command += ["--python", sys.executable, "--no-python-downloads", "--target", str(target)]
         command += ["--python-version", platform.python, "--python-platform", platform.uv_platform]
         command += ["--only-binary", ":all:"]
+        # What is bundled must not depend on the folder that the app is run in, nor on who runs it.
+        command += ["--no-config", "--no-sources"]
         command += ["--requirements", "-"]  # the lines, by standard input
         command += [f"--requirements={entry}" for entry in self._entries if isinstance(entry, Path)]
         lines = "\n".join(entry for entry in self._entries if isinstance(entry, str))
@@ -106,6 +116,31 @@ class Requirements:
         )
         if done.returncode:
             raise PropError(self._explain(done.stderr, platform, name))
+        if wrong := self.contradicted(installed_distributions(target)):
+            raise PropError(
+                f"requirements of {name}: installed {', '.join(wrong)}: something outside of the requirements changes"
+                " them, such as a setting of uv"
+            )
+
+    def contradicted(self, installed: dict[str, str]) -> list[str]:
+        """Return what was installed in another version than the one that the requirements pin, in words.
+
+        Parameters
+        ----------
+        installed
+            Version of each installed distribution.
+        """
+        pins: dict[str, list[str]] = {}
+        for _, line in self._lines:
+            if (match := _PINNED.match(line)) and match[2]:
+                pins.setdefault(_normalize(match[1]), []).append(match[2])
+        return [
+            f"{name} {version} in spite of {' and '.join(wanted)}"
+            for name, version in installed.items()
+            # More than one pin if each is for some platforms only.
+            if (wanted := pins.get(_normalize(name)))
+            and not any(SpecifierSet(pin).contains(version, prereleases=True) for pin in wanted)
+        ]
 
     def _explain(self, stderr: str, platform: LambdaPlatform, name: str) -> str:
         reason = _essence(stderr)
@@ -181,10 +216,10 @@ def _essence(stderr: str) -> str:
 
 def _environment() -> dict[str, str]:
     """Return uv's environment, in which it goes where pip would, unless the user has told uv otherwise."""
-    env = dict(os.environ)
-    env.setdefault("UV_NATIVE_TLS", "1")  # the system's certificates, as pip does: a company's proxy has one of its own
-    env.pop("UV_SYSTEM_PYTHON", None)  # would contradict --python
-    configured = any(key in env for key in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_INDEX", "UV_CONFIG_FILE"))
+    env = {key: value for key, value in os.environ.items() if key[:3] != "UV_" or _UV_TRANSPORT.fullmatch(key)}
+    if "UV_SYSTEM_CERTS" not in env:  # the system's certificates, as pip does: a company's proxy has one of its own
+        env.setdefault("UV_NATIVE_TLS", "1")
+    configured = any(key in env for key in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_INDEX"))
     if not configured and (index := _pip_index()):
         env["UV_DEFAULT_INDEX"] = index
     return env

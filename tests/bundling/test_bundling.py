@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from cdk_inference.bundling import bundle
 from cdk_inference.errors import PropError
 from cdk_inference.platform import LambdaPlatform
+from cdk_inference.wheels import Requirements
 
 PLATFORM = LambdaPlatform("3.14", "arm64")
 
@@ -393,6 +394,76 @@ def test_index_configured_for_pip_alone_is_used(stack, wheel, tmp_path, monkeypa
         write(tmp_path, {"pip.conf": f"[global]\nindex-url = {folder.as_uri()}\n".encode()})
         monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     assert "alpha.py" in names(pack(stack, ["alpha==1.0"]))
+
+
+HOSTILE = """
+[project]
+name = "consumer"
+version = "1.0"
+[tool.uv]
+override-dependencies = ["alpha==1.0", "beta==3.0"]
+constraint-dependencies = ["alpha<1.1"]
+exclude-newer = "2001-01-01"
+no-index = true
+find-links = []
+resolution = "lowest"
+"""
+
+
+@pytest.mark.parametrize("how", ["project", "file of the folder", "file of the user", "named file", "variables"])
+def test_uvs_other_settings_do_not_change_what_is_bundled(stack, wheel, tmp_path, monkeypatch, how) -> None:
+    wheel("alpha", "1.0", {"alpha.py": "OLD\n"})
+    wheel("alpha", "1.1", {"alpha.py": "NEW\n"}, requires=("beta",))
+    wheel("beta", "2.0", {"beta.py": "OLD\n"})
+    wheel("beta", "3.0", {"beta.py": "NEW\n"})
+    folder = write(tmp_path / "app", {"overrides.txt": b"alpha==1.0\n", "empty.txt": b""})
+    settings = HOSTILE.partition("[tool.uv]")[2].encode()
+    monkeypatch.chdir(folder)
+    if how == "project":
+        write(folder, {"pyproject.toml": HOSTILE.encode()})
+    elif how == "file of the folder":
+        write(folder, {"uv.toml": settings})
+    elif how == "file of the user":
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(write(tmp_path / "home", {"uv/uv.toml": settings})))
+    elif how == "named file":
+        monkeypatch.setenv("UV_CONFIG_FILE", str(write(folder, {"hostile.toml": settings}) / "hostile.toml"))
+    else:
+        for name in ("OVERRIDE", "CONSTRAINT"):
+            monkeypatch.setenv(f"UV_{name}", str(folder / "overrides.txt"))
+        monkeypatch.setenv("UV_BUILD_CONSTRAINT", str(folder / "gone.txt"))
+        monkeypatch.setenv("UV_EXCLUDE_NEWER", "2001-01-01")
+        monkeypatch.setenv("UV_RESOLUTION", "lowest")
+        monkeypatch.setenv("UV_REQUIRE_HASHES", "1")
+        monkeypatch.setenv("UV_WORKING_DIR", str(tmp_path / "gone"))
+    bundled = pack(stack, ["alpha==1.1", "beta<3"])
+    with zipfile.ZipFile(bundled.zip_path) as archive:
+        assert archive.read("alpha.py") + archive.read("beta.py") == b"NEW\nOLD\n"
+
+
+@pytest.mark.parametrize(
+    ("requirement", "version", "pin"),
+    [
+        ("alpha==1.0", "1.1", "==1.0"),
+        ("Alpha == 1.0 ; python_version >= '3.11'", "1.0.1", "== 1.0"),
+        ("alpha===1.0  # why", "1.1", "===1.0"),
+        ("alpha[fast]==1.0 --hash=sha256:00", "2.0", "==1.0"),
+        ("alpha==1.0", "1.0.0", None),
+        ("alpha==1.0", "1.0+cpu", None),
+        ("alpha==1.0rc1", "1.0rc1", None),
+        ("alpha>=1.0", "2.0", None),
+        ("alpha==1.*", "1.7", None),
+        ("beta==1.0", "2.0", None),
+    ],
+)
+def test_other_version_than_the_pinned_one_is_noticed(requirement, version, pin) -> None:
+    expected = [f"alpha {version} in spite of {pin}"] if pin else []
+    assert Requirements([requirement]).contradicted({"alpha": version}) == expected
+
+
+def test_one_of_several_pins_is_enough() -> None:
+    both = Requirements(["Al_Pha==1.0; python_version < '3.14'", "al-pha==2.0; python_version >= '3.14'"])
+    assert both.contradicted({"al.pha": "2.0"}) == []
+    assert both.contradicted({"al.pha": "3.0"}) == ["al.pha 3.0 in spite of ==1.0 and ==2.0"]
 
 
 def test_code_larger_than_lambda_takes_fails(stack, tmp_path) -> None:
