@@ -7,7 +7,10 @@ MAX_REASON = 500
 
 
 class RejectItem(Exception):  # noqa: N818 - user code reads `raise RejectItem("...")`
-    """The object can never be scored: it gets a row with status REJECTED and this reason, and is not retried."""
+    """The object can never be scored: it gets a row with status REJECTED and this reason, and is not retried.
+
+    No other exception of a stage rejects: a bug must not turn good objects into rows that nothing can redrive.
+    """
 
 
 class MalformedMessageError(Exception):

@@ -56,19 +56,22 @@ def check_inputs(returned: object, specs: Sequence[InputSpec]) -> dict[str, Arra
 
     Raises
     ------
+    StageError
+        If names or types are not the model's: these do not depend on the object, so the function is at fault, and the
+        message is kept for after the fix.
     RejectItem
-        If it is not what the model expects.
+        If a shape does not fit, or a value is NaN or infinite.
     """
     if isinstance(returned, dict):
         if returned.keys() != {spec.name for spec in specs}:
-            raise RejectItem(
+            raise StageError(
                 f"preprocess returned inputs {sorted(map(str, returned))}, expected {sorted(s.name for s in specs)}"
             )
         named = returned
     elif len(specs) == 1:
         named = {specs[0].name: returned}
     else:
-        raise RejectItem(
+        raise StageError(
             f"preprocess returned {type(returned).__name__}, expected a dict with the inputs "
             f"{sorted(spec.name for spec in specs)}"
         )
@@ -85,7 +88,8 @@ def _check(value: object, spec: InputSpec, symbols: dict[str, int]) -> Array:
         for actual, expected in zip(array.shape, spec.shape, strict=True)
     )
     if array.dtype.name != spec.dtype or not fits:
-        raise RejectItem(
+        error = RejectItem if array.dtype.name == spec.dtype else StageError
+        raise error(
             f"input {spec.name!r} is {array.dtype.name} {list(array.shape)}, expected {spec.dtype} {list(spec.shape)}"
         )
     if array.dtype.kind == "f" and (bad := array.size - int(np.isfinite(array).sum())):

@@ -109,7 +109,7 @@ def _outcome(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:
             return {"status": "FAILED", "reason": f"model output {name!r} has {bad:,} values that are NaN or infinite"}
     try:
         prediction: Attribute = prediction_attribute(_postprocess(outputs, item))
-    except (RejectItem, ValueError) as error:
+    except RejectItem as error:
         return {"status": "REJECTED", "reason": reason_of(error)}
     except ResultError as error:
         return {"status": "FAILED", "reason": reason_of(error)}

@@ -83,7 +83,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         except _SupersededError:
             _log.info("superseded by a newer object: s3://%s/%s", item.bucket, item.key)
             continue
-        except (RejectItem, ValueError) as error:
+        except RejectItem as error:
             rejected.append({"index": len(items), "reason": reason_of(error)})
         except _RetryError as error:
             _log.error("cannot read s3://%s/%s, message %s: %s", item.bucket, item.key, item.message_id, error)

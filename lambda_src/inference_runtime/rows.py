@@ -150,7 +150,8 @@ def _attribute(value: object, path: str, depth: int) -> Attribute:
 
 
 def _number(value: float | Decimal, path: str) -> str:
-    if not isinstance(value, int) and not math.isfinite(value):
+    # math.isfinite refuses a Decimal that is a signalling NaN.
+    if not (value.is_finite() if isinstance(value, Decimal) else isinstance(value, int) or math.isfinite(value)):
         raise ResultError(f"{path} is {value}, expected a finite number")
     number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
     if number and abs(number) < _SMALLEST:

@@ -29,9 +29,13 @@ VECTOR = [{"name": "x", "dtype": "float32", "shape": ["batch", 2]}]
 READ_NUMBERS = """
     import json
     import numpy as np
+    from inference_runtime import RejectItem
 
     def function(data, item):
-        return np.array(json.loads(data), np.float32)
+        try:
+            return np.array(json.loads(data), np.float32)
+        except ValueError as error:
+            raise RejectItem("not numbers") from error
 """
 
 
@@ -97,25 +101,46 @@ def test_several_inputs(configure: Any, inbox: Inbox) -> None:
 @pytest.mark.parametrize(
     ("returned", "says"),
     [
-        ("np.zeros(2)", r"input 'x' is float64 \[2\], expected float32 \[2\]"),
         ("np.zeros(3, np.float32)", r"input 'x' is float32 \[3\], expected float32 \[2\]"),
         ("np.zeros((1, 2), np.float32)", r"float32 \[1, 2\], expected float32 \[2\]"),
         ("np.float32(0)", r"float32 \[\]"),
+        ("np.array([0, np.nan], np.float32)", r"1 values that are NaN or infinite"),
+        ("np.array([np.inf, -np.inf], np.float32)", r"2 values that are NaN or infinite"),
+    ],
+)
+def test_a_shape_or_values_that_the_model_does_not_take_are_rejected(
+    configure: Any, inbox: Inbox, returned: str, says: str
+) -> None:
+    handler = configure(f"import numpy as np\ndef function(data, item): return {returned}")
+    response = handler([inbox.put("a", b"x")])
+    assert re.search(says, reasons(response)["a"])
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ("np.zeros(2)", r"input 'x' is float64 \[2\], expected float32 \[2\]"),
+        ("np.full(3, np.nan)", r"input 'x' is float64 \[3\], expected float32 \[2\]"),
         ("[1, 2]", r"int64 \[2\]"),
         ("None", r"object \[\]"),
         ("'text'", r"str\d+ \[\]"),
         ("[[1], [1, 2]]", r"inhomogeneous"),
-        ("np.array([0, np.nan], np.float32)", r"1 values that are NaN or infinite"),
-        ("np.array([np.inf, -np.inf], np.float32)", r"2 values that are NaN or infinite"),
         ("{}", r"returned inputs \[\], expected \['x'\]"),
         ("{'y': np.zeros(2, np.float32)}", r"returned inputs \['y'\], expected \['x'\]"),
         ("{'x': np.zeros(2, np.float32), 3: 0}", r"returned inputs \['3', 'x'\]"),
     ],
 )
-def test_what_the_model_does_not_take_is_rejected(configure: Any, inbox: Inbox, returned: str, says: str) -> None:
-    handler = configure(f"import numpy as np\ndef function(data, item): return {returned}")
-    response = handler([inbox.put("a", b"x")])
-    assert re.search(says, reasons(response)["a"])
+def test_wrong_types_and_names_are_bugs_and_retried(
+    configure: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture, returned: str, says: str
+) -> None:
+    good = "np.zeros(2, np.float32)"
+    handler = configure(f"import numpy as np\ndef function(d, item): return {good} if item.key == 'b' else {returned}")
+    bad = inbox.put("a", b"x")
+    response = handler([bad, inbox.put("b", b"x")])
+    assert response["retry"] == [bad["message_id"]]
+    assert scored(response) == ["b"]
+    assert response["rejected"] == []
+    assert re.search(says, caplog.text)
 
 
 def test_a_named_dimension_must_agree_between_inputs(configure: Any, inbox: Inbox) -> None:
@@ -126,9 +151,13 @@ def test_a_named_dimension_must_agree_between_inputs(configure: Any, inbox: Inbo
     assert list(reasons(response)) == ["three"]
 
 
-def test_several_inputs_from_one_array_are_rejected(configure: Any, inbox: Inbox) -> None:
-    response = configure(inputs=[VECTOR[0], {**VECTOR[0], "name": "y"}])([inbox.put("a", b"[1, 2]")])
-    assert reasons(response)["a"] == "preprocess returned ndarray, expected a dict with the inputs ['x', 'y']"
+def test_several_inputs_from_one_array_are_a_bug_and_retried(
+    configure: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    message = inbox.put("a", b"[1, 2]")
+    response = configure(inputs=[VECTOR[0], {**VECTOR[0], "name": "y"}])([message])
+    assert response == {"items": [], "groups": [], "rejected": [], "retry": [message["message_id"]]}
+    assert "preprocess returned ndarray, expected a dict with the inputs ['x', 'y']" in caplog.text
 
 
 def test_users_errors_reject_or_retry_and_spare_the_others(
@@ -142,33 +171,35 @@ def test_users_errors_reject_or_retry_and_spare_the_others(
             assert isinstance(item, Item)
             if item.key == "refused":
                 raise RejectItem("no face in the picture")
-            if item.key == "value":
-                raise ValueError
+            if item.key == "mute":
+                raise RejectItem
             if item.key == "long":
-                raise ValueError("\\ud800" + "x" * 10_000)
+                raise RejectItem("\\ud800" + "x" * 10_000)
             if item.key == "unicode":
                 data.decode()
+            if item.key == "value":
+                return np.zeros(2, np.float32).reshape(len(data) + 2)
             if item.key == "bug":
                 return [][item.size]
             if item.key == "memory":
                 raise MemoryError
             return np.zeros(2, np.float32)
     """)
-    keys = ["refused", "value", "long", "unicode", "bug", "good", "memory"]
+    keys = ["refused", "mute", "long", "unicode", "value", "bug", "good", "memory"]
     messages = {key: inbox.put(key, b"\xff") for key in keys}
     with caplog.at_level(logging.ERROR):
         response = handler(list(messages.values()))
 
     assert scored(response) == ["good"]
     found = reasons(response)
-    assert found.keys() == {"refused", "value", "long", "unicode"}
+    assert found.keys() == {"refused", "mute", "long"}
     assert found["refused"] == "no face in the picture"
-    assert found["value"] == "ValueError"
+    assert found["mute"] == "RejectItem"
     assert found["long"].startswith("?xxx")
     assert len(found["long"]) == 500
-    assert "0xff" in found["unicode"]
-    assert response["retry"] == [messages["bug"]["message_id"], messages["memory"]["message_id"]]
-    assert "IndexError" in caplog.text
+    assert response["retry"] == [messages[key]["message_id"] for key in ("unicode", "value", "bug", "memory")]
+    for error in ("UnicodeDecodeError", "cannot reshape", "IndexError", "MemoryError"):
+        assert error in caplog.text
     assert f"s3://{inbox.bucket}/bug" in caplog.text
 
 
@@ -338,7 +369,9 @@ def test_a_model_input_that_cannot_travel_fails_at_the_start(configure: Any, dty
 
 
 def test_a_batch_of_long_keys_and_reasons_stays_within_the_workflows_limit(configure: Any, inbox: Inbox) -> None:
-    handler = configure("def function(data, item): raise ValueError('x' * 1000)")
+    handler = configure(
+        "from inference_runtime import RejectItem\ndef function(data, item): raise RejectItem('x' * 1000)"
+    )
     messages = [inbox.put(f"{'é' * 500}{n:03}", b"x") for n in range(80)]
     response = handler(messages[:32])
     assert len(response["rejected"]) == 32

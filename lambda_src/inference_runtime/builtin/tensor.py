@@ -35,7 +35,9 @@ def tensor_preprocessor(
     Returns
     -------
     Callable
-        `preprocess(data, item)`, returning the array.
+        `preprocess(data, item)`, returning the array. A damaged file, or a raw one of another length, is rejected. What
+        the model takes is not known here: an `npy` file of another shape is rejected afterwards, and one of another
+        type becomes a dead letter, as with any function that returns a wrong type.
 
     Raises
     ------
@@ -51,7 +53,14 @@ def tensor_preprocessor(
     if dtype is None or dtype not in DTYPES or shape is None:
         raise ValueError(f"dtype is {dtype!r} and shape is {shape!r}, raw needs a shape and one of {sorted(DTYPES)}")
     elements, dimensions = dtype, list(shape)
-    return lambda data, item: from_bytes(data, elements, dimensions)  # noqa: ARG005 - the stage's signature
+
+    def read_raw(data: bytes, item: Item) -> Array:  # noqa: ARG001 - the stage's signature
+        try:
+            return from_bytes(data, elements, dimensions)
+        except ValueError as error:
+            raise RejectItem(str(error)) from error
+
+    return read_raw
 
 
 def _read_npy(data: bytes, item: Item) -> Array:  # noqa: ARG001 - the stage's signature
@@ -65,5 +74,8 @@ def _read_npy(data: bytes, item: Item) -> Array:  # noqa: ARG001 - the stage's s
     # numpy's own reader would allocate whatever the header claims before it reads anything.
     if kind.name not in DTYPES or len(data) - stream.tell() != math.prod(shape) * kind.itemsize:
         raise RejectItem(f"npy file does not hold the {kind.name} {list(shape)} that its header claims")
-    array = np.frombuffer(data, kind, offset=stream.tell()).reshape(shape, order="F" if fortran_order else "C")
+    try:
+        array = np.frombuffer(data, kind, offset=stream.tell()).reshape(shape, order="F" if fortran_order else "C")
+    except (ValueError, OverflowError) as error:  # dimensions that are negative, huge beside a zero, or too many
+        raise RejectItem(f"npy file has the shape {list(shape)!s:.100}: {error}") from error
     return array.astype(kind.newbyteorder("<"), copy=False)

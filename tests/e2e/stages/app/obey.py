@@ -25,4 +25,4 @@ def preprocess(data, item):
         raise RejectItem(REFUSAL)
     if order == b"return":
         return np.array(json.loads(rest), np.float32)
-    raise ValueError(f"no such order: {order[:20]!r}")
+    raise RejectItem(f"no such order: {order[:20]!r}")

@@ -3,11 +3,13 @@
 import inflection
 import numpy as np
 
+from inference_runtime import RejectItem
+
 
 def postprocess(outputs, item):
     first, second = outputs["sums"]
     if second < 0:
-        raise ValueError("the second sum is negative")
+        raise RejectItem("the second sum is negative")
     return {
         "sums": outputs["sums"],
         "first": first,
