@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 CONTEXT_KEY = "cdk-inference:platform"
 """Context key that overrides the platform of every function: the local target runs what the host can run."""
 
-_OLDEST_PYTHON = 11
-_AMAZON_LINUX_2023_PYTHON = 12
+# Lambda's Python 3.11 is on Amazon Linux 2, whose glibc (2.26) cannot load the wheels of the runtime's requirements.
+_OLDEST_PYTHON = 12
+_OLDEST_HOST_PYTHON = 11
 # The manylinux versions (minor version of glibc) that uv can name.
 _MANYLINUX = (17, 28, *range(31, 41))
 _MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
@@ -37,12 +38,13 @@ class LambdaPlatform:
     Parameters
     ----------
     python
-        Version of Python, such as ``"3.14"`` (the default); 3.11 or newer, and known to the installed aws-cdk-lib.
+        Version of Python, such as ``"3.14"`` (the default); 3.12 or newer, and known to the installed
+        aws-cdk-lib. With `wheels`, 3.11 too: the local target's functions run on the host's Python.
     architecture
         ``"arm64"`` (the default, cheaper per millisecond) or ``"x86_64"``.
     wheels
         Platform of the wheels to bundle, as uv names it, such as ``"aarch64-manylinux_2_28"``. Default: the newest that
-        Lambda's operating system can load.
+        Lambda's operating system (Amazon Linux 2023) can load.
 
     Raises
     ------
@@ -56,7 +58,7 @@ class LambdaPlatform:
 
     def __post_init__(self) -> None:
         match = re.fullmatch(r"3\.(\d+)", self.python)
-        if match is None or int(match[1]) < _OLDEST_PYTHON:
+        if match is None or int(match[1]) < (_OLDEST_HOST_PYTHON if self.wheels else _OLDEST_PYTHON):
             raise PropError(
                 f"python {self.python!r} is not supported: use '3.{_OLDEST_PYTHON}' or newer, such as '3.14'"
             )
@@ -119,11 +121,7 @@ class LambdaPlatform:
     @property
     def uv_platform(self) -> str:
         """Platform of the wheels, as ``uv --python-platform`` takes it."""
-        if self.wheels:
-            return self.wheels
-        # Amazon Linux 2023 (Python 3.12 and newer) has glibc 2.34, Amazon Linux 2 has 2.26.
-        glibc = 34 if int(self.python.split(".")[1]) >= _AMAZON_LINUX_2023_PYTHON else 17
-        return f"{_MACHINES[self.architecture]}-manylinux_2_{glibc}"
+        return self.wheels or f"{_MACHINES[self.architecture]}-manylinux_2_34"  # Amazon Linux 2023 has glibc 2.34
 
     @property
     def runtime(self) -> lambda_.Runtime:

@@ -23,7 +23,6 @@ def test_default_is_the_newest_python_of_cdk_on_arm64() -> None:
     [
         ("3.14", "arm64", "aarch64-manylinux_2_34"),
         ("3.12", "x86_64", "x86_64-manylinux_2_34"),
-        ("3.11", "x86_64", "x86_64-manylinux_2_17"),  # Amazon Linux 2: glibc 2.26
     ],
 )
 def test_wheels_are_those_that_the_operating_system_of_the_runtime_loads(python, architecture, wheels) -> None:
@@ -74,21 +73,28 @@ def test_context_overrides_the_props() -> None:
     assert LambdaPlatform.resolve(aws, None) == LambdaPlatform()
 
 
-@pytest.mark.parametrize("value", ["3.14", "arm64", "3.14/sparc", "", "3.14-arm64"])
+@pytest.mark.parametrize("value", ["3.14", "arm64", "3.11/x86_64", "3.14/sparc", "", "3.14-arm64"])
 def test_context_that_is_no_platform_fails(value) -> None:
     stack = Stack(App(context={CONTEXT_KEY: value}), "Stack")
     with pytest.raises(PropError, match=f"^context {CONTEXT_KEY}={value!r}: "):
         LambdaPlatform.resolve(stack, None)
 
 
-@pytest.mark.parametrize("python", ["3.10", "2.7", "3.14.1", "14", "python3.14", ""])
+@pytest.mark.parametrize("python", ["3.11", "3.10", "2.7", "3.14.1", "14", "python3.14", ""])
 def test_python_that_is_no_lambda_version_fails(python) -> None:
-    with pytest.raises(PropError, match=f"python {python!r} is not supported: use '3.11' or newer"):
+    with pytest.raises(PropError, match=f"python {python!r} is not supported: use '3.12' or newer"):
         LambdaPlatform(python)
 
 
+def test_python_of_amazon_linux_2_is_for_the_host_alone() -> None:
+    host = LambdaPlatform("3.11", "x86_64", wheels="x86_64-manylinux_2_36")
+    assert (host.uv_platform, host.runtime.name) == ("x86_64-manylinux_2_36", "python3.11")
+    with pytest.raises(PropError, match=r"python '3\.10' is not supported"):
+        LambdaPlatform("3.10", "x86_64", wheels="x86_64-manylinux_2_36")
+
+
 def test_python_newer_than_cdk_fails() -> None:
-    with pytest.raises(PropError, match=r"'3\.99' is not a Lambda runtime .* use '3\.11' to '3\.\d+'"):
+    with pytest.raises(PropError, match=r"'3\.99' is not a Lambda runtime .* use '3\.12' to '3\.\d+'"):
         _ = LambdaPlatform("3.99").runtime
 
 
