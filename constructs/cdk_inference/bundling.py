@@ -11,17 +11,17 @@ import tempfile
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
-from hashlib import file_digest, sha256
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Annotations, Stack
 from aws_cdk import aws_lambda as lambda_
 from filelock import FileLock
 
 from cdk_inference.errors import PropError
-from cdk_inference.model.cache import cache_root
+from cdk_inference.model.cache import cache_root, hash_file
 from cdk_inference.wheels import Requirements, installed_distributions
 
 if TYPE_CHECKING:
@@ -122,10 +122,10 @@ def bundle(
     }
     folder = bundles / sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     with FileLock(f"{folder}.lock"):  # another synth may be at it
-        if not folder.is_dir():
+        made = _read(folder)
+        if made is None:
             sys.stderr.write(f"bundling {name} for Python {platform.python} on {platform.architecture}\n")
-            _make(folder, needed, files, platform, name)
-    made = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+            made = _make(folder, needed, files, platform, name)
     if unpinned := needed.unpinned(made["distributions"]):
         Annotations.of(scope).add_warning_v2(
             "cdk-inference:unpinned",
@@ -136,9 +136,19 @@ def bundle(
     return BundledCode(folder / "code.zip", made["asset_hash"])
 
 
+def _read(folder: Path) -> dict[str, Any] | None:
+    """Return what is known of a cached bundle, if its zip still has the bytes that were written."""
+    try:
+        made: dict[str, Any] = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+        whole = made["zip_sha256"] == hash_file(folder / "code.zip")
+    except (OSError, ValueError, KeyError):
+        return None
+    return made if whole else None
+
+
 def _make(
     folder: Path, requirements: Requirements, sources: Mapping[str, Path], platform: LambdaPlatform, name: str
-) -> None:
+) -> dict[str, Any]:
     """Bundle into a folder that appears at once, complete."""
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run: we hold the lock
@@ -154,11 +164,17 @@ def _make(
         files.update(sources)
         _check_size(files, name)
         _write_zip(content / "code.zip", files)
-        made = {"asset_hash": _digest(files), "distributions": installed_distributions(wheels)}
+        made = {
+            "asset_hash": _digest(files),
+            "distributions": installed_distributions(wheels),
+            "zip_sha256": hash_file(content / "code.zip"),
+        }
         (content / "bundle.json").write_text(json.dumps(made, indent=2), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
         content.replace(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return made
 
 
 def _placeholder(bundles: Path) -> BundledCode:
@@ -231,9 +247,7 @@ def _check_size(files: Mapping[str, Path], name: str) -> None:
 def _digest(files: Mapping[str, Path]) -> str:
     digest = sha256()
     for name, path in sorted(files.items()):
-        with path.open("rb") as file:
-            content = file_digest(file, "sha256").hexdigest()
-        digest.update(f"{name}\0{_mode(path):o}\0{content}\n".encode())
+        digest.update(f"{name}\0{_mode(path):o}\0{hash_file(path)}\n".encode())
     return digest.hexdigest()
 
 

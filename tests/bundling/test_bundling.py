@@ -259,6 +259,28 @@ def test_changed_input_is_bundled_again(stack, wheel, tmp_path, capfd, change) -
     assert (second.asset_hash == first.asset_hash) == (change == "platform")
 
 
+@pytest.mark.parametrize("damage", ["truncated zip", "flipped byte", "no zip", "truncated record", "no record"])
+def test_damaged_bundle_is_made_again(stack, tmp_path, capfd, damage) -> None:
+    user = write(tmp_path / "user", {"detect.py": b"A = 1\n" * 50})
+    first = pack(stack, [], {".": user})
+    whole = first.zip_path.read_bytes()
+    record = first.zip_path.with_name("bundle.json")
+    if damage == "truncated zip":
+        os.truncate(first.zip_path, len(whole) // 2)
+    elif damage == "flipped byte":
+        first.zip_path.write_bytes(whole[:40] + bytes([whole[40] ^ 1]) + whole[41:])
+    elif damage == "no zip":
+        first.zip_path.unlink()
+    elif damage == "truncated record":
+        os.truncate(record, 20)
+    else:
+        record.unlink()
+    for _ in range(2):
+        assert pack(stack, [], {".": user}) == first
+        assert first.zip_path.read_bytes() == whole
+    assert capfd.readouterr().err.count("bundling Detect") == 2
+
+
 def run(tmp_path: Path, cache: Path, *requirements: str) -> subprocess.Popen[str]:
     source = write(tmp_path / "user", {"detect.py": b""}) / "detect.py"
     return subprocess.Popen(
