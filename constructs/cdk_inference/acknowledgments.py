@@ -25,6 +25,11 @@ def no_access_logs(bucket: s3.Bucket) -> None:
     )
 
 
+def last_resort(queue: IConstruct) -> None:
+    """Acknowledge that the queue for what EventBridge cannot deliver has no dead-letter queue: nobody consumes it."""
+    _acknowledge(queue, "SQS3", "it is a dead-letter queue itself, that of EventBridge's rule")
+
+
 def errors_logged_only(state_machine: IConstruct) -> None:
     """Acknowledge that a workflow logs what fails, not every event."""
     _acknowledge(

@@ -58,11 +58,16 @@ def allow_logs(key: kms.IKey, scope: Construct) -> None:
         )
     )
     if not result.statement_added:
-        Annotations.of(scope).add_warning_v2(
-            "cdk-inference:imported-key",
-            "the policy of the imported encryption key must let logs.<region>.amazonaws.com (log groups) "
-            "and events.amazonaws.com (delivery to the queue) use it; it cannot be changed from this stack",
-        )
+        warn_of_imported_key(scope, "logs.<region>.amazonaws.com", _LOGS)
+
+
+def warn_of_imported_key(scope: Construct, service: str, actions: tuple[str, ...]) -> None:
+    """Say what the policy of a key must contain that cannot be changed from this stack."""
+    Annotations.of(scope).add_warning_v2(
+        f"cdk-inference:imported-key-{service.partition('.')[0]}",
+        f"the policy of the imported encryption key must allow {service} the actions {', '.join(actions)}; "
+        "it cannot be changed from this stack (docs/security.md has the statement)",
+    )
 
 
 def grant(key: kms.IKey | None, grantee: iam.IGrantable, actions: tuple[str, ...]) -> None:

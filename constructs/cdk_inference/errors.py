@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -32,4 +33,5 @@ def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackT
         _default_hook(kind, error, traceback)
 
 
-sys.excepthook = _hook
+if "CDK_OUTDIR" in os.environ:  # the CDK CLI runs us; whoever runs the app itself gets the traceback
+    sys.excepthook = _hook

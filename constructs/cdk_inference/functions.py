@@ -15,6 +15,7 @@ from constructs import Construct
 
 from cdk_inference import acknowledgments
 from cdk_inference.bundling import bundle, lambda_source
+from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.metadata import mark
 from cdk_inference.platform import LambdaPlatform
@@ -41,16 +42,19 @@ TRANSIENT_ERRORS = (
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
     "Lambda.ClientExecutionTimeoutException",
+    "Lambda.ResourceNotFoundException",
     "RetryableError",
 )
 """Errors that say nothing about the items: the same batch may well succeed later.
 
-The first five are Lambda's own (https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html);
-the last is raised by the runtime when an AWS service fails it.
+The last is raised by the runtime when an AWS service fails it; the others are Lambda's own
+(https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html). A version is not found when an
+execution that began before a deployment comes to it after.
 """
 
 
 _MAX_ENVIRONMENT_BYTES = 4096
+_MAX_DESCRIPTION = 256
 
 
 class FunctionOptions(TypedDict, total=False):
@@ -103,6 +107,8 @@ class StageFunction(Construct):
     ----------
     function
         The Lambda function, for everything this construct does not cover.
+    version
+        The version that workflows invoke; a new one is published when code or configuration change.
     role, log_group
         Its role and its log group.
     """
@@ -115,7 +121,7 @@ class StageFunction(Construct):
         handler: str,
         runtime_requirements: str,
         requirements: Sequence[str | Path] = (),
-        sources: Mapping[str, Path],
+        sources: Mapping[str, Path | bytes],
         environment: Mapping[str, str],
         description: str,
         memory_size: int,
@@ -129,6 +135,13 @@ class StageFunction(Construct):
         super().__init__(scope, id)
         if not Token.is_unresolved(memory_size) and not 128 <= memory_size <= 10_240:  # noqa: PLR2004
             raise PropError(f"memory_size is {memory_size} MiB; Lambda takes 128 to 10240")
+        seconds("timeout", timeout, least=1, most=900)
+        if reserved_concurrent_executions is not None and not (
+            Token.is_unresolved(reserved_concurrent_executions) or reserved_concurrent_executions >= 1
+        ):
+            raise PropError(
+                f"reserved_concurrent_executions is {reserved_concurrent_executions}; nothing runs with less than 1"
+            )
         resolved = LambdaPlatform.resolve(self, platform)
         self.timeout = timeout
         self.log_group = logs.LogGroup(
@@ -138,8 +151,12 @@ class StageFunction(Construct):
             encryption_key=encryption_key,
             removal_policy=data_removal_policy(self, log_removal_policy),
         )
+        description = description[:_MAX_DESCRIPTION]
         self.role = iam.Role(
-            self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"), description=description
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            description=description,
         )
         # Not the managed AWSLambdaBasicExecutionRole, which may write to every log group.
         self.log_group.grant_write(self.role)
@@ -176,6 +193,8 @@ class StageFunction(Construct):
             logging_format=lambda_.LoggingFormat.JSON,
             log_group=self.log_group,
         )
+        # What a workflow runs: while a deployment replaces one function after the other, it stays with the old ones.
+        self.version = self.function.current_version
         mark(self.function, "function", stage=id)
         acknowledgments.tracing(self.role)
 
@@ -186,9 +205,9 @@ class StageFunction(Construct):
         return self.role
 
     def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee invoke this function, not its versions or aliases."""
+        """Let the grantee invoke the current version of this function, and no other."""
         return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["lambda:InvokeFunction"], resource_arns=[self.function.function_arn]
+            grantee=grantee, actions=["lambda:InvokeFunction"], resource_arns=[self.version.function_arn]
         )
 
     def task(
@@ -200,7 +219,7 @@ class StageFunction(Construct):
         assign: Mapping[str, object] | None = None,
         output: object = None,
     ) -> sfn.CustomState:
-        """Make the state that invokes the function, with retries of what Lambda says is transient.
+        """Make the state that invokes the function's current version, with retries of what Lambda says is transient.
 
         A custom state, because `LambdaInvoke` would grant the workflow every version of the function.
 
@@ -212,7 +231,7 @@ class StageFunction(Construct):
         state: dict[str, object] = {
             "Type": "Task",
             "Resource": f"arn:{Stack.of(self).partition}:states:::lambda:invoke",
-            "Arguments": {"FunctionName": self.function.function_arn, "Payload": payload},
+            "Arguments": {"FunctionName": self.version.function_arn, "Payload": payload},
         }
         if assign is not None:
             state["Assign"] = assign
@@ -282,6 +301,8 @@ class PreprocessFunction(StageFunction):
         timeout: Duration | None = None,
         **options: Unpack[FunctionOptions],
     ) -> None:
+        if max_object_bytes < 1:
+            raise PropError(f"max_object_bytes is {max_object_bytes}; it must be at least 1")
         code = stage.bind(model.inputs)
         inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
         super().__init__(
@@ -290,7 +311,7 @@ class PreprocessFunction(StageFunction):
             handler="inference_runtime.preprocess.handler",
             runtime_requirements=code.runtime_requirements,
             requirements=code.requirements,
-            sources=code.sources,
+            sources=code.files(),
             description=f"reads objects and makes the input of {model.manifest.name}",
             environment={
                 **code.environment(),
@@ -408,7 +429,7 @@ class PostprocessFunction(StageFunction):
             handler="inference_runtime.postprocess.handler",
             runtime_requirements=code.runtime_requirements,
             requirements=code.requirements,
-            sources=code.sources,
+            sources=code.files(),
             description=f"stores what {model.manifest.name} {model.version} says",
             environment=environment,
             memory_size=memory_size,

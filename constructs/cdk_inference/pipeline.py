@@ -11,8 +11,10 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from cdk_inference import encryption
+from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.functions import CpuInference, FunctionOptions, PostprocessFunction, PreprocessFunction
+from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
 from cdk_inference.stages import Postprocess
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_s3 as s3
 
-    from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.platform import LambdaPlatform
     from cdk_inference.stages import Preprocess
 
@@ -67,7 +68,7 @@ class InferencePipeline(Construct):
     batch_window
         Longest time to wait for a batch to fill up, 0 to 300 seconds. Default: 1 second.
     max_receive_count
-        Times an object is tried before it goes to the dead-letter queue. Default: 3.
+        Times an object is tried before it goes to the dead-letter queue; outages and throttling count. Default: 10.
     stage_timeout
         Of one invocation of each function. Finding the item that times out takes log2(batch_size) + 3 invocations, and
         all must fit into the 5 minutes of an express workflow. Default: 30 seconds.
@@ -115,7 +116,7 @@ class InferencePipeline(Construct):
         encryption_key: kms.IKey | None = None,
         batch_size: int = 32,
         batch_window: Duration | None = None,
-        max_receive_count: int = 3,
+        max_receive_count: int = 10,
         stage_timeout: Duration | None = None,
         workflow_timeout: Duration | None = None,
         preprocess_memory_size: int = 1769,
@@ -129,6 +130,8 @@ class InferencePipeline(Construct):
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
+        if not isinstance(model, ModelArtifact):
+            raise PropError(f"model is a {type(model).__name__}; pass a ModelArtifact")
         per_stage = stage_timeout if stage_timeout is not None else Duration.seconds(30)
         per_batch = workflow_timeout if workflow_timeout is not None else Duration.seconds(_EXPRESS_LIMIT_SECONDS)
         _check_timeouts(batch_size, per_stage, per_batch)
@@ -264,13 +267,11 @@ def _check_suffixes(suffixes: Sequence[str], preprocess: Preprocess) -> None:
 
 
 def _check_timeouts(batch_size: int, stage_timeout: Duration, workflow_timeout: Duration) -> None:
-    if stage_timeout.is_unresolved() or workflow_timeout.is_unresolved() or Token.is_unresolved(batch_size):
+    workflow = seconds("workflow_timeout", workflow_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
+    stage = seconds("stage_timeout", stage_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
+    if workflow is None or stage is None or Token.is_unresolved(batch_size):
         return
-    workflow = workflow_timeout.to_seconds()
-    if not 0 < workflow <= _EXPRESS_LIMIT_SECONDS:
-        raise PropError(f"workflow_timeout is {workflow} s; an express workflow runs for at most 300 s")
     rounds = math.ceil(math.log2(max(batch_size, 1))) + 1
-    stage = stage_timeout.to_seconds()
     invocations = rounds + 2  # after the first stage, the last part still has two to go
     if invocations * stage > workflow:
         raise PropError(

@@ -21,15 +21,16 @@ def data_removal_policy(scope: IConstruct, requested: RemovalPolicy | None) -> R
     scope
         The construct that owns the data; it gets a warning when the request is not honoured.
     requested
-        What the user's prop says; ``None`` is RETAIN.
+        What the user's prop says; ``None`` is to retain.
 
     Returns
     -------
     RemovalPolicy
-        RETAIN, unless something else is requested and, for DESTROY, the context flag allows it.
+        What is requested; for DESTROY only if the context flag allows it. Otherwise RETAIN_ON_UPDATE_OR_DELETE: data
+        is retained, and what a failed first deployment made, which is empty, goes.
     """
     if requested is None:
-        return RemovalPolicy.RETAIN
+        return RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
     allowed = str(scope.node.try_get_context(ALLOW_DESTROY)).lower() == "true"
     if requested is not RemovalPolicy.DESTROY or allowed:
         return requested
@@ -37,4 +38,4 @@ def data_removal_policy(scope: IConstruct, requested: RemovalPolicy | None) -> R
         "cdk-inference:data-retained",
         f"removal_policy=DESTROY is not honoured without the context flag {ALLOW_DESTROY}=true; the data is retained",
     )
-    return RemovalPolicy.RETAIN
+    return RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE

@@ -20,7 +20,10 @@ _BUILTIN = "inference_runtime.builtin"
 
 _LABELS_FILE = "labels.txt"
 _TOP = 5
-_MAX_INLINE_LABELS = 2_000  # bytes; a function's environment holds 4 KB in all
+_OPTIONS_FILE = "stage_options.json"
+_MAX_INLINE_OPTIONS = 1_000  # bytes; a function's environment holds 4 KB in all
+# What the runtime puts into the package.
+_TAKEN = frozenset({"inference_runtime", "model", _LABELS_FILE, _OPTIONS_FILE})
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -52,9 +55,21 @@ class StageCode:
     def environment(self) -> dict[str, str]:
         """Return the variables by which the runtime finds the stage."""
         variables = {"STAGE_FUNCTION": self.function}
-        if self.options is not None:
-            variables["STAGE_OPTIONS"] = json.dumps(self.options, sort_keys=True, ensure_ascii=False)
+        if len(self._options) > _MAX_INLINE_OPTIONS:
+            variables["STAGE_OPTIONS_FILE"] = _OPTIONS_FILE
+        elif self.options is not None:
+            variables["STAGE_OPTIONS"] = self._options.decode()
         return variables
+
+    def files(self) -> dict[str, Path | bytes]:
+        """Return what to put into the package: the sources, and options that the environment would not hold."""
+        return {**self.sources, **({_OPTIONS_FILE: self._options} if len(self._options) > _MAX_INLINE_OPTIONS else {})}
+
+    @property
+    def _options(self) -> bytes:
+        if self.options is None:
+            return b""
+        return json.dumps(self.options, sort_keys=True, ensure_ascii=False).encode()
 
 
 @dataclass(frozen=True)
@@ -299,10 +314,6 @@ class Postprocess:
         else:
             names = list(labels)
             options["labels"] = names
-            if sum(len(name.encode()) + 4 for name in names) > _MAX_INLINE_LABELS:
-                raise PropError(
-                    f"{len(names)} labels do not fit into the function's environment; pass the path of a file"
-                )
         if not names:
             raise PropError("labels is empty; classification needs the name of every class")
         options["top"] = min(_TOP, len(names)) if top is None else top
@@ -399,11 +410,14 @@ def _user_code(
             raise PropError(f"requirements: there is no file '{requirements}' (looked in {Path.cwd()})")
     else:
         needs = tuple(requirements)
-    files = {path.name: path}
-    for source in map(Path, sources):
+    files: dict[str, Path] = {}
+    for source in (path, *map(Path, sources)):
         if not source.exists():
             raise PropError(f"sources: there is no file or folder '{source}' (looked in {Path.cwd()})")
-        files[source.name] = source
+        name_in_package = source.resolve().name
+        if name_in_package in _TAKEN or name_in_package in files:
+            raise PropError(f"sources: '{source}' and something else are both called '{name_in_package}'; rename it")
+        files[name_in_package] = source
     return StageCode(
         f"{path.stem}:{name}", requirements=needs, sources=files, runtime_requirements=runtime_requirements
     )
@@ -418,8 +432,9 @@ def _check_function(path: Path, name: str) -> None:
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             arguments = node.args
-            required = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults)
-            if required > 2 or (len(arguments.posonlyargs) + len(arguments.args) < 2 and not arguments.vararg):  # noqa: PLR2004
+            positional = [*arguments.posonlyargs, *arguments.args]
+            needed = len(positional) - len(arguments.defaults) + sum(d is None for d in arguments.kw_defaults)
+            if needed > 2 or (len(positional) < 2 and not arguments.vararg):  # noqa: PLR2004
                 raise PropError(f"entry: '{name}' in '{path}' must take two arguments: (data, item) or (outputs, item)")
             return
     found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from aws_cdk import Duration, Stack, Token
+from aws_cdk import Annotations, Duration, Stack, Token
 from aws_cdk import aws_events as events
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_pipes as pipes
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
+from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.metadata import mark
 from cdk_inference.removal import data_removal_policy
@@ -32,7 +34,9 @@ Pipes would take 10,000, but the input of a workflow is limited to 262,144 chara
 take 7,200 of them: a key of 1,024 bytes is six times as long once it is escaped.
 """
 
-_INPUT_TEMPLATE = '{"message_id": <$.messageId>, "time": <$.body.time>, "detail": <$.body.detail>}'
+# Quotes around a path to a string and none around one to an object, as AWS documents it. Both paths are in every
+# message: what AWS does about a path that is missing is not documented clearly.
+_INPUT_TEMPLATE = '{"message_id": "<$.messageId>", "body": <$.body>}'
 
 
 class S3Trigger(Construct):
@@ -57,18 +61,19 @@ class S3Trigger(Construct):
     batch_window
         Longest time to wait for a batch to fill up, 0 to 300 seconds. Default: 1 second.
     max_receive_count
-        Times an object is tried before it goes to the dead-letter queue. Default: 3.
+        Times an object is tried before it goes to the dead-letter queue. Every time counts in which a function is
+        throttled or a service is away, so a low number turns an outage into dead letters. Default: 10.
     processing_timeout
         Longest time the workflow takes; the queue hides a message for this and 30 seconds more, plus the window.
         Default: 5 minutes, the limit of an express workflow.
     removal_policy
-        Of the bucket. Default: RETAIN. DESTROY is honoured only with the context flag
+        Of the bucket and the log group. Default: RETAIN. DESTROY is honoured only with the context flag
         ``cdk-inference:allow-destroy=true``.
 
     Attributes
     ----------
-    bucket, queue, dead_letter_queue, rule
-        The parts.
+    bucket, queue, dead_letter_queue, undelivered_queue, rule, log_group
+        The parts. What EventBridge itself cannot deliver to the queue goes to ``undelivered_queue``.
     prefix
         As given.
 
@@ -89,7 +94,7 @@ class S3Trigger(Construct):
         encryption_key: kms.IKey | None = None,
         batch_size: int = 32,
         batch_window: Duration | None = None,
-        max_receive_count: int = 3,
+        max_receive_count: int = 10,
         processing_timeout: Duration | None = None,
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
@@ -106,6 +111,7 @@ class S3Trigger(Construct):
         self._window = window
         self.prefix = prefix
         self.bucket = bucket if bucket is not None else self._create_bucket(encryption_key, removal_policy)
+        _warn_without_events(self.bucket, self)
 
         encrypted = sqs.QueueEncryption.KMS if encryption_key else sqs.QueueEncryption.SQS_MANAGED
         self.dead_letter_queue = sqs.Queue(
@@ -126,9 +132,27 @@ class S3Trigger(Construct):
             visibility_timeout=hidden.plus(window).plus(Duration.seconds(30)),
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letter_queue, max_receive_count=max_receive_count),
         )
+        # Under a key of SQS's own: EventBridge comes here when, say, it may not use ours. And apart from the dead
+        # letters, which SQS moves back into the queue only if they come from there.
+        self.undelivered_queue = sqs.Queue(
+            self,
+            "UndeliveredQueue",
+            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            enforce_ssl=True,
+            retention_period=Duration.days(14),
+        )
         self.rule = self._create_rule(prefix, suffixes)
+        self.log_group = logs.LogGroup(
+            self,
+            "Logs",
+            retention=logs.RetentionDays.ONE_MONTH,
+            encryption_key=encryption_key,
+            removal_policy=data_removal_policy(self, removal_policy),
+        )
         mark(self.queue, "queue")
         mark(self.dead_letter_queue, "dead-letter-queue")
+        mark(self.undelivered_queue, "undelivered-queue")
+        acknowledgments.last_resort(self.undelivered_queue)
 
     def _create_bucket(self, key: kms.IKey | None, removal_policy: RemovalPolicy | None) -> s3.Bucket:
         bucket = s3.Bucket(
@@ -173,13 +197,12 @@ class S3Trigger(Construct):
                 events.CfnRule.TargetProperty(
                     id="Queue",
                     arn=self.queue.queue_arn,
-                    # What EventBridge itself cannot deliver is not lost either: the dead letter is the same event.
-                    dead_letter_config=events.CfnRule.DeadLetterConfigProperty(arn=self.dead_letter_queue.queue_arn),
+                    dead_letter_config=events.CfnRule.DeadLetterConfigProperty(arn=self.undelivered_queue.queue_arn),
                 )
             ],
         )
         sender = iam.ServicePrincipal("events.amazonaws.com")
-        for queue in (self.queue, self.dead_letter_queue):
+        for queue in (self.queue, self.undelivered_queue):
             queue.add_to_resource_policy(
                 iam.PolicyStatement(
                     principals=[sender],
@@ -190,7 +213,7 @@ class S3Trigger(Construct):
             )
         if self._key is not None:
             # By account, since naming the rule would close a circle: key, rule, queue, key.
-            self._key.add_to_resource_policy(
+            added = self._key.add_to_resource_policy(
                 iam.PolicyStatement(
                     principals=[sender],
                     actions=list(encryption.ENCRYPT),
@@ -198,18 +221,27 @@ class S3Trigger(Construct):
                     conditions={"StringEquals": {"aws:SourceAccount": Stack.of(self).account}},
                 )
             )
+            if not added.statement_added:
+                encryption.warn_of_imported_key(self, "events.amazonaws.com", encryption.ENCRYPT)
         return rule
 
     def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
         """Start the express workflow with each batch, and wait for it.
 
-        The workflow gets a list of ``{"message_id", "time", "detail"}``, where the detail is that of the S3 event, and
+        The workflow gets a list of ``{"message_id", "body"}``, where the body is the event of EventBridge, and
         returns ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages stay in the queue.
         """
+        stack = Stack.of(self)
         role = iam.Role(
             self,
             "PipeRole",
-            assumed_by=iam.ServicePrincipal("pipes.amazonaws.com"),
+            assumed_by=iam.ServicePrincipal(
+                "pipes.amazonaws.com",
+                conditions={
+                    "StringEquals": {"aws:SourceAccount": stack.account},
+                    "ArnLike": {"aws:SourceArn": stack.format_arn(service="pipes", resource="pipe", resource_name="*")},
+                },
+            ),
             description=f"takes messages from the queue of {self.node.path} and starts its workflow",
             inline_policies={
                 "Pipe": iam.PolicyDocument(
@@ -226,12 +258,19 @@ class S3Trigger(Construct):
             },
         )
         encryption.grant(self._key, role, encryption.DECRYPT)
+        self.log_group.grant_write(role)
         pipe = pipes.CfnPipe(
             self,
             "Pipe",
             source=self.queue.queue_arn,
             target=workflow.state_machine_arn,
             role_arn=role.role_arn,
+            log_configuration=pipes.CfnPipe.PipeLogConfigurationProperty(
+                level="ERROR",
+                cloudwatch_logs_log_destination=pipes.CfnPipe.CloudwatchLogsLogDestinationProperty(
+                    log_group_arn=self.log_group.log_group_arn
+                ),
+            ),
             description=f"hands the queue of {self.node.path} to its workflow in batches",
             source_parameters=pipes.CfnPipe.PipeSourceParametersProperty(
                 sqs_queue_parameters=pipes.CfnPipe.PipeSourceSqsQueueParametersProperty(
@@ -283,6 +322,10 @@ class S3Trigger(Construct):
         """Measure the age in seconds of the oldest message, the maximum over 5 minutes."""
         return self.queue.metric_approximate_age_of_oldest_message(**options)
 
+    def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
+        """Count the events that EventBridge was not able to deliver to the queue, the maximum over 5 minutes."""
+        return self.undelivered_queue.metric_approximate_number_of_messages_visible(**options)
+
     def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:
         """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
         return self.dead_letter_queue.metric_approximate_number_of_messages_visible(**options)
@@ -293,8 +336,9 @@ def _validate(
 ) -> None:
     if prefix.startswith("/"):
         raise PropError(f"prefix '{prefix}' starts with a slash, which S3 keys do not; use '{prefix.lstrip('/')}'")
-    if "*" in prefix:
-        raise PropError(f"prefix '{prefix}' has a wildcard; a prefix is literal")
+    for special in ("*", "?", "${"):
+        if special in prefix:
+            raise PropError(f"prefix '{prefix}' has '{special}', which a policy would not take literally; use another")
     if isinstance(suffixes, str):
         raise PropError(f"suffixes is the string '{suffixes}'; pass a list: ['{suffixes}']")
     for suffix in suffixes:
@@ -304,8 +348,21 @@ def _validate(
         raise PropError(f"batch_size is {batch_size}; it must be between 1 and {MAX_BATCH_SIZE}")
     if not Token.is_unresolved(max_receive_count) and not 1 <= max_receive_count <= 1000:  # noqa: PLR2004
         raise PropError(f"max_receive_count is {max_receive_count}; it must be between 1 and 1000")
-    if not window.is_unresolved() and not 0 <= window.to_seconds() <= 300:  # noqa: PLR2004
-        raise PropError(f"batch_window is {window.to_seconds()} s; it must be between 0 and 300 seconds")
+    seconds("batch_window", window, least=0, most=300)
+
+
+def _warn_without_events(bucket: s3.IBucket, scope: Construct) -> None:
+    """Say so if a bucket of the app does not tell EventBridge of its objects; of an imported one nothing is known."""
+    resource = bucket.node.default_child
+    if not isinstance(resource, s3.CfnBucket):
+        return
+    # The L2's event_bridge_enabled works through a custom resource, which is a child of this name.
+    if resource.notification_configuration is None and bucket.node.try_find_child("Notifications") is None:
+        Annotations.of(scope).add_warning_v2(
+            "cdk-inference:bucket-without-events",
+            f"bucket {bucket.node.path} does not send its events to EventBridge, so nothing would ever arrive; "
+            "set event_bridge_enabled=True",
+        )
 
 
 def _key_pattern(prefix: str, suffixes: Sequence[str]) -> dict[str, object]:

@@ -87,6 +87,7 @@ def test_resources_say_what_they_are(stack, pipeline):
         "inbox",
         "queue",
         "dead-letter-queue",
+        "undelivered-queue",
         "pipe",
         "state-machine",
         "function",
@@ -108,14 +109,30 @@ def test_the_inference_function_carries_the_manifest(stack, pipeline):
     assert [model["name"] for model in models] == ["tiny"]
 
 
-def test_an_environment_that_is_too_large_fails(stack, model, pipeline):
-    fields = [f"a rather long name of a field, number {i}" for i in range(100)]
-    trigger, work = S3Trigger(stack, "Trigger"), WorkBucket(stack, "Work")
-    stage = Preprocess(Preprocess.json(fields=fields).code)
-    with pytest.raises(
-        PropError, match=r"Stack/Pre has \d+ bytes, and Lambda takes 4096; STAGE_OPTIONS is the largest"
-    ):
-        PreprocessFunction(stack, "Pre", stage=stage, model=model, trigger=trigger, work=work)
+def test_an_environment_that_is_too_large_fails(stack):
+    with pytest.raises(PropError, match=r"Stack/Mine has \d+ bytes, and Lambda takes 4096; WORDS is the largest"):
+        StageFunction(
+            stack,
+            "Mine",
+            handler="a.b",
+            runtime_requirements="postprocess",
+            sources={},
+            environment={"WORDS": "word " * 1000},
+            description="",
+            memory_size=128,
+            timeout=cdk.Duration.seconds(1),
+        )
+
+
+def test_options_that_the_environment_would_not_hold_travel_in_a_file():
+    fields = [f"a rather long name of a field, number {i}" for i in range(300)]
+    code = Preprocess.json(fields=fields).code
+    assert code.environment() == {
+        "STAGE_FUNCTION": "inference_runtime.builtin.tabular:json_preprocessor",
+        "STAGE_OPTIONS_FILE": "stage_options.json",
+    }
+    assert json.loads(code.files()["stage_options.json"]) == {"fields": fields, "dtype": "float32"}
+    assert "stage_options.json" not in Preprocess.json(fields=["a"]).code.files()
 
 
 def test_a_stage_that_is_not_a_lambda_size_fails(stack):

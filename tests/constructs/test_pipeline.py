@@ -59,7 +59,11 @@ def test_data_is_encrypted_with_one_key_of_ours(stack, pipeline):
         assert rule["ServerSideEncryptionByDefault"] == {"KMSMasterKeyID": arn, "SSEAlgorithm": "aws:kms"}
         assert rule["BucketKeyEnabled"] is True
     for queue in resources(stack, "AWS::SQS::Queue").values():
-        assert queue["Properties"]["KmsMasterKeyId"] == arn
+        if queue["Metadata"]["cdk-inference"]["role"] == "undelivered-queue":
+            # the last resort when EventBridge may not use the key
+            assert queue["Properties"]["SqsManagedSseEnabled"] is True
+        else:
+            assert queue["Properties"]["KmsMasterKeyId"] == arn
     for logs in resources(stack, "AWS::Logs::LogGroup").values():
         assert logs["Properties"]["KmsKeyId"] == arn
     (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
@@ -71,8 +75,8 @@ def test_a_key_of_the_users_is_used_and_none_is_made(stack, pipeline):
     key = kms.Key(stack, "Mine")
     pipeline(encryption_key=key)
     assert len(resources(stack, "AWS::KMS::Key")) == 1
-    for queue in resources(stack, "AWS::SQS::Queue").values():
-        assert queue["Properties"]["KmsMasterKeyId"] == stack.resolve(key.key_arn)
+    keys = [queue["Properties"].get("KmsMasterKeyId") for queue in resources(stack, "AWS::SQS::Queue").values()]
+    assert keys.count(stack.resolve(key.key_arn)) == 2
 
 
 def test_an_imported_key_warns_of_the_policy_it_needs(stack, pipeline):
@@ -97,7 +101,7 @@ def test_buckets_are_private_versioned_and_tls_only(stack, pipeline):
         and statement["Effect"] == "Deny"
         and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
     ]
-    assert len(denied) == 4  # two buckets, two queues
+    assert len(denied) == 5  # two buckets, three queues
 
 
 def test_no_policy_allows_a_wildcard_action(stack, pipeline):
@@ -170,8 +174,10 @@ def test_each_function_may_do_only_its_own_part(stack, pipeline):
 def test_the_queue_takes_messages_of_its_own_rule_only(stack, pipeline):
     pipeline()
     (rule,) = resources(stack, "AWS::Events::Rule")
-    for policy in resources(stack, "AWS::SQS::QueuePolicy").values():
-        (allow,) = [s for s in policy["Properties"]["PolicyDocument"]["Statement"] if s["Effect"] == "Allow"]
+    policies = [p["Properties"]["PolicyDocument"] for p in resources(stack, "AWS::SQS::QueuePolicy").values()]
+    allowed = [s for policy in policies for s in policy["Statement"] if s["Effect"] == "Allow"]
+    assert len(allowed) == 2  # the queue, and the one for what the rule cannot deliver
+    for allow in allowed:
         assert allow["Action"] == "sqs:SendMessage"
         assert allow["Principal"] == {"Service": "events.amazonaws.com"}
         assert allow["Condition"] == {"ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": [rule, "Arn"]}}}
@@ -186,7 +192,7 @@ def test_functions_trace_and_log_json_for_a_month(stack, pipeline):
         assert function["Properties"]["Architectures"] == ["arm64"]
         assert "ReservedConcurrentExecutions" not in function["Properties"]
     groups = resources(stack, "AWS::Logs::LogGroup")
-    assert len(groups) == 4
+    assert len(groups) == 5  # three functions, the workflow, the pipe
     assert {g["Properties"]["RetentionInDays"] for g in groups.values()} == {30}
 
 
@@ -203,13 +209,13 @@ def test_data_is_retained_by_default(stack, pipeline):
     pipeline()
     for kind in ("AWS::S3::Bucket", "AWS::DynamoDB::GlobalTable", "AWS::Logs::LogGroup", "AWS::KMS::Key"):
         for resource in resources(stack, kind).values():
-            assert resource["DeletionPolicy"] == "Retain", kind
+            assert resource["DeletionPolicy"] == "RetainExceptOnCreate", kind
 
 
 def test_data_is_retained_with_a_warning_when_asked_to_go_only_once(stack, pipeline):
     pipeline(removal_policy=cdk.RemovalPolicy.DESTROY)
     (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
-    assert table["DeletionPolicy"] == "Retain"
+    assert table["DeletionPolicy"] == "RetainExceptOnCreate"
     Annotations.from_stack(stack).has_warning("*", Match.string_like_regexp("cdk-inference:allow-destroy=true"))
 
 
@@ -252,7 +258,7 @@ def test_the_pipe_batches_and_waits(stack, pipeline):
     assert target["StepFunctionStateMachineParameters"] == {"InvocationType": "REQUEST_RESPONSE"}
     (queue,) = [q for q in resources(stack, "AWS::SQS::Queue").values() if "RedrivePolicy" in q["Properties"]]
     assert queue["Properties"]["VisibilityTimeout"] == 210 + 5 + 30
-    assert queue["Properties"]["RedrivePolicy"]["maxReceiveCount"] == 3
+    assert queue["Properties"]["RedrivePolicy"]["maxReceiveCount"] == 10
 
 
 @pytest.mark.parametrize(
@@ -370,9 +376,13 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
         ({"batch_size": 0}, "batch_size is 0; it must be between 1 and 32"),
         ({"batch_size": 33}, "batch_size is 33; it must be between 1 and 32"),
         ({"batch_window": cdk.Duration.seconds(301)}, "batch_window is 301 s"),
+        ({"batch_window": cdk.Duration.millis(500)}, "batch_window is 0.5 s; AWS takes whole seconds"),
+        ({"stage_timeout": cdk.Duration.seconds(0)}, "stage_timeout is 0 s"),
+        ({"reserved_concurrent_executions": 0}, "reserved_concurrent_executions is 0"),
+        ({"max_object_bytes": 0}, "max_object_bytes is 0"),
         ({"max_receive_count": 0}, "max_receive_count is 0"),
         ({"prefix": "/in"}, "prefix '/in' starts with a slash, which S3 keys do not; use 'in'"),
-        ({"prefix": "in*"}, "prefix 'in*' has a wildcard"),
+        ({"prefix": "in*"}, "prefix 'in*' has '*', which a policy would not take literally"),
         ({"suffixes": ".jpg"}, "suffixes is the string '.jpg'; pass a list: ['.jpg']"),
         ({"suffixes": [".jpgg"]}, "suffixes has '.jpgg', which the preprocessing cannot read; it reads .bmp"),
         ({"suffixes": ["jpg"]}, "suffix 'jpg' is not of the form '.jpg'"),
@@ -393,6 +403,36 @@ def test_a_wrong_prop_fails_with_its_value_and_the_fix(pipeline, props, message)
 def test_preprocessing_that_does_not_fit_the_model_fails(stack, model):
     with pytest.raises(PropError, match=r"makes uint8 \(batch, 128, 128, 3\), but the model takes image: uint8"):
         InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=128))
+
+
+def test_something_else_than_a_model_fails(stack):
+    with pytest.raises(PropError, match="model is a str; pass a ModelArtifact"):
+        InferencePipeline(stack, "Photos", model="recipe.py", preprocess=Preprocess.image(size=224))
+
+
+def test_a_bucket_that_sends_no_events_warns(stack, pipeline):
+    pipeline(bucket=s3.Bucket(stack, "Silent"))
+    Annotations.from_stack(stack).has_warning("*", Match.string_like_regexp("does not send its events to EventBridge"))
+
+
+@pytest.mark.parametrize("enable", ["l1", "l2"])
+def test_a_bucket_that_sends_events_does_not_warn(stack, pipeline, enable):
+    bucket = s3.Bucket(stack, "Loud", event_bridge_enabled=enable == "l2")
+    if enable == "l1":
+        bucket.node.default_child.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
+            event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
+        )
+    pipeline(bucket=bucket)
+    Annotations.from_stack(stack).has_no_warning("*", Match.string_like_regexp("EventBridge"))
+
+
+def test_the_workflow_runs_versions_of_the_functions(stack, pipeline):
+    pipeline()
+    versions = resources(stack, "AWS::Lambda::Version")
+    assert len(versions) == 3
+    (machine,) = resources(stack, "AWS::StepFunctions::StateMachine").values()
+    pieces = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
+    assert {piece["Ref"] for piece in pieces if isinstance(piece, dict)} - {"AWS::Partition"} == set(versions)
 
 
 def test_tokens_are_not_validated(stack, pipeline):

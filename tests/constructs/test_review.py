@@ -68,7 +68,7 @@ def test_every_acknowledgment_has_its_reason_and_is_used(app):
     add_pipeline(app)
     _, acknowledged = report(app)
     rules = {violation["ruleName"].partition("[")[0] for violation in acknowledged}
-    assert rules == {"AwsSolutions-S1", "AwsSolutions-SF1", "AwsSolutions-IAM5"}
+    assert rules == {"AwsSolutions-S1", "AwsSolutions-SF1", "AwsSolutions-SQS3", "AwsSolutions-IAM5"}
     text = json.dumps(acknowledged)
     for reason in ("access logs need a second bucket", "every event of every batch", "X-Ray", "named by a pattern"):
         assert reason in text

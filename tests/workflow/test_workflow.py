@@ -151,18 +151,15 @@ def _definition(seconds: int) -> str:
     template = Template.from_stack(stack).to_json()
     machine = stack.get_logical_id(workflow.state_machine.node.default_child)
     pieces = template["Resources"][machine]["Properties"]["DefinitionString"]["Fn::Join"][1]
-    names = {}
-    for logical_id, resource in template["Resources"].items():
-        if resource["Type"] == "AWS::Lambda::Function":
-            names[logical_id] = resource["Properties"]["Description"]
-    return "".join(
-        piece
-        if isinstance(piece, str)
-        else f"arn:aws:lambda:us-east-1:000000000000:function:{names[piece['Fn::GetAtt'][0]]}"
-        if "Fn::GetAtt" in piece
-        else "aws"
-        for piece in pieces
-    )
+    resources = template["Resources"]
+    names = {"AWS::Partition": "aws"}
+    for logical_id, resource in resources.items():
+        if resource["Type"] == "AWS::Lambda::Version":
+            function = resources[resource["Properties"]["FunctionName"]["Ref"]]
+            names[logical_id] = (
+                f"arn:aws:lambda:us-east-1:000000000000:function:{function['Properties']['Description']}"
+            )
+    return "".join(piece if isinstance(piece, str) else names[piece["Ref"]] for piece in pieces)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,28 @@
+"""Durations as AWS takes them: in whole seconds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cdk_inference.errors import PropError
+
+if TYPE_CHECKING:
+    from aws_cdk import Duration
+
+
+def seconds(prop: str, duration: Duration, *, least: int, most: int) -> int | None:
+    """Return the seconds of a duration, or ``None`` for a token.
+
+    Raises
+    ------
+    PropError
+        The duration is not in whole seconds, or out of range; the message names the prop.
+    """
+    if duration.is_unresolved():
+        return None
+    value = duration.to_seconds(integral=False)
+    if value != int(value):
+        raise PropError(f"{prop} is {value} s; AWS takes whole seconds")
+    if not least <= value <= most:
+        raise PropError(f"{prop} is {int(value)} s; it must be between {least} and {most} seconds")
+    return int(value)
