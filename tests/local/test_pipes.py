@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,21 +10,152 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdk_inference.local import LocalError, Resource
-from cdk_inference.local.pipes import PipeDefinition, failed_messages
+from cdk_inference.local import LocalError, Resource, aws
+from cdk_inference.local.emulator import Emulator
+from cdk_inference.local.pipes import PipeDefinition, PipeRunner, Refusal, failed_messages
 
 from .conftest import APP
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from cdk_inference.local import LocalCloud
     from cdk_inference.local.uploads import Pipeline
 
 DESCRIBED = {"Name": "p", "Arn": "arn:pipe", "RoleArn": "arn:role", "Source": "arn:queue", "Target": "arn:machine"}
 SENT = ["a", "b", "c"]
+BY_ACCOUNT = {"StringEquals": {"aws:SourceAccount": aws.ACCOUNT}}
+BY_PIPE = {"ArnLike": {"aws:SourceArn": f"arn:aws:pipes:{aws.REGION}:{aws.ACCOUNT}:pipe/*"}}
 
 
 def pipe(**properties: Any) -> Resource:
     return Resource("Stack", "Pipe", "p", "AWS::Pipes::Pipe", properties)
+
+
+def trust(
+    conditions: dict[str, dict[str, str]] | None = None, *, service: str = "pipes.amazonaws.com", effect: str = "Allow"
+) -> dict[str, object]:
+    return {
+        "Effect": effect,
+        "Principal": {"Service": service},
+        "Action": "sts:AssumeRole",
+        "Condition": conditions or {},
+    }
+
+
+def template(name: str, statements: list[dict[str, object]]) -> dict[str, Any]:
+    """A queue, a pipe with a log configuration, and a workflow that does nothing."""
+    policy = {
+        "Statement": [{"Effect": "Allow", "Action": ["sqs:*", "states:StartSyncExecution"], "Resource": "*"}],
+        "Version": "2012-10-17",
+    }
+    role = {
+        "AssumeRolePolicyDocument": {"Version": "2012-10-17", "Statement": statements},
+        "Policies": [{"PolicyName": "Pipe", "PolicyDocument": policy}],
+    }
+    states = {"StartAt": "Done", "States": {"Done": {"Type": "Succeed"}}}
+    arns = {part: {"Fn::GetAtt": [part, "Arn"]} for part in ("Queue", "Role", "Log")}
+    return {
+        "Resources": {
+            "Queue": {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": name}},
+            "Role": {"Type": "AWS::IAM::Role", "Properties": role},
+            "Log": {"Type": "AWS::Logs::LogGroup", "Properties": {}},
+            "Machine": {
+                "Type": "AWS::StepFunctions::StateMachine",
+                "Properties": {
+                    "StateMachineType": "EXPRESS",
+                    "RoleArn": arns["Role"],
+                    "DefinitionString": json.dumps(states),
+                },
+            },
+            "Pipe": {
+                "Type": "AWS::Pipes::Pipe",
+                "Properties": {
+                    "Name": name,
+                    "RoleArn": arns["Role"],
+                    "Source": arns["Queue"],
+                    "Target": {"Ref": "Machine"},
+                    "TargetParameters": {"StepFunctionStateMachineParameters": {"InvocationType": "REQUEST_RESPONSE"}},
+                    "LogConfiguration": {
+                        "Level": "ERROR",
+                        "CloudwatchLogsLogDestination": {"LogGroupArn": arns["Log"]},
+                    },
+                },
+            },
+        }
+    }
+
+
+class Endpoint:
+    """An emulator whose pipes run, into which small templates are deployed."""
+
+    def __init__(self, url: str, pipes: PipeRunner) -> None:
+        self._url, self._pipes = url, pipes
+
+    def first_refusal(self, name: str, statements: list[dict[str, object]]) -> Refusal | None:
+        """Deploy, send a message, and return what the pipe was not able to do; None as soon as the queue is empty."""
+        deploy = aws.client(self._url, "cloudformation")
+        body = json.dumps(template(name, statements))
+        deploy.create_stack(StackName=name, TemplateBody=body, Capabilities=["CAPABILITY_IAM"])
+        deploy.get_waiter("stack_create_complete").wait(StackName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 30})
+        sqs = aws.client(self._url, "sqs")
+        queue = sqs.get_queue_url(QueueName=name)["QueueUrl"]
+        sqs.send_message(QueueUrl=queue, MessageBody="{}")
+        counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            refusals = [refusal for refusal in self._pipes.refusals if refusal.pipe == name]
+            if refusals:
+                return refusals[0]
+            left = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=counts)["Attributes"]
+            if not any(map(int, left.values())):
+                return None
+            time.sleep(0.05)
+        raise AssertionError("the pipe did nothing")
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[Endpoint]:
+    with Emulator() as emulator, PipeRunner(emulator.endpoint) as pipes:
+        yield Endpoint(emulator.endpoint, pipes)
+
+
+@pytest.mark.parametrize(
+    ("name", "statements"),
+    [
+        ("unconditional", [trust()]),
+        ("both", [trust(BY_ACCOUNT | BY_PIPE)]),
+        ("exact", [trust({"ArnEquals": {"aws:SourceArn": f"arn:aws:pipes:{aws.REGION}:{aws.ACCOUNT}:pipe/exact"}})]),
+        ("second", [trust(service="events.amazonaws.com"), trust(BY_ACCOUNT)]),
+    ],
+)
+def test_a_pipe_assumes_a_role_that_trusts_it(
+    name: str, statements: list[dict[str, object]], endpoint: Endpoint
+) -> None:
+    assert endpoint.first_refusal(name, statements) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "statements"),
+    [
+        ("account", [trust(BY_PIPE | {"StringEquals": {"aws:SourceAccount": "111111111111"}})]),
+        ("source", [trust(BY_ACCOUNT | {"ArnLike": {"aws:SourceArn": "arn:aws:pipes:*:*:pipe/another"}})]),
+        ("service", [trust(BY_ACCOUNT | BY_PIPE, service="events.amazonaws.com")]),
+        ("root", [{**trust(), "Principal": {"AWS": f"arn:aws:iam::{aws.ACCOUNT}:root"}}]),
+        ("denied", [trust(), trust(BY_PIPE, effect="Deny")]),
+    ],
+)
+def test_a_pipe_whose_role_does_not_trust_it_fails(
+    name: str, statements: list[dict[str, object]], endpoint: Endpoint
+) -> None:
+    refusal = endpoint.first_refusal(name, statements)
+    assert refusal is not None
+    assert refusal.action == "AssumeRole"
+    assert "does not let pipes.amazonaws.com assume the role" in refusal.message
+    assert f"with aws:SourceAccount {aws.ACCOUNT} and aws:SourceArn arn:aws:pipes:" in refusal.message
+    assert f":pipe/{name}: " in refusal.message
+    policy = json.loads(refusal.message.partition(f":pipe/{name}: ")[2])
+    assert policy["Statement"] == statements
 
 
 @pytest.mark.parametrize(

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import shutil
 import signal
 import socket
 import sys
 import threading
+import time
 import venv
 from pathlib import Path
 from typing import Any
 
 # What Lambda's Python runtimes offer a function besides its own bundle.
 _LAMBDA_PACKAGES = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
+
+# Ours, beside MiniStack's own /_ministack/: credentials of a role for a service that acts with it.
+_SERVICE_CREDENTIALS = "/_cdk-inference/service-credentials"
+_SESSION_SECONDS = 3600
 
 
 def _make_lambda_python(folder: Path) -> str:
@@ -43,6 +49,83 @@ def _follow_parent(state: Path) -> None:
     os.killpg(0, signal.SIGKILL)  # us and the functions' workers
 
 
+def _service_credentials(request: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    """Let an AWS service assume a role, if the role's trust policy agrees, as STS does inside AWS.
+
+    MiniStack has no service principals: it lets the account's root stand for any service, without the keys by which a
+    trust policy tells on whose behalf the service asks.
+    """
+    from ministack.core.iam_evaluator import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        EvalContext,
+        evaluate_trust_policy,
+    )
+    from ministack.services import iam, sts  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    service, role_arn, source_arn = request["Service"], request["RoleArn"], request["SourceArn"]
+    *_, region, source_account, _ = source_arn.split(":", 5)
+    account, name = role_arn.split(":")[4], role_arn.rsplit("/", 1)[-1]
+    role = iam._roles.get_scoped(account, None, name)
+    if role is None:
+        return 403, {"message": f"there is no role {role_arn}"}
+    policy = role["AssumeRolePolicyDocument"]
+    policy = json.loads(policy) if isinstance(policy, str) else policy
+    context = EvalContext(
+        principal_arn=service,
+        principal_type="Service",
+        principal_account="",
+        action="sts:AssumeRole",
+        resource_arn=role_arn,
+        region=region,
+        service_context={"aws:sourceaccount": source_account, "aws:sourcearn": source_arn},
+    )
+    if not evaluate_trust_policy(_seen_by(service, policy), service, context):
+        return 403, {
+            "message": f"the trust policy of {role_arn} does not let {service} assume the role with "
+            f"aws:SourceAccount {source_account} and aws:SourceArn {source_arn}: {json.dumps(policy)}"
+        }
+    session = service.split(".")[0]
+    credentials = {
+        "AccessKeyId": iam._gen_session_access_key(),
+        "SecretAccessKey": iam._gen_secret(),
+        "SessionToken": iam._gen_session_token(),
+    }
+    facts = {
+        "Arn": f"arn:aws:sts::{account}:assumed-role/{name}/{session}",
+        "UserId": f"{role['RoleId']}:{session}",
+        "AccountId": account,
+        "PrincipalType": "AssumedRole",
+        "SecretAccessKey": credentials["SecretAccessKey"],
+        "SessionToken": credentials["SessionToken"],
+        "Expiration": time.time() + _SESSION_SECONDS,
+    }
+    sts.register_session(credentials["AccessKeyId"], facts)
+    return 200, credentials
+
+
+def _seen_by(service: str, policy: dict[str, Any]) -> dict[str, Any]:
+    """Return a trust policy whose statements for a service are for anyone: the evaluator knows no services."""
+    statements = policy.get("Statement", [])
+    seen = []
+    for statement in [statements] if isinstance(statements, dict) else statements:
+        principal = statement.get("Principal")
+        named = principal.get("Service", []) if isinstance(principal, dict) else []
+        mine = service in ([named] if isinstance(named, str) else named)
+        seen.append({**statement, "Principal": "*"} if mine else statement)
+    return {**policy, "Statement": seen}
+
+
+async def _answer(receive: Any, send: Any) -> None:  # noqa: ANN401
+    body, more = b"", True
+    while more:
+        part = await receive()
+        body += part.get("body", b"")
+        more = part.get("more_body", False)
+    status, answer = _service_credentials(json.loads(body))
+    headers = [(b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+
 def main(state: Path) -> None:
     """Serve until stdin closes."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -60,6 +143,9 @@ def main(state: Path) -> None:
         # Bucket and queue policies refuse what does not come by TLS. Loopback needs none: we say, as a
         # terminating proxy would, that it did.
         if scope["type"] == "http":
+            if scope["path"] == _SERVICE_CREDENTIALS:
+                await _answer(receive, send)
+                return
             scope = {**scope, "headers": [*scope["headers"], (b"x-forwarded-proto", b"https")]}
         await app(scope, receive, send)
 

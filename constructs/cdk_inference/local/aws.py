@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import urllib.error
+import urllib.request
 from functools import cache
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -11,6 +15,8 @@ import botocore.session
 from botocore.config import Config
 
 from cdk_inference.platform import LambdaPlatform
+
+from .errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +27,9 @@ _KEY = "test"  # the emulator's root credentials; it listens on the loopback int
 
 # Express executions may take five minutes, and an answer that is lost must not start a second one.
 _SYNCHRONOUS = {"stepfunctions": {"read_timeout": 330, "retries": {"total_max_attempts": 1}}}
+
+# The proxy of the user's environment has no way to our loopback address.
+open_directly = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
 
 def host_platform() -> str:
@@ -97,7 +106,7 @@ def role_clients(endpoint: str, credentials: Mapping[str, str], services: Iterab
     endpoint
         URL of the embedded AWS.
     credentials
-        ``Credentials`` of AssumeRole's answer.
+        ``AccessKeyId``, ``SecretAccessKey`` and ``SessionToken``.
     services
         Names that boto3 gives the services.
 
@@ -108,6 +117,43 @@ def role_clients(endpoint: str, credentials: Mapping[str, str], services: Iterab
     """
     session = _session(credentials)
     return {service: _client(session, endpoint, service) for service in services}
+
+
+def service_credentials(endpoint: str, role_arn: str, *, service: str, source_arn: str) -> dict[str, str]:
+    """Return credentials that an AWS service gets for a role, valid for an hour.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    role_arn
+        The role.
+    service
+        Service principal, such as ``"pipes.amazonaws.com"``.
+    source_arn
+        The resource on whose behalf it acts. The trust policy sees it as ``aws:SourceArn``, and its account as
+        ``aws:SourceAccount``.
+
+    Returns
+    -------
+    dict
+        ``AccessKeyId``, ``SecretAccessKey`` and ``SessionToken``.
+
+    Raises
+    ------
+    LocalError
+        If the role's trust policy refuses, with that policy.
+    """
+    body = json.dumps({"Service": service, "RoleArn": role_arn, "SourceArn": source_arn}).encode()
+    try:
+        with open_directly(f"{endpoint}/_cdk-inference/service-credentials", body, timeout=30) as answer:
+            return dict(json.load(answer))
+    except urllib.error.HTTPError as error:
+        if error.code != HTTPStatus.FORBIDDEN:
+            raise LocalError(f"the embedded AWS answered {error.code} when {service} asked for {role_arn}") from error
+        raise LocalError(json.load(error)["message"]) from error
+    except OSError as error:
+        raise LocalError(f"the embedded AWS did not answer when {service} asked for {role_arn}: {error}") from error
 
 
 def _session(credentials: Mapping[str, str]) -> boto3.session.Session:

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
@@ -169,10 +168,8 @@ class Emulator:
 
 
 def _answers(endpoint: str) -> bool:
-    # The proxy of the user's environment has no way to our loopback address.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{endpoint}/_ministack/ready", timeout=5) as response:
+        with aws.open_directly(f"{endpoint}/_ministack/ready", timeout=5) as response:
             return bool(response.status == 200)  # noqa: PLR2004
     except (urllib.error.URLError, OSError):
         return False

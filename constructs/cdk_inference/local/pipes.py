@@ -127,7 +127,7 @@ class Refusal:
     pipe
         Name of the pipe.
     action
-        What it tried, such as ``"StartSyncExecution"``.
+        What it tried, such as ``"StartSyncExecution"``; ``"AssumeRole"`` for its role.
     message
         Why it failed.
     """
@@ -177,7 +177,7 @@ class _Pipe:
         self._stopping = threading.Event()
         self._free = threading.Semaphore(_BATCHES_IN_FLIGHT)
         self._deliveries = ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix=f"pipe-{definition.name}")
-        self._session = _RoleSession(endpoint, definition.role_arn)
+        self._session = _RoleSession(endpoint, definition)
         self._poller = threading.Thread(target=self._poll, name=f"pipe-{definition.name}", daemon=True)
         self._poller.start()
 
@@ -218,7 +218,7 @@ class _Pipe:
     def _receive(self, wanted: int, deadline: float | None = None) -> list[dict[str, Any]]:
         wait = _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, max(0, int(deadline - time.monotonic())))
         with self._acting("ReceiveMessage"):
-            sqs = self._session.client("sqs")
+            sqs = self._client("sqs")
             answer = sqs.receive_message(
                 QueueUrl=_queue_url(self._endpoint, self.definition.source_arn),
                 MaxNumberOfMessages=min(wanted, _MAX_RECEIVE),
@@ -256,7 +256,7 @@ class _Pipe:
                 raise LocalError(
                     f"{len(batch)} messages give an input of {len(payload)} characters, at most {_MAX_INPUT}"
                 )
-            states = self._session.client("stepfunctions")
+            states = self._client("stepfunctions")
             if not definition.synchronous:
                 states.start_execution(stateMachineArn=definition.target_arn, input=payload)
                 return set()
@@ -281,12 +281,16 @@ class _Pipe:
         url = _queue_url(self._endpoint, self.definition.source_arn)
         for message in messages:
             with self._acting("DeleteMessage"):
-                sqs = self._session.client("sqs")
+                sqs = self._client("sqs")
                 try:
                     sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
                 except sqs.exceptions.ReceiptHandleIsInvalid:
                     # The execution took longer than the visibility timeout, and somebody else has the message now.
                     logger.info("pipe %s: message %s came back too early", self.definition.name, message["MessageId"])
+
+    def _client(self, service: str) -> Any:  # noqa: ANN401
+        with self._acting("AssumeRole"):
+            return self._session.client(service)
 
     @contextmanager
     def _acting(self, action: str) -> Iterator[None]:
@@ -301,11 +305,12 @@ class _Pipe:
 
 
 class _RoleSession:
-    """Clients with the credentials that the pipes service gets for a role."""
+    """Clients with the credentials that the pipes service gets for a pipe's role."""
 
-    def __init__(self, endpoint: str, role_arn: str) -> None:
+    def __init__(self, endpoint: str, definition: PipeDefinition) -> None:
         self._endpoint = endpoint
-        self._role_arn = role_arn
+        self._role_arn = definition.role_arn
+        self._pipe_arn = definition.arn
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
         self._assumed = 0.0
@@ -317,12 +322,10 @@ class _RoleSession:
             return self._clients[service]
 
     def _assume(self) -> None:
-        role = aws.client(self._endpoint, "iam").get_role(RoleName=self._role_arn.rsplit("/", 1)[-1])["Role"]
-        if not _trusts(role["AssumeRolePolicyDocument"]):
-            raise LocalError(f"role {self._role_arn} does not trust {_SERVICE}")
-        # MiniStack lets the account's root stand for a service that the role trusts.
-        answer = aws.client(self._endpoint, "sts").assume_role(RoleArn=self._role_arn, RoleSessionName="pipes")
-        self._clients = aws.role_clients(self._endpoint, answer["Credentials"], ("sqs", "stepfunctions"))
+        credentials = aws.service_credentials(
+            self._endpoint, self._role_arn, service=_SERVICE, source_arn=self._pipe_arn
+        )
+        self._clients = aws.role_clients(self._endpoint, credentials, ("sqs", "stepfunctions"))
         self._assumed = time.monotonic()
 
 
@@ -453,13 +456,3 @@ def _lower(name: str) -> str:
 def _queue_url(endpoint: str, arn: str) -> str:
     *_, account, name = arn.split(":")
     return f"{endpoint}/{account}/{name}"
-
-
-def _trusts(policy: dict[str, Any]) -> bool:
-    statements = policy.get("Statement", [])
-    for statement in [statements] if isinstance(statements, dict) else statements:
-        principal = statement.get("Principal", {})
-        services = principal.get("Service", []) if isinstance(principal, dict) else []
-        if statement.get("Effect") == "Allow" and _SERVICE in ([services] if isinstance(services, str) else services):
-            return True
-    return False

@@ -6,6 +6,7 @@ from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_pipes as pipes
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
@@ -102,7 +103,17 @@ machine = sfn.StateMachine(
     ),
 )
 function.grant_invoke(machine)
-role = iam.Role(stack, "PipeRole", assumed_by=iam.ServicePrincipal("pipes.amazonaws.com"))
+role = iam.Role(
+    stack,
+    "PipeRole",
+    assumed_by=iam.ServicePrincipal(
+        "pipes.amazonaws.com",
+        conditions={
+            "StringEquals": {"aws:SourceAccount": stack.account},
+            "ArnLike": {"aws:SourceArn": stack.format_arn(service="pipes", resource="pipe", resource_name="*")},
+        },
+    ),
+)
 queue.grant_consume_messages(role)
 invocation = stack.node.try_get_context("invocation") or "REQUEST_RESPONSE"
 if invocation == "FIRE_AND_FORGET":
@@ -124,6 +135,10 @@ pipe = pipes.CfnPipe(
     target_parameters={
         "inputTemplate": '{"message_id": <$.messageId>, "time": <$.body.time>, "detail": <$.body.detail>}',
         "stepFunctionStateMachineParameters": {"invocationType": invocation},
+    },
+    log_configuration={
+        "level": "ERROR",
+        "cloudwatchLogsLogDestination": {"logGroupArn": logs.LogGroup(stack, "PipeLog").log_group_arn},
     },
 )
 pipe.node.add_dependency(role)
