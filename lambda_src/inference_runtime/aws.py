@@ -6,9 +6,19 @@ from typing import Any
 
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 
 MAX_CONNECTIONS = 8
+
+# A service that hangs must show as an error of the call, before the stage runs into its own timeout (30 s) and is taken
+# for killed by an object. Two attempts of 2 + 8 s and the pause between them take 21 s; what lasts longer is retried by
+# the workflow and the queue.
+ATTEMPTS = 2
+CONNECT_TIMEOUT = 2
+READ_TIMEOUT = 8
+
+TIMEOUTS = (ConnectTimeoutError, ReadTimeoutError)
+"""What a call raises if the service hangs. Then the rest of a batch is not tried: it would take that long again."""
 
 _session = botocore.session.get_session()  # one for all clients: it reads the endpoints only once
 
@@ -19,9 +29,9 @@ def client(service: str) -> Any:  # noqa: ANN401 - the caller annotates which cl
     botocore and not boto3: the clients are the same, and a cold start with one is about 70 ms shorter.
     """
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 4},
-        connect_timeout=2,
-        read_timeout=15,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_TIMEOUT,
+        read_timeout=READ_TIMEOUT,
         max_pool_connections=MAX_CONNECTIONS,
     )
     return _session.create_client(service, config=config)

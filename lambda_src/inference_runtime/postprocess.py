@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from botocore.exceptions import BotoCoreError, ClientError
 
-from inference_runtime.aws import MAX_CONNECTIONS, client
+from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, client
 from inference_runtime.errors import RejectItem, reason_of
 from inference_runtime.item import Item
 from inference_runtime.rows import ResultError, prediction_attribute, put_row, row
@@ -84,8 +85,11 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         "recorded_at": now.isoformat(timespec="milliseconds"),
         "expires_at": int((now + timedelta(days=float(_ttl_days))).timestamp()) if _ttl_days else None,
     }
+    hanging = Event()
     with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
-        written = pool.map(lambda index: _write(items[index], row(items[index], **outcomes[index], **common)), outcomes)
+        written = pool.map(
+            lambda index: _write(items[index], row(items[index], **outcomes[index], **common), hanging), outcomes
+        )
         retry.update(index for index, done in zip(outcomes, written, strict=True) if not done)
 
     counts = {
@@ -116,12 +120,17 @@ def _outcome(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:
     return {"status": "SUCCEEDED", "prediction": prediction}
 
 
-def _write(item: Item, attributes: dict[str, Attribute]) -> bool:
+def _write(item: Item, attributes: dict[str, Attribute], hanging: Event) -> bool:
     """Write a row, and say whether the item is done."""
+    if hanging.is_set():
+        _log.error("DynamoDB did not answer to an earlier request of the batch", extra=_about(item))
+        return False
     try:
         if not put_row(_dynamodb, _table, attributes):
             _log.info("the table has this result or a newer one", extra=_about(item))
-    except (BotoCoreError, ClientError):
+    except (BotoCoreError, ClientError) as error:
+        if isinstance(error, TIMEOUTS):
+            hanging.set()
         _log.exception("cannot write the row", extra=_about(item))
         return False
     return True

@@ -11,11 +11,12 @@ import logging
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from inference_runtime.aws import MAX_CONNECTIONS, client, error_code
+from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, client, error_code
 from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
 from inference_runtime.inputs import InputSpec, check_inputs, group_by_shape
 from inference_runtime.item import Item
@@ -121,24 +122,30 @@ def _parse(messages: object) -> tuple[list[Item], list[str]]:
 
 def _read_ahead(items: list[Item]) -> Iterator[tuple[Item, Callable[[], bytes]]]:
     """Yield each item with a function that waits for its object; at most `MAX_CONNECTIONS` are in memory."""
+    hanging = Event()
     with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
         waiting: deque[tuple[Item, Callable[[], bytes]]] = deque()
         for item in items:
-            waiting.append((item, pool.submit(_read, item).result))
+            waiting.append((item, pool.submit(_read, item, hanging).result))
             if len(waiting) == MAX_CONNECTIONS:
                 yield waiting.popleft()
         yield from waiting
 
 
-def _read(item: Item) -> bytes:
+def _read(item: Item, hanging: Event) -> bytes:
     if item.size == 0:
         raise RejectItem("object is empty")
     if item.size > _max_bytes:
         raise RejectItem(f"object has {item.size:,} bytes, at most {_max_bytes:,} are read")
+    if hanging.is_set():
+        raise _RetryError("S3 did not answer to an earlier request of the batch")
     # Only the version that the event is about: what a later one holds is for the later event.
     which = {"VersionId": item.version_id} if item.version_id else {"IfMatch": f'"{item.etag}"'}
     try:
         return _s3.get_object(Bucket=item.bucket, Key=item.key, **which)["Body"].read()  # type: ignore[arg-type]
+    except TIMEOUTS as error:
+        hanging.set()
+        raise _RetryError(str(error)) from error
     except (BotoCoreError, ClientError) as error:
         code = error_code(error)
         if code in {"PreconditionFailed", "412"}:

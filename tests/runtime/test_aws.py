@@ -1,0 +1,98 @@
+"""How long the clients try: a service that is out of order must not look like an object that kills its stage."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from inference_runtime import aws
+from inference_runtime.item import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import Inbox
+
+STAGE_TIMEOUT = 30  # the pipeline's default, in seconds
+LONGEST_PAUSE = 1  # before botocore's second attempt
+
+
+@contextmanager
+def out_of_order(*, hangs: bool) -> Iterator[tuple[str, list[str]]]:
+    """Serve nothing but 503, or never answer. Yields the URL and the requests so far."""
+    requests: list[str] = []
+    end = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            requests.append(self.path)
+            if hangs:
+                end.wait(60)
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET  # noqa: N815 - http.server's name
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def handle(self) -> None:
+            try:
+                super().handle()
+            except ConnectionError:  # the client has given up
+                self.close_connection = True
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", requests
+        finally:
+            end.set()
+            server.shutdown()
+
+
+@pytest.mark.parametrize("service", ["s3", "dynamodb"])
+def test_a_call_gives_up_well_before_the_stage_does(environment: pytest.MonkeyPatch, service: str) -> None:
+    with out_of_order(hangs=False) as (url, requests):
+        environment.setenv("AWS_ENDPOINT_URL", url)
+        client = aws.client(service)
+        with pytest.raises(ClientError, match="503"):
+            client.list_buckets() if service == "s3" else client.list_tables()
+    config = client.meta.config
+    pauses = (len(requests) - 1) * LONGEST_PAUSE
+    assert len(requests) == 2
+    assert len(requests) * (config.connect_timeout + config.read_timeout) + pauses <= 0.75 * STAGE_TIMEOUT
+
+
+def test_while_s3_hangs_a_batch_takes_no_longer_than_one_read(
+    environment: pytest.MonkeyPatch, inbox: Inbox, stage: Callable[[str], str], load: Callable[[str], Any]
+) -> None:
+    environment.setattr(aws, "READ_TIMEOUT", 0.3)
+    environment.setenv("MODEL_INPUTS", "[]")
+    stage("def function(data, item): ...")
+    messages = [inbox.message(f"{n}") for n in range(32)]
+    with out_of_order(hangs=True) as (url, requests):
+        environment.setenv("AWS_ENDPOINT_URL_S3", url)
+        response = load("preprocess")({"messages": messages})
+    assert response["retry"] == [message["message_id"] for message in messages]
+    assert len(requests) == aws.MAX_CONNECTIONS * aws.ATTEMPTS
+
+
+def test_while_dynamodb_hangs_a_batch_takes_no_longer_than_one_write(
+    environment: pytest.MonkeyPatch, inbox: Inbox, table: str, stage: Callable[[str], str], load: Callable[[str], Any]
+) -> None:
+    environment.setattr(aws, "READ_TIMEOUT", 0.3)
+    stage("def function(outputs, item): ...")
+    items = [Item.from_message(inbox.message(f"{n}")).to_json() for n in range(32)]
+    event = {"items": items, "rejected": [{"index": n, "reason": "no"} for n in range(32)], "groups": []}
+    with out_of_order(hangs=True) as (url, requests):
+        environment.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
+        response = load("postprocess")({**event, "inference": "cpu"})
+    assert response["retry"] == [item["message_id"] for item in items]
+    assert len(requests) == aws.MAX_CONNECTIONS * aws.ATTEMPTS
