@@ -13,6 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def bundle(
     *,
     name: str,
     requirements: Path | Sequence[str | Path],
-    sources: Mapping[str, Path],
+    sources: Mapping[str, Path | bytes],
     platform: LambdaPlatform,
 ) -> BundledCode:
     """Bundle sources and the wheels they need into one zip.
@@ -90,7 +91,8 @@ def bundle(
     requirements
         A requirements file, or a list of requirement lines and requirements files.
     sources
-        Files and folders by their path in the zip; ``"."`` puts a folder's content at the root.
+        Files and folders, or the bytes of a file, by their path in the zip; ``"."`` puts a folder's content at the
+        root.
     platform
         What the function runs on.
 
@@ -102,8 +104,8 @@ def bundle(
     Raises
     ------
     PropError
-        If a requirement has no wheel for the platform, a source is missing or overwrites another file, or the whole is
-        larger than Lambda takes.
+        If a requirement has no wheel for the platform, a source is missing, overwrites another file or hides a module
+        of Python or of a requirement, or the whole is larger than Lambda takes.
     """
     bundles = cache_root() / "bundles"
     bundles.mkdir(parents=True, exist_ok=True)
@@ -112,6 +114,8 @@ def bundle(
 
     needed = Requirements(requirements)
     files = _source_files(sources)
+    for module in sorted(_modules(files) & sys.stdlib_module_names):
+        raise PropError(f"source {module!r} of {name} would hide Python's own module of that name: rename it")
     inputs = {
         "format": _FORMAT,
         "uv": version("uv"),
@@ -147,7 +151,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _make(
-    folder: Path, requirements: Requirements, sources: Mapping[str, Path], platform: LambdaPlatform, name: str
+    folder: Path, requirements: Requirements, sources: Mapping[str, Path | bytes], platform: LambdaPlatform, name: str
 ) -> dict[str, Any]:
     """Bundle into a folder that appears at once, complete."""
     partial = folder.with_suffix(".partial")
@@ -158,9 +162,15 @@ def _make(
         wheels = partial / "wheels"
         if requirements:
             requirements.install(wheels, platform, name=name)
-        files = _wheel_files(wheels)
+        files: dict[str, Path | bytes] = {**_wheel_files(wheels)}
         if clash := sorted(files.keys() & sources.keys()):
-            raise PropError(f"{sources[clash[0]]} would overwrite {clash[0]!r} of a requirement of {name}: rename it")
+            raise PropError(
+                f"{_origin(sources[clash[0]])} would overwrite {clash[0]!r} of a requirement of {name}: rename it"
+            )
+        for module in sorted(_modules(sources) & {path.split("/")[0].split(".")[0] for path in files}):
+            raise PropError(
+                f"source {module!r} of {name} would hide the module of that name of a requirement: rename it"
+            )
         files.update(sources)
         _check_size(files, name)
         _write_zip(content / "code.zip", files)
@@ -188,18 +198,34 @@ def _placeholder(bundles: Path) -> BundledCode:
     return BundledCode(path, sha256(b"placeholder").hexdigest())
 
 
-def _source_files(sources: Mapping[str, Path]) -> dict[str, Path]:
+def _source_files(sources: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
     """Return the user's and our own files by their path in the zip; symbolic links are followed."""
-    files: dict[str, Path] = {}
+    files: dict[str, Path | bytes] = {}
     for prefix, source in sources.items():
         path = PurePosixPath(prefix)
         if path.is_absolute() or ".." in path.parts:
             raise PropError(f"{prefix!r} is not a path within a zip: make it relative, without '..'")
-        for name, file in _walk(path, source, ()):
+        for name, file in [(str(path), source)] if isinstance(source, bytes) else _walk(path, source, ()):
             if name in files:
-                raise PropError(f"{files[name]} and {file} would both become {name!r} in the zip: rename one")
+                raise PropError(
+                    f"{_origin(files[name])} and {_origin(file)} would both become {name!r} in the zip: rename one"
+                )
             files[name] = file
     return files
+
+
+def _origin(content: Path | bytes) -> str:
+    return "a generated file" if isinstance(content, bytes) else str(content)
+
+
+def _modules(sources: Mapping[str, Path | bytes]) -> set[str]:
+    """Return the modules that sources define at the root, where Python looks before anywhere else.
+
+    A folder without ``__init__.py`` is not among them: modules that are elsewhere go before it.
+    """
+    paths = [PurePosixPath(name) for name in sources]
+    files = {path.stem for path in paths if len(path.parts) == 1 and path.suffix == ".py"}
+    return files | {path.parts[0] for path in paths if len(path.parts) == 2 and path.name == "__init__.py"}  # noqa: PLR2004
 
 
 def _walk(name: PurePosixPath, path: Path, parents: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
@@ -231,11 +257,12 @@ def _is_needed(path: Path) -> bool:
     return not ("tests" in path.parts[1:-1] and (path.name.startswith("test_") or path.name == "conftest.py"))
 
 
-def _check_size(files: Mapping[str, Path], name: str) -> None:
+def _check_size(files: Mapping[str, Path | bytes], name: str) -> None:
     """Refuse what Lambda would refuse, while the largest parts can still be named."""
     sizes: Counter[str] = Counter()
-    for path, file in files.items():
-        sizes[PurePosixPath(path).parts[0]] += file.stat().st_size
+    for path, content in files.items():
+        size = len(content) if isinstance(content, bytes) else content.stat().st_size
+        sizes[PurePosixPath(path).parts[0]] += size
     if (total := sizes.total()) > _UNPACKED_LIMIT:
         largest = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in sizes.most_common(5))
         raise PropError(
@@ -244,23 +271,26 @@ def _check_size(files: Mapping[str, Path], name: str) -> None:
         )
 
 
-def _digest(files: Mapping[str, Path]) -> str:
+def _digest(files: Mapping[str, Path | bytes]) -> str:
     digest = sha256()
-    for name, path in sorted(files.items()):
-        digest.update(f"{name}\0{_mode(path):o}\0{hash_file(path)}\n".encode())
+    for name, content in sorted(files.items(), key=itemgetter(0)):
+        inner = sha256(content).hexdigest() if isinstance(content, bytes) else hash_file(content)
+        digest.update(f"{name}\0{_mode(content):o}\0{inner}\n".encode())
     return digest.hexdigest()
 
 
-def _write_zip(target: Path, files: Mapping[str, Path]) -> None:
+def _write_zip(target: Path, files: Mapping[str, Path | bytes]) -> None:
     with zipfile.ZipFile(target, "w") as archive:
-        for name, path in sorted(files.items()):
+        for name, content in sorted(files.items(), key=itemgetter(0)):
             entry = zipfile.ZipInfo(name)  # dated 1980-01-01
             entry.create_system = 3  # Unix, so that the mode counts
-            entry.external_attr = (stat.S_IFREG | _mode(path)) << 16
+            entry.external_attr = (stat.S_IFREG | _mode(content)) << 16
             # Level 5: onnxruntime and numpy take 60 % of the default's time and come out 1 % larger.
-            archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=5)
+            data = content if isinstance(content, bytes) else content.read_bytes()
+            archive.writestr(entry, data, zipfile.ZIP_DEFLATED, compresslevel=5)
 
 
-def _mode(path: Path) -> int:
+def _mode(content: Path | bytes) -> int:
     """Return the mode in the zip, whatever the umask: Lambda runs as another user than the owner."""
-    return 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
+    executable = isinstance(content, Path) and content.stat().st_mode & stat.S_IXUSR
+    return 0o755 if executable else 0o644

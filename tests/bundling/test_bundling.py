@@ -98,6 +98,17 @@ def test_modes_let_lambdas_user_read_and_run(stack, tmp_path) -> None:
     assert modes == {"detect.py": stat.S_IFREG | 0o644, "tool": stat.S_IFREG | 0o755}
 
 
+def test_generated_files_are_like_those_on_disk(stack, tmp_path, capfd) -> None:
+    options = b'{"fields": ["a"]}'
+    user = write(tmp_path / "user", {"detect.py": b""})
+    generated = pack(stack, [], {".": user, "config/options.json": options})
+    written = pack(stack, [], {".": user, "config": write(tmp_path / "config", {"options.json": options})})
+    assert names(generated) == ["config/options.json", "detect.py"]
+    assert generated == written
+    assert capfd.readouterr().err.count("bundling Detect") == 1
+    assert pack(stack, [], {".": user, "config/options.json": b"{}"}).asset_hash != generated.asset_hash
+
+
 def test_links_are_followed(stack, tmp_path) -> None:
     shared = write(tmp_path / "shared", {"common.py": b"A = 1\n"})
     user = write(tmp_path / "user", {"detect.py": b""})
@@ -146,7 +157,7 @@ def test_neither_folder_order_clock_nor_umask_enter(files, times, mask, stack, m
 def test_other_content_has_another_hash(one, other, stack, tmp_path_factory) -> None:
     folder = tmp_path_factory.mktemp("content")
     hashes = [
-        pack(stack, [], {".": write(folder / name, files)}).asset_hash for name, files in (("a", one), ("b", other))
+        pack(stack, [], {"code": write(folder / name, files)}).asset_hash for name, files in (("a", one), ("b", other))
     ]
     assert (hashes[0] == hashes[1]) == (one == other)
 
@@ -503,10 +514,42 @@ def test_source_over_a_wheels_file_fails(stack, wheel, tmp_path) -> None:
         pack(stack, ["alpha==1.0"], {".": user})
 
 
+@pytest.mark.parametrize("file", ["alpha.py", "alpha/__init__.py", "native.py", "name_space.py"])
+def test_source_that_hides_a_requirement_fails(stack, wheel, tmp_path, file) -> None:
+    wheel("one", "1.0", {"alpha/inner.py": "", "native.cpython-314-aarch64-linux-gnu.so": "", "name_space/a.py": ""})
+    user = write(tmp_path / "user", {file: b""})
+    module = file.split("/")[0].removesuffix(".py")
+    with pytest.raises(
+        PropError, match=f"source '{module}' of Detect would hide the module of that name of a requ.*rename"
+    ):
+        pack(stack, ["one==1.0"], {".": user})
+
+
+@pytest.mark.parametrize("file", ["json.py", "logging.py", "email/__init__.py"])
+def test_source_that_hides_a_module_of_python_fails(stack, tmp_path, file) -> None:
+    module = file.split("/")[0].removesuffix(".py")
+    with pytest.raises(PropError, match=f"source '{module}' of Detect would hide Python's own module .* rename it"):
+        pack(stack, [], {".": write(tmp_path / "user", {file: b""})})
+    with pytest.raises(PropError, match=f"source '{module}' of Detect would hide Python's own module .* rename it"):
+        pack(stack, [], {file: b""})
+
+
+def test_folders_and_inner_modules_that_hide_nothing_are_taken(stack, wheel, tmp_path) -> None:
+    wheel("one", "1.0", {"alpha/inner.py": "", "alpha-data.txt": ""})
+    user = write(
+        tmp_path / "user", {"json/labels.json": b"", "mine/json.py": b"", "alpha/more.py": b"", "json.txt": b""}
+    )
+    assert {"json/labels.json", "mine/json.py", "alpha/more.py", "json.txt"} < set(
+        names(pack(stack, ["one==1.0"], {".": user}))
+    )
+
+
 def test_sources_with_the_same_name_fails(stack, tmp_path) -> None:
     write(tmp_path, {"a/x.py": b"", "b/x.py": b""})
     with pytest.raises(PropError, match=r"a/x\.py and .*b/x\.py would both become 'x\.py'"):
         pack(stack, [], {".": tmp_path / "a", "./": tmp_path / "b"})
+    with pytest.raises(PropError, match=r"a/x\.py and a generated file would both become 'x\.py'"):
+        pack(stack, [], {".": tmp_path / "a", "x.py": b""})
 
 
 @pytest.mark.parametrize("name", ["/etc/x.py", "../x.py", "a/../../x.py"])
