@@ -60,7 +60,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     Returns
     -------
     dict
-        `retry`, the ids of messages to give back to the queue, and how many rows say `succeeded`, `rejected`, `failed`.
+        `retry`, the ids of messages to give back to the queue, and how many rows were written that say `succeeded`,
+        `rejected` and `failed`. What the table has already, a replay's, is not counted again, here or in the metrics.
     """
     items = [Item.from_json(value) for value in event["items"]]
     outcomes: dict[int, dict[str, Any]] = {
@@ -87,19 +88,21 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     }
     hanging = Event()
     with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
-        written = pool.map(
+        writes = pool.map(
             lambda index: _write(items[index], row(items[index], **outcomes[index], **common), hanging), outcomes
         )
-        retry.update(index for index, done in zip(outcomes, written, strict=True) if not done)
+        written = dict(zip(outcomes, writes, strict=True))
+    retry.update(index for index, new in written.items() if new is None)
+    recorded = [index for index, new in written.items() if new]
 
     counts = {
-        status: sum(outcome["status"] == status.upper() for index, outcome in outcomes.items() if index not in retry)
+        status: sum(outcomes[index]["status"] == status.upper() for index in recorded)
         for status in ("succeeded", "rejected", "failed")
     }
     for status, count in counts.items():
         _metrics.add_metric(status.capitalize(), MetricUnit.Count, count)
     _metrics.add_metric("Retried", MetricUnit.Count, len(retry))
-    for index in outcomes.keys() - retry:
+    for index in recorded:
         if (latency := _latency(items[index])) is not None:
             _metrics.add_metric("Latency", MetricUnit.Milliseconds, latency)
     _metrics.add_metadata("model_version", model_version)
@@ -120,20 +123,21 @@ def _outcome(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:
     return {"status": "SUCCEEDED", "prediction": prediction}
 
 
-def _write(item: Item, attributes: dict[str, Attribute], hanging: Event) -> bool:
-    """Write a row, and say whether the item is done."""
+def _write(item: Item, attributes: dict[str, Attribute], hanging: Event) -> bool | None:
+    """Write a row, and say whether it is new; None if it could not be written."""
     if hanging.is_set():
         _log.error("DynamoDB did not answer to an earlier request of the batch", extra=_about(item))
-        return False
+        return None
     try:
-        if not put_row(_dynamodb, _table, attributes):
-            _log.info("the table has this result or a newer one", extra=_about(item))
+        new = put_row(_dynamodb, _table, attributes)
     except (BotoCoreError, ClientError) as error:
         if isinstance(error, TIMEOUTS):
             hanging.set()
         _log.exception("cannot write the row", extra=_about(item))
-        return False
-    return True
+        return None
+    if not new:
+        _log.info("the table has this result or a newer one", extra=_about(item))
+    return new
 
 
 def _latency(item: Item) -> float | None:

@@ -96,7 +96,8 @@ def row(
 def put_row(dynamodb: DynamoDBClient, table: str, attributes: dict[str, Attribute]) -> bool:
     """Write a row unless the table has a newer one, or has this one already.
 
-    A row that did not succeed gives way to another result of the same event, so that a replay after a fix shows.
+    A row that did not succeed gives way to another result of the same event, so that a replay after a fix shows. The
+    same reason again is no other result.
 
     Returns
     -------
@@ -109,10 +110,14 @@ def put_row(dynamodb: DynamoDBClient, table: str, attributes: dict[str, Attribut
             Item=attributes,
             ConditionExpression=(
                 "attribute_not_exists(sequencer) OR sequencer < :sequencer "
-                "OR (sequencer = :sequencer AND #status <> :succeeded)"
+                "OR (sequencer = :sequencer AND #status <> :succeeded AND #reason <> :reason)"
             ),
-            ExpressionAttributeNames={"#status": "status"},
-            ExpressionAttributeValues={":sequencer": attributes["sequencer"], ":succeeded": {"S": "SUCCEEDED"}},
+            ExpressionAttributeNames={"#status": "status", "#reason": "reason"},
+            ExpressionAttributeValues={
+                ":sequencer": attributes["sequencer"],
+                ":succeeded": {"S": "SUCCEEDED"},
+                ":reason": attributes.get("reason", {"S": ""}),
+            },
         )
     except ClientError as error:
         if error_code(error) == "ConditionalCheckFailedException":

@@ -269,6 +269,23 @@ def test_a_replay_after_a_fix_replaces_a_rejection_but_never_a_success(configure
     assert rows()["a"]["status"] == "SUCCEEDED"
 
 
+def test_only_new_rows_are_counted(configure: Any, rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = configure()
+    batch = [(item("good"), one), (item("bad"), "object is empty"), (item("odd"), np.array([np.nan], np.float32))]
+    nothing = {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0}
+    assert handler(batch) == {"retry": [], "succeeded": 1, "rejected": 1, "failed": 1}
+    before = rows()
+    capsys.readouterr()
+    assert handler(batch) == nothing  # delivered again
+    assert handler([(item("good", "0f"), one)]) == nothing  # older than the row
+    assert rows() == before
+    metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert [m[status] for m in metrics for status in ("Succeeded", "Rejected", "Failed", "Retried")] == [[0]] * 8
+    assert all("Latency" not in m for m in metrics)
+    assert handler([(item("bad"), "not an image")]) == {**nothing, "rejected": 1}
+    assert rows()["bad"]["reason"] == "not an image"
+
+
 def test_versions_and_models_have_rows_of_their_own(configure: Any, table: str) -> None:
     handler = configure()
     handler([(item("a", version_id="v1"), one), (item("a", "20", version_id="v2"), one)])
