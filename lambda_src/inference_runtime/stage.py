@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.errors import StageError
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 def load_stage() -> Callable[..., Any]:
     """Return the function that `STAGE_FUNCTION` names, as `module:attribute`.
 
-    With `STAGE_OPTIONS` set to a JSON object the attribute is a factory, called with the options as keywords.
+    With options the attribute is a factory, called with them as keywords: `STAGE_OPTIONS` is a JSON object, or
+    `STAGE_OPTIONS_FILE` the path of a file with one, relative to `LAMBDA_TASK_ROOT`. A file may be larger than the 4 KB
+    that Lambda has for the environment.
 
     Raises
     ------
@@ -37,8 +40,8 @@ def load_stage() -> Callable[..., Any]:
     stage = getattr(module, attribute, None)
     if not callable(stage):
         raise StageError(f'STAGE_FUNCTION is "{name}", but "{module_name}" has no function "{attribute}"')
-    if "STAGE_OPTIONS" in os.environ:
-        options = json_variable("STAGE_OPTIONS", dict)
+    options = _options()
+    if options is not None:
         try:
             stage = stage(**options)
         except Exception as error:
@@ -46,6 +49,18 @@ def load_stage() -> Callable[..., Any]:
         if not callable(stage):
             raise StageError(f'"{name}" with options must return a function, got {type(stage).__name__}')
     return stage  # type: ignore[no-any-return]
+
+
+def _options() -> dict[str, Any] | None:
+    if "STAGE_OPTIONS_FILE" in os.environ:
+        path = Path(required("LAMBDA_TASK_ROOT"), required("STAGE_OPTIONS_FILE"))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise StageError(f"cannot read STAGE_OPTIONS_FILE: {error}") from error
+        options: dict[str, Any] = _parsed(text, f"STAGE_OPTIONS_FILE {path}", dict)
+        return options
+    return json_variable("STAGE_OPTIONS", dict) if "STAGE_OPTIONS" in os.environ else None
 
 
 def required(name: str) -> str:
@@ -58,10 +73,14 @@ def required(name: str) -> str:
 
 def json_variable(name: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type
     """Return an environment variable that must hold JSON of the given type."""
+    return _parsed(required(name), f"environment variable {name}", kind)
+
+
+def _parsed(text: str, source: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type
     try:
-        value = json.loads(required(name))
+        value = json.loads(text)
     except ValueError as error:
-        raise StageError(f"environment variable {name} is not JSON: {error}") from error
+        raise StageError(f"{source} is not JSON: {error}") from error
     if not isinstance(value, kind):
-        raise StageError(f"environment variable {name} is {type(value).__name__}, expected {kind.__name__}")
+        raise StageError(f"{source} is {type(value).__name__}, expected {kind.__name__}")
     return value

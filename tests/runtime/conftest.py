@@ -123,6 +123,7 @@ def stage(environment: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], st
         environment.syspath_prepend(str(tmp_path))
         environment.setenv("STAGE_FUNCTION", f"{name}:function")
         environment.delenv("STAGE_OPTIONS", raising=False)
+        environment.delenv("STAGE_OPTIONS_FILE", raising=False)
         return name
 
     return write

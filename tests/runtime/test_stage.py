@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ from inference_runtime.stage import json_variable, load_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def test_a_function_is_loaded(stage: Callable[[str], str]) -> None:
@@ -55,6 +57,47 @@ def test_wrong_options_fail_and_are_named(
 ) -> None:
     stage(code)
     monkeypatch.setenv("STAGE_OPTIONS", options)
+    with pytest.raises(StageError, match=says):
+        load_stage()
+
+
+@pytest.fixture
+def options_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path / "task"))
+    (tmp_path / "task" / "stage").mkdir(parents=True)
+    return tmp_path / "task" / "stage" / "options.json"
+
+
+def test_options_may_be_in_a_file_of_any_size(
+    stage: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, options_file: Path
+) -> None:
+    stage("def function(fields): return lambda data, item: (len(fields), fields[0])")
+    monkeypatch.setenv("STAGE_OPTIONS_FILE", "stage/options.json")
+    options_file.write_text(json.dumps({"fields": ["größe", *(f"field {n}" for n in range(2000))]}, ensure_ascii=False))
+    assert load_stage()(b"", None) == (2001, "größe")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot read STAGE_OPTIONS_FILE.*options.json"),
+        (b"\xff", "cannot read STAGE_OPTIONS_FILE"),
+        (b"{", "options.json is not JSON"),
+        (b"[3]", "options.json is list, expected dict"),
+        (b'{"sise": 3}', "sise"),
+    ],
+)
+def test_a_wrong_options_file_fails_and_is_named(
+    stage: Callable[[str], str],
+    monkeypatch: pytest.MonkeyPatch,
+    options_file: Path,
+    content: bytes | None,
+    says: str,
+) -> None:
+    stage("def function(size): return lambda data, item: size")
+    monkeypatch.setenv("STAGE_OPTIONS_FILE", "stage/options.json")
+    if content is not None:
+        options_file.write_bytes(content)
     with pytest.raises(StageError, match=says):
         load_stage()
 
