@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import json
 import os
+import platform
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdk_inference.model import builder, load_recipe
+from cdk_inference.model.builder import cache_key
 from cdk_inference.model.cache import cache_root, hash_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 NAMES = st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3})?\.py", fullmatch=True)
 
@@ -43,3 +45,82 @@ def test_hash_ignores_place_time_mode_and_bytecode(tmp_path: Path) -> None:
     (two / "a.py").chmod(0o600)
     write(two, {"__pycache__/a.pyc": b"3", "sub/__pycache__/b.pyc": b"4", ".DS_Store": b"5"})
     assert hash_folder(one) == hash_folder(two)
+
+
+def test_hash_sees_hidden_files_and_what_is_linked(tmp_path: Path) -> None:
+    far = write(tmp_path / "far", {"weights.bin": b"1", "deeper/more.bin": b"1"})
+    folder = write(tmp_path / "recipe", {"factory.py": b"", ".data/images.bin": b"1"})
+    (folder / "weights").symlink_to(far)
+    (folder / "single.bin").symlink_to(far / "weights.bin")
+    copied = tmp_path / "copied"
+    shutil.copytree(folder, copied)  # follows the links
+    seen = {hash_folder(folder)}
+    assert seen == {hash_folder(copied)}
+    for name in ("far/weights.bin", "far/deeper/more.bin", "recipe/.data/images.bin"):
+        write(tmp_path, {name: b"2"})
+        seen.add(hash_folder(folder))
+    assert len(seen) == 4
+
+
+def test_links_that_lead_nowhere_or_back_do_not_matter(tmp_path: Path) -> None:
+    folder = write(tmp_path / "recipe", {"factory.py": b"", "sub/a.py": b""})
+    before = hash_folder(folder)
+    (folder / "sub" / "loop").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
+    (folder / "broken").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe")  # reading it would wait for ever
+    assert hash_folder(folder) == before
+
+
+VERSIONS = {"numpy": "2.0"}
+
+
+def test_key_covers_python_versions_and_the_code_that_builds(make_recipe, tmp_path: Path, monkeypatch) -> None:
+    recipe, folder = load_recipe(make_recipe())
+    key = cache_key(recipe, folder, VERSIONS)
+    assert cache_key(recipe, folder, {"numpy": "2.1"}) != key
+
+    code = tmp_path / "model"
+    shutil.copytree(Path(builder.__file__).parent, code)
+    with monkeypatch.context() as patch:
+        patch.setattr(builder, "__file__", str(code / "builder.py"))
+        assert cache_key(recipe, folder, VERSIONS) == key
+        with (code / "manifest.py").open("a") as file:
+            file.write("# changed\n")
+        assert cache_key(recipe, folder, VERSIONS) != key
+
+    monkeypatch.setattr(platform, "python_version_tuple", lambda: ("3", "99", "0"))
+    assert cache_key(recipe, folder, VERSIONS) != key
+
+
+@pytest.mark.parametrize("kind", ["editable", "folder", "repository", "index"])
+def test_key_covers_the_code_of_packages_that_are_not_from_an_index(
+    make_recipe, tmp_path: Path, monkeypatch, kind: str
+) -> None:
+    """As installers record it: https://packaging.python.org/en/latest/specifications/direct-url/."""
+    recipe, folder = load_recipe(make_recipe())
+    source = write(tmp_path / "my source", {"mine.py": b"A = 1"})
+    commit = {"vcs": "git", "commit_id": "1" * 40}
+    origin = {
+        "editable": {"url": source.as_uri(), "dir_info": {"editable": True}},
+        "folder": {"url": source.as_uri(), "dir_info": {}},
+        "repository": {"url": "https://example.com/mine.git", "vcs_info": commit},
+    }
+    files = {"METADATA": b"Name: mine\nVersion: 1.0\n", "RECORD": b"mine.py,sha256=1,5\n"}
+    info = write(tmp_path / "site" / "mine-1.0.dist-info", files)
+    monkeypatch.syspath_prepend(info.parent)
+
+    def key() -> str:
+        if kind in origin:
+            write(info, {"direct_url.json": json.dumps(origin[kind]).encode()})
+        return cache_key(recipe, folder, {"mine": "1.0"})
+
+    before = key()
+    assert key() == before
+    if kind == "editable":
+        write(source, {"mine.py": b"A = 2"})
+    elif kind == "repository":
+        commit["commit_id"] = "2" * 40
+    else:
+        write(info, {"RECORD": b"mine.py,sha256=2,5\n"})
+    assert (key() == before) == (kind == "index")  # its version tells everything

@@ -7,12 +7,14 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -60,8 +62,9 @@ def build_model(
 ) -> BuiltModel:
     """Build a recipe, or take it from the cache.
 
-    The cache key covers the recipe, the bytes of all files in its folder, the versions of the tools and of
-    the recipe's packages, and the code that builds. torch is imported by the build process only.
+    The cache key covers the recipe, the bytes of all files in its folder, the versions of Python, the tools and the
+    recipe's packages, the source of those that are installed from a folder, and the code that builds.
+    torch is imported by the build process only.
 
     Parameters
     ----------
@@ -89,7 +92,7 @@ def build_model(
         raise ModelBuildError(f"recipe '{recipe.name}': folder {root} does not exist")
 
     versions = _versions(recipe)
-    key = _key(recipe, root, versions)
+    key = cache_key(recipe, root, versions)
     models = Path(cache or cache_root()).absolute() / "models"
     entry = models / f"{recipe.name}-{key[:16]}"
     if (built := _read(entry)) is None:
@@ -119,15 +122,42 @@ def _versions(recipe: ModelRecipe) -> dict[str, str]:
     return found
 
 
-def _key(recipe: ModelRecipe, folder: Path, versions: Mapping[str, str]) -> str:
+def cache_key(recipe: ModelRecipe, folder: Path, versions: Mapping[str, str]) -> str:
+    """Return the hash over everything that a model is made from.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    folder
+        Folder of the recipe's files.
+    versions
+        Versions of the tools and of the recipe's packages.
+    """
     data = {
         "schema": SCHEMA_VERSION,
         "recipe": recipe.to_data(),
         "files": hash_folder(folder),
+        "python": platform.python_version_tuple()[:2],
         "versions": versions,
-        "build": hash_folder(Path(__file__).parent / "build"),
+        "sources": {name: source for name in versions if (source := _source(name))},
+        "code": hash_folder(Path(__file__).parent),
     }
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _source(name: str) -> list[str | None] | None:
+    """Return what tells the code of a distribution apart that is not from an index: its version seldom changes."""
+    distribution = importlib.metadata.distribution(name)
+    origin = distribution.read_text("direct_url.json")  # has the commit, if it is from a repository
+    if origin is None:
+        return None
+    source = [origin, distribution.read_text("RECORD")]
+    url = json.loads(origin)
+    folder = Path(unquote(urlsplit(url["url"]).path))
+    if url.get("dir_info", {}).get("editable") and folder.is_dir():
+        source.append(hash_folder(folder))
+    return source
 
 
 def _read(entry: Path) -> BuiltModel | None:

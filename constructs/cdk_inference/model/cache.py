@@ -12,6 +12,15 @@ import platformdirs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+CLUTTER = frozenset(
+    (
+        *(".git", ".hg", ".svn", ".DS_Store", ".idea", ".vscode"),
+        *("__pycache__", ".venv", ".coverage", ".hypothesis", ".ipynb_checkpoints", ".nox", ".tox"),
+        *(".mypy_cache", ".pytest_cache", ".ruff_cache"),
+    )
+)
+"""Names of files and folders that tools write into a folder, and that say nothing about what is made of it."""
+
 
 def cache_root() -> Path:
     """Return the cache folder: ``$CDK_INFERENCE_CACHE``, or the user's cache folder of the operating system."""
@@ -20,11 +29,21 @@ def cache_root() -> Path:
 
 
 def folder_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (relative POSIX name, path) of the files that count, sorted; bytecode and hidden files do not."""
-    for name in sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()):
-        parts = name.split("/")
-        if not any(part.startswith(".") or part == "__pycache__" for part in parts):
-            yield name, folder / name
+    """Yield (relative POSIX name, path) of the files that count, sorted; links are followed, `CLUTTER` is left out."""
+    yield from sorted(_walk(folder, "", ()))
+
+
+def _walk(folder: Path, prefix: str, parents: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
+    real = folder.resolve()
+    if real in parents:
+        return  # a link to a folder around it, whose files are listed already
+    for child in folder.iterdir():
+        if child.name in CLUTTER:
+            continue
+        if child.is_dir():
+            yield from _walk(child, f"{prefix}{child.name}/", (*parents, real))
+        elif child.is_file():
+            yield prefix + child.name, child
 
 
 def hash_folder(folder: Path) -> str:

@@ -44,10 +44,14 @@ def _check(condition: object, field_name: str, value: object, expected: str) -> 
 
 def _check_function(field_name: str, value: object) -> None:
     _check(
-        isinstance(value, str) and _FUNCTION.fullmatch(value) and not Path(value).is_absolute(),
+        # What lies outside of the recipe's folder would not be noticed when it changes.
+        isinstance(value, str)
+        and _FUNCTION.fullmatch(value)
+        and not Path(value).is_absolute()
+        and ".." not in Path(value).parts,
         field_name,
         value,
-        "'file.py:function', the file relative to the recipe's folder",
+        "'file.py:function', a file inside of the recipe's folder",
     )
 
 
@@ -185,7 +189,7 @@ class ModelRecipe:
         `StaticInt8` or `Float32`.
     packages
         Distributions that the factory stands on. Their versions decide, with the recipe and all files in
-        its folder, whether the model is built again.
+        its folder, whether the model is built again; of editable ones the files in their source folder do too.
     """
 
     name: str
