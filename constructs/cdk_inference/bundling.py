@@ -22,7 +22,7 @@ from aws_cdk import aws_lambda as lambda_
 from filelock import FileLock
 
 from cdk_inference.errors import PropError
-from cdk_inference.model.cache import cache_root, hash_file
+from cdk_inference.model.cache import cache_root, hash_file, is_clutter
 from cdk_inference.wheels import Requirements, installed_distributions
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 # Raise this when the same inputs give another zip than before: it voids what is cached.
 _FORMAT = 2
 _UNPACKED_LIMIT = 262_144_000  # bytes, AWS's "250 MB" for a zip function
-_CLUTTER = frozenset({"__pycache__", ".git", ".venv", ".DS_Store", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
 # Written by the installer, different on each machine or run.
 _INSTALLER_FILES = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
 
@@ -237,7 +236,7 @@ def _walk(name: PurePosixPath, path: Path, parents: tuple[Path, ...]) -> Iterato
         raise PropError(f"source {str(path)!r} is a link to a folder around it: remove the link")
     else:
         for child in path.iterdir():
-            if child.name not in _CLUTTER and child.suffix != ".pyc":
+            if not is_clutter(child) and child.suffix != ".pyc":
                 yield from _walk(name / child.name, child, (*parents, real))
 
 

@@ -76,6 +76,9 @@ def test_installer_files_scripts_caches_and_tests_stay_out(stack, wheel, tmp_pat
         },
     )
     user = write(tmp_path / "user", {"detect.py": b"", "__pycache__/detect.cpython-314.pyc": b"", ".git/HEAD": b""})
+    write(
+        user, {"cdk.out/asset.zip": b"", "output/cdk.out": b"", "output/asset.zip": b"", "node_modules/cdk/a.js": b""}
+    )
     assert names(pack(stack, ["alpha==1.0"], {"code": user})) == [
         "alpha-1.0.dist-info/METADATA",
         "alpha-1.0.dist-info/WHEEL",

@@ -31,6 +31,19 @@ def test_artifact_offers_the_built_model(tiny: tuple[Path, Path, BuiltModel]) ->
     assert [s.name for s in (*model.inputs, *model.outputs)] == ["images", "scores"]
 
 
+@pytest.mark.slow
+def test_recipe_beside_the_app_is_built_once(make_recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = make_recipe(to="project")
+    (recipe.parent / "app.py").write_text("...")
+    for output in ("cdk.out", "cdk.out", "elsewhere", "cdk.out"):
+        app = App(outdir=str(recipe.parent / output))
+        model = ModelArtifact(Stack(app, "Stack"), "Model", recipe=recipe, cache_dir=tmp_path / "cache")
+        app.synth()
+        assert (recipe.parent / output / "manifest.json").is_file()
+        assert model.version != "unbuilt"
+    assert capfd.readouterr().err.count("not in the cache, building") == 1
+
+
 def test_stack_that_is_not_bundled_builds_nothing(make_recipe, tmp_path: Path) -> None:
     file = make_recipe()
     recipe, _ = load_recipe(file)

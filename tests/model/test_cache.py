@@ -62,6 +62,29 @@ def test_hash_sees_hidden_files_and_what_is_linked(tmp_path: Path) -> None:
     assert len(seen) == 4
 
 
+def test_what_tools_write_beside_an_app_does_not_matter(tmp_path: Path, monkeypatch) -> None:
+    folder = write(tmp_path / "app", {"app.py": b"", "recipe.py": b"", "pyproject.toml": b""})
+    before = hash_folder(folder)
+    output = {"manifest.json": b"{}", "tree.json": b"{}", "asset.1/index.py": b""}
+    write(folder / "cdk.out", output | {"cdk.out": b"{}"})
+    write(folder / "other output", output | {"cdk.out": b"{}"})
+    write(folder / "unfinished", output)  # the CLI tells where, the mark comes last
+    monkeypatch.setenv("CDK_OUTDIR", str(folder / "unfinished"))
+    write(folder / "env", {"pyvenv.cfg": b"", "lib/a.py": b""})
+    write(folder, {"node_modules/a.js": b"", "dist/app-1.0.whl": b"", ".git/HEAD": b"", ".venv/pyvenv.cfg": b""})
+    write(folder, {".ipynb_checkpoints/a.ipynb": b"", ".pytest_cache/b": b""})
+    assert hash_folder(folder) == before
+
+
+def test_data_that_is_named_like_an_output_counts(tmp_path: Path) -> None:
+    folder = write(tmp_path / "recipe", {"factory.py": b"", "data/dist/a.bin": b"1", "weights/manifest.json": b"1"})
+    seen = {hash_folder(folder)}
+    for name in ("data/dist/a.bin", "weights/manifest.json"):
+        write(folder, {name: b"2"})
+        seen.add(hash_folder(folder))
+    assert len(seen) == 3
+
+
 def test_links_that_lead_nowhere_or_back_do_not_matter(tmp_path: Path) -> None:
     folder = write(tmp_path / "recipe", {"factory.py": b"", "sub/a.py": b""})
     before = hash_folder(folder)

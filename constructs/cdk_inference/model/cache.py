@@ -12,14 +12,15 @@ import platformdirs
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CLUTTER = frozenset(
+_CLUTTER = frozenset(
     (
         *(".git", ".hg", ".svn", ".DS_Store", ".idea", ".vscode"),
         *("__pycache__", ".venv", ".coverage", ".hypothesis", ".ipynb_checkpoints", ".nox", ".tox"),
         *(".mypy_cache", ".pytest_cache", ".ruff_cache"),
+        *("cdk.out", ".cdk-inference", "node_modules"),
     )
 )
-"""Names of files and folders that tools write into a folder, and that say nothing about what is made of it."""
+_PROJECT_FILES = ("pyproject.toml", "setup.py", "package.json")
 
 
 def cache_root() -> Path:
@@ -29,8 +30,26 @@ def cache_root() -> Path:
 
 
 def folder_files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Yield (relative POSIX name, path) of the files that count, sorted; links are followed, `CLUTTER` is left out."""
+    """Yield (relative POSIX name, path) of the files that count, sorted; links are followed, clutter is left out."""
     yield from sorted(_walk(folder, "", ()))
+
+
+def is_clutter(path: Path) -> bool:
+    """Tell whether a file or folder was written by a tool, and says nothing about what is made of its surroundings.
+
+    A recipe may lie beside the app: what a synth writes there must not count as a change of the model.
+    """
+    if path.name in _CLUTTER:
+        return True
+    if path.name == "dist":  # of a build; anywhere else it may well be data
+        return any((path.parent / name).is_file() for name in _PROJECT_FILES)
+    # Outputs of `cdk --output`, which the CDK marks at the end of a synth, and virtual environments by other names.
+    output = os.environ.get("CDK_OUTDIR")
+    return (
+        (path / "cdk.out").is_file()
+        or (path / "pyvenv.cfg").is_file()
+        or (output is not None and path.absolute() == Path(output).absolute())
+    )
 
 
 def _walk(folder: Path, prefix: str, parents: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
@@ -38,7 +57,7 @@ def _walk(folder: Path, prefix: str, parents: tuple[Path, ...]) -> Iterator[tupl
     if real in parents:
         return  # a link to a folder around it, whose files are listed already
     for child in folder.iterdir():
-        if child.name in CLUTTER:
+        if is_clutter(child):
             continue
         if child.is_dir():
             yield from _walk(child, f"{prefix}{child.name}/", (*parents, real))
