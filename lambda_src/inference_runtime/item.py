@@ -53,7 +53,11 @@ class Item:
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Item:
-        """Read a queue message: `{"message_id", "time", "detail"}`, the detail being an S3 "Object Created" event.
+        """Read a queue message with an S3 "Object Created" event of EventBridge.
+
+        Its `body` is the event, with `time` and `detail`; or the message has these two itself. `body` and `detail` may
+        be JSON texts, and the message's id is `message_id` or `messageId`: whether a pipe has a template for its input,
+        and what that makes of the body, does not matter.
 
         EventBridge carries keys as they are, unlike S3's own notifications: nothing is decoded here.
 
@@ -62,12 +66,8 @@ class Item:
         MalformedMessageError
             If the message does not describe an object.
         """
-        detail = message.get("detail")
-        if isinstance(detail, str):
-            try:
-                detail = json.loads(detail)
-            except (ValueError, RecursionError) as error:
-                raise MalformedMessageError(f"detail is not JSON: {error}") from error
+        event = message if "detail" in message else _parsed(message.get("body"), "body")
+        detail = _parsed(_member(event, "detail"), "detail")
         bucket = _text(_member(_member(detail, "bucket"), "name"), "bucket.name")
         entry = _member(detail, "object")
         key = _text(_member(entry, "key"), "object.key")
@@ -85,8 +85,8 @@ class Item:
             etag=etag,
             size=_size(_member(entry, "size")),
             sequencer=sequencer,
-            event_time=_text(message.get("time"), "time"),
-            message_id=_text(message.get("message_id"), "message_id"),
+            event_time=_text(_member(event, "time"), "time"),
+            message_id=_text(message_id_of(message), "message_id"),
         )
 
     @classmethod
@@ -115,6 +115,23 @@ def pad_sequencer(sequencer: str) -> str:
             f"object.sequencer is {sequencer[:100]!r}, expected 1 to {SEQUENCER_WIDTH} hex digits"
         )
     return sequencer.lower().ljust(SEQUENCER_WIDTH, "0")
+
+
+def message_id_of(message: object) -> str | None:
+    """Return a queue message's id, or None if it has none."""
+    if not isinstance(message, dict):
+        return None
+    found = message.get("message_id") or message.get("messageId")
+    return found if isinstance(found, str) and found else None
+
+
+def _parsed(value: object, name: str) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise MalformedMessageError(f"{name} is not JSON: {error}") from error
 
 
 def _member(value: object, name: str) -> Any:  # noqa: ANN401 - any JSON value

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, client, error_code
 from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
 from inference_runtime.inputs import InputSpec, check_inputs, group_by_shape
-from inference_runtime.item import Item
+from inference_runtime.item import Item, message_id_of
 from inference_runtime.stage import json_variable, load_stage, required
 from inference_runtime.tensors import TensorStore
 
@@ -63,7 +63,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     Parameters
     ----------
     event
-        `{"messages": [{"message_id", "time", "detail"}]}`.
+        `{"messages": [{"message_id", "body"}]}`, or messages of the other forms that `Item.from_message` reads.
     context
         Unused.
 
@@ -106,8 +106,8 @@ def _parse(messages: object) -> tuple[list[Item], list[str]]:
     items: dict[str, Item] = {}
     retry = []
     for message in messages:
-        message_id = message.get("message_id") if isinstance(message, dict) else None
-        if not isinstance(message_id, str):
+        message_id = message_id_of(message)
+        if message_id is None:
             # Nothing else could be given back to the queue one by one, and what is not given back is lost.
             raise RetryableError(f"a message has no message_id: {json.dumps(message):.500}")
         try:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_runtime.errors import MalformedMessageError
-from inference_runtime.item import Item, pad_sequencer
+from inference_runtime.item import Item, message_id_of, pad_sequencer
 
 hex_digits = st.text("0123456789abcdefABCDEF", min_size=1, max_size=32)
 
@@ -37,6 +37,54 @@ def test_an_event_becomes_an_item() -> None:
 def test_the_detail_may_be_json_text() -> None:
     plain = message()
     assert Item.from_message({**plain, "detail": json.dumps(plain["detail"])}) == Item.from_message(plain)
+
+
+def forms(plain: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The message as pipes with and without an input template bring it."""
+    event = {"version": "0", "source": "aws.s3", "time": plain["time"], "detail": plain["detail"]}
+    text = json.dumps(event)
+    record = {"receiptHandle": "r", "attributes": {"ApproximateReceiveCount": "1"}, "eventSource": "aws:sqs"}
+    return {
+        "body": {"message_id": "m", "body": event},
+        "body as text": {"message_id": "m", "body": text},
+        "body and detail as text": {
+            "message_id": "m",
+            "body": json.dumps({**event, "detail": json.dumps(plain["detail"])}),
+        },
+        "record of SQS": {"messageId": "m", **record, "body": text},
+        "record of SQS with its body parsed": {"messageId": "m", **record, "body": event},
+    }
+
+
+@pytest.mark.parametrize("form", forms(message()))
+def test_the_event_may_be_the_body(form: str) -> None:
+    assert Item.from_message(forms(message())[form]) == Item.from_message(message())
+
+
+@pytest.mark.parametrize(
+    "body", [None, 7, [], {}, "", "{", "null", '"text"', "[" * 100_000, {"detail": {}}, message()["detail"]]
+)
+def test_a_body_that_is_no_event_fails(body: Any) -> None:
+    with pytest.raises(MalformedMessageError):
+        Item.from_message({"message_id": "m", "body": body})
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"message_id": "m"}, "m"),
+        ({"messageId": "m"}, "m"),
+        ({"message_id": "", "messageId": "m"}, "m"),
+        ({"message_id": ""}, None),
+        ({"messageId": ""}, None),
+        ({"message_id": 7}, None),
+        ({}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_the_id_of_a_message(found: Any, expected: str | None) -> None:
+    assert message_id_of(found) == expected
 
 
 def test_keys_are_taken_as_they_are() -> None:

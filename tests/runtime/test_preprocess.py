@@ -72,6 +72,15 @@ def test_good_objects_are_stacked_in_order(configure: Any, inbox: Inbox) -> None
     assert [g["inputs"]["x"]["shape"] for g in response["groups"]] == [[20, 2]]
 
 
+def test_records_as_a_queue_has_them_work(configure: Any, inbox: Inbox) -> None:
+    messages = [inbox.put(f"{n}", f"[{n}, 1]".encode()) for n in range(2)]
+    records = [{"messageId": m["message_id"], "body": json.dumps(m)} for m in messages]
+    response = configure()([*records, {"messageId": "garbage", "body": "hello"}])
+    assert scored(response) == ["0", "1"]
+    assert [item["message_id"] for item in response["items"]] == [m["message_id"] for m in messages]
+    assert response["retry"] == ["garbage"]
+
+
 def test_an_empty_batch_is_fine(configure: Any) -> None:
     assert configure()([]) == {"items": [], "groups": [], "rejected": [], "retry": []}
 
@@ -334,19 +343,23 @@ def handler(configure: Any) -> Any:
 @given(st.data())
 def test_malformed_messages_of_any_shape_are_retried(handler: Any, data: st.DataObject) -> None:
     details = data.draw(st.lists(json_values | near_misses | (json_values | near_misses).map(json.dumps), max_size=5))
-    messages = [
-        {"message_id": f"m{n}", "time": data.draw(st.just("2026-01-02T03:04:05Z") | json_values), "detail": detail}
-        for n, detail in enumerate(details)
-    ]
+    times = st.just("2026-01-02T03:04:05Z") | json_values
+    events = [{"time": data.draw(times), "detail": detail} for detail in details]
+    messages: list[dict[str, Any]] = [{"message_id": f"m{n}", **event} for n, event in enumerate(events)]
+    messages += [{"message_id": f"b{n}", "body": event} for n, event in enumerate(events)]
+    messages += [{"messageId": f"t{n}", "body": json.dumps(event)} for n, event in enumerate(events)]
+    messages += [{"messageId": f"g{n}", "body": detail} for n, detail in enumerate(details)]
     assert handler(messages) == {
         "items": [],
         "groups": [],
         "rejected": [],
-        "retry": [message["message_id"] for message in messages],
+        "retry": [message.get("message_id") or message.get("messageId") for message in messages],
     }
 
 
-@pytest.mark.parametrize("messages", [None, {}, "x", [None], [[]], [{"detail": {}}], [{"message_id": 7}]])
+@pytest.mark.parametrize(
+    "messages", [None, {}, "x", [None], [[]], [{"detail": {}}], [{"message_id": 7}], [{"messageId": ""}]]
+)
 def test_a_batch_without_message_ids_fails_as_retryable(configure: Any, messages: Any) -> None:
     with pytest.raises(RetryableError):
         configure()(messages)
