@@ -67,8 +67,9 @@ def test_app_with_a_recipe_that_raises_fails_with_one_line(tmp_path: Path) -> No
         "from aws_cdk import App, Stack; from cdk_inference.model.artifact import ModelArtifact;"
         "ModelArtifact(Stack(App(), 'Stack'), 'Model', recipe='recipe.py')"
     )
+    environment = os.environ | {"CDK_OUTDIR": str(tmp_path / "cdk.out")}  # as the CDK CLI runs it
     result = subprocess.run(
-        [sys.executable, "-c", app], cwd=tmp_path, capture_output=True, text=True, env=os.environ, check=False
+        [sys.executable, "-c", app], cwd=tmp_path, capture_output=True, text=True, env=environment, check=False
     )
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
