@@ -252,6 +252,10 @@ class InferencePipeline(Construct):
         """Measure the milliseconds from an object's event to its row, the 95th percentile over 5 minutes."""
         return self.metric("Latency", **{"statistic": cloudwatch.Stats.p(95), **options})
 
+    def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
+        """Count the events that EventBridge was not able to deliver to the queue, the maximum over 5 minutes."""
+        return self.trigger.metric_undelivered(**options)
+
     def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:
         """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
         return self.trigger.metric_dead_letters(**options)

@@ -136,7 +136,13 @@ def main(state: Path) -> None:
     from hypercorn.asyncio import serve  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
     from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services import lambda_svc  # noqa: PLC0415
 
+    # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.
+    reserved = lambda_svc._reserved_concurrency
+    lambda_svc._reserved_concurrency = lambda record, config: reserved(
+        lambda_svc._functions.get(config["FunctionName"], record), config
+    )
     sys.executable = _make_lambda_python(state / "lambda-python")  # what MiniStack runs Python functions with
 
     async def behind_tls(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
