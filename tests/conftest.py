@@ -7,6 +7,7 @@ import pytest
 pytest_plugins = ["cdk_inference.local.pytest_plugin"]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the end-to-end tests of a folder in one process: they share what they deploy."""
     for item in items:
