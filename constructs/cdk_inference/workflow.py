@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class InferenceWorkflow(Construct):
     """An express state machine that takes a batch of messages through the three stages.
 
-    Input: a list of ``{"message_id", "time", "detail"}``, as `S3Trigger` sends it. Output:
+    Input: a list of ``{"message_id", "body"}``, as `S3Trigger` sends it. Output:
     ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``, the messages that must be tried again.
 
     The stages handle the errors of single items themselves. When an invocation dies as a whole (out of memory, a
