@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cdk_inference.local import Cloud
 
 DEAD_LETTER = "DEAD_LETTER"
+ENDS = ("ExecutionSucceeded", "ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted")
 
 
 class Watched:
@@ -141,7 +142,7 @@ class Watched:
 
         def ended() -> bool:
             new = set(self.executions()) - set(before)
-            return bool(new) and all(self.history(e)[-1]["type"].startswith("Execution") for e in new)
+            return bool(new) and all(self.history(execution)[-1]["type"] in ENDS for execution in new)
 
         wait_until(ended, timeout, lambda: f"executions since: {set(self.executions()) - set(before)}")
 

@@ -29,7 +29,7 @@ stack = cdk.Stack(app, "Stages")
 options = {"removal_policy": cdk.RemovalPolicy.DESTROY}
 model = ModelArtifact(stack, "Model", recipe=HERE / "model" / "recipe.py")
 
-InferencePipeline(
+obedient = InferencePipeline(
     stack,
     "Obedient",
     model=model,
@@ -38,9 +38,10 @@ InferencePipeline(
     batch_window=cdk.Duration.seconds(2),
     max_receive_count=1,
     stage_timeout=cdk.Duration.seconds(4),
-    workflow_timeout=cdk.Duration.seconds(60),
+    workflow_timeout=cdk.Duration.seconds(150),
     **options,
 )
+try_again_after(obedient, 100)
 
 key = kms.Key(stack, "Key", removal_policy=cdk.RemovalPolicy.DESTROY)
 bucket = s3.Bucket(stack, "Bucket", versioned=True, enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
