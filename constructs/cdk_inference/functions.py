@@ -19,7 +19,7 @@ from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.metadata import mark
 from cdk_inference.platform import LambdaPlatform
-from cdk_inference.removal import data_removal_policy
+from cdk_inference.storage import log_group
 from cdk_inference.work import TENSORS
 
 if TYPE_CHECKING:
@@ -144,13 +144,7 @@ class StageFunction(Construct):
             )
         resolved = LambdaPlatform.resolve(self, platform)
         self.timeout = timeout
-        self.log_group = logs.LogGroup(
-            self,
-            "Logs",
-            retention=log_retention,
-            encryption_key=encryption_key,
-            removal_policy=data_removal_policy(self, log_removal_policy),
-        )
+        self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         description = description[:_MAX_DESCRIPTION]
         self.role = iam.Role(
             self,

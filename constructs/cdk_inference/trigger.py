@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 from aws_cdk import Annotations, Duration, Stack, Token
 from aws_cdk import aws_events as events
 from aws_cdk import aws_iam as iam
-from aws_cdk import aws_logs as logs
 from aws_cdk import aws_pipes as pipes
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
@@ -17,7 +16,7 @@ from cdk_inference import acknowledgments, encryption
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.metadata import mark
-from cdk_inference.removal import data_removal_policy
+from cdk_inference.storage import log_group, private_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,32 +141,14 @@ class S3Trigger(Construct):
             retention_period=Duration.days(14),
         )
         self.rule = self._create_rule(prefix, suffixes)
-        self.log_group = logs.LogGroup(
-            self,
-            "Logs",
-            retention=logs.RetentionDays.ONE_MONTH,
-            encryption_key=encryption_key,
-            removal_policy=data_removal_policy(self, removal_policy),
-        )
+        self.log_group = log_group(self, key=encryption_key, removal_policy=removal_policy)
         mark(self.queue, "queue")
         mark(self.dead_letter_queue, "dead-letter-queue")
         mark(self.undelivered_queue, "undelivered-queue")
         acknowledgments.last_resort(self.undelivered_queue)
 
     def _create_bucket(self, key: kms.IKey | None, removal_policy: RemovalPolicy | None) -> s3.Bucket:
-        bucket = s3.Bucket(
-            self,
-            "Inbox",
-            encryption=s3.BucketEncryption.KMS if key else s3.BucketEncryption.S3_MANAGED,
-            encryption_key=key,
-            bucket_key_enabled=True if key else None,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            enforce_ssl=True,
-            minimum_tls_version=1.2,
-            versioned=True,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-            removal_policy=data_removal_policy(self, removal_policy),
-        )
+        bucket = private_bucket(self, "Inbox", key=key, removal_policy=removal_policy, versioned=True)
         # The L2 prop would add a custom resource whose role has a wildcard (aws-cdk#24086).
         cast(
             "s3.CfnBucket", bucket.node.default_child
@@ -175,7 +156,6 @@ class S3Trigger(Construct):
             event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
         )
         mark(bucket, "inbox")
-        acknowledgments.no_access_logs(bucket)
         return bucket
 
     def _create_rule(self, prefix: str, suffixes: Sequence[str]) -> events.CfnRule:

@@ -9,9 +9,9 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from cdk_inference import acknowledgments, encryption
+from cdk_inference import encryption
 from cdk_inference.metadata import mark
-from cdk_inference.removal import data_removal_policy
+from cdk_inference.storage import private_bucket
 
 if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
@@ -42,23 +42,16 @@ class WorkBucket(Construct):
     ) -> None:
         super().__init__(scope, id)
         self._key = encryption_key
-        self.bucket = s3.Bucket(
+        self.bucket = private_bucket(
             self,
             "Bucket",
-            encryption=s3.BucketEncryption.KMS if encryption_key else s3.BucketEncryption.S3_MANAGED,
-            encryption_key=encryption_key,
-            bucket_key_enabled=True if encryption_key else None,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            enforce_ssl=True,
-            minimum_tls_version=1.2,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            key=encryption_key,
+            removal_policy=removal_policy,
             lifecycle_rules=[
                 s3.LifecycleRule(expiration=Duration.days(1), abort_incomplete_multipart_upload_after=Duration.days(1))
             ],
-            removal_policy=data_removal_policy(self, removal_policy),
         )
         mark(self.bucket, "work")
-        acknowledgments.no_access_logs(self.bucket)
 
     def grant_write(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put tensors."""

@@ -12,7 +12,7 @@ from constructs import Construct
 from cdk_inference import acknowledgments
 from cdk_inference.functions import TRANSIENT_ERRORS
 from cdk_inference.metadata import mark
-from cdk_inference.removal import data_removal_policy
+from cdk_inference.storage import log_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,13 +70,7 @@ class InferenceWorkflow(Construct):
         log_removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        self.log_group = logs.LogGroup(
-            self,
-            "Logs",
-            retention=log_retention,
-            encryption_key=encryption_key,
-            removal_policy=data_removal_policy(self, log_removal_policy),
-        )
+        self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         stages = (preprocess, inference, postprocess)
         limit = timeout if timeout is not None else Duration.minutes(5)
         self.state_machine = sfn.StateMachine(
