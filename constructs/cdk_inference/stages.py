@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cdk_inference.errors import PropError
-from cdk_inference.model.recipe import DTYPES
+from cdk_inference.model.tensors import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cdk_inference.model.recipe import TensorSpec
+    from cdk_inference.model.tensors import TensorSpec
 
 _BUILTIN = "inference_runtime.builtin"
 

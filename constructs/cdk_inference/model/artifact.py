@@ -14,7 +14,7 @@ from cdk_inference.model.recipe import ModelRecipe, load_recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cdk_inference.model.recipe import TensorSpec
+    from cdk_inference.model.tensors import TensorSpec
 
 
 class ModelArtifact(Construct):

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 
-from cdk_inference.model.recipe import TensorSpec
+from cdk_inference.model.tensors import TensorSpec
 
 SCHEMA_VERSION = 1
 
