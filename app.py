@@ -9,12 +9,12 @@ import aws_cdk as cdk
 from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
 
 HERE = Path(__file__).parent
-MODEL = HERE / "model_assets" / "efficientnet_lite0"
+MODEL = HERE / "model_assets" / "efficientnet_lite"
 
 app = cdk.App()
 stack = cdk.Stack(app, "PhotoLabels", description="Labels photographs with EfficientNet-Lite0 (cdk-inference)")
 
-model = ModelArtifact(stack, "Model", recipe=MODEL / "recipe.py")
+model = ModelArtifact(stack, "Model", recipe=MODEL / "lite0.py")
 pipeline = InferencePipeline(
     stack,
     "Photos",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cdk_inference.model import BuiltModel
 
 HERE = Path(__file__).parent
-RECIPE = HERE / "model_assets" / "efficientnet_lite0" / "recipe.py"
+RECIPE = HERE / "model_assets" / "efficientnet_lite" / "lite0.py"
 PHOTOGRAPHS = HERE / "model_assets" / "photographs"
 
 console = Console(highlight=False)

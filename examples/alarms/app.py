@@ -9,7 +9,7 @@ from aws_cdk import aws_sns as sns
 
 from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
 
-RECIPE = Path(__file__).parents[2] / "model_assets" / "efficientnet_lite0" / "recipe.py"
+RECIPE = Path(__file__).parents[2] / "model_assets" / "efficientnet_lite" / "lite0.py"
 
 app = App()
 stack = Stack(app, "WatchedPhotos")

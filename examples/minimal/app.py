@@ -6,7 +6,7 @@ from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preproc
 
 app = App()
 stack = Stack(app, "Photos")
-model = ModelArtifact(stack, "Model", recipe="model_assets/efficientnet_lite0/recipe.py")
-labels = Postprocess.classification(labels="model_assets/efficientnet_lite0/labels.txt")
+model = ModelArtifact(stack, "Model", recipe="model_assets/efficientnet_lite/lite0.py")
+labels = Postprocess.classification(labels="model_assets/efficientnet_lite/labels.txt")
 InferencePipeline(stack, "Labels", model=model, preprocess=Preprocess.image(size=224), postprocess=labels)
 app.synth()

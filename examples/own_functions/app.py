@@ -7,7 +7,7 @@ from aws_cdk import App, Stack
 from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
 
 HERE = Path(__file__).parent
-MODEL = HERE.parents[1] / "model_assets" / "efficientnet_lite0"
+MODEL = HERE.parents[1] / "model_assets" / "efficientnet_lite"
 SUFFIXES = [".heic", ".jpg", ".jpeg"]
 
 app = App()
@@ -15,7 +15,7 @@ stack = Stack(app, "Animals")
 InferencePipeline(
     stack,
     "Pipeline",
-    model=ModelArtifact(stack, "Model", recipe=MODEL / "recipe.py"),
+    model=ModelArtifact(stack, "Model", recipe=MODEL / "lite0.py"),
     preprocess=Preprocess.function(
         HERE / "photos.py:preprocess", requirements=HERE / "requirements.txt", suffixes=SUFFIXES
     ),

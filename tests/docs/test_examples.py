@@ -23,7 +23,7 @@ from .pages import EXAMPLES, ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-MODEL = ROOT / "model_assets" / "efficientnet_lite0"
+MODEL = ROOT / "model_assets" / "efficientnet_lite"
 PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
 
 # Runs in the bundle, like the function: what the example requires is not installed here.
@@ -147,7 +147,7 @@ def test_own_functions_find_the_animal(tmp_path: Path, monkeypatch: pytest.Monke
 
     from inference_runtime import Item
 
-    session = ort.InferenceSession(build_model(MODEL / "recipe.py").path / "model.onnx")
+    session = ort.InferenceSession(build_model(MODEL / "lite0.py").path / "model.onnx")
     predictions = {}
     for name in ("chelsea", "coffee"):
         item = Item("id", "inbox", f"album/{name}.heic", None, "etag", 1, "0", "2026-01-01T00:00:00Z", "1")

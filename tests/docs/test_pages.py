@@ -49,7 +49,7 @@ def names() -> dict[str, Any]:
     app = cdk.App(context={"aws:cdk:bundling-stacks": []})
     stack = cdk.Stack(app, "Stack")
     other = Construct(stack, "Other")  # so that no id is taken
-    model = ModelArtifact(other, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite0" / "recipe.py")
+    model = ModelArtifact(other, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
     preprocess = Preprocess.image(size=224)
     return {
         **{name: getattr(cdk_inference, name) for name in cdk_inference.__all__},
@@ -76,7 +76,7 @@ def names() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def template() -> dict[str, Any]:
     stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
-    model = ModelArtifact(stack, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite0" / "recipe.py")
+    model = ModelArtifact(stack, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
     InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224))
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
