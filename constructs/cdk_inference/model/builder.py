@@ -1,33 +1,37 @@
-"""Builds a recipe in a process of its own, once: the same recipe, files and tools come out of the cache."""
+"""Builds a recipe in a process of its own, once: the same recipe, files, lock and tools come out of the cache."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.cache import cache_root, hash_file, hash_folder
+from cdk_inference.model.cache import cache_root, folder_files, hash_data, hash_file, hash_folder
+from cdk_inference.model.lock import SUFFIX, Lock, read_lock
 from cdk_inference.model.manifest import SCHEMA_VERSION, Manifest
+from cdk_inference.model.precision import Auto
+from cdk_inference.model.process import MISSING_EXTRA, run_build, say
 from cdk_inference.model.recipe import ModelRecipe, load_recipe
+from cdk_inference.model.sources import TorchModule
+from cdk_inference.model.store import limit_bytes, prune, touch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "pillow")
-MISSING_EXTRA = 'building a model needs the "model" extra: pip install "cdk-inference[model]"'
+FROZEN = "CDK_INFERENCE_FROZEN_LOCK"
 
 
 @dataclass(frozen=True)
@@ -53,18 +57,111 @@ class BuiltModel:
 
     @property
     def report(self) -> Path:
-        """What was measured when it was built, as JSON: seconds of each pass, latencies. It does not ship."""
+        """What was measured when it was built, as JSON. It does not ship."""
         return self.path.parent / "report.json"
+
+    @property
+    def card(self) -> Path:
+        """The model card, as one HTML file; ``card.md`` lies beside it. It does not ship."""
+        return self.path.parent / "card.html"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A recipe with everything that decides what is built from it.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    folder
+        Folder of its files.
+    tools
+        Versions of the tools and of the recipe's packages.
+    files
+        Hash of the folder's files that count, of the recipe's packages that are installed from a folder, and of the
+        code that builds: what the model depends on beside the recipe.
+    cache
+        Cache root.
+    """
+
+    recipe: ModelRecipe
+    folder: Path
+    tools: dict[str, str]
+    files: str
+    cache: Path
+
+    @property
+    def lock_file(self) -> Path:
+        """Where the lock is, if the precision is left to a search."""
+        return self.folder / f"{self.recipe.name}{SUFFIX}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over recipe and files: what a lock is valid for, with the tools."""
+        return hash_data({"recipe": self.recipe.to_data(), "files": self.files})
+
+    def key(self, lock: Lock | None) -> str:
+        """Return what identifies a build: everything that it depends on."""
+        return hash_data(
+            {
+                "schema": SCHEMA_VERSION,
+                "fingerprint": self.fingerprint,
+                "tools": self.tools,
+                "python": platform.python_version_tuple()[:2],
+                "code": hash_folder(Path(__file__).parent),
+                "lock": lock.digest if lock else None,
+            }
+        )
+
+    def entry(self, key: str) -> Path:
+        """Return the cache's folder for a build."""
+        return self.cache / "models" / f"{self.recipe.name}-{key[:16]}"
+
+
+def open_project(
+    recipe: str | Path | ModelRecipe, *, folder: str | Path | None = None, cache: str | Path | None = None
+) -> Project:
+    """Return a recipe with its surroundings; see `build_model`.
+
+    Raises
+    ------
+    ModelBuildError
+        If the recipe is wrong, or something that it names is missing.
+    """
+    file: Path | None = None
+    if isinstance(recipe, ModelRecipe):
+        if folder is None:
+            raise ModelBuildError(f"recipe '{recipe.name}' was passed as an object: pass the folder of its files too")
+        root = Path(folder).absolute()
+    else:
+        file = Path(recipe).absolute()
+        recipe, own = load_recipe(recipe)
+        root = Path(folder).absolute() if folder is not None else own
+    if not root.is_dir():
+        raise ModelBuildError(f"recipe '{recipe.name}': folder {root} does not exist")
+    tools = _versions(recipe)
+    sources = {name: source for name in tools if (source := _source(name))}
+    files = hash_data({"folder": _hash_files(root, file, recipe), "sources": sources})
+    return Project(recipe, root, tools, files, Path(cache or cache_root()).absolute())
 
 
 def build_model(
-    recipe: str | Path | ModelRecipe, *, folder: str | Path | None = None, cache: str | Path | None = None
+    recipe: str | Path | ModelRecipe,
+    *,
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
+    frozen_lock: bool = False,
+    search: bool = False,
 ) -> BuiltModel:
     """Build a recipe, or take it from the cache.
 
-    The cache key covers the recipe, the bytes of all files in its folder, the versions of Python, the tools and the
-    recipe's packages, the source of those that are installed from a folder, and the code that builds.
+    The cache key covers the recipe, the bytes of all files in its folder, the lock, the versions of Python, the tools
+    and the recipe's packages, the source of those that are installed from a folder, and the code that builds.
     torch is imported by the build process only.
+
+    If the recipe's precision is `Auto`, a search decides, and its decision is written to ``<name>.lock.json`` in the
+    recipe's folder. With a lock that fits the recipe and the tools, nothing is measured, and the same bytes come out.
 
     Parameters
     ----------
@@ -74,6 +171,10 @@ def build_model(
         Folder that the recipe's paths are relative to; needed with a `ModelRecipe`, by default that of the file.
     cache
         Cache root, by default `cache_root()`. Models go to its subfolder ``models``.
+    frozen_lock
+        Fail rather than search, if there is no lock that fits. Also set by ``CDK_INFERENCE_FROZEN_LOCK=1``.
+    search
+        Search even if there is a lock that fits.
 
     Raises
     ------
@@ -81,35 +182,128 @@ def build_model(
         If the recipe is wrong, the build fails, or the model does not pass its gate. The message is complete;
         a traceback, if there is one, is in the log file that it names.
     """
-    if isinstance(recipe, ModelRecipe):
-        if folder is None:
-            raise ModelBuildError(f"recipe '{recipe.name}' was passed as an object: pass the folder of its files too")
-        root = Path(folder).absolute()
-    else:
-        recipe, own = load_recipe(recipe)
-        root = Path(folder).absolute() if folder is not None else own
-    if not root.is_dir():
-        raise ModelBuildError(f"recipe '{recipe.name}': folder {root} does not exist")
+    project = open_project(recipe, folder=folder, cache=cache)
+    frozen = frozen_lock or os.environ.get(FROZEN, "") not in ("", "0")
+    if frozen and search:
+        raise ModelBuildError("the lock is frozen, and a search was asked for: choose one")
+    lock = None if search else _valid_lock(project, frozen=frozen)
+    if not search and (built := read_entry(project.entry(project.key(lock)))):
+        return built
+    with _readable_errors(project), _locked(project):
+        # Somebody else may have built, or searched, while we waited.
+        lock = lock or (None if search else _valid_lock(project, frozen=frozen))
+        built = None if search else read_entry(project.entry(project.key(lock)))
+        return built or _build(project, lock)
 
-    versions = _versions(recipe)
-    key = cache_key(recipe, root, versions)
-    models = Path(cache or cache_root()).absolute() / "models"
-    entry = models / f"{recipe.name}-{key[:16]}"
-    if (built := _read(entry)) is None:
-        models.mkdir(parents=True, exist_ok=True)
-        with FileLock(models / f".{entry.name}.lock"):
-            if (built := _read(entry)) is None:  # nobody else built it while we waited
-                _build(recipe, root, versions, key, entry)
-                if built := _read(entry):
-                    _say(_summary(built.manifest))
-    if built is None:
-        raise ModelBuildError(f"recipe '{recipe.name}': the artifact in {entry} is not readable; delete it and retry")
+
+def _build(project: Project, lock: Lock | None) -> BuiltModel:
+    """Build beside the entry and move it into place when it is whole. The caller holds the project's lock."""
+    models = project.cache / "models"
+    work = models / f".{project.recipe.name}-{project.key(lock)[:16]}.building"
+    shutil.rmtree(work, ignore_errors=True)  # of a build that was killed
+    work.mkdir(parents=True)
+    try:
+        run_build(project.recipe.name, request(project, "build", lock), work)
+        searching = lock is None and isinstance(project.recipe.precision, Auto)
+        if searching:
+            lock = read_lock(work / "lock.json")
+            _keep_lock(project, work / "lock.json")
+        entry = project.entry(project.key(lock))
+        shutil.rmtree(entry, ignore_errors=True)
+        work.rename(entry)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    if (built := read_entry(entry)) is None:
+        raise ModelBuildError(f"the artifact in {entry} is not readable; delete it and try again")
+    say(_summary(built.manifest))
+    with contextlib.suppress(OSError, ValueError):
+        prune(project.cache, limit_bytes())
     return built
+
+
+def request(project: Project, mode: str, lock: Lock | None) -> dict[str, Any]:
+    """Return what the build process is told."""
+    return {
+        "mode": mode,
+        "recipe": project.recipe.to_data(),
+        "folder": str(project.folder),
+        "tools": project.tools,
+        "files": project.files,
+        "fingerprint": project.fingerprint,
+        "cache": str(project.cache),
+        "lock": json.loads(lock.to_json()) if lock else None,
+    }
+
+
+def _valid_lock(project: Project, *, frozen: bool) -> Lock | None:
+    """Return the lock that decides, if there is one; the cache has it if the recipe's folder is read-only."""
+    if not isinstance(project.recipe.precision, Auto):
+        return None
+    lock = read_lock(project.lock_file)
+    if lock is None and (kept := _kept_lock(project)).is_file():
+        lock = read_lock(kept)
+    stale = lock.stale(project.fingerprint, project.tools) if lock else "there is none"
+    if stale is None:
+        return lock
+    if frozen:
+        raise ModelBuildError(
+            f"recipe '{project.recipe.name}': the lock {project.lock_file} does not fit: {stale}; "
+            "build without a frozen lock, review the new lock and commit it"
+        )
+    if lock is not None:
+        say(f"model {project.recipe.name}: the lock does not fit, searching again: {stale}")
+    return None
+
+
+def _kept_lock(project: Project) -> Path:
+    return project.cache / "models" / f"{project.recipe.name}-{project.key(None)[:16]}{SUFFIX}"
+
+
+def _keep_lock(project: Project, found: Path) -> None:
+    """Put the lock beside the recipe, at once and whole; into the cache if the folder is read-only."""
+    partial = project.lock_file.with_name(f".{project.lock_file.name}.partial")
+    try:
+        partial.write_bytes(found.read_bytes())
+        partial.replace(project.lock_file)
+    except OSError as error:
+        say(
+            f"model {project.recipe.name}: cannot write the lock {project.lock_file} ({error.strerror}): "
+            "other machines may choose another precision"
+        )
+        partial.unlink(missing_ok=True)
+        kept = _kept_lock(project)
+        kept.write_bytes(found.read_bytes())
+
+
+@contextlib.contextmanager
+def _locked(project: Project) -> Iterator[None]:
+    models = project.cache / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    with FileLock(models / f".{project.recipe.name}-{project.fingerprint[:16]}.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def _readable_errors(project: Project) -> Iterator[None]:
+    """Say what to do about a cache that cannot be written."""
+    try:
+        yield
+    except (OSError, NotImplementedError) as error:  # filelock: a file system without locks
+        reason = getattr(error, "strerror", None) or str(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        way_out = (
+            'make room, or clear the cache with "python -m cdk_inference.model cache clear"'
+            if full
+            else "set CDK_INFERENCE_CACHE to a folder that can be written"
+        )
+        raise ModelBuildError(
+            f"model '{project.recipe.name}': cannot write to the cache {project.cache}: {reason}; {way_out}"
+        ) from error
 
 
 def _versions(recipe: ModelRecipe) -> dict[str, str]:
     """Return distribution versions without local parts: ``2.9.0+cpu`` and ``2.9.0`` build the same model."""
-    found = {}
+    found = {"cdk-inference": importlib.metadata.version("cdk-inference")}
     for name in (*TOOLS, *recipe.packages):
         try:
             found[name] = importlib.metadata.version(name).partition("+")[0]
@@ -122,32 +316,35 @@ def _versions(recipe: ModelRecipe) -> dict[str, str]:
     return found
 
 
-def cache_key(recipe: ModelRecipe, folder: Path, versions: Mapping[str, str]) -> str:
-    """Return the hash over everything that a model is made from.
+def _hash_files(root: Path, file: Path | None, recipe: ModelRecipe) -> str:
+    """Return the hash of the folder's files, without locks, and without the recipe file unless code needs it too.
 
-    Parameters
-    ----------
-    recipe
-        The recipe.
-    folder
-        Folder of the recipe's files.
-    versions
-        Versions of the tools and of the recipe's packages.
+    What the recipe says is hashed apart, so that a comment in it, or another gate, does not export the model again.
     """
-    data = {
-        "schema": SCHEMA_VERSION,
-        "recipe": recipe.to_data(),
-        "files": hash_folder(folder),
-        "python": platform.python_version_tuple()[:2],
-        "versions": versions,
-        "sources": {name: source for name in versions if (source := _source(name))},
-        "code": hash_folder(Path(__file__).parent),
-    }
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    ignored = None
+    if file is not None and file.parent == root and not _is_code(file, root, recipe):
+        ignored = file.name
+    return hash_folder(root, ignored=lambda name: name == ignored or name.endswith(SUFFIX))
+
+
+def _is_code(file: Path, root: Path, recipe: ModelRecipe) -> bool:
+    """Tell whether the build runs or reads a recipe file: some function is in it, or another file names it."""
+    references = [recipe.evaluation.data, recipe.evaluation.metric, recipe.calibration or ""]
+    if isinstance(recipe.source, TorchModule):
+        references.append(recipe.source.factory)
+    if any(reference.partition(":")[0] == file.name for reference in references):
+        return True
+    word = re.compile(rf"\b{re.escape(file.stem)}\b".encode())
+    return any(
+        name.endswith(".py") and name != file.name and word.search(path.read_bytes()) is not None
+        for name, path in folder_files(root)
+    )
 
 
 def _source(name: str) -> list[str | None] | None:
     """Return what tells the code of a distribution apart that is not from an index: its version seldom changes."""
+    if name == "cdk-inference":
+        return None  # the key covers the code that builds
     distribution = importlib.metadata.distribution(name)
     origin = distribution.read_text("direct_url.json")  # has the commit, if it is from a repository
     if origin is None:
@@ -160,68 +357,18 @@ def _source(name: str) -> list[str | None] | None:
     return source
 
 
-def _read(entry: Path) -> BuiltModel | None:
+def read_entry(entry: Path) -> BuiltModel | None:
     """Return the artifact if it is whole; an entry that was damaged is built again."""
     artifact = entry / "artifact"
     try:
         manifest = Manifest.from_json((artifact / "manifest.json").read_text("utf-8"))
         digest = hash_file(artifact / "model.onnx")
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError):
         return None
     if not digest.startswith(manifest.model_version):
         return None
+    touch(entry)
     return BuiltModel(artifact, manifest, manifest.model_version, hash_folder(artifact))
-
-
-def _build(recipe: ModelRecipe, folder: Path, versions: Mapping[str, str], key: str, entry: Path) -> None:
-    """Build beside the entry and move it into place when it is whole. The caller holds the entry's lock."""
-    work = entry.parent / f".{entry.name}.building"
-    shutil.rmtree(work, ignore_errors=True)  # of a build that was killed
-    (work / "artifact").mkdir(parents=True)
-    try:
-        request = {"recipe": recipe.to_data(), "folder": str(folder), "versions": versions, "key": key}
-        (work / "request.json").write_text(json.dumps(request), "utf-8")
-        _run(recipe.name, work, entry.parent / f"{entry.name}.log")
-        (work / "request.json").unlink()
-        shutil.rmtree(entry, ignore_errors=True)
-        work.rename(entry)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _run(name: str, work: Path, log: Path) -> None:
-    """Run the build process: it writes events to its output, one JSON object a line; all else goes to the log."""
-    environment = os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    _say(f"model {name}: not in the cache, building")
-    error = None
-    with log.open("wb") as log_file:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-P", "-m", "cdk_inference.model.build", str(work)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log_file,
-            env=environment,
-            text=True,
-            encoding="utf-8",
-        )
-        try:
-            for line in process.stdout or ():
-                event = json.loads(line)
-                if "error" in event:
-                    error = event["error"]
-                else:
-                    _say(f"model {name}: {event['pass']} ({event['seconds']:.1f} s)")
-            process.wait()
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            process.wait()
-    if error == "missing extra":
-        raise ModelBuildError(f"{MISSING_EXTRA}; see {log}")
-    if error is not None:
-        raise ModelBuildError(error.replace("{log}", str(log)))
-    if process.returncode != 0:
-        raise ModelBuildError(f"model '{name}': the build process ended with code {process.returncode}; see {log}")
 
 
 def _summary(manifest: Manifest) -> str:
@@ -231,8 +378,3 @@ def _summary(manifest: Manifest) -> str:
     )
     metric = manifest.metric
     return f"{line}, {metric.name} {metric.quantized:.3f} (gate {metric.gate:.3f})" if metric else line
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()

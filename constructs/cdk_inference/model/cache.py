@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import platformdirs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _CLUTTER = frozenset(
     (
@@ -65,11 +66,20 @@ def _walk(folder: Path, prefix: str, parents: tuple[Path, ...]) -> Iterator[tupl
             yield prefix + child.name, child
 
 
-def hash_folder(folder: Path) -> str:
-    """Return the SHA-256 over names and bytes of a folder's files; where it lies, modes and times do not matter."""
+def hash_folder(folder: Path, *, ignored: Callable[[str], bool] = lambda _: False) -> str:
+    """Return the SHA-256 over names and bytes of a folder's files; where it lies, modes and times do not matter.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    ignored
+        Told the relative POSIX name of a file, says whether it does not count.
+    """
     digest = hashlib.sha256()
     for name, path in folder_files(folder):
-        digest.update(f"{name}\0{hash_file(path)}\0".encode())
+        if not ignored(name):
+            digest.update(f"{name}\0{hash_file(path)}\0".encode())
     return digest.hexdigest()
 
 
@@ -77,3 +87,8 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_data(data: object) -> str:
+    """Return the SHA-256 of JSON-compatible data."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 
+from cdk_inference.model.structure import structure, unstructure
 from cdk_inference.model.tensors import TensorSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -18,24 +18,71 @@ class Metric:
     Parameters
     ----------
     name
-        A metric of `cdk_inference.model.recipe.METRICS`.
+        The evaluation's metric.
     baseline
         Value for the float model.
     quantized
         Value for the deployed model.
     gate
-        Lowest value that passes.
+        Worst value that passes.
+    samples
+        How many samples counted.
     """
 
     name: str
     baseline: float
     quantized: float
     gate: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on the machine that searched; copied from the lock, hence the same wherever it is built.
+
+    Parameters
+    ----------
+    cpu
+        Model name of the processor.
+    float32_ms, deployed_ms
+        Median latency of one sample on one thread, in milliseconds.
+    speedup
+        float32 divided by deployed, from alternated runs.
+    float32_peak_mb, deployed_peak_mb
+        Peak memory of a process that loads the model and runs one sample, in millions of bytes.
+    """
+
+    cpu: str
+    float32_ms: float
+    deployed_ms: float
+    speedup: float
+    float32_peak_mb: float
+    deployed_peak_mb: float
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Values of one output over the evaluation data, as the deployed model gives them: what drift is told by.
+
+    Parameters
+    ----------
+    mean, std
+        Of all values, rounded to three digits.
+    quantiles
+        At 0, 5, 25, 50, 75, 95 and 100 percent.
+    top1
+        Share of the samples by class with the highest value; empty unless the metric is one of classification.
+    """
+
+    mean: float
+    std: float
+    quantiles: tuple[float, ...]
+    top1: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Facts about a built model; nothing in here depends on the clock, a folder or a timing.
+    """Facts about a built model; nothing in here depends on the clock or a folder.
 
     Parameters
     ----------
@@ -45,8 +92,10 @@ class Manifest:
         First 12 hexadecimal digits of the SHA-256 of ``model.onnx``.
     inputs, outputs
         The tensors as declared and as checked on the built model.
+    architecture
+        ``"convolutional"``, ``"transformer"``, ``"recurrent"``, ``"mixed"`` or ``"other"``.
     precision
-        ``"static_int8"`` or ``"float32"``.
+        Kind of the precision that ships, such as ``"static_int8"``.
     opset
         ONNX operator set version.
     size_bytes, baseline_size_bytes
@@ -54,8 +103,13 @@ class Manifest:
     metric
         The gate, which passed; None in a placeholder.
     parity
-        Mean cosine similarity of outputs: ``exported`` against the PyTorch module, ``quantized`` against
+        Mean cosine similarity of outputs: ``exported`` against the model as it came, ``quantized`` against
         the exported graph, to three decimals.
+    measured
+        Latency and memory; None if the precision was pinned, since measurements differ from build to build and only a
+        lock makes them the same.
+    distributions
+        By output, how its values are distributed.
     provenance
         Licence, origin, hash of the recipe and versions of the tools.
     """
@@ -64,18 +118,21 @@ class Manifest:
     model_version: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    architecture: str
     precision: str
     opset: int
     size_bytes: int
     baseline_size_bytes: int
     metric: Metric | None
     parity: dict[str, float]
+    measured: Measured | None
+    distributions: dict[str, Distribution]
     provenance: dict[str, str]
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
         """Serialize with sorted keys and a final newline."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(unstructure(self), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -84,12 +141,10 @@ class Manifest:
         Raises
         ------
         ValueError
-            If the text is not a manifest of this schema version.
+            If the text is not a manifest of this schema version, with what is wrong in it.
         """
         data = json.loads(text)
-        if data.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"manifest has schema version {data.get('schema_version')!r}, expected {SCHEMA_VERSION}")
-        for kind in ("inputs", "outputs"):
-            data[kind] = tuple(TensorSpec(**spec) for spec in data[kind])
-        data["metric"] = Metric(**data["metric"]) if data["metric"] else None
-        return cls(**data)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"manifest has schema version {version!r}, expected {SCHEMA_VERSION}")
+        return structure(data, cls)

@@ -10,6 +10,7 @@ from cdk_inference.model.checks import check, check_names, check_number
 CALIBRATION_METHODS = ("percentile", "minmax")
 OBJECTIVES = ("latency", "size")
 
+_FEW = 2  # names that a description spells out
 _NODES = "names of nodes or operators, a tuple of strings"
 
 
@@ -148,3 +149,27 @@ Precision = Auto | Pinned
 def _check_nodes(precision: object, field_name: str) -> None:
     names = check_names(field_name, getattr(precision, field_name), _NODES)
     object.__setattr__(precision, field_name, names)
+
+
+def describe(precision: Pinned) -> str:
+    """Return a precision in words, such as ``"static int8, percentile 99.99, 3 in float"``."""
+    match precision:
+        case Float32():
+            words = ["float32"]
+        case Float16():
+            words = ["float16"]
+        case StaticInt8():
+            clipped = f"percentile {precision.percentile:g}" if precision.method == "percentile" else precision.method
+            words = ["static int8", clipped]
+            if precision.dynamic:
+                words.append(f"{', '.join(precision.dynamic)} dynamic" if len(precision.dynamic) <= _FEW else "mixed")
+        case DynamicInt8():
+            words = ["dynamic int8"]
+            if precision.weight_only:
+                words.append(f"{len(precision.weight_only)} weight-only")
+        case WeightOnly():
+            words = [f"weight-only int{precision.bits}", f"blocks of {precision.block_size}"]
+    if not isinstance(precision, Float32) and precision.keep_float:
+        kept = precision.keep_float
+        words.append(f"{', '.join(kept) if len(kept) <= _FEW else len(kept)} in float")
+    return ", ".join(words)

@@ -1,46 +1,67 @@
-"""Entry point: ``python -m cdk_inference.model.build FOLDER`` builds ``FOLDER/request.json`` into FOLDER.
+"""Entry point: ``python -m cdk_inference.model.build FOLDER`` does what ``FOLDER/request.json`` asks for.
 
 Events go to standard output, one JSON object a line; what libraries print goes to standard error, the log.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import sys
-import time
 import traceback
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.cache import hash_folder
 from cdk_inference.model.recipe import ModelRecipe
+from cdk_inference.model.store import Store
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-class Passes:
-    """Times the passes of a build and reports each one when it is through."""
+def main(work: Path) -> int:
+    """Do what is asked for, and turn every failure into one message."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever interrupts wants no traceback
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
+        os.dup2(2, 1)  # libraries that print must not mix with the events
+        request = json.loads((work / "request.json").read_text("utf-8"))
+        recipe = ModelRecipe.from_data(request["recipe"])
+        folder, cache = Path(request["folder"]), Path(request["cache"])
+        passes = None
+        try:
+            try:
+                from cdk_inference.model.build import steps  # noqa: PLC0415
+                from cdk_inference.model.build.passes import Passes  # noqa: PLC0415
+            except ImportError:
+                traceback.print_exc()
+                stream.write(json.dumps({"error": "missing extra"}) + "\n")
+                return 1
+            common = {"tools": request["tools"], "code": hash_folder(Path(__file__).parent)}
+            passes = Passes(Store(cache / "passes"), common, stream)
+            modes = {"build": steps.build, "compare": steps.compare_all, "evaluate": steps.evaluate}
+            modes[request["mode"]](recipe, request, folder, cache, work, passes)
+        except Exception as error:
+            traceback.print_exc()
+            current = passes.current if passes else "start"
+            stream.write(json.dumps({"error": _message(error, recipe.name, current, request)}) + "\n")
+            return 1
+    return 0
 
-    def __init__(self, emit: Any) -> None:  # noqa: ANN401 - a text stream
-        self._emit = emit
-        self.current = "start"
-        self.seconds: dict[str, float] = {}
 
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        """Run the body as the named pass."""
-        self.current, start = name, time.perf_counter()
-        yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
-        self.event({"pass": name, "seconds": self.seconds[name]})
-
-    def event(self, data: dict[str, object]) -> None:
-        """Send one event to the parent."""
-        self._emit.write(json.dumps(data) + "\n")
-        self._emit.flush()
+def _message(error: Exception, name: str, current: str, request: dict[str, Any]) -> str:
+    """Return one line that says what went wrong, where, and what to do."""
+    if isinstance(error, ModelBuildError):
+        return f"model '{name}': {error}"
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return (
+            f"model '{name}': {current} failed: {error.strerror} (the cache is {request['cache']}); make room, "
+            'or clear the cache with "python -m cdk_inference.model cache clear"'
+        )
+    explained = _explain(error, Path(request["folder"]))
+    return f"model '{name}': {current} failed with {explained}; the traceback is in {{log}}"
 
 
 def _explain(error: BaseException, folder: Path) -> str:
@@ -54,38 +75,6 @@ def _explain(error: BaseException, folder: Path) -> str:
     reason = (str(error).strip().splitlines() or ["no message"])[0]
     where = f" ({Path(lines[-1].filename).name} line {lines[-1].lineno})" if lines else ""
     return f"{type(error).__name__}: {reason}{where}"
-
-
-def main(work: Path) -> int:
-    """Build, and turn every failure into one message."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
-        os.dup2(2, 1)  # libraries that print must not mix with the events
-        passes = Passes(stream)
-        request = json.loads((work / "request.json").read_text("utf-8"))
-        recipe = ModelRecipe.from_data(request["recipe"])
-        try:
-            with passes("import"):
-                try:
-                    import onnx  # noqa: F401, PLC0415
-                    import onnxruntime  # noqa: F401, PLC0415
-                    import onnxscript  # noqa: F401, PLC0415
-                    import torch  # noqa: F401, PLC0415
-                except ImportError:
-                    traceback.print_exc()
-                    passes.event({"error": "missing extra"})
-                    return 1
-                from cdk_inference.model.build.steps import build  # noqa: PLC0415
-            build(recipe, Path(request["folder"]), request["versions"], request["key"], work, passes)
-        except ModelBuildError as error:
-            traceback.print_exc()
-            passes.event({"error": f"model '{recipe.name}': {error}"})
-            return 1
-        except Exception as error:
-            traceback.print_exc()
-            failure = f"{passes.current} failed with {_explain(error, Path(request['folder']))}"
-            passes.event({"error": f"model '{recipe.name}': {failure}; the traceback is in {{log}}"})
-            return 1
-    return 0
 
 
 if __name__ == "__main__":

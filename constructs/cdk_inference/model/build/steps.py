@@ -1,83 +1,171 @@
-"""The passes from module to artifact, in order."""
+"""From recipe to artifact: the passes in order."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cdk_inference.model.build import evaluate
-from cdk_inference.model.build.data import load_batches, load_function
-from cdk_inference.model.build.export import OPSET, create_module, export, run_module
+import onnx
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.build.architecture import architecture
+from cdk_inference.model.build.data import digest_batches, first_batch
+from cdk_inference.model.build.evaluate import check_export, check_outputs, load_outputs, predict, save_outputs
 from cdk_inference.model.build.graph import clean, fuse, serialize
-from cdk_inference.model.build.quantize import quantize
-from cdk_inference.model.manifest import Manifest
-from cdk_inference.model.recipe import StaticInt8
+from cdk_inference.model.build.package import (
+    make_lock,
+    make_manifest,
+    write_artifact,
+    write_evaluation,
+    write_report,
+)
+from cdk_inference.model.build.search import compare, pinned, search
+from cdk_inference.model.build.trials import Trials
+from cdk_inference.model.card import render
+from cdk_inference.model.lock import Lock
+from cdk_inference.model.precision import Auto, describe
+from cdk_inference.model.structure import structure, unstructure
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from cdk_inference.model.build.__main__ import Passes
+    from cdk_inference.model.build.passes import Passes
     from cdk_inference.model.recipe import ModelRecipe
 
 
-def build(recipe: ModelRecipe, folder: Path, versions: Mapping[str, str], key: str, work: Path, passes: Passes) -> None:
-    """Build into ``work/artifact``; measurements, which differ from run to run, go to ``work/report.json``."""
-    with passes("load"):
-        module = create_module(load_function(folder, recipe.factory, "factory"), recipe.factory)
-        samples = load_batches(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
-        expected = run_module(module, recipe, samples[0])
-        evaluate.check_outputs(expected, recipe.inputs, recipe.outputs, samples[0], "PyTorch, evaluation batch 0")
+def build(recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Path, work: Path, passes: Passes) -> None:
+    """Build the artifact into the work folder, with a report and a card, and a lock if a precision was searched."""
+    trials, exported = _prepare(recipe, request, folder, cache, passes)
+    if request["lock"] is not None:
+        _rebuild(trials, structure(request["lock"], Lock), work)
+    else:
+        _find(trials, request, exported, work)
+    with passes.timed("card"):
+        render(work)
 
-    with passes("export"):
-        model = clean(fuse(export(module, recipe, samples[0]), work))
-        exported = serialize(model)
-        baseline = evaluate.predict(exported, recipe, samples, "ONNX")
-        first = [b[: e.shape[0]] for b, e in zip(baseline, expected, strict=True)]
-        difference = evaluate.check_export(expected, first, recipe)
 
-    deployed, outputs = exported, baseline
-    if isinstance(recipe.precision, StaticInt8):
-        with passes("quantize"):
-            calibration = load_batches(folder, recipe.precision.calibration, "precision.calibration", recipe.inputs)
-            deployed = serialize(clean(quantize(model, recipe.precision, calibration, work)))
+def compare_all(
+    recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Path, work: Path, passes: Passes
+) -> None:
+    """Measure every precision, and write the table of them to ``candidates.json``."""
+    trials, _ = _prepare(recipe, request, folder, cache, passes)
+    policy = recipe.precision if isinstance(recipe.precision, Auto) else Auto()
+    found = [unstructure(candidate) for candidate in compare(trials, policy)]
+    (work / "candidates.json").write_text(json.dumps(found), "utf-8")
 
-    with passes("evaluate"):
-        if deployed is not exported:
-            outputs = evaluate.predict(deployed, recipe, samples, recipe.precision.kind)
-        metric = evaluate.gate(recipe.evaluation, baseline, outputs, recipe.precision.kind)
-        latency = evaluate.latency(exported, deployed, samples[0])
 
-    manifest = Manifest(
-        name=recipe.name,
-        model_version=hashlib.sha256(deployed).hexdigest()[:12],
-        inputs=recipe.inputs,
-        outputs=recipe.outputs,
-        precision=recipe.precision.kind,
-        opset=OPSET,
-        size_bytes=len(deployed),
-        baseline_size_bytes=len(exported),
-        metric=metric,
-        parity={
-            "exported": round(evaluate.cosine(first, expected), 3),
-            "quantized": round(evaluate.cosine(outputs, baseline), 3),
-        },
-        provenance={
-            "license": recipe.provenance.license,
-            "origin": recipe.provenance.origin,
-            "recipe": hashlib.sha256(json.dumps(recipe.to_data(), sort_keys=True).encode()).hexdigest(),
-            **{f"version:{name}": version for name, version in versions.items()},
-        },
-    )
-    (work / "artifact" / "model.onnx").write_bytes(deployed)
-    (work / "artifact" / "manifest.json").write_text(manifest.to_json(), "utf-8")
-    report = {
-        "key": key,
-        "seconds": passes.seconds,
-        "latency": latency,
-        "export_max_abs": difference,
-        "quantized_cosine": evaluate.cosine(outputs, baseline),
-        "evaluation_samples": int(baseline[0].shape[0]),
+def evaluate(
+    recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Path, work: Path, passes: Passes
+) -> None:
+    """Judge a model file by the recipe's gate, on this machine, and write the result to ``judgement.json``."""
+    trials, _ = _prepare(recipe, request, folder, cache, passes)
+    trial = trials.judge_file(Path(request["model"]))
+    result = {
+        "metric": unstructure(trial.metric),
+        "cosine": trial.cosine,
+        "size_bytes": trial.size,
+        "float32_ms": trial.latency[0] if trial.latency else None,
+        "latency_ms": trial.latency[1] if trial.latency else None,
+        "speedup": trial.speedup,
+        "failure": trial.failure,
     }
-    (work / "report.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    (work / "judgement.json").write_text(json.dumps(result), "utf-8")
+
+
+def _prepare(
+    recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Path, passes: Passes
+) -> tuple[Trials, float]:
+    """Export and clean the model; return it with the cosine similarity of the outputs to the original's."""
+    with passes.timed("example"):
+        example = first_batch(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
+
+    def export(target: Path) -> None:
+        from cdk_inference.model.build.sources import load  # noqa: PLC0415 - only this needs torch
+
+        loaded = load(recipe, folder, cache)
+        expected = loaded.run(example)
+        check_outputs(expected, recipe, example, "the original, evaluation batch 0")
+        save_outputs(target / "expected.npz", [expected])
+        (target / "model.onnx").write_bytes(loaded.export(example).SerializeToString(deterministic=True))
+
+    tensors = [unstructure(spec) for spec in (*recipe.inputs, *recipe.outputs)]
+    depends = [recipe.to_data()["source"], tensors, request["files"], digest_batches([example])]
+    original = passes.cached("export", depends, export)
+
+    def tidy(target: Path) -> None:
+        model = serialize(clean(fuse(onnx.load(original / "model.onnx"), target)))
+        outputs = predict(model, recipe, [example], "the exported graph")
+        expected = load_outputs(original / "expected.npz")
+        parity = check_export(expected[0], outputs[0], recipe)
+        (target / "parity.json").write_text(json.dumps(parity), "utf-8")
+        (target / "model.onnx").write_bytes(model)
+
+    digest = hashlib.sha256((original / "model.onnx").read_bytes()).hexdigest()
+    cleaned = passes.cached("clean", [digest, tensors, digest_batches([example])], tidy)
+    parity = float(json.loads((cleaned / "parity.json").read_text("utf-8")))
+    return Trials(recipe, folder, cleaned / "model.onnx", passes), parity
+
+
+def _find(trials: Trials, request: dict[str, Any], exported: float, work: Path) -> None:
+    """Decide, and write what was found."""
+    policy = trials.recipe.precision
+    kind = architecture(trials.model)
+    automatic = isinstance(policy, Auto)
+    outcome = search(trials, policy) if isinstance(policy, Auto) else pinned(trials, policy)
+    best = outcome.best
+    lock = make_lock(trials, outcome, request, kind, exported)
+    if automatic:
+        (work / "lock.json").write_text(lock.to_json(), "utf-8")
+    if best.file is None:
+        raise AssertionError("what ships has been made")
+    with trials.passes.timed("package"):
+        manifest = make_manifest(
+            trials.recipe,
+            request["tools"],
+            model=best.file,
+            float32=trials.float32,
+            architecture=kind,
+            precision=best.precision.kind,
+            metric=lock.metric,
+            parity=lock.parity,
+            measured=lock.measured if automatic else None,
+            distributed=lock.distributions,
+        )
+        write_artifact(work, best.file, manifest)
+        write_evaluation(work, trials, best.outputs)
+    peaks = (lock.measured.float32_peak_mb, lock.measured.deployed_peak_mb)
+    write_report(work, trials, manifest, candidates=outcome.candidates, locked=False, peaks=peaks)
+
+
+def _rebuild(trials: Trials, lock: Lock, work: Path) -> None:
+    """Make what a lock decided, without measuring anything.
+
+    Raises
+    ------
+    ModelBuildError
+        If other bytes come out than the lock says.
+    """
+    file, _ = trials.convert(lock.precision, lock.ranges)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if digest != lock.sha256:
+        raise ModelBuildError(
+            f"the lock does not match: {describe(lock.precision)} gives a model with sha256 {digest[:12]}..., "
+            f"the lock has {lock.sha256[:12]}...; delete {lock.name}.lock.json (or build with --search), "
+            "and review what changes"
+        )
+    with trials.passes.timed("package"):
+        manifest = make_manifest(
+            trials.recipe,
+            lock.tools,
+            model=file,
+            float32=trials.float32,
+            architecture=lock.architecture,
+            precision=lock.precision.kind,
+            metric=lock.metric,
+            parity=lock.parity,
+            measured=lock.measured,
+            distributed=lock.distributions,
+        )
+        write_artifact(work, file, manifest)
+    peaks = (lock.measured.float32_peak_mb, lock.measured.deployed_peak_mb)
+    write_report(work, trials, manifest, candidates=lock.candidates, locked=True, peaks=peaks)

@@ -1,0 +1,114 @@
+"""Latency and memory of a model on the deployed runtime."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.build.session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnxruntime as ort
+
+    from cdk_inference.model.build.data import Batch
+    from cdk_inference.model.tensors import TensorSpec
+
+PAIRS = 15
+SECONDS = 1.0
+"""At least so many runs of each model, and for at least so long."""
+
+MAX_SECONDS = 8.0
+MIN_PAIRS = 3
+MAX_PAIRS = 400
+"""A slow model runs fewer times, and a tiny one no more than this."""
+
+CLOSE = 0.1
+"""A ratio this close to 1 is measured three times as long."""
+
+
+def typical_sample(batches: Sequence[Batch], inputs: Sequence[TensorSpec]) -> Batch:
+    """Return one sample of the middling size; a whole batch if the model takes no other."""
+    ordered = sorted(batches, key=lambda batch: sum(array.size // len(array) for array in batch.values()))
+    batch = ordered[len(ordered) // 2]
+    single = all(isinstance(spec.shape[0], str) for spec in inputs)
+    return {name: np.ascontiguousarray(array[:1]) for name, array in batch.items()} if single else batch
+
+
+def latency(float32: bytes, candidate: bytes, sample: Batch) -> tuple[float, float, float]:
+    """Return milliseconds of both models on one thread, and how much quicker the candidate is.
+
+    They run alternately, so that both meet the same machine. The gain is the median over the pairs of runs.
+    """
+    sessions = (open_session(float32, exact=False), open_session(candidate, exact=False))
+    pairs = _pairs(sessions, sample, PAIRS, SECONDS)
+    if abs(_gain(pairs) - 1.0) < CLOSE:
+        pairs += _pairs(sessions, sample, 2 * PAIRS, 2 * SECONDS)
+    one, two = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return round(one, 3), round(two, 3), round(_gain(pairs), 2)
+
+
+def _gain(pairs: Sequence[tuple[float, float]]) -> float:
+    return statistics.median(one / two for one, two in pairs)
+
+
+def _pairs(
+    sessions: tuple[ort.InferenceSession, ort.InferenceSession], sample: Batch, least: int, seconds: float
+) -> list[tuple[float, float]]:
+    pairs: list[tuple[float, float]] = []
+    for session in sessions:  # warm up
+        _run(session, sample)
+    start = time.perf_counter()
+    while len(pairs) < MAX_PAIRS:
+        passed = time.perf_counter() - start
+        if (len(pairs) >= least and passed > seconds) or (len(pairs) >= MIN_PAIRS and passed > MAX_SECONDS):
+            break
+        one, two = (_run(session, sample) for session in sessions)
+        pairs.append((one, two))
+    return pairs
+
+
+def _run(session: ort.InferenceSession, sample: Batch) -> float:
+    start = time.perf_counter()
+    session.run(None, sample)
+    return (time.perf_counter() - start) * 1000
+
+
+def peak_memory(model: Path, sample: Batch, work: Path) -> float:
+    """Return the peak memory of a fresh process that loads a model and runs one sample, in millions of bytes."""
+    inputs = work / "sample.npz"
+    np.savez(inputs, *sample.values())
+    (work / "names.json").write_text(json.dumps(list(sample)), "utf-8")
+    try:
+        done = subprocess.run(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-P", "-m", "cdk_inference.model.build.memory", str(model), str(work)],
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        )
+    except subprocess.CalledProcessError as error:
+        raise ModelBuildError(f"a process of its own cannot run the model: it ended with {error.returncode}") from error
+    finally:
+        inputs.unlink()
+        (work / "names.json").unlink()
+    return float(done.stdout)
+
+
+def cpu() -> str:
+    """Return the processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

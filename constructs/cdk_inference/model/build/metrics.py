@@ -1,0 +1,176 @@
+"""How good outputs are: against labels, or against those of the float model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cdk_inference.errors import ModelBuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cdk_inference.model.build.data import Samples
+    from cdk_inference.model.evaluation import Evaluation
+    from cdk_inference.model.manifest import Metric
+
+Array = np.ndarray[Any, Any]
+Outputs = list[list[Array]]
+"""For each batch, the outputs in the order that the recipe declares."""
+
+Score = tuple[float, int]
+"""A metric's value, and the number of samples that counted."""
+
+DIGITS = 4  # CPUs differ in the last bits
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores outputs by an evaluation's metric.
+
+    Parameters
+    ----------
+    evaluation
+        Metric and gate.
+    samples
+        The evaluation data.
+    reference
+        Outputs of the float model.
+    names
+        Of the outputs.
+    function
+        The user's metric, if the evaluation names one.
+    """
+
+    evaluation: Evaluation
+    samples: Samples
+    reference: Outputs
+    names: tuple[str, ...]
+    function: Callable[..., Any] | None = None
+
+    def score(self, outputs: Outputs) -> Score:
+        """Return the metric's value for some outputs.
+
+        Raises
+        ------
+        ModelBuildError
+            If labels are missing or do not fit, nothing counts, or the user's metric returns no finite number.
+        """
+        metric = self.evaluation.metric
+        if self.function is not None:
+            value = self._own(outputs)
+            count = sum(self.samples.sizes)
+        elif self.evaluation.top is not None:
+            value, count = self._top(outputs, self.evaluation.top)
+        elif metric == "cosine":
+            values = cosines(outputs, self.reference)
+            value, count = float(np.mean(values)), len(values)
+        else:
+            value, count = self._mean_absolute_error(outputs)
+        if not np.isfinite(value):
+            raise ModelBuildError(f"metric '{metric}' is {value}, must be a finite number")
+        return round(value, DIGITS), count
+
+    def _own(self, outputs: Outputs) -> float:
+        named = [dict(zip(self.names, batch, strict=True)) for batch in outputs]
+        value = self.function(named, self.samples.labels) if self.function else None
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            raise ModelBuildError(
+                f"metric '{self.evaluation.metric}' returned {type(value).__name__}, must return a number"
+            ) from None
+
+    def _top(self, outputs: Outputs, places: int) -> Score:
+        hits: list[Array] = []
+        for index, (batch, reference) in enumerate(zip(outputs, self.reference, strict=True)):
+            scores, sure = batch[0], confidences(reference[0]) >= (self.evaluation.min_confidence or 0.0)
+            truth = self._classes(index, scores) if self.evaluation.needs_labels else np.argmax(reference[0], axis=-1)
+            if places > scores.shape[-1]:
+                raise ModelBuildError(
+                    f"metric '{self.evaluation.metric}' looks at {places} classes, output '{self.names[0]}' "
+                    f"has {scores.shape[-1]}"
+                )
+            best = np.argsort(-scores.astype(np.float64), axis=-1, kind="stable")[..., :places]
+            hits.append(np.any(best == truth[..., None], axis=-1)[sure])
+        found = np.concatenate([h.reshape(-1) for h in hits])
+        if not found.size:
+            raise ModelBuildError(
+                f"no evaluation sample counts: the float model is on none of them {self.evaluation.min_confidence:.0%} "
+                "sure; lower min_confidence, or give data that the model was trained for"
+            )
+        return float(np.mean(found)), int(found.size)
+
+    def _classes(self, index: int, scores: Array) -> Array:
+        labels = np.asarray(self._labels(index))
+        classes = scores.shape[-1]
+        fits = labels.shape == scores.shape[:-1] and labels.dtype.kind in "iu"
+        if not fits or (labels.size and not 0 <= labels.min() <= labels.max() < classes):
+            raise ModelBuildError(
+                f"metric '{self.evaluation.metric}': labels of evaluation batch {index} are {labels.dtype} "
+                f"{labels.shape}, must be class numbers from 0 to {classes - 1} of shape {scores.shape[:-1]}"
+            )
+        return labels
+
+    def _labels(self, index: int) -> Any:  # noqa: ANN401 - whatever the user yields
+        labels = self.samples.labels[index]
+        if labels is None:
+            raise ModelBuildError(
+                f"metric '{self.evaluation.metric}' needs labels: evaluation data must yield (inputs, labels)"
+            )
+        return labels
+
+    def _mean_absolute_error(self, outputs: Outputs) -> Score:
+        errors: list[Array] = []
+        for index, (batch, reference) in enumerate(zip(outputs, self.reference, strict=True)):
+            pairs = list(zip(batch, reference, strict=True))
+            if self.samples.labelled:
+                labels = np.asarray(self._labels(index))
+                if labels.size != batch[0].size or labels.dtype.kind not in "fiu":
+                    raise ModelBuildError(
+                        f"metric 'mean_absolute_error': labels of evaluation batch {index} are {labels.dtype} "
+                        f"{labels.shape}, output '{self.names[0]}' is {batch[0].shape}"
+                    )
+                pairs = [(batch[0], labels.reshape(batch[0].shape))]
+            errors += [np.abs(a.astype(np.float64) - b.astype(np.float64)).reshape(-1) for a, b in pairs]
+        return float(np.mean(np.concatenate(errors))), sum(self.samples.sizes)
+
+
+def limit(evaluation: Evaluation, baseline: float) -> float:
+    """Return the worst value that passes the gate, given that of the float model."""
+    if evaluation.higher_is_better:
+        return round(max(baseline - evaluation.max_drop, evaluation.floor or float("-inf")), 6)
+    return round(min(baseline + evaluation.max_drop, float("inf") if evaluation.floor is None else evaluation.floor), 6)
+
+
+def passes(evaluation: Evaluation, metric: Metric) -> bool:
+    """Tell whether the deployed model's value is good enough."""
+    return metric.quantized >= metric.gate if evaluation.higher_is_better else metric.quantized <= metric.gate
+
+
+def confidences(scores: Array) -> Array:
+    """Return the highest softmax along the last axis; what sums up to one already is taken as it is."""
+    values = scores.astype(np.float64)
+    if values.size and values.min() >= 0 and np.allclose(values.sum(axis=-1), 1.0, atol=1e-3):
+        return np.asarray(values.max(axis=-1))
+    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials.max(axis=-1) / exponentials.sum(axis=-1))
+
+
+def cosines(a: Outputs, b: Outputs) -> Array:
+    """Return the cosine similarity of each sample's outputs, all of them as one vector."""
+    return np.concatenate([_cosines(left, right) for left, right in zip(a, b, strict=True)])
+
+
+def _cosines(a: list[Array], b: list[Array]) -> Array:
+    left, right = _rows(a), _rows(b)
+    norms = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    products = np.sum(left * right, axis=1)
+    both_zero = (norms == 0) & np.all(left == right, axis=1)
+    return np.where(both_zero, 1.0, products / np.where(norms == 0, 1.0, norms))
+
+
+def _rows(arrays: list[Array]) -> Array:
+    return np.concatenate([a.reshape(a.shape[0], -1).astype(np.float64) for a in arrays], axis=1)

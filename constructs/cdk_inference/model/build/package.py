@@ -1,0 +1,244 @@
+"""Writes what a build leaves behind: the artifact that ships, and what was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from cdk_inference.model.build import measure
+from cdk_inference.model.lock import Lock
+from cdk_inference.model.manifest import Distribution, Manifest, Measured
+from cdk_inference.model.precision import Auto
+from cdk_inference.model.structure import unstructure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from cdk_inference.model.build.metrics import Outputs
+    from cdk_inference.model.build.search import Outcome
+    from cdk_inference.model.build.trials import Trials
+    from cdk_inference.model.lock import Candidate
+    from cdk_inference.model.manifest import Metric
+    from cdk_inference.model.recipe import ModelRecipe
+
+REPORT_VERSION = 1
+MAX_SAMPLES = 12
+"""Samples that the card shows."""
+
+_QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+_TOP_CLASSES = 50
+
+
+def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], architecture: str, exported: float) -> Lock:
+    """Return what a search decided, as the lock that makes every later build the same.
+
+    Parameters
+    ----------
+    architecture
+        What the candidates were chosen for.
+    exported
+        Cosine similarity of the exported graph's outputs with the original's.
+    """
+    best = outcome.best
+    if best.file is None or best.metric is None:
+        raise AssertionError("what ships has been made and measured")
+    return Lock(
+        name=trials.recipe.name,
+        recipe=request["fingerprint"],
+        tools=request["tools"],
+        precision=best.precision,
+        ranges=best.ranges,
+        sha256=hashlib.sha256(best.file.read_bytes()).hexdigest(),
+        architecture=architecture,
+        metric=best.metric,
+        parity={"exported": exported, "quantized": round(best.cosine or 0.0, 3)},
+        measured=_measured(trials, best.file, best.latency),
+        distributions=distributions(trials.recipe, best.outputs),
+        candidates=outcome.candidates,
+    )
+
+
+def _measured(trials: Trials, file: Path, latency: tuple[float, float, float] | None) -> Measured:
+    peaks = [peak_memory(trials, model) for model in (trials.float32, file)]
+    one, two, gain = latency or (0.0, 0.0, 1.0)
+    return Measured(measure.cpu(), one, two, gain, *peaks)
+
+
+def peak_memory(trials: Trials, model: Path) -> float:
+    """Return the peak memory of a process that runs a model, in MB, from the cache if it is the same machine."""
+
+    def fill(folder: Path) -> None:
+        (folder / "peak.json").write_text(json.dumps(measure.peak_memory(model, trials.sample, folder)), "utf-8")
+
+    depends = [hashlib.sha256(model.read_bytes()).hexdigest(), trials.samples.digest, measure.cpu(), "memory"]
+    made = trials.passes.cached("measure", depends, fill, "memory")
+    return float(json.loads((made / "peak.json").read_text("utf-8")))
+
+
+def distributions(recipe: ModelRecipe, outputs: Outputs) -> dict[str, Distribution]:
+    """Return how the values of each output are distributed, rounded to three digits."""
+    found = {}
+    for index, spec in enumerate(recipe.outputs):
+        arrays = [batch[index] for batch in outputs]
+        values = np.concatenate([a.reshape(-1) for a in arrays]).astype(np.float64)
+        top1: dict[str, float] = {}
+        if index == 0 and recipe.evaluation.top is not None:
+            top1 = _shares(np.concatenate([np.argmax(a, axis=-1).reshape(-1) for a in arrays]))
+        quantiles = tuple(map(_round, np.quantile(values, _QUANTILES))) if values.size else ()
+        mean, std = (_round(values.mean()), _round(values.std())) if values.size else (0.0, 0.0)
+        found[spec.name] = Distribution(mean, std, quantiles, top1)
+    return found
+
+
+def _shares(classes: np.ndarray[Any, Any]) -> dict[str, float]:
+    numbers, counts = np.unique(classes, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:_TOP_CLASSES]
+    return {str(numbers[i]): _round(counts[i] / len(classes)) for i in order}
+
+
+def _round(value: Any) -> float:  # noqa: ANN401 - a NumPy scalar
+    return float(f"{float(value):.2e}")
+
+
+def make_manifest(
+    recipe: ModelRecipe,
+    tools: dict[str, str],
+    *,
+    model: Path,
+    float32: Path,
+    architecture: str,
+    precision: str,
+    metric: Metric,
+    parity: dict[str, float],
+    measured: Measured | None,
+    distributed: dict[str, Distribution],
+) -> Manifest:
+    """Return what an artifact says about itself."""
+    data = model.read_bytes()
+    opsets = {o.domain: o.version for o in onnx.load(model, load_external_data=False).opset_import}
+    recipe_hash = hashlib.sha256(json.dumps(recipe.to_data(), sort_keys=True).encode()).hexdigest()
+    return Manifest(
+        name=recipe.name,
+        model_version=hashlib.sha256(data).hexdigest()[:12],
+        inputs=recipe.inputs,
+        outputs=recipe.outputs,
+        architecture=architecture,
+        precision=precision,
+        opset=opsets.get("", opsets.get("ai.onnx", 0)),
+        size_bytes=len(data),
+        baseline_size_bytes=float32.stat().st_size,
+        metric=metric,
+        parity=parity,
+        measured=measured,
+        distributions=distributed,
+        provenance={
+            "license": recipe.provenance.license,
+            "origin": recipe.provenance.origin,
+            "recipe": recipe_hash,
+            **{f"version:{name}": number for name, number in tools.items()},
+        },
+    )
+
+
+def write_artifact(work: Path, model: Path, manifest: Manifest) -> None:
+    """Write what ships."""
+    (work / "artifact").mkdir(parents=True)
+    (work / "artifact" / "model.onnx").write_bytes(model.read_bytes())
+    (work / "artifact" / "manifest.json").write_text(manifest.to_json(), "utf-8")
+
+
+def write_report(
+    work: Path,
+    trials: Trials,
+    manifest: Manifest,
+    *,
+    candidates: Sequence[Candidate],
+    locked: bool,
+    peaks: tuple[float, float] | None,
+) -> None:
+    """Write ``report.json``: what was measured, which does not ship and may differ from build to build."""
+    recipe = trials.recipe
+    evaluation = recipe.evaluation
+    metric = manifest.metric
+    report = {
+        "schema_version": REPORT_VERSION,
+        "name": manifest.name,
+        "model_version": manifest.model_version,
+        "architecture": manifest.architecture,
+        "recipe": recipe.to_data(),
+        "class_names": _class_names(recipe, trials.folder),
+        "host": {
+            "cpu": measure.cpu(),
+            "cores": os.cpu_count(),
+            "threads": 1,
+            "python": platform.python_version(),
+            "onnxruntime": version("onnxruntime"),
+        },
+        "locked": locked,
+        "auto": isinstance(recipe.precision, Auto),
+        "candidates": [unstructure(candidate) for candidate in candidates],
+        "gate": None
+        if metric is None
+        else {
+            "metric": metric.name,
+            "baseline": metric.baseline,
+            "deployed": metric.quantized,
+            "limit": metric.gate,
+            "higher_is_better": evaluation.higher_is_better,
+            "samples": metric.samples,
+            "floor": evaluation.floor,
+            "max_latency_ms": evaluation.max_latency_ms,
+            "max_size_mb": evaluation.max_size_mb,
+        },
+        "peak_memory_mb": None if peaks is None else {"float32": peaks[0], "deployed": peaks[1]},
+        "parity": manifest.parity,
+        "passes": trials.passes.done,
+    }
+    (work / "report.json").write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+
+
+def write_evaluation(work: Path, trials: Trials, outputs: Outputs) -> None:
+    """Write the outputs of both models and a few samples, which the card shows."""
+    arrays: dict[str, Any] = {}
+    for index, spec in enumerate(trials.recipe.outputs):
+        for kind, source in (("float", trials.reference), ("deployed", outputs)):
+            parts = [batch[index] for batch in source]
+            if len({part.shape[1:] for part in parts}) == 1:
+                arrays[f"{kind}_{spec.name}"] = np.concatenate(parts)
+    if trials.samples.labelled and trials.recipe.evaluation.needs_labels:
+        arrays["labels"] = np.concatenate([np.asarray(labels) for labels in trials.samples.labels])
+    np.savez(work / "evaluation.npz", **arrays)
+    np.savez(work / "samples.npz", **_samples(trials))
+
+
+def _samples(trials: Trials) -> dict[str, Any]:
+    """Return samples spread evenly over the data, with their numbers among all of them."""
+    sizes = trials.samples.sizes
+    places = [(batch, index) for batch, size in enumerate(sizes) for index in range(size)]
+    count = min(MAX_SAMPLES, len(places))
+    chosen = [round(k * (len(places) - 1) / max(1, count - 1)) for k in range(count)]
+    arrays: dict[str, Any] = {"numbers": np.array(chosen)}
+    for spec in trials.recipe.inputs:
+        parts = [trials.samples.inputs[batch][spec.name][index] for batch, index in (places[n] for n in chosen)]
+        if len({part.shape for part in parts}) == 1:
+            arrays[f"input_{spec.name}"] = np.stack(parts)
+    texts = [trials.samples.descriptions[batch] for batch, _ in (places[n] for n in chosen)]
+    if all(text is not None for text in texts):
+        arrays["descriptions"] = np.array(
+            [text[places[n][1]] for text, n in zip(texts, chosen, strict=True) if text is not None]
+        )
+    return arrays
+
+
+def _class_names(recipe: ModelRecipe, folder: Path) -> list[str] | None:
+    if recipe.evaluation.class_names is None:
+        return None
+    return (folder / recipe.evaluation.class_names).read_text("utf-8").splitlines()

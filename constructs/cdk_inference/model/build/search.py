@@ -1,0 +1,180 @@
+"""Finds the precision that ships: the best that passes the gate, and float32 if nothing is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.build.architecture import candidates
+from cdk_inference.model.build.sensitivity import sensitivity
+from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly, describe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cdk_inference.model.build.trials import Trial, Trials
+    from cdk_inference.model.lock import Candidate
+    from cdk_inference.model.precision import Auto, Pinned
+
+TIE = 0.05
+"""Speedups that differ by less than this share are equal: the second criterion decides."""
+
+NARROW = 3.0
+"""A candidate that misses the gate by at most this many times what the gate allows is worth mixing with float."""
+
+LARGEST_SHARE = 0.5
+"""Share of the nodes that mixing leaves in float at most: beyond that, float32 is as good."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found.
+
+    Parameters
+    ----------
+    best
+        What ships.
+    candidates
+        All that was tried, float32 first.
+    """
+
+    best: Trial
+    candidates: tuple[Candidate, ...]
+
+
+def search(trials: Trials, policy: Auto) -> Outcome:
+    """Try what suits the model, and choose.
+
+    Raises
+    ------
+    ModelBuildError
+        If nothing passes, with every candidate's figures and the nearest miss.
+    """
+    calibrated = trials.recipe.calibration is not None
+    reference = trials.run(Float32())
+    if reference.metric is None:
+        raise ModelBuildError(reference.failure)
+    tried = [reference, *(trials.run(p) for p in candidates(trials.model, policy, calibrated=calibrated))]
+    tried += _mixed(trials, tried)
+    eligible = [t for t in tried if not t.failure and t.speedup >= 1.0]
+    if not eligible:
+        raise ModelBuildError(_nothing_passes(tried))
+    best = choose(eligible, policy.objective)
+    return Outcome(best, tuple(_record(t, best) for t in tried))
+
+
+def pinned(trials: Trials, precision: Pinned) -> Outcome:
+    """Try one precision, which ships if it passes.
+
+    Raises
+    ------
+    ModelBuildError
+        If it does not, with its figures.
+    """
+    reference = trials.run(Float32())
+    trial = reference if isinstance(precision, Float32) else trials.run(precision)
+    if trial.metric is None:
+        raise ModelBuildError(reference.failure or trial.failure)
+    if trial.failure:
+        hint = (
+            "raise max_drop"
+            if isinstance(precision, Float32)
+            else "calibrate on data closer to what the model will see, "
+            "allow a larger max_drop, or set precision=Auto(), which looks for one that passes"
+        )
+        raise ModelBuildError(
+            f"the gate failed with {describe(precision)}: {trial.failure} "
+            f"(float32 has {trial.metric.baseline:.4g}, max_drop={trials.recipe.evaluation.max_drop:g}); {hint}"
+        )
+    tried = [reference] if trial is reference else [reference, trial]
+    return Outcome(trial, tuple(_record(t, trial) for t in tried))
+
+
+def compare(trials: Trials, policy: Auto) -> tuple[Candidate, ...]:
+    """Try every precision there is, whatever the architecture, and choose nothing."""
+    calibrated = trials.recipe.calibration is not None
+    precisions: list[Pinned] = [Float32(), *candidates(trials.model, policy, calibrated=calibrated)]
+    others: list[Pinned] = [DynamicInt8(), WeightOnly(8), WeightOnly(4), Float16()]
+    if calibrated:
+        others.insert(0, StaticInt8())
+    precisions += [p for p in others if p not in precisions]
+    return tuple(_record(trial, None) for trial in map(trials.run, precisions))
+
+
+def choose(eligible: Sequence[Trial], objective: str) -> Trial:
+    """Return the best of what may ship.
+
+    For latency, the smallest of those that are about as quick as the quickest; for size, the quickest of those that
+    are about as small as the smallest.
+    """
+    if objective == "latency":
+        bar = max(t.speedup for t in eligible) * (1.0 - TIE)
+        return min((t for t in eligible if t.speedup >= bar), key=lambda t: (t.size, -t.speedup))
+    bar = min(t.size for t in eligible) * (1.0 + TIE)
+    return min((t for t in eligible if t.size <= bar), key=lambda t: (-t.speedup, t.size))
+
+
+def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
+    """Leave the most harmful nodes of the best narrow failure in float, twice as many each time, until it passes."""
+    passing = [t.speedup for t in tried if not t.failure]
+    worthy = [
+        t
+        for t in tried
+        if t.metric is not None
+        and t.failure
+        and not isinstance(t.precision, Float32)
+        and t.misses <= NARROW
+        and t.speedup > max([1.0, *passing]) * (1.0 + TIE)
+    ]
+    if not worthy:
+        return []
+    nearly = max(worthy, key=lambda t: t.speedup)
+    with trials.passes.timed("sensitivity", describe(nearly.precision)):
+        order = sensitivity(trials.model, nearly.precision, nearly.ranges, trials.samples.inputs)
+    found: list[Trial] = []
+    count = 1
+    while count <= len(order) * LARGEST_SHARE:
+        found.append(trials.run(_keeping(nearly.precision, order[:count])))
+        if not found[-1].failure:
+            break
+        count *= 2
+    return found
+
+
+def _keeping(precision: Pinned, nodes: Sequence[str]) -> Pinned:
+    match precision:
+        case StaticInt8(method, percentile, keep, dynamic):
+            return StaticInt8(method, percentile, (*keep, *nodes), dynamic)
+        case DynamicInt8(keep, weight_only):
+            return DynamicInt8((*keep, *nodes), weight_only)
+        case WeightOnly(bits, block_size, keep):
+            return WeightOnly(bits, block_size, (*keep, *nodes))
+        case Float16(keep):
+            return Float16((*keep, *nodes))
+        case Float32():
+            return precision
+
+
+def _record(trial: Trial, best: Trial | None) -> Candidate:
+    if trial is best:
+        better = "" if not isinstance(trial.precision, Float32) else "nothing that passes is quicker or smaller"
+        return trial.candidate("shipped", better)
+    if trial.metric is None:
+        return trial.candidate("error", trial.failure)
+    if trial.failure:
+        return trial.candidate("failed", trial.failure)
+    if isinstance(trial.precision, Float32):
+        return trial.candidate("reference", "")
+    if trial.latency and trial.speedup < 1.0:
+        return trial.candidate("slower", f"takes {1 / trial.speedup:.2f} times as long as float32")
+    return trial.candidate("passed", "")
+
+
+def _nothing_passes(tried: Sequence[Trial]) -> str:
+    figures = [f"{describe(t.precision)}: {t.failure or 'slower than float32'}" for t in tried]
+    nearest = min(tried, key=lambda t: t.misses)
+    return (
+        f"the gate failed with every candidate: {' | '.join(figures)}. "
+        f"The nearest miss is {describe(nearest.precision)}; loosen the limit that it misses, or give a better model"
+    )

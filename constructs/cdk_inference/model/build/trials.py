@@ -1,0 +1,243 @@
+"""Tries one precision on a model: converts it, and measures quality, size and latency."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.build import measure
+from cdk_inference.model.build.calibrate import calibrate
+from cdk_inference.model.build.data import Samples, load_function, load_samples
+from cdk_inference.model.build.evaluate import load_outputs, predict, save_outputs
+from cdk_inference.model.build.graph import clean, serialize
+from cdk_inference.model.build.metrics import Judge, cosines, limit, passes
+from cdk_inference.model.build.precisions import convert
+from cdk_inference.model.checks import is_function
+from cdk_inference.model.lock import Candidate
+from cdk_inference.model.manifest import Metric
+from cdk_inference.model.precision import Float32, StaticInt8, describe
+from cdk_inference.model.structure import unstructure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cdk_inference.model.build.metrics import Outputs
+    from cdk_inference.model.build.passes import Passes
+    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe import ModelRecipe
+
+Ranges = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A precision that was tried.
+
+    Parameters
+    ----------
+    precision
+        What was tried.
+    file
+        The model; None if it could not be made.
+    ranges
+        Of the activations, if the precision has some.
+    outputs
+        Over the evaluation data.
+    metric
+        Quality and gate.
+    latency
+        Milliseconds of float32, milliseconds of this, and how much quicker this is.
+    failure
+        Why it cannot ship; empty if it can.
+    misses
+        How far it is from passing, as shares of what the gate allows; 0 if it passes.
+    """
+
+    precision: Pinned
+    file: Path | None = None
+    ranges: Ranges | None = None
+    outputs: Outputs = field(default_factory=list)
+    metric: Metric | None = None
+    cosine: float | None = None
+    latency: tuple[float, float, float] | None = None
+    failure: str = ""
+    misses: float = float("inf")
+
+    @property
+    def size(self) -> int:
+        """Bytes of the model."""
+        return self.file.stat().st_size if self.file else 0
+
+    @property
+    def speedup(self) -> float:
+        """How much quicker than float32; 0 if that is not known."""
+        return self.latency[2] if self.latency else 0.0
+
+    def candidate(self, status: str, reason: str) -> Candidate:
+        """Return what the report says about it."""
+        return Candidate(
+            name=describe(self.precision),
+            status=status,
+            reason=reason,
+            precision=self.precision,
+            quality=self.metric.quantized if self.metric else None,
+            cosine=self.cosine,
+            size_bytes=self.size or None,
+            latency_ms=self.latency[1] if self.latency else None,
+            speedup=self.latency[2] if self.latency else None,
+        )
+
+
+@dataclass
+class Trials:
+    """What the trials of one model share.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    folder
+        Folder of its files.
+    float32
+        The exported and cleaned model.
+    passes
+        Caches what takes long.
+    """
+
+    recipe: ModelRecipe
+    folder: Path
+    float32: Path
+    passes: Passes
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The evaluation data."""
+        with self.passes.timed("data"):
+            return load_samples(self.folder, self.recipe.evaluation.data, "evaluation.data", self.recipe.inputs)
+
+    @cached_property
+    def calibration(self) -> Samples:
+        """The calibration data."""
+        return load_samples(self.folder, self.recipe.calibration or "", "calibration", self.recipe.inputs)
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The float model."""
+        return onnx.load(self.float32)
+
+    @cached_property
+    def sample(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
+        """What latencies are measured on."""
+        return measure.typical_sample(self.samples.inputs, self.recipe.inputs)
+
+    @cached_property
+    def reference(self) -> Outputs:
+        """Outputs of the float model over the evaluation data."""
+        return self._outputs(self.float32, "float32")
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What scores outputs."""
+        evaluation = self.recipe.evaluation
+        own = is_function(evaluation.metric)
+        function = load_function(self.folder, evaluation.metric, "evaluation.metric") if own else None
+        names = tuple(spec.name for spec in self.recipe.outputs)
+        return Judge(evaluation, self.samples, self.reference, names, function)
+
+    @cached_property
+    def baseline(self) -> float:
+        """The float model's quality."""
+        return self.judge.score(self.reference)[0]
+
+    def run(self, precision: Pinned, *, timed: bool = True) -> Trial:
+        """Try a precision. A conversion that fails makes a trial that failed, not an error."""
+        try:
+            file, ranges = self.convert(precision)
+            return self._judged(precision, file, ranges, timed=timed)
+        except ModelBuildError as error:
+            return Trial(precision, failure=str(error))
+
+    def _judged(self, precision: Pinned, file: Path, ranges: Ranges | None, *, timed: bool) -> Trial:
+        outputs = self.reference if file == self.float32 else self._outputs(file, describe(precision))
+        value, count = self.judge.score(outputs)
+        evaluation = self.recipe.evaluation
+        metric = Metric(evaluation.metric, self.baseline, value, limit(evaluation, self.baseline), count)
+        latency = self._latency(file) if timed or evaluation.max_latency_ms is not None else None
+        failure, misses = self._judge(metric, file.stat().st_size, latency)
+        cosine = round(float(np.mean(cosines(outputs, self.reference))), 4)
+        return Trial(precision, file, ranges, outputs, metric, cosine, latency, failure, misses)
+
+    def judge_file(self, file: Path) -> Trial:
+        """Judge a model that was made already."""
+        return self._judged(Float32(), file, None, timed=True)
+
+    def convert(self, precision: Pinned, ranges: Ranges | None = None) -> tuple[Path, Ranges | None]:
+        """Return the model in a precision, and the ranges that it was made with, calibrated unless given."""
+        if isinstance(precision, Float32):
+            return self.float32, None
+        if isinstance(precision, StaticInt8) and ranges is None:
+            ranges = self._calibrate(precision)
+
+        def fill(folder: Path) -> None:
+            (folder / "model.onnx").write_bytes(serialize(clean(convert(self.model, precision, ranges))))
+
+        depends = [self._digest, unstructure(precision), ranges]
+        made = self.passes.cached("candidates", depends, fill, describe(precision))
+        return made / "model.onnx", ranges
+
+    def _calibrate(self, precision: StaticInt8) -> Ranges:
+        def fill(folder: Path) -> None:
+            ranges = calibrate(self.model, precision.method, precision.percentile, self.calibration.inputs, folder)
+            (folder / "ranges.json").write_text(json.dumps(ranges), "utf-8")
+
+        depends = [self._digest, precision.method, precision.percentile, self.calibration.digest]
+        made = self.passes.cached("prepare", depends, fill, "calibration")
+        return {k: (low, high) for k, (low, high) in json.loads((made / "ranges.json").read_text("utf-8")).items()}
+
+    def _outputs(self, file: Path, what: str) -> Outputs:
+        def fill(folder: Path) -> None:
+            save_outputs(folder / "outputs.npz", predict(file.read_bytes(), self.recipe, self.samples.inputs, what))
+
+        made = self.passes.cached("evaluate", [_sha256(file), self.samples.digest], fill, what)
+        return load_outputs(made / "outputs.npz")
+
+    def _latency(self, file: Path) -> tuple[float, float, float]:
+        def fill(folder: Path) -> None:
+            times = measure.latency(self.float32.read_bytes(), file.read_bytes(), self.sample)
+            (folder / "latency.json").write_text(json.dumps(times), "utf-8")
+
+        depends = [self._digest, _sha256(file), self.samples.digest, measure.cpu()]
+        made = self.passes.cached("measure", depends, fill)
+        one, two, gain = json.loads((made / "latency.json").read_text("utf-8"))
+        return one, two, gain
+
+    @cached_property
+    def _digest(self) -> str:
+        return _sha256(self.float32)
+
+    def _judge(self, metric: Metric, size: int, latency: tuple[float, float, float] | None) -> tuple[str, float]:
+        """Return why a model cannot ship, and how far it is from that."""
+        evaluation = self.recipe.evaluation
+        failures, misses = [], 0.0
+        if not passes(evaluation, metric):
+            side = "below" if evaluation.higher_is_better else "above"
+            failures.append(f"{metric.name} {metric.quantized:.4g} is {side} the gate {metric.gate:.4g}")
+            misses += abs(metric.quantized - metric.gate) / max(evaluation.max_drop, 1e-3)
+        if evaluation.max_size_mb is not None and size > evaluation.max_size_mb * 1e6:
+            failures.append(f"{size / 1e6:.2f} MB is above max_size_mb {evaluation.max_size_mb:g}")
+            misses += size / (evaluation.max_size_mb * 1e6) - 1.0
+        if evaluation.max_latency_ms is not None and latency and latency[1] > evaluation.max_latency_ms:
+            failures.append(f"{latency[1]:.3g} ms is above max_latency_ms {evaluation.max_latency_ms:g}")
+            misses += latency[1] / evaluation.max_latency_ms - 1.0
+        return "; ".join(failures), misses
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

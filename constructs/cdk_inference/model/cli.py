@@ -1,0 +1,194 @@
+"""The command line: ``python -m cdk_inference.model``.
+
+Exit codes: 0 all is well, 1 something failed or did not pass its gate, 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cdk_inference.errors import InferenceError, ModelBuildError
+from cdk_inference.model.builder import BuiltModel, Project, build_model, open_project, request
+from cdk_inference.model.cache import cache_root
+from cdk_inference.model.process import run_build
+from cdk_inference.model.store import entries, limit_bytes, prune
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer(
+    help="Build models and judge them, without CDK.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="The cache of models, passes, files and bundles.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+_out = Console(highlight=False, soft_wrap=True)
+
+Recipe = Annotated[Path, typer.Argument(help="File that defines RECIPE.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
+Folder = Annotated[Path | None, typer.Option("--cache", help="Cache root, by default the user's.", file_okay=False)]
+
+
+@app.command()
+def build(
+    recipe: Recipe,
+    search: Annotated[bool, typer.Option("--search", help="Search again, whatever the lock says.")] = False,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Fail if there is no lock that fits.")] = False,
+    as_json: Json = False,
+    cache: Folder = None,
+) -> None:
+    """Build a recipe, or take it from the cache, and show what was tried."""
+    built = build_model(recipe, cache=cache, search=search, frozen_lock=frozen)
+    report = json.loads(built.report.read_text("utf-8"))
+    if as_json:
+        _out.print_json(json.dumps({"path": str(built.path), "version": built.version, **report}))
+        return
+    _show(report["name"], report["gate"]["metric"], report["candidates"])
+    _out.print(f"artifact {built.path}\ncard     {built.card}")
+
+
+@app.command()
+def evaluate(
+    recipe: Recipe,
+    model: Annotated[
+        Path | None, typer.Option(help="ONNX file to judge, by default what the recipe builds.", dir_okay=False)
+    ] = None,
+    as_json: Json = False,
+    cache: Folder = None,
+) -> None:
+    """Judge a model by the recipe's gate on this machine: the data are read, and the model runs, again."""
+    if model is None:
+        model = build_model(recipe, cache=cache).path / "model.onnx"
+    elif not model.is_file():
+        raise ModelBuildError(f"model {model} does not exist")
+    result = _run(open_project(recipe, cache=cache), "evaluate", "judgement.json", model=str(model.absolute()))
+    if as_json:
+        _out.print_json(json.dumps(result))
+    else:
+        metric = result["metric"]
+        _out.print(
+            f"{metric['name']} {metric['quantized']:.4g} over {metric['samples']} samples "
+            f"(float32 {metric['baseline']:.4g}, gate {metric['gate']:.4g}), cosine {result['cosine']:.4f}, "
+            f"{result['size_bytes'] / 1e6:.2f} MB, {result['latency_ms']:.3g} ms "
+            f"({result['speedup']:.2f} times as fast as float32)"
+        )
+    if result["failure"]:
+        raise ModelBuildError(result["failure"])
+
+
+@app.command()
+def compare(recipe: Recipe, as_json: Json = False, cache: Folder = None) -> None:
+    """Measure the model in every precision, on this machine. Nothing is shipped or recorded."""
+    project = open_project(recipe, cache=cache)
+    candidates = _run(project, "compare", "candidates.json")
+    if as_json:
+        _out.print_json(json.dumps(candidates))
+    else:
+        _show(project.recipe.name, project.recipe.evaluation.metric, candidates)
+
+
+@app.command()
+def card(
+    recipe: Recipe,
+    output: Annotated[Path | None, typer.Option(help="Folder to copy card.html and card.md to.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    cache: Folder = None,
+) -> None:
+    """Write the model card of what a recipe builds, as HTML and as Markdown."""
+    built = build_model(recipe, cache=cache)
+    files = _write_card(built, output)
+    for file in files:
+        _out.print(str(file))
+    if show:
+        webbrowser.open(files[0].as_uri())
+
+
+@cache_app.command("info")
+def cache_info(cache: Folder = None) -> None:
+    """Show what the cache holds."""
+    root = cache or cache_root()
+    table = Table("kind", "entries", "MB")
+    sizes: dict[str, list[int]] = {}
+    for entry, _, size in entries(root):
+        sizes.setdefault(entry.parent.name, []).append(size)
+    for kind, members in sorted(sizes.items()):
+        table.add_row(kind, str(len(members)), f"{sum(members) / 1e6:.1f}")
+    _out.print(table)
+    _out.print(f"{root}, at most {limit_bytes() / 1e9:g} GB")
+
+
+@cache_app.command("clear")
+def cache_clear(cache: Folder = None) -> None:
+    """Remove everything that no build is using."""
+    freed = prune(cache or cache_root(), 0, grace=0)
+    _out.print(f"freed {freed / 1e6:.1f} MB")
+
+
+def _write_card(built: BuiltModel, output: Path | None) -> list[Path]:
+    files = [built.card, built.card.with_suffix(".md")]
+    if not all(file.is_file() for file in files):
+        from cdk_inference.model.card import render  # noqa: PLC0415 - needs matplotlib
+
+        render(built.path.parent)
+    if output is None:
+        return files
+    output.mkdir(parents=True, exist_ok=True)
+    return [Path(shutil.copy(file, output)).absolute() for file in files]
+
+
+def _run(project: Project, mode: str, result: str, **more: str) -> Any:  # noqa: ANN401 - JSON-compatible data
+    """Run the build process for something that is not kept."""
+    with tempfile.TemporaryDirectory(prefix="cdk-inference-") as folder:
+        work = Path(folder) / mode
+        work.mkdir()
+        run_build(project.recipe.name, {**request(project, mode, None), **more}, work)
+        return json.loads((work / result).read_text("utf-8"))
+
+
+def _show(name: str, metric: str, candidates: Sequence[dict[str, Any]]) -> None:
+    table = Table(title=f"{name}, one thread", title_justify="left")
+    table.add_column("precision")
+    table.add_column("status")
+    for column in (metric, "MB", "ms", "speedup"):
+        table.add_column(column, justify="right")
+    table.add_column("reason")
+    for row in candidates:
+        table.add_row(
+            row["name"],
+            row["status"],
+            _figure(row["quality"], "{:.4g}"),
+            _figure(row["size_bytes"] and row["size_bytes"] / 1e6, "{:.2f}"),
+            _figure(row["latency_ms"], "{:.3g}"),
+            _figure(row["speedup"], "{:.2f}"),
+            row["reason"],
+        )
+    _out.print(table)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def main() -> None:
+    """Run the command line: one line for our own errors, and none for an interruption."""
+    try:
+        app()
+    except InferenceError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; what is finished stays in the cache\n")
+        sys.exit(130)

@@ -1,0 +1,156 @@
+"""The lock file: what a search decided, so that every machine builds the same bytes without measuring."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.cache import hash_data
+from cdk_inference.model.manifest import Distribution, Measured, Metric
+from cdk_inference.model.precision import Pinned
+from cdk_inference.model.structure import structure, unstructure
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SCHEMA_VERSION = 1
+SUFFIX = ".lock.json"
+
+_PAIR = re.compile(r"\[\s+(-?[\d.e+-]+),\s+(-?[\d.e+-]+)\s+\]")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What was found out about one precision.
+
+    Parameters
+    ----------
+    name
+        For people.
+    status
+        ``"shipped"``, ``"passed"`` (the gate, but another is better), ``"failed"`` (the gate), ``"slower"`` (than
+        float32), ``"error"`` or ``"reference"``, which float32 is unless it ships.
+    reason
+        Why, in words; empty if there is nothing to add.
+    precision
+        The precision.
+    quality
+        Value of the gate's metric; None if it could not be measured.
+    cosine
+        Mean cosine similarity of the outputs with those of float32.
+    size_bytes
+        Of ``model.onnx``.
+    latency_ms
+        Median for one sample on one thread of the machine that searched.
+    speedup
+        Latency of float32, measured alternately, divided by this latency.
+    """
+
+    name: str
+    status: str
+    reason: str
+    precision: Pinned
+    quality: float | None = None
+    cosine: float | None = None
+    size_bytes: int | None = None
+    latency_ms: float | None = None
+    speedup: float | None = None
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A decision, and what it was made on.
+
+    Parameters
+    ----------
+    name
+        The recipe's name.
+    recipe
+        Hash of the recipe and the files in its folder.
+    tools
+        Versions of the tools and of the recipe's packages.
+    precision
+        What ships.
+    ranges
+        Lowest and highest value of each activation, as calibrated; None if the precision needs none.
+    sha256
+        Of the ``model.onnx`` that ships.
+    architecture
+        What the search took the model for.
+    metric
+        The gate, which passed.
+    parity
+        See `cdk_inference.model.Manifest`.
+    measured
+        Latency and memory on the machine that searched.
+    distributions
+        See `cdk_inference.model.Manifest`.
+    candidates
+        All that was tried.
+    """
+
+    name: str
+    recipe: str
+    tools: dict[str, str]
+    precision: Pinned
+    ranges: dict[str, tuple[float, float]] | None
+    sha256: str
+    architecture: str
+    metric: Metric
+    parity: dict[str, float]
+    measured: Measured
+    distributions: dict[str, Distribution]
+    candidates: tuple[Candidate, ...]
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything in it."""
+        return hash_data(unstructure(self))
+
+    def to_json(self) -> str:
+        """Serialize for a review: sorted keys, one activation a line."""
+        text = json.dumps(unstructure(self), indent=1, sort_keys=True)
+        return _PAIR.sub(r"[\1, \2]", text) + "\n"
+
+    def stale(self, recipe: str, tools: Mapping[str, str]) -> str | None:
+        """Return why the decision does not hold for a recipe and tools; None if it does."""
+        if self.recipe != recipe:
+            return "the recipe or a file in its folder changed"
+        changed = [
+            f"{name} {self.tools.get(name, 'none')} -> {tools.get(name, 'none')}"
+            for name in sorted({*self.tools, *tools})
+            if self.tools.get(name) != tools.get(name)
+        ]
+        return ", ".join(changed) or None
+
+
+def read_lock(path: Path) -> Lock | None:
+    """Return the lock in a file, or None if there is no file.
+
+    Raises
+    ------
+    ModelBuildError
+        If the file is not a lock that this version can read.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelBuildError(
+            f"cannot read the lock {path}: {error}; restore it, or delete it to search again"
+        ) from error
+    try:
+        data = json.loads(text)
+        version = data.get("schema_version") if isinstance(data, dict) else None
+        if version == SCHEMA_VERSION:
+            return structure(data, Lock)
+        reason = f"it has schema version {version!r}, expected {SCHEMA_VERSION}"
+    except (ValueError, RecursionError, ModelBuildError) as error:
+        reason = str(error)[:300]
+    raise ModelBuildError(f"the lock {path} is damaged: {reason}; restore it, or delete it to search again")

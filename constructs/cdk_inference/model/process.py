@@ -1,0 +1,127 @@
+"""Runs the build process, and shows how far it is."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.errors import ModelBuildError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+MISSING_EXTRA = 'building a model needs the "model" extra: pip install "cdk-inference[model]"'
+
+ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    # Refuses pickles in every torch.load, the factory's own too: who unpickles a file runs what is in it.
+    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
+}
+
+
+def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
+    """Run ``python -m cdk_inference.model.build WORK`` on a request.
+
+    The process writes events to its output, one JSON object a line; all else goes to a log beside the work folder.
+
+    Parameters
+    ----------
+    name
+        The model, for messages.
+    request
+        What to do; see `cdk_inference.model.build.__main__`.
+    work
+        An empty folder, which gets the results.
+
+    Raises
+    ------
+    ModelBuildError
+        With what the process says, or how it ended.
+    """
+    (work / "request.json").write_text(json.dumps(request), "utf-8")
+    log = work.parent / f"{work.name.removeprefix('.').removesuffix('.building')}.log"
+    error = None
+    with log.open("wb") as log_file, _progress(name) as show:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-P", "-m", "cdk_inference.model.build", str(work)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log_file,
+            env=os.environ | ENVIRONMENT,
+            text=True,
+            encoding="utf-8",
+        )
+        try:
+            for line in process.stdout or ():
+                event = json.loads(line)
+                if "error" in event:
+                    error = event["error"]
+                else:
+                    show(event)
+            process.wait()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+    if error == "missing extra":
+        raise ModelBuildError(f"{MISSING_EXTRA}; see {log}")
+    if error is not None:
+        raise ModelBuildError(error.replace("{log}", str(log)))
+    if process.returncode != 0:
+        raise ModelBuildError(f"model '{name}': the build process {_ending(process.returncode)}; see {log}")
+    (work / "request.json").unlink()
+
+
+def say(line: str) -> None:
+    """Write a line for whoever watches."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _ending(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "was killed, most likely because the machine ran out of memory"
+    if code < 0:
+        return f"was ended by signal {-code} ({signal.Signals(-code).name})"
+    return f"ended with code {code}"
+
+
+@contextlib.contextmanager
+def _progress(name: str) -> Iterator[Any]:
+    """Yield a function that shows events: a spinner with the current pass on a terminal, quiet lines elsewhere."""
+    say(f"model {name}: not in the cache, building")
+    if not sys.stderr.isatty():
+
+        def quietly(event: dict[str, Any]) -> None:
+            if "seconds" in event:
+                say(f"model {name}: {_done(event)}")
+
+        yield quietly
+        return
+    from rich.console import Console  # noqa: PLC0415 - only a build on a terminal needs it
+    from rich.markup import escape  # noqa: PLC0415
+
+    console = Console(stderr=True, highlight=False)
+    with console.status(f"model {escape(name)}: starting") as status:
+
+        def show(event: dict[str, Any]) -> None:
+            if "seconds" in event:
+                console.print(f"[green]✓[/green] model {escape(name)}: {escape(_done(event))}")
+            else:
+                status.update(f"model {escape(name)}: {escape(event['pass'])}")
+
+        yield show
+
+
+def _done(event: Mapping[str, Any]) -> str:
+    seconds = "from the cache" if event.get("cached") else f"{event['seconds']:.1f} s"
+    note = f": {event['note']}" if event.get("note") else ""
+    return f"{event['pass']}{note} ({seconds})"
