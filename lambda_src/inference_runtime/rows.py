@@ -133,8 +133,8 @@ def _attribute(value: object, path: str, depth: int) -> Attribute:
         value = value.tolist()
     if value is None:
         return {"NULL": True}
-    if isinstance(value, bool):
-        return {"BOOL": value}
+    if isinstance(value, bool | bytes):
+        return {"BOOL" if isinstance(value, bool) else "B": value}
     if isinstance(value, str):
         try:
             value.encode()
@@ -151,7 +151,7 @@ def _attribute(value: object, path: str, depth: int) -> Attribute:
                 raise ResultError(f"{path} has the key {name!r:.100}, expected a text that is not empty")
             _attribute(name, f"{path}.{name!a}", depth)
         return {"M": {name: _attribute(member, f"{path}.{name}", depth - 1) for name, member in value.items()}}
-    raise ResultError(f"{path} is {type(value).__name__}, which is neither text, number, boolean, list nor dict")
+    raise ResultError(f"{path} is {type(value).__name__}, which is neither text, number, boolean, bytes, list nor dict")
 
 
 def _number(value: float | Decimal, path: str) -> str:
@@ -171,6 +171,8 @@ def _size(attribute: Attribute) -> int:
     [(kind, value)] = attribute.items()
     if kind == "S":
         return len(value.encode())
+    if kind == "B":
+        return len(value)
     if kind == "N":
         return len(value) // 2 + 2
     if kind == "L":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from boto3.dynamodb.types import TypeDeserializer
+from boto3.dynamodb.types import Binary, TypeDeserializer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,7 @@ numbers = st.integers(-(10**37), 10**37) | st.floats(-1e37, 1e37).filter(lambda 
 predictions = st.dictionaries(
     st.text(min_size=1),
     st.recursive(
-        st.none() | st.booleans() | numbers | st.text(),
+        st.none() | st.booleans() | numbers | st.text() | st.binary(),
         lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(min_size=1), inner, max_size=4),
         max_leaves=10,
     ),
@@ -30,6 +30,8 @@ predictions = st.dictionaries(
 
 def as_stored(value: Any) -> Any:
     """What a reader should see: equal, with numbers as decimals of the same text."""
+    if isinstance(value, bytes):
+        return Binary(value)
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     if isinstance(value, float | int):
@@ -46,8 +48,14 @@ def test_a_reader_gets_what_was_returned(prediction: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "prediction",
-    [{"v": [1] * 74_000}, {"v": "ß" * 149_990}, {"v": [0.1234567890123456] * 24_900}, {"v": [True] * 149_990}],
-    ids=["integers", "text", "floats", "booleans"],
+    [
+        {"v": [1] * 74_000},
+        {"v": "ß" * 149_990},
+        {"v": [0.1234567890123456] * 24_900},
+        {"v": [True] * 149_990},
+        {"v": bytes(299_990)},
+    ],
+    ids=["integers", "text", "floats", "booleans", "bytes"],
 )
 def test_the_largest_prediction_fits_a_row(dynamodb: DynamoDBClient, table: str, prediction: dict[str, Any]) -> None:
     attribute = prediction_attribute(prediction)

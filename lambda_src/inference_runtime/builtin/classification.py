@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from inference_runtime.builtin.outputs import select_output
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -64,7 +66,7 @@ def classification_postprocessor(
     names = None if labels is None else list(labels)
 
     def postprocess(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:  # noqa: ARG001 - the stage's signature
-        values = _select(outputs, output).astype(np.float64)
+        values = select_output(outputs, output).astype(np.float64)
         # Wrong options, not a wrong object: these raise what makes the runtime keep the message for after the fix.
         if values.ndim != 1 or (names is not None and len(names) != len(values)):
             classes = "one axis" if names is None else f"{len(names)} classes, one for each label"
@@ -81,14 +83,6 @@ def classification_postprocessor(
         return {**ranking[0], "top": ranking}
 
     return postprocess
-
-
-def _select(outputs: Mapping[str, Array], name: str | None) -> Array:
-    if name is None and len(outputs) == 1:
-        return next(iter(outputs.values()))
-    if name is None or name not in outputs:
-        raise RuntimeError(f"output is {name!r}, but the model returns {sorted(outputs)}: name one of them")
-    return outputs[name]
 
 
 def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

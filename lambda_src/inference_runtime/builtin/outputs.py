@@ -1,4 +1,4 @@
-"""Stores a model's outputs as they are."""
+"""Stores a model's outputs as they are, and chooses one of them for others."""
 
 from __future__ import annotations
 
@@ -18,3 +18,18 @@ def outputs_postprocessor() -> Callable[[Mapping[str, Array], Item], dict[str, A
         return {name: array.tolist() for name, array in outputs.items()}
 
     return postprocess
+
+
+def select_output(outputs: Mapping[str, Array], name: str | None) -> Array:
+    """Return the output of this name, or without a name the only one.
+
+    Raises
+    ------
+    RuntimeError
+        If there is none, or it is not clear which: wrong options, not a wrong object.
+    """
+    if name is None and len(outputs) == 1:
+        return next(iter(outputs.values()))
+    if name is None or name not in outputs:
+        raise RuntimeError(f"output is {name!r}, but the model returns {sorted(outputs)}: name one of them")
+    return outputs[name]
