@@ -74,6 +74,7 @@ def bundle(
     requirements: Path | Sequence[str | Path],
     sources: Mapping[str, Path | bytes],
     platform: LambdaPlatform,
+    excluded: Sequence[str] = (),
 ) -> BundledCode:
     """Bundle sources and the wheels they need into one zip.
 
@@ -94,6 +95,8 @@ def bundle(
         root.
     platform
         What the function runs on.
+    excluded
+        Distributions that stay out although a requirement asks for them, because the function never imports them.
 
     Returns
     -------
@@ -111,7 +114,7 @@ def bundle(
     if not Stack.of(scope).bundling_required:
         return _placeholder(bundles)
 
-    needed = Requirements(requirements)
+    needed = Requirements(requirements, excluded=excluded)
     files = _source_files(sources)
     for module in sorted(_modules(files) & sys.stdlib_module_names):
         raise PropError(f"source {module!r} of {name} would hide Python's own module of that name: rename it")

@@ -82,6 +82,8 @@ class StageFunction(Construct):
         Name of the runtime's own list of pinned packages.
     requirements
         Packages beside those.
+    excluded_requirements
+        Distributions that stay out although one of those asks for them. Default: none.
     sources
         Files and folders of the package beside the runtime, by their name in it.
     environment
@@ -121,6 +123,7 @@ class StageFunction(Construct):
         handler: str,
         runtime_requirements: str,
         requirements: Sequence[str | Path] = (),
+        excluded_requirements: Sequence[str] = (),
         sources: Mapping[str, Path | bytes],
         environment: Mapping[str, str],
         description: str,
@@ -169,6 +172,7 @@ class StageFunction(Construct):
             requirements=[source / "requirements" / f"{runtime_requirements}.txt", *requirements],
             sources={"inference_runtime": source / "inference_runtime", **sources},
             platform=resolved,
+            excluded=excluded_requirements,
         )
         self.function = lambda_.Function(
             self,
@@ -305,6 +309,7 @@ class PreprocessFunction(StageFunction):
             handler="inference_runtime.preprocess.handler",
             runtime_requirements=code.runtime_requirements,
             requirements=code.requirements,
+            excluded_requirements=code.excluded_requirements,
             sources=code.files(),
             description=f"reads objects and makes the input of {model.manifest.name}",
             environment={

@@ -4,28 +4,32 @@ from __future__ import annotations
 
 import ast
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cdk_inference.errors import PropError
+from cdk_inference.errors import ModelBuildError, PropError
+from cdk_inference.model.cache import cache_root
 from cdk_inference.model.tensors import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from cdk_inference.model.sources import Download, HubFile, PackageFile
     from cdk_inference.model.tensors import TensorSpec
 
 _BUILTIN = "inference_runtime.builtin"
 
 _LABELS_FILE = "labels.txt"
+_TOKENIZER_FILE = "tokenizer.json"
 _TOP = 5
 _OPTIONS_FILE = "stage_options.json"
 _MAX_INLINE_OPTIONS = 1_000  # bytes; a function's environment holds 4 KB in all
 # What the runtime puts into the package.
-_TAKEN = frozenset({"inference_runtime", "model", _LABELS_FILE, _OPTIONS_FILE})
+_TAKEN = frozenset({"inference_runtime", "model", _LABELS_FILE, _TOKENIZER_FILE, _OPTIONS_FILE})
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class StageCode:
         If not ``None``, the attribute is a factory, called with these once at start-up.
     requirements
         Packages beside those of the runtime, as pip writes them, and requirements files.
+    excluded_requirements
+        Packages that stay out although one of those asks for them.
     sources
         Files and folders to put into the package, by their name in it.
     runtime_requirements
@@ -49,6 +55,7 @@ class StageCode:
     function: str
     options: Mapping[str, object] | None = None
     requirements: tuple[str | Path, ...] = ()
+    excluded_requirements: tuple[str, ...] = ()
     sources: Mapping[str, Path] = field(default_factory=dict)
     runtime_requirements: str = "preprocess-base"
 
@@ -81,6 +88,8 @@ class Preprocess:
     """The suffixes it can read; ``None`` if it reads anything."""
     produces: tuple[str, tuple[int, ...]] | None = None
     """dtype and shape, without the batch, of what it makes, where that is known beforehand."""
+    tokens: tuple[int, int] | None = None
+    """Of a stage that makes tokens: the most of them, and what their number is a multiple of."""
 
     @classmethod
     def image(
@@ -186,6 +195,68 @@ class Preprocess:
         )
 
     @classmethod
+    def text(
+        cls,
+        *,
+        tokenizer: str | Path | Download | HubFile | PackageFile,
+        max_length: int = 256,
+        pad_to_multiple_of: int = 16,
+        field: str | None = None,
+        too_long: Literal["truncate", "reject"] = "truncate",
+    ) -> Preprocess:
+        """Turn text in UTF-8 into tokens, an array of shape (tokens,) for each input of the model.
+
+        The inputs are those that the model has of ``input_ids``, ``attention_mask`` and ``token_type_ids``.
+
+        Parameters
+        ----------
+        tokenizer
+            The model's ``tokenizer.json``, as Hugging Face's libraries write it: a path, or where it comes from. It
+            goes into the function's package.
+        max_length
+            Most tokens, special ones included, 8 to 8,192: no more than the model has positions for.
+        pad_to_multiple_of
+            Texts are padded to the next multiple of this, which divides ``max_length``: those that come out equally
+            long share a batch.
+        field
+            Field of a JSON object that holds the text. Default: the whole object is the text.
+        too_long
+            What becomes of longer texts: ``truncate`` keeps their first ``max_length`` tokens, ``reject`` rejects them.
+
+        Raises
+        ------
+        PropError
+            A value is out of range, or the file is missing or no tokenizer.
+        """
+        if not 8 <= max_length <= 8192:  # noqa: PLR2004
+            raise PropError(f"max_length is {max_length}; it must be between 8 and 8192 tokens")
+        if not 1 <= pad_to_multiple_of <= max_length or max_length % pad_to_multiple_of:
+            raise PropError(
+                f"pad_to_multiple_of is {pad_to_multiple_of}, of which max_length, {max_length}, is no multiple; "
+                "change one of them"
+            )
+        if field == "":
+            raise PropError("field is ''; name the field of the JSON object that holds the text, or leave it out")
+        if too_long not in ("truncate", "reject"):
+            raise PropError(f"too_long is '{too_long}'; use 'truncate' or 'reject'")
+        options = {
+            "tokenizer_file": _TOKENIZER_FILE,
+            "max_length": max_length,
+            "pad_to_multiple_of": pad_to_multiple_of,
+            "field": field,
+            "too_long": too_long,
+        }
+        code = StageCode(
+            f"{_BUILTIN}.text:text_preprocessor",
+            options=options,
+            # What tokenizers downloads with, which no function does: twice its own size, with all that it needs.
+            excluded_requirements=("huggingface-hub",),
+            sources={_TOKENIZER_FILE: _tokenizer_file(tokenizer)},
+            runtime_requirements="preprocess-text",
+        )
+        return cls(code, suffixes=None if field is None else (".json",), tokens=(max_length, pad_to_multiple_of))
+
+    @classmethod
     def tensor(cls) -> Preprocess:
         """Read an array that someone else prepared, in NumPy's ``.npy`` format (never pickled)."""
         return cls(StageCode(f"{_BUILTIN}.tensor:tensor_preprocessor", options={}), suffixes=(".npy",))
@@ -264,6 +335,11 @@ class Preprocess:
                     f"preprocess makes {dtype} {_shape(('batch', *shape))}, but the model takes {takes}; "
                     "change the stage's props or bring your own function"
                 )
+        if self.tokens is not None:
+            _check_token_inputs(inputs, *self.tokens)
+            return replace(
+                self.code, options={**(self.code.options or {}), "inputs": {i.name: i.dtype for i in inputs}}
+            )
         return self.code
 
 
@@ -276,6 +352,8 @@ class Postprocess:
     """How many classes it has names for, if that matters."""
     output: str | None = None
     """The output that it looks at; ``None`` for the only one, or for all."""
+    vector: bool = False
+    """Whether it takes that output for a vector."""
 
     @classmethod
     def classification(
@@ -330,6 +408,40 @@ class Postprocess:
         return cls(code, classes=len(names), output=output)
 
     @classmethod
+    def embedding(
+        cls,
+        *,
+        output: str | None = None,
+        normalize: bool = False,
+        encoding: Literal["binary", "list"] = "binary",
+    ) -> Postprocess:
+        """Store a vector as ``embedding``, and how many numbers it has as ``dimensions``.
+
+        Parameters
+        ----------
+        output
+            The model's output that holds the vector. Default: the only one.
+        normalize
+            Whether to scale it to length 1, for models that do not do so themselves.
+        encoding
+            ``binary`` stores float32 numbers, little-endian; ``list`` a list of numbers, which takes two to three times
+            as many bytes, and as many write units.
+
+        Raises
+        ------
+        PropError
+            The encoding is unknown.
+        """
+        if encoding not in ("binary", "list"):
+            raise PropError(f"encoding is '{encoding}'; use 'binary' or 'list'")
+        code = StageCode(
+            f"{_BUILTIN}.embedding:embedding_postprocessor",
+            options={"output": output, "normalize": normalize, "encoding": encoding},
+            runtime_requirements="postprocess",
+        )
+        return cls(code, output=output, vector=True)
+
+    @classmethod
     def outputs(cls) -> Postprocess:
         """Store the outputs as they are, as lists of numbers: for small outputs."""
         return cls(
@@ -353,16 +465,17 @@ class Postprocess:
         Raises
         ------
         PropError
-            There are not as many labels as classes, or it is not clear which output holds them.
+            There are not as many labels as classes, the output is no vector, or it is not clear which output is meant.
         """
-        if self.classes is not None:
-            named = [spec for spec in outputs if self.output in (None, spec.name)]
-            if len(named) != 1:
+        if self.vector:
+            spec = _one_output(outputs, self.output, "the vector")
+            if len(spec.shape) != 2 or not spec.dtype.startswith("float"):  # noqa: PLR2004
                 raise PropError(
-                    f"output is {self.output!r}, but the model's outputs are "
-                    f"{', '.join(spec.name for spec in outputs)}; name the one that holds the classes"
+                    f"the model's output '{spec.name}' is {spec.dtype} {_shape(spec.shape)}, which is no vector of "
+                    "floats for each object; name another output, or bring your own function"
                 )
-            spec = named[0]
+        if self.classes is not None:
+            spec = _one_output(outputs, self.output, "the classes")
             width = spec.shape[-1]
             if not isinstance(width, str) and width != self.classes:
                 raise PropError(
@@ -377,6 +490,54 @@ def _check_columns(prop: str, names: Sequence[str], dtype: str) -> None:
         raise PropError(f"{prop} is {names!r}; list the names of the numbers that the model takes, in order")
     if dtype not in DTYPES or dtype == "bool":
         raise PropError(f"dtype is '{dtype}'; use a type of numbers, such as 'float32'")
+
+
+def _check_token_inputs(inputs: Sequence[TensorSpec], max_length: int, multiple: int) -> None:
+    for spec in inputs:
+        if spec.name not in TOKEN_INPUTS or spec.dtype not in ("int32", "int64") or len(spec.shape) != 2:  # noqa: PLR2004
+            raise PropError(
+                f"preprocess makes {', '.join(TOKEN_INPUTS)}: int64 or int32 (batch, tokens), but the model takes "
+                f"{spec.name}: {spec.dtype} {_shape(spec.shape)}; bring your own function"
+            )
+        size = spec.shape[1]
+        if not isinstance(size, str) and not size == max_length == multiple:
+            raise PropError(
+                f"the model takes exactly {size} tokens; pass max_length={size} and pad_to_multiple_of={size}"
+            )
+
+
+def _one_output(outputs: Sequence[TensorSpec], name: str | None, what: str) -> TensorSpec:
+    named = [spec for spec in outputs if name in (None, spec.name)]
+    if len(named) != 1:
+        raise PropError(
+            f"output is {name!r}, but the model's outputs are {', '.join(spec.name for spec in outputs)}; "
+            f"name the one that holds {what}"
+        )
+    return named[0]
+
+
+def _tokenizer_file(tokenizer: str | Path | Download | HubFile | PackageFile) -> Path:
+    if isinstance(tokenizer, str | Path):
+        path = Path(tokenizer)
+        if not path.is_file():
+            raise PropError(f"tokenizer: there is no file '{path}' (looked in {Path.cwd()})")
+    else:
+        from cdk_inference.model.files import fetch  # noqa: PLC0415 - with its HTTP client it takes 0.2 s to import
+
+        try:
+            path = fetch(tokenizer, Path.cwd(), cache_root())
+        except ModelBuildError as error:
+            raise PropError(f"tokenizer: {error}") from None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PropError(f"tokenizer: '{path}' is not JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise PropError(
+            f"tokenizer: '{path}' has no model; pass the tokenizer.json of a fast tokenizer, as its save_pretrained "
+            "writes it"
+        )
+    return path
 
 
 def _shape(shape: Sequence[int | str]) -> str:

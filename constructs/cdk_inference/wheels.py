@@ -40,6 +40,8 @@ class Requirements:
     entries
         A requirements file, or a list of requirement lines and requirements files. Files may include others by ``-r``
         and ``-c``.
+    excluded
+        Distributions that are not installed, whatever requires them.
 
     Raises
     ------
@@ -47,8 +49,9 @@ class Requirements:
         If a requirements file is missing.
     """
 
-    def __init__(self, entries: Path | Sequence[str | Path]) -> None:
+    def __init__(self, entries: Path | Sequence[str | Path], *, excluded: Sequence[str] = ()) -> None:
         self._entries = [entries] if isinstance(entries, Path) else list(entries)
+        self._overrides = "".join(f"{name} ; python_version < '0'\n" for name in sorted(excluded))
         self._lines = [line for entry in self._entries for line in _lines(entry, Path.cwd(), frozenset())]
 
     def __bool__(self) -> bool:
@@ -61,7 +64,7 @@ class Requirements:
 
     def digest(self) -> str:
         """Return a hash over everything that the requirements say, local wheels included."""
-        digest = sha256()
+        digest = sha256(self._overrides.encode())
         for folder, line in self._lines:
             digest.update(line.strip().encode() + b"\n")
             for wheel in _local_wheels(folder, line):
@@ -108,6 +111,11 @@ class Requirements:
         command += ["--only-binary", ":all:"]
         # What is bundled must not depend on the folder that the app is run in, nor on who runs it.
         command += ["--no-config", "--no-sources"]
+        if self._overrides:
+            target.mkdir(parents=True, exist_ok=True)
+            overrides = target.with_name(f"{target.name}.overrides.txt")
+            overrides.write_text(self._overrides, encoding="utf-8")
+            command += ["--overrides", str(overrides)]
         command += ["--requirements", "-"]  # the lines, by standard input
         command += [f"--requirements={entry}" for entry in self._entries if isinstance(entry, Path)]
         lines = "\n".join(entry for entry in self._entries if isinstance(entry, str))

