@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from cdk_inference.model import BuiltModel
 
 RECIPE = """
-from cdk_inference.model import Evaluation, Float32, ModelRecipe, Provenance, StaticInt8, TensorSpec
+from cdk_inference.model import Auto, Evaluation, Float32, ModelRecipe, Provenance, StaticInt8, TensorSpec, TorchModule
 
 RECIPE = ModelRecipe(
     name="tiny",
-    factory="factory.py:build",
+    source=TorchModule("factory.py:build"),
     inputs=(TensorSpec("images", "uint8", ("batch", 16, 16, 3)),),
     outputs=(TensorSpec("scores", "float32", ("batch", 5)),),
-    precision=StaticInt8(calibration="data.py:calibration"),
+    precision=StaticInt8(),
+    calibration="data.py:calibration",
     evaluation=Evaluation(data="data.py:evaluation", max_drop=0.1),
     provenance=Provenance(license="CC0-1.0", origin="random numbers"),
 )

@@ -8,12 +8,10 @@ import pytest
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import TensorSpec
-from cdk_inference.model.build.data import load_batches, load_function
+from cdk_inference.model.build.data import Samples, first_batch, load_function, load_samples
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import numpy as np
 
 INPUTS = (TensorSpec("x", "float32", ("batch", 2)), TensorSpec("mask", "bool", ("batch",)))
 RIGHT = """
@@ -24,19 +22,19 @@ def batches():
 """
 
 
-def load(folder: Path, text: str) -> list[dict[str, np.ndarray]]:
+def load(folder: Path, text: str) -> Samples:
     (folder / "d.py").write_text(text)
-    return load_batches(folder, "d.py:batches", "evaluation.data", INPUTS)
+    return load_samples(folder, "d.py:batches", "evaluation.data", INPUTS)
 
 
 def test_batches_as_declared_pass(tmp_path: Path) -> None:
-    (batch,) = load(tmp_path, RIGHT)
+    (batch,) = load(tmp_path, RIGHT).inputs
     assert batch["x"].shape == (3, 2)
 
 
 def test_files_of_a_recipe_import_each_other(tmp_path: Path) -> None:
     (tmp_path / "size_of_this_recipe.py").write_text("ROWS = 3")
-    (batch,) = load(tmp_path, "from size_of_this_recipe import ROWS" + RIGHT.replace("(3, 2)", "(ROWS, 2)"))
+    (batch,) = load(tmp_path, "from size_of_this_recipe import ROWS" + RIGHT.replace("(3, 2)", "(ROWS, 2)")).inputs
     assert batch["x"].shape == (3, 2)
 
 
@@ -53,6 +51,19 @@ def test_files_of_a_recipe_import_each_other(tmp_path: Path) -> None:
             "def batch",
             r"evaluation\.data is 'd\.py:batches', but .*d\.py defines no function 'batches'$",
         ),
+        (
+            "np.zeros((3, 2), np.float32)",
+            "np.full((3, 2), np.nan, np.float32)",
+            r"batch 0: 'x' has 6 of 6 values that are NaN",
+        ),
+        (
+            "np.zeros((3, 2), np.float32)",
+            "np.full((3, 2), np.inf, np.float32)",
+            r"batch 0: 'x' has 6 of 6 values that are NaN",
+        ),
+        ("(3, 2)", "(0, 2)", r"batch 0: 'mask' is declared as bool .*, got bool \(3,\)$"),
+        ("yield {", "yield [1]; yield {", r"batch 0: expected a dict with \['mask', 'x'\], got list$"),
+        ("yield {", "yield (1,); yield {", r"batch 0: expected \(inputs, labels\) or .*, got 1 members$"),
     ],
 )
 def test_batches_unlike_their_declaration_fail(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -60,6 +71,48 @@ def test_batches_unlike_their_declaration_fail(tmp_path: Path, old: str, new: st
         load(tmp_path, RIGHT.replace(old, new))
 
 
+def test_function_that_yields_no_batches_but_something_else_fails(tmp_path: Path) -> None:
+    with pytest.raises(ModelBuildError, match=r"evaluation\.data 'd\.py:batches' returned int, must yield batches$"):
+        load(tmp_path, "def batches():\n    return 5\n")
+
+
 def test_missing_file_fails(tmp_path: Path) -> None:
     with pytest.raises(ModelBuildError, match=r"factory is 'f\.py:build', but .*f\.py does not exist$"):
         load_function(tmp_path, "f.py:build", "factory")
+
+
+def labelled(labels: str, texts: str) -> str:
+    batch = '{"x": np.zeros((3, 2), np.float32), "mask": np.ones(3, bool)}'
+    return f"import numpy as np\n\ndef batches():\n    yield {batch}, {labels}, {texts}\n"
+
+
+def test_labels_and_descriptions_come_along(tmp_path: Path) -> None:
+    samples = load(tmp_path, labelled("[0, 1, 2]", "['a', 'b', 'c']"))
+    assert samples.labelled
+    assert (samples.labels, samples.descriptions, samples.sizes) == ([[0, 1, 2]], [["a", "b", "c"]], [3])
+    assert not load(tmp_path, labelled("None", "None")).labelled
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "message"),
+    [
+        ("[0, 1]", "None", r"batch 0: 2 labels for 3 samples; give one per sample$"),
+        ("np.array(7)", "None", r"batch 0: one of labels for 3 samples; give one per sample$"),
+        ("np.arange(4)", "None", r"batch 0: 4 labels for 3 samples; give one per sample$"),
+        ("None", "['a']", r"batch 0: 1 descriptions for 3 samples; give one per sample$"),
+    ],
+)
+def test_labels_or_descriptions_of_another_number_fail(tmp_path: Path, labels: str, texts: str, message: str) -> None:
+    with pytest.raises(ModelBuildError, match=message):
+        load(tmp_path, labelled(labels, texts))
+
+
+def test_digest_is_the_same_if_and_only_if_the_inputs_are(tmp_path: Path) -> None:
+    one, two = load(tmp_path, labelled("None", "None")), load(tmp_path, labelled("[0, 1, 2]", "['a', 'b', 'c']"))
+    other = load(tmp_path, labelled("None", "None").replace("zeros", "ones"))
+    assert one.digest == two.digest != other.digest
+
+
+def test_first_batch_reads_no_further(tmp_path: Path) -> None:
+    (tmp_path / "d.py").write_text(RIGHT + "    raise RuntimeError('too far')\n")
+    assert first_batch(tmp_path, "d.py:batches", "evaluation.data", INPUTS)["x"].shape == (3, 2)

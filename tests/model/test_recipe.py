@@ -9,17 +9,30 @@ from hypothesis import strategies as st
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import (
+    Auto,
+    Download,
+    DynamicInt8,
     Evaluation,
+    Float16,
     Float32,
+    HubFile,
     Manifest,
     Metric,
     ModelRecipe,
+    OnnxFile,
+    PackageFile,
     Provenance,
     StaticInt8,
     TensorSpec,
+    TorchModule,
+    TorchProgram,
+    WeightOnly,
     load_recipe,
 )
-from cdk_inference.model.recipe import CALIBRATION_METHODS, DTYPES, METRICS
+from cdk_inference.model.evaluation import METRICS
+from cdk_inference.model.manifest import SCHEMA_VERSION, Distribution, Measured
+from cdk_inference.model.precision import CALIBRATION_METHODS, OBJECTIVES, describe
+from cdk_inference.model.tensors import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,34 +46,94 @@ SPECS = st.builds(
     dtype=st.sampled_from(DTYPES),
     shape=st.lists(st.integers(1, 4096) | IDENTIFIERS, min_size=1, max_size=5).map(tuple),
 )
-PRECISIONS = st.just(Float32()) | st.builds(
-    StaticInt8,
-    calibration=FUNCTIONS,
-    method=st.sampled_from(CALIBRATION_METHODS),
-    percentile=st.floats(50, 100, exclude_min=True),
+HASHES = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+FILES = (
+    IDENTIFIERS
+    | st.builds(Download, url=st.builds("https://example.com/{}".format, IDENTIFIERS), sha256=HASHES)
+    | st.builds(HubFile, repo=st.just("a/b"), path=IDENTIFIERS, revision=IDENTIFIERS, sha256=HASHES)
+    | st.builds(PackageFile, package=IDENTIFIERS, path=IDENTIFIERS)
 )
-EVALUATIONS = st.builds(Evaluation, data=FUNCTIONS, metric=st.sampled_from(METRICS), max_drop=st.floats(0, 1))
+SOURCES = (
+    st.builds(TorchModule, factory=FUNCTIONS, weights=st.none() | FILES)
+    | st.builds(TorchProgram, file=FILES)
+    | st.builds(OnnxFile, file=FILES, external_data=st.lists(FILES, max_size=2).map(tuple))
+)
+NODES = st.lists(IDENTIFIERS, max_size=2).map(tuple)
+PINNED = (
+    st.just(Float32())
+    | st.builds(Float16, keep_float=NODES)
+    | st.builds(
+        StaticInt8,
+        method=st.sampled_from(CALIBRATION_METHODS),
+        percentile=st.floats(50, 100, exclude_min=True),
+        keep_float=NODES,
+    )
+    | st.builds(DynamicInt8, keep_float=NODES)
+    | st.builds(WeightOnly, bits=st.sampled_from((4, 8)), block_size=st.sampled_from((16, 128)), keep_float=NODES)
+)
+PRECISIONS = PINNED | st.builds(Auto, objective=st.sampled_from(OBJECTIVES), keep_float=NODES)
+EVALUATIONS = st.builds(
+    Evaluation,
+    data=FUNCTIONS,
+    metric=st.sampled_from(METRICS) | FUNCTIONS,
+    max_drop=st.floats(0, 1),
+    floor=st.none() | st.floats(0, 1),
+    max_size_mb=st.none() | st.floats(0.1, 100),
+)
 PROVENANCE = Provenance(license="MIT", origin="https://example.com")
 
 
 @given(
     specs=st.lists(SPECS, min_size=2, max_size=4, unique_by=lambda s: s.name),
-    factory=FUNCTIONS,
+    source=SOURCES,
     precision=PRECISIONS,
     evaluation=EVALUATIONS,
 )
-def test_recipe_survives_the_way_to_the_build_process(specs, factory, precision, evaluation) -> None:
+def test_recipe_survives_the_way_to_the_build_process(specs, source, precision, evaluation) -> None:
     recipe = ModelRecipe(
         name="m",
-        factory=factory,
+        source=source,
         inputs=tuple(specs[:1]),
         outputs=tuple(specs[1:]),
         precision=precision,
         evaluation=evaluation,
         provenance=PROVENANCE,
+        calibration="data.py:calibration",
         packages=("a", "b"),
     )
     assert ModelRecipe.from_data(json.loads(json.dumps(recipe.to_data()))) == recipe
+    assert hash(recipe) == hash(ModelRecipe.from_data(recipe.to_data()))
+
+
+@given(precision=PINNED)
+def test_precisions_are_described_in_one_line(precision) -> None:
+    assert describe(precision)
+    assert describe(precision).isprintable()
+
+
+def test_packages_whose_files_are_used_count_as_packages() -> None:
+    source = OnnxFile(PackageFile("weights-package", "weights/m.onnx"), external_data=(PackageFile("more", "a.bin"),))
+    assert recipe_with(source=source, packages=("mine",)).packages == ("mine", "weights-package", "more")
+
+
+def test_unknown_and_missing_members_fail_with_their_place() -> None:
+    data = recipe_with().to_data()
+    data["evaluation"]["metrics"] = "cosine"
+    del data["provenance"]["license"]
+    with pytest.raises(ValueError, match=r"(?s)extra fields found \(metrics\) @ \$\.evaluation.*required.*license"):
+        ModelRecipe.from_data(data)
+
+
+def recipe_with(**changes: Any) -> ModelRecipe:
+    right = {
+        "name": "m",
+        "source": TorchModule("f.py:build"),
+        "inputs": (TensorSpec("x", "uint8", ("batch", 2)),),
+        "outputs": (TensorSpec("y", "float32", ("batch", 2)),),
+        "evaluation": Evaluation(data="d.py:f"),
+        "provenance": PROVENANCE,
+    }
+    return ModelRecipe(**right | changes)
 
 
 @given(shape=st.lists(st.integers(-3, 3) | st.text(max_size=3) | st.booleans() | st.none(), max_size=4))
@@ -81,7 +154,7 @@ def test_shape_is_right_or_fails_by_name(shape: list[Any]) -> None:
 def test_percentile_outside_its_range_fails(percentile: float) -> None:
     assume(not 50 < percentile <= 100)
     with pytest.raises(ModelBuildError, match="recipe field 'percentile' is"):
-        StaticInt8(calibration="d.py:f", percentile=percentile)
+        StaticInt8(percentile=percentile)
 
 
 @pytest.mark.parametrize(
@@ -89,10 +162,8 @@ def test_percentile_outside_its_range_fails(percentile: float) -> None:
     [
         ("name", {"name": "a/b"}),
         ("name", {"name": ""}),
-        ("factory", {"factory": "factory:build"}),
-        ("factory", {"factory": "/abs/factory.py:build"}),
-        ("factory", {"factory": "../factory.py:build"}),
-        ("factory", {"factory": "sub/../../factory.py:build"}),
+        ("name", {"name": "a" * 101}),
+        ("source", {"source": "factory.py:build"}),
         ("inputs", {"inputs": ()}),
         ("outputs", {"outputs": [("scores", "float32", (1,))]}),
         ("inputs/outputs", {"outputs": (TensorSpec("x", "float32", ("batch",)),)}),
@@ -100,33 +171,63 @@ def test_percentile_outside_its_range_fails(percentile: float) -> None:
         ("precision", {"precision": "int8"}),
         ("provenance", {"provenance": "MIT"}),
         ("packages", {"packages": "torch"}),
+        ("calibration", {"calibration": "data.calibration"}),
+        ("calibration", {"calibration": "../data.py:calibration"}),
+        ("calibration", {"precision": StaticInt8()}),
     ],
 )
 def test_wrong_field_fails_with_its_name(field: str, changes: dict[str, Any]) -> None:
-    right = {
-        "name": "m",
-        "factory": "f.py:build",
-        "inputs": (TensorSpec("x", "uint8", ("batch", 2)),),
-        "outputs": (TensorSpec("y", "float32", ("batch", 2)),),
-        "evaluation": Evaluation(data="d.py:f"),
-        "provenance": PROVENANCE,
-    }
-    ModelRecipe(**right)
+    recipe_with()
     with pytest.raises(ModelBuildError, match=f"recipe field '{field}' is "):
-        ModelRecipe(**right | changes)
+        recipe_with(**changes)
+
+
+SHA = "0" * 64
 
 
 @pytest.mark.parametrize(
     ("make", "field"),
     [
-        (lambda: TensorSpec("1x", "uint8", ("batch",)), "name"),
+        (lambda: TensorSpec("", "uint8", ("batch",)), "name"),
+        (lambda: TensorSpec("a\nb", "uint8", ("batch",)), "name"),
         (lambda: TensorSpec("x", "complex64", ("batch",)), "x.dtype"),
-        (lambda: StaticInt8(calibration="data.calibration"), "calibration"),
-        (lambda: StaticInt8(calibration="../d.py:f"), "calibration"),
-        (lambda: Evaluation(data="../d.py:f"), "data"),
-        (lambda: StaticInt8(calibration="d.py:f", method="entropy"), "method"),
+        (lambda: TorchModule("factory:build"), "factory"),
+        (lambda: TorchModule("/abs/factory.py:build"), "factory"),
+        (lambda: TorchModule("../factory.py:build"), "factory"),
+        (lambda: TorchModule("sub/../../factory.py:build"), "factory"),
+        (lambda: TorchModule("f.py:build", weights="../weights.safetensors"), "weights"),
+        (lambda: TorchModule("f.py:build", weights=b"weights"), "weights"),
+        (lambda: TorchProgram("/model.pt2"), "file"),
+        (lambda: OnnxFile("a\0b.onnx"), "file"),
+        (lambda: OnnxFile("m.onnx", external_data="m.data"), "external_data"),
+        (lambda: Download("http://example.com/m.onnx", SHA), "url"),
+        (lambda: Download("file:///etc/passwd", SHA), "url"),
+        (lambda: Download("https:///m.onnx", SHA), "url"),
+        (lambda: Download("https://example.com/", SHA), "url"),
+        (lambda: Download("https://example.com/..%2Fm.onnx", SHA, name="../m.onnx"), "name"),
+        (lambda: Download("https://example.com/m.onnx", "abc"), "sha256"),
+        (lambda: Download("https://example.com/m.onnx", "A" * 64), "sha256"),
+        (lambda: HubFile("a/b/c", "m.onnx", "main", SHA), "repo"),
+        (lambda: HubFile("a/b", "../m.onnx", "main", SHA), "path"),
+        (lambda: HubFile("a/b", "m.onnx", "../x", SHA), "revision"),
+        (lambda: PackageFile("", "m.onnx"), "package"),
+        (lambda: PackageFile("p", "../../m.onnx"), "path"),
+        (lambda: Evaluation(data="../d.py:f"), "evaluation.data"),
+        (lambda: StaticInt8(method="entropy"), "method"),
+        (lambda: StaticInt8(keep_float="Conv"), "keep_float"),
+        (lambda: WeightOnly(bits=3), "bits"),
+        (lambda: WeightOnly(block_size=100), "block_size"),
+        (lambda: Auto(objective="cost"), "objective"),
         (lambda: Evaluation(data="d.py:f", metric="accuracy"), "metric"),
+        (lambda: Evaluation(data="d.py:f", metric="top0"), "metric"),
         (lambda: Evaluation(data="d.py:f", max_drop=5), "max_drop"),
+        (lambda: Evaluation(data="d.py:f", metric="mean_absolute_error", max_drop=-1), "max_drop"),
+        (lambda: Evaluation(data="d.py:f", max_drop=float("nan")), "max_drop"),
+        (lambda: Evaluation(data="d.py:f", min_confidence=1), "min_confidence"),
+        (lambda: Evaluation(data="d.py:f", metric="cosine", min_confidence=0.5), "min_confidence"),
+        (lambda: Evaluation(data="d.py:f", max_latency_ms=0), "max_latency_ms"),
+        (lambda: Evaluation(data="d.py:f", max_size_mb=True), "max_size_mb"),
+        (lambda: Evaluation(data="d.py:f", class_names="/labels.txt"), "class_names"),
         (lambda: Provenance(license="", origin="x"), "license"),
         (lambda: Provenance(license="MIT", origin=""), "origin"),
     ],
@@ -134,6 +235,16 @@ def test_wrong_field_fails_with_its_name(field: str, changes: dict[str, Any]) ->
 def test_wrong_part_fails_with_the_field_name(make: Callable[[], object], field: str) -> None:
     with pytest.raises(ModelBuildError, match=f"recipe field '{field}' is "):
         make()
+
+
+@given(url=st.text(max_size=30))
+def test_url_is_right_or_fails_by_name(url: str) -> None:
+    try:
+        file = Download(url, SHA)
+    except ModelBuildError as error:
+        assert "recipe field" in str(error)  # noqa: PT017 - one of both
+    else:
+        assert file.file_name
 
 
 def test_recipe_file_gives_the_recipe_and_its_folder(make_recipe: Callable[..., Path]) -> None:
@@ -156,7 +267,7 @@ def test_recipe_file_gives_the_recipe_and_its_folder(make_recipe: Callable[..., 
         ("RECIPE = 'efficientnet'", r"recipe\.py defines a RECIPE of type str; write "),
         (
             "from cdk_inference.model import Evaluation\nRECIPE = Evaluation(data='data.py')",
-            r"recipe\.py: recipe field 'data' is 'data\.py', must be 'file\.py:function'",
+            r"recipe\.py: recipe field 'evaluation\.data' is 'data\.py', must be 'file\.py:function'",
         ),
     ],
 )
@@ -177,12 +288,15 @@ MANIFEST = Manifest(
     model_version="0123456789ab",
     inputs=(TensorSpec("x", "uint8", ("batch", 2)),),
     outputs=(TensorSpec("y", "float32", ("batch", 2)),),
+    architecture="convolutional",
     precision="static_int8",
     opset=18,
     size_bytes=1,
     baseline_size_bytes=4,
-    metric=Metric("cosine", 1.0, 0.99, 0.95),
+    metric=Metric("cosine", 1.0, 0.99, 0.95, 100),
     parity={"exported": 1.0},
+    measured=Measured("a cpu", 2.0, 1.0, 2.0, 100.0, 50.0),
+    distributions={"y": Distribution(0.5, 0.1, (0.0, 0.5, 1.0), {"1": 0.6, "0": 0.4})},
     provenance={"license": "MIT"},
 )
 
@@ -192,5 +306,21 @@ def test_manifest_survives_json() -> None:
 
 
 def test_manifest_of_another_schema_fails() -> None:
-    with pytest.raises(ValueError, match="manifest has schema version 99, expected 1"):
-        Manifest.from_json(MANIFEST.to_json().replace('"schema_version": 1', '"schema_version": 99'))
+    text = MANIFEST.to_json().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
+    with pytest.raises(ValueError, match=f"manifest has schema version 99, expected {SCHEMA_VERSION}"):
+        Manifest.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"size_bytes": 1', '"size_bytes": "1"', r"size_bytes"),
+        ('"gate": 0.95,', "", r"required field missing @ \$\.metric\.gate"),
+        ('"opset": 18', '"opset": 18, "opsets": 1', r"extra fields found \(opsets\)"),
+        ('"dtype": "uint8"', '"dtype": "uint7"', r"dtype"),
+    ],
+)
+def test_manifest_that_is_not_valid_fails_with_the_member(old: str, new: str, message: str) -> None:
+    assert old in MANIFEST.to_json()
+    with pytest.raises(ValueError, match=message):
+        Manifest.from_json(MANIFEST.to_json().replace(old, new))

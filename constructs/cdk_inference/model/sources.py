@@ -12,7 +12,7 @@ from cdk_inference.model.checks import check, check_function, check_inside, is_i
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_REVISION = re.compile(r"[A-Za-z0-9][\w./-]*")
+_REVISION = re.compile(r"\w[\w./-]*")
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 

@@ -37,10 +37,16 @@ def _kind(cls: type) -> str:
     return name
 
 
-def _number(value: object, kind: type) -> Any:  # noqa: ANN401 - int or float
+def _number(value: object, _: type) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"expected a number, got {value!r}")
-    return kind(value)
+    return float(value)
+
+
+def _integer(value: object, _: type) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected a whole number, got {value!r}")
+    return value
 
 
 def _text(value: object, _: type) -> str:
@@ -52,6 +58,7 @@ def _text(value: object, _: type) -> str:
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
     converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(str, _text)
     # Sizes are numbers and symbolic sizes are texts: both are what they are.
     converter.register_structure_hook(str | int, lambda value, _: value)

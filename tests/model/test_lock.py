@@ -1,0 +1,106 @@
+"""The lock file: what it says, and when it holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import DynamicInt8, Float32, Metric, StaticInt8
+from cdk_inference.model.lock import Candidate, Lock, read_lock
+from cdk_inference.model.manifest import Distribution, Measured
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCK = Lock(
+    name="m",
+    recipe="abc",
+    tools={"onnx": "1.23.2", "torch": "2.13.0"},
+    precision=StaticInt8(keep_float=("Conv_1",)),
+    ranges={"v0_0": (-1.5, 2.25), "v1_0": (0.0, 1e-05)},
+    sha256="0" * 64,
+    architecture="convolutional",
+    metric=Metric("cosine", 1.0, 0.99, 0.95, 100),
+    parity={"exported": 1.0, "quantized": 0.99},
+    measured=Measured("a cpu", 2.0, 1.0, 2.0, 100.0, 50.0),
+    distributions={"y": Distribution(0.5, 0.1, (0.0, 0.5, 1.0), {})},
+    candidates=(
+        Candidate("float32", "reference", "", Float32(), 1.0, 1.0, 4, 2.0, 1.0),
+        Candidate("dynamic int8", "error", "no product", DynamicInt8()),
+    ),
+)
+FLOATS = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def test_lock_survives_its_file(tmp_path: Path) -> None:
+    (tmp_path / "m.lock.json").write_text(LOCK.to_json())
+    assert read_lock(tmp_path / "m.lock.json") == LOCK
+    assert read_lock(tmp_path / "other.lock.json") is None
+
+
+@given(ranges=st.dictionaries(st.text(max_size=5), st.tuples(FLOATS, FLOATS)))
+def test_ranges_survive_exactly_and_take_a_line_each(
+    tmp_path_factory: pytest.TempPathFactory, ranges: dict[str, tuple[float, float]]
+) -> None:
+    lock = replace(LOCK, ranges=ranges)
+    file = tmp_path_factory.mktemp("lock") / "m.lock.json"
+    file.write_text(lock.to_json())
+    assert read_lock(file) == lock
+    assert len(lock.to_json().splitlines()) == len(replace(LOCK, ranges={}).to_json().splitlines()) + (
+        len(ranges) + 1 if ranges else 0
+    )
+
+
+def test_lock_holds_for_its_recipe_and_tools() -> None:
+    assert LOCK.stale("abc", LOCK.tools) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tools", "reason"),
+    [
+        ("abd", LOCK.tools, "the recipe or a file in its folder changed"),
+        ("abc", {"onnx": "1.24.0", "torch": "2.13.0"}, "onnx 1.23.2 -> 1.24.0"),
+        ("abc", {"onnx": "1.23.2"}, "torch 2.13.0 -> none"),
+        ("abc", LOCK.tools | {"numpy": "2"}, "numpy none -> 2"),
+    ],
+)
+def test_lock_is_stale_with_a_reason(recipe: str, tools: dict[str, str], reason: str) -> None:
+    assert LOCK.stale(recipe, tools) == reason
+
+
+DATA = json.loads(LOCK.to_json())
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "Expecting value"),
+        (LOCK.to_json()[:200], r""),
+        ("<<<<<<< HEAD\n" + LOCK.to_json(), "Expecting value"),
+        ("[]", "it has schema version None, expected 1"),
+        (json.dumps(DATA | {"schema_version": 2}), "it has schema version 2, expected 1"),
+        (json.dumps(DATA | {"precision": {"kind": "int3"}}), r"precision"),
+        (json.dumps(DATA | {"precision": {"kind": "weight_only", "bits": 3}}), r"bits"),
+        (json.dumps(DATA | {"ranges": {"v0_0": [1]}}), r"ranges"),
+        (json.dumps(DATA | {"sha": ""}), r"extra fields found \(sha\)"),
+        ("[" * 100_000, ""),
+    ],
+)
+def test_damaged_lock_fails_with_the_way_out(tmp_path: Path, text: str, reason: str) -> None:
+    file = tmp_path / "m.lock.json"
+    file.write_text(text)
+    with pytest.raises(ModelBuildError, match=rf"the lock .*m\.lock\.json is damaged: .*{reason}.*; restore it, or delete"):
+        read_lock(file)
+
+
+def test_lock_that_is_no_text_fails(tmp_path: Path) -> None:
+    file = tmp_path / "m.lock.json"
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ModelBuildError, match="cannot read the lock"):
+        read_lock(file)
