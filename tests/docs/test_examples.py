@@ -83,7 +83,8 @@ def stage_functions(resources: dict[str, Any]) -> list[str]:
 
 
 def test_every_example_has_a_test() -> None:
-    assert {path.name for path in EXAMPLES.iterdir() if path.is_dir()} == {"minimal", "own_functions", "alarms"}
+    examples = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
+    assert examples == {"minimal", "own_functions", "sentences", "alarms"}
 
 
 def test_minimal(tmp_path: Path) -> None:
@@ -93,6 +94,21 @@ def test_minimal(tmp_path: Path) -> None:
         "inference_runtime.builtin.classification:classification_postprocessor",
     ]
     assert len(properties(resources, "AWS::DynamoDB::GlobalTable")) == 1
+
+
+def test_sentences(tmp_path: Path) -> None:
+    resources = synth("sentences", tmp_path)
+    read, store = stage_functions(resources)
+    assert read == "inference_runtime.builtin.text:text_preprocessor"
+    assert store == "inference_runtime.builtin.embedding:embedding_postprocessor"
+    (variables,) = (
+        function["Environment"]["Variables"]
+        for function in properties(resources, "AWS::Lambda::Function")
+        if function["Environment"]["Variables"].get("STAGE_FUNCTION") == read
+    )
+    options = json.loads(variables["STAGE_OPTIONS"])
+    assert options["inputs"] == {spec["name"]: spec["dtype"] for spec in json.loads(variables["MODEL_INPUTS"])}
+    assert options["tokenizer_file"] == "tokenizer.json"
 
 
 def test_alarms_all_notify_the_topic(tmp_path: Path) -> None:
