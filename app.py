@@ -25,6 +25,5 @@ pipeline = InferencePipeline(
 
 cdk.CfnOutput(stack, "InboxBucket", value=pipeline.trigger.bucket.bucket_name, description="Put photographs here")
 cdk.CfnOutput(stack, "ResultsTable", value=pipeline.results.table.table_name, description="Find their labels here")
-cdk.CfnOutput(stack, "ModelVersion", value=model.version, description="Changes if and only if the model's bytes do")
 
 app.synth()

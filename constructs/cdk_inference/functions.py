@@ -315,6 +315,7 @@ class PreprocessFunction(StageFunction):
             environment={
                 **code.environment(),
                 "MODEL_INPUTS": json.dumps(inputs),
+                "MODEL_VERSION": model.version,
                 "WORK_BUCKET": work.bucket.bucket_name,
                 "MAX_OBJECT_BYTES": str(max_object_bytes),
             },

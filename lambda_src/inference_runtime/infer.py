@@ -15,6 +15,7 @@ import onnxruntime as ort
 
 from inference_runtime.aws import client
 from inference_runtime.errors import StageError
+from inference_runtime.logs import add_to_log_lines
 from inference_runtime.stage import required
 from inference_runtime.tensors import TensorStore
 
@@ -43,6 +44,7 @@ def _open_session() -> ort.InferenceSession:
 
 
 _version = required("MODEL_VERSION")
+add_to_log_lines(model_version=_version)
 _session = _open_session()
 _input_types = {i.name: i.type.removeprefix("tensor(").removesuffix(")") for i in _session.get_inputs()}
 _input_dtypes = {name: _NUMPY_TYPES.get(kind, kind) for name, kind in _input_types.items()}

@@ -41,6 +41,7 @@ _dynamodb: DynamoDBClient = client("dynamodb")
 _store = TensorStore(client("s3"), required("WORK_BUCKET"))
 _postprocess = load_stage()
 _log = Logger(service=_pipeline)
+_log.append_keys(model_version=_model_version)
 _metrics = Metrics(namespace=NAMESPACE)
 _metrics.set_default_dimensions(pipeline=_pipeline)
 

@@ -20,6 +20,7 @@ from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, client, error_code
 from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
 from inference_runtime.inputs import InputSpec, check_inputs, group_by_shape
 from inference_runtime.item import Item, message_id_of
+from inference_runtime.logs import add_to_log_lines
 from inference_runtime.stage import json_variable, load_stage, required
 from inference_runtime.tensors import TensorStore
 
@@ -50,6 +51,7 @@ class _RetryError(Exception):
     """The object cannot be read now."""
 
 
+add_to_log_lines(model_version=required("MODEL_VERSION"))
 _s3: S3Client = client("s3")
 _store = TensorStore(_s3, required("WORK_BUCKET"))
 _inputs = [InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)]

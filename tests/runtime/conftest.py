@@ -91,6 +91,7 @@ def bucket(s3: S3Client, environment: pytest.MonkeyPatch) -> str:
     name = f"bucket-{os.getpid()}-{next(_numbers)}"
     s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
     environment.setenv("WORK_BUCKET", name)
+    environment.setenv("MODEL_VERSION", "m1")
     return name
 
 
@@ -109,7 +110,6 @@ def table(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
     )
     environment.setenv("RESULTS_TABLE", name)
     environment.setenv("PIPELINE", "photos")
-    environment.setenv("MODEL_VERSION", "m1")
     return name
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aws_cdk import Stack
+from aws_cdk import CfnOutput, Stack
 from constructs import Construct
 
 from cdk_inference.model.builder import build_model
@@ -23,6 +23,8 @@ class ModelArtifact(Construct):
     Nothing is built for stacks that CDK does not bundle (``cdk ls``, or a deploy of other stacks): `path` is
     then None and the manifest holds the recipe's declared inputs and outputs, with version ``"unbuilt"``.
 
+    The stack gets the outputs ``Version``, ``Precision`` and ``Quality`` of this construct.
+
     Parameters
     ----------
     scope, id
@@ -33,6 +35,9 @@ class ModelArtifact(Construct):
         Folder that the recipe's paths are relative to; needed with a `ModelRecipe`, by default that of the file.
     cache_dir
         Cache root, by default ``$CDK_INFERENCE_CACHE`` or the user's cache folder.
+    frozen_lock
+        Fail rather than search for a precision, if the recipe has no lock that fits. Default: only if the environment
+        has ``CDK_INFERENCE_FROZEN_LOCK=1``, which suits continuous integration.
 
     Raises
     ------
@@ -48,16 +53,21 @@ class ModelArtifact(Construct):
         recipe: str | Path | ModelRecipe,
         recipe_folder: str | Path | None = None,
         cache_dir: str | Path | None = None,
+        frozen_lock: bool = False,
     ) -> None:
         super().__init__(scope, id)
         self.path: Path | None = None
         """Folder with ``model.onnx`` and ``manifest.json``."""
         if Stack.of(self).bundling_required:
-            built = build_model(recipe, folder=recipe_folder, cache=cache_dir)
+            built = build_model(recipe, folder=recipe_folder, cache=cache_dir, frozen_lock=frozen_lock)
             self.path, self.manifest, self.asset_hash = built.path, built.manifest, built.asset_hash
         else:
             declared = recipe if isinstance(recipe, ModelRecipe) else load_recipe(recipe)[0]
             self.manifest, self.asset_hash = _placeholder(declared), "unbuilt"
+        name = self.manifest.name
+        CfnOutput(self, "Version", value=self.version, description=f"version of {name}: changes with its bytes alone")
+        CfnOutput(self, "Precision", value=_precision(self.manifest), description=f"precision and size of {name}")
+        CfnOutput(self, "Quality", value=_quality(self.manifest), description=f"what {name} was gated by at build time")
 
     @property
     def version(self) -> str:
@@ -73,6 +83,23 @@ class ModelArtifact(Construct):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs."""
         return self.manifest.outputs
+
+
+def _precision(manifest: Manifest) -> str:
+    if not manifest.size_bytes:
+        return manifest.precision
+    times = manifest.baseline_size_bytes / manifest.size_bytes
+    return f"{manifest.precision}, {manifest.size_bytes / 1e6:.2f} MB, {times:.1f} times smaller than float32"
+
+
+def _quality(manifest: Manifest) -> str:
+    metric = manifest.metric
+    if metric is None:
+        return "unbuilt"
+    return (
+        f"{metric.name} {metric.quantized:g} over {metric.samples} samples "
+        f"(gate {metric.gate:g}, float32 {metric.baseline:g})"
+    )
 
 
 def _placeholder(recipe: ModelRecipe) -> Manifest:
