@@ -72,13 +72,16 @@ class SentenceEncoder(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Encode, average over the tokens that are not padding, normalise."""
-        states = self.embeddings(input_ids)
-        mask = attention_mask.to(states.dtype)
+        mask = attention_mask.to(torch.float32)
         bias = (1 - mask[:, None, None]) * MASKED
+        # Padding stays zero throughout, which changes no vector, so that it has no say in the range of activations
+        # that are quantized as they come.
+        kept = mask[:, :, None]
+        states = self.embeddings(input_ids) * kept
         for layer in self.encoder["layer"]:
-            states = layer(states, bias)
+            states = layer(states, bias) * kept
         # The mean over the tokens up to a factor, which the normalisation takes out.
-        return F.normalize((states * mask[:, :, None]).sum(1))
+        return F.normalize(states.sum(1))
 
 
 def build() -> nn.Module:
