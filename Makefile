@@ -30,12 +30,13 @@ format: venv ## repair what can be repaired
 venv: $(VENV)/installed ## the virtual environment, with everything in it
 
 # The stamp comes last, so that an interrupted installation is taken up again.
-$(VENV)/installed: pyproject.toml requirements/constraints.txt
+$(VENV)/installed: pyproject.toml requirements/constraints.txt requirements/no-deps.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11: install one, or name it, as in make PYTHON=python3.13"; exit 1; }
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing into .venv (once; a few minutes, torch is large)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c requirements/constraints.txt -e '.[model,local,reference,dev]'
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/no-deps.txt
 	@touch $@
 
 clean: ## remove what was made here; the cache of models and bundles stays
