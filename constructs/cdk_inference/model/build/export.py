@@ -1,73 +1,236 @@
-"""PyTorch to ONNX. The only file that touches torch."""
+"""Runs PyTorch models and exports them to ONNX."""
 
 from __future__ import annotations
 
+import re
+import traceback
+from dataclasses import is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.build.archive import MAX_REASON, shorten
+from cdk_inference.model.build.tensors import check_batch, check_outputs, declare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import onnx
 
     from cdk_inference.model.build.data import Batch
     from cdk_inference.model.recipe import ModelRecipe
+    from cdk_inference.model.tensors import TensorSpec
 
 OPSET = 18  # the lowest that the exporter writes without converting: the widest choice of runtimes
 
-
-def create_module(factory: Callable[[], Any], reference: str) -> torch.nn.Module:
-    """Call the factory the same way each time: one thread, one seed, evaluation mode."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(mode=True)
-    module = factory()
-    if not isinstance(module, torch.nn.Module):
-        raise ModelBuildError(f"factory '{reference}' returned {type(module).__name__}, must return a torch.nn.Module")
-    return module.eval().requires_grad_(requires_grad=False)
+_OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
+_MISSING_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 
 
-def run_module(module: torch.nn.Module, recipe: ModelRecipe, batch: Batch) -> list[np.ndarray[Any, Any]]:
-    """Return the module's outputs for one batch."""
-    with torch.inference_mode():
-        result = module(*(torch.from_numpy(np.array(batch[s.name])) for s in recipe.inputs))
-    outputs: Sequence[Any] = result if isinstance(result, tuple | list) else (result,)
-    if len(outputs) != len(recipe.outputs) or not all(isinstance(o, torch.Tensor) for o in outputs):
-        kinds = ", ".join(type(o).__name__ for o in outputs)
-        declared = ", ".join(s.name for s in recipe.outputs)
-        raise ModelBuildError(f"factory '{recipe.factory}': the module returned ({kinds}), declared are ({declared})")
-    return [o.numpy() for o in outputs]
-
-
-def export(module: torch.nn.Module, recipe: ModelRecipe, batch: Batch) -> onnx.ModelProto:
-    """Trace the module with symbolic sizes as declared.
+class TorchModel:
+    """A module, or what `torch.export` made of one.
 
     Parameters
     ----------
-    batch
-        An example; sizes of symbolic axes are taken from it but not kept.
+    recipe
+        Declares the inputs, in the order of the module's arguments, and the outputs.
+    folder
+        The recipe's folder: errors are traced to its lines.
+    module
+        In evaluation mode.
+    subject
+        Names the model in messages.
+    program
+        The exported program, if that is where the module comes from.
     """
-    symbols = {d: torch.export.Dim(d) for s in recipe.inputs for d in s.shape if isinstance(d, str)}
-    shapes = tuple({i: symbols[d] for i, d in enumerate(s.shape) if isinstance(d, str)} for s in recipe.inputs)
-    # Twice, as tracing takes a batch of one for a constant.
-    example = tuple(
-        torch.from_numpy(np.concatenate([batch[s.name]] * (2 if isinstance(s.shape[0], str) else 1)))
-        for s in recipe.inputs
-    )
-    program = torch.onnx.export(
-        module,
-        example,
-        dynamo=True,
-        dynamic_shapes=shapes,
-        input_names=[s.name for s in recipe.inputs],
-        output_names=[s.name for s in recipe.outputs],
-        opset_version=OPSET,
-        verbose=False,
-    )
-    if program is None:
-        raise ModelBuildError("the exporter returned nothing")
-    return program.model_proto
+
+    def __init__(
+        self,
+        recipe: ModelRecipe,
+        folder: Path,
+        module: torch.nn.Module,
+        subject: str,
+        program: torch.export.ExportedProgram | None = None,
+    ) -> None:
+        self._recipe = recipe
+        self._folder = folder
+        self._module = _Positional(module, [s.name for s in recipe.outputs])
+        self._subject = subject
+        self._program = program
+
+    def run(self, batch: Batch) -> list[np.ndarray[Any, Any]]:
+        """Return the module's outputs for one batch."""
+        sizes = check_batch(batch, self._recipe.inputs, f"an example for {self._subject}")
+        with torch.inference_mode():
+            try:
+                result = self._module(*(torch.from_numpy(np.array(batch[s.name])) for s in self._recipe.inputs))
+            except ModelBuildError:
+                raise
+            except Exception as error:
+                shapes = ", ".join(f"{s.name} {s.dtype} {list(batch[s.name].shape)}" for s in self._recipe.inputs)
+                raise ModelBuildError(
+                    f"{self._subject}: the module fails on ({shapes}) with {type(error).__name__}: "
+                    f"{shorten(error)}{blame(error, self._folder)}"
+                ) from error
+        arrays = [_to_numpy(t, self._subject) for t in result]
+        check_outputs(arrays, self._recipe.outputs, sizes, f"{self._subject}: the module")
+        return arrays
+
+    def export(self, batch: Batch) -> onnx.ModelProto:
+        """Trace the module with symbolic sizes as declared, and translate it."""
+        check_batch(batch, self._recipe.inputs, f"an example for {self._subject}")
+        program = self._program or self._trace(batch)
+        try:
+            translated = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                input_names=[s.name for s in self._recipe.inputs],
+                output_names=[s.name for s in self._recipe.outputs],
+                opset_version=OPSET,
+                verbose=False,
+                optimize=True,
+            )
+        except Exception as error:
+            raise ModelBuildError(f"{self._subject} {_explain_translation(error)}") from error
+        if translated is None:
+            raise ModelBuildError(f"{self._subject}: the exporter returned nothing")
+        try:
+            model = translated.model_proto
+        except ValueError as error:  # protobuf's limit
+            raise ModelBuildError(
+                f"{self._subject} does not fit into an ONNX file of 2 GB: {shorten(error)}"
+            ) from error
+        declare(model, self._recipe)
+        return model
+
+    def _trace(self, batch: Batch) -> torch.export.ExportedProgram:
+        symbols = {d: torch.export.Dim(d) for s in self._recipe.inputs for d in s.shape if isinstance(d, str)}
+        shapes = tuple(
+            {i: symbols[d] for i, d in enumerate(s.shape) if isinstance(d, str)} for s in self._recipe.inputs
+        )
+        example = _example(batch, self._recipe.inputs)
+        try:
+            return torch.export.export(self._module, example, dynamic_shapes=(shapes,), strict=False)
+        except ModelBuildError:
+            raise
+        except Exception as error:
+            raise ModelBuildError(f"{self._subject} cannot be exported: {self._explain_trace(error)}") from error
+
+    def _explain_trace(self, error: Exception) -> str:
+        where = blame(error, self._folder)
+        kind, text = type(error).__name__, str(error)
+        if kind == "GuardOnDataDependentSymNode":
+            return (
+                f"its control flow depends on the values of tensors{where}; "
+                "use torch.where or torch.cond, or take the value from a shape or a constant"
+            )
+        if fixed := re.search(
+            r"You marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", text
+        ):
+            symbol, size = fixed.groups()
+            return f"it works for {symbol} = {size} alone{where}; declare {size} in place of '{symbol}', or change it"
+        if "Constraints violated" in text:
+            guard = re.search(r"satisfy the generated guard (.+?)\.?(\n|$)", text)
+            symbols = re.search(r"Constraints violated \((.+?)\)", text)
+            return (
+                f"it does not work for each size of {symbols.group(1) if symbols else 'the symbolic axes'}"
+                f"{where}; it demands {guard.group(1)[:MAX_REASON] if guard else shorten(error)}; declare a fixed size"
+            )
+        return f"{kind}: {shorten(error)}{where}"
+
+
+class _Positional(torch.nn.Module):
+    """Gives a module one form: arguments by position, and a tuple of the declared outputs."""
+
+    def __init__(self, module: torch.nn.Module, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+        self._outputs = outputs
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Call the module."""
+        return tuple(select(self.module(*inputs), self._outputs))
+
+
+def select(result: Any, names: Sequence[str]) -> list[torch.Tensor]:  # noqa: ANN401 - what modules return
+    """Return the declared outputs from what a module returned: by name if it has names, else by position.
+
+    Raises
+    ------
+    ModelBuildError
+        If they are not in there, or are no tensors.
+    """
+    declared = ", ".join(names)
+    fields: dict[str, Any] | None = None
+    if isinstance(result, dict):
+        fields = result
+    elif is_dataclass(result) or hasattr(result, "_fields"):
+        known = getattr(result, "_fields", None) or result.__dataclass_fields__
+        fields = {name: getattr(result, name) for name in known}
+    if fields is not None and (all(name in fields for name in names) or isinstance(result, dict)):
+        if not all(name in fields for name in names):
+            returned = ", ".join(str(name) for name in fields)
+            raise ModelBuildError(
+                f"the module returns a {type(result).__name__} of ({returned}), declared are ({declared}); "
+                "name the outputs as it does"
+            )
+        tensors = pytree.tree_leaves([fields[name] for name in names])
+    else:
+        tensors = pytree.tree_leaves(result)
+    kinds = ", ".join(type(t).__name__ for t in tensors)
+    if len(tensors) != len(names) or not all(isinstance(t, torch.Tensor) for t in tensors):
+        raise ModelBuildError(f"the module returns ({kinds}), declared are ({declared})")
+    return tensors
+
+
+def blame(error: BaseException, folder: Path) -> str:
+    """Return `` (file.py line 3: `code`)`` for the user's line that an error came from, or nothing.
+
+    That is the last line in the recipe's folder; else the last one outside of torch and of this package.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({Path(error.filename).name} line {error.lineno}: `{(error.text or '').strip()}`)"
+    own = [f for f in frames if Path(f.filename).is_relative_to(folder)]
+    other = [f for f in frames if not f.filename.startswith((*_OURS, "<"))]
+    if not (found := own or other):
+        return ""
+    frame = found[-1]
+    code = f": `{frame.line}`" if frame.line else ""
+    return f" ({Path(frame.filename).name} line {frame.lineno}{code})"
+
+
+def _explain_translation(error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None:
+        if missing := _MISSING_OPERATOR.search(str(cause)):
+            return f"uses the operator {missing.group(1)}, which ONNX export lacks; compute it from other operators"
+        deepest, cause = cause, cause.__cause__
+    return f"cannot be translated to ONNX: {type(deepest).__name__}: {shorten(deepest)}"
+
+
+def _example(batch: Batch, inputs: Sequence[TensorSpec]) -> tuple[torch.Tensor, ...]:
+    """Return an example whose symbolic sizes are more than one: tracing takes ones for constants."""
+    sizes = [(d, n) for s in inputs for d, n in zip(s.shape, batch[s.name].shape, strict=True) if isinstance(d, str)]
+    widened = {symbol for symbol, size in sizes if size == 1}
+    tensors = []
+    for spec in inputs:
+        array = batch[spec.name]
+        for axis, symbol in enumerate(spec.shape):
+            if symbol in widened:
+                array = np.concatenate([array] * 2, axis)
+        tensors.append(torch.from_numpy(np.array(array)))
+    return tuple(tensors)
+
+
+def _to_numpy(tensor: torch.Tensor, subject: str) -> np.ndarray[Any, Any]:
+    try:
+        array: np.ndarray[Any, Any] = tensor.detach().cpu().resolve_conj().numpy()
+    except TypeError as error:
+        raise ModelBuildError(f"{subject}: the module returns {tensor.dtype}, which numpy lacks; cast it") from error
+    return array

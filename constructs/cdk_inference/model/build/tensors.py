@@ -1,0 +1,85 @@
+"""Compares tensors with what a recipe declares, and writes down what they are in the recipe's words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.build.data import check_array
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    import onnx
+
+    from cdk_inference.model.build.data import Batch
+    from cdk_inference.model.recipe import ModelRecipe
+    from cdk_inference.model.tensors import TensorSpec
+
+
+def spell(name: str, dtype: str, shape: Sequence[str | int]) -> str:
+    """Return the line of a recipe that declares a tensor."""
+    sizes = ", ".join(f'"{size}"' if isinstance(size, str) else str(size) for size in shape)
+    comma = "," if len(shape) == 1 else ""
+    return f'TensorSpec("{name}", "{dtype}", ({sizes}{comma}))'
+
+
+def check_batch(batch: Batch, inputs: Sequence[TensorSpec], where: str) -> dict[str, int]:
+    """Return the symbolic sizes of a batch, after checking names, types and shapes."""
+    sizes: dict[str, int] = {}
+    if set(batch) != {spec.name for spec in inputs}:
+        raise ModelBuildError(f"{where}: expected {sorted(s.name for s in inputs)}, got {sorted(batch)}")
+    for spec in inputs:
+        check_array(batch[spec.name], spec, where, sizes)
+    return sizes
+
+
+def check_outputs(
+    arrays: Sequence[np.ndarray[Any, Any]], outputs: Sequence[TensorSpec], sizes: Mapping[str, int], where: str
+) -> None:
+    """Check what a model returned against the declared outputs.
+
+    Parameters
+    ----------
+    sizes
+        The symbolic sizes of the inputs that it was computed from.
+
+    Raises
+    ------
+    ModelBuildError
+        With the lines that would declare what was returned.
+    """
+    sizes = dict(sizes)
+    symbols = {size: symbol for symbol, size in reversed(sizes.items())}
+    wrong = False
+    for array, spec in zip(arrays, outputs, strict=True):
+        try:
+            check_array(array, spec, where, sizes)
+        except ModelBuildError:
+            wrong = True
+    if wrong:
+        # The first axis is the batch's; others that have its size by chance keep their numbers.
+        actual = [
+            spell(s.name, str(a.dtype), [symbols.get(n, n) if i == 0 else n for i, n in enumerate(a.shape)])
+            for a, s in zip(arrays, outputs, strict=True)
+        ]
+        declared = [spell(s.name, s.dtype, s.shape) for s in outputs]
+        raise ModelBuildError(f"{where} returns {', '.join(actual)}; the recipe declares {', '.join(declared)}")
+
+
+def declare(model: onnx.ModelProto, recipe: ModelRecipe) -> None:
+    """Give a graph's inputs and outputs the sizes that the recipe declares, and their order."""
+    for values, specs in ((model.graph.input, recipe.inputs), (model.graph.output, recipe.outputs)):
+        known = {value.name: value for value in values}
+        ordered = [type(known[spec.name]).FromString(known[spec.name].SerializeToString()) for spec in specs]
+        for value, spec in zip(ordered, specs, strict=True):
+            shape = value.type.tensor_type.shape
+            del shape.dim[:]
+            for size in spec.shape:
+                if isinstance(size, str):
+                    shape.dim.add().dim_param = size
+                else:
+                    shape.dim.add().dim_value = size
+        del values[:]
+        values.extend(ordered)

@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec, TorchModule
+from cdk_inference.model.build.sources import load
+
+torch = pytest.importorskip("torch")
+safetensors = pytest.importorskip("safetensors.torch")
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from cdk_inference.model.build.sources import Loaded
+
+HEAD = """\
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.second = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x)))
+
+def build():
+    return Net()
+"""
+FORWARD = "return self.second(torch.relu(self.first(x)))"
+X = TensorSpec("x", "float32", ("batch", 4))
+Y = TensorSpec("y", "float32", ("batch", 3))
+EXAMPLE = {"x": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)}
+
+
+def recipe(
+    source: TorchModule, inputs: Sequence[TensorSpec] = (X,), outputs: Sequence[TensorSpec] = (Y,)
+) -> ModelRecipe:
+    return ModelRecipe(
+        name="net",
+        source=source,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        evaluation=Evaluation(data="data.py:evaluation"),
+        provenance=Provenance(license="CC0-1.0", origin="random numbers"),
+    )
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading sets it for the process, which here goes on with other tests."""
+    for name in ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        monkeypatch.setenv(name, "0")
+
+
+@pytest.fixture
+def open_net(tmp_path: Path) -> Callable[..., Loaded]:
+    def open_it(code: str = HEAD, weights: str | None = None, **tensors: Any) -> Loaded:
+        (tmp_path / "factory.py").write_text(code)
+        source = TorchModule("factory.py:build", weights=weights)
+        return load(recipe(source, **tensors), tmp_path, tmp_path / "cache")
+
+    return open_it
+
+
+def predict(loaded: Loaded, batch: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+    model = loaded.export({k: v[:1] for k, v in batch.items()})
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == list(batch)
+    return session.run(None, batch)
+
+
+def test_module_runs_and_exports_for_each_batch(open_net) -> None:
+    loaded = open_net()
+    np.testing.assert_allclose(predict(loaded, EXAMPLE)[0], loaded.run(EXAMPLE)[0], atol=1e-6)
+    again = open_net()
+    assert again.run(EXAMPLE)[0].tobytes() == loaded.run(EXAMPLE)[0].tobytes()
+
+
+def test_declared_names_and_sizes_are_in_the_graph(open_net) -> None:
+    graph = open_net().export(EXAMPLE).graph
+    values = [
+        (v.name, [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim])
+        for v in (*graph.input, *graph.output)
+    ]
+    assert values == [("x", ["batch", 4]), ("y", ["batch", 3])]
+
+
+def test_names_need_be_no_identifiers(open_net) -> None:
+    loaded = open_net(
+        inputs=[TensorSpec("input.1", "float32", ("n", 4))], outputs=[TensorSpec("y:0", "float32", ("n", 3))]
+    )
+    (found,) = predict(loaded, {"input.1": EXAMPLE["x"]})
+    np.testing.assert_allclose(found, loaded.run({"input.1": EXAMPLE["x"]})[0], atol=1e-6)
+
+
+RESULTS = {
+    "a dict": "return {'other': x, 'y': y}",
+    "a dataclass": "return Result(other=x, y=y)",
+    "a named tuple": "return Named(x, y)",
+    "a tuple": "return (y,)",
+    "a nested list": "return [(y,)]",
+}
+KINDS = """
+from collections import namedtuple
+from dataclasses import dataclass
+Named = namedtuple("Named", "other y")
+
+@dataclass
+class Result:
+    other: object
+    y: object
+"""
+
+
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+def test_outputs_are_taken_from(open_net, result: str) -> None:
+    code = KINDS + HEAD.replace(FORWARD, "y = self.second(torch.relu(self.first(x)))\n        " + result)
+    loaded = open_net(code)
+    assert loaded.run(EXAMPLE)[0].tobytes() == open_net().run(EXAMPLE)[0].tobytes()
+    np.testing.assert_allclose(predict(loaded, EXAMPLE)[0], loaded.run(EXAMPLE)[0], atol=1e-6)
+
+
+def test_several_symbolic_sizes(open_net) -> None:
+    code = HEAD.replace("self, x", "self, x, mask").replace("x)))", "x))) * mask[:, :, None] + x.shape[1]")
+    inputs = [TensorSpec("x", "float32", ("batch", "length", 4)), TensorSpec("mask", "float32", ("batch", "length"))]
+    loaded = open_net(code, inputs=inputs, outputs=[TensorSpec("y", "float32", ("batch", "length", 3))])
+    batch = {"x": np.ones((5, 7, 4), np.float32), "mask": np.ones((5, 7), np.float32)}
+    short = {"x": np.ones((1, 1, 4), np.float32), "mask": np.ones((1, 1), np.float32)}
+    session = ort.InferenceSession(loaded.export(short).SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, batch)[0], loaded.run(batch)[0], atol=1e-6)
+
+
+FACTORIES = {
+    "raises": (
+        "return Net()",
+        "raise ValueError('no such size')",
+        r"raised ValueError: no such size \(factory\.py line 14: `raise",
+    ),
+    "exits": ("return Net()", "raise SystemExit(3)", r"raised SystemExit: 3 \(factory\.py line 14"),
+    "returns no module": ("return Net()", "return Net", r"returned type, must return a torch\.nn\.Module"),
+    "needs an argument": (
+        "def build():",
+        "def build(size, *, depth, width=3):",
+        r"needs arguments \(size, depth\).*default",
+    ),
+    "lacks a file": (
+        "return Net()",
+        "return open('weights.bin')",
+        r"raised FileNotFoundError: .*weights\.bin' \(factory\.py line 14.*Path\(__file__\)\.parent",
+    ),
+    "lacks a package": (
+        "import torch\n",
+        "import torch\nimport no_such\n",
+        r"ModuleNotFoundError: .*line 2: `import no_such.*packages=",
+    ),
+    "is no Python": ("def build():", "def build(:", r"raised SyntaxError: .*\(factory\.py line 13: `def build\(:`"),
+    "is missing": ("def build():", "def other():", r"defines no function 'build'"),
+    "has no values": ("return Net()", "return Net().to('meta')", r"'meta': first\.weight, first\.bias, second\.weight"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "why"), FACTORIES.values(), ids=FACTORIES)
+def test_factory_fails_that(open_net, old: str, new: str, why: str) -> None:
+    with pytest.raises(ModelBuildError, match=why) as caught:
+        open_net(HEAD.replace(old, new))
+    assert "\n" not in str(caught.value)
+
+
+class Evil:
+    """Leaves a trace when it is unpickled."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("call", ["torch.load('{}', weights_only=False)", "torch.load('{}')"])
+def test_factory_that_unpickles_is_refused(open_net, tmp_path: Path, monkeypatch, call: str) -> None:
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    file, trace = tmp_path / "model.pt", tmp_path / "trace"
+    torch.save({"w": Evil(trace)}, file)
+    with pytest.raises(
+        ModelBuildError, match=r"unpickles a file \(factory\.py line 14.*save the tensors alone, safetensors"
+    ):
+        open_net(HEAD.replace("return Net()", f"return {call.format(file)}"))
+    assert not trace.exists()
+
+
+def state() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(7)
+    sizes = {"first.weight": (8, 4), "first.bias": (8,), "second.weight": (3, 8), "second.bias": (3,)}
+    return {name: torch.rand(size, generator=generator) for name, size in sizes.items()}
+
+
+def save_legacy(tensors: dict[str, Any], path: Path) -> None:
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+
+
+SAVERS: dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]] = {
+    "safetensors": ("w.safetensors", safetensors.save_file),
+    "safetensors of another name": ("w.bin", safetensors.save_file),
+    "torch": ("w.pt", torch.save),
+    "torch before 1.6": ("w.pth", save_legacy),
+}
+
+
+@pytest.mark.parametrize(("name", "save"), SAVERS.values(), ids=SAVERS)
+def test_weights_are_loaded_from(open_net, tmp_path: Path, name: str, save: Callable[..., None]) -> None:
+    weights = state()
+    save(weights, tmp_path / name)
+    x = torch.from_numpy(EXAMPLE["x"])
+    hidden = torch.relu(x @ weights["first.weight"].T + weights["first.bias"])
+    expected = (hidden @ weights["second.weight"].T + weights["second.bias"]).numpy()
+    np.testing.assert_allclose(open_net(weights=name).run(EXAMPLE)[0], expected, rtol=1e-5)
+
+
+def test_shared_weights_may_be_stored_once(open_net, tmp_path: Path) -> None:
+    code = HEAD.replace("nn.Linear(8, 3)", "nn.Linear(8, 3)\n        self.head = self.second")
+    safetensors.save_file(state(), tmp_path / "w.safetensors")
+    assert open_net(code, weights="w.safetensors").run(EXAMPLE)[0].shape == (3, 3)
+
+
+def test_weights_of_another_module_fail(open_net, tmp_path: Path) -> None:
+    weights = state()
+    weights["head.weight"] = weights.pop("second.weight")
+    weights["first.bias"] = torch.zeros(5)
+    weights |= {f"extra.{i}": torch.zeros(1) for i in range(9)}
+    safetensors.save_file(weights, tmp_path / "w.safetensors")
+    why = (
+        r"w\.safetensors are not those of the module; missing: second\.weight; "
+        r"unexpected: extra\.0, .* and 5 more; other shape: first\.bias is \[5\], must be \[8\]"
+    )
+    with pytest.raises(ModelBuildError, match=why):
+        open_net(weights="w.safetensors")
+
+
+def compress(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+
+
+def test_compressed_weights_are_refused(open_net, tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "w.pt")
+    compress(tmp_path / "w.pt")
+    with pytest.raises(ModelBuildError, match=r"w\.pt is compressed"):
+        open_net(weights="w.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pickled_weights_are_refused(open_net, tmp_path: Path, legacy: bool) -> None:
+    trace = tmp_path / "trace"
+    (save_legacy if legacy else torch.save)(state() | {"w": Evil(trace)}, tmp_path / "w.pt")
+    with pytest.raises(ModelBuildError, match=r"w\.pt would have to be unpickled.*safetensors\.torch\.save_file"):
+        open_net(weights="w.pt")
+    (tmp_path / "w.pkl").write_bytes(pickle.dumps(Evil(trace)))
+    with pytest.raises(ModelBuildError, match=r"w\.pkl"):
+        open_net(weights="w.pkl")
+    assert not trace.exists()
+
+
+CONTENTS = {
+    "a checkpoint": (
+        lambda: {"epoch": 3, "state_dict": state()},
+        r"hold a dict of epoch \(int\), state_dict \(dict\); save the state",
+    ),
+    "a tensor": (lambda: torch.zeros(3), r"hold Tensor; save the state_dict"),
+}
+
+
+@pytest.mark.parametrize(("make", "why"), CONTENTS.values(), ids=CONTENTS)
+def test_weights_are_refused_that_hold(open_net, tmp_path: Path, make: Callable[[], object], why: str) -> None:
+    torch.save(make(), tmp_path / "w.pt")
+    with pytest.raises(ModelBuildError, match=why):
+        open_net(weights="w.pt")
+
+
+def test_torchscript_weights_are_refused(open_net, tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(4, 3)).save(tmp_path / "w.pt")
+    with pytest.raises(ModelBuildError, match=r"w\.pt is a TorchScript archive; save the state_dict"):
+        open_net(weights="w.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", r"are empty, must be safetensors"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", r"are a git-lfs pointer"),
+        (b"<!DOCTYPE html>", r"are an HTML page"),
+        (b"\x1f\x8b\x08", r"are compressed with gzip"),
+        (b"something", r"are of an unknown format"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(open_net, tmp_path: Path, content: bytes, why: str) -> None:
+    (tmp_path / "w.bin").write_bytes(content)
+    with pytest.raises(ModelBuildError, match=why):
+        open_net(weights="w.bin")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("whole")
+    for name, save in SAVERS.values():
+        save(state(), folder / name)
+    return {name: (folder / name).read_bytes() for name, _ in SAVERS.values()}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_weights_fail_wherever_they_end(whole: dict[str, bytes], tmp_path: Path, data: st.DataObject) -> None:
+    from cdk_inference.model.build.torch_module import read_weights
+
+    name = data.draw(st.sampled_from(sorted(whole)))
+    end = data.draw(st.integers(0, len(whole[name]) - 1))
+    (tmp_path / name).write_bytes(whole[name][:end])
+    with pytest.raises(ModelBuildError, match=name):
+        read_weights(tmp_path / name)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_altered_weights_are_read_or_refused(whole: dict[str, bytes], tmp_path: Path, data: st.DataObject) -> None:
+    from cdk_inference.model.build.torch_module import read_weights
+
+    name = data.draw(st.sampled_from(["w.safetensors", "w.bin"]))
+    content = bytearray(whole[name])
+    for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+        content[position] = data.draw(st.integers(0, 255))
+    (tmp_path / name).write_bytes(content)
+    try:
+        assert isinstance(read_weights(tmp_path / name), dict)
+    except ModelBuildError as error:
+        assert name in str(error)  # noqa: PT017 - either is right
+
+
+MODULES = {
+    "decides by values": (
+        FORWARD,
+        "if x.sum() > 0:\n            return self.second(self.first(x))\n        return self.second(self.first(-x))",
+        r"cannot be exported: its control flow depends on the values of tensors \(factory\.py line 11: `if x\.sum",
+    ),
+    "cuts by values": (
+        FORWARD,
+        "return self.second(self.first(x))[: int(x.abs().sum())]",
+        r"depends on the values of tensors \(factory\.py line 11: `return self.*torch\.where",
+    ),
+    "fixes the batch": (
+        FORWARD,
+        "return self.second(self.first(x).reshape(2, 8))",
+        r"it works for batch = 2 alone; declare 2 in place of 'batch'",
+    ),
+    "demands even batches": (
+        FORWARD,
+        "return self.second(self.first(x)).reshape(x.shape[0] // 2, 2, 3).reshape(x.shape[0], 3)",
+        r"it does not work for each size of batch; it demands .*; declare a fixed size",
+    ),
+    "uses what ONNX lacks": (
+        FORWARD,
+        "return self.second(torch.special.bessel_j0(self.first(x)))",
+        r"uses the operator \w+\.\w*bessel_j0\w*, which ONNX export lacks",
+    ),
+    "leaves torch": (
+        FORWARD,
+        "return self.second(torch.from_numpy(self.first(x).numpy()))",
+        r"cannot be exported: RuntimeError: .*numpy.*factory\.py line 11",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "why"), MODULES.values(), ids=MODULES)
+def test_export_fails_of_a_module_that(open_net, old: str, new: str, why: str) -> None:
+    loaded = open_net(HEAD.replace(old, new))
+    example = {"x": EXAMPLE["x"][:2]}
+    loaded.run(example)
+    with pytest.raises(ModelBuildError, match=why) as caught:
+        loaded.export(example)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+RUNS = {
+    "of other sizes": (
+        "nn.Linear(4, 8)",
+        "nn.Linear(5, 8)",
+        r"fails on \(x float32 \[3, 4\]\) with RuntimeError: .*factory\.py line 11",
+    ),
+    "with more arguments": (
+        "self, x",
+        "self, x, y",
+        r"fails on .* with TypeError: .*missing 1 required positional argument: 'y'",
+    ),
+    "that returns a dict of others": (
+        FORWARD,
+        "return {'logits': x}",
+        r"returns a dict of \(logits\), declared are \(y\)",
+    ),
+    "that returns more": (FORWARD, "return x, x", r"returns \(Tensor, Tensor\), declared are \(y\)"),
+    "that returns a number": (FORWARD, "return 3", r"returns \(int\), declared are \(y\)"),
+    "of another type": (
+        FORWARD,
+        "return self.second(self.first(x)).double()",
+        r'returns TensorSpec\("y", "float64", \("batch", 3\)\); the recipe declares TensorSpec\("y", "float32", ',
+    ),
+    "of another shape": (FORWARD, "return x", r'the module returns TensorSpec\("y", "float32", \("batch", 4\)\)'),
+    "of a type that numpy lacks": (
+        FORWARD,
+        "return self.second(self.first(x)).bfloat16()",
+        r"returns torch\.bfloat16, which numpy",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "why"), RUNS.values(), ids=RUNS)
+def test_run_fails_of_a_module(open_net, old: str, new: str, why: str) -> None:
+    loaded = open_net(HEAD.replace(old, new))
+    with pytest.raises(ModelBuildError, match=why):
+        loaded.run(EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("batch", "why"),
+    [
+        ({"x": EXAMPLE["x"].astype(np.float64)}, r"'x' is declared as float32 .*, got float64"),
+        ({"x": EXAMPLE["x"][:, :3]}, r"got float32 \(3, 3\)"),
+        ({"z": EXAMPLE["x"]}, r"expected \['x'\], got \['z'\]"),
+    ],
+)
+def test_example_that_is_not_as_declared_fails(open_net, batch: dict[str, Any], why: str) -> None:
+    loaded = open_net()
+    for use in (loaded.run, loaded.export):
+        with pytest.raises(ModelBuildError, match=why):
+            use(batch)
