@@ -49,7 +49,7 @@ class Confusion:
 
 def task(entry: Entry) -> Task | None:
     """Return which comparison fits the model; None without outputs to compare."""
-    if not entry.float_outputs:
+    if not entry.float_outputs or not first_output(entry.float_outputs).size:
         return None
     metric = entry.report.gate.metric
     output = first_output(entry.float_outputs)

@@ -163,6 +163,7 @@ def trade_off(
     largest = max(p.area for p in points)
     placed = []
     for point in sorted(points, key=lambda p: -p.area):  # small ones on top of large ones
+        height = 4 if point.shape == "shipped" else 3  # the winner is always to be seen
         quality = min(max(point.quality, low), high)
         outside = quality != point.quality
         area = max(_SMALLEST, _LARGEST * (1 if canvas.names else 0.6) * point.area / largest)
@@ -178,17 +179,16 @@ def trade_off(
             facecolor=hue if filled else "none",
             edgecolor=_COLOURS["surface"] if filled else hue,
             linewidth=1 if filled else 2,
-            zorder=3,
+            zorder=height,
             clip_on=False,
             gid=f"point-{point.number}",
         )
         if point.shape == "shipped":
             ring = (math.sqrt(area) + 9) ** 2
-            axes.scatter([point.cost], [quality], s=ring, facecolor="none", edgecolor=hue, linewidth=1.5, zorder=3)
+            axes.scatter([point.cost], [quality], s=ring, facecolor="none", edgecolor=hue, linewidth=1.5, zorder=height)
         x, y = axes.transData.transform((point.cost, quality)) * 72 / figure.dpi
-        placed.append(
-            (point, float(x), float(y), math.sqrt(area) / 2 + (5 if point.shape == "shipped" else 0), outside)
-        )
+        radius = math.sqrt(area) * (0.7 if point.shape == "other" else 0.5) + (5 if point.shape == "shipped" else 0)
+        placed.append((point, float(x), float(y), radius, outside))
     _label(axes, placed, canvas, limit, limit_label)
     return _svg(figure, f"trade-{canvas.key}", {f"point-{p.number}": p.tip for p in points})
 
@@ -338,8 +338,11 @@ def _label(
         arrow = " ↓" if outside else ""
         number = f"{point.number}{arrow}"
         name = f"{clean(point.name, 44)}{arrow}"
-        for text in (name, number) if canvas.names else (number,):
-            box = _free(x, y, radius, _width(text, 12), height, taken, inside, centres)
+        tries = [(name, centres), (number, centres)] if canvas.names else [(number, centres)]
+        if point.shape in order:  # in a crowd, with a line from the marker
+            tries.insert(1, (tries[0][0], []))
+        for text, others in tries:
+            box = _free(x, y, radius, _width(text, 12), height, taken, inside, others)
             if box is not None:
                 break
         else:
