@@ -4,14 +4,15 @@ import json
 import os
 import platform
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdk_inference.model import builder, load_recipe
-from cdk_inference.model.builder import cache_key
+from cdk_inference.model import builder
+from cdk_inference.model.builder import open_project
 from cdk_inference.model.cache import cache_root, hash_folder
 
 NAMES = st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3})?\.py", fullmatch=True)
@@ -95,25 +96,51 @@ def test_links_that_lead_nowhere_or_back_do_not_matter(tmp_path: Path) -> None:
     assert hash_folder(folder) == before
 
 
-VERSIONS = {"numpy": "2.0"}
-
-
 def test_key_covers_python_versions_and_the_code_that_builds(make_recipe, tmp_path: Path, monkeypatch) -> None:
-    recipe, folder = load_recipe(make_recipe())
-    key = cache_key(recipe, folder, VERSIONS)
-    assert cache_key(recipe, folder, {"numpy": "2.1"}) != key
+    project = open_project(make_recipe(), cache=tmp_path)
+    key = project.key(None)
+    assert replace(project, tools=project.tools | {"numpy": "2.1"}).key(None) != key
 
     code = tmp_path / "model"
     shutil.copytree(Path(builder.__file__).parent, code)
     with monkeypatch.context() as patch:
         patch.setattr(builder, "__file__", str(code / "builder.py"))
-        assert cache_key(recipe, folder, VERSIONS) == key
+        assert project.key(None) == key
         with (code / "manifest.py").open("a") as file:
             file.write("# changed\n")
-        assert cache_key(recipe, folder, VERSIONS) != key
+        assert project.key(None) != key
 
     monkeypatch.setattr(platform, "python_version_tuple", lambda: ("3", "99", "0"))
-    assert cache_key(recipe, folder, VERSIONS) != key
+    assert project.key(None) != key
+
+
+def fingerprint(file: Path) -> str:
+    return open_project(file, cache=file.parent / "cache").fingerprint
+
+
+def test_what_a_recipe_says_counts_and_how_it_is_written_does_not(make_recipe) -> None:
+    file = make_recipe()
+    before = fingerprint(file)
+    file.write_text("# a comment\n" + file.read_text())
+    (file.parent / "tiny.lock.json").write_text("{}")
+    assert fingerprint(file) == before
+    file.write_text(file.read_text().replace("max_drop=0.1", "max_drop=0.2"))
+    assert fingerprint(file) != before
+
+
+@pytest.mark.parametrize("change", ["factory in it", "imported", "read"])
+def test_recipe_file_that_the_build_runs_counts_as_a_file(make_recipe, change: str) -> None:
+    file = make_recipe()
+    text = {
+        "factory in it": (file, file.read_text().replace("factory.py:build", "recipe.py:build")),
+        "imported": (file.parent / "more.py", "from recipe import RECIPE"),
+        "read": (file.parent / "sub" / "more.py", "open('recipe.py')"),
+    }[change]
+    text[0].parent.mkdir(exist_ok=True)
+    text[0].write_text(text[1])
+    before = fingerprint(file)
+    file.write_text("# a comment\n" + file.read_text())
+    assert fingerprint(file) != before
 
 
 @pytest.mark.parametrize("kind", ["editable", "folder", "repository", "index"])
@@ -121,7 +148,7 @@ def test_key_covers_the_code_of_packages_that_are_not_from_an_index(
     make_recipe, tmp_path: Path, monkeypatch, kind: str
 ) -> None:
     """As installers record it: https://packaging.python.org/en/latest/specifications/direct-url/."""
-    recipe, folder = load_recipe(make_recipe())
+    file = make_recipe(recipe=('origin="random numbers"),', 'origin="random numbers"), packages=("mine",),'))
     source = write(tmp_path / "my source", {"mine.py": b"A = 1"})
     commit = {"vcs": "git", "commit_id": "1" * 40}
     origin = {
@@ -136,7 +163,7 @@ def test_key_covers_the_code_of_packages_that_are_not_from_an_index(
     def key() -> str:
         if kind in origin:
             write(info, {"direct_url.json": json.dumps(origin[kind]).encode()})
-        return cache_key(recipe, folder, {"mine": "1.0"})
+        return open_project(file, cache=tmp_path).fingerprint
 
     before = key()
     assert key() == before

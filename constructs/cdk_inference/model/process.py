@@ -71,8 +71,6 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             process.wait()
-    if error == "missing extra":
-        raise ModelBuildError(f"{MISSING_EXTRA}; see {log}")
     if error is not None:
         raise ModelBuildError(error.replace("{log}", str(log)))
     if process.returncode != 0:

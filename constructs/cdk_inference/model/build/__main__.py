@@ -16,6 +16,7 @@ from typing import Any
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import hash_folder
+from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.recipe import ModelRecipe
 from cdk_inference.model.store import Store
 
@@ -35,10 +36,8 @@ def main(work: Path) -> int:
             try:
                 from cdk_inference.model.build import steps  # noqa: PLC0415
                 from cdk_inference.model.build.passes import Passes  # noqa: PLC0415
-            except ImportError:
-                traceback.print_exc()
-                stream.write(json.dumps({"error": "missing extra"}) + "\n")
-                return 1
+            except ImportError as error:
+                raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
             common = {"tools": request["tools"], "code": hash_folder(Path(__file__).parent)}
             passes = Passes(Store(cache / "passes"), common, stream)
             modes = {"build": steps.build, "compare": steps.compare_all, "evaluate": steps.evaluate}

@@ -11,7 +11,7 @@ from cdk_inference.model.build.sensitivity import sensitivity
 from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cdk_inference.model.build.trials import Trial, Trials
     from cdk_inference.model.lock import Candidate
@@ -105,14 +105,15 @@ def compare(trials: Trials, policy: Auto) -> tuple[Candidate, ...]:
 def choose(eligible: Sequence[Trial], objective: str) -> Trial:
     """Return the best of what may ship.
 
-    For latency, the smallest of those that are about as quick as the quickest; for size, the quickest of those that
-    are about as small as the smallest.
+    The objective decides, then the other of latency and size, then the likeness to float32. What differs by less than
+    `TIE` is equal.
     """
-    if objective == "latency":
-        bar = max(t.speedup for t in eligible) * (1.0 - TIE)
-        return min((t for t in eligible if t.speedup >= bar), key=lambda t: (t.size, -t.speedup))
-    bar = min(t.size for t in eligible) * (1.0 + TIE)
-    return min((t for t in eligible if t.size <= bar), key=lambda t: (-t.speedup, t.size))
+    costs: list[Callable[[Trial], float]] = [lambda t: 1.0 / t.speedup, lambda t: t.size]
+    best = list(eligible)
+    for cost in costs if objective == "latency" else reversed(costs):
+        bar = min(map(cost, best)) * (1.0 + TIE)
+        best = [t for t in best if cost(t) <= bar]
+    return max(best, key=lambda t: t.cosine or 0.0)
 
 
 def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:

@@ -26,6 +26,7 @@ from cdk_inference.model.build.trials import Trials
 from cdk_inference.model.card import render
 from cdk_inference.model.lock import Lock
 from cdk_inference.model.precision import Auto, describe
+from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.structure import structure, unstructure
 
 if TYPE_CHECKING:
@@ -80,8 +81,10 @@ def _prepare(
         example = first_batch(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
 
     def export(target: Path) -> None:
-        from cdk_inference.model.build.sources import load  # noqa: PLC0415 - only this needs torch
-
+        try:
+            from cdk_inference.model.build.sources import load  # noqa: PLC0415 - only this needs torch
+        except ImportError as error:
+            raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
         loaded = load(recipe, folder, cache)
         expected = loaded.run(example)
         check_outputs(expected, recipe, example, "the original, evaluation batch 0")

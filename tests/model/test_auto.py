@@ -1,0 +1,221 @@
+"""The search for a precision, and the lock that records it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import StaticInt8, build_model
+from cdk_inference.model.lock import read_lock
+
+from .conftest import write_recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cdk_inference.model import BuiltModel
+
+pytestmark = pytest.mark.slow
+
+AUTO = ("StaticInt8()", "Auto()")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuiltModel]:
+    """Recipe file, cache and artifact of the tiny network, after a search."""
+    root = tmp_path_factory.mktemp("auto")
+    recipe = write_recipe(root / "recipe", recipe=AUTO)
+    return recipe, root / "cache", build_model(recipe, cache=root / "cache")
+
+
+@pytest.fixture
+def copied(found: tuple[Path, Path, BuiltModel], tmp_path: Path) -> Path:
+    """The recipe with its lock, elsewhere."""
+    shutil.copytree(found[0].parent, tmp_path / "recipe")
+    return tmp_path / "recipe" / "recipe.py"
+
+
+def report(built: BuiltModel) -> dict:
+    return json.loads(built.report.read_text())
+
+
+def test_search_ships_the_best_that_passes_and_says_what_it_tried(found: tuple[Path, Path, BuiltModel]) -> None:
+    built = found[2]
+    candidates = report(built)["candidates"]
+    (shipped,) = (c for c in candidates if c["status"] == "shipped")
+    assert candidates[0]["name"] == "float32"
+    assert len(candidates) > 1
+    assert shipped["speedup"] >= 1.0
+    assert shipped["quality"] >= 0.9
+    assert shipped["precision"]["kind"] == built.manifest.precision
+    assert shipped["size_bytes"] == built.manifest.size_bytes
+    assert built.manifest.measured is not None
+
+
+def test_search_writes_a_lock_that_says_the_same(found: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, built = found
+    lock = read_lock(recipe.parent / "tiny.lock.json")
+    assert lock is not None
+    assert lock.sha256.startswith(built.version)
+    assert (lock.metric, lock.measured) == (built.manifest.metric, built.manifest.measured)
+    if isinstance(lock.precision, StaticInt8):
+        assert lock.ranges
+    assert build_model(recipe, cache=cache) == built  # the lock does not count as a change
+
+
+ELSEWHERE = """
+import os, sys
+os.umask(0o077)
+from cdk_inference.model import build_model
+print(build_model(sys.argv[1], frozen_lock=True).asset_hash)
+"""
+
+
+def test_lock_gives_the_same_bytes_elsewhere_and_measures_nothing(
+    found: tuple[Path, Path, BuiltModel], copied: Path, tmp_path: Path
+) -> None:
+    """Another folder, cache, umask, hash seed and working folder, and one core instead of two."""
+    done = subprocess.run(
+        ["taskset", "-c", "0", sys.executable, "-c", ELSEWHERE, copied],
+        env=os.environ | {"PYTHONHASHSEED": "7", "CDK_INFERENCE_CACHE": str(tmp_path / "cache")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == found[2].asset_hash
+    for name in ("measure", "evaluate", "calibration", "sensitivity"):
+        assert f": {name}" not in done.stderr
+    (artifact,) = (tmp_path / "cache" / "models").glob("*/artifact")
+    for name in ("model.onnx", "manifest.json"):
+        assert (artifact / name).read_bytes() == (found[2].path / name).read_bytes()
+
+
+def test_lock_needs_neither_calibration_nor_evaluation_beyond_the_first_batch(
+    found: tuple[Path, Path, BuiltModel], copied: Path, tmp_path: Path
+) -> None:
+    """The files count for the lock, so what they do is changed by a variable that they read."""
+    text = found[0].parent.joinpath("data.py").read_text()
+    recipe = write_recipe(tmp_path / "other", recipe=AUTO)
+    guarded = text.replace(
+        "    for _ in range(4):", "    import os\n    for _ in range(1 if 'LAZY' in os.environ else 4):"
+    )
+    (recipe.parent / "data.py").write_text(guarded)
+    first = build_model(recipe, cache=tmp_path / "one")
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, recipe],
+        env=os.environ | {"LAZY": "1", "CDK_INFERENCE_CACHE": str(tmp_path / "two")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == first.asset_hash
+
+
+def test_comment_in_the_recipe_keeps_the_lock_and_another_gate_does_not(
+    found: tuple[Path, Path, BuiltModel], copied: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    copied.write_text("# a comment\n" + copied.read_text())
+    assert build_model(copied, cache=found[1], frozen_lock=True) == found[2]
+    copied.write_text(copied.read_text().replace("max_drop=0.1", "max_drop=0.2"))
+    again = build_model(copied, cache=found[1])
+    assert (
+        "the lock does not fit, searching again: the recipe or a file in its folder changed" in capfd.readouterr().err
+    )
+    lock = read_lock(copied.parent / "tiny.lock.json")
+    assert lock is not None
+    assert lock.metric.gate == again.manifest.metric.gate == 0.8
+
+
+def test_frozen_lock_that_does_not_fit_fails(
+    found: tuple[Path, Path, BuiltModel], copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied.write_text(copied.read_text().replace("max_drop=0.1", "max_drop=0.3"))
+    with pytest.raises(ModelBuildError, match=r"tiny\.lock\.json does not fit: the recipe or a file .*; build without"):
+        build_model(copied, cache=found[1], frozen_lock=True)
+    (copied.parent / "tiny.lock.json").unlink()
+    monkeypatch.setenv("CDK_INFERENCE_FROZEN_LOCK", "1")
+    with pytest.raises(ModelBuildError, match=r"tiny\.lock\.json does not fit: there is none"):
+        build_model(copied, cache=found[1])
+    with pytest.raises(ModelBuildError, match="the lock is frozen, and a search was asked for"):
+        build_model(copied, cache=found[1], search=True)
+
+
+def test_lock_of_other_tools_is_searched_again(
+    found: tuple[Path, Path, BuiltModel], copied: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = copied.parent / "tiny.lock.json"
+    data = json.loads(file.read_text())
+    data["tools"]["onnxruntime"] = "1.0.0"
+    file.write_text(json.dumps(data))
+    assert build_model(copied, cache=found[1]).version == found[2].version
+    assert "searching again: onnxruntime 1.0.0 -> " in capfd.readouterr().err
+
+
+def test_lock_that_does_not_match_fails_and_leaves_nothing(
+    found: tuple[Path, Path, BuiltModel], copied: Path, tmp_path: Path
+) -> None:
+    file = copied.parent / "tiny.lock.json"
+    data = json.loads(file.read_text()) | {"sha256": "1" * 64}
+    file.write_text(json.dumps(data))
+    with pytest.raises(
+        ModelBuildError, match=r"the lock does not match: .* gives a model with sha256 .*; delete tiny\."
+    ):
+        build_model(copied, cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache" / "models").glob("*/"))
+    assert json.loads(file.read_text()) == data
+
+
+def test_damaged_lock_fails_before_anything_is_built(copied: Path, tmp_path: Path) -> None:
+    (copied.parent / "tiny.lock.json").write_text("<<<<<<< HEAD")
+    with pytest.raises(ModelBuildError, match=r"the lock .*tiny\.lock\.json is damaged: "):
+        build_model(copied, cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_recipe_in_a_folder_that_cannot_be_written_keeps_its_decision_in_the_cache(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where the lock would be, there is a folder that is not empty: root may write anywhere else."""
+    recipe = write_recipe(tmp_path / "recipe", recipe=AUTO)
+    blocked = recipe.parent / ".tiny.lock.json.partial"
+    blocked.mkdir()
+    built = build_model(recipe, cache=tmp_path / "cache")
+    assert "cannot write the lock" in capfd.readouterr().err
+    assert build_model(recipe, cache=tmp_path / "cache") == built
+    assert capfd.readouterr().err == ""
+
+
+def test_nothing_passes_fails_with_every_figure(tmp_path: Path) -> None:
+    gate = ("max_drop=0.1", "max_drop=0.1, max_size_mb=0.0001")
+    recipe = write_recipe(tmp_path / "recipe", recipe=AUTO)
+    recipe.write_text(recipe.read_text().replace(*gate))
+    with pytest.raises(ModelBuildError) as error:
+        build_model(recipe, cache=tmp_path / "cache")
+    message = str(error.value)
+    assert message.startswith("model 'tiny': the gate failed with every candidate: float32: 0.")
+    assert "MB is above max_size_mb 0.0001 | static int8" in message
+    assert "The nearest miss is static int8" in message
+    assert not list((tmp_path / "recipe").glob("*.lock.json"))
+
+
+def test_float32_ships_when_nothing_else_passes_and_the_report_says_so(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe", recipe=AUTO)
+    text = recipe.read_text().replace(
+        '"data.py:evaluation", max_drop=0.1', '"data.py:evaluation", "cosine", max_drop=0'
+    )
+    assert text != recipe.read_text()
+    recipe.write_text(text)
+    built = build_model(recipe, cache=tmp_path / "cache")
+    candidates = report(built)["candidates"]
+    assert built.manifest.precision == "float32"
+    assert candidates[0]["status"] == "shipped"
+    assert candidates[0]["reason"] == "nothing that passes is quicker or smaller"
+    assert {c["status"] for c in candidates[1:]} <= {"failed", "error"}

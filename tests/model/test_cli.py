@@ -1,0 +1,102 @@
+"""``python -m cdk_inference.model``, as a data scientist runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cdk_inference.model import BuiltModel
+
+pytestmark = pytest.mark.slow
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "cdk_inference.model", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_build_shows_what_was_tried_and_where_it_is(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, built = tiny
+    shown = run("build", recipe, "--cache", cache).stdout
+    for word in ("float32", "static int8", "shipped", "top1_agreement", str(built.path), str(built.card)):
+        assert word in shown
+    told = json.loads(run("build", recipe, "--cache", cache, "--json").stdout)
+    assert told["version"] == built.version
+    assert [c["status"] for c in told["candidates"]] == ["reference", "shipped"]
+
+
+def test_evaluate_judges_what_is_built_and_any_other_file(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> None:
+    recipe, cache, built = tiny
+    shown = run("evaluate", recipe, "--cache", cache).stdout
+    assert f"top1_agreement {built.manifest.metric.quantized:.4g} over 32 samples" in shown
+    told = json.loads(run("evaluate", recipe, "--cache", cache, "--model", built.path / "model.onnx", "--json").stdout)
+    assert told["metric"]["quantized"] == built.manifest.metric.quantized
+    assert told["latency_ms"] > 0
+
+
+def test_evaluate_fails_below_the_gate(tiny: tuple[Path, Path, BuiltModel], make_recipe: Callable[..., Path]) -> None:
+    _, cache, built = tiny
+    strict = make_recipe(recipe=('"data.py:evaluation", max_drop=0.1', '"data.py:evaluation", "cosine", max_drop=0'))
+    done = run("evaluate", strict, "--cache", cache, "--model", built.path / "model.onnx", code=1)
+    assert "error: cosine 0." in done.stderr
+    assert "is below the gate 1" in done.stderr
+
+
+def test_compare_measures_every_precision_and_keeps_nothing(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, _ = tiny
+    before = sorted((cache / "models").iterdir())
+    told = json.loads(run("compare", recipe, "--cache", cache, "--json").stdout)
+    kinds = {c["precision"]["kind"] for c in told}
+    assert kinds == {"float32", "float16", "static_int8", "dynamic_int8", "weight_only"}
+    assert all(c["status"] == "error" or c["latency_ms"] > 0 for c in told)
+    assert sorted((cache / "models").iterdir()) == before
+    assert "float16" in run("compare", recipe, "--cache", cache).stdout
+
+
+def test_card_is_copied_to_where_it_is_wanted(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> None:
+    recipe, cache, _ = tiny
+    shown = run("card", recipe, "--cache", cache, "--output", tmp_path / "card").stdout
+    assert shown.split() == [str(tmp_path / "card" / name) for name in ("card.html", "card.md")]
+    assert "tiny" in (tmp_path / "card" / "card.md").read_text()
+
+
+def test_cache_is_shown_and_cleared(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
+    recipe = make_recipe(recipe=("StaticInt8()", "Float32()"))
+    cache = tmp_path / "cache"
+    run("build", recipe, "--cache", cache)
+    assert "models" in run("cache", "info", "--cache", cache).stdout
+    assert "freed 0." in run("cache", "clear", "--cache", cache).stdout
+    assert not list((cache / "models").glob("*/"))
+    assert not list((cache / "passes").glob("*/"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("build", "nowhere.py"), 1, "error: recipe file "),
+        (
+            ("evaluate", "{recipe}", "--model", "nowhere.onnx", "--cache", "{cache}"),
+            1,
+            "error: model nowhere.onnx does not",
+        ),
+        (("build",), 2, "Missing argument"),
+        (("improve", "{recipe}"), 2, "No such command"),
+    ],
+)
+def test_wrong_use_fails_with_one_message(
+    tiny: tuple[Path, Path, BuiltModel], arguments: tuple[str, ...], code: int, message: str
+) -> None:
+    done = run(*(a.format(recipe=tiny[0], cache=tiny[1]) for a in arguments), code=code)
+    assert message in done.stderr
