@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.archive import MAX_REASON, shorten
-from cdk_inference.model.build.tensors import check_batch, check_outputs, declare
+from cdk_inference.model.build.tensors import check_batch, check_outputs, declare, rename
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from cdk_inference.model.tensors import TensorSpec
 
 OPSET = 18  # the lowest that the exporter writes without converting: the widest choice of runtimes
+
+_TRACED = 2  # sizes of the example are at least this
+_LARGE = 2**16  # nobody bounds a size by more
 
 _OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[2]))
 _MISSING_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
@@ -83,45 +86,106 @@ class TorchModel:
     def export(self, batch: Batch) -> onnx.ModelProto:
         """Trace the module with symbolic sizes as declared, and translate it."""
         check_batch(batch, self._recipe.inputs, f"an example for {self._subject}")
-        program = self._program or self._trace(batch)
+        # Declared names may be those of values inside, which the exporter does not notice.
+        inputs = {f"_declared_input_{i}": s.name for i, s in enumerate(self._recipe.inputs)}
+        outputs = {f"_declared_output_{i}": s.name for i, s in enumerate(self._recipe.outputs)}
+        symbols = {d: torch.export.Dim(d) for s in self._recipe.inputs for d in s.shape if isinstance(d, str)}
+        shapes = tuple(
+            {i: symbols[d] for i, d in enumerate(s.shape) if isinstance(d, str)} for s in self._recipe.inputs
+        )
         try:
             translated = torch.onnx.export(
-                program,
-                (),
+                self._program or self._module,
+                () if self._program else _example(batch, self._recipe.inputs),
                 dynamo=True,
-                input_names=[s.name for s in self._recipe.inputs],
-                output_names=[s.name for s in self._recipe.outputs],
+                dynamic_shapes=None if self._program else (shapes,),
+                input_names=list(inputs),
+                output_names=list(outputs),
                 opset_version=OPSET,
                 verbose=False,
-                optimize=True,
             )
         except Exception as error:
-            raise ModelBuildError(f"{self._subject} {_explain_translation(error)}") from error
+            raise ModelBuildError(f"{self._subject} {self._explain(error)}") from error
         if translated is None:
             raise ModelBuildError(f"{self._subject}: the exporter returned nothing")
+        if not self._program and translated.exported_program is not None:
+            self._check_sizes(translated.exported_program, batch)
         try:
             model = translated.model_proto
         except ValueError as error:  # protobuf's limit
             raise ModelBuildError(
                 f"{self._subject} does not fit into an ONNX file of 2 GB: {shorten(error)}"
             ) from error
+        rename(model.graph, inputs | outputs)
         declare(model, self._recipe)
         return model
 
-    def _trace(self, batch: Batch) -> torch.export.ExportedProgram:
-        symbols = {d: torch.export.Dim(d) for s in self._recipe.inputs for d in s.shape if isinstance(d, str)}
-        shapes = tuple(
-            {i: symbols[d] for i, d in enumerate(s.shape) if isinstance(d, str)} for s in self._recipe.inputs
-        )
-        example = _example(batch, self._recipe.inputs)
-        try:
-            return torch.export.export(self._module, example, dynamic_shapes=(shapes,), strict=False)
-        except ModelBuildError:
-            raise
-        except Exception as error:
-            raise ModelBuildError(f"{self._subject} cannot be exported: {self._explain_trace(error)}") from error
+    def _check_sizes(self, program: torch.export.ExportedProgram, batch: Batch) -> None:
+        """Make sure that symbolic sizes stayed so: the exporter gives up those that the module fixes or bounds."""
+        values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+        traced = [values[str(name)] for name in program.graph_signature.user_inputs]
+        found: dict[str, str] = {}
+        for spec, tensor in zip(self._recipe.inputs, traced, strict=True):
+            for declared, size in zip(spec.shape, tensor.shape, strict=True):
+                if isinstance(declared, str):
+                    found[declared] = str(size)
+        for declared, size in found.items():
+            if size.isdecimal():
+                raise ModelBuildError(
+                    f"{self._subject} cannot be exported: it works for {declared} = {size} alone; "
+                    f"declare {size} in place of '{declared}', or change the module"
+                )
+            same = [other for other, value in found.items() if value == size]
+            if len(same) > 1 or not size.isidentifier():
+                reason = (
+                    f"it demands that {' and '.join(same)} are equal" if len(same) > 1 else f"{declared} must be {size}"
+                )
+                raise ModelBuildError(
+                    f"{self._subject} cannot be exported: it does not work for each size of {declared}: {reason}; "
+                    "declare fixed sizes, or one name for equal ones, or change the module"
+                )
 
-    def _explain_trace(self, error: Exception) -> str:
+        bounds = {str(symbol): (limits.lower, limits.upper) for symbol, limits in program.range_constraints.items()}
+        for declared, size in found.items():
+            low, high = bounds.get(size, (0, _LARGE))
+            for beyond in ((int(low) - 1) if low > _TRACED else 0, (int(high) + 1) if high < _LARGE else 0):
+                if beyond and self._accepts(batch, declared, beyond):
+                    raise ModelBuildError(
+                        f"{self._subject} cannot be exported: it does something else if {declared} is {beyond}; "
+                        f"declare a fixed size in place of '{declared}', or change the module"
+                    )
+
+    def _accepts(self, batch: Batch, symbol: str, size: int) -> bool:
+        """Tell whether the module works with another size: what it does not accept, its graph need not."""
+        resized = {}
+        for spec in self._recipe.inputs:
+            array = batch[spec.name]
+            for axis, declared in enumerate(spec.shape):
+                if declared == symbol:
+                    array = np.take(array, np.arange(size) % array.shape[axis], axis)
+            resized[spec.name] = array
+        try:
+            self.run(resized)
+        except ModelBuildError:
+            return False
+        return True
+
+    def _explain(self, error: BaseException) -> str:
+        causes: list[BaseException] = []
+        cause: BaseException | None = error
+        while cause is not None:
+            causes.append(cause)
+            cause = cause.__cause__
+        for cause in causes:
+            if isinstance(cause, ModelBuildError):
+                return str(cause)
+            if missing := _MISSING_OPERATOR.search(str(cause)):
+                return f"uses the operator {missing.group(1)}, which ONNX export lacks; compute it from other operators"
+        if type(error).__name__ == "TorchExportError" and len(causes) > 1:
+            return f"cannot be exported: {self._explain_trace(causes[1])}"
+        return f"cannot be translated to ONNX: {type(causes[-1]).__name__}: {shorten(causes[-1])}"
+
+    def _explain_trace(self, error: BaseException) -> str:
         where = blame(error, self._folder)
         kind, text = type(error).__name__, str(error)
         if kind == "GuardOnDataDependentSymNode":
@@ -129,11 +193,6 @@ class TorchModel:
                 f"its control flow depends on the values of tensors{where}; "
                 "use torch.where or torch.cond, or take the value from a shape or a constant"
             )
-        if fixed := re.search(
-            r"You marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", text
-        ):
-            symbol, size = fixed.groups()
-            return f"it works for {symbol} = {size} alone{where}; declare {size} in place of '{symbol}', or change it"
         if "Constraints violated" in text:
             guard = re.search(r"satisfy the generated guard (.+?)\.?(\n|$)", text)
             symbols = re.search(r"Constraints violated \((.+?)\)", text)
@@ -203,15 +262,6 @@ def blame(error: BaseException, folder: Path) -> str:
     frame = found[-1]
     code = f": `{frame.line}`" if frame.line else ""
     return f" ({Path(frame.filename).name} line {frame.lineno}{code})"
-
-
-def _explain_translation(error: BaseException) -> str:
-    cause: BaseException | None = error
-    while cause is not None:
-        if missing := _MISSING_OPERATOR.search(str(cause)):
-            return f"uses the operator {missing.group(1)}, which ONNX export lacks; compute it from other operators"
-        deepest, cause = cause, cause.__cause__
-    return f"cannot be translated to ONNX: {type(deepest).__name__}: {shorten(deepest)}"
 
 
 def _example(batch: Batch, inputs: Sequence[TensorSpec]) -> tuple[torch.Tensor, ...]:

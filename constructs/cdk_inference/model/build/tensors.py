@@ -83,3 +83,24 @@ def declare(model: onnx.ModelProto, recipe: ModelRecipe) -> None:
                     shape.dim.add().dim_value = size
         del values[:]
         values.extend(ordered)
+
+
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give values of a graph, and of the graphs in it, other names; those that have these names already yield.
+
+    Parameters
+    ----------
+    names
+        New names by present ones.
+    """
+    changes = {new: f"{new}__" for new in names.values()} | dict(names)
+    pending = [graph]
+    while pending:
+        current = pending.pop()
+        for value in (*current.input, *current.output, *current.value_info, *current.initializer):
+            value.name = changes.get(value.name, value.name)
+        for node in current.node:
+            node.input[:] = [changes.get(name, name) for name in node.input]
+            node.output[:] = [changes.get(name, name) for name in node.output]
+            for attribute in node.attribute:
+                pending.extend((*attribute.graphs, *([attribute.g] if attribute.HasField("g") else ())))
