@@ -1,0 +1,185 @@
+"""Static int8: uint8 activations, int8 weights per channel, in QDQ format.
+
+U8S8 rather than S8S8: the latter is several times slower on x86, and both run on Arm's int8 dot products.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.build.graph import consumers, opset, producers, replace_nodes, sort_nodes, weights
+from cdk_inference.model.build.precisions.dynamic import gemms_as_products, quantize_products
+from cdk_inference.model.build.precisions.selection import named, products
+from cdk_inference.model.build.precisions.stem import fold_normalisation, unfold_strides
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cdk_inference.model.precision import StaticInt8
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+ACTIVATIONS = ("Clip", "Relu")
+# What can pass 8-bit values on between convolutions, and hardly loses by it.
+AROUND = ("AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "Pad", "Resize", *ACTIVATIONS)
+# Operators with an int8 kernel on the CPU, and those between them that can pass 8-bit values on.
+OPERATORS = (
+    *CONVOLUTIONS,
+    *AROUND,
+    "Add",
+    "Flatten",
+    "Gemm",
+    "LeakyRelu",
+    "MatMul",
+    "Mul",
+    "ReduceMean",
+    "Reshape",
+    "Sigmoid",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
+_OPSET = 13  # before, weights have one scale in all
+
+
+def convert_static(
+    model: onnx.ModelProto, precision: StaticInt8, ranges: Mapping[str, tuple[float, float]] | None
+) -> onnx.ModelProto:
+    """Return the model quantized with the ranges; its outputs are not quantized."""
+    if ranges is None:
+        raise ModelBuildError("static int8 needs the ranges of the activations; give the recipe calibration data")
+    if opset(model) < _OPSET:
+        raise ModelBuildError(
+            f"static int8 needs operator set {_OPSET} or newer, the model has {opset(model)} and cannot be converted"
+        )
+    kept = named(model.graph, precision.keep_float, "keep_float")
+    mixed = named(model.graph, precision.dynamic, "dynamic") - kept
+    complete = _complete(model.graph, ranges)
+    static = _quantizable(model.graph, complete, kept | mixed, around_convolutions=bool(precision.dynamic))
+    heavy = [n.name for n in model.graph.node if n.name in static and n.op_type in (*CONVOLUTIONS, "Gemm", "MatMul")]
+    if not heavy:
+        raise ModelBuildError("the model has no convolutions or products with constant weights and known ranges")
+    dynamic = [n for n in products(model.graph, kept) if n in mixed]
+    dynamic += [n.name for n in model.graph.node if n.name in mixed and n.op_type == "LSTM"]
+    if dynamic:
+        matrices = gemms_as_products(model)
+        model = quantize_products(model, [matrices.get(n, n) for n in dynamic])
+    quantized = _quantize(model, static, complete)
+    _keep_outputs_float(quantized.graph)
+    fold_normalisation(quantized.graph)
+    unfold_strides(quantized.graph)
+    return quantized
+
+
+def activations(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the values whose ranges static quantization asks for, in graph order.
+
+    What goes into an activation alone is not among them: it is quantized with the range of what comes out.
+    """
+    known, taken = weights(graph), consumers(graph)
+    found: dict[str, None] = {}
+    for node in graph.node:
+        if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
+            inputs = () if node.op_type in ACTIVATIONS else node.input
+            found |= dict.fromkeys(n for n in (*inputs, *node.output) if n and n not in known)
+    outputs = {v.name for v in graph.output}
+    return [n for n in found if n in outputs or _activated(n, taken) is None]
+
+
+def _activated(name: str, taken: Mapping[str, list[onnx.NodeProto]]) -> onnx.NodeProto | None:
+    """Return the activation that alone takes a value."""
+    users = taken.get(name, [])
+    return users[0] if len(users) == 1 and users[0].op_type in ACTIVATIONS else None
+
+
+def _complete(graph: onnx.GraphProto, ranges: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    taken = consumers(graph)
+    complete = dict(ranges)
+    for node in graph.node:
+        for name in node.output:
+            activation = _activated(name, taken)
+            if name not in complete and activation is not None and activation.output[0] in ranges:
+                complete[name] = ranges[activation.output[0]]
+    return complete
+
+
+def _quantizable(
+    graph: onnx.GraphProto, ranges: Mapping[str, object], excluded: set[str], *, around_convolutions: bool
+) -> set[str]:
+    """Return the names of the nodes to quantize: those whose activations all have ranges."""
+    known, made = weights(graph), producers(graph)
+    outputs = {v.name for v in graph.output}
+    operators = (*CONVOLUTIONS, *AROUND) if around_convolutions else OPERATORS
+    found: set[str] = set()
+    for node in graph.node:
+        # The quantizer drops activations, whose effect their ranges include. Outputs are to keep theirs.
+        last = node.op_type in ACTIVATIONS and outputs.intersection(node.output)
+        if node.name in excluded or last or node.domain not in ("", "ai.onnx"):
+            continue
+        sums_convolutions = node.op_type == "Add" and any(n in made and made[n].name in found for n in node.input)
+        if node.op_type not in operators and not sums_convolutions:
+            continue
+        weight = known.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type in (*CONVOLUTIONS, "Gemm") and (weight is None or weight.data_type != TensorProto.FLOAT):
+            continue
+        first = [node.input[0]] if node.op_type not in ("Add", "Concat", "MatMul", "Mul") else list(node.input)
+        if all(n in ranges or n in known for n in first) and all(n in ranges for n in node.output):
+            found.add(node.name)
+    return found
+
+
+def _quantize(model: onnx.ModelProto, nodes: set[str], ranges: Mapping[str, tuple[float, float]]) -> onnx.ModelProto:
+    logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))  # the quantizer logs to the root
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(
+            CalibrationMethod.MinMax,
+            {
+                name: (np.array(low, dtype=np.float32), np.array(high, dtype=np.float32))
+                for name, (low, high) in ranges.items()
+            },
+        ),
+        nodes_to_quantize=[n.name for n in model.graph.node if n.name in nodes],
+        nodes_to_exclude=[],
+        op_types_to_quantize=list(OPERATORS),
+        extra_options={},
+    )
+    quantizer.quantize_model()
+    quantized: onnx.ModelProto = quantizer.model.model
+    sort_nodes(quantized.graph)
+    return quantized
+
+
+def _keep_outputs_float(graph: onnx.GraphProto) -> None:
+    """Take the last quantize/dequantize pair off each output.
+
+    A quantized score has 256 levels, and what the percentile clips first is the best score.
+    """
+    made = producers(graph)
+    for output in graph.output:
+        dequantize = made.get(output.name)
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            continue
+        quantize = made.get(dequantize.input[0])
+        if quantize is None:
+            continue
+        source = quantize.input[0]
+        graph.node.remove(dequantize)
+        graph.node.remove(quantize)
+        for node in graph.node:
+            node.input[:] = [output.name if n == source else n for n in node.input]
+            node.output[:] = [output.name if n == source else n for n in node.output]
+    replace_nodes(graph, {})
