@@ -16,7 +16,7 @@ from cdk_inference.model.build.archive import describe_file, shorten
 from cdk_inference.model.build.tensors import check_batch, check_outputs, declare, spell
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from cdk_inference.model.build.data import Batch
     from cdk_inference.model.recipe import ModelRecipe
@@ -27,6 +27,8 @@ OPSET = 17  # quantization and the runtimes handle graphs from here on alike
 _OLDEST = 9
 _IR_VERSION = 8  # of opset 17; from 4 on, weights need not be inputs
 _LIMIT = 2**31  # bytes of a protobuf message
+_MAX_LOCATION = 500  # characters
+_SHOWN = 8  # tensors in a message
 _TOLERANCE = 1e-3  # of the largest value: batched kernels may sum in another order
 _SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _MISSING_OPERATOR = (
@@ -51,9 +53,12 @@ def load_onnx(recipe: ModelRecipe, path: Path, external: Iterable[Path] = ()) ->
     """
     subject = f"ONNX file {path.name}"
     model = _read(path, subject)
-    _include_weights(model, path.parent, {file.name: file for file in external}, subject)
-    _check_opset(model, subject)
-    single = _check_tensors(model, recipe, subject)
+    try:
+        _include_weights(model, path.parent, {file.name: file for file in external}, subject)
+        _check_opset(model, subject)
+        single = _check_tensors(model, recipe, subject)
+    except (TypeError, AttributeError) as error:  # texts that are not UTF-8 come as bytes
+        raise ModelBuildError(f"{subject} is damaged: it has texts that are none") from error
     return OnnxModel(recipe, model, subject, single=single)
 
 
@@ -224,6 +229,8 @@ def _include_weights(model: onnx.ModelProto, folder: Path, given: dict[str, Path
 
 def _external_file(location: str, folder: Path, given: dict[str, Path], subject: str) -> Path:
     parts = PurePosixPath(location)
+    if not location.isprintable() or len(location) > _MAX_LOCATION:
+        raise ModelBuildError(f"{subject} is refused: it has weights in a file named {location!r:.80}")
     if not location or parts.is_absolute() or ".." in parts.parts or "\\" in location or "\0" in location:
         raise ModelBuildError(f"{subject} is refused: it has weights in '{location}', outside of its folder")
     if (file := given.get(parts.name)) is not None:
@@ -249,8 +256,9 @@ def _extent(where: dict[str, str], file: Path, name: str, subject: str) -> tuple
         offset, length = -1, -1
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelBuildError(
-            f"{subject}: the weights '{name}' at offset {where.get('offset', 0)}, length {where.get('length', 'all')} "
-            f"are beyond the end of {file.name} ({size} bytes); it is truncated, or of another model"
+            f"{subject}: the weights {name!r:.80} at offset {where.get('offset', 0)}, "
+            f"length {where.get('length', 'all')} are beyond the end of {file.name} ({size} bytes); "
+            "it is truncated, or of another model"
         )
     return offset, length
 
@@ -275,7 +283,7 @@ def _check_tensors(model: onnx.ModelProto, recipe: ModelRecipe, subject: str) ->
     fits = fits and len(batches) <= 1 and all(_fits(outputs[s.name], s, None) for s in recipe.outputs)
     if not fits:
         actual, declared = (
-            f"inputs=({', '.join(i)},), outputs=({', '.join(o)},)"
+            f"inputs=({_list(i)},), outputs=({_list(o)},)"
             for i, o in (
                 ([_spell(v) for v in inputs.values()], [_spell(v) for v in outputs.values()]),
                 ([spell(s.name, s.dtype, s.shape) for s in specs] for specs in (recipe.inputs, recipe.outputs)),
@@ -335,6 +343,11 @@ def _spell(value: onnx.ValueInfoProto) -> str:
             named = _SYMBOL.fullmatch(dim.dim_param)
             shape.append(dim.dim_param if named else "batch" if axis == 0 else f"size_{axis}")
     return spell(value.name, _dtype(tensor.elem_type), shape)
+
+
+def _list(specs: Sequence[str]) -> str:
+    more = f" and {len(specs) - _SHOWN} more" if len(specs) > _SHOWN else ""
+    return ", ".join(specs[:_SHOWN]) + more
 
 
 def _narrow(model: onnx.ModelProto, recipe: ModelRecipe) -> onnx.ModelProto:

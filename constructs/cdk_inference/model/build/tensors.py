@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.errors import ModelBuildError
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe import ModelRecipe
     from cdk_inference.model.tensors import TensorSpec
 
+_MAX_NAME = 200  # characters in a message
+
 
 def spell(name: str, dtype: str, shape: Sequence[str | int]) -> str:
     """Return the line of a recipe that declares a tensor."""
     sizes = ", ".join(f'"{size}"' if isinstance(size, str) else str(size) for size in shape)
     comma = "," if len(shape) == 1 else ""
-    return f'TensorSpec("{name}", "{dtype}", ({sizes}{comma}))'
+    quoted = f'"{name}"' if name.isprintable() and '"' not in name else json.dumps(name)
+    return f'TensorSpec({quoted[:_MAX_NAME]}, "{dtype}", ({sizes}{comma}))'
 
 
 def check_batch(batch: Batch, inputs: Sequence[TensorSpec], where: str) -> dict[str, int]:
