@@ -209,7 +209,7 @@ def test_nothing_passes_fails_with_every_figure(tmp_path: Path) -> None:
 def test_float32_ships_when_nothing_else_passes_and_the_report_says_so(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path / "recipe", recipe=AUTO)
     text = recipe.read_text().replace(
-        '"data.py:evaluation", max_drop=0.1', '"data.py:evaluation", "cosine", max_drop=0'
+        '"data.py:evaluation", max_drop=0.1', '"data.py:evaluation", metric="cosine", max_drop=0'
     )
     assert text != recipe.read_text()
     recipe.write_text(text)

@@ -48,7 +48,9 @@ def test_evaluate_judges_what_is_built_and_any_other_file(tiny: tuple[Path, Path
 
 def test_evaluate_fails_below_the_gate(tiny: tuple[Path, Path, BuiltModel], make_recipe: Callable[..., Path]) -> None:
     _, cache, built = tiny
-    strict = make_recipe(recipe=('"data.py:evaluation", max_drop=0.1', '"data.py:evaluation", "cosine", max_drop=0'))
+    strict = make_recipe(
+        recipe=('"data.py:evaluation", max_drop=0.1', '"data.py:evaluation", metric="cosine", max_drop=0')
+    )
     done = run("evaluate", strict, "--cache", cache, "--model", built.path / "model.onnx", code=1)
     assert "error: cosine 0." in done.stderr
     assert "is below the gate 1" in done.stderr

@@ -270,9 +270,9 @@ def _keep_lock(project: Project, found: Path) -> None:
             f"model {project.recipe.name}: cannot write the lock {project.lock_file} ({error.strerror}): "
             "other machines may choose another precision"
         )
-        partial.unlink(missing_ok=True)
-        kept = _kept_lock(project)
-        kept.write_bytes(found.read_bytes())
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        _kept_lock(project).write_bytes(found.read_bytes())
 
 
 @contextlib.contextmanager

@@ -35,7 +35,10 @@ app = typer.Typer(
 cache_app = typer.Typer(help="The cache of models, passes, files and bundles.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
 
-_out = Console(highlight=False, soft_wrap=True)
+_WIDE = 200  # where nobody looks, nothing is folded
+_INTERRUPTED = 130
+
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 
 Recipe = Annotated[Path, typer.Argument(help="File that defines RECIPE.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
@@ -189,6 +192,7 @@ def main() -> None:
     except InferenceError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; what is finished stays in the cache\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # what typer makes of an interruption
+            sys.stderr.write("interrupted; what is finished stays in the cache\n")
+        raise
