@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,6 @@ from cdk_inference.model.build.sources import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from cdk_inference.model.build.sources import Loaded
 
@@ -188,6 +188,20 @@ def test_graph_for_one_sample_is_freed(open_net) -> None:
         model = make(nodes, [value("x", [1, 4])], [value("y", [1, 3])], weights)
         model.graph.value_info.append(value("h", [1, 3]))
         check(open_net(model), EXAMPLE, [EXPECTED])
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet"])
+def test_public_graphs_for_one_image_take_batches(name: str, tmp_path: Path) -> None:
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    model = onnx.load(folder / f"light_{name}.onnx")
+    weights = {w.name for w in model.graph.initializer}
+    (x,), (y,) = [v for v in model.graph.input if v.name not in weights], model.graph.output
+    outputs = [TensorSpec(y.name, "float32", ("batch", *(d.dim_value for d in y.type.tensor_type.shape.dim[1:])))]
+    inputs = [TensorSpec(x.name, "float32", ("batch", 3, 224, 224))]
+    (tmp_path / "net.onnx").symlink_to(folder / f"light_{name}.onnx")
+    loaded = load(recipe(OnnxFile("net.onnx"), inputs, outputs), tmp_path, tmp_path / "cache")
+    images = {x.name: np.random.default_rng(0).random((2, 3, 224, 224), np.float32)}
+    assert opset(check(loaded, images, loaded.run(images))) >= 17
 
 
 def test_graph_for_one_sample_that_mixes_samples_fails(open_net) -> None:

@@ -133,7 +133,7 @@ class OnnxModel:
 
     def _batched(self, batch: Batch) -> onnx.ModelProto:
         """Free the batch of a graph for one sample, if a batch then gives what its samples give one by one."""
-        pair = {k: np.concatenate([v, v[:1]])[:2] for k, v in batch.items()}
+        pair = {k: np.concatenate([v, v[:1, ..., ::-1]])[:2] for k, v in batch.items()}  # two different samples
         expected = self._run(self._session, pair)
         for reshapes in (False, True):
             model = _narrow(self._model, self._recipe)
