@@ -124,7 +124,17 @@ def candidates(model: onnx.ModelProto, policy: Auto, *, calibrated: bool) -> lis
 def _plain_attention(graph: onnx.GraphProto) -> int:
     """Count softmaxes whose result goes into a product with other activations."""
     taken, known = consumers(graph), weights(graph)
-    passing = {"Dropout", "Cast", "Where", "Reshape", "Transpose", "Identity", "Mul"}
+    passing = {
+        "Cast",
+        "DequantizeLinear",
+        "Dropout",
+        "Identity",
+        "Mul",
+        "QuantizeLinear",
+        "Reshape",
+        "Transpose",
+        "Where",
+    }
     found = 0
     for node in graph.node:
         if node.op_type != "Softmax":

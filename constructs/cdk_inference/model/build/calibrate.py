@@ -164,7 +164,11 @@ def _open(model: onnx.ModelProto) -> tuple[ort.InferenceSession, list[str]]:
     present = {v.name for v in model.graph.output}
     # Without a type: onnxruntime infers it, which onnx cannot behind operators of onnxruntime's own.
     augmented.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in present)
-    session = open_session(augmented.SerializeToString())
+    try:
+        session = open_session(augmented.SerializeToString())
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelBuildError(f"the model cannot be calibrated: {reason}") from error
     floats = {o.name for o in session.get_outputs() if o.type == "tensor(float)"}
     return session, [n for n in wanted if n in floats]
 

@@ -236,6 +236,15 @@ def weights(graph: onnx.GraphProto) -> dict[str, TensorProto]:
     return {w.name: w for w in graph.initializer}
 
 
+def constants(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the weights, and of what is computed from them alone."""
+    found = {"", *weights(graph)}
+    for node in graph.node:
+        if node.input and not _inner(node) and found.issuperset(node.input):
+            found.update(node.output)
+    return found
+
+
 def array(weight: TensorProto) -> Array:
     """Return a weight's values."""
     values: Array = numpy_helper.to_array(weight)
@@ -247,7 +256,7 @@ def add_weight(graph: onnx.GraphProto, name: str, values: Array) -> str:
     taken = {w.name for w in graph.initializer}
     while name in taken:
         name += "_"
-    graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+    graph.initializer.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
     return name
 
 

@@ -14,7 +14,7 @@ from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.graph import consumers, producers, weights
 from cdk_inference.model.build.precisions import convert
 from cdk_inference.model.build.precisions.selection import named, products
-from cdk_inference.model.build.precisions.static import OPERATORS
+from cdk_inference.model.build.precisions.static import ACTIVATIONS, CONVOLUTIONS, OPERATORS
 from cdk_inference.model.build.precisions.stored import STORED
 from cdk_inference.model.build.session import open_session
 from cdk_inference.model.precision import DynamicInt8, Float32, StaticInt8, WeightOnly
@@ -95,7 +95,8 @@ def sensitivity(
 def soften(model: onnx.ModelProto, precision: Pinned, nodes: Sequence[str]) -> Pinned:
     """Return the precision with some nodes more exact.
 
-    Matrix products of dynamic int8 become weight-only, which keeps their size; all else becomes float.
+    Matrix products of dynamic int8 become weight-only, which keeps their size; all else becomes float, with static int8
+    also what comes before: it would round its result to 8 bits otherwise.
     """
     if isinstance(precision, DynamicInt8):
         matrices = set(products(model.graph))
@@ -107,7 +108,23 @@ def soften(model: onnx.ModelProto, precision: Pinned, nodes: Sequence[str]) -> P
         )
     if isinstance(precision, Float32):
         return precision
+    if isinstance(precision, StaticInt8):
+        nodes = [*nodes, *_sources(model.graph, nodes, (*nodes, *precision.keep_float))]
     return replace(precision, keep_float=(*precision.keep_float, *nodes))
+
+
+def _sources(graph: onnx.GraphProto, nodes: Sequence[str], kept: Sequence[str]) -> list[str]:
+    """Return the products and convolutions that give the nodes their input, through activations alone."""
+    made = producers(graph)
+    by_name = {n.name: n for n in graph.node}
+    found: dict[str, None] = {}
+    for name in nodes:
+        source = made.get(by_name[name].input[0]) if name in by_name else None
+        while source is not None and source.op_type in ACTIVATIONS:
+            source = made.get(source.input[0])
+        if source is not None and source.op_type in (*CONVOLUTIONS, "Gemm", "MatMul") and source.name not in kept:
+            found[source.name] = None
+    return list(found)
 
 
 def _probes(model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None) -> list[_Probe]:

@@ -16,7 +16,7 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.build.graph import consumers, opset, producers, replace_nodes, sort_nodes, weights
+from cdk_inference.model.build.graph import constants, consumers, opset, producers, replace_nodes, sort_nodes, weights
 from cdk_inference.model.build.precisions.dynamic import gemms_as_products, quantize_products
 from cdk_inference.model.build.precisions.selection import named, products
 from cdk_inference.model.build.precisions.stem import fold_normalisation, unfold_strides
@@ -48,6 +48,7 @@ OPERATORS = (
     "Transpose",
     "Unsqueeze",
 )
+_PREPARING = ("Add", "Cast", "Div", "Mul", "Sub", "Transpose")
 _OPSET = 13  # before, weights have one scale in all
 
 
@@ -85,12 +86,12 @@ def activations(graph: onnx.GraphProto) -> list[str]:
 
     What goes into an activation alone is not among them: it is quantized with the range of what comes out.
     """
-    known, taken = weights(graph), consumers(graph)
+    fixed, taken = constants(graph), consumers(graph)
     found: dict[str, None] = {}
     for node in graph.node:
         if node.op_type in OPERATORS and node.domain in ("", "ai.onnx"):
             inputs = () if node.op_type in ACTIVATIONS else node.input
-            found |= dict.fromkeys(n for n in (*inputs, *node.output) if n and n not in known)
+            found |= dict.fromkeys(n for n in (*inputs, *node.output) if n not in fixed)
     outputs = {v.name for v in graph.output}
     return [n for n in found if n in outputs or _activated(n, taken) is None]
 
@@ -120,10 +121,11 @@ def _quantizable(
     outputs = {v.name for v in graph.output}
     operators = (*CONVOLUTIONS, *AROUND) if around_convolutions else OPERATORS
     found: set[str] = set()
+    prepares = _normalising(graph)
     for node in graph.node:
         # The quantizer drops activations, whose effect their ranges include. Outputs are to keep theirs.
         last = node.op_type in ACTIVATIONS and outputs.intersection(node.output)
-        if node.name in excluded or last or node.domain not in ("", "ai.onnx"):
+        if node.name in excluded or node.name in prepares or last or node.domain not in ("", "ai.onnx"):
             continue
         sums_convolutions = node.op_type == "Add" and any(n in made and made[n].name in found for n in node.input)
         if node.op_type not in operators and not sums_convolutions:
@@ -134,6 +136,19 @@ def _quantizable(
         first = [node.input[0]] if node.op_type not in ("Add", "Concat", "MatMul", "Mul") else list(node.input)
         if all(n in ranges or n in known for n in first) and all(n in ranges for n in node.output):
             found.add(node.name)
+    return found
+
+
+def _normalising(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the nodes that shift and scale pixels: rounding in between would harm, and gain nothing."""
+    known = weights(graph)
+    pixels = {v.name for v in graph.input if v.type.tensor_type.elem_type == TensorProto.UINT8}
+    found: set[str] = set()
+    for node in graph.node:
+        others = [n for n in node.input if n not in known]
+        if node.op_type in _PREPARING and len(others) == 1 and others[0] in pixels:
+            found.add(node.name)
+            pixels.update(node.output)
     return found
 
 
