@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -457,9 +456,9 @@ def test_file_of_2_gb_is_refused(open_net, tmp_path: Path) -> None:
         (b"version https://git-lfs.github.com/spec/v1\n", r"no ONNX file, but a git-lfs pointer; fetch the file with"),
         (b"PK\3\4", r"no ONNX file, but zip"),
         (json.dumps({"a": 1}).encode(), r"damaged, maybe truncated, or no ONNX file"),
-        (os.urandom(100), r"damaged, maybe truncated, or no ONNX file|net\.onnx"),
+        (bytes(range(160, 255)), r"damaged, maybe truncated, or no ONNX file"),
     ],
-    ids=["empty", "html", "lfs", "zip", "json", "random"],
+    ids=["empty", "html", "lfs", "zip", "json", "bytes"],
 )
 def test_file_of_another_kind_is_refused(open_net, content: bytes, why: str) -> None:
     with pytest.raises(ModelBuildError, match=why):

@@ -21,6 +21,8 @@ from cdk_inference.model.build.sources import load
 
 torch = pytest.importorskip("torch")
 
+pytestmark = pytest.mark.slow  # tracing takes a second each time
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
