@@ -154,11 +154,13 @@ def read(folder: Path) -> Entry:
     inputs = {i.name: samples[f"input_{i.name}"] for i in manifest.inputs if f"input_{i.name}" in samples}
     if len({len(a) for a in inputs.values()}) > 1:
         raise ModelBuildError(f"{folder / 'samples.npz'}: inputs differ in their number; build the model again")
-    count = len(next(iter(inputs.values()))) if inputs else 0
-    numbers = samples.get("numbers", np.arange(count))
+    descriptions = samples.get("descriptions")
+    # Inputs of different sizes are not kept: the descriptions stand for them.
+    kept = [*inputs.values(), *([] if descriptions is None else [descriptions])]
+    count = len(kept[0]) if kept else 0
+    numbers = samples.get("numbers", np.arange(count))[: None if kept else 0]
     if numbers.dtype.kind not in "iu" or numbers.shape != (count,) or np.any(numbers < 0):
         raise ModelBuildError(f"{folder / 'samples.npz'}: 'numbers' does not number {count} samples; build again")
-    descriptions = samples.get("descriptions")
     return Entry(
         manifest=manifest,
         report=report,
