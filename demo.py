@@ -67,21 +67,22 @@ def show_labels(outcomes: Sequence[Outcome], wrong: Sequence[str]) -> None:
 
 def show_model(model: BuiltModel) -> None:
     """Print the size, the accuracy and the speed of the model against the float one it comes from."""
-    manifest, report = model.manifest, json.loads(model.report.read_text(encoding="utf-8"))
-    before, after, metric, latency = (
+    manifest = model.manifest
+    before, after, metric, measured = (
         manifest.baseline_size_bytes,
         manifest.size_bytes,
         manifest.metric,
-        report["latency"],
+        manifest.measured,
     )
     table = Table(f"{manifest.name} {manifest.model_version}", "float32", manifest.precision, "")
     table.add_row("size", f"{before / 1e6:.1f} MB", f"{after / 1e6:.1f} MB", f"{before / after:.1f} times smaller")
-    table.add_row(
-        "one image on one thread",
-        f"{latency['float32_ms']:.1f} ms",
-        f"{latency['deployed_ms']:.1f} ms",
-        f"{1 / latency['ratio']:.1f} times faster",
-    )
+    if measured is not None:  # by the search that wrote the lock
+        table.add_row(
+            "one sample on one thread",
+            f"{measured.float32_ms:.1f} ms",
+            f"{measured.deployed_ms:.1f} ms",
+            f"{measured.speedup:.1f} times faster",
+        )
     if metric is not None:
         gate = f"gate: {metric.gate:.1%}"
         table.add_row(metric.name, "", f"{metric.quantized:.1%}", gate)
