@@ -341,20 +341,32 @@ def _is_code(file: Path, root: Path, recipe: ModelRecipe) -> bool:
     )
 
 
-def _source(name: str) -> list[str | None] | None:
-    """Return what tells the code of a distribution apart that is not from an index: its version seldom changes."""
+def _source(name: str) -> list[str] | None:
+    """Return what tells the code of a distribution apart that is not from an index: its version seldom changes.
+
+    Where a folder or file lies does not count, so that a lock holds on other machines.
+    """
     if name == "cdk-inference":
         return None  # the key covers the code that builds
     distribution = importlib.metadata.distribution(name)
-    origin = distribution.read_text("direct_url.json")  # has the commit, if it is from a repository
+    origin = distribution.read_text("direct_url.json")
     if origin is None:
         return None
-    source = [origin, distribution.read_text("RECORD")]
     url = json.loads(origin)
     folder = Path(unquote(urlsplit(url["url"]).path))
     if url.get("dir_info", {}).get("editable") and folder.is_dir():
-        source.append(hash_folder(folder))
-    return source
+        return [hash_folder(folder)]
+    commit = url.get("vcs_info", {}).get("commit_id")
+    return [commit] if commit else _installed_files(distribution.read_text("RECORD") or "")
+
+
+def _installed_files(record: str) -> list[str]:
+    """Return the lines of a record of installed files that are the same on every machine."""
+    return [
+        line
+        for line in sorted(record.splitlines())
+        if not line.startswith("..") and ".dist-info/" not in line and "__pycache__" not in line
+    ]
 
 
 def read_entry(entry: Path) -> BuiltModel | None:

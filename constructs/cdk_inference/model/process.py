@@ -26,6 +26,8 @@ ENVIRONMENT = {
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }
 
+_UNPICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch refuses to have both
+
 
 def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     """Run ``python -m cdk_inference.model.build WORK`` on a request.
@@ -55,7 +57,7 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_file,
-            env=os.environ | ENVIRONMENT,
+            env={k: v for k, v in os.environ.items() if k != _UNPICKLES} | ENVIRONMENT,
             text=True,
             encoding="utf-8",
         )
