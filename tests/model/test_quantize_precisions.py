@@ -262,6 +262,17 @@ def test_pixels_are_read_as_8_bit_values_only_where_that_is_exact(mean: float, t
     assert cosine(run(model, sample)[0], run(converted, sample)[0]) > 0.999
 
 
+def test_graphs_with_operators_of_onnxruntime_are_quantized_around_them(tmp_path: Path) -> None:
+    g = Graph()
+    x = g.conv(g.input("x", ("batch", 16, 16, 16)), (16, 16), relu=False)
+    x = g.add("FastGelu", x, domain="com.microsoft")
+    model = prepared(g.model(y=g.add("ReduceMean", g.conv(x, (16, 32)), g.weight([2, 3]))), tmp_path)
+    converted = clean(convert(model, StaticInt8(), ranges_of(model)))
+    kernels = [w for w in converted.graph.initializer if w.data_type == onnx.TensorProto.INT8 and len(w.dims) == 4]
+    assert len(kernels) == 2
+    assert cosine(run(model, feed(model))[0], run(converted, feed(model))[0]) > 0.999
+
+
 # Dynamic int8 and weights alone
 
 

@@ -154,6 +154,12 @@ def _normalising(graph: onnx.GraphProto) -> set[str]:
 
 def _quantize(model: onnx.ModelProto, nodes: set[str], ranges: Mapping[str, tuple[float, float]]) -> onnx.ModelProto:
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))  # the quantizer logs to the root
+    # What has a range is float; onnx cannot infer that behind operators of onnxruntime's own.
+    present = {v.name for v in (*model.graph.input, *model.graph.output)}
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ranges if name not in present
+    )
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
