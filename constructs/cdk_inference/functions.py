@@ -364,7 +364,12 @@ class CpuInference(StageFunction):
             runtime_requirements="inference",
             sources={"model": model.path} if model.path is not None else {},
             description=f"runs {model.manifest.name} {model.version}",
-            environment={"MODEL_VERSION": model.version, "WORK_BUCKET": work.bucket.bucket_name},
+            environment={
+                "MODEL_VERSION": model.version,
+                "WORK_BUCKET": work.bucket.bucket_name,
+                # So that the same object gives the same row, whatever arrives with it.
+                **({"MAX_BATCH": "1"} if model.manifest.batch_dependent else {}),
+            },
             memory_size=memory_size,
             timeout=timeout if timeout is not None else Duration.seconds(30),
             **options,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from inference_runtime.tensors import Array
 
-MAX_BATCH = 16
+MAX_BATCH = int(os.environ.get("MAX_BATCH", "16"))
 """Most items in one run of the model: more gains little on a CPU, and activations take memory."""
 
 RESPONSE_LIMIT = 80_000

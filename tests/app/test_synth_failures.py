@@ -73,9 +73,9 @@ def output_with_nan(app: Path) -> None:
 
 def below_the_gate(app: Path) -> None:
     recipe = app / "model" / "recipe.py"
-    change(recipe, "ModelRecipe,", "ModelRecipe, StaticInt8,")
+    change(recipe, "import Evaluation, Float32", "import Evaluation, StaticInt8")
     change(recipe, 'metric="cosine"', "max_drop=0.01")
-    change(recipe, 'name="sums",', 'name="sums",\n    precision=StaticInt8(calibration="data.py:calibration"),')
+    change(recipe, "precision=Float32(),", 'precision=StaticInt8(),\n    calibration="data.py:calibration",')
     data = app / "model" / "data.py"
     data.write_text(data.read_text() + BLANK_CALIBRATION)
 
@@ -87,9 +87,9 @@ def below_the_gate(app: Path) -> None:
         (unknown_suffix, "suffixes", "'.mp4'", "it reads .json"),
         (missing_recipe, "receipt.py", "does not exist", "pass the path of a file that defines RECIPE"),
         (raising_recipe, "recipe.py", "'nmae' is not defined", "on line"),
-        (raising_factory, "factory.py line 6", "'Linaer'", "the traceback is in "),
+        (raising_factory, "factory.py:build", "'Linaer'", "factory.py line 6"),
         (output_with_nan, "output 'sums'", "NaN", "32 of 64 values"),
-        (below_the_gate, "top1_agreement", "lowest allowed is 0.990", "or set precision=Float32()"),
+        (below_the_gate, "top1_agreement", "is below the gate 0.99", "or set precision=Auto()"),
     ],
 )
 def test_synth_fails_with_one_message(

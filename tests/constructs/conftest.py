@@ -10,7 +10,7 @@ from aws_cdk.assertions import Template
 from syrupy.extensions.json import JSONSnapshotExtension
 
 from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
-from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec
+from cdk_inference.model import Evaluation, Float32, ModelRecipe, Provenance, TensorSpec, TorchModule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 RECIPE = ModelRecipe(
     name="tiny",
-    factory="factory.py:build",
+    source=TorchModule("factory.py:build"),
+    precision=Float32(),
     inputs=(TensorSpec("image", "uint8", ("batch", 224, 224, 3)),),
     outputs=(TensorSpec("logits", "float32", ("batch", 10)),),
     evaluation=Evaluation(data="data.py:evaluation"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import aws_cdk as cdk
 import pytest
@@ -107,6 +108,14 @@ def test_the_inference_function_carries_the_manifest(stack, pipeline):
         if "model" in function["Metadata"]["cdk-inference"]
     ]
     assert [model["name"] for model in models] == ["tiny"]
+
+
+@pytest.mark.parametrize("dependent", [False, True])
+def test_a_model_whose_items_depend_on_each_other_gets_one_at_a_time(stack, model, pipeline, dependent):
+    model.manifest = replace(model.manifest, batch_dependent=dependent)
+    pipeline()
+    environments = [f["Properties"]["Environment"] for f in resources(stack, "AWS::Lambda::Function").values()]
+    assert [e["Variables"]["MAX_BATCH"] for e in environments if "MAX_BATCH" in e["Variables"]] == ["1"] * dependent
 
 
 def test_an_environment_that_is_too_large_fails(stack):

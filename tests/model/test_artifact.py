@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from aws_cdk import App, Stack
+from aws_cdk.assertions import Template
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import load_recipe
@@ -29,6 +31,18 @@ def test_artifact_offers_the_built_model(tiny: tuple[Path, Path, BuiltModel]) ->
         built.asset_hash,
     )
     assert [s.name for s in (*model.inputs, *model.outputs)] == ["images", "scores"]
+
+
+@pytest.mark.slow
+def test_stack_outputs_say_what_ships_and_why_it_may(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, built = tiny
+    stack = Stack(App(), "Stack")
+    ModelArtifact(stack, "Model", recipe=recipe, cache_dir=cache)
+    outputs = {name[:-8]: output["Value"] for name, output in Template.from_stack(stack).find_outputs("*").items()}
+    assert outputs["ModelVersion"] == built.version
+    assert outputs["ModelPrecision"].startswith("static_int8, 0.0")
+    assert outputs["ModelPrecision"].endswith(" times smaller than float32")
+    assert re.fullmatch(r"top1_agreement [01]\.?\d* over 32 samples \(gate 0\.9, float32 1\)", outputs["ModelQuality"])
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ SPECS = st.builds(
     TensorSpec,
     name=IDENTIFIERS,
     dtype=st.sampled_from(DTYPES),
-    shape=st.lists(st.integers(1, 4096) | IDENTIFIERS, min_size=1, max_size=5).map(tuple),
+    shape=st.lists(st.integers(1, 4096) | IDENTIFIERS, max_size=4).map(lambda sizes: ("batch", *sizes)),
 )
 HASHES = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
 FILES = (
@@ -296,6 +296,7 @@ MANIFEST = Manifest(
     metric=Metric("cosine", 1.0, 0.99, 0.95, 100),
     parity={"exported": 1.0},
     measured=Measured("a cpu", 2.0, 1.0, 2.0, 100.0, 50.0),
+    batch_dependent=False,
     distributions={"y": Distribution(0.5, 0.1, (0.0, 0.5, 1.0), {"1": 0.6, "0": 0.4})},
     provenance={"license": "MIT"},
 )

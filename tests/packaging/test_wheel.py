@@ -35,11 +35,12 @@ app.synth()
 print(cdk_inference.__file__)
 """
 RECIPE = """
-from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec
+from cdk_inference.model import Evaluation, Float32, ModelRecipe, Provenance, TensorSpec, TorchModule
 
 RECIPE = ModelRecipe(
     name="small",
-    factory="small.py:build",
+    source=TorchModule("small.py:build"),
+    precision=Float32(),
     inputs=(TensorSpec("numbers", "float32", ("batch", 4)),),
     outputs=(TensorSpec("scores", "float32", ("batch", 3)),),
     evaluation=Evaluation(data="small.py:batches"),

@@ -87,6 +87,16 @@ def test_a_free_batch_is_run_in_parts_of_at_most_16(module: Any, s3: S3Client, b
     assert sizes == [16] * (count // 16 * 16) + [count % 16] * (count % 16)
 
 
+def test_a_model_whose_items_depend_on_each_other_gets_one_at_a_time(
+    module: Any, s3: S3Client, bucket: str, environment: pytest.MonkeyPatch
+) -> None:
+    environment.setenv("MAX_BATCH", "1")
+    store, x = TensorStore(s3, bucket), np.arange(6, dtype=np.float32).reshape(3, 2)
+    [group] = run(module(), store, [([0, 1, 2], {"x": x})])["groups"]
+    np.testing.assert_array_equal(store.load(group["outputs"]["same"]), x)
+    assert store.load(group["outputs"]["count"]).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8])
 def test_a_fixed_batch_is_filled_up(module: Any, s3: S3Client, bucket: str, count: int) -> None:
     store, x = TensorStore(s3, bucket), np.arange(2 * count, dtype=np.float32).reshape(count, 2)

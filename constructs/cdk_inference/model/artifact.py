@@ -117,5 +117,6 @@ def _placeholder(recipe: ModelRecipe) -> Manifest:
         parity={},
         measured=None,
         distributions={},
+        batch_dependent=False,
         provenance={"license": recipe.provenance.license, "origin": recipe.provenance.origin},
     )

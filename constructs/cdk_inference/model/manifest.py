@@ -110,6 +110,9 @@ class Manifest:
         lock makes them the same.
     distributions
         By output, how its values are distributed.
+    batch_dependent
+        Whether an item's result depends, a little, on what else is in its batch: dynamic quantization takes the scale
+        of the activations from all of it. Deployed functions then run such a model on one item at a time.
     provenance
         Licence, origin, hash of the recipe and versions of the tools.
     """
@@ -127,6 +130,7 @@ class Manifest:
     parity: dict[str, float]
     measured: Measured | None
     distributions: dict[str, Distribution]
+    batch_dependent: bool
     provenance: dict[str, str]
     schema_version: int = SCHEMA_VERSION
 

@@ -49,6 +49,12 @@ def _integer(value: object, _: type) -> int:
     return value
 
 
+def _truth(value: object, _: type) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, got {value!r}")
+    return value
+
+
 def _text(value: object, _: type) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a text, got {value!r}")
@@ -59,6 +65,7 @@ def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(bool, _truth)  # after int, of which it is one
     converter.register_structure_hook(str, _text)
     # Sizes are numbers and symbolic sizes are texts: both are what they are.
     converter.register_structure_hook(str | int, lambda value, _: value)

@@ -35,6 +35,8 @@ MAX_SAMPLES = 12
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _TOP_CLASSES = 50
+# Operators that take one scale from all that they are given.
+_BATCH_WIDE = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention"))
 
 
 def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], architecture: str, exported: float) -> Lock:
@@ -123,7 +125,8 @@ def make_manifest(
 ) -> Manifest:
     """Return what an artifact says about itself."""
     data = model.read_bytes()
-    opsets = {o.domain: o.version for o in onnx.load(model, load_external_data=False).opset_import}
+    graph = onnx.load_from_string(data)
+    opsets = {o.domain: o.version for o in graph.opset_import}
     recipe_hash = hashlib.sha256(json.dumps(recipe.to_data(), sort_keys=True).encode()).hexdigest()
     return Manifest(
         name=recipe.name,
@@ -139,6 +142,7 @@ def make_manifest(
         parity=parity,
         measured=measured,
         distributions=distributed,
+        batch_dependent=any(node.op_type in _BATCH_WIDE for node in graph.graph.node),
         provenance={
             "license": recipe.provenance.license,
             "origin": recipe.provenance.origin,

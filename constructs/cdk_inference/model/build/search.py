@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.architecture import candidates
-from cdk_inference.model.build.sensitivity import sensitivity
+from cdk_inference.model.build.sensitivity import sensitivity, soften
 from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly, describe
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def choose(eligible: Sequence[Trial], objective: str) -> Trial:
 
 
 def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
-    """Leave the most harmful nodes of the best narrow failure in float, twice as many each time, until it passes."""
+    """Make the most harmful nodes of the best narrow failure more exact, twice as many each time, until it passes."""
     passing = [t.speedup for t in tried if not t.failure]
     worthy = [
         t
@@ -136,25 +136,11 @@ def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
     found: list[Trial] = []
     count = 1
     while count <= len(order) * LARGEST_SHARE:
-        found.append(trials.run(_keeping(nearly.precision, order[:count])))
+        found.append(trials.run(soften(trials.model, nearly.precision, order[:count])))
         if not found[-1].failure:
             break
         count *= 2
     return found
-
-
-def _keeping(precision: Pinned, nodes: Sequence[str]) -> Pinned:
-    match precision:
-        case StaticInt8(method, percentile, keep, dynamic):
-            return StaticInt8(method, percentile, (*keep, *nodes), dynamic)
-        case DynamicInt8(keep, weight_only):
-            return DynamicInt8((*keep, *nodes), weight_only)
-        case WeightOnly(bits, block_size, keep):
-            return WeightOnly(bits, block_size, (*keep, *nodes))
-        case Float16(keep):
-            return Float16((*keep, *nodes))
-        case Float32():
-            return precision
 
 
 def _record(trial: Trial, best: Trial | None) -> Candidate:

@@ -1,8 +1,9 @@
-from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec
+from cdk_inference.model import Evaluation, Float32, ModelRecipe, Provenance, TensorSpec, TorchModule
 
 RECIPE = ModelRecipe(
     name="sums",
-    factory="factory.py:build",
+    source=TorchModule("factory.py:build"),
+    precision=Float32(),
     inputs=(TensorSpec("numbers", "float32", ("batch", 4)),),
     outputs=(TensorSpec("sums", "float32", ("batch", 2)),),
     evaluation=Evaluation(data="data.py:evaluation", metric="cosine"),
