@@ -166,7 +166,7 @@ def test_lock_that_does_not_match_fails_and_leaves_nothing(
     data = json.loads(file.read_text()) | {"sha256": "1" * 64}
     file.write_text(json.dumps(data))
     with pytest.raises(
-        ModelBuildError, match=r"the lock does not match: .* gives a model with sha256 .*; delete tiny\."
+        ModelBuildError, match=r"the lock does not match: .* gives a model with sha256 .*: delete tiny\."
     ):
         build_model(copied, cache=tmp_path / "cache")
     assert not list((tmp_path / "cache" / "models").glob("*/"))

@@ -45,9 +45,9 @@ class Candidate:
     size_bytes
         Of ``model.onnx``.
     latency_ms
-        Median for one sample on one thread of the machine that searched.
+        For one sample on one thread of the machine that searched: that of float32, divided by the speedup.
     speedup
-        Latency of float32, measured alternately, divided by this latency.
+        Median, over pairs of alternated runs, of the time of float32 divided by the time of this.
     """
 
     name: str

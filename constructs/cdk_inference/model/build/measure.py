@@ -55,7 +55,7 @@ def latency(float32: bytes, candidate: bytes, sample: Batch) -> tuple[float, flo
     if abs(_gain(pairs) - 1.0) < CLOSE:
         pairs += _pairs(sessions, sample, 2 * PAIRS, 2 * SECONDS)
     one, two = (statistics.median(times) for times in zip(*pairs, strict=True))
-    return round(one, 3), round(two, 3), round(_gain(pairs), 2)
+    return round(one, 3), round(two, 3), float(f"{_gain(pairs):.3g}")
 
 
 def _gain(pairs: Sequence[tuple[float, float]]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cdk_inference.errors import ModelBuildError
@@ -56,7 +56,7 @@ def search(trials: Trials, policy: Auto) -> Outcome:
     if reference.metric is None:
         raise ModelBuildError(reference.failure)
     tried = [reference, *(trials.run(p) for p in candidates(trials.model, policy, calibrated=calibrated))]
-    tried += _mixed(trials, tried)
+    tried = _aligned([*tried, *_mixed(trials, tried)])
     eligible = [t for t in tried if not t.failure and t.speedup >= 1.0]
     if not eligible:
         raise ModelBuildError(_nothing_passes(tried))
@@ -87,8 +87,8 @@ def pinned(trials: Trials, precision: Pinned) -> Outcome:
             f"the gate failed with {describe(precision)}: {trial.failure} "
             f"(float32 has {trial.metric.baseline:.4g}, max_drop={trials.recipe.evaluation.max_drop:g}); {hint}"
         )
-    tried = [reference] if trial is reference else [reference, trial]
-    return Outcome(trial, tuple(_record(t, trial) for t in tried))
+    tried = _aligned([reference] if trial is reference else [reference, trial])
+    return Outcome(tried[-1], tuple(_record(t, tried[-1]) for t in tried))
 
 
 def compare(trials: Trials, policy: Auto) -> tuple[Candidate, ...]:
@@ -99,7 +99,7 @@ def compare(trials: Trials, policy: Auto) -> tuple[Candidate, ...]:
     if calibrated:
         others.insert(0, StaticInt8())
     precisions += [p for p in others if p not in precisions]
-    return tuple(_record(trial, None) for trial in map(trials.run, precisions))
+    return tuple(_record(trial, None) for trial in _aligned([trials.run(p) for p in precisions]))
 
 
 def choose(eligible: Sequence[Trial], objective: str) -> Trial:
@@ -131,8 +131,11 @@ def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
     if not worthy:
         return []
     nearly = max(worthy, key=lambda t: t.speedup)
-    with trials.passes.timed("sensitivity", describe(nearly.precision)):
-        order = sensitivity(trials.model, nearly.precision, nearly.ranges, trials.samples.inputs)
+    try:
+        with trials.passes.timed("sensitivity", describe(nearly.precision)):
+            order = sensitivity(trials.model, nearly.precision, nearly.ranges, trials.samples.inputs)
+    except ModelBuildError:
+        return []  # a node that cannot be tried on its own is no reason to ship nothing
     found: list[Trial] = []
     count = 1
     while count <= len(order) * LARGEST_SHARE:
@@ -141,6 +144,19 @@ def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
             break
         count *= 2
     return found
+
+
+def _aligned(tried: Sequence[Trial]) -> list[Trial]:
+    """Return the trials with latencies that compare, although the machine was not as busy during each of them.
+
+    The gain over float32 is what alternated runs tell. So latencies are the least disturbed one of float32, divided
+    by the gain.
+    """
+    measured = [t.latency[0] for t in tried if t.latency]
+    if not measured:
+        return list(tried)
+    float32 = min(measured)
+    return [replace(t, latency=(float32, round(float32 / t.speedup, 3), t.speedup)) if t.latency else t for t in tried]
 
 
 def _record(trial: Trial, best: Trial | None) -> Candidate:

@@ -153,8 +153,8 @@ def _rebuild(trials: Trials, lock: Lock, work: Path) -> None:
     if digest != lock.sha256:
         raise ModelBuildError(
             f"the lock does not match: {describe(lock.precision)} gives a model with sha256 {digest[:12]}..., "
-            f"the lock has {lock.sha256[:12]}...; delete {lock.name}.lock.json (or build with --search), "
-            "and review what changes"
+            f"the lock has {lock.sha256[:12]}...; the code that builds changed, or this processor rounds otherwise: "
+            f"delete {lock.name}.lock.json (or build with --search), and review what changes"
         )
     with trials.passes.timed("package"):
         manifest = make_manifest(
