@@ -122,8 +122,8 @@ def test_operator_sets_from_9_are_read(open_net, version: int) -> None:
 
 
 def test_older_operator_set_is_refused(open_net) -> None:
-    with pytest.raises(ModelBuildError, match=r"net\.onnx has operator set 8, must be 9 or later; export it again"):
-        open_net(make(opset=8))
+    with pytest.raises(ModelBuildError, match=r"net\.onnx has operator set 6, must be 7 or later; export it again"):
+        open_net(make(opset=6))
 
 
 def test_graph_that_cannot_be_converted_stays_as_it_is(open_net) -> None:
@@ -212,9 +212,7 @@ def test_graph_for_one_sample_that_mixes_samples_fails(open_net) -> None:
     model = make(nodes, [value("x", [1, 4])], [value("y", [1, 3])], {"w": WEIGHT, "axis": np.array([0])})
     loaded = open_net(model)
     loaded.run(EXAMPLE)
-    why = (
-        r'for one sample and gives other results for a batch; declare TensorSpec\("x", "float32", \(1, 4\)\), TensorSp'
-    )
+    why = r'fails or gives other results for a batch; declare TensorSpec\("x", "float32", \(1, 4\)\), TensorSp'
     with pytest.raises(ModelBuildError, match=why):
         loaded.export(EXAMPLE)
 
@@ -303,7 +301,7 @@ UNKNOWN = {
     "an operator of nobody": (helper.make_node("Frobnicate", ["x"], ["y"]), r"uses the operator Frobnicate .*lacks"),
     "another domain": (
         helper.make_node("Do", ["x"], ["y"], domain="com.example"),
-        r"uses the operator com\.example[:.]Do .*lacks",
+        r"uses the operator com\.example[:.]Do, which onnxruntime .* lacks",
     ),
 }
 

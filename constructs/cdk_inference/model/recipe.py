@@ -92,6 +92,10 @@ class ModelRecipe:
         names = [s.name for s in (*self.inputs, *self.outputs)]
         repeated = sorted({n for n in names if names.count(n) > 1})
         check(not repeated, "inputs/outputs", repeated, "tensors with different names")
+        for spec in self.inputs:
+            _check_batch_first(spec, self.inputs[0], "make one that never changes a constant of the graph")
+        for spec in self.outputs:
+            _check_batch_first(spec, self.inputs[0], "leave it out")
         _check_type("source", self.source, TorchModule, TorchProgram, OnnxFile)
         _check_type("evaluation", self.evaluation, Evaluation)
         _check_type("provenance", self.provenance, Provenance)
@@ -137,6 +141,14 @@ def load_recipe(path: str | Path) -> tuple[ModelRecipe, Path]:
         found = "no RECIPE" if recipe is None else f"a RECIPE of type {type(recipe).__name__}"
         raise ModelBuildError(f"recipe file {file} defines {found}; write RECIPE = ModelRecipe(...)")
     return recipe, file.parent
+
+
+def _check_batch_first(spec: TensorSpec, first: TensorSpec, otherwise: str) -> None:
+    """Refuse what has its batch on another axis, or none."""
+    size, batch = spec.shape[0], first.shape[0]
+    fits = isinstance(batch, str) if isinstance(size, str) else size == batch
+    expected = f"batch first, like '{first.name}' {first.shape}; export the model so, or {otherwise}"
+    check(fits, f"{spec.name}.shape", spec.shape, expected)
 
 
 def _check_type(field_name: str, value: object, *kinds: type) -> None:

@@ -54,5 +54,8 @@ class TensorSpec:
             (isinstance(s, str) and _SYMBOL.fullmatch(s)) or (isinstance(s, int) and not isinstance(s, bool) and s > 0)
             for s in shape
         )
-        check(sizes and len(shape) > 0, f"{self.name}.shape", shape, "positive sizes or symbolic names, batch first")
+        expected = "positive sizes or symbolic names, batch first"
+        check(sizes, f"{self.name}.shape", shape, expected)
+        scalar = "a scalar that never changes can be a constant of the graph"
+        check(len(shape) > 0, f"{self.name}.shape", shape, f"{expected}; {scalar}")
         object.__setattr__(self, "shape", tuple(shape))

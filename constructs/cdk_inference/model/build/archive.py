@@ -68,7 +68,7 @@ def check_archive(path: Path) -> list[str]:
     return names
 
 
-def shorten(error: BaseException) -> str:
+def shorten(error: BaseException | str) -> str:
     """Return the first line of an error's message, bounded."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"

@@ -148,6 +148,9 @@ def _check_batch(item: object, inputs: Sequence[TensorSpec], where: str) -> tupl
     counts = {len(array) for array in batch.values()}
     if 0 in counts:
         raise ModelBuildError(f"{where}: has no samples")
+    if len(counts) > 1:
+        found = ", ".join(f"'{name}' {len(array)}" for name, array in batch.items())
+        raise ModelBuildError(f"{where}: has different numbers of samples: {found}; the first axis must be the batch")
     if labels is not None:
         labels = np.asarray(labels) if not isinstance(labels, list) else labels
         _check_count("labels", labels, counts, where)

@@ -50,6 +50,7 @@ def fuse(model: onnx.ModelProto, work: Path) -> onnx.ModelProto:
         except Exception as error:
             failure = error
         else:
+            _simplify_gemms(fused.graph)
             return fused
     raise ModelBuildError(f"onnxruntime {ort.__version__} cannot load the model: {failure}") from failure
 
@@ -96,6 +97,41 @@ def _optimized(model: onnx.ModelProto, work: Path, disabled: list[str] | None = 
     fused = onnx.load(target)
     target.unlink()
     return fused
+
+
+def _simplify_gemms(graph: onnx.GraphProto) -> None:
+    """Fold what a Gemm multiplies its weights by into them, and make its bias one row: quantizers take no other."""
+    known = weights(graph)
+    changed = False
+    for node in graph.node:
+        weight = known.get(node.input[1]) if node.op_type == "Gemm" and node.domain in ("", "ai.onnx") else None
+        if weight is None or weight.data_type != TensorProto.FLOAT:
+            continue
+        factors = {a.name: a.f for a in node.attribute if a.name in ("alpha", "beta") and a.f != 1.0}
+        bias = known.get(node.input[2]) if len(node.input) > 2 else None  # noqa: PLR2004 - A, B, C
+        if "alpha" in factors:
+            scaled = np.multiply(array(weight), np.float32(factors["alpha"]))
+            node.input[1] = add_weight(graph, f"{weight.name}_scaled", scaled)
+            _drop_attribute(node, "alpha")
+            changed = True
+        if bias is None:
+            continue
+        values = np.multiply(array(bias), np.float32(factors.get("beta", 1.0)))
+        columns = weight.dims[0 if any(a.name == "transB" and a.i for a in node.attribute) else 1]
+        if all(size == 1 for size in values.shape[:-1]):
+            values = np.broadcast_to(values.reshape(-1), (columns,))
+        if "beta" in factors or values.shape != tuple(bias.dims):
+            node.input[2] = add_weight(graph, f"{bias.name}_row", values)
+            _drop_attribute(node, "beta")
+            changed = True
+    if changed:
+        replace_nodes(graph, {})
+
+
+def _drop_attribute(node: onnx.NodeProto, name: str) -> None:
+    others = [AttributeProto.FromString(a.SerializeToString()) for a in node.attribute if a.name != name]
+    del node.attribute[:]
+    node.attribute.extend(others)
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -24,13 +24,18 @@ if TYPE_CHECKING:
 
 OPSET = 17  # quantization and the runtimes handle graphs from here on alike
 
-_OLDEST = 9
+_OLDEST = 7  # the first that onnxruntime vouches for
 _IR_VERSION = 8  # of opset 17; from 4 on, weights need not be inputs
 _LIMIT = 2**31  # bytes of a protobuf message
 _MAX_LOCATION = 500  # characters
 _SHOWN = 8  # tensors in a message
 _TOLERANCE = 1e-3  # of the largest value: batched kernels may sum in another order
 _SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_PLACE = (
+    re.compile(r"/\S+\.(?:cc|h):\d+ (?:\S+::)?\w+\([^()]*\)(?: const)? "),  # with the function's parameters
+    re.compile(r"/\S+\.(?:cc|h):\d+ \S+ "),
+)
 _MISSING_OPERATOR = (
     re.compile(r"No Op registered for (?P<op>\S+) with domain_version of (?P<version>\d+)"),
     re.compile(r"NOT_IMPLEMENTED *: Could not find an implementation for (?P<op>\w+)\((?P<version>\d+)\)"),
@@ -87,7 +92,14 @@ class OnnxModel:
     def run(self, batch: Batch) -> list[np.ndarray[Any, Any]]:
         """Return the outputs of the graph as it is, computed without optimizations."""
         sizes = check_batch(batch, self._recipe.inputs, f"an example for {self._subject}")
-        arrays = self._run(self._session, batch)
+        try:
+            arrays = self._run(self._session, batch)
+        except ModelBuildError:
+            # Many a graph names its batch, and has it fixed to one sample inside.
+            if self._single or not self._takes_single(batch):
+                raise
+            self._single = True
+            arrays = self._run(self._session, batch)
         check_outputs(arrays, self._recipe.outputs, sizes, f"{self._subject}: the graph")
         return arrays
 
@@ -96,6 +108,16 @@ class OnnxModel:
         check_batch(batch, self._recipe.inputs, f"an example for {self._subject}")
         model = self._batched(batch) if self._single else _narrow(self._model, self._recipe)
         return self._converted(model, batch)
+
+    def _takes_single(self, batch: Batch) -> bool:
+        symbolic = all(isinstance(s.shape[0], str) for s in (*self._recipe.inputs, *self._recipe.outputs))
+        if not symbolic or len(batch[self._recipe.inputs[0].name]) == 1:
+            return False
+        try:
+            self._run(self._session, {k: v[:1] for k, v in batch.items()})
+        except ModelBuildError:
+            return False
+        return True
 
     def _run(
         self, session: ort.InferenceSession, batch: Batch, *, single: bool | None = None
@@ -133,7 +155,8 @@ class OnnxModel:
 
     def _batched(self, batch: Batch) -> onnx.ModelProto:
         """Free the batch of a graph for one sample, if a batch then gives what its samples give one by one."""
-        pair = {k: np.concatenate([v, v[:1, ..., ::-1]])[:2] for k, v in batch.items()}  # two different samples
+        # Two different samples.
+        pair = {k: np.concatenate([v, v[:1, ..., ::-1] if v.ndim > 1 else v[:1]])[:2] for k, v in batch.items()}
         expected = self._run(self._session, pair)
         for reshapes in (False, True):
             model = _narrow(self._model, self._recipe)
@@ -151,7 +174,7 @@ class OnnxModel:
             spell(s.name, s.dtype, (1, *s.shape[1:])) for s in (*self._recipe.inputs, *self._recipe.outputs)
         )
         raise ModelBuildError(
-            f"{self._subject} is made for one sample and gives other results for a batch; declare {fixed}, "
+            f"{self._subject} is made for one sample, and fails or gives other results for a batch; declare {fixed}, "
             "or export it again with a dynamic batch"
         )
 
@@ -277,6 +300,8 @@ def _check_tensors(model: onnx.ModelProto, recipe: ModelRecipe, subject: str) ->
         if spec.name in outputs:
             _check_kind(outputs[spec.name], subject)
     batches: set[bool] = set()
+    for value in inputs.values():
+        _check_input(value, subject)
     fits = set(inputs) == {s.name for s in recipe.inputs} and all(s.name in outputs for s in recipe.outputs)
     for spec in recipe.inputs if fits else ():
         fits = fits and _fits(inputs[spec.name], spec, batches)
@@ -305,6 +330,17 @@ def _check_kind(value: onnx.ValueInfoProto, subject: str) -> None:
     )
 
 
+def _check_input(value: onnx.ValueInfoProto, subject: str) -> None:
+    kind = value.type.WhichOneof("value")
+    if kind is None or (kind == "tensor_type" and value.type.tensor_type.elem_type != TensorProto.STRING):
+        return  # what has no type is not what is declared
+    found = "text" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
+    raise ModelBuildError(
+        f"{subject}: its input {value.name!r:.80} is {found}, must be a tensor of numbers; export the part of the "
+        "model that takes numbers, and let a preprocessing stage make them"
+    )
+
+
 def _fits(value: onnx.ValueInfoProto, spec: TensorSpec, batches: set[bool] | None) -> bool:
     """Tell whether a graph's tensor can be what a spec declares; collect whether its batch is fixed to one sample."""
     tensor = value.type.tensor_type
@@ -312,7 +348,7 @@ def _fits(value: onnx.ValueInfoProto, spec: TensorSpec, batches: set[bool] | Non
         return False
     if not tensor.HasField("shape"):
         return True
-    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    dims = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim]
     if len(dims) != len(spec.shape):
         return False
     for axis, (found, size) in enumerate(zip(dims, spec.shape, strict=True)):
@@ -399,16 +435,20 @@ def _open(model: bytes, subject: str) -> ort.InferenceSession:
             failure = error
     for pattern in _MISSING_OPERATOR:
         if found := pattern.search(str(failure)):
+            version = f" (version {found['version']})" if not found["version"].startswith("-") else ""
             raise ModelBuildError(
-                f"{subject} uses the operator {found['op']} (version {found['version']}), which onnxruntime "
-                f"{ort.__version__} lacks; export it without"
+                f"{subject} uses the operator {found['op']}{version}, which onnxruntime {ort.__version__} lacks; "
+                "export it without"
             ) from failure
     raise ModelBuildError(f"onnxruntime {ort.__version__} cannot load {subject}: {_reason(failure)}") from failure
 
 
 def _reason(error: BaseException) -> str:
-    """Return the message without the code and the place in onnxruntime's sources."""
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(cc|h):\d+ \S+ ", "", shorten(error))
+    """Return the message without the code, and without the place in onnxruntime's sources."""
+    text = _CODE.sub("", str(error))
+    for pattern in _PLACE:
+        text = pattern.sub("", text)
+    return shorten(text)
 
 
 def _array(value: object, name: str, subject: str) -> np.ndarray[Any, Any]:

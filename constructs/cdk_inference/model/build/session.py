@@ -19,4 +19,8 @@ def open_session(model: bytes, *, exact: bool = True) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     if exact:
         options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception:  # onnxruntime cannot do so with weights that were quantized in its operator format
+            return open_session(model, exact=False)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -40,11 +40,12 @@ def quantize_embeddings(graph: onnx.GraphProto, excluded: set[str]) -> int:
         rows_name, scale_name = tables[table.name]
         out, indices = node.output[0], node.input[1]
         make = onnx.helper.make_node
+        # Not "scale": the quantizer calls its own so, of what a product takes.
         replaced[node.name] = [
             make("Gather", [rows_name, indices], [f"{out}_rows"], name=f"{node.name}_rows", axis=0),
-            make("Gather", [scale_name, indices], [f"{out}_scale"], name=f"{node.name}_scale", axis=0),
+            make("Gather", [scale_name, indices], [f"{out}_factor"], name=f"{node.name}_factor", axis=0),
             make("Cast", [f"{out}_rows"], [f"{out}_cast"], name=f"{node.name}_cast", to=TensorProto.FLOAT),
-            make("Mul", [f"{out}_cast", f"{out}_scale"], [out], name=f"{node.name}_unfold"),
+            make("Mul", [f"{out}_cast", f"{out}_factor"], [out], name=f"{node.name}_unfold"),
         ]
     if replaced:
         replace_nodes(graph, replaced)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import onnx
 from onnx import TensorProto
 
 from cdk_inference.errors import ModelBuildError
@@ -11,8 +12,6 @@ from cdk_inference.model.build.graph import weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    import onnx
 
 MIN_WEIGHTS = 2048
 """Matrices of fewer weights stay float: quantizing their input takes longer than the product."""
@@ -48,10 +47,17 @@ def products(graph: onnx.GraphProto, excluded: set[str] = frozenset()) -> list[s
     for node in graph.node:
         if node.name in excluded or node.op_type not in ("MatMul", "Gemm") or node.domain not in ("", "ai.onnx"):
             continue
-        weight = known.get(node.input[1])
+        weight = known.get(node.input[1]) if is_plain(node) else None
         if weight is not None and is_matrix(weight) and weight.dims[0] * weight.dims[1] >= MIN_WEIGHTS:
             found.append(node.name)
     return found
+
+
+def is_plain(product: onnx.NodeProto) -> bool:
+    """Tell whether a product neither scales nor turns what it takes: the quantizers know no other."""
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in product.attribute}
+    scaled = attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0
+    return not scaled and not attributes.get("transA", 0)
 
 
 def is_matrix(weight: TensorProto) -> bool:

@@ -18,7 +18,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.graph import constants, consumers, opset, producers, replace_nodes, sort_nodes, weights
 from cdk_inference.model.build.precisions.dynamic import gemms_as_products, quantize_products
-from cdk_inference.model.build.precisions.selection import named, products
+from cdk_inference.model.build.precisions.selection import is_plain, named, products
 from cdk_inference.model.build.precisions.stem import fold_normalisation, unfold_strides
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ OPERATORS = (
     "Unsqueeze",
 )
 _PREPARING = ("Add", "Cast", "Div", "Mul", "Sub", "Transpose")
+_BIAS = 2  # place among the inputs
 _OPSET = 13  # before, weights have one scale in all
 
 
@@ -79,6 +80,14 @@ def convert_static(
     fold_normalisation(quantized.graph)
     unfold_strides(quantized.graph)
     return quantized
+
+
+def _has_plain_bias(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> bool:
+    """Tell whether a product has no bias, or a constant one of one axis."""
+    if len(node.input) <= _BIAS or not node.input[_BIAS]:
+        return True
+    bias = known.get(node.input[_BIAS])
+    return bias is not None and len(bias.dims) == 1
 
 
 def activations(graph: onnx.GraphProto) -> list[str]:
@@ -132,6 +141,10 @@ def _quantizable(
             continue
         weight = known.get(node.input[1]) if len(node.input) > 1 else None
         if node.op_type in (*CONVOLUTIONS, "Gemm") and (weight is None or weight.data_type != TensorProto.FLOAT):
+            continue
+        if node.op_type in (*CONVOLUTIONS, "Gemm") and not _has_plain_bias(node, known):
+            continue
+        if node.op_type == "Gemm" and not is_plain(node):
             continue
         first = [node.input[0]] if node.op_type not in ("Add", "Concat", "MatMul", "Mul") else list(node.input)
         if all(n in ranges or n in known for n in first) and all(n in ranges for n in node.output):
