@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdk_inference.model import builder
+from cdk_inference.model import builder, load_recipe
 from cdk_inference.model.builder import open_project
 from cdk_inference.model.cache import cache_root, hash_folder
 
@@ -126,6 +126,31 @@ def test_what_a_recipe_says_counts_and_how_it_is_written_does_not(make_recipe) -
     assert fingerprint(file) == before
     file.write_text(file.read_text().replace("max_drop=0.1", "max_drop=0.2"))
     assert fingerprint(file) != before
+
+
+def test_recipe_is_the_same_as_a_file_and_as_an_object(make_recipe) -> None:
+    file = make_recipe()
+    recipe, folder = load_recipe(file)
+    assert open_project(recipe, folder=folder).fingerprint == open_project(file).fingerprint
+
+
+def test_what_lies_about_does_not_count(make_recipe) -> None:
+    """Another recipe of the folder, its lock, locks that are being written, and files of editors."""
+    file = make_recipe()
+    before = fingerprint(file)
+    names = ("other.py", "other.lock.json", ".other.lock.json.partial", ".recipe.py.swp", "recipe.py~")
+    write(file.parent, dict.fromkeys(names, b"from cdk_inference.model import ModelRecipe\nRECIPE = ModelRecipe()\n"))
+    assert fingerprint(file) == before
+    write(file.parent, {"more.py": b"FACTOR = 1\n"})
+    assert fingerprint(file) != before
+
+
+def test_word_that_is_the_name_of_a_recipe_file_by_chance_makes_it_no_code(make_recipe) -> None:
+    file = make_recipe()
+    write(file.parent, {"more.py": b"# of the recipe\ndef recipe():\n    recipe = 1\n"})
+    before = fingerprint(file)
+    file.write_text("# a comment\n" + file.read_text())
+    assert fingerprint(file) == before
 
 
 @pytest.mark.parametrize("change", ["factory in it", "imported", "read"])

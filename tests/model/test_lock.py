@@ -75,6 +75,7 @@ def test_lock_is_stale_with_a_reason(recipe: str, tools: dict[str, str], reason:
 
 
 DATA = json.loads(LOCK.to_json())
+EDITED = LOCK.to_json().replace('"quantized": 0.99', '"quantized": 1.0')
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ DATA = json.loads(LOCK.to_json())
         (json.dumps(DATA | {"ranges": {"v0_0": [1]}}), r"ranges"),
         (json.dumps(DATA | {"sha": ""}), r"extra fields found \(sha\)"),
         ("[" * 100_000, ""),
+        (EDITED, "its checksum is not that of its content, as after an edit or a merge"),
     ],
 )
 def test_damaged_lock_fails_with_the_way_out(tmp_path: Path, text: str, reason: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model import Evaluation, Metric
+from cdk_inference.model import Evaluation
 from cdk_inference.model.build.data import Samples
 from cdk_inference.model.build.metrics import Judge, confidences, limit, passes
 
@@ -25,7 +25,9 @@ def judge(metric: str, reference: np.ndarray, labels: Any = None, function: Any 
 
 @given(SCORES, st.sampled_from(["top1_agreement", "top2_agreement", "cosine"]))
 def test_a_model_agrees_with_itself(scores: np.ndarray, metric: str) -> None:
-    assert judge(metric, scores).score([[scores]]) == (1.0, 4)
+    value, count = judge(metric, scores).score([[scores]])
+    assert count == 4
+    assert passes(Evaluation("d.py:f", metric, max_drop=0), value, 1.0)
 
 
 @given(SCORES)
@@ -53,7 +55,7 @@ def test_metrics_see_differences() -> None:
 def test_only_samples_count_of_which_the_float_model_is_sure() -> None:
     reference = np.array([[5.0, 0.0], [0.1, 0.0], [0.0, 5.0]])
     outputs = np.array([[5.0, 0.0], [0.0, 0.1], [5.0, 0.0]])
-    assert judge("top1_agreement", reference).score([[outputs]]) == (round(1 / 3, 4), 3)
+    assert judge("top1_agreement", reference).score([[outputs]]) == (pytest.approx(1 / 3), 3)
     assert judge("top1_agreement", reference, min_confidence=0.9).score([[outputs]]) == (0.5, 2)
 
 
@@ -66,7 +68,7 @@ def test_every_position_of_a_sequence_counts() -> None:
     reference = np.eye(3)[None].repeat(2, axis=0)  # two samples, three positions, three classes
     outputs = reference.copy()
     outputs[0, 0] = [0, 1, 0]
-    assert judge("top1_agreement", reference).score([[outputs]]) == (round(5 / 6, 4), 6)
+    assert judge("top1_agreement", reference).score([[outputs]]) == (pytest.approx(5 / 6), 6)
 
 
 def test_own_metric_gets_outputs_by_name_and_labels() -> None:
@@ -96,16 +98,34 @@ def test_labels_that_are_no_classes_fail(labels: Any) -> None:
         judge("top1", np.eye(3), labels).score([[np.eye(3)]])
 
 
-def test_more_places_than_classes_fail() -> None:
-    with pytest.raises(ModelBuildError, match="metric 'top5_agreement' looks at 5 classes, output 'y' has 3"):
-        judge("top5_agreement", np.eye(3)).score([[np.eye(3)]])
-
-
 def test_data_that_the_model_is_never_sure_of_fails() -> None:
     with pytest.raises(
         ModelBuildError, match="no evaluation sample counts: the float model is on none of them 99% sure"
     ):
         judge("top1_agreement", 0.1 * np.eye(3), min_confidence=0.99).score([[np.eye(3)]])
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 5)])
+def test_metric_that_could_not_fail_on_an_output_is_refused(shape: tuple[int, ...]) -> None:
+    """One class is always the best, and the right one is always among all of them."""
+    metric = "top5_agreement" if shape == (4, 5) else "top1_agreement"
+    with pytest.raises(ModelBuildError, match=rf"metric '{metric}' tells nothing about output 'y' of shape .*'cosine'"):
+        judge(metric, np.ones(shape)).score([[np.ones(shape)]])
+
+
+def test_outputs_of_another_shape_than_those_of_float32_fail() -> None:
+    for metric in ("cosine", "mean_absolute_error"):
+        with pytest.raises(ModelBuildError, match="outputs differ in shape from those of float32"):
+            judge(metric, np.ones((4, 3))).score([[np.ones((4, 2))]])
+
+
+def test_own_metric_cannot_change_what_others_are_judged_by() -> None:
+    def spoil(outputs: Any, _: Any) -> float:
+        outputs[0]["y"].sort()
+        return 1.0
+
+    with pytest.raises(ValueError, match="read-only"):
+        judge("m.py:f", np.ones((4, 2)), None, spoil).score([[np.ones((4, 2))]])
 
 
 @given(st.floats(0, 1), st.floats(0, 0.5), st.none() | st.floats(0, 1))
@@ -116,12 +136,19 @@ def test_gate_is_the_stricter_of_drop_and_floor(baseline: float, drop: float, fl
     assert down == pytest.approx(min(baseline + drop, floor if floor is not None else 9), abs=1e-6)
 
 
-@pytest.mark.parametrize(("metric", "value", "good"), [("cosine", 0.9, True), ("cosine", 0.8999, False)])
-def test_gate_passes_at_its_limit_and_fails_below(metric: str, value: float, good: bool) -> None:
-    assert passes(Evaluation("d.py:f", metric), Metric(metric, 1.0, value, 0.9, 10)) is good
+@pytest.mark.parametrize(("value", "good"), [(0.95, True), (0.9499999, False), (0.94996, False), (float("nan"), False)])
+def test_gate_passes_at_its_limit_and_fails_below(value: float, good: bool) -> None:
+    assert passes(Evaluation("d.py:f", "cosine"), value, limit(Evaluation("d.py:f", "cosine"), 1.0)) is good
 
 
-@pytest.mark.parametrize(("value", "good"), [(0.1, True), (0.1001, False)])
+@pytest.mark.parametrize(("value", "good"), [(0.1, True), (0.1000001, False)])
 def test_error_passes_at_its_limit_and_fails_above(value: float, good: bool) -> None:
-    metric = Metric("mean_absolute_error", 0.0, value, 0.1, 10)
-    assert passes(Evaluation("d.py:f", "mean_absolute_error"), metric) is good
+    assert passes(Evaluation("d.py:f", "mean_absolute_error"), value, 0.1) is good
+
+
+def test_small_errors_fail_a_small_gate() -> None:
+    """Rounded to a few digits after the point, both would be 0."""
+    tiny = np.full((4, 3), 1e-5)
+    strict = judge("mean_absolute_error", tiny, max_drop=1e-6)
+    value, _ = strict.score([[-tiny]])
+    assert not passes(strict.evaluation, value, limit(strict.evaluation, 0.0))

@@ -9,9 +9,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.store import KINDS, Store, entries, limit_bytes, prune
 
 if TYPE_CHECKING:
@@ -118,6 +120,26 @@ def test_limit_is_the_one_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> No
     assert limit_bytes() == 10e9
     monkeypatch.setenv("CDK_INFERENCE_CACHE_LIMIT_GB", "0.5")
     assert limit_bytes() == 0.5e9
-    monkeypatch.setenv("CDK_INFERENCE_CACHE_LIMIT_GB", "much")
-    with pytest.raises(ValueError, match="CDK_INFERENCE_CACHE_LIMIT_GB is 'much', must be a number of gigabytes"):
+
+
+@pytest.mark.parametrize("value", ["much", "nan", "0", "-1"])
+def test_limit_that_is_no_size_fails(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("CDK_INFERENCE_CACHE_LIMIT_GB", value)
+    with pytest.raises(ModelBuildError, match=f"CDK_INFERENCE_CACHE_LIMIT_GB is '{value}', must be a number of giga"):
         limit_bytes()
+
+
+def test_what_is_being_made_and_what_is_locked_is_never_removed(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    building, abandoned = models / ".m-1.building", models / ".m-2.building"
+    for folder in (building, abandoned):
+        folder.mkdir(parents=True)
+        fill(folder)
+    os.utime(abandoned, (0, 0))
+    with FileLock(models / ".m-1.lock"):
+        os.utime(models / ".m-1.lock", (0, 0))
+        prune(tmp_path, 0, grace=0)
+        with pytest.raises(Timeout):
+            FileLock(models / ".m-1.lock", is_singleton=False).acquire(timeout=0)
+    assert building.is_dir()
+    assert not abandoned.exists()

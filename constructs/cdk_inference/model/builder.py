@@ -5,26 +5,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib.metadata
-import json
 import os
 import platform
-import re
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.cache import cache_root, folder_files, hash_data, hash_file, hash_folder
-from cdk_inference.model.lock import SUFFIX, Lock, read_lock
+from cdk_inference.model.cache import cache_root, hash_data, hash_file, hash_folder
+from cdk_inference.model.fingerprint import LOCK_SUFFIX, hash_files, hash_packages
+from cdk_inference.model.lock import Lock, read_lock
 from cdk_inference.model.manifest import SCHEMA_VERSION, Manifest
 from cdk_inference.model.precision import Auto
 from cdk_inference.model.process import MISSING_EXTRA, run_build, say
 from cdk_inference.model.recipe import ModelRecipe, load_recipe
-from cdk_inference.model.sources import TorchModule
 from cdk_inference.model.store import limit_bytes, prune, touch
 
 if TYPE_CHECKING:
@@ -79,8 +77,9 @@ class Project:
     tools
         Versions of the tools and of the recipe's packages.
     files
-        Hash of the folder's files that count, of the recipe's packages that are installed from a folder, and of the
-        code that builds: what the model depends on beside the recipe.
+        Hash of the folder's files that count.
+    packages
+        What tells the code apart of the recipe's packages that are not from an index.
     cache
         Cache root.
     """
@@ -89,17 +88,18 @@ class Project:
     folder: Path
     tools: dict[str, str]
     files: str
+    packages: dict[str, list[str]]
     cache: Path
 
     @property
     def lock_file(self) -> Path:
         """Where the lock is, if the precision is left to a search."""
-        return self.folder / f"{self.recipe.name}{SUFFIX}"
+        return self.folder / f"{self.recipe.name}{LOCK_SUFFIX}"
 
     @property
     def fingerprint(self) -> str:
         """Hash over recipe and files: what a lock is valid for, with the tools."""
-        return hash_data({"recipe": self.recipe.to_data(), "files": self.files})
+        return hash_data({"recipe": self.recipe.to_data(), "files": self.files, "packages": self.packages})
 
     def key(self, lock: Lock | None) -> str:
         """Return what identifies a build: everything that it depends on."""
@@ -129,21 +129,18 @@ def open_project(
     ModelBuildError
         If the recipe is wrong, or something that it names is missing.
     """
-    file: Path | None = None
     if isinstance(recipe, ModelRecipe):
         if folder is None:
             raise ModelBuildError(f"recipe '{recipe.name}' was passed as an object: pass the folder of its files too")
         root = Path(folder).absolute()
     else:
-        file = Path(recipe).absolute()
         recipe, own = load_recipe(recipe)
         root = Path(folder).absolute() if folder is not None else own
     if not root.is_dir():
         raise ModelBuildError(f"recipe '{recipe.name}': folder {root} does not exist")
     tools = _versions(recipe)
-    sources = {name: source for name in tools if (source := _source(name))}
-    files = hash_data({"folder": _hash_files(root, file, recipe), "sources": sources})
-    return Project(recipe, root, tools, files, Path(cache or cache_root()).absolute())
+    packages = hash_packages({name: version for name, version in tools.items() if name in recipe.packages})
+    return Project(recipe, root, tools, hash_files(root, recipe), packages, Path(cache or cache_root()).absolute())
 
 
 def build_model(
@@ -191,22 +188,25 @@ def build_model(
         return built
     with _readable_errors(project), _locked(project):
         # Somebody else may have built, or searched, while we waited.
-        lock = lock or (None if search else _valid_lock(project, frozen=frozen))
+        lock = lock or (None if search else _valid_lock(project, frozen=frozen, quiet=True))
         built = None if search else read_entry(project.entry(project.key(lock)))
-        return built or _build(project, lock)
+        return built or _build(project, lock, search=search)
 
 
-def _build(project: Project, lock: Lock | None) -> BuiltModel:
+def _build(project: Project, lock: Lock | None, *, search: bool) -> BuiltModel:
     """Build beside the entry and move it into place when it is whole. The caller holds the project's lock."""
     models = project.cache / "models"
     work = models / f".{project.recipe.name}-{project.key(lock)[:16]}.building"
     shutil.rmtree(work, ignore_errors=True)  # of a build that was killed
     work.mkdir(parents=True)
     try:
-        run_build(project.recipe.name, request(project, "build", lock), work)
+        say(f"model {project.recipe.name}: not in the cache, building")
+        run_build(project.recipe.name, request(project, "build", lock, fresh=search), work)
         searching = lock is None and isinstance(project.recipe.precision, Auto)
         if searching:
             lock = read_lock(work / "lock.json")
+            if lock is None:
+                raise ModelBuildError(f"model '{project.recipe.name}': the build process ended without a result")
             _keep_lock(project, work / "lock.json")
         entry = project.entry(project.key(lock))
         shutil.rmtree(entry, ignore_errors=True)
@@ -216,33 +216,35 @@ def _build(project: Project, lock: Lock | None) -> BuiltModel:
     if (built := read_entry(entry)) is None:
         raise ModelBuildError(f"the artifact in {entry} is not readable; delete it and try again")
     say(_summary(built.manifest))
-    with contextlib.suppress(OSError, ValueError):
+    try:
         prune(project.cache, limit_bytes())
+    except ModelBuildError as error:
+        say(str(error))
     return built
 
 
-def request(project: Project, mode: str, lock: Lock | None) -> dict[str, Any]:
-    """Return what the build process is told."""
+def request(project: Project, mode: str, lock: Lock | None = None, *, fresh: bool = False) -> dict[str, Any]:
+    """Return what the build process is told; if fresh, what was measured before does not count."""
     return {
         "mode": mode,
         "recipe": project.recipe.to_data(),
         "folder": str(project.folder),
         "tools": project.tools,
         "files": project.files,
+        "packages": project.packages,
         "fingerprint": project.fingerprint,
         "cache": str(project.cache),
-        "lock": json.loads(lock.to_json()) if lock else None,
+        "lock": lock.to_data() if lock else None,
+        "fresh": f"{time.time_ns()}" if fresh else None,
     }
 
 
-def _valid_lock(project: Project, *, frozen: bool) -> Lock | None:
+def _valid_lock(project: Project, *, frozen: bool, quiet: bool = False) -> Lock | None:
     """Return the lock that decides, if there is one; the cache has it if the recipe's folder is read-only."""
     if not isinstance(project.recipe.precision, Auto):
         return None
     lock = read_lock(project.lock_file)
-    if lock is None and (kept := _kept_lock(project)).is_file():
-        lock = read_lock(kept)
-    stale = lock.stale(project.fingerprint, project.tools) if lock else "there is none"
+    stale = _misfit(project, lock) if lock else "there is none"
     if stale is None:
         return lock
     if frozen:
@@ -250,13 +252,23 @@ def _valid_lock(project: Project, *, frozen: bool) -> Lock | None:
             f"recipe '{project.recipe.name}': the lock {project.lock_file} does not fit: {stale}; "
             "build without a frozen lock, review the new lock and commit it"
         )
-    if lock is not None:
+    kept = read_lock(_kept_lock(project))
+    if kept is not None and _misfit(project, kept) is None:
+        return kept
+    if lock is not None and not quiet:
         say(f"model {project.recipe.name}: the lock does not fit, searching again: {stale}")
     return None
 
 
+def _misfit(project: Project, lock: Lock) -> str | None:
+    """Return why a lock does not decide about a project; None if it does."""
+    if lock.name != project.recipe.name:
+        return f"it is of '{lock.name}'"
+    return lock.stale(project.fingerprint, project.tools)
+
+
 def _kept_lock(project: Project) -> Path:
-    return project.cache / "models" / f"{project.recipe.name}-{project.key(None)[:16]}{SUFFIX}"
+    return project.cache / "models" / f"{project.recipe.name}-{project.key(None)[:16]}{LOCK_SUFFIX}"
 
 
 def _keep_lock(project: Project, found: Path) -> None:
@@ -316,59 +328,6 @@ def _versions(recipe: ModelRecipe) -> dict[str, str]:
     return found
 
 
-def _hash_files(root: Path, file: Path | None, recipe: ModelRecipe) -> str:
-    """Return the hash of the folder's files, without locks, and without the recipe file unless code needs it too.
-
-    What the recipe says is hashed apart, so that a comment in it, or another gate, does not export the model again.
-    """
-    ignored = None
-    if file is not None and file.parent == root and not _is_code(file, root, recipe):
-        ignored = file.name
-    return hash_folder(root, ignored=lambda name: name == ignored or name.endswith(SUFFIX))
-
-
-def _is_code(file: Path, root: Path, recipe: ModelRecipe) -> bool:
-    """Tell whether the build runs or reads a recipe file: some function is in it, or another file names it."""
-    references = [recipe.evaluation.data, recipe.evaluation.metric, recipe.calibration or ""]
-    if isinstance(recipe.source, TorchModule):
-        references.append(recipe.source.factory)
-    if any(reference.partition(":")[0] == file.name for reference in references):
-        return True
-    word = re.compile(rf"\b{re.escape(file.stem)}\b".encode())
-    return any(
-        name.endswith(".py") and name != file.name and word.search(path.read_bytes()) is not None
-        for name, path in folder_files(root)
-    )
-
-
-def _source(name: str) -> list[str] | None:
-    """Return what tells the code of a distribution apart that is not from an index: its version seldom changes.
-
-    Where a folder or file lies does not count, so that a lock holds on other machines.
-    """
-    if name == "cdk-inference":
-        return None  # the key covers the code that builds
-    distribution = importlib.metadata.distribution(name)
-    origin = distribution.read_text("direct_url.json")
-    if origin is None:
-        return None
-    url = json.loads(origin)
-    folder = Path(unquote(urlsplit(url["url"]).path))
-    if url.get("dir_info", {}).get("editable") and folder.is_dir():
-        return [hash_folder(folder)]
-    commit = url.get("vcs_info", {}).get("commit_id")
-    return [commit] if commit else _installed_files(distribution.read_text("RECORD") or "")
-
-
-def _installed_files(record: str) -> list[str]:
-    """Return the lines of a record of installed files that are the same on every machine."""
-    return [
-        line
-        for line in sorted(record.splitlines())
-        if not line.startswith("..") and ".dist-info/" not in line and "__pycache__" not in line
-    ]
-
-
 def read_entry(entry: Path) -> BuiltModel | None:
     """Return the artifact if it is whole; an entry that was damaged is built again."""
     artifact = entry / "artifact"
@@ -377,7 +336,7 @@ def read_entry(entry: Path) -> BuiltModel | None:
         digest = hash_file(artifact / "model.onnx")
     except (OSError, ValueError):
         return None
-    if not digest.startswith(manifest.model_version):
+    if not digest.startswith(manifest.model_version) or not (entry / "report.json").is_file():
         return None
     touch(entry)
     return BuiltModel(artifact, manifest, manifest.model_version, hash_folder(artifact))

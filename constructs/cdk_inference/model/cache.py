@@ -21,6 +21,7 @@ _CLUTTER = frozenset(
         *("cdk.out", ".cdk-inference", "node_modules"),
     )
 )
+_EDITORS = (".swp", ".swo", "~")  # of files that are open
 _PROJECT_FILES = ("pyproject.toml", "setup.py", "package.json")
 
 
@@ -40,7 +41,7 @@ def is_clutter(path: Path) -> bool:
 
     A recipe may lie beside the app: what a synth writes there must not count as a change of the model.
     """
-    if path.name in _CLUTTER:
+    if path.name in _CLUTTER or path.name.endswith(_EDITORS):
         return True
     if path.name == "dist":  # of a build; anywhere else it may well be data
         return any((path.parent / name).is_file() for name in _PROJECT_FILES)
@@ -79,7 +80,7 @@ def hash_folder(folder: Path, *, ignored: Callable[[str], bool] = lambda _: Fals
     digest = hashlib.sha256()
     for name, path in folder_files(folder):
         if not ignored(name):
-            digest.update(f"{name}\0{hash_file(path)}\0".encode())
+            digest.update(f"{name}\0{hash_file(path)}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

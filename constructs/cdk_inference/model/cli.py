@@ -20,7 +20,7 @@ from rich.table import Table
 from cdk_inference.errors import InferenceError, ModelBuildError
 from cdk_inference.model.builder import BuiltModel, Project, build_model, open_project, request
 from cdk_inference.model.cache import cache_root
-from cdk_inference.model.process import run_build
+from cdk_inference.model.process import run_build, say
 from cdk_inference.model.store import entries, limit_bytes, prune
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def cache_info(cache: Folder = None) -> None:
 
 @cache_app.command("clear")
 def cache_clear(cache: Folder = None) -> None:
-    """Remove everything that no build is using."""
+    """Remove everything but what a build is making."""
     freed = prune(cache or cache_root(), 0, grace=0)
     _out.print(f"freed {freed / 1e6:.1f} MB")
 
@@ -157,7 +157,8 @@ def _run(project: Project, mode: str, result: str, **more: str) -> Any:  # noqa:
     with tempfile.TemporaryDirectory(prefix="cdk-inference-") as folder:
         work = Path(folder) / mode
         work.mkdir()
-        run_build(project.recipe.name, {**request(project, mode, None), **more}, work)
+        say(f"model {project.recipe.name}: measuring")
+        run_build(project.recipe.name, {**request(project, mode, fresh=True), **more}, work)
         return json.loads((work / result).read_text("utf-8"))
 
 

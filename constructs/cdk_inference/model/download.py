@@ -16,6 +16,7 @@ from requests.auth import AuthBase
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import hash_file
+from cdk_inference.model.store import touch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,6 +66,7 @@ def download(url: str, sha256: str, target: Path, *, token: str | None = None, t
         Naming the address and what it answered.
     """
     if _is_whole(target, sha256):  # before the lock: the cache may be readable only
+        touch(target.parent)
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import hash_data
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA_VERSION = 1
-SUFFIX = ".lock.json"
 
 _PAIR = re.compile(r"\[\s+(-?[\d.e+-]+),\s+(-?[\d.e+-]+)\s+\]")
 
@@ -110,11 +109,16 @@ class Lock:
     @property
     def digest(self) -> str:
         """Hash of everything in it."""
-        return hash_data(unstructure(self))
+        return hash_data(self.to_data())
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the lock as JSON-compatible data."""
+        data: dict[str, Any] = unstructure(self)
+        return data
 
     def to_json(self) -> str:
-        """Serialize for a review: sorted keys, one activation a line."""
-        text = json.dumps(unstructure(self), indent=1, sort_keys=True)
+        """Serialize for a review: sorted keys, one activation a line, and a checksum against bad merges."""
+        text = json.dumps(self.to_data() | {"checksum": self.digest}, indent=1, sort_keys=True)
         return _PAIR.sub(r"[\1, \2]", text) + "\n"
 
     def stale(self, recipe: str, tools: Mapping[str, str]) -> str | None:
@@ -149,7 +153,11 @@ def read_lock(path: Path) -> Lock | None:
         data = json.loads(text)
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version == SCHEMA_VERSION:
-            return structure(data, Lock)
+            checksum = data.pop("checksum", None)
+            lock = structure(data, Lock)
+            if lock.digest == checksum:
+                return lock
+            raise ValueError("its checksum is not that of its content, as after an edit or a merge")  # noqa: TRY301
         reason = f"it has schema version {version!r}, expected {SCHEMA_VERSION}"
     except (ValueError, RecursionError, ModelBuildError) as error:
         reason = str(error)[:300]

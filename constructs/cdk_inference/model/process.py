@@ -97,7 +97,6 @@ def _ending(code: int) -> str:
 @contextlib.contextmanager
 def _progress(name: str) -> Iterator[Any]:
     """Yield a function that shows events: a spinner with the current pass on a terminal, quiet lines elsewhere."""
-    say(f"model {name}: not in the cache, building")
     if not sys.stderr.isatty():
 
         def quietly(event: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ entry throws the own one away.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import hash_folder
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ LIMIT_GB = 10.0
 
 GRACE_SECONDS = 3600.0
 """What was used this recently is kept, since a build may be reading it."""
+
+ABANDONED_SECONDS = 86400.0
+"""What is still half made after this was left by a process that died."""
 
 KINDS = ("models", "passes", "files", "bundles")
 """The folders of the cache. Each of their members is one entry."""
@@ -98,23 +103,28 @@ def limit_bytes() -> float:
 
     Raises
     ------
-    ValueError
-        If ``$CDK_INFERENCE_CACHE_LIMIT_GB`` is not a number.
+    ModelBuildError
+        If ``$CDK_INFERENCE_CACHE_LIMIT_GB`` is not a number above 0.
     """
     value = os.environ.get("CDK_INFERENCE_CACHE_LIMIT_GB", "")
-    try:
-        return float(value or LIMIT_GB) * 1e9
-    except ValueError:
-        raise ValueError(f"CDK_INFERENCE_CACHE_LIMIT_GB is {value!r}, must be a number of gigabytes") from None
+    with contextlib.suppress(ValueError):
+        if (limit := float(value or LIMIT_GB)) > 0:
+            return limit * 1e9
+    raise ModelBuildError(f"CDK_INFERENCE_CACHE_LIMIT_GB is {value!r}, must be a number of gigabytes above 0")
 
 
 def entries(root: Path) -> Iterator[tuple[Path, float, int]]:
-    """Yield entry, time of last use and size in bytes of everything in the cache."""
+    """Yield entry, time of last use and size in bytes of everything in the cache that nobody is making."""
     for kind in KINDS:
         folder = root / kind
         for entry in folder.iterdir() if folder.is_dir() else ():
+            if entry.suffix == ".lock":
+                continue  # somebody may hold it, and who opens it anew would not see that
             try:
-                yield entry, entry.stat().st_mtime, _size(entry)
+                used = entry.stat().st_mtime
+                if entry.name.startswith(".") and time.time() - used < ABANDONED_SECONDS:
+                    continue  # being made
+                yield entry, used, _size(entry)
             except FileNotFoundError:
                 continue  # removed by someone else
 
@@ -142,8 +152,9 @@ def prune(root: Path, limit: float, *, grace: float = GRACE_SECONDS) -> int:
     for entry, used, size in found:
         if total - freed <= limit or (grace and time.time() - used < grace):
             break
-        shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
-        freed += size
+        with contextlib.suppress(OSError):  # in use, or somebody else's
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            freed += size
     return freed
 
 

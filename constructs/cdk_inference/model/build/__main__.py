@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import signal
 import sys
 import traceback
@@ -38,11 +39,15 @@ def main(work: Path) -> int:
                 from cdk_inference.model.build.passes import Passes  # noqa: PLC0415
             except ImportError as error:
                 raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
-            common = {"tools": request["tools"], "code": hash_folder(Path(__file__).parent)}
+            common = {
+                "tools": request["tools"],
+                "python": platform.python_version_tuple()[:2],
+                "code": hash_folder(Path(__file__).parents[1], ignored=_is_no_part),
+            }
             passes = Passes(Store(cache / "passes"), common, stream)
             modes = {"build": steps.build, "compare": steps.compare_all, "evaluate": steps.evaluate}
             modes[request["mode"]](recipe, request, folder, cache, work, passes)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             traceback.print_exc()
             current = passes.current if passes else "start"
             stream.write(json.dumps({"error": _message(error, recipe.name, current, request)}) + "\n")
@@ -50,7 +55,12 @@ def main(work: Path) -> int:
     return 0
 
 
-def _message(error: Exception, name: str, current: str, request: dict[str, Any]) -> str:
+def _is_no_part(name: str) -> bool:
+    """Tell whether a file of the package decides about no pass that is cached."""
+    return name.startswith(("card/", "cli.py", "__main__.py"))
+
+
+def _message(error: Exception | SystemExit, name: str, current: str, request: dict[str, Any]) -> str:
     """Return one line that says what went wrong, where, and what to do."""
     if isinstance(error, ModelBuildError):
         return f"model '{name}': {error}"

@@ -14,7 +14,6 @@ from cdk_inference.model.build.session import open_session
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import onnxruntime as ort
 
@@ -41,7 +40,6 @@ def calibrate(
     method: str,
     percentile: float,
     batches: Iterable[Batch],
-    work: Path | None = None,  # noqa: ARG001 - nothing is written
 ) -> Ranges:
     """Return low and high of each activation that static quantization asks for, over all batches.
 

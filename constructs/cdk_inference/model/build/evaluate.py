@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    import onnxruntime as ort
+
     from cdk_inference.model.build.data import Batch
     from cdk_inference.model.build.metrics import Array, Outputs
     from cdk_inference.model.recipe import ModelRecipe
 
 EXPORT_TOLERANCE = 1e-3  # of the largest output: float rounding of a deep network stays far below
+TINY = 1e-6  # what is smaller may be rounding itself
 
 
 def predict(model: bytes, recipe: ModelRecipe, batches: Sequence[Batch], what: str) -> Outputs:
     """Return the outputs for each batch, checked against the declared ones."""
-    session = open_session(model)
+    session = start(model, what)
     names = [s.name for s in recipe.outputs]
     collected: Outputs = []
     for index, batch in enumerate(batches):
@@ -36,6 +39,20 @@ def predict(model: bytes, recipe: ModelRecipe, batches: Sequence[Batch], what: s
         check_outputs(arrays, recipe, batch, f"{what}, evaluation batch {index}")
         collected.append(arrays)
     return collected
+
+
+def start(model: bytes, what: str, *, exact: bool = True) -> ort.InferenceSession:
+    """Return a session.
+
+    Raises
+    ------
+    ModelBuildError
+        With what onnxruntime says, if it does not take the model.
+    """
+    try:
+        return open_session(model, exact=exact)
+    except Exception as error:
+        raise ModelBuildError(f"{what}: onnxruntime refuses it: {str(error).strip().splitlines()[0][:300]}") from error
 
 
 def check_outputs(arrays: Sequence[Array], recipe: ModelRecipe, batch: Batch, where: str) -> None:
@@ -75,7 +92,7 @@ def check_export(original: list[Array], exported: list[Array], recipe: ModelReci
         if not theirs.size:
             continue
         difference = float(np.max(np.abs(ours.astype(np.float64) - theirs.astype(np.float64))))
-        allowed = EXPORT_TOLERANCE * max(1.0, float(np.max(np.abs(theirs.astype(np.float64)))))
+        allowed = EXPORT_TOLERANCE * max(TINY, float(np.max(np.abs(theirs.astype(np.float64)))))
         if difference > allowed:
             raise ModelBuildError(
                 f"the exported graph is not the model: output '{spec.name}' differs by {difference:.3g}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.build.session import open_session
+from cdk_inference.model.build.evaluate import start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,15 +47,16 @@ def typical_sample(batches: Sequence[Batch], inputs: Sequence[TensorSpec]) -> Ba
 
 
 def latency(float32: bytes, candidate: bytes, sample: Batch) -> tuple[float, float, float]:
-    """Return milliseconds of both models on one thread, and how much quicker the candidate is.
+    """Return milliseconds a sample of both models on one thread, and how much quicker the candidate is.
 
     They run alternately, so that both meet the same machine. The gain is the median over the pairs of runs.
     """
-    sessions = (open_session(float32, exact=False), open_session(candidate, exact=False))
+    sessions = (start(float32, "float32", exact=False), start(candidate, "the candidate", exact=False))
     pairs = _pairs(sessions, sample, PAIRS, SECONDS)
     if abs(_gain(pairs) - 1.0) < CLOSE:
         pairs += _pairs(sessions, sample, 2 * PAIRS, 2 * SECONDS)
-    one, two = (statistics.median(times) for times in zip(*pairs, strict=True))
+    count = len(next(iter(sample.values())))  # more than one if the model takes no other
+    one, two = (statistics.median(times) / count for times in zip(*pairs, strict=True))
     return round(one, 3), round(two, 3), float(f"{_gain(pairs):.3g}")
 
 
@@ -68,9 +70,9 @@ def _pairs(
     pairs: list[tuple[float, float]] = []
     for session in sessions:  # warm up
         _run(session, sample)
-    start = time.perf_counter()
+    began = time.perf_counter()
     while len(pairs) < MAX_PAIRS:
-        passed = time.perf_counter() - start
+        passed = time.perf_counter() - began
         if (len(pairs) >= least and passed > seconds) or (len(pairs) >= MIN_PAIRS and passed > MAX_SECONDS):
             break
         one, two = (_run(session, sample) for session in sessions)
@@ -79,9 +81,9 @@ def _pairs(
 
 
 def _run(session: ort.InferenceSession, sample: Batch) -> float:
-    start = time.perf_counter()
+    began = time.perf_counter()
     session.run(None, sample)
-    return (time.perf_counter() - start) * 1000
+    return (time.perf_counter() - began) * 1000
 
 
 def peak_memory(model: Path, sample: Batch, work: Path) -> float:
@@ -102,6 +104,11 @@ def peak_memory(model: Path, sample: Batch, work: Path) -> float:
         inputs.unlink()
         (work / "names.json").unlink()
     return float(done.stdout)
+
+
+def host() -> list[object]:
+    """Return what tells machines apart whose measurements do not compare."""
+    return [platform.node(), cpu(), os.cpu_count()]
 
 
 def cpu() -> str:

@@ -14,16 +14,19 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.build.data import Samples
     from cdk_inference.model.evaluation import Evaluation
-    from cdk_inference.model.manifest import Metric
+
+_CLASSIFIED = 2  # axes of scores, at least: samples and classes
 
 Array = np.ndarray[Any, Any]
 Outputs = list[list[Array]]
 """For each batch, the outputs in the order that the recipe declares."""
 
+ROUNDING = 1e-9  # of float64, in sums that exact arithmetic would give as equal
+
 Score = tuple[float, int]
 """A metric's value, and the number of samples that counted."""
 
-DIGITS = 4  # CPUs differ in the last bits
+DIGITS = 5  # CPUs differ in the last bits
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Judge:
     function: Callable[..., Any] | None = None
 
     def score(self, outputs: Outputs) -> Score:
-        """Return the metric's value for some outputs.
+        """Return the metric's value for some outputs, not rounded.
 
         Raises
         ------
@@ -71,10 +74,10 @@ class Judge:
             value, count = self._mean_absolute_error(outputs)
         if not np.isfinite(value):
             raise ModelBuildError(f"metric '{metric}' is {value}, must be a finite number")
-        return round(value, DIGITS), count
+        return value, count
 
     def _own(self, outputs: Outputs) -> float:
-        named = [dict(zip(self.names, batch, strict=True)) for batch in outputs]
+        named = [dict(zip(self.names, map(_read_only, batch), strict=True)) for batch in outputs]
         value = self.function(named, self.samples.labels) if self.function else None
         try:
             return float(value)  # type: ignore[arg-type]
@@ -86,13 +89,15 @@ class Judge:
     def _top(self, outputs: Outputs, places: int) -> Score:
         hits: list[Array] = []
         for index, (batch, reference) in enumerate(zip(outputs, self.reference, strict=True)):
-            scores, sure = batch[0], confidences(reference[0]) >= (self.evaluation.min_confidence or 0.0)
-            truth = self._classes(index, scores) if self.evaluation.needs_labels else np.argmax(reference[0], axis=-1)
-            if places > scores.shape[-1]:
+            scores = batch[0]
+            if scores.ndim < _CLASSIFIED or places >= scores.shape[-1]:
                 raise ModelBuildError(
-                    f"metric '{self.evaluation.metric}' looks at {places} classes, output '{self.names[0]}' "
-                    f"has {scores.shape[-1]}"
+                    f"metric '{self.evaluation.metric}' tells nothing about output '{self.names[0]}' of shape "
+                    f"{scores.shape}: it needs more than {places} classes on the last axis; "
+                    "use another, such as 'cosine' or 'mean_absolute_error'"
                 )
+            sure = confidences(reference[0]) >= (self.evaluation.min_confidence or 0.0)
+            truth = self._classes(index, scores) if self.evaluation.needs_labels else np.argmax(reference[0], axis=-1)
             best = np.argsort(-scores.astype(np.float64), axis=-1, kind="stable")[..., :places]
             hits.append(np.any(best == truth[..., None], axis=-1)[sure])
         found = np.concatenate([h.reshape(-1) for h in hits])
@@ -126,6 +131,8 @@ class Judge:
         errors: list[Array] = []
         for index, (batch, reference) in enumerate(zip(outputs, self.reference, strict=True)):
             pairs = list(zip(batch, reference, strict=True))
+            if not self.samples.labelled and any(one.shape != two.shape for one, two in pairs):
+                raise ModelBuildError("outputs differ in shape from those of float32, so that they cannot be compared")
             if self.samples.labelled:
                 labels = np.asarray(self._labels(index))
                 if labels.size != batch[0].size or labels.dtype.kind not in "fiu":
@@ -141,13 +148,21 @@ class Judge:
 def limit(evaluation: Evaluation, baseline: float) -> float:
     """Return the worst value that passes the gate, given that of the float model."""
     if evaluation.higher_is_better:
-        return round(max(baseline - evaluation.max_drop, evaluation.floor or float("-inf")), 6)
-    return round(min(baseline + evaluation.max_drop, float("inf") if evaluation.floor is None else evaluation.floor), 6)
+        allowed = baseline - evaluation.max_drop
+        return allowed if evaluation.floor is None else max(allowed, evaluation.floor)
+    allowed = baseline + evaluation.max_drop
+    return allowed if evaluation.floor is None else min(allowed, evaluation.floor)
 
 
-def passes(evaluation: Evaluation, metric: Metric) -> bool:
-    """Tell whether the deployed model's value is good enough."""
-    return metric.quantized >= metric.gate if evaluation.higher_is_better else metric.quantized <= metric.gate
+def passes(evaluation: Evaluation, value: float, gate: float) -> bool:
+    """Tell whether the deployed model's value is good enough; the last bits of a sum do not decide."""
+    slack = ROUNDING * max(abs(gate), abs(value))
+    return value >= gate - slack if evaluation.higher_is_better else value <= gate + slack
+
+
+def rounded(value: float) -> float:
+    """Return a value to as many digits as every CPU agrees on."""
+    return float(f"{value:.{DIGITS}g}")
 
 
 def confidences(scores: Array) -> Array:
@@ -160,7 +175,16 @@ def confidences(scores: Array) -> Array:
 
 
 def cosines(a: Outputs, b: Outputs) -> Array:
-    """Return the cosine similarity of each sample's outputs, all of them as one vector."""
+    """Return the cosine similarity of each sample's outputs, all of them as one vector.
+
+    Raises
+    ------
+    ModelBuildError
+        If outputs differ in shape, as those that depend on the data may.
+    """
+    shapes = [[array.shape for batch in outputs for array in batch] for outputs in (a, b)]
+    if shapes[0] != shapes[1]:
+        raise ModelBuildError("outputs differ in shape from those of float32, so that they cannot be compared")
     return np.concatenate([_cosines(left, right) for left, right in zip(a, b, strict=True)])
 
 
@@ -170,6 +194,12 @@ def _cosines(a: list[Array], b: list[Array]) -> Array:
     products = np.sum(left * right, axis=1)
     both_zero = (norms == 0) & np.all(left == right, axis=1)
     return np.where(both_zero, 1.0, products / np.where(norms == 0, 1.0, norms))
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _rows(arrays: list[Array]) -> Array:

@@ -61,7 +61,7 @@ def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], archite
         sha256=hashlib.sha256(best.file.read_bytes()).hexdigest(),
         architecture=architecture,
         metric=best.metric,
-        parity={"exported": exported, "quantized": round(best.cosine or 0.0, 3)},
+        parity={"exported": exported} | ({} if best.cosine is None else {"quantized": round(best.cosine, 3)}),
         measured=_measured(trials, best.file, best.latency),
         distributions=distributions(trials.recipe, best.outputs),
         candidates=outcome.candidates,
@@ -80,7 +80,8 @@ def peak_memory(trials: Trials, model: Path) -> float:
     def fill(folder: Path) -> None:
         (folder / "peak.json").write_text(json.dumps(measure.peak_memory(model, trials.sample, folder)), "utf-8")
 
-    depends = [hashlib.sha256(model.read_bytes()).hexdigest(), trials.samples.digest, measure.cpu(), "memory"]
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    depends = [digest, trials.samples.digest, measure.host(), trials.fresh, "memory"]
     made = trials.passes.cached("measure", depends, fill, "memory")
     return float(json.loads((made / "peak.json").read_text("utf-8")))
 

@@ -77,18 +77,17 @@ def pinned(trials: Trials, precision: Pinned) -> Outcome:
     if trial.metric is None:
         raise ModelBuildError(reference.failure or trial.failure)
     if trial.failure:
-        hint = (
-            "raise max_drop"
-            if isinstance(precision, Float32)
-            else "calibrate on data closer to what the model will see, "
-            "allow a larger max_drop, or set precision=Auto(), which looks for one that passes"
-        )
+        hint = "loosen the limit that it misses, or give a better model"
+        if not isinstance(precision, Float32):
+            hint = "allow a larger max_drop, or set precision=Auto(), which looks for one that passes"
+        if isinstance(precision, StaticInt8):
+            hint = f"calibrate on data closer to what the model will see, {hint}"
         raise ModelBuildError(
             f"the gate failed with {describe(precision)}: {trial.failure} "
             f"(float32 has {trial.metric.baseline:.4g}, max_drop={trials.recipe.evaluation.max_drop:g}); {hint}"
         )
     tried = _aligned([reference] if trial is reference else [reference, trial])
-    return Outcome(tried[-1], tuple(_record(t, tried[-1]) for t in tried))
+    return Outcome(tried[-1], tuple(_record(t, tried[-1], only=True) for t in tried))
 
 
 def compare(trials: Trials, policy: Auto) -> tuple[Candidate, ...]:
@@ -159,10 +158,10 @@ def _aligned(tried: Sequence[Trial]) -> list[Trial]:
     return [replace(t, latency=(float32, round(float32 / t.speedup, 3), t.speedup)) if t.latency else t for t in tried]
 
 
-def _record(trial: Trial, best: Trial | None) -> Candidate:
+def _record(trial: Trial, best: Trial | None, *, only: bool = False) -> Candidate:
     if trial is best:
-        better = "" if not isinstance(trial.precision, Float32) else "nothing that passes is quicker or smaller"
-        return trial.candidate("shipped", better)
+        float32 = isinstance(trial.precision, Float32) and not only
+        return trial.candidate("shipped", "nothing that passes is quicker or smaller" if float32 else "")
     if trial.metric is None:
         return trial.candidate("error", trial.failure)
     if trial.failure:

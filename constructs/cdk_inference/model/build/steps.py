@@ -24,6 +24,7 @@ from cdk_inference.model.build.package import (
 from cdk_inference.model.build.search import compare, pinned, search
 from cdk_inference.model.build.trials import Trials
 from cdk_inference.model.card import render
+from cdk_inference.model.fingerprint import hash_files
 from cdk_inference.model.lock import Lock
 from cdk_inference.model.precision import Auto, describe
 from cdk_inference.model.process import MISSING_EXTRA
@@ -41,6 +42,7 @@ def build(recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Pat
         _rebuild(trials, structure(request["lock"], Lock), work)
     else:
         _find(trials, request, exported, work)
+    _check_unchanged(recipe, request, folder)
     with passes.timed("card"):
         render(work)
 
@@ -77,22 +79,28 @@ def _prepare(
     recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Path, passes: Passes
 ) -> tuple[Trials, float]:
     """Export and clean the model; return it with the cosine similarity of the outputs to the original's."""
+    names = recipe.evaluation.class_names
+    if names is not None and not (folder / names).is_file():
+        raise ModelBuildError(f"evaluation.class_names is '{names}', but {folder / names} does not exist")
     with passes.timed("example"):
         example = first_batch(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
 
     def export(target: Path) -> None:
+        from cdk_inference.model.build.sources import load  # noqa: PLC0415 - only this needs torch
+
         try:
-            from cdk_inference.model.build.sources import load  # noqa: PLC0415 - only this needs torch
+            loaded = load(recipe, folder, cache)
         except ImportError as error:
             raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
-        loaded = load(recipe, folder, cache)
         expected = loaded.run(example)
         check_outputs(expected, recipe, example, "the original, evaluation batch 0")
         save_outputs(target / "expected.npz", [expected])
+        _check_unchanged(recipe, request, folder)
         (target / "model.onnx").write_bytes(loaded.export(example).SerializeToString(deterministic=True))
 
     tensors = [unstructure(spec) for spec in (*recipe.inputs, *recipe.outputs)]
-    depends = [recipe.to_data()["source"], tensors, request["files"], digest_batches([example])]
+    files = [request["files"], request["packages"]]
+    depends = [recipe.to_data()["source"], tensors, files, digest_batches([example])]
     original = passes.cached("export", depends, export)
 
     def tidy(target: Path) -> None:
@@ -106,7 +114,13 @@ def _prepare(
     digest = hashlib.sha256((original / "model.onnx").read_bytes()).hexdigest()
     cleaned = passes.cached("clean", [digest, tensors, digest_batches([example])], tidy)
     parity = float(json.loads((cleaned / "parity.json").read_text("utf-8")))
-    return Trials(recipe, folder, cleaned / "model.onnx", passes), parity
+    return Trials(recipe, folder, cleaned / "model.onnx", passes, request["fresh"]), parity
+
+
+def _check_unchanged(recipe: ModelRecipe, request: dict[str, Any], folder: Path) -> None:
+    """Refuse to keep what was made from other files than those that it would be found by."""
+    if hash_files(folder, recipe) != request["files"]:
+        raise ModelBuildError(f"a file in {folder} changed during the build: build again")
 
 
 def _find(trials: Trials, request: dict[str, Any], exported: float, work: Path) -> None:

@@ -17,7 +17,7 @@ from cdk_inference.model.build.calibrate import calibrate
 from cdk_inference.model.build.data import Samples, load_function, load_samples
 from cdk_inference.model.build.evaluate import load_outputs, predict, save_outputs
 from cdk_inference.model.build.graph import clean, serialize
-from cdk_inference.model.build.metrics import Judge, cosines, limit, passes
+from cdk_inference.model.build.metrics import Judge, cosines, limit, passes, rounded
 from cdk_inference.model.build.precisions import convert
 from cdk_inference.model.checks import is_function
 from cdk_inference.model.lock import Candidate
@@ -109,12 +109,15 @@ class Trials:
         The exported and cleaned model.
     passes
         Caches what takes long.
+    fresh
+        Told apart from earlier runs by this, what was measured is measured again; None if it need not be.
     """
 
     recipe: ModelRecipe
     folder: Path
     float32: Path
     passes: Passes
+    fresh: str | None = None
 
     @cached_property
     def samples(self) -> Samples:
@@ -168,10 +171,14 @@ class Trials:
         outputs = self.reference if file == self.float32 else self._outputs(file, describe(precision))
         value, count = self.judge.score(outputs)
         evaluation = self.recipe.evaluation
-        metric = Metric(evaluation.metric, self.baseline, value, limit(evaluation, self.baseline), count)
+        gate = limit(evaluation, self.baseline)
+        metric = Metric(evaluation.metric, rounded(self.baseline), rounded(value), rounded(gate), count)
         latency = self._latency(file) if timed or evaluation.max_latency_ms is not None else None
-        failure, misses = self._judge(metric, file.stat().st_size, latency)
-        cosine = round(float(np.mean(cosines(outputs, self.reference))), 4)
+        failure, misses = self._judge(value, gate, file.stat().st_size, latency)
+        try:
+            cosine = round(float(np.mean(cosines(outputs, self.reference))), 4)
+        except ModelBuildError:  # boxes, say, of which another number was found
+            cosine = None
         return Trial(precision, file, ranges, outputs, metric, cosine, latency, failure, misses)
 
     def judge_file(self, file: Path) -> Trial:
@@ -194,7 +201,7 @@ class Trials:
 
     def _calibrate(self, precision: StaticInt8) -> Ranges:
         def fill(folder: Path) -> None:
-            ranges = calibrate(self.model, precision.method, precision.percentile, self.calibration.inputs, folder)
+            ranges = calibrate(self.model, precision.method, precision.percentile, self.calibration.inputs)
             (folder / "ranges.json").write_text(json.dumps(ranges), "utf-8")
 
         depends = [self._digest, precision.method, precision.percentile, self.calibration.digest]
@@ -205,7 +212,8 @@ class Trials:
         def fill(folder: Path) -> None:
             save_outputs(folder / "outputs.npz", predict(file.read_bytes(), self.recipe, self.samples.inputs, what))
 
-        made = self.passes.cached("evaluate", [_sha256(file), self.samples.digest], fill, what)
+        depends = [_sha256(file), self.samples.digest, self.fresh]
+        made = self.passes.cached("evaluate", depends, fill, what)
         return load_outputs(made / "outputs.npz")
 
     def _latency(self, file: Path) -> tuple[float, float, float]:
@@ -213,7 +221,7 @@ class Trials:
             times = measure.latency(self.float32.read_bytes(), file.read_bytes(), self.sample)
             (folder / "latency.json").write_text(json.dumps(times), "utf-8")
 
-        depends = [self._digest, _sha256(file), self.samples.digest, measure.cpu()]
+        depends = [self._digest, _sha256(file), self.samples.digest, measure.host(), self.fresh]
         made = self.passes.cached("measure", depends, fill)
         one, two, gain = json.loads((made / "latency.json").read_text("utf-8"))
         return (one, one, 1.0) if file == self.float32 else (one, two, gain)
@@ -222,14 +230,16 @@ class Trials:
     def _digest(self) -> str:
         return _sha256(self.float32)
 
-    def _judge(self, metric: Metric, size: int, latency: tuple[float, float, float] | None) -> tuple[str, float]:
+    def _judge(
+        self, value: float, gate: float, size: int, latency: tuple[float, float, float] | None
+    ) -> tuple[str, float]:
         """Return why a model cannot ship, and how far it is from that."""
         evaluation = self.recipe.evaluation
         failures, misses = [], 0.0
-        if not passes(evaluation, metric):
+        if not passes(evaluation, value, gate):
             side = "below" if evaluation.higher_is_better else "above"
-            failures.append(f"{metric.name} {metric.quantized:.4g} is {side} the gate {metric.gate:.4g}")
-            misses += abs(metric.quantized - metric.gate) / max(evaluation.max_drop, 1e-3)
+            failures.append(f"{evaluation.metric} {value:.6g} is {side} the gate {gate:.6g}")
+            misses += abs(value - gate) / max(evaluation.max_drop, 1e-3)
         if evaluation.max_size_mb is not None and size > evaluation.max_size_mb * 1e6:
             failures.append(f"{size / 1e6:.2f} MB is above max_size_mb {evaluation.max_size_mb:g}")
             misses += size / (evaluation.max_size_mb * 1e6) - 1.0

@@ -21,9 +21,7 @@ STATUS = {
     "passed": "passed the gate",
     "failed": "failed the gate",
     "slower": "slower than float32",
-    "larger": "larger than float32",
     "error": "could not be built",
-    "skipped": "not tried",
 }
 
 
