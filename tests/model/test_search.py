@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdk_inference.model import DynamicInt8, Float32, Metric, StaticInt8
-from cdk_inference.model.build.search import TIE, choose
+from cdk_inference.model.build.search import LATENCY_TIE, SIZE_TIE, choose
 from cdk_inference.model.build.trials import Trial
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def test_float32_wins_if_nothing_is_quicker_or_smaller(tmp_path: Path) -> None:
 def test_the_winner_is_never_much_worse_than_the_best(tmp_path_factory, figures: list[tuple[float, int]]) -> None:
     folder = tmp_path_factory.mktemp("trials")
     trials = [trial(folder, f"t{i}", speedup, size) for i, (speedup, size) in enumerate(figures)]
-    assert choose(trials, "latency").speedup >= max(s for s, _ in figures) / (1 + TIE) * (1 - 1e-9)
-    assert choose(trials, "size").size <= min(s for _, s in figures) * (1 + TIE)
+    assert choose(trials, "latency").speedup >= max(s for s, _ in figures) / (1 + LATENCY_TIE) * (1 - 1e-9)
+    assert choose(trials, "size").size <= min(s for _, s in figures) * (1 + SIZE_TIE)
 
 
 def test_a_trial_says_what_it_found(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from cdk_inference.model.lock import Candidate
     from cdk_inference.model.precision import Auto, Pinned
 
-TIE = 0.05
-"""Speedups that differ by less than this share are equal: the second criterion decides."""
+LATENCY_TIE = 0.1
+SIZE_TIE = 0.05
+"""What differs by less than this share is equal. The same kernels differ by up to 10 % in latency from run to run."""
 
 NARROW = 3.0
 """A candidate that misses the gate by at most this many times what the gate allows is worth mixing with float."""
@@ -104,13 +105,15 @@ def compare(trials: Trials, policy: Auto) -> tuple[Candidate, ...]:
 def choose(eligible: Sequence[Trial], objective: str) -> Trial:
     """Return the best of what may ship.
 
-    The objective decides, then the other of latency and size, then the likeness to float32. What differs by less than
-    `TIE` is equal.
+    The objective decides, then the other of latency and size, then the likeness to float32.
     """
-    costs: list[Callable[[Trial], float]] = [lambda t: 1.0 / t.speedup, lambda t: t.size]
+    costs: list[tuple[Callable[[Trial], float], float]] = [
+        (lambda t: 1.0 / t.speedup, LATENCY_TIE),
+        (lambda t: t.size, SIZE_TIE),
+    ]
     best = list(eligible)
-    for cost in costs if objective == "latency" else reversed(costs):
-        bar = min(map(cost, best)) * (1.0 + TIE)
+    for cost, tie in costs if objective == "latency" else reversed(costs):
+        bar = min(map(cost, best)) * (1.0 + tie)
         best = [t for t in best if cost(t) <= bar]
     return max(best, key=lambda t: t.cosine or 0.0)
 
@@ -125,7 +128,7 @@ def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
         and t.failure
         and not isinstance(t.precision, Float32)
         and t.misses <= NARROW
-        and t.speedup > max([1.0, *passing]) * (1.0 + TIE)
+        and t.speedup > max([1.0, *passing]) * (1.0 + LATENCY_TIE)
     ]
     if not worthy:
         return []
