@@ -29,6 +29,8 @@ def _hook(kind: type[BaseException], error: BaseException, traceback: TracebackT
     """Print our own errors as one message: the traceback through jsii and CDK says nothing to the user."""
     if isinstance(error, InferenceError):
         sys.stderr.write(f"error: {error}\n")
+    elif isinstance(error, KeyboardInterrupt):
+        sys.stderr.write("interrupted; what is finished stays in the cache\n")
     else:
         _default_hook(kind, error, traceback)
 
