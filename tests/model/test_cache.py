@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cdk_inference.model import builder, load_recipe
 from cdk_inference.model.builder import open_project
-from cdk_inference.model.cache import cache_root, hash_folder
+from cdk_inference.model.cache import cache_root, hash_folder, make_cache
 
 NAMES = st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3})?\.py", fullmatch=True)
 
@@ -143,6 +143,14 @@ def test_what_lies_about_does_not_count(make_recipe) -> None:
     assert fingerprint(file) == before
     write(file.parent, {"more.py": b"FACTOR = 1\n"})
     assert fingerprint(file) != before
+
+
+def test_cache_in_the_folder_of_the_recipe_does_not_count(make_recipe) -> None:
+    file = make_recipe()
+    before = fingerprint(file)
+    make_cache(file.parent / "my cache")
+    write(file.parent, {"my cache/models/a.onnx": b"1"})
+    assert fingerprint(file) == before
 
 
 def test_word_that_is_the_name_of_a_recipe_file_by_chance_makes_it_no_code(make_recipe) -> None:

@@ -36,7 +36,8 @@ def test_disk_that_is_full_fails_with_one_message_and_leaves_nothing(
     """A limit on the size of files, which the system refuses to write beyond just like a full disk."""
     recipe, cache = make_recipe(), tmp_path / "cache"
     limit = (SMALL, SMALL)
-    done = build(recipe, cache, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # it would write what does not fit
+    done = build(recipe, cache, env=environment, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]

@@ -348,7 +348,7 @@ def unprivileged() -> Iterator[None]:
 
 def test_cache_that_cannot_be_written_is_read(web: Web, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     web.answers = [body]
-    for folder in (tmp_path, *tmp_path.parents[:2]):
+    for folder in (tmp_path, *(parent for parent in tmp_path.parents if "pytest" in parent.as_posix())):
         folder.chmod(0o755)
     cache = tmp_path / "cache"
     kept = fetch(Download(f"{web.url}/w.bin", SHA256), tmp_path, cache)

@@ -83,7 +83,7 @@ def test_evaluation_texts_are_padded_as_the_deployed_preprocessing_pads(batches:
 def test_minilm_is_a_quarter_in_size_and_close_to_float(built: BuiltModel) -> None:
     manifest = built.manifest
     assert manifest.size_bytes * 3.8 <= manifest.baseline_size_bytes
-    assert manifest.metric.quantized >= manifest.metric.gate == 0.995
+    assert manifest.metric.quantized >= manifest.metric.gate == 0.997
     assert manifest.parity["exported"] == 1.0
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.cache import cache_root, hash_data, hash_file, hash_folder
+from cdk_inference.model.cache import cache_root, hash_data, hash_file, hash_folder, make_cache
 from cdk_inference.model.fingerprint import LOCK_SUFFIX, hash_files, hash_packages
 from cdk_inference.model.lock import Lock, read_lock
 from cdk_inference.model.manifest import SCHEMA_VERSION, Manifest
@@ -289,8 +289,9 @@ def _keep_lock(project: Project, found: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(project: Project) -> Iterator[None]:
+    make_cache(project.cache)
     models = project.cache / "models"
-    models.mkdir(parents=True, exist_ok=True)
+    models.mkdir(exist_ok=True)
     with FileLock(models / f".{project.recipe.name}-{project.fingerprint[:16]}.lock"):
         yield
 

@@ -21,6 +21,7 @@ _CLUTTER = frozenset(
         *("cdk.out", ".cdk-inference", "node_modules"),
     )
 )
+_TAG = "CACHEDIR.TAG"
 _EDITORS = (".swp", ".swo", "~")  # of files that are open
 _PROJECT_FILES = ("pyproject.toml", "setup.py", "package.json")
 
@@ -29,6 +30,17 @@ def cache_root() -> Path:
     """Return the cache folder: ``$CDK_INFERENCE_CACHE``, or the user's cache folder of the operating system."""
     chosen = os.environ.get("CDK_INFERENCE_CACHE")
     return Path(chosen).absolute() if chosen else Path(platformdirs.user_cache_dir("cdk-inference"))
+
+
+def make_cache(root: Path) -> None:
+    """Create the cache folder, with the tag by which backups, and hashes of what is around it, leave it out.
+
+    See https://bford.info/cachedir/.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    tag = root / _TAG
+    if not tag.exists():
+        tag.write_bytes(b"Signature: 8a477f597d28d172789f06886806bc55\n")
 
 
 def folder_files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -45,11 +57,12 @@ def is_clutter(path: Path) -> bool:
         return True
     if path.name == "dist":  # of a build; anywhere else it may well be data
         return any((path.parent / name).is_file() for name in _PROJECT_FILES)
-    # Outputs of `cdk --output`, which the CDK marks at the end of a synth, and virtual environments by other names.
+    # Outputs of `cdk --output`, which the CDK marks at the end of a synth, virtual environments by other names, caches.
     output = os.environ.get("CDK_OUTDIR")
     return (
         (path / "cdk.out").is_file()
         or (path / "pyvenv.cfg").is_file()
+        or (path / _TAG).is_file()
         or (output is not None and path.absolute() == Path(output).absolute())
     )
 

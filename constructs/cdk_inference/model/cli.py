@@ -19,7 +19,7 @@ from rich.table import Table
 
 from cdk_inference.errors import InferenceError, ModelBuildError
 from cdk_inference.model.builder import BuiltModel, Project, build_model, open_project, request
-from cdk_inference.model.cache import cache_root
+from cdk_inference.model.cache import cache_root, make_cache
 from cdk_inference.model.process import run_build, say
 from cdk_inference.model.store import entries, limit_bytes, prune
 
@@ -157,6 +157,7 @@ def _run(project: Project, mode: str, result: str, **more: str) -> Any:  # noqa:
     with tempfile.TemporaryDirectory(prefix="cdk-inference-") as folder:
         work = Path(folder) / mode
         work.mkdir()
+        make_cache(project.cache)
         say(f"model {project.recipe.name}: measuring")
         run_build(project.recipe.name, {**request(project, mode, fresh=True), **more}, work)
         return json.loads((work / result).read_text("utf-8"))

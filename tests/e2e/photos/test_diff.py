@@ -22,7 +22,12 @@ def test_nothing_has_changed_in_another_folder_with_a_fresh_cache(
     cache = tmp_path / "cache"
     monkeypatch.setenv("CDK_INFERENCE_CACHE", str(cache))
     assert cloud.diff(repository) == ""
-    assert sorted(path.name for path in cache.iterdir()) == ["bundles", "models"]  # all of it was made again
+    assert sorted(path.name for path in cache.iterdir()) == [
+        "CACHEDIR.TAG",
+        "bundles",
+        "models",
+        "passes",
+    ]  # all of it was made again
 
 
 def test_a_change_shows(cloud: Cloud, project: Path, tmp_path: Path) -> None:

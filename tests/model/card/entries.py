@@ -379,6 +379,7 @@ def minimal(folder: Path, **changes: Any) -> Path:
             [LOGITS],
             precision="float32",
             size_bytes=18_535_888,
+            batch_dependent=False,
             provenance={"license": "MIT", "origin": "our own"},
         ),
         report(candidates, gate, **{**optional, "recipe": {"name": "efficientnet-lite0"}, **changes}),
