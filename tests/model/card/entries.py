@@ -50,6 +50,7 @@ def manifest(inputs: list[TensorSpec], outputs: list[TensorSpec], **changes: Any
         "parity": {"exported": 1.0, "quantized": 0.993},
         "measured": None,
         "distributions": {},
+        "batch_dependent": False,
         "provenance": {
             "license": "Apache-2.0",
             "origin": "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite, "
@@ -379,7 +380,6 @@ def minimal(folder: Path, **changes: Any) -> Path:
             [LOGITS],
             precision="float32",
             size_bytes=18_535_888,
-            batch_dependent=False,
             provenance={"license": "MIT", "origin": "our own"},
         ),
         report(candidates, gate, **{**optional, "recipe": {"name": "efficientnet-lite0"}, **changes}),

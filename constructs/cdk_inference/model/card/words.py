@@ -199,7 +199,7 @@ def times(ratio: float, more: str, less: str) -> str:
 
 
 def _why_float(entry: Entry) -> str:
-    tried = sum(c.status != "skipped" for c in entry.report.candidates[1:])
+    tried = len(entry.report.candidates) - 1
     if not tried:
         return "the exported model as it is"
     if tried == 1:
