@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from cdk_inference.model import build_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from cdk_inference.model import BuiltModel
@@ -90,3 +91,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuiltMod
     root = tmp_path_factory.mktemp("tiny")
     recipe = write_recipe(root / "recipe")
     return recipe, root / "cache", build_model(recipe, cache=root / "cache")
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Give up root's right to write everywhere, as the effective user of this thread's process."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

@@ -58,13 +58,16 @@ def test_cache_that_cannot_be_a_folder_fails(make_recipe: Callable[..., Path], t
         build_model(make_recipe(), cache=cache)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_cache_that_is_read_only_fails(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir(mode=0o500)
-    with pytest.raises(
-        ModelBuildError, match=r"cannot write to the cache .*: Permission denied; set CDK_INFERENCE_CACHE"
-    ):
-        build_model(make_recipe(), cache=tmp_path / "cache")
+def test_cache_that_is_read_only_fails(
+    make_recipe: Callable[..., Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    recipe = make_recipe()
+    for folder in (tmp_path, *(parent for parent in tmp_path.parents if "pytest" in parent.as_posix())):
+        folder.chmod(0o755)
+    (tmp_path / "cache").mkdir(mode=0o555)
+    request.getfixturevalue("unprivileged")
+    with pytest.raises(ModelBuildError, match=r"cannot write to the cache .*: Permission denied; set CDK_"):
+        build_model(recipe, cache=tmp_path / "cache")
 
 
 def test_cache_that_is_read_only_serves_what_it_has(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> None:

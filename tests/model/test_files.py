@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -331,19 +330,6 @@ def test_processes_fetch_the_same_file_once(web: Web, tmp_path: Path) -> None:
     assert [p.returncode for p in processes] == [0, 0]
     assert [hashlib.sha256((tmp_path / f).read_bytes()).hexdigest() for f in found] == [SHA256]
     assert len(web.requests) == 1
-
-
-@pytest.fixture
-def unprivileged() -> Iterator[None]:
-    """Give up root's right to write everywhere, as the effective user of this thread's process."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_cache_that_cannot_be_written_is_read(web: Web, tmp_path: Path, request: pytest.FixtureRequest) -> None:

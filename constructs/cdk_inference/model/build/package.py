@@ -19,14 +19,11 @@ from cdk_inference.model.precision import Auto
 from cdk_inference.model.structure import unstructure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from cdk_inference.model.build.metrics import Outputs
     from cdk_inference.model.build.search import Outcome
     from cdk_inference.model.build.trials import Trials
-    from cdk_inference.model.lock import Candidate
-    from cdk_inference.model.manifest import Metric
     from cdk_inference.model.recipe import ModelRecipe
 
 REPORT_VERSION = 1
@@ -111,20 +108,16 @@ def _round(value: Any) -> float:  # noqa: ANN401 - a NumPy scalar
     return float(f"{float(value):.2e}")
 
 
-def make_manifest(
-    recipe: ModelRecipe,
-    tools: dict[str, str],
-    *,
-    model: Path,
-    float32: Path,
-    architecture: str,
-    precision: str,
-    metric: Metric,
-    parity: dict[str, float],
-    measured: Measured | None,
-    distributed: dict[str, Distribution],
-) -> Manifest:
-    """Return what an artifact says about itself."""
+def make_manifest(recipe: ModelRecipe, lock: Lock, *, model: Path, float32: Path) -> Manifest:
+    """Return what an artifact says about itself: what was decided, and what the files are.
+
+    Parameters
+    ----------
+    lock
+        The decision; what was measured counts only if a search made it, since a lock then makes it the same everywhere.
+    model, float32
+        What ships, and the exported model.
+    """
     data = model.read_bytes()
     graph = onnx.load_from_string(data)
     opsets = {o.domain: o.version for o in graph.opset_import}
@@ -134,21 +127,21 @@ def make_manifest(
         model_version=hashlib.sha256(data).hexdigest()[:12],
         inputs=recipe.inputs,
         outputs=recipe.outputs,
-        architecture=architecture,
-        precision=precision,
+        architecture=lock.architecture,
+        precision=lock.precision.kind,
         opset=opsets.get("", opsets.get("ai.onnx", 0)),
         size_bytes=len(data),
         baseline_size_bytes=float32.stat().st_size,
-        metric=metric,
-        parity=parity,
-        measured=measured,
-        distributions=distributed,
+        metric=lock.metric,
+        parity=lock.parity,
+        measured=lock.measured if isinstance(recipe.precision, Auto) else None,
+        distributions=lock.distributions,
         batch_dependent=any(node.op_type in _BATCH_WIDE for node in graph.graph.node),
         provenance={
             "license": recipe.provenance.license,
             "origin": recipe.provenance.origin,
             "recipe": recipe_hash,
-            **{f"version:{name}": number for name, number in tools.items()},
+            **{f"version:{name}": number for name, number in lock.tools.items()},
         },
     )
 
@@ -160,15 +153,7 @@ def write_artifact(work: Path, model: Path, manifest: Manifest) -> None:
     (work / "artifact" / "manifest.json").write_text(manifest.to_json(), "utf-8")
 
 
-def write_report(
-    work: Path,
-    trials: Trials,
-    manifest: Manifest,
-    *,
-    candidates: Sequence[Candidate],
-    locked: bool,
-    peaks: tuple[float, float] | None,
-) -> None:
+def write_report(work: Path, trials: Trials, lock: Lock, manifest: Manifest, *, locked: bool) -> None:
     """Write ``report.json``: what was measured, which does not ship and may differ from build to build."""
     recipe = trials.recipe
     evaluation = recipe.evaluation
@@ -189,7 +174,7 @@ def write_report(
         },
         "locked": locked,
         "auto": isinstance(recipe.precision, Auto),
-        "candidates": [unstructure(candidate) for candidate in candidates],
+        "candidates": [unstructure(candidate) for candidate in lock.candidates],
         "gate": None
         if metric is None
         else {
@@ -203,7 +188,10 @@ def write_report(
             "max_latency_ms": evaluation.max_latency_ms,
             "max_size_mb": evaluation.max_size_mb,
         },
-        "peak_memory_mb": None if peaks is None else {"float32": peaks[0], "deployed": peaks[1]},
+        "peak_memory_mb": {
+            "float32": lock.measured.float32_peak_mb,
+            "deployed": lock.measured.deployed_peak_mb,
+        },
         "parity": manifest.parity,
         "passes": trials.passes.done,
     }

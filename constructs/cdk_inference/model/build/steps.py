@@ -95,8 +95,8 @@ def _prepare(
         expected = loaded.run(example)
         check_outputs(expected, recipe, example, "the original, evaluation batch 0")
         save_outputs(target / "expected.npz", [expected])
-        _check_unchanged(recipe, request, folder)
         (target / "model.onnx").write_bytes(loaded.export(example).SerializeToString(deterministic=True))
+        _check_unchanged(recipe, request, folder)
 
     tensors = [unstructure(spec) for spec in (*recipe.inputs, *recipe.outputs)]
     files = [request["files"], request["packages"]]
@@ -126,32 +126,14 @@ def _check_unchanged(recipe: ModelRecipe, request: dict[str, Any], folder: Path)
 def _find(trials: Trials, request: dict[str, Any], exported: float, work: Path) -> None:
     """Decide, and write what was found."""
     policy = trials.recipe.precision
-    kind = architecture(trials.model)
-    automatic = isinstance(policy, Auto)
     outcome = search(trials, policy) if isinstance(policy, Auto) else pinned(trials, policy)
-    best = outcome.best
-    lock = make_lock(trials, outcome, request, kind, exported)
-    if automatic:
+    lock = make_lock(trials, outcome, request, architecture(trials.model), exported)
+    if isinstance(policy, Auto):
         (work / "lock.json").write_text(lock.to_json(), "utf-8")
-    if best.file is None:
+    if outcome.best.file is None:
         raise AssertionError("what ships has been made")
-    with trials.passes.timed("package"):
-        manifest = make_manifest(
-            trials.recipe,
-            request["tools"],
-            model=best.file,
-            float32=trials.float32,
-            architecture=kind,
-            precision=best.precision.kind,
-            metric=lock.metric,
-            parity=lock.parity,
-            measured=lock.measured if automatic else None,
-            distributed=lock.distributions,
-        )
-        write_artifact(work, best.file, manifest)
-        write_evaluation(work, trials, best.outputs)
-    peaks = (lock.measured.float32_peak_mb, lock.measured.deployed_peak_mb)
-    write_report(work, trials, manifest, candidates=outcome.candidates, locked=False, peaks=peaks)
+    _package(trials, lock, outcome.best.file, work, locked=False)
+    write_evaluation(work, trials, outcome.best.outputs)
 
 
 def _rebuild(trials: Trials, lock: Lock, work: Path) -> None:
@@ -170,19 +152,12 @@ def _rebuild(trials: Trials, lock: Lock, work: Path) -> None:
             f"the lock has {lock.sha256[:12]}...; the code that builds changed, or this processor rounds otherwise: "
             f"delete {lock.name}.lock.json (or build with --search), and review what changes"
         )
+    _package(trials, lock, file, work, locked=True)
+
+
+def _package(trials: Trials, lock: Lock, model: Path, work: Path, *, locked: bool) -> None:
+    """Write what ships, and the report."""
     with trials.passes.timed("package"):
-        manifest = make_manifest(
-            trials.recipe,
-            lock.tools,
-            model=file,
-            float32=trials.float32,
-            architecture=lock.architecture,
-            precision=lock.precision.kind,
-            metric=lock.metric,
-            parity=lock.parity,
-            measured=lock.measured,
-            distributed=lock.distributions,
-        )
-        write_artifact(work, file, manifest)
-    peaks = (lock.measured.float32_peak_mb, lock.measured.deployed_peak_mb)
-    write_report(work, trials, manifest, candidates=lock.candidates, locked=True, peaks=peaks)
+        manifest = make_manifest(trials.recipe, lock, model=model, float32=trials.float32)
+        write_artifact(work, model, manifest)
+    write_report(work, trials, lock, manifest, locked=locked)
