@@ -101,6 +101,9 @@ class InferencePipeline(Construct):
         A prop cannot work; the message names it, its value and the fix.
     """
 
+    is_pipeline = True
+    """Tells the parts, however deep they are, which pipeline they belong to."""
+
     def __init__(
         self,
         scope: Construct,
