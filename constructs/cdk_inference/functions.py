@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
 import jsii
 from aws_cdk import Duration, Stack, Token
@@ -14,23 +14,25 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_inference import acknowledgments
-from cdk_inference.bundling import bundle, lambda_source
+from cdk_inference.capacity import ON_DEMAND
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
-from cdk_inference.metadata import mark
-from cdk_inference.platform import LambdaPlatform
+from cdk_inference.metadata import mark, pipeline_path
+from cdk_inference.packages import ZipPackage
 from cdk_inference.storage import log_group
 from cdk_inference.work import TENSORS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_kms as kms
 
+    from cdk_inference.capacity import Capacity
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.packages import StagePackage
+    from cdk_inference.platform import LambdaPlatform
     from cdk_inference.results import ResultsTable
     from cdk_inference.stages import Postprocess, Preprocess
     from cdk_inference.trigger import S3Trigger
@@ -52,7 +54,7 @@ The last is raised by the runtime when an AWS service fails it; the others are L
 execution that began before a deployment comes to it after.
 """
 
-
+INFERENCE_HANDLER = "inference_runtime.infer.handler"
 _MAX_ENVIRONMENT_BYTES = 4096
 _MAX_DESCRIPTION = 256
 
@@ -76,16 +78,8 @@ class StageFunction(Construct):
 
     Parameters
     ----------
-    handler
-        ``module.function`` in the package.
-    runtime_requirements
-        Name of the runtime's own list of pinned packages.
-    requirements
-        Packages beside those.
-    excluded_requirements
-        Distributions that stay out although one of those asks for them. Default: none.
-    sources
-        Files and folders of the package beside the runtime, by their name in it.
+    package
+        The code, and how it is packaged.
     environment
         Variables of the function.
     description
@@ -94,6 +88,8 @@ class StageFunction(Construct):
         MiB; 1,769 MiB are one vCPU.
     timeout
         Of one invocation.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
     reserved_concurrent_executions
         Concurrency that is kept for the function, and its limit. Default: none.
     platform
@@ -110,25 +106,31 @@ class StageFunction(Construct):
     function
         The Lambda function, for everything this construct does not cover.
     version
-        The version that workflows invoke; a new one is published when code or configuration change.
+        The version that is published when code or configuration change.
+    target
+        What workflows invoke: the version, or an alias of it.
     role, log_group
         Its role and its log group.
+    slow
+        Whether it can take longer than an express workflow may wait.
+    transient_errors
+        Errors of an invocation that say nothing about the items.
     """
+
+    slow: ClassVar[bool] = False
+    transient_errors: ClassVar[tuple[str, ...]] = TRANSIENT_ERRORS
 
     def __init__(
         self,
         scope: Construct,
         id: str,
         *,
-        handler: str,
-        runtime_requirements: str,
-        requirements: Sequence[str | Path] = (),
-        excluded_requirements: Sequence[str] = (),
-        sources: Mapping[str, Path | bytes],
+        package: StagePackage,
         environment: Mapping[str, str],
         description: str,
         memory_size: int,
         timeout: Duration,
+        capacity: Capacity = ON_DEMAND,
         reserved_concurrent_executions: int | None = None,
         platform: LambdaPlatform | None = None,
         encryption_key: kms.IKey | None = None,
@@ -136,8 +138,10 @@ class StageFunction(Construct):
         log_removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        if not Token.is_unresolved(memory_size) and not 128 <= memory_size <= 10_240:  # noqa: PLR2004
-            raise PropError(f"memory_size is {memory_size} MiB; Lambda takes 128 to 10240")
+        if not Token.is_unresolved(memory_size) and not capacity.least_memory <= memory_size <= capacity.most_memory:
+            raise PropError(
+                f"memory_size is {memory_size} MiB; {capacity} takes {capacity.least_memory} to {capacity.most_memory}"
+            )
         seconds("timeout", timeout, least=1, most=900)
         if reserved_concurrent_executions is not None and not (
             Token.is_unresolved(reserved_concurrent_executions) or reserved_concurrent_executions >= 1
@@ -145,7 +149,6 @@ class StageFunction(Construct):
             raise PropError(
                 f"reserved_concurrent_executions is {reserved_concurrent_executions}; nothing runs with less than 1"
             )
-        resolved = LambdaPlatform.resolve(self, platform)
         self.timeout = timeout
         self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         description = description[:_MAX_DESCRIPTION]
@@ -157,7 +160,7 @@ class StageFunction(Construct):
         )
         # Not the managed AWSLambdaBasicExecutionRole, which may write to every log group.
         self.log_group.grant_write(self.role)
-        variables = {"PIPELINE": scope.node.path, **environment}
+        variables = {"PIPELINE": pipeline_path(self), **environment}
         size = sum(len(name.encode()) + len(value.encode()) for name, value in variables.items())
         if size > _MAX_ENVIRONMENT_BYTES:
             largest = max(variables, key=lambda name: len(variables[name]))
@@ -165,23 +168,15 @@ class StageFunction(Construct):
                 f"the environment of {self.node.path} has {size} bytes, and Lambda takes {_MAX_ENVIRONMENT_BYTES}; "
                 f"{largest} is the largest: shorten what goes into it"
             )
-        source = lambda_source()
-        bundled = bundle(
-            self,
-            name=id,
-            requirements=[source / "requirements" / f"{runtime_requirements}.txt", *requirements],
-            sources={"inference_runtime": source / "inference_runtime", **sources},
-            platform=resolved,
-            excluded=excluded_requirements,
-        )
+        packaged = package.resolve(self, name=id, platform=platform)
         self.function = lambda_.Function(
             self,
             "Function",
             description=description,
-            code=bundled.code(),
-            handler=handler,
-            runtime=resolved.runtime,
-            architecture=resolved.cdk_architecture,
+            code=packaged.code,
+            handler=packaged.handler,
+            runtime=packaged.runtime,
+            architecture=packaged.architecture,
             environment=variables,
             memory_size=memory_size,
             timeout=timeout,
@@ -190,8 +185,9 @@ class StageFunction(Construct):
             tracing=lambda_.Tracing.ACTIVE,
             logging_format=lambda_.LoggingFormat.JSON,
             log_group=self.log_group,
+            current_version_options=capacity.version_options(),
         )
-        # What a workflow runs: while a deployment replaces one function after the other, it stays with the old ones.
+        self.target = capacity.publish(self, self.function)
         self.version = self.function.current_version
         mark(self.function, "function", stage=id)
         acknowledgments.tracing(self.role)
@@ -203,9 +199,9 @@ class StageFunction(Construct):
         return self.role
 
     def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee invoke the current version of this function, and no other."""
+        """Let the grantee invoke what workflows invoke of this function, and nothing else."""
         return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["lambda:InvokeFunction"], resource_arns=[self.version.function_arn]
+            grantee=grantee, actions=["lambda:InvokeFunction"], resource_arns=[self.target.function_arn]
         )
 
     def task(
@@ -217,7 +213,7 @@ class StageFunction(Construct):
         assign: Mapping[str, object] | None = None,
         output: object = None,
     ) -> sfn.CustomState:
-        """Make the state that invokes the function's current version, with retries of what Lambda says is transient.
+        """Make the state that invokes the function, with retries of what Lambda says is transient.
 
         A custom state, because `LambdaInvoke` would grant the workflow every version of the function.
 
@@ -229,7 +225,7 @@ class StageFunction(Construct):
         state: dict[str, object] = {
             "Type": "Task",
             "Resource": f"arn:{Stack.of(self).partition}:states:::lambda:invoke",
-            "Arguments": {"FunctionName": self.version.function_arn, "Payload": payload},
+            "Arguments": {"FunctionName": self.target.function_arn, "Payload": payload},
         }
         if assign is not None:
             state["Assign"] = assign
@@ -237,7 +233,7 @@ class StageFunction(Construct):
             state["Output"] = output
         task = sfn.CustomState(scope, id, state_json=state)
         task.add_retry(
-            errors=list(TRANSIENT_ERRORS),
+            errors=list(self.transient_errors),
             interval=Duration.seconds(1),
             max_attempts=4,
             backoff_rate=2,
@@ -306,11 +302,13 @@ class PreprocessFunction(StageFunction):
         super().__init__(
             scope,
             id,
-            handler="inference_runtime.preprocess.handler",
-            runtime_requirements=code.runtime_requirements,
-            requirements=code.requirements,
-            excluded_requirements=code.excluded_requirements,
-            sources=code.files(),
+            package=ZipPackage(
+                handler="inference_runtime.preprocess.handler",
+                runtime_requirements=code.runtime_requirements,
+                requirements=code.requirements,
+                excluded_requirements=code.excluded_requirements,
+                sources=code.files(),
+            ),
             description=f"reads objects and makes the input of {model.manifest.name}",
             environment={
                 **code.environment(),
@@ -338,10 +336,14 @@ class CpuInference(StageFunction):
         The artifact; it is part of the function's package.
     work
         Where large tensors are read and written.
+    confidence
+        Whether the answer says how sure the model is of each item, for a cascade.
     memory_size
         Default: 1,769 MiB, one vCPU.
     timeout
         Default: 30 seconds.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
     **options
         As those of `StageFunction`.
     """
@@ -353,31 +355,52 @@ class CpuInference(StageFunction):
         *,
         model: ModelArtifact,
         work: WorkBucket,
+        confidence: bool = False,
         memory_size: int = 1769,
         timeout: Duration | None = None,
+        capacity: Capacity | None = None,
         **options: Unpack[FunctionOptions],
     ) -> None:
         super().__init__(
             scope,
             id,
-            handler="inference_runtime.infer.handler",
-            runtime_requirements="inference",
-            sources={"model": model.path} if model.path is not None else {},
+            package=ZipPackage(
+                handler=INFERENCE_HANDLER,
+                runtime_requirements="inference",
+                sources={"model": model.path} if model.path is not None else {},
+            ),
             description=f"runs {model.manifest.name} {model.version}",
-            environment={
-                "MODEL_VERSION": model.version,
-                "WORK_BUCKET": work.bucket.bucket_name,
-                # So that the same object gives the same row, whatever arrives with it.
-                **({"MAX_BATCH": "1"} if model.manifest.batch_dependent else {}),
-            },
+            environment=inference_environment(model, work, confidence=confidence),
             memory_size=memory_size,
             timeout=timeout if timeout is not None else Duration.seconds(30),
+            capacity=capacity if capacity is not None else ON_DEMAND,
             **options,
         )
-        mark(self.function, "function", stage=id, model=json.loads(model.manifest.to_json()))
-        work.grant_read(self)
-        work.grant_write(self)
-        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
+        mark_model(self, model)
+        grant_work(self, work)
+
+
+def inference_environment(model: ModelArtifact, work: WorkBucket, *, confidence: bool = False) -> dict[str, str]:
+    """Return the variables of the handler that runs a model, on whatever it runs."""
+    return {
+        "MODEL_VERSION": model.version,
+        "WORK_BUCKET": work.bucket.bucket_name,
+        # So that the same object gives the same row, whatever arrives with it.
+        **({"MAX_BATCH": "1"} if model.manifest.batch_dependent else {}),
+        **({"CONFIDENCE": "1"} if confidence else {}),
+    }
+
+
+def mark_model(function: StageFunction, model: ModelArtifact, *, stage: str | None = None) -> None:
+    """Write into the function's metadata which model it runs, in the stage of this name (default: its own id)."""
+    mark(function.function, "function", stage=stage or function.node.id, model=json.loads(model.manifest.to_json()))
+
+
+def grant_work(stage: StageFunction, work: WorkBucket) -> None:
+    """Let a function that runs a model read its inputs and write its outputs."""
+    work.grant_read(stage)
+    work.grant_write(stage)
+    acknowledgments.objects_under(stage.role, work.bucket, TENSORS)
 
 
 class PostprocessFunction(StageFunction):
@@ -431,10 +454,12 @@ class PostprocessFunction(StageFunction):
         super().__init__(
             scope,
             id,
-            handler="inference_runtime.postprocess.handler",
-            runtime_requirements=code.runtime_requirements,
-            requirements=code.requirements,
-            sources=code.files(),
+            package=ZipPackage(
+                handler="inference_runtime.postprocess.handler",
+                runtime_requirements=code.runtime_requirements,
+                requirements=code.requirements,
+                sources=code.files(),
+            ),
             description=f"stores what {model.manifest.name} {model.version} says",
             environment=environment,
             memory_size=memory_size,

@@ -24,6 +24,7 @@ from cdk_inference import (
     StageFunction,
     WorkBucket,
 )
+from cdk_inference.packages import ZipPackage
 
 from .conftest import resources
 
@@ -123,9 +124,7 @@ def test_an_environment_that_is_too_large_fails(stack):
         StageFunction(
             stack,
             "Mine",
-            handler="a.b",
-            runtime_requirements="postprocess",
-            sources={},
+            package=ZipPackage("a.b", "postprocess"),
             environment={"WORDS": "word " * 1000},
             description="",
             memory_size=128,
@@ -149,9 +148,7 @@ def test_a_stage_that_is_not_a_lambda_size_fails(stack):
         StageFunction(
             stack,
             "Mine",
-            handler="a.b",
-            runtime_requirements="postprocess",
-            sources={},
+            package=ZipPackage("a.b", "postprocess"),
             environment={},
             description="",
             memory_size=20_000,

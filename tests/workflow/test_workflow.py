@@ -15,6 +15,7 @@ from botocore.config import Config
 
 from cdk_inference.functions import StageFunction
 from cdk_inference.local.emulator import Emulator
+from cdk_inference.packages import ZipPackage
 from cdk_inference.workflow import InferenceWorkflow
 
 if TYPE_CHECKING:
@@ -131,9 +132,7 @@ def _definition(seconds: int) -> str:
         return StageFunction(
             stack,
             name,
-            handler="stage.handler",
-            runtime_requirements="postprocess",
-            sources={},
+            package=ZipPackage("stage.handler", "postprocess"),
             environment={},
             description=name,
             memory_size=128,

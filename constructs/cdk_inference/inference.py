@@ -1,0 +1,175 @@
+"""Where a model runs: the choice that a pipeline is given."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Unpack
+
+from cdk_inference.errors import PropError
+from cdk_inference.functions import CpuInference
+from cdk_inference.gpu import DEFAULT_PATIENCE, GpuInference, LambdaGpu
+
+if TYPE_CHECKING:
+    from aws_cdk import Duration
+    from constructs import Construct
+
+    from cdk_inference.capacity import Capacity
+    from cdk_inference.functions import FunctionOptions
+    from cdk_inference.gpu import GpuBackend
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.work import WorkBucket
+
+
+@dataclass(frozen=True)
+class Inference(ABC):
+    """How a pipeline runs its model; made by one of the class methods."""
+
+    @classmethod
+    def cpu(
+        cls, *, memory_size: int = 1769, timeout: Duration | None = None, capacity: Capacity | None = None
+    ) -> Inference:
+        """Run it in a Lambda function on the CPU, within the express workflow.
+
+        Parameters
+        ----------
+        memory_size
+            MiB; 1,769 MiB are one vCPU.
+        timeout
+            Of one invocation. Default: the pipeline's.
+        capacity
+            Where environments come from. Default: Lambda makes them on demand.
+        """
+        return CpuStrategy(memory_size=memory_size, timeout=timeout, capacity=capacity)
+
+    @classmethod
+    def gpu(cls, *, backend: GpuBackend | None = None, patience: Duration | None = None) -> Inference:
+        """Run it on a GPU that costs nothing while it is idle.
+
+        Parameters
+        ----------
+        backend
+            Whose GPU. Default: that of a Lambda function on a capacity provider of its own.
+        patience
+            How long a batch may wait for the GPU. Default: 20 minutes.
+        """
+        return GpuStrategy(
+            backend=backend if backend is not None else LambdaGpu(),
+            longest_wait=patience if patience is not None else DEFAULT_PATIENCE,
+        )
+
+    @property
+    def slow(self) -> bool:
+        """Whether it can take longer than an express workflow may wait."""
+        return False
+
+    @property
+    def patience(self) -> Duration | None:
+        """How long a batch may wait, if it is slow."""
+        return None
+
+    @abstractmethod
+    def bind(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        model: ModelArtifact,
+        work: WorkBucket,
+        timeout: Duration,
+        confidence: bool = False,
+        **options: Unpack[FunctionOptions],
+    ) -> CpuInference | GpuInference:
+        """Make what runs the model.
+
+        Parameters
+        ----------
+        model, work
+            As those of `CpuInference`.
+        timeout
+            Of one invocation, unless the strategy has one of its own.
+        confidence
+            Whether the answer says how sure the model is of each item.
+        **options
+            As those of `StageFunction`.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuStrategy(Inference):
+    """See `Inference.cpu`."""
+
+    memory_size: int
+    timeout: Duration | None
+    capacity: Capacity | None
+
+    def bind(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        model: ModelArtifact,
+        work: WorkBucket,
+        timeout: Duration,
+        confidence: bool = False,
+        **options: Unpack[FunctionOptions],
+    ) -> CpuInference:
+        """Make the function."""
+        return CpuInference(
+            scope,
+            id,
+            model=model,
+            work=work,
+            confidence=confidence,
+            memory_size=self.memory_size,
+            timeout=self.timeout if self.timeout is not None else timeout,
+            capacity=self.capacity,
+            **options,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuStrategy(Inference):
+    """See `Inference.gpu`."""
+
+    backend: GpuBackend
+    longest_wait: Duration
+
+    @property
+    def slow(self) -> bool:
+        """Whether it can take longer than an express workflow may wait: minutes, from zero."""
+        return True
+
+    @property
+    def patience(self) -> Duration:
+        """How long a batch may wait."""
+        return self.longest_wait
+
+    def bind(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        model: ModelArtifact,
+        work: WorkBucket,
+        timeout: Duration,
+        confidence: bool = False,
+        **options: Unpack[FunctionOptions],
+    ) -> GpuInference:
+        """Make the function, or what else the backend has.
+
+        The pipeline's platform is that of its zip files: a GPU's image is x86_64 whatever they are.
+        """
+        if confidence:
+            raise PropError("a model that decides what is escalated runs on a GPU; use Inference.cpu() for it")
+        options.pop("platform", None)
+        return GpuInference(
+            scope,
+            id,
+            model=model,
+            work=work,
+            backend=self.backend,
+            patience=self.patience,
+            timeout=timeout,
+            **options,
+        )
