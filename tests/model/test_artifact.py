@@ -11,13 +11,16 @@ from aws_cdk import App, Stack
 from aws_cdk.assertions import Template
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model import load_recipe
+from cdk_inference.model import Auto, Float16, StaticInt8, load_recipe
 from cdk_inference.model.artifact import ModelArtifact
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from cdk_inference.model import BuiltModel
+
+UNBUNDLED = {"aws:cdk:bundling-stacks": []}
 
 
 @pytest.mark.slow
@@ -61,7 +64,7 @@ def test_recipe_beside_the_app_is_built_once(make_recipe, tmp_path: Path, capfd:
 def test_stack_that_is_not_bundled_builds_nothing(make_recipe, tmp_path: Path) -> None:
     file = make_recipe()
     recipe, _ = load_recipe(file)
-    stack = Stack(App(context={"aws:cdk:bundling-stacks": []}), "Stack")
+    stack = Stack(App(context=UNBUNDLED), "Stack")
     for index, given in enumerate((file, recipe)):
         model = ModelArtifact(stack, f"Model{index}", recipe=given, cache_dir=tmp_path / "cache")
         assert (model.path, model.version) == (None, "unbuilt")
@@ -69,8 +72,44 @@ def test_stack_that_is_not_bundled_builds_nothing(make_recipe, tmp_path: Path) -
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
+def test_one_recipe_is_in_two_precisions(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, built = tiny
+    stack = Stack(App(), "Stack")
+    cpu = ModelArtifact(stack, "Cpu", recipe=recipe, cache_dir=cache)
+    gpu = ModelArtifact(stack, "Gpu", recipe=recipe, cache_dir=cache, precision=Float16())
+    assert (cpu.version, cpu.manifest.precision) == (built.version, "static_int8")
+    assert gpu.manifest.precision == "float16"
+    assert gpu.version != cpu.version
+    assert gpu.manifest.metric.quantized >= gpu.manifest.metric.gate == cpu.manifest.metric.gate
+    assert (gpu.inputs, gpu.outputs) == (cpu.inputs, cpu.outputs)
+    assert not list(recipe.parent.glob("*.lock.json"))
+
+
+def test_placeholder_has_the_precision_that_was_asked_for(make_recipe: Callable[..., Path]) -> None:
+    stack = Stack(App(context=UNBUNDLED), "Stack")
+    model = ModelArtifact(stack, "Model", recipe=make_recipe(), precision=Float16())
+    assert (model.manifest.precision, model.version) == ("float16", "unbuilt")
+
+
+@pytest.mark.parametrize("context", [UNBUNDLED, {}])
+@pytest.mark.parametrize("precision", [Auto(), "float16", Float16])
+def test_precision_that_leaves_something_to_choose_fails(
+    make_recipe: Callable[..., Path], context: dict[str, list[str]], precision: object
+) -> None:
+    stack = Stack(App(context=context), "Stack")
+    with pytest.raises(ModelBuildError, match=r"precision of 'tiny' is .*, must be a Float32, Float16, .*leave it out"):
+        ModelArtifact(stack, "Model", recipe=make_recipe(), precision=precision)  # type: ignore[arg-type]
+
+
+def test_precision_that_the_recipe_has_no_data_for_fails(make_recipe: Callable[..., Path]) -> None:
+    recipe = make_recipe(recipe=('    precision=StaticInt8(),\n    calibration="data.py:calibration",\n', ""))
+    with pytest.raises(ModelBuildError, match=r"'calibration' is None, must be given, StaticInt8 needs it"):
+        ModelArtifact(Stack(App(), "Stack"), "Model", recipe=recipe, precision=StaticInt8())
+
+
 def test_missing_recipe_fails_even_if_the_stack_is_not_bundled(tmp_path: Path) -> None:
-    stack = Stack(App(context={"aws:cdk:bundling-stacks": []}), "Stack")
+    stack = Stack(App(context=UNBUNDLED), "Stack")
     with pytest.raises(ModelBuildError, match=r"recipe file .* does not exist"):
         ModelArtifact(stack, "Model", recipe=tmp_path / "recipe.py")
 

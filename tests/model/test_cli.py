@@ -37,6 +37,14 @@ def test_build_shows_what_was_tried_and_where_it_is(tiny: tuple[Path, Path, Buil
     assert [c["status"] for c in told["candidates"]] == ["reference", "shipped"]
 
 
+def test_build_takes_another_precision(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, built = tiny
+    told = json.loads(run("build", recipe, "--cache", cache, "--precision", "float16", "--json").stdout)
+    assert [c["precision"]["kind"] for c in told["candidates"]] == ["float32", "float16"]
+    assert told["version"] != built.version
+    assert "Invalid value for '--precision'" in run("build", recipe, "--precision", "bfloat16", code=2).stderr
+
+
 def test_evaluate_judges_what_is_built_and_any_other_file(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> None:
     recipe, cache, built = tiny
     shown = run("evaluate", recipe, "--cache", cache).stdout

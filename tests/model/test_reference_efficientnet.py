@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from cdk_inference.model import build_model, load_recipe
+from cdk_inference.model import Float16, build_model, load_recipe
 from cdk_inference.model.build.data import load_function
 from inference_runtime.builtin.image import image_preprocessor
 
@@ -105,6 +106,22 @@ def test_lite2_is_small_and_agrees_with_float_where_that_is_sure(lite2: BuiltMod
     assert manifest.metric.quantized >= manifest.metric.gate == 0.95
     assert manifest.parity["exported"] == 1.0
     assert manifest.parity["quantized"] >= 0.98
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lite0", "lite2"])
+def test_half_precision_for_a_gpu_passes_the_same_gate_with_the_same_tensors(name: str) -> None:
+    built = build_model(FOLDER / f"{name}.py", precision=Float16())
+    manifest = built.manifest
+    assert manifest.precision == "float16"
+    assert manifest.size_bytes * 1.9 <= manifest.baseline_size_bytes
+    assert manifest.metric.quantized >= manifest.metric.gate == 0.95
+    assert manifest.parity["quantized"] >= 0.999
+    session = ort.InferenceSession(built.path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [(t.name, t.type) for t in session.get_inputs()] == [("images", "tensor(uint8)")]
+    assert [(t.name, t.type) for t in session.get_outputs()] == [("logits", "tensor(float)")]
+    weights = [w for w in onnx.load(built.path / "model.onnx").graph.initializer if len(w.dims) > 1]
+    assert {w.data_type for w in weights} == {onnx.TensorProto.FLOAT16}
 
 
 @pytest.mark.slow

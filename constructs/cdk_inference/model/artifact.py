@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from aws_cdk import CfnOutput, Stack
 from constructs import Construct
 
-from cdk_inference.model.builder import build_model
+from cdk_inference.model.builder import Project, build_project, open_project, with_precision
 from cdk_inference.model.manifest import Manifest
 from cdk_inference.model.recipe import ModelRecipe, load_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cdk_inference.model.precision import Pinned
     from cdk_inference.model.tensors import TensorSpec
 
 
@@ -33,6 +34,9 @@ class ModelArtifact(Construct):
         Path of a recipe file, or a recipe.
     recipe_folder
         Folder that the recipe's paths are relative to; needed with a `ModelRecipe`, by default that of the file.
+    precision
+        Instead of the recipe's, one that leaves nothing to choose: `Float16` for a GPU, say, beside the 8 bits of the
+        same recipe on a CPU. It must pass the recipe's gate, and needs no lock.
     cache_dir
         Cache root, by default ``$CDK_INFERENCE_CACHE`` or the user's cache folder.
     frozen_lock
@@ -52,18 +56,22 @@ class ModelArtifact(Construct):
         *,
         recipe: str | Path | ModelRecipe,
         recipe_folder: str | Path | None = None,
+        precision: Pinned | None = None,
         cache_dir: str | Path | None = None,
         frozen_lock: bool = False,
     ) -> None:
         super().__init__(scope, id)
         self.path: Path | None = None
         """Folder with ``model.onnx`` and ``manifest.json``."""
+        self.project: Project | None = None
+        """The recipe with its surroundings, where it was built."""
         if Stack.of(self).bundling_required:
-            built = build_model(recipe, folder=recipe_folder, cache=cache_dir, frozen_lock=frozen_lock)
+            self.project = open_project(recipe, folder=recipe_folder, cache=cache_dir, precision=precision)
+            built = build_project(self.project, frozen_lock=frozen_lock)
             self.path, self.manifest, self.asset_hash = built.path, built.manifest, built.asset_hash
         else:
             declared = recipe if isinstance(recipe, ModelRecipe) else load_recipe(recipe)[0]
-            self.manifest, self.asset_hash = _placeholder(declared), "unbuilt"
+            self.manifest, self.asset_hash = _placeholder(with_precision(declared, precision)), "unbuilt"
         name = self.manifest.name
         CfnOutput(self, "Version", value=self.version, description=f"version of {name}: changes with its bytes alone")
         CfnOutput(self, "Precision", value=_precision(self.manifest), description=f"precision and size of {name}")

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,10 @@ from filelock import FileLock
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import cache_root, hash_data, hash_file, hash_folder, make_cache
-from cdk_inference.model.fingerprint import LOCK_SUFFIX, hash_files, hash_packages
+from cdk_inference.model.fingerprint import LOCK_SUFFIX, hash_files, hash_packages, is_about_cascades
 from cdk_inference.model.lock import Lock, read_lock
 from cdk_inference.model.manifest import SCHEMA_VERSION, Manifest
-from cdk_inference.model.precision import Auto
+from cdk_inference.model.precision import Auto, Pinned
 from cdk_inference.model.process import MISSING_EXTRA, run_build, say
 from cdk_inference.model.recipe import ModelRecipe, load_recipe
 from cdk_inference.model.store import limit_bytes, prune, touch
@@ -109,7 +109,7 @@ class Project:
                 "fingerprint": self.fingerprint,
                 "tools": self.tools,
                 "python": platform.python_version_tuple()[:2],
-                "code": hash_folder(Path(__file__).parent),
+                "code": hash_folder(Path(__file__).parent, ignored=is_about_cascades),
                 "lock": lock.digest if lock else None,
             }
         )
@@ -120,7 +120,11 @@ class Project:
 
 
 def open_project(
-    recipe: str | Path | ModelRecipe, *, folder: str | Path | None = None, cache: str | Path | None = None
+    recipe: str | Path | ModelRecipe,
+    *,
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
+    precision: Pinned | None = None,
 ) -> Project:
     """Return a recipe with its surroundings; see `build_model`.
 
@@ -136,6 +140,7 @@ def open_project(
     else:
         recipe, own = load_recipe(recipe)
         root = Path(folder).absolute() if folder is not None else own
+    recipe = with_precision(recipe, precision)
     if not root.is_dir():
         raise ModelBuildError(f"recipe '{recipe.name}': folder {root} does not exist")
     tools = _versions(recipe)
@@ -148,6 +153,7 @@ def build_model(
     *,
     folder: str | Path | None = None,
     cache: str | Path | None = None,
+    precision: Pinned | None = None,
     frozen_lock: bool = False,
     search: bool = False,
 ) -> BuiltModel:
@@ -168,6 +174,9 @@ def build_model(
         Folder that the recipe's paths are relative to; needed with a `ModelRecipe`, by default that of the file.
     cache
         Cache root, by default `cache_root()`. Models go to its subfolder ``models``.
+    precision
+        Instead of the recipe's, one that leaves nothing to choose: such as `Float16` for a GPU. It must pass the
+        recipe's gate, and needs no lock.
     frozen_lock
         Fail rather than search, if there is no lock that fits. Also set by ``CDK_INFERENCE_FROZEN_LOCK=1``.
     search
@@ -179,7 +188,30 @@ def build_model(
         If the recipe is wrong, the build fails, or the model does not pass its gate. The message is complete;
         a traceback, if there is one, is in the log file that it names.
     """
-    project = open_project(recipe, folder=folder, cache=cache)
+    project = open_project(recipe, folder=folder, cache=cache, precision=precision)
+    return build_project(project, frozen_lock=frozen_lock, search=search)
+
+
+def with_precision(recipe: ModelRecipe, precision: Pinned | None) -> ModelRecipe:
+    """Return the recipe, in another precision if one is given.
+
+    Raises
+    ------
+    ModelBuildError
+        If that is no precision, leaves something to choose, or needs what the recipe does not have.
+    """
+    if precision is None:
+        return recipe
+    if not isinstance(precision, Pinned):
+        raise ModelBuildError(
+            f"precision of '{recipe.name}' is {precision!r}, must be a Float32, Float16, StaticInt8, DynamicInt8 or "
+            "WeightOnly; leave it out for what the recipe says"
+        )
+    return replace(recipe, precision=precision)
+
+
+def build_project(project: Project, *, frozen_lock: bool = False, search: bool = False) -> BuiltModel:
+    """Build what was opened; see `build_model`."""
     frozen = frozen_lock or os.environ.get(FROZEN, "") not in ("", "0")
     if frozen and search:
         raise ModelBuildError("the lock is frozen, and a search was asked for: choose one")

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import webbrowser
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -20,11 +20,14 @@ from rich.table import Table
 from cdk_inference.errors import InferenceError, ModelBuildError
 from cdk_inference.model.builder import BuiltModel, Project, build_model, open_project, request
 from cdk_inference.model.cache import cache_root, make_cache
+from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
 from cdk_inference.model.process import run_build, say
 from cdk_inference.model.store import entries, limit_bytes, prune
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from cdk_inference.model.precision import Pinned
 
 app = typer.Typer(
     help="Build models and judge them, without CDK.",
@@ -37,10 +40,18 @@ app.add_typer(cache_app, name="cache")
 
 _WIDE = 200  # where nobody looks, nothing is folded
 _INTERRUPTED = 130
+_PRECISIONS: dict[str, Callable[[], Pinned]] = {
+    "float32": Float32,
+    "float16": Float16,
+    "static_int8": StaticInt8,
+    "dynamic_int8": DynamicInt8,
+    "weight_only": WeightOnly,
+}
 
 _out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 
 Recipe = Annotated[Path, typer.Argument(help="File that defines RECIPE.")]
+PrecisionKind = Literal["float32", "float16", "static_int8", "dynamic_int8", "weight_only"]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
 Folder = Annotated[Path | None, typer.Option("--cache", help="Cache root, by default the user's.", file_okay=False)]
 
@@ -50,11 +61,13 @@ def build(
     recipe: Recipe,
     search: Annotated[bool, typer.Option("--search", help="Search again, whatever the lock says.")] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="Fail if there is no lock that fits.")] = False,
+    precision: Annotated[PrecisionKind | None, typer.Option(help="Instead of the recipe's.")] = None,
     as_json: Json = False,
     cache: Folder = None,
 ) -> None:
     """Build a recipe, or take it from the cache, and show what was tried."""
-    built = build_model(recipe, cache=cache, search=search, frozen_lock=frozen)
+    pinned = None if precision is None else _PRECISIONS[precision]()
+    built = build_model(recipe, cache=cache, precision=pinned, search=search, frozen_lock=frozen)
     report = json.loads(built.report.read_text("utf-8"))
     if as_json:
         _out.print_json(json.dumps({"path": str(built.path), "version": built.version, **report}))

@@ -55,6 +55,11 @@ def is_lock(name: str) -> bool:
     return name.endswith((LOCK_SUFFIX, f"{LOCK_SUFFIX}.partial"))
 
 
+def is_about_cascades(name: str) -> bool:
+    """Tell whether a file of the package `cdk_inference.model` decides about no artifact: it uses what is built."""
+    return name in ("cascade.py", "build/answers.py")
+
+
 def _recipe_files(folder: Path, recipe: ModelRecipe) -> frozenset[str]:
     """Return the files at the top of the folder that define a recipe, and that nothing else there runs or reads."""
     texts = {name: path.read_bytes() for name, path in folder_files(folder) if name.endswith(".py")}

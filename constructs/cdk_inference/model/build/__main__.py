@@ -17,6 +17,7 @@ from typing import Any
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import hash_folder
+from cdk_inference.model.fingerprint import is_about_cascades
 from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.recipe import ModelRecipe
 from cdk_inference.model.store import Store
@@ -57,7 +58,7 @@ def main(work: Path) -> int:
 
 def _is_no_part(name: str) -> bool:
     """Tell whether a file of the package decides about no pass that is cached."""
-    return name.startswith(("card/", "cli.py", "__main__.py"))
+    return is_about_cascades(name) or name.startswith(("card/", "cli.py", "__main__.py"))
 
 
 def _message(error: Exception | SystemExit, name: str, current: str, request: dict[str, Any]) -> str:
