@@ -33,8 +33,8 @@ class RetryableError(Exception):
         return f"RetryableError: {super().__str__()}"
 
 
-def reason_of(error: BaseException) -> str:
-    """Describe an error in at most `MAX_REASON` characters."""
+def reason_of(error: BaseException | str) -> str:
+    """Describe an error, or shorten a description of one, in at most `MAX_REASON` characters."""
     # A surrogate cannot be written to DynamoDB, and a user's message may hold anything.
     text = str(error).encode("utf-8", "replace").decode("utf-8").strip()
     return (text or type(error).__name__)[:MAX_REASON]

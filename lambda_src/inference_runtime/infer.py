@@ -14,13 +14,14 @@ import numpy as np
 import onnxruntime as ort
 
 from inference_runtime.aws import client
+from inference_runtime.confidence import confidences
 from inference_runtime.errors import StageError
 from inference_runtime.logs import add_to_log_lines
 from inference_runtime.stage import required
 from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from inference_runtime.tensors import Array
 
@@ -51,6 +52,7 @@ _input_dtypes = {name: _NUMPY_TYPES.get(kind, kind) for name, kind in _input_typ
 _output_names = [output.name for output in _session.get_outputs()]
 # A model exported for a fixed batch gets exactly that many items, the last run filled up by repetition.
 _fixed_batch = next((i.shape[0] for i in _session.get_inputs() if i.shape and isinstance(i.shape[0], int)), None)
+_with_confidence = os.environ.get("CONFIDENCE") == "1"
 _store = TensorStore(client("s3"), required("WORK_BUCKET"))
 
 
@@ -60,20 +62,38 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     Parameters
     ----------
     event
-        `{"groups": [{"indices", "inputs": {name: tensor}}]}`.
+        `{"groups": [{"indices", "inputs": {name: tensor}}]}`, and `only`, the indices to run, if not all.
     context
         Unused.
 
     Returns
     -------
     dict
-        `groups`, `[{"indices", "outputs": {name: tensor}}]`, `model_version`, and `inference`, where it ran.
+        `groups`, `[{"indices", "outputs": {name: tensor}}]`, `model_version`, and `inference`, where it ran; with
+        `CONFIDENCE=1` also `confidences`, `[{"index", "confidence"}]`.
     """
-    groups: list[tuple[list[int], dict[str, Array]]] = []
-    for group in event["groups"]:
-        inputs = {name: _store.load(tensor) for name, tensor in group["inputs"].items()}
-        groups.append((group["indices"], infer(inputs)))
-    return _store.dump_groups({"model_version": _version, "inference": "cpu"}, groups, "outputs", RESPONSE_LIMIT)
+    groups = [(indices, infer(inputs)) for indices, inputs in _selected(event["groups"], event.get("only"))]
+    response: dict[str, Any] = {"model_version": _version, "inference": "cpu"}
+    if _with_confidence:
+        response["confidences"] = [
+            {"index": index, "confidence": confidence}
+            for indices, outputs in groups
+            for index, confidence in zip(indices, confidences(outputs[_output_names[0]]), strict=True)
+        ]
+    return _store.dump_groups(response, groups, "outputs", RESPONSE_LIMIT)
+
+
+def _selected(groups: list[dict[str, Any]], only: list[int] | None) -> Iterator[tuple[list[int], dict[str, Array]]]:
+    """Load the groups' tensors, of the selected items alone; what is not needed is not read."""
+    wanted = None if only is None else set(only)
+    for group in groups:
+        indices = group["indices"]
+        rows = [row for row, index in enumerate(indices) if wanted is None or index in wanted]
+        if rows:
+            inputs = {name: _store.load(tensor) for name, tensor in group["inputs"].items()}
+            if len(rows) < len(indices):
+                inputs = {name: array[rows] for name, array in inputs.items()}
+            yield [indices[row] for row in rows], inputs
 
 
 def infer(inputs: Mapping[str, Array]) -> dict[str, Array]:

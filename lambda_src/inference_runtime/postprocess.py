@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from botocore.exceptions import BotoCoreError, ClientError
 
+from inference_runtime.answers import answer, first_attribute
 from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, client
 from inference_runtime.errors import RejectItem, reason_of
 from inference_runtime.item import Item
@@ -54,7 +56,15 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     ----------
     event
         `{"items", "rejected", "groups", "inference"}`: what preprocessing and inference returned, and `model_version`
-        if the inference function says it.
+        if the inference function says it. If not absent or null, besides:
+
+        - `only`: the indices to handle; nothing happens to others
+        - `failed`: `[{"index", "reason"}]`, items that get a row that says so, unless there are outputs for them
+        - `unsure`: `[{"index", "confidence"}]`, items that get no row: what the model said is returned instead
+        - `confidences`: `[{"index", "confidence"}]`, for the rows
+        - `first`: what was returned for an unsure item, by message id, for its row
+        - `route`, `variant`: for the rows
+        - `row_version`: for the sort key, if not the model's version
     context
         Unused.
 
@@ -63,36 +73,28 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     dict
         `retry`, the ids of messages to give back to the queue, and how many rows were written that say `succeeded`,
         `rejected` and `failed`. What the table has already, a replay's, is not counted again, here or in the metrics.
+        `unsure`, `[{"message_id", "answer"}]`.
     """
-    items = [Item.from_json(value) for value in event["items"]]
-    outcomes: dict[int, dict[str, Any]] = {
-        entry["index"]: {"status": "REJECTED", "reason": entry["reason"]} for entry in event["rejected"]
-    }
-    retry = set(range(len(items))) - outcomes.keys()
-    for group in event["groups"]:
-        outputs = {name: _store.load(tensor) for name, tensor in group["outputs"].items()}
-        for position, index in enumerate(group["indices"]):
-            try:
-                outcomes[index] = _outcome({name: array[position] for name, array in outputs.items()}, items[index])
-            except Exception:
-                _log.exception("postprocessing failed", extra=_about(items[index]))
-            else:
-                retry.discard(index)
+    batch = _Batch.from_event(event)
+    outcomes, broken = _outcomes(event, batch)
+    retry = (batch.handled - outcomes.keys()) | broken
+    answers = [
+        {"message_id": batch.items[index].message_id, "answer": batch.answer(index, outcomes.pop(index))}
+        for index in sorted(batch.unsure.keys() & outcomes.keys())
+    ]
 
-    model_version = event.get("model_version") or _model_version
     now = datetime.now(UTC)
     common = {
-        "model_version": model_version,
-        "inference": event["inference"],
         "recorded_at": now.isoformat(timespec="milliseconds"),
         "expires_at": int((now + timedelta(days=float(_ttl_days))).timestamp()) if _ttl_days else None,
     }
     hanging = Event()
+
+    def write(index: int) -> bool | None:
+        return _write(batch.items[index], batch.row(index, outcomes[index], common), hanging)
+
     with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
-        writes = pool.map(
-            lambda index: _write(items[index], row(items[index], **outcomes[index], **common), hanging), outcomes
-        )
-        written = dict(zip(outcomes, writes, strict=True))
+        written = dict(zip(outcomes, pool.map(write, outcomes), strict=True))
     retry.update(index for index, new in written.items() if new is None)
     recorded = [index for index, new in written.items() if new]
 
@@ -103,11 +105,108 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     for status, count in counts.items():
         _metrics.add_metric(status.capitalize(), MetricUnit.Count, count)
     _metrics.add_metric("Retried", MetricUnit.Count, len(retry))
+    if event.get("unsure") is not None:  # no metric, and no price of one, where there is no cascade
+        _metrics.add_metric("Escalated", MetricUnit.Count, len(answers))
     for index in recorded:
-        if (latency := _latency(items[index])) is not None:
+        if (latency := _latency(batch.items[index])) is not None:
             _metrics.add_metric("Latency", MetricUnit.Milliseconds, latency)
-    _metrics.add_metadata("model_version", model_version)
-    return {"retry": [items[index].message_id for index in sorted(retry)], **counts}
+    _metrics.add_metadata("model_version", batch.model_version)
+    return {"retry": [batch.items[index].message_id for index in sorted(retry)], **counts, "unsure": answers}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What the event says about its items, by index."""
+
+    items: list[Item]
+    handled: set[int]
+    unsure: dict[int, float]
+    confidences: dict[int, float]
+    first: dict[str, Any]
+    model_version: str
+    inference: str
+    route: str | None
+    variant: str | None
+    row_version: str | None
+
+    @classmethod
+    def from_event(cls, event: dict[str, Any]) -> _Batch:
+        items = [Item.from_json(value) for value in event["items"]]
+        only = event.get("only")
+        scored = {index for group in event["groups"] for index in group["indices"]}
+        unsure = {index: sure for index, sure in _confidences(event.get("unsure")).items() if index in scored}
+        return cls(
+            items=items,
+            handled=set(range(len(items))) if only is None else set(only),
+            unsure=unsure,
+            confidences=_confidences(event.get("confidences")) | unsure,
+            first=event.get("first") or {},
+            model_version=event.get("model_version") or _model_version,
+            inference=event["inference"],
+            route=event.get("route"),
+            variant=event.get("variant"),
+            row_version=event.get("row_version"),
+        )
+
+    def answer(self, index: int, outcome: dict[str, Any]) -> dict[str, Any]:
+        """Return what the model said of an item."""
+        return answer(
+            _store,
+            route=self.route,
+            row_version=self._row_version(index) or self.model_version,
+            model_version=self.model_version,
+            inference=self.inference,
+            confidence=self.confidences.get(index),
+            prediction=outcome.get("prediction"),
+            reason=outcome.get("reason"),
+        )
+
+    def row(self, index: int, outcome: dict[str, Any], common: dict[str, Any]) -> dict[str, Attribute]:
+        """Return an item's row."""
+        given = self.first.get(self.items[index].message_id)
+        return row(
+            self.items[index],
+            **outcome,
+            **common,
+            model_version=self.model_version,
+            inference=self.inference,
+            route=self.route,
+            variant=self.variant,
+            row_version=self._row_version(index),
+            confidence=self.confidences.get(index),
+            first=first_attribute(_store, given, outcome.get("prediction")) if given else None,
+        )
+
+    def _row_version(self, index: int) -> str | None:
+        # The first answer's: the two models of a cascade write the same row, also across a deployment.
+        given = self.first.get(self.items[index].message_id) or {}
+        return given.get("row_version") or self.row_version
+
+
+def _confidences(entries: list[dict[str, Any]] | None) -> dict[int, float]:
+    return {entry["index"]: entry["confidence"] for entry in entries or ()}
+
+
+def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, dict[str, Any]], set[int]]:
+    """Return status, and prediction or reason, of the items at hand; and those on which user code broke."""
+    outcomes: dict[int, dict[str, Any]] = {}
+    for status in ("FAILED", "REJECTED"):
+        for entry in event.get(status.lower()) or ():
+            outcomes[entry["index"]] = {"status": status, "reason": reason_of(entry["reason"])}
+    broken: set[int] = set()
+    for group in event["groups"]:
+        rows = [(row, index) for row, index in enumerate(group["indices"]) if index in batch.handled]
+        if not rows:
+            continue
+        outputs = {name: _store.load(tensor) for name, tensor in group["outputs"].items()}
+        for position, index in rows:
+            try:
+                values = {name: array[position] for name, array in outputs.items()}
+                outcomes[index] = _outcome(values, batch.items[index])
+            except Exception:
+                _log.exception("postprocessing failed", extra=_about(batch.items[index]))
+                broken.add(index)
+    return {index: outcome for index, outcome in outcomes.items() if index in batch.handled - broken}, broken
 
 
 def _outcome(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def prediction_attribute(prediction: object) -> Attribute:
     if not isinstance(prediction, dict):
         raise ResultError(f"postprocess returned {type(prediction).__name__}, expected a dict")
     attribute = _attribute(prediction, "prediction", _MAX_DEPTH)
-    if (size := _size(attribute)) > MAX_PREDICTION_BYTES:
+    if (size := size_of(attribute)) > MAX_PREDICTION_BYTES:
         raise ResultError(f"result is {size:,} bytes, at most {MAX_PREDICTION_BYTES:,} fit a row")
     return attribute
 
@@ -57,6 +57,11 @@ def row(
     prediction: Attribute | None = None,
     reason: str | None = None,
     expires_at: int | None = None,
+    row_version: str | None = None,
+    route: str | None = None,
+    variant: str | None = None,
+    confidence: float | None = None,
+    first: Attribute | None = None,
 ) -> dict[str, Attribute]:
     """Return the row for an item's result, in DynamoDB's types.
 
@@ -68,10 +73,18 @@ def row(
         ISO 8601.
     expires_at
         When the row may be deleted, in seconds since the epoch.
+    row_version
+        Stands in the sort key for the model's version, where several models write one row.
+    route, variant
+        Which of the pipeline's routes the item took, and which variant of an experiment it is in.
+    confidence
+        How sure the model was.
+    first
+        What another model said before, see `answers`.
     """
     texts = {
         "object": f"{item.bucket}/{item.key}",
-        "version": f"{item.version_id or 'null'}#{model_version}",
+        "version": f"{item.version_id or 'null'}#{row_version or model_version}",
         "id": item.id,
         "bucket": item.bucket,
         "key": item.key,
@@ -83,11 +96,17 @@ def row(
         "inference": inference,
         "recorded_at": recorded_at,
         "reason": reason,
+        "route": route,
+        "variant": variant,
     }
     attributes: dict[str, Attribute] = {name: {"S": text} for name, text in texts.items() if text is not None}
     attributes["size"] = {"N": str(item.size)}
     if prediction is not None:
         attributes["prediction"] = prediction
+    if confidence is not None:
+        attributes["confidence"] = {"N": str(confidence)}
+    if first is not None:
+        attributes["first"] = first
     if expires_at is not None:
         attributes["expires_at"] = {"N": str(expires_at)}
     return attributes
@@ -166,8 +185,8 @@ def _number(value: float | Decimal, path: str) -> str:
     return str(number)
 
 
-def _size(attribute: Attribute) -> int:
-    """Count bytes as DynamoDB does, rounded up."""
+def size_of(attribute: Attribute) -> int:
+    """Count an attribute's bytes as DynamoDB does, rounded up."""
     [(kind, value)] = attribute.items()
     if kind == "S":
         return len(value.encode())
@@ -176,7 +195,7 @@ def _size(attribute: Attribute) -> int:
     if kind == "N":
         return len(value) // 2 + 2
     if kind == "L":
-        return 3 + sum(1 + _size(member) for member in value)
+        return 3 + sum(1 + size_of(member) for member in value)
     if kind == "M":
-        return 3 + sum(1 + len(name.encode()) + _size(member) for name, member in value.items())
+        return 3 + sum(1 + len(name.encode()) + size_of(member) for name, member in value.items())
     return 1

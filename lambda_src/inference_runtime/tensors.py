@@ -77,7 +77,7 @@ class TensorStore:
                     left -= inline
                     tensors[name] = _header(array) | {"data": base64.b64encode(to_bytes(array)).decode()}
                 else:
-                    tensors[name] = _header(array) | self._put(to_bytes(array))
+                    tensors[name] = _header(array) | self.put(to_bytes(array))
             encoded.append({"indices": indices, member: tensors})
         return {**response, "groups": encoded}
 
@@ -91,10 +91,17 @@ class TensorStore:
         ValueError
             If the tensor contradicts itself.
         """
-        data = base64.b64decode(tensor["data"]) if "data" in tensor else self._get(tensor["bucket"], tensor["key"])
+        data = base64.b64decode(tensor["data"]) if "data" in tensor else self.get(tensor["bucket"], tensor["key"])
         return from_bytes(data, tensor["dtype"], tensor["shape"])
 
-    def _put(self, data: bytes) -> dict[str, str]:
+    def put(self, data: bytes) -> dict[str, str]:
+        """Write bytes to the work bucket, and return the object's `bucket` and `key`.
+
+        Raises
+        ------
+        RetryableError
+            If the work bucket does not take the object.
+        """
         key = f"tensors/{hashlib.sha256(data).hexdigest()}"
         try:
             self._s3.put_object(Bucket=self._bucket, Key=key, Body=data)
@@ -102,7 +109,14 @@ class TensorStore:
             raise RetryableError(f"cannot write s3://{self._bucket}/{key}: {error}") from error
         return {"bucket": self._bucket, "key": key}
 
-    def _get(self, bucket: str, key: str) -> bytes:
+    def get(self, bucket: str, key: str) -> bytes:
+        """Read the bytes of an object in the work bucket.
+
+        Raises
+        ------
+        RetryableError
+            If the work bucket does not give the object.
+        """
         try:
             return self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
         except (BotoCoreError, ClientError) as error:

@@ -168,6 +168,10 @@ def test_row_attributes_are_those_that_are_written() -> None:
         prediction={"M": {}},
         reason="none",
         expires_at=1,
+        route="large",
+        variant="a",
+        confidence=0.5,
+        first={"M": {}},
     )
     (rows,) = page("results-table.md").tables("attributes").values()
     assert {name.strip("`"): kind for name, kind, _ in rows} == {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import numpy as np
 import pytest
 from hypothesis import settings
+
+from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,6 +34,8 @@ settings.register_profile("runtime", deadline=None)
 settings.load_profile("runtime")
 
 _numbers = itertools.count()
+
+ECHO = "def function(outputs, item): return {'y': outputs['y']}"
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +145,52 @@ def load(environment: pytest.MonkeyPatch) -> Callable[[str], Any]:
         return lambda event: module.handler(event, None)
 
     return load
+
+
+@pytest.fixture
+def configure(
+    environment: pytest.MonkeyPatch,
+    bucket: str,
+    table: str,
+    stage: Callable[[str], str],
+    load: Callable[[str], Any],
+    s3: S3Client,
+) -> Callable[..., Any]:
+    """Return a handler around the given user code, that takes items and their outputs or reasons."""
+
+    def configure(code: str = ECHO, **variables: str) -> Any:
+        stage(code)
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        handler = load("postprocess")
+        store = TensorStore(s3, bucket)
+
+        def call(results: list[tuple[dict[str, Any], Any]], **more: Any) -> Any:
+            good = [(i, r) for i, (_, r) in enumerate(results) if isinstance(r, np.ndarray)]
+            groups = [([i for i, _ in good], {"y": np.stack([r for _, r in good])})] if good else []
+            event = {
+                "items": [i for i, _ in results],
+                "rejected": [{"index": i, "reason": r} for i, (_, r) in enumerate(results) if isinstance(r, str)],
+                "inference": "cpu",
+                **more,
+            }
+            event = store.dump_groups(event, groups, "outputs", 80_000)
+            return json.loads(json.dumps(handler(json.loads(json.dumps(event)))))
+
+        return call
+
+    return configure
+
+
+@pytest.fixture
+def rows(environment: pytest.MonkeyPatch, table: str) -> Callable[[], dict[str, dict[str, Any]]]:
+    """Read the table as a user does, in Python's types."""
+
+    def rows() -> dict[str, dict[str, Any]]:
+        found: list[Any] = boto3.resource("dynamodb").Table(table).scan()["Items"]
+        return {row["key"]: row for row in found}
+
+    return rows
 
 
 @dataclass

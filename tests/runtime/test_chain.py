@@ -96,7 +96,7 @@ def rows(dynamodb: DynamoDBClient, table: str) -> dict[str, dict[str, Any]]:
 def test_photographs_become_labels(chain: Any, inbox: Inbox, dynamodb: DynamoDBClient, table: str) -> None:
     messages = [inbox.put(f"{colour}.jpg", photo(colour)) for colour in COLOURS]
 
-    assert chain(messages) == {"retry": [], "succeeded": 3, "rejected": 0, "failed": 0}
+    assert chain(messages) == {"retry": [], "succeeded": 3, "rejected": 0, "failed": 0, "unsure": []}
 
     found = rows(dynamodb, table)
     assert {key: row["prediction"]["M"]["label"]["S"] for key, row in found.items()} == {
@@ -127,7 +127,7 @@ def test_a_bad_object_does_not_take_its_batch_along(
 
     done = chain([malformed, *bad.values(), good])
 
-    assert done == {"retry": ["malformed"], "succeeded": 1, "rejected": 4, "failed": 0}
+    assert done == {"retry": ["malformed"], "succeeded": 1, "rejected": 4, "failed": 0, "unsure": []}
     found = rows(dynamodb, table)
     assert found.pop("good.jpg")["status"]["S"] == "SUCCEEDED"
     assert {key: row["status"]["S"] for key, row in found.items()} == dict.fromkeys(bad, "REJECTED")
@@ -146,7 +146,13 @@ def test_delivered_again_and_out_of_order_there_is_one_row_and_the_newest_wins(
 
     assert first["succeeded"] == 1
     assert chain([newer])["succeeded"] == 1
-    assert chain([older]) == {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0}  # superseded: IfMatch fails
+    assert chain([older]) == {
+        "retry": [],
+        "succeeded": 0,
+        "rejected": 0,
+        "failed": 0,
+        "unsure": [],
+    }  # superseded: IfMatch fails
     assert chain([newer])["retry"] == []
     assert len(dynamodb.scan(TableName=table)["Items"]) == 1
     assert rows(dynamodb, table)["a.jpg"]["prediction"]["M"]["label"]["S"] == "blue"

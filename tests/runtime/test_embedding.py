@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from inference_runtime.builtin.embedding import embedding_postprocessor
 from inference_runtime.builtin.outputs import outputs_postprocessor
 from inference_runtime.errors import RejectItem
-from inference_runtime.rows import _size, prediction_attribute
+from inference_runtime.rows import prediction_attribute, size_of
 
 vectors = arrays.arrays(
     np.float32, st.integers(1, 40), elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
@@ -40,7 +40,7 @@ def test_a_list_takes_half_of_the_outputs_bytes_and_binary_half_of_that() -> Non
     vector = np.random.default_rng(0).normal(size=384).astype(np.float32)
     vector /= np.linalg.norm(vector)
     functions = [embedding_postprocessor(), embedding_postprocessor(encoding="list"), outputs_postprocessor()]
-    binary, as_list, outputs = (_size(prediction_attribute(f({"embedding": vector}, None))) for f in functions)
+    binary, as_list, outputs = (size_of(prediction_attribute(f({"embedding": vector}, None))) for f in functions)
     assert binary < 1600
     assert 1.8 < as_list / binary < 2.5
     assert 2.7 < outputs / binary < 3.5

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from inference_runtime.errors import StageError
+from inference_runtime.errors import RetryableError, StageError
 from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
@@ -168,3 +168,42 @@ def test_threads_follow_the_memory(module: Any, memory: str, vcpus: int) -> None
     module(memory=memory)
     session = sys.modules["inference_runtime.infer"]._session
     assert session.get_session_options().intra_op_num_threads == min(vcpus, os.cpu_count() or 1)
+
+
+def test_only_the_wanted_items_are_run(module: Any, s3: S3Client, bucket: str) -> None:
+    store, handler = TensorStore(s3, bucket), module()
+    x = np.arange(10, dtype=np.float32).reshape(5, 2)
+    event = store.dump_groups({}, [([4, 0, 2], {"x": x[:3]}), ([1, 3], {"x": x[3:]})], "inputs", 180_000)
+    response = handler({**event, "only": [2, 4, 17]})
+    [group] = response["groups"]
+    assert group["indices"] == [4, 2]
+    np.testing.assert_array_equal(store.load(group["outputs"]["same"]), x[[0, 2]])
+    assert store.load(group["outputs"]["count"]).tolist() == [2, 2]
+    assert handler({**event, "only": []})["groups"] == []
+    assert [group["indices"] for group in handler({**event, "only": None})["groups"]] == [[4, 0, 2], [1, 3]]
+    assert "confidences" not in response
+
+
+def test_what_is_not_wanted_is_not_read(module: Any, s3: S3Client, bucket: str) -> None:
+    gone = {"dtype": "float32", "shape": [1, 2], "bucket": bucket, "key": "tensors/gone"}
+    wanted = {"dtype": "float32", "shape": [1, 2], "data": "AAAAAAAAAAA="}
+    event = {"groups": [{"indices": [0], "inputs": {"x": gone}}, {"indices": [1], "inputs": {"x": wanted}}]}
+    handler = module()
+    assert [group["indices"] for group in handler({**event, "only": [1]})["groups"]] == [[1]]
+    with pytest.raises(RetryableError, match="NoSuchKey"):
+        handler(event)
+
+
+def test_confidences(module: Any, s3: S3Client, bucket: str, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CONFIDENCE", "1")
+    handler, store = module(), TensorStore(s3, bucket)
+    groups = [([3, 0], {"x": np.array([[0, 3], [2, 2]], np.float32)}), ([7], {"x": np.array([[9, 0]], np.float32)})]
+    response = run(handler, store, groups)
+    assert response["confidences"] == [
+        {"index": 3, "confidence": 0.952574},
+        {"index": 0, "confidence": 0.5},
+        {"index": 7, "confidence": 0.999877},
+    ]
+    assert handler({**store.dump_groups({}, groups, "inputs", 180_000), "only": [7]})["confidences"] == [
+        {"index": 7, "confidence": 0.999877}
+    ]

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-ECHO = "def function(outputs, item): return {'y': outputs['y']}"
-
 
 def item(key: str, sequencer: str = "10", version_id: str | None = None) -> dict[str, Any]:
     return Item(
@@ -38,59 +36,13 @@ def item(key: str, sequencer: str = "10", version_id: str | None = None) -> dict
     ).to_json()
 
 
-@pytest.fixture
-def configure(
-    environment: pytest.MonkeyPatch,
-    bucket: str,
-    table: str,
-    stage: Callable[[str], str],
-    load: Callable[[str], Any],
-    s3: S3Client,
-) -> Callable[..., Any]:
-    """Return a handler around the given user code, that takes items and their outputs or reasons."""
-
-    def configure(code: str = ECHO, **variables: str) -> Any:
-        stage(code)
-        for name, value in variables.items():
-            environment.setenv(name, value)
-        handler = load("postprocess")
-        store = TensorStore(s3, bucket)
-
-        def call(results: list[tuple[dict[str, Any], Any]], **more: Any) -> Any:
-            good = [(i, r) for i, (_, r) in enumerate(results) if isinstance(r, np.ndarray)]
-            groups = [([i for i, _ in good], {"y": np.stack([r for _, r in good])})] if good else []
-            event = {
-                "items": [i for i, _ in results],
-                "rejected": [{"index": i, "reason": r} for i, (_, r) in enumerate(results) if isinstance(r, str)],
-                "inference": "cpu",
-                **more,
-            }
-            event = store.dump_groups(event, groups, "outputs", 80_000)
-            return json.loads(json.dumps(handler(json.loads(json.dumps(event)))))
-
-        return call
-
-    return configure
-
-
-@pytest.fixture
-def rows(environment: pytest.MonkeyPatch, table: str) -> Callable[[], dict[str, dict[str, Any]]]:
-    """Read the table as a user does, in Python's types."""
-
-    def rows() -> dict[str, dict[str, Any]]:
-        found: list[Any] = boto3.resource("dynamodb").Table(table).scan()["Items"]
-        return {row["key"]: row for row in found}
-
-    return rows
-
-
 one = np.array([1.5], np.float32)
 
 
 def test_a_row(configure: Any, rows: Any) -> None:
     before = datetime.now(UTC)
     done = configure(RESULT_TTL_DAYS="30")([(item("a b+c.jpg", version_id="v7"), one)])
-    assert done == {"retry": [], "succeeded": 1, "rejected": 0, "failed": 0}
+    assert done == {"retry": [], "succeeded": 1, "rejected": 0, "failed": 0, "unsure": []}
     row = rows()["a b+c.jpg"]
     recorded, expires = datetime.fromisoformat(row.pop("recorded_at")), int(row.pop("expires_at"))
     assert timedelta(seconds=-1) < recorded - before < timedelta(minutes=1)
@@ -126,7 +78,7 @@ def test_the_model_version_is_the_one_that_ran(configure: Any, rows: Any) -> Non
 
 def test_rejected_items_get_a_row_with_the_reason(configure: Any, rows: Any) -> None:
     done = configure()([(item("bad"), "object is empty"), (item("good"), one)])
-    assert done == {"retry": [], "succeeded": 1, "rejected": 1, "failed": 0}
+    assert done == {"retry": [], "succeeded": 1, "rejected": 1, "failed": 0, "unsure": []}
     assert rows()["bad"]["status"] == "REJECTED"
     assert rows()["bad"]["reason"] == "object is empty"
     assert "prediction" not in rows()["bad"]
@@ -189,6 +141,7 @@ def test_what_user_code_returns_or_raises(configure: Any, rows: Any, returned: s
         "succeeded": 1,
         "rejected": int(status == "REJECTED"),
         "failed": int(status == "FAILED"),
+        "unsure": [],
     }
     assert rows()["bad"]["status"] == status
     assert says in rows()["bad"]["reason"]
@@ -209,7 +162,7 @@ def test_a_bug_in_user_code_is_retried_and_logged(
 ) -> None:
     handler = configure(f"def function(outputs, item): return {{'y': 1 if item.key == 'good' else {bug}}}")
     done = handler([(item("bad"), one), (item("good"), one)])
-    assert done == {"retry": ["message of bad"], "succeeded": 1, "rejected": 0, "failed": 0}
+    assert done == {"retry": ["message of bad"], "succeeded": 1, "rejected": 0, "failed": 0, "unsure": []}
     assert rows().keys() == {"good"}
     [logged] = caplog.records
     assert vars(logged)["object_key"] == "photos/bad"
@@ -272,8 +225,8 @@ def test_a_replay_after_a_fix_replaces_a_rejection_but_never_a_success(configure
 def test_only_new_rows_are_counted(configure: Any, rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     handler = configure()
     batch = [(item("good"), one), (item("bad"), "object is empty"), (item("odd"), np.array([np.nan], np.float32))]
-    nothing = {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0}
-    assert handler(batch) == {"retry": [], "succeeded": 1, "rejected": 1, "failed": 1}
+    nothing = {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0, "unsure": []}
+    assert handler(batch) == {"retry": [], "succeeded": 1, "rejected": 1, "failed": 1, "unsure": []}
     before = rows()
     capsys.readouterr()
     assert handler(batch) == nothing  # delivered again
@@ -296,7 +249,7 @@ def test_versions_and_models_have_rows_of_their_own(configure: Any, table: str) 
 
 def test_a_row_that_cannot_be_written_is_retried(configure: Any, caplog: pytest.LogCaptureFixture) -> None:
     done = configure(RESULTS_TABLE="no-such-table")([(item("a"), one), (item("b"), "why")])
-    assert done == {"retry": ["message of a", "message of b"], "succeeded": 0, "rejected": 0, "failed": 0}
+    assert done == {"retry": ["message of a", "message of b"], "succeeded": 0, "rejected": 0, "failed": 0, "unsure": []}
     assert "ResourceNotFoundException" in caplog.text
 
 
