@@ -335,7 +335,7 @@ class TestChoice:
         assert "small is out: its quality is 0.75" in decision.explain()
         decision = choose([gpu, large], STEADY, most_seconds=20)
         assert decision.chosen.name == "large"
-        assert decision.refused["gpu"].startswith("a batch may take 300.")
+        assert decision.refused["gpu"].startswith("a batch may take 301.0 s")
 
     def test_of_equally_cheap_ones_the_first(self) -> None:
         twin = replace(SMALL, name="twin")
