@@ -5,6 +5,7 @@ The construct that puts an artifact into an app is `cdk_inference.model.artifact
 """
 
 from cdk_inference.model.builder import BuiltModel, build_model
+from cdk_inference.model.cascade import Calibration, calibrate
 from cdk_inference.model.evaluation import Evaluation
 from cdk_inference.model.manifest import Manifest, Metric
 from cdk_inference.model.precision import Auto, DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
@@ -15,6 +16,7 @@ from cdk_inference.model.tensors import TensorSpec
 __all__ = [
     "Auto",
     "BuiltModel",
+    "Calibration",
     "Download",
     "DynamicInt8",
     "Evaluation",
@@ -33,5 +35,6 @@ __all__ = [
     "TorchProgram",
     "WeightOnly",
     "build_model",
+    "calibrate",
     "load_recipe",
 ]

@@ -218,7 +218,7 @@ def build_project(project: Project, *, frozen_lock: bool = False, search: bool =
     lock = None if search else _valid_lock(project, frozen=frozen)
     if not search and (built := read_entry(project.entry(project.key(lock)))):
         return built
-    with _readable_errors(project), _locked(project):
+    with readable_errors(project), locked(project):
         # Somebody else may have built, or searched, while we waited.
         lock = lock or (None if search else _valid_lock(project, frozen=frozen, quiet=True))
         built = None if search else read_entry(project.entry(project.key(lock)))
@@ -320,7 +320,8 @@ def _keep_lock(project: Project, found: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(project: Project) -> Iterator[None]:
+def locked(project: Project) -> Iterator[None]:
+    """Let nobody else build the project meanwhile."""
     make_cache(project.cache)
     models = project.cache / "models"
     models.mkdir(exist_ok=True)
@@ -329,7 +330,7 @@ def _locked(project: Project) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _readable_errors(project: Project) -> Iterator[None]:
+def readable_errors(project: Project) -> Iterator[None]:
     """Say what to do about a cache that cannot be written."""
     try:
         yield

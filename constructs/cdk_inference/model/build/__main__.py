@@ -13,7 +13,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import hash_folder
@@ -21,6 +21,9 @@ from cdk_inference.model.fingerprint import is_about_cascades
 from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.recipe import ModelRecipe
 from cdk_inference.model.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -36,7 +39,7 @@ def main(work: Path) -> int:
         passes = None
         try:
             try:
-                from cdk_inference.model.build import steps  # noqa: PLC0415
+                run = _mode(request["mode"])
                 from cdk_inference.model.build.passes import Passes  # noqa: PLC0415
             except ImportError as error:
                 raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
@@ -46,14 +49,23 @@ def main(work: Path) -> int:
                 "code": hash_folder(Path(__file__).parents[1], ignored=_is_no_part),
             }
             passes = Passes(Store(cache / "passes"), common, stream)
-            modes = {"build": steps.build, "compare": steps.compare_all, "evaluate": steps.evaluate}
-            modes[request["mode"]](recipe, request, folder, cache, work, passes)
+            run(recipe, request, folder, cache, work, passes)
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             current = passes.current if passes else "start"
             stream.write(json.dumps({"error": _message(error, recipe.name, current, request)}) + "\n")
             return 1
     return 0
+
+
+def _mode(name: str) -> Callable[..., None]:
+    if name == "answers":
+        from cdk_inference.model.build.answers import answer  # noqa: PLC0415 - without what only builds need
+
+        return answer
+    from cdk_inference.model.build import steps  # noqa: PLC0415
+
+    return {"build": steps.build, "compare": steps.compare_all, "evaluate": steps.evaluate}[name]
 
 
 def _is_no_part(name: str) -> bool:
