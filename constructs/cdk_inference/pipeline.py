@@ -13,10 +13,15 @@ from constructs import Construct
 from cdk_inference import encryption
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
-from cdk_inference.functions import CpuInference, FunctionOptions, PostprocessFunction, PreprocessFunction
+from cdk_inference.functions import FunctionOptions
+from cdk_inference.inference import Inference
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
+from cdk_inference.route_stages import RouteStages, WorkflowLogs
+from cdk_inference.router import Router
+from cdk_inference.routes import Route
+from cdk_inference.routing import RoutePlan
 from cdk_inference.stages import Postprocess
 from cdk_inference.trigger import S3Trigger
 from cdk_inference.work import WorkBucket
@@ -30,11 +35,15 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_s3 as s3
 
+    from cdk_inference.functions import CpuInference, PostprocessFunction, PreprocessFunction
+    from cdk_inference.gpu import GpuInference
     from cdk_inference.platform import LambdaPlatform
+    from cdk_inference.routing import Branch
     from cdk_inference.stages import Preprocess
 
 METRIC_NAMESPACE = "cdk-inference"
 _EXPRESS_LIMIT_SECONDS = 300
+_STAGE_TIMEOUTS = {1: 30, 2: 18}
 
 
 class InferencePipeline(Construct):
@@ -43,14 +52,21 @@ class InferencePipeline(Construct):
     S3 → EventBridge → queue → pipe → workflow (preprocess → infer → postprocess) → DynamoDB. Every object version ends
     as exactly one row, or as one message in the dead-letter queue.
 
+    With a `routing`, there are several models, and each item goes where it is cheapest to get right.
+
     Parameters
     ----------
     model
-        The model to run.
+        The model to run. Either this or `routing`.
     preprocess
-        How the bytes of an object become the model's input.
+        How the bytes of an object become the model's input. Goes with `model`.
     postprocess
-        How the model's outputs become a prediction. Default: the outputs are stored as they are.
+        How the model's outputs become a prediction; of routes that do not say otherwise too. Default: the outputs are
+        stored as they are.
+    inference
+        Where the model runs. Goes with `model`. Default: `Inference.cpu`.
+    routing
+        A strategy of `Routing`. Default: everything goes to `model`.
     bucket
         Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our
         own, versioned, encrypted, TLS only, without public access.
@@ -71,15 +87,16 @@ class InferencePipeline(Construct):
         Times an object is tried before it goes to the dead-letter queue; outages and throttling count. Default: 10.
     stage_timeout
         Of one invocation of each function. Finding the item that times out takes log2(batch_size) + 3 invocations, and
-        all must fit into the 5 minutes of an express workflow. Default: 30 seconds.
+        all must fit into the 5 minutes of an express workflow, of both models of a cascade. Default: 30 seconds, or 18
+        with a cascade.
     workflow_timeout
         Of one batch; a message that failed is tried again about this much later. Default: 5 minutes.
-    preprocess_memory_size, inference_memory_size, postprocess_memory_size
-        MiB of the functions; 1,769 MiB are one vCPU. Default: 1,769, 1,769 and 1,024.
+    preprocess_memory_size, postprocess_memory_size
+        MiB of the functions; 1,769 MiB are one vCPU. Default: 1,769 and 1,024.
     max_object_bytes
         Larger objects are rejected before they are read. Default: 64 MiB.
     reserved_concurrent_executions
-        Concurrency that is kept for each of the three functions, and its limit. Default: none.
+        Concurrency that is kept for each function, and its limit. Default: none.
     result_ttl_days
         Days after which DynamoDB deletes a row. Default: rows stay.
     platform
@@ -92,8 +109,10 @@ class InferencePipeline(Construct):
 
     Attributes
     ----------
-    trigger, preprocess, inference, postprocess, workflow, results, work
+    trigger, workflow, results, work
         The parts, each with grants and metrics of its own.
+    routes
+        The stages of each route, by its name; without a routing, those of ``"main"``.
 
     Raises
     ------
@@ -109,9 +128,11 @@ class InferencePipeline(Construct):
         scope: Construct,
         id: str,
         *,
-        model: ModelArtifact,
-        preprocess: Preprocess,
+        model: ModelArtifact | None = None,
+        preprocess: Preprocess | None = None,
         postprocess: Postprocess | None = None,
+        inference: Inference | None = None,
+        routing: Branch | None = None,
         bucket: s3.IBucket | None = None,
         prefix: str = "",
         suffixes: Sequence[str] = (),
@@ -123,7 +144,6 @@ class InferencePipeline(Construct):
         stage_timeout: Duration | None = None,
         workflow_timeout: Duration | None = None,
         preprocess_memory_size: int = 1769,
-        inference_memory_size: int = 1769,
         postprocess_memory_size: int = 1024,
         max_object_bytes: int = 64 * 1024 * 1024,
         reserved_concurrent_executions: int | None = None,
@@ -133,11 +153,12 @@ class InferencePipeline(Construct):
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        if not isinstance(model, ModelArtifact):
-            raise PropError(f"model is a {type(model).__name__}; pass a ModelArtifact")
-        per_stage = stage_timeout if stage_timeout is not None else Duration.seconds(30)
+        plan = RoutePlan.of(_branch(model, preprocess, inference, routing))
+        legs_in_turn = 2 if any(leg.escalation for leg in plan.legs.values()) else 1
+        default_stage_timeout = Duration.seconds(_STAGE_TIMEOUTS[legs_in_turn])
+        per_stage = stage_timeout if stage_timeout is not None else default_stage_timeout
         per_batch = workflow_timeout if workflow_timeout is not None else Duration.seconds(_EXPRESS_LIMIT_SECONDS)
-        _check_timeouts(batch_size, per_stage, per_batch)
+        _check_timeouts(batch_size, per_stage, per_batch, legs_in_turn)
 
         if encryption_key is None:
             key: kms.IKey = encryption.create_key(self, "Key", removal_policy=data_removal_policy(self, removal_policy))
@@ -158,7 +179,8 @@ class InferencePipeline(Construct):
             processing_timeout=per_batch,
             removal_policy=removal_policy,
         )
-        _check_suffixes(suffixes, preprocess)
+        for route in plan.routes.values():
+            _check_suffixes(suffixes, route.preprocess)
         self.work = WorkBucket(self, "Work", encryption_key=key, removal_policy=removal_policy)
         self.results = (
             results
@@ -172,51 +194,62 @@ class InferencePipeline(Construct):
             "log_retention": log_retention,
             "log_removal_policy": removal_policy,
         }
-        self.preprocess = PreprocessFunction(
-            self,
-            "Preprocess",
-            stage=preprocess,
-            model=model,
-            trigger=self.trigger,
-            work=self.work,
-            max_object_bytes=max_object_bytes,
-            memory_size=preprocess_memory_size,
-            timeout=per_stage,
-            **options,
-        )
-        self.inference = CpuInference(
-            self,
-            "Inference",
-            model=model,
-            work=self.work,
-            memory_size=inference_memory_size,
-            timeout=per_stage,
-            **options,
-        )
-        self.postprocess = PostprocessFunction(
-            self,
-            "Postprocess",
-            stage=postprocess if postprocess is not None else Postprocess.outputs(),
-            model=model,
-            work=self.work,
-            results=self.results,
-            result_ttl_days=result_ttl_days,
-            memory_size=postprocess_memory_size,
-            timeout=per_stage,
-            **options,
-        )
+        kept: WorkflowLogs = {
+            "encryption_key": key,
+            "log_retention": log_retention,
+            "log_removal_policy": removal_policy,
+        }
+        # Without a routing the stages are the pipeline's own children, as their ids have always been.
+        parent = self if routing is None else Construct(self, "Routes")
+        self.routes = {
+            name: RouteStages.create(
+                parent if routing is None else Construct(parent, name),
+                route,
+                trigger=self.trigger,
+                work=self.work,
+                results=self.results,
+                postprocess=postprocess if postprocess is not None else Postprocess.outputs(),
+                confidence=any(leg.escalation for leg in plan.legs.values() if leg.route is route),
+                max_object_bytes=max_object_bytes,
+                result_ttl_days=result_ttl_days,
+                preprocess_memory_size=preprocess_memory_size,
+                postprocess_memory_size=postprocess_memory_size,
+                timeout=per_stage,
+                functions=options,
+                workflow=kept,
+            )
+            for name, route in plan.routes.items()
+        }
         self.workflow = InferenceWorkflow(
             self,
             "Workflow",
-            preprocess=self.preprocess,
-            inference=self.inference,
-            postprocess=self.postprocess,
+            legs=[self.routes[leg.route.name].leg(leg, routed=routing is not None) for leg in plan.legs.values()],
+            router=None if routing is None else Router(self, "Router", plan=plan, trigger=self.trigger, **options),
             timeout=per_batch,
-            encryption_key=key,
-            log_retention=log_retention,
-            log_removal_policy=removal_policy,
+            **kept,
         )
         self.trigger.add_target(self.workflow.state_machine)
+
+    @property
+    def preprocess(self) -> PreprocessFunction:
+        """The preprocessing function of a pipeline with one route."""
+        return self._only("preprocess").preprocess
+
+    @property
+    def inference(self) -> CpuInference | GpuInference:
+        """What runs the model of a pipeline with one route."""
+        return self._only("inference").inference
+
+    @property
+    def postprocess(self) -> PostprocessFunction:
+        """The postprocessing function of a pipeline with one route."""
+        return self._only("postprocess").postprocess
+
+    def _only(self, stage: str) -> RouteStages:
+        if len(self.routes) > 1:
+            names = ", ".join(self.routes)
+            raise PropError(f"the pipeline has the routes {names}; take .routes['{next(iter(self.routes))}'].{stage}")
+        return next(iter(self.routes.values()))
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""
@@ -251,6 +284,10 @@ class InferencePipeline(Construct):
         """Count the objects that postprocessing gave back to the queue, as a sum over 5 minutes."""
         return self.metric("Retried", **options)
 
+    def metric_escalated(self, **options: Any) -> cloudwatch.Metric:
+        """Count the objects that a cascade's first model was not sure of, as a sum over 5 minutes."""
+        return self.metric("Escalated", **options)
+
     def metric_latency(self, **options: Any) -> cloudwatch.Metric:
         """Measure the milliseconds from an object's event to its row, the 95th percentile over 5 minutes."""
         return self.metric("Latency", **{"statistic": cloudwatch.Stats.p(95), **options})
@@ -264,6 +301,21 @@ class InferencePipeline(Construct):
         return self.trigger.metric_dead_letters(**options)
 
 
+def _branch(
+    model: ModelArtifact | None, preprocess: Preprocess | None, inference: Inference | None, routing: Branch | None
+) -> Branch:
+    if routing is not None:
+        given = [name for name, prop in (("model", model), ("preprocess", preprocess), ("inference", inference)) if prop]
+        if given:
+            raise PropError(f"routing and {given[0]} are both given; each route has its own, leave out {', '.join(given)}")
+        return routing
+    if not isinstance(model, ModelArtifact):
+        raise PropError(f"model is a {type(model).__name__}; pass a ModelArtifact, or a routing")
+    if preprocess is None:
+        raise PropError("preprocess is not given; say how objects become the model's input, such as Preprocess.image")
+    return Route("main", model=model, preprocess=preprocess, inference=inference or Inference.cpu())
+
+
 def _check_suffixes(suffixes: Sequence[str], preprocess: Preprocess) -> None:
     for suffix in suffixes:
         if preprocess.suffixes is not None and suffix.lower() not in preprocess.suffixes:
@@ -273,13 +325,13 @@ def _check_suffixes(suffixes: Sequence[str], preprocess: Preprocess) -> None:
             )
 
 
-def _check_timeouts(batch_size: int, stage_timeout: Duration, workflow_timeout: Duration) -> None:
+def _check_timeouts(batch_size: int, stage_timeout: Duration, workflow_timeout: Duration, legs: int) -> None:
     workflow = seconds("workflow_timeout", workflow_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
     stage = seconds("stage_timeout", stage_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
     if workflow is None or stage is None or Token.is_unresolved(batch_size):
         return
     rounds = math.ceil(math.log2(max(batch_size, 1))) + 1
-    invocations = rounds + 2  # after the first stage, the last part still has two to go
+    invocations = legs * (rounds + 2)  # after the first stage, the last part still has two to go
     if invocations * stage > workflow:
         raise PropError(
             f"stage_timeout is {stage} s: finding the one object that times out in a batch of {batch_size} takes "

@@ -310,7 +310,8 @@ class Preprocess:
         PropError
             The file or the function does not exist, or does not take two arguments.
         """
-        return cls(_user_code(entry, requirements, sources), suffixes=tuple(suffixes) if suffixes is not None else None)
+        code = user_code(entry, requirements, sources, takes=("data", "item"))
+        return cls(code, suffixes=tuple(suffixes) if suffixes is not None else None)
 
     def bind(self, inputs: Sequence[TensorSpec]) -> StageCode:
         """Check the stage against the inputs of the model, and return its code.
@@ -457,7 +458,11 @@ class Postprocess:
         sources: Sequence[str | Path] = (),
     ) -> Postprocess:
         """Use your own ``postprocess(outputs, item) -> dict``; the parameters are those of `Preprocess.function`."""
-        return cls(_user_code(entry, requirements, sources, runtime_requirements="postprocess"))
+        return cls(
+            user_code(
+                entry, requirements, sources, takes=("outputs", "item"), runtime_requirements="postprocess"
+            )
+        )
 
     def bind(self, outputs: Sequence[TensorSpec]) -> StageCode:
         """Check the stage against the outputs of the model, and return its code.
@@ -550,20 +555,28 @@ def _read_lines(path: Path, prop: str) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
 
 
-def _user_code(
+def user_code(
     entry: str | Path,
     requirements: Sequence[str] | Path | str,
     sources: Sequence[str | Path],
     *,
+    takes: Sequence[str],
     runtime_requirements: str = "preprocess-base",
 ) -> StageCode:
+    """Return the code of a function of the user's that takes these arguments.
+
+    Raises
+    ------
+    PropError
+        The file or the function does not exist, or does not take them.
+    """
     file, colon, name = str(entry).rpartition(":")
     path = Path(file)
     if not colon or not name.isidentifier() or path.suffix != ".py" or not path.stem.isidentifier():
         raise PropError(f"entry '{entry}' is not of the form 'path/to/file.py:function'")
     if not path.is_file():
         raise PropError(f"entry: there is no file '{path}' (looked in {Path.cwd()})")
-    _check_function(path, name)
+    _check_function(path, name, takes)
     needs: tuple[str | Path, ...]
     if isinstance(requirements, str | Path):
         needs = (Path(requirements),)
@@ -584,7 +597,7 @@ def _user_code(
     )
 
 
-def _check_function(path: Path, name: str) -> None:
+def _check_function(path: Path, name: str, takes: Sequence[str]) -> None:
     """Look for the function without importing the file: its requirements need not be installed here."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -595,8 +608,8 @@ def _check_function(path: Path, name: str) -> None:
             arguments = node.args
             positional = [*arguments.posonlyargs, *arguments.args]
             needed = len(positional) - len(arguments.defaults) + sum(d is None for d in arguments.kw_defaults)
-            if needed > 2 or (len(positional) < 2 and not arguments.vararg):  # noqa: PLR2004
-                raise PropError(f"entry: '{name}' in '{path}' must take two arguments: (data, item) or (outputs, item)")
+            if needed > len(takes) or (len(positional) < len(takes) and not arguments.vararg):
+                raise PropError(f"entry: '{name}' in '{path}' must be a function of ({', '.join(takes)})")
             return
     found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     raise PropError(f"entry: there is no function '{name}' in '{path}'; it has {', '.join(found) or 'none'}")

@@ -182,15 +182,8 @@ class S3Trigger(Construct):
             ],
         )
         sender = iam.ServicePrincipal("events.amazonaws.com")
-        for queue in (self.queue, self.undelivered_queue):
-            queue.add_to_resource_policy(
-                iam.PolicyStatement(
-                    principals=[sender],
-                    actions=["sqs:SendMessage"],
-                    resources=[queue.queue_arn],
-                    conditions={"ArnEquals": {"aws:SourceArn": rule.attr_arn}},
-                )
-            )
+        _allow_events(self.queue, rule)
+        _allow_events(self.undelivered_queue, rule)
         if self._key is not None:
             # By account, since naming the rule would close a circle: key, rule, queue, key.
             added = self._key.add_to_resource_policy(
@@ -269,6 +262,17 @@ class S3Trigger(Construct):
         mark(pipe, "pipe", bucket=self.bucket.bucket_name, prefix=self.prefix)
         return pipe
 
+    def allow_undelivered(self, rule: events.CfnRule) -> None:
+        """Let a rule of EventBridge put what else got lost into ``undelivered_queue``."""
+        _allow_events(self.undelivered_queue, rule)
+
+    def grant_bury(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put messages into the dead-letter queue."""
+        encryption.grant(self._key, grantee, encryption.ENCRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self.dead_letter_queue.queue_arn]
+        )
+
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects under the prefix."""
         encryption.grant(self._bucket_key, grantee, encryption.ENCRYPT)
@@ -329,6 +333,17 @@ def _validate(
     if not Token.is_unresolved(max_receive_count) and not 1 <= max_receive_count <= 1000:  # noqa: PLR2004
         raise PropError(f"max_receive_count is {max_receive_count}; it must be between 1 and 1000")
     seconds("batch_window", window, least=0, most=300)
+
+
+def _allow_events(queue: sqs.Queue, rule: events.CfnRule) -> None:
+    queue.add_to_resource_policy(
+        iam.PolicyStatement(
+            principals=[iam.ServicePrincipal("events.amazonaws.com")],
+            actions=["sqs:SendMessage"],
+            resources=[queue.queue_arn],
+            conditions={"ArnEquals": {"aws:SourceArn": rule.attr_arn}},
+        )
+    )
 
 
 def _warn_without_events(bucket: s3.IBucket, scope: Construct) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Duration
@@ -10,12 +11,14 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_inference import acknowledgments
+from cdk_inference.errors import PropError
 from cdk_inference.functions import TRANSIENT_ERRORS
 from cdk_inference.metadata import mark
+from cdk_inference.routing import text
 from cdk_inference.storage import log_group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
@@ -23,10 +26,41 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.functions import StageFunction
+    from cdk_inference.gpu import GpuInference
+    from cdk_inference.gpu_workflow import GpuWorkflow
+    from cdk_inference.router import Router
+    from cdk_inference.routing import Escalation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leg:
+    """The stages that items of one route go through.
+
+    Parameters
+    ----------
+    preprocess, inference, postprocess
+        The stages.
+    name
+        What its states and rows are called by. Default: nothing, for a workflow that has one leg.
+    route
+        The route's name on the rows. Default: none.
+    gpu_workflow
+        Who takes over after preprocessing, if inference is slow.
+    escalation
+        If it is the first leg of a cascade.
+    """
+
+    preprocess: StageFunction
+    inference: StageFunction | GpuInference
+    postprocess: StageFunction
+    name: str = ""
+    route: str | None = None
+    gpu_workflow: GpuWorkflow | None = None
+    escalation: Escalation | None = None
 
 
 class InferenceWorkflow(Construct):
-    """An express state machine that takes a batch of messages through the three stages.
+    """An express state machine that takes a batch of messages through the stages.
 
     Input: a list of ``{"message_id", "body"}``, as `S3Trigger` sends it. Output:
     ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``, the messages that must be tried again.
@@ -37,10 +71,16 @@ class InferenceWorkflow(Construct):
     given back to the queue. So is what is left when the time might not suffice for another part: an execution that ran
     out of time would report its finished part as failed too.
 
+    With several legs, items are sorted by destination first, and each part is a batch of its own. What the first leg of
+    a cascade is not sure of becomes a batch of the second. A leg on a GPU ends after preprocessing: a workflow that may
+    wait takes over.
+
     Parameters
     ----------
-    preprocess, inference, postprocess
-        The stages.
+    legs
+        What items can go through.
+    router
+        Sorts the items, if there is more than one leg.
     timeout
         Of one execution, at most 5 minutes. Default: 5 minutes.
     encryption_key
@@ -54,6 +94,11 @@ class InferenceWorkflow(Construct):
     ----------
     state_machine
         The state machine, for everything this construct does not cover.
+
+    Raises
+    ------
+    PropError
+        A leg is slow and nobody takes over, or there are several legs and nothing to sort by.
     """
 
     def __init__(
@@ -61,24 +106,23 @@ class InferenceWorkflow(Construct):
         scope: Construct,
         id: str,
         *,
-        preprocess: StageFunction,
-        inference: StageFunction,
-        postprocess: StageFunction,
+        legs: Sequence[Leg],
+        router: Router | None = None,
         timeout: Duration | None = None,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         log_removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
+        _check_legs(legs, router)
         self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
-        stages = (preprocess, inference, postprocess)
         limit = timeout if timeout is not None else Duration.minutes(5)
         self.state_machine = sfn.StateMachine(
             self,
             "StateMachine",
-            comment=f"scores batches of objects with {inference.node.path}",
+            comment=f"scores batches of objects with {', '.join(leg.inference.node.path for leg in legs)}",
             definition_body=sfn.DefinitionBody.from_chainable(
-                self._definition(preprocess, inference, postprocess, _last_start(limit, stages))
+                _Definition(self, last_start=_last_start(limit, legs)).build(legs, router)
             ),
             query_language=sfn.QueryLanguage.JSONATA,
             state_machine_type=sfn.StateMachineType.EXPRESS,
@@ -86,111 +130,17 @@ class InferenceWorkflow(Construct):
             tracing_enabled=True,
             logs=sfn.LogOptions(destination=self.log_group, level=sfn.LogLevel.ERROR, include_execution_data=False),
         )
-        for stage in stages:
-            stage.grant_invoke(self.state_machine)
+        for leg in legs:
+            for stage in (leg.preprocess, leg.inference, leg.postprocess):
+                if stage is not leg.inference or leg.gpu_workflow is None:
+                    stage.grant_invoke(self.state_machine)
+            if leg.gpu_workflow is not None:
+                leg.gpu_workflow.grant_start_execution(self.state_machine)
+        if router is not None:
+            router.grant(self.state_machine)
         mark(self.state_machine, "state-machine")
         acknowledgments.errors_logged_only(self.state_machine)
         acknowledgments.tracing_and_log_delivery(self.state_machine)
-
-    def _definition(
-        self, preprocess: StageFunction, inference: StageFunction, postprocess: StageFunction, last_start: int
-    ) -> sfn.IChainable:
-        """Build the states; no part of a batch is started after so many milliseconds.
-
-        Variables: ``pending``, the batches still to do; ``batch``, the messages of the one at hand; ``failures``, the
-        ids of the messages to try again. JSONata drops the brackets of a list of one, hence the ``[…]`` around lists.
-        """
-        receive = sfn.Pass.jsonata(
-            self, "Receive", assign={"pending": [{"messages": "{% $states.input %}"}], "failures": []}
-        )
-        more = sfn.Choice.jsonata(self, "More to do?")
-        take = sfn.Pass.jsonata(
-            self,
-            "Take batch",
-            assign={
-                "batch": "{% [$pending[0].messages] %}",
-                "pending": "{% [$filter($pending, function($batch, $index) { $index > 0 })] %}",
-            },
-        )
-        preprocessing = preprocess.task(
-            self,
-            "Preprocess",
-            payload={"messages": "{% $batch %}"},
-            assign={
-                "items": "{% [$states.result.Payload.items] %}",
-                "rejected": "{% [$states.result.Payload.rejected] %}",
-                "retry": "{% [$states.result.Payload.retry] %}",
-            },
-            output={"groups": "{% [$states.result.Payload.groups] %}"},
-        )
-        any_left = sfn.Choice.jsonata(self, "Anything to score?")
-        infer = inference.task(
-            self,
-            "Infer",
-            payload={"groups": "{% [$states.input.groups] %}"},
-            output="{% $states.result.Payload %}",
-        )
-        postprocessing = postprocess.task(
-            self,
-            "Postprocess",
-            # The output of the stage before: groups, inference and, if a model ran, its version.
-            payload="{% $merge([$states.input, {'items': $items, 'rejected': $rejected}]) %}",
-            assign={"failures": "{% [$append($append($failures, $retry), [$states.result.Payload.retry])] %}"},
-        )
-        died = sfn.Choice.jsonata(self, "More than one item?")
-        split = sfn.Pass.jsonata(
-            self,
-            "Split batch",
-            assign={
-                # The halves go to the end, so that those without a poison are done first.
-                "pending": "{% ($half := $floor($count($batch) / 2); [$append($pending, ["
-                "{'messages': [$batch[[0..$half - 1]]]}, {'messages': [$batch[[$half..$count($batch) - 1]]]}"
-                "])]) %}"
-            },
-        )
-        fail_item = sfn.Pass.jsonata(
-            self, "Fail item", assign={"failures": "{% [$append($failures, [$batch.message_id])] %}"}
-        )
-        give_back = sfn.Pass.jsonata(
-            self,
-            "Give back the rest",
-            assign={
-                "failures": "{% [$append($append($failures, [$batch.message_id]), [$pending.messages.message_id])] %}",
-                "pending": [],
-            },
-        )
-        done = sfn.Pass.jsonata(
-            self,
-            "Report failures",
-            outputs={"batchItemFailures": "{% [$failures.{'itemIdentifier': $}] %}"},
-        )
-        for state in (preprocessing, infer, postprocessing):
-            state.add_catch(give_back, errors=list(TRANSIENT_ERRORS))
-            state.add_catch(died, errors=[sfn.Errors.ALL])
-
-        receive.next(more)
-        more.when(sfn.Condition.jsonata("{% $count($pending) = 0 %}"), done)
-        more.when(
-            sfn.Condition.jsonata(
-                "{% $toMillis($states.context.State.EnteredTime) - $toMillis($states.context.Execution.StartTime) "
-                f"> {last_start} %}}"
-            ),
-            give_back,
-            assign={"batch": []},
-        )
-        more.otherwise(take)
-        take.next(preprocessing).next(any_left)
-        any_left.when(
-            sfn.Condition.jsonata("{% $count($states.input.groups) = 0 %}"),
-            postprocessing,
-            outputs={"groups": [], "inference": "none"},
-        ).otherwise(infer)
-        infer.next(postprocessing).next(more)
-        died.when(sfn.Condition.jsonata("{% $count($batch) > 1 %}"), split).otherwise(fail_item)
-        split.next(more)
-        fail_item.next(more)
-        give_back.next(more)
-        return receive
 
     def grant_start_sync_execution(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee run a batch and wait for the answer."""
@@ -209,9 +159,234 @@ class InferenceWorkflow(Construct):
         return self.state_machine.metric_time(**options)
 
 
-def _last_start(timeout: Duration, stages: Sequence[StageFunction]) -> int:
+class _Definition:
+    """The states; no part of a batch is started after ``last_start`` milliseconds.
+
+    Variables: ``pending``, the batches still to do, each with its destination once it has one; ``batch``, the messages
+    of the one at hand, and ``destination`` and ``variant``; ``failures``, the ids of the messages to try again.
+    JSONata drops the brackets of a list of one, hence the ``[…]`` around lists.
+    """
+
+    def __init__(self, scope: Construct, *, last_start: int) -> None:
+        self._scope = scope
+        self._last_start = last_start
+        self._more = sfn.Choice.jsonata(scope, "More to do?")
+        self._died = sfn.Choice.jsonata(scope, "More than one item?")
+        self._give_back = sfn.Pass.jsonata(
+            scope,
+            "Give back the rest",
+            assign={
+                "failures": "{% [$append($append($failures, [$batch.message_id]), [$pending.messages.message_id])] %}",
+                "pending": [],
+            },
+        )
+
+    def build(self, legs: Sequence[Leg], router: Router | None) -> sfn.IChainable:
+        """Return the first state."""
+        routed = router is not None
+        # An empty destination is none yet.
+        unrouted = {"destination": ""} if routed else {}
+        receive = sfn.Pass.jsonata(
+            self._scope,
+            "Receive",
+            assign={"pending": [{**unrouted, "messages": "{% $states.input %}"}], "failures": []},
+        )
+        take = sfn.Pass.jsonata(
+            self._scope,
+            "Take batch",
+            assign={
+                "batch": "{% [$pending[0].messages] %}",
+                **({"destination": "{% $pending[0].destination %}"} if routed else {}),
+                "pending": "{% [$filter($pending, function($batch, $index) { $index > 0 })] %}",
+            },
+        )
+        entries = {leg.name: self._leg(leg) for leg in legs}
+        receive.next(self._more)
+        self._choose_part(take)
+        if router is None:
+            (entry,) = entries.values()
+            take.next(entry)
+        else:
+            take.next(router.states(self._scope, entries, again=self._more, on_error=self._catch))
+        self._bisect(routed=routed)
+        self._give_back.next(self._more)
+        return receive
+
+    def _choose_part(self, take: sfn.Pass) -> None:
+        done = sfn.Pass.jsonata(
+            self._scope,
+            "Report failures",
+            outputs={"batchItemFailures": "{% [$failures.{'itemIdentifier': $}] %}"},
+        )
+        self._more.when(sfn.Condition.jsonata("{% $count($pending) = 0 %}"), done)
+        self._more.when(
+            sfn.Condition.jsonata(
+                "{% $toMillis($states.context.State.EnteredTime) - $toMillis($states.context.Execution.StartTime) "
+                f"> {self._last_start} %}}"
+            ),
+            self._give_back,
+            assign={"batch": []},
+        )
+        self._more.otherwise(take)
+
+    def _bisect(self, *, routed: bool) -> None:
+        part = "'destination': $destination, " if routed else ""
+        split = sfn.Pass.jsonata(
+            self._scope,
+            "Split batch",
+            assign={
+                # The halves go to the end, so that those without a poison are done first.
+                "pending": "{% ($half := $floor($count($batch) / 2); [$append($pending, ["
+                f"{{{part}'messages': [$batch[[0..$half - 1]]]}}, "
+                f"{{{part}'messages': [$batch[[$half..$count($batch) - 1]]]}}"
+                "])]) %}"
+            },
+        )
+        fail_item = sfn.Pass.jsonata(
+            self._scope, "Fail item", assign={"failures": "{% [$append($failures, [$batch.message_id])] %}"}
+        )
+        self._died.when(sfn.Condition.jsonata("{% $count($batch) > 1 %}"), split).otherwise(fail_item)
+        split.next(self._more)
+        fail_item.next(self._more)
+
+    def _leg(self, leg: Leg) -> sfn.CustomState:
+        """Return the first state of a leg."""
+        label = f"{leg.name}: " if leg.name else ""
+        preprocessing = leg.preprocess.task(
+            self._scope,
+            f"{label}Preprocess",
+            payload={"messages": "{% $batch %}"},
+            assign={
+                "items": "{% [$states.result.Payload.items] %}",
+                "rejected": "{% [$states.result.Payload.rejected] %}",
+                "retry": "{% [$states.result.Payload.retry] %}",
+            },
+            output={"groups": "{% [$states.result.Payload.groups] %}"},
+        )
+        any_left = sfn.Choice.jsonata(self._scope, f"{label}Anything to score?")
+        postprocessing = leg.postprocess.task(
+            self._scope,
+            f"{label}Postprocess",
+            # The output of the stage before: groups, inference and, if a model ran, its version.
+            payload=_postprocess_payload(leg),
+            assign={
+                "failures": "{% [$append($append($failures, $retry), [$states.result.Payload.retry])] %}",
+                **({"escalated": "{% [$states.result.Payload.unsure] %}"} if leg.escalation else {}),
+            },
+        )
+        score = self._hand_over(leg, label) if leg.gpu_workflow else self._infer(leg, label, postprocessing)
+        preprocessing.next(any_left)
+        any_left.when(
+            sfn.Condition.jsonata("{% $count($states.input.groups) = 0 %}"),
+            postprocessing,
+            outputs={"groups": [], "inference": "none"},
+        ).otherwise(score)
+        postprocessing.next(self._escalate(leg.escalation, label) if leg.escalation else self._more)
+        self._catch(preprocessing)
+        self._catch(postprocessing)
+        return preprocessing
+
+    def _infer(self, leg: Leg, label: str, postprocessing: sfn.CustomState) -> sfn.CustomState:
+        infer = leg.inference.task(
+            self._scope,
+            f"{label}Infer",
+            payload={"groups": "{% [$states.input.groups] %}"},
+            output="{% $states.result.Payload %}",
+        )
+        self._catch(infer)
+        infer.next(postprocessing)
+        return infer
+
+    def _hand_over(self, leg: Leg, label: str) -> sfn.CustomState:
+        """Start the workflow that may wait, and be done with the batch: from then on it answers for the items."""
+        if leg.gpu_workflow is None:
+            raise AssertionError("asked before")
+        done = {"failures": "{% [$append($failures, $retry)] %}"}
+        start = leg.gpu_workflow.start_task(
+            self._scope,
+            f"{label}Hand over",
+            input={
+                "items": "{% $items %}",
+                "rejected": "{% $rejected %}",
+                "groups": "{% [$states.input.groups] %}",
+                **_about(leg),
+            },
+            assign=done,
+        )
+        again = sfn.Pass.jsonata(self._scope, f"{label}Handed over before", assign=done)
+        # The same messages were delivered twice: the execution of that name has them.
+        start.add_catch(again, errors=["StepFunctions.ExecutionAlreadyExistsException", "ExecutionAlreadyExists"])
+        start.add_catch(self._give_back, errors=[sfn.Errors.ALL])
+        start.next(self._more)
+        again.next(self._more)
+        return start
+
+    def _escalate(self, escalation: Escalation, label: str) -> sfn.Choice:
+        """Make a batch for the better model of what this one was not sure of."""
+        unsure = sfn.Choice.jsonata(self._scope, f"{label}Unsure of any?")
+        escalate = sfn.Pass.jsonata(
+            self._scope,
+            f"{label}Escalate",
+            assign={
+                "pending": "{% [$append($pending, [{"
+                f"'destination': {text(escalation.then)}, "
+                "'messages': [$map($escalated, function($one) { "
+                "$merge([$batch[message_id = $one.message_id][0], {'first': $one.answer}]) })]}])] %}"
+            },
+        )
+        unsure.when(sfn.Condition.jsonata("{% $count($escalated) > 0 %}"), escalate).otherwise(self._more)
+        escalate.next(self._more)
+        return unsure
+
+    def _catch(self, state: sfn.CustomState) -> None:
+        state.add_catch(self._give_back, errors=list(TRANSIENT_ERRORS))
+        state.add_catch(self._died, errors=[sfn.Errors.ALL])
+
+
+def _about(leg: Leg) -> Mapping[str, object]:
+    """Return what the rows of a routed pipeline say beside the prediction."""
+    if leg.route is None:
+        return {}
+    return {
+        "first": "{% $merge([{}, $batch[$exists(first)].{message_id: first}]) %}",
+        "route": leg.route,
+        "variant": "{% $variant = '' ? null : $variant %}",
+    }
+
+
+def _postprocess_payload(leg: Leg) -> str:
+    members = "'items': $items, 'rejected': $rejected"
+    if leg.route is not None:
+        members += (
+            f", 'route': '{leg.route}', 'variant': $variant = '' ? null : $variant, "
+            "'first': $merge([{}, $batch[$exists(first)].{message_id: first}])"
+        )
+    if leg.escalation is not None:
+        members += (
+            f", 'row_version': '{leg.escalation.row_version}', "
+            f"'unsure': [$states.input.confidences[confidence < {leg.escalation.threshold}]]"
+        )
+    return f"{{% $merge([$states.input, {{{members}}}]) %}}"
+
+
+def _check_legs(legs: Sequence[Leg], router: Router | None) -> None:
+    if not legs or (len(legs) > 1 and router is None):
+        raise PropError(f"legs has {len(legs)} members and there is no router; give one leg, or a router that chooses")
+    for leg in legs:
+        if leg.inference.slow and leg.gpu_workflow is None:
+            raise PropError(
+                f"{leg.inference.node.path} is slow: an express workflow ends after 5 minutes, and a GPU may take 20 to "
+                "come; give the leg a gpu_workflow, which may wait"
+            )
+
+
+def _last_start(timeout: Duration, legs: Sequence[Leg]) -> int:
     """Return the milliseconds after which a part might not be done within the timeout, and half of that at least."""
     limit = int(timeout.to_milliseconds())
-    if any(stage.timeout.is_unresolved() for stage in stages):
-        return limit // 2
-    return max(limit - sum(int(stage.timeout.to_milliseconds()) for stage in stages), limit // 2)
+    slowest = 0
+    for leg in legs:
+        stages = (leg.preprocess, leg.postprocess) if leg.gpu_workflow else (leg.preprocess, leg.inference, leg.postprocess)
+        if any(stage.timeout.is_unresolved() for stage in stages):
+            return limit // 2
+        slowest = max(slowest, sum(int(stage.timeout.to_milliseconds()) for stage in stages))
+    return max(limit - slowest, limit // 2)

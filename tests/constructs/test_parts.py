@@ -14,6 +14,7 @@ from aws_cdk.assertions import Template
 from cdk_inference import (
     CpuInference,
     InferenceWorkflow,
+    Leg,
     Postprocess,
     PostprocessFunction,
     Preprocess,
@@ -53,13 +54,17 @@ def test_the_stages_make_a_workflow_without_a_pipeline(stack, model):
     workflow = InferenceWorkflow(
         stack,
         "Workflow",
-        preprocess=PreprocessFunction(
-            stack, "Pre", stage=Preprocess.image(size=224), model=model, trigger=trigger, work=work
-        ),
-        inference=CpuInference(stack, "Infer", model=model, work=work, memory_size=3538),
-        postprocess=PostprocessFunction(
-            stack, "Post", stage=Postprocess.outputs(), model=model, work=work, results=results
-        ),
+        legs=[
+            Leg(
+                preprocess=PreprocessFunction(
+                    stack, "Pre", stage=Preprocess.image(size=224), model=model, trigger=trigger, work=work
+                ),
+                inference=CpuInference(stack, "Infer", model=model, work=work, memory_size=3538),
+                postprocess=PostprocessFunction(
+                    stack, "Post", stage=Postprocess.outputs(), model=model, work=work, results=results
+                ),
+            )
+        ],
         timeout=cdk.Duration.minutes(2),
     )
     trigger.add_target(workflow.state_machine)

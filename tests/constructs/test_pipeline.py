@@ -14,6 +14,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk.assertions import Annotations, Match, Template
 
 from cdk_inference import (
+    Inference,
     InferencePipeline,
     LambdaPlatform,
     ModelArtifact,
@@ -197,7 +198,7 @@ def test_functions_trace_and_log_json_for_a_month(stack, pipeline):
 
 
 def test_concurrency_platform_and_memory_on_request(stack, pipeline):
-    pipeline(reserved_concurrent_executions=7, platform=LambdaPlatform("3.13", "x86_64"), inference_memory_size=3538)
+    pipeline(reserved_concurrent_executions=7, platform=LambdaPlatform("3.13", "x86_64"), inference=Inference.cpu(memory_size=3538))
     functions = resources(stack, "AWS::Lambda::Function").values()
     assert {f["Properties"]["ReservedConcurrentExecutions"] for f in functions} == {7}
     assert {f["Properties"]["Runtime"] for f in functions} == {"python3.13"}
@@ -388,7 +389,7 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
         ({"suffixes": ["jpg"]}, "suffix 'jpg' is not of the form '.jpg'"),
         ({"stage_timeout": cdk.Duration.seconds(60)}, "stage_timeout is 60 s…use at most 37 s, or smaller batches"),
         ({"workflow_timeout": cdk.Duration.minutes(6)}, "workflow_timeout is 360 s"),
-        ({"inference_memory_size": 64}, "memory_size is 64 MiB; Lambda takes 128 to 10240"),
+        ({"inference": Inference.cpu(memory_size=64)}, "memory_size is 64 MiB; Lambda takes 128 to 10240"),
         ({"result_ttl_days": 0}, "result_ttl_days is 0"),
         ({"postprocess": Postprocess.classification(labels=["a", "b"], top=1)}, "labels has 2 names…has 10 classes"),
     ],

@@ -76,9 +76,9 @@ def test_any_function_name_is_found(name, tmp_path_factory):
     [
         ("def other(data, item): ...", "there is no function 'run' in .*; it has other"),
         ("run = 1", "there is no function 'run' in .*; it has none"),
-        ("def run(data): ...", "'run' in .* must take two arguments"),
-        ("def run(a, b, c): ...", "'run' in .* must take two arguments"),
-        ("def run(a, b, *, c): ...", "'run' in .* must take two arguments"),
+        ("def run(data): ...", r"'run' in .* must be a function of \(data, item\)"),
+        ("def run(a, b, c): ...", r"'run' in .* must be a function of \(data, item\)"),
+        ("def run(a, b, *, c): ...", r"'run' in .* must be a function of \(data, item\)"),
         ("def run(a, b:", "is not valid Python"),
     ],
 )

@@ -16,7 +16,7 @@ from botocore.config import Config
 from cdk_inference.functions import StageFunction
 from cdk_inference.local.emulator import Emulator
 from cdk_inference.packages import ZipPackage
-from cdk_inference.workflow import InferenceWorkflow
+from cdk_inference.workflow import InferenceWorkflow, Leg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,9 +142,7 @@ def _definition(seconds: int) -> str:
     workflow = InferenceWorkflow(
         stack,
         "Workflow",
-        preprocess=stage("preprocess"),
-        inference=stage("infer"),
-        postprocess=stage("postprocess"),
+        legs=[Leg(preprocess=stage("preprocess"), inference=stage("infer"), postprocess=stage("postprocess"))],
         timeout=cdk.Duration.seconds(seconds),
     )
     template = Template.from_stack(stack).to_json()

@@ -1,0 +1,383 @@
+"""The workflow that may wait: it takes over batches for a GPU that is perhaps not there yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aws_cdk import Duration, Stack
+from aws_cdk import aws_events as events
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_inference import acknowledgments, encryption
+from cdk_inference.metadata import mark
+from cdk_inference.storage import log_group
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aws_cdk import RemovalPolicy
+    from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_iam as iam
+    from aws_cdk import aws_kms as kms
+
+    from cdk_inference.functions import StageFunction
+    from cdk_inference.gpu import GpuInference
+    from cdk_inference.trigger import S3Trigger
+
+FIRST_WAIT = 5
+LONGEST_WAIT = 60
+"""Bounds of the pause before another try, in seconds; it doubles from try to try, and a random share of it is waited."""
+
+STORE_TRIES = 12
+"""Times that a row is tried to be written, beside the retries of each time: about five minutes."""
+
+_STORING = Duration.hours(1)
+_ERROR = "{% $states.errorOutput.Error & ': ' & $substring($states.errorOutput.Cause, 0, 200) %}"
+# The event that an item came with, as far as anybody reads it.
+_EVENT = """{% $string({
+  "source": "aws.s3", "detail-type": "Object Created", "time": $states.input.item.event_time,
+  "detail": {"bucket": {"name": $states.input.item.bucket}, "object": $merge([
+    {"key": $states.input.item.key, "size": $states.input.item.size,
+     "etag": $states.input.item.etag, "sequencer": $states.input.item.sequencer},
+    $states.input.item.version_id ? {"version-id": $states.input.item.version_id} : {}
+  ])}
+}) %}"""
+
+
+class GpuWorkflow(Construct):
+    """A standard state machine that scores what was preprocessed, for as long as it takes a GPU to come.
+
+    Input: what preprocessing returned (``items``, ``rejected``, ``groups``), and what rows shall say beside
+    (``first``, ``route``, ``variant``).
+
+    While inference is refused, it waits and tries again, each time up to twice as long; nothing is polled. An
+    invocation that dies makes it split the batch, until the item that kills it is alone. What cannot be scored within
+    the patience, or kills its invocation, or whose row cannot be written, goes to the dead-letter queue as the event
+    that it came with, and a row says why. An execution that fails as a whole is reported to a queue too.
+
+    A batch makes five state transitions if all goes well.
+
+    Parameters
+    ----------
+    inference, postprocess
+        The stages.
+    trigger
+        Whose dead-letter queue takes what failed.
+    patience
+        How long inference is tried. Default: that of the inference.
+    encryption_key
+        Customer managed key of the log group and the queue. Default: CloudWatch Logs encrypts with its own.
+    log_retention
+        Default: one month.
+    log_removal_policy
+        Default: RETAIN, see `data_removal_policy`.
+
+    Attributes
+    ----------
+    state_machine
+        The state machine, for everything this construct does not cover.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        inference: GpuInference | StageFunction,
+        postprocess: StageFunction,
+        trigger: S3Trigger,
+        patience: Duration,
+        encryption_key: kms.IKey | None = None,
+        log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
+        log_removal_policy: RemovalPolicy | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
+        self.state_machine = sfn.StateMachine(
+            self,
+            "StateMachine",
+            comment=f"scores preprocessed batches with {inference.node.path}",
+            definition_body=sfn.DefinitionBody.from_chainable(
+                _Definition(self, patience).build(inference, postprocess, trigger.dead_letter_queue.queue_url)
+            ),
+            query_language=sfn.QueryLanguage.JSONATA,
+            state_machine_type=sfn.StateMachineType.STANDARD,
+            # Ends what hangs. Splitting a batch and storing its rows come on top of the patience.
+            timeout=patience.plus(patience).plus(_STORING),
+            tracing_enabled=True,
+            logs=sfn.LogOptions(destination=self.log_group, level=sfn.LogLevel.ERROR, include_execution_data=False),
+        )
+        inference.grant_invoke(self.state_machine)
+        postprocess.grant_invoke(self.state_machine)
+        trigger.grant_bury(self.state_machine)
+        self.rule = self._report_failures(trigger)
+        mark(self.state_machine, "gpu-state-machine")
+        acknowledgments.errors_logged_only(self.state_machine)
+        acknowledgments.tracing_and_log_delivery(self.state_machine)
+
+    def _report_failures(self, trigger: S3Trigger) -> events.CfnRule:
+        """Keep the input of executions that fail as a whole: their messages are no longer in the queue."""
+        rule = events.CfnRule(
+            self,
+            "ExecutionFailed",
+            description=f"executions of {self.node.path} that failed as a whole",
+            event_pattern={
+                "source": ["aws.states"],
+                "detail-type": ["Step Functions Execution Status Change"],
+                "detail": {
+                    "status": ["FAILED", "TIMED_OUT", "ABORTED"],
+                    "stateMachineArn": [self.state_machine.state_machine_arn],
+                },
+            },
+            targets=[events.CfnRule.TargetProperty(id="Queue", arn=trigger.undelivered_queue.queue_arn)],
+        )
+        trigger.allow_undelivered(rule)
+        return rule
+
+    def grant_start_execution(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee hand over batches."""
+        return self.state_machine.grant_start_execution(grantee)
+
+    def start_task(
+        self, scope: Construct, id: str, *, input: Mapping[str, object], assign: Mapping[str, object]
+    ) -> sfn.CustomState:
+        """Make the state that hands a batch over.
+
+        The execution is named by a hash of the messages' ids, so that the same batch, delivered again, starts no
+        second one. A message that is moved out of the dead-letter queue has a new id.
+
+        Parameters
+        ----------
+        input
+            See the class; ``items`` must be in the variable of that name.
+        assign
+            Variables to set.
+        """
+        task = sfn.CustomState(
+            scope,
+            id,
+            state_json={
+                "Type": "Task",
+                "Resource": f"arn:{Stack.of(self).partition}:states:::states:startExecution",
+                "Arguments": {
+                    "StateMachineArn": self.state_machine.state_machine_arn,
+                    "Name": "{% $hash($join($sort([$items.message_id]), '/'), 'SHA-256') %}",
+                    "Input": input,
+                },
+                "Assign": assign,
+            },
+        )
+        task.add_retry(
+            errors=["StepFunctions.SdkClientException", "StepFunctions.SfnException"],
+            interval=Duration.seconds(1),
+            max_attempts=3,
+            backoff_rate=2,
+            jitter_strategy=sfn.JitterType.FULL,
+        )
+        return task
+
+    def metric_failed(self, **options: Any) -> cloudwatch.Metric:
+        """Count the executions that failed as a whole, as a sum over 5 minutes."""
+        return self.state_machine.metric_failed(**options)
+
+    def metric_timed_out(self, **options: Any) -> cloudwatch.Metric:
+        """Count the executions that ran out of time, as a sum over 5 minutes."""
+        return self.state_machine.metric_timed_out(**options)
+
+    def metric_time(self, **options: Any) -> cloudwatch.Metric:
+        """Measure the milliseconds of an execution, waiting included, the average over 5 minutes."""
+        return self.state_machine.metric_time(**options)
+
+
+class _Definition:
+    """The states.
+
+    Variables: ``items``, ``rejected``, ``groups``, ``first``, ``route`` and ``variant`` as in the input; ``current``, the
+    indices of the items at hand, and ``pending``, lists of those still to come; ``scored``, what inference returned for
+    the current ones, and ``unstored``, the indices whose rows are not written yet; ``failed``, indices with reasons;
+    ``tries``, how often it was refused in a row; ``error``, what it was refused with.
+    """
+
+    def __init__(self, scope: Construct, patience: Duration) -> None:
+        self._scope = scope
+        self._patience = patience
+        self._more = sfn.Choice.jsonata(scope, "More to do?")
+
+    def build(
+        self, inference: GpuInference | StageFunction, postprocess: StageFunction, dead_letters: str
+    ) -> sfn.IChainable:
+        """Return the first state."""
+        receive = sfn.Pass.jsonata(
+            self._scope,
+            "Receive",
+            assign={
+                "items": "{% [$states.input.items] %}",
+                "rejected": "{% [$states.input.rejected] %}",
+                "groups": "{% [$states.input.groups] %}",
+                "first": "{% $exists($states.input.first) ? $states.input.first : {} %}",
+                "route": "{% $exists($states.input.route) ? $states.input.route : null %}",
+                "variant": "{% $exists($states.input.variant) ? $states.input.variant : null %}",
+                "current": "{% [$states.input.groups.indices] %}",
+                "pending": [],
+                "scored": {},
+                "unstored": [],
+                "failed": [],
+                "tries": 0,
+                "error": "",
+            },
+        )
+        infer = inference.task(
+            self._scope,
+            "Infer",
+            payload={"groups": "{% $groups %}", "only": "{% [$current] %}"},
+            assign={
+                "scored": "{% $states.result.Payload %}",
+                "unstored": "{% [$append($current, $rejected.index)] %}",
+                "tries": 0,
+            },
+            output={},
+        )
+        store = postprocess.task(
+            self._scope,
+            "Postprocess",
+            payload="{% $merge([$scored, {'items': $items, 'rejected': $rejected, 'only': [$unstored], "
+            "'first': $first, 'route': $route, 'variant': $variant}]) %}",
+            assign={
+                "unstored": "{% [$map($items, function($item, $index) { "
+                "$item.message_id in $states.result.Payload.retry ? $index })] %}",
+                "rejected": "{% [$filter($rejected, function($one) { "
+                "$items[$one.index].message_id in $states.result.Payload.retry })] %}",
+            },
+            output={},
+        )
+        receive.next(infer).next(store).next(self._more)
+        self._wait_for_inference(infer, inference.transient_errors)
+        self._wait_to_store(store, postprocess.transient_errors)
+        self._split(infer, store)
+        self._more.when(
+            sfn.Condition.jsonata("{% $count($pending) > 0 %}"),
+            infer,
+            assign={
+                "current": "{% [$pending[0].only] %}",
+                "pending": "{% [$filter($pending, function($one, $index) { $index > 0 })] %}",
+            },
+        )
+        self._more.when(
+            sfn.Condition.jsonata("{% $count($failed) > 0 %}"), self._bury(postprocess, dead_letters)
+        )
+        self._more.otherwise(sfn.Succeed.jsonata(self._scope, "Done"))
+        return receive
+
+    def _wait_for_inference(self, infer: sfn.CustomState, transient: tuple[str, ...]) -> None:
+        minutes = f"{self._patience.to_minutes(integral=False):g}"
+        time_left = sfn.Choice.jsonata(self._scope, "Time left for inference?")
+        wait = self._wait("Wait for inference")
+        give_up = sfn.Pass.jsonata(
+            self._scope,
+            "Give up inference",
+            assign={
+                "failed": "{% [$append($failed, [$map($append($current, $pending.only), function($index) { {'index': "
+                f"$index, 'reason': 'inference was refused for {minutes} minutes: ' & $error}} }})])] %}}",
+                "pending": [],
+            },
+        )
+        infer.add_catch(time_left, errors=list(transient), assign={"error": _ERROR})
+        time_left.when(sfn.Condition.jsonata(self._within_patience()), wait).otherwise(give_up)
+        wait.next(infer)
+        give_up.next(self._more)
+
+    def _split(self, infer: sfn.CustomState, store: sfn.CustomState) -> None:
+        died = sfn.Choice.jsonata(self._scope, "More than one item?")
+        split = sfn.Pass.jsonata(
+            self._scope,
+            "Split batch",
+            assign={
+                "pending": "{% ($half := $floor($count($current) / 2); [$append($pending, ["
+                "{'only': [$current[[0..$half - 1]]]}, {'only': [$current[[$half..$count($current) - 1]]]}"
+                "])]) %}",
+                "unstored": [],
+            },
+        )
+        fail_item = sfn.Pass.jsonata(
+            self._scope,
+            "Fail item",
+            assign={
+                "failed": "{% [$append($failed, [{'index': $current[0], "
+                "'reason': 'the invocation for this object died: ' & $error}])] %}",
+                "unstored": [],
+            },
+        )
+        for state in (infer, store):
+            state.add_catch(died, errors=[sfn.Errors.ALL], assign={"error": _ERROR})
+        died.when(sfn.Condition.jsonata("{% $count($current) > 1 %}"), split).otherwise(fail_item)
+        split.next(self._more)
+        fail_item.next(self._more)
+
+    def _wait_to_store(self, store: sfn.CustomState, transient: tuple[str, ...]) -> None:
+        tries_left = sfn.Choice.jsonata(self._scope, "Tries left to store?")
+        wait = self._wait("Wait to store")
+        give_up = sfn.Pass.jsonata(
+            self._scope,
+            "Give up storing",
+            assign={
+                "failed": "{% [$append($failed, [$map($unstored, function($index) { "
+                "{'index': $index, 'reason': 'the row could not be written ' & $error} })])] %}",
+                "unstored": [],
+            },
+        )
+        store.add_catch(tries_left, errors=list(transient), assign={"error": _ERROR})
+        self._more.when(sfn.Condition.jsonata("{% $count($unstored) > 0 %}"), tries_left)
+        tries_left.when(sfn.Condition.jsonata(f"{{% $tries < {STORE_TRIES} %}}"), wait).otherwise(give_up)
+        wait.next(store)
+        give_up.next(self._more)
+
+    def _wait(self, id: str) -> sfn.Wait:
+        """Wait a random share of a time that doubles: many executions shall not come back at once."""
+        seconds = f"1 + $floor($random() * $min([{LONGEST_WAIT}, {FIRST_WAIT} * $power(2, $min([$tries, 10]))]))"
+        return sfn.Wait.jsonata(
+            self._scope, id, time=sfn.WaitTime.seconds(f"{{% {seconds} %}}"), assign={"tries": "{% $tries + 1 %}"}
+        )
+
+    def _within_patience(self) -> str:
+        return (
+            "{% $toMillis($states.context.State.EnteredTime) - $toMillis($states.context.Execution.StartTime) "
+            f"< {int(self._patience.to_milliseconds())} %}}"
+        )
+
+    def _bury(self, postprocess: StageFunction, dead_letters: str) -> sfn.Map:
+        """Put the events of what failed into the dead-letter queue, and then say so in the rows."""
+        send = sfn.CustomState(
+            self._scope,
+            "Send event",
+            state_json={
+                "Type": "Task",
+                "Resource": f"arn:{Stack.of(self._scope).partition}:states:::sqs:sendMessage",
+                "Arguments": {"QueueUrl": dead_letters, "MessageBody": _EVENT},
+            },
+        )
+        send.add_retry(
+            errors=[sfn.Errors.ALL],
+            interval=Duration.seconds(1),
+            max_attempts=6,
+            backoff_rate=2,
+            jitter_strategy=sfn.JitterType.FULL,
+        )
+        bury = sfn.Map.jsonata(
+            self._scope,
+            "Bury",
+            items=sfn.ProvideItems.jsonata("{% [$failed] %}"),
+            item_selector={"item": "{% $items[$states.context.Map.Item.Value.index] %}"},
+            max_concurrency=4,
+        )
+        bury.item_processor(send)
+        record = postprocess.task(
+            self._scope,
+            "Record failures",
+            payload="{% {'items': $items, 'rejected': $rejected, 'failed': $failed, 'groups': [], "
+            "'inference': 'none', 'only': [$append($failed.index, $rejected.index)], "
+            "'first': $first, 'route': $route, 'variant': $variant} %}",
+            output={},
+        )
+        return bury.next(record)  # type: ignore[return-value]

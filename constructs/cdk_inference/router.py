@@ -1,0 +1,229 @@
+"""The router: the states that sort a batch by where its items go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from aws_cdk import Duration, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_inference import acknowledgments
+from cdk_inference.functions import FunctionOptions, StageFunction
+from cdk_inference.packages import ZipPackage
+from cdk_inference.routing import GIVE_BACK, text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cdk_inference.routing import Decider, RoutePlan
+    from cdk_inference.trigger import S3Trigger
+
+_LOOKED_UP = '["tags", "metadata", "decisions", "lost"]'
+_GONE = ("S3.NoSuchKeyException", "S3.NoSuchVersionException", "S3.NoSuchKey", "S3.NoSuchVersion", "S3.MethodNotAllowed")
+
+_SHARE = """\
+$share := function($salt) { (
+    $digits := $hash($salt & "\\n" & $identity, "SHA-256");
+    $reduce([0..7], function($sum, $place) {
+      $sum * 16 + $length($substringBefore("0123456789abcdef", $substring($digits, $place, 1)))
+    }, 0) / 4294967296
+  ) }"""
+"""The first 32 bits of a hash, as a share of all: JSONata reads no hexadecimal numbers."""
+
+
+class Router(Construct):
+    """Sorts the items of a batch by destination, within the states of a workflow.
+
+    Tags and metadata are read from S3 by the workflow itself. There is no function but those in which the user decides.
+
+    Parameters
+    ----------
+    plan
+        What is chosen by what.
+    trigger
+        Where the objects are.
+    **options
+        As those of `StageFunction`, for the user's functions.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        plan: RoutePlan,
+        trigger: S3Trigger,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        super().__init__(scope, id)
+        self.plan = plan
+        self._trigger = trigger
+        self.deciders = [_decider_function(self, decider, options) for decider in plan.deciders]
+
+    def grant(self, workflow: iam.IGrantable) -> None:
+        """Let a workflow look up what it chooses by."""
+        if self.plan.needs_metadata:
+            self._trigger.grant_read(workflow)
+        if self.plan.needs_tags:
+            iam.Grant.add_to_principal(
+                grantee=workflow,
+                actions=["s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
+                resource_arns=[self._trigger.bucket.arn_for_objects(f"{self._trigger.prefix}*")],
+            )
+        if self.plan.needs_metadata or self.plan.needs_tags:
+            acknowledgments.objects_under(workflow, self._trigger.bucket, f"{self._trigger.prefix}*")  # type: ignore[arg-type]
+        for function in self.deciders:
+            function.grant_invoke(workflow)
+
+    def states(
+        self,
+        scope: Construct,
+        entries: Mapping[str, sfn.IChainable],
+        *,
+        again: sfn.IChainable,
+        on_error: Callable[[sfn.CustomState], None],
+    ) -> sfn.Choice:
+        """Return the state that sends a batch to its leg, or sorts it if it has no destination yet.
+
+        Parameters
+        ----------
+        entries
+            The first state of each leg.
+        again
+            Where the workflow goes on once a batch is sorted.
+        on_error
+            Adds the workflow's catchers to a state.
+        """
+        which = sfn.Choice.jsonata(scope, "Which route?")
+        for destination in self.plan.destinations.values():
+            which.when(
+                sfn.Condition.jsonata(f"{{% $destination = {text(destination.name)} %}}"),
+                entries[destination.leg],
+                assign={"variant": destination.variant or ""},
+            )
+        route = sfn.Pass.jsonata(scope, "Route", outputs=f"{{% {self._routed()} %}}")
+        sort = sfn.Pass.jsonata(
+            scope,
+            "Sort by route",
+            assign={
+                "pending": "{% ("
+                "$routed := [$states.input]; "
+                "[$append([$map($distinct($routed.destination[$ != '']), function($one) { "
+                "{'destination': $one, 'messages': [$routed[destination = $one].message]} })], $pending)]"
+                ") %}",
+                "failures": "{% [$append($failures, [$states.input[destination = ''].message.message_id])] %}",
+            },
+        )
+        states: list[sfn.CustomState | sfn.Map] = []
+        if self.plan.needs_tags or self.plan.needs_metadata:
+            states.append(self._look_up(scope))
+        for function in self.deciders:
+            state = self._decide(scope, function)
+            on_error(state)
+            states.append(state)
+        first, *_ = steps = [sfn.Pass.jsonata(scope, "Unsorted", outputs="{% [$batch] %}"), *states, route, sort]
+        for before, after in zip(steps, steps[1:], strict=False):
+            before.next(after)
+        sort.next(again)
+        which.otherwise(first)
+        return which
+
+    def _routed(self) -> str:
+        """Return the expression for the messages of a batch with their destinations."""
+        share = f"{_SHARE};\n  " if "$share(" in self.plan.expression else ""
+        return f"""[$map($states.input, function($m) {{ (
+  $event := $type($m.body) = "object" ? $m.body : $m;
+  $object := $event.detail.object;
+  $key := $object.key;
+  $size := $object.size;
+  $version := $object.`version-id`;
+  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & ($version ? $version : $object.etag);
+  {share}{{
+    "destination": $m.lost ? {text(GIVE_BACK)} : {self.plan.expression},
+    "message": $sift($m, function($value, $name) {{ $not($name in {_LOOKED_UP}) }})
+  }}
+) }})]"""
+
+    def _look_up(self, scope: Construct) -> sfn.Map:
+        """Read tags and metadata of each object; an object that is gone has none."""
+        each = sfn.Map.jsonata(
+            scope,
+            "Look up",
+            items=sfn.ProvideItems.jsonata("{% $states.input %}"),
+            max_concurrency=8,
+        )
+        gone = sfn.Pass.jsonata(scope, "Object is gone")
+        lost = sfn.Pass.jsonata(
+            scope, "Cannot look up now", outputs="{% $merge([$states.input, {'lost': true}]) %}"
+        )
+        tasks = []
+        if self.plan.needs_tags:
+            found = "{'tags': $merge([{}, $states.result.TagSet.{Key: Value}])}"
+            tasks.append(_s3_task(scope, "Read tags", "getObjectTagging", found))
+        if self.plan.needs_metadata:
+            found = "{'metadata': $merge([{}, $states.result.Metadata])}"
+            tasks.append(_s3_task(scope, "Read metadata", "headObject", found))
+        for task in tasks:
+            task.add_catch(gone, errors=list(_GONE), outputs="{% $states.input %}")
+            task.add_catch(lost, errors=[sfn.Errors.ALL], outputs="{% $states.input %}")
+        for before, after in zip(tasks, tasks[1:], strict=False):
+            before.next(after)
+        each.item_processor(tasks[0])
+        return each
+
+    def _decide(self, scope: Construct, function: StageFunction) -> sfn.CustomState:
+        number = function.node.id.removeprefix("Decider")
+        return function.task(
+            scope,
+            f"Decide {number}",
+            payload={"messages": "{% $states.input %}"},
+            output="{% [$map($states.input, function($m) { $merge([$m, {'decisions': $merge([$m.decisions, "
+            f"{{'{number}': $lookup($states.result.Payload.decisions, $m.message_id)}}])}}]) }})] %}}",
+        )
+
+
+def _s3_task(scope: Construct, id: str, action: str, found: str) -> sfn.CustomState:
+    task = sfn.CustomState(
+        scope,
+        id,
+        state_json={
+            "Type": "Task",
+            "Resource": f"arn:{Stack.of(scope).partition}:states:::aws-sdk:s3:{action}",
+            "Arguments": "{% ("
+            "$detail := $type($states.input.body) = 'object' ? $states.input.body.detail : $states.input.detail; "
+            "$version := $detail.object.`version-id`; "
+            "$merge([{'Bucket': $detail.bucket.name, 'Key': $detail.object.key}, "
+            "$version and $version != 'null' ? {'VersionId': $version} : {}])"
+            ") %}",
+            "Output": f"{{% $merge([$states.input, {found}]) %}}",
+        },
+    )
+    task.add_retry(
+        errors=["S3.SdkClientException", "S3.S3Exception"],
+        interval=Duration.seconds(1),
+        max_attempts=3,
+        backoff_rate=2,
+        jitter_strategy=sfn.JitterType.FULL,
+    )
+    return task
+
+
+def _decider_function(scope: Construct, decider: Decider, options: FunctionOptions) -> StageFunction:
+    code = decider.code
+    return StageFunction(
+        scope,
+        f"Decider{decider.number}",
+        package=ZipPackage(
+            handler="inference_runtime.decide.handler",
+            runtime_requirements=code.runtime_requirements,
+            requirements=code.requirements,
+            sources=code.files(),
+        ),
+        environment=code.environment(),
+        description=f"decides for items of {scope.node.path}",
+        memory_size=512,
+        timeout=Duration.seconds(10),
+        **options,
+    )

@@ -1,0 +1,59 @@
+"""A route: one model, with what comes before and after it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cdk_inference.errors import PropError
+from cdk_inference.inference import Inference
+from cdk_inference.routing import text
+
+if TYPE_CHECKING:
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.routing import RoutePlan
+    from cdk_inference.stages import Postprocess, Preprocess
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
+
+
+@dataclass(frozen=True, eq=False)
+class Route:
+    """One way to score an item.
+
+    Parameters
+    ----------
+    name
+        What rows, states and construct ids call it: up to 31 letters, digits, dashes and underscores.
+    model
+        The model to run.
+    preprocess
+        How the bytes of an object become the model's input.
+    postprocess
+        How the model's outputs become a prediction. Default: as the pipeline's.
+    inference
+        Where the model runs. Default: `Inference.cpu`.
+
+    Raises
+    ------
+    PropError
+        The name cannot be used.
+    """
+
+    name: str
+    model: ModelArtifact = field(kw_only=True)
+    preprocess: Preprocess = field(kw_only=True)
+    postprocess: Postprocess | None = field(default=None, kw_only=True)
+    inference: Inference = field(default_factory=Inference.cpu, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise PropError(
+                f"route name '{self.name}' cannot be used: take a letter, and up to 30 letters, digits, dashes and "
+                "underscores"
+            )
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
+        """Make the route a destination of the plan, and return the JSONata expression that names it."""
+        return text(plan.destination(self, variant))

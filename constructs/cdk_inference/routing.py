@@ -1,0 +1,479 @@
+"""Routing: which item goes to which model, as JSONata that the workflow itself evaluates."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from cdk_inference.errors import PropError
+from cdk_inference.model.cascade import calibrate
+from cdk_inference.stages import user_code
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from cdk_inference.model.cascade import Calibration
+    from cdk_inference.routes import Route
+    from cdk_inference.stages import StageCode
+
+GIVE_BACK = ""
+"""The destination of an item of which nothing can be said now: it goes back to the queue."""
+
+_PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
+
+_ANY = r"[\s\S]*"  # a dot does not match line breaks
+
+Value = TypeVar("Value")
+
+
+class Branch(Protocol):
+    """Where items may go: a `Route`, or a strategy of `Routing` that chooses among branches."""
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
+        """Add what is needed to the plan, and return the JSONata expression for the name of an item's destination.
+
+        The expression may use ``$m``, the message with what the plan looked up (``tags``, ``metadata``, ``decisions``),
+        ``$key``, ``$size``, and ``$share(salt)``, a number in [0, 1) that is always the same for one object version.
+        """
+
+
+class Routing:
+    """Strategies by which a pipeline chooses the route of each item.
+
+    All but `by_function` are JSONata in the state machine, where a reviewer can read them. Branches are routes, or
+    strategies again.
+    """
+
+    @staticmethod
+    def by_size(*, limit: int, below: Branch, otherwise: Branch) -> Branch:
+        """Choose by the size of the object.
+
+        Parameters
+        ----------
+        limit
+            In bytes.
+        below, otherwise
+            For objects smaller than that, and for the others.
+
+        Raises
+        ------
+        PropError
+            The limit is below 1.
+        """
+        if limit < 1:
+            raise PropError(f"limit is {limit}; no object is smaller than that: give a number of bytes from 1")
+        # An event without a size is malformed, and any branch finds that out.
+        small = f'($type($size) = "number" ? $size < {limit} : false)'
+        return _Choice(((small, below),), otherwise)
+
+    @staticmethod
+    def by_key(patterns: Mapping[str, Branch], *, otherwise: Branch) -> Branch:
+        """Choose by the key of the object.
+
+        Parameters
+        ----------
+        patterns
+            Branches by pattern, such as ``"raw/*.tif"``; the first that matches the whole key counts. A ``*`` stands
+            for any characters, slashes too; upper and lower case differ.
+        otherwise
+            For keys that match none.
+
+        Raises
+        ------
+        PropError
+            There is no pattern, or an empty one.
+        """
+        _check_branches("patterns", patterns)
+        return _Choice(tuple((_matches(pattern), branch) for pattern, branch in patterns.items()), otherwise)
+
+    @staticmethod
+    def by_tag(tag: str, values: Mapping[str, Branch], *, otherwise: Branch) -> Branch:
+        """Choose by a tag of the object, which the workflow reads from S3.
+
+        Parameters
+        ----------
+        tag
+            Its key.
+        values
+            Branches by the tag's value.
+        otherwise
+            For objects without the tag, or with another value.
+
+        Raises
+        ------
+        PropError
+            The tag or its values are empty.
+        """
+        return _ByAttribute("tags", tag, _check_branches("values", values), otherwise)
+
+    @staticmethod
+    def by_metadata(name: str, values: Mapping[str, Branch], *, otherwise: Branch) -> Branch:
+        """Choose by user-defined metadata of the object, which the workflow reads from S3.
+
+        Parameters
+        ----------
+        name
+            Without ``x-amz-meta-``; S3 makes it lower case.
+        values
+            Branches by value.
+        otherwise
+            For objects without it, or with another value.
+
+        Raises
+        ------
+        PropError
+            The name or the values are empty.
+        """
+        return _ByAttribute("metadata", name.lower(), _check_branches("values", values), otherwise)
+
+    @staticmethod
+    def by_model(routes: Sequence[Route], *, otherwise: Route, metadata: str = "model") -> Branch:
+        """Choose the route whose model the object asks for by name, in its metadata.
+
+        Parameters
+        ----------
+        routes
+            The choice.
+        otherwise
+            For objects that ask for none, or for another.
+        metadata
+            Name of the user-defined metadata. Default: ``model``, as in ``x-amz-meta-model: efficientnet-lite0``.
+
+        Raises
+        ------
+        PropError
+            Two routes have models of one name.
+        """
+        names = [route.model.manifest.name for route in routes]
+        if len(set(names)) < len(names):
+            raise PropError(f"routes have the models {', '.join(names)}; by_model needs a name of its own for each")
+        return Routing.by_metadata(metadata, dict(zip(names, routes, strict=True)), otherwise=otherwise)
+
+    @staticmethod
+    def split(weights: Mapping[str, tuple[float, Branch]], *, salt: str | None = None) -> Branch:
+        """Send shares of the items to branches: an A/B test, or a percentage.
+
+        Which share an item belongs to is a hash of its bucket, key and version: however often it is delivered, it goes
+        the same way. Rows carry the label as ``variant``.
+
+        Parameters
+        ----------
+        weights
+            By label, such as ``{"control": (90, route_a), "candidate": (10, route_b)}``.
+        salt
+            Two experiments with different salts are independent of each other. Default: the labels.
+
+        Raises
+        ------
+        PropError
+            A weight is not above 0 and finite.
+        """
+        _check_branches("weights", weights)
+        for label, (weight, _) in weights.items():
+            if not (math.isfinite(weight) and weight > 0):
+                raise PropError(f"weights has {weight} for '{label}'; it must be above 0, leave the branch out otherwise")
+        return _Split(dict(weights), ",".join(weights) if salt is None else salt)
+
+    @staticmethod
+    def by_function(
+        entry: str | Path,
+        branches: Mapping[str, Branch],
+        *,
+        requirements: Sequence[str] | Path | str = (),
+        sources: Sequence[str | Path] = (),
+    ) -> Branch:
+        """Let your own ``decide(item) -> label`` choose: it knows the object's key, size, version and time.
+
+        Parameters
+        ----------
+        entry
+            ``path/to/file.py:function``.
+        branches
+            By label. An item for which the function fails, or returns another label, goes back to the queue, and in
+            the end to the dead-letter queue.
+        requirements
+            What it imports, as a list or the path of a requirements file.
+        sources
+            More files and folders that it needs, put beside it.
+
+        Raises
+        ------
+        PropError
+            The file or the function does not exist, or does not take one argument.
+        """
+        code = user_code(entry, requirements, sources, takes=("item",))
+        return _ByFunction(code, _check_branches("branches", branches))
+
+    @staticmethod
+    def cascade(
+        *, first: Route, then: Route, agreement: float | None = None, threshold: float | None = None
+    ) -> Branch:
+        """Score on a cheap model first, and only what it is unsure of on a better one.
+
+        How sure it is, is the highest softmax of its first output. The row keeps both answers.
+
+        Parameters
+        ----------
+        first
+            Runs on a CPU.
+        then
+            Runs anywhere.
+        agreement
+            The share of the evaluation samples for which the cascade must give the answer of ``then``; the threshold is
+            found at build time. Default: 0.99.
+        threshold
+            The confidence below which items are escalated, from 0 to 1, if you know better.
+
+        Raises
+        ------
+        PropError
+            A number is out of range, both are given, or the first route is on a GPU.
+        ModelBuildError
+            The two models' evaluation data are not the same samples.
+        """
+        if agreement is not None and threshold is not None:
+            raise PropError("agreement and threshold are both given; the one is there to find the other: leave one out")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise PropError(f"threshold is {threshold}; a confidence is between 0 and 1")
+        if agreement is not None and not 0 < agreement <= 1:
+            raise PropError(f"agreement is {agreement}; it must be above 0 and at most 1")
+        if first.inference.slow:
+            raise PropError(f"route '{first.name}' is first in a cascade but runs on a GPU; begin with one on a CPU")
+        if first is then:
+            raise PropError(f"route '{first.name}' is both first and then in a cascade; give another")
+        return _Cascade(first, then, 0.99 if agreement is None and threshold is None else agreement, threshold)
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """What the first leg of a cascade does with what it is not sure of.
+
+    Parameters
+    ----------
+    threshold
+        Items with a lower confidence are escalated.
+    then
+        The destination of these.
+    row_version
+        Version in the sort key of rows, the same for both models.
+    calibration
+        By what the threshold was found; None if it was given.
+    """
+
+    threshold: float
+    then: str
+    row_version: str
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class PlannedLeg:
+    """The part of a workflow that scores the items of one route.
+
+    Parameters
+    ----------
+    name
+        The route's; in a cascade's first leg, both routes'.
+    route
+        Whose functions it uses.
+    escalation
+        If it is the first leg of a cascade.
+    """
+
+    name: str
+    route: Route
+    escalation: Escalation | None = None
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where an item may be sent: a leg, and the variant of an experiment if it is part of one."""
+
+    name: str
+    leg: str
+    variant: str | None
+
+
+@dataclass(frozen=True)
+class Decider:
+    """A function of the user's that decides, with the number under which its decisions are found."""
+
+    number: int
+    code: StageCode
+
+
+@dataclass
+class RoutePlan:
+    """What a routing needs, collected while its branches are bound.
+
+    Attributes
+    ----------
+    routes, legs, destinations
+        By name, in the order in which they were met.
+    deciders
+        The user's functions that decide.
+    needs_tags, needs_metadata
+        Whether the tags or the metadata of objects are looked up.
+    expression
+        JSONata for the name of an item's destination.
+    """
+
+    routes: dict[str, Route] = field(default_factory=dict)
+    legs: dict[str, PlannedLeg] = field(default_factory=dict)
+    destinations: dict[str, Destination] = field(default_factory=dict)
+    deciders: list[Decider] = field(default_factory=list)
+    needs_tags: bool = False
+    needs_metadata: bool = False
+    expression: str = ""
+
+    @classmethod
+    def of(cls, branch: Branch) -> RoutePlan:
+        """Bind a routing, and return its plan."""
+        plan = cls()
+        plan.expression = branch.bind(plan)
+        return plan
+
+    def destination(self, route: Route, variant: str | None, escalation: Escalation | None = None) -> str:
+        """Return the name under which a route is reached.
+
+        Raises
+        ------
+        PropError
+            Another route has the name, or another cascade the same two routes.
+        """
+        if self.routes.setdefault(route.name, route) is not route:
+            raise PropError(f"two routes are called '{route.name}'; give each a name of its own")
+        leg = route.name if escalation is None else f"{route.name}>{self.destinations[escalation.then].leg}"
+        name = leg if variant is None else f"{leg} ({variant})"
+        if escalation is not None:
+            leg = name  # it escalates to a destination that knows the variant
+        planned = PlannedLeg(leg, route, escalation)
+        if self.legs.setdefault(leg, planned) != planned:
+            raise PropError(f"there are two cascades '{leg}' with different thresholds; make it one")
+        self.destinations[name] = Destination(name, leg, variant)
+        return name
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The branch of the first condition that holds."""
+
+    cases: tuple[tuple[str, Branch], ...]
+    otherwise: Branch
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
+        chosen = "".join(f"{condition} ? {branch.bind(plan, variant)} : " for condition, branch in self.cases)
+        return f"({chosen}{self.otherwise.bind(plan, variant)})"
+
+
+@dataclass(frozen=True)
+class _ByAttribute:
+    """The branch of a tag or of metadata, looked up in S3."""
+
+    kind: str
+    name: str
+    values: Mapping[str, Branch]
+    otherwise: Branch
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise PropError(f"the name of the {self.kind} is empty; name what to choose by")
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
+        if self.kind == "tags":
+            plan.needs_tags = True
+        else:
+            plan.needs_metadata = True
+        found = f"$lookup($m.{self.kind}, {text(self.name)})"
+        cases = tuple((f"{found} = {text(value)}", branch) for value, branch in self.values.items())
+        return _Choice(cases, self.otherwise).bind(plan, variant)
+
+
+@dataclass(frozen=True)
+class _Split:
+    weights: Mapping[str, tuple[float, Branch]]
+    salt: str
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
+        labels = [label if variant is None else f"{variant}/{label}" for label in self.weights]
+        total = sum(weight for weight, _ in self.weights.values())
+        bounds = [reached / total for reached in accumulate(weight for weight, _ in self.weights.values())]
+        *shares, (_, last) = zip(bounds, (branch for _, branch in self.weights.values()), strict=True)
+        share = f"$share({text(self.salt)})"
+        cases = tuple(
+            (f"{share} < {bound:.9f}", _Labelled(branch, label))
+            for (bound, branch), label in zip(shares, labels, strict=False)
+        )
+        return _Choice(cases, _Labelled(last, labels[-1])).bind(plan)
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """A branch whose items belong to a variant."""
+
+    branch: Branch
+    label: str
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:  # noqa: ARG002 - it is part of the label
+        return self.branch.bind(plan, self.label)
+
+
+@dataclass(frozen=True)
+class _ByFunction:
+    code: StageCode
+    branches: Mapping[str, Branch]
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
+        decider = Decider(len(plan.deciders) + 1, self.code)
+        plan.deciders.append(decider)
+        found = f'$lookup($m.decisions, "{decider.number}")'
+        chosen = "".join(
+            f"{found} = {text(label)} ? {branch.bind(plan, variant)} : " for label, branch in self.branches.items()
+        )
+        return f"({chosen}{text(GIVE_BACK)})"
+
+
+@dataclass(frozen=True)
+class _Cascade:
+    first: Route
+    then: Route
+    agreement: float | None
+    threshold: float | None
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
+        calibration = None
+        threshold = self.threshold
+        if self.agreement is not None:
+            calibration = calibrate(self.first.model, self.then.model, agreement=self.agreement)
+            threshold = calibration.threshold
+        if threshold is None:
+            raise AssertionError("either is given")
+        then = plan.destination(self.then, variant)
+        version = f"{self.first.model.version}+{self.then.model.version}"
+        escalation = Escalation(threshold, then, version, calibration)
+        return text(plan.destination(self.first, variant, escalation))
+
+
+def text(value: str) -> str:
+    """Return a text as JSONata spells it."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _matches(pattern: str) -> str:
+    """Return the condition that the whole key fits a pattern."""
+    regex = _ANY.join(_PUNCTUATION.sub(r"\\\g<0>", part) for part in pattern.split("*"))
+    return f'($type($key) = "string" ? $contains($key, /^{regex}$/) : false)'
+
+
+def _check_branches(prop: str, branches: Mapping[str, Value]) -> Mapping[str, Value]:
+    if not branches:
+        raise PropError(f"{prop} is empty; give one branch at least")
+    for label in branches:
+        if not label:
+            raise PropError(f"{prop} has an empty text; say what the branch is for")
+    return branches
