@@ -120,6 +120,20 @@ def table(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
+def tokens(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
+    """A new table for the tokens of tasks that wait for SageMaker."""
+    name = f"tokens-{os.getpid()}-{next(_numbers)}"
+    dynamodb.create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[{"AttributeName": "inference_id", "AttributeType": "S"}],
+        KeySchema=[{"AttributeName": "inference_id", "KeyType": "HASH"}],
+    )
+    environment.setenv("TOKENS_TABLE", name)
+    return name
+
+
+@pytest.fixture
 def stage(environment: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], str]:
     """Write user code that defines `function`, and configure it as the stage. Returns the module's name."""
 
