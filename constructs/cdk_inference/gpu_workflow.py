@@ -10,7 +10,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_inference import acknowledgments, encryption
+from cdk_inference import acknowledgments
 from cdk_inference.metadata import mark
 from cdk_inference.storage import log_group
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FIRST_WAIT = 5
 LONGEST_WAIT = 60
-"""Bounds of the pause before another try, in seconds; it doubles from try to try, and a random share of it is waited."""
+"""Bounds of the pause before another try, in seconds; it doubles each time, and a random share of it is waited."""
 
 STORE_TRIES = 12
 """Times that a row is tried to be written, beside the retries of each time: about five minutes."""
@@ -194,10 +194,10 @@ class GpuWorkflow(Construct):
 class _Definition:
     """The states.
 
-    Variables: ``items``, ``rejected``, ``groups``, ``first``, ``route`` and ``variant`` as in the input; ``current``, the
-    indices of the items at hand, and ``pending``, lists of those still to come; ``scored``, what inference returned for
-    the current ones, and ``unstored``, the indices whose rows are not written yet; ``failed``, indices with reasons;
-    ``tries``, how often it was refused in a row; ``error``, what it was refused with.
+    Variables: ``items``, ``rejected``, ``groups``, ``first``, ``route`` and ``variant`` as in the input; ``current``,
+    the indices of the items at hand, and ``pending``, lists of those still to come; ``scored``, what inference returned
+    for the current ones, and ``unstored``, the indices whose rows are not written yet; ``failed``, indices with
+    reasons; ``tries``, how often something was refused in a row; ``error``, what it was refused with.
     """
 
     def __init__(self, scope: Construct, patience: Duration) -> None:
@@ -264,9 +264,7 @@ class _Definition:
                 "pending": "{% [$filter($pending, function($one, $index) { $index > 0 })] %}",
             },
         )
-        self._more.when(
-            sfn.Condition.jsonata("{% $count($failed) > 0 %}"), self._bury(postprocess, dead_letters)
-        )
+        self._more.when(sfn.Condition.jsonata("{% $count($failed) > 0 %}"), self._bury(postprocess, dead_letters))
         self._more.otherwise(sfn.Succeed.jsonata(self._scope, "Done"))
         return receive
 

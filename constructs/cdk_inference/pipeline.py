@@ -13,12 +13,11 @@ from constructs import Construct
 from cdk_inference import encryption
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
-from cdk_inference.functions import FunctionOptions
 from cdk_inference.inference import Inference
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
-from cdk_inference.route_stages import RouteStages, WorkflowLogs
+from cdk_inference.route_stages import RouteStages
 from cdk_inference.router import Router
 from cdk_inference.routes import Route
 from cdk_inference.routing import RoutePlan
@@ -35,9 +34,10 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_s3 as s3
 
-    from cdk_inference.functions import CpuInference, PostprocessFunction, PreprocessFunction
+    from cdk_inference.functions import CpuInference, FunctionOptions, PostprocessFunction, PreprocessFunction
     from cdk_inference.gpu import GpuInference
     from cdk_inference.platform import LambdaPlatform
+    from cdk_inference.route_stages import WorkflowLogs
     from cdk_inference.routing import Branch
     from cdk_inference.stages import Preprocess
 
@@ -305,9 +305,12 @@ def _branch(
     model: ModelArtifact | None, preprocess: Preprocess | None, inference: Inference | None, routing: Branch | None
 ) -> Branch:
     if routing is not None:
-        given = [name for name, prop in (("model", model), ("preprocess", preprocess), ("inference", inference)) if prop]
+        props = {"model": model, "preprocess": preprocess, "inference": inference}
+        given = [name for name, prop in props.items() if prop is not None]
         if given:
-            raise PropError(f"routing and {given[0]} are both given; each route has its own, leave out {', '.join(given)}")
+            raise PropError(
+                f"routing and {given[0]} are both given; each route has its own, so leave out {', '.join(given)}"
+            )
         return routing
     if not isinstance(model, ModelArtifact):
         raise PropError(f"model is a {type(model).__name__}; pass a ModelArtifact, or a routing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Unpack
 
 from aws_cdk import Duration, Stack
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from cdk_inference.trigger import S3Trigger
 
 _LOOKED_UP = '["tags", "metadata", "decisions", "lost"]'
-_GONE = ("S3.NoSuchKeyException", "S3.NoSuchVersionException", "S3.NoSuchKey", "S3.NoSuchVersion", "S3.MethodNotAllowed")
+_GONE = ("S3.NoSuchKeyException", "S3.NoSuchVersionException")
 
 _SHARE = """\
 $share := function($salt) { (
@@ -103,7 +104,7 @@ class Router(Construct):
                 entries[destination.leg],
                 assign={"variant": destination.variant or ""},
             )
-        route = sfn.Pass.jsonata(scope, "Route", outputs=f"{{% {self._routed()} %}}")
+        route = sfn.Pass.jsonata(scope, "Route", outputs=f"{{% {routed_expression(self.plan.expression)} %}}")
         sort = sfn.Pass.jsonata(
             scope,
             "Sort by route",
@@ -124,27 +125,11 @@ class Router(Construct):
             on_error(state)
             states.append(state)
         first, *_ = steps = [sfn.Pass.jsonata(scope, "Unsorted", outputs="{% [$batch] %}"), *states, route, sort]
-        for before, after in zip(steps, steps[1:], strict=False):
+        for before, after in pairwise(steps):
             before.next(after)
         sort.next(again)
         which.otherwise(first)
         return which
-
-    def _routed(self) -> str:
-        """Return the expression for the messages of a batch with their destinations."""
-        share = f"{_SHARE};\n  " if "$share(" in self.plan.expression else ""
-        return f"""[$map($states.input, function($m) {{ (
-  $event := $type($m.body) = "object" ? $m.body : $m;
-  $object := $event.detail.object;
-  $key := $object.key;
-  $size := $object.size;
-  $version := $object.`version-id`;
-  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & ($version ? $version : $object.etag);
-  {share}{{
-    "destination": $m.lost ? {text(GIVE_BACK)} : {self.plan.expression},
-    "message": $sift($m, function($value, $name) {{ $not($name in {_LOOKED_UP}) }})
-  }}
-) }})]"""
 
     def _look_up(self, scope: Construct) -> sfn.Map:
         """Read tags and metadata of each object; an object that is gone has none."""
@@ -155,9 +140,7 @@ class Router(Construct):
             max_concurrency=8,
         )
         gone = sfn.Pass.jsonata(scope, "Object is gone")
-        lost = sfn.Pass.jsonata(
-            scope, "Cannot look up now", outputs="{% $merge([$states.input, {'lost': true}]) %}"
-        )
+        lost = sfn.Pass.jsonata(scope, "Cannot look up now", outputs="{% $merge([$states.input, {'lost': true}]) %}")
         tasks = []
         if self.plan.needs_tags:
             found = "{'tags': $merge([{}, $states.result.TagSet.{Key: Value}])}"
@@ -168,7 +151,7 @@ class Router(Construct):
         for task in tasks:
             task.add_catch(gone, errors=list(_GONE), outputs="{% $states.input %}")
             task.add_catch(lost, errors=[sfn.Errors.ALL], outputs="{% $states.input %}")
-        for before, after in zip(tasks, tasks[1:], strict=False):
+        for before, after in pairwise(tasks):
             before.next(after)
         each.item_processor(tasks[0])
         return each
@@ -182,6 +165,29 @@ class Router(Construct):
             output="{% [$map($states.input, function($m) { $merge([$m, {'decisions': $merge([$m.decisions, "
             f"{{'{number}': $lookup($states.result.Payload.decisions, $m.message_id)}}])}}]) }})] %}}",
         )
+
+
+def routed_expression(chosen: str) -> str:
+    """Return the JSONata for the messages of a batch, ``$states.input``, with the destination of each.
+
+    Parameters
+    ----------
+    chosen
+        The expression of a `RoutePlan`.
+    """
+    share = f"{_SHARE};\n  " if "$share(" in chosen else ""
+    return f"""[$map($states.input, function($m) {{ (
+  $event := $type($m.body) = "object" ? $m.body : $m;
+  $object := $event.detail.object;
+  $key := $object.key;
+  $size := $object.size;
+  $version := $object.`version-id`;
+  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & ($version ? $version : $object.etag);
+  {share}{{
+    "destination": $m.lost ? {text(GIVE_BACK)} : {chosen},
+    "message": $sift($m, function($value, $name) {{ $not($name in {_LOOKED_UP}) }})
+  }}
+) }})]"""
 
 
 def _s3_task(scope: Construct, id: str, action: str, found: str) -> sfn.CustomState:

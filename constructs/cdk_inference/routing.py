@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 GIVE_BACK = ""
 """The destination of an item of which nothing can be said now: it goes back to the queue."""
 
-_PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
+_SPECIAL = re.compile(r"[^\w /-]", re.ASCII)
 
 _ANY = r"[\s\S]*"  # a dot does not match line breaks
 
@@ -176,7 +176,7 @@ class Routing:
         _check_branches("weights", weights)
         for label, (weight, _) in weights.items():
             if not (math.isfinite(weight) and weight > 0):
-                raise PropError(f"weights has {weight} for '{label}'; it must be above 0, leave the branch out otherwise")
+                raise PropError(f"weights has {weight} for '{label}'; it must be above 0, or leave the branch out")
         return _Split(dict(weights), ",".join(weights) if salt is None else salt)
 
     @staticmethod
@@ -210,9 +210,7 @@ class Routing:
         return _ByFunction(code, _check_branches("branches", branches))
 
     @staticmethod
-    def cascade(
-        *, first: Route, then: Route, agreement: float | None = None, threshold: float | None = None
-    ) -> Branch:
+    def cascade(*, first: Route, then: Route, agreement: float | None = None, threshold: float | None = None) -> Branch:
         """Score on a cheap model first, and only what it is unsure of on a better one.
 
         How sure it is, is the highest softmax of its first output. The row keeps both answers.
@@ -466,8 +464,13 @@ def text(value: str) -> str:
 
 def _matches(pattern: str) -> str:
     """Return the condition that the whole key fits a pattern."""
-    regex = _ANY.join(_PUNCTUATION.sub(r"\\\g<0>", part) for part in pattern.split("*"))
+    regex = _ANY.join(_SPECIAL.sub(_escaped, part).replace("/", r"\/") for part in pattern.split("*"))
     return f'($type($key) = "string" ? $contains($key, /^{regex}$/) : false)'
+
+
+def _escaped(found: re.Match[str]) -> str:
+    # By number, since JSONata looks for the end of a regular expression without regard to escaped brackets.
+    return r"\." if found[0] == "." else f"\\x{ord(found[0]):02x}" if found[0].isascii() else found[0]
 
 
 def _check_branches(prop: str, branches: Mapping[str, Value]) -> Mapping[str, Value]:

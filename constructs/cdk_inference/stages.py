@@ -459,9 +459,7 @@ class Postprocess:
     ) -> Postprocess:
         """Use your own ``postprocess(outputs, item) -> dict``; the parameters are those of `Preprocess.function`."""
         return cls(
-            user_code(
-                entry, requirements, sources, takes=("outputs", "item"), runtime_requirements="postprocess"
-            )
+            user_code(entry, requirements, sources, takes=("outputs", "item"), runtime_requirements="postprocess")
         )
 
     def bind(self, outputs: Sequence[TensorSpec]) -> StageCode:

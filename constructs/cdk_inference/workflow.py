@@ -375,8 +375,8 @@ def _check_legs(legs: Sequence[Leg], router: Router | None) -> None:
     for leg in legs:
         if leg.inference.slow and leg.gpu_workflow is None:
             raise PropError(
-                f"{leg.inference.node.path} is slow: an express workflow ends after 5 minutes, and a GPU may take 20 to "
-                "come; give the leg a gpu_workflow, which may wait"
+                f"{leg.inference.node.path} is slow: an express workflow ends after 5 minutes, and a GPU may take 20 "
+                "to come; give the leg a gpu_workflow, which may wait"
             )
 
 
@@ -385,7 +385,7 @@ def _last_start(timeout: Duration, legs: Sequence[Leg]) -> int:
     limit = int(timeout.to_milliseconds())
     slowest = 0
     for leg in legs:
-        stages = (leg.preprocess, leg.postprocess) if leg.gpu_workflow else (leg.preprocess, leg.inference, leg.postprocess)
+        stages = [leg.preprocess, leg.postprocess, *([] if leg.gpu_workflow else [leg.inference])]
         if any(stage.timeout.is_unresolved() for stage in stages):
             return limit // 2
         slowest = max(slowest, sum(int(stage.timeout.to_milliseconds()) for stage in stages))

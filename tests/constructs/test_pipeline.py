@@ -198,7 +198,11 @@ def test_functions_trace_and_log_json_for_a_month(stack, pipeline):
 
 
 def test_concurrency_platform_and_memory_on_request(stack, pipeline):
-    pipeline(reserved_concurrent_executions=7, platform=LambdaPlatform("3.13", "x86_64"), inference=Inference.cpu(memory_size=3538))
+    pipeline(
+        reserved_concurrent_executions=7,
+        platform=LambdaPlatform("3.13", "x86_64"),
+        inference=Inference.cpu(memory_size=3538),
+    )
     functions = resources(stack, "AWS::Lambda::Function").values()
     assert {f["Properties"]["ReservedConcurrentExecutions"] for f in functions} == {7}
     assert {f["Properties"]["Runtime"] for f in functions} == {"python3.13"}
