@@ -30,6 +30,7 @@ _MOST_VCPUS = 6
 _MOST_MIB = 10_240
 _SQS_BATCH = 10
 _EXPRESS_CHUNK = 64
+_NETWORK_ENDPOINTS = 4
 
 Architecture = Literal["arm64", "x86_64"]
 
@@ -117,7 +118,7 @@ class PipelineShape:
     work_objects: float = 2
     row_kb: float = 2
     express_mb: int = 64
-    hand_over_transitions: int = 4
+    hand_over_transitions: int = 5
 
     def __post_init__(self) -> None:
         _at_least(1, batch_size=self.batch_size, express_mb=self.express_mb)
@@ -232,7 +233,8 @@ class GpuOption:
     idle_seconds
         That an instance stays after the last item; paid. An assumption.
     endpoints, nat_gateways
-        Interface endpoints (for each zone) and NAT gateways that the GPU's network has, paid all month.
+        Interface endpoints (each counts once for each zone) and NAT gateways of the GPU's network, paid all month.
+        Default: the 2 x 2 endpoints of `InferenceNetwork` for ``"lambda"``, and none for ``"sagemaker"``.
     quality
         Value of whatever metric the options are compared by, if known.
     """
@@ -245,7 +247,7 @@ class GpuOption:
     always_on: bool = False
     start_seconds: float = 300
     idle_seconds: float = 900
-    endpoints: int = 0
+    endpoints: int | None = None
     nat_gateways: int = 0
     quality: float | None = None
 
@@ -262,7 +264,7 @@ class GpuOption:
             0,
             start_seconds=self.start_seconds,
             idle_seconds=self.idle_seconds,
-            endpoints=self.endpoints,
+            endpoints=self.endpoint_zones,
             nat_gateways=self.nat_gateways,
         )
 
@@ -272,6 +274,13 @@ class GpuOption:
         if self.instance is not None:
             return self.instance
         return "g6.xlarge" if self.backend == "lambda" else "ml.g6.xlarge"
+
+    @property
+    def endpoint_zones(self) -> int:
+        """Interface endpoints that are paid, each once for each zone."""
+        if self.endpoints is not None:
+            return self.endpoints
+        return _NETWORK_ENDPOINTS if self.backend == "lambda" else 0
 
     @property
     def item_ms(self) -> float:
@@ -524,7 +533,7 @@ class _Bill:
             )
         )
         for service, number, each in (
-            ("endpoint hours", option.endpoints, self.prices.endpoint_hours),
+            ("endpoint hours", option.endpoint_zones, self.prices.endpoint_hours),
             ("NAT gateway hours", option.nat_gateways, self.prices.nat_gateway_hours),
         ):
             if number:

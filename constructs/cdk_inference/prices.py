@@ -223,7 +223,7 @@ SOURCES: Mapping[str, Source] = {
     "sagemaker_hours.ml.g6e.xlarge": Source(_SAGEMAKER, _LIST_AUGUST),
     "express_requests": Source(_STEP_FUNCTIONS, _ARTICLE_2026),
     "express_gb_seconds": Source(_STEP_FUNCTIONS, _ARTICLE_2026),
-    "standard_transitions": Source(_STEP_FUNCTIONS, _ARTICLE_2026),
+    "standard_transitions": Source(_STEP_FUNCTIONS, "a stored copy of the page, undated"),
     "sqs_requests": Source("https://aws.amazon.com/sqs/pricing/", FROM_MEMORY),
     "eventbridge_events": Source(_EVENTBRIDGE, _ARTICLE_2026),
     "pipe_requests": Source(_EVENTBRIDGE, _ARTICLE_2026),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 SMALL = CpuOption("small", milliseconds=3)
 LARGE = CpuOption("large", milliseconds=30)
-GPU = GpuOption("gpu", milliseconds=0.3)
+GPU = GpuOption("gpu", milliseconds=0.3, endpoints=0)
 STEADY = Traffic(items_per_month=3_000_000)
 
 items = st.floats(0, 1e10)
@@ -172,6 +172,16 @@ def test_what_is_always_on_costs_without_traffic() -> None:
     assert len(kept.lines) == 3
 
 
+def test_the_network_of_a_gpu_is_paid_unless_said_otherwise() -> None:
+    def hours(**props: Any) -> float:
+        return estimate(GpuOption("gpu", milliseconds=1, **props), STEADY).usd("endpoint hours") / 0.01
+
+    assert hours() == pytest.approx(4 * 730)
+    assert hours(endpoints=0) == 0
+    assert hours(backend="sagemaker") == 0
+    assert hours(backend="sagemaker", endpoints=2) == pytest.approx(2 * 730)
+
+
 def test_the_cpu_bill_by_hand() -> None:
     shape = PipelineShape(batch_size=10, preprocess_ms=20, postprocess_ms=0, work_objects=2, row_kb=1.5)
     bill = estimate(CpuOption("m", milliseconds=100), Traffic(items_per_month=1_000_000), shape=shape)
@@ -215,9 +225,9 @@ def test_gpus_that_are_always_on_are_as_many_as_the_traffic_needs() -> None:
 
 def test_a_hand_over_is_billed_by_transition() -> None:
     bill = estimate(GPU, STEADY)
-    assert bill.usd("standard transitions") == pytest.approx(3 / 32 * 4 * 25)
-    five = estimate(GPU, STEADY, shape=PipelineShape(hand_over_transitions=5))
-    assert five.usd("standard transitions") == pytest.approx(3 / 32 * 5 * 25)
+    assert bill.usd("standard transitions") == pytest.approx(3 / 32 * 5 * 25)
+    four = estimate(GPU, STEADY, shape=PipelineShape(hand_over_transitions=4))
+    assert four.usd("standard transitions") == pytest.approx(3 / 32 * 4 * 25)
     assert estimate(SMALL, STEADY).usd("standard transitions") == 0
     # the express part of a hand-over ends with the preprocessing
     assert bill.usd("GB-seconds of express") == pytest.approx(3 * 15e-3 / 16 * 16.67)
@@ -227,7 +237,7 @@ def test_few_escalations_need_few_hand_overs() -> None:
     def transitions(escalation: float, batch_fill: float = 1) -> float:
         cascade = CascadeOption("c", first=SMALL, then=GPU, escalation=escalation)
         bill = estimate(cascade, replace(STEADY, batch_fill=batch_fill))
-        return bill.usd("standard transitions") / 25 * 1e6 / 4
+        return bill.usd("standard transitions") / 25 * 1e6 / 5
 
     assert transitions(1) == pytest.approx(3e6 / 32)
     assert transitions(0.01) == pytest.approx(3e6 / 32 * (1 - 0.99**32))
