@@ -1,0 +1,67 @@
+"""The page on costs shows what is computed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+
+import pytest
+
+from cdk_inference.costs import CpuOption, PipelineShape, Traffic, estimate
+from cdk_inference.prices import SOURCES, Prices
+
+from .pages import page
+
+PAGE = page("costs.md")
+EXAMPLES = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", PAGE.text, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("code", "shown"), EXAMPLES)
+def test_examples_print_what_is_shown(code: str, shown: str) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})  # noqa: S102
+    assert printed.getvalue() == shown
+
+
+def test_every_example_is_shown_with_what_it_prints() -> None:
+    assert len(EXAMPLES) == len(PAGE.blocks("python")) == 5
+
+
+def test_prices_are_those_of_the_package() -> None:
+    (rows,) = PAGE.tables("prices").values()
+    assert {name.strip("`"): (price, read) for name, price, read in rows} == {
+        name: (f"{price:g}", SOURCES[name].read) for name, price in Prices().by_name().items()
+    }
+
+
+def test_the_table_of_a_million_objects_is_that_of_an_estimate() -> None:
+    table = dict(re.findall(r"^\| ([^|]+?) \| [^|]* \| [^|]* \| ([\d.]+)(?: to [\d.]+)? \|$", PAGE.prose, re.MULTILINE))
+    bill = estimate(CpuOption("any", milliseconds=1), Traffic(items_per_month=1_000_000), shape=PipelineShape(row_kb=1))
+    counted = {
+        "EventBridge events of S3": bill.usd("EventBridge events"),
+        "SQS requests": bill.usd("SQS requests"),
+        "Pipe": bill.usd("pipe requests"),
+        "Step Functions, express": bill.usd("express executions"),
+        "Lambda requests": bill.usd("Lambda requests"),
+        "Reading objects (S3 GET)": bill.usd("S3 GETs of objects"),
+        "Tensors in the work bucket": bill.usd("S3 PUTs of tensors") + bill.usd("S3 GETs of tensors"),
+        "DynamoDB writes, on demand": bill.usd("DynamoDB writes"),
+    }
+    assert {name: float(usd) for name, usd in table.items() if name in counted} == {
+        name: pytest.approx(usd, abs=0.0051) for name, usd in counted.items()
+    }
+    least, most = re.search(r"\*\*Sum without the uploads\*\* .*\*\*([\d.]+) to ([\d.]+)\*\*", PAGE.prose).groups()
+    assert float(least) == pytest.approx(sum(counted.values()), abs=0.006)
+    assert float(most) == pytest.approx(sum(counted.values()) + Prices().dynamodb_writes, abs=0.006)
+
+
+def test_break_evens_are_those_of_the_prices() -> None:
+    prices = Prices()
+    share = prices.provisioned_arm64 / (prices.lambda_arm64 - prices.provisioned_duration_arm64)
+    assert f"busy {share:.0%} of the time" in PAGE.prose.replace(" %", "%")
+    three = 3 * 730 * prices.managed_hour("c8g.xlarge")
+    vcpu = 1769 / 1024 * prices.lambda_gb_second("arm64") * 3600 * 730
+    assert f"{three:.0f} USD a month" in PAGE.prose
+    assert f"from {three / vcpu:.1f} vCPUs on" in " ".join(PAGE.prose.split())
