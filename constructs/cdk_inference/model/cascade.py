@@ -135,13 +135,14 @@ class Calibration:
         pair = f"the cascade of {self.first} and {self.then}"
         if self.escalation_rate == 1.0:
             return (
-                f"{pair} asks {self.then} about every sample, to agree with it on {self.target:.4g} of them: "
+                f"{pair} asks {self.then} about every sample, to agree with it on {_percent(self.target)} of them: "
                 f"use {self.then} alone, lower the agreement, or take a better first model"
             )
         if self.escalation_rate == 0.0:
             return (
-                f"{pair} never asks {self.then}: {self.first} alone agrees with it on {self.agreement:.4g} of "
-                f"{self.samples} samples, and {self.target:.4g} was asked for; use {self.first} alone, or ask for more"
+                f"{pair} never asks {self.then}: {self.first} alone agrees with it on {_percent(self.agreement)} of "
+                f"{self.samples} samples, and {_percent(self.target)} was asked for; use {self.first} alone, or ask "
+                "for more"
             )
         return None
 
@@ -152,14 +153,14 @@ class Calibration:
             return _UNBUILT
         line = (
             f"{self.first} counts from confidence {self.threshold:.2f}, else {self.then} is asked: "
-            f"{self.escalation_rate:.1%} of {self.samples} samples, agreement {self.agreement:.4g} "
-            f"(target {self.target:.4g}, at least {self.agreement_bound:.4g} with {BOUND_CONFIDENCE:.0%} confidence, "
-            f"{self.first} alone {self.first_agreement:.4g})"
+            f"{_percent(self.escalation_rate)} of {self.samples} samples, agreement {_percent(self.agreement)} "
+            f"(target {_percent(self.target)}, at least {_percent(self.agreement_bound)} with "
+            f"{_percent(BOUND_CONFIDENCE)} confidence, {self.first} alone {_percent(self.first_agreement)})"
         )
         if self.accuracy is None:
             return line
         found = self.accuracy
-        return f"{line}, accuracy {found.cascade:.4g} ({found.first:.4g} and {found.then:.4g} alone)"
+        return f"{line}, accuracy {_percent(found.cascade)} (alone {_percent(found.first)} and {_percent(found.then)})"
 
     def manifest(self, *, cost_per_million: Mapping[str, float] | None = None) -> dict[str, Any]:
         """Return what the template says about the cascade, as JSON-compatible data without the curve.
@@ -363,6 +364,10 @@ def _below(places: list[int]) -> list[int]:
 
 def _share(count: int, samples: int) -> float:
     return round(count / samples * _MILLION) / _MILLION
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g} %"
 
 
 def _accuracy(first: Answers, then: Answers, labels: tuple[int, ...], threshold: float) -> Accuracy:
