@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from inference_runtime.aws import client, error_code
 from inference_runtime.errors import BatchTooLargeError, RetryableError
-from inference_runtime.notification import Failure, Notification
+from inference_runtime.notification import OUTPUT_ERROR, OUTPUT_LOST, Failure, Notification
 from inference_runtime.stage import required
 
 if TYPE_CHECKING:
@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
 LIMIT = 262_144
 """Most bytes that a workflow takes as the answer."""
-
-OUTPUT_LOST = "SageMakerOutputLost"
-"""The output that SageMaker announced is not there. The model may well answer again."""
-
-OUTPUT_ERROR = "SageMakerOutputError"
-"""The output is not an answer: what a truncated object and a container that talks nonsense have in common."""
 
 _MAX_CAUSE = 1000
 _MISSING = frozenset({"NoSuchKey", "404", "AccessDenied", "403"})  # without the right to list, missing is denied

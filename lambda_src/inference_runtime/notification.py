@@ -15,6 +15,12 @@ MODEL_ERROR = "SageMakerModelError"
 SERVICE_ERROR = "SageMakerServiceError"
 """SageMaker did not run the request: it expired in the queue, say. The items have nothing to do with it."""
 
+OUTPUT_LOST = "SageMakerOutputLost"
+"""The output that SageMaker announced is not there. The model may well answer again."""
+
+OUTPUT_ERROR = "SageMakerOutputError"
+"""The output is not an answer: what a truncated object and a container that talks nonsense have in common."""
+
 _COMPLETED = "Completed"
 # SageMaker reports what the container answers as "ClientError: Received server error (500) from model. …".
 _CONTAINER = re.compile(r"(?:ClientError|ModelError)\b")

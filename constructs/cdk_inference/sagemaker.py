@@ -1,0 +1,113 @@
+"""A GPU for regions and accounts without GPUs in Lambda: SageMaker's asynchronous inference."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aws_cdk import Token
+
+from cdk_inference.durations import seconds
+from cdk_inference.errors import PropError
+from cdk_inference.gpu import GpuBackend, GpuStage
+
+if TYPE_CHECKING:
+    from aws_cdk import Duration
+    from constructs import Construct
+
+    from cdk_inference.functions import FunctionOptions
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.work import WorkBucket
+
+_GPU_FAMILY = re.compile(r"(?:g|gr|p)\d+[a-z]*(?:-[a-z0-9]+)?")
+_ARM_FAMILY = re.compile(r"g\d+g|.*-gb\d+")
+_LONGEST_RUN = 3600
+
+
+@dataclass(frozen=True, kw_only=True)
+class SageMakerAsync(GpuBackend):
+    """Instances of a SageMaker endpoint, which go when there is nothing to do and come back when there is.
+
+    SageMaker queues the requests itself while it starts an instance, so that nothing is refused meanwhile.
+
+    Parameters
+    ----------
+    instance_type
+        With an NVIDIA GPU and x86_64. Default: ``"ml.g5.xlarge"``, whose GPU has 24 GiB.
+    max_instances
+        Most instances at once; the fewest are none. Default: 1.
+    concurrency
+        Requests that an instance works on at once. Default: 2, so that one is read while another one is on the GPU.
+
+    Raises
+    ------
+    PropError
+        A prop is out of range, or the instance type has no NVIDIA GPU that runs the image.
+    """
+
+    instance_type: str = "ml.g5.xlarge"
+    max_instances: int = 1
+    concurrency: int = 2
+
+    def __post_init__(self) -> None:
+        _check_instance_type(self.instance_type)
+        for prop, value, most in (("max_instances", self.max_instances, None), ("concurrency", self.concurrency, 1000)):
+            if not Token.is_unresolved(value) and (value < 1 or (most is not None and value > most)):
+                raise PropError(f"{prop} is {value}; it must be {'at least 1' if most is None else f'1 to {most}'}")
+
+    def bind(
+        self,
+        scope: Construct,
+        *,
+        model: ModelArtifact,
+        work: WorkBucket,
+        timeout: Duration,
+        patience: Duration,
+        options: FunctionOptions,
+    ) -> GpuStage:
+        """Make the endpoint, its scaling, and the functions that ask it and hand back its answers."""
+        # Not at the top: they load parts of CDK that no other app needs.
+        from cdk_inference.image import gpu_image  # noqa: PLC0415
+        from cdk_inference.sagemaker_endpoint import AsyncEndpoint  # noqa: PLC0415
+        from cdk_inference.sagemaker_stage import AsyncStage  # noqa: PLC0415
+
+        seconds("timeout", timeout, least=1, most=_LONGEST_RUN)
+        key = options.get("encryption_key")
+        endpoint = AsyncEndpoint(
+            scope,
+            "Endpoint",
+            model=model,
+            work=work,
+            image=gpu_image(scope, "Image", model=model, target="sagemaker"),
+            instance_type=self.instance_type,
+            max_instances=self.max_instances,
+            concurrency=self.concurrency,
+            encryption_key=key,
+            log_retention=options.get("log_retention"),
+            log_removal_policy=options.get("log_removal_policy"),
+        )
+        return AsyncStage(
+            scope,
+            "Requests",
+            endpoint=endpoint,
+            work=work,
+            timeout=timeout,
+            patience=patience,
+            options=options,
+        )
+
+
+def _check_instance_type(instance_type: str) -> None:
+    if Token.is_unresolved(instance_type):
+        return
+    match = re.fullmatch(r"ml\.([a-z0-9-]+)\.(?:\d*x)?large", instance_type)
+    if match is None:
+        raise PropError(f"instance_type is '{instance_type}'; SageMaker's are like 'ml.g5.xlarge'")
+    if _ARM_FAMILY.fullmatch(match[1]):
+        raise PropError(f"instance_type is '{instance_type}', which is arm64; the image is x86_64: use 'ml.g5.xlarge'")
+    if not _GPU_FAMILY.fullmatch(match[1]):
+        raise PropError(
+            f"instance_type is '{instance_type}', which has no NVIDIA GPU: use one like 'ml.g5.xlarge', "
+            "or Inference.cpu()"
+        )
