@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aws_cdk import Acknowledgment, Stack, Validations
 
 if TYPE_CHECKING:
+    from aws_cdk import CfnResource
     from aws_cdk import aws_s3 as s3
     from constructs import IConstruct
 
@@ -53,6 +54,31 @@ def objects_under(scope: IConstruct, bucket: s3.IBucket, pattern: str) -> None:
     """Acknowledge that the objects of a bucket can only be granted by a pattern."""
     resource = _render(Stack.of(scope).resolve(bucket.arn_for_objects(pattern)))
     _acknowledge(scope, f"IAM5[Resource::{resource}]", f"the objects of a bucket are named by a pattern: {pattern}")
+
+
+def no_flow_logs(vpc: IConstruct) -> None:
+    """Acknowledge that a VPC of ours has no flow logs."""
+    _acknowledge(
+        vpc,
+        "VPC7",
+        "it has no gateway to the internet, only endpoints of AWS services; pass a VPC of your own that has flow logs",
+    )
+
+
+def managed_instances_operator(role: IConstruct) -> None:
+    """Acknowledge the managed policy by which Lambda starts instances of EC2: AWS adds to it what a later one needs."""
+    _acknowledge(
+        role,
+        "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/AWSLambdaManagedEC2ResourceOperator]",
+        "the policy that AWS makes for this role; its actions are limited to what Lambda manages",
+    )
+
+
+def accelerator(function: CfnResource) -> None:
+    """Acknowledge that the schemas of CDK and of cfn-lint do not know a function's newest property, AcceleratorConfig."""
+    reason = "AcceleratorConfig is a property of AWS::Lambda::Function that is newer than the schema"
+    Validations.of(function).acknowledge(Acknowledgment(id="CloudFormation-Validate::F3002", reason=reason))
+    function.add_metadata("cfn-lint", {"config": {"ignore_checks": ["E3002"]}})
 
 
 def _render(value: Any) -> str:  # noqa: ANN401 (a CloudFormation value)

@@ -115,7 +115,7 @@ def bundle(
         return _placeholder(bundles)
 
     needed = Requirements(requirements, excluded=excluded)
-    files = _source_files(sources)
+    files = source_files(sources)
     for module in sorted(_modules(files) & sys.stdlib_module_names):
         raise PropError(f"source {module!r} of {name} would hide Python's own module of that name: rename it")
     inputs = {
@@ -124,7 +124,7 @@ def bundle(
         "platform": platform.uv_platform,
         "python": platform.python,
         "requirements": needed.digest(),
-        "sources": _digest(files),
+        "sources": content_digest(files),
     }
     folder = bundles / sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     with FileLock(f"{folder}.lock"):  # another synth may be at it
@@ -177,7 +177,7 @@ def _make(
         _check_size(files, name)
         _write_zip(content / "code.zip", files)
         made = {
-            "asset_hash": _digest(files),
+            "asset_hash": content_digest(files),
             "distributions": installed_distributions(wheels),
             "zip_sha256": hash_file(content / "code.zip"),
         }
@@ -200,7 +200,7 @@ def _placeholder(bundles: Path) -> BundledCode:
     return BundledCode(path, sha256(b"placeholder").hexdigest())
 
 
-def _source_files(sources: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
+def source_files(sources: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
     """Return the user's and our own files by their path in the zip; symbolic links are followed."""
     files: dict[str, Path | bytes] = {}
     for prefix, source in sources.items():
@@ -273,7 +273,8 @@ def _check_size(files: Mapping[str, Path | bytes], name: str) -> None:
         )
 
 
-def _digest(files: Mapping[str, Path | bytes]) -> str:
+def content_digest(files: Mapping[str, Path | bytes]) -> str:
+    """Return a hash over the names, modes and bytes of files."""
     digest = sha256()
     for name, content in sorted(files.items(), key=itemgetter(0)):
         inner = sha256(content).hexdigest() if isinstance(content, bytes) else hash_file(content)

@@ -6,16 +6,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from aws_cdk import RemovalPolicy
 from aws_cdk import aws_lambda as lambda_
 
 from cdk_inference.errors import PropError
+from cdk_inference.managed_capacity import ALIAS, LEAST_MEMORY, MOST_MEMORY, CpuCapacity
+from cdk_inference.platform import on_cpu_only
 
 if TYPE_CHECKING:
+    from aws_cdk import aws_ec2 as ec2
     from constructs import Construct
-
-ALIAS = "live"
-"""Name of the alias that workflows invoke where a version alone does not do."""
 
 
 class Capacity(ABC):
@@ -39,9 +38,42 @@ class Capacity(ABC):
         """
         return Provisioned(environments)
 
-    def version_options(self) -> lambda_.VersionOptions | None:
-        """Return what the version that is published is told."""
-        return None
+    @classmethod
+    def managed_instances(
+        cls,
+        *,
+        capacity: CpuCapacity | None = None,
+        vpc: ec2.IVpc | None = None,
+        min_environments: int = 3,
+        max_environments: int = 10,
+        concurrency: int = 1,
+        memory_gib_per_vcpu: int = 2,
+    ) -> Capacity:
+        """Run on instances of EC2 that Lambda manages, and pay for them always: the cheapest if they are busy.
+
+        Parameters
+        ----------
+        capacity
+            Instances to share with other functions. Default: some of our own.
+        vpc
+            Where our own are, see `CpuCapacity`.
+        min_environments, max_environments
+            How many environments there are, idle or not, and how many there may be.
+        concurrency
+            Requests at a time in one environment, each in a process with the model in its memory.
+        memory_gib_per_vcpu
+            GiB of memory for each vCPU: 2, 4 or 8.
+        """
+        if capacity is not None and vpc is not None:
+            raise PropError("capacity and vpc are both set; the capacity has a VPC already")
+        return OnManagedInstances(
+            capacity=capacity,
+            vpc=vpc,
+            min_environments=min_environments,
+            max_environments=max_environments,
+            concurrency=concurrency,
+            memory_gib_per_vcpu=memory_gib_per_vcpu,
+        )
 
     def __str__(self) -> str:
         """Return what it is called in messages."""
@@ -71,10 +103,6 @@ class Provisioned(Capacity):
         if self.environments < 1:
             raise PropError(f"environments is {self.environments}; provisioned concurrency is at least 1")
 
-    def version_options(self) -> lambda_.VersionOptions:
-        """Delete old versions."""
-        return lambda_.VersionOptions(removal_policy=RemovalPolicy.DESTROY)
-
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
         """Return an alias: Lambda moves it when the new version's environments are ready, and the old ones serve on."""
         return lambda_.Alias(
@@ -83,6 +111,40 @@ class Provisioned(Capacity):
             alias_name=ALIAS,
             version=function.current_version,
             provisioned_concurrent_executions=self.environments,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnManagedInstances(Capacity):
+    """Instances of EC2, see `Capacity.managed_instances`."""
+
+    least_memory: ClassVar[int] = LEAST_MEMORY
+    most_memory: ClassVar[int] = MOST_MEMORY
+
+    capacity: CpuCapacity | None
+    vpc: ec2.IVpc | None
+    min_environments: int
+    max_environments: int
+    concurrency: int
+    memory_gib_per_vcpu: int
+
+    def __str__(self) -> str:
+        """Return what it is called in messages."""
+        return "a managed instance"
+
+    def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
+        """Return the alias; the local target has no instances, and makes environments on demand."""
+        if on_cpu_only(scope):
+            return function.current_version
+        capacity = self.capacity
+        if capacity is None:
+            capacity = CpuCapacity(scope, "Capacity", vpc=self.vpc, architecture=function.architecture)
+        return capacity.add_function(
+            function,
+            min_environments=self.min_environments,
+            max_environments=self.max_environments,
+            concurrency=self.concurrency,
+            memory_gib_per_vcpu=self.memory_gib_per_vcpu,
         )
 
 

@@ -185,7 +185,6 @@ class StageFunction(Construct):
             tracing=lambda_.Tracing.ACTIVE,
             logging_format=lambda_.LoggingFormat.JSON,
             log_group=self.log_group,
-            current_version_options=capacity.version_options(),
         )
         self.target = capacity.publish(self, self.function)
         self.version = self.function.current_version

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, cast
 
 import jsii
 from aws_cdk import Duration
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from cdk_inference.capacity import Capacity
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.functions import (
@@ -22,23 +24,42 @@ from cdk_inference.functions import (
     inference_environment,
     mark_model,
 )
+from cdk_inference.gpu_capacity import GpuCapacity, IGpuCapacity
+from cdk_inference.image import ImagePackage
+from cdk_inference.managed_capacity import LEAST_MEMORY, MOST_MEMORY, REGIONS
 from cdk_inference.packages import ZipPackage
+from cdk_inference.platform import on_cpu_only
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_ec2 as ec2
+    from aws_cdk import aws_lambda as lambda_
     from aws_cdk import aws_stepfunctions as sfn
 
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.work import WorkBucket
 
-ACCELERATOR_KEY = "cdk-inference:accelerator"
-"""Context key that, with the value ``cpu``, runs what is made for a GPU on the CPU: the local target has none."""
-
 DEFAULT_PATIENCE = Duration.minutes(20)
+NOT_READY_ERRORS = (
+    "Lambda.ResourceNotReadyException",
+    "Lambda.ResourceConflictException",
+    "Lambda.NoPublishedVersionException",
+    "Lambda.ServiceQuotaExceededException",
+    "Lambda.EC2ThrottledException",
+    "Lambda.EC2UnexpectedException",
+    "Lambda.ENILimitReachedException",
+    "Lambda.ENINotReadyException",
+    "Lambda.SubnetIPAddressLimitReachedException",
+)
+"""Errors of Lambda's Invoke that say that there are no instances yet, or no room for more.
+
+Which of them a request gets while a function scales from zero is not documented, and was not seen.
+"""
+
 _DAY = 24 * 60 * 60
-_DEFAULT_TIMEOUT = Duration.minutes(1)
+DEFAULT_TIMEOUT = Duration.minutes(1)
 _FALLBACK_MEMORY = 3538
 # A GPU has no use for 8-bit graphs: CUDA has no kernels for them, and falls back to the CPU node by node.
 _GPU_PRECISIONS = frozenset({"float16", "float32"})
@@ -117,7 +138,42 @@ class GpuBackend(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class LambdaGpu(GpuBackend):
-    """A Lambda function with a GPU, on a capacity provider."""
+    """A Lambda function with a GPU, on instances that Lambda starts when there is something to do.
+
+    Parameters
+    ----------
+    accelerator_memory
+        GiB of the GPU for each environment: 3, 6, 12, 16, 24 or 48.
+    memory_size
+        MiB of the function, 2,048 to 32,768.
+    memory_gib_per_vcpu
+        GiB of memory for each vCPU: 2, 4 or 8.
+    min_environments, max_environments
+        How many environments there are, idle or not, and how many there may be. With a minimum of 0, nothing runs and
+        nothing is paid for while there is nothing to do.
+    concurrency
+        Requests at a time in one environment, each in a process of its own.
+    capacity
+        A capacity provider to share with other functions. Default: one of our own.
+    vpc
+        Where the instances of our own provider are, see `GpuCapacity`. Default: an `InferenceNetwork` of our own.
+    regions
+        Where it may be deployed; checked if the stack names its region.
+    """
+
+    accelerator_memory: int = 24
+    memory_size: int = 8192
+    memory_gib_per_vcpu: int = 4
+    min_environments: int = 0
+    max_environments: int = 2
+    concurrency: int = 1
+    capacity: IGpuCapacity | None = None
+    vpc: ec2.IVpc | None = None
+    regions: Sequence[str] = REGIONS
+
+    def __post_init__(self) -> None:
+        if self.capacity is not None and self.vpc is not None:
+            raise PropError("capacity and vpc are both set; the capacity has a VPC already")
 
     def bind(
         self,
@@ -126,11 +182,24 @@ class LambdaGpu(GpuBackend):
         model: ModelArtifact,
         work: WorkBucket,
         timeout: Duration,
-        patience: Duration,
+        patience: Duration,  # noqa: ARG002 - the workflow waits
         options: FunctionOptions,
     ) -> GpuStage:
-        """Make the function."""
-        raise NotImplementedError("the function with a GPU")
+        """Make the function, and the capacity provider if there is none."""
+        capacity = self.capacity
+        if capacity is None:
+            capacity = GpuCapacity(
+                scope,
+                "Capacity",
+                vpc=self.vpc,
+                encryption_key=options.get("encryption_key"),
+                log_retention=options.get("log_retention", logs.RetentionDays.ONE_MONTH),
+                log_removal_policy=options.get("log_removal_policy"),
+                regions=self.regions,
+            )
+        return LambdaGpuFunction(
+            scope, "OnGpu", backend=self, capacity=capacity, model=model, work=work, timeout=timeout, options=options
+        )
 
 
 @jsii.implements(iam.IGrantable)
@@ -191,21 +260,15 @@ class GpuInference(Construct):
         _check_precision(model)
         self.patience = patience if patience is not None else DEFAULT_PATIENCE
         seconds("patience", self.patience, least=60, most=_DAY)
-        self.timeout = timeout if timeout is not None else _DEFAULT_TIMEOUT
+        self.timeout = timeout if timeout is not None else DEFAULT_TIMEOUT
         self.stage: GpuStage
-        if self._on_cpu():
+        if on_cpu_only(self):
             self.stage = CpuFallback(self, "OnCpu", model=model, work=work, timeout=self.timeout, options=options)
         else:
             made_by = backend if backend is not None else LambdaGpu()
             self.stage = made_by.bind(
                 self, model=model, work=work, timeout=self.timeout, patience=self.patience, options=options
             )
-
-    def _on_cpu(self) -> bool:
-        accelerator = self.node.try_get_context(ACCELERATOR_KEY)
-        if accelerator not in (None, "cpu", "gpu"):
-            raise PropError(f"context {ACCELERATOR_KEY} is '{accelerator}'; use 'cpu' or 'gpu'")
-        return bool(accelerator == "cpu")
 
     @property
     def transient_errors(self) -> tuple[str, ...]:
@@ -251,8 +314,77 @@ class GpuInference(Construct):
         return self.stage.metric_invocations(**options)
 
 
+class LambdaGpuFunction(StageFunction):
+    """The function that `LambdaGpu` makes.
+
+    Workflows invoke its alias, and not a version: an execution may wait for so long that a deployment comes between,
+    which deletes the version that the execution would have named.
+
+    Parameters
+    ----------
+    backend
+        Its props.
+    capacity
+        The capacity provider.
+    model, work, timeout, options
+        As those of `GpuInference`.
+    """
+
+    transient_errors: ClassVar[tuple[str, ...]] = (*TRANSIENT_ERRORS, *NOT_READY_ERRORS)
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        backend: LambdaGpu,
+        capacity: IGpuCapacity,
+        model: ModelArtifact,
+        work: WorkBucket,
+        timeout: Duration,
+        options: FunctionOptions,
+    ) -> None:
+        # What bounds it is max_environments times concurrency; the platform is the image's.
+        dropped = ("reserved_concurrent_executions", "platform")
+        super().__init__(
+            scope,
+            id,
+            package=ImagePackage(model),
+            description=f"runs {model.manifest.name} {model.version} on a GPU",
+            environment=inference_environment(model, work),
+            memory_size=backend.memory_size,
+            timeout=timeout,
+            capacity=_OnGpu(backend, capacity),
+            **cast("FunctionOptions", {name: value for name, value in options.items() if name not in dropped}),
+        )
+        mark_model(self, model, stage=scope.node.id)
+        grant_work(self, work)
+
+
+@dataclass(frozen=True)
+class _OnGpu(Capacity):
+    least_memory: ClassVar[int] = LEAST_MEMORY
+    most_memory: ClassVar[int] = MOST_MEMORY
+
+    backend: LambdaGpu
+    capacity: IGpuCapacity
+
+    def __str__(self) -> str:
+        return "a managed instance"
+
+    def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:  # noqa: ARG002
+        return self.capacity.add_function(
+            function,
+            accelerator_memory=self.backend.accelerator_memory,
+            min_environments=self.backend.min_environments,
+            max_environments=self.backend.max_environments,
+            concurrency=self.backend.concurrency,
+            memory_gib_per_vcpu=self.backend.memory_gib_per_vcpu,
+        )
+
+
 class CpuFallback(StageFunction):
-    """Runs on the CPU what is made for a GPU, see `ACCELERATOR_KEY`.
+    """Runs on the CPU what is made for a GPU, see `platform.ACCELERATOR_KEY`.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from cdk_inference.errors import PropError
 from cdk_inference.functions import CpuInference
-from cdk_inference.gpu import DEFAULT_PATIENCE, GpuInference, LambdaGpu
+from cdk_inference.gpu import DEFAULT_PATIENCE, DEFAULT_TIMEOUT, GpuInference, LambdaGpu
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
@@ -43,7 +43,13 @@ class Inference(ABC):
         return CpuStrategy(memory_size=memory_size, timeout=timeout, capacity=capacity)
 
     @classmethod
-    def gpu(cls, *, backend: GpuBackend | None = None, patience: Duration | None = None) -> Inference:
+    def gpu(
+        cls,
+        *,
+        backend: GpuBackend | None = None,
+        patience: Duration | None = None,
+        timeout: Duration | None = None,
+    ) -> Inference:
         """Run it on a GPU that costs nothing while it is idle.
 
         Parameters
@@ -52,10 +58,13 @@ class Inference(ABC):
             Whose GPU. Default: that of a Lambda function on a capacity provider of its own.
         patience
             How long a batch may wait for the GPU. Default: 20 minutes.
+        timeout
+            Of one run of a batch; the pipeline's own is that of its express workflow. Default: one minute.
         """
         return GpuStrategy(
             backend=backend if backend is not None else LambdaGpu(),
             longest_wait=patience if patience is not None else DEFAULT_PATIENCE,
+            timeout=timeout if timeout is not None else DEFAULT_TIMEOUT,
         )
 
     @property
@@ -134,6 +143,7 @@ class GpuStrategy(Inference):
 
     backend: GpuBackend
     longest_wait: Duration
+    timeout: Duration
 
     @property
     def slow(self) -> bool:
@@ -152,7 +162,7 @@ class GpuStrategy(Inference):
         *,
         model: ModelArtifact,
         work: WorkBucket,
-        timeout: Duration,
+        timeout: Duration,  # noqa: ARG002 - it has its own
         confidence: bool = False,
         **options: Unpack[FunctionOptions],
     ) -> GpuInference:
@@ -170,6 +180,6 @@ class GpuStrategy(Inference):
             work=work,
             backend=self.backend,
             patience=self.patience,
-            timeout=timeout,
+            timeout=self.timeout,
             **options,
         )

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 CONTEXT_KEY = "cdk-inference:platform"
 """Context key that overrides the platform of every function: the local target runs what the host can run."""
 
+ACCELERATOR_KEY = "cdk-inference:accelerator"
+"""Context key that, with the value ``cpu``, runs everything in plain functions on the CPU: the local target has neither
+GPUs nor instances."""
+
 # Lambda's Python 3.11 is on Amazon Linux 2, whose glibc (2.26) cannot load the wheels of the runtime's requirements.
 _OLDEST_PYTHON = 12
 _OLDEST_HOST_PYTHON = 11
@@ -29,6 +33,20 @@ _ARCHITECTURES: dict[str, Literal["arm64", "x86_64"]] = {
     "x86_64": "x86_64",
     "amd64": "x86_64",
 }
+
+
+def on_cpu_only(scope: Construct) -> bool:
+    """Return whether what is made for a GPU or for instances is to be a plain function on the CPU.
+
+    Raises
+    ------
+    PropError
+        If the context value is not one of the two.
+    """
+    accelerator = scope.node.try_get_context(ACCELERATOR_KEY)
+    if accelerator not in (None, "cpu", "gpu"):
+        raise PropError(f"context {ACCELERATOR_KEY} is {accelerator!r}; use 'cpu' or 'gpu'")
+    return bool(accelerator == "cpu")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,164 @@
+"""Instances with a GPU that Lambda manages, and the functions that run on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, Unpack
+
+from aws_cdk import Token
+from aws_cdk import aws_lambda as lambda_
+from constructs import Construct
+
+from cdk_inference import acknowledgments, gpu_checks
+from cdk_inference.errors import PropError
+from cdk_inference.managed_capacity import REGIONS, ManagedInstances, ManagedInstancesOptions, check_region, place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class IGpuCapacity(Protocol):
+    """Capacity with GPUs: one of our own, or one that another stack made."""
+
+    capacity_provider_arn: str
+
+    def add_function(
+        self,
+        function: lambda_.Function,
+        *,
+        accelerator_memory: int = 24,
+        min_environments: int = 0,
+        max_environments: int = 2,
+        concurrency: int = 1,
+        memory_gib_per_vcpu: int = 4,
+    ) -> lambda_.Alias:
+        """Run a function on a GPU, and return the alias to invoke; see `GpuCapacity.add_function`."""
+
+
+class GpuCapacity(ManagedInstances):
+    """A capacity provider for functions with a GPU; Lambda starts an instance when there is something to do.
+
+    Parameters
+    ----------
+    **options
+        As those of `ManagedInstances`. The architecture is x86_64: Lambda has GPUs on no other.
+    """
+
+    def __init__(self, scope: Construct, id: str, **options: Unpack[ManagedInstancesOptions]) -> None:
+        super().__init__(scope, id, architecture=lambda_.Architecture.X86_64, **options)
+
+    @classmethod
+    def from_capacity_provider_arn(
+        cls, scope: Construct, id: str, capacity_provider_arn: str, *, regions: Sequence[str] = REGIONS
+    ) -> IGpuCapacity:
+        """Use the capacity provider of another stack, by its `capacity_provider_arn`."""
+        return SharedGpuCapacity(scope, id, capacity_provider_arn, regions=regions)
+
+    def add_function(
+        self,
+        function: lambda_.Function,
+        *,
+        accelerator_memory: int = 24,
+        min_environments: int = 0,
+        max_environments: int = 2,
+        concurrency: int = 1,
+        memory_gib_per_vcpu: int = 4,
+    ) -> lambda_.Alias:
+        """Run a function on a GPU, and return the alias to invoke.
+
+        Any function will do that is a container image for x86_64 and has at least 2,048 MiB. What cannot work fails
+        the synthesis: here as far as it is known, the rest in the finished template, escape hatches included.
+
+        Parameters
+        ----------
+        function
+            The function; its versions are published by this call, so configure it before.
+        accelerator_memory
+            GiB of the GPU for each environment: 3, 6, 12, 16, 24 or 48.
+        min_environments
+            0 scales to zero: nothing runs, and nothing is paid for, until a request comes; it and others fail for some
+            minutes then.
+        max_environments
+            Most environments, which limits the cost.
+        concurrency
+            Requests at a time in one environment, each in a process of its own that shares the GPU.
+        memory_gib_per_vcpu
+            GiB of memory for each vCPU: 2, 4 or 8.
+
+        Raises
+        ------
+        PropError
+            A value is out of range.
+        """
+        return _add(
+            function,
+            self.capacity_provider_arn,
+            accelerator_memory=accelerator_memory,
+            min_environments=min_environments,
+            max_environments=max_environments,
+            concurrency=concurrency,
+            memory_gib_per_vcpu=memory_gib_per_vcpu,
+        )
+
+
+class SharedGpuCapacity(Construct):
+    """The capacity provider of another stack, see `GpuCapacity.from_capacity_provider_arn`."""
+
+    def __init__(
+        self, scope: Construct, id: str, capacity_provider_arn: str, *, regions: Sequence[str] = REGIONS
+    ) -> None:
+        super().__init__(scope, id)
+        check_region(self, regions)
+        self.capacity_provider_arn = capacity_provider_arn
+
+    def add_function(
+        self,
+        function: lambda_.Function,
+        *,
+        accelerator_memory: int = 24,
+        min_environments: int = 0,
+        max_environments: int = 2,
+        concurrency: int = 1,
+        memory_gib_per_vcpu: int = 4,
+    ) -> lambda_.Alias:
+        """Run a function on a GPU, and return the alias to invoke; see `GpuCapacity.add_function`."""
+        return _add(
+            function,
+            self.capacity_provider_arn,
+            accelerator_memory=accelerator_memory,
+            min_environments=min_environments,
+            max_environments=max_environments,
+            concurrency=concurrency,
+            memory_gib_per_vcpu=memory_gib_per_vcpu,
+        )
+
+
+def _add(
+    function: lambda_.Function,
+    capacity_provider_arn: str,
+    *,
+    accelerator_memory: int,
+    min_environments: int,
+    max_environments: int,
+    concurrency: int,
+    memory_gib_per_vcpu: int,
+) -> lambda_.Alias:
+    if not Token.is_unresolved(accelerator_memory) and accelerator_memory not in gpu_checks.ACCELERATOR_MEMORY:
+        raise PropError(
+            f"accelerator_memory is {accelerator_memory} GiB; Lambda gives an environment "
+            f"{', '.join(map(str, gpu_checks.ACCELERATOR_MEMORY))}"
+        )
+    resource = function.node.default_child
+    assert isinstance(resource, lambda_.CfnFunction)  # noqa: S101 - for mypy
+    # Newer than CDK: neither its constructs nor its schema know the property, nor that a version depends on it.
+    lambda_.Function.classify_version_property("AcceleratorConfig", True)
+    resource.add_property_override("AcceleratorConfig.AcceleratorMemorySize", accelerator_memory)
+    acknowledgments.accelerator(resource)
+    gpu_checks.check_templates(function)
+    return place(
+        function,
+        capacity_provider_arn,
+        min_environments=min_environments,
+        max_environments=max_environments,
+        concurrency=concurrency,
+        memory_gib_per_vcpu=memory_gib_per_vcpu,
+    )

@@ -1,0 +1,111 @@
+"""The container image of a GPU: what Docker builds it from, the same on every machine. Nothing here needs Docker."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Literal
+
+from aws_cdk import Stack
+from aws_cdk import aws_ecr_assets as ecr_assets
+from aws_cdk import aws_lambda as lambda_
+
+from cdk_inference.bundling import content_digest, lambda_source, source_files
+from cdk_inference.model.cache import cache_root
+from cdk_inference.model.store import Store
+from cdk_inference.packages import PackagedCode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from constructs import Construct
+
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.platform import LambdaPlatform
+
+# Raise this when the same inputs give another folder than before: it voids what is cached.
+_FORMAT = 1
+_CONTEXT = "context"
+_REQUIREMENTS = ("inference-gpu-cuda.txt", "inference-gpu.txt")
+# 1980-01-01, as in our zips: Docker copies dates into the image, and CDK's fingerprint takes modes along.
+_DATE = 315_532_800
+
+
+def gpu_image(
+    scope: Construct, id: str, *, model: ModelArtifact, target: Literal["lambda", "sagemaker"]
+) -> ecr_assets.DockerImageAsset:
+    """Return the image that runs a model on a GPU, which the CDK CLI builds and publishes when it deploys.
+
+    Parameters
+    ----------
+    scope, id
+        As in every construct.
+    model
+        The model, which is part of the image.
+    target
+        What the image is for: the handler is the same, who calls it is not.
+    """
+    return ecr_assets.DockerImageAsset(
+        scope,
+        id,
+        directory=str(_context(scope, model)),
+        target=target,
+        platform=ecr_assets.Platform.LINUX_AMD64,
+    )
+
+
+@dataclass(frozen=True)
+class ImagePackage:
+    """The image as the package of a stage; see `packages.StagePackage`."""
+
+    model: ModelArtifact
+
+    def resolve(self, scope: Construct, *, name: str, platform: LambdaPlatform | None) -> PackagedCode:  # noqa: ARG002
+        """Stage what the image is built from. The platform is that of the image: Python comes with it."""
+        return PackagedCode(
+            code=lambda_.Code.from_asset_image(
+                str(_context(scope, self.model)), target="lambda", platform=ecr_assets.Platform.LINUX_AMD64
+            ),
+            handler=lambda_.Handler.FROM_IMAGE,
+            runtime=lambda_.Runtime.FROM_IMAGE,
+            architecture=lambda_.Architecture.X86_64,
+        )
+
+
+def _context(scope: Construct, model: ModelArtifact) -> Path:
+    """Return the folder that Docker builds the image from, made once for each content."""
+    if model.path is None or not Stack.of(scope).bundling_required:
+        return _staged({"Dockerfile": b"FROM scratch\n# this stack was not selected for bundling\n"})
+    source = lambda_source()
+    return _staged(
+        source_files(
+            {
+                "Dockerfile": source / "gpu" / "Dockerfile",
+                **{f"requirements/{name}": source / "requirements" / name for name in _REQUIREMENTS},
+                "inference_runtime": source / "inference_runtime",
+                "model": model.path,
+            }
+        )
+    )
+
+
+def _staged(files: Mapping[str, Path | bytes]) -> Path:
+    def fill(folder: Path) -> None:
+        context = folder / _CONTEXT
+        for name, content in files.items():
+            target = context / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        _normalize(context)
+
+    key = sha256(f"image {_FORMAT} {content_digest(files)}".encode()).hexdigest()
+    return Store(cache_root() / "bundles").make(key, fill) / _CONTEXT
+
+
+def _normalize(folder: Path) -> None:
+    """Give a folder and everything in it the same modes and dates, whatever the umask and the clock."""
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):  # a folder's date is set after those in it
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        os.utime(path, (_DATE, _DATE))
