@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,6 +28,7 @@ GRAPHS = sorted((ROOT / "docs").glob("*.dot"))
 def state_machine() -> ModuleType:
     spec = importlib.util.spec_from_file_location("state_machine", ROOT / "docs" / "state_machine.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules["state_machine"] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
