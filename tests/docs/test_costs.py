@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from cdk_inference.costs import CpuOption, PipelineShape, Traffic, estimate
+from cdk_inference.costs import CascadeOption, CpuOption, PipelineShape, Traffic, estimate
 from cdk_inference.prices import SOURCES, Prices
 
 from .pages import page
@@ -65,3 +65,15 @@ def test_break_evens_are_those_of_the_prices() -> None:
     vcpu = 1769 / 1024 * prices.lambda_gb_second("arm64") * 3600 * 730
     assert f"{three:.0f} USD a month" in PAGE.prose
     assert f"from {three / vcpu:.1f} vCPUs on" in " ".join(PAGE.prose.split())
+
+
+def test_the_second_leg_that_a_cascade_needs_is_as_said() -> None:
+    said = re.search(r"more than (\d+) ms; with one item in ten\s+escalated, (\d+) ms would do", PAGE.prose).groups()
+    for milliseconds, escalation in zip(map(int, said), (0.636, 0.1), strict=True):
+        pays = {}
+        for each in (milliseconds - 1, milliseconds + 1):
+            first, then = CpuOption("lite0", milliseconds=2.796), CpuOption("then", milliseconds=each)
+            cascade = CascadeOption("cascade", first=first, then=then, escalation=escalation)
+            traffic = Traffic(items_per_month=1_000_000)
+            pays[each] = estimate(cascade, traffic).usd_per_month < estimate(then, traffic).usd_per_month
+        assert list(pays.values()) == [False, True]
