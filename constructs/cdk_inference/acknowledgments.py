@@ -75,7 +75,7 @@ def managed_instances_operator(role: IConstruct) -> None:
 
 
 def accelerator(function: CfnResource) -> None:
-    """Acknowledge that the schemas of CDK and of cfn-lint do not know a function's newest property, AcceleratorConfig."""
+    """Acknowledge that neither CDK nor cfn-lint has the property AcceleratorConfig in its schema yet."""
     reason = "AcceleratorConfig is a property of AWS::Lambda::Function that is newer than the schema"
     Validations.of(function).acknowledge(Acknowledgment(id="CloudFormation-Validate::F3002", reason=reason))
     function.add_metadata("cfn-lint", {"config": {"ignore_checks": ["E3002"]}})

@@ -58,6 +58,8 @@ NOT_READY_ERRORS = (
 Which of them a request gets while a function scales from zero is not documented, and was not seen.
 """
 
+# The runtime looks for a GPU, and says so if there is none.
+_CUDA = {"ACCELERATOR": "cuda"}
 _DAY = 24 * 60 * 60
 DEFAULT_TIMEOUT = Duration.minutes(1)
 _FALLBACK_MEMORY = 3538
@@ -351,7 +353,13 @@ class LambdaGpuFunction(StageFunction):
             id,
             package=ImagePackage(model),
             description=f"runs {model.manifest.name} {model.version} on a GPU",
-            environment=inference_environment(model, work),
+            environment={
+                **inference_environment(model, work),
+                **_CUDA,
+                "ACCELERATOR_MEMORY_GIB": str(backend.accelerator_memory),
+                # Tells the runtime that its workers are forked, so that a process of its own holds the model.
+                "GPU_CONCURRENCY": str(backend.concurrency),
+            },
             memory_size=backend.memory_size,
             timeout=timeout,
             capacity=_OnGpu(backend, capacity),
@@ -413,7 +421,7 @@ class CpuFallback(StageFunction):
                 sources={"model": model.path} if model.path is not None else {},
             ),
             description=f"runs {model.manifest.name} {model.version}, on the CPU for want of a GPU",
-            environment=inference_environment(model, work),
+            environment={**inference_environment(model, work), **_CUDA},
             memory_size=_FALLBACK_MEMORY,
             timeout=timeout,
             **options,

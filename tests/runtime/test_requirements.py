@@ -11,7 +11,10 @@ from packaging.utils import canonicalize_name
 
 # What a requirement asks for, but is kept out of the bundle: see `StageCode.excluded_requirements`.
 EXCLUDED = {"preprocess-text": {"huggingface-hub"}}
-FILES = sorted((Path(__file__).parents[2] / "lambda_src" / "requirements").glob("*.txt"))
+FOLDER = Path(__file__).parents[2] / "lambda_src" / "requirements"
+# Those of the container image are installed nowhere here: tests/bundling/test_gpu_image.py resolves them.
+IMAGE = [FOLDER / "inference-gpu-cuda.txt", FOLDER / "inference-gpu.txt"]
+FILES = sorted(set(FOLDER.glob("*.txt")) - set(IMAGE))
 
 
 def pins(path: Path) -> dict[str, Requirement]:
@@ -31,7 +34,7 @@ def test_there_is_a_list_for_each_kind_of_function() -> None:
     }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FILES, *IMAGE], ids=lambda path: path.stem)
 def test_every_version_is_exact(path: Path) -> None:
     for requirement in pins(path).values():
         [specifier] = requirement.specifier
@@ -60,7 +63,7 @@ def test_boto_is_left_to_the_lambda_runtime(path: Path) -> None:
 
 def test_one_version_of_each_package() -> None:
     versions: dict[str, set[str]] = {}
-    for path in FILES:
+    for path in (*FILES, *IMAGE):
         for name, requirement in pins(path).items():
             versions.setdefault(name, set()).add(str(requirement.specifier))
     assert all(len(found) == 1 for found in versions.values())
