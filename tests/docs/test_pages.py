@@ -23,6 +23,7 @@ from constructs import Construct
 import cdk_inference
 from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
 from cdk_inference.functions import FunctionOptions
+from cdk_inference.managed_capacity import ManagedInstancesOptions
 from inference_runtime.item import Item
 from inference_runtime.rows import row
 
@@ -31,6 +32,7 @@ from .pages import PAGES, ROOT, Page, page
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+OPTIONS = {"FunctionOptions": FunctionOptions, "ManagedInstancesOptions": ManagedInstancesOptions}
 NOT_RUN = {"local.md"}  # starts an embedded AWS: tests/local does that
 CODE = [
     pytest.param(page, code, id=f"{page.path.stem}-{line}")
@@ -122,8 +124,8 @@ def test_every_page_is_listed() -> None:
 @pytest.mark.parametrize(("construct", "rows"), PROPS)
 def test_props_are_those_of_the_signature(construct: str, rows: list[list[str]]) -> None:
     documented = {cells[0].strip("`"): cells[1] for cells in rows}
-    if construct == "FunctionOptions":
-        assert documented.keys() == FunctionOptions.__annotations__.keys()
+    if construct in OPTIONS:
+        assert documented.keys() == OPTIONS[construct].__annotations__.keys()
         return
     parameters = inspect.signature(getattr(cdk_inference, construct).__init__).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -141,7 +143,8 @@ def test_props_are_those_of_the_signature(construct: str, rows: list[list[str]])
 def test_every_prop_is_documented() -> None:
     constructs = {"InferencePipeline", "S3Trigger", "InferenceWorkflow", "ResultsTable", "WorkBucket", "ModelArtifact"}
     functions = {"PreprocessFunction", "CpuInference", "PostprocessFunction", "FunctionOptions"}
-    assert {case.values[0] for case in PROPS} == constructs | functions
+    gpu = {"GpuInference", "LambdaGpu", "InferenceNetwork", "ManagedInstancesOptions"}
+    assert {case.values[0] for case in PROPS} >= constructs | functions | gpu
 
 
 def test_stage_tables_name_the_defaults() -> None:
