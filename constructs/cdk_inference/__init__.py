@@ -11,18 +11,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cdk_inference.capacity import Capacity
+    from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
     from cdk_inference.errors import InferenceError, ModelBuildError, PropError
     from cdk_inference.functions import CpuInference, PostprocessFunction, PreprocessFunction, StageFunction
     from cdk_inference.gpu import GpuInference, LambdaGpu
+    from cdk_inference.gpu_capacity import GpuCapacity
     from cdk_inference.gpu_workflow import GpuWorkflow
     from cdk_inference.inference import Inference
+    from cdk_inference.managed_capacity import CpuCapacity
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.network import InferenceNetwork
     from cdk_inference.pipeline import InferencePipeline
     from cdk_inference.platform import LambdaPlatform
+    from cdk_inference.prices import Prices
     from cdk_inference.results import ResultsTable
     from cdk_inference.router import Router
     from cdk_inference.routes import Route
     from cdk_inference.routing import Routing
+    from cdk_inference.sagemaker import SageMakerAsync
     from cdk_inference.stages import Postprocess, Preprocess
     from cdk_inference.trigger import S3Trigger
     from cdk_inference.work import WorkBucket
@@ -30,11 +36,17 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Capacity": "capacity",
+    "CascadeOption": "costs",
+    "CpuCapacity": "managed_capacity",
     "CpuInference": "functions",
+    "CpuOption": "costs",
+    "GpuCapacity": "gpu_capacity",
     "GpuInference": "gpu",
+    "GpuOption": "costs",
     "GpuWorkflow": "gpu_workflow",
     "Inference": "inference",
     "InferenceError": "errors",
+    "InferenceNetwork": "network",
     "InferencePipeline": "pipeline",
     "InferenceWorkflow": "workflow",
     "LambdaGpu": "gpu",
@@ -42,27 +54,37 @@ _MODULES = {
     "Leg": "workflow",
     "ModelArtifact": "model.artifact",
     "ModelBuildError": "errors",
+    "PipelineShape": "costs",
     "Postprocess": "stages",
     "PostprocessFunction": "functions",
     "Preprocess": "stages",
     "PreprocessFunction": "functions",
+    "Prices": "prices",
     "PropError": "errors",
     "ResultsTable": "results",
     "Route": "routes",
     "Router": "router",
     "Routing": "routing",
     "S3Trigger": "trigger",
+    "SageMakerAsync": "sagemaker",
     "StageFunction": "functions",
+    "Traffic": "costs",
     "WorkBucket": "work",
 }
 
 __all__ = [
     "Capacity",
+    "CascadeOption",
+    "CpuCapacity",
     "CpuInference",
+    "CpuOption",
+    "GpuCapacity",
     "GpuInference",
+    "GpuOption",
     "GpuWorkflow",
     "Inference",
     "InferenceError",
+    "InferenceNetwork",
     "InferencePipeline",
     "InferenceWorkflow",
     "LambdaGpu",
@@ -70,17 +92,21 @@ __all__ = [
     "Leg",
     "ModelArtifact",
     "ModelBuildError",
+    "PipelineShape",
     "Postprocess",
     "PostprocessFunction",
     "Preprocess",
     "PreprocessFunction",
+    "Prices",
     "PropError",
     "ResultsTable",
     "Route",
     "Router",
     "Routing",
     "S3Trigger",
+    "SageMakerAsync",
     "StageFunction",
+    "Traffic",
     "WorkBucket",
 ]
 

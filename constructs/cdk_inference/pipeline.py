@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from aws_cdk import Duration, Token
+from aws_cdk import Annotations, CfnOutput, Duration, Token
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_logs as logs
 from constructs import Construct
@@ -14,9 +15,11 @@ from cdk_inference import encryption
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.inference import Inference
+from cdk_inference.metadata import mark
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
+from cdk_inference.route_costs import advise, cascade_costs
 from cdk_inference.route_stages import RouteStages
 from cdk_inference.router import Router
 from cdk_inference.routes import Route
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_s3 as s3
 
+    from cdk_inference.costs import Traffic
     from cdk_inference.functions import CpuInference, FunctionOptions, PostprocessFunction, PreprocessFunction
     from cdk_inference.gpu import GpuInference
     from cdk_inference.platform import LambdaPlatform
@@ -97,6 +101,8 @@ class InferencePipeline(Construct):
         Larger objects are rejected before they are read. Default: 64 MiB.
     reserved_concurrent_executions
         Concurrency that is kept for each function, and its limit. Default: none.
+    traffic
+        What is expected; with it, a warning says when capacity that is always on would be cheaper. Default: unknown.
     result_ttl_days
         Days after which DynamoDB deletes a row. Default: rows stay.
     platform
@@ -147,6 +153,7 @@ class InferencePipeline(Construct):
         postprocess_memory_size: int = 1024,
         max_object_bytes: int = 64 * 1024 * 1024,
         reserved_concurrent_executions: int | None = None,
+        traffic: Traffic | None = None,
         result_ttl_days: int | None = None,
         platform: LambdaPlatform | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
@@ -229,6 +236,7 @@ class InferencePipeline(Construct):
             **kept,
         )
         self.trigger.add_target(self.workflow.state_machine)
+        self._report(plan, traffic)
 
     @property
     def preprocess(self) -> PreprocessFunction:
@@ -250,6 +258,28 @@ class InferencePipeline(Construct):
             names = ", ".join(self.routes)
             raise PropError(f"the pipeline has the routes {names}; take .routes['{next(iter(self.routes))}'].{stage}")
         return next(iter(self.routes.values()))
+
+    def _report(self, plan: RoutePlan, traffic: Traffic | None) -> None:
+        """Say what was calibrated and decided: in the template, in outputs, and as warnings."""
+        cascades = []
+        for leg in plan.legs.values():
+            calibration = None if leg.escalation is None else leg.escalation.calibration
+            if leg.escalation is None or calibration is None:
+                continue
+            then = plan.routes[plan.destinations[leg.escalation.then].leg]
+            costs = cascade_costs(leg.route, then, calibration)
+            cascades.append(calibration.manifest(cost_per_million=costs))
+            if calibration.warning:
+                Annotations.of(self).add_warning_v2("cdk-inference:cascade", calibration.warning)
+        if cascades:
+            mark(self.workflow.state_machine, "state-machine", cascades=cascades)
+            CfnOutput(self, "Cascades", value=json.dumps(cascades), description="how models were calibrated")
+        if plan.decisions:
+            CfnOutput(self, "Decision", value=plan.decisions[0], description="why items go where they go")
+            Annotations.of(self).add_info_v2("cdk-inference:decision", plan.decisions[0])
+        entered_by_all = [leg.route for leg in plan.legs.values() if leg.escalation is not None or len(plan.legs) == 1]
+        if traffic is not None and len(entered_by_all) == 1:
+            advise(self, entered_by_all[0], traffic)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""

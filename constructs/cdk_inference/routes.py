@@ -34,6 +34,9 @@ class Route:
         How the model's outputs become a prediction. Default: as the pipeline's.
     inference
         Where the model runs. Default: `Inference.cpu`.
+    milliseconds
+        Of one item on one vCPU, or on the GPU in a full batch, for estimates of costs. Default: on a CPU, what the
+        model's lock says; on a GPU it is not known: ``benchmarks/gpu.py`` measures it.
 
     Raises
     ------
@@ -46,6 +49,7 @@ class Route:
     preprocess: Preprocess = field(kw_only=True)
     postprocess: Postprocess | None = field(default=None, kw_only=True)
     inference: Inference = field(default_factory=Inference.cpu, kw_only=True)
+    milliseconds: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

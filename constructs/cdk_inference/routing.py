@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from cdk_inference.costs import choose
 from cdk_inference.errors import PropError
 from cdk_inference.model.cascade import calibrate
+from cdk_inference.prices import Prices
+from cdk_inference.route_costs import cascade_option, option
 from cdk_inference.stages import user_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from cdk_inference.costs import Option, Traffic
     from cdk_inference.model.cascade import Calibration
     from cdk_inference.routes import Route
     from cdk_inference.stages import StageCode
@@ -246,6 +250,41 @@ class Routing:
             raise PropError(f"route '{first.name}' is both first and then in a cascade; give another")
         return _Cascade(first, then, 0.99 if agreement is None and threshold is None else agreement, threshold)
 
+    @staticmethod
+    def cheapest(
+        *,
+        cpu: Route,
+        gpu: Route,
+        traffic: Traffic,
+        first: Route | None = None,
+        agreement: float = 0.99,
+        most_seconds: float | None = None,
+        prices: Prices | None = None,
+    ) -> Branch:
+        """Choose the cheapest of a CPU, a GPU and a cascade while the app synthesizes, and say why.
+
+        Parameters
+        ----------
+        cpu, gpu
+            The same model, for the one and for the other. Latencies must be known, see `Route`.
+        traffic
+            What is expected.
+        first
+            A cheap model on the CPU; with it, cascades of it and either of the others are options too.
+        agreement
+            As in `cascade`.
+        most_seconds
+            Options are out that may take longer from a full batch's arrival to its rows; a GPU has to start.
+        prices
+            Default: list prices of us-east-1, see `Prices`.
+
+        Raises
+        ------
+        PropError
+            A latency is not known, or no option is quick enough; the message has the figures.
+        """
+        return _Cheapest(cpu, gpu, first, agreement, traffic, most_seconds, prices or Prices())
+
 
 @dataclass(frozen=True)
 class Escalation:
@@ -319,6 +358,8 @@ class RoutePlan:
         Whether the tags or the metadata of objects are looked up.
     expression
         JSONata for the name of an item's destination.
+    decisions
+        What was decided while the app synthesizes, and why.
     """
 
     routes: dict[str, Route] = field(default_factory=dict)
@@ -328,6 +369,7 @@ class RoutePlan:
     needs_tags: bool = False
     needs_metadata: bool = False
     expression: str = ""
+    decisions: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, branch: Branch) -> RoutePlan:
@@ -455,6 +497,31 @@ class _Cascade:
         version = f"{self.first.model.version}+{self.then.model.version}"
         escalation = Escalation(threshold, then, version, calibration)
         return text(plan.destination(self.first, variant, escalation))
+
+
+@dataclass(frozen=True)
+class _Cheapest:
+    cpu: Route
+    gpu: Route
+    first: Route | None
+    agreement: float
+    traffic: Traffic
+    most_seconds: float | None
+    prices: Prices
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
+        if "unbuilt" in (self.cpu.model.version, self.gpu.model.version):
+            return self.cpu.bind(plan, variant)  # nothing is deployed of such a stack
+        branches: dict[str, Branch] = {self.cpu.name: self.cpu, self.gpu.name: self.gpu}
+        options: list[Option] = [option(self.cpu), option(self.gpu)]
+        if self.first is not None:
+            for then in (self.cpu, self.gpu):
+                name = f"{self.first.name}, then {then.name}"
+                branches[name] = Routing.cascade(first=self.first, then=then, agreement=self.agreement)
+                options.append(cascade_option(name, self.first, then, self.agreement))
+        decision = choose(options, self.traffic, prices=self.prices, most_seconds=self.most_seconds)
+        plan.decisions.append(decision.explain())
+        return branches[decision.chosen.name].bind(plan, variant)
 
 
 def text(value: str) -> str:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from typing import TYPE_CHECKING
 
 import aws_cdk as cdk
-import boto3
 import pytest
-from aws_cdk.assertions import Template
-from botocore.config import Config
 
 from cdk_inference.functions import StageFunction
-from cdk_inference.local.emulator import Emulator
 from cdk_inference.packages import ZipPackage
 from cdk_inference.workflow import InferenceWorkflow, Leg
+
+from .embedded import Embedded, QuickEmulator, definition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,61 +51,16 @@ def handler(event, context):
 """
 
 
-class Stack:
-    """A workflow in the embedded AWS."""
+class Express:
+    """A workflow in the embedded AWS, once with little and once with all the time that there is."""
 
-    def __init__(self, emulator: Emulator) -> None:
-        self._session = {
-            "endpoint_url": emulator.endpoint,
-            "region_name": "us-east-1",
-            "aws_access_key_id": "test",
-            "aws_secret_access_key": "test",
-            "config": Config(inject_host_prefix=False, read_timeout=300),  # "sync-127.0.0.1" is no host
-        }
-        role = self.client("iam").create_role(
-            RoleName="any",
-            AssumeRolePolicyDocument=json.dumps(
-                {
-                    "Version": "2012-10-17",
-                    "Statement": [
-                        {
-                            "Effect": "Allow",
-                            "Principal": {"Service": ["lambda.amazonaws.com", "states.amazonaws.com"]},
-                            "Action": "sts:AssumeRole",
-                        }
-                    ],
-                }
-            ),
-        )["Role"]["Arn"]
-        self.client("iam").put_role_policy(
-            RoleName="any",
-            PolicyName="all",
-            PolicyDocument=json.dumps(
-                {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-            ),
-        )
-        archive = io.BytesIO()
-        with zipfile.ZipFile(archive, "w") as file:
-            file.writestr("stage.py", _STAGE)
+    def __init__(self, embedded: Embedded) -> None:
+        self.client = embedded.client
         for stage in ("preprocess", "infer", "postprocess"):
-            self.client("lambda").create_function(
-                FunctionName=stage,
-                Runtime="python3.11",
-                Handler="stage.handler",
-                Role=role,
-                Code={"ZipFile": archive.getvalue()},
-                Environment={"Variables": {"STAGE": stage}},
-                Timeout=20,
-            )
+            embedded.function(stage, _STAGE, STAGE=stage)
         self._machines = {
-            seconds: self.client("stepfunctions").create_state_machine(
-                name=f"workflow-{seconds}", definition=_definition(seconds), roleArn=role, type="EXPRESS"
-            )["stateMachineArn"]
-            for seconds in (24, 300)
+            seconds: embedded.machine(f"workflow-{seconds}", _definition(seconds), "EXPRESS") for seconds in (24, 300)
         }
-
-    def client(self, service: str):
-        return boto3.client(service, **self._session)
 
     def run(self, *ids: str, seconds: int = 300) -> list[str]:
         """Return the ids of the messages that the workflow reports as failed, given so much time."""
@@ -145,28 +96,17 @@ def _definition(seconds: int) -> str:
         legs=[Leg(preprocess=stage("preprocess"), inference=stage("infer"), postprocess=stage("postprocess"))],
         timeout=cdk.Duration.seconds(seconds),
     )
-    template = Template.from_stack(stack).to_json()
-    machine = stack.get_logical_id(workflow.state_machine.node.default_child)
-    pieces = template["Resources"][machine]["Properties"]["DefinitionString"]["Fn::Join"][1]
-    resources = template["Resources"]
-    names = {"AWS::Partition": "aws"}
-    for logical_id, resource in resources.items():
-        if resource["Type"] == "AWS::Lambda::Version":
-            function = resources[resource["Properties"]["FunctionName"]["Ref"]]
-            names[logical_id] = (
-                f"arn:aws:lambda:us-east-1:000000000000:function:{function['Properties']['Description']}"
-            )
-    return "".join(piece if isinstance(piece, str) else names[piece["Ref"]] for piece in pieces)
+    return definition(stack, workflow.state_machine)
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
-    with Emulator() as emulator:
-        yield Stack(emulator)
+def stack() -> Iterator[Express]:
+    with QuickEmulator() as emulator:
+        yield Express(Embedded(emulator))
 
 
 @pytest.fixture
-def run(stack: Stack) -> Callable[..., list[str]]:
+def run(stack: Express) -> Callable[..., list[str]]:
     return stack.run
 
 

@@ -114,6 +114,10 @@ def _seen_by(service: str, policy: dict[str, Any]) -> dict[str, Any]:
     return {**policy, "Statement": seen}
 
 
+def _with_error_type(refusal: dict[str, Any]) -> dict[str, Any]:
+    return {**refusal, "body": {**refusal["body"], "errorType": "Lambda.TooManyRequestsException"}}
+
+
 async def _answer(receive: Any, send: Any) -> None:  # noqa: ANN401
     body, more = b"", True
     while more:
@@ -143,6 +147,9 @@ def main(state: Path) -> None:
     lambda_svc._reserved_concurrency = lambda record, config: reserved(
         lambda_svc._functions.get(config["FunctionName"], record), config
     )
+    # Step Functions names a throttled task's error so; MiniStack, which leaves it out, says that it is unknown.
+    throttled = lambda_svc._throttle_response
+    lambda_svc._throttle_response = lambda *given, **named: _with_error_type(throttled(*given, **named))
     sys.executable = _make_lambda_python(state / "lambda-python")  # what MiniStack runs Python functions with
 
     async def behind_tls(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401

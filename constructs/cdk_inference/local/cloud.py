@@ -30,6 +30,7 @@ def _context(context: Mapping[str, str] | None) -> dict[str, str]:
     """Return the context of a local synth: what differs from AWS is decided here and nowhere else."""
     return {
         "cdk-inference:platform": aws.host_platform(),
+        "cdk-inference:accelerator": "cpu",  # what is made for a GPU runs on the CPU
         "cdk-inference:allow-destroy": "true",
         **(context or {}),
     }

@@ -1,0 +1,110 @@
+"""State machines of ours in the embedded AWS, with small functions in the place of the stages."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from aws_cdk.assertions import Template
+from botocore.config import Config
+
+from cdk_inference.local.emulator import Emulator
+
+if TYPE_CHECKING:
+    import aws_cdk as cdk
+
+_TRUST = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {
+            "Effect": "Allow",
+            "Principal": {"Service": ["lambda.amazonaws.com", "states.amazonaws.com"]},
+            "Action": "sts:AssumeRole",
+        }
+    ],
+}
+_ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+
+
+class QuickEmulator(Emulator):
+    """An embedded AWS in which a workflow's pauses take a hundredth of their time."""
+
+    def _environment(self) -> dict[str, str]:
+        return super()._environment() | {"SFN_WAIT_SCALE": "0.01"}
+
+
+class Embedded:
+    """Functions and state machines in the embedded AWS."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._session = {
+            "endpoint_url": emulator.endpoint,
+            "region_name": "us-east-1",
+            "aws_access_key_id": "test",
+            "aws_secret_access_key": "test",
+            "config": Config(inject_host_prefix=False, read_timeout=300),  # "sync-127.0.0.1" is no host
+        }
+        iam = self.client("iam")
+        self._role = iam.create_role(RoleName="any", AssumeRolePolicyDocument=json.dumps(_TRUST))["Role"]["Arn"]
+        iam.put_role_policy(RoleName="any", PolicyName="all", PolicyDocument=json.dumps(_ALL))
+
+    def client(self, service: str) -> Any:
+        return boto3.client(service, **self._session)
+
+    def function(self, name: str, source: str, **environment: str) -> None:
+        """Create a function of this source, whose handler is called `handler`."""
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("stage.py", source)
+        self.client("lambda").create_function(
+            FunctionName=name,
+            Runtime="python3.11",
+            Handler="stage.handler",
+            Role=self._role,
+            Code={"ZipFile": archive.getvalue()},
+            Environment={"Variables": environment},
+            Timeout=20,
+        )
+
+    def queue(self, name: str) -> str:
+        return str(self.client("sqs").create_queue(QueueName=name)["QueueUrl"])
+
+    def machine(self, name: str, definition: str, kind: str) -> str:
+        made = self.client("stepfunctions").create_state_machine(
+            name=name, definition=definition, roleArn=self._role, type=kind
+        )
+        return str(made["stateMachineArn"])
+
+    def messages(self, queue: str) -> list[str]:
+        """Take all messages out of a queue, and return their bodies."""
+        bodies: list[str] = []
+        while found := self.client("sqs").receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"):
+            for message in found:
+                self.client("sqs").delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+                bodies.append(message["Body"])
+        return bodies
+
+
+def definition(stack: cdk.Stack, machine: Any, **names: str) -> str:
+    """Return the definition of a state machine construct; functions are named by their descriptions.
+
+    Parameters
+    ----------
+    names
+        What else the definition refers to, by a part of its logical id.
+    """
+    resources = Template.from_stack(stack).to_json()["Resources"]
+    found = {"AWS::Partition": "aws"}
+    for logical_id, resource in resources.items():
+        if resource["Type"] == "AWS::Lambda::Version":
+            function = resources[resource["Properties"]["FunctionName"]["Ref"]]
+            found[logical_id] = (
+                f"arn:aws:lambda:us-east-1:000000000000:function:{function['Properties']['Description']}"
+            )
+        found.update({logical_id: value for part, value in names.items() if part in logical_id})
+    properties = resources[stack.get_logical_id(machine.node.default_child)]["Properties"]
+    pieces = properties["DefinitionString"]["Fn::Join"][1]
+    return "".join(piece if isinstance(piece, str) else found[piece["Ref"]] for piece in pieces)

@@ -1,0 +1,255 @@
+"""What becomes of a batch while its GPU refuses, dies, or comes too late: the workflow's own logic, for real."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import aws_cdk as cdk
+import pytest
+
+from cdk_inference import S3Trigger, StageFunction
+from cdk_inference.gpu_workflow import GpuWorkflow
+from cdk_inference.packages import ZipPackage
+
+from .embedded import Embedded, QuickEmulator, definition
+
+pytestmark = pytest.mark.e2e
+
+# A message is its own order: "kills-infer" kills the process that scores it, "stuck" has a row that cannot be written.
+_INFER = """
+import os
+
+def handler(event, context):
+    only = event["only"]
+    groups = [
+        {"indices": [i for i in g["indices"] if i in only], "ids": [d for i, d in zip(g["indices"], g["ids"]) if i in only]}
+        for g in event["groups"]
+    ]
+    assert sorted(i for g in groups for i in g["indices"]) == sorted(only), event
+    if any("kills-infer" in d for g in groups for d in g["ids"]):
+        os._exit(1)
+    return {"groups": groups, "inference": "gpu", "model_version": "m"}
+"""
+# Rows are kept in a queue: the order in which they are written can be looked at.
+_POSTPROCESS = """
+import json
+import os
+import boto3
+
+sqs = boto3.client("sqs")
+
+def handler(event, context):
+    only = event["only"]
+    ids = [item["message_id"] for item in event["items"]]
+    scored = {i for g in event["groups"] for i in g["indices"]}
+    failed = {one["index"]: one["reason"] for one in event.get("failed") or []}
+    rejected = {one["index"] for one in event["rejected"]}
+    retry = []
+    for i in only:
+        if "kills-postprocess" in ids[i] and i not in failed:
+            os._exit(1)
+        if "stuck" in ids[i]:
+            retry.append(ids[i])
+            continue
+        status = "FAILED" if i in failed else "REJECTED" if i in rejected else "SUCCEEDED" if i in scored else "LOST"
+        row = {"id": ids[i], "status": status, "reason": failed.get(i), "route": event["route"], "first": event["first"]}
+        sqs.send_message(QueueUrl=os.environ["ROWS"], MessageBody=json.dumps(row))
+    return {"retry": retry}
+"""
+
+
+class Gpu:
+    """A workflow for a GPU, with its queues."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self._embedded = embedded
+        self.already_exists = embedded.client("stepfunctions").exceptions.ExecutionAlreadyExists
+        self._rows = embedded.queue("rows")
+        self._dead = embedded.queue("dead")
+        self._count = 0
+        embedded.function("infer", _INFER)
+        embedded.function("postprocess", _POSTPROCESS, ROWS=self._rows)
+        self._machines = {
+            seconds: embedded.machine(f"gpu-{seconds}", self._definition(seconds), "STANDARD") for seconds in (3, 600)
+        }
+
+    def _definition(self, patience: int) -> str:
+        stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
+
+        def stage(name: str) -> StageFunction:
+            return StageFunction(
+                stack,
+                name,
+                package=ZipPackage(handler="stage.handler", runtime_requirements="postprocess"),
+                environment={},
+                description=name,
+                memory_size=128,
+                timeout=cdk.Duration.seconds(4),
+            )
+
+        workflow = GpuWorkflow(
+            stack,
+            "Workflow",
+            inference=stage("infer"),
+            postprocess=stage("postprocess"),
+            trigger=S3Trigger(stack, "Trigger"),
+            patience=cdk.Duration.seconds(patience),
+        )
+        return definition(stack, workflow.state_machine, TriggerDeadLetterQueue=self._dead)
+
+    def start(self, *ids: str, patience: int = 600, name: str | None = None, **more: object) -> str:
+        """Hand over a batch of items."""
+        good = [index for index, one in enumerate(ids) if "reject" not in one]
+        items = [
+            {
+                "message_id": one,
+                "bucket": "inbox",
+                "key": f"{one}.jpg",
+                "version_id": "v1",
+                "etag": "e",
+                "size": 7,
+                "sequencer": "a0",
+                "event_time": "2026-01-01T00:00:00Z",
+            }
+            for one in ids
+        ]
+        self._count += 1
+        request = {
+            "items": items,
+            "rejected": [{"index": index, "reason": "no"} for index, one in enumerate(ids) if "reject" in one],
+            "groups": [{"indices": good, "ids": [ids[index] for index in good]}],
+            **more,
+        }
+        started = self._embedded.client("stepfunctions").start_execution(
+            stateMachineArn=self._machines[patience], name=name or f"run-{self._count}", input=json.dumps(request)
+        )
+        return str(started["executionArn"])
+
+    def wait(self, execution: str, seconds: float = 120) -> int:
+        """Wait for the end of an execution, and return how many states it entered."""
+        states = self._embedded.client("stepfunctions")
+        deadline = time.monotonic() + seconds
+        while (found := states.describe_execution(executionArn=execution))["status"] == "RUNNING":
+            assert time.monotonic() < deadline, states.get_execution_history(executionArn=execution)["events"][-5:]
+            time.sleep(0.05)
+        events = states.get_execution_history(executionArn=execution, maxResults=1000)["events"]
+        assert found["status"] == "SUCCEEDED", events[-3:]
+        return sum(event["type"].endswith("StateEntered") for event in events)
+
+    def rows(self) -> dict[str, dict]:
+        """Return the rows that were written, by id. A row that is written twice says the same."""
+        rows: dict[str, dict] = {}
+        for body in self._embedded.messages(self._rows):
+            row = json.loads(body)
+            assert rows.setdefault(row["id"], row) == row
+        return rows
+
+    def dead(self) -> list[str]:
+        """Return the keys of the events in the dead-letter queue."""
+        events = [json.loads(body) for body in self._embedded.messages(self._dead)]
+        return sorted(event["detail"]["object"]["key"].removesuffix(".jpg") for event in events)
+
+    def run(self, *ids: str, **options: object) -> tuple[dict[str, str], list[str]]:
+        """Return the status by id, and what is in the dead-letter queue."""
+        self.wait(self.start(*ids, **options))  # type: ignore[arg-type]
+        return {one: row["status"] for one, row in self.rows().items()}, self.dead()
+
+    def refuse(self) -> None:
+        self._embedded.client("lambda").put_function_concurrency(FunctionName="infer", ReservedConcurrentExecutions=0)
+
+    def accept(self) -> None:
+        self._embedded.client("lambda").delete_function_concurrency(FunctionName="infer")
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    with QuickEmulator() as emulator:
+        yield Gpu(Embedded(emulator))
+
+
+def test_a_good_batch_takes_five_states(gpu):
+    states = gpu.wait(gpu.start("a", "b", "reject-c", route="large", first={"a": {"confidence": 0.5}}))
+    rows = gpu.rows()
+    assert {one: row["status"] for one, row in rows.items()} == {
+        "a": "SUCCEEDED",
+        "b": "SUCCEEDED",
+        "reject-c": "REJECTED",
+    }
+    assert rows["a"]["route"] == "large"
+    assert rows["a"]["first"] == {"a": {"confidence": 0.5}}
+    assert gpu.dead() == []
+    assert states == 5
+
+
+def test_one_item_alone_works_too(gpu):
+    assert gpu.run("a") == ({"a": "SUCCEEDED"}, [])
+
+
+def test_only_the_item_that_kills_its_invocation_fails_and_its_event_is_kept(gpu):
+    ids = [f"good-{i}" for i in range(15)]
+    ids.insert(6, "kills-infer")
+    ids.insert(9, "reject")
+    statuses, dead = gpu.run(*ids)
+    assert dead == ["kills-infer"]
+    assert statuses.pop("kills-infer") == "FAILED"
+    assert statuses.pop("reject") == "REJECTED"
+    assert set(statuses.values()) == {"SUCCEEDED"}
+    assert len(statuses) == 15
+
+
+def test_an_item_that_kills_its_storing_fails_alone(gpu):
+    statuses, dead = gpu.run("a", "kills-postprocess", "b")
+    assert statuses == {"a": "SUCCEEDED", "b": "SUCCEEDED", "kills-postprocess": "FAILED"}
+    assert dead == ["kills-postprocess"]
+
+
+def test_two_killers_and_a_rejected_item_alone(gpu):
+    statuses, dead = gpu.run("kills-infer-1", "reject", "kills-infer-2")
+    assert statuses == {"kills-infer-1": "FAILED", "reject": "REJECTED", "kills-infer-2": "FAILED"}
+    assert dead == ["kills-infer-1", "kills-infer-2"]
+
+
+def test_a_gpu_that_refuses_for_a_while_is_waited_for(gpu):
+    gpu.refuse()
+    timer = threading.Timer(2, gpu.accept)
+    timer.start()
+    try:
+        execution = gpu.start("a", "b", "kills-infer")
+        states = gpu.wait(execution)
+    finally:
+        timer.cancel()
+        gpu.accept()
+    assert {one: row["status"] for one, row in gpu.rows().items()} == {
+        "a": "SUCCEEDED",
+        "b": "SUCCEEDED",
+        "kills-infer": "FAILED",
+    }
+    assert gpu.dead() == ["kills-infer"]
+    assert states > 15  # it was refused more than once
+
+
+def test_a_gpu_that_never_comes_fails_every_item_with_the_reason_once_patience_is_over(gpu):
+    gpu.refuse()
+    try:
+        gpu.wait(gpu.start("a", "b", "reject-c", patience=3))
+    finally:
+        gpu.accept()
+    rows = gpu.rows()
+    assert {one: row["status"] for one, row in rows.items()} == {"a": "FAILED", "b": "FAILED", "reject-c": "REJECTED"}
+    assert rows["a"]["reason"].startswith("inference was refused for 0.05 minutes: Lambda.TooManyRequestsException")
+    assert gpu.dead() == ["a", "b"]
+
+
+def test_what_can_not_be_stored_is_tried_again_and_then_kept(gpu):
+    statuses, dead = gpu.run("a", "stuck", "b")
+    assert statuses == {"a": "SUCCEEDED", "b": "SUCCEEDED"}
+    assert dead == ["stuck"]
+
+
+def test_a_batch_that_is_handed_over_twice_runs_once(gpu):
+    gpu.wait(gpu.start("a", name="same"))
+    with pytest.raises(gpu.already_exists):
+        gpu.start("a", name="same")
+    assert list(gpu.rows()) == ["a"]
