@@ -21,7 +21,7 @@ from constructs import Construct
 from cdk_inference.managed_capacity import LEAST_MEMORY, MOST_MEMORY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from constructs import IConstruct
 
@@ -68,14 +68,26 @@ class GpuChecks:
                 fix=fix,
                 violating_resources=[
                     PolicyViolatingResource(
-                        resource_logical_id=logical_id, template_path=path, locations=[f"Properties/{location}"]
+                        resource_logical_id=logical_id, template_path=str(path), locations=[f"Properties/{location}"]
                     )
                 ],
             )
-            for path in context.template_paths
-            for logical_id, location, problem, fix in violations_of(json.loads(Path(path).read_text(encoding="utf-8")))
+            for path in _templates(context.template_paths)
+            for logical_id, location, problem, fix in violations_of(json.loads(path.read_text(encoding="utf-8")))
         ]
         return PolicyValidationPluginReport(success=not violations, violations=violations)
+
+
+def _templates(paths: Iterable[str]) -> Iterator[Path]:
+    """Yield the templates of the stacks, and of the stacks nested in them, which are assets to CDK."""
+    for path in map(Path, paths):
+        yield path
+        assets = path.with_name(path.name.replace(".template.json", ".assets.json"))
+        files = json.loads(assets.read_text(encoding="utf-8"))["files"] if assets.is_file() else {}
+        for asset in files.values():
+            source = asset["source"].get("path", "")
+            if source.endswith(".nested.template.json"):
+                yield path.with_name(source)
 
 
 def violations_of(template: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:

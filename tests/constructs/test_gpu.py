@@ -150,7 +150,8 @@ def test_props_reach_the_function(stack):
 def test_another_gpu_is_another_version():
     versions = set()
     for memory in (12, 24):
-        stack = make_stack()
+        # CDK then refuses properties that it does not know, unless it was told of them.
+        stack = make_stack(**{"@aws-cdk/aws-lambda:recognizeVersionProps": True})
         gpu(stack, backend=LambdaGpu(accelerator_memory=memory))
         versions |= resources(stack, "AWS::Lambda::Version").keys()
     assert len(versions) == 2
@@ -499,6 +500,21 @@ def test_a_gpu_on_instances_without_one_fails(stack):
         ("FunctionScalingConfig", "a version of a GPU function that never scales to zero"),
         ("ProvisionedConcurrencyConfig", "a GPU function with provisioned concurrency"),
     }
+
+
+def test_the_stacks_of_a_stage_are_checked_too():
+    app = cdk.App(context={"aws:cdk:bundling-stacks": []})
+    stage = cdk.Stage(app, "Prod")
+    for name in ("One", "Two"):  # the checks are added once
+        mine(cdk.Stack(stage, name))
+    stage.node.find_child("Two").node.find_child("Mine").node.default_child.add_property_override("MemorySize", 512)
+    (found,) = (found for found in synth_error(stage) if "512 MiB of memory" in found)
+    assert found.startswith("Mine")
+
+
+def test_nested_stacks_are_checked_too(stack):
+    mine(cdk.NestedStack(stack, "Nested")).add_property_override("MemorySize", 512)
+    assert any("512 MiB of memory" in found for found in synth_error(stack))
 
 
 def test_a_version_beside_the_alias_fails(stack):
