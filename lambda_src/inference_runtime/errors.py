@@ -25,6 +25,14 @@ class BatchTooLargeError(Exception):
     """The batch's metadata alone does not fit a workflow state. The workflow halves the batch and tries again."""
 
 
+class OutOfMemoryError(Exception):
+    """A run of the smallest possible batch takes more memory than there is. The workflow looks for the item."""
+
+
+class KernelFaultError(Exception):
+    """A computation failed on the GPU, for the item's sake or not: the workflow looks for an item that does it."""
+
+
 class RetryableError(Exception):
     """Infrastructure that the whole batch needs is out of order: the whole batch goes back to the queue."""
 

@@ -166,7 +166,7 @@ def test_large_outputs_leave_room_for_the_items(module: Any, s3: S3Client, bucke
 @pytest.mark.parametrize(("memory", "vcpus"), [("128", 1), ("1769", 1), ("3538", 2), ("10240", 6)])
 def test_threads_follow_the_memory(module: Any, memory: str, vcpus: int) -> None:
     module(memory=memory)
-    session = sys.modules["inference_runtime.infer"]._session
+    session = sys.modules["inference_runtime.infer"].engine.session
     assert session.get_session_options().intra_op_num_threads == min(vcpus, os.cpu_count() or 1)
 
 

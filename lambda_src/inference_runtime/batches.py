@@ -1,0 +1,105 @@
+"""Runs any number of items in as few runs as allowed: the batch is halved until it fits the memory."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from inference_runtime.errors import OutOfMemoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from inference_runtime.tensors import Array
+
+    Shapes = tuple[tuple[int, ...], ...]
+
+_log = logging.getLogger(__name__)
+
+
+class Batches:
+    """Splits items into runs, and puts the outputs together again.
+
+    A batch that does not fit the memory is halved, and items of that shape are run that many at a time from then on:
+    what one run takes depends on nothing else, so that trying more again would only fail again.
+
+    Parameters
+    ----------
+    run
+        Runs the model on a batch, and returns its outputs in order. Raises `OutOfMemoryError`.
+    names
+        Of the outputs.
+    most
+        Most items in one run; None for no limit but the memory.
+    fixed
+        How many items each run must have, if the model was exported so: the last run is filled up by repetition.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Mapping[str, Array], int], list[Array]],
+        names: list[str],
+        *,
+        most: int | None,
+        fixed: int | None = None,
+    ) -> None:
+        self._run = run
+        self._names = names
+        self._most = most
+        self._fixed = fixed
+        self._found: dict[Shapes, int] = {}
+
+    def limit(self, inputs: Mapping[str, Array]) -> int | None:
+        """Return most items in one run of items like these, as far as known."""
+        if self._fixed:
+            return self._fixed
+        return self._found.get(_shapes(inputs), self._most)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the outputs by name, with as many items as the inputs have.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If a single item, or the model's fixed batch, does not fit.
+        """
+        total = len(next(iter(inputs.values())))
+        runs: list[list[Array]] = []
+        done = 0
+        while done < total:
+            limit = self.limit(inputs)
+            count = min(limit or total, total - done)
+            chunk = {name: array[done : done + count] for name, array in inputs.items()}
+            try:
+                runs.append(self._part(chunk, count))
+            except OutOfMemoryError as error:
+                if self._fixed or count == 1:
+                    raise OutOfMemoryError(
+                        f"{count} items of {_described(chunk)} do not fit the memory: {error}"
+                    ) from error
+                self._found[_shapes(inputs)] = count // 2
+                _log.warning("%d items of %s do not fit the memory: %d at a time", count, _described(chunk), count // 2)
+            else:
+                done += count
+        parts = zip(*runs, strict=True)
+        return {
+            name: part[0] if len(part) == 1 else np.concatenate(part)
+            for name, part in zip(self._names, parts, strict=True)
+        }
+
+    def _part(self, chunk: dict[str, Array], count: int) -> list[Array]:
+        if not self._fixed or count == self._fixed:
+            return self._run(chunk, count)
+        missing = self._fixed - count
+        filled = {name: np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) for name, a in chunk.items()}
+        return [output[:count] for output in self._run(filled, self._fixed)]
+
+
+def _shapes(inputs: Mapping[str, Array]) -> Shapes:
+    return tuple(array.shape[1:] for array in inputs.values())
+
+
+def _described(inputs: Mapping[str, Array]) -> str:
+    return ", ".join(f"{name} {array.dtype.name} {list(array.shape[1:])}" for name, array in inputs.items())

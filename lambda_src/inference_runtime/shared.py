@@ -1,0 +1,174 @@
+"""The model of another process: one has it on the card, for all processes of the execution environment.
+
+The first process that needs the model starts the one that holds it (`holder`), as the owner of a file lock; the others
+find its socket. If it dies, the next request starts another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference_runtime import errors, wire
+from inference_runtime.errors import RetryableError
+from inference_runtime.stage import required
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inference_runtime.tensors import Array
+
+START = 300.0
+"""Seconds in which the model must be loaded: more than Lambda gives a function's initialization."""
+
+ANSWER = 600.0
+"""Seconds that a batch may take. A card that hangs would keep all processes for ever."""
+
+_STARTS = 3
+_ATTEMPTS = 20  # those of others may kill it each time before it comes to ours
+_PAUSE = 0.02
+
+_log = logging.getLogger(__name__)
+
+
+class HolderDiedError(Exception):
+    """The process with the model died twice on the same batch: the workflow looks for the item that kills it."""
+
+
+class SharedEngine:
+    """Runs the model in the process that holds it; an engine for any number of threads.
+
+    A request during which that process dies is tried again, by itself. If the process dies on it then, too, the request
+    fails: it was its fault, and it took nobody along.
+    """
+
+    def __init__(self) -> None:
+        folder = Path(tempfile.gettempdir(), f"cdk-inference-{os.getuid()}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid != os.getuid():
+            raise PermissionError(f"{folder} belongs to somebody else")
+        # On a developer's machine, functions of several pipelines share the folder for temporary files.
+        function = "\0".join((required("LAMBDA_TASK_ROOT"), required("MODEL_VERSION"), sys.executable))
+        name = hashlib.sha256(function.encode()).hexdigest()[:16]
+        self._path, self._lock = folder / f"{name}.socket", folder / f"{name}.lock"
+        self._local = threading.local()
+        self._holder: subprocess.Popen[bytes] | None = None
+        self.inference, self.output_names = "", list[str]()
+        self._connection()
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the model's outputs by name, with as many items as the inputs have.
+
+        Raises
+        ------
+        RetryableError
+            If there is no process with the model, or the card failed.
+        HolderDiedError
+            If it died twice on these inputs.
+        Exception
+            What `LocalEngine.infer` raises.
+        """
+        for attempt in range(_ATTEMPTS):
+            running = False
+            connection = self._connection()
+            try:
+                wire.send(connection, {"alone": attempt > 0}, inputs)
+                header, outputs = wire.receive(connection)
+                if header.get("running"):
+                    running = True
+                    header, outputs = wire.receive(connection)
+            except TimeoutError as error:
+                _kill(connection)
+                self._close()
+                raise RetryableError(f"the GPU did not answer for {ANSWER:.0f} seconds") from error
+            except (wire.BrokenConnectionError, OSError) as error:
+                self._close()
+                if running:
+                    raise HolderDiedError("the process with the model died on this batch, twice") from error
+                _log.warning("the process with the model died: %s", error)
+            else:
+                _raise_error(header)
+                return outputs
+        raise RetryableError(f"the process with the model died {_ATTEMPTS} times, on other batches")
+
+    def _connection(self) -> socket.socket:
+        """Return this thread's connection, made anew after a fork: two processes on one would mix their messages."""
+        if getattr(self._local, "process", None) != os.getpid():
+            self._local.socket = self._connect()
+            self._local.process = os.getpid()
+        connection: socket.socket = self._local.socket
+        return connection
+
+    def _close(self) -> None:
+        self._local.socket.close()
+        self._local.process = None
+
+    def _connect(self) -> socket.socket:
+        deadline = time.monotonic() + START
+        starts = 0
+        while time.monotonic() < deadline:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.settimeout(START)
+                connection.connect(str(self._path))
+                header, _ = wire.receive(connection)
+                connection.settimeout(ANSWER)
+            except (wire.BrokenConnectionError, OSError):
+                # There is none, or it died while it loaded the model.
+                connection.close()
+                if starts == _STARTS:
+                    break
+                starts += self._start()
+                time.sleep(_PAUSE)
+            else:
+                if "error" in header:
+                    connection.close()
+                _raise_error(header)
+                self.inference, self.output_names = header["inference"], header["output_names"]
+                return connection
+        raise RetryableError(f"the process with the model does not start, in {starts} attempts")
+
+    def _start(self) -> bool:
+        """Start the process with the model, unless one has the lock; say whether it was started."""
+        with contextlib.ExitStack() as stack:
+            lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            # The lock is the open file's, which the child has too: it stays locked until the child ends.
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            self._holder = subprocess.Popen(  # noqa: S603 - this interpreter
+                [sys.executable, "-m", "inference_runtime.holder", str(self._path)], pass_fds=[lock], env=environment
+            )
+        return True
+
+
+def _raise_error(header: dict[str, dict[str, str]]) -> None:
+    if (found := header.get("error")) is None:
+        return
+    # The runtime's own have the same name here as there, by which the workflow tells them apart.
+    kind = getattr(errors, found["type"], None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        raise kind(found["message"])
+    raise RuntimeError(f"{found['type']}: {found['message']}")
+
+
+def _kill(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        os.kill(struct.unpack("3i", credentials)[0], signal.SIGKILL)

@@ -1,0 +1,62 @@
+"""Messages between processes: what arrives is what was sent, or an error."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from inference_runtime import wire
+from inference_runtime.tensors import DTYPES
+
+arrays = st.dictionaries(
+    st.text(max_size=9),
+    st.sampled_from(sorted(DTYPES)).flatmap(
+        lambda name: hnp.arrays(name, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))
+    ),
+    max_size=4,
+)
+
+
+def exchange(header: dict[str, Any], sent: dict[str, np.ndarray]) -> Any:
+    one, other = socket.socketpair()
+    with one, other:
+        writer = threading.Thread(target=wire.send, args=[one, header, sent])
+        writer.start()
+        received = wire.receive(other)
+        writer.join()
+    return received
+
+
+@given(st.dictionaries(st.text(max_size=5).filter(lambda name: name != "arrays"), st.text(max_size=5)), arrays)
+def test_what_arrives_is_what_was_sent(header: dict[str, str], sent: dict[str, np.ndarray]) -> None:
+    got, received = exchange(header, sent)
+    assert got == header
+    assert received.keys() == sent.keys()
+    for name, array in sent.items():
+        assert received[name].dtype == array.dtype
+        np.testing.assert_array_equal(received[name], array)
+
+
+def test_views_and_large_arrays() -> None:
+    x = np.arange(3_000_000, dtype=np.int32).reshape(3, 1000, 1000)
+    sent = {"transposed": x.T, "every other": x[:, ::2], "whole": x}
+    _, received = exchange({}, sent)
+    for name, array in sent.items():
+        np.testing.assert_array_equal(received[name], array)
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_anything_else_is_an_error(data: bytes, marked: bool) -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        one.sendall((b"tns1" if marked else b"") + data)
+        one.close()
+        with pytest.raises(wire.BrokenConnectionError):
+            wire.receive(other)
