@@ -1,0 +1,55 @@
+"""A pipeline on SageMaker in the embedded AWS, and a SageMaker of our own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.e2e.sagemaker.fake import FakeSageMaker
+
+from cdk_inference.local import LocalCloud
+from cdk_inference.local import emulator as emulator_module
+from cdk_inference.model.builder import build_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.conftest import Watched
+
+HERE = Path(__file__).parent
+
+
+class QuickEmulator(emulator_module.Emulator):
+    """An embedded AWS in which a workflow's pauses take a tenth of their time."""
+
+    def _environment(self) -> dict[str, str]:
+        return super()._environment() | {"SFN_WAIT_SCALE": "0.1"}
+
+
+@pytest.fixture(scope="session")
+def sagemaker() -> Iterator[FakeSageMaker]:
+    with FakeSageMaker() as sagemaker:
+        yield sagemaker
+
+
+@pytest.fixture(scope="session")
+def cloud(sagemaker: FakeSageMaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(emulator_module, "_LAUNCHER", HERE / "launcher.py")
+        patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
+        with LocalCloud() as cloud:
+            cloud.deploy(HERE / "app", context={"sagemaker": sagemaker.url})
+            folder = tmp_path_factory.mktemp("container")
+            (folder / "model").symlink_to(build_model(HERE / "app" / "model" / "recipe.py").path)
+            stack = cloud.client("cloudformation").describe_stack_resources(StackName="Asynchronous")["StackResources"]
+            names = {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in stack}
+            parts = json.loads((cloud.emulator.state / "cdk.out" / "whole.json").read_text())
+            sagemaker.serve(cloud.endpoint, parts, names, folder)
+            yield cloud
+
+
+@pytest.fixture(scope="session")
+def numbers(watch: type[Watched], cloud: LocalCloud) -> Watched:
+    return watch(cloud, "Asynchronous/Numbers")

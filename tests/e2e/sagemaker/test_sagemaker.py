@@ -1,0 +1,150 @@
+"""Objects on their way through SageMaker: refused, killed, answered twice, late, wrongly or never. None gets lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.e2e.sagemaker.fake import POISON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.conftest import Watched
+    from tests.e2e.sagemaker.fake import FakeSageMaker
+
+pytestmark = pytest.mark.e2e
+
+_numbers = itertools.count(1000)
+
+
+@pytest.fixture(autouse=True)
+def calm(numbers: Watched, sagemaker: FakeSageMaker) -> Iterator[None]:
+    """Begin with a SageMaker that answers, and end with one that has nothing left to do."""
+    sagemaker.orders.clear()
+    sagemaker.always = None
+    sagemaker.requests.clear()
+    sagemaker.announced.clear()
+    sagemaker.refused = 0
+    yield
+    assert not sagemaker.orders, "nobody asked so often"
+
+
+def put(numbers: Watched, *values: float) -> dict[str, float]:
+    """Put objects with these numbers, and return the numbers by key."""
+    put = {f"{next(_numbers)}": value for value in values}
+    for key, value in put.items():
+        numbers.put(key, str(value).encode())
+    return put
+
+
+def ends(numbers: Watched, objects: dict[str, float], timeout: float = 120) -> dict[str, dict[str, Any]]:
+    """Wait until each object has a row and none of its events is left, and return the rows.
+
+    Fails if an object has more than one row, or is in the dead-letter queue although it succeeded.
+    """
+    deadline = time.monotonic() + timeout
+    while len(rows := numbers.rows(*objects)) < len(objects) or numbers.queued(objects):
+        assert time.monotonic() < deadline, f"{len(rows)} of {len(objects)} rows"
+        time.sleep(0.25)
+    assert [count for count in Counter(row["key"] for row in rows).values() if count > 1] == []
+    dead = [key for key in numbers.dead() if key in objects]
+    assert sorted(dead) == sorted(row["key"] for row in rows if row["status"] == "FAILED")
+    return {row["key"]: row for row in rows}
+
+
+def all_right(numbers: Watched, objects: dict[str, float]) -> None:
+    rows = ends(numbers, objects)
+    assert [row for row in rows.values() if row["status"] != "SUCCEEDED"] == []
+    assert {key: row["prediction"]["sum"] for key, row in rows.items()} == {k: 2 * v for k, v in objects.items()}
+    assert {row["inference"] for row in rows.values()} == {"cpu"}
+
+
+def test_a_batch_is_scored_by_the_containers_server(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    all_right(numbers, put(numbers, *range(1, 9)))
+    tensors = [group["inputs"]["numbers"] for request in sagemaker.requests for group in request["groups"]]
+    assert any("key" in tensor for tensor in tensors), "large tensors travel through the work bucket"
+
+
+def test_what_is_refused_for_a_while_is_asked_again(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    sagemaker.orders.extend(["not found", "throttle", "unavailable", "not found"])
+    all_right(numbers, put(numbers, 1, 2, 3))
+    assert sagemaker.refused == 4
+    (request,) = sagemaker.requests[:1]
+    assert len(request["only"]) == len(request["groups"][0]["indices"]), "no reason to split the batch"
+
+
+def test_only_the_object_that_kills_the_container_fails(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    objects = put(numbers, 1, 2, 3, POISON, 5, 6, 7, 8)
+    rows = ends(numbers, objects)
+    (poison,) = [key for key, value in objects.items() if value == POISON]
+    assert {key for key, row in rows.items() if row["status"] == "FAILED"} == {poison}
+    assert "error (0) from model" in rows[poison]["reason"]
+    assert all(row["prediction"]["sum"] == 2 * objects[key] for key, row in rows.items() if key != poison)
+
+
+def test_the_second_answer_changes_nothing(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    sagemaker.orders.append("twice")
+    all_right(numbers, put(numbers, 1, 2, 3))
+    assert len(sagemaker.announced) == len(sagemaker.requests) + 1
+
+
+def test_an_answer_after_the_timeout_changes_nothing(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    sagemaker.orders.append("late")
+    objects = put(numbers, 1, 2, 3)
+    all_right(numbers, objects)
+    asked = len(sagemaker.requests)
+    assert asked >= 2  # once more, after the timeout
+    deadline = time.monotonic() + 30
+    while len(sagemaker.announced) < asked:
+        assert time.monotonic() < deadline
+        time.sleep(0.25)
+    all_right(numbers, objects)
+
+
+def test_a_request_that_is_never_answered_is_made_again(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    sagemaker.orders.append("never")
+    all_right(numbers, put(numbers, 1, 2, 3))
+    assert len(sagemaker.announced) == len(sagemaker.requests) - 1
+
+
+@pytest.mark.parametrize("order", ["expire", "break", "busy", "lose"])
+def test_a_failure_that_no_object_caused_is_tried_again_with_all(
+    numbers: Watched, sagemaker: FakeSageMaker, order: str
+) -> None:
+    sagemaker.orders.append(order)
+    objects = put(numbers, 1, 2, 3)
+    all_right(numbers, objects)
+    asked = [sorted(request.get("only") or ()) for request in sagemaker.requests]
+    assert asked.count(asked[0]) >= 2, "the same objects again"
+
+
+def test_a_truncated_answer_makes_the_batch_smaller(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    sagemaker.orders.append("truncate")
+    all_right(numbers, put(numbers, 1, 2, 3, 4))
+
+
+def test_what_waits_in_vain_fails_with_the_reason_and_is_kept(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    sagemaker.always = "not found"
+    objects = put(numbers, 1, 2, 3)
+    rows = ends(numbers, objects, timeout=180)
+    for row in rows.values():
+        assert row["status"] == "FAILED"
+        assert "inference was refused for 1 minute" in row["reason"]
+        assert "InvokeEndpointAsync operation: Endpoint numbers-1" in row["reason"]
+    assert sagemaker.refused > 5
+
+
+def test_messages_of_others_do_no_harm(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    sns = numbers.cloud.client("sns")
+    topics = [topic["TopicArn"] for topic in sns.list_topics()["Topics"]]
+    foreign = {"inferenceId": "of-somebody-else", "invocationStatus": "Completed"}
+    foreign["responseParameters"] = {"outputLocation": "s3://somewhere/else"}
+    for topic in topics:
+        for message in ("hello", "{}", json.dumps(foreign)):
+            sns.publish(TopicArn=topic, Message=message)
+    all_right(numbers, put(numbers, 1, 2, 3))
