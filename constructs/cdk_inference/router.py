@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from cdk_inference.trigger import S3Trigger
 
 _LOOKED_UP = '["tags", "metadata", "decisions", "lost"]'
-_GONE = ("S3.NoSuchKeyException", "S3.NoSuchVersionException")
+_REMEMBER = {
+    "lookup_error": "{% $states.errorOutput.Error & ' ' & $states.errorOutput.Cause %}",
+    "looked_at": "{% $states.input %}",
+}
+_GONE = "{% $contains($lookup_error, /NoSuchKey|NoSuchVersion|MethodNotAllowed|[Ss]tatus( [Cc]ode:)? 404/) %}"
 
 _SHARE = """\
 $share := function($salt) { (
@@ -102,6 +106,7 @@ class Router(Construct):
             which.when(
                 sfn.Condition.jsonata(f"{{% $destination = {text(destination.name)} %}}"),
                 entries[destination.leg],
+                comment=f"to {destination.name}",
                 assign={"variant": destination.variant or ""},
             )
         route = sfn.Pass.jsonata(scope, "Route", outputs=f"{{% {routed_expression(self.plan.expression)} %}}")
@@ -139,8 +144,11 @@ class Router(Construct):
             items=sfn.ProvideItems.jsonata("{% $states.input %}"),
             max_concurrency=8,
         )
-        gone = sfn.Pass.jsonata(scope, "Object is gone")
-        lost = sfn.Pass.jsonata(scope, "Cannot look up now", outputs="{% $merge([$states.input, {'lost': true}]) %}")
+        # Which name an error has depends on the call and on the SDK behind it; what it says does not.
+        gone = sfn.Choice.jsonata(scope, "Object is gone?")
+        none = sfn.Pass.jsonata(scope, "Nothing to look up", outputs="{% $looked_at %}")
+        lost = sfn.Pass.jsonata(scope, "Cannot look up now", outputs="{% $merge([$looked_at, {'lost': true}]) %}")
+        gone.when(sfn.Condition.jsonata(_GONE), none).otherwise(lost)
         tasks = []
         if self.plan.needs_tags:
             found = "{'tags': $merge([{}, $states.result.TagSet.{Key: Value}])}"
@@ -149,8 +157,7 @@ class Router(Construct):
             found = "{'metadata': $merge([{}, $states.result.Metadata])}"
             tasks.append(_s3_task(scope, "Read metadata", "headObject", found))
         for task in tasks:
-            task.add_catch(gone, errors=list(_GONE), outputs="{% $states.input %}")
-            task.add_catch(lost, errors=[sfn.Errors.ALL], outputs="{% $states.input %}")
+            task.add_catch(gone, errors=[sfn.Errors.ALL], assign=_REMEMBER)
         for before, after in pairwise(tasks):
             before.next(after)
         each.item_processor(tasks[0])
@@ -209,7 +216,7 @@ def _s3_task(scope: Construct, id: str, action: str, found: str) -> sfn.CustomSt
     task.add_retry(
         errors=["S3.SdkClientException", "S3.S3Exception"],
         interval=Duration.seconds(1),
-        max_attempts=3,
+        max_attempts=2,
         backoff_rate=2,
         jitter_strategy=sfn.JitterType.FULL,
     )

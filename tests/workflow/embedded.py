@@ -104,7 +104,9 @@ def definition(stack: cdk.Stack, machine: Any, **names: str) -> str:
             found[logical_id] = (
                 f"arn:aws:lambda:us-east-1:000000000000:function:{function['Properties']['Description']}"
             )
-        found.update({logical_id: value for part, value in names.items() if part in logical_id})
+        for part, value in names.items():
+            if part in logical_id:
+                found[logical_id] = value
     properties = resources[stack.get_logical_id(machine.node.default_child)]["Properties"]
     pieces = properties["DefinitionString"]["Fn::Join"][1]
     return "".join(piece if isinstance(piece, str) else found[piece["Ref"]] for piece in pieces)

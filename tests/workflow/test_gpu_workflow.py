@@ -24,7 +24,10 @@ import os
 def handler(event, context):
     only = event["only"]
     groups = [
-        {"indices": [i for i in g["indices"] if i in only], "ids": [d for i, d in zip(g["indices"], g["ids"]) if i in only]}
+        {
+            "indices": [i for i in g["indices"] if i in only],
+            "ids": [one for i, one in zip(g["indices"], g["ids"]) if i in only],
+        }
         for g in event["groups"]
     ]
     assert sorted(i for g in groups for i in g["indices"]) == sorted(only), event
@@ -54,7 +57,8 @@ def handler(event, context):
             retry.append(ids[i])
             continue
         status = "FAILED" if i in failed else "REJECTED" if i in rejected else "SUCCEEDED" if i in scored else "LOST"
-        row = {"id": ids[i], "status": status, "reason": failed.get(i), "route": event["route"], "first": event["first"]}
+        row = {"id": ids[i], "status": status, "reason": failed.get(i)}
+        row |= {"route": event["route"], "first": event["first"]}
         sqs.send_message(QueueUrl=os.environ["ROWS"], MessageBody=json.dumps(row))
     return {"retry": retry}
 """

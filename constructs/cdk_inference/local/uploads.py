@@ -63,6 +63,10 @@ class Outcome:
         Why it did not succeed.
     seconds
         From the start of the upload to the row, where known.
+    route
+        Whose answer it is, in a pipeline with routes.
+    inference
+        Where its model ran: ``"cpu"`` or ``"gpu"``, or ``"none"``.
     row
         The whole row, or the dead message's body.
     """
@@ -75,6 +79,8 @@ class Outcome:
     model_version: str | None = None
     reason: str | None = None
     seconds: float | None = None
+    route: str | None = None
+    inference: str | None = None
     row: dict[str, Any] | None = None
 
     def as_json(self) -> str:
@@ -232,6 +238,8 @@ class Pipeline:
             model_version=row.get("model_version"),
             reason=row.get("reason"),
             seconds=None if uploaded_at is None else round((recorded - uploaded_at).total_seconds(), 3),
+            route=row.get("route"),
+            inference=row.get("inference"),
             row=row,
         )
 

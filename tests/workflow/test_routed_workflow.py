@@ -1,0 +1,323 @@
+"""Where the items of a batch go, and what becomes of them when something dies on the way: run for real."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_s3 as s3
+
+from cdk_inference import (
+    GpuWorkflow,
+    InferenceWorkflow,
+    Leg,
+    ModelArtifact,
+    Preprocess,
+    Route,
+    Router,
+    Routing,
+    S3Trigger,
+    StageFunction,
+)
+from cdk_inference.packages import ZipPackage
+from cdk_inference.routing import RoutePlan
+from tests.constructs.conftest import RECIPE
+
+from .embedded import Embedded, QuickEmulator, definition
+
+pytestmark = pytest.mark.e2e
+
+BUCKET = "inbox"
+_STAGES = ("preprocess", "infer", "postprocess")
+# A key is its own order: "unsure" is what the first model is not sure of, "kills-b-infer" kills the process of a stage.
+_STAGE = """
+import json
+import os
+import boto3
+
+sqs = boto3.client("sqs")
+route, stage = os.environ["ROUTE"], os.environ["STAGE"]
+
+def handler(event, context):
+    if stage == "preprocess":
+        keys = [m["body"]["detail"]["object"]["key"] if isinstance(m["body"], dict) else "?" for m in event["messages"]]
+        known = [i for i, key in enumerate(keys) if key != "?"]
+        answer = {
+            "items": [
+                {
+                    "message_id": event["messages"][i]["message_id"], "key": keys[i], "bucket": "inbox",
+                    "version_id": None, "etag": "e", "size": 1, "sequencer": "a", "event_time": "t",
+                }
+                for i in known
+            ],
+            "rejected": [{"index": n, "reason": "no"} for n, i in enumerate(known) if "reject" in keys[i]],
+            "retry": [m["message_id"] for m, key in zip(event["messages"], keys) if key == "?"],
+        }
+        good = [n for n, i in enumerate(known) if "reject" not in keys[i]]
+        answer["groups"] = [{"indices": good, "keys": [keys[known[n]] for n in good]}] if good else []
+    elif stage == "infer":
+        only = event.get("only")
+        pairs = [pair for group in event["groups"] for pair in zip(group["indices"], group["keys"])]
+        indices, keys = zip(*(pair for pair in pairs if only is None or pair[0] in only))
+        sure = [{"index": i, "confidence": 0.1 if "unsure" in key else 0.9} for i, key in zip(indices, keys)]
+        answer = {"groups": [{"indices": indices, "keys": keys}], "inference": "cpu", "model_version": route}
+        answer["confidences"] = sure
+    else:
+        keys = [item["key"] for item in event["items"]]
+        only = event.get("only") if event.get("only") is not None else range(len(keys))
+        unsure = [one["index"] for one in event.get("unsure") or []]
+        scored = {i for group in event["groups"] for i in group["indices"]}
+        rejected = [one["index"] for one in event["rejected"]]
+        for i in only:
+            if i not in unsure and (i in scored or i in rejected):
+                item = event["items"][i]
+                row = {
+                    "key": item["key"], "route": event["route"], "variant": event["variant"],
+                    "status": "REJECTED" if i in rejected else "SUCCEEDED",
+                    "first": (event.get("first") or {}).get(item["message_id"]),
+                    "version": event.get("row_version"),
+                }
+                sqs.send_message(QueueUrl=os.environ["ROWS"], MessageBody=json.dumps(row))
+        answers = [{"message_id": event["items"][i]["message_id"], "answer": {"route": route}} for i in unsure]
+        answer = {"retry": [], "unsure": answers}
+    if any(f"kills-{route}-{stage}" in key for key in keys):
+        os._exit(1)
+    return answer
+"""
+_DECIDE = """
+def handler(event, context):
+    keys = {m["message_id"]: m["body"]["detail"]["object"]["key"] for m in event["messages"]}
+    return {"decisions": {one: "left" if "left" in key else "right" for one, key in keys.items() if "never" not in key}}
+"""
+
+
+class Routed:
+    """Workflows with the routes a, b (on a CPU) and g (on a GPU), each with a routing of its own."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self.embedded = embedded
+        self._rows = embedded.queue("rows")
+        self._dead = embedded.queue("dead")
+        for route in ("a", "b", "g"):
+            for stage in _STAGES:
+                embedded.function(f"{route}-{stage}", _STAGE, ROUTE=route, STAGE=stage, ROWS=self._rows)
+        embedded.function("decide", _DECIDE)
+        embedded.client("s3").create_bucket(Bucket=BUCKET)
+        self._machines = {
+            "cascade": self._deploy("cascade", lambda a, b, g: Routing.cascade(first=a, then=b, threshold=0.5)),
+            "gpu": self._deploy("gpu", lambda a, b, g: Routing.cascade(first=a, then=g, threshold=0.5)),
+            "looked-up": self._deploy(
+                "looked-up",
+                lambda a, b, g: Routing.by_tag(
+                    "class", {"gold": a}, otherwise=Routing.by_metadata("class", {"silver": b}, otherwise=g)
+                ),
+            ),
+            "decided": self._deploy(
+                "decided",
+                lambda a, b, g: Routing.by_function(
+                    Path(__file__).parent.parent / "constructs" / "deciding.py:decide", {"left": a, "right": b}
+                ),
+            ),
+            "split": self._deploy("split", lambda a, b, g: Routing.split({"old": (1, a), "new": (1, b)})),
+        }
+
+    def _deploy(self, name: str, branch) -> str:
+        stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
+        model = ModelArtifact(stack, "Model", recipe=RECIPE)
+        plan = RoutePlan.of(branch(*(Route(r, model=model, preprocess=Preprocess.image(size=224)) for r in "abg")))
+        trigger = S3Trigger(stack, "Trigger", bucket=s3.Bucket.from_bucket_name(stack, "Bucket", BUCKET))
+        stages = {r: {s: _stage(stack, f"{r}-{s}") for s in _STAGES} for r in plan.routes}
+        gpu = None
+        if "g" in stages:
+            gpu = GpuWorkflow(
+                stack,
+                "Gpu",
+                inference=stages["g"]["infer"],
+                postprocess=stages["g"]["postprocess"],
+                trigger=trigger,
+                patience=cdk.Duration.seconds(60),
+            )
+        workflow = InferenceWorkflow(
+            stack,
+            "Workflow",
+            legs=[
+                Leg(
+                    preprocess=stages[leg.route.name]["preprocess"],
+                    inference=stages[leg.route.name]["infer"],
+                    postprocess=stages[leg.route.name]["postprocess"],
+                    name=leg.name,
+                    route=leg.route.name,
+                    gpu_workflow=gpu if leg.route.name == "g" else None,
+                    escalation=leg.escalation,
+                )
+                for leg in plan.legs.values()
+            ],
+            router=Router(stack, "Router", plan=plan, trigger=trigger),
+        )
+        names = {"RouterDecider1": "arn:aws:lambda:us-east-1:000000000000:function:decide"}
+        if gpu is not None:
+            waiting = definition(stack, gpu.state_machine, TriggerDeadLetterQueue=self._dead)
+            names["GpuStateMachine"] = self.embedded.machine(f"{name}-waiting", waiting, "STANDARD")
+        return self.embedded.machine(name, definition(stack, workflow.state_machine, **names), "EXPRESS")
+
+    def run(self, routing: str, *keys: str) -> tuple[dict[str, dict], list[str]]:
+        """Return the rows of objects, by key, and the keys of what failed."""
+        answer = self.embedded.client("stepfunctions").start_sync_execution(
+            stateMachineArn=self._machines[routing], input=json.dumps([message(key) for key in keys])
+        )
+        assert answer["status"] == "SUCCEEDED", (answer.get("error"), answer.get("cause"))
+        failed = [one["itemIdentifier"].removeprefix("m-") for one in json.loads(answer["output"])["batchItemFailures"]]
+        self._wait_for_gpu(f"{routing}-waiting")
+        rows: dict[str, dict] = {}
+        for body in self.embedded.messages(self._rows):
+            row = json.loads(body)
+            assert rows.setdefault(row["key"], row) == row
+        return rows, sorted(failed)
+
+    def dead(self) -> list[str]:
+        bodies = self.embedded.messages(self._dead)
+        return sorted(json.loads(body)["detail"]["object"]["key"] for body in bodies)
+
+    def executions(self, name: str) -> list[dict]:
+        states = self.embedded.client("stepfunctions")
+        machines = {m["name"]: m["stateMachineArn"] for m in states.list_state_machines()["stateMachines"]}
+        return states.list_executions(stateMachineArn=machines[name])["executions"] if name in machines else []
+
+    def _wait_for_gpu(self, name: str) -> None:
+        deadline = time.monotonic() + 60
+        while any(execution["status"] == "RUNNING" for execution in self.executions(name)):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def _stage(stack: cdk.Stack, name: str) -> StageFunction:
+    return StageFunction(
+        stack,
+        name,
+        package=ZipPackage(handler="stage.handler", runtime_requirements="postprocess"),
+        environment={},
+        description=name,
+        memory_size=128,
+        timeout=cdk.Duration.seconds(4),
+    )
+
+
+def message(key: str) -> dict:
+    detail = {"bucket": {"name": BUCKET}, "object": {"key": key, "size": 1, "etag": "e", "sequencer": "a"}}
+    return {"message_id": f"m-{key}", "body": "no event" if key == "malformed" else {"time": "t", "detail": detail}}
+
+
+@pytest.fixture(scope="module")
+def routed():
+    with QuickEmulator() as emulator:
+        yield Routed(Embedded(emulator))
+
+
+def said(rows):
+    return {key: (row["route"], row["status"]) for key, row in rows.items()}
+
+
+def test_a_cascade_asks_the_second_model_only_about_what_the_first_is_unsure_of(routed):
+    rows, failed = routed.run("cascade", "x", "unsure-1", "reject-2", "y", "unsure-3")
+    assert said(rows) == {
+        "x": ("a", "SUCCEEDED"),
+        "y": ("a", "SUCCEEDED"),
+        "reject-2": ("a", "REJECTED"),
+        "unsure-1": ("b", "SUCCEEDED"),
+        "unsure-3": ("b", "SUCCEEDED"),
+    }
+    assert rows["unsure-1"]["first"] == {"route": "a"}
+    assert rows["x"]["first"] is None
+    assert rows["x"]["version"] == "unbuilt+unbuilt"
+    assert failed == []
+
+
+@pytest.mark.parametrize("keys", [["unsure"], ["sure"], ["reject"], ["unsure", "unsure-2"]])
+def test_batches_of_one_kind_go_through_a_cascade(routed, keys):
+    rows, failed = routed.run("cascade", *keys)
+    assert sorted(rows) == sorted(keys)
+    assert failed == []
+
+
+@pytest.mark.parametrize("stage", ["a-preprocess", "a-infer", "a-postprocess", "b-preprocess", "b-infer"])
+def test_only_the_item_that_kills_a_stage_of_a_cascade_fails(routed, stage):
+    killer = f"unsure-kills-{stage}"
+    others = ["x", "unsure-1", "y", "unsure-2", "unsure-3", "reject-4", "z"]
+    rows, failed = routed.run("cascade", *others[:3], killer, *others[3:])
+    assert sorted(rows.keys() - {killer}) == sorted(others)
+    assert failed == [killer]
+
+
+def test_a_malformed_message_fails_and_takes_nobody_along(routed):
+    rows, failed = routed.run("cascade", "x", "malformed", "unsure")
+    assert said(rows) == {"x": ("a", "SUCCEEDED"), "unsure": ("b", "SUCCEEDED")}
+    assert failed == ["malformed"]
+
+
+def test_what_goes_to_the_gpu_is_handed_over_once_and_both_answers_are_kept(routed):
+    rows, failed = routed.run("gpu", "x", "unsure-1", "unsure-2")
+    assert said(rows) == {"x": ("a", "SUCCEEDED"), "unsure-1": ("g", "SUCCEEDED"), "unsure-2": ("g", "SUCCEEDED")}
+    assert rows["unsure-2"]["first"] == {"route": "a"}
+    assert failed == []
+    before = len(routed.executions("gpu-waiting"))
+    rows, failed = routed.run("gpu", "x", "unsure-1", "unsure-2")  # delivered again
+    assert list(rows) == ["x"]
+    assert failed == []
+    assert len(routed.executions("gpu-waiting")) == before
+
+
+def test_an_item_that_kills_the_gpus_invocation_is_buried_alone(routed):
+    rows, failed = routed.run("gpu", "unsure-kills-g-infer", "unsure-4", "unsure-5")
+    assert said(rows) == {"unsure-4": ("g", "SUCCEEDED"), "unsure-5": ("g", "SUCCEEDED")}
+    assert failed == []
+    assert routed.dead() == ["unsure-kills-g-infer"]
+
+
+def test_an_item_that_only_gets_rejected_on_its_way_to_the_gpu_wakes_nobody(routed):
+    before = len(routed.executions("gpu-waiting"))
+    rows, failed = routed.run("gpu", "reject-6")
+    assert said(rows) == {"reject-6": ("a", "REJECTED")}
+    assert failed == []
+    assert len(routed.executions("gpu-waiting")) == before
+
+
+def test_tags_and_metadata_are_read_from_s3_and_an_object_that_is_gone_has_none(routed):
+    store = routed.embedded.client("s3")
+    store.put_object(Bucket=BUCKET, Key="tagged", Body=b"x", Tagging="class=gold&other=1")
+    store.put_object(Bucket=BUCKET, Key="described", Body=b"x", Metadata={"class": "silver"})
+    store.put_object(Bucket=BUCKET, Key="plain", Body=b"x")
+    rows, failed = routed.run("looked-up", "tagged", "described", "plain", "gone", "malformed")
+    assert said(rows) == {
+        "tagged": ("a", "SUCCEEDED"),
+        "described": ("b", "SUCCEEDED"),
+        "plain": ("g", "SUCCEEDED"),
+        "gone": ("g", "SUCCEEDED"),
+    }
+    assert failed == ["malformed"]
+
+
+def test_the_users_function_decides_and_what_it_does_not_decide_is_given_back(routed):
+    rows, failed = routed.run("decided", "left-1", "right-2", "never-3")
+    assert said(rows) == {"left-1": ("a", "SUCCEEDED"), "right-2": ("b", "SUCCEEDED")}
+    assert failed == ["never-3"]
+
+
+def test_a_users_function_that_is_throttled_gives_the_batch_back(routed):
+    functions = routed.embedded.client("lambda")
+    functions.put_function_concurrency(FunctionName="decide", ReservedConcurrentExecutions=0)
+    try:
+        assert routed.run("decided", "left-1", "right-2") == ({}, ["left-1", "right-2"])
+    finally:
+        functions.delete_function_concurrency(FunctionName="decide")
+
+
+def test_a_split_says_the_variant_and_sends_the_same_object_the_same_way(routed):
+    keys = [f"{i}" for i in range(20)]
+    rows, failed = routed.run("split", *keys)
+    assert failed == []
+    assert {(row["route"], row["variant"]) for row in rows.values()} == {("a", "old"), ("b", "new")}
+    again, _ = routed.run("split", *reversed(keys))
+    assert again == rows
