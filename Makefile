@@ -7,13 +7,16 @@ PY := $(VENV)/bin/python
 # jsii and the CDK CLI find Node there.
 ACTIVATED := PATH="$(VENV)/bin:$$PATH"
 
-.PHONY: demo demo-text test lint format venv clean
+.PHONY: demo demo-text demo-cascade test lint format venv clean
 
 demo: venv ## deploy the reference pipeline to an embedded AWS, and label real photographs
 	@$(ACTIVATED) $(PY) demo.py
 
 demo-text: venv ## deploy the example for texts instead, and find sentences that mean the same
 	@$(ACTIVATED) $(PY) demo_text.py
+
+demo-cascade: venv ## deploy the example with two models, and see which of them labels which photograph
+	@$(ACTIVATED) $(PY) demo_cascade.py
 
 test: venv ## all tests: pytest's own options go to PYTEST, as in PYTEST='-m "not e2e" -x'
 	$(ACTIVATED) $(PY) -m pytest -n 2 --dist loadgroup $(PYTEST)

@@ -34,7 +34,11 @@ STORE_TRIES = 12
 """Times that a row is tried to be written, beside the retries of each time: about five minutes."""
 
 _STORING = Duration.hours(1)
-_ERROR = "{% $states.errorOutput.Error & ': ' & $substring($states.errorOutput.Cause, 0, 200) %}"
+# Lambda's cause is JSON, of which the message is what a reader of a row wants.
+_ERROR = (
+    "{% ($said := $match($states.errorOutput.Cause, /\"errorMessage\": ?\"([^\"]*)/)[0].groups[0]; "
+    "$states.errorOutput.Error & ': ' & $substring($said ? $said : $states.errorOutput.Cause, 0, 200)) %}"
+)
 # The event that an item came with, as far as anybody reads it.
 _EVENT = """{% $string({
   "source": "aws.s3", "detail-type": "Object Created", "time": $states.input.item.event_time,
@@ -259,12 +263,17 @@ class _Definition:
         self._more.when(
             sfn.Condition.jsonata("{% $count($pending) > 0 %}"),
             infer,
+            comment="parts are left",
             assign={
                 "current": "{% [$pending[0].only] %}",
                 "pending": "{% [$filter($pending, function($one, $index) { $index > 0 })] %}",
             },
         )
-        self._more.when(sfn.Condition.jsonata("{% $count($failed) > 0 %}"), self._bury(postprocess, dead_letters))
+        self._more.when(
+            sfn.Condition.jsonata("{% $count($failed) > 0 %}"),
+            self._bury(postprocess, dead_letters),
+            comment="something failed",
+        )
         self._more.otherwise(sfn.Succeed.jsonata(self._scope, "Done"))
         return receive
 
@@ -277,12 +286,14 @@ class _Definition:
             "Give up inference",
             assign={
                 "failed": "{% [$append($failed, [$map($append($current, $pending.only), function($index) { {'index': "
-                f"$index, 'reason': 'inference was refused for {minutes} minutes: ' & $error}} }})])] %}}",
+                f"$index, 'reason': 'inference was refused for {minutes} min: ' & $error}} }})])] %}}",
                 "pending": [],
             },
         )
         infer.add_catch(time_left, errors=list(transient), assign={"error": _ERROR})
-        time_left.when(sfn.Condition.jsonata(self._within_patience()), wait).otherwise(give_up)
+        time_left.when(
+            sfn.Condition.jsonata(self._within_patience()), wait, comment=f"within {minutes} minutes"
+        ).otherwise(give_up)
         wait.next(infer)
         give_up.next(self._more)
 
@@ -309,7 +320,9 @@ class _Definition:
         )
         for state in (infer, store):
             state.add_catch(died, errors=[sfn.Errors.ALL], assign={"error": _ERROR})
-        died.when(sfn.Condition.jsonata("{% $count($current) > 1 %}"), split).otherwise(fail_item)
+        died.when(sfn.Condition.jsonata("{% $count($current) > 1 %}"), split, comment="more than one").otherwise(
+            fail_item
+        )
         split.next(self._more)
         fail_item.next(self._more)
 
@@ -326,7 +339,9 @@ class _Definition:
             },
         )
         store.add_catch(tries_left, errors=list(transient), assign={"error": _ERROR})
-        self._more.when(sfn.Condition.jsonata("{% $count($unstored) > 0 %}"), tries_left)
+        self._more.when(
+            sfn.Condition.jsonata("{% $count($unstored) > 0 %}"), tries_left, comment="rows are not written"
+        )
         tries_left.when(sfn.Condition.jsonata(f"{{% $tries < {STORE_TRIES} %}}"), wait).otherwise(give_up)
         wait.next(store)
         give_up.next(self._more)

@@ -334,7 +334,9 @@ class _Definition:
                 "$merge([$batch[message_id = $one.message_id][0], {'first': $one.answer}]) })]}])] %}"
             },
         )
-        unsure.when(sfn.Condition.jsonata("{% $count($escalated) > 0 %}"), escalate).otherwise(self._more)
+        unsure.when(
+            sfn.Condition.jsonata("{% $count($escalated) > 0 %}"), escalate, comment="unsure of some"
+        ).otherwise(self._more)
         escalate.next(self._more)
         return unsure
 

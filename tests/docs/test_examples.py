@@ -84,7 +84,7 @@ def stage_functions(resources: dict[str, Any]) -> list[str]:
 
 def test_every_example_has_a_test() -> None:
     examples = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
-    assert examples == {"minimal", "own_functions", "sentences", "alarms"}
+    assert examples == {"minimal", "own_functions", "sentences", "alarms", "cascade"}
 
 
 def test_minimal(tmp_path: Path) -> None:
@@ -109,6 +109,18 @@ def test_sentences(tmp_path: Path) -> None:
     options = json.loads(variables["STAGE_OPTIONS"])
     assert options["inputs"] == {spec["name"]: spec["dtype"] for spec in json.loads(variables["MODEL_INPUTS"])}
     assert options["tokenizer_file"] == "tokenizer.json"
+
+
+def test_cascade(tmp_path: Path) -> None:
+    resources = synth("cascade", tmp_path)
+    assert stage_functions(resources) == 2 * [
+        "inference_runtime.builtin.image:image_preprocessor",
+        "inference_runtime.builtin.classification:classification_postprocessor",
+    ]
+    kinds = [each["StateMachineType"] for each in properties(resources, "AWS::StepFunctions::StateMachine")]
+    assert sorted(kinds) == ["EXPRESS", "STANDARD"]
+    (gpu,) = (each for each in properties(resources, "AWS::Lambda::Function") if each.get("PackageType") == "Image")
+    assert gpu["AcceleratorConfig"]["AcceleratorMemorySize"] == 24
 
 
 def test_alarms_all_notify_the_topic(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 # What is drawn, by the name of the picture in docs/.
-PICTURES = {"workflow": "app.py"}
+PICTURES = {"workflow": "app.py", "cascade": "examples/cascade/app.py"}
 GRAPHS = sorted((ROOT / "docs").glob("*.dot"))
 
 
