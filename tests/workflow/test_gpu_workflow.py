@@ -242,7 +242,7 @@ def test_a_gpu_that_never_comes_fails_every_item_with_the_reason_once_patience_i
         gpu.accept()
     rows = gpu.rows()
     assert {one: row["status"] for one, row in rows.items()} == {"a": "FAILED", "b": "FAILED", "reject-c": "REJECTED"}
-    assert rows["a"]["reason"].startswith("inference was refused for 0.05 minutes: Lambda.TooManyRequestsException")
+    assert rows["a"]["reason"].startswith("inference was refused for 0.05 min: Lambda.TooManyRequestsException: ")
     assert gpu.dead() == ["a", "b"]
 
 

@@ -118,6 +118,16 @@ def _with_error_type(refusal: dict[str, Any]) -> dict[str, Any]:
     return {**refusal, "body": {**refusal["body"], "errorType": "Lambda.TooManyRequestsException"}}
 
 
+def _named_errors(stepfunctions: Any, call_lambda: Any, function: str, event: Any) -> Any:  # noqa: ANN401
+    try:
+        return call_lambda(function, event)
+    except stepfunctions._ExecutionError as error:
+        name, colon, _ = str(json.loads(error.cause).get("errorMessage", "")).partition(": ")
+        if error.error == "Runtime.HandlerError" and colon and name.isidentifier() and name.endswith("Error"):
+            error.error = name
+        raise
+
+
 async def _answer(receive: Any, send: Any) -> None:  # noqa: ANN401
     body, more = b"", True
     while more:
@@ -140,7 +150,7 @@ def main(state: Path) -> None:
     from hypercorn.asyncio import serve  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
     from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
-    from ministack.services import lambda_svc  # noqa: PLC0415
+    from ministack.services import lambda_svc, stepfunctions  # noqa: PLC0415
 
     # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.
     reserved = lambda_svc._reserved_concurrency
@@ -150,6 +160,9 @@ def main(state: Path) -> None:
     # Step Functions names a throttled task's error so; MiniStack, which leaves it out, says that it is unknown.
     throttled = lambda_svc._throttle_response
     lambda_svc._throttle_response = lambda *given, **named: _with_error_type(throttled(*given, **named))
+    # And an error of the function's by its class; MiniStack has one name for all. Ours begin with theirs.
+    call_lambda = stepfunctions._call_lambda
+    stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
     sys.executable = _make_lambda_python(state / "lambda-python")  # what MiniStack runs Python functions with
 
     async def behind_tls(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
