@@ -16,8 +16,16 @@ from aws_cdk import aws_kms as kms
 from aws_cdk.assertions import Template
 from cdk_nag import AwsSolutionsChecks
 
-from cdk_inference import GpuInference, Inference, InferencePipeline, ModelArtifact, Preprocess, PropError, WorkBucket
-from cdk_inference.sagemaker import SageMakerAsync
+from cdk_inference import (
+    GpuInference,
+    Inference,
+    InferencePipeline,
+    ModelArtifact,
+    Preprocess,
+    PropError,
+    SageMakerAsync,
+    WorkBucket,
+)
 from inference_runtime import notification
 from inference_runtime.errors import RetryableError
 
@@ -321,6 +329,7 @@ def test_instance_types_with_a_gpu(good):
         ({"instance_type": "ml.m5.xlarge"}, "which has no NVIDIA GPU: use one like 'ml.g5.xlarge', or Inference.cpu"),
         ({"instance_type": "ml.inf2.xlarge"}, "which has no NVIDIA GPU"),
         ({"instance_type": "ml.trn1.2xlarge"}, "which has no NVIDIA GPU"),
+        ({"instance_type": "ml.p3.2xlarge"}, "whose GPU is too old for CUDA 13: use one like 'ml.g4dn.xlarge'"),
         ({"instance_type": "ml.g5g.xlarge"}, "which is arm64; the image is x86_64"),
         ({"instance_type": "ml.p6e-gb200.36xlarge"}, "which is arm64"),
         ({"max_instances": 0}, "max_instances is 0; it must be at least 1"),

@@ -1,0 +1,204 @@
+"""What a pipeline says about costs: which route was chosen, what a cascade costs, and when capacity should stay on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from aws_cdk.assertions import Annotations, Match, Template
+
+from cdk_inference import (
+    Capacity,
+    Inference,
+    InferencePipeline,
+    LambdaGpu,
+    ModelArtifact,
+    Preprocess,
+    PropError,
+    Route,
+    Routing,
+    SageMakerAsync,
+    Traffic,
+)
+from cdk_inference.costs import CpuOption, GpuOption
+from cdk_inference.model import Calibration, Float16
+from cdk_inference.model.manifest import Measured
+from cdk_inference.route_costs import cascade_costs, option
+from cdk_inference.routing import RoutePlan
+
+from .conftest import RECIPE, make_stack, resources
+
+STEADY = Traffic(items_per_month=200_000_000)
+QUIET = Traffic(items_per_month=10_000, bursts_per_month=4, burst_hours=1)
+
+
+def route(stack, name, *, milliseconds=None, measured=None, inference=None, precision=None):
+    """Return a route whose model looks as if it were built."""
+    model = ModelArtifact(stack, f"Model{name}", recipe=replace(RECIPE, name=name), precision=precision)
+    found = None if measured is None else Measured("a CPU", 2 * measured, measured, 2.0, 90.0, 60.0)
+    model.manifest = replace(model.manifest, model_version=f"{name}0", measured=found)
+    return Route(
+        name,
+        model=model,
+        preprocess=Preprocess.image(size=224),
+        inference=inference or Inference.cpu(),
+        milliseconds=milliseconds,
+    )
+
+
+def cpu_and_gpu(stack, cpu_ms, gpu_ms):
+    on_gpu = route(stack, "gpu", milliseconds=gpu_ms, inference=Inference.gpu(), precision=Float16())
+    return route(stack, "cpu", measured=cpu_ms), on_gpu
+
+
+def test_a_light_model_with_little_traffic_goes_to_the_cpu_and_the_template_says_why():
+    stack = make_stack()
+    cpu, gpu = cpu_and_gpu(stack, 5, 1)
+    pipeline = InferencePipeline(stack, "Photos", routing=Routing.cheapest(cpu=cpu, gpu=gpu, traffic=QUIET))
+    assert list(pipeline.routes) == ["cpu"]
+    assert resources(stack, "AWS::Lambda::CapacityProvider") == {}
+    (output,) = [o for n, o in Template.from_stack(stack).to_json()["Outputs"].items() if "Decision" in n]
+    assert "cpu is cheapest" in output["Value"]
+    assert "gpu" in output["Value"]
+    Annotations.from_stack(stack).has_info("/Stack/Photos", Match.string_like_regexp("cpu is cheapest"))
+
+
+def test_a_heavy_model_with_much_traffic_goes_to_the_gpu():
+    stack = make_stack()
+    cpu, gpu = cpu_and_gpu(stack, 900, 2)
+    plan = RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, traffic=STEADY))
+    assert list(plan.routes) == ["gpu"]
+
+
+def test_a_gpu_that_has_to_start_is_too_slow_for_who_can_not_wait():
+    stack = make_stack()
+    cpu, gpu = cpu_and_gpu(stack, 900, 2)
+    plan = RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, traffic=STEADY, most_seconds=120))
+    assert list(plan.routes) == ["cpu"]
+
+
+def test_a_cascade_is_chosen_when_little_is_escalated_to_a_heavy_model(monkeypatch):
+    stack = make_stack()
+    cpu, gpu = cpu_and_gpu(stack, 4000, 500)
+    first = route(stack, "first", measured=3)
+    monkeypatch.setattr("cdk_inference.routing.calibrate", calibrated)
+    monkeypatch.setattr("cdk_inference.route_costs.calibrate", calibrated)
+    plan = RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, first=first, traffic=STEADY))
+    assert list(plan.legs)[-1].startswith("first>")
+    assert "first, then cpu" in plan.decisions[0]
+    assert "first, then gpu" in plan.decisions[0]
+
+
+def calibrated(first, then, *, agreement):
+    """Return what a calibration of two good models might say: the real one is tested in tests/model."""
+    return Calibration(
+        first=first.manifest.name,
+        first_version=first.version,
+        then=then.manifest.name,
+        then_version=then.version,
+        target=agreement,
+        threshold=0.7,
+        samples=500,
+        escalation_rate=0.1,
+        agreement=0.992,
+        agreement_bound=0.98,
+        first_agreement=0.9,
+        descriptions=None,
+        accuracy=None,
+        curve=(),
+    )
+
+
+def test_a_cascade_is_in_the_template_with_its_expected_rate_and_costs(monkeypatch):
+    stack = make_stack()
+    monkeypatch.setattr("cdk_inference.routing.calibrate", calibrated)
+    first, then = route(stack, "first", measured=3), route(stack, "then", measured=50)
+    InferencePipeline(stack, "Photos", routing=Routing.cascade(first=first, then=then))
+    (machine,) = resources(stack, "AWS::StepFunctions::StateMachine").values()
+    (cascade,) = machine["Metadata"]["cdk-inference"]["cascades"]
+    assert machine["Metadata"]["cdk-inference"]["pipeline"] == "Stack/Photos"
+    assert cascade["threshold"] == 0.7
+    assert cascade["expected_escalation_rate"] == 0.1
+    costs = cascade["cost_per_million"]
+    assert costs["first"] < costs["cascade"] < costs["then"]
+    (output,) = [o for n, o in Template.from_stack(stack).to_json()["Outputs"].items() if "Cascades" in n]
+    assert json.loads(output["Value"]) == [cascade]
+
+
+def test_what_is_not_known_is_left_out_of_a_cascades_costs():
+    stack = make_stack()
+    first, then = (
+        route(stack, "first", measured=3),
+        route(stack, "then", inference=Inference.gpu(), precision=Float16()),
+    )
+    costs = cascade_costs(first, then, calibrated(first.model, then.model, agreement=0.99))
+    assert list(costs) == ["first"]
+
+
+def test_a_cascade_that_is_of_no_use_warns(monkeypatch):
+    stack = make_stack()
+    monkeypatch.setattr(
+        "cdk_inference.routing.calibrate",
+        lambda *models, agreement: replace(calibrated(*models, agreement=agreement), escalation_rate=1.0),
+    )
+    routing = Routing.cascade(first=route(stack, "first", measured=3), then=route(stack, "then", measured=50))
+    InferencePipeline(stack, "Photos", routing=routing)
+    Annotations.from_stack(stack).has_warning("/Stack/Photos", Match.string_like_regexp("asks then about every sample"))
+
+
+@pytest.mark.parametrize(
+    ("traffic", "warns"), [(STEADY, True), (QUIET, False), (None, False)], ids=["steady", "quiet", "unknown"]
+)
+def test_steady_traffic_is_warned_of_with_the_capacity_to_keep(traffic, warns):
+    stack = make_stack()
+    one = route(stack, "main", measured=50)
+    InferencePipeline(stack, "Photos", model=one.model, preprocess=one.preprocess, traffic=traffic)
+    found = Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("always-on capacity cheaper"))
+    assert bool(found) is warns
+    if warns:
+        assert "pass inference=Inference.cpu(capacity=Capacity." in str(found[0].entry.data)
+
+
+def test_capacity_that_is_kept_already_is_not_advised():
+    stack = make_stack()
+    one = route(stack, "main", measured=50)
+    kept = Inference.cpu(capacity=Capacity.provisioned(3))
+    InferencePipeline(stack, "Photos", model=one.model, preprocess=one.preprocess, inference=kept, traffic=STEADY)
+    assert not Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("always-on"))
+
+
+def test_a_latency_that_was_measured_counts_more_than_the_locks():
+    stack = make_stack()
+    known = option(route(stack, "a", measured=50, milliseconds=7))
+    assert isinstance(known, CpuOption)
+    assert known.milliseconds == 7
+
+
+def test_an_option_knows_the_backend_of_its_gpu():
+    stack = make_stack()
+    sagemaker = Inference.gpu(backend=SageMakerAsync(instance_type="ml.g6.xlarge"))
+    known = option(route(stack, "a", milliseconds=2, inference=sagemaker, precision=Float16()))
+    assert isinstance(known, GpuOption)
+    assert (known.backend, known.instance_type) == ("sagemaker", "ml.g6.xlarge")
+    on_lambda = option(
+        route(stack, "b", milliseconds=2, inference=Inference.gpu(backend=LambdaGpu()), precision=Float16())
+    )
+    assert isinstance(on_lambda, GpuOption)
+    assert on_lambda.backend == "lambda"
+
+
+def test_a_gpu_whose_latency_nobody_measured_fails():
+    stack = make_stack()
+    cpu, gpu = cpu_and_gpu(stack, 5, None)
+    with pytest.raises(PropError, match=r"the latency of 'gpu' on a GPU is not known.*benchmarks/gpu.py"):
+        RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, traffic=QUIET))
+
+
+def test_a_stack_that_is_not_bundled_decides_nothing():
+    stack = make_stack()
+    model = ModelArtifact(stack, "Model", recipe=RECIPE)
+    cpu = Route("cpu", model=model, preprocess=Preprocess.image(size=224))
+    gpu = Route("gpu", model=model, preprocess=Preprocess.image(size=224), inference=Inference.gpu())
+    pipeline = InferencePipeline(stack, "Photos", routing=Routing.cheapest(cpu=cpu, gpu=gpu, traffic=QUIET))
+    assert list(pipeline.routes) == ["cpu"]
