@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import aws_cdk as cdk
@@ -14,7 +15,16 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from cdk_nag import AwsSolutionsChecks
 
-from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
+from cdk_inference import (
+    Inference,
+    InferencePipeline,
+    ModelArtifact,
+    Preprocess,
+    Route,
+    Routing,
+    SageMakerAsync,
+)
+from cdk_inference.model import Float16
 
 from .conftest import RECIPE
 
@@ -39,14 +49,36 @@ def add_pipeline(app, **props):
     return stack
 
 
+def add_routed_pipeline(app):
+    """Add a pipeline with everything that can be part of a routing, and both kinds of GPU."""
+    stack = cdk.Stack(app, "Stack")
+
+    def route(name, inference=None, precision=None):
+        model = ModelArtifact(stack, f"Model{name}", recipe=replace(RECIPE, name=name), precision=precision)
+        return Route(name, model=model, preprocess=Preprocess.image(size=224), inference=inference or Inference.cpu())
+
+    small, large = route("small"), route("large", Inference.gpu(), Float16())
+    other = route("other", Inference.gpu(backend=SageMakerAsync()), Float16())
+    cascade = Routing.cascade(first=small, then=large, threshold=0.5)
+    by_metadata = Routing.by_metadata("model", {"other": other}, otherwise=cascade)
+    decided = Routing.by_function(
+        f"{Path(__file__).parent / 'deciding.py'}:decide", {"left": by_metadata, "right": small}
+    )
+    InferencePipeline(stack, "Photos", routing=Routing.by_tag("class", {"cheap": small}, otherwise=decided))
+    return stack
+
+
 def report(app):
     """Return the findings of cdk-nag and those that were acknowledged."""
     try:
         app.synth()
     except RuntimeError as error:
         assert "ValidationFailed" in str(error)  # noqa: PT017 (synth raises for findings: the report says which)
-    (plugin,) = json.loads((Path(app.outdir) / "validation-report.json").read_text())["pluginReports"]
-    return plugin["violations"], plugin.get("suppressedViolations", [])
+    plugins = json.loads((Path(app.outdir) / "validation-report.json").read_text())["pluginReports"]
+    return (
+        [violation for plugin in plugins for violation in plugin["violations"]],
+        [violation for plugin in plugins for violation in plugin.get("suppressedViolations", [])],
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,9 +118,17 @@ def test_an_acknowledgment_does_not_hide_what_a_user_adds_so_nag_fails(app):
     }
 
 
-def test_cfn_lint_is_clean(tmp_path):
+def test_cdk_nag_has_no_finding_in_a_routed_pipeline_with_gpus(app):
+    add_routed_pipeline(app)
+    violations, acknowledged = report(app)
+    assert [(v["ruleName"], v["violatingResources"]) for v in violations] == []
+    assert acknowledged
+
+
+@pytest.mark.parametrize("add", [add_pipeline, add_routed_pipeline])
+def test_cfn_lint_is_clean(tmp_path, add):
     app = cdk.App(outdir=str(tmp_path), context={"aws:cdk:bundling-stacks": []})
-    add_pipeline(app)
+    add(app)
     app.synth()
     done = subprocess.run(
         [

@@ -378,3 +378,10 @@ def test_two_models_in_turn_leave_less_time_for_each():
         build(
             stack, lambda a, b: Routing.cascade(first=a, then=b, threshold=0.5), stage_timeout=cdk.Duration.seconds(19)
         )
+
+
+def test_the_state_machines_of_a_cascade_that_ends_on_a_gpu(snapshot_json):
+    _, express, standard = machines(
+        lambda a, b: Routing.cascade(first=a, then=b, threshold=0.75), b_inference=Inference.gpu(backend=NoGpu())
+    )
+    assert {"express": express, "standard": standard} == snapshot_json
