@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from cdk_inference.work import WorkBucket
 
 _GPU_FAMILY = re.compile(r"(?:g|gr|p)\d+[a-z]*(?:-[a-z0-9]+)?")
+_OLD_FAMILY = re.compile(r"g[23]s?|p[23](?:dn)?")  # CUDA 13, which the image has, begins with Turing: g4dn
 _ARM_FAMILY = re.compile(r"g\d+g|.*-gb\d+")
 _LONGEST_RUN = 3600
+_MAX_CONCURRENCY = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +54,10 @@ class SageMakerAsync(GpuBackend):
 
     def __post_init__(self) -> None:
         _check_instance_type(self.instance_type)
-        for prop, value, most in (("max_instances", self.max_instances, None), ("concurrency", self.concurrency, 1000)):
-            if not Token.is_unresolved(value) and (value < 1 or (most is not None and value > most)):
-                raise PropError(f"{prop} is {value}; it must be {'at least 1' if most is None else f'1 to {most}'}")
+        if not Token.is_unresolved(self.max_instances) and self.max_instances < 1:
+            raise PropError(f"max_instances is {self.max_instances}; it must be at least 1")
+        if not Token.is_unresolved(self.concurrency) and not 1 <= self.concurrency <= _MAX_CONCURRENCY:
+            raise PropError(f"concurrency is {self.concurrency}; it must be 1 to {_MAX_CONCURRENCY}")
 
     def bind(
         self,
@@ -110,4 +113,8 @@ def _check_instance_type(instance_type: str) -> None:
         raise PropError(
             f"instance_type is '{instance_type}', which has no NVIDIA GPU: use one like 'ml.g5.xlarge', "
             "or Inference.cpu()"
+        )
+    if _OLD_FAMILY.fullmatch(match[1]):
+        raise PropError(
+            f"instance_type is '{instance_type}', whose GPU is too old for CUDA 13: use one like 'ml.g4dn.xlarge'"
         )

@@ -79,7 +79,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:  # noqa: 
             InputLocation=f"s3://{_bucket}/{key}",
             ContentType=_CONTENT_TYPE,
             Accept=_CONTENT_TYPE,
-            RequestTTLSeconds=event["wait"],
+            RequestTTLSeconds=int(event["wait"]),  # a JSONata number
             InvocationTimeoutSeconds=_timeout,
         )
     except (BotoCoreError, ClientError) as error:

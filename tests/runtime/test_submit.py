@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 REQUEST = {"groups": [{"indices": [0], "inputs": {"x": {"dtype": "uint8", "shape": [1], "data": "AA=="}}}]}
-EVENT = {"token": "t" * 1024, "request": REQUEST, "wait": 600}
+EVENT = {"token": "t" * 1024, "request": REQUEST, "wait": 600.0}
 
 
 class SageMaker:
