@@ -56,10 +56,13 @@ class Gatherer:
     ----------
     engine
         Runs the batches.
+    callers
+        Tells how many there are to ask: once all have, nobody else is waited for. Default: that is not known.
     """
 
-    def __init__(self, engine: LocalEngine) -> None:
+    def __init__(self, engine: LocalEngine, callers: Callable[[], int] | None = None) -> None:
         self._engine = engine
+        self._callers = callers
         self.inference = engine.inference
         self.output_names = engine.output_names
         self._waiting: deque[_Request] = deque()
@@ -131,6 +134,8 @@ class Gatherer:
                 return [self._waiting.popleft()]
             limit = self._engine.limit(first.inputs)
             while (left := first.since + WAIT - time.monotonic()) > 0:
+                if self._callers is not None and len(self._waiting) >= self._callers():
+                    break
                 joining = [r for r in self._waiting if r is first or r.joins(first)]
                 if limit is not None and sum(r.count for r in joining) >= limit:
                     break

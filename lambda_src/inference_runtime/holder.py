@@ -16,7 +16,7 @@ import time
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inference_runtime import wire
 from inference_runtime.engine import LAST_WORDS, LocalEngine
@@ -24,7 +24,7 @@ from inference_runtime.errors import reason_of
 from inference_runtime.gather import Gatherer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from inference_runtime.tensors import Array
 
@@ -52,6 +52,7 @@ class Holder:
     def __init__(self, path: Path) -> None:
         self._engine: Future[Gatherer] = Future()
         self._connections = 0
+        self._callers = 0  # connections that have asked for something: the parent of Lambda's workers never does
         self._last_left = time.monotonic()
         self._lock = threading.Lock()
         path.unlink(missing_ok=True)  # a dead one's; the lock says that there is no other
@@ -75,7 +76,7 @@ class Holder:
 
     def _load(self) -> None:
         try:
-            self._engine.set_result(Gatherer(LocalEngine()))
+            self._engine.set_result(Gatherer(LocalEngine(), callers=lambda: self._callers))
         except BaseException as error:
             _log.exception("the model does not load")
             self._engine.set_exception(error)
@@ -109,20 +110,37 @@ class Holder:
         if engine.broken:
             return
         wire.send(connection, {"inference": engine.inference, "output_names": engine.output_names}, {})
-        while True:
-            header, inputs = wire.receive(connection)
-            if header.get("alone"):
-                if not engine.between_batches(partial(_answer_alone, connection, inputs)):
-                    return
-                continue
-            try:
-                outputs = engine.infer(inputs)
-            except Exception as error:
-                if engine.broken:
-                    return  # whose items are to blame shows when each comes again, by itself, to the next process
-                wire.send(connection, _described(error), {})
-            else:
-                wire.send(connection, {}, outputs)
+        header, inputs = wire.receive(connection)
+        with self._count_caller():
+            while self._answer_one(connection, engine, header, inputs):
+                header, inputs = wire.receive(connection)
+
+    @contextlib.contextmanager
+    def _count_caller(self) -> Iterator[None]:
+        with self._lock:
+            self._callers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._callers -= 1
+
+    @staticmethod
+    def _answer_one(
+        connection: socket.socket, engine: Gatherer, header: dict[str, Any], inputs: dict[str, Array]
+    ) -> bool:
+        """Answer a request; say whether the connection goes on."""
+        if header.get("alone"):
+            return engine.between_batches(partial(_answer_alone, connection, inputs))
+        try:
+            outputs = engine.infer(inputs)
+        except Exception as error:
+            if engine.broken:
+                return False  # whose items are to blame shows when each comes again, by itself, to the next process
+            wire.send(connection, _described(error), {})
+        else:
+            wire.send(connection, {}, outputs)
+        return True
 
 
 def _answer_alone(connection: socket.socket, inputs: Mapping[str, Array], engine: LocalEngine) -> bool:
