@@ -89,7 +89,7 @@ class Router(Construct):
         *,
         again: sfn.IChainable,
         on_error: Callable[[sfn.CustomState], None],
-    ) -> sfn.Choice:
+    ) -> sfn.IChainable:
         """Return the state that sends a batch to its leg, or sorts it if it has no destination yet.
 
         Parameters
@@ -101,14 +101,20 @@ class Router(Construct):
         on_error
             Adds the workflow's catchers to a state.
         """
+        known = [one for one in self.plan.destinations.values() if one.name != self.plan.entry]
+        if not known:
+            return entries[self.plan.destinations[self.plan.entry].leg]
         which = sfn.Choice.jsonata(scope, "Which route?")
-        for destination in self.plan.destinations.values():
+        for destination in known:
             which.when(
                 sfn.Condition.jsonata(f"{{% $destination = {text(destination.name)} %}}"),
                 entries[destination.leg],
                 comment=f"to {destination.name}",
                 assign={"variant": destination.variant or ""},
             )
+        if self.plan.entry:
+            which.otherwise(entries[self.plan.destinations[self.plan.entry].leg])
+            return which
         route = sfn.Pass.jsonata(scope, "Route", outputs=f"{{% {routed_expression(self.plan.expression)} %}}")
         sort = sfn.Pass.jsonata(
             scope,
@@ -189,7 +195,7 @@ def routed_expression(chosen: str) -> str:
   $key := $object.key;
   $size := $object.size;
   $version := $object.`version-id`;
-  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & ($version ? $version : $object.etag);
+  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & ($version and $version != "null" ? $version : $object.etag);
   {share}{{
     "destination": $m.lost ? {text(GIVE_BACK)} : {chosen},
     "message": $sift($m, function($value, $name) {{ $not($name in {_LOOKED_UP}) }})

@@ -378,6 +378,11 @@ class RoutePlan:
         plan.expression = branch.bind(plan)
         return plan
 
+    @property
+    def entry(self) -> str:
+        """The destination of every item, if there is nothing to choose; else ``""``."""
+        return str(json.loads(self.expression)) if self.expression.startswith('"') else GIVE_BACK
+
     def destination(self, route: Route, variant: str | None, escalation: Escalation | None = None) -> str:
         """Return the name under which a route is reached.
 

@@ -185,11 +185,12 @@ class _Definition:
         """Return the first state."""
         routed = router is not None
         # An empty destination is none yet.
-        unrouted = {"destination": ""} if routed else {}
+        unrouted = {} if router is None else {"destination": router.plan.entry}
+        variant = {} if router is None else {"variant": ""}
         receive = sfn.Pass.jsonata(
             self._scope,
             "Receive",
-            assign={"pending": [{**unrouted, "messages": "{% $states.input %}"}], "failures": []},
+            assign={"pending": [{**unrouted, "messages": "{% $states.input %}"}], "failures": [], **variant},
         )
         take = sfn.Pass.jsonata(
             self._scope,

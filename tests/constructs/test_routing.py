@@ -229,6 +229,12 @@ def test_a_choice_by_key_needs_no_function_beside_the_stages():
     assert "$contains($key, /^[\\s\\S]*\\.png$/)" in states["Route"]["Output"]
 
 
+def test_one_route_alone_has_nothing_to_choose():
+    states = definition(lambda a, b: a)["States"]
+    assert states["Take batch"]["Next"] == "a: Preprocess"
+    assert not {"Which route?", "Route"} & states.keys()
+
+
 def test_tags_are_read_by_the_workflow_itself_and_it_may():
     branch = lambda a, b: Routing.by_tag("class", {"gold": a}, otherwise=b)  # noqa: E731
     states = definition(branch)["States"]
