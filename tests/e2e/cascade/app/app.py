@@ -1,0 +1,40 @@
+"""One pipeline that asks every strategy, by the first part of the key, and has two small models to choose from."""
+
+from pathlib import Path
+
+import aws_cdk as cdk
+
+from cdk_inference import InferencePipeline, ModelArtifact, Preprocess, Route, Routing
+
+HERE = Path(__file__).parent
+
+app = cdk.App()
+stack = cdk.Stack(app, "Strategies")
+preprocess = Preprocess.json(fields=["a", "b", "c", "d"])
+small, large = (
+    Route(name, model=ModelArtifact(stack, name, recipe=HERE / "models" / f"{name}.py"), preprocess=preprocess)
+    for name in ("small", "large")
+)
+pipeline = InferencePipeline(
+    stack,
+    "Numbers",
+    routing=Routing.by_key(
+        {
+            "tag/*": Routing.by_tag("tier", {"gold": large}, otherwise=small),
+            "metadata/*": Routing.by_metadata("quality", {"high": large}, otherwise=small),
+            "model/*": Routing.by_model([small, large], otherwise=small),
+            "size/*": Routing.by_size(limit=100, below=small, otherwise=large),
+            "split/*": Routing.split({"control": (1, small), "candidate": (1, large)}),
+            "function/*": Routing.by_function(HERE / "decide.py:decide", {"few": small, "many": large}),
+            "cascade/*": Routing.cascade(first=small, then=large, threshold=0.8),
+        },
+        otherwise=small,
+    ),
+    max_receive_count=1,
+    stage_timeout=cdk.Duration.seconds(5),
+    workflow_timeout=cdk.Duration.minutes(2),
+    removal_policy=cdk.RemovalPolicy.DESTROY,
+)
+# What a message that failed waits for: no execution of these tests takes longer.
+pipeline.trigger.queue.node.default_child.visibility_timeout = 30
+app.synth()

@@ -1,0 +1,95 @@
+"""The example cascade, from a copy in another folder, and an app with every strategy, in one embedded AWS."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdk_inference.local import LocalCloud
+from cdk_inference.local.emulator import Emulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.conftest import Watched
+
+REPOSITORY = Path(__file__).parents[3]
+STRATEGIES = Path(__file__).with_name("app")
+EXAMPLE = "python3 examples/cascade/app.py"
+# What the user's function is not able to decide, and one that it is, in the same batch.
+UNDECIDED = {
+    "function/few but decided.json": "SUCCEEDED",
+    "function/fails.json": "DEAD_LETTER",
+    "function/nowhere.json": "DEAD_LETTER",
+}
+
+
+class QuickEmulator(Emulator):
+    """An embedded AWS in which a workflow's pauses take a tenth of their time."""
+
+    def _environment(self) -> dict[str, str]:
+        return super()._environment() | {"SFN_WAIT_SCALE": "0.1"}
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the example."""
+    folder = tmp_path_factory.mktemp("cascade")
+    for name in ("examples/cascade", "model_assets/efficientnet_lite", "model_assets/photographs"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "cdk.json", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cloud(project: Path) -> Iterator[LocalCloud]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
+        with LocalCloud() as cloud:
+            cloud.deploy(STRATEGIES)
+            for key in UNDECIDED:  # now, since they are dead only after a visibility timeout
+                cloud.pipeline("Strategies/Numbers").put(key, b'{"a": 1, "b": 0, "c": 0, "d": 0}')
+            cloud.deploy(project, app=EXAMPLE)
+            yield cloud
+
+
+def by_route(pipeline: Watched) -> Watched:
+    """Let functions be known by route and stage, such as "lite2 Inference"; the roles' names too."""
+    for resource in pipeline.cloud.resources(pipeline=pipeline.name, type="AWS::Lambda::Function"):
+        for route in ("lite0", "lite2", "small", "large"):
+            if f"Routes{route}" in resource.logical_id:
+                pipeline.functions[f"{route} {resource.metadata['stage']}"] = resource.physical_id
+    return pipeline
+
+
+@pytest.fixture(scope="session")
+def photos(watch: type[Watched], cloud: LocalCloud) -> Watched:
+    return by_route(watch(cloud, "PhotoCascade/Photos"))
+
+
+@pytest.fixture(scope="session")
+def gpu_machine(cloud: LocalCloud) -> str:
+    """The workflow that waits for the GPU."""
+    (machine,) = cloud.resources(role="gpu-state-machine")
+    return machine.physical_id
+
+
+@pytest.fixture(scope="session")
+def numbers(watch: type[Watched], cloud: LocalCloud) -> Watched:
+    return by_route(watch(cloud, "Strategies/Numbers"))
+
+
+@pytest.fixture(scope="session")
+def undecided(cloud: LocalCloud) -> dict[str, str]:
+    """Keys that were put into the inbox, with what becomes of them."""
+    return UNDECIDED
+
+
+@pytest.fixture(scope="session")
+def photographs(project: Path) -> dict[str, bytes]:
+    """The sample photographs by file name."""
+    folder = project / "model_assets" / "photographs"
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.suffix != ".json"}
