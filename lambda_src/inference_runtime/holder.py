@@ -55,6 +55,7 @@ class Holder:
         self._callers = 0  # connections that have asked for something: the parent of Lambda's workers never does
         self._last_left = time.monotonic()
         self._lock = threading.Lock()
+        self._path = path
         path.unlink(missing_ok=True)  # a dead one's; the lock says that there is no other
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(str(path))
@@ -72,6 +73,7 @@ class Holder:
                 with self._lock:
                     self._connections += 1
                 threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+        self._path.unlink(missing_ok=True)
         return 1 if self._failed() else 0
 
     def _load(self) -> None:

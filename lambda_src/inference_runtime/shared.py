@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from inference_runtime.tensors import Array
 
 START = 300.0
-"""Seconds in which the model must be loaded: more than Lambda gives a function's initialization."""
+"""Seconds in which the model must be loaded."""
 
 ANSWER = 600.0
 """Seconds that a batch may take. A card that hangs would keep all processes for ever."""

@@ -349,7 +349,7 @@ def test_a_card_that_hangs_does_not_keep_the_function(engines: Any, monkeypatch:
 
 
 def test_it_ends_when_all_have_left(function: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inference_runtime.holder.IDLE", 0.5)
+    monkeypatch.setattr("inference_runtime.holder.IDLE", 1.0)
     path = function / "s"
     holder = Holder(path)
     status: list[int] = []
@@ -358,10 +358,11 @@ def test_it_ends_when_all_have_left(function: Path, monkeypatch: pytest.MonkeyPa
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(path))
             assert wire.receive(connection)[0]["inference"] == "cpu"
-            time.sleep(0.7)
+            time.sleep(1.2)
             assert running.is_alive()
     running.join(10)
     assert status == [0]
+    assert not path.exists()
 
 
 @pytest.mark.usefixtures("gpu")
