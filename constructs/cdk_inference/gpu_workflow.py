@@ -34,11 +34,12 @@ STORE_TRIES = 12
 """Times that a row is tried to be written, beside the retries of each time: about five minutes."""
 
 _STORING = Duration.hours(1)
-# Lambda's cause is JSON, of which the message is what a reader of a row wants.
-_ERROR = (
-    "{% ($said := $match($states.errorOutput.Cause, /\"errorMessage\": ?\"([^\"]*)/)[0].groups[0]; "
-    "$states.errorOutput.Error & ': ' & $substring($said ? $said : $states.errorOutput.Cause, 0, 200)) %}"
-)
+# Lambda's cause is JSON, of which the message is what a reader of a row wants. Ours begin with the error's name too.
+_ERROR = """{% (
+  $said := $match($states.errorOutput.Cause, /"errorMessage": ?"([^"]*)/)[0].groups[0];
+  $cause := $substring($said ? $said : $states.errorOutput.Cause, 0, 200);
+  $substringBefore($cause, ":") = $states.errorOutput.Error ? $cause : $states.errorOutput.Error & ": " & $cause
+) %}"""
 # The event that an item came with, as far as anybody reads it.
 _EVENT = """{% $string({
   "source": "aws.s3", "detail-type": "Object Created", "time": $states.input.item.event_time,
