@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -261,7 +260,7 @@ class InferencePipeline(Construct):
 
     def _report(self, plan: RoutePlan, traffic: Traffic | None) -> None:
         """Say what was calibrated and decided: in the template, in outputs, and as warnings."""
-        cascades = []
+        cascades, summaries = [], []
         for leg in plan.legs.values():
             calibration = None if leg.escalation is None else leg.escalation.calibration
             if leg.escalation is None or calibration is None:
@@ -269,11 +268,12 @@ class InferencePipeline(Construct):
             then = plan.routes[plan.destinations[leg.escalation.then].leg]
             costs = cascade_costs(leg.route, then, calibration)
             cascades.append(calibration.manifest(cost_per_million=costs))
+            summaries.append(calibration.summary)
             if calibration.warning:
                 Annotations.of(self).add_warning_v2("cdk-inference:cascade", calibration.warning)
         if cascades:
             mark(self.workflow.state_machine, "state-machine", cascades=cascades)
-            CfnOutput(self, "Cascades", value=json.dumps(cascades), description="how models were calibrated")
+            CfnOutput(self, "Cascades", value="; ".join(summaries), description="which model's answer counts, and why")
         if plan.decisions:
             CfnOutput(self, "Decision", value=plan.decisions[0], description="why items go where they go")
             Annotations.of(self).add_info_v2("cdk-inference:decision", plan.decisions[0])
