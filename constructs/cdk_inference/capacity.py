@@ -94,6 +94,19 @@ class OnDemand(Capacity):
 
 
 @dataclass(frozen=True)
+class OnDemandBehindAlias(Capacity):
+    """Environments that Lambda makes when they are needed, for who keeps the function's name longer than a version is.
+
+    An execution that waits for a GPU has the definition that it began with: after a deployment the version in there is
+    deleted, and the workflow's role may not invoke it any more.
+    """
+
+    def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
+        """Return an alias of the version."""
+        return lambda_.Alias(scope, "Alias", alias_name=ALIAS, version=function.current_version)
+
+
+@dataclass(frozen=True)
 class Provisioned(Capacity):
     """Environments that Lambda keeps ready, see `Capacity.provisioned`."""
 
@@ -149,3 +162,4 @@ class OnManagedInstances(Capacity):
 
 
 ON_DEMAND = OnDemand()
+BEHIND_ALIAS = OnDemandBehindAlias()

@@ -421,6 +421,8 @@ class PostprocessFunction(StageFunction):
         Default: 1,024 MiB.
     timeout
         Default: 30 seconds.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
     **options
         As those of `StageFunction`.
     """
@@ -437,6 +439,7 @@ class PostprocessFunction(StageFunction):
         result_ttl_days: int | None = None,
         memory_size: int = 1024,
         timeout: Duration | None = None,
+        capacity: Capacity = ON_DEMAND,
         **options: Unpack[FunctionOptions],
     ) -> None:
         code = stage.bind(model.outputs)
@@ -463,6 +466,7 @@ class PostprocessFunction(StageFunction):
             environment=environment,
             memory_size=memory_size,
             timeout=timeout if timeout is not None else Duration.seconds(30),
+            capacity=capacity,
             **options,
         )
         mark(self.function, "function", stage=id, table=results.table.table_name)

@@ -12,7 +12,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from cdk_inference.capacity import Capacity
+from cdk_inference.capacity import BEHIND_ALIAS, Capacity
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.functions import (
@@ -60,7 +60,7 @@ Which of them a request gets while a function scales from zero is not documented
 
 # The runtime looks for a GPU, and says so if there is none.
 _CUDA = {"ACCELERATOR": "cuda"}
-_DAY = 24 * 60 * 60
+_LONGEST_PATIENCE = 6 * 60 * 60  # an execution has at most 25,000 events: about ten hours of being refused
 DEFAULT_TIMEOUT = Duration.minutes(1)
 _FALLBACK_MEMORY = 3538
 # A GPU has no use for 8-bit graphs: CUDA has no kernels for them, and falls back to the CPU node by node.
@@ -223,7 +223,8 @@ class GpuInference(Construct):
     backend
         Whose GPU. Default: that of a Lambda function.
     patience
-        How long a batch may wait for the GPU: it then goes to the dead-letter queue. Default: 20 minutes.
+        How long a batch may wait for the GPU, 1 minute to 6 hours: it then goes to the dead-letter queue. Default: 20
+        minutes.
     timeout
         Of one run of a batch. Default: one minute.
     **options
@@ -261,7 +262,7 @@ class GpuInference(Construct):
             )
         _check_precision(model)
         self.patience = patience if patience is not None else DEFAULT_PATIENCE
-        seconds("patience", self.patience, least=60, most=_DAY)
+        seconds("patience", self.patience, least=60, most=_LONGEST_PATIENCE)
         self.timeout = timeout if timeout is not None else DEFAULT_TIMEOUT
         self.stage: GpuStage
         if on_cpu_only(self):
@@ -424,6 +425,7 @@ class CpuFallback(StageFunction):
             environment={**inference_environment(model, work), **_CUDA},
             memory_size=_FALLBACK_MEMORY,
             timeout=timeout,
+            capacity=BEHIND_ALIAS,
             **options,
         )
         mark_model(self, model, stage=scope.node.id)

@@ -71,7 +71,7 @@ class GpuWorkflow(Construct):
     trigger
         Whose dead-letter queue takes what failed.
     patience
-        How long inference is tried. Default: that of the inference.
+        How long inference is tried.
     encryption_key
         Customer managed key of the log group and the queue. Default: CloudWatch Logs encrypts with its own.
     log_retention

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypedDict
 
+from cdk_inference.capacity import BEHIND_ALIAS, ON_DEMAND
 from cdk_inference.functions import PostprocessFunction, PreprocessFunction
 from cdk_inference.gpu import GpuInference
 from cdk_inference.gpu_workflow import GpuWorkflow
@@ -111,6 +112,7 @@ class RouteStages:
             result_ttl_days=result_ttl_days,
             memory_size=postprocess_memory_size,
             timeout=timeout,
+            capacity=BEHIND_ALIAS if route.inference.slow else ON_DEMAND,
             **functions,
         )
         if confidence:

@@ -195,7 +195,8 @@ def routed_expression(chosen: str) -> str:
   $key := $object.key;
   $size := $object.size;
   $version := $object.`version-id`;
-  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & ($version and $version != "null" ? $version : $object.etag);
+  $which := $version and $version != "null" ? $version : $object.etag;
+  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & $which;
   {share}{{
     "destination": $m.lost ? {text(GIVE_BACK)} : {chosen},
     "message": $sift($m, function($value, $name) {{ $not($name in {_LOOKED_UP}) }})

@@ -246,6 +246,12 @@ class Routing:
             raise PropError(f"agreement is {agreement}; it must be above 0 and at most 1")
         if first.inference.slow:
             raise PropError(f"route '{first.name}' is first in a cascade but runs on a GPU; begin with one on a CPU")
+        scores = first.model.outputs[0]
+        if len(scores.shape) < 2:  # noqa: PLR2004 (items and classes)
+            raise PropError(
+                f"route '{first.name}' is first in a cascade, but its model's first output '{scores.name}' has no "
+                "scores of classes to be unsure by; put them first among the outputs"
+            )
         if first is then:
             raise PropError(f"route '{first.name}' is both first and then in a cascade; give another")
         return _Cascade(first, then, 0.99 if agreement is None and threshold is None else agreement, threshold)

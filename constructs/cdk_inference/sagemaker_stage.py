@@ -16,6 +16,7 @@ from aws_cdk.aws_lambda_destinations import SqsDestination
 from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
+from cdk_inference.capacity import BEHIND_ALIAS
 from cdk_inference.errors import PropError
 from cdk_inference.functions import TRANSIENT_ERRORS, StageFunction
 from cdk_inference.metadata import mark
@@ -43,7 +44,6 @@ the way, or the instance with it, and no object is to blame.
 """
 
 _SHORTEST_WAIT = 60
-_LONGEST_WAIT = 6 * 60 * 60
 _ANSWER_SECONDS = 5 * 60  # Lambda tries the callback function three times, within three minutes
 _MEMORY = 256
 
@@ -102,7 +102,7 @@ class AsyncStage(Construct):
         self.endpoint = endpoint
         self.timeout = timeout
         self._patience = int(patience.to_seconds())
-        self._wait = min(max(self._patience // 2, _SHORTEST_WAIT), _LONGEST_WAIT)
+        self._wait = max(self._patience // 2, _SHORTEST_WAIT)  # SageMaker allows six hours, and so does patience
         self.tokens = _tokens(self, options.get("encryption_key"))
         # SNS comes here when, say, it may not use a key of ours: so SQS encrypts with its own.
         self.unanswered_queue = sqs.Queue(
@@ -132,6 +132,7 @@ class AsyncStage(Construct):
             },
             memory_size=_MEMORY,
             timeout=Duration.seconds(90),
+            capacity=BEHIND_ALIAS,
             **options,
         )
         self._grant_key(submit, work, options, encryption.ENCRYPT)

@@ -30,9 +30,11 @@ from cdk_inference import (
     Route,
     Routing,
     S3Trigger,
+    SageMakerAsync,
     WorkBucket,
 )
 from cdk_inference.gpu import GpuBackend
+from cdk_inference.model import TensorSpec
 from cdk_inference.router import routed_expression
 from cdk_inference.routing import RoutePlan
 
@@ -313,6 +315,22 @@ def test_a_pipeline_with_a_gpu_alone_hands_over_too():
 def test_a_routing_that_cannot_work_fails(routes, make, message):
     with pytest.raises(PropError, match=message):
         RoutePlan.of(make(routes["a"], routes["b"]))
+
+
+def test_a_cascade_by_a_model_without_scores_fails(routes):
+    recipe = replace(RECIPE, outputs=(TensorSpec("value", "float32", ("batch",)),))
+    model = ModelArtifact(make_stack(), "Model", recipe=recipe)
+    flat = Route("flat", model=model, preprocess=Preprocess.image(size=224))
+    with pytest.raises(PropError, match="has no scores of classes"):
+        Routing.cascade(first=flat, then=routes["a"], threshold=0.5)
+
+
+def test_what_a_waiting_execution_invokes_outlives_a_deployment():
+    stack = make_stack()
+    build(stack, lambda a, b: Routing.by_size(limit=9, below=a, otherwise=b), Inference.gpu(backend=SageMakerAsync()))
+    aliases = resources(stack, "AWS::Lambda::Alias").values()
+    assert {alias["Properties"]["Name"] for alias in aliases} == {"live"}
+    assert len(aliases) == 2  # postprocessing, and the function that submits
 
 
 def test_a_cascade_that_begins_on_a_gpu_fails(routes):
