@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
-import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aws_cdk as cdk
 import pytest
@@ -21,16 +20,14 @@ from aws_cdk.assertions import Template
 from constructs import Construct
 
 import cdk_inference
-from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
+from cdk_inference import Capacity, Inference, InferencePipeline, ModelArtifact, Preprocess, Route, Routing
 from cdk_inference.functions import FunctionOptions
 from cdk_inference.managed_capacity import ManagedInstancesOptions
+from cdk_inference.model import Float16
 from inference_runtime.item import Item
 from inference_runtime.rows import row
 
 from .pages import PAGES, ROOT, Page, page
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 OPTIONS = {"FunctionOptions": FunctionOptions, "ManagedInstancesOptions": ManagedInstancesOptions}
 NOT_RUN = {"local.md"}  # starts an embedded AWS: tests/local does that
@@ -63,6 +60,9 @@ def names() -> dict[str, Any]:
         "stack": stack,
         "model": model,
         "preprocess": preprocess,
+        "small": Route("small", model=model, preprocess=preprocess),
+        "large": Route("large", model=model, preprocess=preprocess),
+        "Float16": Float16,
         "pipeline": InferencePipeline(other, "Photos", model=model, preprocess=preprocess),
         "key": kms.Key(other, "Key"),
         **{who: iam.User(other, who) for who in ("reader", "uploader", "producer", "operator")},
@@ -80,6 +80,25 @@ def template() -> dict[str, Any]:
     stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
     model = ModelArtifact(stack, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
     InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224))
+    resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
+    return resources
+
+
+@pytest.fixture(scope="module")
+def routed() -> dict[str, Any]:
+    """The template of a pipeline that asks S3 and a function of the user's, and has a GPU."""
+    stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Routed")
+    recipe = ROOT / "model_assets" / "efficientnet_lite" / "lite0.py"
+    options = {"preprocess": Preprocess.image(size=224)}
+    small = Route("small", model=ModelArtifact(stack, "Small", recipe=recipe), **options)
+    half = ModelArtifact(stack, "Half", recipe=recipe, precision=Float16())
+    large = Route("large", model=half, inference=Inference.gpu(), **options)
+    decided = Routing.by_function(
+        ROOT / "tests" / "constructs" / "deciding.py:decide",
+        {"left": Routing.cascade(first=small, then=large, threshold=0.5), "right": small},
+    )
+    tagged = Routing.by_tag("tag", {"a": large}, otherwise=decided)
+    InferencePipeline(stack, "Photos", routing=Routing.by_metadata("name", {"a": large}, otherwise=tagged))
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
 
@@ -134,7 +153,7 @@ def test_props_are_those_of_the_signature(construct: str, rows: list[list[str]])
         said = documented[name]
         if default is inspect.Parameter.empty:
             assert said == "required", name
-        elif default is None:
+        elif default is None or repr(default) == "<factory>" or isinstance(default, Capacity):
             assert said not in ("required", "`None`"), f"{name}: say what happens"
         else:
             assert eval(said.strip("`"), {"logs": logs}) == default, name  # noqa: S307
@@ -143,8 +162,9 @@ def test_props_are_those_of_the_signature(construct: str, rows: list[list[str]])
 def test_every_prop_is_documented() -> None:
     constructs = {"InferencePipeline", "S3Trigger", "InferenceWorkflow", "ResultsTable", "WorkBucket", "ModelArtifact"}
     functions = {"PreprocessFunction", "CpuInference", "PostprocessFunction", "FunctionOptions"}
-    gpu = {"GpuInference", "LambdaGpu", "InferenceNetwork", "ManagedInstancesOptions"}
-    assert {case.values[0] for case in PROPS} >= constructs | functions | gpu
+    gpu = {"GpuInference", "LambdaGpu", "InferenceNetwork", "ManagedInstancesOptions", "SageMakerAsync", "GpuWorkflow"}
+    routing = {"Route", "Router", "Leg"}
+    assert {case.values[0] for case in PROPS} >= constructs | functions | gpu | routing
 
 
 def test_stage_tables_name_the_defaults() -> None:
@@ -158,6 +178,14 @@ def test_stage_tables_name_the_defaults() -> None:
         for parameter in parameters:
             if parameter.default is not inspect.Parameter.empty:
                 assert ast.literal_eval(documented[parameter.name]) == parameter.default
+
+
+def test_strategies_have_these_props() -> None:
+    said = re.findall(r"^\| `Routing\.(\w+)\(([^`]*)\)`", page("routing.md").text, re.MULTILINE)
+    assert {
+        name: [*inspect.signature(strategy).parameters]
+        for name, strategy in inspect.getmembers(Routing, inspect.isfunction)
+    } == {name: arguments.split(", ") for name, arguments in said}
 
 
 def test_row_attributes_are_those_that_are_written() -> None:
@@ -182,29 +210,11 @@ def test_row_attributes_are_those_that_are_written() -> None:
     }
 
 
-def test_every_state_is_in_the_picture(template: dict[str, Any]) -> None:
-    (machine,) = (r for r in template.values() if r["Type"] == "AWS::StepFunctions::StateMachine")
-    parts = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
-    definition = json.loads("".join(part if isinstance(part, str) else "token" for part in parts))
-    ((_, picture),) = page("workflow.md").blocks("mermaid")
-    titles = {alias: title for title, alias in re.findall(r'state "(.+)" as (\w+)', picture)}
-    assert set(titles.values()) == set(definition["States"])
-    drawn = {(titles[a], titles[b]) for a, b in re.findall(r"^    (\w+) --> (\w+)", picture, re.MULTILINE)}
-    assert drawn == set(_transitions(definition))
-
-
-def _transitions(definition: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, state in definition["States"].items():
-        branches = (state, *state.get("Choices", ()), *state.get("Catch", ()))
-        targets = {branch.get("Next") for branch in branches} | {state.get("Default")}
-        yield from ((name, target) for target in targets if target)
-
-
-def test_every_permission_is_named(template: dict[str, Any]) -> None:
+def test_every_permission_is_named(template: dict[str, Any], routed: dict[str, Any]) -> None:
     named = set(re.findall(r"`(\w+:\w+\*?|\w+:\*)`", page("security.md").text))
     assert named == {
         action
-        for resource in template.values()
+        for resource in (*template.values(), *routed.values())
         for document in _policies(resource)
         for statement in document["Statement"]
         if statement["Effect"] == "Allow"
@@ -212,10 +222,10 @@ def test_every_permission_is_named(template: dict[str, Any]) -> None:
     }
 
 
-def test_wildcard_resources_are_named(template: dict[str, Any]) -> None:
+def test_wildcard_resources_are_named(template: dict[str, Any], routed: dict[str, Any]) -> None:
     wildcards = {
         action
-        for resource in template.values()
+        for resource in (*template.values(), *routed.values())
         if resource["Type"] == "AWS::IAM::Policy"
         for statement in resource["Properties"]["PolicyDocument"]["Statement"]
         if "*" in _list(statement["Resource"])
