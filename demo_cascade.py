@@ -154,7 +154,7 @@ def show_costs(escalation: float, gpu_milliseconds: float) -> None:
         "--gpu-milliseconds changes it.\n\n"
         f"A cascade of these two costs {than(usd(cascade(lite2)), usd(lite2))} than lite2 alone on the CPU, and "
         f"{than(usd(cascade(gpu)), usd(gpu))} on a GPU. What is escalated is read, preprocessed and handed on twice: "
-        f"the second model has to be heavy: with {escalation:.0%} escalated and the largest volume above, it pays from "
+        f"that takes a heavy second model. With {escalation:.0%} escalated and the largest volume above, it pays from "
         f"{on_cpu:,.0f} ms on the CPU or {on_gpu:,.1f} ms on a GPU on. A cascade with the GPU assumed above costs less "
         f"than a model alone on the CPU that takes more than {moved:,.0f} ms."
     )
