@@ -63,6 +63,7 @@ _CUDA = {"ACCELERATOR": "cuda"}
 _LONGEST_PATIENCE = 6 * 60 * 60  # an execution has at most 25,000 events: about ten hours of being refused
 DEFAULT_TIMEOUT = Duration.minutes(1)
 _FALLBACK_MEMORY = 3538
+_LAST_SECONDS = 10  # of an invocation: what was answered is written, or what hangs is killed
 # A GPU has no use for 8-bit graphs: CUDA has no kernels for them, and falls back to the CPU node by node.
 _GPU_PRECISIONS = frozenset({"float16", "float32"})
 
@@ -154,7 +155,9 @@ class LambdaGpu(GpuBackend):
         How many environments there are, idle or not, and how many there may be. With a minimum of 0, nothing runs and
         nothing is paid for while there is nothing to do.
     concurrency
-        Requests at a time in one environment, each in a process of its own.
+        Requests at a time in one environment, each in a process of its own. While one process has the model on the
+        GPU, the others read and write tensors, and what they ask for at about the same time runs as one batch: with 1,
+        the GPU waits for S3.
     capacity
         A capacity provider to share with other functions. Default: one of our own.
     vpc
@@ -168,7 +171,7 @@ class LambdaGpu(GpuBackend):
     memory_gib_per_vcpu: int = 4
     min_environments: int = 0
     max_environments: int = 2
-    concurrency: int = 1
+    concurrency: int = 4
     capacity: IGpuCapacity | None = None
     vpc: ec2.IVpc | None = None
     regions: Sequence[str] = REGIONS
@@ -360,6 +363,7 @@ class LambdaGpuFunction(StageFunction):
                 "ACCELERATOR_MEMORY_GIB": str(backend.accelerator_memory),
                 # Tells the runtime that its workers are forked, so that a process of its own holds the model.
                 "GPU_CONCURRENCY": str(backend.concurrency),
+                "ANSWER_SECONDS": f"{_answer_seconds(timeout):g}",
             },
             memory_size=backend.memory_size,
             timeout=timeout,
@@ -430,6 +434,11 @@ class CpuFallback(StageFunction):
         )
         mark_model(self, model, stage=scope.node.id)
         grant_work(self, work)
+
+
+def _answer_seconds(timeout: Duration) -> float:
+    """Return when the handler gives up a GPU that hangs: before Lambda ends it, which the items would pay for."""
+    return round(timeout.to_seconds() - min(_LAST_SECONDS, timeout.to_seconds() / 3), 1)
 
 
 def _check_precision(model: ModelArtifact) -> None:

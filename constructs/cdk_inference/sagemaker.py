@@ -86,6 +86,7 @@ class SageMakerAsync(GpuBackend):
             instance_type=self.instance_type,
             max_instances=self.max_instances,
             concurrency=self.concurrency,
+            timeout=timeout,
             encryption_key=key,
             log_retention=options.get("log_retention"),
             log_removal_policy=options.get("log_removal_policy"),

@@ -21,7 +21,7 @@ from cdk_inference.sagemaker_scaling import ScaleToZero
 from cdk_inference.work import TENSORS
 
 if TYPE_CHECKING:
-    from aws_cdk import RemovalPolicy
+    from aws_cdk import Duration, RemovalPolicy
     from aws_cdk import aws_ecr_assets as ecr_assets
 
     from cdk_inference.model.artifact import ModelArtifact
@@ -55,6 +55,8 @@ class AsyncEndpoint(Construct):
         The container.
     instance_type, max_instances, concurrency
         As those of `SageMakerAsync`.
+    timeout
+        Of one run of a batch: a container in which one takes longer ends.
     encryption_key
         Customer managed key of the topics, the answers and the log group. Default: keys that AWS manages.
     log_retention
@@ -85,6 +87,7 @@ class AsyncEndpoint(Construct):
         instance_type: str,
         max_instances: int,
         concurrency: int,
+        timeout: Duration,
         encryption_key: kms.IKey | None,
         log_retention: logs.RetentionDays | None,
         log_removal_policy: RemovalPolicy | None,
@@ -114,6 +117,7 @@ class AsyncEndpoint(Construct):
                     "PIPELINE": pipeline_path(self),
                     "ACCELERATOR": "cuda",
                     "AWS_DEFAULT_REGION": Stack.of(self).region,
+                    "ANSWER_SECONDS": str(int(timeout.to_seconds())),
                     **inference_environment(model, work),
                 },
             ),

@@ -42,6 +42,10 @@ class Engine(Protocol):
     inference: str
     output_names: list[str]
 
+    def begin(self) -> None:
+        """Let the time of an invocation count from here, if there is a limit."""
+        ...
+
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the model's outputs by name, with as many items as the inputs have."""
         ...
@@ -83,6 +87,9 @@ class LocalEngine:
         # A model exported for a fixed batch gets exactly that many items.
         fixed = next((i.shape[0] for i in inputs if i.shape and isinstance(i.shape[0], int)), None)
         self._batches = Batches(self._run, self.output_names, most=most, fixed=fixed)
+
+    def begin(self) -> None:
+        """Do nothing: what runs in this process cannot be given up but with it."""
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the model's outputs by name, with as many items as the inputs have.

@@ -67,7 +67,11 @@ class Gatherer:
         self.output_names = engine.output_names
         self._waiting: deque[_Request] = deque()
         self._changed = threading.Condition()
+        self._since: float | None = None
         threading.Thread(target=self._work, name="model", daemon=True).start()
+
+    def begin(self) -> None:
+        """Do nothing: whoever has the process watches `running_seconds`."""
 
     def infer(self, inputs: Mapping[str, Array]) -> Outputs:
         """Return the model's outputs by name, with as many items as the inputs have; wait for them.
@@ -94,11 +98,20 @@ class Gatherer:
         """Whether this process cannot use the GPU any more."""
         return self._engine.broken
 
+    @property
+    def running_seconds(self) -> float:
+        """For how long the model has been running on what it runs on now; 0 if on nothing."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
     def _work(self) -> None:
         while True:
+            self._since = None
             batch = self._next()
+            self._since = time.monotonic()
             if len(batch) == 1 or not self._run_joint(batch):
                 for request in batch:
+                    self._since = time.monotonic()
                     self._run_alone(request)
 
     def _run_joint(self, batch: list[_Request]) -> bool:

@@ -48,6 +48,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         `groups`, `[{"indices", "outputs": {name: tensor}}]`, `model_version`, and `inference`, where it ran; with
         `CONFIDENCE=1` also `confidences`, `[{"index", "confidence"}]`.
     """
+    engine.begin()
     selected = _selected(event["groups"], event.get("only"))
     groups = [(indices, engine.infer(inputs)) for indices, inputs in selected]
     response: dict[str, Any] = {"model_version": _version, "inference": engine.inference}

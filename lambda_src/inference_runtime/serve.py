@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 MAX_BODY = 64 * 1024**2
 """Most bytes of a request: an event is far smaller, its tensors are in the work bucket."""
 
+LONGEST = 3600.0
+"""Seconds that a request may take if `ANSWER_SECONDS` does not say so: SageMaker's own limit."""
+
 STOP = 25.0
 """Seconds for what is being answered when the container is stopped: SageMaker kills it after 30."""
 
 _MAX_LINE = 64
 _PAUSE = 0.1
+_WATCH = 0.5
 
 _log = logging.getLogger(__name__)
 
@@ -179,6 +183,19 @@ def _described(kind: str, message: str) -> dict[str, str]:
     return {"errorType": kind, "errorMessage": message}
 
 
+def watch(engine: Gatherer, most: float) -> None:
+    """End this process when the model runs on something for longer than a request may take: the GPU hangs.
+
+    SageMaker has given the request up by then, and starts another container for one that ended.
+    """
+    while engine.running_seconds <= most:
+        time.sleep(_WATCH)
+    _log.critical("the model has been running for over %.0f seconds, this process ends", most)
+    time.sleep(2 * _WATCH)  # for a health check, which says so
+    sys.stdout.flush()
+    os._exit(1)
+
+
 def main() -> None:
     """Serve the function until the container is stopped."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s", stream=sys.stdout)
@@ -188,7 +205,13 @@ def main() -> None:
     engine = Gatherer(cast("LocalEngine", infer.engine))
     infer.engine = engine
     port = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
-    server = Server(port, lambda event: infer.handler(event, None), lambda: not engine.broken)
+    most = float(os.environ.get("ANSWER_SECONDS") or LONGEST)
+
+    def healthy() -> bool:
+        return not engine.broken and engine.running_seconds <= most
+
+    server = Server(port, lambda event: infer.handler(event, None), healthy)
+    threading.Thread(target=watch, args=[engine, most], daemon=True).start()
 
     def stop(*_: object) -> None:
         threading.Thread(target=server.shutdown).start()  # waits for the loop, which this interrupts

@@ -35,7 +35,11 @@ START = 300.0
 """Seconds in which the model must be loaded."""
 
 ANSWER = 600.0
-"""Seconds that a batch may take. A card that hangs would keep all processes for ever."""
+"""Seconds that an invocation may take, if `ANSWER_SECONDS` does not say so.
+
+The construct sets it below the function's timeout: a card that hangs would outlast every invocation otherwise, and to
+the workflow, whose invocations die, that is some item's fault.
+"""
 
 _STARTS = 3
 _ATTEMPTS = 20  # those of others may kill it each time before it comes to ours
@@ -66,8 +70,13 @@ class SharedEngine:
         self._path, self._lock = folder / f"{name}.socket", folder / f"{name}.lock"
         self._local = threading.local()
         self._holder: subprocess.Popen[bytes] | None = None
+        self._answer = float(os.environ.get("ANSWER_SECONDS") or ANSWER)
         self.inference, self.output_names = "", list[str]()
-        self._connection()
+        self._connection(time.monotonic() + START)
+
+    def begin(self) -> None:
+        """Let the time of an invocation count from here."""
+        self._local.deadline = time.monotonic() + self._answer
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the model's outputs by name, with as many items as the inputs have.
@@ -75,25 +84,32 @@ class SharedEngine:
         Raises
         ------
         RetryableError
-            If there is no process with the model, or the card failed.
+            If there is no process with the model, or the card failed, or nothing is answered in time.
         HolderDiedError
             If it died twice on these inputs.
         Exception
             What `LocalEngine.infer` raises.
         """
+        deadline = getattr(self._local, "deadline", None) or time.monotonic() + self._answer
         for attempt in range(_ATTEMPTS):
             running = False
-            connection = self._connection()
+            connection = self._connection(deadline)
+            sent = time.monotonic()
             try:
+                connection.settimeout(max(deadline - sent, _PAUSE))
                 wire.send(connection, {"alone": attempt > 0}, inputs)
                 header, outputs = wire.receive(connection)
                 if header.get("running"):
                     running = True
+                    connection.settimeout(max(deadline - time.monotonic(), _PAUSE))
                     header, outputs = wire.receive(connection)
             except TimeoutError as error:
-                _kill(connection)
+                waited = time.monotonic() - sent
+                # Who had little time left, say after another process with the model had to start, knows nothing of it.
+                if waited >= self._answer / 2:
+                    _kill(connection)
                 self._close()
-                raise RetryableError(f"the GPU did not answer for {ANSWER:.0f} seconds") from error
+                raise RetryableError(f"the GPU did not answer for {waited:.0f} seconds") from error
             except (wire.BrokenConnectionError, OSError) as error:
                 self._close()
                 if running:
@@ -104,10 +120,10 @@ class SharedEngine:
                 return outputs
         raise RetryableError(f"the process with the model died {_ATTEMPTS} times, on other batches")
 
-    def _connection(self) -> socket.socket:
+    def _connection(self, deadline: float) -> socket.socket:
         """Return this thread's connection, made anew after a fork: two processes on one would mix their messages."""
         if getattr(self._local, "process", None) != os.getpid():
-            self._local.socket = self._connect()
+            self._local.socket = self._connect(deadline)
             self._local.process = os.getpid()
         connection: socket.socket = self._local.socket
         return connection
@@ -116,16 +132,14 @@ class SharedEngine:
         self._local.socket.close()
         self._local.process = None
 
-    def _connect(self) -> socket.socket:
-        deadline = time.monotonic() + START
+    def _connect(self, deadline: float) -> socket.socket:
         starts = 0
-        while time.monotonic() < deadline:
+        while (left := deadline - time.monotonic()) > 0:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                connection.settimeout(START)
+                connection.settimeout(left)
                 connection.connect(str(self._path))
                 header, _ = wire.receive(connection)
-                connection.settimeout(ANSWER)
             except (wire.BrokenConnectionError, OSError):
                 # There is none, or it died while it loaded the model.
                 connection.close()
@@ -139,7 +153,7 @@ class SharedEngine:
                 _raise_error(header)
                 self.inference, self.output_names = header["inference"], header["output_names"]
                 return connection
-        raise RetryableError(f"the process with the model does not start, in {starts} attempts")
+        raise RetryableError(f"the process with the model does not start in time, in {starts} attempts")
 
     def _start(self) -> bool:
         """Start the process with the model, unless one has the lock; say whether it was started."""

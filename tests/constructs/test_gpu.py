@@ -76,7 +76,7 @@ def test_the_function_is_what_the_documentation_asks_for(stack):
         "LambdaManagedInstancesCapacityProviderConfig": {
             "CapacityProviderArn": {"Fn::GetAtt": [provider, "Arn"]},
             "ExecutionEnvironmentMemoryGiBPerVCpu": 4,
-            "PerExecutionEnvironmentMaxConcurrency": 1,
+            "PerExecutionEnvironmentMaxConcurrency": 4,
         }
     }
     assert function["PublishToLatestPublished"] is False
@@ -84,7 +84,15 @@ def test_the_function_is_what_the_documentation_asks_for(stack):
     variables = function["Environment"]["Variables"]
     assert variables["ACCELERATOR"] == "cuda"
     assert variables["ACCELERATOR_MEMORY_GIB"] == "24"
-    assert variables["GPU_CONCURRENCY"] == "1"
+    assert variables["GPU_CONCURRENCY"] == "4"
+    assert variables["ANSWER_SECONDS"] == "50"  # of a minute: what hangs is killed before Lambda kills the invocation
+
+
+@pytest.mark.parametrize(("timeout", "answer"), [(1, "0.7"), (15, "10"), (30, "20"), (900, "890")])
+def test_a_gpu_is_given_up_before_lambda_gives_up_the_invocation(stack, timeout, answer):
+    gpu(stack, timeout=cdk.Duration.seconds(timeout))
+    function = only(stack, "AWS::Lambda::Function")["Properties"]
+    assert function["Environment"]["Variables"]["ANSWER_SECONDS"] == answer
 
 
 def test_the_version_scales_to_zero_and_goes_with_the_next_one(stack):

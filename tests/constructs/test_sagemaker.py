@@ -238,6 +238,7 @@ def test_the_container_gets_the_handlers_variables(stack, pipeline):
     environment = only(stack, "AWS::SageMaker::Model")["PrimaryContainer"]["Environment"]
     assert environment["ACCELERATOR"] == "cuda"
     assert environment["PIPELINE"] == "Stack/Photos"
+    assert environment["ANSWER_SECONDS"] == "60"  # a container in which a run takes longer ends
     assert {"MODEL_VERSION", "WORK_BUCKET", "AWS_DEFAULT_REGION"} <= environment.keys()
     assert "GPU_CONCURRENCY" not in environment  # the server batches across its threads
 

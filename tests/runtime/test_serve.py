@@ -294,6 +294,26 @@ def test_a_container_whose_gpu_failed_answers_and_ends(start: Any) -> None:
     assert container.process.wait(10) == 1
 
 
+HANGING = FAILING.replace("raise RuntimeError", "__import__('time').sleep(60); raise RuntimeError")
+
+
+def test_a_container_whose_gpu_hangs_says_so_and_ends(start: Any, environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("ANSWER_SECONDS", "1")
+    container = start(HANGING)
+    assert container.ask("POST", "/invocations", event(1))[0] == 200
+    time.sleep(2)  # idle is not hanging
+    assert container.ask("GET", "/ping")[0] == 200
+    stuck = threading.Thread(target=lambda: pytest.raises(OSError, container.ask, "POST", "/invocations", event(700)))
+    stuck.start()
+    deadline = time.monotonic() + 5
+    while (status := container.ask("GET", "/ping")[0]) == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert status == 503
+    assert container.process.wait(10) == 1
+    stuck.join(10)
+
+
 def test_a_model_that_does_not_load_ends_the_container(function: None) -> None:
     Path(os.environ["LAMBDA_TASK_ROOT"], "model", "model.onnx").write_bytes(b"no model")
     with pytest.raises(AssertionError, match="does not start"):

@@ -133,7 +133,9 @@ def inputs(*values: float, rounds: int = 0, length: int = 2) -> dict[str, np.nda
 
 
 def holder_of(engine: SharedEngine) -> int:
-    credentials = engine._connection().getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    credentials = engine._connection(time.monotonic() + 60).getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
     return int(struct.unpack("3i", credentials)[0])
 
 
@@ -174,7 +176,7 @@ def test_a_model_that_does_not_load_says_why(function: Path) -> None:
 
 
 WORKER = """
-import os, sys
+import os, sys, time
 import numpy as np
 from inference_runtime.shared import SharedEngine
 
@@ -186,7 +188,7 @@ for _ in range(30):
     outputs = engine.infer({"x": x, "rounds": np.full(count, 1500)})
     assert (outputs["y"] == x + x).all()
     joined += (outputs["count"] > count).any()
-credentials = engine._connection().getsockopt(1, 17, 12)
+credentials = engine._connection(time.monotonic() + 60).getsockopt(1, 17, 12)
 assert "onnxruntime" not in sys.modules
 print(int.from_bytes(credentials[:4], sys.byteorder), joined)
 """
@@ -258,7 +260,7 @@ def test_leftovers_of_dead_processes_are_in_nobodys_way(engines: Any, monkeypatc
     starts: list[bool] = []
     start = SharedEngine._start
     with monkeypatch.context() as patch:
-        patch.setattr(SharedEngine, "_connection", lambda self: None)
+        patch.setattr(SharedEngine, "_connection", lambda self, deadline: None)
         paths = SharedEngine()
     paths._lock.write_text("")
     with socket.socket(socket.AF_UNIX) as dead:
@@ -270,13 +272,13 @@ def test_leftovers_of_dead_processes_are_in_nobodys_way(engines: Any, monkeypatc
 
 def test_one_that_starts_is_waited_for(engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(SharedEngine, "_connection", lambda self: None)
+        patch.setattr(SharedEngine, "_connection", lambda self, deadline: None)
         lock = SharedEngine()._lock
     with lock.open("w") as elsewhere:
         fcntl.flock(elsewhere, fcntl.LOCK_EX)
         with monkeypatch.context() as patch:
             patch.setattr(shared, "START", 0.5)
-            with pytest.raises(RetryableError, match="does not start, in 0 attempts"):
+            with pytest.raises(RetryableError, match="does not start in time, in 0 attempts"):
                 engines()
         releasing = later(lambda: (time.sleep(0.5), fcntl.flock(elsewhere, fcntl.LOCK_UN)))
         assert doubles(engines(), 1)
@@ -285,7 +287,7 @@ def test_one_that_starts_is_waited_for(engines: Any, monkeypatch: pytest.MonkeyP
 
 def test_one_that_does_not_start_is_given_up(function: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RetryableError, match="does not start, in 3 attempts"):
+    with pytest.raises(RetryableError, match="does not start in time, in 3 attempts"):
         SharedEngine()
 
 
@@ -339,13 +341,44 @@ def test_clients_that_die_or_talk_nonsense_disturb_nobody(engines: Any) -> None:
 
 
 def test_a_card_that_hangs_does_not_keep_the_function(engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "ANSWER", 0.5)
+    monkeypatch.setenv("ANSWER_SECONDS", "1")
     engine = engines()
     first = holder_of(engine)
-    with pytest.raises(RetryableError, match="did not answer for 0 seconds"):
+    began = time.monotonic()
+    engine.begin()
+    time.sleep(0.3)  # reading the tensors counts: Lambda does not wait either
+    with pytest.raises(RetryableError, match="did not answer for 1 seconds"):
         engine.infer(inputs(1, rounds=10**9))
+    assert time.monotonic() - began < 1.2
+    engine.begin()
     assert doubles(engine, 2)
     assert holder_of(engine) != first
+
+
+def test_who_had_little_time_left_kills_nobody(engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANSWER_SECONDS", "2")
+    engine, other = engines(), engines()
+    first = holder_of(engine)
+    engine.begin()
+    time.sleep(1.6)
+    with pytest.raises(RetryableError, match="did not answer for 0 seconds"):
+        engine.infer(inputs(1, rounds=2_000_000))
+    assert doubles(other, 3)
+    assert holder_of(other) == first
+
+
+def test_one_that_takes_long_to_start_is_waited_for_only_within_the_invocation(
+    engines: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSWER_SECONDS", "1")
+    engine = engines()
+    os.kill(holder_of(engine), signal.SIGKILL)
+    monkeypatch.setattr(SharedEngine, "_start", lambda self: False)
+    began = time.monotonic()
+    engine.begin()
+    with pytest.raises(RetryableError, match="does not start in time"):
+        engine.infer(inputs(1))
+    assert time.monotonic() - began < 1.5
 
 
 def test_it_ends_when_all_have_left(function: Path, monkeypatch: pytest.MonkeyPatch) -> None:
