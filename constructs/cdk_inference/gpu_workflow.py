@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Duration, Stack
@@ -13,6 +14,7 @@ from constructs import Construct
 from cdk_inference import acknowledgments
 from cdk_inference.metadata import mark
 from cdk_inference.storage import log_group
+from cdk_inference.trigger import MAX_BATCH_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,9 +37,10 @@ STORE_TRIES = 12
 
 _STORING = Duration.hours(1)
 # Lambda's cause is JSON, of which the message is what a reader of a row wants. Ours begin with the error's name too.
-_ERROR = """{% (
-  $said := $match($states.errorOutput.Cause, /"errorMessage": ?"([^"]*)/)[0].groups[0];
-  $cause := $substring($said ? $said : $states.errorOutput.Cause, 0, 200);
+# Backslashes by number: JSONata looks for the end of a regular expression without regard to escaped brackets.
+_REFUSAL = r"""{% (
+  $said := $match($states.errorOutput.Cause, /"errorMessage": ?"((?:[^"\x5c]|\x5c.)*)/)[0].groups[0];
+  $cause := $substring($said ? $replace($said, /\x5c(.)/, "$1") : $states.errorOutput.Cause, 0, 200);
   $substringBefore($cause, ":") = $states.errorOutput.Error ? $cause : $states.errorOutput.Error & ": " & $cause
 ) %}"""
 # The event that an item came with, as far as anybody reads it.
@@ -58,9 +61,10 @@ class GpuWorkflow(Construct):
     (``first``, ``route``, ``variant``).
 
     While inference is refused, it waits and tries again, each time up to twice as long; nothing is polled. An
-    invocation that dies makes it split the batch, until the item that kills it is alone. What cannot be scored within
-    the patience, or kills its invocation, or whose row cannot be written, goes to the dead-letter queue as the event
-    that it came with, and a row says why. An execution that fails as a whole is reported to a queue too.
+    invocation that dies makes it split the batch, until the item that kills it is alone, and does so twice. What cannot
+    be scored within the patience, or kills its invocation, or whose row cannot be written, goes to the dead-letter
+    queue as the event that it came with, and a row says why. An execution that fails as a whole is reported to the
+    queue of what could not be delivered, with its input unless EventBridge leaves that out as too large.
 
     A batch makes five state transitions if all goes well.
 
@@ -110,7 +114,7 @@ class GpuWorkflow(Construct):
             query_language=sfn.QueryLanguage.JSONATA,
             state_machine_type=sfn.StateMachineType.STANDARD,
             # Ends what hangs. Splitting a batch and storing its rows come on top of the patience.
-            timeout=patience.plus(patience).plus(_STORING),
+            timeout=patience.plus(patience).plus(_STORING).plus(_splitting(inference)),
             tracing_enabled=True,
             logs=sfn.LogOptions(destination=self.log_group, level=sfn.LogLevel.ERROR, include_execution_data=False),
         )
@@ -202,7 +206,8 @@ class _Definition:
     Variables: ``items``, ``rejected``, ``groups``, ``first``, ``route`` and ``variant`` as in the input; ``current``,
     the indices of the items at hand, and ``pending``, lists of those still to come; ``scored``, what inference returned
     for the current ones, and ``unstored``, the indices whose rows are not written yet; ``failed``, indices with
-    reasons; ``tries``, how often something was refused in a row; ``error``, what it was refused with.
+    reasons; ``once``, the indices of items that were alone when their invocation died; ``tries``, how often something
+    was refused in a row; ``refusal``, what the last error said.
     """
 
     def __init__(self, scope: Construct, patience: Duration) -> None:
@@ -230,7 +235,8 @@ class _Definition:
                 "unstored": [],
                 "failed": [],
                 "tries": 0,
-                "error": "",
+                "refusal": "",
+                "once": [],
             },
         )
         infer = inference.task(
@@ -241,6 +247,7 @@ class _Definition:
                 "scored": "{% $states.result.Payload %}",
                 "unstored": "{% [$append($current, $rejected.index)] %}",
                 "tries": 0,
+                "refusal": "",
             },
             output={},
         )
@@ -287,11 +294,11 @@ class _Definition:
             "Give up inference",
             assign={
                 "failed": "{% [$append($failed, [$map($append($current, $pending.only), function($index) { {'index': "
-                f"$index, 'reason': 'inference was refused for {minutes} min: ' & $error}} }})])] %}}",
+                f"$index, 'reason': 'no answer within {minutes} min of the hand-over: ' & $refusal}} }})])] %}}",
                 "pending": [],
             },
         )
-        infer.add_catch(time_left, errors=list(transient), assign={"error": _ERROR})
+        infer.add_catch(time_left, errors=list(transient), assign={"refusal": _REFUSAL})
         time_left.when(
             sfn.Condition.jsonata(self._within_patience()), wait, comment=f"within {minutes} minutes"
         ).otherwise(give_up)
@@ -315,15 +322,18 @@ class _Definition:
             "Fail item",
             assign={
                 "failed": "{% [$append($failed, [{'index': $current[0], "
-                "'reason': 'the invocation for this object died: ' & $error}])] %}",
+                "'reason': 'the invocation for this object died: ' & $refusal}])] %}",
                 "unstored": [],
             },
         )
         for state in (infer, store):
-            state.add_catch(died, errors=[sfn.Errors.ALL], assign={"error": _ERROR})
-        died.when(sfn.Condition.jsonata("{% $count($current) > 1 %}"), split, comment="more than one").otherwise(
-            fail_item
-        )
+            state.add_catch(died, errors=[sfn.Errors.ALL], assign={"refusal": _REFUSAL})
+        again = self._wait("Wait to try it again", once="{% [$append($once, $current)] %}")
+        died.when(sfn.Condition.jsonata("{% $count($current) > 1 %}"), split, comment="more than one")
+        died.when(sfn.Condition.jsonata("{% $current[0] in $once %}"), fail_item, comment="one, and again")
+        # An instance can go for reasons of its own, and one item is often a whole batch.
+        died.otherwise(again)
+        again.next(infer)
         split.next(self._more)
         fail_item.next(self._more)
 
@@ -335,11 +345,12 @@ class _Definition:
             "Give up storing",
             assign={
                 "failed": "{% [$append($failed, [$map($unstored, function($index) { "
-                "{'index': $index, 'reason': 'the row could not be written ' & $error} })])] %}",
+                "{'index': $index, "
+                "'reason': 'postprocessing failed, or the row could not be written; ' & $refusal} })])] %}",
                 "unstored": [],
             },
         )
-        store.add_catch(tries_left, errors=list(transient), assign={"error": _ERROR})
+        store.add_catch(tries_left, errors=list(transient), assign={"refusal": _REFUSAL})
         self._more.when(
             sfn.Condition.jsonata("{% $count($unstored) > 0 %}"), tries_left, comment="rows are not written"
         )
@@ -347,11 +358,14 @@ class _Definition:
         wait.next(store)
         give_up.next(self._more)
 
-    def _wait(self, id: str) -> sfn.Wait:
+    def _wait(self, id: str, **assign: str) -> sfn.Wait:
         """Wait a random share of a time that doubles: many executions shall not come back at once."""
         seconds = f"1 + $floor($random() * $min([{LONGEST_WAIT}, {FIRST_WAIT} * $power(2, $min([$tries, 10]))]))"
         return sfn.Wait.jsonata(
-            self._scope, id, time=sfn.WaitTime.seconds(f"{{% {seconds} %}}"), assign={"tries": "{% $tries + 1 %}"}
+            self._scope,
+            id,
+            time=sfn.WaitTime.seconds(f"{{% {seconds} %}}"),
+            assign={"tries": "{% $tries + 1 %}", **assign},
         )
 
     def _within_patience(self) -> str:
@@ -395,3 +409,9 @@ class _Definition:
             output={},
         )
         return bury.next(record)  # type: ignore[return-value]
+
+
+def _splitting(inference: GpuInference | StageFunction) -> Duration:
+    """Return how long it takes to find two items in a full batch that time out."""
+    halvings = math.ceil(math.log2(MAX_BATCH_SIZE))
+    return Duration.seconds(2 * (halvings + 2) * int(inference.timeout.to_seconds()))

@@ -13,7 +13,7 @@ from constructs import Construct
 from cdk_inference import encryption
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
-from cdk_inference.inference import Inference
+from cdk_inference.inference import CpuStrategy, Inference
 from cdk_inference.metadata import mark
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.removal import data_removal_policy
@@ -53,7 +53,7 @@ class InferencePipeline(Construct):
     """Scores every object that lands in a bucket, and keeps the result in a table.
 
     S3 → EventBridge → queue → pipe → workflow (preprocess → infer → postprocess) → DynamoDB. Every object version ends
-    as exactly one row, or as one message in the dead-letter queue.
+    as one row, or as one message in the dead-letter queue; what a GPU could not score ends as both.
 
     With a `routing`, there are several models, and each item goes where it is cheapest to get right.
 
@@ -164,7 +164,7 @@ class InferencePipeline(Construct):
         default_stage_timeout = Duration.seconds(_STAGE_TIMEOUTS[legs_in_turn])
         per_stage = stage_timeout if stage_timeout is not None else default_stage_timeout
         per_batch = workflow_timeout if workflow_timeout is not None else Duration.seconds(_EXPRESS_LIMIT_SECONDS)
-        _check_timeouts(batch_size, per_stage, per_batch, legs_in_turn)
+        _check_timeouts(batch_size, per_stage, per_batch, plan)
 
         if encryption_key is None:
             key: kms.IKey = encryption.create_key(self, "Key", removal_policy=data_removal_policy(self, removal_policy))
@@ -275,11 +275,11 @@ class InferencePipeline(Construct):
             mark(self.workflow.state_machine, "state-machine", cascades=cascades)
             CfnOutput(self, "Cascades", value="; ".join(summaries), description="which model's answer counts, and why")
         if plan.decisions:
-            CfnOutput(self, "Decision", value=plan.decisions[0], description="why items go where they go")
-            Annotations.of(self).add_info_v2("cdk-inference:decision", plan.decisions[0])
-        entered_by_all = [leg.route for leg in plan.legs.values() if leg.escalation is not None or len(plan.legs) == 1]
-        if traffic is not None and len(entered_by_all) == 1:
-            advise(self, entered_by_all[0], traffic)
+            decisions = "\n\n".join(plan.decisions)
+            CfnOutput(self, "Decision", value=decisions, description="why items go where they go")
+            Annotations.of(self).add_info_v2("cdk-inference:decision", decisions)
+        if traffic is not None and plan.entry:  # all items begin there
+            advise(self, plan.legs[plan.destinations[plan.entry].leg].route, traffic)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""
@@ -358,16 +358,30 @@ def _check_suffixes(suffixes: Sequence[str], preprocess: Preprocess) -> None:
             )
 
 
-def _check_timeouts(batch_size: int, stage_timeout: Duration, workflow_timeout: Duration, legs: int) -> None:
+def _check_timeouts(batch_size: int, stage_timeout: Duration, workflow_timeout: Duration, plan: RoutePlan) -> None:
     workflow = seconds("workflow_timeout", workflow_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
     stage = seconds("stage_timeout", stage_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
     if workflow is None or stage is None or Token.is_unresolved(batch_size):
         return
     rounds = math.ceil(math.log2(max(batch_size, 1))) + 1
-    invocations = legs * (rounds + 2)  # after the first stage, the last part still has two to go
-    if invocations * stage > workflow:
-        raise PropError(
-            f"stage_timeout is {stage} s: finding the one object that times out in a batch of {batch_size} takes "
-            f"{invocations} invocations, which do not fit into the workflow's {workflow} s; "
-            f"use at most {workflow // invocations} s, or smaller batches"
-        )
+    invocations = rounds + 2  # after the first stage, the last part still has two to go
+    for leg in plan.legs.values():
+        routes = [leg.route]
+        if leg.escalation is not None:
+            routes.append(plan.routes[plan.destinations[leg.escalation.then].leg])
+        slowest = [max(stage, _own_timeout(route)) for route in routes]
+        if invocations * sum(slowest) > workflow:
+            which = "stage_timeout" if max(slowest) == stage else f"the timeout of inference on route {routes[-1].name}"
+            raise PropError(
+                f"{which} is {max(slowest)} s: finding the one object that times out in a batch of {batch_size} takes "
+                f"{invocations * len(routes)} invocations, which do not fit into the workflow's {workflow} s; "
+                f"use at most {workflow // (invocations * len(routes))} s, or smaller batches"
+            )
+
+
+def _own_timeout(route: Route) -> float:
+    """Return the seconds that inference on a route may take in the express workflow, if it says so itself."""
+    inference = route.inference
+    if not isinstance(inference, CpuStrategy) or inference.timeout is None:
+        return 0
+    return seconds("timeout", inference.timeout, least=1, most=_EXPRESS_LIMIT_SECONDS) or 0

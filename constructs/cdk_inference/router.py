@@ -23,10 +23,19 @@ if TYPE_CHECKING:
 
 _LOOKED_UP = '["tags", "metadata", "decisions", "lost"]'
 _REMEMBER = {
-    "lookup_error": "{% $states.errorOutput.Error & ' ' & $states.errorOutput.Cause %}",
+    "lookup_error": "{% $states.errorOutput.Error %}",
+    "lookup_cause": "{% $states.errorOutput.Cause & '' %}",
     "looked_at": "{% $states.input %}",
 }
-_GONE = "{% $contains($lookup_error, /NoSuchKey|NoSuchVersion|MethodNotAllowed|[Ss]tatus( [Cc]ode:)? 404/) %}"
+_GONE = (
+    "{% $contains($lookup_error, /NoSuchKey|NoSuchVersion|MethodNotAllowed/) "
+    "or $contains($lookup_cause, /[Ss]tatus( [Cc]ode:)? 404/) %}"
+)
+_NAMES_AN_OBJECT = """{% (
+  $event := $type($states.input.body) = "object" ? $states.input.body : $states.input;
+  $type($event.detail.bucket.name) = "string" ? $type($event.detail.object.key) = "string" : false
+) %}"""
+_DETAIL = "$detail := $type($states.input.body) = 'object' ? $states.input.body.detail : $states.input.detail; "
 
 _SHARE = """\
 $share := function($salt) { (
@@ -76,6 +85,10 @@ class Router(Construct):
                 grantee=workflow,
                 actions=["s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
                 resource_arns=[self._trigger.bucket.arn_for_objects(f"{self._trigger.prefix}*")],
+            )
+            # Without it S3 answers 403 rather than 404 for an object that is gone.
+            iam.Grant.add_to_principal(
+                grantee=workflow, actions=["s3:ListBucket"], resource_arns=[self._trigger.bucket.bucket_arn]
             )
         if self.plan.needs_metadata or self.plan.needs_tags:
             acknowledgments.objects_under(workflow, self._trigger.bucket, f"{self._trigger.prefix}*")  # type: ignore[arg-type]
@@ -166,7 +179,11 @@ class Router(Construct):
             task.add_catch(gone, errors=[sfn.Errors.ALL], assign=_REMEMBER)
         for before, after in pairwise(tasks):
             before.next(after)
-        each.item_processor(tasks[0])
+        # Arguments that are missing fail the execution and cannot be caught.
+        is_event = sfn.Choice.jsonata(scope, "Is it an event?")
+        is_event.when(sfn.Condition.jsonata(_NAMES_AN_OBJECT), tasks[0], comment="names an object")
+        is_event.otherwise(sfn.Pass.jsonata(scope, "No event", outputs="{% $merge([$states.input, {'lost': true}]) %}"))
+        each.item_processor(is_event)
         return each
 
     def _decide(self, scope: Construct, function: StageFunction) -> sfn.CustomState:
@@ -212,7 +229,7 @@ def _s3_task(scope: Construct, id: str, action: str, found: str) -> sfn.CustomSt
             "Type": "Task",
             "Resource": f"arn:{Stack.of(scope).partition}:states:::aws-sdk:s3:{action}",
             "Arguments": "{% ("
-            "$detail := $type($states.input.body) = 'object' ? $states.input.body.detail : $states.input.detail; "
+            f"{_DETAIL}"
             "$version := $detail.object.`version-id`; "
             "$merge([{'Bucket': $detail.bucket.name, 'Key': $detail.object.key}, "
             "$version and $version != 'null' ? {'VersionId': $version} : {}])"

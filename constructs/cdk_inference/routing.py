@@ -30,6 +30,7 @@ GIVE_BACK = ""
 
 _SPECIAL = re.compile(r"[^\w /-]", re.ASCII)
 
+_LONGEST_LEG = 80 - len(": Anything to score?")  # 80: what Step Functions takes for the name of a state
 _ANY = r"[\s\S]*"  # a dot does not match line breaks
 
 Value = TypeVar("Value")
@@ -403,6 +404,10 @@ class RoutePlan:
         name = leg if variant is None else f"{leg} ({variant})"
         if escalation is not None:
             leg = name  # it escalates to a destination that knows the variant
+        if len(leg) > _LONGEST_LEG:
+            raise PropError(
+                f"states of '{leg}' would have names of more than 80 characters; shorten the names of routes and labels"
+            )
         planned = PlannedLeg(leg, route, escalation)
         if self.legs.setdefault(leg, planned) != planned:
             raise PropError(f"there are two cascades '{leg}' with different thresholds; make it one")

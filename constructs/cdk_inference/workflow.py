@@ -98,7 +98,8 @@ class InferenceWorkflow(Construct):
     Raises
     ------
     PropError
-        A leg is slow and nobody takes over, or there are several legs and nothing to sort by.
+        A leg is slow and nobody takes over, its timeouts do not fit into the workflow's, or there are several legs and
+        nothing to sort by.
     """
 
     def __init__(
@@ -114,9 +115,9 @@ class InferenceWorkflow(Construct):
         log_removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        _check_legs(legs, router)
-        self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         limit = timeout if timeout is not None else Duration.minutes(5)
+        _check_legs(legs, router, limit)
+        self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         self.state_machine = sfn.StateMachine(
             self,
             "StateMachine",
@@ -372,7 +373,7 @@ def _postprocess_payload(leg: Leg) -> str:
     return f"{{% $merge([$states.input, {{{members}}}]) %}}"
 
 
-def _check_legs(legs: Sequence[Leg], router: Router | None) -> None:
+def _check_legs(legs: Sequence[Leg], router: Router | None, limit: Duration) -> None:
     if not legs or (len(legs) > 1 and router is None):
         raise PropError(f"legs has {len(legs)} members and there is no router; give one leg, or a router that chooses")
     for leg in legs:
@@ -381,15 +382,26 @@ def _check_legs(legs: Sequence[Leg], router: Router | None) -> None:
                 f"{leg.inference.node.path} is slow: an express workflow ends after 5 minutes, and a GPU may take 20 "
                 "to come; give the leg a gpu_workflow, which may wait"
             )
+        longest = _longest(leg)
+        if longest is not None and not limit.is_unresolved() and longest > limit.to_milliseconds():
+            raise PropError(
+                f"the stages of {leg.inference.node.path} may take {longest // 1000} s, and the workflow ends after "
+                f"{limit.to_seconds():g} s; give them shorter timeouts"
+            )
 
 
 def _last_start(timeout: Duration, legs: Sequence[Leg]) -> int:
     """Return the milliseconds after which a part might not be done within the timeout, and half of that at least."""
     limit = int(timeout.to_milliseconds())
-    slowest = 0
-    for leg in legs:
-        stages = [leg.preprocess, leg.postprocess, *([] if leg.gpu_workflow else [leg.inference])]
-        if any(stage.timeout.is_unresolved() for stage in stages):
-            return limit // 2
-        slowest = max(slowest, sum(int(stage.timeout.to_milliseconds()) for stage in stages))
-    return max(limit - slowest, limit // 2)
+    longest = [_longest(leg) for leg in legs]
+    return (
+        max(limit - max(one for one in longest if one is not None), limit // 2) if None not in longest else limit // 2
+    )
+
+
+def _longest(leg: Leg) -> int | None:
+    """Return the milliseconds that a part of a batch may take in a leg; None if that is not known yet."""
+    stages = [leg.preprocess, leg.postprocess, *([] if leg.gpu_workflow else [leg.inference])]
+    if any(stage.timeout.is_unresolved() for stage in stages):
+        return None
+    return sum(int(stage.timeout.to_milliseconds()) for stage in stages)

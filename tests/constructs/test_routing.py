@@ -99,7 +99,7 @@ def granted(branch, action):
         for policy in resources(stack, "AWS::IAM::Policy").values()
         for statement in policy["Properties"]["PolicyDocument"]["Statement"]
         if action in statement["Action"]
-        for one in statement["Action"]
+        for one in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
     }
 
 
@@ -240,9 +240,11 @@ def test_one_route_alone_has_nothing_to_choose():
 def test_tags_are_read_by_the_workflow_itself_and_it_may():
     branch = lambda a, b: Routing.by_tag("class", {"gold": a}, otherwise=b)  # noqa: E731
     states = definition(branch)["States"]
+    assert states["Look up"]["ItemProcessor"]["StartAt"] == "Is it an event?"
     (read,) = tasks(states["Look up"]["ItemProcessor"]["States"])
     assert states["Look up"]["ItemProcessor"]["States"][read]["Resource"].endswith("aws-sdk:s3:getObjectTagging")
     assert granted(branch, "s3:GetObjectTagging") == {"s3:GetObjectTagging", "s3:GetObjectVersionTagging"}
+    assert granted(branch, "s3:ListBucket")  # else an object that is gone looks like one that is forbidden
 
 
 def test_a_function_of_the_users_is_asked_for_the_whole_batch():
@@ -358,19 +360,24 @@ def test_two_routes_of_one_name_fail(routes):
 
 def test_an_express_workflow_with_a_slow_stage_fails():
     stack = make_stack()
+    with pytest.raises(PropError, match="is slow: an express workflow ends after 5 minutes"):
+        InferenceWorkflow(stack, "Workflow", legs=[leg(stack, on_gpu=True)])
+
+
+def leg(stack, *, on_gpu=False):
     trigger, work, results = S3Trigger(stack, "T"), WorkBucket(stack, "W"), ResultsTable(stack, "R")
     model = ModelArtifact(stack, "Model", recipe=RECIPE)
-    leg = Leg(
+    return Leg(
         preprocess=PreprocessFunction(
             stack, "Pre", stage=Preprocess.image(size=224), model=model, trigger=trigger, work=work
         ),
-        inference=GpuInference(stack, "Gpu", model=model, work=work, backend=NoGpu()),
+        inference=GpuInference(stack, "Infer", model=model, work=work, backend=NoGpu())
+        if on_gpu
+        else CpuInference(stack, "Infer", model=model, work=work),
         postprocess=PostprocessFunction(
             stack, "Post", stage=Postprocess.outputs(), model=model, work=work, results=results
         ),
     )
-    with pytest.raises(PropError, match="is slow: an express workflow ends after 5 minutes"):
-        InferenceWorkflow(stack, "Workflow", legs=[leg])
 
 
 @pytest.mark.parametrize(
@@ -394,6 +401,40 @@ def test_the_stages_of_a_pipeline_with_two_routes_must_be_named(routes):
     pipeline = build(stack, lambda a, b: Routing.by_size(limit=9, below=a, otherwise=b))
     with pytest.raises(PropError, match=r"take .routes\['a'\].inference"):
         _ = pipeline.inference
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 15])
+def test_inference_with_a_timeout_of_its_own_that_does_not_fit_fails(minutes):
+    slow = Inference.cpu(timeout=cdk.Duration.minutes(minutes))
+    with pytest.raises(PropError, match=r"timeout.* s"):
+        build(make_stack(), lambda a, b: Routing.by_size(limit=9, below=a, otherwise=b), slow)
+
+
+def test_stages_that_take_longer_than_their_workflow_fail():
+    stack = make_stack()
+    with pytest.raises(PropError, match=r"may take 90 s, and the workflow ends after 60 s"):
+        InferenceWorkflow(stack, "Workflow", legs=[leg(stack)], timeout=cdk.Duration.seconds(60))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a, b: Routing.cascade(first=a, then=b, threshold=0.5),
+        lambda a, b: Routing.split({"x" * 60: (1, Routing.cascade(first=a, then=b, threshold=0.5)), "y": (1, a)}),
+    ],
+)
+def test_names_that_are_too_long_for_states_fail(routes, make):
+    long = [
+        Route(f"{name * 30}", model=routes["a"].model, preprocess=Preprocess.image(size=224)) for name in ("a", "b")
+    ]
+    with pytest.raises(PropError, match="names of more than 80 characters"):
+        RoutePlan.of(make(*long))
+
+
+def test_a_gpus_workflow_ends_later_than_two_items_that_time_out_are_found():
+    gpu = Inference.gpu(backend=NoGpu(), timeout=cdk.Duration.minutes(15))
+    _, _, standard = machines(lambda a, b: Routing.by_size(limit=9, below=a, otherwise=b), b_inference=gpu)
+    assert standard["TimeoutSeconds"] >= 2 * 20 * 60 + 2 * 6 * 15 * 60
 
 
 def test_two_models_in_turn_leave_less_time_for_each():

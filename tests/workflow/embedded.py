@@ -54,7 +54,7 @@ class Embedded:
     def client(self, service: str) -> Any:
         return boto3.client(service, **self._session)
 
-    def function(self, name: str, source: str, **environment: str) -> None:
+    def function(self, name: str, source: str, *, timeout: int = 20, **environment: str) -> None:
         """Create a function of this source, whose handler is called `handler`."""
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as file:
@@ -66,7 +66,7 @@ class Embedded:
             Role=self._role,
             Code={"ZipFile": archive.getvalue()},
             Environment={"Variables": environment},
-            Timeout=20,
+            Timeout=timeout,
         )
 
     def queue(self, name: str) -> str:

@@ -5,21 +5,39 @@ from __future__ import annotations
 import json
 import threading
 import time
+from typing import TYPE_CHECKING
 
 import aws_cdk as cdk
 import pytest
 
 from cdk_inference import S3Trigger, StageFunction
+from cdk_inference.functions import TRANSIENT_ERRORS
 from cdk_inference.gpu_workflow import GpuWorkflow
 from cdk_inference.packages import ZipPackage
 
 from .embedded import Embedded, QuickEmulator, definition
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 pytestmark = pytest.mark.e2e
 
-# A message is its own order: "kills-infer" kills the process that scores it, "stuck" has a row that cannot be written.
+# A message is its own order: "kills-infer" kills the process that scores it, "kills-once" does so the first time only,
+# "stuck" has a row that cannot be written, "not-ready" is refused a few times and "never-ready" always, "slow" is answered
+# after the function's timeout.
 _INFER = """
 import os
+import time
+from pathlib import Path
+
+def first(name, times=1):
+    seen = Path(os.environ["SEEN"], name)
+    count = int(seen.read_text()) if seen.exists() else 0
+    seen.write_text(str(count + 1))
+    return count < times
+
+class NotReadyError(Exception):
+    pass
 
 def handler(event, context):
     only = event["only"]
@@ -31,8 +49,14 @@ def handler(event, context):
         for g in event["groups"]
     ]
     assert sorted(i for g in groups for i in g["indices"]) == sorted(only), event
-    if any("kills-infer" in d for g in groups for d in g["ids"]):
+    ids = [one for g in groups for one in g["ids"]]
+    if any("kills-infer" in one or ("kills-once" in one and first(one)) for one in ids):
         os._exit(1)
+    for one in ids:
+        if "never-ready" in one or ("not-ready" in one and first(one, 3)):
+            raise NotReadyError("NotReadyError: no \\"instance\\" yet")
+        if "slow" in one and first(one):
+            time.sleep(30)
     return {"groups": groups, "inference": "gpu", "model_version": "m"}
 """
 # Rows are kept in a queue: the order in which they are written can be looked at.
@@ -67,13 +91,13 @@ def handler(event, context):
 class Gpu:
     """A workflow for a GPU, with its queues."""
 
-    def __init__(self, embedded: Embedded) -> None:
+    def __init__(self, embedded: Embedded, seen: Path) -> None:
         self._embedded = embedded
         self.already_exists = embedded.client("stepfunctions").exceptions.ExecutionAlreadyExists
         self._rows = embedded.queue("rows")
         self._dead = embedded.queue("dead")
         self._count = 0
-        embedded.function("infer", _INFER)
+        embedded.function("infer", _INFER, timeout=4, SEEN=str(seen))
         embedded.function("postprocess", _POSTPROCESS, ROWS=self._rows)
         self._machines = {
             seconds: embedded.machine(f"gpu-{seconds}", self._definition(seconds), "STANDARD") for seconds in (3, 600)
@@ -93,10 +117,12 @@ class Gpu:
                 timeout=cdk.Duration.seconds(4),
             )
 
+        inference = stage("infer")
+        inference.transient_errors = (*TRANSIENT_ERRORS, "NotReadyError")
         workflow = GpuWorkflow(
             stack,
             "Workflow",
-            inference=stage("infer"),
+            inference=inference,
             postprocess=stage("postprocess"),
             trigger=S3Trigger(stack, "Trigger"),
             patience=cdk.Duration.seconds(patience),
@@ -168,9 +194,9 @@ class Gpu:
 
 
 @pytest.fixture(scope="module")
-def gpu():
+def gpu(tmp_path_factory):
     with QuickEmulator() as emulator:
-        yield Gpu(Embedded(emulator))
+        yield Gpu(Embedded(emulator), tmp_path_factory.mktemp("seen"))
 
 
 def test_a_good_batch_takes_five_states(gpu):
@@ -209,6 +235,34 @@ def test_an_item_that_kills_its_storing_fails_alone(gpu):
     assert dead == ["kills-postprocess"]
 
 
+def test_a_lone_item_whose_instance_went_away_is_tried_again(gpu):
+    assert gpu.run("kills-once-1") == ({"kills-once-1": "SUCCEEDED"}, [])
+
+
+def test_an_item_whose_instance_goes_away_twice_fails_with_what_was_said(gpu):
+    gpu.wait(gpu.start("kills-infer-3"))
+    (row,) = gpu.rows().values()
+    assert row["status"] == "FAILED"
+    assert row["reason"] == "the invocation for this object died: Runtime.HandlerError: Worker process died"
+    assert gpu.dead() == ["kills-infer-3"]
+
+
+def test_a_gpu_that_is_not_ready_says_nothing_about_the_items(gpu):
+    assert gpu.run("a", "not-ready-1", "b") == (dict.fromkeys(["a", "not-ready-1", "b"], "SUCCEEDED"), [])
+
+
+def test_a_gpu_that_is_never_ready_is_quoted(gpu):
+    gpu.wait(gpu.start("never-ready", patience=3))
+    (row,) = gpu.rows().values()
+    assert row["status"] == "FAILED"
+    assert row["reason"].endswith('of the hand-over: NotReadyError: no "instance" yet')  # quotes, which JSON escapes
+    assert gpu.dead() == ["never-ready"]
+
+
+def test_an_answer_that_comes_after_the_timeout_is_not_waited_for(gpu):
+    assert gpu.run("slow-1", "a") == ({"slow-1": "SUCCEEDED", "a": "SUCCEEDED"}, [])
+
+
 def test_two_killers_and_a_rejected_item_alone(gpu):
     statuses, dead = gpu.run("kills-infer-1", "reject", "kills-infer-2")
     assert statuses == {"kills-infer-1": "FAILED", "reject": "REJECTED", "kills-infer-2": "FAILED"}
@@ -242,7 +296,9 @@ def test_a_gpu_that_never_comes_fails_every_item_with_the_reason_once_patience_i
         gpu.accept()
     rows = gpu.rows()
     assert {one: row["status"] for one, row in rows.items()} == {"a": "FAILED", "b": "FAILED", "reject-c": "REJECTED"}
-    assert rows["a"]["reason"].startswith("inference was refused for 0.05 min: Lambda.TooManyRequestsException: ")
+    assert rows["a"]["reason"].startswith(
+        "no answer within 0.05 min of the hand-over: Lambda.TooManyRequestsException: "
+    )
     assert gpu.dead() == ["a", "b"]
 
 
