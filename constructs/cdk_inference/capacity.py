@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from aws_cdk import Token
 from aws_cdk import aws_lambda as lambda_
 
 from cdk_inference.errors import PropError
@@ -79,6 +80,9 @@ class Capacity(ABC):
         """Return what it is called in messages."""
         return "Lambda"
 
+    def check(self, *, reserved: int | None) -> None:  # noqa: B027 - most have nothing against it
+        """Refuse a function's reserved concurrency that does not go with the capacity."""
+
     @abstractmethod
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
         """Put the function onto the capacity, and return what workflows invoke: a version, or an alias of it."""
@@ -113,8 +117,18 @@ class Provisioned(Capacity):
     environments: int
 
     def __post_init__(self) -> None:
-        if self.environments < 1:
+        if not Token.is_unresolved(self.environments) and self.environments < 1:
             raise PropError(f"environments is {self.environments}; provisioned concurrency is at least 1")
+
+    def check(self, *, reserved: int | None) -> None:
+        """Refuse to reserve less than is provisioned, as Lambda does."""
+        if reserved is None or Token.is_unresolved(reserved) or Token.is_unresolved(self.environments):
+            return
+        if reserved < self.environments:
+            raise PropError(
+                f"reserved_concurrent_executions is {reserved}, and {self.environments} environments are provisioned; "
+                f"reserve at least {self.environments}, or provision fewer"
+            )
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
         """Return an alias: Lambda moves it when the new version's environments are ready, and the old ones serve on."""
@@ -144,6 +158,14 @@ class OnManagedInstances(Capacity):
     def __str__(self) -> str:
         """Return what it is called in messages."""
         return "a managed instance"
+
+    def check(self, *, reserved: int | None) -> None:
+        """Refuse reserved concurrency: Lambda has none on its instances."""
+        if reserved is not None:
+            raise PropError(
+                "reserved_concurrent_executions is set, which functions on managed instances do not have; "
+                "leave it out: max_environments times concurrency is what bounds them"
+            )
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
         """Return the alias; the local target has no instances, and makes environments on demand."""

@@ -149,6 +149,7 @@ class StageFunction(Construct):
             raise PropError(
                 f"reserved_concurrent_executions is {reserved_concurrent_executions}; nothing runs with less than 1"
             )
+        capacity.check(reserved=reserved_concurrent_executions)
         self.timeout = timeout
         self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         description = description[:_MAX_DESCRIPTION]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, cast
 
 import jsii
-from aws_cdk import Duration
+from aws_cdk import Duration, Tokenization
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
@@ -153,7 +153,7 @@ class LambdaGpu(GpuBackend):
         GiB of memory for each vCPU: 2, 4 or 8.
     min_environments, max_environments
         How many environments there are, idle or not, and how many there may be. With a minimum of 0, nothing runs and
-        nothing is paid for while there is nothing to do.
+        no instance is paid for while there is nothing to do; the network is.
     concurrency
         Requests at a time in one environment, each in a process of its own. While one process has the model on the
         GPU, the others read and write tensors, and what they ask for at about the same time runs as one batch: with 1,
@@ -209,7 +209,9 @@ class LambdaGpu(GpuBackend):
 
 @jsii.implements(iam.IGrantable)
 class GpuInference(Construct):
-    """Runs the model on a batch of tensors, on a GPU that costs nothing while it is idle.
+    """Runs the model on a batch of tensors, on a GPU that is paid for only while there is something to do.
+
+    While it is idle, no instance is paid for; a network of its own is, about 29 USD a month, see `InferenceNetwork`.
 
     It has the interface of a `StageFunction`, and is *slow*: from zero, a GPU is there after minutes, in which
     requests fail. A workflow tries for as long as `patience` says.
@@ -265,8 +267,14 @@ class GpuInference(Construct):
             )
         _check_precision(model)
         self.patience = patience if patience is not None else DEFAULT_PATIENCE
-        seconds("patience", self.patience, least=60, most=_LONGEST_PATIENCE)
         self.timeout = timeout if timeout is not None else DEFAULT_TIMEOUT
+        for name, duration in (("patience", self.patience), ("timeout", self.timeout)):
+            if duration.is_unresolved():
+                raise PropError(
+                    f"{name} is known only at deployment, and what waits for a GPU is computed from it before; "
+                    f"give a duration such as Duration.minutes(20)"
+                )
+        seconds("patience", self.patience, least=60, most=_LONGEST_PATIENCE)
         self.stage: GpuStage
         if on_cpu_only(self):
             self.stage = CpuFallback(self, "OnCpu", model=model, work=work, timeout=self.timeout, options=options)
@@ -360,9 +368,9 @@ class LambdaGpuFunction(StageFunction):
             environment={
                 **inference_environment(model, work),
                 **_CUDA,
-                "ACCELERATOR_MEMORY_GIB": str(backend.accelerator_memory),
+                "ACCELERATOR_MEMORY_GIB": Tokenization.stringify_number(backend.accelerator_memory),
                 # Tells the runtime that its workers are forked, so that a process of its own holds the model.
-                "GPU_CONCURRENCY": str(backend.concurrency),
+                "GPU_CONCURRENCY": Tokenization.stringify_number(backend.concurrency),
                 "ANSWER_SECONDS": f"{_answer_seconds(timeout):g}",
             },
             memory_size=backend.memory_size,

@@ -92,7 +92,12 @@ def _templates(paths: Iterable[str]) -> Iterator[Path]:
 
 def violations_of(template: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Yield logical id, property, problem and fix of what cannot work in a template."""
-    resources: Mapping[str, Any] = template.get("Resources", {})
+    # A loop (Fn::ForEach) is a list, of resources that do not exist yet.
+    resources = {
+        name: resource
+        for name, resource in template.get("Resources", {}).items()
+        if isinstance(resource, dict) and "Type" in resource
+    }
     for logical_id, resource in resources.items():
         properties = resource.get("Properties", {})
         if resource["Type"] == "AWS::Lambda::Function" and "AcceleratorConfig" in properties:

@@ -50,7 +50,10 @@ class Inference(ABC):
         patience: Duration | None = None,
         timeout: Duration | None = None,
     ) -> Inference:
-        """Run it on a GPU that costs nothing while it is idle.
+        """Run it on a GPU that is paid for only while there is something to do.
+
+        While it is idle, no instance is paid for; a network of its own is, about 29 USD a month, see
+        `InferenceNetwork`.
 
         Parameters
         ----------

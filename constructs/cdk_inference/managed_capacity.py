@@ -139,9 +139,8 @@ class ManagedInstances(Construct):
         self.role = iam.Role(
             self,
             "OperatorRole",
-            assumed_by=iam.ServicePrincipal(
-                "lambda.amazonaws.com", conditions={"StringEquals": {"aws:SourceAccount": Stack.of(self).account}}
-            ),
+            # Without a condition, as AWS documents it: with one that Lambda does not meet, no instance ever starts.
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
             managed_policies=[iam.ManagedPolicy.from_aws_managed_policy_name("AWSLambdaManagedEC2ResourceOperator")],
             description="lets Lambda manage the instances of a capacity provider",
         )
@@ -246,13 +245,16 @@ def place(
     PropError
         A value is out of range.
     """
-    if memory_gib_per_vcpu not in _GIB_PER_VCPU:
+    if not Token.is_unresolved(memory_gib_per_vcpu) and memory_gib_per_vcpu not in _GIB_PER_VCPU:
         raise PropError(f"memory_gib_per_vcpu is {memory_gib_per_vcpu}; instances have 2, 4 or 8 GiB for each vCPU")
-    if not 1 <= concurrency <= _MOST_CONCURRENCY:
+    if not Token.is_unresolved(concurrency) and not 1 <= concurrency <= _MOST_CONCURRENCY:
         raise PropError(
             f"concurrency is {concurrency}; an environment takes 1 to {_MOST_CONCURRENCY} requests at a time"
         )
-    if not 0 <= min_environments <= max_environments <= _MOST_ENVIRONMENTS or max_environments < 1:
+    # What is known at deployment only may be anything.
+    least = 0 if Token.is_unresolved(min_environments) else min_environments
+    most = _MOST_ENVIRONMENTS if Token.is_unresolved(max_environments) else max_environments
+    if not 0 <= least <= most <= _MOST_ENVIRONMENTS or most < 1:
         raise PropError(
             f"min_environments is {min_environments} and max_environments {max_environments}; there must be at most "
             f"{_MOST_ENVIRONMENTS}, at least 1, and no fewer than the minimum, which may be 0"

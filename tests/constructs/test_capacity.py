@@ -48,6 +48,25 @@ def test_no_provisioned_environment_fails():
         Capacity.provisioned(0)
 
 
+def test_less_is_not_reserved_than_is_provisioned(stack):
+    infer(stack, "Enough", capacity=Capacity.provisioned(3), reserved_concurrent_executions=3)
+    message = r"reserved_concurrent_executions is 2, and 3 environments are provisioned; reserve at least 3"
+    with pytest.raises(PropError, match=message):
+        infer(stack, capacity=Capacity.provisioned(3), reserved_concurrent_executions=2)
+
+
+def test_what_is_known_at_deployment_only_may_be_anything(stack):
+    number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
+    infer(stack, capacity=Capacity.provisioned(number), reserved_concurrent_executions=1)
+    config = only(stack, "AWS::Lambda::Alias")["ProvisionedConcurrencyConfig"]
+    assert config == {"ProvisionedConcurrentExecutions": {"Ref": "Number"}}
+
+
+def test_nothing_is_reserved_on_managed_instances(stack):
+    with pytest.raises(PropError, match="functions on managed instances do not have; leave it out: max_environments"):
+        infer(stack, memory_size=2048, capacity=Capacity.managed_instances(), reserved_concurrent_executions=2)
+
+
 @pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
 def test_managed_instances_have_the_architecture_of_the_function(stack, architecture):
     inference = infer(

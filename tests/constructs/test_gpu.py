@@ -177,12 +177,16 @@ def test_the_role_may_do_what_inference_on_a_cpu_may(stack):
     ]
 
 
-def test_the_operator_is_assumed_for_this_account_alone(stack):
+def test_the_operator_is_assumed_as_aws_documents_it(stack):
     gpu(stack)
     roles = resources(stack, "AWS::IAM::Role").values()
     (operator,) = (role["Properties"] for role in roles if "ManagedPolicyArns" in role["Properties"])
     (statement,) = operator["AssumeRolePolicyDocument"]["Statement"]
-    assert statement["Condition"] == {"StringEquals": {"aws:SourceAccount": {"Ref": "AWS::AccountId"}}}
+    assert statement == {
+        "Action": "sts:AssumeRole",
+        "Effect": "Allow",
+        "Principal": {"Service": "lambda.amazonaws.com"},
+    }
 
 
 def test_logs_are_encrypted_with_the_key(stack):
@@ -406,6 +410,34 @@ def test_a_prop_that_cannot_work_fails(stack, props, message):
         gpu(stack, backend=LambdaGpu(**props))
 
 
+def number(stack, name):
+    return cdk.CfnParameter(stack, name, type="Number").value_as_number
+
+
+def test_what_is_known_at_deployment_only_may_be_anything(stack):
+    names = ("accelerator_memory", "memory_gib_per_vcpu", "min_environments", "max_environments", "concurrency")
+    gpu(stack, backend=LambdaGpu(**{name: number(stack, name.replace("_", "")) for name in names}))
+    function = only(stack, "AWS::Lambda::Function")["Properties"]
+    assert function["AcceleratorConfig"]["AcceleratorMemorySize"] == {"Ref": "acceleratormemory"}
+    assert function["Environment"]["Variables"]["GPU_CONCURRENCY"] == {"Ref": "concurrency"}
+    scaling = only(stack, "AWS::Lambda::Version")["Properties"]["FunctionScalingConfig"]
+    assert scaling["MaxExecutionEnvironments"] == {"Ref": "maxenvironments"}
+
+
+@pytest.mark.parametrize("props", [{"max_environments": 0}, {"min_environments": -1}, {"max_environments": 15_001}])
+def test_the_number_beside_one_that_is_not_known_is_checked(stack, props):
+    (other,) = {"min_environments", "max_environments"} - props.keys()
+    with pytest.raises(PropError, match="there must be at most 15000, at least 1"):
+        gpu(stack, backend=LambdaGpu(**props, **{other: number(stack, "Other")}))
+
+
+@pytest.mark.parametrize("prop", ["patience", "timeout"])
+def test_a_duration_that_is_known_at_deployment_only_fails(stack, prop):
+    duration = cdk.Duration.seconds(number(stack, "Seconds"))
+    with pytest.raises(PropError, match=f"{prop} is known only at deployment.*give a duration such as"):
+        gpu(stack, **{prop: duration})
+
+
 def test_a_capacity_has_a_vpc_already(stack):
     with pytest.raises(PropError, match="capacity and vpc are both set"):
         LambdaGpu(capacity=GpuCapacity(stack, "Gpus"), vpc=ec2.Vpc(stack, "Vpc"))
@@ -604,3 +636,9 @@ def test_a_small_stack(stack, snapshot_json):
     )
     capacity.add_function(image_function(stack, "Segment", description="outlines what is in a photograph"))
     assert Template.from_stack(stack).to_json() == snapshot_json
+
+
+def test_a_loop_in_a_template_is_no_function():
+    loop = ["Name", ["A", "B"], {"${Name}": {"Type": "AWS::Lambda::Function", "Properties": {}}}]
+    template = {"Resources": {"Fn::ForEach::Functions": loop, "Odd": {"Properties": {}}}}
+    assert list(violations_of(template)) == []
