@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from inference_runtime.tensors import Array
 
 RESPONSE_LIMIT = 180_000
-"""Most bytes of the response as JSON, of the 262,144 that a workflow state may hold; the results need the rest."""
+"""Most bytes of the response as JSON, of the 262,144 that a workflow state may hold; the results need the rest.
+
+First answers of a cascade count too: they go where the response goes.
+"""
 
 _GONE = {
     "NoSuchKey": "object no longer exists",
@@ -65,7 +68,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     Parameters
     ----------
     event
-        `{"messages": [{"message_id", "body"}]}`, or messages of the other forms that `Item.from_message` reads.
+        `{"messages": [{"message_id", "body"}]}`, or messages of the other forms that `Item.from_message` reads. In a
+        cascade's second part a message has its `first` answer besides.
     context
         Unused.
 
@@ -98,7 +102,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
             continue
         items.append(item)
     response = {"items": [item.to_json() for item in items], "rejected": rejected, "retry": retry}
-    return _store.dump_groups(response, group_by_shape(scored), "inputs", RESPONSE_LIMIT)
+    first = {message_id_of(message): message["first"] for message in event["messages"] if message.get("first")}
+    limit = RESPONSE_LIMIT - (len(json.dumps(first)) if first else 0)
+    return _store.dump_groups(response, group_by_shape(scored), "inputs", limit)
 
 
 def _parse(messages: object) -> tuple[list[Item], list[str]]:

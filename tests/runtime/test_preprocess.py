@@ -16,7 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from inference_runtime.answers import MAX_ANSWER_BYTES, answer
 from inference_runtime.errors import BatchTooLargeError, RetryableError, StageError
+from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -392,3 +394,42 @@ def test_a_batch_of_long_keys_and_reasons_stays_within_the_workflows_limit(confi
     # More than fits is not lost: any other error makes the workflow halve the batch.
     with pytest.raises(BatchTooLargeError, match="smaller batch size"):
         handler(messages)
+
+
+STATE_LIMIT = 262_144
+REST = 2_000  # of a state: routes, indices, model versions
+
+
+@pytest.fixture
+def first(bucket: str, s3: S3Client) -> dict[str, Any]:
+    """Return the longest answer of a cascade's first model."""
+    about = {"row_version": "a" * 64, "model_version": "b" * 64, "inference": "cpu", "confidence": 0.123456}
+    given = answer(TensorStore(s3, bucket), route="r" * 31, **about, reason="\N{GRINNING FACE}" * 500)
+    while len(json.dumps(given | {"reason": given["reason"] + "x"})) <= MAX_ANSWER_BYTES:
+        given["reason"] += "x"
+    assert len(json.dumps(given)) == MAX_ANSWER_BYTES
+    return given
+
+
+def test_first_answers_leave_room_for_what_follows(configure: Any, inbox: Inbox, first: Any) -> None:
+    """The hand-over holds the response and the answers, postprocessing these with the outputs instead of the inputs."""
+    code = "import numpy as np\ndef function(data, item): return np.full(1300, data[0], np.float32)"
+    handler = configure(code, [{"name": "x", "dtype": "float32", "shape": ["batch", 1300]}])
+    messages = [inbox.put(f"{'é' * 100}{n:03}", b"x") | {"first": first} for n in range(32)]
+    response = handler(messages)
+    assert len(scored(response)) == 32
+    answers = {message["message_id"]: message["first"] for message in messages}
+    together = len(json.dumps(response)) + len(json.dumps(answers))
+    assert together <= 180_000
+    assert together + 80_000 + REST <= STATE_LIMIT
+    assert "data" in handler([message | {"first": None} for message in messages[:2]])["groups"][0]["inputs"]["x"]
+
+
+def test_a_batch_that_first_answers_make_too_large_is_halved(configure: Any, inbox: Inbox, first: Any) -> None:
+    handler = configure("from inference_runtime import RejectItem\ndef function(d, i): raise RejectItem('é' * 500)")
+    messages = [inbox.put(f"{'é' * 300}{n:03}", b"x") for n in range(32)]
+    assert 130_000 < len(json.dumps(handler(messages))) <= 180_000
+    asked = [message | {"first": first} for message in messages]
+    with pytest.raises(BatchTooLargeError):
+        handler(asked)
+    assert len(handler(asked[:16])["rejected"]) == 16
