@@ -69,7 +69,7 @@ def answer(
         "prediction": None if prediction is None else _to_json(prediction),
         "reason": None if reason is None else reason[:_MAX_REASON],
     }
-    found = {name: value for name, value in members.items() if value is not None}
+    found: dict[str, Any] = {name: value for name, value in members.items() if value is not None}
     if prediction is not None and len(_dumped(found)) > MAX_ANSWER_BYTES:
         found["prediction"] = store.put(_dumped(found["prediction"]))
     while "reason" in found and len(_dumped(found)) > MAX_ANSWER_BYTES:
