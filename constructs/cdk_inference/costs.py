@@ -31,6 +31,8 @@ _MOST_MIB = 10_240
 _SQS_BATCH = 10
 _EXPRESS_CHUNK = 64
 _NETWORK_ENDPOINTS = 4
+_LEAST_MANAGED_MIB = 2048
+_MANAGED_VCPU_MIB = 2048
 
 Architecture = Literal["arm64", "x86_64"]
 
@@ -227,7 +229,7 @@ class GpuOption:
         Instance type whose price counts: AWS picks one that has the accelerator memory, which for 24 GiB are those with
         an L4 or A10G. Default: ``g6.xlarge``, or ``ml.g6.xlarge``.
     always_on
-        Whether one instance stays, rather than none, while there is nothing to do.
+        How many instances stay while there is nothing to do.
     start_seconds
         From the first request to the first result when none runs; paid. An assumption: AWS says several minutes.
     idle_seconds
@@ -244,7 +246,7 @@ class GpuOption:
     milliseconds: float | None = None
     backend: Literal["lambda", "sagemaker"] = "lambda"
     instance: str | None = None
-    always_on: bool = False
+    always_on: int = 0
     start_seconds: float = 300
     idle_seconds: float = 900
     endpoints: int | None = None
@@ -262,6 +264,7 @@ class GpuOption:
         _more_than_nothing(milliseconds=self.milliseconds)
         _at_least(
             0,
+            always_on=self.always_on,
             start_seconds=self.start_seconds,
             idle_seconds=self.idle_seconds,
             endpoints=self.endpoint_zones,
@@ -297,7 +300,7 @@ class GpuOption:
     def running_hours(self, items: float, batches: float, traffic: Traffic) -> tuple[float, str]:
         """Return the instance hours of a month that are paid, and how they were found."""
         if self.always_on:
-            instances = max(1, math.ceil(items * self.item_ms / 1000 / _HOUR / traffic.busy_hours - 1e-9))
+            instances = max(self.always_on, math.ceil(items * self.item_ms / 1000 / _HOUR / traffic.busy_hours - 1e-9))
             return instances * MONTH_HOURS, f"{instances} x {MONTH_HOURS} h"
         if not items or not batches:
             return 0.0, "none runs"
@@ -378,7 +381,8 @@ class Estimate:
     lines
         By service; they add up to ``usd_per_month``. Uploads, storage, logs and traces are not in it.
     seconds
-        From a full batch's arrival to its rows, if everything is warm; and if the GPU must start first.
+        From a full batch's arrival to its rows, if everything is warm; and if the GPU must start first. In a cascade
+        all items of a batch may go on to the second leg.
     prices
         What was charged.
     """
@@ -515,11 +519,16 @@ class _Bill:
             self._count("standard transitions", batches * shape.hand_over_transitions, prices.standard_transitions)
             if sagemaker:
                 self._count("Lambda requests", batches, prices.lambda_requests)  # the callback
-                self._count("DynamoDB writes", batches * 2, prices.dynamodb_writes)  # the token, kept and removed
+                # The token: a row of up to 2 KB, which is read once, and deleted for nothing when it expires.
+                self._count("DynamoDB writes", batches * 2, prices.dynamodb_writes)
+                self._count("DynamoDB reads", batches, prices.dynamodb_reads)
             self._gpu(option, items, batches)
         chunks = math.ceil(shape.express_mb / _EXPRESS_CHUNK)
         self._count("GB-seconds of express", express * chunks * _EXPRESS_CHUNK / _GIB, prices.express_gb_seconds)
-        self.warm += share * shape.batch_size * (before_ms + option.item_ms + after_ms) / 1000
+        if share:
+            self.warm += shape.batch_size * (before_ms + option.item_ms + after_ms) / 1000
+            if isinstance(option, GpuOption) and not option.always_on:
+                self.start = option.start_seconds
 
     def _gpu(self, option: GpuOption, items: float, batches: float) -> None:
         hours, how = option.running_hours(items, batches, self._traffic)
@@ -539,8 +548,6 @@ class _Bill:
             if number:
                 how = f"{number} x {MONTH_HOURS} h x {each:,.3f}"
                 self._fixed.append(CostLine(service, number * MONTH_HOURS * each, how))
-        if not option.always_on:
-            self.start = option.start_seconds
 
 
 @dataclass(frozen=True)
@@ -632,6 +639,8 @@ class AlwaysOnAdvice:
         How many are kept.
     unit
         What: environments or instances, and of which size.
+    memory_size, environments
+        MiB of the function, and how many environments of it run on that.
     on_demand_usd, always_on_usd
         For a month of the inference function: as it is, and with the offer.
     break_even_items
@@ -643,6 +652,8 @@ class AlwaysOnAdvice:
     offer: str
     units: int
     unit: str
+    memory_size: int
+    environments: int
     on_demand_usd: float
     always_on_usd: float
     break_even_items: float
@@ -665,12 +676,14 @@ def always_on_advice(
     instance: str = "c8g.xlarge",
     instance_vcpus: int = 4,
     least_instances: int = 3,
+    endpoints: int = _NETWORK_ENDPOINTS,
     most_busy: float = 0.7,
 ) -> AlwaysOnAdvice | None:
     """Say whether capacity that is always on would be cheaper for a function on the CPU, and which.
 
     Provisioned concurrency is compared as environments, and Managed Instances as vCPUs; both for the whole month, and
-    as many as the traffic keeps busy while it comes. What both ways pay alike, such as requests, is left out.
+    as many as the traffic keeps busy while it comes. What both ways pay alike, such as requests, is left out. On
+    Managed Instances a function has at least 2,048 MiB, and a vCPU for each 2 GiB.
 
     Parameters
     ----------
@@ -684,6 +697,8 @@ def always_on_advice(
         Type of the instances, and its vCPUs.
     least_instances
         AWS starts three for a capacity provider, in three zones.
+    endpoints
+        Interface endpoints of the instances' network, each once for each zone. Default: those of `InferenceNetwork`.
     most_busy
         Share of the capacity that may be busy on average; the rest is for peaks.
 
@@ -694,49 +709,67 @@ def always_on_advice(
     _more_than_nothing(most_busy=most_busy)
     _share(most_busy=most_busy)
     _at_least(1, instance_vcpus=instance_vcpus, least_instances=least_instances)
+    _at_least(0, endpoints=endpoints)
     prices = prices or Prices()
     items = traffic.items_per_month
     if not items:
         return None
     per_item = option.gb_seconds * prices.lambda_gb_second(option.architecture)
-    # Environments, and vCPUs, that are busy on average while items come.
-    environments = items * option.item_ms / 1000 / _HOUR / traffic.busy_hours
+    a_millisecond = (
+        items / 1000 / _HOUR / traffic.busy_hours / most_busy
+    )  # environments that it keeps, while items come
     memory = option.memory_size / _GIB
 
-    kept = max(1, math.ceil(environments / most_busy - 1e-9))
+    kept = max(1, math.ceil(a_millisecond * option.item_ms - 1e-9))
     provisioned_each = option.gb_seconds * prices.provisioned_duration_gb_second(option.architecture)
     provisioned_month = kept * memory * MONTH_HOURS * _HOUR * prices.provisioned_gb_second(option.architecture)
 
-    vcpus = environments * option.memory_size / VCPU_MIB
-    instances = max(least_instances, math.ceil(vcpus / most_busy / instance_vcpus - 1e-9))
-    managed_month = instances * MONTH_HOURS * prices.managed_hour(instance)
+    managed_memory = max(option.memory_size, _LEAST_MANAGED_MIB)
+    vcpus = managed_memory / _MANAGED_VCPU_MIB
+    assert option.milliseconds is not None  # noqa: S101 (see CpuOption)
+    needed = math.ceil(a_millisecond * _on_vcpus(option.milliseconds, vcpus * VCPU_MIB, option.parallel) - 1e-9)
+    instances = max(least_instances, math.ceil(needed * vcpus / instance_vcpus - 1e-9))
+    environments = max(needed, least_instances, math.floor(instances * instance_vcpus / vcpus))
+    managed_month = MONTH_HOURS * (instances * prices.managed_hour(instance) + endpoints * prices.endpoint_hours)
 
     offers = [
         AlwaysOnAdvice(
             offer,
             units,
             unit,
+            size,
+            number,
             items * per_item,
             month + items * each,
             month / (per_item - each) if per_item > each else math.inf,
             items,
         )
-        for offer, units, unit, month, each in (
+        for offer, units, unit, size, number, month, each in (
             (
                 "provisioned concurrency",
                 kept,
                 f"environments of {option.memory_size:,} MiB",
+                option.memory_size,
+                kept,
                 provisioned_month,
                 provisioned_each,
             ),
-            ("managed instances", instances, f"instances of {instance}", managed_month, 0.0),
+            (
+                "managed instances",
+                instances,
+                f"instances of {instance} and their network",
+                managed_memory,
+                environments,
+                managed_month,
+                0.0,
+            ),
         )
     ]
     best = min(offers, key=lambda each: each.always_on_usd)
     return best if best.always_on_usd < best.on_demand_usd else None
 
 
-def _on_vcpus(milliseconds: float, memory_size: int, parallel: float = 0.9) -> float:
+def _on_vcpus(milliseconds: float, memory_size: float, parallel: float = 0.9) -> float:
     """Return the time with that much memory: Amdahl's law above one vCPU, a share of it below."""
     vcpus = min(memory_size / VCPU_MIB, _MOST_VCPUS)
     if vcpus <= 1:

@@ -60,7 +60,7 @@ Which of them a request gets while a function scales from zero is not documented
 
 # The runtime looks for a GPU, and says so if there is none.
 _CUDA = {"ACCELERATOR": "cuda"}
-_LONGEST_PATIENCE = 6 * 60 * 60  # an execution has at most 25,000 events: about ten hours of being refused
+LONGEST_PATIENCE = 6 * 60 * 60  # an execution has at most 25,000 events: about ten hours of being refused
 DEFAULT_TIMEOUT = Duration.minutes(1)
 _FALLBACK_MEMORY = 3538
 _LAST_SECONDS = 10  # of an invocation: what was answered is written, or what hangs is killed
@@ -274,7 +274,7 @@ class GpuInference(Construct):
                     f"{name} is known only at deployment, and what waits for a GPU is computed from it before; "
                     f"give a duration such as Duration.minutes(20)"
                 )
-        seconds("patience", self.patience, least=60, most=_LONGEST_PATIENCE)
+        seconds("patience", self.patience, least=60, most=LONGEST_PATIENCE)
         self.stage: GpuStage
         if on_cpu_only(self):
             self.stage = CpuFallback(self, "OnCpu", model=model, work=work, timeout=self.timeout, options=options)

@@ -55,8 +55,6 @@ class Prices:
         A million GB-seconds of functions that run on it.
     managed_fee
         Lambda Managed Instances: share of the EC2 price on demand that comes on top of it.
-    managed_requests
-        A million invocations on Managed Instances.
     ec2_hours
         An hour of an EC2 instance on demand, by type.
     sagemaker_hours
@@ -67,11 +65,9 @@ class Prices:
         A million state transitions of a standard workflow.
     sqs_requests, eventbridge_events, pipe_requests
         A million of them; each 64 KB count as one.
-    dynamodb_writes
-        A million write request units, of 1 KB each, on demand.
+    dynamodb_writes, dynamodb_reads
+        A million write request units, of 1 KB each, and read request units, of 4 KB each, on demand.
     s3_puts, s3_gets
-        A million requests.
-    kms_requests
         A million requests.
     endpoint_hours, nat_gateway_hours
         An hour of a VPC's interface endpoint in one zone, and of a NAT gateway; what passes through comes on top.
@@ -87,7 +83,6 @@ class Prices:
     provisioned_duration_arm64: float = 7.7778
     provisioned_duration_x86_64: float = 9.7222
     managed_fee: float = 0.15
-    managed_requests: float = 0.20
     ec2_hours: Mapping[str, float] = field(
         default_factory=lambda: {
             "c8g.xlarge": 0.1595,
@@ -113,9 +108,9 @@ class Prices:
     eventbridge_events: float = 1.00
     pipe_requests: float = 0.40
     dynamodb_writes: float = 0.625
+    dynamodb_reads: float = 0.125
     s3_puts: float = 5.00
     s3_gets: float = 0.40
-    kms_requests: float = 3.00
     endpoint_hours: float = 0.01
     nat_gateway_hours: float = 0.045
 
@@ -210,7 +205,6 @@ SOURCES: Mapping[str, Source] = {
     "provisioned_duration_arm64": Source(_LAMBDA, _LIST_2025),
     "provisioned_duration_x86_64": Source(_LAMBDA, _LIST_2025),
     "managed_fee": Source(_LAMBDA, _OWNER_2026),
-    "managed_requests": Source(_LAMBDA, _OWNER_2026),
     "ec2_hours.c8g.xlarge": Source(_EC2, _LIST_SEPTEMBER),
     "ec2_hours.g4dn.xlarge": Source(_EC2, _TABLES),
     "ec2_hours.g5.xlarge": Source(_EC2, _LIST_AUGUST),
@@ -228,9 +222,9 @@ SOURCES: Mapping[str, Source] = {
     "eventbridge_events": Source(_EVENTBRIDGE, _ARTICLE_2026),
     "pipe_requests": Source(_EVENTBRIDGE, _ARTICLE_2026),
     "dynamodb_writes": Source("https://aws.amazon.com/dynamodb/pricing/on-demand/", _ARTICLE_2025),
+    "dynamodb_reads": Source("https://aws.amazon.com/dynamodb/pricing/on-demand/", FROM_MEMORY),
     "s3_puts": Source("https://aws.amazon.com/s3/pricing/", _TABLES),
     "s3_gets": Source("https://aws.amazon.com/s3/pricing/", _TABLES),
-    "kms_requests": Source("https://aws.amazon.com/kms/pricing/", FROM_MEMORY),
     "endpoint_hours": Source("https://aws.amazon.com/privatelink/pricing/", FROM_MEMORY),
     "nat_gateway_hours": Source("https://aws.amazon.com/vpc/pricing/", "an article, 2026-04"),
 }

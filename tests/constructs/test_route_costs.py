@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_ec2 as ec2
 from aws_cdk.assertions import Annotations, Match, Template
 
 from cdk_inference import (
     Capacity,
+    GpuCapacity,
     Inference,
     InferencePipeline,
     LambdaGpu,
@@ -20,10 +24,10 @@ from cdk_inference import (
     SageMakerAsync,
     Traffic,
 )
-from cdk_inference.costs import CpuOption, GpuOption
+from cdk_inference.costs import CpuOption, GpuOption, always_on_advice, estimate
 from cdk_inference.model import Calibration, Float16
 from cdk_inference.model.manifest import Measured
-from cdk_inference.route_costs import cascade_costs, option
+from cdk_inference.route_costs import advise, cascade_costs, option, warn_of_backlog
 from cdk_inference.routing import RoutePlan
 
 from .conftest import RECIPE, make_stack, resources
@@ -156,7 +160,133 @@ def test_steady_traffic_is_warned_of_with_the_capacity_to_keep(traffic, warns):
     found = Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("always-on capacity cheaper"))
     assert bool(found) is warns
     if warns:
-        assert "pass inference=Inference.cpu(capacity=Capacity." in str(found[0].entry.data)
+        assert "pass inference=Inference.cpu(memory_size=1769, capacity=Capacity." in str(found[0].entry.data)
+
+
+@pytest.mark.parametrize(
+    ("items", "capacity"), [(3e8, "provisioned"), (1.2e9, "managed_instances"), (6e9, "managed_instances")]
+)
+def test_advice_that_is_followed_works(items, capacity):
+    traffic = Traffic(items_per_month=items)
+    stack = make_stack()
+    one = route(stack, "main", measured=50)
+    advise(stack, one, traffic)
+    (found,) = Annotations.from_stack(stack).find_warning("*", Match.any_value())
+    code = re.search(r"pass inference=(.*\))", str(found.entry.data))[1]
+    stack = make_stack()
+    one = route(stack, "main", measured=50, inference=eval(code))  # noqa: S307 (our own)
+    InferencePipeline(stack, "Photos", routing=one, traffic=traffic)
+    assert capacity in code
+    assert not Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("always-on"))
+    advised = always_on_advice(option(one), traffic)
+    if capacity == "managed_instances":
+        (version,) = [
+            v["Properties"]["FunctionScalingConfig"]
+            for v in resources(stack, "AWS::Lambda::Version").values()
+            if "FunctionScalingConfig" in v["Properties"]
+        ]
+        busy = items * 0.050 / 3600 / 730  # environments of one vCPU
+        assert busy / 0.7 <= version["MaxExecutionEnvironments"] == advised.environments < busy / 0.7 + 13
+
+
+def on_lambda(stack, **props):
+    inference = Inference.gpu(backend=LambdaGpu(**props))
+    return route(stack, "a", milliseconds=2, inference=inference, precision=Float16())
+
+
+@pytest.mark.parametrize(
+    ("memory", "instance"),
+    [
+        (3, "g6f.large"),
+        (6, "g4dn.xlarge"),
+        (12, "g4dn.xlarge"),
+        (16, "g4dn.xlarge"),
+        (24, "g6.xlarge"),
+        (48, "g6e.xlarge"),
+    ],
+)
+def test_an_option_has_an_instance_with_the_memory_of_its_gpu(memory, instance):
+    known = option(on_lambda(make_stack(), accelerator_memory=memory))
+    assert known.instance_type == instance
+    assert estimate(known, QUIET).usd(f"{instance} hours") > 0
+
+
+def test_an_option_has_the_gpus_that_stay():
+    stack = make_stack()
+    assert option(on_lambda(stack)).always_on == 0
+    kept = option(on_lambda(make_stack(), min_environments=2))
+    assert kept.always_on == 2
+    assert estimate(kept, QUIET).usd("g6.xlarge hours") == pytest.approx(2 * 730 * 0.8048 * 1.15)
+
+
+def test_a_network_that_is_there_anyway_is_not_counted():
+    stack = make_stack()
+    assert option(on_lambda(stack)).endpoint_zones == 4
+    assert option(on_lambda(make_stack(), vpc=ec2.Vpc(stack, "Vpc"))).endpoint_zones == 0
+    assert option(on_lambda(make_stack(), capacity=GpuCapacity(stack, "Gpus"))).endpoint_zones == 0
+
+
+@pytest.mark.parametrize("prop", ["accelerator_memory", "min_environments"])
+def test_what_is_known_at_deployment_only_has_no_costs(prop):
+    stack = make_stack()
+    number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
+    with pytest.raises(PropError, match="what 'a' costs is not known: its accelerator_memory and min_environments"):
+        option(on_lambda(stack, **{prop: number}))
+
+
+def test_memory_that_no_priced_instance_has_is_refused():
+    with pytest.raises(PropError, match=r"no instance with 96 GiB .* compare a GpuOption\(instance=…\) of your own"):
+        option(on_lambda(make_stack(), accelerator_memory=96))
+
+
+BURST = Traffic(items_per_month=4e6, bursts_per_month=4, burst_hours=0.5)
+
+
+def backlog(inference, traffic=BURST, milliseconds=10):
+    stack = make_stack()
+    warn_of_backlog(
+        stack, route(stack, "a", milliseconds=milliseconds, inference=inference, precision=Float16()), traffic
+    )
+    return [str(found.entry.data) for found in Annotations.from_stack(stack).find_warning("*", Match.any_value())]
+
+
+def test_a_burst_that_outlasts_the_patience_is_warned_of_with_what_would_do():
+    # a million items of 10 ms are 10,000 s of work, on 2 GPUs 5,000 s; they start 300 s late and come for 1,800 s
+    (warning,) = backlog(Inference.gpu())
+    assert "the last of a burst of 1,000,000 items waits 58 minutes for 2 GPUs, 5 of them" in warning
+    assert "its patience is 20 minutes" in warning
+    assert "use max_environments=4, a patience of 59 minutes, or upload more slowly" in warning
+    assert not backlog(Inference.gpu(backend=LambdaGpu(max_environments=4)))
+    assert not backlog(Inference.gpu(patience=cdk.Duration.minutes(59)))
+    assert not backlog(Inference.gpu(), replace(BURST, burst_hours=2))
+    (other,) = backlog(Inference.gpu(backend=SageMakerAsync()))
+    assert "use max_instances=4, " in other
+
+
+def test_a_gpu_that_is_there_needs_no_start():
+    kept = LambdaGpu(min_environments=1, max_environments=3)  # 10,000 / 3 s of work while they come for 1,800
+    assert not backlog(Inference.gpu(backend=kept, patience=cdk.Duration.minutes(26)))
+    assert backlog(Inference.gpu(backend=replace(kept, min_environments=0), patience=cdk.Duration.minutes(26)))
+
+
+def test_patience_that_does_not_outlast_a_start_is_warned_of():
+    (warning,) = backlog(Inference.gpu(patience=cdk.Duration.minutes(4)), QUIET)
+    assert "use a patience of 5 minutes, or upload" in warning
+
+
+@pytest.mark.parametrize(
+    ("inference", "milliseconds"), [(Inference.cpu(), 10), (Inference.gpu(), None)], ids=["cpu", "unknown"]
+)
+def test_no_backlog_is_computed_where_nothing_is_known(inference, milliseconds):
+    assert not backlog(inference, milliseconds=milliseconds)
+
+
+def test_an_instance_without_a_price_is_left_out_of_a_cascades_costs():
+    stack = make_stack()
+    dear = Inference.gpu(backend=SageMakerAsync(instance_type="ml.g5.2xlarge"))
+    first = route(stack, "first", measured=3)
+    then = route(stack, "then", milliseconds=2, inference=dear, precision=Float16())
+    assert list(cascade_costs(first, then, calibrated(first.model, then.model, agreement=0.99))) == ["first"]
 
 
 def test_capacity_that_is_kept_already_is_not_advised():

@@ -164,7 +164,7 @@ def test_nothing_costs_nothing(option) -> None:
 
 
 def test_what_is_always_on_costs_without_traffic() -> None:
-    kept = estimate(replace(GPU, always_on=True, endpoints=2, nat_gateways=1), Traffic(items_per_month=0))
+    kept = estimate(replace(GPU, always_on=1, endpoints=2, nat_gateways=1), Traffic(items_per_month=0))
     assert kept.usd("g6.xlarge hours") == pytest.approx(730 * 0.8048 * 1.15)
     assert kept.usd("endpoint hours") == pytest.approx(2 * 730 * 0.01)
     assert kept.usd("NAT gateway hours") == pytest.approx(730 * 0.045)
@@ -218,9 +218,20 @@ def test_a_gpu_is_paid_from_its_start_to_the_end_of_its_idle_time() -> None:
 
 
 def test_gpus_that_are_always_on_are_as_many_as_the_traffic_needs() -> None:
-    gpu = replace(GPU, milliseconds=1, always_on=True)
+    gpu = replace(GPU, milliseconds=1, always_on=1)
     in_an_hour = Traffic(items_per_month=9e6, burst_hours=1)  # 2.5 hours of work
-    assert estimate(gpu, in_an_hour).usd("g6.xlarge hours") == pytest.approx(3 * 730 * 0.8048 * 1.15)
+    for least, instances in ((1, 3), (3, 3), (4, 4)):
+        bill = estimate(replace(gpu, always_on=least), in_an_hour)
+        assert bill.usd("g6.xlarge hours") == pytest.approx(instances * 730 * 0.8048 * 1.15)
+
+
+def test_all_of_a_batch_may_go_on_to_the_second_leg() -> None:
+    alone, asked = (estimate(option, STEADY).seconds for option in (SMALL, LARGE))
+    for share in (0.01, 1):
+        both = estimate(CascadeOption("c", first=SMALL, then=LARGE, escalation=share), STEADY).seconds
+        assert both == pytest.approx([one + other for one, other in zip(alone, asked, strict=True)])
+    cascade = CascadeOption("c", first=SMALL, then=GPU, escalation=0)
+    assert estimate(cascade, STEADY).seconds == alone
 
 
 def test_a_hand_over_is_billed_by_transition() -> None:
@@ -383,12 +394,13 @@ class TestAlwaysOn:
         gb_seconds = 1.2e9 * 0.05 * 1769 / 1024
         assert advice.on_demand_usd == pytest.approx(gb_seconds * 13.3334e-6)
         assert (advice.offer, advice.units) == ("managed instances", 9)
-        assert advice.always_on_usd == pytest.approx(9 * 730 * 0.1595 * 1.15)
+        assert (advice.memory_size, advice.environments) == (2048, 36)  # the least there is, one vCPU
+        assert advice.always_on_usd == pytest.approx(9 * 730 * 0.1595 * 1.15 + 4 * 730 * 0.01)
         assert advice.break_even_items == pytest.approx(advice.always_on_usd / advice.on_demand_usd * 1.2e9)
         assert advice.message() == (
             "steady traffic makes always-on capacity cheaper: 1,200,000,000 items a month cost 1,382.04 USD of "
-            "inference on demand and 1,205.10 USD with 9 instances of c8g.xlarge (managed instances), which pay from "
-            "1,046,369,588 items a month on"
+            "inference on demand and 1,234.30 USD with 9 instances of c8g.xlarge and their network (managed "
+            "instances), which pay from 1,071,723,446 items a month on"
         )
 
     def test_provisioned_concurrency_where_it_is_cheaper(self) -> None:
@@ -396,7 +408,8 @@ class TestAlwaysOn:
         assert advice.offer == "provisioned concurrency"
         gb, busy = 1769 / 1024, 3e8 * 0.05
         kept = math.ceil(busy / (730 * 3600) / 0.9)
-        assert advice.units == kept
+        assert advice.units == advice.environments == kept
+        assert advice.memory_size == 1769
         assert advice.always_on_usd == pytest.approx(kept * gb * 730 * 3600 * 3.3334e-6 + busy * gb * 7.7778e-6)
 
     @given(cpus, traffics(), st.floats(0.1, 1))
@@ -406,3 +419,7 @@ class TestAlwaysOn:
             assert advice.always_on_usd < advice.on_demand_usd
             assert advice.break_even_items < traffic.items_per_month * (1 + 1e-9)
             assert advice.units >= 1
+            busy = traffic.items_per_month * option.milliseconds / 1000 / 3600 / traffic.busy_hours
+            vcpus = advice.memory_size / (1769 if advice.offer == "provisioned concurrency" else 2048)
+            speed = vcpus if vcpus <= 1 else 1 / (1 - option.parallel + option.parallel / min(vcpus, 6))
+            assert advice.environments * most_busy >= busy / speed * (1 - 1e-6)

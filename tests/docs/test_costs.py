@@ -25,7 +25,7 @@ def test_outputs_and_prices_are_those_of_the_package() -> None:
     assert all(shown for _, shown in PAGE.blocks("text"))
     (rows,) = PAGE.tables("prices").values()
     assert len(rows) == len(Prices().by_name())
-    stale = PAGE.text.replace("| `kms_requests` | 3 |", "| `kms_requests` | 4 |").replace("cascade: 3,000,000", "")
+    stale = PAGE.text.replace("| `s3_puts` | 5 |", "| `s3_puts` | 6 |").replace("cascade: 3,000,000", "")
     assert stale != PAGE.text
     assert outputs.written(stale) == PAGE.text
 
@@ -55,7 +55,7 @@ def test_break_evens_are_those_of_the_prices() -> None:
     prices = Prices()
     share = prices.provisioned_arm64 / (prices.lambda_arm64 - prices.provisioned_duration_arm64)
     assert f"busy {share:.0%} of the time" in PAGE.prose.replace(" %", "%")
-    three = 3 * 730 * prices.managed_hour("c8g.xlarge")
+    three = 730 * (3 * prices.managed_hour("c8g.xlarge") + 4 * prices.endpoint_hours)
     vcpu = 1769 / 1024 * prices.lambda_gb_second("arm64") * 3600 * 730
     assert f"{three:.0f} USD a month" in PAGE.prose
     assert f"from {three / vcpu:.1f} vCPUs on" in " ".join(PAGE.prose.split())
