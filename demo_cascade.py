@@ -113,7 +113,7 @@ def show_escalations(outcomes: Sequence[Outcome], calibration: Mapping[str, Any]
         f"{calibration['expected_escalation_rate']:.1%}: {calibration['threshold']:.2f} is the lowest threshold with "
         f"which the cascade agrees with lite2 on {calibration['target_agreement']:.0%} of {calibration['samples']} "
         f"samples. There it agrees on {calibration['expected_agreement']:.1%}, and lite0 alone on "
-        f"{calibration['first_agreement']:.1%}; on new data like these, with 95% confidence, on at least "
+        f"{calibration['first_agreement']:.1%}; on new data like these, with about 95% confidence, on at least "
         f"{calibration['agreement_lower_bound']:.1%}, if the samples were independent. They are crops of "
         f"{calibration['descriptions']} photographs, these among them.\n"
     )

@@ -32,7 +32,7 @@ GRID = tuple(step / 100 for step in range(102))
 """The thresholds: from 0, at which the second model is never asked, to 1.01, at which it is always."""
 
 BOUND_CONFIDENCE = 0.95
-"""How sure it is that the agreement is not below its lower bound."""
+"""How sure it is that the agreement is not below its lower bound, if the threshold had been fixed before."""
 
 _UNBUILT = "unbuilt"
 _CLASSIFIED = 2  # axes of class scores: batch and classes
@@ -98,8 +98,9 @@ class Calibration:
     agreement
         Share of them that got the second model's answer, whoever gave it.
     agreement_bound
-        With 95 % confidence, the agreement on data like these is at least this (one-sided, Clopper-Pearson), if the
-        samples are independent of each other.
+        About with 95 % confidence, the agreement on data like these is at least this (one-sided, Clopper-Pearson), if
+        the samples are independent of each other. Only about, because the threshold is chosen on the same samples: the
+        bound is exact for a threshold that was fixed before.
     first_agreement
         Share of them on which the first model alone has the second's answer.
     descriptions
@@ -155,7 +156,7 @@ class Calibration:
             f"{self.first} counts from confidence {self.threshold:.2f}, else {self.then} is asked: "
             f"{_percent(self.escalation_rate)} of {self.samples} samples, agreement {_percent(self.agreement)} "
             f"(target {_percent(self.target)}, at least {_percent(self.agreement_bound)} with "
-            f"{_percent(BOUND_CONFIDENCE)} confidence, {self.first} alone {_percent(self.first_agreement)})"
+            f"about {_percent(BOUND_CONFIDENCE)} confidence, {self.first} alone {_percent(self.first_agreement)})"
         )
         if self.accuracy is None:
             return line
