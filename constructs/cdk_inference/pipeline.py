@@ -18,7 +18,7 @@ from cdk_inference.metadata import mark
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
-from cdk_inference.route_costs import advise, cascade_costs
+from cdk_inference.route_costs import advise, cascade_costs, warn_of_backlog
 from cdk_inference.route_stages import RouteStages
 from cdk_inference.router import Router
 from cdk_inference.routes import Route
@@ -101,7 +101,8 @@ class InferencePipeline(Construct):
     reserved_concurrent_executions
         Concurrency that is kept for each function, and its limit. Default: none.
     traffic
-        What is expected; with it, a warning says when capacity that is always on would be cheaper. Default: unknown.
+        What is expected; with it, warnings say when capacity that is always on would be cheaper, and when a GPU would
+        not be done with a burst in time. Default: unknown.
     result_ttl_days
         Days after which DynamoDB deletes a row. Default: rows stay.
     platform
@@ -279,7 +280,9 @@ class InferencePipeline(Construct):
             CfnOutput(self, "Decision", value=decisions, description="why items go where they go")
             Annotations.of(self).add_info_v2("cdk-inference:decision", decisions)
         if traffic is not None and plan.entry:  # all items begin there
-            advise(self, plan.legs[plan.destinations[plan.entry].leg].route, traffic)
+            route = plan.legs[plan.destinations[plan.entry].leg].route
+            advise(self, route, traffic)
+            warn_of_backlog(self, route, traffic)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""

@@ -331,3 +331,11 @@ def test_a_stack_that_is_not_bundled_decides_nothing():
     gpu = Route("gpu", model=model, preprocess=Preprocess.image(size=224), inference=Inference.gpu())
     pipeline = InferencePipeline(stack, "Photos", routing=Routing.cheapest(cpu=cpu, gpu=gpu, traffic=QUIET))
     assert list(pipeline.routes) == ["cpu"]
+
+
+def test_a_burst_that_outlasts_the_patience_warns():
+    stack = make_stack()
+    gpu = route(stack, "gpu", milliseconds=30, inference=Inference.gpu(), precision=Float16())
+    burst = Traffic(items_per_month=1_000_000, bursts_per_month=1, burst_hours=1)
+    InferencePipeline(stack, "Photos", routing=gpu, traffic=burst)
+    Annotations.from_stack(stack).has_warning("/Stack/Photos", Match.string_like_regexp("the last of a burst"))
