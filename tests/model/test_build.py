@@ -139,7 +139,7 @@ def test_damaged_and_half_written_entries_are_built_again(
 ) -> None:
     recipe, cache, built = tiny
     shutil.copytree(cache, tmp_path / "cache")
-    (entry,) = (p for p in (tmp_path / "cache" / "models").iterdir() if p.is_dir())
+    entry = tmp_path / "cache" / built.path.parent.relative_to(cache)
     half = entry.parent / f".{entry.name}.building" / "artifact"
     half.mkdir(parents=True)
     (half / "model.onnx").write_bytes(b"half")

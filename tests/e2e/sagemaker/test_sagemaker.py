@@ -134,7 +134,7 @@ def test_what_waits_in_vain_fails_with_the_reason_and_is_kept(numbers: Watched, 
     rows = ends(numbers, objects, timeout=180)
     for row in rows.values():
         assert row["status"] == "FAILED"
-        assert "inference was refused for 1 min" in row["reason"]
+        assert "no answer within 1 min of the hand-over" in row["reason"]
         assert "Endpoint numbers-1 of account 000000000000 not found" in row["reason"]
     assert sagemaker.refused > 5
 
