@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
     from cdk_inference.errors import InferenceError, ModelBuildError, PropError
     from cdk_inference.functions import CpuInference, PostprocessFunction, PreprocessFunction, StageFunction
-    from cdk_inference.gpu import GpuInference, LambdaGpu
-    from cdk_inference.gpu_capacity import GpuCapacity
-    from cdk_inference.gpu_workflow import GpuWorkflow
+    from cdk_inference.gpu.capacity import GpuCapacity
+    from cdk_inference.gpu.inference import GpuInference, LambdaGpu
+    from cdk_inference.gpu.sagemaker import SageMakerAsync
+    from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.inference import Inference
     from cdk_inference.managed_capacity import CpuCapacity
     from cdk_inference.model.artifact import ModelArtifact
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
     from cdk_inference.platform import LambdaPlatform
     from cdk_inference.prices import Prices
     from cdk_inference.results import ResultsTable
-    from cdk_inference.router import Router
-    from cdk_inference.routes import Route
-    from cdk_inference.routing import Routing
-    from cdk_inference.sagemaker import SageMakerAsync
+    from cdk_inference.routing.route import Route
+    from cdk_inference.routing.router import Router
+    from cdk_inference.routing.strategies import Routing
     from cdk_inference.stages import Postprocess, Preprocess
     from cdk_inference.trigger import S3Trigger
     from cdk_inference.work import WorkBucket
@@ -40,16 +40,16 @@ _MODULES = {
     "CpuCapacity": "managed_capacity",
     "CpuInference": "functions",
     "CpuOption": "costs",
-    "GpuCapacity": "gpu_capacity",
-    "GpuInference": "gpu",
+    "GpuCapacity": "gpu.capacity",
+    "GpuInference": "gpu.inference",
     "GpuOption": "costs",
-    "GpuWorkflow": "gpu_workflow",
+    "GpuWorkflow": "gpu.workflow",
     "Inference": "inference",
     "InferenceError": "errors",
     "InferenceNetwork": "network",
     "InferencePipeline": "pipeline",
     "InferenceWorkflow": "workflow",
-    "LambdaGpu": "gpu",
+    "LambdaGpu": "gpu.inference",
     "LambdaPlatform": "platform",
     "Leg": "workflow",
     "ModelArtifact": "model.artifact",
@@ -62,11 +62,11 @@ _MODULES = {
     "Prices": "prices",
     "PropError": "errors",
     "ResultsTable": "results",
-    "Route": "routes",
-    "Router": "router",
-    "Routing": "routing",
+    "Route": "routing.route",
+    "Router": "routing.router",
+    "Routing": "routing.strategies",
     "S3Trigger": "trigger",
-    "SageMakerAsync": "sagemaker",
+    "SageMakerAsync": "gpu.sagemaker",
     "StageFunction": "functions",
     "Traffic": "costs",
     "WorkBucket": "work",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from cdk_inference.errors import PropError
 from cdk_inference.functions import CpuInference
-from cdk_inference.gpu import DEFAULT_PATIENCE, DEFAULT_TIMEOUT, GpuInference, LambdaGpu
+from cdk_inference.gpu.inference import DEFAULT_PATIENCE, DEFAULT_TIMEOUT, GpuInference, LambdaGpu
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.capacity import Capacity
     from cdk_inference.functions import FunctionOptions
-    from cdk_inference.gpu import GpuBackend
+    from cdk_inference.gpu.inference import GpuBackend
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.work import WorkBucket
 

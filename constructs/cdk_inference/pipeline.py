@@ -18,11 +18,11 @@ from cdk_inference.metadata import mark
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
-from cdk_inference.route_costs import advise, cascade_costs, warn_of_backlog
-from cdk_inference.route_stages import RouteStages
-from cdk_inference.router import Router
-from cdk_inference.routes import Route
-from cdk_inference.routing import RoutePlan
+from cdk_inference.routing.costs import advise, cascade_costs, warn_of_backlog
+from cdk_inference.routing.route import Route
+from cdk_inference.routing.router import Router
+from cdk_inference.routing.stages import RouteStages
+from cdk_inference.routing.strategies import RoutePlan
 from cdk_inference.stages import Postprocess
 from cdk_inference.trigger import S3Trigger
 from cdk_inference.work import WorkBucket
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
     from cdk_inference.costs import Traffic
     from cdk_inference.functions import CpuInference, FunctionOptions, PostprocessFunction, PreprocessFunction
-    from cdk_inference.gpu import GpuInference
+    from cdk_inference.gpu.inference import GpuInference
     from cdk_inference.platform import LambdaPlatform
-    from cdk_inference.route_stages import WorkflowLogs
-    from cdk_inference.routing import Branch
+    from cdk_inference.routing.stages import WorkflowLogs
+    from cdk_inference.routing.strategies import Branch
     from cdk_inference.stages import Preprocess
 
 METRIC_NAMESPACE = "cdk-inference"

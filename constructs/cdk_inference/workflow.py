@@ -14,7 +14,7 @@ from cdk_inference import acknowledgments
 from cdk_inference.errors import PropError
 from cdk_inference.functions import TRANSIENT_ERRORS
 from cdk_inference.metadata import mark
-from cdk_inference.routing import text
+from cdk_inference.routing.strategies import text
 from cdk_inference.storage import log_group
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.functions import StageFunction
-    from cdk_inference.gpu import GpuInference
-    from cdk_inference.gpu_workflow import GpuWorkflow
-    from cdk_inference.router import Router
-    from cdk_inference.routing import Escalation
+    from cdk_inference.gpu.inference import GpuInference
+    from cdk_inference.gpu.workflow import GpuWorkflow
+    from cdk_inference.routing.router import Router
+    from cdk_inference.routing.strategies import Escalation
 
 
 @dataclass(frozen=True, kw_only=True)

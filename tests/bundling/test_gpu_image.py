@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.bundling import lambda_source
-from cdk_inference.image import gpu_image
+from cdk_inference.gpu.image import gpu_image
 from cdk_inference.wheels import Requirements
 
 DOCKERFILE = lambda_source() / "gpu" / "Dockerfile"

@@ -21,9 +21,9 @@ from cdk_nag import AwsSolutionsChecks
 
 from cdk_inference import LambdaPlatform, ModelArtifact, PropError, WorkBucket
 from cdk_inference.functions import TRANSIENT_ERRORS
-from cdk_inference.gpu import GpuInference, LambdaGpu
-from cdk_inference.gpu_capacity import GpuCapacity
-from cdk_inference.gpu_checks import violations_of
+from cdk_inference.gpu.capacity import GpuCapacity
+from cdk_inference.gpu.checks import violations_of
+from cdk_inference.gpu.inference import GpuInference, LambdaGpu
 from cdk_inference.inference import Inference
 from cdk_inference.network import InferenceNetwork
 

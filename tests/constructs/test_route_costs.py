@@ -27,8 +27,8 @@ from cdk_inference import (
 from cdk_inference.costs import CpuOption, GpuOption, always_on_advice, estimate
 from cdk_inference.model import Calibration, Float16
 from cdk_inference.model.manifest import Measured
-from cdk_inference.route_costs import advise, cascade_costs, option, warn_of_backlog
-from cdk_inference.routing import RoutePlan
+from cdk_inference.routing.costs import advise, cascade_costs, option, warn_of_backlog
+from cdk_inference.routing.strategies import RoutePlan
 
 from .conftest import RECIPE, make_stack, resources
 
@@ -85,8 +85,8 @@ def test_a_cascade_is_chosen_when_little_is_escalated_to_a_heavy_model(monkeypat
     stack = make_stack()
     cpu, gpu = cpu_and_gpu(stack, 4000, 500)
     first = route(stack, "first", measured=3)
-    monkeypatch.setattr("cdk_inference.routing.calibrate", calibrated)
-    monkeypatch.setattr("cdk_inference.route_costs.calibrate", calibrated)
+    monkeypatch.setattr("cdk_inference.routing.strategies.calibrate", calibrated)
+    monkeypatch.setattr("cdk_inference.routing.costs.calibrate", calibrated)
     plan = RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, first=first, traffic=STEADY))
     assert list(plan.legs)[-1].startswith("first>")
     assert "first, then cpu" in plan.decisions[0]
@@ -115,7 +115,7 @@ def calibrated(first, then, *, agreement):
 
 def test_a_cascade_is_in_the_template_with_its_expected_rate_and_costs(monkeypatch):
     stack = make_stack()
-    monkeypatch.setattr("cdk_inference.routing.calibrate", calibrated)
+    monkeypatch.setattr("cdk_inference.routing.strategies.calibrate", calibrated)
     first, then = route(stack, "first", measured=3), route(stack, "then", measured=50)
     InferencePipeline(stack, "Photos", routing=Routing.cascade(first=first, then=then))
     (machine,) = resources(stack, "AWS::StepFunctions::StateMachine").values()
@@ -142,7 +142,7 @@ def test_what_is_not_known_is_left_out_of_a_cascades_costs():
 def test_a_cascade_that_is_of_no_use_warns(monkeypatch):
     stack = make_stack()
     monkeypatch.setattr(
-        "cdk_inference.routing.calibrate",
+        "cdk_inference.routing.strategies.calibrate",
         lambda *models, agreement: replace(calibrated(*models, agreement=agreement), escalation_rate=1.0),
     )
     routing = Routing.cascade(first=route(stack, "first", measured=3), then=route(stack, "then", measured=50))

@@ -33,10 +33,10 @@ from cdk_inference import (
     SageMakerAsync,
     WorkBucket,
 )
-from cdk_inference.gpu import GpuBackend
+from cdk_inference.gpu.inference import GpuBackend
 from cdk_inference.model import TensorSpec
-from cdk_inference.router import routed_expression
-from cdk_inference.routing import RoutePlan
+from cdk_inference.routing.router import routed_expression
+from cdk_inference.routing.strategies import RoutePlan
 
 from .conftest import RECIPE, make_stack, resources
 

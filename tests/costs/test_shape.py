@@ -11,7 +11,7 @@ from aws_cdk.assertions import Template
 
 from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
 from cdk_inference.costs import GpuOption, PipelineShape
-from cdk_inference.gpu_workflow import GpuWorkflow
+from cdk_inference.gpu.workflow import GpuWorkflow
 from cdk_inference.network import InferenceNetwork
 
 from ..constructs.conftest import RECIPE

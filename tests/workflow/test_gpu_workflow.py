@@ -12,7 +12,7 @@ import pytest
 
 from cdk_inference import S3Trigger, StageFunction
 from cdk_inference.functions import TRANSIENT_ERRORS
-from cdk_inference.gpu_workflow import GpuWorkflow
+from cdk_inference.gpu.workflow import GpuWorkflow
 from cdk_inference.packages import ZipPackage
 
 from .embedded import Embedded, QuickEmulator, definition

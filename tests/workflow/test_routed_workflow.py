@@ -23,7 +23,7 @@ from cdk_inference import (
     StageFunction,
 )
 from cdk_inference.packages import ZipPackage
-from cdk_inference.routing import RoutePlan
+from cdk_inference.routing.strategies import RoutePlan
 from tests.constructs.conftest import RECIPE
 
 from .embedded import Embedded, QuickEmulator, definition

@@ -10,7 +10,7 @@ from pathlib import Path
 import aws_cdk as cdk
 
 from cdk_inference import Inference, InferencePipeline, ModelArtifact, Postprocess, Preprocess
-from cdk_inference.sagemaker import SageMakerAsync
+from cdk_inference.gpu.sagemaker import SageMakerAsync
 
 HERE = Path(__file__).parent
 UNKNOWN = ("AWS::SageMaker::", "AWS::ApplicationAutoScaling::", "AWS::CloudWatch::")

@@ -10,7 +10,7 @@ from aws_cdk import Token
 
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
-from cdk_inference.gpu import GpuBackend, GpuStage
+from cdk_inference.gpu.inference import GpuBackend, GpuStage
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
@@ -71,9 +71,9 @@ class SageMakerAsync(GpuBackend):
     ) -> GpuStage:
         """Make the endpoint, its scaling, and the functions that ask it and hand back its answers."""
         # Not at the top: they load parts of CDK that no other app needs.
-        from cdk_inference.image import gpu_image  # noqa: PLC0415
-        from cdk_inference.sagemaker_endpoint import AsyncEndpoint  # noqa: PLC0415
-        from cdk_inference.sagemaker_stage import AsyncStage  # noqa: PLC0415
+        from cdk_inference.gpu.image import gpu_image  # noqa: PLC0415
+        from cdk_inference.gpu.sagemaker_endpoint import AsyncEndpoint  # noqa: PLC0415
+        from cdk_inference.gpu.sagemaker_stage import AsyncStage  # noqa: PLC0415
 
         seconds("timeout", timeout, least=1, most=_LONGEST_RUN)
         key = options.get("encryption_key")

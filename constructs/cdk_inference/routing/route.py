@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.errors import PropError
 from cdk_inference.inference import Inference
-from cdk_inference.routing import text
+from cdk_inference.routing.strategies import text
 
 if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.routing import RoutePlan
+    from cdk_inference.routing.strategies import RoutePlan
     from cdk_inference.stages import Postprocess, Preprocess
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")

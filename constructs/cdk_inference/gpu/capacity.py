@@ -8,8 +8,9 @@ from aws_cdk import Token
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from cdk_inference import acknowledgments, gpu_checks
+from cdk_inference import acknowledgments
 from cdk_inference.errors import PropError
+from cdk_inference.gpu.checks import ACCELERATOR_MEMORY, check_templates
 from cdk_inference.managed_capacity import REGIONS, ManagedInstances, ManagedInstancesOptions, check_region, place
 
 if TYPE_CHECKING:
@@ -142,10 +143,10 @@ def _add(
     concurrency: int,
     memory_gib_per_vcpu: int,
 ) -> lambda_.Alias:
-    if not Token.is_unresolved(accelerator_memory) and accelerator_memory not in gpu_checks.ACCELERATOR_MEMORY:
+    if not Token.is_unresolved(accelerator_memory) and accelerator_memory not in ACCELERATOR_MEMORY:
         raise PropError(
             f"accelerator_memory is {accelerator_memory} GiB; Lambda gives an environment "
-            f"{', '.join(map(str, gpu_checks.ACCELERATOR_MEMORY))}"
+            f"{', '.join(map(str, ACCELERATOR_MEMORY))}"
         )
     resource = function.node.default_child
     assert isinstance(resource, lambda_.CfnFunction)  # noqa: S101 - for mypy
@@ -153,7 +154,7 @@ def _add(
     lambda_.Function.classify_version_property("AcceleratorConfig", True)
     resource.add_property_override("AcceleratorConfig.AcceleratorMemorySize", accelerator_memory)
     acknowledgments.accelerator(resource)
-    gpu_checks.check_templates(function)
+    check_templates(function)
     return place(
         function,
         capacity_provider_arn,

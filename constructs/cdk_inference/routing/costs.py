@@ -9,17 +9,17 @@ from aws_cdk import Annotations, Token
 
 from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, Traffic, always_on_advice, estimate
 from cdk_inference.errors import PropError
-from cdk_inference.gpu import LONGEST_PATIENCE, LambdaGpu
+from cdk_inference.gpu.inference import LONGEST_PATIENCE, LambdaGpu
+from cdk_inference.gpu.sagemaker import SageMakerAsync
 from cdk_inference.inference import CpuStrategy, GpuStrategy
 from cdk_inference.model.cascade import calibrate
-from cdk_inference.sagemaker import SageMakerAsync
 
 if TYPE_CHECKING:
     from constructs import Construct
 
-    from cdk_inference.gpu import GpuBackend
+    from cdk_inference.gpu.inference import GpuBackend
     from cdk_inference.model.cascade import Calibration
-    from cdk_inference.routes import Route
+    from cdk_inference.routing.route import Route
 
 _MILLION = Traffic(items_per_month=1_000_000)
 # The cheapest that has so many GiB; Lambda may give more than it is asked for.

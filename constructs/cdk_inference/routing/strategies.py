@@ -13,7 +13,7 @@ from cdk_inference.costs import choose
 from cdk_inference.errors import PropError
 from cdk_inference.model.cascade import calibrate
 from cdk_inference.prices import Prices
-from cdk_inference.route_costs import cascade_option, option
+from cdk_inference.routing.costs import cascade_option, option
 from cdk_inference.stages import user_code
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.costs import Option, Traffic
     from cdk_inference.model.cascade import Calibration
-    from cdk_inference.routes import Route
+    from cdk_inference.routing.route import Route
     from cdk_inference.stages import StageCode
 
 GIVE_BACK = ""

@@ -13,12 +13,12 @@ from constructs import Construct
 from cdk_inference import acknowledgments
 from cdk_inference.functions import FunctionOptions, StageFunction
 from cdk_inference.packages import ZipPackage
-from cdk_inference.routing import GIVE_BACK, text
+from cdk_inference.routing.strategies import GIVE_BACK, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cdk_inference.routing import Decider, RoutePlan
+    from cdk_inference.routing.strategies import Decider, RoutePlan
     from cdk_inference.trigger import S3Trigger
 
 _LOOKED_UP = '["tags", "metadata", "decisions", "lost"]'

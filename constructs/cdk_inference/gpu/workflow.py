@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.functions import StageFunction
-    from cdk_inference.gpu import GpuInference
+    from cdk_inference.gpu.inference import GpuInference
     from cdk_inference.trigger import S3Trigger
 
 FIRST_WAIT = 5

@@ -19,10 +19,10 @@ from cdk_inference import acknowledgments, encryption
 from cdk_inference.capacity import BEHIND_ALIAS
 from cdk_inference.errors import PropError
 from cdk_inference.functions import TRANSIENT_ERRORS, StageFunction
+from cdk_inference.gpu.sagemaker_endpoint import ANSWERS, REQUESTS, VARIANT
+from cdk_inference.gpu.sagemaker_scaling import NAMESPACE
 from cdk_inference.metadata import mark
 from cdk_inference.packages import ZipPackage
-from cdk_inference.sagemaker_endpoint import ANSWERS, REQUESTS, VARIANT
-from cdk_inference.sagemaker_scaling import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.functions import FunctionOptions
-    from cdk_inference.sagemaker_endpoint import AsyncEndpoint
+    from cdk_inference.gpu.sagemaker_endpoint import AsyncEndpoint
     from cdk_inference.work import WorkBucket
 
 SUBMIT_ERRORS = ("Lambda.Unknown", "Sandbox.Timedout")

@@ -15,9 +15,9 @@ from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
 from cdk_inference.functions import inference_environment
+from cdk_inference.gpu.sagemaker_scaling import ScaleToZero
 from cdk_inference.metadata import mark, pipeline_path
 from cdk_inference.removal import data_removal_policy
-from cdk_inference.sagemaker_scaling import ScaleToZero
 from cdk_inference.work import TENSORS
 
 if TYPE_CHECKING:

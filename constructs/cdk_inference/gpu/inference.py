@@ -24,8 +24,8 @@ from cdk_inference.functions import (
     inference_environment,
     mark_model,
 )
-from cdk_inference.gpu_capacity import GpuCapacity, IGpuCapacity
-from cdk_inference.image import ImagePackage
+from cdk_inference.gpu.capacity import GpuCapacity, IGpuCapacity
+from cdk_inference.gpu.image import ImagePackage
 from cdk_inference.managed_capacity import LEAST_MEMORY, MOST_MEMORY, REGIONS
 from cdk_inference.packages import ZipPackage
 from cdk_inference.platform import on_cpu_only

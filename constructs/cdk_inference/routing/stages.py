@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Self, TypedDict
 
 from cdk_inference.capacity import BEHIND_ALIAS, ON_DEMAND
 from cdk_inference.functions import PostprocessFunction, PreprocessFunction
-from cdk_inference.gpu import GpuInference
-from cdk_inference.gpu_workflow import GpuWorkflow
+from cdk_inference.gpu.inference import GpuInference
+from cdk_inference.gpu.workflow import GpuWorkflow
 from cdk_inference.workflow import Leg
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from cdk_inference.functions import CpuInference, FunctionOptions
     from cdk_inference.results import ResultsTable
-    from cdk_inference.routes import Route
-    from cdk_inference.routing import PlannedLeg
+    from cdk_inference.routing.route import Route
+    from cdk_inference.routing.strategies import PlannedLeg
     from cdk_inference.stages import Postprocess
     from cdk_inference.trigger import S3Trigger
     from cdk_inference.work import WorkBucket

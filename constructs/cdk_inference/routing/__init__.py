@@ -1,0 +1,1 @@
+"""Several models in one pipeline: which item goes to which."""
