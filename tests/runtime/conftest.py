@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -235,3 +236,9 @@ class Inbox:
 @pytest.fixture
 def inbox(s3: S3Client, bucket: str) -> Inbox:
     return Inbox(s3, bucket)
+
+
+@pytest.fixture(autouse=True)
+def _log_level(caplog: pytest.LogCaptureFixture) -> None:
+    """Have warnings logged, whatever level the model builds of other tests have left to the root logger."""
+    caplog.set_level(logging.WARNING)
