@@ -206,7 +206,7 @@ class InferencePipeline(Construct):
             "log_retention": log_retention,
             "log_removal_policy": removal_policy,
         }
-        # Without a routing the stages are the pipeline's own children, as their ids have always been.
+        # Without a routing the stages are the pipeline's own children.
         parent = self if routing is None else Construct(self, "Routes")
         self.routes = {
             name: RouteStages.create(
