@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib.util
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -69,8 +70,8 @@ def test_graphviz_takes_the_graphs(graph: Path) -> None:
 
 
 def draws(graph: str) -> None:
-    if shutil.which("dot") is None:
-        pytest.skip("Graphviz is not installed")
+    if shutil.which("dot") is None and not os.environ.get("CI"):
+        pytest.skip("no Graphviz on this machine: apt-get install graphviz")
     done = subprocess.run(["dot", "-Tsvg"], input=graph, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     assert "</svg>" in done.stdout
