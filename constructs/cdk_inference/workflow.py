@@ -58,6 +58,11 @@ class Leg:
     gpu_workflow: GpuWorkflow | None = None
     escalation: Escalation | None = None
 
+    @property
+    def express_stages(self) -> list[StageFunction | GpuInference]:
+        """The stages that the express workflow itself invokes."""
+        return [self.preprocess, *([] if self.gpu_workflow else [self.inference]), self.postprocess]
+
 
 class InferenceWorkflow(Construct):
     """An express state machine that takes a batch of messages through the stages.
@@ -132,9 +137,8 @@ class InferenceWorkflow(Construct):
             logs=sfn.LogOptions(destination=self.log_group, level=sfn.LogLevel.ERROR, include_execution_data=False),
         )
         for leg in legs:
-            for stage in (leg.preprocess, leg.inference, leg.postprocess):
-                if stage is not leg.inference or leg.gpu_workflow is None:
-                    stage.grant_invoke(self.state_machine)
+            for stage in leg.express_stages:
+                stage.grant_invoke(self.state_machine)
             if leg.gpu_workflow is not None:
                 leg.gpu_workflow.grant_start_execution(self.state_machine)
         if router is not None:
@@ -401,7 +405,6 @@ def _last_start(timeout: Duration, legs: Sequence[Leg]) -> int:
 
 def _longest(leg: Leg) -> int | None:
     """Return the milliseconds that a part of a batch may take in a leg; None if that is not known yet."""
-    stages = [leg.preprocess, leg.postprocess, *([] if leg.gpu_workflow else [leg.inference])]
-    if any(stage.timeout.is_unresolved() for stage in stages):
+    if any(stage.timeout.is_unresolved() for stage in leg.express_stages):
         return None
-    return sum(int(stage.timeout.to_milliseconds()) for stage in stages)
+    return sum(int(stage.timeout.to_milliseconds()) for stage in leg.express_stages)
