@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
+
+from inference_runtime.errors import RetryableError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 MAX_CONNECTIONS = 8
 
@@ -42,3 +47,27 @@ def error_code(error: Exception) -> str:
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", ""))
     return type(error).__name__
+
+
+class BotocoreObjects:
+    """Reads and writes objects with a client of botocore; see `objects.Objects`.
+
+    The cause of a `RetryableError` is botocore's exception.
+    """
+
+    def __init__(self, s3: S3Client) -> None:
+        self._s3 = s3
+
+    def get(self, bucket: str, key: str) -> bytes:
+        """Read the bytes of an object."""
+        try:
+            return self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except (BotoCoreError, ClientError) as error:
+            raise RetryableError(f"cannot read s3://{bucket}/{key}: {error}") from error
+
+    def put(self, bucket: str, key: str, data: bytes) -> None:
+        """Write an object."""
+        try:
+            self._s3.put_object(Bucket=bucket, Key=key, Body=data)
+        except (BotoCoreError, ClientError) as error:
+            raise RetryableError(f"cannot write s3://{bucket}/{key}: {error}") from error
