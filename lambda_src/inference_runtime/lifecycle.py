@@ -1,0 +1,137 @@
+"""What a handler does beside its work: it answers warming events, and gets ready for snapshots of Lambda SnapStart.
+
+Imports next to nothing: it is on the way of every cold start.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WARMING_KEY = "cdk-inference"
+"""The member of an event by which warming is told from work; its value is `WARMING`."""
+
+WARMING = "warm"
+
+LONGEST_HOLD_MS = 10_000
+"""An event that asks for more is held no longer than this."""
+
+# Set by Lambda; its own client decides by it too whether there are hooks to run.
+_INITIALIZATION = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "")
+
+_log = logging.getLogger(__name__)
+_preparations: list[Callable[[], object]] = []  # those that have not been run
+_before_snapshot: list[Callable[[], object]] = []
+_after_restore: list[Callable[[], object]] = []
+
+_Function = TypeVar("_Function", bound="Callable[[], object]")
+_Answer = TypeVar("_Answer")
+
+
+def answers_warming(
+    handler: Callable[[dict[str, Any], Any], _Answer],
+) -> Callable[[dict[str, Any], Any], _Answer | dict[str, bool]]:
+    """Decorate a handler, so that it answers a warming event without touching data.
+
+    The event is ``{"cdk-inference": "warm"}``, and the answer ``{"warm": true}``. With ``"hold_ms"``, milliseconds, it
+    is given after so long: events that come meanwhile need an environment each. The environment's first warming event
+    runs its preparations, see `prepare`.
+    """
+
+    @functools.wraps(handler)
+    def answer(event: dict[str, Any], context: Any) -> _Answer | dict[str, bool]:  # noqa: ANN401 - Lambda's object
+        if not (isinstance(event, dict) and event.get(WARMING_KEY) == WARMING):
+            return handler(event, context)
+        _run_preparations()
+        time.sleep(_hold_seconds(event.get("hold_ms")))
+        return {"warm": True}
+
+    return answer
+
+
+def _hold_seconds(hold_ms: object) -> float:
+    """Return how long to hold an event; what is no such number is 0, for a warming event must not fail."""
+    if isinstance(hold_ms, bool) or not isinstance(hold_ms, (int, float)) or not hold_ms > 0:
+        return 0.0
+    return min(hold_ms, LONGEST_HOLD_MS) / 1000
+
+
+def prepare(function: _Function) -> _Function:
+    """Have this done before the first request if nobody waits for it: decorates a function without arguments.
+
+    Such as one inference, which reads the model's pages into memory. It is done before a snapshot is taken, when a
+    provisioned environment initializes (at once: what the function uses must be there), and in the first warming event.
+    In an environment made for a request it is not done at all. If it fails, that is logged: the function works without.
+    """
+    _preparations.append(function)
+    if _INITIALIZATION == "provisioned-concurrency":
+        _run_preparations()
+    return function
+
+
+def before_snapshot(function: _Function) -> _Function:
+    """Have this done before a snapshot is taken, after the preparations, such as closing connections.
+
+    Decorates, or is called with, a function without arguments. What is registered later is done sooner. If it raises,
+    the version cannot be published.
+    """
+    _before_snapshot.append(function)
+    return function
+
+
+def after_restore(function: _Function) -> _Function:
+    """Have this done in every environment that begins with a snapshot: what must be its own is made there.
+
+    Decorates, or is called with, a function without arguments. What is registered sooner is done sooner; all together
+    have 10 seconds. If it raises, the invocation fails, and is tried again.
+    """
+    _after_restore.append(function)
+    return function
+
+
+def _run_preparations() -> None:
+    while _preparations:
+        preparation = _preparations.pop(0)
+        try:
+            preparation()
+        except Exception:
+            _log.exception("a preparation failed, the first request is slower: %s", preparation)
+
+
+def _get_ready_for_snapshot() -> None:
+    _run_preparations()
+    for function in reversed(_before_snapshot):
+        function()
+
+
+def _begin_with_snapshot() -> None:
+    _reseed()
+    for function in _after_restore:
+        function()
+
+
+def _reseed() -> None:
+    """Give the environment random numbers of its own: all that begin with one snapshot would draw the same.
+
+    `secrets`, `uuid4` and `os.urandom` ask the kernel, and need nothing. A generator that other code made for itself
+    stays as it is.
+    """
+    for name in ("random", "numpy.random"):
+        module = sys.modules.get(name)
+        if module is not None:
+            module.seed()
+
+
+if _INITIALIZATION == "snap-start":
+    # Part of Lambda's Python, and found nowhere else. One hook of each kind, so that their order is ours.
+    import snapshot_restore_py
+
+    snapshot_restore_py.register_before_snapshot(_get_ready_for_snapshot)
+    snapshot_restore_py.register_after_restore(_begin_with_snapshot)
