@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import shutil
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 # Raise this when the same inputs give another zip than before: it voids what is cached.
 _FORMAT = 2
 _UNPACKED_LIMIT = 262_144_000  # bytes, AWS's "250 MB" for a zip function
+# Which version it is, and its license.
+_METADATA = ("*.dist-info/METADATA", "*.dist-info/WHEEL", "*.dist-info/licenses/*")
 # Written by the installer, different on each machine or run.
 _INSTALLER_FILES = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
 
@@ -60,6 +63,23 @@ class BundledCode:
         return lambda_.Code.from_asset(str(self.zip_path), asset_hash=self.asset_hash)
 
 
+@dataclass(frozen=True)
+class WheelPart:
+    """Single files of wheels, without what these require.
+
+    Parameters
+    ----------
+    requirements
+        A requirements file that pins the wheels.
+    kept
+        Patterns of the paths to keep, as those of `fnmatch`; each must match a file. The metadata is kept too: it
+        says which version the files are of, and under which license.
+    """
+
+    requirements: Path
+    kept: tuple[str, ...]
+
+
 def lambda_source() -> Path:
     """Return the folder of what runs in AWS: in the package when installed from a wheel, else in the repository."""
     package = Path(__file__).parent
@@ -75,6 +95,7 @@ def bundle(
     sources: Mapping[str, Path | bytes],
     platform: LambdaPlatform,
     excluded: Sequence[str] = (),
+    parts: Sequence[WheelPart] = (),
 ) -> BundledCode:
     """Bundle sources and the wheels they need into one zip.
 
@@ -97,6 +118,8 @@ def bundle(
         What the function runs on.
     excluded
         Distributions that stay out although a requirement asks for them, because the function never imports them.
+    parts
+        Single files of other wheels.
 
     Returns
     -------
@@ -115,6 +138,7 @@ def bundle(
         return _placeholder(bundles)
 
     needed = Requirements(requirements, excluded=excluded)
+    partial = [(Requirements(part.requirements), part.kept) for part in parts]
     files = source_files(sources)
     for module in sorted(_modules(files) & sys.stdlib_module_names):
         raise PropError(f"source {module!r} of {name} would hide Python's own module of that name: rename it")
@@ -124,6 +148,7 @@ def bundle(
         "platform": platform.uv_platform,
         "python": platform.python,
         "requirements": needed.digest(),
+        "parts": [[requirement.digest(), *kept] for requirement, kept in partial],
         "sources": content_digest(files),
     }
     folder = bundles / sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
@@ -131,7 +156,7 @@ def bundle(
         made = _read(folder)
         if made is None:
             sys.stderr.write(f"bundling {name} for Python {platform.python} on {platform.architecture}\n")
-            made = _make(folder, needed, files, platform, name)
+            made = _make(folder, needed, partial, files, platform, name)
     if unpinned := needed.unpinned(made["distributions"]):
         Annotations.of(scope).add_warning_v2(
             "cdk-inference:unpinned",
@@ -153,7 +178,12 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _make(
-    folder: Path, requirements: Requirements, sources: Mapping[str, Path | bytes], platform: LambdaPlatform, name: str
+    folder: Path,
+    requirements: Requirements,
+    parts: Sequence[tuple[Requirements, Sequence[str]]],
+    sources: Mapping[str, Path | bytes],
+    platform: LambdaPlatform,
+    name: str,
 ) -> dict[str, Any]:
     """Bundle into a folder that appears at once, complete."""
     partial = folder.with_suffix(".partial")
@@ -165,6 +195,13 @@ def _make(
         if requirements:
             requirements.install(wheels, platform, name=name)
         files: dict[str, Path | bytes] = {**_wheel_files(wheels)}
+        distributions = installed_distributions(wheels)
+        for number, (wanted, kept) in enumerate(parts):
+            target = partial / f"part-{number}"
+            wanted.install(target, platform, name=name, dependencies=False)
+            _check_versions(distributions, installed_distributions(target), name)
+            files.update(_part_files(target, kept))
+            distributions |= installed_distributions(target)
         if clash := sorted(files.keys() & sources.keys()):
             raise PropError(
                 f"{_origin(sources[clash[0]])} would overwrite {clash[0]!r} of a requirement of {name}: rename it"
@@ -178,7 +215,7 @@ def _make(
         _write_zip(content / "code.zip", files)
         made = {
             "asset_hash": content_digest(files),
-            "distributions": installed_distributions(wheels),
+            "distributions": distributions,
             "zip_sha256": hash_file(content / "code.zip"),
         }
         (content / "bundle.json").write_text(json.dumps(made, indent=2), encoding="utf-8")
@@ -257,6 +294,29 @@ def _is_needed(path: Path) -> bool:
         return path.name not in _INSTALLER_FILES
     # Only the tests themselves: some packages import helpers from their "tests" folder.
     return not ("tests" in path.parts[1:-1] and (path.name.startswith("test_") or path.name == "conftest.py"))
+
+
+def _part_files(folder: Path, kept: Sequence[str]) -> dict[str, Path]:
+    """Return the files of installed wheels that match a pattern, and the metadata that names their version."""
+    files = _wheel_files(folder)
+    missing = [pattern for pattern in kept if not fnmatch.filter(files, pattern)]
+    if missing:
+        raise PropError(f"no file is like {missing[0]!r} in {installed_distributions(folder)}: correct the pattern")
+    return {
+        path: file
+        for path, file in files.items()
+        if any(fnmatch.fnmatchcase(path, pattern) for pattern in (*_METADATA, *kept))
+    }
+
+
+def _check_versions(installed: Mapping[str, str], others: Mapping[str, str], name: str) -> None:
+    """Refuse two versions of a distribution: their files would lie in one folder."""
+    for distribution, wanted in others.items():
+        if (other := installed.get(distribution, wanted)) != wanted:
+            raise PropError(
+                f"requirements of {name}: {distribution}=={other} beside {wanted}, of which the runtime takes single"
+                f" files: require {distribution}=={wanted}"
+            )
 
 
 def _check_size(files: Mapping[str, Path | bytes], name: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from cdk_inference.bundling import bundle, lambda_source
+from cdk_inference.bundling import WheelPart, bundle, lambda_source
 from cdk_inference.platform import LambdaPlatform
 
 if TYPE_CHECKING:
@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 
     from aws_cdk import aws_lambda as lambda_
     from constructs import Construct
+
+
+Engine = Literal["c_api", "python"]
+"""What runs a model: ONNX Runtime's shared library alone, or its Python package."""
+
+# No Python of the wheel: neither numpy nor the rest of what it requires is needed then.
+_C_API_FILES = ("onnxruntime/capi/libonnxruntime.so.*", "onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt")
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,9 @@ class ZipPackage:
     handler
         ``module.function`` in the package.
     runtime_requirements
-        Name of the runtime's own list of pinned packages.
+        Names of the runtime's own lists of pinned packages.
+    engine
+        Which form of ONNX Runtime is in the package, if any. The shared library is that of Linux's wheels.
     requirements
         Packages beside those.
     excluded_requirements
@@ -62,7 +71,8 @@ class ZipPackage:
     """
 
     handler: str
-    runtime_requirements: str
+    runtime_requirements: str | tuple[str, ...] = ()
+    engine: Engine | None = None
     requirements: tuple[str | Path, ...] = ()
     excluded_requirements: tuple[str, ...] = ()
     sources: Mapping[str, Path | bytes] = field(default_factory=dict)
@@ -71,12 +81,19 @@ class ZipPackage:
         """Bundle the zip, or take it from the cache."""
         resolved = LambdaPlatform.resolve(scope, platform)
         source = lambda_source()
+        lists = [self.runtime_requirements] if isinstance(self.runtime_requirements, str) else self.runtime_requirements
+        parts = []
+        if self.engine == "python":
+            lists = [*lists, "inference"]
+        elif self.engine == "c_api":
+            parts.append(WheelPart(source / "requirements" / "inference-c-api.txt", _C_API_FILES))
         bundled = bundle(
             scope,
             name=name,
-            requirements=[source / "requirements" / f"{self.runtime_requirements}.txt", *self.requirements],
+            requirements=[*(source / "requirements" / f"{entry}.txt" for entry in lists), *self.requirements],
             sources={"inference_runtime": source / "inference_runtime", **self.sources},
             platform=resolved,
             excluded=self.excluded_requirements,
+            parts=parts,
         )
         return PackagedCode(bundled.code(), self.handler, resolved.runtime, resolved.cdk_architecture)

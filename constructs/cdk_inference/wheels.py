@@ -87,7 +87,7 @@ class Requirements:
         }
         return {name: version for name, version in installed.items() if _normalize(name) not in pinned}
 
-    def install(self, target: Path, platform: LambdaPlatform, *, name: str) -> None:
+    def install(self, target: Path, platform: LambdaPlatform, *, name: str, dependencies: bool = True) -> None:
         """Install the requirements into a folder.
 
         Parameters
@@ -98,6 +98,8 @@ class Requirements:
             What the function runs on.
         name
             Name of the function, for messages.
+        dependencies
+            Whether what the requirements require is installed too.
 
         Raises
         ------
@@ -111,6 +113,8 @@ class Requirements:
         command += ["--only-binary", ":all:"]
         # What is bundled must not depend on the folder that the app is run in, nor on who runs it.
         command += ["--no-config", "--no-sources"]
+        if not dependencies:
+            command += ["--no-deps"]
         if self._overrides:
             target.mkdir(parents=True, exist_ok=True)
             overrides = target.with_name(f"{target.name}.overrides.txt")

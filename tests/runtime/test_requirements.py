@@ -9,8 +9,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-# What a requirement asks for, but is kept out of the bundle: see `StageCode.excluded_requirements`.
-EXCLUDED = {"preprocess-text": {"huggingface-hub"}}
+# What a requirement asks for, but is kept out of the bundle: see `StageCode.excluded_requirements` and
+# `bundling.WheelPart`.
+EXCLUDED = {
+    "preprocess-text": {"huggingface-hub"},
+    "inference-c-api": {"flatbuffers", "numpy", "packaging", "protobuf"},
+}
 FOLDER = Path(__file__).parents[2] / "lambda_src" / "requirements"
 # Those of the container image are installed nowhere here: tests/bundling/test_gpu_image.py resolves them.
 IMAGE = [FOLDER / "inference-gpu-cuda.txt", FOLDER / "inference-gpu.txt"]
@@ -26,6 +30,7 @@ def pins(path: Path) -> dict[str, Requirement]:
 def test_there_is_a_list_for_each_kind_of_function() -> None:
     assert {path.stem for path in FILES} == {
         "inference",
+        "inference-c-api",
         "postprocess",
         "preprocess-base",
         "preprocess-image",
