@@ -8,19 +8,16 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
 
+from inference_runtime import timeouts
 from inference_runtime.errors import RetryableError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-MAX_CONNECTIONS = 8
-
-# A service that hangs must show as an error of the call, before the stage runs into its own timeout (30 s) and is taken
-# for killed by an object. Two attempts of 2 + 8 s and the pause between them take 21 s; what lasts longer is retried by
-# the workflow and the queue.
-ATTEMPTS = 2
-CONNECT_TIMEOUT = 2
-READ_TIMEOUT = 8
+ATTEMPTS = timeouts.ATTEMPTS
+CONNECT_TIMEOUT = timeouts.CONNECT_TIMEOUT
+READ_TIMEOUT = timeouts.READ_TIMEOUT
+MAX_CONNECTIONS = timeouts.MAX_CONNECTIONS
 
 TIMEOUTS = (ConnectTimeoutError, ReadTimeoutError)
 """What a call raises if the service hangs. Then the rest of a batch is not tried: it would take that long again."""

@@ -1,0 +1,131 @@
+"""Credentials of a function: from its environment, or from the endpoint that a container has for them."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from inference_runtime.errors import RetryableError
+from inference_runtime.timeouts import ATTEMPTS, CONNECT_TIMEOUT
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
+EARLY = 300
+"""Seconds before they expire that credentials are replaced."""
+
+_RELATIVE_HOST = "http://169.254.170.2"
+# Where credentials may come from without TLS, as in AWS's own clients: this machine, ECS and EKS.
+_HOSTS = frozenset({"localhost", "127.0.0.1", "::1", "169.254.170.2", "169.254.170.23", "fd00:ec2::23"})
+_OK = 200
+
+
+class Credentials(NamedTuple):
+    """Who signs a request; `token` is empty for a user's own key."""
+
+    key_id: str
+    secret: str
+    token: str
+
+    def __repr__(self) -> str:
+        """Return the key's id alone: the rest belongs in no log."""
+        return f"Credentials({self.key_id!r})"
+
+
+class CredentialSource:
+    """Finds credentials, and keeps those that expire until shortly before; thread-safe.
+
+    Lambda puts them into the environment, where they are valid for as long as the environment lives. A function that is
+    restored from a snapshot, and a container of SageMaker, ask an endpoint for them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: Credentials | None = None
+        self._expire = 0.0
+
+    def get(self) -> Credentials:
+        """Return the credentials that are valid now.
+
+        Raises
+        ------
+        RetryableError
+            If there are none, or the endpoint does not give them.
+        """
+        key_id, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+        if key_id and secret:
+            return Credentials(key_id, secret, os.environ.get("AWS_SESSION_TOKEN", ""))
+        with self._lock:
+            kept, left = self._kept, self._expire - time.time()
+            if kept is not None and left > EARLY:
+                return kept
+            try:
+                self._kept, self._expire = _from_endpoint()
+            except RetryableError:
+                if kept is None or left <= 0:
+                    raise
+                return kept
+            return self._kept
+
+    def forget(self) -> None:
+        """Ask for others at the next request: S3 has refused these, or they come from a snapshot."""
+        with self._lock:
+            self._kept = None
+
+
+def _from_endpoint() -> tuple[Credentials, float]:
+    """Return credentials, and when they expire in seconds since 1970."""
+    from urllib.parse import urlsplit  # noqa: PLC0415 - not where the environment has them
+
+    if path := os.environ.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
+        address = _RELATIVE_HOST + path
+    elif not (address := os.environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")):
+        raise RetryableError(
+            "no AWS credentials: neither AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY nor"
+            " AWS_CONTAINER_CREDENTIALS_FULL_URI are set"
+        )
+    url = urlsplit(address)
+    if url.scheme != "https" and url.hostname not in _HOSTS:
+        raise RetryableError(
+            f"AWS_CONTAINER_CREDENTIALS_FULL_URI is on {url.hostname!r}, which is neither this machine nor has TLS"
+        )
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _asked(url)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if attempt == ATTEMPTS:
+                raise RetryableError(f"{address} gives no credentials: {type(error).__name__}: {error}") from error
+    raise AssertionError
+
+
+def _asked(url: SplitResult) -> tuple[Credentials, float]:
+    import http.client  # noqa: PLC0415 - as above
+    import json  # noqa: PLC0415
+    from datetime import datetime  # noqa: PLC0415
+
+    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    connection = kind(url.hostname or "", url.port, timeout=CONNECT_TIMEOUT)
+    token = _authorization()
+    try:
+        path = f"{url.path or '/'}{'?' if url.query else ''}{url.query}"
+        connection.request("GET", path, headers={"Authorization": token} if token else {})
+        response = connection.getresponse()
+        answer = response.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
+    finally:
+        connection.close()
+    if response.status != _OK:
+        raise OSError(f"status {response.status}")
+    found = json.loads(answer)
+    expire = datetime.fromisoformat(found["Expiration"]).timestamp()
+    return Credentials(found["AccessKeyId"], found["SecretAccessKey"], found["Token"]), expire
+
+
+def _authorization() -> str:
+    if path := os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
+        with open(path, encoding="utf-8") as file:  # noqa: PTH123 - without importing pathlib
+            return file.read().strip()
+    return os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "")
