@@ -13,14 +13,12 @@ import zipfile
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Annotations, Stack
 from aws_cdk import aws_lambda as lambda_
-from filelock import FileLock
 
 from cdk_inference.errors import PropError
 from cdk_inference.model.cache import cache_root, hash_file, is_clutter
@@ -142,6 +140,8 @@ def bundle(
     files = source_files(sources)
     for module in sorted(_modules(files) & sys.stdlib_module_names):
         raise PropError(f"source {module!r} of {name} would hide Python's own module of that name: rename it")
+    from importlib.metadata import version  # noqa: PLC0415 - imports of an app shall not wait for it
+
     inputs = {
         "format": _FORMAT,
         "uv": version("uv"),
@@ -152,11 +152,15 @@ def bundle(
         "sources": content_digest(files),
     }
     folder = bundles / sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    with FileLock(f"{folder}.lock"):  # another synth may be at it
-        made = _read(folder)
-        if made is None:
-            sys.stderr.write(f"bundling {name} for Python {platform.python} on {platform.architecture}\n")
-            made = _make(folder, needed, partial, files, platform, name)
+    made = _read(folder)
+    if made is None:
+        from filelock import FileLock  # noqa: PLC0415 - brings asyncio; what is in the cache needs no lock
+
+        with FileLock(f"{folder}.lock"):  # another synth may be at it
+            made = _read(folder)
+            if made is None:
+                sys.stderr.write(f"bundling {name} for Python {platform.python} on {platform.architecture}\n")
+                made = _make(folder, needed, partial, files, platform, name)
     if unpinned := needed.unpinned(made["distributions"]):
         Annotations.of(scope).add_warning_v2(
             "cdk-inference:unpinned",

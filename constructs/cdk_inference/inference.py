@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Unpack
 
 from cdk_inference.errors import PropError
 from cdk_inference.functions import CpuInference
-from cdk_inference.gpu.inference import DEFAULT_PATIENCE, DEFAULT_TIMEOUT, GpuInference, LambdaGpu
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.capacity import Capacity
     from cdk_inference.functions import FunctionOptions
-    from cdk_inference.gpu.inference import GpuBackend
+    from cdk_inference.gpu.inference import GpuBackend, GpuInference
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.work import WorkBucket
 
@@ -64,10 +63,12 @@ class Inference(ABC):
         timeout
             Of one run of a batch; the pipeline's own is that of its express workflow. Default: one minute.
         """
+        from cdk_inference.gpu.inference import LambdaGpu, default_patience, default_timeout  # noqa: PLC0415 - for GPUs
+
         return GpuStrategy(
             backend=backend if backend is not None else LambdaGpu(),
-            longest_wait=patience if patience is not None else DEFAULT_PATIENCE,
-            timeout=timeout if timeout is not None else DEFAULT_TIMEOUT,
+            longest_wait=patience if patience is not None else default_patience(),
+            timeout=timeout if timeout is not None else default_timeout(),
         )
 
     @property
@@ -173,6 +174,8 @@ class GpuStrategy(Inference):
 
         The pipeline's platform is that of its zip files: a GPU's image is x86_64 whatever they are.
         """
+        from cdk_inference.gpu.inference import GpuInference  # noqa: PLC0415 - for GPUs
+
         if confidence:
             raise PropError("a model that decides what is escalated runs on a GPU; use Inference.cpu() for it")
         options.pop("platform", None)

@@ -18,10 +18,9 @@ from cdk_inference.metadata import mark
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
-from cdk_inference.routing.costs import advise, cascade_costs, warn_of_backlog
 from cdk_inference.routing.route import Route
 from cdk_inference.routing.router import Router
-from cdk_inference.routing.stages import RouteStages
+from cdk_inference.routing.stages import FusedStages, RouteStages
 from cdk_inference.routing.strategies import RoutePlan
 from cdk_inference.stages import Postprocess
 from cdk_inference.trigger import S3Trigger
@@ -36,17 +35,21 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_s3 as s3
 
+    from cdk_inference.capacity import Capacity
     from cdk_inference.costs import Traffic
     from cdk_inference.functions import CpuInference, FunctionOptions, PostprocessFunction, PreprocessFunction
+    from cdk_inference.fused import FusedFunction
     from cdk_inference.gpu.inference import GpuInference
     from cdk_inference.platform import LambdaPlatform
-    from cdk_inference.routing.stages import WorkflowLogs
+    from cdk_inference.routing.stages import RouteOptions, WorkflowLogs
     from cdk_inference.routing.strategies import Branch
     from cdk_inference.stages import Preprocess
 
 METRIC_NAMESPACE = "cdk-inference"
 _EXPRESS_LIMIT_SECONDS = 300
 _STAGE_TIMEOUTS = {1: 30, 2: 18}
+_FUSED_TIMEOUT = 40
+_STAGE_MEMORY = {"preprocess_memory_size": 1769, "postprocess_memory_size": 1024}
 
 
 class InferencePipeline(Construct):
@@ -55,7 +58,8 @@ class InferencePipeline(Construct):
     S3 → EventBridge → queue → pipe → workflow (preprocess → infer → postprocess) → DynamoDB. Every object version ends
     as one row, or as one message in the dead-letter queue; what a GPU could not score ends as both.
 
-    With a `routing`, there are several models, and each item goes where it is cheapest to get right.
+    With a `routing`, there are several models, and each item goes where it is cheapest to get right. When `fused`, one
+    function does what three do else, with the same user code and the same rows.
 
     Parameters
     ----------
@@ -70,6 +74,9 @@ class InferencePipeline(Construct):
         Where the model runs. Goes with `model`. Default: `Inference.cpu`.
     routing
         A strategy of `Routing`. Default: everything goes to `model`.
+    fused
+        Whether preprocessing, inference and postprocessing of a route are one function: one cold start, one invocation
+        a batch, no tensors on their way. On the CPU, and without cascades. Default: a function for each.
     bucket
         Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our
         own, versioned, encrypted, TLS only, without public access.
@@ -90,12 +97,16 @@ class InferencePipeline(Construct):
         Times an object is tried before it goes to the dead-letter queue; outages and throttling count. Default: 10.
     stage_timeout
         Of one invocation of each function. Finding the item that times out takes log2(batch_size) + 3 invocations, and
-        all must fit into the 5 minutes of an express workflow, of both models of a cascade. Default: 30 seconds, or 18
-        with a cascade.
+        all must fit into the 5 minutes of an express workflow, of both models of a cascade; when `fused`, 2 fewer.
+        Default: 30 seconds, 18 with a cascade, or 40 when `fused`.
     workflow_timeout
         Of one batch; a message that failed is tried again about this much later. Default: 5 minutes.
     preprocess_memory_size, postprocess_memory_size
-        MiB of the functions; 1,769 MiB are one vCPU. Default: 1,769 and 1,024.
+        MiB of the functions; 1,769 MiB are one vCPU. A fused function has that of its `inference`. Default: 1,769 and
+        1,024.
+    capacity
+        Where environments of preprocessing and postprocessing come from; of a fused function, if its `inference` does
+        not say so. Default: Lambda makes them on demand.
     max_object_bytes
         Larger objects are rejected before they are read. Default: 64 MiB.
     reserved_concurrent_executions
@@ -115,7 +126,7 @@ class InferencePipeline(Construct):
 
     Attributes
     ----------
-    trigger, workflow, results, work
+    trigger, workflow, results
         The parts, each with grants and metrics of its own.
     routes
         The stages of each route, by its name; without a routing, those of ``"main"``.
@@ -139,6 +150,7 @@ class InferencePipeline(Construct):
         postprocess: Postprocess | None = None,
         inference: Inference | None = None,
         routing: Branch | None = None,
+        fused: bool = False,
         bucket: s3.IBucket | None = None,
         prefix: str = "",
         suffixes: Sequence[str] = (),
@@ -151,6 +163,7 @@ class InferencePipeline(Construct):
         workflow_timeout: Duration | None = None,
         preprocess_memory_size: int = 1769,
         postprocess_memory_size: int = 1024,
+        capacity: Capacity | None = None,
         max_object_bytes: int = 64 * 1024 * 1024,
         reserved_concurrent_executions: int | None = None,
         traffic: Traffic | None = None,
@@ -162,10 +175,12 @@ class InferencePipeline(Construct):
         super().__init__(scope, id)
         plan = RoutePlan.of(_branch(model, preprocess, inference, routing))
         legs_in_turn = 2 if any(leg.escalation for leg in plan.legs.values()) else 1
-        default_stage_timeout = Duration.seconds(_STAGE_TIMEOUTS[legs_in_turn])
+        if fused:
+            _check_fused(plan, preprocess_memory_size, postprocess_memory_size)
+        default_stage_timeout = Duration.seconds(_FUSED_TIMEOUT if fused else _STAGE_TIMEOUTS[legs_in_turn])
         per_stage = stage_timeout if stage_timeout is not None else default_stage_timeout
         per_batch = workflow_timeout if workflow_timeout is not None else Duration.seconds(_EXPRESS_LIMIT_SECONDS)
-        _check_timeouts(batch_size, per_stage, per_batch, plan)
+        _check_timeouts(batch_size, per_stage, per_batch, plan, fused=fused)
 
         if encryption_key is None:
             key: kms.IKey = encryption.create_key(self, "Key", removal_policy=data_removal_policy(self, removal_policy))
@@ -188,7 +203,7 @@ class InferencePipeline(Construct):
         )
         for route in plan.routes.values():
             _check_suffixes(suffixes, route.preprocess)
-        self.work = WorkBucket(self, "Work", encryption_key=key, removal_policy=removal_policy)
+        self._work = None if fused else WorkBucket(self, "Work", encryption_key=key, removal_policy=removal_policy)
         self.results = (
             results
             if results is not None
@@ -208,25 +223,32 @@ class InferencePipeline(Construct):
         }
         # Without a routing the stages are the pipeline's own children.
         parent = self if routing is None else Construct(self, "Routes")
-        self.routes = {
-            name: RouteStages.create(
-                parent if routing is None else Construct(parent, name),
+        self.routes: dict[str, RouteStages | FusedStages] = {}
+        for name, route in plan.routes.items():
+            within = parent if routing is None else Construct(parent, name)
+            common: RouteOptions = {
+                "trigger": self.trigger,
+                "results": self.results,
+                "postprocess": postprocess if postprocess is not None else Postprocess.outputs(),
+                "max_object_bytes": max_object_bytes,
+                "result_ttl_days": result_ttl_days,
+                "timeout": per_stage,
+                "capacity": capacity,
+                "functions": options,
+            }
+            if self._work is None:
+                self.routes[name] = FusedStages.create(within, route, **common)
+                continue
+            self.routes[name] = RouteStages.create(
+                within,
                 route,
-                trigger=self.trigger,
-                work=self.work,
-                results=self.results,
-                postprocess=postprocess if postprocess is not None else Postprocess.outputs(),
+                work=self._work,
                 confidence=any(leg.escalation for leg in plan.legs.values() if leg.route is route),
-                max_object_bytes=max_object_bytes,
-                result_ttl_days=result_ttl_days,
                 preprocess_memory_size=preprocess_memory_size,
                 postprocess_memory_size=postprocess_memory_size,
-                timeout=per_stage,
-                functions=options,
                 workflow=kept,
+                **common,
             )
-            for name, route in plan.routes.items()
-        }
         self.workflow = InferenceWorkflow(
             self,
             "Workflow",
@@ -253,7 +275,19 @@ class InferencePipeline(Construct):
         """The postprocessing function of a pipeline with one route."""
         return self._only("postprocess").postprocess
 
-    def _only(self, stage: str) -> RouteStages:
+    @property
+    def score(self) -> FusedFunction:
+        """The function of a fused pipeline with one route."""
+        return self._only("score").score
+
+    @property
+    def work(self) -> WorkBucket:
+        """Where large tensors go; a fused pipeline has none."""
+        if self._work is None:
+            raise PropError("the pipeline is fused: no tensors travel, so that it has no work bucket")
+        return self._work
+
+    def _only(self, stage: str) -> RouteStages | FusedStages:
         if len(self.routes) > 1:
             names = ", ".join(self.routes)
             raise PropError(f"the pipeline has the routes {names}; take .routes['{next(iter(self.routes))}'].{stage}")
@@ -266,6 +300,8 @@ class InferencePipeline(Construct):
             calibration = None if leg.escalation is None else leg.escalation.calibration
             if leg.escalation is None or calibration is None:
                 continue
+            from cdk_inference.routing.costs import cascade_costs  # noqa: PLC0415 - for cascades
+
             then = plan.routes[plan.destinations[leg.escalation.then].leg]
             costs = cascade_costs(leg.route, then, calibration)
             cascades.append(calibration.manifest(cost_per_million=costs))
@@ -280,6 +316,8 @@ class InferencePipeline(Construct):
             CfnOutput(self, "Decision", value=decisions, description="why items go where they go")
             Annotations.of(self).add_info_v2("cdk-inference:decision", decisions)
         if traffic is not None and plan.entry:  # all items begin there
+            from cdk_inference.routing.costs import advise, warn_of_backlog  # noqa: PLC0415 - for who asks
+
             route = plan.legs[plan.destinations[plan.entry].leg].route
             advise(self, route, traffic)
             warn_of_backlog(self, route, traffic)
@@ -361,13 +399,38 @@ def _check_suffixes(suffixes: Sequence[str], preprocess: Preprocess) -> None:
             )
 
 
-def _check_timeouts(batch_size: int, stage_timeout: Duration, workflow_timeout: Duration, plan: RoutePlan) -> None:
+def _check_fused(plan: RoutePlan, *memory_sizes: int) -> None:
+    """Refuse what a fused function cannot do, and props of functions that there are not."""
+    for leg in plan.legs.values():
+        if leg.escalation is not None:
+            raise PropError(
+                f"fused is True, and '{leg.name}' is a cascade, which hands on what its first model is unsure of; leave "
+                "fused out, or the cascade"
+            )
+    for route in plan.routes.values():
+        if not isinstance(route.inference, CpuStrategy):
+            raise PropError(
+                f"fused is True, and route '{route.name}' does not run on the CPU, where a fused function runs; leave "
+                "fused out, use Inference.cpu(), or give the GPU a pipeline of its own"
+            )
+    for (prop, default), given in zip(_STAGE_MEMORY.items(), memory_sizes, strict=True):
+        if given != default:
+            raise PropError(
+                f"fused is True, and {prop} is {given}, of which there is no function; "
+                "use inference=Inference.cpu(memory_size=…)"
+            )
+
+
+def _check_timeouts(
+    batch_size: int, stage_timeout: Duration, workflow_timeout: Duration, plan: RoutePlan, *, fused: bool
+) -> None:
     workflow = seconds("workflow_timeout", workflow_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
     stage = seconds("stage_timeout", stage_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
     if workflow is None or stage is None or Token.is_unresolved(batch_size):
         return
     rounds = math.ceil(math.log2(max(batch_size, 1))) + 1
-    invocations = rounds + 2  # after the first stage, the last part still has two to go
+    # After the first of three stages, the last part still has two to go.
+    invocations = rounds if fused else rounds + 2
     for leg in plan.legs.values():
         routes = [leg.route]
         if leg.escalation is not None:

@@ -10,9 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import uv
-from packaging.specifiers import SpecifierSet
-
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -107,6 +104,8 @@ class Requirements:
             If there is no set of wheels for this platform that satisfies the requirements, or another version than
             the pinned one was installed.
         """
+        import uv  # noqa: PLC0415 - what is in the cache needs neither uv nor packaging
+
         command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--no-progress", "--color", "never"]
         command += ["--python", sys.executable, "--no-python-downloads", "--target", str(target)]
         command += ["--python-version", platform.python, "--python-platform", platform.uv_platform]
@@ -142,6 +141,8 @@ class Requirements:
         installed
             Version of each installed distribution.
         """
+        from packaging.specifiers import SpecifierSet  # noqa: PLC0415
+
         pins: dict[str, list[str]] = {}
         for _, line in self._lines:
             if (match := _PINNED.match(line)) and match[2]:

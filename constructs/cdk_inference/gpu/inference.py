@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.work import WorkBucket
 
-DEFAULT_PATIENCE = Duration.minutes(20)
 NOT_READY_ERRORS = (
     "Lambda.ResourceNotReadyException",
     "Lambda.ResourceConflictException",
@@ -61,11 +60,20 @@ Which of them a request gets while a function scales from zero is not documented
 # The runtime looks for a GPU, and says so if there is none.
 _CUDA = {"ACCELERATOR": "cuda"}
 LONGEST_PATIENCE = 6 * 60 * 60  # an execution has at most 25,000 events: about ten hours of being refused
-DEFAULT_TIMEOUT = Duration.minutes(1)
 _FALLBACK_MEMORY = 3538
 _LAST_SECONDS = 10  # of an invocation: what was answered is written, or what hangs is killed
 # A GPU has no use for 8-bit graphs: CUDA has no kernels for them, and falls back to the CPU node by node.
 _GPU_PRECISIONS = frozenset({"float16", "float32"})
+
+
+def default_patience() -> Duration:
+    """Return how long a batch waits for a GPU. A function: durations are Node's, which imports must not wait for."""
+    return Duration.minutes(20)
+
+
+def default_timeout() -> Duration:
+    """Return how long one run of a batch may take."""
+    return Duration.minutes(1)
 
 
 class GpuStage(Protocol):
@@ -266,8 +274,8 @@ class GpuInference(Construct):
                 f"platform is {platform}; GPU functions are x86_64 only: leave it out, or use architecture='x86_64'"
             )
         _check_precision(model)
-        self.patience = patience if patience is not None else DEFAULT_PATIENCE
-        self.timeout = timeout if timeout is not None else DEFAULT_TIMEOUT
+        self.patience = patience if patience is not None else default_patience()
+        self.timeout = timeout if timeout is not None else default_timeout()
         for name, duration in (("patience", self.patience), ("timeout", self.timeout)):
             if duration.is_unresolved():
                 raise PropError(

@@ -35,7 +35,7 @@ LONGEST_WAIT = 60
 STORE_TRIES = 12
 """Times that a row is tried to be written, beside the retries of each time: about five minutes."""
 
-_STORING = Duration.hours(1)
+_STORING_HOURS = 1
 # Lambda's cause is JSON, of which the message is what a reader of a row wants. Ours begin with the error's name too.
 # Backslashes by number: JSONata looks for the end of a regular expression without regard to escaped brackets.
 _REFUSAL = r"""{% (
@@ -114,7 +114,7 @@ class GpuWorkflow(Construct):
             query_language=sfn.QueryLanguage.JSONATA,
             state_machine_type=sfn.StateMachineType.STANDARD,
             # Ends what hangs. Splitting a batch and storing its rows come on top of the patience.
-            timeout=patience.plus(patience).plus(_STORING).plus(_splitting(inference)),
+            timeout=patience.plus(patience).plus(Duration.hours(_STORING_HOURS)).plus(_splitting(inference)),
             tracing_enabled=True,
             logs=sfn.LogOptions(destination=self.log_group, level=sfn.LogLevel.ERROR, include_execution_data=False),
         )

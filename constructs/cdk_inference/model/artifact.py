@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from aws_cdk import CfnOutput, Stack
 from constructs import Construct
 
-from cdk_inference.model.builder import Project, build_project, open_project, with_precision
-from cdk_inference.model.manifest import Manifest
-from cdk_inference.model.recipe import ModelRecipe, load_recipe
-
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cdk_inference.model.builder import Project
+    from cdk_inference.model.manifest import Manifest
     from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe import ModelRecipe
     from cdk_inference.model.tensors import TensorSpec
 
 
@@ -61,6 +60,10 @@ class ModelArtifact(Construct):
         frozen_lock: bool = False,
     ) -> None:
         super().__init__(scope, id)
+        # Here, so that an app's imports do not wait for what builds models, nor for cattrs.
+        from cdk_inference.model.builder import build_project, open_project, with_precision  # noqa: PLC0415
+        from cdk_inference.model.recipe import ModelRecipe, load_recipe  # noqa: PLC0415
+
         self.path: Path | None = None
         """Folder with ``model.onnx`` and ``manifest.json``."""
         self.project: Project | None = None
@@ -111,6 +114,8 @@ def _quality(manifest: Manifest) -> str:
 
 
 def _placeholder(recipe: ModelRecipe) -> Manifest:
+    from cdk_inference.model.manifest import Manifest  # noqa: PLC0415
+
     return Manifest(
         name=recipe.name,
         model_version="unbuilt",

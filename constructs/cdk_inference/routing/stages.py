@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypedDict
+from typing import TYPE_CHECKING, NoReturn, Self, TypedDict
 
 from cdk_inference.capacity import BEHIND_ALIAS, ON_DEMAND
+from cdk_inference.errors import PropError
 from cdk_inference.functions import PostprocessFunction, PreprocessFunction
-from cdk_inference.gpu.inference import GpuInference
-from cdk_inference.gpu.workflow import GpuWorkflow
-from cdk_inference.workflow import Leg
+from cdk_inference.workflow import FusedLeg, Leg
 
 if TYPE_CHECKING:
     from aws_cdk import Duration, RemovalPolicy
@@ -17,7 +16,11 @@ if TYPE_CHECKING:
     from aws_cdk import aws_logs as logs
     from constructs import Construct
 
+    from cdk_inference.capacity import Capacity
     from cdk_inference.functions import CpuInference, FunctionOptions
+    from cdk_inference.fused import FusedFunction
+    from cdk_inference.gpu.inference import GpuInference
+    from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.results import ResultsTable
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.strategies import PlannedLeg
@@ -51,6 +54,11 @@ class RouteStages:
     postprocess: PostprocessFunction
     gpu_workflow: GpuWorkflow | None
 
+    @property
+    def score(self) -> NoReturn:
+        """There is none."""
+        raise PropError("the pipeline is not fused; take .preprocess, .inference or .postprocess, or pass fused=True")
+
     @classmethod
     def create(
         cls,
@@ -67,6 +75,7 @@ class RouteStages:
         preprocess_memory_size: int,
         postprocess_memory_size: int,
         timeout: Duration,
+        capacity: Capacity | None,
         functions: FunctionOptions,
         workflow: WorkflowLogs,
     ) -> Self:
@@ -82,7 +91,7 @@ class RouteStages:
             For a route that has none of its own.
         confidence
             Whether inference has to say how sure it is.
-        max_object_bytes, result_ttl_days, preprocess_memory_size, postprocess_memory_size, timeout
+        max_object_bytes, result_ttl_days, preprocess_memory_size, postprocess_memory_size, timeout, capacity
             As those of `InferencePipeline`.
         functions, workflow
             What all functions and workflows of the pipeline have in common.
@@ -97,6 +106,7 @@ class RouteStages:
             max_object_bytes=max_object_bytes,
             memory_size=preprocess_memory_size,
             timeout=timeout,
+            capacity=capacity or ON_DEMAND,
             **functions,
         )
         inference = route.inference.bind(
@@ -112,22 +122,12 @@ class RouteStages:
             result_ttl_days=result_ttl_days,
             memory_size=postprocess_memory_size,
             timeout=timeout,
-            capacity=BEHIND_ALIAS if route.inference.slow else ON_DEMAND,
+            capacity=capacity or (BEHIND_ALIAS if route.inference.slow else ON_DEMAND),
             **functions,
         )
         if confidence:
             work.grant_write(postprocessing)  # answers that are too large for the state, on their way to the next model
-        gpu_workflow = None
-        if isinstance(inference, GpuInference):
-            gpu_workflow = GpuWorkflow(
-                scope,
-                "GpuWorkflow",
-                inference=inference,
-                postprocess=postprocessing,
-                trigger=trigger,
-                patience=inference.patience,
-                **workflow,
-            )
+        gpu_workflow = _gpu_workflow(scope, inference, postprocessing, trigger, workflow) if inference.slow else None
         return cls(preprocessing, inference, postprocessing, gpu_workflow)
 
     def leg(self, planned: PlannedLeg, *, routed: bool) -> Leg:
@@ -141,3 +141,114 @@ class RouteStages:
             gpu_workflow=self.gpu_workflow,
             escalation=planned.escalation,
         )
+
+
+def _gpu_workflow(
+    scope: Construct,
+    inference: CpuInference | GpuInference,
+    postprocess: PostprocessFunction,
+    trigger: S3Trigger,
+    logs: WorkflowLogs,
+) -> GpuWorkflow | None:
+    """Make who waits for the GPU, if there is one."""
+    from cdk_inference.gpu.inference import GpuInference  # noqa: PLC0415 - only apps with a GPU wait for it
+    from cdk_inference.gpu.workflow import GpuWorkflow  # noqa: PLC0415
+
+    if not isinstance(inference, GpuInference):
+        return None
+    return GpuWorkflow(
+        scope,
+        "GpuWorkflow",
+        inference=inference,
+        postprocess=postprocess,
+        trigger=trigger,
+        patience=inference.patience,
+        **logs,
+    )
+
+
+@dataclass(frozen=True)
+class FusedStages:
+    """What a route of a fused pipeline is made of.
+
+    Attributes
+    ----------
+    score
+        The one function.
+    gpu_workflow
+        None: nothing waits for a GPU.
+    """
+
+    score: FusedFunction
+    gpu_workflow: None = None
+
+    @classmethod
+    def create(
+        cls,
+        scope: Construct,
+        route: Route,
+        *,
+        trigger: S3Trigger,
+        results: ResultsTable,
+        postprocess: Postprocess,
+        max_object_bytes: int,
+        result_ttl_days: int | None,
+        timeout: Duration,
+        capacity: Capacity | None,
+        functions: FunctionOptions,
+    ) -> Self:
+        """Create the function in a scope; the parameters are those of `RouteStages.create`.
+
+        Raises
+        ------
+        PropError
+            The model does not run in a plain function on the CPU.
+        """
+        from cdk_inference.fused import FusedFunction  # noqa: PLC0415 - for fused pipelines
+
+        strategy = route.inference
+        if not isinstance(strategy, CpuStrategy):
+            raise PropError(f"route '{route.name}' does not run on the CPU, where a fused function runs")
+        score = FusedFunction(
+            scope,
+            "Score",
+            preprocess=route.preprocess,
+            model=route.model,
+            postprocess=route.postprocess if route.postprocess is not None else postprocess,
+            trigger=trigger,
+            results=results,
+            max_object_bytes=max_object_bytes,
+            result_ttl_days=result_ttl_days,
+            memory_size=strategy.memory_size,
+            timeout=strategy.timeout if strategy.timeout is not None else timeout,
+            capacity=strategy.capacity if strategy.capacity is not None else capacity,
+            **functions,
+        )
+        return cls(score)
+
+    def leg(self, planned: PlannedLeg, *, routed: bool) -> FusedLeg:
+        """Return the leg of a workflow that goes through the function."""
+        return FusedLeg(
+            score=self.score,
+            name=planned.name if routed else "",
+            route=planned.route.name if routed else None,
+        )
+
+    @property
+    def preprocess(self) -> NoReturn:
+        """There is none."""
+        raise _fused("preprocess")
+
+    @property
+    def inference(self) -> NoReturn:
+        """There is none."""
+        raise _fused("inference")
+
+    @property
+    def postprocess(self) -> NoReturn:
+        """There is none."""
+        raise _fused("postprocess")
+
+
+def _fused(stage: str) -> PropError:
+    return PropError(f"the pipeline is fused, so that {stage} has no function of its own; take .score, which has all")

@@ -9,11 +9,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from cdk_inference.costs import choose
 from cdk_inference.errors import PropError
-from cdk_inference.model.cascade import calibrate
-from cdk_inference.prices import Prices
-from cdk_inference.routing.costs import cascade_option, option
 from cdk_inference.stages import user_code
 
 if TYPE_CHECKING:
@@ -22,6 +18,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.costs import Option, Traffic
     from cdk_inference.model.cascade import Calibration
+    from cdk_inference.prices import Prices
     from cdk_inference.routing.route import Route
     from cdk_inference.stages import StageCode
 
@@ -290,7 +287,7 @@ class Routing:
         PropError
             A latency is not known, or no option is quick enough; the message has the figures.
         """
-        return _Cheapest(cpu, gpu, first, agreement, traffic, most_seconds, prices or Prices())
+        return _Cheapest(cpu, gpu, first, agreement, traffic, most_seconds, prices)
 
 
 @dataclass(frozen=True)
@@ -505,6 +502,8 @@ class _Cascade:
         calibration = None
         threshold = self.threshold
         if self.agreement is not None:
+            from cdk_inference.model.cascade import calibrate  # noqa: PLC0415 - for cascades
+
             calibration = calibrate(self.first.model, self.then.model, agreement=self.agreement)
             threshold = calibration.threshold
         if threshold is None:
@@ -523,11 +522,14 @@ class _Cheapest:
     agreement: float
     traffic: Traffic
     most_seconds: float | None
-    prices: Prices
+    prices: Prices | None
 
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
         if "unbuilt" in (self.cpu.model.version, self.gpu.model.version):
             return self.cpu.bind(plan, variant)  # nothing is deployed of such a stack
+        from cdk_inference.costs import choose  # noqa: PLC0415 - for who lets the costs decide
+        from cdk_inference.routing.costs import cascade_option, option  # noqa: PLC0415
+
         branches: dict[str, Branch] = {self.cpu.name: self.cpu, self.gpu.name: self.gpu}
         options: list[Option] = [option(self.cpu), option(self.gpu)]
         if self.first is not None:
