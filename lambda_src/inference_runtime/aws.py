@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError,
 
 from inference_runtime import timeouts
 from inference_runtime.errors import RetryableError
+from inference_runtime.lifecycle import before_snapshot
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -36,7 +37,9 @@ def client(service: str) -> Any:  # noqa: ANN401 - the caller annotates which cl
         read_timeout=READ_TIMEOUT,
         max_pool_connections=MAX_CONNECTIONS,
     )
-    return _session.create_client(service, config=config)
+    made: Any = _session.create_client(service, config=config)
+    before_snapshot(made.close)  # its connections would be dead afterwards
+    return made
 
 
 def error_code(error: Exception) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from inference_runtime.errors import RetryableError
+from inference_runtime.lifecycle import after_restore, before_snapshot
 from inference_runtime.light_s3_credentials import CredentialSource
 from inference_runtime.light_s3_signing import signed_headers
 from inference_runtime.timeouts import ATTEMPTS, CONNECT_TIMEOUT, MAX_CONNECTIONS, READ_TIMEOUT
@@ -355,5 +356,8 @@ def _element(text: str, name: str) -> str:
 
 
 def light_objects() -> LightObjects:
-    """Return the light client; a `TensorStore` calls this when the first tensor comes by reference."""
-    return LightObjects()
+    """Return a light client; a `TensorStore` calls this when the first tensor comes by reference."""
+    objects = LightObjects()
+    before_snapshot(objects.forget)
+    after_restore(objects.forget)
+    return objects

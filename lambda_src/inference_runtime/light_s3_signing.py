@@ -1,6 +1,8 @@
 """Signature version 4 of a request to S3.
 
-As in https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html. Our own, because the libraries that sign take several times as long to import as the rest of the client
+As in https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html.
+
+Our own, because the libraries that sign take several times as long to import as the rest of the client
 (docs/delivery.md has the figures). Tests hold it against botocore's.
 """
 

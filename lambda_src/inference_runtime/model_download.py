@@ -1,0 +1,150 @@
+"""Downloads the function's model from S3: in ranges, several at a time, into files that are mapped into memory.
+
+A file has its name only once its SHA-256 is that of the model that was built. What an earlier attempt has left half
+written is written anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import mmap
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from inference_runtime.errors import RetryableError, StageError
+from inference_runtime.stage import json_variable, required
+from inference_runtime.timeouts import MAX_CONNECTIONS
+
+if TYPE_CHECKING:
+    from inference_runtime.light_s3 import LightObjects
+
+RANGE_BYTES = 8 * 1024 * 1024
+"""Of one request; S3's own advice is 8 to 16 MB."""
+
+ATTEMPTS = 2
+"""How often a file is downloaded whose bytes are wrong."""
+
+_log = logging.getLogger(__name__)
+
+
+class _File(NamedTuple):
+    name: str
+    key: str
+    size: int
+    sha256: str
+
+
+def downloaded_model(folder: Path = Path("/tmp")) -> str:  # noqa: S108 - the only place that can be written to
+    """Return the folder of the model, downloaded if it is not there yet.
+
+    `MODEL_BUCKET` is where it comes from, and `MODEL_FILES` a JSON list of its files, each with `name`, `key`, `size`
+    in bytes and `sha256`.
+
+    Parameters
+    ----------
+    folder
+        Where the model's own folder is made. Processes that share it download once.
+
+    Raises
+    ------
+    StageError
+        If the environment is wrong, or the model does not fit the storage.
+    RetryableError
+        If S3 does not give a file as it was built.
+    """
+    from inference_runtime.light_s3 import light_objects  # noqa: PLC0415 - so that tests can stand in for it
+
+    bucket, files = required("MODEL_BUCKET"), _files()
+    target = folder / f"model-{hashlib.sha256(repr(files).encode()).hexdigest()[:32]}"
+    target.mkdir(exist_ok=True)
+    with (folder / f"{target.name}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [file for file in files if not _is_there(target / file.name, file.size)]
+        if missing:
+            for partial in target.glob("*.partial"):
+                partial.unlink()
+            _check_storage(target, sum(file.size for file in missing))
+            began, objects = time.monotonic(), light_objects()
+            for file in missing:
+                _download(objects, bucket, file, target)
+            size, took = sum(file.size for file in missing), time.monotonic() - began
+            _log.info("downloaded %.1f MB of the model in %.2f s", size / 1e6, took)
+    return str(target)
+
+
+def _files() -> list[_File]:
+    entries = json_variable("MODEL_FILES", list)
+    try:
+        files = [_File(str(e["name"]), str(e["key"]), int(e["size"]), str(e["sha256"])) for e in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StageError(f"MODEL_FILES is {json.dumps(entries):.200}: {type(error).__name__}: {error}") from error
+    for file in files:
+        if not file.name or file.name != os.path.basename(file.name) or file.name in {".", ".."}:  # noqa: PTH119
+            raise StageError(f"MODEL_FILES has the name {file.name!r}, expected that of a file without a folder")
+    return files
+
+
+def _is_there(path: Path, size: int) -> bool:
+    """Return whether a file was downloaded before: it gets its name when its bytes have been checked."""
+    with suppress(OSError):
+        return path.stat().st_size == size
+    return False
+
+
+def _check_storage(folder: Path, size: int) -> None:
+    state = os.statvfs(folder)
+    if (free := state.f_bavail * state.f_frsize) < size:
+        raise StageError(
+            f"the model has {size / 1e6:.0f} MB and {folder.parent} has {free / 1e6:.0f} MB left: "
+            "give the function more ephemeral storage"
+        )
+
+
+def _download(objects: LightObjects, bucket: str, file: _File, folder: Path) -> None:
+    partial = folder / f"{file.name}.partial"
+    for _ in range(ATTEMPTS):
+        found = _fetch(objects, bucket, file, partial)
+        if found == file.sha256:
+            partial.replace(folder / file.name)
+            return
+        _log.warning("s3://%s/%s: SHA-256 is %s, expected %s", bucket, file.key, found, file.sha256)
+        partial.unlink()
+    raise RetryableError(
+        f"s3://{bucket}/{file.key} has the SHA-256 {found}, and the model that was built {file.sha256}"
+    )
+
+
+def _fetch(objects: LightObjects, bucket: str, file: _File, partial: Path) -> str:
+    """Write an object into a file, and return its SHA-256."""
+    digest = hashlib.sha256()
+    with partial.open("w+b") as stream:
+        if not file.size:
+            return digest.hexdigest()
+        stream.truncate(file.size)
+        mapped = mmap.mmap(stream.fileno(), file.size)
+        whole = memoryview(mapped)
+        parts = [whole[start : start + RANGE_BYTES] for start in range(0, file.size, RANGE_BYTES)]
+        with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
+            try:
+                reads = [
+                    pool.submit(objects.read_into, bucket, file.key, number * RANGE_BYTES, part, size=file.size)
+                    for number, part in enumerate(parts)
+                ]
+                # In order, while the later ones still arrive.
+                for read, part in zip(reads, parts, strict=True):
+                    read.result()
+                    digest.update(part)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        # Not after an error, whose traceback has views still: then the mapping goes with it.
+        for view in (*parts, whole):
+            view.release()
+        mapped.close()
+    return digest.hexdigest()
