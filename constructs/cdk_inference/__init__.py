@@ -6,6 +6,7 @@ seconds for aws-cdk-lib.
 
 from __future__ import annotations
 
+import gc
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
     from cdk_inference.errors import InferenceError, ModelBuildError, PropError
     from cdk_inference.functions import CpuInference, PostprocessFunction, PreprocessFunction, StageFunction
+    from cdk_inference.fused import FusedFunction
     from cdk_inference.gpu.capacity import GpuCapacity
     from cdk_inference.gpu.inference import GpuInference, LambdaGpu
     from cdk_inference.gpu.sagemaker import SageMakerAsync
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline import InferencePipeline
     from cdk_inference.platform import LambdaPlatform
     from cdk_inference.prices import Prices
+    from cdk_inference.provisioned import CapacitySchedule
     from cdk_inference.results import ResultsTable
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.router import Router
@@ -32,14 +35,17 @@ if TYPE_CHECKING:
     from cdk_inference.stages import Postprocess, Preprocess
     from cdk_inference.trigger import S3Trigger
     from cdk_inference.work import WorkBucket
-    from cdk_inference.workflow import InferenceWorkflow, Leg
+    from cdk_inference.workflow import FusedLeg, InferenceWorkflow, Leg
 
 _MODULES = {
     "Capacity": "capacity",
+    "CapacitySchedule": "provisioned",
     "CascadeOption": "costs",
     "CpuCapacity": "managed_capacity",
     "CpuInference": "functions",
     "CpuOption": "costs",
+    "FusedFunction": "fused",
+    "FusedLeg": "workflow",
     "GpuCapacity": "gpu.capacity",
     "GpuInference": "gpu.inference",
     "GpuOption": "costs",
@@ -74,10 +80,13 @@ _MODULES = {
 
 __all__ = [
     "Capacity",
+    "CapacitySchedule",
     "CascadeOption",
     "CpuCapacity",
     "CpuInference",
     "CpuOption",
+    "FusedFunction",
+    "FusedLeg",
     "GpuCapacity",
     "GpuInference",
     "GpuOption",
@@ -114,4 +123,12 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    # What imports make stays, and CDK's modules are many thousands of objects: looking for garbage among them again and
+    # again would take a tenth of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    finally:
+        if collecting:
+            gc.enable()
