@@ -1,4 +1,4 @@
-"""What the environments of a function stand on: Lambda's own, made on demand, or capacity that is always there."""
+"""Where the environments of a function come from: made on demand, from a snapshot, kept warm, or always there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from cdk_inference.managed_capacity import ALIAS, LEAST_MEMORY, MOST_MEMORY, Cpu
 from cdk_inference.platform import on_cpu_only
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aws_cdk import Duration
     from aws_cdk import aws_ec2 as ec2
     from constructs import Construct
+
+    from cdk_inference.provisioned import CapacitySchedule
 
 
 class Capacity(ABC):
@@ -29,15 +34,70 @@ class Capacity(ABC):
     most_memory: ClassVar[int] = 10_240
 
     @classmethod
-    def provisioned(cls, environments: int) -> Capacity:
+    def snap_start(cls) -> Capacity:
+        """Have Lambda begin every environment with a snapshot of an initialized one: SnapStart.
+
+        Costs by the hour for the snapshot of the version in use, and for every environment that begins with it. Lambda
+        has it for Python 3.12 and newer, with at most 512 MiB of ephemeral storage and no file system.
+        """
+        from cdk_inference.snap_start import SnapStart  # noqa: PLC0415 # it is made of a Capacity
+
+        return SnapStart()
+
+    @classmethod
+    def provisioned(
+        cls,
+        environments: int,
+        *,
+        schedules: Sequence[CapacitySchedule] = (),
+        target_utilization: float | None = None,
+        max_environments: int | None = None,
+    ) -> Capacity:
         """Keep this many environments ready, and pay for them always: no cold start up to this concurrency.
+
+        Parameters
+        ----------
+        environments
+            How many; with a target utilization: how many at least.
+        schedules
+            When how many are provisioned, by the clock. Default: always the same.
+        target_utilization
+            Share of the environments that is to be at work, 0.1 to 0.9: Application Auto Scaling adds and removes some
+            to keep to it. Default: their number does not follow the load.
+        max_environments
+            How many there may be, with a target utilization.
 
         Raises
         ------
         PropError
-            The number is not at least 1.
+            A value is out of range, or contradicts another.
         """
-        return Provisioned(environments)
+        from cdk_inference.provisioned import Provisioned  # noqa: PLC0415 # it is made of a Capacity
+
+        return Provisioned(environments, tuple(schedules), target_utilization, max_environments)
+
+    @classmethod
+    def warmed(cls, environments: int = 1, *, every: Duration | None = None) -> Capacity:
+        """Invoke this many environments at the same time every few minutes, so that Lambda keeps them: a cheap try.
+
+        Lambda promises nothing: it may end an environment at any time, an environment that answers a warming event is
+        not there for a request meanwhile, and requests beyond the environments have cold starts as before.
+
+        Parameters
+        ----------
+        environments
+            How many, 1 to 50.
+        every
+            How often, 1 minute to 1 hour, in whole minutes. Default: 5 minutes.
+
+        Raises
+        ------
+        PropError
+            A value is out of range.
+        """
+        from cdk_inference.warming import Warmed  # noqa: PLC0415 # it is made of a Capacity
+
+        return Warmed(environments, every)
 
     @classmethod
     def managed_instances(
@@ -80,8 +140,24 @@ class Capacity(ABC):
         """Return what it is called in messages."""
         return "Lambda"
 
-    def check(self, *, reserved: int | None) -> None:  # noqa: B027 - most have nothing against it
-        """Refuse a function's reserved concurrency that does not go with the capacity."""
+    def behind_alias(self) -> Capacity:
+        """Return the same, invoked through an alias, for who keeps the function's name longer than a version is.
+
+        An execution that waits for a GPU has the definition that it began with: after a deployment the version in there
+        is deleted, and the workflow's role may not invoke it any more.
+        """
+        return self
+
+    def check(self, *, reserved: int | None, ephemeral_storage_size: int | None = None) -> None:  # noqa: B027
+        """Refuse a function's props that do not go with the capacity; most have nothing against any.
+
+        Parameters
+        ----------
+        reserved
+            Its reserved concurrency, if any.
+        ephemeral_storage_size
+            MiB of its folder for temporary files, if it is not Lambda's default.
+        """
 
     @abstractmethod
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
@@ -92,53 +168,15 @@ class Capacity(ABC):
 class OnDemand(Capacity):
     """Environments that Lambda makes when they are needed."""
 
-    def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:  # noqa: ARG002
-        """Return the version: while a deployment replaces one function after the other, it stays with the old ones."""
-        return function.current_version
+    alias: bool = False
 
-
-@dataclass(frozen=True)
-class OnDemandBehindAlias(Capacity):
-    """Environments that Lambda makes when they are needed, for who keeps the function's name longer than a version is.
-
-    An execution that waits for a GPU has the definition that it began with: after a deployment the version in there is
-    deleted, and the workflow's role may not invoke it any more.
-    """
+    def behind_alias(self) -> Capacity:
+        """Return the same, invoked through an alias."""
+        return OnDemand(alias=True)
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
-        """Return an alias of the version."""
-        return lambda_.Alias(scope, "Alias", alias_name=ALIAS, version=function.current_version)
-
-
-@dataclass(frozen=True)
-class Provisioned(Capacity):
-    """Environments that Lambda keeps ready, see `Capacity.provisioned`."""
-
-    environments: int
-
-    def __post_init__(self) -> None:
-        if not Token.is_unresolved(self.environments) and self.environments < 1:
-            raise PropError(f"environments is {self.environments}; provisioned concurrency is at least 1")
-
-    def check(self, *, reserved: int | None) -> None:
-        """Refuse to reserve less than is provisioned, as Lambda does."""
-        if reserved is None or Token.is_unresolved(reserved) or Token.is_unresolved(self.environments):
-            return
-        if reserved < self.environments:
-            raise PropError(
-                f"reserved_concurrent_executions is {reserved}, and {self.environments} environments are provisioned; "
-                f"reserve at least {self.environments}, or provision fewer"
-            )
-
-    def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
-        """Return an alias: Lambda moves it when the new version's environments are ready, and the old ones serve on."""
-        return lambda_.Alias(
-            scope,
-            "Alias",
-            alias_name=ALIAS,
-            version=function.current_version,
-            provisioned_concurrent_executions=self.environments,
-        )
+        """Return the version, or an alias of it."""
+        return version_or_alias(scope, function, alias=self.alias)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +197,7 @@ class OnManagedInstances(Capacity):
         """Return what it is called in messages."""
         return "a managed instance"
 
-    def check(self, *, reserved: int | None) -> None:
+    def check(self, *, reserved: int | None, ephemeral_storage_size: int | None = None) -> None:  # noqa: ARG002
         """Refuse reserved concurrency: Lambda has none on its instances."""
         if reserved is not None:
             raise PropError(
@@ -183,5 +221,26 @@ class OnManagedInstances(Capacity):
         )
 
 
+def version_or_alias(scope: Construct, function: lambda_.Function, *, alias: bool) -> lambda_.IFunction:
+    """Return the function's version, or an alias of it.
+
+    While a deployment replaces one function after the other, a workflow that names versions stays with the old ones. An
+    alias can be named for longer than a version is.
+    """
+    version = function.current_version
+    return lambda_.Alias(scope, "Alias", alias_name=ALIAS, version=version) if alias else version
+
+
+def reserve_at_least(environments: int | None, reserved: int | None, what: str, instead: str) -> None:
+    """Refuse to reserve less concurrency than so many environments have, if both are known."""
+    if environments is None or reserved is None or Token.is_unresolved(reserved):
+        return
+    if reserved < environments:
+        raise PropError(
+            f"reserved_concurrent_executions is {reserved}, and {environments} environments are {what}; reserve at "
+            f"least {environments}, or {instead}"
+        )
+
+
 ON_DEMAND = OnDemand()
-BEHIND_ALIAS = OnDemandBehindAlias()
+BEHIND_ALIAS = ON_DEMAND.behind_alias()

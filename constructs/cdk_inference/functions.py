@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
 import jsii
-from aws_cdk import Duration, Stack, Token
+from aws_cdk import Duration, Size, Stack, Token
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -57,6 +57,7 @@ execution that began before a deployment comes to it after.
 INFERENCE_HANDLER = "inference_runtime.infer.handler"
 _MAX_ENVIRONMENT_BYTES = 4096
 _MAX_DESCRIPTION = 256
+_LEAST_STORAGE, _MOST_STORAGE = 512, 10_240
 
 
 class FunctionOptions(TypedDict, total=False):
@@ -90,6 +91,8 @@ class StageFunction(Construct):
         Of one invocation.
     capacity
         Where environments come from. Default: Lambda makes them on demand.
+    ephemeral_storage_size
+        MiB of the folder for temporary files, 512 to 10,240. Default: 512, which cost nothing.
     reserved_concurrent_executions
         Concurrency that is kept for the function, and its limit. Default: none.
     platform
@@ -131,6 +134,7 @@ class StageFunction(Construct):
         memory_size: int,
         timeout: Duration,
         capacity: Capacity = ON_DEMAND,
+        ephemeral_storage_size: int | None = None,
         reserved_concurrent_executions: int | None = None,
         platform: LambdaPlatform | None = None,
         encryption_key: kms.IKey | None = None,
@@ -149,7 +153,12 @@ class StageFunction(Construct):
             raise PropError(
                 f"reserved_concurrent_executions is {reserved_concurrent_executions}; nothing runs with less than 1"
             )
-        capacity.check(reserved=reserved_concurrent_executions)
+        storage = ephemeral_storage_size
+        if storage is not None and not (Token.is_unresolved(storage) or _LEAST_STORAGE <= storage <= _MOST_STORAGE):
+            raise PropError(
+                f"ephemeral_storage_size is {storage} MiB; Lambda takes {_LEAST_STORAGE} to {_MOST_STORAGE}"
+            )
+        capacity.check(reserved=reserved_concurrent_executions, ephemeral_storage_size=storage)
         self.timeout = timeout
         self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         description = description[:_MAX_DESCRIPTION]
@@ -181,6 +190,7 @@ class StageFunction(Construct):
             environment=variables,
             memory_size=memory_size,
             timeout=timeout,
+            ephemeral_storage_size=None if storage is None else Size.mebibytes(storage),
             reserved_concurrent_executions=reserved_concurrent_executions,
             role=self.role,
             tracing=lambda_.Tracing.ACTIVE,
@@ -277,6 +287,8 @@ class PreprocessFunction(StageFunction):
         Default: 1,769 MiB.
     timeout
         Default: 30 seconds.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
     **options
         As those of `StageFunction`.
     """
@@ -293,12 +305,10 @@ class PreprocessFunction(StageFunction):
         max_object_bytes: int = 64 * 1024 * 1024,
         memory_size: int = 1769,
         timeout: Duration | None = None,
+        capacity: Capacity = ON_DEMAND,
         **options: Unpack[FunctionOptions],
     ) -> None:
-        if max_object_bytes < 1:
-            raise PropError(f"max_object_bytes is {max_object_bytes}; it must be at least 1")
         code = stage.bind(model.inputs)
-        inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
         super().__init__(
             scope,
             id,
@@ -312,13 +322,13 @@ class PreprocessFunction(StageFunction):
             description=f"reads objects and makes the input of {model.manifest.name}",
             environment={
                 **code.environment(),
-                "MODEL_INPUTS": json.dumps(inputs),
+                **reading_environment(model, max_object_bytes),
                 "MODEL_VERSION": model.version,
                 "WORK_BUCKET": work.bucket.bucket_name,
-                "MAX_OBJECT_BYTES": str(max_object_bytes),
             },
             memory_size=memory_size,
             timeout=timeout if timeout is not None else Duration.seconds(30),
+            capacity=capacity,
             **options,
         )
         trigger.grant_read(self)
@@ -444,16 +454,6 @@ class PostprocessFunction(StageFunction):
         **options: Unpack[FunctionOptions],
     ) -> None:
         code = stage.bind(model.outputs)
-        environment = {
-            **code.environment(),
-            "MODEL_VERSION": model.version,
-            "WORK_BUCKET": work.bucket.bucket_name,
-            "RESULTS_TABLE": results.table.table_name,
-        }
-        if result_ttl_days is not None:
-            if result_ttl_days < 1:
-                raise PropError(f"result_ttl_days is {result_ttl_days}; it must be at least 1")
-            environment["RESULT_TTL_DAYS"] = str(result_ttl_days)
         super().__init__(
             scope,
             id,
@@ -464,7 +464,12 @@ class PostprocessFunction(StageFunction):
                 sources=code.files(),
             ),
             description=f"stores what {model.manifest.name} {model.version} says",
-            environment=environment,
+            environment={
+                **code.environment(),
+                **recording_environment(results, result_ttl_days),
+                "MODEL_VERSION": model.version,
+                "WORK_BUCKET": work.bucket.bucket_name,
+            },
             memory_size=memory_size,
             timeout=timeout if timeout is not None else Duration.seconds(30),
             capacity=capacity,
@@ -474,3 +479,32 @@ class PostprocessFunction(StageFunction):
         work.grant_read(self)
         results.grant_write_rows(self)
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)
+
+
+def reading_environment(model: ModelArtifact, max_object_bytes: int) -> dict[str, str]:
+    """Return the variables of a handler that reads objects for a model.
+
+    Raises
+    ------
+    PropError
+        No object is that small.
+    """
+    if max_object_bytes < 1:
+        raise PropError(f"max_object_bytes is {max_object_bytes}; it must be at least 1")
+    inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
+    return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": str(max_object_bytes)}
+
+
+def recording_environment(results: ResultsTable, result_ttl_days: int | None) -> dict[str, str]:
+    """Return the variables of a handler that writes rows.
+
+    Raises
+    ------
+    PropError
+        Rows would be deleted at once.
+    """
+    if result_ttl_days is None:
+        return {"RESULTS_TABLE": results.table.table_name}
+    if result_ttl_days < 1:
+        raise PropError(f"result_ttl_days is {result_ttl_days}; it must be at least 1")
+    return {"RESULTS_TABLE": results.table.table_name, "RESULT_TTL_DAYS": str(result_ttl_days)}

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from inference_runtime.aws import client, error_code
 from inference_runtime.errors import BatchTooLargeError, RetryableError
+from inference_runtime.lifecycle import answers_warming
 from inference_runtime.notification import OUTPUT_ERROR, OUTPUT_LOST, Failure, Notification
 from inference_runtime.stage import required
 
@@ -37,6 +38,7 @@ _workflows: SFNClient = client("stepfunctions")
 _log = logging.getLogger(__name__)
 
 
+@answers_warming
 def handler(event: dict[str, Any], context: object) -> None:  # noqa: ARG001 - Lambda's signature
     """Answer the tasks that SageMaker's notifications are for.
 

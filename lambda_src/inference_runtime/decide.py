@@ -7,12 +7,14 @@ from typing import Any
 
 from inference_runtime.errors import MalformedMessageError, StageError
 from inference_runtime.item import Item, message_id_of
+from inference_runtime.lifecycle import answers_warming
 from inference_runtime.stage import load_stage
 
 _log = logging.getLogger(__name__)
 _decide = load_stage()
 
 
+@answers_warming
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
     """Decide for each message.
 

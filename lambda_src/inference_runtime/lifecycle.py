@@ -131,7 +131,7 @@ def _reseed() -> None:
 
 if _INITIALIZATION == "snap-start":
     # Part of Lambda's Python, and found nowhere else. One hook of each kind, so that their order is ours.
-    import snapshot_restore_py
+    import snapshot_restore_py  # type: ignore[import-not-found,unused-ignore]
 
     snapshot_restore_py.register_before_snapshot(_get_ready_for_snapshot)
     snapshot_restore_py.register_after_restore(_begin_with_snapshot)

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from inference_runtime.aws import client
 from inference_runtime.errors import RetryableError
+from inference_runtime.lifecycle import answers_warming
 from inference_runtime.stage import required
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ _s3: S3Client = client("s3")
 _sagemaker = client("sagemaker-runtime")
 
 
+@answers_warming
 def handler(event: dict[str, Any], context: object) -> dict[str, str]:  # noqa: ARG001 - Lambda's signature
     """Put a batch into SageMaker's queue.
 

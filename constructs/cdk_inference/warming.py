@@ -1,0 +1,91 @@
+"""Environments that are kept by invoking them every few minutes: cheap, and without any promise of Lambda's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aws_cdk import Duration, Token
+
+from cdk_inference.capacity import Capacity, reserve_at_least, version_or_alias
+from cdk_inference.durations import seconds
+from cdk_inference.errors import PropError
+from cdk_inference.platform import on_cpu_only
+
+if TYPE_CHECKING:
+    from aws_cdk import aws_lambda as lambda_
+    from constructs import Construct
+
+HOLD_MS = 500
+"""How long each of several warming events holds its environment, so that the others need one each."""
+
+MOST_ENVIRONMENTS = 50
+_TARGETS = 5  # of one rule of EventBridge
+_MINUTE = 60
+
+
+@dataclass(frozen=True)
+class Warmed(Capacity):
+    """See `Capacity.warmed`."""
+
+    environments: int = 1
+    every: Duration | None = None
+    alias: bool = False
+
+    def __post_init__(self) -> None:
+        # How many targets there are must be known when the template is written.
+        if Token.is_unresolved(self.environments) or self.environments != int(self.environments):
+            raise PropError("environments of Capacity.warmed must be a whole number, known when the app is synthesized")
+        if not 1 <= self.environments <= MOST_ENVIRONMENTS:
+            raise PropError(
+                f"environments is {self.environments}; 1 to {MOST_ENVIRONMENTS} can be kept warm: more are better "
+                "provisioned, with Capacity.provisioned()"
+            )
+        if self.every is not None:
+            value = seconds("every", self.every, least=_MINUTE, most=60 * _MINUTE)
+            if value is None or value % _MINUTE:
+                raise PropError(f"every is {value} s; a rule of EventBridge takes whole minutes")
+
+    def behind_alias(self) -> Capacity:
+        """Return the same, invoked through an alias."""
+        return Warmed(self.environments, self.every, alias=True)
+
+    def check(self, *, reserved: int | None, ephemeral_storage_size: int | None = None) -> None:  # noqa: ARG002
+        """Refuse to reserve less than is kept warm: the events themselves would be throttled."""
+        reserve_at_least(self.environments, reserved, "kept warm", "keep fewer")
+
+    def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
+        """Return the version, or an alias of it, which the rules invoke too: environments belong to a version."""
+        target = version_or_alias(scope, function, alias=self.alias)
+        # The local target's environments are processes that stay anyway.
+        if not on_cpu_only(scope):
+            self._warm(scope, target)
+        return target
+
+    def _warm(self, scope: Construct, target: lambda_.IFunction) -> None:
+        from aws_cdk import aws_events as events  # noqa: PLC0415 # few need them, and all would wait
+        from aws_cdk import aws_events_targets as targets  # noqa: PLC0415
+
+        # A warming event that fails is worth nothing later: neither EventBridge nor Lambda, which would go on for 6
+        # hours, tries it again, and none is kept in a dead-letter queue.
+        target.configure_async_invoke(retry_attempts=0, max_event_age=Duration.minutes(1))
+        event: dict[str, object] = {"cdk-inference": "warm"}
+        if self.environments > 1:
+            event["hold_ms"] = HOLD_MS
+        every = self.every if self.every is not None else Duration.minutes(5)
+        for first in range(0, self.environments, _TARGETS):
+            rule = events.Rule(
+                scope,
+                f"Warming{first // _TARGETS or ''}",
+                description="keeps environments of a function warm",
+                schedule=events.Schedule.rate(every),
+            )
+            for _ in range(min(_TARGETS, self.environments - first)):
+                rule.add_target(
+                    targets.LambdaFunction(
+                        target,
+                        event=events.RuleTargetInput.from_object(event),
+                        retry_attempts=0,
+                        max_event_age=Duration.minutes(1),
+                    )
+                )
