@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cdk_inference.bundling import WheelPart, bundle, lambda_source
+from cdk_inference.bundling import BundledCode, WheelPart, bundle, lambda_source
 from cdk_inference.platform import LambdaPlatform
 
 if TYPE_CHECKING:
@@ -25,12 +25,27 @@ _C_API_FILES = ("onnxruntime/capi/libonnxruntime.so.*", "onnxruntime/LICENSE", "
 
 @dataclass(frozen=True)
 class PackagedCode:
-    """What `aws_lambda.Function` is told about its code."""
+    """What `aws_lambda.Function` is told about its code.
+
+    Parameters
+    ----------
+    code, handler, runtime, architecture
+        As those of the function.
+    environment
+        Variables that the code reads beside those of its stage.
+    layers
+        What is unpacked beside the code.
+    ephemeral_mib
+        MiB of ``/tmp``; 512 are Lambda's default.
+    """
 
     code: lambda_.Code
     handler: str
     runtime: lambda_.Runtime
     architecture: lambda_.Architecture
+    environment: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[lambda_.ILayerVersion, ...] = ()
+    ephemeral_mib: int = 512
 
 
 class StagePackage(Protocol):
@@ -80,6 +95,11 @@ class ZipPackage:
     def resolve(self, scope: Construct, *, name: str, platform: LambdaPlatform | None) -> PackagedCode:
         """Bundle the zip, or take it from the cache."""
         resolved = LambdaPlatform.resolve(scope, platform)
+        bundled = self.bundled(scope, name=name, platform=resolved)
+        return PackagedCode(bundled.code(), self.handler, resolved.runtime, resolved.cdk_architecture)
+
+    def bundled(self, scope: Construct, *, name: str, platform: LambdaPlatform) -> BundledCode:
+        """Return the zip itself, for a platform that is resolved."""
         source = lambda_source()
         lists = [self.runtime_requirements] if isinstance(self.runtime_requirements, str) else self.runtime_requirements
         parts = []
@@ -87,13 +107,12 @@ class ZipPackage:
             lists = [*lists, "inference"]
         elif self.engine == "c_api":
             parts.append(WheelPart(source / "requirements" / "inference-c-api.txt", _C_API_FILES))
-        bundled = bundle(
+        return bundle(
             scope,
             name=name,
             requirements=[*(source / "requirements" / f"{entry}.txt" for entry in lists), *self.requirements],
             sources={"inference_runtime": source / "inference_runtime", **self.sources},
-            platform=resolved,
+            platform=platform,
             excluded=self.excluded_requirements,
             parts=parts,
         )
-        return PackagedCode(bundled.code(), self.handler, resolved.runtime, resolved.cdk_architecture)
