@@ -226,12 +226,14 @@ def open_engine(name: str, settings: dict[str, Any]) -> tuple[Run, str]:
         os.environ["ACCELERATOR"] = "cuda"
     if name == "gpu_shared":
         os.environ["GPU_CONCURRENCY"] = "1"
-    from inference_runtime.engine import open_engine as open_function  # noqa: PLC0415 - where it is known only now
+    # Imported where it is known what runs: the engines must not pay for each other.
+    from inference_runtime.engine import open_engine as open_function  # noqa: PLC0415
+    from inference_runtime.tensor import arrays_of, tensors_of  # noqa: PLC0415
 
     engine = open_function()
     if kind == "gpu" and settings["device"] == "cuda" and engine.inference != "gpu":
         raise SystemExit("there is no GPU, or no CUDA for ONNX Runtime: see the log above, or try --device cpu")
-    return lambda inputs: list(engine.infer(inputs).values()), engine.inference
+    return lambda inputs: list(arrays_of(engine.infer(tensors_of(inputs))).values()), engine.inference
 
 
 def open_torch(settings: dict[str, Any]) -> tuple[Run, str]:

@@ -5,7 +5,20 @@ User code needs two names from here: `RejectItem` to refuse an object with a rea
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from inference_runtime.errors import RejectItem
-from inference_runtime.item import Item
+
+if TYPE_CHECKING:
+    from inference_runtime.item import Item
 
 __all__ = ["Item", "RejectItem"]
+
+
+def __getattr__(name: str) -> type:
+    # Only when it is asked for: the inference function knows no items, and starts without what they need.
+    if name == "Item":
+        from inference_runtime.item import Item  # noqa: PLC0415
+
+        return Item
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

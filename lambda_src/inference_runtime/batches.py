@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from inference_runtime.errors import OutOfMemoryError
+from inference_runtime.tensor import concatenate, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Tensor
 
     Shapes = tuple[tuple[int, ...], ...]
 
@@ -39,7 +38,7 @@ class Batches:
 
     def __init__(
         self,
-        run: Callable[[Mapping[str, Array], int], list[Array]],
+        run: Callable[[Mapping[str, Tensor], int], list[Tensor]],
         names: list[str],
         *,
         most: int | None,
@@ -51,13 +50,13 @@ class Batches:
         self._fixed = fixed
         self._found: dict[Shapes, int] = {}
 
-    def limit(self, inputs: Mapping[str, Array]) -> int | None:
+    def limit(self, inputs: Mapping[str, Tensor]) -> int | None:
         """Return most items in one run of items like these, as far as known."""
         if self._fixed:
             return self._fixed
         return self._found.get(_shapes(inputs), self._most)
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the outputs by name, with as many items as the inputs have.
 
         Raises
@@ -66,12 +65,14 @@ class Batches:
             If a single item, or the model's fixed batch, does not fit.
         """
         total = len(next(iter(inputs.values())))
-        runs: list[list[Array]] = []
+        if total == 0:
+            return dict(zip(self._names, self._nothing(inputs), strict=True))
+        runs: list[list[Tensor]] = []
         done = 0
         while done < total:
             limit = self.limit(inputs)
             count = min(limit or total, total - done)
-            chunk = {name: array[done : done + count] for name, array in inputs.items()}
+            chunk = {name: tensor.rows(done, done + count) for name, tensor in inputs.items()}
             try:
                 runs.append(self._part(chunk, count))
             except OutOfMemoryError as error:
@@ -84,22 +85,26 @@ class Batches:
             else:
                 done += count
         parts = zip(*runs, strict=True)
-        return {
-            name: part[0] if len(part) == 1 else np.concatenate(part)
-            for name, part in zip(self._names, parts, strict=True)
-        }
+        return {name: concatenate(part) for name, part in zip(self._names, parts, strict=True)}
 
-    def _part(self, chunk: dict[str, Array], count: int) -> list[Array]:
+    def _part(self, chunk: dict[str, Tensor], count: int) -> list[Tensor]:
         if not self._fixed or count == self._fixed:
             return self._run(chunk, count)
         missing = self._fixed - count
-        filled = {name: np.concatenate([a, np.repeat(a[-1:], missing, axis=0)]) for name, a in chunk.items()}
-        return [output[:count] for output in self._run(filled, self._fixed)]
+        filled = {name: t.take([*range(count), *[count - 1] * missing]) for name, t in chunk.items()}
+        return [output.rows(0, count) for output in self._run(filled, self._fixed)]
+
+    def _nothing(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the outputs for no items: the model knows their shapes."""
+        if not self._fixed:
+            return self._run(inputs, 0)
+        blank = {name: zeros(tensor.dtype, (self._fixed, *tensor.shape[1:])) for name, tensor in inputs.items()}
+        return [output.rows(0, 0) for output in self._run(blank, self._fixed)]
 
 
-def _shapes(inputs: Mapping[str, Array]) -> Shapes:
-    return tuple(array.shape[1:] for array in inputs.values())
+def _shapes(inputs: Mapping[str, Tensor]) -> Shapes:
+    return tuple(tensor.shape[1:] for tensor in inputs.values())
 
 
-def _described(inputs: Mapping[str, Array]) -> str:
-    return ", ".join(f"{name} {array.dtype.name} {list(array.shape[1:])}" for name, array in inputs.items())
+def _described(inputs: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape[1:])}" for name, tensor in inputs.items())

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from math import exp, prod
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from inference_runtime.errors import StageError
 
 if TYPE_CHECKING:
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Tensor
 
 DIGITS = 6
 
 _SCORES = 2  # axes at least: items and classes
 
 
-def confidences(scores: Array) -> list[float]:
+def confidences(scores: Tensor) -> list[float]:
     """Return each item's highest softmax over the last axis; what sums up to one already is taken as it is.
 
     Each item is judged by itself, so that it gets the same confidence in any batch. With more axes between items and
@@ -27,13 +26,22 @@ def confidences(scores: Array) -> list[float]:
     StageError
         If the scores have no classes.
     """
-    if scores.ndim < _SCORES or not scores.shape[-1]:
+    if len(scores.shape) < _SCORES or not scores.shape[-1] or scores.dtype == "string":
         raise StageError(f"confidence needs scores of shape [items, ..., classes], the model's are {scores.shape}")
-    values = scores.astype(np.float64).reshape(len(scores), -1, scores.shape[-1])
+    classes, places = scores.shape[-1], prod(scores.shape[1:-1])
+    values = scores.values()
+    rows = [values[at : at + classes] for at in range(0, len(values), classes)]
+    return [_confidence(rows[item * places : (item + 1) * places]) for item in range(len(scores))]
+
+
+def _confidence(rows: list[list[float]]) -> float:
     # The formula and the tolerance of the build, which calibrates the threshold: model/build/metrics.py.
-    sums_to_one = np.isclose(values.sum(axis=-1), 1.0, atol=1e-3).all(axis=1) & (values >= 0).all(axis=(1, 2))
-    with np.errstate(invalid="ignore"):  # infinity less infinity
-        exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
-        softmax = exponentials.max(axis=-1) / exponentials.sum(axis=-1)
-    highest = np.where(sums_to_one[:, None], values.max(axis=-1), softmax).min(axis=1, initial=1.0)
-    return [round(float(value), DIGITS) for value in np.nan_to_num(highest, nan=0.0)]
+    sums_to_one = all(min(row) >= 0 and abs(sum(row) - 1) <= 1e-3 + 1e-5 for row in rows)
+    return round(min([1.0, *((max(row) if sums_to_one else _softmax(row)) for row in rows)]), DIGITS)
+
+
+def _softmax(row: list[float]) -> float:
+    """Return the highest softmax; 0 if there is none, with what is no number or infinite."""
+    highest = max(row)
+    total = sum([exp(value - highest) for value in row])
+    return 1 / total if total == total else 0.0  # noqa: PLR0124 - whether it is NaN

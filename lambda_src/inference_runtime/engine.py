@@ -7,23 +7,19 @@ import os
 import threading
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from inference_runtime.batches import Batches
 from inference_runtime.errors import OutOfMemoryError, RetryableError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Tensor
 
 MAX_BATCH_ON_CPU = 16
 """Most items in one run of the model: more gains little on a CPU, and activations take memory."""
 
 LAST_WORDS = 0.5
 """Seconds that a process whose GPU failed has left, so that those who wait get their answers."""
-
-_NUMPY_TYPES = {"float": "float32", "double": "float64"}  # where ONNX Runtime's names are not numpy's
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +42,7 @@ class Engine(Protocol):
         """Let the time of an invocation count from here, if there is a limit."""
         ...
 
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the model's outputs by name, with as many items as the inputs have."""
         ...
 
@@ -75,14 +71,13 @@ class LocalEngine:
     """
 
     def __init__(self) -> None:
-        from inference_runtime.session import open_session  # noqa: PLC0415 - imports ONNX Runtime
+        from inference_runtime.session import open_session  # noqa: PLC0415 - not for who shares the model
 
         self.broken = False
         self.session, self.inference = open_session()
-        inputs = self.session.get_inputs()
-        types = {i.name: i.type.removeprefix("tensor(").removesuffix(")") for i in inputs}
-        self._dtypes = {name: _NUMPY_TYPES.get(kind, kind) for name, kind in types.items()}
-        self.output_names: list[str] = [output.name for output in self.session.get_outputs()]
+        inputs = self.session.inputs
+        self._dtypes = {value.name: value.dtype for value in inputs}
+        self.output_names = [value.name for value in self.session.outputs]
         most = int(os.environ.get("MAX_BATCH", "0")) or (MAX_BATCH_ON_CPU if self.inference == "cpu" else None)
         # A model exported for a fixed batch gets exactly that many items.
         fixed = next((i.shape[0] for i in inputs if i.shape and isinstance(i.shape[0], int)), None)
@@ -91,7 +86,7 @@ class LocalEngine:
     def begin(self) -> None:
         """Do nothing: what runs in this process cannot be given up but with it."""
 
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the model's outputs by name, with as many items as the inputs have.
 
         Raises
@@ -108,24 +103,24 @@ class LocalEngine:
         self.check(inputs)
         return self._batches.run(inputs)
 
-    def check(self, inputs: Mapping[str, Array]) -> None:
+    def check(self, inputs: Mapping[str, Tensor]) -> None:
         """Raise a `StageError` if the inputs are not the model's."""
-        dtypes = {name: array.dtype.name for name, array in inputs.items()}
+        dtypes = {name: tensor.dtype for name, tensor in inputs.items()}
         if dtypes != self._dtypes:
             raise StageError(f"inputs are {dtypes}, the model expects {self._dtypes}")
-        counts = {name: len(array) if array.ndim else 0 for name, array in inputs.items()}
-        if len(set(counts.values())) != 1 or 0 in counts.values():
-            raise StageError(f"inputs have {counts} items, expected the same number of each, and one at least")
+        shapes = {name: list(tensor.shape) for name, tensor in inputs.items()}
+        if [] in shapes.values() or len({shape[0] for shape in shapes.values()}) != 1:
+            raise StageError(f"inputs have the shapes {shapes}, expected the same number of items first in each")
 
-    def limit(self, inputs: Mapping[str, Array]) -> int | None:
+    def limit(self, inputs: Mapping[str, Tensor]) -> int | None:
         """Return most items in one run of items like these, as far as known."""
         return self._batches.limit(inputs)
 
-    def _run(self, chunk: Mapping[str, Array], count: int) -> list[Array]:
+    def _run(self, chunk: Mapping[str, Tensor], count: int) -> list[Tensor]:
         if self.broken:
             raise RetryableError("the GPU failed before; this process ends")
         try:
-            outputs: list[Array] = self.session.run(self.output_names, dict(chunk))
+            outputs = self.session.run(chunk)
         except Exception as error:
             from inference_runtime.card import trouble  # noqa: PLC0415 - hardly ever needed
 
@@ -135,10 +130,8 @@ class LocalEngine:
                 self._give_up(error)
             raise kind(str(error)) from error
         for name, output in zip(self.output_names, outputs, strict=True):
-            if np.ndim(output) == 0 or len(output) != count:
-                raise StageError(
-                    f"model output {name!r} has shape {np.shape(output)}, expected a batch of {count} first"
-                )
+            if not output.shape or len(output) != count:
+                raise StageError(f"model output {name!r} has shape {output.shape}, expected a batch of {count} first")
         return outputs
 
     def _give_up(self, error: Exception) -> None:

@@ -9,15 +9,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
+from inference_runtime.tensor import concatenate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from inference_runtime.engine import LocalEngine
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Tensor
 
-    Outputs = dict[str, Array]
+    Outputs = dict[str, Tensor]
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ WAIT = 0.005
 
 @dataclass(eq=False)
 class _Request:
-    inputs: Mapping[str, Array]
+    inputs: Mapping[str, Tensor]
     run: Callable[[LocalEngine], Any] | None
     since: float = field(default_factory=time.monotonic)
     outcome: Future[Any] = field(default_factory=Future)
@@ -42,7 +42,7 @@ class _Request:
 
     @property
     def _items(self) -> list[tuple[str, str, tuple[int, ...]]]:
-        return sorted((name, array.dtype.name, array.shape[1:]) for name, array in self.inputs.items())
+        return sorted((name, tensor.dtype, tensor.shape[1:]) for name, tensor in self.inputs.items())
 
 
 class Gatherer:
@@ -73,7 +73,7 @@ class Gatherer:
     def begin(self) -> None:
         """Do nothing: whoever has the process watches `running_seconds`."""
 
-    def infer(self, inputs: Mapping[str, Array]) -> Outputs:
+    def infer(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """Return the model's outputs by name, with as many items as the inputs have; wait for them.
 
         Raises what `LocalEngine.infer` does.
@@ -117,7 +117,7 @@ class Gatherer:
     def _run_joint(self, batch: list[_Request]) -> bool:
         """Run requests as one batch; say whether they are done with."""
         try:
-            joint = {name: np.concatenate([r.inputs[name] for r in batch]) for name in batch[0].inputs}
+            joint = {name: concatenate([r.inputs[name] for r in batch]) for name in batch[0].inputs}
             outputs = self._engine.infer(joint)
         except BaseException as error:  # whatever it is, those who wait are told
             if self.broken:
@@ -126,8 +126,9 @@ class Gatherer:
             return self.broken
         start = 0
         for request in batch:
-            request.outcome.set_result({name: array[start : start + request.count] for name, array in outputs.items()})
-            start += request.count
+            stop = start + request.count
+            request.outcome.set_result({name: tensor.rows(start, stop) for name, tensor in outputs.items()})
+            start = stop
         return True
 
     def _run_alone(self, request: _Request) -> None:

@@ -26,7 +26,7 @@ from inference_runtime.gather import Gatherer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Tensor
 
 IDLE = 10.0
 """Seconds without a connection after which the process ends: those that it served are gone."""
@@ -40,7 +40,7 @@ class Holder:
     """Serves the model on a socket.
 
     A connection's first message is from this side: where the model runs, and its outputs; or the error that it did not
-    load with. Then each request, the inputs' arrays, gets the outputs' arrays, or an error. A request that must be run
+    load with. Then each request, the inputs, gets the outputs, or an error. A request that must be run
     by itself is told when it is: if the process dies then, that request is the cause.
 
     Parameters
@@ -129,7 +129,7 @@ class Holder:
 
     @staticmethod
     def _answer_one(
-        connection: socket.socket, engine: Gatherer, header: dict[str, Any], inputs: dict[str, Array]
+        connection: socket.socket, engine: Gatherer, header: dict[str, Any], inputs: dict[str, Tensor]
     ) -> bool:
         """Answer a request; say whether the connection goes on."""
         if header.get("alone"):
@@ -145,7 +145,7 @@ class Holder:
         return True
 
 
-def _answer_alone(connection: socket.socket, inputs: Mapping[str, Array], engine: LocalEngine) -> bool:
+def _answer_alone(connection: socket.socket, inputs: Mapping[str, Tensor], engine: LocalEngine) -> bool:
     """Answer a request of which may be known that this process died on it; say whether that was done.
 
     Nothing else runs from the first message to the last: what dies in between dies of this request.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from inference_runtime.aws import client
 from inference_runtime.confidence import confidences
 from inference_runtime.engine import open_engine
 from inference_runtime.logs import add_to_log_lines
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from inference_runtime.engine import Engine
-    from inference_runtime.tensors import Array
+    from inference_runtime.objects import Objects
+    from inference_runtime.tensor import Tensor
 
 RESPONSE_LIMIT = 80_000
 """Most bytes of the response as JSON: with the preprocessing's 180,000 it stays within a state's 262,144."""
@@ -29,7 +29,15 @@ _version = required("MODEL_VERSION")
 add_to_log_lines(model_version=_version)
 engine: Engine = open_engine()
 _with_confidence = os.environ.get("CONFIDENCE") == "1"
-_store = TensorStore(client("s3"), required("WORK_BUCKET"))
+
+
+def _objects() -> Objects:
+    from inference_runtime.aws import BotocoreObjects, client  # noqa: PLC0415 - most tensors come and go inline
+
+    return BotocoreObjects(client("s3"))
+
+
+_store = TensorStore(_objects, required("WORK_BUCKET"))
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
@@ -61,7 +69,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     return _store.dump_groups(response, groups, "outputs", RESPONSE_LIMIT)
 
 
-def _selected(groups: list[dict[str, Any]], only: list[int] | None) -> Iterator[tuple[list[int], dict[str, Array]]]:
+def _selected(groups: list[dict[str, Any]], only: list[int] | None) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Load the groups' tensors, of the selected items alone; what is not needed is not read."""
     wanted = None if only is None else set(only)
     for group in groups:
@@ -70,5 +78,5 @@ def _selected(groups: list[dict[str, Any]], only: list[int] | None) -> Iterator[
         if rows:
             inputs = {name: _store.load(tensor) for name, tensor in group["inputs"].items()}
             if len(rows) < len(indices):
-                inputs = {name: array[rows] for name, array in inputs.items()}
+                inputs = {name: tensor.take(rows) for name, tensor in inputs.items()}
             yield [indices[row] for row in rows], inputs

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference_runtime.errors import RejectItem, StageError
-from inference_runtime.tensors import DTYPES
+from inference_runtime.tensor import DTYPES, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +97,21 @@ def _check(value: object, spec: InputSpec, symbols: dict[str, int]) -> Array:
     return array
 
 
-def group_by_shape(scored: Sequence[tuple[int, dict[str, Array]]]) -> list[tuple[list[int], dict[str, Array]]]:
+def group_by_shape(scored: Sequence[tuple[int, dict[str, Array]]]) -> list[tuple[list[int], dict[str, Tensor]]]:
     """Stack the inputs of items with equal shapes along a new first axis.
 
     Returns
     -------
     list
-        Indices and batched arrays by name, in the order in which the shapes appear.
+        Indices and batched tensors by name, in the order in which the shapes appear.
     """
     groups: dict[tuple[tuple[int, ...], ...], list[tuple[int, dict[str, Array]]]] = {}
     for index, arrays in scored:
         groups.setdefault(tuple(array.shape for array in arrays.values()), []).append((index, arrays))
     return [
-        ([index for index, _ in members], {name: np.stack([a[name] for _, a in members]) for name in members[0][1]})
+        (
+            [index for index, _ in members],
+            {name: Tensor.of(np.stack([a[name] for _, a in members])) for name in members[0][1]},
+        )
         for members in groups.values()
     ]

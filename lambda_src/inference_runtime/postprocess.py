@@ -18,7 +18,7 @@ from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from botocore.exceptions import BotoCoreError, ClientError
 
 from inference_runtime.answers import answer, first_attribute
-from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, client
+from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, BotocoreObjects, client
 from inference_runtime.errors import RejectItem, reason_of
 from inference_runtime.item import Item
 from inference_runtime.rows import ResultError, prediction_attribute, put_row, row
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
 
     from inference_runtime.rows import Attribute
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Array
 
 NAMESPACE = "cdk-inference"
 
@@ -40,7 +41,8 @@ _model_version = required("MODEL_VERSION")
 _table = required("RESULTS_TABLE")
 _ttl_days = os.environ.get("RESULT_TTL_DAYS")
 _dynamodb: DynamoDBClient = client("dynamodb")
-_store = TensorStore(client("s3"), required("WORK_BUCKET"))
+_s3: S3Client = client("s3")
+_store = TensorStore(lambda: BotocoreObjects(_s3), required("WORK_BUCKET"))
 _postprocess = load_stage()
 _log = Logger(service=_pipeline)
 _log.append_keys(model_version=_model_version)
@@ -198,7 +200,7 @@ def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, dict[str,
         rows = [(row, index) for row, index in enumerate(group["indices"]) if index in batch.handled]
         if not rows:
             continue
-        outputs = {name: _store.load(tensor) for name, tensor in group["outputs"].items()}
+        outputs = {name: _store.load(tensor).array() for name, tensor in group["outputs"].items()}
         for position, index in rows:
             try:
                 values = {name: array[position] for name, array in outputs.items()}

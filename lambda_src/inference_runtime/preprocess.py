@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, client, error_code
+from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, BotocoreObjects, client, error_code
 from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
 from inference_runtime.inputs import InputSpec, check_inputs, group_by_shape
 from inference_runtime.item import Item, message_id_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Array
 
 RESPONSE_LIMIT = 180_000
 """Most bytes of the response as JSON, of the 262,144 that a workflow state may hold; the results need the rest.
@@ -56,7 +56,7 @@ class _RetryError(Exception):
 
 add_to_log_lines(model_version=required("MODEL_VERSION"))
 _s3: S3Client = client("s3")
-_store = TensorStore(_s3, required("WORK_BUCKET"))
+_store = TensorStore(lambda: BotocoreObjects(_s3), required("WORK_BUCKET"))
 _inputs = [InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)]
 _max_bytes = int(os.environ.get("MAX_OBJECT_BYTES", str(64 * 1024 * 1024)))
 _preprocess = load_stage()

@@ -29,7 +29,7 @@ from inference_runtime.stage import required
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Tensor
 
 START = 300.0
 """Seconds in which the model must be loaded."""
@@ -78,7 +78,7 @@ class SharedEngine:
         """Let the time of an invocation count from here."""
         self._local.deadline = time.monotonic() + self._answer
 
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the model's outputs by name, with as many items as the inputs have.
 
         Raises

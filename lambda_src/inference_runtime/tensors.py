@@ -1,30 +1,19 @@
-"""Arrays on the wire between stages: inline while small, else by claim check through the work bucket."""
+"""Tensors on the wire between stages: inline while small, else by claim check through the work bucket."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
+from binascii import a2b_base64, b2a_base64
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from botocore.exceptions import BotoCoreError, ClientError
-
-from inference_runtime.errors import BatchTooLargeError, RetryableError
+from inference_runtime.errors import BatchTooLargeError
+from inference_runtime.tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    import numpy.typing as npt
-    from mypy_boto3_s3 import S3Client
-
-    Array = npt.NDArray[Any]
-
-DTYPES = frozenset(
-    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"]
-)
-"""What can travel, by numpy's names."""
+    from inference_runtime.objects import Objects
 
 _REFERENCE_BYTES = 320  # at least what a claim check takes as JSON: a bucket's name, a key, a shape
 
@@ -33,16 +22,34 @@ class TensorStore:
     """Writes and reads tensors.
 
     A tensor is `{"dtype", "shape", "data"}` with the bytes in base64, or `{"dtype", "shape", "bucket", "key"}` with
-    the bytes in an S3 object. The bytes are little-endian, in C order. Objects are named by their content, so that
-    writing one again changes nothing.
+    the bytes in an S3 object: those of `Tensor.encoded`. Objects are named by their content, so that writing one again
+    changes nothing.
+
+    Parameters
+    ----------
+    objects
+        Returns what reads and writes objects. Called when the first tensor does not travel inline: most never need it.
+    bucket
+        The work bucket.
     """
 
-    def __init__(self, s3: S3Client, bucket: str) -> None:
-        self._s3 = s3
+    def __init__(self, objects: Callable[[], Objects], bucket: str) -> None:
+        self._open = objects
+        self._opened: Objects | None = None
         self._bucket = bucket
 
+    @property
+    def _objects(self) -> Objects:
+        if self._opened is None:
+            self._opened = self._open()
+        return self._opened
+
     def dump_groups(
-        self, response: dict[str, Any], groups: Sequence[tuple[list[int], Mapping[str, Array]]], member: str, limit: int
+        self,
+        response: dict[str, Any],
+        groups: Sequence[tuple[list[int], Mapping[str, Tensor]]],
+        member: str,
+        limit: int,
     ) -> dict[str, Any]:
         """Add `groups` to a response, as many tensors inline as keep it within `limit` bytes.
 
@@ -51,9 +58,9 @@ class TensorStore:
         response
             What else the response holds.
         groups
-            Item indices, and arrays by name with the batch as first axis.
+            Item indices, and tensors by name with the batch as first axis.
         member
-            What the arrays are called: `inputs` or `outputs`.
+            What the tensors are called: `inputs` or `outputs`.
         limit
             Most bytes that the response may take as JSON.
 
@@ -64,24 +71,26 @@ class TensorStore:
         RetryableError
             If the work bucket does not take a tensor.
         """
-        skeleton = {**response, "groups": [{"indices": indices, member: dict.fromkeys(a, 0)} for indices, a in groups]}
-        left = limit - len(json.dumps(skeleton)) - sum(_REFERENCE_BYTES * len(arrays) for _, arrays in groups)
+        skeleton = {**response, "groups": [{"indices": indices, member: dict.fromkeys(t, 0)} for indices, t in groups]}
+        left = limit - len(json.dumps(skeleton)) - sum(_REFERENCE_BYTES * len(tensors) for _, tensors in groups)
         if left < 0:
             raise BatchTooLargeError(f"the batch's metadata does not fit {limit:,} bytes: set a smaller batch size")
-        encoded = []
-        for indices, arrays in groups:
-            tensors = {}
-            for name, array in arrays.items():
-                inline = 4 * math.ceil(array.nbytes / 3)
+        written = []
+        for indices, tensors in groups:
+            entries = {}
+            for name, tensor in tensors.items():
+                data = tensor.encoded()
+                inline = 4 * math.ceil(len(data) / 3)
+                entries[name] = {"dtype": tensor.dtype, "shape": list(tensor.shape)}
                 if inline <= left:
                     left -= inline
-                    tensors[name] = _header(array) | {"data": base64.b64encode(to_bytes(array)).decode()}
+                    entries[name]["data"] = b2a_base64(data, newline=False).decode()
                 else:
-                    tensors[name] = _header(array) | self.put(to_bytes(array))
-            encoded.append({"indices": indices, member: tensors})
-        return {**response, "groups": encoded}
+                    entries[name] |= self.put(bytes(data))
+            written.append({"indices": indices, member: entries})
+        return {**response, "groups": written}
 
-    def load(self, tensor: Mapping[str, Any]) -> Array:
+    def load(self, tensor: Mapping[str, Any]) -> Tensor:
         """Read a tensor.
 
         Raises
@@ -91,8 +100,8 @@ class TensorStore:
         ValueError
             If the tensor contradicts itself.
         """
-        data = base64.b64decode(tensor["data"]) if "data" in tensor else self.get(tensor["bucket"], tensor["key"])
-        return from_bytes(data, tensor["dtype"], tensor["shape"])
+        data = a2b_base64(tensor["data"]) if "data" in tensor else self.get(tensor["bucket"], tensor["key"])
+        return Tensor.decoded(tensor["dtype"], tensor["shape"], data)
 
     def put(self, data: bytes) -> dict[str, str]:
         """Write bytes to the work bucket, and return the object's `bucket` and `key`.
@@ -102,11 +111,10 @@ class TensorStore:
         RetryableError
             If the work bucket does not take the object.
         """
-        key = f"tensors/{hashlib.sha256(data).hexdigest()}"
-        try:
-            self._s3.put_object(Bucket=self._bucket, Key=key, Body=data)
-        except (BotoCoreError, ClientError) as error:
-            raise RetryableError(f"cannot write s3://{self._bucket}/{key}: {error}") from error
+        from hashlib import sha256  # noqa: PLC0415 - loads OpenSSL, which takes longer than most tensors
+
+        key = f"tensors/{sha256(data).hexdigest()}"
+        self._objects.put(self._bucket, key, data)
         return {"bucket": self._bucket, "key": key}
 
     def get(self, bucket: str, key: str) -> bytes:
@@ -117,32 +125,4 @@ class TensorStore:
         RetryableError
             If the work bucket does not give the object.
         """
-        try:
-            return self._s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-        except (BotoCoreError, ClientError) as error:
-            raise RetryableError(f"cannot read s3://{bucket}/{key}: {error}") from error
-
-
-def to_bytes(array: Array) -> bytes:
-    """Return an array's elements, little-endian and in C order."""
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="C")
-
-
-def from_bytes(data: bytes, dtype: str, shape: list[int]) -> Array:
-    """Return the array that `to_bytes` wrote. It is read-only.
-
-    Raises
-    ------
-    ValueError
-        If the type cannot travel, or type and shape ask for another number of bytes.
-    """
-    if dtype not in DTYPES:
-        raise ValueError(f"tensor has dtype {dtype!r}, expected one of {', '.join(sorted(DTYPES))}")
-    kind = np.dtype(dtype).newbyteorder("<")
-    if len(data) != (expected := math.prod(shape) * kind.itemsize):
-        raise ValueError(f"tensor of {dtype} {shape} has {len(data)} bytes, expected {expected}")
-    return np.frombuffer(data, kind).reshape(shape)
-
-
-def _header(array: Array) -> dict[str, Any]:
-    return {"dtype": array.dtype.name, "shape": list(array.shape)}
+        return self._objects.get(bucket, key)

@@ -1,6 +1,6 @@
-"""Messages with arrays between processes of one machine, through a socket; nothing in them is ever executed.
+"""Messages with tensors between processes of one machine, through a socket; nothing in them is ever executed.
 
-A message is a mark, the length of the header, the header as JSON, and the bytes of the arrays that it lists.
+A message is a mark, the length of the header, the header as JSON, and the bytes of the tensors that it lists.
 """
 
 from __future__ import annotations
@@ -10,29 +10,25 @@ import math
 import struct
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from inference_runtime.tensors import DTYPES
+from inference_runtime.tensor import ITEM_SIZES, STRING, Tensor
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Mapping
 
-    from inference_runtime.tensors import Array
-
 MAX_HEADER = 1024**2
-MAX_ARRAYS = 16 * 1024**3
-"""Most bytes of a message's arrays. What claims to be more was not written by `send`."""
+MAX_TENSORS = 16 * 1024**3
+"""Most bytes of a message's tensors. What claims to be more was not written by `send`."""
 
 _PREFIX = struct.Struct("<4sI")
-_MARK = b"tns1"
+_MARK = b"tns2"
 
 
 class BrokenConnectionError(Exception):
     """The other side is gone, or what it sent is no message. The connection is of no more use."""
 
 
-def send(connection: socket.socket, header: dict[str, Any], arrays: Mapping[str, Array]) -> None:
+def send(connection: socket.socket, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write a message.
 
     Raises
@@ -40,15 +36,19 @@ def send(connection: socket.socket, header: dict[str, Any], arrays: Mapping[str,
     OSError
         If the other side is gone.
     """
-    listed = [[name, array.dtype.name, list(array.shape)] for name, array in arrays.items()]
-    text = json.dumps({**header, "arrays": listed}).encode()
+    contents = [tensor.encoded() for tensor in tensors.values()]
+    listed = [
+        [name, tensor.dtype, list(tensor.shape), len(data)]
+        for (name, tensor), data in zip(tensors.items(), contents, strict=True)
+    ]
+    text = json.dumps({**header, "tensors": listed}).encode()
     connection.sendall(_PREFIX.pack(_MARK, len(text)) + text)
-    for array in arrays.values():
-        connection.sendall(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    for data in contents:
+        connection.sendall(data)
 
 
-def receive(connection: socket.socket) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Read a message: its header and its arrays.
+def receive(connection: socket.socket) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a message: its header and its tensors.
 
     Raises
     ------
@@ -62,16 +62,29 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], dict[str, Array]
         raise BrokenConnectionError("what arrived is no message")
     try:
         header = json.loads(_read(connection, length))
-        listed = [(name, dtype, [int(n) for n in shape]) for name, dtype, shape in header.pop("arrays")]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        listed = [
+            (name, str(dtype), [int(n) for n in shape], int(size)) for name, dtype, shape, size in header.pop("tensors")
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BrokenConnectionError(f"the header is not as it should be: {error!r}") from error
-    sizes = [math.prod(shape) * np.dtype(dtype).itemsize if dtype in DTYPES else -1 for _, dtype, shape in listed]
-    if any(n < 0 for _, _, shape in listed for n in shape) or min(sizes, default=0) < 0 or sum(sizes) > MAX_ARRAYS:
-        raise BrokenConnectionError(f"the header lists no arrays: {listed!r:.200}")
-    arrays = {}
-    for (name, dtype, shape), size in zip(listed, sizes, strict=True):
-        arrays[name] = np.frombuffer(_read(connection, size), dtype).reshape(shape)
-    return header, arrays
+    # Before anything is read: what a false header claims may never come.
+    if sum(size for *_, size in listed) > MAX_TENSORS or not all(_possible(*entry[1:]) for entry in listed):
+        raise BrokenConnectionError(f"the header lists no tensors: {listed!r:.200}")
+    tensors = {}
+    for name, dtype, shape, size in listed:
+        data = _read(connection, size)
+        try:
+            tensors[name] = Tensor.decoded(dtype, shape, data)
+        except (ValueError, RecursionError) as error:
+            raise BrokenConnectionError(f"the header lists no tensors: {error}") from error
+    return header, tensors
+
+
+def _possible(dtype: str, shape: list[int], size: int) -> bool:
+    """Tell whether a tensor of this type and shape has so many bytes."""
+    if min([size, *shape]) < 0:
+        return False
+    return dtype == STRING or (dtype in ITEM_SIZES and size == math.prod(shape) * ITEM_SIZES[dtype])
 
 
 def _read(connection: socket.socket, size: int) -> bytearray:

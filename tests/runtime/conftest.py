@@ -20,8 +20,7 @@ import boto3
 import numpy as np
 import pytest
 from hypothesis import settings
-
-from inference_runtime.tensors import TensorStore
+from tests.runtime.arrays import ArrayStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -178,7 +177,7 @@ def configure(
         for name, value in variables.items():
             environment.setenv(name, value)
         handler = load("postprocess")
-        store = TensorStore(s3, bucket)
+        store = ArrayStore(s3, bucket)
 
         def call(results: list[tuple[dict[str, Any], Any]], **more: Any) -> Any:
             good = [(i, r) for i, (_, r) in enumerate(results) if isinstance(r, np.ndarray)]

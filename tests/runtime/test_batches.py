@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from inference_runtime.batches import Batches
 from inference_runtime.errors import OutOfMemoryError
+from inference_runtime.tensor import Tensor, arrays_of, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,13 @@ class Card:
         self.sizes.append(count)
         return [chunk["x"] * 2, chunk["y"].sum(axis=tuple(range(1, chunk["y"].ndim)))]
 
+    def run(self, chunk: Mapping[str, Tensor], count: int) -> list[Tensor]:
+        return [Tensor.of(output) for output in self(arrays_of(chunk), count)]
+
+
+def run(batches: Batches, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return arrays_of(batches.run(tensors_of(inputs)))
+
 
 def items(count: int, length: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(count)
@@ -54,10 +62,10 @@ def test_in_any_memory_the_results_are_those_of_one_run(
     calls: list[tuple[int, int]], room: int, most: int | None
 ) -> None:
     card, whole = Card(room), Card(10**9)
-    batches = Batches(card, ["twice", "sum"], most=most)
+    batches = Batches(card.run, ["twice", "sum"], most=most)
     for count, length in calls:
         inputs = items(count, length)
-        outputs = batches.run(inputs)
+        outputs = run(batches, inputs)
         for name, expected in zip(("twice", "sum"), whole(inputs, count), strict=True):
             np.testing.assert_array_equal(outputs[name], expected)
     assert max(card.sizes) <= (most or math.inf)
@@ -66,56 +74,63 @@ def test_in_any_memory_the_results_are_those_of_one_run(
 @given(count=st.integers(1, 30), fixed=st.integers(1, 12))
 def test_a_fixed_batch_is_always_full(count: int, fixed: int) -> None:
     card = Card(10**9)
-    batches = Batches(card, ["twice", "sum"], most=1, fixed=fixed)
+    batches = Batches(card.run, ["twice", "sum"], most=1, fixed=fixed)
     inputs = items(count, 3)
-    np.testing.assert_array_equal(batches.run(inputs)["twice"], inputs["x"] * 2)
+    np.testing.assert_array_equal(run(batches, inputs)["twice"], inputs["x"] * 2)
     assert card.sizes == [fixed] * math.ceil(count / fixed)
-    assert batches.limit(inputs) == fixed
+    assert batches.limit(tensors_of(inputs)) == fixed
 
 
 def test_a_batch_runs_whole_and_what_did_not_fit_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     card = Card(room=10 * 8)
-    batches = Batches(card, ["twice", "sum"], most=None)
-    batches.run(items(10, 4))
+    batches = Batches(card.run, ["twice", "sum"], most=None)
+    run(batches, items(10, 4))
     assert card.sizes == [10]
-    batches.run(items(50, 4))
+    run(batches, items(50, 4))
     assert card.sizes == [10] + [6] * 8 + [2]  # after 50, 25 and 12
-    assert batches.limit(items(1, 4)) == 6
-    assert batches.limit(items(1, 5)) is None  # items of another shape
+    assert batches.limit(tensors_of(items(1, 4))) == 6
+    assert batches.limit(tensors_of(items(1, 5))) is None  # items of another shape
     assert "25 items of x int64 [4], y int64 [2, 2] do not fit the memory: 12 at a time" in caplog.text
     caplog.clear()
-    batches.run(items(50, 4))
+    run(batches, items(50, 4))
     assert not caplog.records
 
 
 @pytest.mark.parametrize("fixed", [None, 4])
 def test_what_does_not_fit_alone_fails(fixed: int | None) -> None:
-    batches = Batches(Card(room=10), ["twice", "sum"], most=None, fixed=fixed)
+    batches = Batches(Card(room=10).run, ["twice", "sum"], most=None, fixed=fixed)
     with pytest.raises(OutOfMemoryError, match=rf"{fixed or 1} items of x int64 \[7\], y.*Failed to allocate memory"):
-        batches.run(items(5, 7))
+        run(batches, items(5, 7))
 
 
 def test_other_errors_are_not_split() -> None:
-    def run(chunk: Mapping[str, np.ndarray], count: int) -> Any:
+    def fail(chunk: Mapping[str, Tensor], count: int) -> Any:
         raise ValueError(count)
 
     with pytest.raises(ValueError, match=r"^5$"):
-        Batches(run, ["twice"], most=None).run(items(5, 1))
+        run(Batches(fail, ["twice"], most=None), items(5, 1))
+
+
+@pytest.mark.parametrize("fixed", [None, 4])
+def test_no_items_have_outputs_of_the_models_shapes(fixed: int | None) -> None:
+    outputs = run(Batches(Card(room=100).run, ["twice", "sum"], most=None, fixed=fixed), items(0, 7))
+    assert {name: array.shape for name, array in outputs.items()} == {"twice": (0, 7), "sum": (0,)}
 
 
 REAL = """
 import resource, sys
 from pathlib import Path
-import numpy as np
+import struct
 from inference_runtime.engine import LocalEngine
+from inference_runtime.tensor import Tensor
 
 engine = LocalEngine()
-items = np.arange(64, dtype=np.float32).reshape(64, 1)
+items = Tensor("float32", [64, 1], struct.pack("<64f", *range(64)))
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]) * 2**20, -1))
 try:
     y = engine.infer({"x": items})["y"]
-    print(engine.limit({"x": items}), (y == items).all())
+    print(engine.limit({"x": items}), y == items)
 except Exception as error:
     print(type(error).__name__, error)
 """

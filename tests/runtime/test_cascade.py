@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.runtime.arrays import store as store_of
 
 from inference_runtime.answers import MAX_ANSWER_BYTES, answer, first_attribute
 from inference_runtime.errors import RetryableError
 from inference_runtime.item import Item
 from inference_runtime.rows import prediction_attribute
-from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -261,7 +261,7 @@ predictions = st.dictionaries(
 def test_any_prediction_arrives_as_it_was_in_an_answer_of_bounded_size(
     bucket: str, prediction: dict[str, Any], reason: str | None
 ) -> None:
-    store = TensorStore(boto3.client("s3"), bucket)
+    store = store_of(boto3.client("s3"), bucket)
     attribute = prediction_attribute(prediction)
     about = {
         "route": "small",

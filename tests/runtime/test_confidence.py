@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 from cdk_inference.model.build import metrics
 from inference_runtime.confidence import confidences
 from inference_runtime.errors import StageError
+from inference_runtime.tensor import Tensor
 
 logits = hnp.arrays(
     st.sampled_from([np.float16, np.float32, np.float64]),
@@ -21,30 +22,30 @@ logits = hnp.arrays(
 
 @given(logits)
 def test_they_are_those_of_the_build_item_by_item(scores: np.ndarray) -> None:
-    assert confidences(scores) == [round(float(metrics.confidences(row[None])[0]), 6) for row in scores]
+    assert confidences(Tensor.of(scores)) == [round(float(metrics.confidences(row[None])[0]), 6) for row in scores]
 
 
 @given(logits, st.integers(0, 4))
 def test_the_batch_does_not_matter(scores: np.ndarray, at: int) -> None:
     at %= len(scores)
-    assert confidences(scores[at : at + 1]) == [confidences(scores)[at]]
+    assert confidences(Tensor.of(scores[at : at + 1])) == [confidences(Tensor.of(scores))[at]]
 
 
 def test_probabilities_are_taken_as_they_are_whatever_else_is_in_the_batch() -> None:
     scores = np.array([[0.25, 0.75], [0.4, 0.6004], [5.0, 2.0], [np.nan, 0.5]], np.float32)
-    assert confidences(scores) == [0.75, 0.6004, 0.952574, 0.0]
+    assert confidences(Tensor.of(scores)) == [0.75, 0.6004, 0.952574, 0.0]
 
 
 def test_what_is_no_number_is_not_sure() -> None:
     scores = np.array([[np.nan, 1], [np.inf, 1], [-np.inf, -np.inf], [-np.inf, 3]])
-    assert confidences(scores) == [0.0, 0.0, 0.0, 1.0]
+    assert confidences(Tensor.of(scores)) == [0.0, 0.0, 0.0, 1.0]
 
 
 def test_an_item_is_as_sure_as_where_it_is_least_so() -> None:
-    assert confidences(np.array([[[9.0, 0.0], [0.0, 0.0]], [[3.0, 0.0], [0.0, 9.0]]])) == [0.5, 0.952574]
+    assert confidences(Tensor.of(np.array([[[9.0, 0.0], [0.0, 0.0]], [[3.0, 0.0], [0.0, 9.0]]]))) == [0.5, 0.952574]
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 0), ()])
 def test_scores_without_classes_fail(shape: tuple[int, ...]) -> None:
     with pytest.raises(StageError, match="confidence needs scores of shape"):
-        confidences(np.zeros(shape))
+        confidences(Tensor.of(np.zeros(shape)))

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tests.runtime.arrays import ArrayStore
 
 from inference_runtime.errors import RetryableError, StageError
-from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,14 +69,14 @@ def save(graph: onnx.GraphProto, folder: Path) -> None:
     onnx.save(model, folder / "model" / "model.onnx")
 
 
-def run(handler: Any, store: TensorStore, groups: list[tuple[list[int], dict[str, np.ndarray]]]) -> dict[str, Any]:
+def run(handler: Any, store: ArrayStore, groups: list[tuple[list[int], dict[str, np.ndarray]]]) -> dict[str, Any]:
     event = json.loads(json.dumps(store.dump_groups({}, groups, "inputs", 180_000)))
     return json.loads(json.dumps(handler(event)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 33])
 def test_a_free_batch_is_run_in_parts_of_at_most_16(module: Any, s3: S3Client, bucket: str, count: int) -> None:
-    store, x = TensorStore(s3, bucket), np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+    store, x = ArrayStore(s3, bucket), np.arange(2 * count, dtype=np.float32).reshape(count, 2)
     response = run(module(), store, [(list(range(count)), {"x": x})])
     assert response["model_version"] == "abc123"
     assert response["inference"] == "cpu"
@@ -91,7 +91,7 @@ def test_a_model_whose_items_depend_on_each_other_gets_one_at_a_time(
     module: Any, s3: S3Client, bucket: str, environment: pytest.MonkeyPatch
 ) -> None:
     environment.setenv("MAX_BATCH", "1")
-    store, x = TensorStore(s3, bucket), np.arange(6, dtype=np.float32).reshape(3, 2)
+    store, x = ArrayStore(s3, bucket), np.arange(6, dtype=np.float32).reshape(3, 2)
     [group] = run(module(), store, [([0, 1, 2], {"x": x})])["groups"]
     np.testing.assert_array_equal(store.load(group["outputs"]["same"]), x)
     assert store.load(group["outputs"]["count"]).tolist() == [1, 1, 1]
@@ -99,7 +99,7 @@ def test_a_model_whose_items_depend_on_each_other_gets_one_at_a_time(
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8])
 def test_a_fixed_batch_is_filled_up(module: Any, s3: S3Client, bucket: str, count: int) -> None:
-    store, x = TensorStore(s3, bucket), np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+    store, x = ArrayStore(s3, bucket), np.arange(2 * count, dtype=np.float32).reshape(count, 2)
     [group] = run(module(batch=4), store, [(list(range(count)), {"x": x})])["groups"]
     np.testing.assert_array_equal(store.load(group["outputs"]["same"]), x)
     assert store.load(group["outputs"]["count"]).tolist() == [4] * count
@@ -107,7 +107,7 @@ def test_a_fixed_batch_is_filled_up(module: Any, s3: S3Client, bucket: str, coun
 
 @pytest.mark.parametrize("dtype", TYPES)
 def test_types(module: Any, s3: S3Client, bucket: str, dtype: str) -> None:
-    store, x = TensorStore(s3, bucket), np.array([[0, 1], [1, 0], [1, 1]], dtype)
+    store, x = ArrayStore(s3, bucket), np.array([[0, 1], [1, 0], [1, 1]], dtype)
     [group] = run(module(dtype=dtype), store, [([0, 1, 2], {"x": x})])["groups"]
     same = store.load(group["outputs"]["same"])
     assert same.dtype == dtype
@@ -115,7 +115,7 @@ def test_types(module: Any, s3: S3Client, bucket: str, dtype: str) -> None:
 
 
 def test_groups_stay_apart_and_none_are_fine(module: Any, s3: S3Client, bucket: str) -> None:
-    store, handler = TensorStore(s3, bucket), module()
+    store, handler = ArrayStore(s3, bucket), module()
     assert run(handler, store, [])["groups"] == []
     groups = [([4, 0], {"x": np.ones((2, 2), np.float32)}), ([7], {"x": np.zeros((1, 2), np.float32)})]
     response = run(handler, store, groups)
@@ -135,7 +135,7 @@ def test_groups_stay_apart_and_none_are_fine(module: Any, s3: S3Client, bucket: 
 )
 def test_inputs_of_another_model_fail(module: Any, s3: S3Client, bucket: str, inputs: Any, says: str) -> None:
     with pytest.raises(StageError, match=says):
-        run(module(), TensorStore(s3, bucket), [([0], inputs)])
+        run(module(), ArrayStore(s3, bucket), [([0], inputs)])
 
 
 def test_an_output_without_batch_fails(
@@ -151,11 +151,11 @@ def test_an_output_without_batch_fails(
     environment.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
     environment.setenv("MODEL_VERSION", "abc123")
     with pytest.raises(StageError, match=r"model output 'sum' has shape \(\), expected a batch of 3"):
-        run(load("infer"), TensorStore(s3, bucket), [([0, 1, 2], {"x": np.zeros((3, 2), np.float32)})])
+        run(load("infer"), ArrayStore(s3, bucket), [([0, 1, 2], {"x": np.zeros((3, 2), np.float32)})])
 
 
 def test_large_outputs_leave_room_for_the_items(module: Any, s3: S3Client, bucket: str) -> None:
-    store, count = TensorStore(s3, bucket), 7000
+    store, count = ArrayStore(s3, bucket), 7000
     x = np.random.default_rng(0).random((count, 2), np.float32)
     response = run(module(), store, [(list(range(count)), {"x": x})])
     assert len(json.dumps(response)) <= 80_000
@@ -166,12 +166,12 @@ def test_large_outputs_leave_room_for_the_items(module: Any, s3: S3Client, bucke
 @pytest.mark.parametrize(("memory", "vcpus"), [("128", 1), ("1769", 1), ("3538", 2), ("10240", 6)])
 def test_threads_follow_the_memory(module: Any, memory: str, vcpus: int) -> None:
     module(memory=memory)
-    session = sys.modules["inference_runtime.infer"].engine.session
+    session = sys.modules["inference_runtime.infer"].engine.session.session
     assert session.get_session_options().intra_op_num_threads == min(vcpus, os.cpu_count() or 1)
 
 
 def test_only_the_wanted_items_are_run(module: Any, s3: S3Client, bucket: str) -> None:
-    store, handler = TensorStore(s3, bucket), module()
+    store, handler = ArrayStore(s3, bucket), module()
     x = np.arange(10, dtype=np.float32).reshape(5, 2)
     event = store.dump_groups({}, [([4, 0, 2], {"x": x[:3]}), ([1, 3], {"x": x[3:]})], "inputs", 180_000)
     response = handler({**event, "only": [2, 4, 17]})
@@ -196,7 +196,7 @@ def test_what_is_not_wanted_is_not_read(module: Any, s3: S3Client, bucket: str) 
 
 def test_confidences(module: Any, s3: S3Client, bucket: str, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("CONFIDENCE", "1")
-    handler, store = module(), TensorStore(s3, bucket)
+    handler, store = module(), ArrayStore(s3, bucket)
     groups = [([3, 0], {"x": np.array([[0, 3], [2, 2]], np.float32)}), ([7], {"x": np.array([[9, 0]], np.float32)})]
     response = run(handler, store, groups)
     assert response["confidences"] == [

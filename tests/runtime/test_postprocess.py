@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import numpy as np
 import pytest
+from tests.runtime.arrays import ArrayStore
 
 from inference_runtime.errors import RetryableError
 from inference_runtime.item import Item
-from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,7 +258,7 @@ def test_outputs_that_are_gone_fail_as_retryable(
 ) -> None:
     stage("def function(outputs, item): return {'size': outputs['y'].size}")
     handler = load("postprocess")
-    group = TensorStore(s3, bucket).dump_groups({}, [([0], {"y": np.zeros((1, 9000))})], "outputs", 2000)
+    group = ArrayStore(s3, bucket).dump_groups({}, [([0], {"y": np.zeros((1, 9000))})], "outputs", 2000)
     event = {"items": [item("a")], "rejected": [], "inference": "cpu", **group}
     assert handler(event)["succeeded"] == 1
     s3.delete_object(Bucket=bucket, Key=event["groups"][0]["outputs"]["y"]["key"])

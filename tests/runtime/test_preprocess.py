@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.runtime.arrays import store as store_of
 
 from inference_runtime.answers import MAX_ANSWER_BYTES, answer
 from inference_runtime.errors import BatchTooLargeError, RetryableError, StageError
-from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -404,7 +404,7 @@ REST = 2_000  # of a state: routes, indices, model versions
 def first(bucket: str, s3: S3Client) -> dict[str, Any]:
     """Return the longest answer of a cascade's first model."""
     about = {"row_version": "a" * 64, "model_version": "b" * 64, "inference": "cpu", "confidence": 0.123456}
-    given = answer(TensorStore(s3, bucket), route="r" * 31, **about, reason="\N{GRINNING FACE}" * 500)
+    given = answer(store_of(s3, bucket), route="r" * 31, **about, reason="\N{GRINNING FACE}" * 500)
     while len(json.dumps(given | {"reason": given["reason"] + "x"})) <= MAX_ANSWER_BYTES:
         given["reason"] += "x"
     assert len(json.dumps(given)) == MAX_ANSWER_BYTES

@@ -18,11 +18,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
+from tests.runtime.arrays import ArrayStore, infer
 
 from inference_runtime.engine import LocalEngine
 from inference_runtime.errors import OutOfMemoryError, RetryableError
 from inference_runtime.session import open_session
-from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> type[Gpu]:
 
 def runs(engine: LocalEngine, count: int) -> list[int]:
     x = np.arange(count, dtype=np.float32)[:, None]
-    outputs = engine.infer({"x": x})
+    outputs = infer(engine, {"x": x})
     np.testing.assert_array_equal(outputs["y"], -x)
     return sorted(set(outputs["count"].tolist()))
 
@@ -171,7 +171,7 @@ def test_on_a_gpu(
         monkeypatch.setenv("ACCELERATOR_MEMORY_GIB", memory)
     engine = LocalEngine()
     assert engine.inference == "gpu"
-    assert not engine.session._enable_fallback
+    assert not engine.session.session._enable_fallback
     options = {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC"}
     if limit is not None:
         options["gpu_mem_limit"] = str(limit)
@@ -189,9 +189,8 @@ def test_a_model_whose_items_depend_on_each_other_runs_one_at_a_time_on_a_gpu_to
 
 ENDING = """
 import sys, time
-import numpy as np
-import onnxruntime as ort
 from inference_runtime.engine import LocalEngine
+from inference_runtime.tensor import zeros
 
 engine = LocalEngine()
 def run(*_):
@@ -199,7 +198,7 @@ def run(*_):
 engine.session.run = run
 for _ in range(2):
     try:
-        engine.infer({"x": np.zeros((2, 1), np.float32)})
+        engine.infer({"x": zeros("float32", (2, 1))})
     except Exception as error:
         print(type(error).__name__, str(error), flush=True)
 time.sleep(30)
@@ -228,7 +227,7 @@ def test_a_process_whose_gpu_failed_answers_and_ends(function: Path, number: int
 def test_the_row_will_say_where(
     function: Path, environment: pytest.MonkeyPatch, bucket: str, s3: S3Client, load: Callable[[str], Any]
 ) -> None:
-    handler, store = load("infer"), TensorStore(s3, bucket)
+    handler, store = load("infer"), ArrayStore(s3, bucket)
     event = store.dump_groups({}, [([0], {"x": np.ones((1, 1), np.float32)})], "inputs", 9999)
     assert handler(event)["inference"] == "cpu"
 
@@ -239,7 +238,7 @@ def test_one_process_for_all_where_several_serve(
     environment.setenv("GPU_CONCURRENCY", "1")
     environment.setenv("CONFIDENCE", "1")
     environment.syspath_prepend(str(SOURCES))
-    handler, store = load("infer"), TensorStore(s3, bucket)
+    handler, store = load("infer"), ArrayStore(s3, bucket)
     event = store.dump_groups({}, [([5, 3], {"x": np.array([[1], [2]], np.float32)})], "inputs", 9999)
     response = handler(event)
     [group] = response["groups"]

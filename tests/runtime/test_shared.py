@@ -23,12 +23,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tests.runtime.arrays import infer
 
 from inference_runtime import shared, wire
 from inference_runtime.engine import LocalEngine
 from inference_runtime.errors import KernelFaultError, OutOfMemoryError, RetryableError, StageError
 from inference_runtime.holder import Holder
 from inference_runtime.shared import HolderDiedError, SharedEngine
+from inference_runtime.tensor import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,7 +142,7 @@ def holder_of(engine: SharedEngine) -> int:
 
 
 def doubles(engine: SharedEngine, *values: float, **options: Any) -> bool:
-    outputs = engine.infer(inputs(*values, **options))
+    outputs = infer(engine, inputs(*values, **options))
     return outputs["y"][:, 0].tolist() == [2 * value for value in values]
 
 
@@ -155,17 +157,17 @@ def test_it_is_the_engine_of_another_process(engines: Any) -> None:
     assert (engine.inference, engine.output_names) == (local.inference, local.output_names) == ("cpu", ["y", "count"])
     assert holder_of(engine) != os.getpid()
     given = inputs(1, 2.5, -3, length=5)
-    for name, expected in local.infer(given).items():
-        np.testing.assert_array_equal(engine.infer(given)[name], expected)
+    for name, expected in infer(local, given).items():
+        np.testing.assert_array_equal(infer(engine, given)[name], expected)
     for broken in (
         {"x": given["x"]},
         {**given, "rounds": given["rounds"][:2]},
         {**given, "x": given["x"].astype("f8")},
     ):
         with pytest.raises(StageError, match=r"^inputs "):
-            engine.infer(broken)
+            infer(engine, broken)
     with pytest.raises(RuntimeError, match=r"^InvalidArgument: "):
-        engine.infer({**given, "x": given["x"][..., None]})
+        infer(engine, {**given, "x": given["x"][..., None]})
     assert doubles(engine, 4)
 
 
@@ -179,13 +181,14 @@ WORKER = """
 import os, sys, time
 import numpy as np
 from inference_runtime.shared import SharedEngine
+from inference_runtime.tensor import arrays_of, tensors_of
 
 engine, joined, holders = SharedEngine(), 0, set()
 rng = np.random.default_rng(int(sys.argv[1]))
 for _ in range(30):
     count, length = rng.integers(1, 20), rng.integers(1, 3)
     x = rng.random((count, length), np.float32)
-    outputs = engine.infer({"x": x, "rounds": np.full(count, 1500)})
+    outputs = arrays_of(engine.infer(tensors_of({"x": x, "rounds": np.full(count, 1500)})))
     assert (outputs["y"] == x + x).all()
     joined += (outputs["count"] > count).any()
 credentials = engine._connection(time.monotonic() + 60).getsockopt(1, 17, 12)
@@ -238,10 +241,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from inference_runtime.shared import SharedEngine
+from inference_runtime.tensor import arrays_of, tensors_of
 
 def doubles(n):
     x = np.full((n + 1, 2), n, np.float32)
-    return (engine.infer({"x": x, "rounds": np.zeros(n + 1, np.int64)})["y"] == 2 * n).all()
+    outputs = arrays_of(engine.infer(tensors_of({"x": x, "rounds": np.zeros(n + 1, np.int64)})))
+    return (outputs["y"] == 2 * n).all()
 
 engine = SharedEngine()
 for child in range(3):
@@ -304,26 +309,28 @@ def test_clients_that_die_or_talk_nonsense_disturb_nobody(engines: Any) -> None:
     whole = bytearray()
     left, right = socket.socketpair()
     with left, right:
-        wire.send(left, {"alone": False}, inputs(*range(9)))
+        wire.send(left, {"alone": False}, tensors_of(inputs(*range(9))))
         whole += right.recv(100_000)
     for end in (0, 1, 7, 8, 20, len(whole) - 72, len(whole) - 1):
         with connect() as connection:
             connection.sendall(whole[:end])
     nonsense = [
         b"GET / HTTP/1.1\r\n\r\n",
-        struct.pack("<4sI", b"tns1", 2**32 - 1),
+        struct.pack("<4sI", b"tns2", 2**32 - 1),
         *(
-            struct.pack("<4sI", b"tns1", len(header)) + header
+            struct.pack("<4sI", b"tns2", len(header)) + header
             for header in (
                 b"{",
                 b"[]",
                 b"{}",
-                b'{"arrays": 1}',
-                b'{"arrays": [["x", "object", [1]]]}',
-                b'{"arrays": [["x", "float32", [-1]]]}',
-                b'{"arrays": [["x", "float32", [4000000000, 4000000000]]]}',
-                b'{"arrays": [["x", "float32", ["a"]]]}',
-                b'{"arrays": [["x"]]}',
+                b'{"tensors": 1}',
+                b'{"tensors": [["x", "object", [1], 4]]}',
+                b'{"tensors": [["x", "float32", [-1], 4]]}',
+                b'{"tensors": [["x", "float32", [4000000000, 4000000000], 64000000000000000000]]}',
+                b'{"tensors": [["x", "float32", ["a"], 4]]}',
+                b'{"tensors": [["x"]]}',
+                b'{"tensors": [["x", "float32", [1], 5]]}',
+                b'{"tensors": [["x", "string", [1], 2]]}{}',
             )
         ),
     ]
@@ -333,7 +340,7 @@ def test_clients_that_die_or_talk_nonsense_disturb_nobody(engines: Any) -> None:
             with pytest.raises((wire.BrokenConnectionError, ConnectionResetError)):
                 wire.receive(connection)
     impatient = connect()
-    wire.send(impatient, {}, inputs(1, rounds=50_000))
+    wire.send(impatient, {}, tensors_of(inputs(1, rounds=50_000)))
     impatient.close()  # does not wait for its answer
     first = holder_of(engine)
     assert doubles(engine, 5)
@@ -348,7 +355,7 @@ def test_a_card_that_hangs_does_not_keep_the_function(engines: Any, monkeypatch:
     engine.begin()
     time.sleep(0.3)  # reading the tensors counts: Lambda does not wait either
     with pytest.raises(RetryableError, match="did not answer for 1 seconds"):
-        engine.infer(inputs(1, rounds=10**9))
+        infer(engine, inputs(1, rounds=10**9))
     assert time.monotonic() - began < 1.2
     engine.begin()
     assert doubles(engine, 2)
@@ -364,7 +371,7 @@ def test_who_had_little_time_left_kills_nobody(engines: Any, monkeypatch: pytest
     engine.begin()
     time.sleep(1.6)
     with pytest.raises(RetryableError, match="did not answer for 0 seconds"):
-        engine.infer(inputs(1, rounds=2_000_000))
+        infer(engine, inputs(1, rounds=2_000_000))
     assert doubles(other, 3)
     assert holder_of(other) == first
 
@@ -379,7 +386,7 @@ def test_one_that_takes_long_to_start_is_waited_for_only_within_the_invocation(
     began = time.monotonic()
     engine.begin()
     with pytest.raises(RetryableError, match="does not start in time"):
-        engine.infer(inputs(1))
+        infer(engine, inputs(1))
     assert time.monotonic() - began < 5
 
 
@@ -404,7 +411,7 @@ def test_it_ends_when_all_have_left(function: Path, monkeypatch: pytest.MonkeyPa
 class TestOnAGpuThatFails:
     def test_memory(self, engines: Any) -> None:
         engine = engines()
-        outputs = engine.infer(inputs(*range(20, 50)))
+        outputs = infer(engine, inputs(*range(20, 50)))
         assert outputs["y"][:, 0].tolist() == [2 * n for n in range(20, 50)]
         assert set(outputs["count"].tolist()) == {7, 2}
 
@@ -413,7 +420,7 @@ class TestOnAGpuThatFails:
         poison, others = engines(), [engines() for _ in range(3)]
         holders = {holder_of(poison)}
         with ThreadPoolExecutor(4) as pool:
-            failing = pool.submit(poison.infer, inputs(1, 9, 2))
+            failing = pool.submit(infer, poison, inputs(1, 9, 2))
             assert list(pool.map(lambda engine: doubles(engine, 3, 4, rounds=1000), others)) == [True] * 3
             with pytest.raises(HolderDiedError, match="died on this batch, twice"):
                 failing.result()
@@ -423,7 +430,7 @@ class TestOnAGpuThatFails:
     def test_a_kernel_that_fails_is_the_items_fault_only_alone(self, engines: Any) -> None:
         poison, other = engines(), engines()
         with ThreadPoolExecutor(2) as pool:
-            failing = pool.submit(poison.infer, inputs(700))
+            failing = pool.submit(infer, poison, inputs(700))
             assert doubles(other, 1)
             with pytest.raises(KernelFaultError, match="CUDA failure 700: an illegal memory access"):
                 failing.result()
@@ -434,7 +441,7 @@ class TestOnAGpuThatFails:
         engine = engines()
         first = holder_of(engine)
         with pytest.raises(RetryableError, match="CUDA failure 214") as raised:
-            engine.infer(inputs(214))
+            infer(engine, inputs(214))
         assert str(raised.value).count("RetryableError") == 1
         assert doubles(engine, 2)
         assert holder_of(engine) != first
@@ -445,5 +452,5 @@ def test_an_item_too_large_fails_by_its_own_name(engines: Any, function: Path, m
     monkeypatch.syspath_prepend(str(function))
     engine = engines()
     with pytest.raises(OutOfMemoryError, match=r"1 items of x float32 \[9\].* do not fit the memory"):
-        engine.infer(inputs(1, 2, length=9))
+        infer(engine, inputs(1, 2, length=9))
     assert doubles(engine, 1, 2, length=8)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from inference_runtime.builtin.tensor import tensor_preprocessor
 from inference_runtime.errors import RejectItem
-from inference_runtime.tensors import DTYPES, to_bytes
+from inference_runtime.tensor import DTYPES, Tensor
 
 npy = tensor_preprocessor()
 
@@ -43,7 +43,7 @@ def test_npy_in_any_layout() -> None:
 @pytest.mark.parametrize("dtype", ["float16", "int64", "bool"])
 def test_raw(dtype: str) -> None:
     array = np.arange(6).reshape(2, 3).astype(dtype)
-    np.testing.assert_array_equal(tensor_preprocessor("raw", dtype, [2, 3])(to_bytes(array), None), array)
+    np.testing.assert_array_equal(tensor_preprocessor("raw", dtype, [2, 3])(bytes(Tensor.of(array).data), None), array)
 
 
 def test_raw_of_another_length_is_rejected() -> None:

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from inference_runtime import wire
-from inference_runtime.tensors import DTYPES
+from inference_runtime.tensor import DTYPES, arrays_of, tensors_of
 
+shapes = hnp.array_shapes(min_dims=0, min_side=0, max_side=4)
 arrays = st.dictionaries(
     st.text(max_size=9),
-    st.sampled_from(sorted(DTYPES)).flatmap(
-        lambda name: hnp.arrays(name, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))
-    ),
+    st.sampled_from(sorted(DTYPES)).flatmap(lambda name: hnp.arrays(name, shapes))
+    | hnp.arrays(object, shapes, elements=st.text(max_size=5)),
     max_size=4,
 )
 
@@ -27,14 +27,14 @@ arrays = st.dictionaries(
 def exchange(header: dict[str, Any], sent: dict[str, np.ndarray]) -> Any:
     one, other = socket.socketpair()
     with one, other:
-        writer = threading.Thread(target=wire.send, args=[one, header, sent])
+        writer = threading.Thread(target=wire.send, args=[one, header, tensors_of(sent)])
         writer.start()
-        received = wire.receive(other)
+        got, received = wire.receive(other)
         writer.join()
-    return received
+    return got, arrays_of(received)
 
 
-@given(st.dictionaries(st.text(max_size=5).filter(lambda name: name != "arrays"), st.text(max_size=5)), arrays)
+@given(st.dictionaries(st.text(max_size=5).filter(lambda name: name != "tensors"), st.text(max_size=5)), arrays)
 def test_what_arrives_is_what_was_sent(header: dict[str, str], sent: dict[str, np.ndarray]) -> None:
     got, received = exchange(header, sent)
     assert got == header
@@ -56,7 +56,7 @@ def test_views_and_large_arrays() -> None:
 def test_anything_else_is_an_error(data: bytes, marked: bool) -> None:
     one, other = socket.socketpair()
     with one, other:
-        one.sendall((b"tns1" if marked else b"") + data)
+        one.sendall((b"tns2" if marked else b"") + data)
         one.close()
         with pytest.raises(wire.BrokenConnectionError):
             wire.receive(other)

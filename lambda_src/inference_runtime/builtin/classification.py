@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from inference_runtime.item import Item
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Array
 
 _TOLERANCE = 1e-3  # rounding of probabilities that a model computes in half precision
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from inference_runtime.item import Item
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Array
 
 
 def embedding_postprocessor(

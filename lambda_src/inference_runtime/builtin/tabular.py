@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from inference_runtime.item import Item
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Array
 
 
 def json_preprocessor(fields: Sequence[str], dtype: str = "float32") -> Callable[[bytes, Item], Array]:

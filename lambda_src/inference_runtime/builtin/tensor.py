@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from inference_runtime.errors import RejectItem
-from inference_runtime.tensors import DTYPES, from_bytes
+from inference_runtime.tensor import DTYPES, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from inference_runtime.item import Item
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Array
 
 
 def tensor_preprocessor(
@@ -56,7 +56,7 @@ def tensor_preprocessor(
 
     def read_raw(data: bytes, item: Item) -> Array:  # noqa: ARG001 - the stage's signature
         try:
-            return from_bytes(data, elements, dimensions)
+            return Tensor(elements, dimensions, data).array()
         except ValueError as error:
             raise RejectItem(str(error)) from error
 

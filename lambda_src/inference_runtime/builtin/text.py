@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from inference_runtime.item import Item
-    from inference_runtime.tensors import Array
+    from inference_runtime.tensor import Array
 
 # What models call their inputs, and where the tokenizer has them.
 _ATTRIBUTES = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}

@@ -1,0 +1,227 @@
+"""An array as its type, its shape and its bytes: all that a model needs, and nothing that numpy would be imported for.
+
+Written without `dataclasses`, whose import alone takes longer than all of this module's work in a cold start.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+    Data = bytes | bytearray | memoryview
+
+STRING = "string"
+
+# The letters of the struct module. bfloat16 has none: it is the upper half of a float32.
+_FORMATS = {
+    "bool": "?",
+    "int8": "b",
+    "int16": "h",
+    "int32": "i",
+    "int64": "q",
+    "uint8": "B",
+    "uint16": "H",
+    "uint32": "I",
+    "uint64": "Q",
+    "float16": "e",
+    "float32": "f",
+    "float64": "d",
+}
+
+DTYPES = frozenset(_FORMATS)
+"""Types of numbers that can travel between stages, by numpy's names."""
+
+ITEM_SIZES = {name: struct.calcsize(letter) for name, letter in _FORMATS.items()} | {"bfloat16": 2}
+"""Bytes of one element."""
+
+
+class Tensor:
+    """An array, which nobody changes.
+
+    Attributes
+    ----------
+    dtype
+        numpy's name of the type, `bfloat16`, or `string`.
+    shape
+        Dimensions.
+    data
+        The elements, little-endian and in C order; for `string` a list of `str`.
+
+    Raises
+    ------
+    ValueError
+        If the type is none of these, or type and shape ask for another number of bytes or texts.
+    """
+
+    __slots__ = ("data", "dtype", "shape")
+
+    def __init__(self, dtype: str, shape: Sequence[int], data: Data | list[str]) -> None:
+        self.dtype = dtype
+        self.shape = tuple(shape)
+        self.data = data
+        if dtype not in ITEM_SIZES and dtype != STRING:
+            raise ValueError(f"tensor has dtype {dtype!r}, expected {STRING} or one of {', '.join(sorted(ITEM_SIZES))}")
+        expected = prod(self.shape) * ITEM_SIZES.get(dtype, 1)
+        if isinstance(data, list) is not (dtype == STRING) or len(data) != expected or min(self.shape, default=0) < 0:
+            unit = "texts" if isinstance(data, list) else "bytes"
+            raise ValueError(f"tensor of {dtype} {list(shape)} has {len(data)} {unit}, expected {expected}")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        return self.dtype == other.dtype and self.shape == other.shape and self.data == other.data
+
+    __hash__ = None  # type: ignore[assignment] # a list cannot be hashed, and nobody needs to
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.dtype} {list(self.shape)})"
+
+    @classmethod
+    def of(cls, array: Array) -> Tensor:
+        """Return numpy's array as a tensor, without a copy if its layout is that of a tensor.
+
+        Raises
+        ------
+        ValueError
+            If its type cannot travel.
+        """
+        if array.dtype.kind in "OUT":
+            texts = array.reshape(-1).tolist()
+            if not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"array of {array.dtype} holds something other than texts")
+            return cls(STRING, array.shape, texts)
+        plain = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+        if plain.dtype.name not in ITEM_SIZES:
+            raise ValueError(f"tensor has dtype {plain.dtype.name!r}, expected one of {', '.join(sorted(ITEM_SIZES))}")
+        return cls(plain.dtype.name, plain.shape, plain.reshape(-1).view("uint8").data)
+
+    def array(self) -> Array:
+        """Return the tensor as numpy's array, read-only and without a copy.
+
+        Raises
+        ------
+        TypeError
+            For bfloat16, unless the package `ml_dtypes` is imported, which gives numpy this type.
+        """
+        import numpy as np  # noqa: PLC0415 - a function that never asks for an array does not import it
+
+        if isinstance(self.data, list):
+            found = np.empty(len(self.data), object)
+            found[:] = self.data
+            found = found.reshape(self.shape)
+        else:
+            kind = np.dtype(self.dtype)
+            found = np.frombuffer(self.data, kind.newbyteorder("<") if self.dtype in DTYPES else kind)
+            found = found.reshape(self.shape)
+        found.flags.writeable = False
+        return found
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes `encoded` has."""
+        return len(self.encoded()) if isinstance(self.data, list) else len(self.data)
+
+    def encoded(self) -> Data:
+        """Return the elements as bytes: as they are, or texts as a JSON list."""
+        return json.dumps(self.data).encode() if isinstance(self.data, list) else self.data
+
+    @classmethod
+    def decoded(cls, dtype: str, shape: Sequence[int], data: Data) -> Tensor:
+        """Return the tensor of which `encoded` returned these bytes.
+
+        Raises
+        ------
+        ValueError
+            If they are not of this type and shape.
+        """
+        if dtype != STRING:
+            return cls(dtype, shape, data)
+        texts = json.loads(bytes(data))
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"tensor of {dtype} {list(shape)} is no list of texts")
+        return cls(dtype, shape, texts)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Return items `start` to before `stop`, without a copy; like a slice, at most those that there are."""
+        start, stop, _ = slice(start, stop).indices(self.shape[0])
+        count, row = max(0, stop - start), self._row
+        data = self.data if isinstance(self.data, list) else memoryview(self.data)
+        return Tensor(self.dtype, (count, *self.shape[1:]), data[start * row : (start + count) * row])
+
+    def take(self, rows: Sequence[int]) -> Tensor:
+        """Return these items, in this order.
+
+        Raises
+        ------
+        IndexError
+            If there is no such item.
+        """
+        row = self._row
+        if rows and not 0 <= min(rows) <= max(rows) < self.shape[0]:
+            raise IndexError(f"tensor has {self.shape[0]} items, there are no {list(rows)!s:.100}")
+        shape = (len(rows), *self.shape[1:])
+        if isinstance(self.data, list):
+            return Tensor(self.dtype, shape, [text for n in rows for text in self.data[n * row : (n + 1) * row]])
+        view = memoryview(self.data)
+        return Tensor(self.dtype, shape, b"".join([view[n * row : (n + 1) * row] for n in rows]))
+
+    def values(self) -> list[Any]:
+        """Return the elements as numbers, truth values or texts of Python, in C order."""
+        if isinstance(self.data, list):
+            return list(self.data)
+        data, letter = self.data, _FORMATS.get(self.dtype)
+        if letter is None:
+            data, letter = bytearray(2 * len(self.data)), "f"
+            data[2::4], data[3::4] = self.data[::2], self.data[1::2]
+        return list(struct.unpack(f"<{prod(self.shape)}{letter}", data))
+
+    @property
+    def _row(self) -> int:
+        """How many bytes, or texts, an item has."""
+        return prod(self.shape[1:]) * ITEM_SIZES.get(self.dtype, 1)
+
+
+def zeros(dtype: str, shape: Sequence[int]) -> Tensor:
+    """Return a tensor of zeros, or of empty texts."""
+    count = prod(shape)
+    return Tensor(dtype, shape, [""] * count if dtype == STRING else bytes(count * ITEM_SIZES[dtype]))
+
+
+def concatenate(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the items of all tensors, one at least, as one.
+
+    Raises
+    ------
+    ValueError
+        If they differ in type, or in shape but for the number of items.
+    """
+    first = tensors[0]
+    if len(tensors) == 1:
+        return first
+    if any(t.dtype != first.dtype or t.shape[1:] != first.shape[1:] for t in tensors):
+        raise ValueError(f"cannot concatenate {', '.join(map(repr, tensors))!s:.300}: types or shapes differ")
+    shape = (sum(len(tensor) for tensor in tensors), *first.shape[1:])
+    if first.dtype == STRING:
+        return Tensor(STRING, shape, [text for tensor in tensors for text in tensor.data])  # type: ignore[misc]
+    return Tensor(first.dtype, shape, b"".join([tensor.data for tensor in tensors]))  # type: ignore[misc]
+
+
+def arrays_of(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    """Return tensors as numpy's arrays, by name."""
+    return {name: tensor.array() for name, tensor in tensors.items()}
+
+
+def tensors_of(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Return numpy's arrays as tensors, by name."""
+    return {name: Tensor.of(array) for name, array in arrays.items()}
