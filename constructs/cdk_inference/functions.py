@@ -57,7 +57,7 @@ execution that began before a deployment comes to it after.
 INFERENCE_HANDLER = "inference_runtime.infer.handler"
 _MAX_ENVIRONMENT_BYTES = 4096
 _MAX_DESCRIPTION = 256
-_LEAST_STORAGE, _MOST_STORAGE = 512, 10_240
+_DEFAULT_STORAGE = 512
 
 
 class FunctionOptions(TypedDict, total=False):
@@ -91,8 +91,6 @@ class StageFunction(Construct):
         Of one invocation.
     capacity
         Where environments come from. Default: Lambda makes them on demand.
-    ephemeral_storage_size
-        MiB of the folder for temporary files, 512 to 10,240. Default: 512, which cost nothing.
     reserved_concurrent_executions
         Concurrency that is kept for the function, and its limit. Default: none.
     platform
@@ -134,7 +132,6 @@ class StageFunction(Construct):
         memory_size: int,
         timeout: Duration,
         capacity: Capacity = ON_DEMAND,
-        ephemeral_storage_size: int | None = None,
         reserved_concurrent_executions: int | None = None,
         platform: LambdaPlatform | None = None,
         encryption_key: kms.IKey | None = None,
@@ -153,12 +150,6 @@ class StageFunction(Construct):
             raise PropError(
                 f"reserved_concurrent_executions is {reserved_concurrent_executions}; nothing runs with less than 1"
             )
-        storage = ephemeral_storage_size
-        if storage is not None and not (Token.is_unresolved(storage) or _LEAST_STORAGE <= storage <= _MOST_STORAGE):
-            raise PropError(
-                f"ephemeral_storage_size is {storage} MiB; Lambda takes {_LEAST_STORAGE} to {_MOST_STORAGE}"
-            )
-        capacity.check(reserved=reserved_concurrent_executions, ephemeral_storage_size=storage)
         self.timeout = timeout
         self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         description = description[:_MAX_DESCRIPTION]
@@ -170,7 +161,9 @@ class StageFunction(Construct):
         )
         # Not the managed AWSLambdaBasicExecutionRole, which may write to every log group.
         self.log_group.grant_write(self.role)
-        variables = {"PIPELINE": pipeline_path(self), **environment}
+        packaged = package.resolve(self, name=id, platform=platform)
+        capacity.check(reserved=reserved_concurrent_executions, ephemeral_mib=packaged.ephemeral_mib)
+        variables = {"PIPELINE": pipeline_path(self), **environment, **packaged.environment}
         size = sum(len(name.encode()) + len(value.encode()) for name, value in variables.items())
         if size > _MAX_ENVIRONMENT_BYTES:
             largest = max(variables, key=lambda name: len(variables[name]))
@@ -178,7 +171,6 @@ class StageFunction(Construct):
                 f"the environment of {self.node.path} has {size} bytes, and Lambda takes {_MAX_ENVIRONMENT_BYTES}; "
                 f"{largest} is the largest: shorten what goes into it"
             )
-        packaged = package.resolve(self, name=id, platform=platform)
         self.function = lambda_.Function(
             self,
             "Function",
@@ -190,7 +182,8 @@ class StageFunction(Construct):
             environment=variables,
             memory_size=memory_size,
             timeout=timeout,
-            ephemeral_storage_size=None if storage is None else Size.mebibytes(storage),
+            layers=list(packaged.layers),
+            ephemeral_storage_size=_storage(packaged.ephemeral_mib),
             reserved_concurrent_executions=reserved_concurrent_executions,
             role=self.role,
             tracing=lambda_.Tracing.ACTIVE,
@@ -266,6 +259,11 @@ class StageFunction(Construct):
     def metric_invocations(self, **options: Any) -> cloudwatch.Metric:
         """Count the invocations, as a sum over 5 minutes."""
         return self.function.metric_invocations(**options)
+
+
+def _storage(mebibytes: int) -> Size | None:
+    """Return the size of ``/tmp``, ``None`` for Lambda's default: a template says what is not the default."""
+    return None if mebibytes == _DEFAULT_STORAGE else Size.mebibytes(mebibytes)
 
 
 class PreprocessFunction(StageFunction):

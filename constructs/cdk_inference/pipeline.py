@@ -404,8 +404,8 @@ def _check_fused(plan: RoutePlan, *memory_sizes: int) -> None:
     for leg in plan.legs.values():
         if leg.escalation is not None:
             raise PropError(
-                f"fused is True, and '{leg.name}' is a cascade, which hands on what its first model is unsure of; leave "
-                "fused out, or the cascade"
+                f"fused is True, and '{leg.name}' is a cascade, which hands on what its first model is unsure of; "
+                "leave fused out, or the cascade"
             )
     for route in plan.routes.values():
         if not isinstance(route.inference, CpuStrategy):

@@ -23,10 +23,10 @@ _BUILTIN = "inference_runtime.builtin"
 _LABELS_FILE = "labels.txt"
 _TOKENIZER_FILE = "tokenizer.json"
 _TOP = 5
-_OPTIONS_FILE = "stage_options.json"
+_STAGE = "STAGE"
 _MAX_INLINE_OPTIONS = 1_000  # bytes; a function's environment holds 4 KB in all
 # What the runtime puts into the package.
-_TAKEN = frozenset({"inference_runtime", "model", _LABELS_FILE, _TOKENIZER_FILE, _OPTIONS_FILE})
+_TAKEN = frozenset({"inference_runtime", "model", _LABELS_FILE, _TOKENIZER_FILE, "stage_options.json"})
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -59,18 +59,25 @@ class StageCode:
     sources: Mapping[str, Path] = field(default_factory=dict)
     runtime_requirements: str = "preprocess-base"
 
-    def environment(self) -> dict[str, str]:
-        """Return the variables by which the runtime finds the stage."""
-        variables = {"STAGE_FUNCTION": self.function}
+    def environment(self, prefix: str = _STAGE) -> dict[str, str]:
+        """Return the variables by which the runtime finds the stage.
+
+        Parameters
+        ----------
+        prefix
+            What their names begin with: in a function with several stages, each has its own.
+        """
+        variables = {f"{prefix}_FUNCTION": self.function}
         if len(self._options) > _MAX_INLINE_OPTIONS:
-            variables["STAGE_OPTIONS_FILE"] = _OPTIONS_FILE
+            variables[f"{prefix}_OPTIONS_FILE"] = _options_file(prefix)
         elif self.options is not None:
-            variables["STAGE_OPTIONS"] = self._options.decode()
+            variables[f"{prefix}_OPTIONS"] = self._options.decode()
         return variables
 
-    def files(self) -> dict[str, Path | bytes]:
+    def files(self, prefix: str = _STAGE) -> dict[str, Path | bytes]:
         """Return what to put into the package: the sources, and options that the environment would not hold."""
-        return {**self.sources, **({_OPTIONS_FILE: self._options} if len(self._options) > _MAX_INLINE_OPTIONS else {})}
+        too_long = len(self._options) > _MAX_INLINE_OPTIONS
+        return {**self.sources, **({_options_file(prefix): self._options} if too_long else {})}
 
     @property
     def _options(self) -> bytes:
@@ -486,6 +493,10 @@ class Postprocess:
                     "pass one name for each class, in order"
                 )
         return self.code
+
+
+def _options_file(prefix: str) -> str:
+    return f"{prefix.lower()}_options.json"
 
 
 def _check_columns(prop: str, names: Sequence[str], dtype: str) -> None:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from cdk_inference.routing.strategies import Escalation
 
 
+_VARIANT = "{% $variant = '' ? null : $variant %}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Leg:
     """The stages that items of one route go through.
@@ -64,6 +67,30 @@ class Leg:
         return [self.preprocess, *([] if self.gpu_workflow else [self.inference]), self.postprocess]
 
 
+@dataclass(frozen=True, kw_only=True)
+class FusedLeg:
+    """The one function that items of a route go through.
+
+    Parameters
+    ----------
+    score
+        The function: it does what the three stages of a `Leg` do.
+    name
+        What its state is called by. Default: nothing, for a workflow that has one leg.
+    route
+        The route's name on the rows. Default: none.
+    """
+
+    score: StageFunction
+    name: str = ""
+    route: str | None = None
+
+    @property
+    def express_stages(self) -> list[StageFunction]:
+        """The stages that the express workflow itself invokes."""
+        return [self.score]
+
+
 class InferenceWorkflow(Construct):
     """An express state machine that takes a batch of messages through the stages.
 
@@ -78,12 +105,12 @@ class InferenceWorkflow(Construct):
 
     With several legs, items are sorted by destination first, and each part is a batch of its own. What the first leg of
     a cascade is not sure of becomes a batch of the second. A leg on a GPU ends after preprocessing: a workflow that may
-    wait takes over.
+    wait takes over. A fused leg has one state, "Score".
 
     Parameters
     ----------
     legs
-        What items can go through.
+        What items can go through: a `Leg` or a `FusedLeg` for each route.
     router
         Sorts the items, if there is more than one leg.
     timeout
@@ -112,7 +139,7 @@ class InferenceWorkflow(Construct):
         scope: Construct,
         id: str,
         *,
-        legs: Sequence[Leg],
+        legs: Sequence[Leg | FusedLeg],
         router: Router | None = None,
         timeout: Duration | None = None,
         encryption_key: kms.IKey | None = None,
@@ -126,7 +153,7 @@ class InferenceWorkflow(Construct):
         self.state_machine = sfn.StateMachine(
             self,
             "StateMachine",
-            comment=f"scores batches of objects with {', '.join(leg.inference.node.path for leg in legs)}",
+            comment=f"scores batches of objects with {', '.join(_model_stage(leg).node.path for leg in legs)}",
             definition_body=sfn.DefinitionBody.from_chainable(
                 _Definition(self, last_start=_last_start(limit, legs)).build(legs, router)
             ),
@@ -139,7 +166,7 @@ class InferenceWorkflow(Construct):
         for leg in legs:
             for stage in leg.express_stages:
                 stage.grant_invoke(self.state_machine)
-            if leg.gpu_workflow is not None:
+            if isinstance(leg, Leg) and leg.gpu_workflow is not None:
                 leg.gpu_workflow.grant_start_execution(self.state_machine)
         if router is not None:
             router.grant(self.state_machine)
@@ -186,7 +213,7 @@ class _Definition:
             },
         )
 
-    def build(self, legs: Sequence[Leg], router: Router | None) -> sfn.IChainable:
+    def build(self, legs: Sequence[Leg | FusedLeg], router: Router | None) -> sfn.IChainable:
         """Return the first state."""
         routed = router is not None
         # An empty destination is none yet.
@@ -206,7 +233,7 @@ class _Definition:
                 "pending": "{% [$filter($pending, function($batch, $index) { $index > 0 })] %}",
             },
         )
-        entries = {leg.name: self._leg(leg) for leg in legs}
+        entries = {leg.name: self._leg(leg) if isinstance(leg, Leg) else self._fused(leg) for leg in legs}
         receive.next(self._more)
         self._choose_part(take)
         if router is None:
@@ -292,6 +319,18 @@ class _Definition:
         self._catch(postprocessing)
         return preprocessing
 
+    def _fused(self, leg: FusedLeg) -> sfn.CustomState:
+        routed = {} if leg.route is None else {"route": leg.route, "variant": _VARIANT}
+        score = leg.score.task(
+            self._scope,
+            f"{leg.name}: Score" if leg.name else "Score",
+            payload={"messages": "{% $batch %}", **routed},
+            assign={"failures": "{% [$append($failures, [$states.result.Payload.retry])] %}"},
+        )
+        self._catch(score)
+        score.next(self._more)
+        return score
+
     def _infer(self, leg: Leg, label: str, postprocessing: sfn.CustomState) -> sfn.CustomState:
         infer = leg.inference.task(
             self._scope,
@@ -358,7 +397,7 @@ def _about(leg: Leg) -> Mapping[str, object]:
     return {
         "first": "{% $merge([{}, $batch[$exists(first)].{message_id: first}]) %}",
         "route": leg.route,
-        "variant": "{% $variant = '' ? null : $variant %}",
+        "variant": _VARIANT,
     }
 
 
@@ -377,24 +416,29 @@ def _postprocess_payload(leg: Leg) -> str:
     return f"{{% $merge([$states.input, {{{members}}}]) %}}"
 
 
-def _check_legs(legs: Sequence[Leg], router: Router | None, limit: Duration) -> None:
+def _model_stage(leg: Leg | FusedLeg) -> StageFunction | GpuInference:
+    return leg.inference if isinstance(leg, Leg) else leg.score
+
+
+def _check_legs(legs: Sequence[Leg | FusedLeg], router: Router | None, limit: Duration) -> None:
     if not legs or (len(legs) > 1 and router is None):
         raise PropError(f"legs has {len(legs)} members and there is no router; give one leg, or a router that chooses")
     for leg in legs:
-        if leg.inference.slow and leg.gpu_workflow is None:
+        stage = _model_stage(leg)
+        if stage.slow and (isinstance(leg, FusedLeg) or leg.gpu_workflow is None):
             raise PropError(
-                f"{leg.inference.node.path} is slow: an express workflow ends after 5 minutes, and a GPU may take 20 "
+                f"{stage.node.path} is slow: an express workflow ends after 5 minutes, and a GPU may take 20 "
                 "to come; give the leg a gpu_workflow, which may wait"
             )
         longest = _longest(leg)
         if longest is not None and not limit.is_unresolved() and longest > limit.to_milliseconds():
             raise PropError(
-                f"the stages of {leg.inference.node.path} may take {longest // 1000} s, and the workflow ends after "
+                f"the stages of {stage.node.path} may take {longest // 1000} s, and the workflow ends after "
                 f"{limit.to_seconds():g} s; give them shorter timeouts"
             )
 
 
-def _last_start(timeout: Duration, legs: Sequence[Leg]) -> int:
+def _last_start(timeout: Duration, legs: Sequence[Leg | FusedLeg]) -> int:
     """Return the milliseconds after which a part might not be done within the timeout, and half of that at least."""
     limit = int(timeout.to_milliseconds())
     longest = [_longest(leg) for leg in legs]
@@ -403,7 +447,7 @@ def _last_start(timeout: Duration, legs: Sequence[Leg]) -> int:
     )
 
 
-def _longest(leg: Leg) -> int | None:
+def _longest(leg: Leg | FusedLeg) -> int | None:
     """Return the milliseconds that a part of a batch may take in a leg; None if that is not known yet."""
     if any(stage.timeout.is_unresolved() for stage in leg.express_stages):
         return None

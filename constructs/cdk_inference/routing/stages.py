@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn, Self, TypedDict
+from typing import TYPE_CHECKING, NoReturn, Self, TypedDict, Unpack
 
 from cdk_inference.capacity import BEHIND_ALIAS, ON_DEMAND
 from cdk_inference.errors import PropError
 from cdk_inference.functions import PostprocessFunction, PreprocessFunction
+from cdk_inference.inference import CpuStrategy
 from cdk_inference.workflow import FusedLeg, Leg
 
 if TYPE_CHECKING:
@@ -35,6 +36,31 @@ class WorkflowLogs(TypedDict):
     encryption_key: kms.IKey | None
     log_retention: logs.RetentionDays
     log_removal_policy: RemovalPolicy | None
+
+
+class RouteOptions(TypedDict):
+    """What all routes of a pipeline have in common.
+
+    Attributes
+    ----------
+    trigger, results
+        The pipeline's parts that they use.
+    postprocess
+        For a route that has none of its own.
+    max_object_bytes, result_ttl_days, timeout, capacity
+        As those of `InferencePipeline`.
+    functions
+        Props of all functions.
+    """
+
+    trigger: S3Trigger
+    results: ResultsTable
+    postprocess: Postprocess
+    max_object_bytes: int
+    result_ttl_days: int | None
+    timeout: Duration
+    capacity: Capacity | None
+    functions: FunctionOptions
 
 
 @dataclass(frozen=True)
@@ -65,19 +91,12 @@ class RouteStages:
         scope: Construct,
         route: Route,
         *,
-        trigger: S3Trigger,
         work: WorkBucket,
-        results: ResultsTable,
-        postprocess: Postprocess,
         confidence: bool,
-        max_object_bytes: int,
-        result_ttl_days: int | None,
         preprocess_memory_size: int,
         postprocess_memory_size: int,
-        timeout: Duration,
-        capacity: Capacity | None,
-        functions: FunctionOptions,
         workflow: WorkflowLogs,
+        **common: Unpack[RouteOptions],
     ) -> Self:
         """Create the stages in a scope.
 
@@ -85,25 +104,26 @@ class RouteStages:
         ----------
         route
             The route.
-        trigger, work, results
-            The pipeline's parts that they use.
-        postprocess
-            For a route that has none of its own.
+        work
+            Where large tensors go.
         confidence
             Whether inference has to say how sure it is.
-        max_object_bytes, result_ttl_days, preprocess_memory_size, postprocess_memory_size, timeout, capacity
+        preprocess_memory_size, postprocess_memory_size
             As those of `InferencePipeline`.
-        functions, workflow
-            What all functions and workflows of the pipeline have in common.
+        workflow
+            What all workflows of the pipeline have in common.
+        **common
+            What all routes of the pipeline have in common.
         """
+        functions, timeout, capacity = common["functions"], common["timeout"], common["capacity"]
         preprocessing = PreprocessFunction(
             scope,
             "Preprocess",
             stage=route.preprocess,
             model=route.model,
-            trigger=trigger,
+            trigger=common["trigger"],
             work=work,
-            max_object_bytes=max_object_bytes,
+            max_object_bytes=common["max_object_bytes"],
             memory_size=preprocess_memory_size,
             timeout=timeout,
             capacity=capacity or ON_DEMAND,
@@ -115,11 +135,11 @@ class RouteStages:
         postprocessing = PostprocessFunction(
             scope,
             "Postprocess",
-            stage=route.postprocess if route.postprocess is not None else postprocess,
+            stage=route.postprocess if route.postprocess is not None else common["postprocess"],
             model=route.model,
             work=work,
-            results=results,
-            result_ttl_days=result_ttl_days,
+            results=common["results"],
+            result_ttl_days=common["result_ttl_days"],
             memory_size=postprocess_memory_size,
             timeout=timeout,
             capacity=capacity or (BEHIND_ALIAS if route.inference.slow else ON_DEMAND),
@@ -127,7 +147,9 @@ class RouteStages:
         )
         if confidence:
             work.grant_write(postprocessing)  # answers that are too large for the state, on their way to the next model
-        gpu_workflow = _gpu_workflow(scope, inference, postprocessing, trigger, workflow) if inference.slow else None
+        gpu_workflow = None
+        if inference.slow:
+            gpu_workflow = _gpu_workflow(scope, inference, postprocessing, common["trigger"], workflow)
         return cls(preprocessing, inference, postprocessing, gpu_workflow)
 
     def leg(self, planned: PlannedLeg, *, routed: bool) -> Leg:
@@ -183,21 +205,15 @@ class FusedStages:
     gpu_workflow: None = None
 
     @classmethod
-    def create(
-        cls,
-        scope: Construct,
-        route: Route,
-        *,
-        trigger: S3Trigger,
-        results: ResultsTable,
-        postprocess: Postprocess,
-        max_object_bytes: int,
-        result_ttl_days: int | None,
-        timeout: Duration,
-        capacity: Capacity | None,
-        functions: FunctionOptions,
-    ) -> Self:
-        """Create the function in a scope; the parameters are those of `RouteStages.create`.
+    def create(cls, scope: Construct, route: Route, **common: Unpack[RouteOptions]) -> Self:
+        """Create the function in a scope.
+
+        Parameters
+        ----------
+        route
+            The route.
+        **common
+            What all routes of the pipeline have in common.
 
         Raises
         ------
@@ -214,15 +230,15 @@ class FusedStages:
             "Score",
             preprocess=route.preprocess,
             model=route.model,
-            postprocess=route.postprocess if route.postprocess is not None else postprocess,
-            trigger=trigger,
-            results=results,
-            max_object_bytes=max_object_bytes,
-            result_ttl_days=result_ttl_days,
+            postprocess=route.postprocess if route.postprocess is not None else common["postprocess"],
+            trigger=common["trigger"],
+            results=common["results"],
+            max_object_bytes=common["max_object_bytes"],
+            result_ttl_days=common["result_ttl_days"],
             memory_size=strategy.memory_size,
-            timeout=strategy.timeout if strategy.timeout is not None else timeout,
-            capacity=strategy.capacity if strategy.capacity is not None else capacity,
-            **functions,
+            timeout=strategy.timeout if strategy.timeout is not None else common["timeout"],
+            capacity=strategy.capacity if strategy.capacity is not None else common["capacity"],
+            **common["functions"],
         )
         return cls(score)
 
