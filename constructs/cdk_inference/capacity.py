@@ -148,15 +148,15 @@ class Capacity(ABC):
         """
         return self
 
-    def check(self, *, reserved: int | None, ephemeral_storage_size: int | None = None) -> None:  # noqa: B027
+    def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: B027
         """Refuse a function's props that do not go with the capacity; most have nothing against any.
 
         Parameters
         ----------
         reserved
             Its reserved concurrency, if any.
-        ephemeral_storage_size
-            MiB of its folder for temporary files, if it is not Lambda's default.
+        ephemeral_mib
+            MiB of its ``/tmp``.
         """
 
     @abstractmethod
@@ -197,7 +197,7 @@ class OnManagedInstances(Capacity):
         """Return what it is called in messages."""
         return "a managed instance"
 
-    def check(self, *, reserved: int | None, ephemeral_storage_size: int | None = None) -> None:  # noqa: ARG002
+    def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002
         """Refuse reserved concurrency: Lambda has none on its instances."""
         if reserved is not None:
             raise PropError(

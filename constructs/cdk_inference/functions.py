@@ -15,6 +15,7 @@ from constructs import Construct
 
 from cdk_inference import acknowledgments
 from cdk_inference.capacity import ON_DEMAND
+from cdk_inference.delivery import ModelDelivery, ModelPackage
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.metadata import mark, pipeline_path
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.capacity import Capacity
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.packages import StagePackage
+    from cdk_inference.packages import Engine, StagePackage
     from cdk_inference.platform import LambdaPlatform
     from cdk_inference.results import ResultsTable
     from cdk_inference.stages import Postprocess, Preprocess
@@ -341,7 +342,7 @@ class CpuInference(StageFunction):
     Parameters
     ----------
     model
-        The artifact; it is part of the function's package.
+        The artifact.
     work
         Where large tensors are read and written.
     confidence
@@ -352,6 +353,11 @@ class CpuInference(StageFunction):
         Default: 30 seconds.
     capacity
         Where environments come from. Default: Lambda makes them on demand.
+    engine
+        What runs the model: ONNX Runtime's shared library (``"c_api"``), or its Python package (``"python"``). Default:
+        the library, where the platform's wheels are Linux's.
+    delivery
+        How the model gets into the function. Default: by its size, see `ModelDelivery.auto`.
     **options
         As those of `StageFunction`.
     """
@@ -367,15 +373,19 @@ class CpuInference(StageFunction):
         memory_size: int = 1769,
         timeout: Duration | None = None,
         capacity: Capacity | None = None,
+        engine: Engine | None = None,
+        delivery: ModelDelivery | None = None,
         **options: Unpack[FunctionOptions],
     ) -> None:
         super().__init__(
             scope,
             id,
-            package=ZipPackage(
-                handler=INFERENCE_HANDLER,
-                runtime_requirements="inference",
-                sources={"model": model.path} if model.path is not None else {},
+            package=ModelPackage(
+                package=ZipPackage(handler=INFERENCE_HANDLER),
+                model=model,
+                memory_size=memory_size,
+                engine=engine,
+                delivery=delivery if delivery is not None else ModelDelivery.auto(),
             ),
             description=f"runs {model.manifest.name} {model.version}",
             environment=inference_environment(model, work, confidence=confidence),

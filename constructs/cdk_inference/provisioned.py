@@ -127,7 +127,7 @@ class Provisioned(Capacity):
         known = [number for number in numbers if number is not None]
         return None if any(map(Token.is_unresolved, known)) else max(known)
 
-    def check(self, *, reserved: int | None, ephemeral_storage_size: int | None = None) -> None:  # noqa: ARG002
+    def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002
         """Refuse to reserve less than is provisioned, as Lambda does."""
         reserve_at_least(self.most_environments, reserved, "provisioned", "provision fewer")
 

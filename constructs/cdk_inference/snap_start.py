@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aws_cdk import RemovalPolicy, Token
+from aws_cdk import RemovalPolicy
 from aws_cdk import aws_lambda as lambda_
 
 from cdk_inference.capacity import Capacity, version_or_alias
@@ -37,13 +37,12 @@ class SnapStart(Capacity):
         """Return the same, invoked through an alias."""
         return SnapStart(alias=True)
 
-    def check(self, *, reserved: int | None, ephemeral_storage_size: int | None = None) -> None:  # noqa: ARG002
+    def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002
         """Refuse more ephemeral storage than a snapshot has."""
-        size = ephemeral_storage_size
-        if size is not None and not Token.is_unresolved(size) and size > MOST_STORAGE:
+        if ephemeral_mib > MOST_STORAGE:
             raise PropError(
-                f"ephemeral_storage_size is {size} MiB, and SnapStart takes at most {MOST_STORAGE}; use another "
-                "capacity, such as Capacity.provisioned(), or less storage"
+                f"the function has {ephemeral_mib} MiB in /tmp, for its model, and SnapStart takes at most "
+                f"{MOST_STORAGE}; deliver it in another way, such as ModelDelivery.image(), or use another capacity"
             )
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:

@@ -50,7 +50,7 @@ class Warmed(Capacity):
         """Return the same, invoked through an alias."""
         return Warmed(self.environments, self.every, alias=True)
 
-    def check(self, *, reserved: int | None, ephemeral_storage_size: int | None = None) -> None:  # noqa: ARG002
+    def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002
         """Refuse to reserve less than is kept warm: the events themselves would be throttled."""
         reserve_at_least(self.environments, reserved, "kept warm", "keep fewer")
 
