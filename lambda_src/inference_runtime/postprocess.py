@@ -5,52 +5,34 @@ Powertools earns its place here: metrics for dashboards and alarms, and logs tha
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from aws_lambda_powertools.logging import Logger
-from aws_lambda_powertools.metrics import Metrics, MetricUnit
-from botocore.exceptions import BotoCoreError, ClientError
-
 from inference_runtime.answers import answer, first_attribute
-from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, BotocoreObjects, client
-from inference_runtime.errors import RejectItem, reason_of
+from inference_runtime.aws import BotocoreObjects, client
+from inference_runtime.errors import reason_of
 from inference_runtime.item import Item
-from inference_runtime.rows import ResultError, prediction_attribute, put_row, row
-from inference_runtime.stage import load_stage, required
+from inference_runtime.lifecycle import answers_warming
+from inference_runtime.postprocessor import Postprocessor
+from inference_runtime.rows import row
+from inference_runtime.stage import required
+from inference_runtime.tensor import arrays_of
 from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
+    from inference_runtime.postprocessor import Outcome
     from inference_runtime.rows import Attribute
-    from inference_runtime.tensor import Array
 
-NAMESPACE = "cdk-inference"
-
-_pipeline = required("PIPELINE")
 _model_version = required("MODEL_VERSION")
-_table = required("RESULTS_TABLE")
-_ttl_days = os.environ.get("RESULT_TTL_DAYS")
-_dynamodb: DynamoDBClient = client("dynamodb")
 _s3: S3Client = client("s3")
 _store = TensorStore(lambda: BotocoreObjects(_s3), required("WORK_BUCKET"))
-_postprocess = load_stage()
-_log = Logger(service=_pipeline)
-_log.append_keys(model_version=_model_version)
-_metrics = Metrics(namespace=NAMESPACE)
-_metrics.set_default_dimensions(pipeline=_pipeline)
+_postprocessor = Postprocessor.from_environment(client("dynamodb"))
 
 
-@_metrics.log_metrics
+@answers_warming
+@_postprocessor.metrics.log_metrics
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
     """Write a row for each item.
 
@@ -84,36 +66,15 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         {"message_id": batch.items[index].message_id, "answer": batch.answer(index, outcomes.pop(index))}
         for index in sorted(batch.unsure.keys() & outcomes.keys())
     ]
-
-    now = datetime.now(UTC)
-    common = {
-        "recorded_at": now.isoformat(timespec="milliseconds"),
-        "expires_at": int((now + timedelta(days=float(_ttl_days))).timestamp()) if _ttl_days else None,
-    }
-    hanging = Event()
-
-    def write(index: int) -> bool | None:
-        return _write(batch.items[index], batch.row(index, outcomes[index], common), hanging)
-
-    with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
-        written = dict(zip(outcomes, pool.map(write, outcomes), strict=True))
-    retry.update(index for index, new in written.items() if new is None)
-    recorded = [index for index, new in written.items() if new]
-
-    counts = {
-        status: sum(outcomes[index]["status"] == status.upper() for index in recorded)
-        for status in ("succeeded", "rejected", "failed")
-    }
-    for status, count in counts.items():
-        _metrics.add_metric(status.capitalize(), MetricUnit.Count, count)
-    _metrics.add_metric("Retried", MetricUnit.Count, len(retry))
-    if event.get("unsure") is not None:  # no metric, and no price of one, where there is no cascade
-        _metrics.add_metric("Escalated", MetricUnit.Count, len(answers))
-    for index in recorded:
-        if (latency := _latency(batch.items[index])) is not None:
-            _metrics.add_metric("Latency", MetricUnit.Milliseconds, latency)
-    _metrics.add_metadata("model_version", batch.model_version)
-    return {"retry": [batch.items[index].message_id for index in sorted(retry)], **counts, "unsure": answers}
+    recorded = _postprocessor.record(
+        batch.items,
+        outcomes,
+        lambda index, common: batch.row(index, outcomes[index], common),
+        retry=retry,
+        model_version=batch.model_version,
+        escalated=None if event.get("unsure") is None else len(answers),
+    )
+    return {**recorded, "unsure": answers}
 
 
 @dataclass(frozen=True)
@@ -189,9 +150,9 @@ def _confidences(entries: list[dict[str, Any]] | None) -> dict[int, float]:
     return {entry["index"]: entry["confidence"] for entry in entries or ()}
 
 
-def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, dict[str, Any]], set[int]]:
-    """Return status, and prediction or reason, of the items at hand; and those on which user code broke."""
-    outcomes: dict[int, dict[str, Any]] = {}
+def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, Outcome], set[int]]:
+    """Return the outcomes of the items at hand, and the indices of those on which user code broke."""
+    outcomes: dict[int, Outcome] = {}
     for status in ("FAILED", "REJECTED"):
         for entry in event.get(status.lower()) or ():
             outcomes[entry["index"]] = {"status": status, "reason": reason_of(entry["reason"])}
@@ -200,55 +161,8 @@ def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, dict[str,
         rows = [(row, index) for row, index in enumerate(group["indices"]) if index in batch.handled]
         if not rows:
             continue
-        outputs = {name: _store.load(tensor).array() for name, tensor in group["outputs"].items()}
-        for position, index in rows:
-            try:
-                values = {name: array[position] for name, array in outputs.items()}
-                outcomes[index] = _outcome(values, batch.items[index])
-            except Exception:
-                _log.exception("postprocessing failed", extra=_about(batch.items[index]))
-                broken.add(index)
+        outputs = arrays_of({name: _store.load(tensor) for name, tensor in group["outputs"].items()})
+        found, lost = _postprocessor.outcomes(outputs, rows, batch.items)
+        outcomes |= found
+        broken |= lost
     return {index: outcome for index, outcome in outcomes.items() if index in batch.handled - broken}, broken
-
-
-def _outcome(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:
-    """Return status, and prediction or reason."""
-    for name, array in outputs.items():
-        if array.dtype.kind == "f" and (bad := array.size - int(np.isfinite(array).sum())):
-            return {"status": "FAILED", "reason": f"model output {name!r} has {bad:,} values that are NaN or infinite"}
-    try:
-        prediction: Attribute = prediction_attribute(_postprocess(outputs, item))
-    except RejectItem as error:
-        return {"status": "REJECTED", "reason": reason_of(error)}
-    except ResultError as error:
-        return {"status": "FAILED", "reason": reason_of(error)}
-    return {"status": "SUCCEEDED", "prediction": prediction}
-
-
-def _write(item: Item, attributes: dict[str, Attribute], hanging: Event) -> bool | None:
-    """Write a row, and say whether it is new; None if it could not be written."""
-    if hanging.is_set():
-        _log.error("DynamoDB did not answer to an earlier request of the batch", extra=_about(item))
-        return None
-    try:
-        new = put_row(_dynamodb, _table, attributes)
-    except (BotoCoreError, ClientError) as error:
-        if isinstance(error, TIMEOUTS):
-            hanging.set()
-        _log.exception("cannot write the row", extra=_about(item))
-        return None
-    if not new:
-        _log.info("the table has this result or a newer one", extra=_about(item))
-    return new
-
-
-def _latency(item: Item) -> float | None:
-    """Milliseconds since the event, or None if its time cannot be read."""
-    try:
-        return (datetime.now(UTC) - datetime.fromisoformat(item.event_time)).total_seconds() * 1000
-    except (ValueError, TypeError):  # no date, or one without a time zone
-        return None
-
-
-def _about(item: Item) -> dict[str, str]:
-    return {"object_key": f"{item.bucket}/{item.key}", "message_id": item.message_id}

@@ -14,33 +14,39 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def load_stage() -> Callable[..., Any]:
+def load_stage(prefix: str = "STAGE") -> Callable[..., Any]:
     """Return the function that `STAGE_FUNCTION` names, as `module:attribute`.
 
     With options the attribute is a factory, called with them as keywords: `STAGE_OPTIONS` is a JSON object, or
     `STAGE_OPTIONS_FILE` the path of a file with one, relative to `LAMBDA_TASK_ROOT`. A file may be larger than the 4 KB
     that Lambda has for the environment.
 
+    Parameters
+    ----------
+    prefix
+        What the names of the variables begin with, where a function has several stages.
+
     Raises
     ------
     StageError
         If there is no such function, or its factory refuses the options.
     """
-    name = required("STAGE_FUNCTION")
+    variable = f"{prefix}_FUNCTION"
+    name = required(variable)
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise StageError(f'STAGE_FUNCTION is "{name}", expected "module:function"')
+        raise StageError(f'{variable} is "{name}", expected "module:function"')
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise StageError(
-            f'STAGE_FUNCTION is "{name}", but importing "{module_name}" failed: {error}; '
+            f'{variable} is "{name}", but importing "{module_name}" failed: {error}; '
             "add what is missing to the stage's code or requirements"
         ) from error
     stage = getattr(module, attribute, None)
     if not callable(stage):
-        raise StageError(f'STAGE_FUNCTION is "{name}", but "{module_name}" has no function "{attribute}"')
-    options = _options()
+        raise StageError(f'{variable} is "{name}", but "{module_name}" has no function "{attribute}"')
+    options = _options(prefix)
     if options is not None:
         try:
             stage = stage(**options)
@@ -51,16 +57,17 @@ def load_stage() -> Callable[..., Any]:
     return stage  # type: ignore[no-any-return]
 
 
-def _options() -> dict[str, Any] | None:
-    if "STAGE_OPTIONS_FILE" in os.environ:
-        path = Path(required("LAMBDA_TASK_ROOT"), required("STAGE_OPTIONS_FILE"))
+def _options(prefix: str) -> dict[str, Any] | None:
+    inline, file = f"{prefix}_OPTIONS", f"{prefix}_OPTIONS_FILE"
+    if file in os.environ:
+        path = Path(required("LAMBDA_TASK_ROOT"), required(file))
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise StageError(f"cannot read STAGE_OPTIONS_FILE: {error}") from error
-        options: dict[str, Any] = _parsed(text, f"STAGE_OPTIONS_FILE {path}", dict)
+            raise StageError(f"cannot read {file}: {error}") from error
+        options: dict[str, Any] = _parsed(text, f"{file} {path}", dict)
         return options
-    return json_variable("STAGE_OPTIONS", dict) if "STAGE_OPTIONS" in os.environ else None
+    return json_variable(inline, dict) if inline in os.environ else None
 
 
 def required(name: str) -> str:

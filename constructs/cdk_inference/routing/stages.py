@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Self, TypedDict, Unpack
 
-from cdk_inference.capacity import BEHIND_ALIAS, ON_DEMAND
+from cdk_inference.capacity import ON_DEMAND
 from cdk_inference.errors import PropError
 from cdk_inference.functions import PostprocessFunction, PreprocessFunction
 from cdk_inference.inference import CpuStrategy
@@ -115,7 +115,7 @@ class RouteStages:
         **common
             What all routes of the pipeline have in common.
         """
-        functions, timeout, capacity = common["functions"], common["timeout"], common["capacity"]
+        functions, timeout, capacity = common["functions"], common["timeout"], common["capacity"] or ON_DEMAND
         preprocessing = PreprocessFunction(
             scope,
             "Preprocess",
@@ -126,7 +126,7 @@ class RouteStages:
             max_object_bytes=common["max_object_bytes"],
             memory_size=preprocess_memory_size,
             timeout=timeout,
-            capacity=capacity or ON_DEMAND,
+            capacity=capacity,
             **functions,
         )
         inference = route.inference.bind(
@@ -142,7 +142,8 @@ class RouteStages:
             result_ttl_days=common["result_ttl_days"],
             memory_size=postprocess_memory_size,
             timeout=timeout,
-            capacity=capacity or (BEHIND_ALIAS if route.inference.slow else ON_DEMAND),
+            # An execution that waits for a GPU has the name that it began with, also after a deployment.
+            capacity=capacity.behind_alias() if route.inference.slow else capacity,
             **functions,
         )
         if confidence:

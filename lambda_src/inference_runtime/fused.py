@@ -1,0 +1,114 @@
+"""Handler of a fused function: reads objects, runs the model on the CPU, and writes one row for each item.
+
+The three stages in one process, by the same classes that their own handlers use: what differs is that tensors do not
+travel.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from inference_runtime.aws import client
+from inference_runtime.confidence import confidences
+from inference_runtime.engine import LocalEngine
+from inference_runtime.inputs import group_by_shape
+from inference_runtime.lifecycle import answers_warming
+from inference_runtime.logs import add_to_log_lines
+from inference_runtime.postprocessor import Postprocessor
+from inference_runtime.preprocessor import Batch, Preprocessor
+from inference_runtime.rows import row
+from inference_runtime.stage import required
+from inference_runtime.tensor import arrays_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from inference_runtime.postprocessor import Outcome
+    from inference_runtime.rows import Attribute
+    from inference_runtime.tensor import Array, Tensor
+
+    Inputs = tuple[int, dict[str, Array]]
+    """An item's index, and its inputs by name."""
+
+MOST_INPUT_BYTES = 32 * 1024**2
+"""Bytes of inputs that wait for the model at most, and one item: a batch of large objects takes no more memory."""
+
+_version = required("MODEL_VERSION")
+add_to_log_lines(model_version=_version)
+_engine = LocalEngine()
+_with_confidence = os.environ.get("CONFIDENCE") == "1"
+_preprocessor = Preprocessor.from_environment(client("s3"), "PREPROCESS")
+_postprocessor = Postprocessor.from_environment(client("dynamodb"), "POSTPROCESS")
+
+
+@answers_warming
+@_postprocessor.metrics.log_metrics
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+    """Write a row for each message's object.
+
+    Parameters
+    ----------
+    event
+        `{"messages"}`, as those of preprocessing. If not absent or null, besides: `route` and `variant`, for the rows.
+    context
+        Unused.
+
+    Returns
+    -------
+    dict
+        `retry`, the ids of messages to give back to the queue, and how many rows were written that say `succeeded`,
+        `rejected` and `failed`, as postprocessing returns them.
+    """
+    batch = Batch()
+    outcomes: dict[int, Outcome] = {}
+    broken: set[int] = set()
+    sure: dict[int, float] = {}
+    scored = False
+    for part in _parts(_preprocessor.inputs(event["messages"], batch)):
+        for indices, outputs in _run(part):
+            scored = True
+            if _with_confidence:
+                sure.update(zip(indices, confidences(outputs[_engine.output_names[0]]), strict=True))
+            found, lost = _postprocessor.outcomes(arrays_of(outputs), enumerate(indices), batch.items)
+            outcomes |= found
+            broken |= lost
+    outcomes |= {each["index"]: {"status": "REJECTED", "reason": each["reason"]} for each in batch.rejected}
+
+    said: dict[str, Any] = {
+        "model_version": _version,
+        "inference": _engine.inference if scored else "none",
+        "route": event.get("route"),
+        "variant": event.get("variant"),
+    }
+
+    def make_row(index: int, common: dict[str, Any]) -> dict[str, Attribute]:
+        return row(batch.items[index], **outcomes[index], **common, **said, confidence=sure.get(index))
+
+    recorded = _postprocessor.record(batch.items, outcomes, make_row, retry=broken, model_version=_version)
+    return {**recorded, "retry": [*batch.retry, *recorded["retry"]]}
+
+
+def _parts(inputs: Iterable[Inputs]) -> Iterator[list[Inputs]]:
+    """Yield the items in parts, each as soon as its inputs are as large as may be."""
+    part: list[Inputs] = []
+    size = 0
+    for index, arrays in inputs:
+        part.append((index, arrays))
+        size += sum(array.nbytes for array in arrays.values())
+        if size >= MOST_INPUT_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _run(part: list[Inputs]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Yield indices and outputs of each run of the model, so that those of one are in memory at a time."""
+    for indices, inputs in group_by_shape(part):
+        done = 0
+        while done < len(indices):
+            count = _engine.limit(inputs) or len(indices)
+            run = {name: tensor.rows(done, done + count) for name, tensor in inputs.items()}
+            yield indices[done : done + count], _engine.infer(run)
+            done += count

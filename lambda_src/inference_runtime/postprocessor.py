@@ -1,0 +1,224 @@
+"""Turns model outputs into predictions, and writes the rows: what the postprocessing function does, and a fused one."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from aws_lambda_powertools.logging import Logger
+from aws_lambda_powertools.metrics import Metrics, MetricUnit
+from botocore.exceptions import BotoCoreError, ClientError
+
+from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS
+from inference_runtime.errors import RejectItem, reason_of
+from inference_runtime.rows import ResultError, prediction_attribute, put_row
+from inference_runtime.stage import load_stage, required
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+    from inference_runtime.item import Item
+    from inference_runtime.rows import Attribute
+    from inference_runtime.tensor import Array
+
+    Outcome = dict[str, Any]
+    """Status, and prediction or reason, as `rows.row` takes them."""
+
+NAMESPACE = "cdk-inference"
+
+
+class Postprocessor:
+    """Turns model outputs into predictions, writes rows, and counts them.
+
+    Parameters
+    ----------
+    dynamodb
+        Thread-safe client.
+    table
+        Where rows go.
+    ttl_days
+        Days until DynamoDB may delete a row; None if it stays.
+    function
+        The user's: `function(outputs, item) -> dict`.
+    pipeline
+        What metrics and logs belong to.
+    model_version
+        For the logs.
+
+    Attributes
+    ----------
+    metrics
+        Is flushed by its decorator around the handler.
+    """
+
+    def __init__(
+        self,
+        *,
+        dynamodb: DynamoDBClient,
+        table: str,
+        ttl_days: float | None,
+        function: Callable[[Mapping[str, Array], Item], object],
+        pipeline: str,
+        model_version: str,
+    ) -> None:
+        self._dynamodb = dynamodb
+        self._table = table
+        self._ttl = None if ttl_days is None else timedelta(days=ttl_days)
+        self._function = function
+        self._log = Logger(service=pipeline)
+        self._log.append_keys(model_version=model_version)
+        self.metrics = Metrics(namespace=NAMESPACE)
+        self.metrics.set_default_dimensions(pipeline=pipeline)
+
+    @classmethod
+    def from_environment(cls, dynamodb: DynamoDBClient, prefix: str = "STAGE") -> Postprocessor:
+        """Return what the function's environment describes, its user code under this prefix.
+
+        Raises
+        ------
+        StageError
+            If it is configured wrongly.
+        """
+        days = os.environ.get("RESULT_TTL_DAYS")
+        return cls(
+            pipeline=required("PIPELINE"),
+            model_version=required("MODEL_VERSION"),
+            dynamodb=dynamodb,
+            table=required("RESULTS_TABLE"),
+            ttl_days=float(days) if days else None,
+            function=load_stage(prefix),
+        )
+
+    def outcomes(
+        self, outputs: Mapping[str, Array], rows: Iterable[tuple[int, int]], items: Sequence[Item]
+    ) -> tuple[dict[int, Outcome], set[int]]:
+        """Return the outcomes of items by index, and the indices of those on which user code broke.
+
+        Parameters
+        ----------
+        outputs
+            Of a batch, by name.
+        rows
+            Which row of the outputs belongs to which index.
+        items
+            By index.
+        """
+        found: dict[int, Outcome] = {}
+        broken = set()
+        for position, index in rows:
+            try:
+                found[index] = self._outcome({name: array[position] for name, array in outputs.items()}, items[index])
+            except Exception:
+                self._log.exception("postprocessing failed", extra=_about(items[index]))
+                broken.add(index)
+        return found, broken
+
+    def _outcome(self, outputs: Mapping[str, Array], item: Item) -> Outcome:
+        for name, array in outputs.items():
+            if array.dtype.kind == "f" and (bad := array.size - int(np.isfinite(array).sum())):
+                reason = f"model output {name!r} has {bad:,} values that are NaN or infinite"
+                return {"status": "FAILED", "reason": reason}
+        try:
+            prediction: Attribute = prediction_attribute(self._function(outputs, item))
+        except RejectItem as error:
+            return {"status": "REJECTED", "reason": reason_of(error)}
+        except ResultError as error:
+            return {"status": "FAILED", "reason": reason_of(error)}
+        return {"status": "SUCCEEDED", "prediction": prediction}
+
+    def record(
+        self,
+        items: Sequence[Item],
+        outcomes: Mapping[int, Outcome],
+        row: Callable[[int, dict[str, Any]], dict[str, Attribute]],
+        *,
+        retry: set[int],
+        model_version: str,
+        escalated: int | None = None,
+    ) -> dict[str, Any]:
+        """Write the rows, and add the metrics.
+
+        Parameters
+        ----------
+        items
+            By index.
+        outcomes
+            Those to write, by index.
+        row
+            Returns the row of an item: takes its index, and what all rows have in common.
+        retry
+            Indices of items that go back to the queue already.
+        model_version
+            Of the model that was run.
+        escalated
+            How many items go on to a better model; None where there is no cascade.
+
+        Returns
+        -------
+        dict
+            `retry`, the ids of messages to give back to the queue, and how many rows were written that say `succeeded`,
+            `rejected` and `failed`.
+        """
+        now = datetime.now(UTC)
+        common = {
+            "recorded_at": now.isoformat(timespec="milliseconds"),
+            "expires_at": None if self._ttl is None else int((now + self._ttl).timestamp()),
+        }
+        hanging = Event()
+
+        def write(index: int) -> bool | None:
+            return self._write(items[index], row(index, common), hanging)
+
+        with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
+            written = dict(zip(outcomes, pool.map(write, outcomes), strict=True))
+        again = retry | {index for index, new in written.items() if new is None}
+        recorded = [index for index, new in written.items() if new]
+
+        counts = {
+            status: sum(outcomes[index]["status"] == status.upper() for index in recorded)
+            for status in ("succeeded", "rejected", "failed")
+        }
+        for status, count in counts.items():
+            self.metrics.add_metric(status.capitalize(), MetricUnit.Count, count)
+        self.metrics.add_metric("Retried", MetricUnit.Count, len(again))
+        if escalated is not None:  # no metric, and no price of one, where there is no cascade
+            self.metrics.add_metric("Escalated", MetricUnit.Count, escalated)
+        for index in recorded:
+            if (latency := _latency(items[index])) is not None:
+                self.metrics.add_metric("Latency", MetricUnit.Milliseconds, latency)
+        self.metrics.add_metadata("model_version", model_version)
+        return {"retry": [items[index].message_id for index in sorted(again)], **counts}
+
+    def _write(self, item: Item, attributes: dict[str, Attribute], hanging: Event) -> bool | None:
+        """Write a row, and say whether it is new; None if it could not be written."""
+        if hanging.is_set():
+            self._log.error("DynamoDB did not answer to an earlier request of the batch", extra=_about(item))
+            return None
+        try:
+            new = put_row(self._dynamodb, self._table, attributes)
+        except (BotoCoreError, ClientError) as error:
+            if isinstance(error, TIMEOUTS):
+                hanging.set()
+            self._log.exception("cannot write the row", extra=_about(item))
+            return None
+        if not new:
+            self._log.info("the table has this result or a newer one", extra=_about(item))
+        return new
+
+
+def _latency(item: Item) -> float | None:
+    """Milliseconds since the event, or None if its time cannot be read."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(item.event_time)).total_seconds() * 1000
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return None
+
+
+def _about(item: Item) -> dict[str, str]:
+    return {"object_key": f"{item.bucket}/{item.key}", "message_id": item.message_id}
