@@ -183,7 +183,7 @@ class StageFunction(Construct):
             environment=variables,
             memory_size=memory_size,
             timeout=timeout,
-            layers=list(packaged.layers),
+            layers=list(packaged.layers) or None,  # an image may not even have none
             ephemeral_storage_size=_storage(packaged.ephemeral_mib),
             reserved_concurrent_executions=reserved_concurrent_executions,
             role=self.role,
