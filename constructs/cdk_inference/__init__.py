@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cdk_inference.capacity import Capacity
     from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
+    from cdk_inference.delivery import ModelDelivery
     from cdk_inference.errors import InferenceError, ModelBuildError, PropError
     from cdk_inference.functions import CpuInference, PostprocessFunction, PreprocessFunction, StageFunction
     from cdk_inference.fused import FusedFunction
@@ -60,6 +61,7 @@ _MODULES = {
     "Leg": "workflow",
     "ModelArtifact": "model.artifact",
     "ModelBuildError": "errors",
+    "ModelDelivery": "delivery",
     "PipelineShape": "costs",
     "Postprocess": "stages",
     "PostprocessFunction": "functions",
@@ -101,6 +103,7 @@ __all__ = [
     "Leg",
     "ModelArtifact",
     "ModelBuildError",
+    "ModelDelivery",
     "PipelineShape",
     "Postprocess",
     "PostprocessFunction",

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
+from cdk_inference.delivery import ModelDelivery
 from cdk_inference.errors import PropError
 from cdk_inference.functions import CpuInference
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cdk_inference.functions import FunctionOptions
     from cdk_inference.gpu.inference import GpuBackend, GpuInference
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.packages import Engine
     from cdk_inference.work import WorkBucket
 
 
@@ -26,7 +28,13 @@ class Inference(ABC):
 
     @classmethod
     def cpu(
-        cls, *, memory_size: int = 1769, timeout: Duration | None = None, capacity: Capacity | None = None
+        cls,
+        *,
+        memory_size: int = 1769,
+        timeout: Duration | None = None,
+        capacity: Capacity | None = None,
+        engine: Engine | None = None,
+        delivery: ModelDelivery | None = None,
     ) -> Inference:
         """Run it in a Lambda function on the CPU, within the express workflow.
 
@@ -38,8 +46,19 @@ class Inference(ABC):
             Of one invocation. Default: the pipeline's.
         capacity
             Where environments come from. Default: Lambda makes them on demand.
+        engine
+            What runs the model: ONNX Runtime's shared library (``"c_api"``), or its Python package (``"python"``).
+            Default: the library, where the platform's wheels are Linux's.
+        delivery
+            How the model gets into the function. Default: by its size, see `ModelDelivery.auto`.
         """
-        return CpuStrategy(memory_size=memory_size, timeout=timeout, capacity=capacity)
+        return CpuStrategy(
+            memory_size=memory_size,
+            timeout=timeout,
+            capacity=capacity,
+            engine=engine,
+            delivery=delivery if delivery is not None else ModelDelivery.auto(),
+        )
 
     @classmethod
     def gpu(
@@ -115,6 +134,8 @@ class CpuStrategy(Inference):
     memory_size: int
     timeout: Duration | None
     capacity: Capacity | None
+    engine: Engine | None
+    delivery: ModelDelivery
 
     def bind(
         self,
@@ -137,6 +158,8 @@ class CpuStrategy(Inference):
             memory_size=self.memory_size,
             timeout=self.timeout if self.timeout is not None else timeout,
             capacity=self.capacity,
+            engine=self.engine,
+            delivery=self.delivery,
             **options,
         )
 

@@ -15,12 +15,19 @@ if TYPE_CHECKING:
     from aws_cdk import aws_lambda as lambda_
     from constructs import Construct
 
+    from cdk_inference.functions import StageFunction
+
 
 Engine = Literal["c_api", "python"]
 """What runs a model: ONNX Runtime's shared library alone, or its Python package."""
 
-# No Python of the wheel: neither numpy nor the rest of what it requires is needed then.
-_C_API_FILES = ("onnxruntime/capi/libonnxruntime.so.*", "onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt")
+# What each takes of ONNX Runtime's wheel. The Python package has the library a second time, linked into its own; beside
+# it, it loads a small one ("providers_shared").
+_ENGINE_FILES: dict[Engine, tuple[str, ...]] = {
+    "c_api": ("onnxruntime/capi/libonnxruntime.so.*",),
+    "python": ("onnxruntime/__init__.py", "onnxruntime/capi/*.py", "onnxruntime/capi/*onnxruntime_p*"),
+}
+_ENGINE_LICENSES = ("onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt")
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class PackagedCode:
 class StagePackage(Protocol):
     """A way to package the code of a stage: a zip, or a container image."""
 
-    def resolve(self, scope: Construct, *, name: str, platform: LambdaPlatform | None) -> PackagedCode:
+    def resolve(self, scope: StageFunction, *, name: str, platform: LambdaPlatform | None) -> PackagedCode:
         """Make the package.
 
         Parameters
@@ -102,11 +109,12 @@ class ZipPackage:
         """Return the zip itself, for a platform that is resolved."""
         source = lambda_source()
         lists = [self.runtime_requirements] if isinstance(self.runtime_requirements, str) else self.runtime_requirements
-        parts = []
         if self.engine == "python":
             lists = [*lists, "inference"]
-        elif self.engine == "c_api":
-            parts.append(WheelPart(source / "requirements" / "inference-c-api.txt", _C_API_FILES))
+        parts = []
+        if self.engine is not None:
+            kept = (*_ENGINE_FILES[self.engine], *_ENGINE_LICENSES)
+            parts.append(WheelPart(source / "requirements" / "onnxruntime.txt", kept))
         return bundle(
             scope,
             name=name,

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 from aws_cdk import Stack
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.bundling import content_digest, lambda_source, source_files
-from cdk_inference.model.cache import cache_root
-from cdk_inference.model.store import Store
+from cdk_inference.bundling import lambda_source, source_files
+from cdk_inference.images import placeholder, staged
 from cdk_inference.packages import PackagedCode
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from constructs import Construct
@@ -25,12 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.platform import LambdaPlatform
 
-# Raise this when the same inputs give another folder than before: it voids what is cached.
-_FORMAT = 1
-_CONTEXT = "context"
 _REQUIREMENTS = ("inference-gpu-cuda.txt", "inference-gpu.txt")
-# 1980-01-01, as in our zips: Docker copies dates into the image, and CDK's fingerprint takes modes along.
-_DATE = 315_532_800
 
 
 def gpu_image(
@@ -77,9 +68,9 @@ class ImagePackage:
 def _context(scope: Construct, model: ModelArtifact) -> Path:
     """Return the folder that Docker builds the image from, made once for each content."""
     if model.path is None or not Stack.of(scope).bundling_required:
-        return _staged({"Dockerfile": b"FROM scratch\n# this stack was not selected for bundling\n"})
+        return placeholder()
     source = lambda_source()
-    return _staged(
+    return staged(
         source_files(
             {
                 "Dockerfile": source / "gpu" / "Dockerfile",
@@ -89,23 +80,3 @@ def _context(scope: Construct, model: ModelArtifact) -> Path:
             }
         )
     )
-
-
-def _staged(files: Mapping[str, Path | bytes]) -> Path:
-    def fill(folder: Path) -> None:
-        context = folder / _CONTEXT
-        for name, content in files.items():
-            target = context / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
-        _normalize(context)
-
-    key = sha256(f"image {_FORMAT} {content_digest(files)}".encode()).hexdigest()
-    return Store(cache_root() / "bundles").make(key, fill) / _CONTEXT
-
-
-def _normalize(folder: Path) -> None:
-    """Give a folder and everything in it the same modes and dates, whatever the umask and the clock."""
-    for path in (*sorted(folder.rglob("*"), reverse=True), folder):  # a folder's date is set after those in it
-        path.chmod(0o755 if path.is_dir() else 0o644)
-        os.utime(path, (_DATE, _DATE))

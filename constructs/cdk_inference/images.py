@@ -1,0 +1,54 @@
+"""Folders that Docker builds images from, the same on every machine. Nothing here needs Docker."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from cdk_inference.bundling import content_digest
+from cdk_inference.model.cache import cache_root
+from cdk_inference.model.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+# Raise this when the same inputs give another folder than before: it voids what is cached.
+_FORMAT = 1
+_CONTEXT = "context"
+# 1980-01-01, as in our zips: Docker copies dates into the image, and CDK's fingerprint takes modes along.
+_DATE = 315_532_800
+
+
+def staged(files: Mapping[str, Path | bytes]) -> Path:
+    """Return a folder with these files, made once for each content.
+
+    Parameters
+    ----------
+    files
+        Files or their bytes, by the path in the folder.
+    """
+
+    def fill(folder: Path) -> None:
+        context = folder / _CONTEXT
+        for name, content in files.items():
+            target = context / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content if isinstance(content, bytes) else content.read_bytes())
+        _normalize(context)
+
+    key = sha256(f"image {_FORMAT} {content_digest(files)}".encode()).hexdigest()
+    return Store(cache_root() / "bundles").make(key, fill) / _CONTEXT
+
+
+def placeholder() -> Path:
+    """Return a folder for the image of a stack that is not to be bundled."""
+    return staged({"Dockerfile": b"FROM scratch\n# this stack was not selected for bundling\n"})
+
+
+def _normalize(folder: Path) -> None:
+    """Give a folder and everything in it the same modes and dates, whatever the umask and the clock."""
+    for path in (*sorted(folder.rglob("*"), reverse=True), folder):  # a folder's date is set after those in it
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        os.utime(path, (_DATE, _DATE))
