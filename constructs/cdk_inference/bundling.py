@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import shutil
 import stat
 import sys
 import tempfile
+import time
 import zipfile
 from collections import Counter
 from dataclasses import dataclass
@@ -20,24 +20,28 @@ from typing import TYPE_CHECKING, Any
 from aws_cdk import Annotations, Stack
 from aws_cdk import aws_lambda as lambda_
 
+from cdk_inference.bytecode import BytecodeError, compile_modules, interpreter, traces
 from cdk_inference.errors import PropError
 from cdk_inference.model.cache import cache_root, hash_file, is_clutter
-from cdk_inference.wheels import Requirements, installed_distributions
+from cdk_inference.model.store import touch
+from cdk_inference.trimming import chosen_files, needed_files
+from cdk_inference.wheels import Requirements, installed_distributions, uv_version
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from constructs import Construct
 
     from cdk_inference.platform import LambdaPlatform
 
 # Raise this when the same inputs give another zip than before: it voids what is cached.
-_FORMAT = 2
+_FORMAT = 3
 _UNPACKED_LIMIT = 262_144_000  # bytes, AWS's "250 MB" for a zip function
-# Which version it is, and its license.
-_METADATA = ("*.dist-info/METADATA", "*.dist-info/WHEEL", "*.dist-info/licenses/*")
-# Written by the installer, different on each machine or run.
-_INSTALLER_FILES = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"})
+# What changed this recently may change again without a new date: clocks of file systems are coarse.
+_SETTLED_SECONDS = 2
+_ZIP = "code.zip"
+_RECORD = "bundle.json"
+_HASHES: dict[tuple[object, ...], str] = {}
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def bundle(
     excluded: Sequence[str] = (),
     parts: Sequence[WheelPart] = (),
 ) -> BundledCode:
-    """Bundle sources and the wheels they need into one zip.
+    """Bundle sources and the wheels they need into one zip, with the bytecode of all modules.
 
     The zip is made once for each content, and found in the cache afterwards. Neither the clock, the umask, the folder
     nor modification times enter it. When the stack is not to be bundled (``aws:cdk:bundling-stacks``), a placeholder
@@ -104,7 +108,8 @@ def bundle(
     Parameters
     ----------
     scope
-        Construct that the code is for; it gets a warning when a version of a distribution is left open.
+        Construct that the code is for. It gets a warning when a version of a distribution is left open; its stack gets
+        one when there is no bytecode.
     name
         What the code is for, in messages.
     requirements
@@ -130,104 +135,245 @@ def bundle(
         If a requirement has no wheel for the platform, a source is missing, overwrites another file or hides a module
         of Python or of a requirement, or the whole is larger than Lambda takes.
     """
-    bundles = cache_root() / "bundles"
-    bundles.mkdir(parents=True, exist_ok=True)
+    bundles = _bundles()
     if not Stack.of(scope).bundling_required:
         return _placeholder(bundles)
 
-    needed = Requirements(requirements, excluded=excluded)
-    partial = [(Requirements(part.requirements), part.kept) for part in parts]
+    wheels = _Wheels(
+        Requirements(requirements, excluded=excluded),
+        [(Requirements(part.requirements), tuple(part.kept)) for part in parts],
+    )
     files = source_files(sources)
     for module in sorted(_modules(files) & sys.stdlib_module_names):
         raise PropError(f"source {module!r} of {name} would hide Python's own module of that name: rename it")
-    from importlib.metadata import version  # noqa: PLC0415 - imports of an app shall not wait for it
-
     inputs = {
         "format": _FORMAT,
-        "uv": version("uv"),
+        "uv": uv_version(),
         "platform": platform.uv_platform,
         "python": platform.python,
-        "requirements": needed.digest(),
-        "parts": [[requirement.digest(), *kept] for requirement, kept in partial],
+        "wheels": wheels.digest(),
         "sources": content_digest(files),
     }
-    folder = bundles / sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    made = _read(folder)
-    if made is None:
-        from filelock import FileLock  # noqa: PLC0415 - brings asyncio; what is in the cache needs no lock
+    compiled, plain = (bundles / _key({**inputs, "bytecode": bytecode}) for bytecode in (True, False))
 
-        with FileLock(f"{folder}.lock"):  # another synth may be at it
-            made = _read(folder)
-            if made is None:
-                sys.stderr.write(f"bundling {name} for Python {platform.python} on {platform.architecture}\n")
-                made = _make(folder, needed, partial, files, platform, name)
-    if unpinned := needed.unpinned(made["distributions"]):
+    def make(folder: Path, compiler: str | None) -> dict[str, Any]:
+        def contents(partial: Path) -> tuple[dict[str, Path | bytes], dict[str, Any]]:
+            return _contents(partial, wheels, files, platform, name=name, compiler=compiler)
+
+        return _make(folder, contents, f"{name} for Python {platform.python} on {platform.architecture}")
+
+    folder, made = compiled, _read(compiled)
+    if made is None:
+        folder, made = plain, _read(plain)
+    if made is None or made.get("searched") not in (None, traces(platform.python)):
+        try:
+            folder, made = compiled, make(compiled, interpreter(platform.python))
+        except BytecodeError as error:
+            folder, made = plain, make(plain, None) | {"lack": str(error), "searched": traces(platform.python)}
+            _write_record(plain, made)
+    if unpinned := wheels.unpinned(made["distributions"]):
         Annotations.of(scope).add_warning_v2(
             "cdk-inference:unpinned",
             f"the requirements of {name} leave versions open: pin them, so that every machine bundles the same ("
             + ", ".join(f"{distribution}=={version}" for distribution, version in unpinned.items())
             + ")",
         )
-    return BundledCode(folder / "code.zip", made["asset_hash"])
+    if lack := made.get("lack"):
+        Annotations.of(Stack.of(scope)).add_warning_v2(
+            "cdk-inference:bytecode",
+            f"every cold start compiles the modules that it imports, which takes most of the time of imports: {lack}",
+        )
+    return BundledCode(folder / _ZIP, made["asset_hash"])
+
+
+def files_zip(scope: Construct, *, name: str, sources: Mapping[str, Path | bytes]) -> BundledCode:
+    """Put files into a zip without anything else, for a layer.
+
+    Parameters
+    ----------
+    scope
+        Construct that the zip is for. When its stack is not to be bundled, a placeholder stands in.
+    name
+        What the zip is for, in messages.
+    sources
+        As those of `bundle`.
+
+    Returns
+    -------
+    BundledCode
+        The zip and its hash, which depend on the files alone.
+
+    Raises
+    ------
+    PropError
+        If a source is missing or overwrites another one, or the whole is larger than Lambda takes.
+    """
+    bundles = _bundles()
+    if not Stack.of(scope).bundling_required:
+        return _placeholder(bundles)
+    files = source_files(sources)
+    digest = content_digest(files)
+    folder = bundles / _key({"format": _FORMAT, "files": digest})
+
+    def contents(_: Path) -> tuple[dict[str, Path | bytes], dict[str, Any]]:
+        _check_size(files, name)
+        return files, {"asset_hash": digest}
+
+    made = _read(folder) or _make(folder, contents, name)
+    return BundledCode(folder / _ZIP, made["asset_hash"])
+
+
+def _bundles() -> Path:
+    folder = cache_root() / "bundles"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _key(inputs: Mapping[str, object]) -> str:
+    return sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """Return what is known of a cached bundle, if its zip still has the bytes that were written."""
+    """Return what is known of a cached bundle, if its zip still has the bytes that were written.
+
+    As long as size and time of modification are those that were recorded, the bytes are not read.
+    """
+    path = folder / _ZIP
     try:
-        made: dict[str, Any] = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        whole = made["zip_sha256"] == hash_file(folder / "code.zip")
-    except (OSError, ValueError, KeyError):
+        made: dict[str, Any] = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        state = path.stat()
+        seen = [state.st_size, state.st_mtime_ns]
+        if made.get("zip_state") != seen:  # not known yet, copied, or damaged
+            if made["zip_sha256"] != hash_file(path):
+                return None
+            if _is_settled(state):
+                made["zip_state"] = seen
+                _write_record(folder, made)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return made if whole else None
+    touch(folder)
+    return made
+
+
+def _is_settled(state: os.stat_result) -> bool:
+    """Tell whether a file that changed once more would have another date."""
+    return time.time() - max(state.st_mtime, state.st_ctime) > _SETTLED_SECONDS
+
+
+def _write_record(folder: Path, made: Mapping[str, object]) -> None:
+    written = folder / f"{_RECORD}.{os.getpid()}"
+    written.write_text(json.dumps(made, indent=2), encoding="utf-8")
+    written.replace(folder / _RECORD)
 
 
 def _make(
     folder: Path,
-    requirements: Requirements,
-    parts: Sequence[tuple[Requirements, Sequence[str]]],
+    contents: Callable[[Path], tuple[Mapping[str, Path | bytes], dict[str, Any]]],
+    what: str,
+) -> dict[str, Any]:
+    """Make a zip in a folder that appears at once, complete, unless another synth does.
+
+    Parameters
+    ----------
+    folder
+        Where the zip goes, with a record of it.
+    contents
+        Told a folder to work in, returns the files of the zip and what to record.
+    what
+        What is made, in messages.
+    """
+    from filelock import FileLock  # noqa: PLC0415 # a warm synth makes nothing
+
+    with FileLock(f"{folder}.lock"):
+        if (made := _read(folder)) is not None:
+            return made
+        sys.stderr.write(f"bundling {what}\n")
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run: we hold the lock
+        complete = partial / "complete"
+        complete.mkdir(parents=True)
+        try:
+            files, made = contents(partial)
+            _write_zip(complete / _ZIP, files)
+            made["zip_sha256"] = hash_file(complete / _ZIP)
+            _write_record(complete, made)
+            shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+            complete.replace(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return made
+
+
+@dataclass(frozen=True)
+class _Wheels:
+    """What is installed for a function: requirements with all they require, and parts of single wheels."""
+
+    requirements: Requirements
+    parts: Sequence[tuple[Requirements, tuple[str, ...]]]
+
+    def digest(self) -> str:
+        parts = [[requirements.digest(), *kept] for requirements, kept in self.parts]
+        return _key({"requirements": self.requirements.digest(), "parts": parts})
+
+    def unpinned(self, installed: dict[str, str]) -> dict[str, str]:
+        for requirements in (self.requirements, *(requirements for requirements, _ in self.parts)):
+            installed = requirements.unpinned(installed)
+        return installed
+
+    def install(self, folder: Path, platform: LambdaPlatform, name: str) -> tuple[dict[str, Path], dict[str, str]]:
+        """Return the files that are needed, by their path in the zip, and the version of each distribution."""
+        everything = folder / "wheels"
+        if self.requirements:
+            self.requirements.install(everything, platform, name=name)
+        files, installed = needed_files(everything), installed_distributions(everything)
+        for number, (requirements, kept) in enumerate(self.parts):
+            part = folder / f"part-{number}"
+            requirements.install(part, platform, name=name, dependencies=False)
+            others = installed_distributions(part)
+            _check_versions(installed, others, name)
+            chosen, missing = chosen_files(part, kept)
+            if missing:
+                raise PropError(
+                    f"{', '.join(requirements.named)} has no file {missing[0]!r} for {platform.uv_platform}, which"
+                    f" {name} needs: choose another engine or LambdaPlatform"
+                )
+            files.update(chosen)
+            installed |= others
+        return files, installed
+
+
+def _contents(
+    partial: Path,
+    wheels: _Wheels,
     sources: Mapping[str, Path | bytes],
     platform: LambdaPlatform,
+    *,
     name: str,
-) -> dict[str, Any]:
-    """Bundle into a folder that appears at once, complete."""
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by an interrupted run: we hold the lock
-    content = partial / "content"
-    content.mkdir(parents=True)
-    try:
-        wheels = partial / "wheels"
-        if requirements:
-            requirements.install(wheels, platform, name=name)
-        files: dict[str, Path | bytes] = {**_wheel_files(wheels)}
-        distributions = installed_distributions(wheels)
-        for number, (wanted, kept) in enumerate(parts):
-            target = partial / f"part-{number}"
-            wanted.install(target, platform, name=name, dependencies=False)
-            _check_versions(distributions, installed_distributions(target), name)
-            files.update(_part_files(target, kept))
-            distributions |= installed_distributions(target)
-        if clash := sorted(files.keys() & sources.keys()):
-            raise PropError(
-                f"{_origin(sources[clash[0]])} would overwrite {clash[0]!r} of a requirement of {name}: rename it"
+    compiler: str | None,
+) -> tuple[dict[str, Path | bytes], dict[str, Any]]:
+    """Return the files of a function's zip, and what is to be known of them."""
+    installed, distributions = wheels.install(partial, platform, name)
+    if clash := sorted(installed.keys() & sources.keys()):
+        raise PropError(
+            f"{_origin(sources[clash[0]])} would overwrite {clash[0]!r} of a requirement of {name}: rename it"
+        )
+    for module in sorted(_modules(sources) & {path.split("/")[0].split(".")[0] for path in installed}):
+        raise PropError(f"source {module!r} of {name} would hide the module of that name of a requirement: rename it")
+    files: dict[str, Path | bytes] = {**installed, **sources}
+    _check_size(files, name)
+    facts: dict[str, Any] = {"distributions": distributions}
+    compiled: dict[str, Path] = {}
+    if compiler is not None:
+        compiled = compile_modules(files, partial / "bytecode", python=platform.python, executable=compiler)
+        if (size := sum(map(_size, [*files.values(), *compiled.values()]))) > _UNPACKED_LIMIT:
+            compiled = {}
+            facts["lack"] = (
+                f"with bytecode, {name} would be {size / 1e6:.0f} MB unpacked, and Lambda takes"
+                f" {_UNPACKED_LIMIT / 1e6:.0f} MB: remove requirements"
             )
-        for module in sorted(_modules(sources) & {path.split("/")[0].split(".")[0] for path in files}):
-            raise PropError(
-                f"source {module!r} of {name} would hide the module of that name of a requirement: rename it"
-            )
-        files.update(sources)
-        _check_size(files, name)
-        _write_zip(content / "code.zip", files)
-        made = {
-            "asset_hash": content_digest(files),
-            "distributions": distributions,
-            "zip_sha256": hash_file(content / "code.zip"),
-        }
-        (content / "bundle.json").write_text(json.dumps(made, indent=2), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        content.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return made
+    # Patch versions of Python write other bytecode for the same sources: that is no reason to deploy.
+    facts["asset_hash"] = _key({"files": content_digest(files), "python": platform.python, "bytecode": bool(compiled)})
+    return {**files, **compiled}, facts
 
 
 def _placeholder(bundles: Path) -> BundledCode:
@@ -284,35 +430,6 @@ def _walk(name: PurePosixPath, path: Path, parents: tuple[Path, ...]) -> Iterato
                 yield from _walk(name / child.name, child, (*parents, real))
 
 
-def _wheel_files(folder: Path) -> dict[str, Path]:
-    """Return what a function needs of the installed wheels, by the path in the zip."""
-    files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
-    return {path.as_posix(): file for path, file in files.items() if _is_needed(path)}
-
-
-def _is_needed(path: Path) -> bool:
-    # Scripts start with the path of this machine's interpreter.
-    if path.parts[0] in {"bin", ".lock"} or path.suffix == ".pyc":
-        return False
-    if path.parts[0].endswith(".dist-info"):
-        return path.name not in _INSTALLER_FILES
-    # Only the tests themselves: some packages import helpers from their "tests" folder.
-    return not ("tests" in path.parts[1:-1] and (path.name.startswith("test_") or path.name == "conftest.py"))
-
-
-def _part_files(folder: Path, kept: Sequence[str]) -> dict[str, Path]:
-    """Return the files of installed wheels that match a pattern, and the metadata that names their version."""
-    files = _wheel_files(folder)
-    missing = [pattern for pattern in kept if not fnmatch.filter(files, pattern)]
-    if missing:
-        raise PropError(f"no file is like {missing[0]!r} in {installed_distributions(folder)}: correct the pattern")
-    return {
-        path: file
-        for path, file in files.items()
-        if any(fnmatch.fnmatchcase(path, pattern) for pattern in (*_METADATA, *kept))
-    }
-
-
 def _check_versions(installed: Mapping[str, str], others: Mapping[str, str], name: str) -> None:
     """Refuse two versions of a distribution: their files would lie in one folder."""
     for distribution, wanted in others.items():
@@ -323,12 +440,15 @@ def _check_versions(installed: Mapping[str, str], others: Mapping[str, str], nam
             )
 
 
+def _size(content: Path | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.stat().st_size
+
+
 def _check_size(files: Mapping[str, Path | bytes], name: str) -> None:
     """Refuse what Lambda would refuse, while the largest parts can still be named."""
     sizes: Counter[str] = Counter()
     for path, content in files.items():
-        size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        sizes[PurePosixPath(path).parts[0]] += size
+        sizes[PurePosixPath(path).parts[0]] += _size(content)
     if (total := sizes.total()) > _UNPACKED_LIMIT:
         largest = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in sizes.most_common(5))
         raise PropError(
@@ -341,9 +461,20 @@ def content_digest(files: Mapping[str, Path | bytes]) -> str:
     """Return a hash over the names, modes and bytes of files."""
     digest = sha256()
     for name, content in sorted(files.items(), key=itemgetter(0)):
-        inner = sha256(content).hexdigest() if isinstance(content, bytes) else hash_file(content)
+        inner = sha256(content).hexdigest() if isinstance(content, bytes) else _hash(content)
         digest.update(f"{name}\0{_mode(content):o}\0{inner}\n".encode())
     return digest.hexdigest()
+
+
+def _hash(path: Path) -> str:
+    """Return the hash of a file, which is read once in a synth: functions share the runtime, and often a model."""
+    state = path.stat()
+    key = (str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+    if (known := _HASHES.get(key)) is None:
+        known = hash_file(path)
+        if _is_settled(state):
+            _HASHES[key] = known
+    return known
 
 
 def _write_zip(target: Path, files: Mapping[str, Path | bytes]) -> None:

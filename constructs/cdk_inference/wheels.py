@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +105,7 @@ class Requirements:
             If there is no set of wheels for this platform that satisfies the requirements, or another version than
             the pinned one was installed.
         """
-        import uv  # noqa: PLC0415 - what is in the cache needs neither uv nor packaging
+        import uv  # noqa: PLC0415 # what is in the cache needs neither uv nor packaging
 
         command = [uv.find_uv_bin(), "pip", "install", "--quiet", "--no-progress", "--color", "never"]
         command += ["--python", sys.executable, "--no-python-downloads", "--target", str(target)]
@@ -141,7 +142,7 @@ class Requirements:
         installed
             Version of each installed distribution.
         """
-        from packaging.specifiers import SpecifierSet  # noqa: PLC0415
+        from packaging.specifiers import SpecifierSet  # noqa: PLC0415 # as above
 
         pins: dict[str, list[str]] = {}
         for _, line in self._lines:
@@ -171,6 +172,14 @@ class Requirements:
         else:
             fix = "correct the requirement"
         return f"requirements of {name}: {subject} cannot be bundled for {where}: {reason}; {fix}"
+
+
+@cache
+def uv_version() -> str:
+    """Return the version of uv, which may choose other wheels than another one."""
+    from importlib.metadata import version  # noqa: PLC0415 # as above
+
+    return version("uv")
 
 
 def installed_distributions(folder: Path) -> dict[str, str]:

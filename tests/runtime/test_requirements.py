@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 # `bundling.WheelPart`.
 EXCLUDED = {
     "preprocess-text": {"huggingface-hub"},
-    "inference-c-api": {"flatbuffers", "numpy", "packaging", "protobuf"},
+    "onnxruntime": {"flatbuffers", "numpy", "packaging", "protobuf"},
 }
 FOLDER = Path(__file__).parents[2] / "lambda_src" / "requirements"
 # Those of the container image are installed nowhere here: tests/bundling/test_gpu_image.py resolves them.
@@ -30,7 +30,7 @@ def pins(path: Path) -> dict[str, Requirement]:
 def test_there_is_a_list_for_each_kind_of_function() -> None:
     assert {path.stem for path in FILES} == {
         "inference",
-        "inference-c-api",
+        "onnxruntime",
         "postprocess",
         "preprocess-base",
         "preprocess-image",

@@ -438,7 +438,7 @@ class CpuFallback(StageFunction):
             id,
             package=ZipPackage(
                 handler=INFERENCE_HANDLER,
-                runtime_requirements="inference",
+                engine="python",
                 sources={"model": model.path} if model.path is not None else {},
             ),
             description=f"runs {model.manifest.name} {model.version}, on the CPU for want of a GPU",
