@@ -400,9 +400,13 @@ class CpuInference(StageFunction):
 
 def inference_environment(model: ModelArtifact, work: WorkBucket, *, confidence: bool = False) -> dict[str, str]:
     """Return the variables of the handler that runs a model, on whatever it runs."""
+    return {**engine_environment(model, confidence=confidence), "WORK_BUCKET": work.bucket.bucket_name}
+
+
+def engine_environment(model: ModelArtifact, *, confidence: bool = False) -> dict[str, str]:
+    """Return the variables by which a handler runs a model."""
     return {
         "MODEL_VERSION": model.version,
-        "WORK_BUCKET": work.bucket.bucket_name,
         # So that the same object gives the same row, whatever arrives with it.
         **({"MAX_BATCH": "1"} if model.manifest.batch_dependent else {}),
         **({"CONFIDENCE": "1"} if confidence else {}),

@@ -9,8 +9,15 @@ from aws_cdk import Duration
 
 from cdk_inference import acknowledgments
 from cdk_inference.capacity import ON_DEMAND
+from cdk_inference.delivery import ModelDelivery, ModelPackage
 from cdk_inference.errors import PropError
-from cdk_inference.functions import FunctionOptions, StageFunction, reading_environment, recording_environment
+from cdk_inference.functions import (
+    FunctionOptions,
+    StageFunction,
+    engine_environment,
+    reading_environment,
+    recording_environment,
+)
 from cdk_inference.metadata import mark
 from cdk_inference.packages import ZipPackage
 
@@ -22,6 +29,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.capacity import Capacity
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.packages import Engine
     from cdk_inference.results import ResultsTable
     from cdk_inference.stages import Postprocess, Preprocess, StageCode
     from cdk_inference.trigger import S3Trigger
@@ -54,12 +62,16 @@ class FusedFunction(StageFunction):
         Larger objects are rejected before they are read. Default: 64 MiB.
     result_ttl_days
         Days after which DynamoDB deletes a row. Default: rows stay.
+    confidence
+        Whether rows say how sure the model was, as those of a cascade do.
     memory_size
         Default: 1,769 MiB, one vCPU.
     timeout
         Default: 40 seconds.
     capacity
         Where environments come from. Default: Lambda makes them on demand.
+    engine, delivery
+        As those of `CpuInference`.
     **options
         As those of `StageFunction`.
 
@@ -81,9 +93,12 @@ class FusedFunction(StageFunction):
         results: ResultsTable,
         max_object_bytes: int = 64 * 1024 * 1024,
         result_ttl_days: int | None = None,
+        confidence: bool = False,
         memory_size: int = 1769,
         timeout: Duration | None = None,
         capacity: Capacity | None = None,
+        engine: Engine | None = None,
+        delivery: ModelDelivery | None = None,
         **options: Unpack[FunctionOptions],
     ) -> None:
         before, after = preprocess.bind(model.inputs), postprocess.bind(model.outputs)
@@ -91,20 +106,12 @@ class FusedFunction(StageFunction):
         super().__init__(
             scope,
             id,
-            package=ZipPackage(
-                handler="inference_runtime.fused.handler",
-                runtime_requirements=(before.runtime_requirements, after.runtime_requirements),
-                engine="python",
-                requirements=(*before.requirements, *after.requirements),
-                # What one stage never imports, packages of the other stage's user may.
-                excluded_requirements=(
-                    *(before.excluded_requirements if not after.requirements else ()),
-                    *(after.excluded_requirements if not before.requirements else ()),
-                ),
-                sources={
-                    **_sources(before, after),
-                    **({"model": model.path} if model.path is not None else {}),
-                },
+            package=ModelPackage(
+                package=_package(before, after),
+                model=model,
+                memory_size=memory_size,
+                engine=engine,
+                delivery=delivery if delivery is not None else ModelDelivery.auto(),
             ),
             description=f"scores objects with {model.manifest.name} {model.version}",
             environment={
@@ -112,9 +119,7 @@ class FusedFunction(StageFunction):
                 **after.environment(_AFTER),
                 **reading_environment(model, max_object_bytes),
                 **recording_environment(results, result_ttl_days),
-                # So that the same object gives the same row, whatever arrives with it.
-                **({"MAX_BATCH": "1"} if model.manifest.batch_dependent else {}),
-                "MODEL_VERSION": model.version,
+                **engine_environment(model, confidence=confidence),
             },
             memory_size=memory_size,
             timeout=timeout if timeout is not None else Duration.seconds(40),
@@ -132,6 +137,20 @@ class FusedFunction(StageFunction):
         trigger.grant_read(self)
         results.grant_write_rows(self)
         acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
+
+
+def _package(before: StageCode, after: StageCode) -> ZipPackage:
+    return ZipPackage(
+        handler="inference_runtime.fused.handler",
+        runtime_requirements=(before.runtime_requirements, after.runtime_requirements),
+        requirements=(*before.requirements, *after.requirements),
+        # What one stage never imports, packages of the other stage's user may.
+        excluded_requirements=(
+            *(before.excluded_requirements if not after.requirements else ()),
+            *(after.excluded_requirements if not before.requirements else ()),
+        ),
+        sources=_sources(before, after),
+    )
 
 
 def _sources(before: StageCode, after: StageCode) -> dict[str, Path | bytes]:

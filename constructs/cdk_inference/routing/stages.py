@@ -239,6 +239,8 @@ class FusedStages:
             memory_size=strategy.memory_size,
             timeout=strategy.timeout if strategy.timeout is not None else common["timeout"],
             capacity=strategy.capacity if strategy.capacity is not None else common["capacity"],
+            engine=strategy.engine,
+            delivery=strategy.delivery,
             **common["functions"],
         )
         return cls(score)
