@@ -16,6 +16,9 @@ from aws_cdk import aws_s3 as s3
 from cdk_nag import AwsSolutionsChecks
 
 from cdk_inference import (
+    Capacity,
+    CapacitySchedule,
+    CpuInference,
     Inference,
     InferencePipeline,
     ModelArtifact,
@@ -23,6 +26,7 @@ from cdk_inference import (
     Route,
     Routing,
     SageMakerAsync,
+    WorkBucket,
 )
 from cdk_inference.model import Float16
 
@@ -66,6 +70,18 @@ def add_routed_pipeline(app):
     )
     InferencePipeline(stack, "Photos", routing=Routing.by_tag("class", {"cheap": small}, otherwise=decided))
     return stack
+
+
+def add_capacities(app):
+    """Add a function with each way to shorten a cold start."""
+    stack = cdk.Stack(app, "Stack")
+    model, work = ModelArtifact(stack, "Model", recipe=RECIPE), WorkBucket(stack, "Work")
+    schedules = [CapacitySchedule(environments=5, hour=8, week_days="MON-FRI", time_zone="Europe/Berlin")]
+    provisioned = Capacity.provisioned(1, schedules=schedules, target_utilization=0.7, max_environments=9)
+    capacities = {"Snapshots": Capacity.snap_start(), "Warmed": Capacity.warmed(6), "Provisioned": provisioned}
+    for id, capacity in capacities.items():
+        CpuInference(stack, id, model=model, work=work, capacity=capacity)
+        CpuInference(stack, f"{id}BehindAlias", model=model, work=work, capacity=capacity.behind_alias())
 
 
 def report(app):
@@ -125,7 +141,14 @@ def test_cdk_nag_has_no_finding_in_a_routed_pipeline_with_gpus(app):
     assert acknowledged
 
 
-@pytest.mark.parametrize("add", [add_pipeline, add_routed_pipeline])
+def test_cdk_nag_has_no_finding_in_functions_with_short_cold_starts(app):
+    add_capacities(app)
+    violations, acknowledged = report(app)
+    assert [(v["ruleName"], v["violatingResources"]) for v in violations] == []
+    assert acknowledged
+
+
+@pytest.mark.parametrize("add", [add_pipeline, add_routed_pipeline, add_capacities])
 def test_cfn_lint_is_clean(tmp_path, add):
     app = cdk.App(outdir=str(tmp_path), context={"aws:cdk:bundling-stacks": []})
     add(app)
