@@ -72,6 +72,10 @@ def add_routed_pipeline(app):
     return stack
 
 
+def add_fused_pipeline(app):
+    return add_pipeline(app, fused=lambda _: True)
+
+
 def add_capacities(app):
     """Add a function with each way to shorten a cold start."""
     stack = cdk.Stack(app, "Stack")
@@ -103,8 +107,9 @@ def report(app):
         {},
         {"bucket": lambda stack: s3.Bucket.from_bucket_name(stack, "Inbox", "my-photos")},
         {"encryption_key": lambda stack: kms.Key(stack, "Mine", enable_key_rotation=True), "prefix": lambda _: "in/"},
+        {"fused": lambda _: True},
     ],
-    ids=["defaults", "imported-bucket", "own-key"],
+    ids=["defaults", "imported-bucket", "own-key", "fused"],
 )
 def test_cdk_nag_has_no_finding_that_is_not_acknowledged(app, props):
     add_pipeline(app, **props)
@@ -148,7 +153,7 @@ def test_cdk_nag_has_no_finding_in_functions_with_short_cold_starts(app):
     assert acknowledged
 
 
-@pytest.mark.parametrize("add", [add_pipeline, add_routed_pipeline, add_capacities])
+@pytest.mark.parametrize("add", [add_pipeline, add_fused_pipeline, add_routed_pipeline, add_capacities])
 def test_cfn_lint_is_clean(tmp_path, add):
     app = cdk.App(outdir=str(tmp_path), context={"aws:cdk:bundling-stacks": []})
     add(app)
