@@ -127,7 +127,7 @@ def _fetch(objects: LightObjects, bucket: str, file: _File, partial: Path) -> st
     with partial.open("w+b") as stream:
         if not file.size:
             return digest.hexdigest()
-        stream.truncate(file.size)
+        _reserve(stream.fileno(), file.size)
         mapped = mmap.mmap(stream.fileno(), file.size)
         whole = memoryview(mapped)
         parts = [whole[start : start + RANGE_BYTES] for start in range(0, file.size, RANGE_BYTES)]
@@ -148,3 +148,11 @@ def _fetch(objects: LightObjects, bucket: str, file: _File, partial: Path) -> st
             view.release()
         mapped.close()
     return digest.hexdigest()
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Make a file as large as it will be. Storage that ends while a mapping is written kills the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # on a Mac
+        os.ftruncate(descriptor, size)
