@@ -53,6 +53,9 @@ class Prices:
         A million GB-seconds of provisioned concurrency, used or not.
     provisioned_duration_arm64, provisioned_duration_x86_64
         A million GB-seconds of functions that run on it.
+    snapshot_cache, snapshot_restores
+        SnapStart: a million GB-seconds of a version's snapshot, used or not, and a million GB restored; the GB are those
+        of the function's memory.
     managed_fee
         Lambda Managed Instances: share of the EC2 price on demand that comes on top of it.
     ec2_hours
@@ -82,6 +85,8 @@ class Prices:
     provisioned_x86_64: float = 4.1667
     provisioned_duration_arm64: float = 7.7778
     provisioned_duration_x86_64: float = 9.7222
+    snapshot_cache: float = 1.5046
+    snapshot_restores: float = 139.7998
     managed_fee: float = 0.15
     ec2_hours: Mapping[str, float] = field(
         default_factory=lambda: {
@@ -195,6 +200,7 @@ _LIST_SEPTEMBER = "a copy of AWS's price list, 2026-09-29"
 _TABLES = "several public tables that agree, undated"
 _ARTICLE_2025 = "an article, 2025-07"
 _ARTICLE_2026 = "an article, 2026-03"
+_ARTICLES_2026 = "two articles that quote the page, 2026-04 and 2026-05"
 
 SOURCES: Mapping[str, Source] = {
     "lambda_arm64": Source(_LAMBDA, _LIST_2025),
@@ -204,6 +210,8 @@ SOURCES: Mapping[str, Source] = {
     "provisioned_x86_64": Source(_LAMBDA, _LIST_2025),
     "provisioned_duration_arm64": Source(_LAMBDA, _LIST_2025),
     "provisioned_duration_x86_64": Source(_LAMBDA, _LIST_2025),
+    "snapshot_cache": Source(_LAMBDA, _ARTICLES_2026),
+    "snapshot_restores": Source(_LAMBDA, _ARTICLES_2026),
     "managed_fee": Source(_LAMBDA, _OWNER_2026),
     "ec2_hours.c8g.xlarge": Source(_EC2, _LIST_SEPTEMBER),
     "ec2_hours.g4dn.xlarge": Source(_EC2, _TABLES),
