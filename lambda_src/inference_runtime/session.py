@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from inference_runtime.stage import required
+from inference_runtime.errors import StageError
+from inference_runtime.model_files import model_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,16 +61,31 @@ class Session(Protocol):
 def open_session() -> tuple[Session, str]:
     """Return a session of the function's model, and where it runs: `cpu` or `gpu`.
 
+    On a CPU, `INFERENCE_ENGINE` says what runs it: `c_api`, the shared library of ONNX Runtime alone, which is the
+    default, or `python`, its package. On a GPU it is the package.
+
     Raises
     ------
+    StageError
+        If what shall run it is not there.
     OutOfMemoryError
         If the model does not fit the GPU.
     RetryableError, KernelFaultError
         If the GPU is broken.
     """
-    from inference_runtime.onnxruntime_package import open_package_session  # noqa: PLC0415
+    kind = "python" if os.environ.get("ACCELERATOR") == "cuda" else os.environ.get("INFERENCE_ENGINE", "c_api")
+    # Only the one that is wanted is imported, and perhaps only this one is there.
+    if kind == "c_api":
+        from inference_runtime.onnxruntime_c import CSession  # noqa: PLC0415
 
-    return open_package_session(model_path(), threads())
+        return CSession(model_path(), threads()), "cpu"
+    if kind == "python":
+        try:
+            from inference_runtime.onnxruntime_package import open_package_session  # noqa: PLC0415
+        except ImportError as error:
+            raise StageError(f"cannot import the package onnxruntime: {error}") from error
+        return open_package_session(model_path(), threads())
+    raise StageError(f'INFERENCE_ENGINE is "{kind}", expected "c_api" or "python"')
 
 
 def threads() -> int:
@@ -78,8 +94,3 @@ def threads() -> int:
     # A container on another service than Lambda has the machine for itself.
     memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0"))
     return max(1, min(round(memory / MB_PER_VCPU), cpus)) if memory else cpus
-
-
-def model_path() -> str:
-    """Return where the model is."""
-    return os.path.join(required("LAMBDA_TASK_ROOT"), "model", "model.onnx")  # noqa: PTH118 - without importing pathlib

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from inference_runtime.errors import RetryableError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
 
@@ -163,11 +162,17 @@ def test_large_outputs_leave_room_for_the_items(module: Any, s3: S3Client, bucke
     np.testing.assert_array_equal(store.load(group["outputs"]["same"]), x)
 
 
+@pytest.mark.parametrize("engine", ["c_api", "python"])
 @pytest.mark.parametrize(("memory", "vcpus"), [("128", 1), ("1769", 1), ("3538", 2), ("10240", 6)])
-def test_threads_follow_the_memory(module: Any, memory: str, vcpus: int) -> None:
+def test_threads_follow_the_memory(
+    module: Any, environment: pytest.MonkeyPatch, engine: str, memory: str, vcpus: int
+) -> None:
+    environment.setenv("INFERENCE_ENGINE", engine)
+    environment.setattr(os, "cpu_count", lambda: 6)
+    tasks = Path("/proc/self/task")
+    before = set(tasks.iterdir())
     module(memory=memory)
-    session = sys.modules["inference_runtime.infer"].engine.session.session
-    assert session.get_session_options().intra_op_num_threads == min(vcpus, os.cpu_count() or 1)
+    assert len(set(tasks.iterdir()) - before) == vcpus - 1  # the caller computes, too
 
 
 def test_only_the_wanted_items_are_run(module: Any, s3: S3Client, bucket: str) -> None:

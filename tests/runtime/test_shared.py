@@ -111,6 +111,7 @@ def function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def gpu(function: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_ENGINE", "python")
     (function / "sitecustomize.py").write_text(FAKE_GPU)
     monkeypatch.syspath_prepend(str(function))
 
@@ -448,6 +449,7 @@ class TestOnAGpuThatFails:
 
 
 def test_an_item_too_large_fails_by_its_own_name(engines: Any, function: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_ENGINE", "python")
     (function / "sitecustomize.py").write_text(FAKE_GPU.replace("len(x) > 8", "x.shape[1] > 8"))
     monkeypatch.syspath_prepend(str(function))
     engine = engines()

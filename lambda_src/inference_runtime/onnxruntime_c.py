@@ -1,0 +1,422 @@
+"""Sessions of ONNX Runtime's C API: the shared library alone, without the package's Python modules and without numpy.
+
+Functions stand in a table of pointers, whose order never changes; new ones are added at its end. Numbers and signatures
+here are those of include/onnxruntime/core/session/onnxruntime_c_api.h.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from ctypes import (
+    CDLL,
+    CFUNCTYPE,
+    POINTER,
+    PYFUNCTYPE,
+    Structure,
+    byref,
+    c_char_p,
+    c_int,
+    c_int64,
+    c_size_t,
+    c_ssize_t,
+    c_uint32,
+    c_void_p,
+    cast,
+    create_string_buffer,
+    memmove,
+    py_object,
+    pythonapi,
+    string_at,
+)
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from inference_runtime.errors import StageError
+from inference_runtime.session import TensorInfo
+from inference_runtime.tensor import ITEM_SIZES, STRING, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+API_VERSION = 22
+"""Of the table: ONNX Runtime 1.22 and everything newer has it."""
+
+LIBRARY = "libonnxruntime.so"
+
+_WARNING = 2
+_DEVICE_ALLOCATOR = 0
+_DEFAULT_MEMORY = 0
+_TENSOR = 1
+
+# ONNXTensorElementDataType. The types with None are no whole bytes, or none that numpy has.
+_TYPES = (
+    *(None, "float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64"),
+    *("uint32", "uint64", None, None, "bfloat16"),
+)
+_NUMBERS = {name: number for number, name in enumerate(_TYPES) if name}
+_STRING_NUMBER = _NUMBERS[STRING]
+
+# Place in the table, and arguments. All return a status, but what releases something.
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "CreateEnv": (3, c_int, c_char_p, c_void_p),
+    "CreateSession": (7, c_void_p, c_char_p, c_void_p, c_void_p),
+    "Run": (9, c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_void_p),
+    "CreateSessionOptions": (10, c_void_p),
+    "SetIntraOpNumThreads": (24, c_void_p, c_int),
+    "SetInterOpNumThreads": (25, c_void_p, c_int),
+    "SessionGetInputCount": (30, c_void_p, c_void_p),
+    "SessionGetOutputCount": (31, c_void_p, c_void_p),
+    "SessionGetInputTypeInfo": (33, c_void_p, c_size_t, c_void_p),
+    "SessionGetOutputTypeInfo": (34, c_void_p, c_size_t, c_void_p),
+    "SessionGetInputName": (36, c_void_p, c_size_t, c_void_p, c_void_p),
+    "SessionGetOutputName": (37, c_void_p, c_size_t, c_void_p, c_void_p),
+    "CreateTensorAsOrtValue": (48, c_void_p, c_void_p, c_size_t, c_int, c_void_p),
+    "CreateTensorWithDataAsOrtValue": (49, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t, c_int, c_void_p),
+    "GetTensorMutableData": (51, c_void_p, c_void_p),
+    "GetStringTensorDataLength": (53, c_void_p, c_void_p),
+    "GetStringTensorContent": (54, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t),
+    "CastTypeInfoToTensorInfo": (55, c_void_p, c_void_p),
+    "GetTensorElementType": (60, c_void_p, c_void_p),
+    "GetDimensionsCount": (61, c_void_p, c_void_p),
+    "GetDimensions": (62, c_void_p, c_void_p, c_size_t),
+    "GetSymbolicDimensions": (63, c_void_p, c_void_p, c_size_t),
+    "GetTensorTypeAndShape": (65, c_void_p, c_void_p),
+    "CreateCpuMemoryInfo": (69, c_int, c_int, c_void_p),
+    "AllocatorFree": (76, c_void_p, c_void_p),
+    "GetAllocatorWithDefaultOptions": (78, c_void_p),
+    "AddSessionConfigEntry": (130, c_void_p, c_char_p, c_char_p),
+    "GetResizedStringTensorElementBuffer": (252, c_void_p, c_size_t, c_size_t, c_void_p),
+}
+_RELEASES = {
+    "ReleaseStatus": 93,
+    "ReleaseSession": 95,
+    "ReleaseValue": 96,
+    "ReleaseTypeInfo": 98,
+    "ReleaseTensorTypeAndShapeInfo": 99,
+    "ReleaseSessionOptions": 100,
+}
+_GET_ERROR_CODE, _GET_ERROR_MESSAGE = 1, 2
+_LONG = frozenset({"CreateEnv", "CreateSession", "Run"})
+
+
+class _ApiBase(Structure):
+    _fields_ = [("GetApi", CFUNCTYPE(c_void_p, c_uint32)), ("GetVersionString", CFUNCTYPE(c_char_p))]
+
+
+class _PyBuffer(Structure):
+    """Py_buffer (https://docs.python.org/3/c-api/buffer.html): how a read-only object says where its bytes are."""
+
+    _fields_ = [
+        ("buf", c_void_p),
+        ("obj", c_void_p),
+        ("len", c_ssize_t),
+        ("itemsize", c_ssize_t),
+        ("readonly", c_int),
+        ("ndim", c_int),
+        ("format", c_void_p),
+        ("shape", c_void_p),
+        ("strides", c_void_p),
+        ("suboffsets", c_void_p),
+        ("internal", c_void_p),
+    ]
+
+
+_get_buffer = pythonapi.PyObject_GetBuffer
+_get_buffer.argtypes = [py_object, c_void_p, c_int]
+_release_buffer = pythonapi.PyBuffer_Release
+_release_buffer.argtypes = [c_void_p]
+_release_buffer.restype = None
+
+
+class Library:
+    """The shared library, its functions, and what all sessions of a process have in common.
+
+    Attributes
+    ----------
+    version
+        ONNX Runtime's.
+
+    Raises
+    ------
+    StageError
+        If it cannot be loaded, or is none of ONNX Runtime's, or an older one.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            base = CDLL(path).OrtGetApiBase
+        except (OSError, AttributeError) as error:
+            raise StageError(f"cannot load ONNX Runtime's library: {error}") from error
+        base.restype = POINTER(_ApiBase)
+        found = base().contents
+        self.version = found.GetVersionString().decode()
+        table = found.GetApi(API_VERSION)
+        if not table:
+            raise StageError(f"{path} is ONNX Runtime {self.version}, expected 1.{API_VERSION} or newer")
+        self._table = cast(table, POINTER(c_void_p))
+        self._error_code = CFUNCTYPE(c_int, c_void_p)(self._table[_GET_ERROR_CODE])
+        self._error_message = CFUNCTYPE(c_char_p, c_void_p)(self._table[_GET_ERROR_MESSAGE])
+        self.functions = {
+            # Other threads of Python go on during the long ones. To let them takes longer than any of the rest.
+            name: (CFUNCTYPE if name in _LONG else PYFUNCTYPE)(c_void_p, *arguments)(self._table[place])
+            for name, (place, *arguments) in _FUNCTIONS.items()
+        }
+        self.releases = {name: CFUNCTYPE(None, c_void_p)(self._table[place]) for name, place in _RELEASES.items()}
+        # For as long as the process lives: other threads may be in a session when the interpreter ends.
+        self.environment, self.allocator, self.memory = c_void_p(), c_void_p(), c_void_p()
+        self.call("CreateEnv", _WARNING, b"cdk-inference", byref(self.environment))
+        self.call("GetAllocatorWithDefaultOptions", byref(self.allocator))
+        self.call("CreateCpuMemoryInfo", _DEVICE_ALLOCATOR, _DEFAULT_MEMORY, byref(self.memory))
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call a function of the API.
+
+        Raises
+        ------
+        OnnxRuntimeError
+            With ONNX Runtime's own message, if it fails.
+        """
+        if status := self.functions[name](*arguments):
+            raise self.error(status)
+
+    def error(self, status: int) -> Exception:
+        """Return the error that a status stands for, and release it."""
+        from inference_runtime.onnxruntime_errors import error_of  # noqa: PLC0415 - hardly ever needed
+
+        code, message = self._error_code(status), self._error_message(status)
+        self.releases["ReleaseStatus"](status)
+        return error_of(code, message.decode(errors="replace"))
+
+
+_library: Library | None = None
+
+
+def load_library() -> Library:
+    """Return the library, which is loaded once in a process.
+
+    Raises
+    ------
+    StageError
+        If there is none, or not the right one.
+    """
+    global _library  # noqa: PLW0603
+    if _library is None:
+        _library = Library(_find_library())
+    return _library
+
+
+def _find_library() -> str:
+    for entry in sys.path:
+        folder = os.path.join(entry, "onnxruntime", "capi")  # noqa: PTH118 - pathlib takes milliseconds to import
+        try:
+            names = [name for name in os.listdir(folder) if name.startswith(LIBRARY)]  # noqa: PTH208
+        except OSError:
+            continue
+        if names:
+            return os.path.join(folder, max(names))  # noqa: PTH118
+    raise StageError(
+        f"there is no onnxruntime/capi/{LIBRARY}.* on sys.path: package the wheel of onnxruntime for Linux with the "
+        'function, or set INFERENCE_ENGINE to "python"'
+    )
+
+
+class _Handle:
+    """Releases a session when the last one who uses it is done."""
+
+    __slots__ = ("_library", "value")
+
+    def __init__(self, library: Library, value: c_void_p) -> None:
+        self._library = library
+        self.value = value
+
+    def __del__(self) -> None:
+        # When the interpreter ends, the process gives everything back at once.
+        if not sys.is_finalizing():
+            self._library.releases["ReleaseSession"](self.value)
+
+
+class CSession:
+    """A session on the CPU; see `session.Session`. Any number of threads may run it at once.
+
+    Parameters
+    ----------
+    path
+        Of the model. What belongs to it is looked for beside it.
+    threads
+        How many compute.
+
+    Raises
+    ------
+    StageError
+        If there is no library, or not the right one.
+    OnnxRuntimeError
+        If the model does not load.
+    """
+
+    def __init__(self, path: str, threads: int) -> None:
+        self._library = library = load_library()
+        options, session = c_void_p(), c_void_p()
+        library.call("CreateSessionOptions", byref(options))
+        try:
+            library.call("SetIntraOpNumThreads", options, threads)
+            library.call("SetInterOpNumThreads", options, 1)
+            library.call("CreateSession", library.environment, os.fsencode(path), options, byref(session))
+        finally:
+            library.releases["ReleaseSessionOptions"](options)
+        self._handle: _Handle | None = _Handle(library, session)
+        # What each run calls, without a look-up.
+        functions, releases = library.functions, library.releases
+        self._run = functions["Run"]
+        self._create_tensor = functions["CreateTensorWithDataAsOrtValue"]
+        self._get_info = functions["GetTensorTypeAndShape"]
+        self._get_rank = functions["GetDimensionsCount"]
+        self._get_sizes = functions["GetDimensions"]
+        self._get_data = functions["GetTensorMutableData"]
+        self._release_info = releases["ReleaseTensorTypeAndShapeInfo"]
+        self._release_value = releases["ReleaseValue"]
+        self.inputs = self._values(session, "Input")
+        self.outputs = self._values(session, "Output")
+        self._input_order = [value.name for value in self.inputs]
+        self._input_names = _texts(self._input_order)
+        self._output_names = _texts([value.name for value in self.outputs])
+
+    def _values(self, session: c_void_p, kind: str) -> list[TensorInfo]:
+        count = c_size_t()
+        self._library.call(f"SessionGet{kind}Count", session, byref(count))
+        return [self._value(session, kind, index) for index in range(count.value)]
+
+    def _value(self, session: c_void_p, kind: str, index: int) -> TensorInfo:
+        library, name, info, tensor = self._library, c_void_p(), c_void_p(), c_void_p()
+        library.call(f"SessionGet{kind}Name", session, index, library.allocator, byref(name))
+        text = string_at(name).decode()
+        library.call("AllocatorFree", library.allocator, name)
+        library.call(f"SessionGet{kind}TypeInfo", session, index, byref(info))
+        try:
+            library.call("CastTypeInfoToTensorInfo", info, byref(tensor))
+            if not tensor:
+                return TensorInfo(text, "no tensor", ())
+            number = c_int()
+            library.call("GetTensorElementType", tensor, byref(number))
+            sizes = self._shape(tensor)
+            symbols = (c_char_p * len(sizes))()
+            library.call("GetSymbolicDimensions", tensor, symbols, len(sizes))
+            shape = [
+                size if size >= 0 else (symbol.decode() if symbol else None)
+                for size, symbol in zip(sizes, symbols, strict=True)
+            ]
+        finally:
+            library.releases["ReleaseTypeInfo"](info)
+        return TensorInfo(text, _type_name(number.value), tuple(shape))
+
+    def _shape(self, info: c_void_p) -> list[int]:
+        rank = c_size_t()
+        if status := self._get_rank(info, byref(rank)):
+            raise self._library.error(status)
+        sizes = (c_int64 * rank.value)()
+        if status := self._get_sizes(info, sizes, rank):
+            raise self._library.error(status)
+        return list(sizes)
+
+    def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the model's outputs in order.
+
+        Raises
+        ------
+        StageError
+            If an output is no tensor, or of a type that cannot travel.
+        OnnxRuntimeError
+            With ONNX Runtime's own message, if it fails.
+        """
+        if (handle := self._handle) is None:
+            raise StageError("the model is closed")
+        many, count = len(inputs), len(self.outputs)
+        order = list(inputs)
+        names = self._input_names if order == self._input_order else _texts(order)
+        given, returned = (c_void_p * many)(), (c_void_p * count)()
+        buffers: list[_PyBuffer] = []
+        try:
+            for place, tensor in enumerate(inputs.values()):
+                given[place] = self._given(tensor, buffers)
+            if status := self._run(handle.value, None, names, given, many, self._output_names, count, returned):
+                raise self._library.error(status)
+            return [self._returned(info, value) for info, value in zip(self.outputs, returned, strict=True)]
+        finally:
+            for value in (*given, *returned):
+                if value:
+                    self._release_value(value)
+            for buffer in buffers:
+                _release_buffer(byref(buffer))
+
+    def _given(self, tensor: Tensor, buffers: list[_PyBuffer]) -> int | None:
+        """Return a value of ONNX Runtime's on a tensor's own bytes, which `buffers` keep in place."""
+        rank, data = len(tensor.shape), tensor.data
+        shape = (c_int64 * rank)(*tensor.shape)
+        if isinstance(data, list):
+            return self._given_texts(data, shape, rank)
+        value, place, size = c_void_p(), data, len(data)
+        if type(data) is not bytes:  # whose address ctypes knows by itself
+            buffer = _PyBuffer()
+            _get_buffer(data, byref(buffer), 0)
+            buffers.append(buffer)
+            place = buffer.buf
+            if place % ITEM_SIZES[tensor.dtype]:  # a part of something; kernels may rely on numbers in their places
+                return self._given(Tensor(tensor.dtype, tensor.shape, bytes(data)), buffers)
+        if status := self._create_tensor(
+            self._library.memory, place, size, shape, rank, _NUMBERS[tensor.dtype], byref(value)
+        ):
+            raise self._library.error(status)
+        return value.value
+
+    def _given_texts(self, texts: list[str], shape: Any, rank: int) -> int | None:  # noqa: ANN401 - an array of ctypes
+        call, value = self._library.call, c_void_p()
+        call("CreateTensorAsOrtValue", self._library.allocator, shape, rank, _STRING_NUMBER, byref(value))
+        try:
+            for index, text in enumerate(texts):
+                data, place = text.encode(), c_void_p()
+                # Not as a C string, which would end at the first NUL.
+                call("GetResizedStringTensorElementBuffer", value, index, len(data), byref(place))
+                memmove(place, data, len(data))
+        except BaseException:
+            self._release_value(value)
+            raise
+        return value.value
+
+    def _returned(self, output: TensorInfo, value: int) -> Tensor:
+        """Return a value of ONNX Runtime's as a tensor with bytes of its own."""
+        if output.dtype not in ITEM_SIZES and output.dtype != STRING:
+            raise StageError(f"model output {output.name!r} is {output.dtype}, which cannot travel")
+        info, place = c_void_p(), c_void_p()
+        if status := self._get_info(value, byref(info)):
+            raise self._library.error(status)
+        try:
+            shape = self._shape(info)
+        finally:
+            self._release_info(info)
+        if output.dtype == STRING:
+            return Tensor(STRING, shape, self._returned_texts(value, prod(shape)))
+        if status := self._get_data(value, byref(place)):
+            raise self._library.error(status)
+        return Tensor(output.dtype, shape, string_at(place, prod(shape) * ITEM_SIZES[output.dtype]))
+
+    def _returned_texts(self, value: int, count: int) -> list[str]:
+        call, length = self._library.call, c_size_t()
+        call("GetStringTensorDataLength", value, byref(length))
+        content, starts = create_string_buffer(length.value), (c_size_t * count)()
+        call("GetStringTensorContent", value, content, length, starts, count)
+        data, bounds = content.raw, [*starts, length.value]
+        # A model may cut a text anywhere.
+        return [data[bounds[n] : bounds[n + 1]].decode(errors="replace") for n in range(count)]
+
+    def close(self) -> None:
+        """Give the memory back, as soon as no thread runs the model any more."""
+        self._handle = None
+
+
+def _texts(texts: list[str]) -> Any:  # noqa: ANN401 - an array of ctypes
+    return (c_char_p * len(texts))(*[text.encode() for text in texts])
+
+
+def _type_name(number: int) -> str:
+    found = _TYPES[number] if number < len(_TYPES) else None
+    return found or f"ONNX type {number}"
