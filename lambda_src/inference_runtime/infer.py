@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_runtime.confidence import confidences
 from inference_runtime.engine import open_engine
+from inference_runtime.lifecycle import answers_warming
 from inference_runtime.logs import add_to_log_lines
 from inference_runtime.stage import required
 from inference_runtime.tensors import TensorStore
@@ -40,6 +41,7 @@ def _objects() -> Objects:
 _store = TensorStore(_objects, required("WORK_BUCKET"))
 
 
+@answers_warming
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
     """Run the model.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -189,6 +190,19 @@ def test_the_import_is_cheap(tmp_path):
     """
     modules = [name for name in run(code, tmp_path, None) if not name.startswith("inference_runtime")]
     assert modules == []
+
+
+HANDLERS = sorted(path for path in (RUNTIME / "inference_runtime").glob("*.py") if "def handler(" in path.read_text())
+
+
+@pytest.mark.parametrize("path", HANDLERS, ids=lambda path: path.stem)
+def test_every_handler_answers_warming_events_before_all_else(path):
+    (function,) = [
+        node
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == "handler"
+    ]
+    assert ast.unparse(function.decorator_list[0]) == "answers_warming"
 
 
 @answers_warming

@@ -1,0 +1,25 @@
+"""Deployed functions answer what the rules of `Capacity.warmed` send them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Watched
+
+    from cdk_inference.local import LocalCloud
+
+pytestmark = pytest.mark.e2e
+
+
+def test_every_stage_answers_a_warming_event(cloud: LocalCloud, tables: Watched) -> None:
+    assert len(tables.functions) == 3
+    for stage, function in tables.functions.items():
+        answer = cloud.client("lambda").invoke(
+            FunctionName=function, Payload=json.dumps({"cdk-inference": "warm", "hold_ms": 1})
+        )
+        assert "FunctionError" not in answer, (stage, answer["Payload"].read())
+        assert json.load(answer["Payload"]) == {"warm": True}, stage
