@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Bundles of a Python that is not on this machine go without bytecode then.
+os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 
 pytest_plugins = ["cdk_inference.local.pytest_plugin"]
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cdk_inference.platform import LambdaPlatform
 
 # Raise this when the same inputs give another zip than before: it voids what is cached.
-_FORMAT = 3
+_FORMAT = 4
 _UNPACKED_LIMIT = 262_144_000  # bytes, AWS's "250 MB" for a zip function
 # What changed this recently may change again without a new date: clocks of file systems are coarse.
 _SETTLED_SECONDS = 2

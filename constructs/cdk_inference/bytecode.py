@@ -184,8 +184,8 @@ def _ask_uv(*arguments: str) -> tuple[str | None, str]:
     except subprocess.TimeoutExpired:
         return None, f"no answer within {_DOWNLOAD_SECONDS} s"
     if done.returncode:
-        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        return None, lines[0].removeprefix("error: ") if lines else f"uv ended with {done.returncode}"
+        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        return None, errors[0].removeprefix("error: ") if errors else f"uv ended with {done.returncode}"
     return done.stdout.strip(), ""
 
 

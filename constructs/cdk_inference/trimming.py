@@ -16,11 +16,12 @@ _FOR_TOOLS = frozenset({".a", ".la", ".pxd", ".pyc"})
 _LICENSES = ("licen", "copying", "notice", "authors")
 
 # Patterns, in which "*" stands for any part of a path, of what nobody imports of the runtime's own requirements. Their
-# versions are pinned, and tests/bundling/test_trimming.py imports and uses what is left. Of numpy it is what its own
-# hook for PyInstaller leaves out, and what is there for building extensions.
+# versions are pinned, and tests/bundling/test_trimming.py imports and uses what is left. Of numpy it is what there is
+# for tests and for building extensions; f2py stays, since "from numpy import *" imports it.
 _UNUSED = (
-    *("numpy/tests/*", "numpy/*/tests/*", "numpy/conftest.py", "numpy/f2py/*", "numpy/_pyinstaller/*"),
+    *("numpy/tests/*", "numpy/*/tests/*", "numpy/conftest.py", "numpy/_pyinstaller/*"),
     *("numpy/_core/include/*", "numpy/_core/lib/*", "numpy/random/lib/*", "numpy/random/_examples/*"),
+    "numpy/f2py/src/*",
     *("numpy/_core/_simd.*", "numpy/_core/*_tests.*", "numpy/typing/mypy_plugin.py"),
     # A page that documents HTTP interfaces, in a browser.
     "aws_lambda_powertools/event_handler/openapi/swagger_ui/*.min.*",
