@@ -1,14 +1,16 @@
 """The runtime around a user's stage functions in AWS Lambda: batching, S3 access, validation and idempotent writes.
 
 User code needs two names from here: `RejectItem` to refuse an object with a reason, and `Item` for annotations.
+
+Modules of the inference function define `TYPE_CHECKING` themselves, which type checkers take for true: importing
+`typing` is part of what a cold start is made of.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from inference_runtime.errors import RejectItem
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from inference_runtime.item import Item
 

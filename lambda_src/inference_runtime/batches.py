@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING
-
 from inference_runtime.errors import OutOfMemoryError
 from inference_runtime.tensor import concatenate, zeros
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from inference_runtime.tensor import Tensor
 
     Shapes = tuple[tuple[int, ...], ...]
-
-_log = logging.getLogger(__name__)
 
 
 class Batches:
@@ -81,7 +77,7 @@ class Batches:
                         f"{count} items of {_described(chunk)} do not fit the memory: {error}"
                     ) from error
                 self._found[_shapes(inputs)] = count // 2
-                _log.warning("%d items of %s do not fit the memory: %d at a time", count, _described(chunk), count // 2)
+                _warn("%d items of %s do not fit the memory: %d at a time", count, _described(chunk), count // 2)
             else:
                 done += count
         parts = zip(*runs, strict=True)
@@ -108,3 +104,9 @@ def _shapes(inputs: Mapping[str, Tensor]) -> Shapes:
 
 def _described(inputs: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape[1:])}" for name, tensor in inputs.items())
+
+
+def _warn(text: str, *values: object) -> None:
+    import logging  # noqa: PLC0415 - hardly ever needed
+
+    logging.getLogger(__name__).warning(text, *values)

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from inference_runtime.aws import client, error_code
+from inference_runtime.environment import required
 from inference_runtime.errors import BatchTooLargeError, RetryableError
 from inference_runtime.lifecycle import answers_warming
 from inference_runtime.notification import OUTPUT_ERROR, OUTPUT_LOST, Failure, Notification
-from inference_runtime.stage import required
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

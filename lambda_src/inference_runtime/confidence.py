@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from math import exp, prod
-from typing import TYPE_CHECKING
 
 from inference_runtime.errors import StageError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from inference_runtime.tensor import Tensor
 

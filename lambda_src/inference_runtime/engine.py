@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import threading
-from typing import TYPE_CHECKING, Protocol
 
 from inference_runtime.batches import Batches
 from inference_runtime.errors import OutOfMemoryError, RetryableError, StageError
+from inference_runtime.tensor import zeros
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from inference_runtime.interfaces import Engine
     from inference_runtime.tensor import Tensor
 
 MAX_BATCH_ON_CPU = 16
@@ -20,31 +20,6 @@ MAX_BATCH_ON_CPU = 16
 
 LAST_WORDS = 0.5
 """Seconds that a process whose GPU failed has left, so that those who wait get their answers."""
-
-_log = logging.getLogger(__name__)
-
-
-class Engine(Protocol):
-    """Runs the function's model.
-
-    Attributes
-    ----------
-    inference
-        Where: `cpu` or `gpu`.
-    output_names
-        Of the model.
-    """
-
-    inference: str
-    output_names: list[str]
-
-    def begin(self) -> None:
-        """Let the time of an invocation count from here, if there is a limit."""
-        ...
-
-    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the model's outputs by name, with as many items as the inputs have."""
-        ...
 
 
 def open_engine() -> Engine:
@@ -103,6 +78,11 @@ class LocalEngine:
         self.check(inputs)
         return self._batches.run(inputs)
 
+    def warm_up(self) -> None:
+        """Run the model on an item of zeros, whose free dimensions are 1: it reads pages and allocates memory."""
+        shapes = {value.name: [n if isinstance(n, int) else 1 for n in value.shape] for value in self.session.inputs}
+        self.infer({name: zeros(self._dtypes[name], shape) for name, shape in shapes.items()})
+
     def check(self, inputs: Mapping[str, Tensor]) -> None:
         """Raise a `StageError` if the inputs are not the model's."""
         dtypes = {name: tensor.dtype for name, tensor in inputs.items()}
@@ -136,8 +116,11 @@ class LocalEngine:
 
     def _give_up(self, error: Exception) -> None:
         # CUDA fails in this process from now on, whatever it is asked for, and nothing can reset it.
+        import logging  # noqa: PLC0415 - hardly ever needed
+        import threading  # noqa: PLC0415
+
         self.broken = True
-        _log.critical("the GPU failed, this process ends: %s", error)
+        logging.getLogger(__name__).critical("the GPU failed, this process ends: %s", error)
         timer = threading.Timer(LAST_WORDS, os._exit, [1])
         timer.daemon = True
         timer.start()

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from inference_runtime.aws import client
 from inference_runtime.confidence import confidences
 from inference_runtime.engine import LocalEngine
+from inference_runtime.environment import required
 from inference_runtime.inputs import group_by_shape
 from inference_runtime.lifecycle import answers_warming
 from inference_runtime.logs import add_to_log_lines
 from inference_runtime.postprocessor import Postprocessor
 from inference_runtime.preprocessor import Batch, Preprocessor
 from inference_runtime.rows import row
-from inference_runtime.stage import required
 from inference_runtime.tensor import arrays_of
 
 if TYPE_CHECKING:

@@ -73,6 +73,10 @@ class Gatherer:
     def begin(self) -> None:
         """Do nothing: whoever has the process watches `running_seconds`."""
 
+    def warm_up(self) -> None:
+        """Run the model on an item of zeros, see `LocalEngine.warm_up`."""
+        self.between_batches(lambda engine: engine.warm_up())
+
     def infer(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """Return the model's outputs by name, with as many items as the inputs have; wait for them.
 

@@ -6,14 +6,17 @@ Imports next to nothing: it is on the way of every cold start.
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    _Function = TypeVar("_Function", bound=Callable[[], object])
+    _Answer = TypeVar("_Answer")
 
 WARMING_KEY = "cdk-inference"
 """The member of an event by which warming is told from work; its value is `WARMING`."""
@@ -26,13 +29,9 @@ LONGEST_HOLD_MS = 10_000
 # Set by Lambda; its own client decides by it too whether there are hooks to run.
 _INITIALIZATION = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "")
 
-_log = logging.getLogger(__name__)
 _preparations: list[Callable[[], object]] = []  # those that have not been run
 _before_snapshot: list[Callable[[], object]] = []
 _after_restore: list[Callable[[], object]] = []
-
-_Function = TypeVar("_Function", bound="Callable[[], object]")
-_Answer = TypeVar("_Answer")
 
 
 def answers_warming(
@@ -102,7 +101,9 @@ def _run_preparations() -> None:
         try:
             preparation()
         except Exception:
-            _log.exception("a preparation failed, the first request is slower: %s", preparation)
+            import logging  # noqa: PLC0415 - hardly ever needed
+
+            logging.getLogger(__name__).exception("a preparation failed, the first request is slower: %s", preparation)
 
 
 def _get_ready_for_snapshot() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
 
 
-class AddFields(logging.Filter):
-    """Gives every record these attributes, which Lambda's JSON format writes as members."""
+class AddFields:
+    """A filter of `logging` that gives every record these attributes, which Lambda's JSON format writes as members."""
 
     def __init__(self, **fields: str) -> None:
-        super().__init__()
         self._fields = fields
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -20,5 +23,7 @@ class AddFields(logging.Filter):
 
 def add_to_log_lines(**fields: str) -> None:
     """Add fields to whatever is logged through the handlers that Lambda has set up."""
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(AddFields(**fields))
+    # Who has set up handlers has imported it; nobody else needs it before there is something to log.
+    if (logging := sys.modules.get("logging")) is not None:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(AddFields(**fields))

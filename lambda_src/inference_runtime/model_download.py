@@ -18,8 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from inference_runtime.environment import required
 from inference_runtime.errors import RetryableError, StageError
-from inference_runtime.stage import json_variable, required
+from inference_runtime.stage import json_variable
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
 if TYPE_CHECKING:

@@ -30,14 +30,15 @@ from ctypes import (
     string_at,
 )
 from math import prod
-from typing import TYPE_CHECKING, Any
 
 from inference_runtime.errors import StageError
 from inference_runtime.session import TensorInfo
 from inference_runtime.tensor import ITEM_SIZES, STRING, Tensor
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 API_VERSION = 22
 """Of the table: ONNX Runtime 1.22 and everything newer has it."""

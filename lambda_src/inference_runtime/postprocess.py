@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from inference_runtime.answers import answer, first_attribute
 from inference_runtime.aws import BotocoreObjects, client
+from inference_runtime.environment import required
 from inference_runtime.errors import reason_of
 from inference_runtime.item import Item
 from inference_runtime.lifecycle import answers_warming
 from inference_runtime.postprocessor import Postprocessor
 from inference_runtime.rows import row
-from inference_runtime.stage import required
 from inference_runtime.tensor import arrays_of
 from inference_runtime.tensors import TensorStore
 

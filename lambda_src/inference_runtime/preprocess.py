@@ -10,12 +10,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.aws import BotocoreObjects, client
+from inference_runtime.environment import required
 from inference_runtime.inputs import group_by_shape
 from inference_runtime.item import message_id_of
 from inference_runtime.lifecycle import answers_warming
 from inference_runtime.logs import add_to_log_lines
 from inference_runtime.preprocessor import Batch, Preprocessor
-from inference_runtime.stage import required
 from inference_runtime.tensors import TensorStore
 
 if TYPE_CHECKING:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Protocol
 
 from inference_runtime.errors import StageError
 from inference_runtime.model_files import model_path
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from inference_runtime.tensor import Tensor
+    from inference_runtime.interfaces import Session
 
 MB_PER_VCPU = 1769  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
 
@@ -35,27 +33,6 @@ class TensorInfo:
         self.name = name
         self.dtype = dtype
         self.shape = shape
-
-
-class Session(Protocol):
-    """A model that can be run, by any number of threads at once."""
-
-    inputs: list[TensorInfo]
-    outputs: list[TensorInfo]
-
-    def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
-        """Return the model's outputs in order.
-
-        Raises
-        ------
-        Exception
-            With ONNX Runtime's own message, if it fails.
-        """
-        ...
-
-    def close(self) -> None:
-        """Give the memory back. Nothing can be run afterwards."""
-        ...
 
 
 def open_session() -> tuple[Session, str]:

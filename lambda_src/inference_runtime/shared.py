@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference_runtime import errors, wire
+from inference_runtime.environment import required
 from inference_runtime.errors import RetryableError
-from inference_runtime.stage import required
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,6 +77,9 @@ class SharedEngine:
     def begin(self) -> None:
         """Let the time of an invocation count from here."""
         self._local.deadline = time.monotonic() + self._answer
+
+    def warm_up(self) -> None:
+        """Do nothing: another process has the model."""
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the model's outputs by name, with as many items as the inputs have.

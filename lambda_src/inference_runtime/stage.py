@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inference_runtime.environment import required
 from inference_runtime.errors import StageError
 
 if TYPE_CHECKING:
@@ -68,14 +69,6 @@ def _options(prefix: str) -> dict[str, Any] | None:
         options: dict[str, Any] = _parsed(text, f"{file} {path}", dict)
         return options
     return json_variable(inline, dict) if inline in os.environ else None
-
-
-def required(name: str) -> str:
-    """Return an environment variable that must be set."""
-    value = os.environ.get(name)
-    if not value:
-        raise StageError(f"environment variable {name} is not set")
-    return value
 
 
 def json_variable(name: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type

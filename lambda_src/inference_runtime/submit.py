@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from inference_runtime.aws import client
+from inference_runtime.environment import required
 from inference_runtime.errors import RetryableError
 from inference_runtime.lifecycle import answers_warming
-from inference_runtime.stage import required
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import struct
 from math import prod
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
     import numpy.typing as npt
 

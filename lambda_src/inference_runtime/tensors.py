@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from binascii import a2b_base64, b2a_base64
-from typing import TYPE_CHECKING, Any
 
 from inference_runtime.errors import BatchTooLargeError
 from inference_runtime.tensor import Tensor
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from inference_runtime.objects import Objects
 
