@@ -90,8 +90,9 @@ def _search(python: str) -> tuple[str | None, str]:
     # ones alone: those on PATH were looked at.
     program = ("python", "-c", "import sys; print(sys.executable)")
     found, reason = _ask_uv("run", "--no-project", "--managed-python", "--python", f"cpython@{python}", *program)
-    checked = _checked(found, python) if found else None
-    return checked, reason or f"{found} is another one"
+    if found and (checked := _checked(found, python)):
+        return checked, ""
+    return None, reason or f"{found} is another one"
 
 
 def traces(python: str) -> list[str]:
@@ -184,8 +185,10 @@ def _ask_uv(*arguments: str) -> tuple[str | None, str]:
     except subprocess.TimeoutExpired:
         return None, f"no answer within {_DOWNLOAD_SECONDS} s"
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        return None, errors[0].removeprefix("error: ") if errors else f"uv ended with {done.returncode}"
+        lines = [line.strip() for line in done.stderr.splitlines()]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        reasons = [line.partition(": ")[2] for line in lines if line.startswith(("cause: ", "hint: "))]
+        return None, ": ".join([*errors[:1], *reasons[-1:]]) or f"uv ended with {done.returncode}"
     return done.stdout.strip(), ""
 
 

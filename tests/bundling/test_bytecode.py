@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import marshal
 import os
 import shutil
@@ -64,7 +65,7 @@ def test_python_loads_the_bytecode_whatever_the_date_of_the_source(
     python = python_of(version)
     monkeypatch.setenv("PATH", f"{python.parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    bytecode._search.cache_clear()
+    monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
     bundled = pack(stack, {"detect.py": SOURCES["detect.py"]}, version)
     (name,) = compiled_names(bundled)
     assert name == f"__pycache__/detect.cpython-{version.replace('.', '')}.pyc"
@@ -261,14 +262,51 @@ def test_managed_interpreters_are_found(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(managed))
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    bytecode._search.cache_clear()
+    monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
     assert bytecode.interpreter("3.12").startswith(str(managed))
     assert bytecode.traces("3.12") != before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the archive is made like one for Linux")
+@pytest.mark.parametrize("allowed", ["automatic", "manual", "never"])
+def test_interpreter_is_downloaded_unless_that_is_forbidden(
+    allowed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = python_of("3.12")
+    # The archive is on this machine, and starts the interpreter that is here.
+    root = tmp_path / "python"
+    (root / "bin").mkdir(parents=True)
+    (root / "lib" / "python3.12").mkdir(parents=True)
+    (root / "bin" / "python3.12").write_text(f'#!/bin/sh\nexec "{python}" "$@"\n')
+    (root / "bin" / "python3.12").chmod(0o755)
+    (root / "bin" / "python").symlink_to("python3.12")
+    for path in (python.resolve().parents[1] / "lib" / "python3.12").glob("_sysconfigdata_*.py"):
+        shutil.copy(path, root / "lib" / "python3.12")
+    archive = shutil.make_archive(str(tmp_path / "cpython"), "gztar", tmp_path, "python")
+    known = {
+        **{"name": "cpython", "arch": {"family": os.uname().machine, "variant": None}, "os": "linux", "libc": "gnu"},
+        **{"major": 3, "minor": 12, "patch": 1, "prerelease": "", "variant": None, "build": "1", "sha256": None},
+        "url": Path(archive).as_uri(),
+    }
+    (tmp_path / "downloads.json").write_text(json.dumps({f"cpython-3.12.1-linux-{os.uname().machine}-gnu": known}))
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS_JSON_URL", str(tmp_path / "downloads.json"))
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "managed"))
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", allowed)
+    monkeypatch.setenv("PATH", "/bin")
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
+    if allowed == "automatic":
+        assert Path(bytecode.interpreter("3.12")).samefile(python)
+        assert bytecode.traces("3.12")
+    else:
+        with pytest.raises(BytecodeError, match=f"downloads are set to '{allowed}'.* run 'uv python install 3.12'"):
+            bytecode.interpreter("3.12")
+        assert not bytecode.traces("3.12")
+
+
 def test_forbidden_download_fails_at_once_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
-    bytecode._search.cache_clear()
+    monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
     with pytest.raises(BytecodeError, match=r"no CPython 3\.99 on this machine, .*; run 'uv python install 3\.99'"):
         bytecode.interpreter("3.99")
 
