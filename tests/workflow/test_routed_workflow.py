@@ -11,6 +11,7 @@ import pytest
 from aws_cdk import aws_s3 as s3
 
 from cdk_inference import (
+    FusedLeg,
     GpuWorkflow,
     InferenceWorkflow,
     Leg,
@@ -65,6 +66,12 @@ def handler(event, context):
         sure = [{"index": i, "confidence": 0.1 if "unsure" in key else 0.9} for i, key in zip(indices, keys)]
         answer = {"groups": [{"indices": indices, "keys": keys}], "inference": "cpu", "model_version": route}
         answer["confidences"] = sure
+    elif stage == "score":
+        keys = [m["body"]["detail"]["object"]["key"] for m in event["messages"]]
+        for key in keys:
+            row = {"key": key, "route": event["route"], "variant": event["variant"]}
+            sqs.send_message(QueueUrl=os.environ["ROWS"], MessageBody=json.dumps(row))
+        answer = {"retry": [m["message_id"] for m in event["messages"] if m["message_id"].endswith("again")]}
     else:
         keys = [item["key"] for item in event["items"]]
         only = event.get("only") if event.get("only") is not None else range(len(keys))
@@ -102,7 +109,7 @@ class Routed:
         self._rows = embedded.queue("rows")
         self._dead = embedded.queue("dead")
         for route in ("a", "b", "g"):
-            for stage in _STAGES:
+            for stage in (*_STAGES, "score"):
                 embedded.function(f"{route}-{stage}", _STAGE, ROUTE=route, STAGE=stage, ROWS=self._rows)
         embedded.function("decide", _DECIDE)
         embedded.client("s3").create_bucket(Bucket=BUCKET)
@@ -122,9 +129,14 @@ class Routed:
                 ),
             ),
             "split": self._deploy("split", lambda a, b, g: Routing.split({"old": (1, a), "new": (1, b)})),
+            "fused": self._deploy(
+                "fused",
+                lambda a, b, g: Routing.by_key({"plain*": a}, otherwise=Routing.split({"old": (1, a), "new": (1, b)})),
+                fused=True,
+            ),
         }
 
-    def _deploy(self, name: str, branch) -> str:
+    def _deploy(self, name: str, branch, *, fused: bool = False) -> str:
         stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
         model = ModelArtifact(stack, "Model", recipe=RECIPE)
         plan = RoutePlan.of(branch(*(Route(r, model=model, preprocess=Preprocess.image(size=224)) for r in "abg")))
@@ -144,7 +156,9 @@ class Routed:
             stack,
             "Workflow",
             legs=[
-                Leg(
+                FusedLeg(score=_stage(stack, f"{leg.route.name}-score"), name=leg.name, route=leg.route.name)
+                if fused
+                else Leg(
                     preprocess=stages[leg.route.name]["preprocess"],
                     inference=stages[leg.route.name]["infer"],
                     postprocess=stages[leg.route.name]["postprocess"],
@@ -321,3 +335,12 @@ def test_a_split_says_the_variant_and_sends_the_same_object_the_same_way(routed)
     assert {(row["route"], row["variant"]) for row in rows.values()} == {("a", "old"), ("b", "new")}
     again, _ = routed.run("split", *reversed(keys))
     assert again == rows
+
+
+def test_fused_routes_get_their_name_and_the_variant(routed):
+    keys = ["plain", *(f"{i}" for i in range(20)), "0 again", "plain, kills-a-score"]
+    rows, failed = routed.run("fused", *keys)
+    assert failed == ["0 again", "plain, kills-a-score"]
+    assert rows.pop("plain") == {"key": "plain", "route": "a", "variant": None}
+    rows.pop("plain, kills-a-score")  # written before it killed the process
+    assert {(row["route"], row["variant"]) for row in rows.values()} == {("a", "old"), ("b", "new")}

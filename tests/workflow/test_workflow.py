@@ -10,7 +10,7 @@ import pytest
 
 from cdk_inference.functions import StageFunction
 from cdk_inference.packages import ZipPackage
-from cdk_inference.workflow import InferenceWorkflow, Leg
+from cdk_inference.workflow import FusedLeg, InferenceWorkflow, Leg
 
 from .embedded import Embedded, QuickEmulator, definition
 
@@ -39,6 +39,10 @@ def handler(event, context):
     elif stage == "infer":
         ids = [m for group in event["groups"] for m in group["ids"]]
         answer = {"groups": event["groups"], "inference": "cpu"}
+    elif stage == "score":
+        assert event.keys() == {"messages"}, event
+        ids = [m["message_id"] for m in event["messages"]]
+        answer = {"retry": [m for m in ids if "early" in m or "late" in m]}
     else:
         ids = [item["message_id"] for item in event["items"]]
         assert event["inference"] == ("cpu" if event["groups"] else "none"), event
@@ -52,20 +56,23 @@ def handler(event, context):
 
 
 class Express:
-    """A workflow in the embedded AWS, once with little and once with all the time that there is."""
+    """A workflow in the embedded AWS, once with little and once with all the time that there is; and fused."""
 
     def __init__(self, embedded: Embedded) -> None:
         self.client = embedded.client
-        for stage in ("preprocess", "infer", "postprocess"):
+        for stage in ("preprocess", "infer", "postprocess", "score"):
             embedded.function(stage, _STAGE, STAGE=stage)
         self._machines = {
-            seconds: embedded.machine(f"workflow-{seconds}", _definition(seconds), "EXPRESS") for seconds in (24, 300)
+            (seconds, fused): embedded.machine(
+                f"workflow-{seconds}{'-fused' * fused}", _definition(seconds, fused=fused), "EXPRESS"
+            )
+            for seconds, fused in ((24, False), (300, False), (300, True))
         }
 
-    def run(self, *ids: str, seconds: int = 300) -> list[str]:
+    def run(self, *ids: str, seconds: int = 300, fused: bool = False) -> list[str]:
         """Return the ids of the messages that the workflow reports as failed, given so much time."""
         answer = self.client("stepfunctions").start_sync_execution(
-            stateMachineArn=self._machines[seconds],
+            stateMachineArn=self._machines[seconds, fused],
             input=json.dumps([{"message_id": i, "time": "2026-01-01T00:00:00Z", "detail": {}} for i in ids]),
         )
         assert answer["status"] == "SUCCEEDED", answer
@@ -74,7 +81,7 @@ class Express:
         return [failure["itemIdentifier"] for failure in failures]
 
 
-def _definition(seconds: int) -> str:
+def _definition(seconds: int, *, fused: bool) -> str:
     """Synthesize the workflow's definition, with the names of the small functions in it."""
     app = cdk.App(context={"aws:cdk:bundling-stacks": []})
     stack = cdk.Stack(app, "Stack")
@@ -90,10 +97,15 @@ def _definition(seconds: int) -> str:
             timeout=cdk.Duration.seconds(4),
         )
 
+    leg = (
+        FusedLeg(score=stage("score"))
+        if fused
+        else Leg(preprocess=stage("preprocess"), inference=stage("infer"), postprocess=stage("postprocess"))
+    )
     workflow = InferenceWorkflow(
         stack,
         "Workflow",
-        legs=[Leg(preprocess=stage("preprocess"), inference=stage("infer"), postprocess=stage("postprocess"))],
+        legs=[leg],
         timeout=cdk.Duration.seconds(seconds),
     )
     return definition(stack, workflow.state_machine)
@@ -171,3 +183,27 @@ def test_what_is_left_of_a_split_batch_fails_when_a_function_is_throttled(stack)
         assert sorted(stack.run("a", "kills-preprocess", "b", "c")) == ["a", "b", "c", "kills-preprocess"]
     finally:
         lambda_.delete_function_concurrency(FunctionName="infer")
+
+
+@pytest.mark.parametrize(
+    ("ids", "failed"),
+    [
+        (["a"], []),
+        (["a", "b", "c"], []),
+        ([*(f"good-{i}" for i in range(13)), "kills-score", *(f"more-{i}" for i in range(18))], ["kills-score"]),
+        (["kills-score-1", "a", "b", "early-1", "kills-score-2"], ["early-1", "kills-score-1", "kills-score-2"]),
+        (["early-1", "a", "late-1", "b"], ["early-1", "late-1"]),
+        (["early-1"], ["early-1"]),
+    ],
+)
+def test_a_fused_workflow_fails_the_same_messages(run, ids, failed):
+    assert sorted(run(*ids, fused=True)) == failed
+
+
+def test_a_throttled_fused_function_fails_the_whole_batch(stack):
+    lambda_ = stack.client("lambda")
+    lambda_.put_function_concurrency(FunctionName="score", ReservedConcurrentExecutions=0)
+    try:
+        assert sorted(stack.run("a", "b", "c", fused=True)) == ["a", "b", "c"]
+    finally:
+        lambda_.delete_function_concurrency(FunctionName="score")
