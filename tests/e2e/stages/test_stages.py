@@ -61,6 +61,17 @@ def test_two_pipelines_over_a_bucket_and_a_table_of_the_user(tables: Watched, te
     assert tables.rows("elsewhere/record.json") == []
 
 
+def test_models_that_are_not_in_the_zip(cloud: LocalCloud, tables: Watched, tensors: Watched) -> None:
+    """Whose answers are right, see above."""
+
+    def delivery(pipeline: Watched) -> tuple[str | None, int]:
+        function = cloud.client("lambda").get_function_configuration(FunctionName=pipeline.functions["Inference"])
+        return function["Environment"]["Variables"]["MODEL_DELIVERY"], len(function.get("Layers", []))
+
+    assert delivery(tables) == ("s3", 0)
+    assert delivery(tensors) == ("layer", 1)
+
+
 def test_only_who_is_granted_reads_results(cloud: LocalCloud, tables: Watched, outputs: dict[str, str]) -> None:
     tables.put("rows/asked.json", json.dumps({"a": 1, "b": 2, "c": 3, "d": 4}).encode())
     tables.ends(["rows/asked.json"])

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 
-def test_every_stage_answers_a_warming_event(cloud: LocalCloud, tables: Watched) -> None:
-    assert len(tables.functions) == 3
-    for stage, function in tables.functions.items():
+def test_every_stage_answers_a_warming_event(watch: type[Watched], cloud: LocalCloud) -> None:
+    functions = watch(cloud, "Stages/Obedient").functions
+    assert len(functions) == 3
+    for stage, function in functions.items():
         answer = cloud.client("lambda").invoke(
             FunctionName=function, Payload=json.dumps({"cdk-inference": "warm", "hold_ms": 1})
         )

@@ -1,4 +1,7 @@
-"""Pipelines over a small model: the user's own stages, a bucket of the user, a shared table, built-in stages."""
+"""Pipelines over a small model: the user's own stages, a bucket of the user, a shared table, built-in stages.
+
+Each has its model delivered in another way.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,16 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 
-from cdk_inference import InferencePipeline, LambdaPlatform, ModelArtifact, Postprocess, Preprocess, ResultsTable
+from cdk_inference import (
+    Inference,
+    InferencePipeline,
+    LambdaPlatform,
+    ModelArtifact,
+    ModelDelivery,
+    Postprocess,
+    Preprocess,
+    ResultsTable,
+)
 
 HERE = Path(__file__).parent
 ASK = """
@@ -54,11 +66,19 @@ tables = InferencePipeline(
     stack,
     "Tables",
     preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
+    inference=Inference.cpu(delivery=ModelDelivery.s3()),
     prefix="rows/",
     suffixes=[".json"],
     **shared,
 )
-tensors = InferencePipeline(stack, "Tensors", preprocess=Preprocess.tensor(), suffixes=[".npy"], **shared)
+tensors = InferencePipeline(
+    stack,
+    "Tensors",
+    preprocess=Preprocess.tensor(),
+    inference=Inference.cpu(delivery=ModelDelivery.layer()),
+    suffixes=[".npy"],
+    **shared,
+)
 try_again_after(tables, 30)
 try_again_after(tensors, 15)
 
