@@ -11,9 +11,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from inference_runtime.lifecycle import LONGEST_HOLD_MS, answers_warming
 
@@ -93,6 +95,50 @@ def test_a_snapshot_is_prepared_and_what_begins_with_it_is_reset(tmp_path):
         *("initialized", "prepared", "second-closed", "first-closed", "snapshot"),
         *("first-reset", "second-reset", "handled"),
     ]
+
+
+@pytest.mark.parametrize("engine", ["c_api", "python"])
+@pytest.mark.parametrize(
+    ("initialization", "printed"),
+    [
+        ("snap-start", ["initialized", "ran", "snapshot", "answered"]),
+        ("provisioned-concurrency", ["ran", "initialized", "snapshot", "answered"]),
+        ("on-demand", ["initialized", "snapshot", "answered"]),
+    ],
+)
+def test_the_model_is_run_before_the_first_request_where_nobody_waits(tmp_path, engine, initialization, printed):
+    """The inference function's own handler, with a model of two inputs and a free dimension."""
+    kinds = {"x": TensorProto.FLOAT, "words": TensorProto.INT64}
+    inputs = [helper.make_tensor_value_info(name, kind, ["batch", "free", 2]) for name, kind in kinds.items()]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["words"], ["cast"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["x", "cast"], ["y"]),
+        ],
+        "sum",
+        inputs,
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", "free", 2])],
+    )
+    (tmp_path / "model").mkdir()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, tmp_path / "model" / "model.onnx")
+    code = f"""
+    import os
+    os.environ |= {{"LAMBDA_TASK_ROOT": {str(tmp_path)!r}, "MODEL_VERSION": "1", "WORK_BUCKET": "none"}}
+    os.environ |= {{"INFERENCE_ENGINE": {engine!r}}}
+    from inference_runtime.engine import LocalEngine
+    infer = LocalEngine.infer
+    LocalEngine.infer = lambda self, inputs: (infer(self, inputs), print("ran"))[0]
+    from inference_runtime.infer import handler
+    print("initialized")
+    import snapshot_restore_py
+    snapshot_restore_py.run_before_snapshot()
+    print("snapshot")
+    snapshot_restore_py.run_after_restore()
+    assert handler({{"groups": []}}, None)["groups"] == []
+    print("answered")
+    """
+    assert run(code, tmp_path, initialization) == printed
 
 
 def test_on_demand_nothing_is_registered_or_prepared(tmp_path):
