@@ -510,6 +510,7 @@ def test_what_is_invoked_is_kept_warm(stack):
     (event,) = rule["Targets"]
     assert event["Arn"] == target
     assert json.loads(event["Input"]) == {"cdk-inference": "warm"}
+    Annotations.from_stack(stack).has_no_warning("*", Match.any_value())
 
 
 def test_several_environments_are_warmed_at_a_time(stack):
