@@ -314,7 +314,7 @@ class ImageDelivery(ModelDelivery):
 def _engine(engine: Engine | None, platform: LambdaPlatform) -> Engine:
     # The library is that of Linux's wheels.
     if engine is None:
-        return "python"
+        return "c_api" if "linux" in platform.uv_platform else "python"
     if engine not in {"c_api", "python"}:
         raise PropError(f"engine is {engine!r}; use 'c_api' or 'python'")
     if engine == "c_api" and "linux" not in platform.uv_platform:

@@ -22,6 +22,7 @@ from cdk_inference import (
     Inference,
     InferencePipeline,
     ModelArtifact,
+    ModelDelivery,
     Preprocess,
     Route,
     Routing,
@@ -88,6 +89,17 @@ def add_capacities(app):
         CpuInference(stack, f"{id}BehindAlias", model=model, work=work, capacity=capacity.behind_alias())
 
 
+def add_deliveries(app):
+    """Add a function with each delivery of its model."""
+    stack = cdk.Stack(app, "Stack")
+    model, work = ModelArtifact(stack, "Model", recipe=RECIPE), WorkBucket(stack, "Work")
+    model.path = Path(app.outdir) / "model"
+    model.path.mkdir(parents=True)
+    (model.path / "model.onnx").write_bytes(b"")
+    for name in ("zip", "layer", "s3", "image"):
+        CpuInference(stack, name, model=model, work=work, delivery=getattr(ModelDelivery, name)())
+
+
 def report(app):
     """Return the findings of cdk-nag and those that were acknowledged."""
     try:
@@ -146,14 +158,15 @@ def test_cdk_nag_has_no_finding_in_a_routed_pipeline_with_gpus(app):
     assert acknowledged
 
 
-def test_cdk_nag_has_no_finding_in_functions_with_short_cold_starts(app):
-    add_capacities(app)
+@pytest.mark.parametrize("add", [add_capacities, add_deliveries])
+def test_cdk_nag_has_no_finding_in_functions(app, add):
+    add(app)
     violations, acknowledged = report(app)
     assert [(v["ruleName"], v["violatingResources"]) for v in violations] == []
     assert acknowledged
 
 
-@pytest.mark.parametrize("add", [add_pipeline, add_fused_pipeline, add_routed_pipeline, add_capacities])
+@pytest.mark.parametrize("add", [add_pipeline, add_fused_pipeline, add_routed_pipeline, add_capacities, add_deliveries])
 def test_cfn_lint_is_clean(tmp_path, add):
     app = cdk.App(outdir=str(tmp_path), context={"aws:cdk:bundling-stacks": []})
     add(app)
