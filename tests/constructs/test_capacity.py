@@ -15,7 +15,15 @@ from aws_cdk.assertions import Annotations, Match, Template
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdk_inference import CapacitySchedule, CpuInference, LambdaPlatform, ModelArtifact, PropError, WorkBucket
+from cdk_inference import (
+    CapacitySchedule,
+    CpuInference,
+    Inference,
+    LambdaPlatform,
+    ModelArtifact,
+    PropError,
+    WorkBucket,
+)
 from cdk_inference.capacity import ON_DEMAND, Capacity
 from cdk_inference.functions import StageFunction
 from cdk_inference.managed_capacity import CpuCapacity
@@ -574,3 +582,36 @@ def test_what_cannot_be_kept_warm_fails(props, message):
 def test_less_is_not_reserved_than_is_kept_warm(stack):
     with pytest.raises(PropError, match="is 1, and 2 environments are kept warm; reserve at least 2, or keep fewer"):
         infer(stack, capacity=Capacity.warmed(2), reserved_concurrent_executions=1)
+
+
+# --- of a pipeline ---
+
+
+def with_snapshots(stack):
+    return {
+        name
+        for name, function in resources(stack, "AWS::Lambda::Function").items()
+        if "SnapStart" in function["Properties"]
+    }
+
+
+def ids(stack, *stages):
+    return {stack.get_logical_id(each.function.node.default_child) for each in stages}
+
+
+def test_a_pipelines_capacity_is_that_of_what_is_around_the_model(stack, pipeline):
+    photos = pipeline(capacity=Capacity.snap_start())
+    assert with_snapshots(stack) == ids(stack, photos.preprocess, photos.postprocess)
+
+
+def test_the_model_has_a_capacity_of_its_own(stack, pipeline):
+    photos = pipeline(inference=Inference.cpu(capacity=Capacity.snap_start()), capacity=Capacity.warmed())
+    assert with_snapshots(stack) == ids(stack, photos.inference)
+    assert len(rules(stack)) == 3  # and that of the trigger
+
+
+def test_what_is_behind_a_gpu_is_invoked_through_an_alias(stack, pipeline):
+    photos = pipeline(inference=Inference.gpu(), capacity=Capacity.snap_start())
+    assert with_snapshots(stack) == ids(stack, photos.preprocess, photos.postprocess)
+    assert isinstance(photos.preprocess.target, lambda_.Version)
+    assert isinstance(photos.postprocess.target, lambda_.Alias)
