@@ -54,8 +54,8 @@ class Prices:
     provisioned_duration_arm64, provisioned_duration_x86_64
         A million GB-seconds of functions that run on it.
     snapshot_cache, snapshot_restores
-        SnapStart: a million GB-seconds of a version's snapshot, used or not, and a million GB restored; the GB are those
-        of the function's memory.
+        SnapStart: a million GB-seconds of a version's snapshot, used or not, and a million GB restored; the GB are
+        those of the function's memory.
     managed_fee
         Lambda Managed Instances: share of the EC2 price on demand that comes on top of it.
     ec2_hours
