@@ -37,11 +37,10 @@ class Hostile:
 
 @pytest.fixture(scope="session")
 def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
-    """Put it all before the pipes run, so that the first batch is as large as can be.
+    """Put it all into both pipelines before the pipes run, so that the first batch is as large as can be.
 
     It takes a visibility timeout until the dead letters are there: the other tests go on meanwhile.
     """
-    obedient = watch(cloud, "Stages/Obedient")
     good = b"return [1, 2, 3, 4]"
     batch = {f"batch/{i:02}": good for i in range(32)} | {"batch/13": b"exit"}
     mixed = {
@@ -52,7 +51,7 @@ def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
         "mixed/sleep": b"sleep",
         "mixed/3": good,
     }
-    incomplete = {"bucket": {"name": obedient.bucket}, "object": {"key": "incomplete", "size": 1}}
+    incomplete = {"bucket": {"name": "any"}, "object": {"key": "incomplete", "size": 1}}
     garbage = [
         "not JSON",
         "null",
@@ -62,12 +61,13 @@ def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
         '{"time": "2026-01-01T00:00:00Z", "detail": 5}',
         json.dumps({"time": "2026-01-01T00:00:00Z", "detail": incomplete}),
     ]
-    for orders in (batch, mixed):
-        for key, order in orders.items():
-            obedient.put(key, order)
-        obedient.wait_for_queued(orders, len(orders))
-    for body in garbage:
-        cloud.client("sqs").send_message(QueueUrl=obedient.queue, MessageBody=body)
+    for pipeline in (watch(cloud, "Stages/Obedient"), watch(cloud, "Stages/Fused")):
+        for orders in (batch, mixed):
+            for key, order in orders.items():
+                pipeline.put(key, order)
+            pipeline.wait_for_queued(orders, len(orders))
+        for body in garbage:
+            cloud.client("sqs").send_message(QueueUrl=pipeline.queue, MessageBody=body)
     return Hostile(batch, mixed, garbage)
 
 
@@ -84,9 +84,10 @@ def outputs(cloud: LocalCloud) -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
 
-@pytest.fixture(scope="session")
-def obedient(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
-    return watch(cloud, "Stages/Obedient")
+@pytest.fixture(scope="session", params=["Obedient", "Fused"])
+def obedient(request: pytest.FixtureRequest, watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
+    """Stages that do what they are told: three functions, and one."""
+    return watch(cloud, f"Stages/{request.param}")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import Watched
     from tests.e2e.stages.conftest import Hostile
 
+    from cdk_inference.local import LocalCloud, PipeRunner
+
 pytestmark = pytest.mark.e2e
 
 
@@ -32,10 +34,26 @@ def test_crashes_and_timeouts_in_the_same_batch_fail_alone(obedient: Watched, ho
         "mixed/sleep": "DEAD_LETTER",
         "mixed/3": "SUCCEEDED",
     }
-    assert "RuntimeError: as it was told" in obedient.logs("Preprocess")
+    stage = "Preprocess" if "Preprocess" in obedient.functions else "Score"
+    assert "RuntimeError: as it was told" in obedient.logs(stage)
 
 
 def test_messages_that_are_no_events_fail_alone(obedient: Watched, hostile: Hostile) -> None:
     obedient.ends(hostile.mixed, timeout=240)  # which were in their batch
     dead = obedient.dead_bodies()
     assert [dead.count(body) for body in hostile.garbage] == [1] * len(hostile.garbage)
+
+
+def test_fused_stages_write_the_same_rows(
+    watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, hostile: Hostile
+) -> None:
+    rows = []
+    for name in ("Obedient", "Fused"):
+        pipeline = watch(cloud, f"Stages/{name}")
+        keys = hostile.batch.keys() | hostile.mixed.keys()
+        pipeline.ends(keys, timeout=240)
+        # Where and when differ.
+        own = {"object", "bucket", "id", "sequencer", "event_time", "recorded_at"}
+        rows.append({row["key"]: {n: v for n, v in row.items() if n not in own} for row in pipeline.rows(*keys)})
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == len(hostile.batch) + len(hostile.mixed) - 4  # what has no row is a dead letter

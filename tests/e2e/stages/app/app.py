@@ -1,4 +1,4 @@
-"""Pipelines over a small model: the user's own stages, a bucket of the user, a shared table, built-in stages.
+"""Pipelines over a small model: the user's own stages, also fused, a bucket of the user, built-in stages.
 
 Each has its model delivered in another way.
 """
@@ -41,19 +41,21 @@ stack = cdk.Stack(app, "Stages")
 options = {"removal_policy": cdk.RemovalPolicy.DESTROY}
 model = ModelArtifact(stack, "Model", recipe=HERE / "model" / "recipe.py")
 
-obedient = InferencePipeline(
-    stack,
-    "Obedient",
-    model=model,
-    preprocess=Preprocess.function(HERE / "obey.py:preprocess", sources=[HERE / "words.py"]),
-    postprocess=Postprocess.function(HERE / "tell.py:postprocess", requirements=["inflection==0.5.1"]),
-    batch_window=cdk.Duration.seconds(2),
-    max_receive_count=1,
-    stage_timeout=cdk.Duration.seconds(4),
-    workflow_timeout=cdk.Duration.seconds(150),
-    **options,
-)
-try_again_after(obedient, 100)
+for name, fused in {"Obedient": False, "Fused": True}.items():
+    obedient = InferencePipeline(
+        stack,
+        name,
+        model=model,
+        preprocess=Preprocess.function(HERE / "obey.py:preprocess", sources=[HERE / "words.py"]),
+        postprocess=Postprocess.function(HERE / "tell.py:postprocess", requirements=["inflection==0.5.1"]),
+        fused=fused,
+        batch_window=cdk.Duration.seconds(2),
+        max_receive_count=1,
+        stage_timeout=cdk.Duration.seconds(4),
+        workflow_timeout=cdk.Duration.seconds(150),
+        **options,
+    )
+    try_again_after(obedient, 100)
 
 key = kms.Key(stack, "Key", removal_policy=cdk.RemovalPolicy.DESTROY)
 bucket = s3.Bucket(stack, "Bucket", versioned=True, enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
