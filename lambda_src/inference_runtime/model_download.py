@@ -42,7 +42,7 @@ class _File(NamedTuple):
     sha256: str
 
 
-def downloaded_model(folder: Path = Path("/tmp")) -> str:  # noqa: S108 - the only place that can be written to
+def downloaded_model(folder: Path | None = None) -> str:
     """Return the folder of the model, downloaded if it is not there yet.
 
     `MODEL_BUCKET` is where it comes from, and `MODEL_FILES` a JSON list of its files, each with `name`, `key`, `size`
@@ -51,7 +51,7 @@ def downloaded_model(folder: Path = Path("/tmp")) -> str:  # noqa: S108 - the on
     Parameters
     ----------
     folder
-        Where the model's own folder is made. Processes that share it download once.
+        Where the model's own folder is made. Processes that share it download once. Default: `/tmp`, or `TMPDIR`.
 
     Raises
     ------
@@ -63,6 +63,7 @@ def downloaded_model(folder: Path = Path("/tmp")) -> str:  # noqa: S108 - the on
     from inference_runtime.light_s3 import light_objects  # noqa: PLC0415 - so that tests can stand in for it
 
     bucket, files = required("MODEL_BUCKET"), _files()
+    folder = folder or Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 - the only place that can be written to
     target = folder / f"model-{hashlib.sha256(repr(files).encode()).hexdigest()[:32]}"
     target.mkdir(exist_ok=True)
     with (folder / f"{target.name}.lock").open("wb") as lock:

@@ -76,7 +76,7 @@ def test_it_is_in_a_layer(environment: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_it_comes_from_s3(server: StorageServer, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    environment.setattr(downloaded_model, "__defaults__", (tmp_path,))
+    environment.setenv("TMPDIR", str(tmp_path))
     path = Path(model_path())
     assert path.name == "model.onnx"
     check(str(path.parent))
