@@ -290,7 +290,7 @@ class CSession:
     def _value(self, session: c_void_p, kind: str, index: int) -> TensorInfo:
         library, name, info, tensor = self._library, c_void_p(), c_void_p(), c_void_p()
         library.call(f"SessionGet{kind}Name", session, index, library.allocator, byref(name))
-        text = string_at(name).decode()
+        text = string_at(name).decode(errors="surrogateescape")
         library.call("AllocatorFree", library.allocator, name)
         library.call(f"SessionGet{kind}TypeInfo", session, index, byref(info))
         try:
@@ -303,7 +303,7 @@ class CSession:
             symbols = (c_char_p * len(sizes))()
             library.call("GetSymbolicDimensions", tensor, symbols, len(sizes))
             shape = [
-                size if size >= 0 else (symbol.decode() if symbol else None)
+                size if size >= 0 else (symbol.decode(errors="replace") if symbol else None)
                 for size, symbol in zip(sizes, symbols, strict=True)
             ]
         finally:
@@ -415,7 +415,7 @@ class CSession:
 
 
 def _texts(texts: list[str]) -> Any:  # noqa: ANN401 - an array of ctypes
-    return (c_char_p * len(texts))(*[text.encode() for text in texts])
+    return (c_char_p * len(texts))(*[text.encode(errors="surrogateescape") for text in texts])
 
 
 def _type_name(number: int) -> str:

@@ -50,6 +50,9 @@ def open_session() -> tuple[Session, str]:
     RetryableError, KernelFaultError
         If the GPU is broken.
     """
+    # Official builds for Linux report models and machines to Microsoft unless this is set before they initialize
+    # (https://github.com/microsoft/onnxruntime/pull/29843).
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     kind = "python" if os.environ.get("ACCELERATOR") == "cuda" else os.environ.get("INFERENCE_ENGINE", "c_api")
     # Only the one that is wanted is imported, and perhaps only this one is there.
     if kind == "c_api":

@@ -1,0 +1,548 @@
+"""Sessions of the C API: they return what the Python package returns, and fail as it does, however often."""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ml_dtypes
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from onnx import TensorProto, helper
+
+from inference_runtime import onnxruntime_c
+from inference_runtime.errors import StageError
+from inference_runtime.onnxruntime_c import CSession
+from inference_runtime.onnxruntime_errors import (
+    InvalidArgument,
+    InvalidGraph,
+    InvalidProtobuf,
+    NoSuchFile,
+    OnnxRuntimeError,
+    error_of,
+)
+from inference_runtime.onnxruntime_package import PackageSession
+from inference_runtime.session import open_session
+from inference_runtime.tensor import DTYPES, Tensor, tensors_of, zeros
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOURCES = Path(__file__).parents[2] / "lambda_src"
+LIBRARY = Path(ort.__file__).parent / "capi"
+
+TYPES = {name: helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in sorted(DTYPES)} | {
+    "bfloat16": TensorProto.BFLOAT16,
+    "string": TensorProto.STRING,
+}
+CPU = ["CPUExecutionProvider"]
+
+Value = tuple[str, str, list[int | str]]
+
+
+def model(nodes: list[Any], inputs: list[Value], outputs: list[Value], initializers: list[Any] | None = None) -> bytes:
+    def infos(values: list[Value]) -> list[Any]:
+        return [helper.make_tensor_value_info(name, TYPES[dtype], shape) for name, dtype, shape in values]
+
+    graph = helper.make_graph(nodes, "graph", infos(inputs), infos(outputs), initializers)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    return made.SerializeToString()
+
+
+def identities(inputs: list[Value]) -> bytes:
+    """A model that returns each of its inputs."""
+    nodes = [helper.make_node("Identity", [name], [f"out {name}"]) for name, *_ in inputs]
+    return model(nodes, inputs, [(f"out {name}", dtype, shape) for name, dtype, shape in inputs])
+
+
+@pytest.fixture(scope="module")
+def save(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], str]:
+    path = tmp_path_factory.mktemp("models") / "model.onnx"
+
+    def write(content: bytes) -> str:
+        path.write_bytes(content)
+        return str(path)
+
+    return write
+
+
+def both(path: str, threads: int = 1) -> tuple[CSession, PackageSession]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    return CSession(path, threads), PackageSession(ort.InferenceSession(path, options, providers=CPU))
+
+
+def outcome(session: CSession | PackageSession, inputs: dict[str, Tensor]) -> Any:
+    """What a run returns, or the name of its error and its message."""
+    try:
+        return [(tensor.dtype, tensor.array()) for tensor in session.run(inputs)]
+    except Exception as error:
+        return type(error).__name__, str(error)
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) or isinstance(other, tuple):
+        return bool(one == other)
+    for (dtype, array), (expected_dtype, expected) in zip(one, other, strict=True):
+        assert dtype == expected_dtype
+        np.testing.assert_array_equal(array, expected, strict=True)
+    return True
+
+
+names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=6)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+
+
+@st.composite
+def given_inputs(draw: st.DrawFn) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for name in draw(st.lists(names, min_size=1, max_size=4, unique=True)):
+        shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3))
+        dtype = draw(st.sampled_from([*sorted(DTYPES), "string"]))
+        if dtype == "string":
+            arrays[name] = draw(hnp.arrays(object, shape, elements=texts))
+        else:
+            arrays[name] = draw(hnp.arrays(dtype, shape))
+    return arrays
+
+
+@settings(max_examples=60)
+@given(arrays=given_inputs(), symbols=st.booleans(), order=st.randoms())
+def test_whatever_goes_in_comes_out(
+    save: Callable[[bytes], str], arrays: dict[str, np.ndarray], symbols: bool, order: Any
+) -> None:
+    tensors = tensors_of(arrays)
+    described = [
+        (name, tensor.dtype, [f"d{n}" if symbols else n for n in tensor.shape]) for name, tensor in tensors.items()
+    ]
+    session = CSession(save(identities(described)), 1)
+    assert [(value.name, value.dtype, list(value.shape)) for value in session.inputs] == described
+    assert [value.name for value in session.outputs] == [f"out {name}" for name in tensors]
+    shuffled = list(tensors)
+    order.shuffle(shuffled)
+    for given_back, sent in zip(session.run({name: tensors[name] for name in shuffled}), tensors.values(), strict=True):
+        assert (given_back.dtype, given_back.shape) == (sent.dtype, sent.shape)
+        assert bytes(given_back.encoded()) == bytes(sent.encoded())
+
+
+@settings(max_examples=80)
+@given(arrays=given_inputs(), declared=given_inputs())
+def test_it_agrees_with_the_package_on_whatever_is_given(
+    save: Callable[[bytes], str], arrays: dict[str, np.ndarray], declared: dict[str, np.ndarray]
+) -> None:
+    """Among them inputs of another model: of other names, types and shapes, too many or too few."""
+    described = [(name, tensor.dtype, list(tensor.shape)) for name, tensor in tensors_of(declared).items()]
+    ours, theirs = both(save(identities(described)))
+    inputs = tensors_of(dict(zip(declared, arrays.values(), strict=False)) if len(arrays) % 2 else arrays)
+    got, expected = outcome(ours, inputs), outcome(theirs, inputs)
+    # The package checks some of it in Python, before it calls the library.
+    assert isinstance(got, tuple) == isinstance(expected, tuple)
+    assert isinstance(got, tuple) or same(got, expected)
+    assert not isinstance(got, tuple) or got[0] == "InvalidArgument"
+    right = tensors_of(declared)
+    assert same(outcome(ours, right), outcome(theirs, right))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_every_type_and_count(save: Callable[[bytes], str], dtype: str, count: int) -> None:
+    ours, theirs = both(save(identities([("x", dtype, ["batch", 3])])))
+    if dtype == "string":
+        array = np.array([["é", "", "a\0b"]] * count, object).reshape(count, 3)
+    else:
+        array = np.arange(3 * count).reshape(count, 3).astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    [got] = ours.run({"x": Tensor.of(array)})
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got.array(), array)
+    if dtype not in {"bfloat16", "string"}:  # which numpy does not know, and in which the package ends texts at a NUL
+        assert same(outcome(ours, {"x": Tensor.of(array)}), outcome(theirs, {"x": Tensor.of(array)}))
+
+
+def test_shapes_that_the_data_decides(save: Callable[[bytes], str]) -> None:
+    nodes = [helper.make_node("NonZero", ["x"], ["where"]), helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0)]
+    content = model(nodes, [("x", "float32", ["a", "b"])], [("where", "int64", [2, "n"]), ("sum", "float32", [])])
+    ours, theirs = both(save(content))
+    for x in (np.zeros((2, 3)), np.eye(3), np.ones((0, 4))):
+        inputs = {"x": Tensor.of(x.astype("float32"))}
+        assert same(outcome(ours, inputs), outcome(theirs, inputs))
+
+
+def test_bytes_that_do_not_begin_where_numbers_do(save: Callable[[bytes], str]) -> None:
+    session = CSession(save(identities([("x", "float64", ["n"])])), 1)
+    numbers = np.arange(9.0)
+    for data in (b"_" + numbers.tobytes(), bytearray(b"_" + numbers.tobytes())):
+        [got] = session.run({"x": Tensor("float64", [9], memoryview(data)[1:])})
+        assert got.values() == numbers.tolist()
+    [got] = session.run({"x": Tensor.of(numbers).rows(2, 5)})
+    assert got.values() == [2, 3, 4]
+
+
+def test_outputs_outlive_the_session(save: Callable[[bytes], str]) -> None:
+    session = CSession(save(identities([("x", "float32", ["n"])])), 1)
+    x = np.arange(100_000, dtype=np.float32)
+    [got] = session.run({"x": Tensor.of(x)})
+    session.close()
+    del session
+    gc.collect()
+    np.testing.assert_array_equal(got.array(), x)
+
+
+def test_a_closed_session_fails(save: Callable[[bytes], str]) -> None:
+    session = CSession(save(identities([("x", "float32", ["n"])])), 1)
+    session.close()
+    session.close()
+    with pytest.raises(StageError, match="the model is closed"):
+        session.run({"x": zeros("float32", [1])})
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"no model", InvalidProtobuf),
+        (b"", InvalidArgument),
+        (
+            model([helper.make_node("NoSuchOperator", ["x"], ["y"])], [("x", "int8", [1])], [("y", "int8", [1])]),
+            InvalidGraph,
+        ),
+    ],
+)
+def test_a_model_that_is_none_fails_as_in_the_package(
+    save: Callable[[bytes], str], content: bytes, kind: type[Exception]
+) -> None:
+    path = save(content)
+    with pytest.raises(kind) as raised:
+        CSession(path, 1)
+    with pytest.raises(Exception, match=r"^\[ONNXRuntimeError\]") as expected:
+        open_in_package(path)
+    assert type(raised.value).__name__ == expected.type.__name__
+    assert str(raised.value) == str(expected.value)
+
+
+def test_a_model_that_is_missing_fails(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchFile, match=r"^\[ONNXRuntimeError\] : 3 : NO_SUCHFILE : .*nothing\.onnx"):
+        CSession(str(tmp_path / "nothing.onnx"), 1)
+
+
+def opening(open_model: Callable[[], object]) -> str:
+    try:
+        open_model()
+    except Exception as error:
+        return f"{type(error).__name__} {error}"
+    return "opened"
+
+
+def open_in_package(path: str) -> object:
+    # Without the package's second attempt, which it prints.
+    return ort.InferenceSession(path, providers=CPU, enable_fallback=0)
+
+
+whole = identities([("x", "float32", ["n", 2]), ("y", "string", ["n"])])
+
+
+@settings(max_examples=150)
+@given(cut=st.integers(0, len(whole)), place=st.integers(0, len(whole) - 1), byte=st.integers(0, 255))
+def test_any_damage_of_the_file_is_an_error_or_harmless(
+    save: Callable[[bytes], str], cut: int, place: int, byte: int
+) -> None:
+    """As the package does: both open it, or neither."""
+    damaged = bytearray(whole)
+    damaged[place] = byte
+    for content in (whole[:cut], bytes(damaged)):
+        path = save(content)
+        got, expected = opening(lambda: CSession(path, 1)), opening(lambda: open_in_package(path))  # noqa: B023
+        # Texts that are not UTF-8 any more are no reason for us to fail, and none in an error's message.
+        assert got == expected or expected.startswith("UnicodeDecodeError"), content
+
+
+def test_a_run_that_fails_has_the_librarys_message(save: Callable[[bytes], str]) -> None:
+    table = helper.make_tensor("table", TensorProto.INT64, [3], [1, 2, 3])
+    content = model(
+        [helper.make_node("Gather", ["table", "x"], ["y"])], [("x", "int64", ["n"])], [("y", "int64", ["n"])], [table]
+    )
+    ours, theirs = both(save(content))
+    bad, good = {"x": Tensor.of(np.array([7]))}, {"x": Tensor.of(np.array([2, 0]))}
+    assert outcome(ours, bad) == outcome(theirs, bad)
+    with pytest.raises(InvalidArgument, match=r"indices element out of data bounds, idx=7"):
+        ours.run(bad)
+    assert ours.run(good)[0].values() == [3, 1]
+    with pytest.raises(InvalidArgument, match=r"Invalid input name: z"):
+        ours.run({"z": zeros("int64", [1])})
+    with pytest.raises(UnicodeEncodeError):
+        CSession(save(identities([("x", "string", ["n"])])), 1).run({"x": Tensor("string", [2], ["a", "\ud800"])})
+
+
+def test_what_is_no_tensor_fails_by_its_name(save: Callable[[bytes], str]) -> None:
+    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, ["n"])
+    graph = helper.make_graph(
+        [helper.make_node("SequenceConstruct", ["x"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_value_info("y", helper.make_sequence_type_proto(kind))],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    for session in both(save(made.SerializeToString())):
+        with pytest.raises(StageError, match="model output 'y' is "):
+            session.run({"x": zeros("float32", [1])})
+    eighths = helper.make_graph(
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT8E4M3FN)],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT8E4M3FN, ["n"])],
+    )
+    made = helper.make_model(eighths, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    with pytest.raises(StageError, match="model output 'y' is ONNX type 17, which cannot travel"):
+        CSession(save(made.SerializeToString()), 1).run({"x": zeros("float32", [1])})
+
+
+@pytest.mark.parametrize("code", range(20))
+def test_errors_have_the_packages_names(code: int) -> None:
+    error = error_of(code, "text")
+    assert str(error).startswith(f"[ONNXRuntimeError] : {code} : ")
+    from onnxruntime.capi import onnxruntime_pybind11_state as theirs
+
+    assert 1 <= code <= 14 or type(error) is OnnxRuntimeError
+    assert type(error) is OnnxRuntimeError or hasattr(theirs, type(error).__name__)
+
+
+class TestThreads:
+    def test_any_number_run_one_session(self, save: Callable[[bytes], str]) -> None:
+        nodes = [helper.make_node("MatMul", ["x", "x"], ["y"]), helper.make_node("Identity", ["s"], ["t"])]
+        content = model(
+            nodes,
+            [("x", "float32", ["n", "n"]), ("s", "string", ["m"])],
+            [("y", "float32", ["n", "n"]), ("t", "string", ["m"])],
+        )
+        session = CSession(save(content), 2)
+
+        def work(n: int) -> bool:
+            size = 1 + n % 40
+            x = np.full((size, size), n % 7, np.float32)
+            y, t = session.run(tensors_of({"x": x, "s": np.array([str(n)] * size, object)}))
+            return bool((y.array() == x @ x).all()) and t.values() == [str(n)] * size
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, range(600)))
+
+    def test_other_threads_go_on_while_the_model_runs(self, save: Callable[[bytes], str]) -> None:
+        nodes = [helper.make_node("MatMul", ["x", "x"], ["y"])]
+        session = CSession(save(model(nodes, [("x", "float32", ["n", "n"])], [("y", "float32", ["n", "n"])])), 1)
+        done = threading.Event()
+
+        def run() -> None:
+            session.run({"x": zeros("float32", [1500, 1500])})
+            done.set()
+
+        thread = threading.Thread(target=run)
+        turns = 0
+        thread.start()
+        while not done.is_set():
+            turns += 1
+        thread.join()
+        assert turns > 100
+
+    def test_closing_waits_for_nobody_and_harms_nobody(self, save: Callable[[bytes], str]) -> None:
+        content = identities([("x", "float32", ["n"])])
+        x = Tensor.of(np.arange(50_000, dtype=np.float32))
+        for _ in range(20):
+            session = CSession(save(content), 1)
+
+            def work(_: int, session: CSession = session) -> bool:
+                try:
+                    return session.run({"x": x})[0] == x
+                except StageError:
+                    return True
+
+            with ThreadPoolExecutor(4) as pool:
+                found = pool.map(work, range(40))
+                session.close()
+                assert all(found)
+
+
+LEAKS = """
+import gc, os, sys
+from inference_runtime.errors import StageError
+from inference_runtime.onnxruntime_c import CSession
+from inference_runtime.tensor import Tensor, zeros
+
+def memory():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def work(path, broken, runs):
+    session = CSession(path, 1)
+    x, s = zeros("float32", [100, 2]), Tensor("string", [100], ["text" * 500] * 100)
+    for _ in range(runs):
+        assert len(session.run({"x": x, "y": s})) == 2
+        for wrong in ({"x": x}, {"x": s, "y": x}, {"x": x, "y": s, "z": x}, {"x": zeros("float32", [100, 3]), "y": s}):
+            try:
+                session.run(wrong)
+            except Exception:
+                continue
+            raise SystemExit("that must fail")
+    session.close()
+    try:
+        CSession(broken, 1)
+    except Exception:
+        return
+    raise SystemExit("that must fail")
+
+path, broken, rounds, runs = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+for _ in range(rounds // 4):
+    work(path, broken, runs)
+gc.collect()
+before = memory()
+for _ in range(rounds):
+    work(path, broken, runs)
+gc.collect()
+print(memory() - before)
+"""
+
+
+@pytest.mark.parametrize(("rounds", "runs", "kilobytes"), [(1000, 1, 256), (8, 400, 2048)], ids=["sessions", "runs"])
+def test_memory_stays_flat(tmp_path: Path, rounds: int, runs: int, kilobytes: int) -> None:
+    """Thousands of sessions, half of which do not open, and of runs, most of which fail and all of which take 200 kB."""
+    (tmp_path / "model.onnx").write_bytes(whole)
+    (tmp_path / "broken.onnx").write_bytes(whole[:-20])
+    done = subprocess.run(
+        [sys.executable, "-c", LEAKS, tmp_path / "model.onnx", tmp_path / "broken.onnx", str(rounds), str(runs)],
+        env={**os.environ, "PYTHONPATH": str(SOURCES), "ORT_DISABLE_TELEMETRY": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert int(done.stdout) < kilobytes * 1024, f"{done.stdout} bytes more"
+
+
+class TestTheLibrary:
+    @pytest.fixture
+    def paths(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A folder on `sys.path`, in which the library is looked for alone."""
+        monkeypatch.setattr(sys, "path", [str(tmp_path / "not there"), str(tmp_path)])
+        monkeypatch.setattr(onnxruntime_c, "_library", None)
+        (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
+        return tmp_path / "onnxruntime" / "capi"
+
+    def test_it_is_found_by_its_name_alone(self, paths: Path) -> None:
+        [library] = LIBRARY.glob("libonnxruntime.so.*")
+        (paths / library.name).symlink_to(library)
+        assert onnxruntime_c.load_library().version == ort.__version__
+        assert onnxruntime_c.load_library() is onnxruntime_c.load_library()
+
+    @pytest.mark.usefixtures("paths")
+    def test_none_fails(self) -> None:
+        with pytest.raises(StageError, match=r"there is no onnxruntime/capi/libonnxruntime\.so\.\* on sys\.path"):
+            onnxruntime_c.load_library()
+
+    @pytest.mark.parametrize("content", [b"", b"\x7fELF no library"])
+    def test_a_damaged_one_fails(self, paths: Path, content: bytes) -> None:
+        (paths / "libonnxruntime.so.1.31.1").write_bytes(content)
+        with pytest.raises(StageError, match=r"cannot load ONNX Runtime's library: .*libonnxruntime\.so\.1\.31\.1"):
+            onnxruntime_c.load_library()
+
+    def test_another_library_fails(self, paths: Path) -> None:
+        shutil.copy(next(LIBRARY.glob("libonnxruntime_providers_shared.so")), paths / "libonnxruntime.so.1.31.1")
+        with pytest.raises(StageError, match=r"cannot load ONNX Runtime's library: .*OrtGetApiBase"):
+            onnxruntime_c.load_library()
+
+    def test_an_older_one_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It has no table of the version: as if we asked a new one for a version that is not there yet."""
+        monkeypatch.setattr(onnxruntime_c, "_library", None)
+        monkeypatch.setattr(onnxruntime_c, "API_VERSION", 4000)
+        version = re.escape(ort.__version__)
+        with pytest.raises(StageError, match=rf"libonnxruntime\.so\.\S+ is ONNX Runtime {version}, expected 1\.4000"):
+            onnxruntime_c.load_library()
+
+
+class TestWhichEngine:
+    @pytest.fixture(autouse=True)
+    def function(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "model.onnx").write_bytes(whole)
+        monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
+        for name in ("ACCELERATOR", "INFERENCE_ENGINE", "ORT_DISABLE_TELEMETRY"):
+            monkeypatch.delenv(name, raising=False)
+
+    @pytest.mark.parametrize(("engine", "kind"), [(None, CSession), ("c_api", CSession), ("python", PackageSession)])
+    def test_the_one_that_is_asked_for(
+        self, monkeypatch: pytest.MonkeyPatch, engine: str | None, kind: type[object]
+    ) -> None:
+        if engine:
+            monkeypatch.setenv("INFERENCE_ENGINE", engine)
+        session, where = open_session()
+        assert (type(session), where) == (kind, "cpu")
+        assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+        session.close()
+
+    def test_any_other_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("INFERENCE_ENGINE", "tensorflow")
+        with pytest.raises(StageError, match='INFERENCE_ENGINE is "tensorflow", expected "c_api" or "python"'):
+            open_session()
+
+    @pytest.mark.parametrize("engine", ["c_api", "python"])
+    def test_what_is_not_packaged_fails_and_the_other_does_not_step_in(self, tmp_path: Path, engine: str) -> None:
+        script = "from inference_runtime.session import open_session; open_session()"
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", script],
+            env={"PYTHONPATH": str(SOURCES), "LAMBDA_TASK_ROOT": str(tmp_path), "INFERENCE_ENGINE": engine},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 1
+        says = {"c_api": "there is no onnxruntime/capi/libonnxruntime.so.*", "python": "cannot import the package"}
+        assert f"StageError: {says[engine]}" in done.stderr
+
+
+INLINE = """
+import sys
+from inference_runtime import infer
+tensor = {"dtype": "float32", "shape": [1, 2], "data": "AACAPwAAAEA="}
+text = {"dtype": "string", "shape": [1], "data": "WyJhIl0="}
+event = {"groups": [{"indices": [0], "inputs": {"x": tensor, "y": text}}]}
+assert infer.handler({"cdk-inference": "warm"}, None) == {"warm": True}
+[group] = infer.handler(event, None)["groups"]
+assert group["outputs"] == {"out x": tensor, "out y": text}, group
+print(*sorted(sys.modules))
+"""
+
+
+def test_an_inline_event_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """What each module costs stands in docs/engine.md: a cold start is made of imports."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.onnx").write_bytes(whole)
+    (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
+    [library] = LIBRARY.glob("libonnxruntime.so.*")
+    (tmp_path / "onnxruntime" / "capi" / library.name).symlink_to(library)
+    environment = {
+        "PYTHONPATH": f"{SOURCES}{os.pathsep}{tmp_path}",
+        "LAMBDA_TASK_ROOT": str(tmp_path),
+        "MODEL_VERSION": "m1",
+        "WORK_BUCKET": "bucket",
+        "CONFIDENCE": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", INLINE], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.split())
+    assert not imported & {"numpy", "botocore", "boto3", "onnxruntime", "urllib.request", "http.client", "ssl"}
+    assert not imported & {"typing", "dataclasses", "logging", "pathlib", "threading", "asyncio", "hashlib", "base64"}
+    assert not imported & {"inspect", "concurrent", "socket", "subprocess", "importlib.metadata"}
+    ours = {name.removeprefix("inference_runtime.") for name in imported if name.startswith("inference_runtime.")}
+    assert ours == {
+        *("batches", "confidence", "engine", "environment", "errors", "infer", "lifecycle", "logs", "model_files"),
+        *("onnxruntime_c", "session", "tensor", "tensors"),
+    }
