@@ -152,7 +152,7 @@ def test_the_pins_are_what_onnxruntime_asks_for(tmp_path: Path) -> None:
     """Resolved with nothing but the indexes' metadata: the libraries of CUDA are more than 2 GB."""
     pinned = pins()
     wanted = tmp_path / "wanted.in"
-    wanted.write_text(f"onnxruntime-gpu[cuda,cudnn]{pinned['onnxruntime-gpu']}\nbotocore{pinned['botocore']}\n")
+    wanted.write_text(f"onnxruntime-gpu[cuda,cudnn]{pinned['onnxruntime-gpu']}\n")
     constraints = tmp_path / "constraints.txt"
     constraints.write_text("".join(f"{name}{specifier}\n" for name, specifier in pinned.items()))
     done = subprocess.run(
