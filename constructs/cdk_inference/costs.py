@@ -109,6 +109,8 @@ class PipelineShape:
         Memory of an express execution, billed in steps of 64 MB.
     hand_over_transitions
         State transitions of the standard workflow that waits for a GPU, for each batch that goes well.
+    fused
+        Whether one function does all, with the memory of the option: one invocation a batch, no tensors on their way.
     """
 
     batch_size: int = 32
@@ -121,6 +123,7 @@ class PipelineShape:
     row_kb: float = 2
     express_mb: int = 64
     hand_over_transitions: int = 5
+    fused: bool = False
 
     def __post_init__(self) -> None:
         _at_least(1, batch_size=self.batch_size, express_mb=self.express_mb)
@@ -440,9 +443,14 @@ def estimate(
     Raises
     ------
     PropError
-        If the table has no price of the option's instance type.
+        If the table has no price of the option's instance type, or the shape is fused and the option cannot be.
     """
-    bill = _Bill(traffic, shape or PipelineShape(), prices or Prices())
+    shape = shape or PipelineShape()
+    if shape.fused and not isinstance(option, CpuOption):
+        raise PropError(
+            f"the shape is fused, and '{option.name}' is not on the CPU alone; estimate it with another shape"
+        )
+    bill = _Bill(traffic, shape, prices or Prices())
     bill.front()
     if isinstance(option, CascadeOption):
         bill.leg(option.first, share=1)
@@ -492,23 +500,27 @@ class _Bill:
         items = self._items * share
         # A batch takes the leg if any of its items does, each for itself.
         batches = self._batches * (-math.expm1(self._mean * math.log1p(-share)) if share < 1 else 1)
-        before_ms = _on_vcpus(shape.preprocess_ms, shape.preprocess_memory)
-        after_ms = _on_vcpus(shape.postprocess_ms, shape.postprocess_memory)
+        # A fused function has one size, that of the option.
+        fused = option if shape.fused and isinstance(option, CpuOption) else None
+        before_mib = fused.memory_size if fused else shape.preprocess_memory
+        after_mib = fused.memory_size if fused else shape.postprocess_memory
+        before_ms, after_ms = _on_vcpus(shape.preprocess_ms, before_mib), _on_vcpus(shape.postprocess_ms, after_mib)
         before, inference, after = (items * ms / 1000 for ms in (before_ms, option.item_ms, after_ms))
         sagemaker = isinstance(option, GpuOption) and option.backend == "sagemaker"
 
         self._count("S3 GETs of objects", items, prices.s3_gets)
-        tensors = batches * (shape.work_objects + (1 if sagemaker else 0))  # SageMaker's input and output are objects
+        # SageMaker's input and output are objects.
+        tensors = 0.0 if fused else batches * (shape.work_objects + (1 if sagemaker else 0))
         self._count("S3 PUTs of tensors", tensors, prices.s3_puts)
         self._count("S3 GETs of tensors", tensors, prices.s3_gets)
         # Every item is postprocessed by the leg that answers it last: the row is written once.
         written = self._items if share == 1 else 0.0
         self._count("DynamoDB writes", written * math.ceil(shape.row_kb), prices.dynamodb_writes)
 
-        gb_seconds = before * shape.preprocess_memory / _GIB + after * shape.postprocess_memory / _GIB
-        architecture = shape.architecture
+        gb_seconds = before * before_mib / _GIB + after * after_mib / _GIB
+        architecture = fused.architecture if fused else shape.architecture
         compute = f"GB-seconds of Lambda, {architecture}"
-        self._count("Lambda requests", batches * 3, prices.lambda_requests)
+        self._count("Lambda requests", batches * (1 if fused else 3), prices.lambda_requests)
         self._count(compute, gb_seconds, prices.lambda_gb_second(architecture) * _MILLION)
         express = before
         if isinstance(option, CpuOption):

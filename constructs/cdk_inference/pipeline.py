@@ -258,7 +258,7 @@ class InferencePipeline(Construct):
             **kept,
         )
         self.trigger.add_target(self.workflow.state_machine)
-        self._report(plan, traffic)
+        self._report(plan, traffic, fused=fused, kept=fused and capacity is not None)
 
     @property
     def preprocess(self) -> PreprocessFunction:
@@ -293,7 +293,7 @@ class InferencePipeline(Construct):
             raise PropError(f"the pipeline has the routes {names}; take .routes['{next(iter(self.routes))}'].{stage}")
         return next(iter(self.routes.values()))
 
-    def _report(self, plan: RoutePlan, traffic: Traffic | None) -> None:
+    def _report(self, plan: RoutePlan, traffic: Traffic | None, *, fused: bool, kept: bool) -> None:
         """Say what was calibrated and decided: in the template, in outputs, and as warnings."""
         cascades, summaries = [], []
         for leg in plan.legs.values():
@@ -319,7 +319,8 @@ class InferencePipeline(Construct):
             from cdk_inference.routing.costs import advise, warn_of_backlog  # noqa: PLC0415 - for who asks
 
             route = plan.legs[plan.destinations[plan.entry].leg].route
-            advise(self, route, traffic)
+            if not kept:  # who has chosen a capacity needs no advice
+                advise(self, route, traffic, fused=fused)
             warn_of_backlog(self, route, traffic)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:

@@ -14,7 +14,7 @@ from inference_runtime.confidence import confidences
 from inference_runtime.engine import LocalEngine
 from inference_runtime.environment import required
 from inference_runtime.inputs import group_by_shape
-from inference_runtime.lifecycle import answers_warming
+from inference_runtime.lifecycle import answers_warming, prepare
 from inference_runtime.logs import add_to_log_lines
 from inference_runtime.postprocessor import Postprocessor
 from inference_runtime.preprocessor import Batch, Preprocessor
@@ -40,6 +40,7 @@ _engine = LocalEngine()
 _with_confidence = os.environ.get("CONFIDENCE") == "1"
 _preprocessor = Preprocessor.from_environment(client("s3"), "PREPROCESS")
 _postprocessor = Postprocessor.from_environment(client("dynamodb"), "POSTPROCESS")
+prepare(_engine.warm_up)
 
 
 @answers_warming

@@ -85,7 +85,7 @@ def test_a_cascade_is_chosen_when_little_is_escalated_to_a_heavy_model(monkeypat
     stack = make_stack()
     cpu, gpu = cpu_and_gpu(stack, 4000, 500)
     first = route(stack, "first", measured=3)
-    monkeypatch.setattr("cdk_inference.routing.strategies.calibrate", calibrated)
+    monkeypatch.setattr("cdk_inference.model.cascade.calibrate", calibrated)
     monkeypatch.setattr("cdk_inference.routing.costs.calibrate", calibrated)
     plan = RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, first=first, traffic=STEADY))
     assert list(plan.legs)[-1].startswith("first>")
@@ -115,7 +115,7 @@ def calibrated(first, then, *, agreement):
 
 def test_a_cascade_is_in_the_template_with_its_expected_rate_and_costs(monkeypatch):
     stack = make_stack()
-    monkeypatch.setattr("cdk_inference.routing.strategies.calibrate", calibrated)
+    monkeypatch.setattr("cdk_inference.model.cascade.calibrate", calibrated)
     first, then = route(stack, "first", measured=3), route(stack, "then", measured=50)
     InferencePipeline(stack, "Photos", routing=Routing.cascade(first=first, then=then))
     (machine,) = resources(stack, "AWS::StepFunctions::StateMachine").values()
@@ -142,7 +142,7 @@ def test_what_is_not_known_is_left_out_of_a_cascades_costs():
 def test_a_cascade_that_is_of_no_use_warns(monkeypatch):
     stack = make_stack()
     monkeypatch.setattr(
-        "cdk_inference.routing.strategies.calibrate",
+        "cdk_inference.model.cascade.calibrate",
         lambda *models, agreement: replace(calibrated(*models, agreement=agreement), escalation_rate=1.0),
     )
     routing = Routing.cascade(first=route(stack, "first", measured=3), then=route(stack, "then", measured=50))
@@ -294,6 +294,26 @@ def test_capacity_that_is_kept_already_is_not_advised():
     one = route(stack, "main", measured=50)
     kept = Inference.cpu(capacity=Capacity.provisioned(3))
     InferencePipeline(stack, "Photos", model=one.model, preprocess=one.preprocess, inference=kept, traffic=STEADY)
+    assert not Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("always-on"))
+
+
+def test_a_fused_function_is_advised_as_it_is():
+    """It is busy with all stages, so that always-on capacity pays with less traffic."""
+    traffic = Traffic(items_per_month=185_000_000)
+    warned = {}
+    for fused in (False, True):
+        stack = make_stack()
+        one = route(stack, "main", measured=50)
+        advise(stack, one, traffic, fused=fused)
+        warned[fused] = len(Annotations.from_stack(stack).find_warning("*", Match.any_value()))
+    assert warned == {False: 0, True: 1}
+
+
+def test_a_fused_pipeline_with_a_capacity_is_not_advised():
+    stack = make_stack()
+    one = route(stack, "main", measured=50)
+    kept = {"fused": True, "capacity": Capacity.provisioned(3)}
+    InferencePipeline(stack, "Photos", model=one.model, preprocess=one.preprocess, traffic=STEADY, **kept)
     assert not Annotations.from_stack(stack).find_warning("*", Match.string_like_regexp("always-on"))
 
 

@@ -200,6 +200,32 @@ def test_the_cpu_bill_by_hand() -> None:
     }
 
 
+def test_the_bill_of_a_fused_pipeline_by_hand() -> None:
+    shape = PipelineShape(batch_size=10, preprocess_ms=20, postprocess_ms=30, row_kb=1.5, fused=True)
+    model = CpuOption("m", milliseconds=100, memory_size=1769, architecture="x86_64")
+    bill = estimate(model, Traffic(items_per_month=1_000_000), shape=shape)
+    assert {line.service: round(line.usd, 6) for line in bill.lines} == {
+        "EventBridge events": 1.0,
+        "SQS requests": 0.48,
+        "pipe requests": 0.04,
+        "express executions": 0.1,
+        "S3 GETs of objects": 0.4,
+        "DynamoDB writes": 1.25,
+        "Lambda requests": 0.02,  # one a batch
+        "GB-seconds of Lambda, x86_64": round(0.15 * 1769 / 1024 * 16.6667, 6),
+        "GB-seconds of express": round(0.15 / 16 * 16.67, 6),
+    }
+    assert bill.seconds == (1.5, 1.5)
+
+
+@given(cpus, traffics(), st.builds(PipelineShape, batch_size=st.integers(1, 1000)))
+def test_with_the_same_memory_fused_costs_no_more(option, traffic, shape) -> None:
+    shape = replace(shape, preprocess_memory=option.memory_size, postprocess_memory=option.memory_size)
+    option = replace(option, architecture=shape.architecture)
+    one = estimate(option, traffic, shape=replace(shape, fused=True)).usd_per_month
+    assert not_less(estimate(option, traffic, shape=shape).usd_per_month, one)
+
+
 def test_a_gpu_is_paid_from_its_start_to_the_end_of_its_idle_time() -> None:
     gpu = GpuOption("gpu", milliseconds=1, start_seconds=100, idle_seconds=200)
     shape = PipelineShape(batch_size=100)
@@ -318,6 +344,10 @@ def test_every_formula_can_be_checked_by_hand() -> None:
         (lambda: Traffic(items_per_month=1, batch_fill=2), "batch_fill is 2"),
         (lambda: PipelineShape(batch_size=0), "batch_size is 0"),
         (lambda: PipelineShape(preprocess_memory=99), "preprocess_memory is 99"),
+        (
+            lambda: estimate(GpuOption("g", milliseconds=1), STEADY, shape=PipelineShape(fused=True)),
+            "is not on the CPU alone",
+        ),
         (lambda: always_on_advice(SMALL, STEADY, most_busy=0), "most_busy is 0"),
     ],
 )

@@ -10,17 +10,25 @@ from aws_cdk import Duration
 from aws_cdk.assertions import Template
 
 from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
-from cdk_inference.costs import GpuOption, PipelineShape
+from cdk_inference.costs import CpuOption, GpuOption, PipelineShape
 from cdk_inference.gpu.workflow import GpuWorkflow
 from cdk_inference.network import InferenceNetwork
 
 from ..constructs.conftest import RECIPE
 
 
-def pipeline() -> InferencePipeline:
+def pipeline(**props: bool) -> InferencePipeline:
     stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
     model = ModelArtifact(stack, "Model", recipe=RECIPE)
-    return InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224))
+    return InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224), **props)
+
+
+def test_a_fused_pipeline_has_one_function_and_no_tensors() -> None:
+    resources = Template.from_stack(cdk.Stack.of(pipeline(fused=True))).to_json()["Resources"].values()
+    (function,) = (r["Properties"] for r in resources if r["Type"] == "AWS::Lambda::Function")
+    assert function["MemorySize"] == CpuOption("model", milliseconds=1).memory_size
+    roles = {r["Metadata"]["cdk-inference"]["role"] for r in resources if "cdk-inference" in r.get("Metadata", {})}
+    assert "work" not in roles
 
 
 def test_transitions_of_a_batch_that_goes_well() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aws_cdk import Annotations, Token
 
-from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, Traffic, always_on_advice, estimate
+from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic, always_on_advice, estimate
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.inference import LONGEST_PATIENCE, LambdaGpu
 from cdk_inference.gpu.sagemaker import SageMakerAsync
@@ -109,12 +110,15 @@ def cascade_costs(first: Route, then: Route, calibration: Calibration) -> dict[s
     return {name: round(usd, 2) for name, usd in estimates.items() if usd is not None}
 
 
-def advise(scope: Construct, route: Route, traffic: Traffic) -> None:
+def advise(scope: Construct, route: Route, traffic: Traffic, *, fused: bool = False) -> None:
     """Warn if the function of a route that all items take would cost less with capacity that is always on."""
     inference = route.inference
     if not isinstance(inference, CpuStrategy) or inference.capacity is not None:
         return
     known = option(route)
+    if fused and isinstance(known, CpuOption) and known.milliseconds is not None:
+        shape = PipelineShape()
+        known = replace(known, milliseconds=known.milliseconds + shape.preprocess_ms + shape.postprocess_ms)
     advice = always_on_advice(known, traffic) if isinstance(known, CpuOption) else None
     if advice is not None:
         capacity = (
