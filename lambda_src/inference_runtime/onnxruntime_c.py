@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from inference_runtime.session import Threads
+
 API_VERSION = 22
 """Of the table: ONNX Runtime 1.22 and everything newer has it."""
 
@@ -245,7 +247,7 @@ class CSession:
     path
         Of the model. What belongs to it is looked for beside it.
     threads
-        How many compute.
+        Those that compute.
 
     Raises
     ------
@@ -255,13 +257,16 @@ class CSession:
         If the model does not load.
     """
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: Threads) -> None:
         self._library = library = load_library()
         options, session = c_void_p(), c_void_p()
         library.call("CreateSessionOptions", byref(options))
         try:
-            library.call("SetIntraOpNumThreads", options, threads)
+            library.call("SetIntraOpNumThreads", options, threads.count)
             library.call("SetInterOpNumThreads", options, 1)
+            library.call(
+                "AddSessionConfigEntry", options, b"session.intra_op.allow_spinning", b"1" if threads.spin else b"0"
+            )
             library.call("CreateSession", library.environment, os.fsencode(path), options, byref(session))
         finally:
             library.releases["ReleaseSessionOptions"](options)

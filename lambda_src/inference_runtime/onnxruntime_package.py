@@ -15,6 +15,8 @@ from inference_runtime.tensor import Tensor, arrays_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from inference_runtime.session import Threads
+
 _GIB = 1024**3
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
@@ -61,7 +63,7 @@ class PackageSession:
         del self.session
 
 
-def open_package_session(path: str, threads: int) -> tuple[PackageSession, str]:
+def open_package_session(path: str, threads: Threads) -> tuple[PackageSession, str]:
     """Return a session of a model, and where it runs: `cpu` or `gpu`.
 
     A function for GPUs (`ACCELERATOR=cuda`) on a machine without one runs on the CPU, and says so in the log. Where
@@ -94,14 +96,15 @@ def open_package_session(path: str, threads: int) -> tuple[PackageSession, str]:
     return session, "gpu"
 
 
-def _session_without_gpu(path: str, threads: int, reason: str) -> tuple[PackageSession, str]:
+def _session_without_gpu(path: str, threads: Threads, reason: str) -> tuple[PackageSession, str]:
     _log.warning("no GPU: the model runs on the CPU, because %s", reason)
     return _session(path, threads, [_CPU]), "cpu"
 
 
-def _session(path: str, threads: int, providers: list[Any]) -> PackageSession:
+def _session(path: str, threads: Threads, providers: list[Any]) -> PackageSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads.count
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads.spin else "0")
     # Without ONNX Runtime's own fallback, which would go on with another provider in the middle of a batch, and prints.
     return PackageSession(ort.InferenceSession(path, options, providers=providers, enable_fallback=0))
 

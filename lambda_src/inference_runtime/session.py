@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MB_PER_VCPU = 1769  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html
 
+_NEARLY = 0.95  # the most memory, 10,240 MB, is said to be 6 vCPUs, and would be 5.8
+
 
 class TensorInfo:
     """What a model says of an input or output.
@@ -58,19 +60,41 @@ def open_session() -> tuple[Session, str]:
     if kind == "c_api":
         from inference_runtime.onnxruntime_c import CSession  # noqa: PLC0415
 
-        return CSession(model_path(), threads()), "cpu"
+        return CSession(model_path(), Threads.of_function()), "cpu"
     if kind == "python":
         try:
             from inference_runtime.onnxruntime_package import open_package_session  # noqa: PLC0415
         except ImportError as error:
             raise StageError(f"cannot import the package onnxruntime: {error}") from error
-        return open_package_session(model_path(), threads())
+        return open_package_session(model_path(), Threads.of_function())
     raise StageError(f'INFERENCE_ENGINE is "{kind}", expected "c_api" or "python"')
 
 
-def threads() -> int:
-    """Return how many threads compute: as many as the function has vCPUs."""
-    cpus = os.cpu_count() or 1
-    # A container on another service than Lambda has the machine for itself.
-    memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0"))
-    return max(1, min(round(memory / MB_PER_VCPU), cpus)) if memory else cpus
+class Threads:
+    """How a model computes.
+
+    Attributes
+    ----------
+    count
+        How many threads do.
+    spin
+        Whether they wait busily for each other, between two operators. That is quicker where each has a vCPU, and where
+        they share less it takes the time of those that compute.
+    """
+
+    __slots__ = ("count", "spin")
+
+    def __init__(self, count: int, *, spin: bool) -> None:
+        self.count = count
+        self.spin = spin
+
+    @classmethod
+    def of_function(cls) -> Threads:
+        """Return as many threads as the function has vCPUs, by its memory."""
+        cpus = os.cpu_count() or 1
+        # A container on another service than Lambda has the machine for itself.
+        memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0"))
+        if not memory:
+            return cls(cpus, spin=True)
+        count = max(1, min(round(memory / MB_PER_VCPU), cpus))
+        return cls(count, spin=memory >= _NEARLY * count * MB_PER_VCPU)

@@ -34,7 +34,7 @@ from inference_runtime.onnxruntime_errors import (
     error_of,
 )
 from inference_runtime.onnxruntime_package import PackageSession
-from inference_runtime.session import open_session
+from inference_runtime.session import Threads, open_session
 from inference_runtime.tensor import DTYPES, Tensor, tensors_of, zeros
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ TYPES = {name: helper.np_dtype_to_tensor_dtype(np.dtype(name)) for name in sorte
     "string": TensorProto.STRING,
 }
 CPU = ["CPUExecutionProvider"]
+ONE = Threads(1, spin=False)
 
 Value = tuple[str, str, list[int | str]]
 
@@ -78,10 +79,10 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bytes], str]:
     return write
 
 
-def both(path: str, threads: int = 1) -> tuple[CSession, PackageSession]:
+def both(path: str) -> tuple[CSession, PackageSession]:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    return CSession(path, threads), PackageSession(ort.InferenceSession(path, options, providers=CPU))
+    options.intra_op_num_threads = 1
+    return CSession(path, ONE), PackageSession(ort.InferenceSession(path, options, providers=CPU))
 
 
 def outcome(session: CSession | PackageSession, inputs: dict[str, Tensor]) -> Any:
@@ -127,7 +128,7 @@ def test_whatever_goes_in_comes_out(
     described = [
         (name, tensor.dtype, [f"d{n}" if symbols else n for n in tensor.shape]) for name, tensor in tensors.items()
     ]
-    session = CSession(save(identities(described)), 1)
+    session = CSession(save(identities(described)), ONE)
     assert [(value.name, value.dtype, list(value.shape)) for value in session.inputs] == described
     assert [value.name for value in session.outputs] == [f"out {name}" for name in tensors]
     shuffled = list(tensors)
@@ -180,7 +181,7 @@ def test_shapes_that_the_data_decides(save: Callable[[bytes], str]) -> None:
 
 
 def test_bytes_that_do_not_begin_where_numbers_do(save: Callable[[bytes], str]) -> None:
-    session = CSession(save(identities([("x", "float64", ["n"])])), 1)
+    session = CSession(save(identities([("x", "float64", ["n"])])), ONE)
     numbers = np.arange(9.0)
     for data in (b"_" + numbers.tobytes(), bytearray(b"_" + numbers.tobytes())):
         [got] = session.run({"x": Tensor("float64", [9], memoryview(data)[1:])})
@@ -190,7 +191,7 @@ def test_bytes_that_do_not_begin_where_numbers_do(save: Callable[[bytes], str]) 
 
 
 def test_outputs_outlive_the_session(save: Callable[[bytes], str]) -> None:
-    session = CSession(save(identities([("x", "float32", ["n"])])), 1)
+    session = CSession(save(identities([("x", "float32", ["n"])])), ONE)
     x = np.arange(100_000, dtype=np.float32)
     [got] = session.run({"x": Tensor.of(x)})
     session.close()
@@ -200,7 +201,7 @@ def test_outputs_outlive_the_session(save: Callable[[bytes], str]) -> None:
 
 
 def test_a_closed_session_fails(save: Callable[[bytes], str]) -> None:
-    session = CSession(save(identities([("x", "float32", ["n"])])), 1)
+    session = CSession(save(identities([("x", "float32", ["n"])])), ONE)
     session.close()
     session.close()
     with pytest.raises(StageError, match="the model is closed"):
@@ -223,7 +224,7 @@ def test_a_model_that_is_none_fails_as_in_the_package(
 ) -> None:
     path = save(content)
     with pytest.raises(kind) as raised:
-        CSession(path, 1)
+        CSession(path, ONE)
     with pytest.raises(Exception, match=r"^\[ONNXRuntimeError\]") as expected:
         open_in_package(path)
     assert type(raised.value).__name__ == expected.type.__name__
@@ -232,7 +233,7 @@ def test_a_model_that_is_none_fails_as_in_the_package(
 
 def test_a_model_that_is_missing_fails(tmp_path: Path) -> None:
     with pytest.raises(NoSuchFile, match=r"^\[ONNXRuntimeError\] : 3 : NO_SUCHFILE : .*nothing\.onnx"):
-        CSession(str(tmp_path / "nothing.onnx"), 1)
+        CSession(str(tmp_path / "nothing.onnx"), ONE)
 
 
 def opening(open_model: Callable[[], object]) -> str:
@@ -261,7 +262,7 @@ def test_any_damage_of_the_file_is_an_error_or_harmless(
     damaged[place] = byte
     for content in (whole[:cut], bytes(damaged)):
         path = save(content)
-        got, expected = opening(lambda: CSession(path, 1)), opening(lambda: open_in_package(path))  # noqa: B023
+        got, expected = opening(lambda: CSession(path, ONE)), opening(lambda: open_in_package(path))  # noqa: B023
         # Texts that are not UTF-8 any more are no reason for us to fail, and none in an error's message.
         assert got == expected or expected.startswith("UnicodeDecodeError"), content
 
@@ -280,7 +281,7 @@ def test_a_run_that_fails_has_the_librarys_message(save: Callable[[bytes], str])
     with pytest.raises(InvalidArgument, match=r"Invalid input name: z"):
         ours.run({"z": zeros("int64", [1])})
     with pytest.raises(UnicodeEncodeError):
-        CSession(save(identities([("x", "string", ["n"])])), 1).run({"x": Tensor("string", [2], ["a", "\ud800"])})
+        CSession(save(identities([("x", "string", ["n"])])), ONE).run({"x": Tensor("string", [2], ["a", "\ud800"])})
 
 
 def test_what_is_no_tensor_fails_by_its_name(save: Callable[[bytes], str]) -> None:
@@ -303,7 +304,7 @@ def test_what_is_no_tensor_fails_by_its_name(save: Callable[[bytes], str]) -> No
     )
     made = helper.make_model(eighths, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     with pytest.raises(StageError, match="model output 'y' is ONNX type 17, which cannot travel"):
-        CSession(save(made.SerializeToString()), 1).run({"x": zeros("float32", [1])})
+        CSession(save(made.SerializeToString()), ONE).run({"x": zeros("float32", [1])})
 
 
 @pytest.mark.parametrize("code", range(20))
@@ -324,7 +325,7 @@ class TestThreads:
             [("x", "float32", ["n", "n"]), ("s", "string", ["m"])],
             [("y", "float32", ["n", "n"]), ("t", "string", ["m"])],
         )
-        session = CSession(save(content), 2)
+        session = CSession(save(content), Threads(2, spin=True))
 
         def work(n: int) -> bool:
             size = 1 + n % 40
@@ -337,7 +338,7 @@ class TestThreads:
 
     def test_other_threads_go_on_while_the_model_runs(self, save: Callable[[bytes], str]) -> None:
         nodes = [helper.make_node("MatMul", ["x", "x"], ["y"])]
-        session = CSession(save(model(nodes, [("x", "float32", ["n", "n"])], [("y", "float32", ["n", "n"])])), 1)
+        session = CSession(save(model(nodes, [("x", "float32", ["n", "n"])], [("y", "float32", ["n", "n"])])), ONE)
         done = threading.Event()
 
         def run() -> None:
@@ -356,7 +357,7 @@ class TestThreads:
         content = identities([("x", "float32", ["n"])])
         x = Tensor.of(np.arange(50_000, dtype=np.float32))
         for _ in range(20):
-            session = CSession(save(content), 1)
+            session = CSession(save(content), ONE)
 
             def work(_: int, session: CSession = session) -> bool:
                 try:
@@ -374,13 +375,14 @@ LEAKS = """
 import gc, os, sys
 from inference_runtime.errors import StageError
 from inference_runtime.onnxruntime_c import CSession
+from inference_runtime.session import Threads
 from inference_runtime.tensor import Tensor, zeros
 
 def memory():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 def work(path, broken, runs):
-    session = CSession(path, 1)
+    session = CSession(path, Threads(1, spin=False))
     x, s = zeros("float32", [100, 2]), Tensor("string", [100], ["text" * 500] * 100)
     for _ in range(runs):
         assert len(session.run({"x": x, "y": s})) == 2
@@ -392,7 +394,7 @@ def work(path, broken, runs):
             raise SystemExit("that must fail")
     session.close()
     try:
-        CSession(broken, 1)
+        CSession(broken, Threads(1, spin=False))
     except Exception:
         return
     raise SystemExit("that must fail")
@@ -411,7 +413,7 @@ print(memory() - before)
 
 @pytest.mark.parametrize(("rounds", "runs", "kilobytes"), [(1000, 1, 256), (8, 400, 2048)], ids=["sessions", "runs"])
 def test_memory_stays_flat(tmp_path: Path, rounds: int, runs: int, kilobytes: int) -> None:
-    """Thousands of sessions, half of which do not open, and of runs, most of which fail and all of which take 200 kB."""
+    """Thousands of sessions, half of which do not open, and of runs of 200 kB each, most of which fail."""
     (tmp_path / "model.onnx").write_bytes(whole)
     (tmp_path / "broken.onnx").write_bytes(whole[:-20])
     done = subprocess.run(
@@ -423,6 +425,45 @@ def test_memory_stays_flat(tmp_path: Path, rounds: int, runs: int, kilobytes: in
         check=True,
     )
     assert int(done.stdout) < kilobytes * 1024, f"{done.stdout} bytes more"
+
+
+ENDING = """
+import sys, threading
+from inference_runtime.onnxruntime_c import CSession
+from inference_runtime.session import Threads
+from inference_runtime.tensor import zeros
+
+session = CSession(sys.argv[1], Threads(2, spin=True))
+begun = threading.Event()
+
+def work():
+    while True:
+        session.run({"x": zeros("float32", [64, 64])})
+        begun.set()
+
+for _ in range(3):
+    threading.Thread(target=work, daemon=True).start()
+begun.wait()
+if sys.argv[2] == "closed":
+    session.close()
+"""
+
+
+@pytest.mark.parametrize("how", ["open", "closed"])
+def test_a_process_may_end_while_its_threads_run_the_model(save: Callable[[bytes], str], how: str) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "x"], ["y"])]
+    path = save(model(nodes, [("x", "float32", ["n", "n"])], [("y", "float32", ["n", "n"])]))
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "ORT_DISABLE_TELEMETRY": "1"}
+    ending = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENDING, path, how],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(5)
+    ]
+    assert [process.wait(60) for process in ending] == [0] * 5
 
 
 class TestTheLibrary:
@@ -465,6 +506,30 @@ class TestTheLibrary:
             onnxruntime_c.load_library()
 
 
+@pytest.mark.parametrize(
+    ("memory", "count", "spin"),
+    [
+        (None, 6, True),
+        ("128", 1, False),
+        ("1769", 1, True),
+        ("2500", 1, True),
+        ("2700", 2, False),
+        ("3538", 2, True),
+        ("5000", 3, False),
+        ("10240", 6, True),
+    ],
+)
+def test_threads_spin_where_each_has_a_vcpu(
+    monkeypatch: pytest.MonkeyPatch, memory: str | None, count: int, spin: bool
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    monkeypatch.delenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", raising=False)
+    if memory:
+        monkeypatch.setenv("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", memory)
+    threads = Threads.of_function()
+    assert (threads.count, threads.spin) == (count, spin)
+
+
 class TestWhichEngine:
     @pytest.fixture(autouse=True)
     def function(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -492,7 +557,7 @@ class TestWhichEngine:
 
     @pytest.mark.parametrize("engine", ["c_api", "python"])
     def test_what_is_not_packaged_fails_and_the_other_does_not_step_in(self, tmp_path: Path, engine: str) -> None:
-        script = "from inference_runtime.session import open_session; open_session()"
+        script = "from inference_runtime.session import Threads, open_session; open_session()"
         done = subprocess.run(
             [sys.executable, "-S", "-c", script],
             env={"PYTHONPATH": str(SOURCES), "LAMBDA_TASK_ROOT": str(tmp_path), "INFERENCE_ENGINE": engine},
