@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -248,7 +249,8 @@ def _read(folder: Path) -> dict[str, Any] | None:
                 return None
             if _is_settled(state):
                 made["zip_state"] = seen
-                _write_record(folder, made)
+                with contextlib.suppress(OSError):  # a cache that cannot be written is read again next time
+                    _write_record(folder, made)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     touch(folder)

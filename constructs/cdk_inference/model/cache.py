@@ -57,6 +57,8 @@ def is_clutter(path: Path) -> bool:
         return True
     if path.name == "dist":  # of a build; anywhere else it may well be data
         return any((path.parent / name).is_file() for name in _PROJECT_FILES)
+    if not path.is_dir():
+        return False
     # Outputs of `cdk --output`, which the CDK marks at the end of a synth, virtual environments by other names, caches.
     output = os.environ.get("CDK_OUTDIR")
     return (
