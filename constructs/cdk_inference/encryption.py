@@ -73,4 +73,5 @@ def warn_of_imported_key(scope: Construct, service: str, actions: tuple[str, ...
 def grant(key: kms.IKey | None, grantee: iam.IGrantable, actions: tuple[str, ...]) -> None:
     """Grant exact actions on the key, if there is one."""
     if key is not None:
-        key.grant(grantee, *actions)
+        # Not a construct of ours: CDK would ask it for its principal across languages, seven times.
+        key.grant(grantee.grant_principal, *actions)
