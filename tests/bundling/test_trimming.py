@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 import subprocess
 import sys
 import zipfile
@@ -128,14 +130,14 @@ except onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument as error:
     assert "Got: 4 Expected: 3" in str(error)
 print(onnxruntime.__version__)
 """
-# Loads the library alone, as the engine does.
-LOAD = """
-import ctypes, sys
-class Base(ctypes.Structure):
-    _fields_ = [("api", ctypes.c_void_p), ("version", ctypes.CFUNCTYPE(ctypes.c_char_p))]
-library = ctypes.CDLL(sys.argv[1])
-library.OrtGetApiBase.restype = ctypes.POINTER(Base)
-print(library.OrtGetApiBase().contents.version().decode())
+HANDLE = """
+import json, sys
+from inference_runtime import infer
+answer = infer.handler(json.loads(sys.argv[1]), None)
+print(json.dumps({
+    "groups": answer["groups"],
+    "numpy": "numpy" in sys.modules,
+}))
 """
 
 
@@ -161,9 +163,18 @@ def unpack(stack: Stack, tmp_path: Path) -> Callable[..., Path]:
     return unpacked
 
 
-def run(task: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(task: Path, program: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run a program in a Python that has nothing but the package and the standard library."""
-    environment = {"PYTHONPATH": str(task), "PYTHONDONTWRITEBYTECODE": "1", "AWS_REGION": "eu-west-1"}
+    environment = {
+        "PYTHONPATH": str(task),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LAMBDA_TASK_ROOT": str(task),
+        "AWS_REGION": "eu-west-1",
+        "MODEL_VERSION": "1",
+        "WORK_BUCKET": "work",
+        "ORT_DISABLE_TELEMETRY": "1",
+        **variables,
+    }
     done = subprocess.run(
         [sys.executable, "-S", "-c", program, *arguments],
         env=environment,
@@ -189,11 +200,14 @@ def packages_of(task: Path) -> list[str]:
 
 @pytest.fixture
 def doubling(tmp_path: Path) -> Path:
+    """The folder of a model that doubles."""
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", value[:1], value[1:])
-    path = tmp_path / "model.onnx"
+    path = tmp_path / "model" / "model.onnx"
+    path.parent.mkdir()
+    (path.parent / "manifest.json").write_text("{}")
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), path)
-    return path
+    return path.parent
 
 
 @pytest.mark.slow
@@ -211,7 +225,7 @@ def test_everything_that_is_left_imports_and_works(unpack: Callable[..., Path], 
     found = json.loads(run(task, IMPORT_ALL, json.dumps(roots)).stdout.splitlines()[-1])
     assert found["missing"] == {}
     assert found["imported"] > 400
-    done = run(task, USE, str(doubling))
+    done = run(task, USE, str(doubling / "model.onnx"))
     assert done.stdout == "1.31.1\n"
     assert done.stderr == ""  # ONNX Runtime warns of a library that it misses
 
@@ -246,13 +260,23 @@ def test_c_api_is_one_library(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["c_api", "python"])
-def test_the_library_loads_where_only_the_c_api_has_it(unpack: Callable[..., Path], engine: Engine) -> None:
+def test_handler_answers_with_nothing_but_its_package(
+    unpack: Callable[..., Path], doubling: Path, engine: Engine
+) -> None:
     if engine == "c_api" and sys.platform != "linux":
         pytest.skip("the shared library is that of Linux's wheels")
-    task = unpack(ZipPackage(handler="x", engine=engine))
-    libraries = list(task.glob("onnxruntime/capi/libonnxruntime.so.*"))
-    if engine == "python":
-        assert libraries == []  # it is linked into the extension module
-    else:
-        assert run(task, LOAD, str(libraries[0])).stdout == "1.31.1\n"
-        assert not list(task.glob("numpy*"))
+    task = unpack(ZipPackage(handler="x", engine=engine, sources={"model": doubling}))
+    for source in (task / "inference_runtime").rglob("*.py"):
+        source.write_text("raise ImportError('the source is read')\n")  # its bytecode is not
+
+    def tensor(*values: float) -> dict[str, object]:
+        data = base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
+        return {"dtype": "float32", "shape": [1, len(values)], "data": data}
+
+    event = {"groups": [{"indices": [0], "inputs": {"x": tensor(1, 2, 3)}}]}
+    told = json.loads(run(task, HANDLE, json.dumps(event), INFERENCE_ENGINE=engine).stdout.splitlines()[-1])
+    assert told == {
+        "groups": [{"indices": [0], "outputs": {"y": tensor(2, 4, 6)}}],
+        "numpy": engine == "python",
+    }
+    assert bool(list(task.glob("onnxruntime/capi/libonnxruntime.so.*"))) == (engine == "c_api")
