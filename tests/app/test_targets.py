@@ -122,7 +122,9 @@ def test_a_warm_synth_builds_nothing_and_imports_nothing_heavy(
         check=True,
     )
     assert synth.stdout == "[]\n"
-    assert synth.stderr == ""  # builds and bundles report there
+    # Builds and bundles report there. So does the CDK, on machines without the Python of the functions.
+    no_bytecode = r"WARNING every cold start compiles .*'Annotation::cdk-inference:bytecode'\n\n.*report\.json\n"
+    assert re.sub(no_bytecode, "", synth.stderr, flags=re.DOTALL) == ""
     assert archives(tmp_path) == archives(for_aws)
 
 

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from aws_cdk import Annotations as Notes
 from aws_cdk import App, Stack
 from aws_cdk.assertions import Annotations, Match
 from hypothesis import HealthCheck, given, settings
@@ -37,10 +38,10 @@ def python_of(version: str) -> Path:
     """Return an interpreter of another version, or skip the test where there is none."""
     if version == HERE:
         return Path(sys.executable)
-    for found in sorted(PYENV.glob(f"{version}.*/bin/python{version}")):
-        return found
-    if found := shutil.which(f"python{version}"):
-        return Path(found)
+    for found in (*sorted(PYENV.glob(f"{version}.*/bin/python{version}")), shutil.which(f"python{version}")):
+        # pyenv puts stand-ins on PATH that do not start.
+        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
+            return Path(found)
     pytest.skip(f"there is no Python {version} on this machine")
 
 
@@ -189,6 +190,13 @@ def test_without_an_interpreter_the_stack_is_warned_once(stack: Stack, monkeypat
     (warning,) = Annotations.from_stack(stack).find_warning("*", Match.any_value())
     assert str(warning.entry.data).startswith("every cold start compiles the modules that it imports")
     assert f"there is no CPython {HERE} on this machine" in str(warning.entry.data)
+
+
+def test_acknowledged_warning_is_gone(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundling, "interpreter", no_interpreter)
+    Notes.of(stack).acknowledge_warning("cdk-inference:bytecode", "nobody waits for it")
+    pack(stack, {"detect.py": SOURCES["detect.py"]})
+    assert Annotations.from_stack(stack).find_warning("*", Match.any_value()) == []
 
 
 def test_an_interpreter_that_appears_is_used(
