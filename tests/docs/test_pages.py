@@ -163,7 +163,7 @@ def test_every_prop_is_documented() -> None:
     constructs = {"InferencePipeline", "S3Trigger", "InferenceWorkflow", "ResultsTable", "WorkBucket", "ModelArtifact"}
     functions = {"PreprocessFunction", "CpuInference", "PostprocessFunction", "FunctionOptions"}
     gpu = {"GpuInference", "LambdaGpu", "InferenceNetwork", "ManagedInstancesOptions", "SageMakerAsync", "GpuWorkflow"}
-    routing = {"Route", "Router", "Leg"}
+    routing = {"Route", "Router", "Leg", "FusedFunction", "FusedLeg"}
     assert {case.values[0] for case in PROPS} >= constructs | functions | gpu | routing
 
 
