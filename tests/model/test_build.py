@@ -44,13 +44,9 @@ def test_artifact_is_an_int8_model_with_its_manifest(tiny: tuple[Path, Path, Bui
     assert names(built.path) == ["manifest.json", "model.onnx"]
     model = onnx.load(built.path / "model.onnx")
     weights = {w.name: w for w in model.graph.initializer}
-    dequantized = {n.output[0]: weights.get(n.input[0]) for n in model.graph.node if n.op_type == "DequantizeLinear"}
-    convolutions = [dequantized[n.input[1]] for n in model.graph.node if n.op_type == "Conv"]
-    assert [w.data_type for w in convolutions] == [onnx.TensorProto.INT8] * 2
-    scales = [
-        weights[n.input[1]] for n in model.graph.node if n.op_type == "DequantizeLinear" and n.input[0] in weights
-    ]
-    assert {8, 16} <= {w.dims[0] for w in scales if w.dims}  # a scale per channel
+    convolutions = [n for n in model.graph.node if n.op_type == "QLinearConv"]
+    assert [weights[n.input[3]].data_type for n in convolutions] == [onnx.TensorProto.INT8] * 2
+    assert [list(weights[n.input[4]].dims) for n in convolutions] == [[8], [16]]  # a scale per channel
     manifest = built.manifest
     assert manifest.opset == {o.domain: o.version for o in model.opset_import}[""]
     assert manifest.size_bytes == (built.path / "model.onnx").stat().st_size

@@ -64,6 +64,20 @@ def test_evaluate_fails_below_the_gate(tiny: tuple[Path, Path, BuiltModel], make
     assert "is below the gate 1" in done.stderr
 
 
+def test_memory_shows_what_sizes_take_and_cost(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, _ = tiny
+    told = json.loads(run("memory", recipe, "--cache", cache, "--json").stdout)
+    sizes = {each["memory_size"]: each for each in told["choices"]}
+    assert 64 < told["least_mib"] < 512
+    assert told["recommended_mib"] in sizes
+    assert sizes[1769]["milliseconds"] < sizes[1024]["milliseconds"]
+    shown = run("memory", recipe, "--cache", cache, "--architecture", "x86_64", "--max-latency-ms", 1000).stdout
+    assert f"needs {told['least_mib']} MiB; times are of this processor, not of Lambda" in shown
+    assert shown.count("recommended") == 1
+    slow = run("memory", recipe, "--cache", cache, "--max-latency-ms", 1e-9, code=1).stderr
+    assert "error: max_latency_ms is 1e-09, and the least is" in slow
+
+
 def test_compare_measures_every_precision_and_keeps_nothing(tiny: tuple[Path, Path, BuiltModel]) -> None:
     recipe, cache, _ = tiny
     before = sorted((cache / "models").iterdir())

@@ -65,7 +65,7 @@ class ModelArtifact(Construct):
         from cdk_inference.model.recipe import ModelRecipe, load_recipe  # noqa: PLC0415
 
         self.path: Path | None = None
-        """Folder with ``model.onnx`` and ``manifest.json``."""
+        """Folder with ``model.onnx``, ``manifest.json`` and, if there are large weights, ``model.weights``."""
         self.project: Project | None = None
         """The recipe with its surroundings, where it was built."""
         if Stack.of(self).bundling_required:

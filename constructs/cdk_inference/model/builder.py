@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.cache import cache_root, hash_data, hash_file, hash_folder, make_cache
+from cdk_inference.model import weights
+from cdk_inference.model.cache import cache_root, hash_data, hash_folder, make_cache
 from cdk_inference.model.fingerprint import LOCK_SUFFIX, hash_files, hash_packages, is_about_cascades
 from cdk_inference.model.lock import Lock, read_lock
 from cdk_inference.model.manifest import SCHEMA_VERSION, Manifest
@@ -39,7 +40,8 @@ class BuiltModel:
     Parameters
     ----------
     path
-        Folder that holds ``model.onnx`` and ``manifest.json``, and nothing else.
+        Folder that holds ``model.onnx``, ``manifest.json``, ``model.weights`` if there are large weights, and nothing
+        else.
     manifest
         The parsed manifest.
     version
@@ -367,7 +369,7 @@ def read_entry(entry: Path) -> BuiltModel | None:
     artifact = entry / "artifact"
     try:
         manifest = Manifest.from_json((artifact / "manifest.json").read_text("utf-8"))
-        digest = hash_file(artifact / "model.onnx")
+        digest = weights.digest(artifact)
     except (OSError, ValueError):
         return None
     if not digest.startswith(manifest.model_version) or not (entry / "report.json").is_file():

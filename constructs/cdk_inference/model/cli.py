@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 import webbrowser
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,11 +19,15 @@ from rich.console import Console
 from rich.table import Table
 
 from cdk_inference.errors import InferenceError, ModelBuildError
+from cdk_inference.memory import choices, least_memory, recommend
 from cdk_inference.model.builder import BuiltModel, Project, build_model, open_project, request
 from cdk_inference.model.cache import cache_root, make_cache
+from cdk_inference.model.manifest import Measured
 from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
 from cdk_inference.model.process import run_build, say
 from cdk_inference.model.store import entries, limit_bytes, prune
+from cdk_inference.model.structure import structure
+from cdk_inference.model.weights import MODEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,7 +92,7 @@ def evaluate(
 ) -> None:
     """Judge a model by the recipe's gate on this machine: the data are read, and the model runs, again."""
     if model is None:
-        model = build_model(recipe, cache=cache).path / "model.onnx"
+        model = build_model(recipe, cache=cache).path / MODEL
     elif not model.is_file():
         raise ModelBuildError(f"model {model} does not exist")
     result = _run(open_project(recipe, cache=cache), "evaluate", "judgement.json", model=str(model.absolute()))
@@ -130,6 +135,43 @@ def card(
         _out.print(str(file))
     if show:
         webbrowser.open(files[0].as_uri())
+
+
+@app.command()
+def memory(
+    recipe: Recipe,
+    max_latency_ms: Annotated[float | None, typer.Option(help="The cheapest size that is as quick as this.")] = None,
+    architecture: Annotated[Literal["arm64", "x86_64"], typer.Option(help="Of the function, for prices.")] = "arm64",
+    as_json: Json = False,
+    cache: Folder = None,
+) -> None:
+    """Show how much memory a function needs for the model, and which size is worth its price."""
+    built = build_model(recipe, cache=cache)
+    # The manifest has no measurements of a pinned precision, since it must be the same everywhere; this build's count.
+    measured = structure(json.loads(built.report.read_text("utf-8"))["measured"], Measured)
+    found = choices(measured, architecture=architecture)
+    best = recommend(found, max_latency_ms=max_latency_ms)
+    least = least_memory(measured)
+    if as_json:
+        data = {"least_mib": least, "recommended_mib": best.memory_size, "cpu": measured.cpu}
+        _out.print_json(json.dumps(data | {"choices": [asdict(each) for each in found]}))
+        return
+    table = Table(title=f"{built.manifest.name} on {measured.cpu}, one item", title_justify="left")
+    for column in ("MiB", "vCPUs", "threads", "ms", "USD per million"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for each in found:
+        notes = ["recommended"] * (each == best) + ["estimated"] * (not each.measured)
+        table.add_row(
+            f"{each.memory_size:,}",
+            f"{each.vcpus:.2f}",
+            str(each.threads),
+            f"{each.milliseconds:.3g}",
+            f"{each.usd_per_million:.3g}",
+            ", ".join(notes),
+        )
+    _out.print(table)
+    _out.print(f"needs {least} MiB; times are of this processor, not of Lambda")
 
 
 @cache_app.command("info")

@@ -41,7 +41,7 @@ class Evaluation:
     max_latency_ms
         The build also fails if one sample takes longer than this, in milliseconds on one thread of this machine.
     max_size_mb
-        The build also fails if ``model.onnx`` is larger than this, in millions of bytes.
+        The build also fails if the model, in one file, is larger than this, in millions of bytes.
     class_names
         A text file in the recipe's folder with the name of a class a line, for the model card.
     """

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _PAIR = re.compile(r"\[\s+(-?[\d.e+-]+),\s+(-?[\d.e+-]+)\s+\]")
 
@@ -42,7 +42,7 @@ class Candidate:
     cosine
         Mean cosine similarity of the outputs with those of float32.
     size_bytes
-        Of ``model.onnx``.
+        Of the model in one file; of the one that ships, of its files.
     latency_ms
         For one sample on one thread of the machine that searched: that of float32, divided by the speedup.
     speedup
@@ -77,7 +77,7 @@ class Lock:
     ranges
         Lowest and highest value of each activation, as calibrated; None if the precision needs none.
     sha256
-        Of the ``model.onnx`` that ships.
+        Of the model that ships: of ``model.onnx``, followed by ``model.weights`` if there is one.
     architecture
         What the search took the model for.
     metric

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cdk_inference.model.structure import structure, unstructure
 from cdk_inference.model.tensors import TensorSpec
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+
+MEMORY_BATCH = 8
+"""Items at once for which `Measured.batch_peak_mb` is measured."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Measured:
         float32 divided by deployed, from alternated runs.
     float32_peak_mb, deployed_peak_mb
         Peak memory of a process that loads the model and runs one sample, in millions of bytes.
+    batch_peak_mb
+        The same for the deployed model and eight samples at once; one, if its batch is fixed.
+    threads_ms
+        Median latency of one sample of the deployed model by number of threads, ``"1"`` to at most ``"6"``: as many as
+        the machine has cores.
     """
 
     cpu: str
@@ -58,6 +66,8 @@ class Measured:
     speedup: float
     float32_peak_mb: float
     deployed_peak_mb: float
+    batch_peak_mb: float = 0.0
+    threads_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ class Manifest:
     name
         The recipe's name.
     model_version
-        First 12 hexadecimal digits of the SHA-256 of ``model.onnx``.
+        First 12 hexadecimal digits of the SHA-256 of ``model.onnx``, followed by ``model.weights`` if there is one.
     inputs, outputs
         The tensors as declared and as checked on the built model.
     architecture
@@ -99,7 +109,7 @@ class Manifest:
     opset
         ONNX operator set version.
     size_bytes, baseline_size_bytes
-        Size of ``model.onnx``, and of the same graph in float32.
+        Size of ``model.onnx`` with ``model.weights``, and of the same graph in float32, in one file.
     metric
         The gate, which passed; None in a placeholder.
     parity

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import weights
 from cdk_inference.model.build.data import load_samples
 from cdk_inference.model.build.evaluate import predict
 from cdk_inference.model.build.metrics import confidences
@@ -42,14 +42,14 @@ def answer(
     with passes.timed("answers"):
         samples = load_samples(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
         batches = _one_by_one(samples.inputs) if request["singly"] else samples.inputs
-        model = Path(request["model"]).read_bytes()
+        model = weights.join(Path(request["model"]))
         outputs = predict(model, recipe, batches, "the deployed model")
         scores = _class_scores([batch[0] for batch in outputs], recipe)
         if hash_files(folder, recipe) != request["files"]:
             raise ModelBuildError(f"a file in {folder} changed during the calibration: try again")
     answers = {
         "name": recipe.name,
-        "version": hashlib.sha256(model).hexdigest()[:12],
+        "version": weights.digest(Path(request["model"]).parent)[:12],
         "classes": scores.shape[1],
         "top": np.argmax(scores, axis=1).tolist(),
         # Each by itself, as the deployed functions do it: whether scores are probabilities must not depend on others.

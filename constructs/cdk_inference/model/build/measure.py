@@ -16,6 +16,7 @@ import numpy as np
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.evaluate import start
+from cdk_inference.model.build.session import open_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,10 @@ MAX_SECONDS = 8.0
 MIN_PAIRS = 3
 MAX_PAIRS = 400
 """A slow model runs fewer times, and a tiny one no more than this."""
+
+ROUNDS = 5
+MAX_THREADS = 6
+"""More than the vCPUs of the largest Lambda function are of no use."""
 
 CLOSE = 0.1
 """A ratio this close to 1 is measured three times as long."""
@@ -59,6 +64,38 @@ def latency(float32: bytes, candidate: bytes, sample: Batch) -> tuple[float, flo
     count = len(next(iter(sample.values())))  # more than one if the model takes no other
     one, two = (statistics.median(times) / count for times in zip(*pairs, strict=True))
     return round(one, 3), round(two, 3), float(f"{_gain(pairs):.3g}")
+
+
+def curve(model: Path, sample: Batch) -> dict[str, float]:
+    """Return the median latency of one sample, in milliseconds, by number of threads, as many as there are cores.
+
+    The numbers of threads take turns, and the least disturbed turn of each counts. There is one session at a time:
+    the threads of another would wait for work in a loop, and take a core.
+
+    Parameters
+    ----------
+    model
+        The deployed model; its weights may lie beside it.
+    sample
+        What it runs.
+    """
+    count = len(next(iter(sample.values())))
+    runs: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for threads in range(1, min(os.cpu_count() or 1, MAX_THREADS) + 1):
+            session = open_file(model, threads)
+            runs.setdefault(str(threads), []).append(_steady(session, sample) / count)
+            del session
+    return {threads: round(min(times), 3) for threads, times in runs.items()}
+
+
+def _steady(session: ort.InferenceSession, sample: Batch) -> float:
+    """Return the median of several runs, after one that is not counted."""
+    times = [_settled(session, sample)]
+    began = time.perf_counter()
+    while len(times) < MAX_PAIRS and time.perf_counter() - began < SECONDS / ROUNDS:
+        times.append(_run(session, sample))
+    return statistics.median(times)
 
 
 def _gain(pairs: Sequence[tuple[float, float]]) -> float:

@@ -6,24 +6,29 @@ import hashlib
 import json
 import os
 import platform
+from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
+from cdk_inference.model import weights
 from cdk_inference.model.build import measure
+from cdk_inference.model.build.optimize import optimize
 from cdk_inference.model.lock import Lock
-from cdk_inference.model.manifest import Distribution, Manifest, Measured
+from cdk_inference.model.manifest import MEMORY_BATCH, Distribution, Manifest, Measured
 from cdk_inference.model.precision import Auto
 from cdk_inference.model.structure import unstructure
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cdk_inference.model.build.data import Batch
     from cdk_inference.model.build.metrics import Outputs
     from cdk_inference.model.build.search import Outcome
     from cdk_inference.model.build.trials import Trials
+    from cdk_inference.model.precision import Pinned
     from cdk_inference.model.recipe import ModelRecipe
 
 REPORT_VERSION = 1
@@ -36,11 +41,26 @@ _TOP_CLASSES = 50
 _BATCH_WIDE = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention"))
 
 
-def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], architecture: str, exported: float) -> Lock:
+def ship(trials: Trials, model: Path, precision: Pinned) -> Path:
+    """Return a folder with a model as it is deployed: with operators fused for CPUs, and large weights aside."""
+
+    def fill(folder: Path) -> None:
+        data = model.read_bytes()
+        weights.write(folder, optimize(data, precision.kind, trials.recipe, trials.sample, folder))
+
+    digest = hashlib.sha256(model.read_bytes()).hexdigest()
+    return trials.passes.cached("optimize", [digest, precision.kind, trials.samples.digest], fill)
+
+
+def make_lock(
+    trials: Trials, outcome: Outcome, shipped: Path, request: dict[str, Any], architecture: str, exported: float
+) -> Lock:
     """Return what a search decided, as the lock that makes every later build the same.
 
     Parameters
     ----------
+    shipped
+        Folder with the model as it is deployed.
     architecture
         What the candidates were chosen for.
     exported
@@ -55,32 +75,65 @@ def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], archite
         tools=request["tools"],
         precision=best.precision,
         ranges=best.ranges,
-        sha256=hashlib.sha256(best.file.read_bytes()).hexdigest(),
+        sha256=weights.digest(shipped),
         architecture=architecture,
         metric=best.metric,
         parity={"exported": exported} | ({} if best.cosine is None else {"quantized": round(best.cosine, 3)}),
-        measured=_measured(trials, best.file, best.latency),
+        measured=_measured(trials, shipped, best.latency),
         distributions=distributions(trials.recipe, best.outputs),
-        candidates=outcome.candidates,
+        candidates=tuple(
+            replace(each, size_bytes=weights.size(shipped)) if each.status == "shipped" else each
+            for each in outcome.candidates
+        ),
     )
 
 
-def _measured(trials: Trials, file: Path, latency: tuple[float, float, float] | None) -> Measured:
-    peaks = [peak_memory(trials, model) for model in (trials.float32, file)]
+def _measured(trials: Trials, shipped: Path, latency: tuple[float, float, float] | None) -> Measured:
+    model = shipped / weights.MODEL
+    sample = trials.sample
+    # A model whose batch is fixed gave a whole batch as the sample.
+    single = all(isinstance(spec.shape[0], str) for spec in trials.recipe.inputs)
+    batch = {name: np.repeat(array, MEMORY_BATCH, axis=0) for name, array in sample.items()} if single else sample
     one, two, gain = latency or (0.0, 0.0, 1.0)
-    return Measured(measure.cpu(), one, two, gain, *peaks)
+    return Measured(
+        cpu=measure.cpu(),
+        float32_ms=one,
+        deployed_ms=two,
+        speedup=gain,
+        float32_peak_mb=_peak_memory(trials, trials.float32, sample),
+        deployed_peak_mb=_peak_memory(trials, model, sample),
+        batch_peak_mb=_peak_memory(trials, model, batch),
+        threads_ms=_curve(trials, model),
+    )
 
 
-def peak_memory(trials: Trials, model: Path) -> float:
+def _peak_memory(trials: Trials, model: Path, sample: Batch) -> float:
     """Return the peak memory of a process that runs a model, in MB, from the cache if it is the same machine."""
 
     def fill(folder: Path) -> None:
-        (folder / "peak.json").write_text(json.dumps(measure.peak_memory(model, trials.sample, folder)), "utf-8")
+        (folder / "peak.json").write_text(json.dumps(measure.peak_memory(model, sample, folder)), "utf-8")
 
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    depends = [digest, trials.samples.digest, measure.host(), trials.fresh, "memory"]
+    size = len(next(iter(sample.values())))
+    depends = [_digest(model), trials.samples.digest, size, measure.host(), trials.fresh, "memory"]
     made = trials.passes.cached("measure", depends, fill, "memory")
     return float(json.loads((made / "peak.json").read_text("utf-8")))
+
+
+def _curve(trials: Trials, model: Path) -> dict[str, float]:
+    """Return the latency by number of threads, from the cache if it is the same machine."""
+
+    def fill(folder: Path) -> None:
+        (folder / "curve.json").write_text(json.dumps(measure.curve(model, trials.sample)), "utf-8")
+
+    depends = [_digest(model), trials.samples.digest, measure.host(), trials.fresh, "curve"]
+    made = trials.passes.cached("measure", depends, fill, "threads")
+    found: dict[str, float] = json.loads((made / "curve.json").read_text("utf-8"))
+    return found
+
+
+def _digest(model: Path) -> str:
+    """Return the hash of a model, with its weights if they lie beside it."""
+    return weights.digest(model.parent)
 
 
 def distributions(recipe: ModelRecipe, outputs: Outputs) -> dict[str, Distribution]:
@@ -108,29 +161,28 @@ def _round(value: Any) -> float:  # noqa: ANN401 - a NumPy scalar
     return float(f"{float(value):.2e}")
 
 
-def make_manifest(recipe: ModelRecipe, lock: Lock, *, model: Path, float32: Path) -> Manifest:
+def make_manifest(recipe: ModelRecipe, lock: Lock, *, shipped: Path, float32: Path) -> Manifest:
     """Return what an artifact says about itself: what was decided, and what the files are.
 
     Parameters
     ----------
     lock
         The decision; what was measured counts only if a search made it, since a lock then makes it the same everywhere.
-    model, float32
-        What ships, and the exported model.
+    shipped, float32
+        Folder with what ships, and the exported model.
     """
-    data = model.read_bytes()
-    graph = onnx.load_from_string(data)
+    graph = onnx.load(shipped / weights.MODEL, load_external_data=False)
     opsets = {o.domain: o.version for o in graph.opset_import}
     recipe_hash = hashlib.sha256(json.dumps(recipe.to_data(), sort_keys=True).encode()).hexdigest()
     return Manifest(
         name=recipe.name,
-        model_version=hashlib.sha256(data).hexdigest()[:12],
+        model_version=weights.digest(shipped)[:12],
         inputs=recipe.inputs,
         outputs=recipe.outputs,
         architecture=lock.architecture,
         precision=lock.precision.kind,
         opset=opsets.get("", opsets.get("ai.onnx", 0)),
-        size_bytes=len(data),
+        size_bytes=weights.size(shipped),
         baseline_size_bytes=float32.stat().st_size,
         metric=lock.metric,
         parity=lock.parity,
@@ -146,10 +198,11 @@ def make_manifest(recipe: ModelRecipe, lock: Lock, *, model: Path, float32: Path
     )
 
 
-def write_artifact(work: Path, model: Path, manifest: Manifest) -> None:
+def write_artifact(work: Path, shipped: Path, manifest: Manifest) -> None:
     """Write what ships."""
     (work / "artifact").mkdir(parents=True)
-    (work / "artifact" / "model.onnx").write_bytes(model.read_bytes())
+    for file in weights.files(shipped):
+        (work / "artifact" / file.name).write_bytes(file.read_bytes())
     (work / "artifact" / "manifest.json").write_text(manifest.to_json(), "utf-8")
 
 
@@ -192,6 +245,7 @@ def write_report(work: Path, trials: Trials, lock: Lock, manifest: Manifest, *, 
             "float32": lock.measured.float32_peak_mb,
             "deployed": lock.measured.deployed_peak_mb,
         },
+        "measured": unstructure(lock.measured),
         "parity": manifest.parity,
         "passes": trials.passes.done,
     }

@@ -1,8 +1,13 @@
-"""onnxruntime sessions on one CPU thread."""
+"""onnxruntime sessions on the CPU."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnxruntime as ort
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def open_session(model: bytes, *, exact: bool = True) -> ort.InferenceSession:
@@ -23,4 +28,12 @@ def open_session(model: bytes, *, exact: bool = True) -> ort.InferenceSession:
             return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception:  # onnxruntime cannot do so with weights that were quantized in its operator format
             return open_session(model, exact=False)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def open_file(model: Path, threads: int) -> ort.InferenceSession:
+    """Return a session of a model by its path, as a deployed function opens it; its weights may lie beside it."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

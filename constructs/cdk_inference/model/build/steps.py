@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import weights
 from cdk_inference.model.build.architecture import architecture
 from cdk_inference.model.build.data import digest_batches, first_batch
 from cdk_inference.model.build.evaluate import check_export, check_outputs, load_outputs, predict, save_outputs
@@ -17,6 +18,7 @@ from cdk_inference.model.build.graph import clean, fuse, serialize
 from cdk_inference.model.build.package import (
     make_lock,
     make_manifest,
+    ship,
     write_artifact,
     write_evaluation,
     write_report,
@@ -62,7 +64,9 @@ def evaluate(
 ) -> None:
     """Judge a model file by the recipe's gate, on this machine, and write the result to ``judgement.json``."""
     trials, _ = _prepare(recipe, request, folder, cache, passes)
-    trial = trials.judge_file(Path(request["model"]))
+    joined = work / "joined.onnx"
+    joined.write_bytes(weights.join(Path(request["model"])))
+    trial = trials.judge_file(joined)
     result = {
         "metric": unstructure(trial.metric),
         "cosine": trial.cosine,
@@ -127,12 +131,13 @@ def _find(trials: Trials, request: dict[str, Any], exported: float, work: Path) 
     """Decide, and write what was found."""
     policy = trials.recipe.precision
     outcome = search(trials, policy) if isinstance(policy, Auto) else pinned(trials, policy)
-    lock = make_lock(trials, outcome, request, architecture(trials.model), exported)
-    if isinstance(policy, Auto):
-        (work / "lock.json").write_text(lock.to_json(), "utf-8")
     if outcome.best.file is None:
         raise AssertionError("what ships has been made")
-    _package(trials, lock, outcome.best.file, work, locked=False)
+    shipped = ship(trials, outcome.best.file, outcome.best.precision)
+    lock = make_lock(trials, outcome, shipped, request, architecture(trials.model), exported)
+    if isinstance(policy, Auto):
+        (work / "lock.json").write_text(lock.to_json(), "utf-8")
+    _package(trials, lock, shipped, work, locked=False)
     write_evaluation(work, trials, outcome.best.outputs)
 
 
@@ -145,19 +150,20 @@ def _rebuild(trials: Trials, lock: Lock, work: Path) -> None:
         If other bytes come out than the lock says.
     """
     file, _ = trials.convert(lock.precision, lock.ranges)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    shipped = ship(trials, file, lock.precision)
+    digest = weights.digest(shipped)
     if digest != lock.sha256:
         raise ModelBuildError(
             f"the lock does not match: {describe(lock.precision)} gives a model with sha256 {digest[:12]}..., "
             f"the lock has {lock.sha256[:12]}...; the code that builds changed, or this processor rounds otherwise: "
             f"delete {lock.name}.lock.json (or build with --search), and review what changes"
         )
-    _package(trials, lock, file, work, locked=True)
+    _package(trials, lock, shipped, work, locked=True)
 
 
-def _package(trials: Trials, lock: Lock, model: Path, work: Path, *, locked: bool) -> None:
+def _package(trials: Trials, lock: Lock, shipped: Path, work: Path, *, locked: bool) -> None:
     """Write what ships, and the report."""
     with trials.passes.timed("package"):
-        manifest = make_manifest(trials.recipe, lock, model=model, float32=trials.float32)
-        write_artifact(work, model, manifest)
+        manifest = make_manifest(trials.recipe, lock, shipped=shipped, float32=trials.float32)
+        write_artifact(work, shipped, manifest)
     write_report(work, trials, lock, manifest, locked=locked)
