@@ -14,6 +14,7 @@ from ctypes import (
     POINTER,
     PYFUNCTYPE,
     Structure,
+    addressof,
     byref,
     c_char_p,
     c_int,
@@ -29,6 +30,7 @@ from ctypes import (
     pythonapi,
     string_at,
 )
+from functools import lru_cache
 from math import prod
 
 from inference_runtime.errors import StageError
@@ -42,8 +44,8 @@ if TYPE_CHECKING:
 
     from inference_runtime.session import Threads
 
-API_VERSION = 22
-"""Of the table: ONNX Runtime 1.22 and everything newer has it."""
+API_VERSION = 24
+"""Of the table: ONNX Runtime 1.24 and everything newer has it."""
 
 LIBRARY = "libonnxruntime.so"
 
@@ -58,7 +60,6 @@ _TYPES = (
     *("uint32", "uint64", None, None, "bfloat16"),
 )
 _NUMBERS = {name: number for number, name in enumerate(_TYPES) if name}
-_STRING_NUMBER = _NUMBERS[STRING]
 
 # Place in the table, and arguments. All return a status, but what releases something.
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
@@ -84,21 +85,22 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "GetDimensionsCount": (61, c_void_p, c_void_p),
     "GetDimensions": (62, c_void_p, c_void_p, c_size_t),
     "GetSymbolicDimensions": (63, c_void_p, c_void_p, c_size_t),
-    "GetTensorTypeAndShape": (65, c_void_p, c_void_p),
     "CreateCpuMemoryInfo": (69, c_int, c_int, c_void_p),
     "AllocatorFree": (76, c_void_p, c_void_p),
     "GetAllocatorWithDefaultOptions": (78, c_void_p),
     "AddSessionConfigEntry": (130, c_void_p, c_char_p, c_char_p),
     "GetResizedStringTensorElementBuffer": (252, c_void_p, c_size_t, c_size_t, c_void_p),
+    "GetTensorElementTypeAndShapeDataReference": (414, c_void_p, c_void_p, c_void_p, c_void_p),
 }
 _RELEASES = {
     "ReleaseStatus": 93,
     "ReleaseSession": 95,
     "ReleaseValue": 96,
     "ReleaseTypeInfo": 98,
-    "ReleaseTensorTypeAndShapeInfo": 99,
     "ReleaseSessionOptions": 100,
 }
+_SLOT = 8  # bytes of a pointer
+_ROOM = 3
 _GET_ERROR_CODE, _GET_ERROR_MESSAGE = 1, 2
 _LONG = frozenset({"CreateEnv", "CreateSession", "Run"})
 
@@ -165,7 +167,7 @@ class Library:
             name: (CFUNCTYPE if name in _LONG else PYFUNCTYPE)(c_void_p, *arguments)(self._table[place])
             for name, (place, *arguments) in _FUNCTIONS.items()
         }
-        self.releases = {name: CFUNCTYPE(None, c_void_p)(self._table[place]) for name, place in _RELEASES.items()}
+        self.releases = {name: PYFUNCTYPE(None, c_void_p)(self._table[place]) for name, place in _RELEASES.items()}
         # For as long as the process lives: other threads may be in a session when the interpreter ends.
         self.environment, self.allocator, self.memory = c_void_p(), c_void_p(), c_void_p()
         self.call("CreateEnv", _WARNING, b"cdk-inference", byref(self.environment))
@@ -275,12 +277,10 @@ class CSession:
         functions, releases = library.functions, library.releases
         self._run = functions["Run"]
         self._create_tensor = functions["CreateTensorWithDataAsOrtValue"]
-        self._get_info = functions["GetTensorTypeAndShape"]
-        self._get_rank = functions["GetDimensionsCount"]
-        self._get_sizes = functions["GetDimensions"]
+        self._get_shape = functions["GetTensorElementTypeAndShapeDataReference"]
         self._get_data = functions["GetTensorMutableData"]
-        self._release_info = releases["ReleaseTensorTypeAndShapeInfo"]
         self._release_value = releases["ReleaseValue"]
+        self._memory = library.memory.value
         self.inputs = self._values(session, "Input")
         self.outputs = self._values(session, "Output")
         self._input_order = [value.name for value in self.inputs]
@@ -302,9 +302,11 @@ class CSession:
             library.call("CastTypeInfoToTensorInfo", info, byref(tensor))
             if not tensor:
                 return TensorInfo(text, "no tensor", ())
-            number = c_int()
+            number, rank = c_int(), c_size_t()
             library.call("GetTensorElementType", tensor, byref(number))
-            sizes = self._shape(tensor)
+            library.call("GetDimensionsCount", tensor, byref(rank))
+            sizes = (c_int64 * rank.value)()
+            library.call("GetDimensions", tensor, sizes, rank)
             symbols = (c_char_p * len(sizes))()
             library.call("GetSymbolicDimensions", tensor, symbols, len(sizes))
             shape = [
@@ -314,15 +316,6 @@ class CSession:
         finally:
             library.releases["ReleaseTypeInfo"](info)
         return TensorInfo(text, _type_name(number.value), tuple(shape))
-
-    def _shape(self, info: c_void_p) -> list[int]:
-        rank = c_size_t()
-        if status := self._get_rank(info, byref(rank)):
-            raise self._library.error(status)
-        sizes = (c_int64 * rank.value)()
-        if status := self._get_sizes(info, sizes, rank):
-            raise self._library.error(status)
-        return list(sizes)
 
     def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the model's outputs in order.
@@ -339,73 +332,77 @@ class CSession:
         many, count = len(inputs), len(self.outputs)
         order = list(inputs)
         names = self._input_names if order == self._input_order else _texts(order)
-        given, returned = (c_void_p * many)(), (c_void_p * count)()
+        # Values that are given, values that are returned, and room for what functions return, all of them this run's
+        # own. Numbers are passed on quicker than objects of ctypes.
+        slots = (c_size_t * (many + count + _ROOM))()
+        given = addressof(slots)
+        returned = given + many * _SLOT
         buffers: list[_PyBuffer] = []
         try:
-            for place, tensor in enumerate(inputs.values()):
-                given[place] = self._given(tensor, buffers)
+            place = given
+            for tensor in inputs.values():
+                self._give(tensor, place, buffers)
+                place += _SLOT
             if status := self._run(handle.value, None, names, given, many, self._output_names, count, returned):
                 raise self._library.error(status)
-            return [self._returned(info, value) for info, value in zip(self.outputs, returned, strict=True)]
+            values = slots[many : many + count]
+            return [self._take(output, value, slots) for output, value in zip(self.outputs, values, strict=True)]
         finally:
-            for value in (*given, *returned):
+            for value in slots[: many + count]:
                 if value:
                     self._release_value(value)
             for buffer in buffers:
                 _release_buffer(byref(buffer))
 
-    def _given(self, tensor: Tensor, buffers: list[_PyBuffer]) -> int | None:
-        """Return a value of ONNX Runtime's on a tensor's own bytes, which `buffers` keep in place."""
-        rank, data = len(tensor.shape), tensor.data
-        shape = (c_int64 * rank)(*tensor.shape)
+    def _give(self, tensor: Tensor, place: int, buffers: list[_PyBuffer]) -> None:
+        """Put a value of ONNX Runtime's at `place`, on a tensor's own bytes, which `buffers` keep where they are."""
+        data, shape = tensor.data, tensor.shape
         if isinstance(data, list):
-            return self._given_texts(data, shape, rank)
-        value, place, size = c_void_p(), data, len(data)
-        if type(data) is not bytes:  # whose address ctypes knows by itself
-            buffer = _PyBuffer()
-            _get_buffer(data, byref(buffer), 0)
-            buffers.append(buffer)
-            place = buffer.buf
-            if place % ITEM_SIZES[tensor.dtype]:  # a part of something; kernels may rely on numbers in their places
-                return self._given(Tensor(tensor.dtype, tensor.shape, bytes(data)), buffers)
+            self._give_texts(data, shape, place)
+            return
+        address: Any = data  # of bytes, ctypes knows it
+        if type(data) is not bytes:
+            address = self._hold(data, buffers)
+            if address % ITEM_SIZES[tensor.dtype]:  # a part of something; kernels may rely on numbers in their places
+                address = self._hold(bytes(data), buffers)
+        sizes = _sizes(shape)
         if status := self._create_tensor(
-            self._library.memory, place, size, shape, rank, _NUMBERS[tensor.dtype], byref(value)
+            self._memory, address, len(data), sizes, len(shape), _NUMBERS[tensor.dtype], place
         ):
             raise self._library.error(status)
-        return value.value
 
-    def _given_texts(self, texts: list[str], shape: Any, rank: int) -> int | None:  # noqa: ANN401 - an array of ctypes
-        call, value = self._library.call, c_void_p()
-        call("CreateTensorAsOrtValue", self._library.allocator, shape, rank, _STRING_NUMBER, byref(value))
-        try:
-            for index, text in enumerate(texts):
-                data, place = text.encode(), c_void_p()
-                # Not as a C string, which would end at the first NUL.
-                call("GetResizedStringTensorElementBuffer", value, index, len(data), byref(place))
-                memmove(place, data, len(data))
-        except BaseException:
-            self._release_value(value)
-            raise
-        return value.value
+    @staticmethod
+    def _hold(data: Any, buffers: list[_PyBuffer]) -> int:  # noqa: ANN401 - whatever has bytes
+        buffer = _PyBuffer()
+        _get_buffer(data, byref(buffer), 0)
+        buffers.append(buffer)
+        address: int = buffer.buf
+        return address
 
-    def _returned(self, output: TensorInfo, value: int) -> Tensor:
+    def _give_texts(self, texts: list[str], shape: tuple[int, ...], place: int) -> None:
+        call, buffer = self._library.call, c_void_p()
+        call("CreateTensorAsOrtValue", self._library.allocator, _sizes(shape), len(shape), _NUMBERS[STRING], place)
+        value = c_size_t.from_address(place).value
+        for index, text in enumerate(texts):
+            data = text.encode()
+            # Not as a C string, which would end at the first NUL.
+            call("GetResizedStringTensorElementBuffer", value, index, len(data), byref(buffer))
+            memmove(buffer, data, len(data))
+
+    def _take(self, output: TensorInfo, value: int, slots: Any) -> Tensor:  # noqa: ANN401 - an array of ctypes
         """Return a value of ONNX Runtime's as a tensor with bytes of its own."""
         if output.dtype not in ITEM_SIZES and output.dtype != STRING:
             raise StageError(f"model output {output.name!r} is {output.dtype}, which cannot travel")
-        info, place = c_void_p(), c_void_p()
-        if status := self._get_info(value, byref(info)):
+        room = addressof(slots) + (len(slots) - _ROOM) * _SLOT
+        if status := self._get_shape(value, room, room + _SLOT, room + 2 * _SLOT) or self._get_data(value, room):
             raise self._library.error(status)
-        try:
-            shape = self._shape(info)
-        finally:
-            self._release_info(info)
+        data, sizes, rank = slots[-_ROOM:]
+        shape = (c_int64 * rank).from_address(sizes)[:] if rank else ()
         if output.dtype == STRING:
-            return Tensor(STRING, shape, self._returned_texts(value, prod(shape)))
-        if status := self._get_data(value, byref(place)):
-            raise self._library.error(status)
-        return Tensor(output.dtype, shape, string_at(place, prod(shape) * ITEM_SIZES[output.dtype]))
+            return Tensor(STRING, shape, self._taken_texts(value, prod(shape)))
+        return Tensor(output.dtype, shape, string_at(data, prod(shape) * ITEM_SIZES[output.dtype]))
 
-    def _returned_texts(self, value: int, count: int) -> list[str]:
+    def _taken_texts(self, value: int, count: int) -> list[str]:
         call, length = self._library.call, c_size_t()
         call("GetStringTensorDataLength", value, byref(length))
         content, starts = create_string_buffer(length.value), (c_size_t * count)()
@@ -417,6 +414,11 @@ class CSession:
     def close(self) -> None:
         """Give the memory back, as soon as no thread runs the model any more."""
         self._handle = None
+
+
+@lru_cache(maxsize=64)
+def _sizes(shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array of ctypes, which is only read
+    return (c_int64 * len(shape))(*shape)
 
 
 def _texts(texts: list[str]) -> Any:  # noqa: ANN401 - an array of ctypes
