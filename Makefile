@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 # jsii and the CDK CLI find Node there.
 ACTIVATED := PATH="$(VENV)/bin:$$PATH"
 
-.PHONY: demo demo-text demo-cascade test lint format venv clean
+.PHONY: demo demo-text demo-cascade test bench lint format venv clean
 
 demo: venv ## deploy the reference pipeline to an embedded AWS, and label real photographs
 	@$(ACTIVATED) $(PY) demo.py
@@ -20,6 +20,9 @@ demo-cascade: venv ## deploy the example with two models, and see which of them 
 
 test: venv ## all tests: pytest's own options go to PYTEST, as in PYTEST='-m "not e2e" -x'
 	$(ACTIVATED) $(PY) -m pytest -n 2 --dist loadgroup $(PYTEST)
+
+bench: venv ## measure what docs/performance.md says, and write it there: 15 minutes on a quiet machine
+	@$(ACTIVATED) $(PY) -m benchmarks $(BENCH)
 
 lint: venv ## what CI checks before the tests
 	$(PY) -m ruff check

@@ -1,0 +1,207 @@
+"""Warm `cdk synth`: of the reference app against a hand-written one, and of 50 pipelines against few."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.harness import ROOT, Figure, Sample, alternate, node_environment, rounded, run
+from benchmarks.prepare import MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.harness import Settings
+
+ROUNDS = 7
+PIPELINE_ROUNDS = 3
+PIPELINES = (1, 10, 30, 50)
+PER_STACK = 12
+MOST_RESOURCES = 500
+MOST_BYTES = 1_000_000
+HANDWRITTEN = Path(__file__).parent / "handwritten_app" / "app.py"
+MANY = Path(__file__).parent / "apps" / "pipelines.py"
+REFERENCE = ROOT / "app.py"
+
+
+def measure(settings: Settings) -> list[Figure]:
+    """Return the figures."""
+    return [*_against_handwritten(settings), _growth(settings)]
+
+
+def _against_handwritten(settings: Settings) -> list[Figure]:
+    reference = settings.work / "reference.out"
+    _synth(settings, REFERENCE, reference)
+    assets = handwritten_assets(reference, settings.work / "handwritten.assets")
+    contenders = {
+        "ours": _timed(settings, REFERENCE, reference),
+        "handwritten": _timed(settings, HANDWRITTEN, settings.work / "handwritten.out", ASSETS=str(assets)),
+    }
+    found = alternate(contenders, settings.rounds(ROUNDS))
+    ours, theirs = (Sample.of(found[name]["seconds"]) for name in ("ours", "handwritten"))
+    _check_resources(reference, settings.work / "handwritten.out")
+    return [
+        Figure(
+            "synth/reference",
+            "warm `cdk synth` of the reference app",
+            "a hand-written CDK app with the same resources and plain assets",
+            "s",
+            ours,
+            theirs,
+            "growth",
+            1.10,
+        )
+    ]
+
+
+def handwritten_assets(assembly: Path, target: Path) -> Path:
+    """Copy what a hand-written app would have as files: the zips of the functions, and the workflow's definition.
+
+    Parameters
+    ----------
+    assembly
+        Of the reference app.
+    target
+        Folder to fill.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for logical_id, resource in resources(assembly).items():
+        properties = resource.get("Properties", {})
+        if resource["Type"] == "AWS::Lambda::Function":
+            name = properties["Handler"].split(".")[1]
+            shutil.copy(assembly / f"asset.{properties['Code']['S3Key']}", target / f"{name}.zip")
+            settings = {
+                "handler": properties["Handler"],
+                "memory_size": properties["MemorySize"],
+                "environment": {
+                    name: value for name, value in properties["Environment"]["Variables"].items() if _is_text(value)
+                },
+            }
+            (target / f"{name}.json").write_text(json.dumps(settings), "utf-8")
+        elif resource["Type"] == "AWS::StepFunctions::StateMachine":
+            (target / "workflow.asl.json").write_text(_definition(properties["DefinitionString"], logical_id), "utf-8")
+    return target
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _definition(value: Any, machine: str) -> str:  # noqa: ANN401
+    """Return a definition with ``${Stage}`` where the functions' names are, as a file for the console has it."""
+    separator, parts = value["Fn::Join"]
+    texts = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif part == {"Ref": "AWS::Partition"}:
+            texts.append("aws")
+        else:
+            stage = re.search(r"(Preprocess|Inference|Postprocess)Function", part["Ref"])
+            if stage is None:
+                raise SystemExit(f"the definition of {machine} has {part}, which the hand-written app does not know")
+            texts.append(f"${{{stage[1]}}}")
+    return separator.join(texts)
+
+
+def resources(assembly: Path) -> dict[str, dict[str, Any]]:
+    """Return the resources of an assembly's stacks."""
+    found: dict[str, dict[str, Any]] = {}
+    for template in sorted(assembly.glob("*.template.json")):
+        stack = json.loads(template.read_text("utf-8"))["Resources"]
+        found |= {f"{template.name}/{name}": resource for name, resource in stack.items()}
+    return found
+
+
+def described(assembly: Path) -> Counter[tuple[str, tuple[str, ...]]]:
+    """Count resources by type and the names of their properties."""
+    return Counter(
+        (resource["Type"], tuple(sorted(resource.get("Properties", {}))))
+        for resource in resources(assembly).values()
+        if resource["Type"] != "AWS::CDK::Metadata"
+    )
+
+
+def _check_resources(ours: Path, theirs: Path) -> None:
+    one, other = described(ours), described(theirs)
+    if one != other:
+        raise SystemExit(f"the hand-written app is another: ours has {one - other}, it has {other - one}")
+
+
+def _growth(settings: Settings) -> Figure:
+    counts = (1, 3, 6) if settings.quick else PIPELINES
+    built = _built_once(settings)
+    contenders = {
+        str(count): _timed(
+            settings, MANY, settings.work / f"pipelines-{count}.out", PIPELINES=str(count), PER_STACK=str(PER_STACK)
+        )
+        for count in counts
+    }
+    found = alternate(contenders, settings.rounds(PIPELINE_ROUNDS))
+    medians = {int(count): Sample.of(values["seconds"]) for count, values in found.items()}
+    most = counts[-1]
+    largest = [_template_sizes(settings.work / f"pipelines-{count}.out") for count in counts][-1]
+    if largest["resources"] > MOST_RESOURCES or largest["bytes"] > MOST_BYTES:
+        raise SystemExit(f"a template has {largest}: CloudFormation takes no such stack")
+    first, middle = counts[0], counts[-2]
+    early = (medians[middle].median - medians[first].median) / (middle - first)
+    late = (medians[most].median - medians[middle].median) / (most - middle)
+    return Figure(
+        "synth/pipelines",
+        f"warm `cdk synth`, seconds for each further pipeline, from {middle} to {most} in one app that share a model",
+        f"the same from {first} to {middle}",
+        "s",
+        Sample(rounded(late), medians[most].spread, medians[most].rounds),
+        Sample(rounded(early), medians[middle].spread, medians[middle].rounds),
+        "growth",
+        1.15,
+        {
+            "seconds": {str(count): sample.median for count, sample in medians.items()},
+            "largest_template": largest,
+            "models_built": built,
+        },
+    )
+
+
+def _built_once(settings: Settings) -> int:
+    """Return how often the model is built, and fail unless it is once, when several pipelines find an empty cache."""
+    cache = settings.work / "empty-cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    output = settings.work / "empty-cache.out"
+    done = _synth(settings, MANY, output, PIPELINES="4", PER_STACK="2", CDK_INFERENCE_CACHE=str(cache))
+    shutil.rmtree(cache, ignore_errors=True)
+    built = (done.stdout + done.stderr).count("not in the cache, building")
+    if built != 1:
+        raise SystemExit(f"four pipelines built their model {built} times")
+    return built
+
+
+def _template_sizes(assembly: Path) -> dict[str, int]:
+    templates = [path.read_bytes() for path in assembly.glob("*.template.json")]
+    return {
+        "resources": max(len(json.loads(template)["Resources"]) for template in templates),
+        "bytes": max(map(len, templates)),
+        "templates": len(templates),
+    }
+
+
+def _timed(settings: Settings, app: Path, output: Path, **variables: str) -> Callable[[], dict[str, float]]:
+    def once() -> dict[str, float]:
+        began = time.perf_counter()
+        _synth(settings, app, output, **variables)
+        return {"seconds": time.perf_counter() - began}
+
+    return once
+
+
+def _synth(settings: Settings, app: Path, output: Path, **variables: str):  # noqa: ANN202, ARG001
+    environment = node_environment(RECIPE=str(MODELS["digits"][1]), **variables)
+    command = [str(Path(sys.executable).with_name("cdk")), "synth", "--quiet", "--no-notices"]
+    return run([*command, "--app", f"{sys.executable} {app}", "--output", str(output)], env=environment, cwd=ROOT)
