@@ -137,6 +137,9 @@ class FusedFunction(StageFunction):
         trigger.grant_read(self)
         results.grant_write_rows(self)
         acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
+        from cdk_inference.memory import warn_of_memory  # noqa: PLC0415 - prices, which nothing else of an app needs
+
+        warn_of_memory(self, model, memory_size)  # at least: the stages need some too
 
 
 def _package(before: StageCode, after: StageCode) -> ZipPackage:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_stepfunctions as sfn
-from aws_cdk.assertions import Template
+from aws_cdk.assertions import Annotations, Match, Template
 
 from cdk_inference import (
     Capacity,
@@ -31,6 +31,7 @@ from cdk_inference import (
     WorkBucket,
 )
 from cdk_inference.model import TensorSpec
+from cdk_inference.model.manifest import Measured
 
 from .conftest import RECIPE, make_stack, resources
 
@@ -204,6 +205,21 @@ def test_rows_of_a_model_that_depends_on_its_batch_are_scored_alone(stack):
     )
     variables = function(stack)[0]["Environment"]["Variables"]
     assert (variables["MAX_BATCH"], variables["CONFIDENCE"]) == ("1", "1")
+
+
+def test_too_little_memory_for_the_model_warns(stack):
+    model = ModelArtifact(stack, "Model", recipe=RECIPE)
+    measured = Measured("a CPU", 100, 50, 2.0, 900.0, 600.0)
+    object.__setattr__(model, "manifest", replace(model.manifest, measured=measured))
+    InferencePipeline(
+        stack,
+        "Photos",
+        model=model,
+        preprocess=Preprocess.image(size=224),
+        inference=Inference.cpu(memory_size=256),
+        fused=True,
+    )
+    Annotations.from_stack(stack).has_warning("/Stack/Photos/Score", Match.string_like_regexp("memory_size is 256"))
 
 
 def test_it_makes_a_workflow_without_a_pipeline(stack, model):

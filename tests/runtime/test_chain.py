@@ -189,9 +189,9 @@ def test_a_large_batch_keeps_its_order(chain: Any, inbox: Inbox, dynamodb: Dynam
     "key",
     ["with space.jpg", "a+b.jpg", "100%.jpg", "%2B%20.jpg", "a&b=c?d#e.jpg", "ünï/日本語/🐈.jpg", "ß" * 510 + ".jpg"],
 )
-def test_any_key_works(chain: Any, inbox: Inbox, dynamodb: DynamoDBClient, table: str, key: str) -> None:
+def test_any_key_works(staged: Any, inbox: Inbox, dynamodb: DynamoDBClient, table: str, key: str) -> None:
     assert len(key.encode()) <= 1024
-    assert chain([inbox.put(key, photo("green"))])["succeeded"] == 1
+    assert staged([inbox.put(key, photo("green"))])["succeeded"] == 1
     assert rows(dynamodb, table)[key]["prediction"]["M"]["label"]["S"] == "green"
 
 
