@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 POISON = 666.0
 """A model that sees this number dies."""
+IN_VAIN = 404.0
+"""Who asks for this number is told that there is no endpoint."""
 
 _NAMES = itertools.count()
 
@@ -106,17 +108,17 @@ class FakeSageMaker:
     ----------
     orders
         What shall happen to the requests to come, one after the other. When there are none, all goes well.
-    always
-        What shall happen to all of them instead.
     requests
         Input of the requests that were taken.
+    refused, refused_in_vain
+        How many requests were refused by order, and for their number.
     """
 
     def __init__(self) -> None:
         self.orders: deque[str] = deque()
-        self.always: str | None = None
         self.requests: list[dict[str, Any]] = []
         self.refused = 0
+        self.refused_in_vain = 0
         self.announced: list[dict[str, Any]] = []
         self._threads: list[threading.Thread] = []
         self._container: Container | None = None
@@ -209,17 +211,21 @@ class FakeSageMaker:
 
     def _take(self, path: str, headers: Mapping[str, str]) -> tuple[int, dict[str, str], bytes]:
         assert path == "/endpoints/numbers-1/async-invocations"
-        order = self.always or (self.orders.popleft() if self.orders else "answer")
+        sent = {name.removeprefix("X-Amzn-SageMaker-"): value for name, value in headers.items()}
         refusals = {
             "not found": (400, "ValidationError", "Endpoint numbers-1 of account 000000000000 not found."),
             "throttle": (400, "ThrottlingException", "Rate exceeded"),
             "unavailable": (503, "ServiceUnavailable", "try again"),
         }
+        if IN_VAIN in self._numbers(json.loads(self._read(sent["InputLocation"]))):
+            self.refused_in_vain += 1
+            order = "not found"
+        else:
+            order = self.orders.popleft() if self.orders else "answer"
+            self.refused += order in refusals
         if order in refusals:
             status, code, message = refusals[order]
-            self.refused += 1
             return status, {"x-amzn-ErrorType": code}, json.dumps({"Message": message}).encode()
-        sent = {name.removeprefix("X-Amzn-SageMaker-"): value for name, value in headers.items()}
         name = f"{next(_NAMES):08}.out"
         thread = threading.Thread(target=self._work, args=(order, sent, name), daemon=True)
         self._threads.append(thread)
@@ -246,7 +252,7 @@ class FakeSageMaker:
             self._failed(sent, _received(503), json.dumps(said).encode())
             return
         self._container.start()
-        if self._kills(json.loads(body)):
+        if POISON in self._numbers(json.loads(body)):
             self._container.kill()
         try:
             status, answer = self._container.invoke(body)
@@ -266,8 +272,9 @@ class FakeSageMaker:
         for _ in range(2 if order == "twice" else 1):
             self._completed(sent, name)
 
-    def _kills(self, request: dict[str, Any]) -> bool:
-        """Tell whether the items to be scored are a poison for the model."""
+    def _numbers(self, request: dict[str, Any]) -> set[float]:
+        """Return the numbers of the items to be scored."""
+        found: set[float] = set()
         wanted = request.get("only")
         for group in request["groups"]:
             rows = [row for row, index in enumerate(group["indices"]) if wanted is None or index in wanted]
@@ -277,10 +284,8 @@ class FakeSageMaker:
             else:
                 data = self._read(f"s3://{tensor['bucket']}/{tensor['key']}")
             size = len(data) // len(group["indices"])
-            firsts = [memoryview(data[row * size :][:4]).cast("f")[0] for row in rows]
-            if POISON in firsts:
-                return True
-        return False
+            found.update(memoryview(data[row * size :][:4]).cast("f")[0] for row in rows)
+        return found
 
     def _read(self, place: str) -> bytes:
         parts = urlsplit(place)

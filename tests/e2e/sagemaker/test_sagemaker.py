@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from tests.e2e.sagemaker.fake import POISON
 
 if TYPE_CHECKING:
@@ -23,10 +24,9 @@ _numbers = itertools.count(1000)
 
 
 @pytest.fixture(autouse=True)
-def calm(numbers: Watched, sagemaker: FakeSageMaker) -> Iterator[None]:
+def calm(in_vain: dict[str, float], sagemaker: FakeSageMaker) -> Iterator[None]:
     """Begin with a SageMaker that answers, and end with one that has nothing left to do."""
     sagemaker.orders.clear()
-    sagemaker.always = None
     sagemaker.requests.clear()
     sagemaker.announced.clear()
     sagemaker.refused = 0
@@ -128,17 +128,6 @@ def test_a_truncated_answer_makes_the_batch_smaller(numbers: Watched, sagemaker:
     all_right(numbers, put(numbers, 1, 2, 3, 4))
 
 
-def test_what_waits_in_vain_fails_with_the_reason_and_is_kept(numbers: Watched, sagemaker: FakeSageMaker) -> None:
-    sagemaker.always = "not found"
-    objects = put(numbers, 1, 2, 3)
-    rows = ends(numbers, objects, timeout=180)
-    for row in rows.values():
-        assert row["status"] == "FAILED"
-        assert "no answer within 1 min of the hand-over" in row["reason"]
-        assert "Endpoint numbers-1 of account 000000000000 not found" in row["reason"]
-    assert sagemaker.refused > 5
-
-
 def test_messages_of_others_do_no_harm(numbers: Watched, sagemaker: FakeSageMaker) -> None:
     sns = numbers.cloud.client("sns")
     topics = [topic["TopicArn"] for topic in sns.list_topics()["Topics"]]
@@ -148,3 +137,14 @@ def test_messages_of_others_do_no_harm(numbers: Watched, sagemaker: FakeSageMake
         for message in ("hello", "{}", json.dumps(foreign)):
             sns.publish(TopicArn=topic, Message=message)
     all_right(numbers, put(numbers, 1, 2, 3))
+
+
+def test_what_waits_in_vain_fails_with_the_reason_and_is_kept(
+    numbers: Watched, sagemaker: FakeSageMaker, in_vain: dict[str, float]
+) -> None:
+    rows = ends(numbers, in_vain, timeout=180)
+    for row in rows.values():
+        assert row["status"] == "FAILED"
+        assert "no answer within 1 min of the hand-over" in row["reason"]
+        assert "Endpoint numbers-1 of account 000000000000 not found" in row["reason"]
+    assert sagemaker.refused_in_vain > 5
