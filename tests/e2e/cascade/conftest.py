@@ -34,7 +34,7 @@ class QuickEmulator(Emulator):
         return super()._environment() | {"SFN_WAIT_SCALE": "0.1"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the example."""
     folder = tmp_path_factory.mktemp("cascade")
@@ -44,7 +44,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cloud(project: Path) -> Iterator[LocalCloud]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
@@ -65,30 +65,30 @@ def by_route(pipeline: Watched) -> Watched:
     return pipeline
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def photos(watch: type[Watched], cloud: LocalCloud) -> Watched:
     return by_route(watch(cloud, "PhotoCascade/Photos"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gpu_machine(cloud: LocalCloud) -> str:
     """The workflow that waits for the GPU."""
     (machine,) = cloud.resources(role="gpu-state-machine")
     return machine.physical_id
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def numbers(watch: type[Watched], cloud: LocalCloud) -> Watched:
     return by_route(watch(cloud, "Strategies/Numbers"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def undecided(cloud: LocalCloud) -> dict[str, str]:
     """Keys that were put into the inbox, with what becomes of them."""
     return UNDECIDED
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def photographs(project: Path) -> dict[str, bytes]:
     """The sample photographs by file name."""
     folder = project / "model_assets" / "photographs"

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.e2e.cascade.conftest import EXAMPLE
-from tests.e2e.conftest import wait_until
 
 from cdk_inference.local import aws
+from tests.e2e.cascade.conftest import EXAMPLE
+from tests.e2e.conftest import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.e2e.conftest import Watched
-
     from cdk_inference.local import LocalCloud
+    from tests.e2e.conftest import Watched
 
 pytestmark = pytest.mark.e2e
 

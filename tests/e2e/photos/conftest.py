@@ -16,19 +16,18 @@ from cdk_inference.local.background import Background
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.e2e.conftest import Watched
-
     from cdk_inference.local import Cloud
+    from tests.e2e.conftest import Watched
 
 REPOSITORY = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def repository() -> Path:
     return REPOSITORY
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the reference app."""
     folder = tmp_path_factory.mktemp("reference") / "app"
@@ -39,7 +38,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def command(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in the app's folder."""
 
@@ -56,7 +55,7 @@ def command(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cloud(project: Path, command: Callable[..., subprocess.CompletedProcess[str]]) -> Iterator[Cloud]:
     try:
         deployed = command("deploy")
@@ -68,18 +67,18 @@ def cloud(project: Path, command: Callable[..., subprocess.CompletedProcess[str]
     assert not (project / ".cdk-inference").exists()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def photos(watch: type[Watched], cloud: Cloud) -> Watched:
     return watch(cloud, "PhotoLabels/Photos")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def photographs(project: Path) -> dict[str, Path]:
     """The sample photographs by file name."""
     return {path.name: path for path in (project / "model_assets" / "photographs").iterdir() if path.suffix != ".json"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def accepted(project: Path) -> dict[str, list[str]]:
     """The labels that are right for each photograph."""
     return json.loads((project / "model_assets" / "photographs" / "accepted.json").read_text(encoding="utf-8"))

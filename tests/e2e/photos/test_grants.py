@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.e2e.conftest import Watched
-
     from cdk_inference.local import Cloud
+    from tests.e2e.conftest import Watched
 
 pytestmark = pytest.mark.e2e
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.sagemaker.fake import FakeSageMaker
 
 from cdk_inference.local import LocalCloud
 from cdk_inference.local import emulator as emulator_module
 from cdk_inference.model.builder import build_model
+from tests.e2e.conftest import wait_until
+from tests.e2e.sagemaker.fake import IN_VAIN, FakeSageMaker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,13 +29,13 @@ class QuickEmulator(emulator_module.Emulator):
         return super()._environment() | {"SFN_WAIT_SCALE": "0.1"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def sagemaker() -> Iterator[FakeSageMaker]:
     with FakeSageMaker() as sagemaker:
         yield sagemaker
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cloud(sagemaker: FakeSageMaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emulator_module, "_LAUNCHER", HERE / "launcher.py")
@@ -50,6 +51,17 @@ def cloud(sagemaker: FakeSageMaker, tmp_path_factory: pytest.TempPathFactory) ->
             yield cloud
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def numbers(watch: type[Watched], cloud: LocalCloud) -> Watched:
     return watch(cloud, "Asynchronous/Numbers")
+
+
+@pytest.fixture(scope="package")
+def in_vain(numbers: Watched, sagemaker: FakeSageMaker) -> dict[str, float]:
+    """Put objects that are always refused. It takes a minute until they fail: the other tests go on meanwhile."""
+    objects = {f"in vain {number}": IN_VAIN for number in range(3)}
+    for key, value in objects.items():
+        numbers.put(key, str(value).encode())
+    # From then on they are in a batch of their own.
+    wait_until(lambda: sagemaker.refused_in_vain and not numbers.queued(objects), 60, lambda: "nobody asked")
+    return objects

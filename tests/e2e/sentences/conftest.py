@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[3]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     project = tmp_path_factory.mktemp("sentences")
     for name in ("examples/sentences", "model_assets/minilm"):
@@ -29,6 +29,6 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
         yield cloud
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def sentences(watch: type[Watched], cloud: LocalCloud) -> Watched:
     return watch(cloud, "SentenceEmbeddings/Sentences")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 APP = Path(__file__).with_name("app")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cloud() -> Iterator[LocalCloud]:
     with LocalCloud(pipes=False) as cloud:
         cloud.deploy(APP)
@@ -35,7 +35,7 @@ class Hostile:
     garbage: list[str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
     """Put it all into both pipelines before the pipes run, so that the first batch is as large as can be.
 
@@ -71,30 +71,30 @@ def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
     return Hostile(batch, mixed, garbage)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pipes(cloud: LocalCloud, hostile: Hostile) -> Iterator[PipeRunner]:
     with PipeRunner(cloud.endpoint) as runner:
         yield runner
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def outputs(cloud: LocalCloud) -> dict[str, str]:
     """The stack's outputs."""
     (stack,) = cloud.client("cloudformation").describe_stacks(StackName="Stages")["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stack["Outputs"]}
 
 
-@pytest.fixture(scope="session", params=["Obedient", "Fused"])
+@pytest.fixture(scope="package", params=["Obedient", "Fused"])
 def obedient(request: pytest.FixtureRequest, watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
     """Stages that do what they are told: three functions, and one."""
     return watch(cloud, f"Stages/{request.param}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tables(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs: dict[str, str]) -> Watched:
     return watch(cloud, "Stages/Tables", bucket=outputs["BucketName"], table=outputs["TableName"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tensors(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs: dict[str, str]) -> Watched:
     return watch(cloud, "Stages/Tensors", bucket=outputs["BucketName"], table=outputs["TableName"])

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import Watched
-
     from cdk_inference.local import LocalCloud
+    from tests.e2e.conftest import Watched
 
 pytestmark = pytest.mark.e2e
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from cdk_inference.local import LocalCloud, PipeRunner
     from tests.e2e.conftest import Watched
     from tests.e2e.stages.conftest import Hostile
-
-    from cdk_inference.local import LocalCloud, PipeRunner
 
 pytestmark = pytest.mark.e2e
 

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e.conftest import Watched
-
     from cdk_inference.local import LocalCloud
+    from tests.e2e.conftest import Watched
 
 pytestmark = pytest.mark.e2e
 
