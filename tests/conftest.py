@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +15,15 @@ pytest_plugins = ["cdk_inference.local.pytest_plugin"]
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the end-to-end tests of a folder in one process: they share what they deploy."""
+    """Keep the end-to-end tests of a folder in one process: they share what they deploy.
+
+    All of tests/e2e are in the same, one folder after the other: they mostly wait, while the other processes compute.
+    """
     for item in items:
         if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.xdist_group(f"e2e-{item.path.parent.name}"))
+            below_tests = item.path.relative_to(Path(__file__).parent).parts
+            name = "e2e" if below_tests[0] == "e2e" else f"e2e-{below_tests[0]}"
+            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
