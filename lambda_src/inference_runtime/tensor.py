@@ -66,14 +66,25 @@ class Tensor:
 
     def __init__(self, dtype: str, shape: Sequence[int], data: Data | list[str]) -> None:
         self.dtype = dtype
-        self.shape = tuple(shape)
+        self.shape = shape = tuple(shape)
         self.data = data
-        if dtype not in ITEM_SIZES and dtype != STRING:
-            raise ValueError(f"tensor has dtype {dtype!r}, expected {STRING} or one of {', '.join(sorted(ITEM_SIZES))}")
-        expected = prod(self.shape) * ITEM_SIZES.get(dtype, 1)
-        if isinstance(data, list) is not (dtype == STRING) or len(data) != expected or min(self.shape, default=0) < 0:
-            unit = "texts" if isinstance(data, list) else "bytes"
-            raise ValueError(f"tensor of {dtype} {list(shape)} has {len(data)} {unit}, expected {expected}")
+        size = ITEM_SIZES.get(dtype, 1)
+        text = dtype == STRING
+        # One condition, for a tensor is made in each run of a model.
+        if (
+            isinstance(data, list) is not text
+            or prod(shape) * size != len(data)
+            or (shape and min(shape) < 0)
+            or not (text or dtype in ITEM_SIZES)
+        ):
+            raise ValueError(self._contradiction())
+
+    def _contradiction(self) -> str:
+        if self.dtype not in ITEM_SIZES and self.dtype != STRING:
+            return f"tensor has dtype {self.dtype!r}, expected {STRING} or one of {', '.join(sorted(ITEM_SIZES))}"
+        unit = "texts" if isinstance(self.data, list) else "bytes"
+        expected = prod(self.shape) * ITEM_SIZES.get(self.dtype, 1)
+        return f"tensor of {self.dtype} {list(self.shape)} has {len(self.data)} {unit}, expected {expected}"
 
     def __len__(self) -> int:
         return self.shape[0]
