@@ -34,7 +34,8 @@ VARIABLE = "CDK_INFERENCE_COLD_START"
 """Name of the variable whose change retires the environments that there are."""
 
 _REPORTED = re.compile(
-    r"(Billed Restore Duration|Init Duration|Restore Duration|Billed Duration|Duration|Max Memory Used): ([\d.]+) (?:ms|MB)"
+    r"(Billed Restore Duration|Init Duration|Restore Duration|Billed Duration|Duration|Max Memory Used)"
+    r": ([\d.]+) (?:ms|MB)"
 )
 
 

@@ -30,8 +30,9 @@ def machine(data: dict[str, Any]) -> str:
     found = data["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
     int8 = ", ".join(found["int8_instructions"]) or "no int8 instructions that we know of"
+    note = "**From a quick run, which only shows that the benchmarks work.** " if data["quick"] else ""
     return (
-        f"Measured on {data['date']}: {found['cpu']}, {found['cpus']} cores, {found['memory_gib']} GiB, "
+        f"{note}Measured on {data['date']}: {found['cpu']}, {found['cpus']} cores, {found['memory_gib']} GiB, "
         f"{found['architecture']} ({int8}), {found['system']}, Python {found['python']}, {packages}. "
         "Page cache warm on both sides."
     )

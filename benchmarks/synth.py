@@ -36,16 +36,13 @@ def measure(settings: Settings) -> list[Figure]:
 
 
 def _against_handwritten(settings: Settings) -> list[Figure]:
-    reference = settings.work / "reference.out"
-    _synth(settings, REFERENCE, reference)
-    assets = handwritten_assets(reference, settings.work / "handwritten.assets")
+    reference, other, assets = compare_resources(settings)
     contenders = {
         "ours": _timed(settings, REFERENCE, reference),
-        "handwritten": _timed(settings, HANDWRITTEN, settings.work / "handwritten.out", ASSETS=str(assets)),
+        "handwritten": _timed(settings, HANDWRITTEN, other, ASSETS=str(assets)),
     }
     found = alternate(contenders, settings.rounds(ROUNDS))
     ours, theirs = (Sample.of(found[name]["seconds"]) for name in ("ours", "handwritten"))
-    _check_resources(reference, settings.work / "handwritten.out")
     return [
         Figure(
             "synth/reference",
@@ -58,6 +55,24 @@ def _against_handwritten(settings: Settings) -> list[Figure]:
             1.10,
         )
     ]
+
+
+def compare_resources(settings: Settings) -> tuple[Path, Path, Path]:
+    """Synthesize both apps once, and return their assemblies and the files of the hand-written one.
+
+    Raises
+    ------
+    SystemExit
+        If they differ in a resource, or in what properties it has.
+    """
+    ours, theirs = settings.work / "reference.out", settings.work / "handwritten.out"
+    _synth(settings, REFERENCE, ours)
+    assets = handwritten_assets(ours, settings.work / "handwritten.assets")
+    _synth(settings, HANDWRITTEN, theirs, ASSETS=str(assets))
+    one, other = described(ours), described(theirs)
+    if one != other:
+        raise SystemExit(f"the hand-written app is another: ours has {one - other}, it has {other - one}")
+    return ours, theirs, assets
 
 
 def handwritten_assets(assembly: Path, target: Path) -> Path:
@@ -127,12 +142,6 @@ def described(assembly: Path) -> Counter[tuple[str, tuple[str, ...]]]:
         for resource in resources(assembly).values()
         if resource["Type"] != "AWS::CDK::Metadata"
     )
-
-
-def _check_resources(ours: Path, theirs: Path) -> None:
-    one, other = described(ours), described(theirs)
-    if one != other:
-        raise SystemExit(f"the hand-written app is another: ours has {one - other}, it has {other - one}")
 
 
 def _growth(settings: Settings) -> Figure:
