@@ -9,6 +9,8 @@ import pytest
 
 # Bundles of a Python that is not on this machine go without bytecode then.
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+# ONNX Runtime's; the runtime and the build of models set it for themselves.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 pytest_plugins = ["cdk_inference.local.pytest_plugin"]
 

@@ -22,6 +22,8 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
     "CUDA_VISIBLE_DEVICES": "",
+    # Its official builds report file names and hashes of models: https://github.com/microsoft/onnxruntime/pull/27379
+    "ORT_DISABLE_TELEMETRY": "1",
     # Refuses pickles in every torch.load, the factory's own too: who unpickles a file runs what is in it.
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }
