@@ -18,6 +18,7 @@ from cdk_inference.capacity import ON_DEMAND
 from cdk_inference.delivery import ModelDelivery, ModelPackage
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
+from cdk_inference.memory import warn_of_memory
 from cdk_inference.metadata import mark, pipeline_path
 from cdk_inference.packages import ZipPackage
 from cdk_inference.storage import log_group
@@ -396,6 +397,7 @@ class CpuInference(StageFunction):
         )
         mark_model(self, model)
         grant_work(self, work)
+        warn_of_memory(self, model, memory_size)
 
 
 def inference_environment(model: ModelArtifact, work: WorkBucket, *, confidence: bool = False) -> dict[str, str]:

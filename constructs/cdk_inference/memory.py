@@ -12,9 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cdk_inference.costs import VCPU_MIB
 from cdk_inference.errors import PropError
-from cdk_inference.prices import Prices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from cdk_inference.costs import Architecture
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.manifest import Measured
+    from cdk_inference.prices import Prices
 
 SIZES = (512, 768, 1024, 1280, 1536, 1769, 2048, 2560, 3072, 3538, 4096, 5307, 6144, 7076, 8192, 8845, 10_240)
 """MiB that are compared: round ones, and those that come with whole vCPUs."""
@@ -101,6 +100,10 @@ def choices(
     PropError
         If the model needs more than all of them.
     """
+    # Here, so that an app's imports do not wait for what only this needs.
+    from cdk_inference.costs import VCPU_MIB  # noqa: PLC0415
+    from cdk_inference.prices import Prices  # noqa: PLC0415
+
     least = least_memory(measured)
     enough = sorted(size for size in sizes if size >= least)
     if not enough:
