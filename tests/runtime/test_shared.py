@@ -349,15 +349,15 @@ def test_clients_that_die_or_talk_nonsense_disturb_nobody(engines: Any) -> None:
 
 
 def test_a_card_that_hangs_does_not_keep_the_function(engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ANSWER_SECONDS", "1")
+    monkeypatch.setenv("ANSWER_SECONDS", "3")
     engine = engines()
     first = holder_of(engine)
     began = time.monotonic()
     engine.begin()
-    time.sleep(0.3)  # reading the tensors counts: Lambda does not wait either
-    with pytest.raises(RetryableError, match="did not answer for 1 seconds"):
+    time.sleep(1)  # reading the tensors counts: Lambda does not wait either
+    with pytest.raises(RetryableError, match="did not answer for 2 seconds"):
         infer(engine, inputs(1, rounds=10**9))
-    assert time.monotonic() - began < 1.2
+    assert time.monotonic() - began < 3.9
     engine.begin()
     assert doubles(engine, 2)
     assert holder_of(engine) != first
