@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.harness import ROOT, environment, node_environment, run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
 CONTENDERS = Path(__file__).parent / "contenders"
 MODELS = {
@@ -131,7 +131,7 @@ def prepare(names: Iterable[str], work: Path) -> dict[str, Model]:
         Folder to work in.
     """
     chosen = list(names)
-    functions = our_functions([MODELS[name][1] for name in chosen], work)
+    functions = our_functions(tuple(MODELS[name][1] for name in chosen), work)
     return {
         name: Model(MODELS[name][0], MODELS[name][1], function, exported(MODELS[name][1], work))
         for name, function in zip(chosen, functions, strict=True)
@@ -143,7 +143,8 @@ def interpreter() -> str:
     return getattr(sys, "_base_executable", sys.executable)
 
 
-def our_functions(recipes: Sequence[Path], work: Path) -> list[Function]:
+@cache
+def our_functions(recipes: tuple[Path, ...], work: Path) -> list[Function]:
     """Synthesize functions for these models and unpack them: Lambda does no more before it starts one."""
     from cdk_inference.platform import LambdaPlatform  # noqa: PLC0415
 
