@@ -23,6 +23,7 @@ SUBJECTS = (
     "warm",
     "imports",
     "synth",
+    "options",
     "batching",
 )
 

@@ -30,7 +30,8 @@ def measure(settings: Settings) -> list[Figure]:
     from cdk_inference.local import LocalCloud  # noqa: PLC0415 - no other subject needs an embedded AWS
 
     count = 8 if settings.quick else COUNT
-    os.environ["RECIPE"] = str(MODELS["lite0"][1])
+    recipe = MODELS["lite0"][1]
+    os.environ |= {"RECIPE": str(recipe), "LABELS": str(recipe.with_name("labels.txt"))}
     with LocalCloud() as cloud:
         cloud.deploy(ROOT, app=f"{sys.executable} {APP}")
         for name in ("Batched", "Single"):  # starts the processes of its functions, which then stay

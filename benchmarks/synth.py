@@ -15,6 +15,7 @@ from benchmarks.harness import ROOT, Figure, Sample, alternate, node_environment
 from benchmarks.prepare import MODELS
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
 
     from benchmarks.harness import Settings
@@ -38,8 +39,8 @@ def measure(settings: Settings) -> list[Figure]:
 def _against_handwritten(settings: Settings) -> list[Figure]:
     reference, other, assets = compare_resources(settings)
     contenders = {
-        "ours": _timed(settings, REFERENCE, reference),
-        "handwritten": _timed(settings, HANDWRITTEN, other, ASSETS=str(assets)),
+        "ours": timed(REFERENCE, reference),
+        "handwritten": timed(HANDWRITTEN, other, ASSETS=str(assets)),
     }
     found = alternate(contenders, settings.rounds(ROUNDS))
     ours, theirs = (Sample.of(found[name]["seconds"]) for name in ("ours", "handwritten"))
@@ -66,9 +67,9 @@ def compare_resources(settings: Settings) -> tuple[Path, Path, Path]:
         If they differ in a resource, or in what properties it has.
     """
     ours, theirs = settings.work / "reference.out", settings.work / "handwritten.out"
-    _synth(settings, REFERENCE, ours)
+    _synth(REFERENCE, ours)
     assets = handwritten_assets(ours, settings.work / "handwritten.assets")
-    _synth(settings, HANDWRITTEN, theirs, ASSETS=str(assets))
+    _synth(HANDWRITTEN, theirs, ASSETS=str(assets))
     one, other = described(ours), described(theirs)
     if one != other:
         raise SystemExit(f"the hand-written app is another: ours has {one - other}, it has {other - one}")
@@ -148,8 +149,8 @@ def _growth(settings: Settings) -> Figure:
     counts = (1, 3, 6) if settings.quick else PIPELINES
     built = _built_once(settings)
     contenders = {
-        str(count): _timed(
-            settings, MANY, settings.work / f"pipelines-{count}.out", PIPELINES=str(count), PER_STACK=str(PER_STACK)
+        str(count): timed(
+            MANY, settings.work / f"pipelines-{count}.out", PIPELINES=str(count), PER_STACK=str(PER_STACK)
         )
         for count in counts
     }
@@ -184,7 +185,7 @@ def _built_once(settings: Settings) -> int:
     cache = settings.work / "empty-cache"
     shutil.rmtree(cache, ignore_errors=True)
     output = settings.work / "empty-cache.out"
-    done = _synth(settings, MANY, output, PIPELINES="4", PER_STACK="2", CDK_INFERENCE_CACHE=str(cache))
+    done = _synth(MANY, output, PIPELINES="4", PER_STACK="2", CDK_INFERENCE_CACHE=str(cache))
     shutil.rmtree(cache, ignore_errors=True)
     built = (done.stdout + done.stderr).count("not in the cache, building")
     if built != 1:
@@ -201,16 +202,20 @@ def _template_sizes(assembly: Path) -> dict[str, int]:
     }
 
 
-def _timed(settings: Settings, app: Path, output: Path, **variables: str) -> Callable[[], dict[str, float]]:
+def timed(app: Path, output: Path, *, python: str = sys.executable, **variables: str) -> Callable[[], dict[str, float]]:
+    """Return what synthesizes an app once, and says how many seconds that took."""
+
     def once() -> dict[str, float]:
         began = time.perf_counter()
-        _synth(settings, app, output, **variables)
+        _synth(app, output, python=python, **variables)
         return {"seconds": time.perf_counter() - began}
 
     return once
 
 
-def _synth(settings: Settings, app: Path, output: Path, **variables: str):  # noqa: ANN202, ARG001
+def _synth(
+    app: Path, output: Path, *, python: str = sys.executable, **variables: str
+) -> subprocess.CompletedProcess[str]:
     environment = node_environment(RECIPE=str(MODELS["digits"][1]), **variables)
     command = [str(Path(sys.executable).with_name("cdk")), "synth", "--quiet", "--no-notices"]
-    return run([*command, "--app", f"{sys.executable} {app}", "--output", str(output)], env=environment, cwd=ROOT)
+    return run([*command, "--app", f"{python} {app}", "--output", str(output)], env=environment, cwd=ROOT)

@@ -17,7 +17,7 @@ for name, size in (("Batched", 32), ("Single", 1)):
         name,
         model=model,
         preprocess=Preprocess.image(size=224),
-        postprocess=Postprocess.classification(),
+        postprocess=Postprocess.classification(labels=os.environ["LABELS"]),
         batch_size=size,
         removal_policy=cdk.RemovalPolicy.DESTROY,
     )

@@ -1,0 +1,51 @@
+"""What makes a warm synth quicker for every CDK app in Python: the reference app with each option, and without."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from benchmarks import synth
+from benchmarks.harness import Figure, Sample, alternate
+
+if TYPE_CHECKING:
+    from benchmarks.harness import Settings
+
+ROUNDS = 5
+OPTIONS = {
+    "optimized": "with `python -O`",
+    "no_collection": "with `gc.disable()` at its top",
+    "node_compile_cache": "with `NODE_COMPILE_CACHE`",
+}
+RIVAL = "the same without"
+
+
+def measure(settings: Settings) -> list[Figure]:
+    """Return a figure for each option."""
+    source = synth.REFERENCE.read_text("utf-8").replace("Path(__file__).parent", f"Path({str(synth.ROOT)!r})")
+    without_collection = settings.work / "without_collection.py"
+    without_collection.write_text(
+        source.replace("import aws_cdk", "import gc\n\ngc.disable()\nimport aws_cdk"), "utf-8"
+    )
+    out = settings.work
+    contenders = {
+        "plain": synth.timed(synth.REFERENCE, out / "plain.out"),
+        "optimized": synth.timed(synth.REFERENCE, out / "optimized.out", python=f"{sys.executable} -O"),
+        "no_collection": synth.timed(without_collection, out / "no_collection.out"),
+        "node_compile_cache": synth.timed(
+            synth.REFERENCE, out / "node_compile_cache.out", NODE_COMPILE_CACHE=str(out / "node-cache")
+        ),
+    }
+    found = alternate(contenders, settings.rounds(ROUNDS))
+    return [
+        Figure(
+            f"synth_options/{name}",
+            f"warm `cdk synth` of the reference app {said}",
+            RIVAL,
+            "s",
+            Sample.of(found[name]["seconds"]),
+            Sample.of(found["plain"]["seconds"]),
+            "growth",
+        )
+        for name, said in OPTIONS.items()
+    ]
