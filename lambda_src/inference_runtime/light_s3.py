@@ -325,7 +325,7 @@ def _answer(response: http.client.HTTPResponse, buffer: memoryview | None, size:
     found = response.headers.get("content-range", "")
     if response.status != _PARTIAL or not found.endswith(f"/{size}"):
         length = found.rpartition("/")[2] or response.headers.get("content-length")
-        response.close()
+        # Not read: `_keep` closes the connection, on which the rest still arrives.
         text = f"the object has {length} bytes, expected {size}"
         raise S3Error(text, code="WrongSize", transient=False)
     filled = 0

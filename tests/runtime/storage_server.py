@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
@@ -22,8 +23,9 @@ ERROR = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>
 class StorageServer:
     """What is stored, by the path as it was sent; what was asked for; and the troubles that the next requests meet.
 
-    A trouble is None, a status, S3's error code, or one of `hang`, `reset` (before the answer), `cut` (within the body)
-    and `close` (after the answer, without saying so).
+    A trouble is None, a status, S3's error code, or one of `hang`, `reset` (before the answer), `cut` (within the
+    body), `late` (the body is sent when the client sends something more, or goes away) and `close` (after the answer,
+    without saying so).
     """
 
     def __init__(self) -> None:
@@ -65,7 +67,7 @@ def _handler(state: StorageServer) -> type[BaseHTTPRequestHandler]:
                 part = data[first : last + 1]
                 status, more = 206, {"content-range": f"bytes {first}-{first + len(part) - 1}/{len(data)}"}
                 data = part
-            self._answer(status, data, more, cut=trouble == "cut")
+            self._answer(status, data, more, trouble)
             if trouble == "close":
                 self.close_connection = True
 
@@ -77,7 +79,7 @@ def _handler(state: StorageServer) -> type[BaseHTTPRequestHandler]:
                 self._answer(200, b"")
 
         def _fails(self, trouble: int | str | None) -> bool:
-            if trouble in (None, "cut", "close"):
+            if trouble in (None, "cut", "late", "close"):
                 return False
             if trouble == "hang":
                 state.end.wait(60)
@@ -91,14 +93,18 @@ def _handler(state: StorageServer) -> type[BaseHTTPRequestHandler]:
                 self._answer(400, ERROR.format(trouble).encode())
             return True
 
-        def _answer(self, status: int, data: bytes, more: dict[str, str] | None = None, *, cut: bool = False) -> None:
+        def _answer(
+            self, status: int, data: bytes, more: dict[str, str] | None = None, trouble: int | str | None = None
+        ) -> None:
             self.send_response(status)
             for name, value in (more or {}).items():
                 self.send_header(name, value)
             self.send_header("content-length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data[: len(data) // 2] if cut else data)
-            if cut:
+            if trouble == "late":
+                select.select([self.connection], [], [], 30)
+            self.wfile.write(data[: len(data) // 2] if trouble == "cut" else data)
+            if trouble == "cut":
                 self.close_connection = True
 
         def log_message(self, *_: object) -> None:

@@ -308,6 +308,15 @@ def test_a_part_that_is_cut_off_is_read_again(server: StorageServer) -> None:
     assert buffer == bytes(range(10, 60))
 
 
+def test_bytes_of_another_size_that_come_late_fail_and_are_no_answer_to_the_next_request(server: StorageServer) -> None:
+    server.objects = {"/b/other": b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nforeign", "/b/k": b"data"}
+    server.troubles = ["late"]
+    objects, buffer = light_objects(), bytearray(52)
+    with pytest.raises(RetryableError, match="expected 100"):
+        objects.read_into("b", "other", 0, memoryview(buffer), size=100)
+    assert objects.get("b", "k") == b"data"
+
+
 def test_s3_that_cannot_be_reached_fails(environment: pytest.MonkeyPatch) -> None:
     environment.setattr(light_s3, "LONGEST_PAUSE", 0)
     with storage_server() as server:
