@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,6 +45,16 @@ def test_what_is_no_number_is_not_sure() -> None:
 
 def test_an_item_is_as_sure_as_where_it_is_least_so() -> None:
     assert confidences(Tensor.of(np.array([[[9.0, 0.0], [0.0, 0.0]], [[3.0, 0.0], [0.0, 9.0]]]))) == [0.5, 0.952574]
+
+
+def test_large_scores_take_little_memory() -> None:
+    scores = Tensor.of(np.zeros((64, 8, 1000), np.float32))
+    tracemalloc.start()
+    found = confidences(scores)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == [0.001] * 64
+    assert peak < scores.nbytes
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 0), ()])
