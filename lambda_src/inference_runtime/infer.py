@@ -11,6 +11,7 @@ import os
 from inference_runtime.confidence import confidences
 from inference_runtime.engine import open_engine
 from inference_runtime.environment import required
+from inference_runtime.errors import StageError
 from inference_runtime.lifecycle import answers_warming, prepare
 from inference_runtime.logs import add_to_log_lines
 from inference_runtime.tensors import TensorStore
@@ -81,6 +82,9 @@ def _selected(groups: list[dict[str, Any]], only: list[int] | None) -> Iterator[
         rows = [row for row, index in enumerate(indices) if wanted is None or index in wanted]
         if rows:
             inputs = {name: _store.load(tensor) for name, tensor in group["inputs"].items()}
+            for name, tensor in inputs.items():
+                if tensor.shape[:1] != (len(indices),):
+                    raise StageError(f"input {name!r} is a {tensor}, and the group has {len(indices)} indices")
             if len(rows) < len(indices):
                 inputs = {name: tensor.take(rows) for name, tensor in inputs.items()}
             yield [indices[row] for row in rows], inputs

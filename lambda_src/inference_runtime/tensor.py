@@ -43,6 +43,10 @@ DTYPES = frozenset(_FORMATS)
 ITEM_SIZES = {name: struct.calcsize(letter) for name, letter in _FORMATS.items()} | {"bfloat16": 2}
 """Bytes of one element."""
 
+_INT = frozenset({int})
+_MAX_SIZE = 2**63 - 1  # of a dimension, to ONNX Runtime
+_SHOWN = 100  # characters of a shape in an error's text
+
 
 class Tensor:
     """An array, which nobody changes.
@@ -59,7 +63,7 @@ class Tensor:
     Raises
     ------
     ValueError
-        If the type is none of these, or type and shape ask for another number of bytes or texts.
+        If the type is none of these, the shape is none, or they ask for another number of bytes or texts.
     """
 
     __slots__ = ("data", "dtype", "shape")
@@ -73,8 +77,9 @@ class Tensor:
         # One condition, for a tensor is made in each run of a model.
         if (
             isinstance(data, list) is not text
+            or not _INT.issuperset(map(type, shape))
+            or (shape and not 0 <= min(shape) <= max(shape) <= _MAX_SIZE)
             or prod(shape) * size != len(data)
-            or (shape and min(shape) < 0)
             or not (text or dtype in ITEM_SIZES)
         ):
             raise ValueError(self._contradiction())
@@ -82,9 +87,12 @@ class Tensor:
     def _contradiction(self) -> str:
         if self.dtype not in ITEM_SIZES and self.dtype != STRING:
             return f"tensor has dtype {self.dtype!r}, expected {STRING} or one of {', '.join(sorted(ITEM_SIZES))}"
+        shape = f"{list(self.shape)!s:.{_SHOWN}}"
+        if not all(type(n) is int and 0 <= n <= _MAX_SIZE for n in self.shape):
+            return f"tensor of {self.dtype} has the shape {shape}, expected whole numbers from 0 to 2**63 - 1"
         unit = "texts" if isinstance(self.data, list) else "bytes"
         expected = prod(self.shape) * ITEM_SIZES.get(self.dtype, 1)
-        return f"tensor of {self.dtype} {list(self.shape)} has {len(self.data)} {unit}, expected {expected}"
+        return f"tensor of {self.dtype} {shape} has {len(self.data)} {unit}, expected {expected}"
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -97,7 +105,7 @@ class Tensor:
     __hash__ = None  # type: ignore[assignment] # a list cannot be hashed, and nobody needs to
 
     def __repr__(self) -> str:
-        return f"Tensor({self.dtype} {list(self.shape)})"
+        return f"Tensor({self.dtype} {list(self.shape)!s:.{_SHOWN}})"
 
     @classmethod
     def of(cls, array: Array) -> Tensor:
@@ -119,7 +127,7 @@ class Tensor:
         return cls(plain.dtype.name, plain.shape, plain.reshape(-1).view("uint8").data)
 
     def array(self) -> Array:
-        """Return the tensor as numpy's array, read-only and without a copy.
+        """Return the tensor as numpy's array, read-only; numbers without a copy.
 
         Raises
         ------
@@ -161,7 +169,7 @@ class Tensor:
             return cls(dtype, shape, data)
         texts = json.loads(bytes(data))
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"tensor of {dtype} {list(shape)} is no list of texts")
+            raise ValueError(f"tensor of {dtype} {list(shape)!s:.{_SHOWN}} is no list of texts")
         return cls(dtype, shape, texts)
 
     def rows(self, start: int, stop: int) -> Tensor:
@@ -188,15 +196,15 @@ class Tensor:
         view = memoryview(self.data)
         return Tensor(self.dtype, shape, b"".join([view[n * row : (n + 1) * row] for n in rows]))
 
-    def values(self) -> list[Any]:
+    def values(self) -> Sequence[Any]:
         """Return the elements as numbers, truth values or texts of Python, in C order."""
         if isinstance(self.data, list):
-            return list(self.data)
+            return tuple(self.data)
         data, letter = self.data, _FORMATS.get(self.dtype)
         if letter is None:
             data, letter = bytearray(2 * len(self.data)), "f"
             data[2::4], data[3::4] = self.data[::2], self.data[1::2]
-        return list(struct.unpack(f"<{prod(self.shape)}{letter}", data))
+        return struct.unpack(f"<{prod(self.shape)}{letter}", data)
 
     @property
     def _row(self) -> int:

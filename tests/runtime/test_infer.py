@@ -199,6 +199,21 @@ def test_what_is_not_wanted_is_not_read(module: Any, s3: S3Client, bucket: str) 
         handler(event)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"shape": [2, 1], "data": "AAAAAAAAAAA="}, {"shape": [0, 2], "data": ""}, {"shape": [10**9, 0], "data": ""}],
+)
+def test_another_number_of_items_than_of_indices_fails(module: Any, wrong: dict[str, Any]) -> None:
+    handler = module()
+    for only in (None, [0], [0, 1]):
+        event = {"groups": [{"indices": [1], "inputs": {"x": {"dtype": "float32", **wrong}}}], "only": only}
+        if only == [0]:
+            assert handler(event)["groups"] == []
+            continue
+        with pytest.raises(StageError, match=r"input 'x' is a Tensor\(float32 \[.+, and the group has 1 indices"):
+            handler(event)
+
+
 def test_confidences(module: Any, s3: S3Client, bucket: str, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("CONFIDENCE", "1")
     handler, store = module(), ArrayStore(s3, bucket)

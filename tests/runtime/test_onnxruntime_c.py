@@ -185,9 +185,9 @@ def test_bytes_that_do_not_begin_where_numbers_do(save: Callable[[bytes], str]) 
     numbers = np.arange(9.0)
     for data in (b"_" + numbers.tobytes(), bytearray(b"_" + numbers.tobytes())):
         [got] = session.run({"x": Tensor("float64", [9], memoryview(data)[1:])})
-        assert got.values() == numbers.tolist()
+        assert list(got.values()) == numbers.tolist()
     [got] = session.run({"x": Tensor.of(numbers).rows(2, 5)})
-    assert got.values() == [2, 3, 4]
+    assert got.values() == (2, 3, 4)
 
 
 def test_outputs_outlive_the_session(save: Callable[[bytes], str]) -> None:
@@ -277,7 +277,7 @@ def test_a_run_that_fails_has_the_librarys_message(save: Callable[[bytes], str])
     assert outcome(ours, bad) == outcome(theirs, bad)
     with pytest.raises(InvalidArgument, match=r"indices element out of data bounds, idx=7"):
         ours.run(bad)
-    assert ours.run(good)[0].values() == [3, 1]
+    assert ours.run(good)[0].values() == (3, 1)
     with pytest.raises(InvalidArgument, match=r"Invalid input name: z"):
         ours.run({"z": zeros("int64", [1])})
     with pytest.raises(UnicodeEncodeError):
@@ -331,7 +331,7 @@ class TestThreads:
             size = 1 + n % 40
             x = np.full((size, size), n % 7, np.float32)
             y, t = session.run(tensors_of({"x": x, "s": np.array([str(n)] * size, object)}))
-            return bool((y.array() == x @ x).all()) and t.values() == [str(n)] * size
+            return bool((y.array() == x @ x).all()) and t.values() == (str(n),) * size
 
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(work, range(600)))

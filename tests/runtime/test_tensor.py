@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -93,7 +94,7 @@ def test_bfloat16() -> None:
     array = np.array([[1.5, -2], [0, 300]], ml_dtypes.bfloat16)
     tensor = Tensor.of(array)
     assert tensor.dtype == "bfloat16"
-    assert tensor.values() == [1.5, -2, 0, 300]
+    assert tensor.values() == (1.5, -2, 0, 300)
     assert tensor.rows(1, 2).array().tolist() == [[0, 300]]
 
 
@@ -113,6 +114,13 @@ def test_bfloat16() -> None:
 def test_a_tensor_that_contradicts_itself_fails(dtype: str, shape: list[int], data: bytes | list[str]) -> None:
     with pytest.raises(ValueError, match=r"^tensor "):
         Tensor(dtype, shape, data)
+
+
+@pytest.mark.parametrize("shape", [[-1], [2.0], [True], ["2"], [None], [2**63, 0], [10**99, 0], [-1] * 100_000])
+def test_a_shape_of_anything_but_sizes_fails(shape: list[Any]) -> None:
+    with pytest.raises(ValueError, match=r"^tensor of uint8 has the shape \[.+, expected whole numbers") as raised:
+        Tensor("uint8", shape, bytes(2))
+    assert len(str(raised.value)) < 300
 
 
 @pytest.mark.parametrize("data", [b"[1]", b'{"a": 1}', b"a", b"\xff", b'["a", "b"]'])
