@@ -53,7 +53,8 @@ def ratio(figure: dict[str, Any]) -> str:
     """Return a figure's ratio in words."""
     if figure["better"] == "growth":
         return f"{figure['ratio']:.2f}{_TIMES}"
-    return f"{figure['ratio']:.2f}{_TIMES} {figure['better']}"
+    word = figure["better"] if figure["ratio"] >= 1 else ""  # nothing is 0.67 times faster
+    return f"{figure['ratio']:.2f}{_TIMES} {word}".rstrip()
 
 
 def _goal(figure: dict[str, Any]) -> str:

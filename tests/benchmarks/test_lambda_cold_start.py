@@ -74,7 +74,8 @@ def test_every_round_is_a_cold_start_and_the_configuration_is_put_back(script: M
 
 def test_with_snap_start_versions_are_published_and_deleted(script: ModuleType, client: Any) -> None:
     with Stubber(client) as stubber:
-        stubber.add_response("get_function_configuration", {}, {"FunctionName": "infer"})
+        own = {"SnapStart": {"ApplyOn": "PublishedVersions"}}
+        stubber.add_response("get_function_configuration", own, {"FunctionName": "infer"})
         configuration(stubber, CDK_INFERENCE_COLD_START="0")
         stubber.add_response("publish_version", {"Version": "7"}, {"FunctionName": "infer"})
         active = {"State": "Active"}
@@ -89,21 +90,49 @@ def test_with_snap_start_versions_are_published_and_deleted(script: ModuleType, 
     assert "Init Duration" not in rounds[0]["cold"]
 
 
-@pytest.mark.parametrize(
-    ("logs", "error", "said"), [((WARM, WARM), False, "other traffic"), ((COLD,), True, "no model")]
-)
-def test_fails_and_puts_back_what_it_changed(
-    script: ModuleType, client: Any, logs: tuple[str, ...], error: bool, said: str
-) -> None:
+def test_a_round_that_was_not_cold_is_repeated(script: ModuleType, client: Any) -> None:
+    with Stubber(client) as stubber:
+        stubber.add_response("get_function_configuration", {}, {"FunctionName": "infer"})
+        for number, first in enumerate((WARM, COLD)):
+            configuration(stubber, CDK_INFERENCE_COLD_START=str(number))
+            invocation(stubber, first)
+            invocation(stubber, WARM)
+        configuration(stubber)
+        assert len(script.measure(client, "infer", b"{}", 1)) == 1
+        stubber.assert_no_pending_responses()
+
+
+def test_fails_with_other_traffic_and_puts_back_what_it_changed(script: ModuleType, client: Any) -> None:
+    with Stubber(client) as stubber:
+        stubber.add_response("get_function_configuration", {}, {"FunctionName": "infer"})
+        for number in range(script.MOST_SPOILT + 1):
+            configuration(stubber, CDK_INFERENCE_COLD_START=str(number))
+            invocation(stubber, WARM)
+            invocation(stubber, WARM)
+        configuration(stubber)
+        with pytest.raises(SystemExit, match=r"6 of 6 rounds .* other traffic"):
+            script.measure(client, "infer", b"{}", 5)
+        stubber.assert_no_pending_responses()
+
+
+def test_fails_with_what_the_function_said_and_puts_back_what_it_changed(script: ModuleType, client: Any) -> None:
     with Stubber(client) as stubber:
         stubber.add_response("get_function_configuration", {}, {"FunctionName": "infer"})
         configuration(stubber, CDK_INFERENCE_COLD_START="0")
-        for log in logs:
-            invocation(stubber, log, error=error)
+        invocation(stubber, COLD, error=True)
         configuration(stubber)
-        with pytest.raises(SystemExit, match=said):
+        with pytest.raises(SystemExit, match="no model"):
             script.measure(client, "infer", b"{}", 5)
         stubber.assert_no_pending_responses()
+
+
+def test_fails_without_snap_start_before_anything_is_changed(script: ModuleType, client: Any) -> None:
+    with Stubber(client) as stubber:
+        stubber.add_response(
+            "get_function_configuration", {"SnapStart": {"ApplyOn": "None"}}, {"FunctionName": "infer"}
+        )
+        with pytest.raises(SystemExit, match="infer has no SnapStart"):
+            script.measure(client, "infer", b"{}", 1, snap_start=True)
 
 
 def test_reports_in_json_logs_are_read_too(script: ModuleType) -> None:
