@@ -8,17 +8,12 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectTimeoutError, ReadTimeoutError
 
-from inference_runtime import timeouts
 from inference_runtime.errors import RetryableError
 from inference_runtime.lifecycle import before_snapshot
+from inference_runtime.timeouts import ATTEMPTS, CONNECT_TIMEOUT, MAX_CONNECTIONS, READ_TIMEOUT
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-
-ATTEMPTS = timeouts.ATTEMPTS
-CONNECT_TIMEOUT = timeouts.CONNECT_TIMEOUT
-READ_TIMEOUT = timeouts.READ_TIMEOUT
-MAX_CONNECTIONS = timeouts.MAX_CONNECTIONS
 
 TIMEOUTS = (ConnectTimeoutError, ReadTimeoutError)
 """What a call raises if the service hangs. Then the rest of a batch is not tried: it would take that long again."""

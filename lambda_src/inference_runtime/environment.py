@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 from inference_runtime.errors import StageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def required(name: str) -> str:
@@ -12,4 +17,26 @@ def required(name: str) -> str:
     value = os.environ.get(name)
     if not value:
         raise StageError(f"environment variable {name} is not set")
+    return value
+
+
+def json_variable(name: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type
+    """Return an environment variable that must hold JSON of the given type."""
+    return parsed_json(required(name), f"environment variable {name}", kind)
+
+
+def parsed_json(text: str, source: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type
+    """Return what a text from `source` says, which must be JSON of the given type.
+
+    Raises
+    ------
+    StageError
+        If it is not.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise StageError(f"{source} is not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise StageError(f"{source} is {type(value).__name__}, expected {kind.__name__}")
     return value

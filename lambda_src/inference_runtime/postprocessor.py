@@ -13,11 +13,12 @@ from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from botocore.exceptions import BotoCoreError, ClientError
 
-from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS
+from inference_runtime.aws import TIMEOUTS
 from inference_runtime.environment import required
 from inference_runtime.errors import RejectItem, reason_of
 from inference_runtime.rows import ResultError, prediction_attribute, put_row
 from inference_runtime.stage import load_stage
+from inference_runtime.timeouts import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

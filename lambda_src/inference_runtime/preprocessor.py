@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from inference_runtime.aws import MAX_CONNECTIONS, TIMEOUTS, error_code
+from inference_runtime.aws import TIMEOUTS, error_code
+from inference_runtime.environment import json_variable
 from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
 from inference_runtime.inputs import InputSpec, check_inputs
 from inference_runtime.item import Item, message_id_of
-from inference_runtime.stage import json_variable, load_stage
+from inference_runtime.stage import load_stage
+from inference_runtime.timeouts import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +45,7 @@ class _RetryError(Exception):
     """The object cannot be read now."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """What became of a batch of messages so far.
 

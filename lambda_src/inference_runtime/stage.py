@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference_runtime.environment import required
+from inference_runtime.environment import json_variable, parsed_json, required
 from inference_runtime.errors import StageError
 
 if TYPE_CHECKING:
@@ -66,21 +66,6 @@ def _options(prefix: str) -> dict[str, Any] | None:
             text = path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise StageError(f"cannot read {file}: {error}") from error
-        options: dict[str, Any] = _parsed(text, f"{file} {path}", dict)
+        options: dict[str, Any] = parsed_json(text, f"{file} {path}", dict)
         return options
     return json_variable(inline, dict) if inline in os.environ else None
-
-
-def json_variable(name: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type
-    """Return an environment variable that must hold JSON of the given type."""
-    return _parsed(required(name), f"environment variable {name}", kind)
-
-
-def _parsed(text: str, source: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise StageError(f"{source} is not JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise StageError(f"{source} is {type(value).__name__}, expected {kind.__name__}")
-    return value

@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 
 from inference_runtime import aws
 from inference_runtime.item import Item
+from inference_runtime.timeouts import ATTEMPTS, MAX_CONNECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,7 +82,7 @@ def test_while_s3_hangs_a_batch_takes_no_longer_than_one_read(
         environment.setenv("AWS_ENDPOINT_URL_S3", url)
         response = load("preprocess")({"messages": messages})
     assert response["retry"] == [message["message_id"] for message in messages]
-    assert len(requests) == aws.MAX_CONNECTIONS * aws.ATTEMPTS
+    assert len(requests) == MAX_CONNECTIONS * ATTEMPTS
 
 
 def test_while_dynamodb_hangs_a_batch_takes_no_longer_than_one_write(
@@ -95,4 +96,4 @@ def test_while_dynamodb_hangs_a_batch_takes_no_longer_than_one_write(
         environment.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
         response = load("postprocess")({**event, "inference": "cpu"})
     assert response["retry"] == [item["message_id"] for item in items]
-    assert len(requests) == aws.MAX_CONNECTIONS * aws.ATTEMPTS
+    assert len(requests) == MAX_CONNECTIONS * ATTEMPTS

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from inference_runtime.environment import json_variable
 from inference_runtime.errors import StageError
-from inference_runtime.stage import json_variable, load_stage
+from inference_runtime.stage import load_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
