@@ -13,11 +13,13 @@ import select
 import ssl
 import time
 from collections import deque
+from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote, urlsplit
 
 from inference_runtime.errors import RetryableError
 from inference_runtime.lifecycle import after_restore, before_snapshot
+from inference_runtime.light_s3_address import Address, Locator
 from inference_runtime.light_s3_credentials import CredentialSource
 from inference_runtime.light_s3_signing import signed_headers
 from inference_runtime.timeouts import ATTEMPTS, CONNECT_TIMEOUT, MAX_CONNECTIONS, READ_TIMEOUT
@@ -32,15 +34,6 @@ has not heard of it."""
 LONGEST_PAUSE = 1.0
 """Seconds before the second attempt, at most."""
 
-# By the beginning of a region's name; all others end in amazonaws.com. A test compares them with botocore's list.
-_SUFFIXES = {
-    "cn-": "amazonaws.com.cn",
-    "us-iso-": "c2s.ic.gov",
-    "us-isob-": "sc2s.sgov.gov",
-    "us-isof-": "csp.hci.ic.gov",
-    "eu-isoe-": "cloud.adc-e.uk",
-    "eusc-": "amazonaws.eu",
-}
 _PARTIAL, _ERRORS, _TOO_MANY, _SERVER_ERRORS = 206, 300, 429, 500
 _TRANSIENT = frozenset({"RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestThrottled"})
 _REFUSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
@@ -67,18 +60,30 @@ class _Stale(Exception):  # noqa: N818 - not an error: nobody sees it
     """A connection that was used before turned out to be closed."""
 
 
-class _Address(NamedTuple):
-    """Where to connect to, and what the server is called in requests."""
+class _Request(NamedTuple):
+    """What is asked of S3.
 
-    host: str
-    port: int = 443
-    secure: bool = True
-    authority: str = ""
+    Attributes
+    ----------
+    method
+        `GET` or `PUT`.
+    headers
+        Beside those of every request.
+    body
+        To write.
+    buffer
+        To read a part of an object into.
+    size
+        Bytes that the object has of which a part is read.
+    """
 
-    @property
-    def name(self) -> str:
-        """The header `host`."""
-        return self.authority or self.host
+    method: str
+    bucket: str
+    key: str
+    headers: Mapping[str, str] = {}
+    body: bytes | memoryview = b""
+    buffer: memoryview | None = None
+    size: int = 0
 
 
 class LightObjects:
@@ -90,25 +95,37 @@ class LightObjects:
     Raises
     ------
     RetryableError
-        If the environment names no region.
+        If the environment names no region, or an endpoint that is none.
     """
 
     def __init__(self) -> None:
         self._region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
         if not self._region:
             raise RetryableError("environment variable AWS_REGION is not set")
-        self._endpoint = _configured_endpoint()
+        self._locator = Locator(self._region)
         self._credentials = CredentialSource()
-        self._idle: deque[tuple[_Address, http.client.HTTPConnection, float]] = deque(maxlen=MAX_CONNECTIONS)
+        self._idle: deque[tuple[Address, http.client.HTTPConnection, float]] = deque()
         self._tls: ssl.SSLContext | None = None
 
     def get(self, bucket: str, key: str) -> bytes:
-        """Read the bytes of an object."""
-        return self._try("read", "GET", bucket, key)
+        """Read the bytes of an object.
+
+        Raises
+        ------
+        RetryableError
+            If S3 does not give it; the text has S3's error code.
+        """
+        return self._try(_Request("GET", bucket, key))
 
     def put(self, bucket: str, key: str, data: bytes | memoryview) -> None:
-        """Write an object."""
-        self._try("write", "PUT", bucket, key, body=memoryview(data).cast("B"))
+        """Write an object.
+
+        Raises
+        ------
+        RetryableError
+            If S3 does not take it; the text has S3's error code.
+        """
+        self._try(_Request("PUT", bucket, key, body=memoryview(data).cast("B")))
 
     def read_into(self, bucket: str, key: str, start: int, buffer: memoryview, *, size: int) -> None:
         """Read part of an object into a buffer.
@@ -130,29 +147,21 @@ class LightObjects:
             If S3 does not give the part, or the object has another size.
         """
         headers = {"range": f"bytes={start}-{start + len(buffer) - 1}"}
-        self._try("read", "GET", bucket, key, headers=headers, buffer=buffer, size=size)
+        self._try(_Request("GET", bucket, key, headers, buffer=buffer, size=size))
 
     def forget(self) -> None:
         """Drop connections and credentials, as after a restore from a snapshot."""
-        while self._idle:
-            self._idle.pop()[1].close()
+        with suppress(IndexError):  # there are no more
+            while True:
+                self._idle.pop()[1].close()
         self._credentials.forget()
 
-    def _try(
-        self,
-        verb: str,
-        method: str,
-        bucket: str,
-        key: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: bytes | memoryview = b"",
-        buffer: memoryview | None = None,
-        size: int = 0,
-    ) -> bytes:
+    def _try(self, request: _Request) -> bytes:
+        verb = "read" if request.method == "GET" else "write"
+        address, path = self._locator.locate(request.bucket, request.key)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._request(method, bucket, key, headers or {}, body, buffer, size)
+                return self._ask(request, address, path)
             except (S3Error, OSError, http.client.HTTPException) as error:
                 if isinstance(error, S3Error):
                     text, again = str(error), error.transient
@@ -161,39 +170,29 @@ class LightObjects:
                 else:
                     text, again = f"{type(error).__name__}: {error}", True
                 if attempt == ATTEMPTS or not again:
-                    raise RetryableError(f"cannot {verb} s3://{bucket}/{key}: {text}") from error
+                    raise RetryableError(f"cannot {verb} s3://{request.bucket}/{request.key}: {text}") from error
             time.sleep(LONGEST_PAUSE * os.urandom(1)[0] / 255)
         raise AssertionError
 
-    def _request(
-        self,
-        method: str,
-        bucket: str,
-        key: str,
-        headers: Mapping[str, str],
-        body: bytes | memoryview,
-        buffer: memoryview | None,
-        size: int,
-    ) -> bytes:
-        address, path = self._locate(bucket, key)
+    def _ask(self, request: _Request, address: Address, path: str) -> bytes:
         signed = signed_headers(
-            method,
+            request.method,
             path,
-            {**headers, "host": address.name},
-            body,
+            {**request.headers, "host": address.name},
+            request.body,
             credentials=self._credentials.get(),
             region=self._region,
         )
         # The length is not signed: botocore does not either.
         sent = {**signed, "accept-encoding": "identity", "user-agent": "cdk-inference"}
-        if method == "PUT":
-            sent["content-length"] = str(len(body))
+        if request.method == "PUT":
+            sent["content-length"] = str(len(request.body))
         while True:
             used = self._used(address)
             connection = used if used is not None else self._connected(address)
             try:
-                response = _send(connection, method, path, body, sent, reused=used is not None)
-                answer = _answer(response, buffer, size)
+                response = _send(connection, request, path, sent, reused=used is not None)
+                answer = _answer(response, request.buffer, request.size)
             except _Stale:
                 connection.close()
                 continue
@@ -206,20 +205,7 @@ class LightObjects:
             self._keep(address, connection, response)
             return answer
 
-    def _locate(self, bucket: str, key: str) -> tuple[_Address, str]:
-        """Return where an object is: the host, and the path there."""
-        name = quote(key, safe="/~")
-        if self._endpoint is not None:
-            address, prefix = self._endpoint
-            return address, f"{prefix}/{quote(bucket, safe='~')}/{name}"
-        suffix = next((s for start, s in _SUFFIXES.items() if self._region.startswith(start)), "amazonaws.com")
-        service = "s3-fips" if os.environ.get("AWS_USE_FIPS_ENDPOINT", "").lower() == "true" else "s3"
-        host = f"{service}.{self._region}.{suffix}"
-        if "." in bucket:  # S3's certificate is for one name before the host
-            return _Address(host), f"/{quote(bucket, safe='~')}/{name}"
-        return _Address(f"{bucket}.{host}"), f"/{name}"
-
-    def _used(self, address: _Address) -> http.client.HTTPConnection | None:
+    def _used(self, address: Address) -> http.client.HTTPConnection | None:
         """Return a connection that was used before and still seems to be open."""
         for _ in range(len(self._idle)):
             try:
@@ -235,7 +221,7 @@ class LightObjects:
                 connection.close()
         return None
 
-    def _connected(self, address: _Address) -> http.client.HTTPConnection:
+    def _connected(self, address: Address) -> http.client.HTTPConnection:
         if address.secure:
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
                 address.host, address.port, timeout=CONNECT_TIMEOUT, context=self._context()
@@ -252,29 +238,15 @@ class LightObjects:
         return self._tls
 
     def _keep(
-        self, address: _Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
+        self, address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
     ) -> None:
         if response.will_close or not response.isclosed():
             connection.close()
         else:
             self._idle.append((address, connection, time.time()))
-
-
-def _configured_endpoint() -> tuple[_Address, str] | None:
-    """Return the endpoint that the environment names, and what paths begin with there, or None on AWS itself."""
-    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
-        return None
-    address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not address:
-        return None
-    url = urlsplit(address)
-    if url.scheme not in {"http", "https"} or not url.hostname:
-        raise RetryableError(f"the endpoint of S3 is {address!r}, expected http://… or https://…")
-    secure = url.scheme == "https"
-    usual = 443 if secure else 80
-    port = url.port or usual
-    name = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
-    return _Address(url.hostname, port, secure, name if port == usual else f"{name}:{port}"), url.path.rstrip("/")
+            if len(self._idle) > MAX_CONNECTIONS:
+                with suppress(IndexError):  # another thread was quicker
+                    self._idle.popleft()[1].close()
 
 
 def _quiet(connection: http.client.HTTPConnection) -> bool:
@@ -287,9 +259,8 @@ def _quiet(connection: http.client.HTTPConnection) -> bool:
 
 def _send(
     connection: http.client.HTTPConnection,
-    method: str,
+    request: _Request,
     path: str,
-    body: bytes | memoryview,
     headers: dict[str, str],
     *,
     reused: bool,
@@ -302,7 +273,7 @@ def _send(
         If a connection that was used before has been closed. Reading and writing whole objects may be done twice.
     """
     try:
-        connection.request(method, path, body or None, headers)
+        connection.request(request.method, path, request.body or None, headers)
         return connection.getresponse()
     except (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError) as error:
         if reused:
@@ -355,8 +326,15 @@ def _element(text: str, name: str) -> str:
     return text.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
 
 
+@cache
 def light_objects() -> LightObjects:
-    """Return a light client; a `TensorStore` calls this when the first tensor comes by reference."""
+    """Return the process's light client, which is made when it is first needed.
+
+    Raises
+    ------
+    RetryableError
+        As `LightObjects` does.
+    """
     objects = LightObjects()
     before_snapshot(objects.forget)
     after_restore(objects.forget)

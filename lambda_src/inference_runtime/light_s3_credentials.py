@@ -56,7 +56,11 @@ class CredentialSource:
         """
         key_id, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
         if key_id and secret:
-            return Credentials(key_id, secret, os.environ.get("AWS_SESSION_TOKEN", ""))
+            return Credentials(
+                _sendable(key_id, "AWS_ACCESS_KEY_ID"),
+                _sendable(secret, "AWS_SECRET_ACCESS_KEY"),
+                _sendable(os.environ.get("AWS_SESSION_TOKEN", ""), "AWS_SESSION_TOKEN"),
+            )
         with self._lock:
             kept, left = self._kept, self._expire - time.time()
             if kept is not None and left > EARLY:
@@ -86,7 +90,10 @@ def _from_endpoint() -> tuple[Credentials, float]:
             "no AWS credentials: neither AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY nor"
             " AWS_CONTAINER_CREDENTIALS_FULL_URI are set"
         )
-    url = urlsplit(address)
+    try:
+        url = urlsplit(address)
+    except ValueError as error:
+        raise RetryableError(f"AWS_CONTAINER_CREDENTIALS_FULL_URI is no address: {error}") from error
     if url.scheme != "https" and url.hostname not in _HOSTS:
         raise RetryableError(
             f"AWS_CONTAINER_CREDENTIALS_FULL_URI is on {url.hostname!r}, which is neither this machine nor has TLS"
@@ -121,11 +128,21 @@ def _asked(url: SplitResult) -> tuple[Credentials, float]:
         raise OSError(f"status {response.status}")
     found = json.loads(answer)
     expire = datetime.fromisoformat(found["Expiration"]).timestamp()
-    return Credentials(found["AccessKeyId"], found["SecretAccessKey"], found["Token"]), expire
+    names = ("AccessKeyId", "SecretAccessKey", "Token")
+    return Credentials(*[_sendable(found[name], f"{name} of the endpoint for credentials") for name in names]), expire
 
 
 def _authorization() -> str:
     if path := os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
         with open(path, encoding="utf-8") as file:  # noqa: PTH123 - without importing pathlib
-            return file.read().strip()
-    return os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "")
+            return _sendable(file.read().strip(), "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+    return _sendable(
+        os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "").strip(), "AWS_CONTAINER_AUTHORIZATION_TOKEN"
+    )
+
+
+def _sendable(value: object, name: str) -> str:
+    """Return what can be sent in a header: the error of who tries to send it otherwise would show the secret."""
+    if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+        raise RetryableError(f"{name} is no text of printable ASCII characters in one line")
+    return value

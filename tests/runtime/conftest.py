@@ -22,6 +22,8 @@ import pytest
 from hypothesis import settings
 from tests.runtime.arrays import ArrayStore
 
+from inference_runtime.light_s3 import light_objects
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -78,6 +80,7 @@ def environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> pytest.Monkey
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    light_objects.cache_clear()
     return monkeypatch
 
 

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import botocore.auth
 import botocore.session
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 from inference_runtime import light_s3, light_s3_credentials
 from inference_runtime.errors import RetryableError
 from inference_runtime.light_s3 import LightObjects, S3Error, light_objects
+from inference_runtime.light_s3_address import Locator
 from inference_runtime.light_s3_credentials import Credentials, CredentialSource
 from inference_runtime.light_s3_signing import signed_headers
 
@@ -78,7 +80,7 @@ def server(environment: pytest.MonkeyPatch) -> Iterator[StorageServer]:
 def test_it_signs_as_botocore_does(
     key: str, body: bytes, token: str, secret: str, region: str, more: dict[str, str]
 ) -> None:
-    path = f"/{light_s3.quote(key, safe='/~')}"
+    path = f"/{quote(key, safe='/~')}"
     headers = {**more, "host": "bucket.s3.amazonaws.com"}
     ours = signed_headers(
         "PUT",
@@ -125,9 +127,8 @@ def of_botocore(bucket: str, key: str, region: str, **config: Any) -> tuple[str,
     return url.netloc, url.path
 
 
-def of_ours(bucket: str, key: str, region: str, patch: pytest.MonkeyPatch) -> tuple[str, str]:
-    patch.setenv("AWS_REGION", region)
-    address, path = LightObjects()._locate(bucket, key)
+def of_ours(bucket: str, key: str, region: str) -> tuple[str, str]:
+    address, path = Locator(region).locate(bucket, key)
     assert (address.port, address.secure) == (443, True)
     return address.name, path
 
@@ -141,7 +142,7 @@ def aws(environment: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 @pytest.mark.parametrize("region", ["us-east-1", "ap-southeast-5", "cn-north-1", "us-gov-east-1"])
 def test_it_goes_where_botocore_goes(aws: pytest.MonkeyPatch, region: str) -> None:
-    assert of_ours("bucket", "key", region, aws) == of_botocore("bucket", "key", region)
+    assert of_ours("bucket", "key", region) == of_botocore("bucket", "key", region)
 
 
 def test_it_knows_the_hosts_of_all_partitions(aws: pytest.MonkeyPatch) -> None:
@@ -150,18 +151,18 @@ def test_it_knows_the_hosts_of_all_partitions(aws: pytest.MonkeyPatch) -> None:
     for partition in partitions:
         for region in partition["regions"]:
             host = f"bucket.s3.{region}.{partition['dnsSuffix']}"
-            assert of_ours("bucket", "key", region, aws) == (host, "/key")
+            assert of_ours("bucket", "key", region) == (host, "/key")
 
 
 @pytest.mark.parametrize("key", STRANGE)
 @pytest.mark.parametrize("bucket", ["bucket", "with.dots"])
 def test_it_asks_for_what_botocore_asks(aws: pytest.MonkeyPatch, bucket: str, key: str) -> None:
-    assert of_ours(bucket, key, "eu-west-1", aws) == of_botocore(bucket, key, "eu-west-1")
+    assert of_ours(bucket, key, "eu-west-1") == of_botocore(bucket, key, "eu-west-1")
 
 
 def test_it_takes_fips_endpoints(aws: pytest.MonkeyPatch) -> None:
     aws.setenv("AWS_USE_FIPS_ENDPOINT", "true")
-    ours = of_ours("bucket", "key", "us-gov-west-1", aws)
+    ours = of_ours("bucket", "key", "us-gov-west-1")
     assert ours == of_botocore("bucket", "key", "us-gov-west-1", use_fips_endpoint=True)
 
 
@@ -178,27 +179,56 @@ def test_a_configured_endpoint_has_buckets_in_the_path(
     aws: pytest.MonkeyPatch, url: str, host: str | None, path: str
 ) -> None:
     aws.setenv("AWS_ENDPOINT_URL_S3", url)
-    address, found = LightObjects()._locate("bucket", "key")
+    address, found = Locator("eu-west-1").locate("bucket", "key")
     assert (address.name, found) == (host or urlsplit(url).netloc, path)
     aws.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
-    assert LightObjects()._locate("bucket", "key")[0].name.endswith("amazonaws.com")
+    assert Locator("eu-west-1").locate("bucket", "key")[0].name.endswith("amazonaws.com")
 
 
-@pytest.mark.parametrize("url", ["localhost:4566", "ftp://host", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:4566",
+        "ftp://host",
+        "http://",
+        "http://[",
+        "http://h:99999",
+        "http://a..b",
+        "http://ü.de",
+        f"http://{'h' * 64}",
+    ],
+)
 def test_an_endpoint_that_is_none_fails(aws: pytest.MonkeyPatch, url: str) -> None:
     aws.setenv("AWS_ENDPOINT_URL", url)
     with pytest.raises(RetryableError, match="the endpoint of S3 is"):
-        light_objects()
+        LightObjects()
+
+
+@pytest.mark.parametrize("bucket", ["", "b" * 300, "a/b", "evil.com#", "a@b", "Ä", "\ud800", "-a-", "a\nb"])
+def test_a_bucket_that_is_none_fails(environment: pytest.MonkeyPatch, bucket: str) -> None:
+    environment.delenv("AWS_ENDPOINT_URL")
+    with pytest.raises(RetryableError, match=r"is no name of a bucket|there can be no object"):
+        LightObjects().get(bucket, "key")
+
+
+@pytest.mark.parametrize(("bucket", "key"), [("", "key"), ("bucket", "\udcff"), ("\udcff", "key")])
+def test_a_name_that_cannot_be_fails_at_an_endpoint(environment: pytest.MonkeyPatch, bucket: str, key: str) -> None:
+    with pytest.raises(RetryableError, match=r"is no name of a bucket|there can be no object"):
+        LightObjects().put(bucket, key, b"")
+
+
+def test_a_process_has_one_client(environment: pytest.MonkeyPatch) -> None:
+    assert light_objects() is light_objects()
 
 
 def test_no_region_fails(aws: pytest.MonkeyPatch) -> None:
     aws.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(RetryableError, match="AWS_REGION"):
-        light_objects()
+        LightObjects()
 
 
 def test_it_reads_what_it_wrote(bucket: str, s3: S3Client) -> None:
-    objects, data = light_objects(), os.urandom(300_000)
+    objects, data = LightObjects(), os.urandom(300_000)
     for number, key in enumerate(k for k in STRANGE if k.isprintable() and ".." not in k):
         body = data[: 1000 * number]
         objects.put(bucket, key, body)
@@ -213,23 +243,23 @@ def test_it_reads_parts(bucket: str, s3: S3Client) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=data)
     buffer = bytearray(1000)
     for start in (0, 1, 50_000, 99_000):
-        light_objects().read_into(bucket, "k", start, memoryview(buffer), size=len(data))
+        LightObjects().read_into(bucket, "k", start, memoryview(buffer), size=len(data))
         assert buffer == data[start : start + 1000]
     with pytest.raises(RetryableError, match="the object has 100000 bytes, expected 100001"):
-        light_objects().read_into(bucket, "k", 0, memoryview(buffer), size=100_001)
+        LightObjects().read_into(bucket, "k", 0, memoryview(buffer), size=100_001)
 
 
 def test_what_s3_refuses_fails_with_its_code(bucket: str) -> None:
     with pytest.raises(RetryableError, match=rf"cannot read s3://{bucket}/no: NoSuchKey: .+ \(status 404") as raised:
-        light_objects().get(bucket, "no")
+        LightObjects().get(bucket, "no")
     assert isinstance(raised.value.__cause__, S3Error)
     assert raised.value.__cause__.code == "NoSuchKey"
     with pytest.raises(RetryableError, match="cannot write s3://no-such-bucket/k: NoSuchBucket"):
-        light_objects().put("no-such-bucket", "k", b"")
+        LightObjects().put("no-such-bucket", "k", b"")
 
 
 def test_one_connection_serves_many_requests(server: StorageServer) -> None:
-    objects = light_objects()
+    objects = LightObjects()
     for number in range(5):
         objects.put("b", f"{number}", b"x")
         objects.get("b", f"{number}")
@@ -240,7 +270,7 @@ def test_one_connection_serves_many_requests(server: StorageServer) -> None:
 
 def test_threads_have_connections_of_their_own(server: StorageServer) -> None:
     server.objects["/b/k"] = b"data"
-    objects, found = light_objects(), []
+    objects, found = LightObjects(), []
     threads = [threading.Thread(target=lambda: found.append(objects.get("b", "k"))) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -251,7 +281,7 @@ def test_threads_have_connections_of_their_own(server: StorageServer) -> None:
 
 def test_a_connection_that_was_closed_meanwhile_is_replaced(server: StorageServer) -> None:
     server.objects["/b/k"] = b"data"
-    objects = light_objects()
+    objects = LightObjects()
     for _ in range(3):
         server.troubles = ["close"]
         assert objects.get("b", "k") == b"data"
@@ -264,7 +294,7 @@ def test_a_connection_that_was_closed_meanwhile_is_replaced(server: StorageServe
 
 def test_a_connection_is_not_used_again_after_a_freeze(server: StorageServer, environment: pytest.MonkeyPatch) -> None:
     server.objects["/b/k"] = b"data"
-    objects = light_objects()
+    objects = LightObjects()
     objects.get("b", "k")
     clock = time.time
     environment.setattr(light_s3.time, "time", lambda: clock() + light_s3.IDLE_SECONDS + 1)
@@ -279,7 +309,7 @@ def test_a_connection_is_not_used_again_after_a_freeze(server: StorageServer, en
 def test_trouble_is_tried_twice(server: StorageServer, trouble: int | str) -> None:
     server.objects["/b/k"] = b"data"
     server.troubles = [trouble]
-    assert light_objects().get("b", "k") == b"data"
+    assert LightObjects().get("b", "k") == b"data"
     assert len(server.requests) == 2
 
 
@@ -288,7 +318,7 @@ def test_trouble_that_stays_fails(server: StorageServer, trouble: int | str) -> 
     server.objects["/b/k"] = b"data"
     server.troubles = [trouble] * 2
     with pytest.raises(RetryableError, match="cannot read s3://b/k: "):
-        light_objects().get("b", "k")
+        LightObjects().get("b", "k")
     assert len(server.requests) == 2
 
 
@@ -296,7 +326,7 @@ def test_trouble_that_stays_fails(server: StorageServer, trouble: int | str) -> 
 def test_a_refusal_is_not_tried_again_and_fails(server: StorageServer, code: str) -> None:
     server.troubles = [code]
     with pytest.raises(RetryableError, match=code):
-        light_objects().put("b", "k", b"")
+        LightObjects().put("b", "k", b"")
     assert len(server.requests) == 1
 
 
@@ -304,14 +334,14 @@ def test_a_part_that_is_cut_off_is_read_again(server: StorageServer) -> None:
     server.objects["/b/k"] = bytes(range(100))
     server.troubles = ["cut"]
     buffer = bytearray(50)
-    light_objects().read_into("b", "k", 10, memoryview(buffer), size=100)
+    LightObjects().read_into("b", "k", 10, memoryview(buffer), size=100)
     assert buffer == bytes(range(10, 60))
 
 
 def test_bytes_of_another_size_that_come_late_fail_and_are_no_answer_to_the_next_request(server: StorageServer) -> None:
     server.objects = {"/b/other": b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nforeign", "/b/k": b"data"}
     server.troubles = ["late"]
-    objects, buffer = light_objects(), bytearray(52)
+    objects, buffer = LightObjects(), bytearray(52)
     with pytest.raises(RetryableError, match="expected 100"):
         objects.read_into("b", "other", 0, memoryview(buffer), size=100)
     assert objects.get("b", "k") == b"data"
@@ -322,7 +352,7 @@ def test_s3_that_cannot_be_reached_fails(environment: pytest.MonkeyPatch) -> Non
     with storage_server() as server:
         environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
     with pytest.raises(RetryableError, match="ConnectionRefusedError"):
-        light_objects().get("b", "k")
+        LightObjects().get("b", "k")
 
 
 def test_tls_is_verified(environment: pytest.MonkeyPatch) -> None:
@@ -330,10 +360,10 @@ def test_tls_is_verified(environment: pytest.MonkeyPatch) -> None:
     with storage_server(tls=True) as server:
         environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
         with pytest.raises(RetryableError, match="CERTIFICATE_VERIFY_FAILED"):
-            light_objects().put("b", "k", b"data")
+            LightObjects().put("b", "k", b"data")
         assert server.requests == []
         environment.setenv("AWS_CA_BUNDLE", str(TLS / "certificate.pem"))
-        objects = light_objects()
+        objects = LightObjects()
         objects.put("b", "k", b"data")
         assert objects.get("b", "k") == b"data"
 
@@ -414,7 +444,7 @@ def test_an_endpoint_that_is_out_of_order_fails(container: Endpoint) -> None:
 def test_s3_gets_other_credentials_after_it_refused_some(container: Endpoint, server: StorageServer) -> None:
     server.objects["/b/k"] = b"data"
     server.troubles = ["ExpiredToken"]
-    assert light_objects().get("b", "k") == b"data"
+    assert LightObjects().get("b", "k") == b"data"
     keys = [headers["authorization"].partition("Credential=")[2][:4] for _, _, headers in server.requests]
     assert keys == ["KEY1", "KEY2"]
     assert server.requests[0][2]["x-amz-security-token"] == "token"
@@ -434,6 +464,36 @@ def test_credentials_in_clear_text_from_elsewhere_fail(container: Endpoint, envi
     environment.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
     with pytest.raises(RetryableError, match="neither this machine nor has TLS"):
         CredentialSource().get()
+
+
+@pytest.mark.parametrize("secret", ["hid\nden", "hid\r\nden", "hidden\u00fc", "hidden\udcff"])
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+def test_a_secret_that_cannot_be_sent_fails_without_being_shown(
+    environment: pytest.MonkeyPatch, server: StorageServer, name: str, secret: str
+) -> None:
+    environment.setenv(name, secret)
+    with pytest.raises(RetryableError, match=rf"{name} is no text") as raised:
+        LightObjects().put("b", "k", b"")
+    assert "hid" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_token_that_cannot_be_sent_fails_without_being_shown(
+    container: Endpoint, environment: pytest.MonkeyPatch, tmp_path: Path, in_file: bool
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("hid\nden")
+    if in_file:
+        environment.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(token))
+    else:
+        environment.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", token.read_text())
+    with pytest.raises(RetryableError, match="AWS_CONTAINER_AUTHORIZATION_TOKEN") as raised:
+        CredentialSource().get()
+    assert "hid" not in "".join(traceback.format_exception(raised.value))
+    environment.delenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", raising=False)
+    environment.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", " sesame\n")
+    CredentialSource().get()
+    assert container.asked[-1][1] == "sesame"
 
 
 def test_no_credentials_fail(container: Endpoint, environment: pytest.MonkeyPatch) -> None:
