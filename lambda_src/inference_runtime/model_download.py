@@ -6,21 +6,24 @@ written is written anew.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import mmap
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from inference_runtime.environment import required
+from inference_runtime.environment import json_variable, required
 from inference_runtime.errors import RetryableError, StageError
-from inference_runtime.stage import json_variable
+from inference_runtime.model_files import MODEL_FILE
+from inference_runtime.private_folder import private_folder
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
@@ -29,8 +32,12 @@ if TYPE_CHECKING:
 RANGE_BYTES = 8 * 1024 * 1024
 """Of one request; S3's own advice is 8 to 16 MB."""
 
-ATTEMPTS = 2
+DOWNLOADS = 2
 """How often a file is downloaded whose bytes are wrong."""
+
+_MORE_STORAGE = "give the function more ephemeral storage"
+_NAME = re.compile(r"(?!.*\.partial$)[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _log = logging.getLogger(__name__)
 
@@ -51,19 +58,20 @@ def downloaded_model(folder: Path | None = None) -> str:
     Parameters
     ----------
     folder
-        Where the model's own folder is made. Processes that share it download once. Default: `/tmp`, or `TMPDIR`.
+        Where this user's folder is made, and the model's in there. Processes that share it download once. Default:
+        `/tmp`, or `TMPDIR`.
 
     Raises
     ------
     StageError
-        If the environment is wrong, or the model does not fit the storage.
+        If the environment is wrong, the model does not fit the storage, or the folder is somebody else's.
     RetryableError
         If S3 does not give a file as it was built.
     """
     from inference_runtime.light_s3 import light_objects  # noqa: PLC0415 - so that tests can stand in for it
 
     bucket, files = required("MODEL_BUCKET"), _files()
-    folder = folder or Path(os.environ.get("TMPDIR", "/tmp"))  # noqa: S108 - the only place that can be written to
+    folder = private_folder(folder or Path(os.environ.get("TMPDIR", "/tmp")))  # noqa: S108 - else nothing can be written
     target = folder / f"model-{hashlib.sha256(repr(files).encode()).hexdigest()[:32]}"
     target.mkdir(exist_ok=True)
     with (folder / f"{target.name}.lock").open("wb") as lock:
@@ -74,8 +82,11 @@ def downloaded_model(folder: Path | None = None) -> str:
                 partial.unlink()
             _check_storage(target, sum(file.size for file in missing))
             began, objects = time.monotonic(), light_objects()
-            for file in missing:
-                _download(objects, bucket, file, target)
+            try:
+                for file in missing:
+                    _download(objects, bucket, file, target)
+            finally:
+                objects.forget()  # so many connections are not needed again
             size, took = sum(file.size for file in missing), time.monotonic() - began
             _log.info("downloaded %.1f MB of the model in %.2f s", size / 1e6, took)
     return str(target)
@@ -88,8 +99,13 @@ def _files() -> list[_File]:
     except (KeyError, TypeError, ValueError) as error:
         raise StageError(f"MODEL_FILES is {json.dumps(entries):.200}: {type(error).__name__}: {error}") from error
     for file in files:
-        if not file.name or file.name != os.path.basename(file.name) or file.name in {".", ".."}:  # noqa: PTH119
-            raise StageError(f"MODEL_FILES has the name {file.name!r}, expected that of a file without a folder")
+        if not _NAME.fullmatch(file.name):
+            raise StageError(f"MODEL_FILES has the name {file.name!a:.200}, expected that of a file without a folder")
+        if file.size < 0 or not _SHA256.fullmatch(file.sha256):
+            raise StageError(f"MODEL_FILES has {file!a:.500}, expected a size and a SHA-256 in lower-case digits")
+    names = [file.name for file in files]
+    if MODEL_FILE not in names or len(set(names)) < len(names):
+        raise StageError(f"MODEL_FILES has the names {names!a:.500}, expected {MODEL_FILE} among them, and each once")
     return files
 
 
@@ -104,14 +120,13 @@ def _check_storage(folder: Path, size: int) -> None:
     state = os.statvfs(folder)
     if (free := state.f_bavail * state.f_frsize) < size:
         raise StageError(
-            f"the model has {size / 1e6:.0f} MB and {folder.parent} has {free / 1e6:.0f} MB left: "
-            "give the function more ephemeral storage"
+            f"the model has {size / 1e6:.0f} MB and {folder.parent} has {free / 1e6:.0f} MB left: " + _MORE_STORAGE
         )
 
 
 def _download(objects: LightObjects, bucket: str, file: _File, folder: Path) -> None:
     partial = folder / f"{file.name}.partial"
-    for _ in range(ATTEMPTS):
+    for _ in range(DOWNLOADS):
         found = _fetch(objects, bucket, file, partial)
         if found == file.sha256:
             partial.replace(folder / file.name)
@@ -153,8 +168,21 @@ def _fetch(objects: LightObjects, bucket: str, file: _File, partial: Path) -> st
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Make a file as large as it will be. Storage that ends while a mapping is written kills the process."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    else:  # on a Mac
-        os.ftruncate(descriptor, size)
+    """Make a file as large as it will be. Storage that ends while a mapping is written kills the process.
+
+    Raises
+    ------
+    StageError
+        If the storage has less left.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(descriptor, 0, size)
+        else:  # on a Mac
+            os.ftruncate(descriptor, size)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise StageError(
+            f"a file of the model has {size / 1e6:.0f} MB, for which there is no room: {_MORE_STORAGE}"
+        ) from error

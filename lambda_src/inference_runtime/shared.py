@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from inference_runtime import errors, wire
 from inference_runtime.environment import required
 from inference_runtime.errors import RetryableError
+from inference_runtime.private_folder import private_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,10 +61,7 @@ class SharedEngine:
     """
 
     def __init__(self) -> None:
-        folder = Path(tempfile.gettempdir(), f"cdk-inference-{os.getuid()}")
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if folder.lstat().st_uid != os.getuid():
-            raise PermissionError(f"{folder} belongs to somebody else")
+        folder = private_folder(Path(tempfile.gettempdir()))
         # On a developer's machine, functions of several pipelines share the folder for temporary files.
         function = "\0".join((required("LAMBDA_TASK_ROOT"), required("MODEL_VERSION"), sys.executable))
         name = hashlib.sha256(function.encode()).hexdigest()[:16]

@@ -21,7 +21,8 @@ ERROR = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>
 
 
 class StorageServer:
-    """What is stored, by the path as it was sent; what was asked for; and the troubles that the next requests meet.
+    """What is stored, by the path as it was sent; what was asked for, and on which connections; those that are open;
+    and the troubles that the next requests meet.
 
     A trouble is None, a status, S3's error code, or one of `hang`, `reset` (before the answer), `cut` (within the
     body), `late` (the body is sent when the client sends something more, or goes away) and `close` (after the answer,
@@ -32,6 +33,7 @@ class StorageServer:
         self.objects: dict[str, bytes] = {}
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.connections: set[tuple[str, int]] = set()
+        self.open: set[tuple[str, int]] = set()
         self.troubles: list[int | str | None] = []
         self.url = ""
         self._lock = threading.Lock()
@@ -112,9 +114,12 @@ def _handler(state: StorageServer) -> type[BaseHTTPRequestHandler]:
 
         def handle(self) -> None:
             try:
+                state.open.add(self.client_address)
                 super().handle()
             except OSError:  # the client has given up
                 self.close_connection = True
+            finally:
+                state.open.discard(self.client_address)
 
     return Handler
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MODEL, WEIGHTS = os.urandom(2500), os.urandom(100_000)
 NAMES = {"model.onnx": ("a.onnx", MODEL), "model.weights": ("b.weights", WEIGHTS)}
+
+ENTRY = {"name": "model.onnx", "key": "k", "size": 1, "sha256": "0" * 64}
 
 
 @pytest.fixture
@@ -86,6 +89,33 @@ def test_it_comes_from_s3(server: StorageServer, environment: pytest.MonkeyPatch
     assert len(server.connections) <= model_download.MAX_CONNECTIONS
 
 
+def test_the_download_leaves_no_connections(server: StorageServer, tmp_path: Path) -> None:
+    downloaded_model(tmp_path)
+    deadline = time.monotonic() + 30
+    while server.open:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_model_is_in_a_folder_of_this_user_alone(server: StorageServer, tmp_path: Path) -> None:
+    folder = Path(downloaded_model(tmp_path)).parent
+    assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path, 0o700)
+
+
+def test_a_folder_that_was_there_before_and_is_somebody_elses_fails(server: StorageServer, tmp_path: Path) -> None:
+    folder = tmp_path / f"cdk-inference-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(StageError, match="belongs to somebody else, or others may write there"):
+        downloaded_model(tmp_path)
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir()
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StageError, match="belongs to somebody else, or others may write there"):
+        downloaded_model(tmp_path)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_an_unknown_delivery_fails(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("MODEL_DELIVERY", "mail")
     with pytest.raises(StageError, match='MODEL_DELIVERY is "mail"'):
@@ -103,7 +133,7 @@ def test_what_is_left_half_written_is_written_anew(server: StorageServer, tmp_pa
     server.troubles = [None] * 20 + [503] * 100
     with pytest.raises(RetryableError, match=r"cannot read s3://assets/b\.weights: 503"):
         downloaded_model(tmp_path)
-    (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    (folder,) = (path for path in tmp_path.glob("cdk-inference-*/*") if path.is_dir())
     assert sorted(path.name for path in folder.iterdir()) == ["model.onnx", "model.weights.partial"]
     server.troubles.clear()
     (folder / "model.weights").write_bytes(WEIGHTS[:500])  # by whoever wrote it without a rename
@@ -191,6 +221,17 @@ def test_a_model_that_does_not_fit_the_storage_fails(
     assert server.requests == []
 
 
+def test_storage_that_ends_meanwhile_fails(
+    server: StorageServer, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(descriptor: int, start: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), (descriptor, start, size))
+
+    environment.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StageError, match="no room: give the function more ephemeral storage"):
+        downloaded_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -200,6 +241,12 @@ def test_a_model_that_does_not_fit_the_storage_fails(
         '[{"name": "../a", "key": "k", "size": 1, "sha256": ""}]',
         '[{"name": "..", "key": "k", "size": 1, "sha256": ""}]',
         '[{"name": "a", "key": "k", "size": "many", "sha256": ""}]',
+        "[]",
+        json.dumps([ENTRY | {"name": "other.onnx"}]),
+        json.dumps([ENTRY, ENTRY]),
+        *(json.dumps([ENTRY, ENTRY | {"name": name}]) for name in ("", "a\0", "a" * 300, "a.partial", "a/b", "\udcff")),
+        json.dumps([ENTRY | {"size": -1}]),
+        json.dumps([ENTRY | {"sha256": "A" * 64}]),
     ],
 )
 def test_a_list_of_files_that_is_none_fails(
