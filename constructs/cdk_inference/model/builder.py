@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import weights
 from cdk_inference.model.cache import cache_root, hash_data, hash_folder, make_cache
@@ -324,6 +322,8 @@ def _keep_lock(project: Project, found: Path) -> None:
 @contextlib.contextmanager
 def locked(project: Project) -> Iterator[None]:
     """Let nobody else build the project meanwhile."""
+    from filelock import FileLock  # noqa: PLC0415 - a model that is in the cache needs none
+
     make_cache(project.cache)
     models = project.cache / "models"
     models.mkdir(exist_ok=True)
