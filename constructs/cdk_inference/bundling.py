@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 from aws_cdk import Annotations, Stack
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.bytecode import BytecodeError, compile_modules, interpreter, traces
+from cdk_inference.bytecode import BytecodeError, compile_modules, interpreter, settings, traces
+from cdk_inference.contents import content_digest, is_settled, mode_of
 from cdk_inference.errors import PropError
 from cdk_inference.model.cache import cache_root, hash_file, is_clutter
 from cdk_inference.model.store import touch
@@ -38,11 +39,10 @@ if TYPE_CHECKING:
 # Raise this when the same inputs give another zip than before: it voids what is cached.
 _FORMAT = 4
 _UNPACKED_LIMIT = 262_144_000  # bytes, AWS's "250 MB" for a zip function
-# What changed this recently may change again without a new date: clocks of file systems are coarse.
-_SETTLED_SECONDS = 2
+# Nothing tells of a download that is possible now, or of an interpreter in a place of its own: look again some time.
+_SEARCH_SECONDS = 3600
 _ZIP = "code.zip"
 _RECORD = "bundle.json"
-_HASHES: dict[tuple[object, ...], str] = {}
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,12 @@ def bundle(
     folder, made = compiled, _read(compiled)
     if made is None:
         folder, made = plain, _read(plain)
-    if made is None or made.get("searched") not in (None, traces(platform.python)):
+    if made is None or _is_searchable(made, platform.python):
         try:
             folder, made = compiled, make(compiled, interpreter(platform.python))
         except BytecodeError as error:
-            folder, made = plain, make(plain, None) | {"lack": str(error), "searched": traces(platform.python)}
+            folder, made = plain, make(plain, None)
+            made |= {"lack": str(error), "searched": _hints(platform.python), "searched_at": time.time()}
             _write_record(plain, made)
     if unpinned := wheels.unpinned(made["distributions"]):
         Annotations.of(scope).add_warning_v2(
@@ -224,6 +225,18 @@ def files_zip(scope: Construct, *, name: str, sources: Mapping[str, Path | bytes
     return BundledCode(folder / _ZIP, made["asset_hash"])
 
 
+def _hints(python: str) -> dict[str, object]:
+    return {"traces": traces(python), "settings": settings()}
+
+
+def _is_searchable(made: Mapping[str, Any], python: str) -> bool:
+    """Tell whether an interpreter may be found now for a bundle for which there was none."""
+    if "searched" not in made:
+        return False
+    age = time.time() - made.get("searched_at", 0.0)
+    return not 0 <= age < _SEARCH_SECONDS or bool(made["searched"] != _hints(python))
+
+
 def _bundles() -> Path:
     folder = cache_root() / "bundles"
     folder.mkdir(parents=True, exist_ok=True)
@@ -247,7 +260,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
         if made.get("zip_state") != seen:  # not known yet, copied, or damaged
             if made["zip_sha256"] != hash_file(path):
                 return None
-            if _is_settled(state):
+            if is_settled(state):
                 made["zip_state"] = seen
                 with contextlib.suppress(OSError):  # a cache that cannot be written is read again next time
                     _write_record(folder, made)
@@ -255,11 +268,6 @@ def _read(folder: Path) -> dict[str, Any] | None:
         return None
     touch(folder)
     return made
-
-
-def _is_settled(state: os.stat_result) -> bool:
-    """Tell whether a file that changed once more would have another date."""
-    return time.time() - max(state.st_mtime, state.st_ctime) > _SETTLED_SECONDS
 
 
 def _write_record(folder: Path, made: Mapping[str, object]) -> None:
@@ -459,38 +467,12 @@ def _check_size(files: Mapping[str, Path | bytes], name: str) -> None:
         )
 
 
-def content_digest(files: Mapping[str, Path | bytes]) -> str:
-    """Return a hash over the names, modes and bytes of files."""
-    digest = sha256()
-    for name, content in sorted(files.items(), key=itemgetter(0)):
-        inner = sha256(content).hexdigest() if isinstance(content, bytes) else _hash(content)
-        digest.update(f"{name}\0{_mode(content):o}\0{inner}\n".encode())
-    return digest.hexdigest()
-
-
-def _hash(path: Path) -> str:
-    """Return the hash of a file, which is read once in a synth: functions share the runtime, and often a model."""
-    state = path.stat()
-    key = (str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
-    if (known := _HASHES.get(key)) is None:
-        known = hash_file(path)
-        if _is_settled(state):
-            _HASHES[key] = known
-    return known
-
-
 def _write_zip(target: Path, files: Mapping[str, Path | bytes]) -> None:
     with zipfile.ZipFile(target, "w") as archive:
         for name, content in sorted(files.items(), key=itemgetter(0)):
             entry = zipfile.ZipInfo(name)  # dated 1980-01-01
             entry.create_system = 3  # Unix, so that the mode counts
-            entry.external_attr = (stat.S_IFREG | _mode(content)) << 16
+            entry.external_attr = (stat.S_IFREG | mode_of(content)) << 16
             # Level 5: onnxruntime and numpy take 60 % of the default's time and come out 1 % larger.
             data = content if isinstance(content, bytes) else content.read_bytes()
             archive.writestr(entry, data, zipfile.ZIP_DEFLATED, compresslevel=5)
-
-
-def _mode(content: Path | bytes) -> int:
-    """Return the mode in the zip, whatever the umask: Lambda runs as another user than the owner."""
-    executable = isinstance(content, Path) and content.stat().st_mode & stat.S_IXUSR
-    return 0o755 if executable else 0o644

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 _ROOT = "/var/task"  # where Lambda puts the package
 _DOWNLOAD_SECONDS = 120
+_SETTINGS = frozenset(
+    (
+        *("UV_CONFIG_FILE", "UV_NO_CONFIG", "UV_OFFLINE", "VIRTUAL_ENV"),
+        *("UV_PYTHON_DOWNLOADS", "UV_PYTHON_INSTALL_DIR", "UV_PYTHON_PREFERENCE", "UV_MANAGED_PYTHON"),
+        *("UV_PYTHON_INSTALL_MIRROR", "UV_PYTHON_DOWNLOADS_JSON_URL"),
+    )
+)
 
 # Runs in the interpreter of the target, on files as JSON: [path in the package, path here].
 _COMPILER = """
@@ -80,7 +87,7 @@ def interpreter(python: str) -> str:
 @cache
 def _search(python: str) -> tuple[str | None, str]:
     """Return the path of an interpreter, or None and the reason; one search in a synth is enough."""
-    if python == f"{sys.version_info.major}.{sys.version_info.minor}" and sys.executable and _is_final():
+    if _is_this(python):
         return sys.executable, ""
     found, _ = _ask_uv("python", "find", "--no-python-downloads", "--no-project", f"cpython@{python}")
     if found and (checked := _checked(found, python)):
@@ -98,7 +105,7 @@ def _search(python: str) -> tuple[str | None, str]:
 def traces(python: str) -> list[str]:
     """Return what hints at interpreters of a version on this machine, without starting any process.
 
-    As long as it stays the same, looking for one again is in vain.
+    As long as it stays the same, and so do uv's settings, looking for one again is in vain.
 
     Parameters
     ----------
@@ -108,7 +115,13 @@ def traces(python: str) -> list[str]:
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     managed = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
     on_path = shutil.which(f"python{python}")
-    return [*filter(None, [on_path]), *sorted(str(path) for path in managed.glob(f"cpython-{python}*"))]
+    here = sys.executable if _is_this(python) else None
+    return [*filter(None, [here, on_path]), *sorted(str(path) for path in managed.glob(f"cpython-{python}*"))]
+
+
+def settings() -> dict[str, str]:
+    """Return uv's settings in the environment, which decide what it finds and downloads."""
+    return {name: value for name, value in sorted(os.environ.items()) if name in _SETTINGS}
 
 
 def compile_modules(
@@ -162,8 +175,11 @@ def compile_modules(
     return {path.relative_to(compiled).as_posix(): path for path in compiled.rglob("*.pyc")}
 
 
-def _is_final() -> bool:
-    return platform.python_implementation() == "CPython" and sys.version_info.releaselevel == "final"
+def _is_this(python: str) -> bool:
+    """Tell whether the interpreter that runs this is of a version."""
+    version = sys.version_info
+    final = platform.python_implementation() == "CPython" and version.releaselevel == "final"
+    return final and bool(sys.executable) and python == f"{version.major}.{version.minor}"
 
 
 def _ask_uv(*arguments: str) -> tuple[str | None, str]:

@@ -16,7 +16,7 @@ from aws_cdk.assertions import Annotations, Match, Template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdk_inference import bundling
+from cdk_inference import bundling, contents
 from cdk_inference.bundling import WheelPart, bundle, files_zip
 from cdk_inference.errors import PropError
 from cdk_inference.model.cache import hash_file
@@ -351,7 +351,7 @@ def test_changed_input_is_bundled_again(stack, wheel, tmp_path, capfd, change) -
 
 
 def test_known_zips_are_not_read_again(stack, tmp_path, monkeypatch, capfd) -> None:
-    monkeypatch.setattr(bundling, "_SETTLED_SECONDS", 0)
+    monkeypatch.setattr(contents, "_SETTLED_SECONDS", 0)
     user = write(tmp_path / "user", {"detect.py": b"A = 1\n" * 50})
     first = pack(stack, [], {".": user})
     pack(stack, [], {".": user})  # reads it, and notes size and date

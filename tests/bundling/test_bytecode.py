@@ -225,6 +225,25 @@ def test_nothing_is_searched_for_as_long_as_nothing_hints_at_it(stack: Stack, mo
     for _ in range(3):
         pack(stack, {"detect.py": SOURCES["detect.py"]})
     assert asked == [HERE]
+    # What nothing hints at, such as a network that is there again.
+    monkeypatch.setattr(bundling, "_SEARCH_SECONDS", 0)
+    pack(stack, {"detect.py": SOURCES["detect.py"]})
+    assert asked == [HERE, HERE]
+
+
+def test_another_setting_of_uv_is_a_reason_to_search(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources: dict[str, Path | bytes] = {"detect.py": SOURCES["detect.py"]}
+    with monkeypatch.context() as patch:
+        patch.setattr(bundling, "interpreter", no_interpreter)
+        assert compiled_names(pack(stack, sources)) == []
+    assert compiled_names(pack(stack, sources)) == []
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "automatic")
+    assert len(compiled_names(pack(stack, sources))) == 1
+
+
+def test_this_interpreter_is_a_trace_of_its_version_alone() -> None:
+    assert sys.executable in bytecode.traces(HERE)
+    assert sys.executable not in bytecode.traces("3.999")
 
 
 def test_interpreter_that_fails_is_named(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
