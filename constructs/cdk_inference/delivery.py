@@ -6,6 +6,7 @@ import json
 import math
 import zipfile
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,15 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 
 from cdk_inference.bundling import files_zip, lambda_source, source_files
+from cdk_inference.contents import hash_once
 from cdk_inference.errors import PropError
-from cdk_inference.model.cache import hash_file
 from cdk_inference.packages import PackagedCode
 from cdk_inference.platform import LambdaPlatform, on_cpu_only
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
+
+    from constructs import IConstruct
 
     from cdk_inference.functions import StageFunction
     from cdk_inference.model.artifact import ModelArtifact
@@ -36,7 +38,7 @@ _SPARE_STORAGE = 64
 """MiB of /tmp that the model leaves to others."""
 
 _ALWAYS_ZIPPED = 64 * 1024**2
-"""A model of so many bytes fits beside every package of ours, and what is in the package need not be counted."""
+"""So many bytes, of a model and of the user's files, fit beside every package of ours, which need not be counted."""
 
 _MIB = 1024**2
 
@@ -49,8 +51,8 @@ class ModelDelivery(ABC):
         """Choose by size, from Lambda's limits: this is the default.
 
         In the zip, where code and model are at most 250 MB together, unpacked. Else from S3, where the model fits the
-        512 MiB of ``/tmp`` that every function has, and 64 MiB are left. Else in an image; on the local target, which
-        has none, from S3.
+        512 MiB of ``/tmp`` that every function has, and 64 MiB are left. Else in an image; from S3 where there is none:
+        on the local target, and with wheels for another system.
         """
         return AutoDelivery()
 
@@ -140,10 +142,11 @@ class ModelPackage:
         resolved = LambdaPlatform.resolve(scope, platform)
         engine = _engine(self.engine, resolved)
         package = replace(self.package, engine=engine)
-        if self.model.path is None:  # nothing was built, and nothing is deployed
+        path = model_folder(scope, self.model)
+        if path is None:  # nothing was built, and nothing is deployed
             packaged = package.resolve(scope, name=name, platform=resolved)
         else:
-            size = _size(self.model.path)
+            size = _size(path)
             if not Token.is_unresolved(self.memory_size) and size > self.memory_size * _MIB:
                 raise PropError(
                     f"memory_size of {name} is {self.memory_size} MiB, and the model alone has {_mib(size)} MiB: "
@@ -167,13 +170,14 @@ class AutoDelivery(ModelDelivery):
     def _choose(
         self, scope: StageFunction, package: ZipPackage, size: int, name: str, platform: LambdaPlatform
     ) -> ModelDelivery:
-        if size <= _ALWAYS_ZIPPED:
+        # What the user requires can be of any size.
+        if not package.requirements and size + _size(package.sources) <= _ALWAYS_ZIPPED:
             return ZipDelivery()
         if size <= _UNPACKED_LIMIT:
             code = package.bundled(scope, name=name, platform=platform)
-            if _unpacked_size(code.zip_path) + size <= _UNPACKED_LIMIT:
+            if _planned_size(code.zip_path) + size <= _UNPACKED_LIMIT:
                 return ZipDelivery()
-        if on_cpu_only(scope) or _storage(size) == _LEAST_STORAGE:
+        if on_cpu_only(scope) or platform.wheels is not None or _storage(size) == _LEAST_STORAGE:
             return S3Delivery()
         return ImageDelivery()
 
@@ -249,7 +253,7 @@ class S3Delivery(ModelDelivery):
         for file_name, file in sorted(_files(path).items()):
             if file_name == "manifest.json":  # no function reads it
                 continue
-            digest = hash_file(file)
+            digest = hash_once(file)
             asset = s3_assets.Asset(scope, f"Model-{file_name}", path=str(file), asset_hash=digest)
             bucket = asset.s3_bucket_name
             files.append({"name": file_name, "key": asset.s3_object_key, "size": file.stat().st_size, "sha256": digest})
@@ -290,11 +294,7 @@ class ImageDelivery(ModelDelivery):
         else:
             code = package.bundled(scope, name=name, platform=platform)
             folder = staged(
-                {
-                    "Dockerfile": lambda_source() / "cpu" / "Dockerfile",
-                    **_unpacked(code.zip_path),
-                    **source_files({"model": path}),
-                }
+                source_files({"Dockerfile": lambda_source() / "cpu" / "Dockerfile", "model": path}), code=code
             )
         arm = platform.architecture == "arm64"
         return PackagedCode(
@@ -309,6 +309,23 @@ class ImageDelivery(ModelDelivery):
             runtime=lambda_.Runtime.FROM_IMAGE,
             architecture=platform.cdk_architecture,
         )
+
+
+def model_folder(scope: IConstruct, model: ModelArtifact) -> Path | None:
+    """Return the model's folder for what is deployed with a scope; None if the stacks of both are not selected.
+
+    Raises
+    ------
+    PropError
+        If the scope is to be deployed, and the model was not built, since its stack is not selected.
+    """
+    stack = Stack.of(scope)
+    if model.path is None and stack.bundling_required:
+        raise PropError(
+            f"{scope.node.path} runs {model.manifest.name}, which is built with stack '{Stack.of(model).node.path}', "
+            f"and that is not selected beside '{stack.node.path}': select both, or leave --exclusively out"
+        )
+    return model.path
 
 
 def _engine(engine: Engine | None, platform: LambdaPlatform) -> Engine:
@@ -333,8 +350,10 @@ def _files(folder: Path) -> Mapping[str, Path]:
     return {name: file for name, file in source_files({".": folder}).items() if not isinstance(file, bytes)}
 
 
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in _files(folder).values())
+def _size(sources: Path | Mapping[str, Path | bytes]) -> int:
+    """Return the bytes of a folder, or of what is in a package."""
+    files = source_files(sources if isinstance(sources, Mapping) else {".": sources})
+    return sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values())
 
 
 def _storage(size: int) -> int:
@@ -355,9 +374,14 @@ def _unpacked_size(path: Path) -> int:
         return sum(entry.file_size for entry in archive.infolist())
 
 
-def _unpacked(path: Path) -> dict[str, bytes]:
+def _planned_size(path: Path) -> int:
+    """Return the bytes of what a zip unpacks to, with bytecode as large as its modules.
+
+    So that what is chosen does not depend on whether this machine has made any, and with which Python.
+    """
     with zipfile.ZipFile(path) as archive:
-        return {f"code/{entry.filename}": archive.read(entry) for entry in archive.infolist() if not entry.is_dir()}
+        sizes = {entry.filename: entry.file_size for entry in archive.infolist() if "__pycache__" not in entry.filename}
+    return sum(size * 2 if name.endswith(".py") else size for name, size in sizes.items())
 
 
 def _too_large(name: str, where: str, model: int, code: int) -> str:

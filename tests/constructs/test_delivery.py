@@ -27,8 +27,9 @@ from cdk_inference import (
     WorkBucket,
 )
 from cdk_inference import delivery as module
-from cdk_inference.bundling import lambda_source
+from cdk_inference.bundling import BundledCode, lambda_source
 from cdk_inference.delivery import ModelPackage
+from cdk_inference.images import staged
 from cdk_inference.packages import PackagedCode, ZipPackage
 
 from .conftest import RECIPE, make_stack, resources
@@ -177,9 +178,66 @@ def test_code_counts_too(
 ) -> None:
     chosen: list[str] = []
     _note(monkeypatch, module.S3Delivery, chosen)
-    monkeypatch.setattr(module, "_unpacked_size", lambda _: 150_000_000)
+    monkeypatch.setattr(module, "_planned_size", lambda _: 150_000_000)
     add(stack, built(stack, 120_000_000))
     assert chosen == ["s3"]
+
+
+def _chosen(
+    stack: cdk.Stack,
+    model: ModelArtifact,
+    monkeypatch: pytest.MonkeyPatch,
+    platform: LambdaPlatform | None,
+    **code: Any,
+) -> list[str]:
+    """Return what is chosen for code of 230 MB without its sources, and with what the user adds."""
+    chosen: list[str] = []
+    for name in ("Zip", "S3", "Image"):
+        _note(monkeypatch, getattr(module, f"{name}Delivery"), chosen)
+    monkeypatch.setattr(module, "_planned_size", lambda _: 230_000_000)
+    scope: Any = cdk.aws_iam.Role(stack, "Role", assumed_by=cdk.aws_iam.ServicePrincipal("lambda.amazonaws.com"))
+    resolved = platform if platform is not None else LambdaPlatform()
+    package = ZipPackage(handler="h", **code)
+    ModelDelivery.auto().bind(scope, package=package, model=model, name="X", platform=resolved)
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ({}, "zip"),
+        ({"sources": {"preprocess.py": b"A = 1"}}, "zip"),
+        ({"sources": {"table.bin": bytes(30 * MIB)}}, "s3"),
+        ({"requirements": ("scipy==1.16.3",)}, "s3"),
+    ],
+)
+def test_what_users_add_to_the_code_counts_also_beside_a_small_model(
+    stack: cdk.Stack,
+    built: Callable[..., ModelArtifact],
+    monkeypatch: pytest.MonkeyPatch,
+    code: dict[str, Any],
+    expected: str,
+) -> None:
+    assert _chosen(stack, built(stack, 40 * MIB), monkeypatch, None, **code) == [expected]
+
+
+def test_what_has_no_image_gets_its_large_model_from_s3(
+    stack: cdk.Stack, built: Callable[..., ModelArtifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = LambdaPlatform(wheels="x86_64-manylinux_2_28")
+    assert _chosen(stack, built(stack, 600 * MIB), monkeypatch, platform) == ["s3"]
+
+
+def test_the_choice_does_not_depend_on_the_bytecode_of_this_machine(tmp_path: Path) -> None:
+    sizes = []
+    for compiled in (0, 3):
+        with zipfile.ZipFile(tmp_path / "code.zip", "w") as archive:
+            archive.writestr("detect.py", "A = 1\n")
+            archive.writestr("library.so", b"1234")
+            if compiled:
+                archive.writestr("__pycache__/detect.cpython-314.pyc", bytes(compiled))
+        sizes.append(module._planned_size(tmp_path / "code.zip"))
+    assert sizes == [16, 16]
 
 
 def test_the_local_target_has_no_images(built: Callable[..., ModelArtifact], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,6 +345,24 @@ def test_a_model_that_was_not_built_delivers_nothing(stack: cdk.Stack, model: Mo
     assert kind(stack) == "zip"
 
 
+@pytest.mark.parametrize("name", DELIVERIES)
+def test_a_model_of_a_stack_that_is_not_selected_fails(name: str) -> None:
+    app = cdk.App(context={"aws:cdk:bundling-stacks": ["Functions"]})
+    model = ModelArtifact(cdk.Stack(app, "Models"), "Model", recipe=RECIPE)
+    message = "Functions/Inference runs tiny, which is built with stack 'Models', and that is not selected"
+    with pytest.raises(PropError, match=message):
+        add(cdk.Stack(app, "Functions"), model, getattr(ModelDelivery, name)())
+
+
+def test_a_fused_function_with_a_model_of_a_stack_that_is_not_selected_fails() -> None:
+    app = cdk.App(context={"aws:cdk:bundling-stacks": ["Functions"]})
+    model = ModelArtifact(cdk.Stack(app, "Models"), "Model", recipe=RECIPE)
+    with pytest.raises(PropError, match=r"Functions/Photos/Score runs tiny, .* leave --exclusively out"):
+        InferencePipeline(
+            cdk.Stack(app, "Functions"), "Photos", model=model, preprocess=Preprocess.image(size=224), fused=True
+        )
+
+
 def test_hadolint_has_no_finding() -> None:
     command = [Path(sys.executable).with_name("hadolint"), "--failure-threshold", "style"]
     dockerfile = lambda_source() / "cpu" / "Dockerfile"
@@ -298,13 +374,13 @@ def test_hadolint_has_no_finding() -> None:
 def bundled(folder: Path, tmp_path: Path) -> Callable[..., tuple[Path, dict[str, Any]]]:
     """Synthesize a stack whose code is really bundled, without an engine, and return its assembly and assets."""
 
-    def synth(name: str, platform: LambdaPlatform) -> tuple[Path, dict[str, Any]]:
+    def synth(name: str, platform: LambdaPlatform, **code: Any) -> tuple[Path, dict[str, Any]]:
         app = cdk.App(outdir=str(tmp_path / f"{name}.out"))
         stack = cdk.Stack(app, "Stack")
         model = _Built(folder)
         scope = cdk.aws_iam.Role(stack, "Role", assumed_by=cdk.aws_iam.ServicePrincipal("lambda.amazonaws.com"))
         delivery: ModelDelivery = getattr(ModelDelivery, name)()
-        package = ZipPackage(handler="inference_runtime.infer.handler")
+        package = ZipPackage(handler="inference_runtime.infer.handler", **code)
         packaged = delivery.bind(scope, package=package, model=model, name="X", platform=platform)  # type: ignore[arg-type]
         cdk.aws_lambda.Function(
             stack,
@@ -331,15 +407,31 @@ class _Built:
         self.manifest = type("Manifest", (), {"name": "tiny"})
 
 
-def test_what_an_image_is_built_from(bundled: Callable[..., tuple[Path, dict[str, Any]]]) -> None:
-    assembly, assets = bundled("image", LambdaPlatform("3.13", "x86_64"))
+def test_what_an_image_is_built_from(bundled: Callable[..., tuple[Path, dict[str, Any]]], tmp_path: Path) -> None:
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh")
+    tool.chmod(0o700)
+    assembly, assets = bundled("image", LambdaPlatform("3.13", "x86_64"), sources={"tool": tool})
     (image,) = assets["dockerImages"].values()
     assert image["source"]["platform"] == "linux/amd64"
     assert image["source"]["dockerBuildArgs"] == {"PYTHON": "3.13"}
     context = assembly / image["source"]["directory"]
     files = {path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file()}
     assert {"Dockerfile", "model/model.onnx", "model/model.weights", "code/inference_runtime/infer.py"} <= files
+    executables = {name for name in files if stat.S_IMODE((context / name).stat().st_mode) == 0o755}
+    assert executables == {"code/tool"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in context.rglob("*")} <= {0o755, 0o644}
+
+
+def test_bytecode_does_not_enter_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It differs between patch versions of Python, and each would deploy another image."""
+    monkeypatch.setenv("CDK_INFERENCE_CACHE", str(tmp_path / "cache"))
+    with zipfile.ZipFile(tmp_path / "code.zip", "w") as archive:
+        for name in ("detect.py", "__pycache__/detect.cpython-314.pyc", "shapes/__pycache__/a.cpython-314.pyc"):
+            archive.writestr(name, b"1")
+    context = staged({"Dockerfile": b"FROM scratch"}, code=BundledCode(tmp_path / "code.zip", "a" * 64))
+    files = {path.relative_to(context).as_posix() for path in context.rglob("*")}
+    assert files == {"Dockerfile", "code", "code/detect.py"}
 
 
 def test_what_is_in_a_layer(bundled: Callable[..., tuple[Path, dict[str, Any]]]) -> None:
