@@ -231,6 +231,11 @@ def version_or_alias(scope: Construct, function: lambda_.Function, *, alias: boo
     return lambda_.Alias(scope, "Alias", alias_name=ALIAS, version=version) if alias else version
 
 
+def is_whole(value: object) -> bool:
+    """Return whether a value is a whole number, such as 2 or 2.0, and no text."""
+    return isinstance(value, (int, float)) and value == int(value)
+
+
 def reserve_at_least(environments: int | None, reserved: int | None, what: str, instead: str) -> None:
     """Refuse to reserve less concurrency than so many environments have, if both are known."""
     if environments is None or reserved is None or Token.is_unresolved(reserved):

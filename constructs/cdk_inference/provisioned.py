@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from aws_cdk import TimeZone, Token
+from aws_cdk import TimeZone, Token, Tokenization
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.capacity import Capacity, reserve_at_least
+from cdk_inference.capacity import Capacity, is_whole, reserve_at_least
 from cdk_inference.errors import PropError
 from cdk_inference.managed_capacity import ALIAS
 from cdk_inference.platform import on_cpu_only
@@ -59,8 +59,8 @@ class CapacitySchedule:
     def __post_init__(self) -> None:
         _whole("environments of a schedule", self.environments, least=0)
         for name, value, most in (("hour", self.hour, 23), ("minute", self.minute, 59)):
-            if not Token.is_unresolved(value) and not (value == int(value) and 0 <= value <= most):
-                raise PropError(f"{name} of a schedule is {value}; it must be 0 to {most}")
+            if not Token.is_unresolved(value) and not (is_whole(value) and 0 <= value <= most):
+                raise PropError(f"{name} of a schedule is {value!r}; it must be a whole number, 0 to {most}")
         days = self.week_days
         if days is not None and not Token.is_unresolved(days) and not _WEEK_DAYS.fullmatch(days):
             raise PropError(f"week_days of a schedule is '{days}'; use the like of 'MON-FRI' or 'SAT,SUN'")
@@ -73,7 +73,11 @@ class CapacitySchedule:
     def expression(self) -> str:
         """The cron expression that AWS takes."""
         days = "* * ?" if self.week_days is None else f"? * {self.week_days}"
-        return f"cron({self.minute} {self.hour} {days} *)"
+        minute, hour = (
+            Tokenization.stringify_number(value) if Token.is_unresolved(value) else str(int(value))
+            for value in (self.minute, self.hour)
+        )
+        return f"cron({minute} {hour} {days} *)"
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,11 @@ class Provisioned(Capacity):
     max_environments: int | None = None
 
     def __post_init__(self) -> None:
-        if not Token.is_unresolved(self.environments) and self.environments < 1:
-            raise PropError(f"environments is {self.environments}; provisioned concurrency is at least 1")
-        _whole("environments", self.environments, least=1)
         target, most = self.target_utilization, self.max_environments
+        if not Token.is_unresolved(self.environments) and is_whole(self.environments) and self.environments < 1:
+            least = "; at least as many are there, also while nothing happens" if target is not None else ""
+            raise PropError(f"environments is {self.environments}; provisioned concurrency is at least 1{least}")
+        _whole("environments", self.environments, least=1)
         scheduled = [each.max_environments for each in self.schedules if each.max_environments is not None]
         if target is None:
             if most is not None or scheduled:
@@ -138,9 +143,9 @@ class Provisioned(Capacity):
             "Alias",
             alias_name=ALIAS,
             version=function.current_version,
-            provisioned_concurrent_executions=self.environments,
+            # The local target makes environments as they are needed, and scales nothing.
+            provisioned_concurrent_executions=None if on_cpu_only(scope) else self.environments,
         )
-        # The local target makes environments as they are needed, and scales nothing.
         if (self.schedules or self.target_utilization is not None) and not on_cpu_only(scope):
             self._scale(alias)
         return alias
@@ -149,14 +154,9 @@ class Provisioned(Capacity):
         from aws_cdk import aws_applicationautoscaling as scaling  # noqa: PLC0415 # few need it, and all would wait
 
         most = self.most_environments
-        if most is None:
-            if self.schedules:
-                raise PropError(
-                    "environments of Capacity.provisioned are known at deployment only, and there are schedules: the "
-                    "most of them cannot be told; give numbers"
-                )
-            most = self.max_environments
-        attribute = alias.add_auto_scaling(min_capacity=self.environments, max_capacity=most)  # type: ignore[arg-type]
+        if most is None:  # each schedule sets its own
+            most = self.max_environments if self.max_environments is not None else self.environments
+        attribute = alias.add_auto_scaling(min_capacity=self.environments, max_capacity=most)
         if self.target_utilization is not None:
             attribute.scale_on_utilization(utilization_target=self.target_utilization)
         for number, each in enumerate(self.schedules):
@@ -172,8 +172,8 @@ class Provisioned(Capacity):
 
 
 def _whole(name: str, value: float, *, least: int) -> None:
-    if not Token.is_unresolved(value) and (value != int(value) or value < least):
-        raise PropError(f"{name} is {value}; it must be a whole number, at least {least}")
+    if not Token.is_unresolved(value) and not (is_whole(value) and value >= least):
+        raise PropError(f"{name} is {value!r}; it must be a whole number, at least {least}")
 
 
 def _ordered(what: str, least: int, most: int) -> None:

@@ -83,12 +83,12 @@ def _has_snapshots(runtime: str) -> bool:
 def violations_of(template: Mapping[str, Any]) -> Iterator[Violation]:
     """Yield logical id, property, problem and fix of what Lambda refuses together with SnapStart."""
     resources = resources_of(template)
-    with_snapshots = {
+    with_snapshots = [  # in the template's order, and so is the report
         name
         for name, resource in resources.items()
         if resource["Type"] == "AWS::Lambda::Function"
         and resource.get("Properties", {}).get("SnapStart", {}).get("ApplyOn") == "PublishedVersions"
-    }
+    ]
     for name in with_snapshots:
         for problem in _of_function(resources[name]["Properties"]):
             yield name, *problem

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Duration, Token
 
-from cdk_inference.capacity import Capacity, reserve_at_least, version_or_alias
+from cdk_inference.capacity import Capacity, is_whole, reserve_at_least, version_or_alias
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.platform import on_cpu_only
@@ -34,8 +34,12 @@ class Warmed(Capacity):
 
     def __post_init__(self) -> None:
         # How many targets there are must be known when the template is written.
-        if Token.is_unresolved(self.environments) or self.environments != int(self.environments):
-            raise PropError("environments of Capacity.warmed must be a whole number, known when the app is synthesized")
+        unknown = Token.is_unresolved(self.environments)
+        if unknown or not is_whole(self.environments):
+            given = "a token" if unknown else repr(self.environments)
+            raise PropError(
+                f"environments of Capacity.warmed is {given}; it must be a whole number, known at synth"
+            )
         if not 1 <= self.environments <= MOST_ENVIRONMENTS:
             raise PropError(
                 f"environments is {self.environments}; 1 to {MOST_ENVIRONMENTS} can be kept warm: more are better "
@@ -43,7 +47,7 @@ class Warmed(Capacity):
             )
         if self.every is not None:
             value = seconds("every", self.every, least=_MINUTE, most=60 * _MINUTE)
-            if value is None or value % _MINUTE:
+            if value is not None and value % _MINUTE:
                 raise PropError(f"every is {value} s; a rule of EventBridge takes whole minutes")
 
     def behind_alias(self) -> Capacity:

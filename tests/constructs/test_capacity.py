@@ -283,6 +283,8 @@ def test_the_local_target_makes_no_snapshots_and_scales_and_warms_nothing():
     assert not [f for f in resources(stack, "AWS::Lambda::Function").values() if "SnapStart" in f["Properties"]]
     for kind in ("Events::Rule", "Lambda::EventInvokeConfig", "ApplicationAutoScaling::ScalableTarget"):
         assert not resources(stack, f"AWS::{kind}")
+    (alias,) = resources(stack, "AWS::Lambda::Alias").values()
+    assert "ProvisionedConcurrencyConfig" not in alias["Properties"]
 
 
 @pytest.mark.parametrize(
@@ -412,16 +414,26 @@ def test_the_maximum_may_be_known_at_deployment_only(stack):
     assert scaled(stack)[0]["MaxCapacity"] == {"Ref": "Number"}
 
 
-def test_schedules_of_an_unknown_number_fail(stack):
+@pytest.mark.parametrize("load", [{}, {"target_utilization": 0.7}])
+def test_schedules_of_a_number_that_is_known_at_deployment_only(stack, load):
     number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
-    with pytest.raises(PropError, match="known at deployment only, and there are schedules"):
-        infer(stack, capacity=Capacity.provisioned(number, schedules=[CapacitySchedule(environments=5, hour=8)]))
+    if load:
+        load = {**load, "max_environments": number}
+    schedules = [CapacitySchedule(environments=5, hour=8)]
+    infer(stack, capacity=Capacity.provisioned(2 if load else number, schedules=schedules, **load))
+    target = scaled(stack)[0]
+    assert target["MaxCapacity"] == {"Ref": "Number"}
+    (action,) = target["ScheduledActions"]
+    most = {"Ref": "Number"} if load else 5
+    assert action["ScalableTargetAction"] == {"MinCapacity": 5, "MaxCapacity": most}
 
 
 @pytest.mark.parametrize(
     ("props", "message"),
     [
         ({"environments": 1.5}, r"environments is 1\.5; it must be a whole number"),
+        ({"environments": "2"}, "environments is '2'; it must be a whole number"),
+        ({"environments": 0, "target_utilization": 0.7, "max_environments": 3}, "is 0; .* also while nothing happens"),
         ({"target_utilization": 0.7}, "target_utilization is set and max_environments is not"),
         (
             {"max_environments": 3},
@@ -456,9 +468,12 @@ def test_numbers_that_contradict_each_other_fail(props, message):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"hour": 24}, "hour of a schedule is 24; it must be 0 to 23"),
+        ({"hour": 24}, "hour of a schedule is 24; it must be a whole number, 0 to 23"),
+        ({"hour": "8"}, "hour of a schedule is '8'; it must be a whole number"),
+        ({"minute": 7.5}, "minute of a schedule is 7.5; it must be a whole number"),
+        ({"environments": "many"}, "environments of a schedule is 'many'; it must be a whole number"),
         ({"hour": -1}, "hour of a schedule is -1"),
-        ({"minute": 60}, "minute of a schedule is 60; it must be 0 to 59"),
+        ({"minute": 60}, "minute of a schedule is 60; it must be a whole number, 0 to 59"),
         ({"environments": -1}, "environments of a schedule is -1; it must be a whole number, at least 0"),
         ({"week_days": "Monday"}, "week_days of a schedule is 'Monday'; use the like of 'MON-FRI'"),
         ({"week_days": "MON,"}, "week_days of a schedule is 'MON,'"),
@@ -488,6 +503,13 @@ def test_a_schedule_is_a_cron_expression_of_six_fields(hour, minute, week_days):
     assert fields[3:] == ["*", week_days or "?", "*"]
     # One of the two days must be a question mark.
     assert fields[2] == ("?" if week_days else "*")
+
+
+def test_the_time_of_a_schedule_is_a_whole_number_or_a_token(stack):
+    number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
+    assert CapacitySchedule(environments=1, hour=8.0).expression == "cron(0 8 * * ? *)"
+    expression = CapacitySchedule(environments=1, hour=number).expression
+    assert stack.resolve(expression) == {"Fn::Join": ["", ["cron(0 ", {"Ref": "Number"}, " * * ? *)"]]}
 
 
 def test_less_is_not_reserved_than_may_be_provisioned(stack):
@@ -567,8 +589,9 @@ def test_nobody_but_the_rules_may_invoke_for_warming(stack, alias):
     [
         ({"environments": 0}, "environments is 0; 1 to 50 can be kept warm"),
         ({"environments": 51}, r"environments is 51; .* Capacity\.provisioned\(\)"),
-        ({"environments": 1.5}, "must be a whole number, known when the app is synthesized"),
-        ({"environments": cdk.Token.as_number({"Ref": "Number"})}, "must be a whole number, known when"),
+        ({"environments": 1.5}, "must be a whole number, known at synth"),
+        ({"environments": cdk.Token.as_number({"Ref": "Number"})}, "is a token; it must be a whole number, known at synth"),
+        ({"environments": "3"}, "environments of Capacity.warmed is '3'; it must be a whole number"),
         ({"every": cdk.Duration.seconds(90)}, "every is 90 s; a rule of EventBridge takes whole minutes"),
         ({"every": cdk.Duration.seconds(30)}, "every is 30 s; it must be between 60 and 3600"),
         ({"every": cdk.Duration.hours(2)}, "every is 7200 s"),
@@ -577,6 +600,13 @@ def test_nobody_but_the_rules_may_invoke_for_warming(stack, alias):
 def test_what_cannot_be_kept_warm_fails(props, message):
     with pytest.raises(PropError, match=message):
         Capacity.warmed(**props)
+
+
+def test_how_often_may_be_known_at_deployment_only(stack):
+    number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
+    infer(stack, capacity=Capacity.warmed(every=cdk.Duration.minutes(number)))
+    (rule,) = rules(stack)
+    assert "Number" in str(rule["ScheduleExpression"])
 
 
 def test_less_is_not_reserved_than_is_kept_warm(stack):
