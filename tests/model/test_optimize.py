@@ -17,6 +17,7 @@ from onnx import TensorProto
 from tests.model.graphs import Graph
 
 from cdk_inference.model import Evaluation, Float16, Float32, ModelRecipe, OnnxFile, Provenance, TensorSpec
+from cdk_inference.model.build import optimize as module
 from cdk_inference.model.build.calibrate import calibrate
 from cdk_inference.model.build.graph import clean, serialize
 from cdk_inference.model.build.optimize import optimize
@@ -109,8 +110,17 @@ def test_signed_activations_become_unsigned_whichever_machine_builds(tmp_path: P
     assert {kinds[n.input[2]] for n in after.graph.node if n.op_type == "QLinearConv"} == {TensorProto.UINT8}
 
 
-def test_graph_that_cannot_be_optimized_is_kept(tmp_path: Path) -> None:
+def test_graph_that_cannot_be_optimized_is_kept_and_the_reason_logged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert optimize(b"no model", "static_int8", RECIPE, BATCH, tmp_path) == b"no model"
+    assert "ships without fused operators: onnxruntime cannot save the graph" in capsys.readouterr().err
+
+
+def test_an_error_of_our_own_fails_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "clean", lambda _: {}["missing"])
+    with pytest.raises(KeyError):
+        optimize(made(DynamicInt8()), "dynamic_int8", RECIPE, BATCH, tmp_path)
 
 
 def test_bytes_are_those_of_other_processes(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ Only what is right on every CPU of either architecture, and the same whichever m
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import onnx
 import onnxruntime as ort
 
+from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.evaluate import check_export, start
 from cdk_inference.model.build.graph import clean, serialize
 
@@ -32,6 +34,8 @@ FLOAT = ("float32", "float16")
 
 def optimize(model: bytes, precision: str, recipe: ModelRecipe, batch: Batch, work: Path) -> bytes:
     """Return the model with operators fused for CPUs, or as it is if that is for others, or changes its outputs.
+
+    The reason is written to stderr, the build's log: a function does at its start what was not done here.
 
     Parameters
     ----------
@@ -54,17 +58,30 @@ def optimize(model: bytes, precision: str, recipe: ModelRecipe, batch: Batch, wo
     # As on x86, where signed activations are slow, also if an ARM machine builds, where they would be kept.
     options.add_session_config_entry("session.qdqisint8allowed", "0")
     try:
-        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        optimized = serialize(clean(onnx.load(target)))
+        optimized = serialize(clean(_saved(model, options, target)))
         check_export(_run(model, recipe, batch), _run(optimized, recipe, batch), recipe)
-    except Exception:  # its own, protobuf's, or ours: the function can do at its start what was not done here
+    except ModelBuildError as error:
+        sys.stderr.write(f"the model ships without fused operators: {error}\n")
         return model
     finally:
         target.unlink(missing_ok=True)
     return optimized
 
 
+def _saved(model: bytes, options: ort.SessionOptions, target: Path) -> onnx.ModelProto:
+    """Return the graph that onnxruntime saves to a path that its options have."""
+    try:
+        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnx.load(target)
+    except Exception as error:  # onnxruntime's have no base class, and protobuf's neither
+        raise ModelBuildError(f"onnxruntime cannot save the graph: {error}") from error
+
+
 def _run(model: bytes, recipe: ModelRecipe, batch: Batch) -> list[Array]:
     names = [spec.name for spec in recipe.outputs]
-    outputs: list[Array] = start(model, "the model", exact=False).run(names, batch)
+    session = start(model, "the model", exact=False)
+    try:
+        outputs: list[Array] = session.run(names, batch)
+    except Exception as error:  # as above
+        raise ModelBuildError(f"onnxruntime cannot run the graph: {error}") from error
     return outputs
