@@ -7,7 +7,7 @@ from inference_runtime.tensor import concatenate, zeros
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from inference_runtime.tensor import Tensor
 
@@ -60,17 +60,27 @@ class Batches:
         OutOfMemoryError
             If a single item, or the model's fixed batch, does not fit.
         """
+        runs = list(self.runs(inputs))
+        return {name: concatenate([outputs[name] for outputs in runs]) for name in self._names}
+
+    def runs(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yield the outputs of one run after the other, one run at least, by name: together those of all items.
+
+        Raises
+        ------
+        OutOfMemoryError
+            As `run` does.
+        """
         total = len(next(iter(inputs.values())))
         if total == 0:
-            return dict(zip(self._names, self._nothing(inputs), strict=True))
-        runs: list[list[Tensor]] = []
+            yield dict(zip(self._names, self._nothing(inputs), strict=True))
         done = 0
         while done < total:
             limit = self.limit(inputs)
             count = min(limit or total, total - done)
             chunk = {name: tensor.rows(done, done + count) for name, tensor in inputs.items()}
             try:
-                runs.append(self._part(chunk, count))
+                outputs = self._part(chunk, count)
             except OutOfMemoryError as error:
                 if self._fixed or count == 1:
                     raise OutOfMemoryError(
@@ -80,8 +90,7 @@ class Batches:
                 _warn("%d items of %s do not fit the memory: %d at a time", count, _described(chunk), count // 2)
             else:
                 done += count
-        parts = zip(*runs, strict=True)
-        return {name: concatenate(part) for name, part in zip(self._names, parts, strict=True)}
+                yield dict(zip(self._names, outputs, strict=True))
 
     def _part(self, chunk: dict[str, Tensor], count: int) -> list[Tensor]:
         if not self._fixed or count == self._fixed:

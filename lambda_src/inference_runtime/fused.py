@@ -7,6 +7,8 @@ travel.
 from __future__ import annotations
 
 import os
+from contextlib import closing
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.aws import client
@@ -66,8 +68,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     broken: set[int] = set()
     sure: dict[int, float] = {}
     scored = False
-    for part in _parts(_preprocessor.inputs(event["messages"], batch)):
-        for indices, outputs in _run(part):
+    # Closed also if the model fails: objects that are being read belong to this invocation.
+    with closing(_preprocessor.inputs(event["messages"], batch)) as inputs:
+        for indices, outputs in chain.from_iterable(map(_run, _parts(inputs))):
             scored = True
             if _with_confidence:
                 sure.update(zip(indices, confidences(outputs[_engine.output_names[0]]), strict=True))
@@ -108,8 +111,7 @@ def _run(part: list[Inputs]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield indices and outputs of each run of the model, so that those of one are in memory at a time."""
     for indices, inputs in group_by_shape(part):
         done = 0
-        while done < len(indices):
-            count = _engine.limit(inputs) or len(indices)
-            run = {name: tensor.rows(done, done + count) for name, tensor in inputs.items()}
-            yield indices[done : done + count], _engine.infer(run)
+        for outputs in _engine.runs(inputs):
+            count = len(outputs[_engine.output_names[0]])
+            yield indices[done : done + count], outputs
             done += count

@@ -22,7 +22,7 @@ from inference_runtime.stage import load_stage
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from mypy_boto3_s3 import S3Client
 
@@ -89,7 +89,14 @@ class Preprocessor:
 
     @classmethod
     def from_environment(cls, s3: S3Client, prefix: str = "STAGE") -> Preprocessor:
-        """Return what the function's environment describes, its user code under this prefix.
+        """Return what the function's environment describes.
+
+        Parameters
+        ----------
+        s3
+            Thread-safe client.
+        prefix
+            What the names of the user code's variables begin with, see `load_stage`.
 
         Raises
         ------
@@ -103,7 +110,7 @@ class Preprocessor:
             function=load_stage(prefix),
         )
 
-    def inputs(self, messages: object, batch: Batch) -> Iterator[tuple[int, dict[str, Array]]]:
+    def inputs(self, messages: object, batch: Batch) -> Generator[tuple[int, dict[str, Array]]]:
         """Yield index and inputs of each item that can be scored, as they are ready.
 
         Parameters
