@@ -10,7 +10,7 @@ from inference_runtime.tensor import zeros
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from inference_runtime.interfaces import Engine
     from inference_runtime.tensor import Tensor
@@ -36,6 +36,13 @@ def open_engine() -> Engine:
     return LocalEngine()
 
 
+def _max_batch() -> int:
+    text = os.environ.get("MAX_BATCH", "0")
+    if not (text.isascii() and text.isdecimal()):
+        raise StageError(f"MAX_BATCH is {text!a:.100}, expected a whole number from 1, or 0 for the default")
+    return int(text)
+
+
 class LocalEngine:
     """Runs the model in this process.
 
@@ -43,6 +50,13 @@ class LocalEngine:
     ----------
     broken
         Whether this process cannot use the GPU any more. It ends by itself then: what comes next gets another one.
+
+    Raises
+    ------
+    StageError
+        If the function is configured wrongly.
+    Exception
+        What `open_session` raises.
     """
 
     def __init__(self) -> None:
@@ -53,7 +67,7 @@ class LocalEngine:
         inputs = self.session.inputs
         self._dtypes = {value.name: value.dtype for value in inputs}
         self.output_names = [value.name for value in self.session.outputs]
-        most = int(os.environ.get("MAX_BATCH", "0")) or (MAX_BATCH_ON_CPU if self.inference == "cpu" else None)
+        most = _max_batch() or (MAX_BATCH_ON_CPU if self.inference == "cpu" else None)
         # A model exported for a fixed batch gets exactly that many items.
         fixed = next((i.shape[0] for i in inputs if i.shape and isinstance(i.shape[0], int)), None)
         self._batches = Batches(self._run, self.output_names, most=most, fixed=fixed)
@@ -77,6 +91,17 @@ class LocalEngine:
         """
         self.check(inputs)
         return self._batches.run(inputs)
+
+    def runs(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yield what `infer` returns in parts, in order, as the model runs on them.
+
+        Raises
+        ------
+        Exception
+            What `infer` raises.
+        """
+        self.check(inputs)
+        yield from self._batches.runs(inputs)
 
     def warm_up(self) -> None:
         """Run the model on an item of zeros, whose free dimensions are 1: it reads pages and allocates memory."""

@@ -28,12 +28,17 @@ _log = logging.getLogger(__name__)
 
 
 class PackageSession:
-    """A session of the package; see `session.Session`.
+    """A session of the package; see `interfaces.Session`.
+
+    Parameters
+    ----------
+    session
+        The package's own.
 
     Attributes
     ----------
     session
-        The package's own.
+        The package's own; None when it is closed.
     """
 
     def __init__(self, session: ort.InferenceSession) -> None:
@@ -48,19 +53,21 @@ class PackageSession:
         Raises
         ------
         StageError
-            If an output is no tensor.
+            If an output is no tensor, or the session is closed.
         Exception
             With ONNX Runtime's own message, if it fails.
         """
-        outputs = self.session.run(self._names, arrays_of(inputs))
+        if (session := self.session) is None:
+            raise StageError("the model is closed")
+        outputs = session.run(self._names, arrays_of(inputs))
         for name, output in zip(self._names, outputs, strict=True):
             if not hasattr(output, "dtype"):
                 raise StageError(f"model output {name!r} is a {type(output).__name__}, expected a tensor")
         return [Tensor.of(output) for output in outputs]
 
     def close(self) -> None:
-        """Give the memory back. Nothing can be run afterwards."""
-        del self.session
+        """Give the memory back, as soon as no thread runs the model any more."""
+        self.session = None
 
 
 def open_package_session(path: str, threads: Threads) -> tuple[PackageSession, str]:

@@ -20,8 +20,10 @@ from onnx import TensorProto, helper
 from tests.runtime.arrays import ArrayStore, infer
 
 from inference_runtime.engine import LocalEngine
-from inference_runtime.errors import OutOfMemoryError, RetryableError
-from inference_runtime.session import open_session
+from inference_runtime.errors import OutOfMemoryError, RetryableError, StageError
+from inference_runtime.onnxruntime_package import open_package_session
+from inference_runtime.session import Threads, open_session
+from inference_runtime.tensor import zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,6 +187,23 @@ def test_a_model_whose_items_depend_on_each_other_runs_one_at_a_time_on_a_gpu_to
 ) -> None:
     monkeypatch.setenv("MAX_BATCH", "1")
     assert runs(LocalEngine(), 5) == [1]
+
+
+@pytest.mark.parametrize("text", ["-1", "many", "1.5", " 2", "\u0664"])
+def test_a_largest_batch_that_is_none_fails(
+    function: Path, gpu: type[Gpu], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("MAX_BATCH", text)
+    with pytest.raises(StageError, match=r"MAX_BATCH is .+, expected a whole number"):
+        LocalEngine()
+
+
+def test_a_closed_session_of_the_package_fails(function: Path) -> None:
+    session, _ = open_package_session(str(function / "model" / "model.onnx"), Threads(1, spin=False))
+    session.close()
+    session.close()
+    with pytest.raises(StageError, match="the model is closed"):
+        session.run({"x": zeros("float32", [1, 1])})
 
 
 ENDING = """
