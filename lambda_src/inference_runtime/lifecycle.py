@@ -42,6 +42,11 @@ def answers_warming(
     The event is ``{"cdk-inference": "warm"}``, and the answer ``{"warm": true}``. With ``"hold_ms"``, milliseconds, it
     is given after so long: events that come meanwhile need an environment each. The environment's first warming event
     runs its preparations, see `prepare`.
+
+    Parameters
+    ----------
+    handler
+        `handler(event, context) -> answer`, for all other events.
     """
 
     @functools.wraps(handler)
@@ -63,11 +68,16 @@ def _hold_seconds(hold_ms: object) -> float:
 
 
 def prepare(function: _Function) -> _Function:
-    """Have this done before the first request if nobody waits for it: decorates a function without arguments.
+    """Run this function before the first request, where that makes no request wait.
 
     Such as one inference, which reads the model's pages into memory. It is done before a snapshot is taken, when a
     provisioned environment initializes (at once: what the function uses must be there), and in the first warming event.
     In an environment made for a request it is not done at all. If it fails, that is logged: the function works without.
+
+    Parameters
+    ----------
+    function
+        Takes no arguments. It is returned as it is, so that this can decorate it.
     """
     _preparations.append(function)
     if _INITIALIZATION == "provisioned-concurrency":
@@ -103,7 +113,9 @@ def _run_preparations() -> None:
         except Exception:
             import logging  # noqa: PLC0415 - hardly ever needed
 
-            logging.getLogger(__name__).exception("a preparation failed, the first request is slower: %s", preparation)
+            text = "a preparation failed, the first request is slower: %s"
+            # No error: a model may take nothing but sizes that it does not tell.
+            logging.getLogger(__name__).warning(text, preparation, exc_info=True)
 
 
 def _get_ready_for_snapshot() -> None:

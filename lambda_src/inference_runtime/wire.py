@@ -65,10 +65,10 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], dict[str, Tensor
         listed = [
             (name, str(dtype), [int(n) for n in shape], int(size)) for name, dtype, shape, size in header.pop("tensors")
         ]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise BrokenConnectionError(f"the header is not as it should be: {error!r}") from error
     # Before anything is read: what a false header claims may never come.
-    if sum(size for *_, size in listed) > MAX_TENSORS or not all(_possible(*entry[1:]) for entry in listed):
+    if sum(size for *_, size in listed) > MAX_TENSORS or not all(_possible(*entry) for entry in listed):
         raise BrokenConnectionError(f"the header lists no tensors: {listed!r:.200}")
     tensors = {}
     for name, dtype, shape, size in listed:
@@ -80,9 +80,9 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], dict[str, Tensor
     return header, tensors
 
 
-def _possible(dtype: str, shape: list[int], size: int) -> bool:
-    """Tell whether a tensor of this type and shape has so many bytes."""
-    if min([size, *shape]) < 0:
+def _possible(name: object, dtype: str, shape: list[int], size: int) -> bool:
+    """Tell whether this can be a tensor's name, and one of this type and shape has so many bytes."""
+    if not isinstance(name, str) or min([size, *shape]) < 0:
         return False
     return dtype == STRING or (dtype in ITEM_SIZES and size == math.prod(shape) * ITEM_SIZES[dtype])
 

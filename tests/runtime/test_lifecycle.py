@@ -182,7 +182,7 @@ def test_a_preparation_that_fails_is_logged_and_fails_nothing(tmp_path, initiali
     print(answers_warming(lambda event, context: None)({"cdk-inference": "warm"}, None))
     """
     printed = run(code, tmp_path, initialization)
-    assert printed[0] == "ERROR"
+    assert printed[0] == "WARNING"
     assert "ZeroDivisionError:" in printed
     assert printed[-3:] == ["another", "{'warm':", "True}"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from typing import Any
 
@@ -59,4 +60,16 @@ def test_anything_else_is_an_error(data: bytes, marked: bool) -> None:
         one.sendall((b"tns2" if marked else b"") + data)
         one.close()
         with pytest.raises(wire.BrokenConnectionError):
+            wire.receive(other)
+
+
+@pytest.mark.parametrize(
+    "entry", ['["x", "uint8", [Infinity], 1]', '[["x"], "uint8", [1], 1]', '[null, "uint8", [1], 1]']
+)
+def test_a_header_that_lists_no_tensors_fails(entry: str) -> None:
+    text = f'{{"tensors": [{entry}]}}'.encode()
+    one, other = socket.socketpair()
+    with one, other:
+        one.sendall(struct.pack("<4sI", b"tns2", len(text)) + text + b"x")
+        with pytest.raises(wire.BrokenConnectionError, match="the header"):
             wire.receive(other)
