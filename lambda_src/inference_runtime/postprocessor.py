@@ -80,7 +80,14 @@ class Postprocessor:
 
     @classmethod
     def from_environment(cls, dynamodb: DynamoDBClient, prefix: str = "STAGE") -> Postprocessor:
-        """Return what the function's environment describes, its user code under this prefix.
+        """Return what the function's environment describes.
+
+        Parameters
+        ----------
+        dynamodb
+            Thread-safe client.
+        prefix
+            What the names of the user code's variables begin with, see `load_stage`.
 
         Raises
         ------
@@ -181,21 +188,24 @@ class Postprocessor:
             written = dict(zip(outcomes, pool.map(write, outcomes), strict=True))
         again = retry | {index for index, new in written.items() if new is None}
         recorded = [index for index, new in written.items() if new]
-
         counts = {
             status: sum(outcomes[index]["status"] == status.upper() for index in recorded)
             for status in ("succeeded", "rejected", "failed")
         }
-        for status, count in counts.items():
-            self.metrics.add_metric(status.capitalize(), MetricUnit.Count, count)
-        self.metrics.add_metric("Retried", MetricUnit.Count, len(again))
-        if escalated is not None:  # no metric, and no price of one, where there is no cascade
-            self.metrics.add_metric("Escalated", MetricUnit.Count, escalated)
-        for index in recorded:
-            if (latency := _latency(items[index])) is not None:
-                self.metrics.add_metric("Latency", MetricUnit.Milliseconds, latency)
+        self._count(counts, [items[index] for index in recorded], len(again), escalated)
         self.metrics.add_metadata("model_version", model_version)
         return {"retry": [items[index].message_id for index in sorted(again)], **counts}
+
+    def _count(self, counts: Mapping[str, int], recorded: Iterable[Item], retried: int, escalated: int | None) -> None:
+        """Add the metrics of a batch."""
+        for status, count in counts.items():
+            self.metrics.add_metric(status.capitalize(), MetricUnit.Count, count)
+        self.metrics.add_metric("Retried", MetricUnit.Count, retried)
+        if escalated is not None:  # no metric, and no price of one, where there is no cascade
+            self.metrics.add_metric("Escalated", MetricUnit.Count, escalated)
+        for item in recorded:
+            if (latency := _latency(item)) is not None:
+                self.metrics.add_metric("Latency", MetricUnit.Milliseconds, latency)
 
     def _write(self, item: Item, attributes: dict[str, Attribute], hanging: Event) -> bool | None:
         """Write a row, and say whether it is new; None if it could not be written."""
