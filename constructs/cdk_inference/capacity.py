@@ -159,6 +159,22 @@ class Capacity(ABC):
             MiB of its ``/tmp``.
         """
 
+    def check_memory(self, prop: str, memory_size: float, function: str) -> None:
+        """Refuse a memory size that the capacity does not have.
+
+        Parameters
+        ----------
+        prop, memory_size
+            The prop that says how much, and its MiB.
+        function
+            What the function is called in messages.
+        """
+        if not Token.is_unresolved(memory_size) and not self.least_memory <= memory_size <= self.most_memory:
+            raise PropError(
+                f"{prop} is {memory_size} MiB; {self}, where {function} runs, takes {self.least_memory} to "
+                f"{self.most_memory}"
+            )
+
     @abstractmethod
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
         """Put the function onto the capacity, and return what workflows invoke: a version, or an alias of it."""

@@ -141,10 +141,7 @@ class StageFunction(Construct):
         log_removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        if not Token.is_unresolved(memory_size) and not capacity.least_memory <= memory_size <= capacity.most_memory:
-            raise PropError(
-                f"memory_size is {memory_size} MiB; {capacity} takes {capacity.least_memory} to {capacity.most_memory}"
-            )
+        capacity.check_memory("memory_size", memory_size, id)
         seconds("timeout", timeout, least=1, most=900)
         if reserved_concurrent_executions is not None and not (
             Token.is_unresolved(reserved_concurrent_executions) or reserved_concurrent_executions >= 1

@@ -161,8 +161,8 @@ class InferencePipeline(Construct):
         max_receive_count: int = 10,
         stage_timeout: Duration | None = None,
         workflow_timeout: Duration | None = None,
-        preprocess_memory_size: int = 1769,
-        postprocess_memory_size: int = 1024,
+        preprocess_memory_size: int = _STAGE_MEMORY["preprocess_memory_size"],
+        postprocess_memory_size: int = _STAGE_MEMORY["postprocess_memory_size"],
         capacity: Capacity | None = None,
         max_object_bytes: int = 64 * 1024 * 1024,
         reserved_concurrent_executions: int | None = None,
@@ -177,6 +177,9 @@ class InferencePipeline(Construct):
         legs_in_turn = 2 if any(leg.escalation for leg in plan.legs.values()) else 1
         if fused:
             _check_fused(plan, preprocess_memory_size, postprocess_memory_size)
+        elif capacity is not None:
+            capacity.check_memory("preprocess_memory_size", preprocess_memory_size, "preprocessing")
+            capacity.check_memory("postprocess_memory_size", postprocess_memory_size, "postprocessing")
         default_stage_timeout = Duration.seconds(_FUSED_TIMEOUT if fused else _STAGE_TIMEOUTS[legs_in_turn])
         per_stage = stage_timeout if stage_timeout is not None else default_stage_timeout
         per_batch = workflow_timeout if workflow_timeout is not None else Duration.seconds(_EXPRESS_LIMIT_SECONDS)
@@ -258,7 +261,7 @@ class InferencePipeline(Construct):
             **kept,
         )
         self.trigger.add_target(self.workflow.state_machine)
-        self._report(plan, traffic, fused=fused, kept=fused and capacity is not None)
+        self._report(plan, traffic, fused=fused, chosen=fused and capacity is not None)
 
     @property
     def preprocess(self) -> PreprocessFunction:
@@ -293,7 +296,7 @@ class InferencePipeline(Construct):
             raise PropError(f"the pipeline has the routes {names}; take .routes['{next(iter(self.routes))}'].{stage}")
         return next(iter(self.routes.values()))
 
-    def _report(self, plan: RoutePlan, traffic: Traffic | None, *, fused: bool, kept: bool) -> None:
+    def _report(self, plan: RoutePlan, traffic: Traffic | None, *, fused: bool, chosen: bool) -> None:
         """Say what was calibrated and decided: in the template, in outputs, and as warnings."""
         cascades, summaries = [], []
         for leg in plan.legs.values():
@@ -319,7 +322,7 @@ class InferencePipeline(Construct):
             from cdk_inference.routing.costs import advise, warn_of_backlog  # noqa: PLC0415 - for who asks
 
             route = plan.legs[plan.destinations[plan.entry].leg].route
-            if not kept:  # who has chosen a capacity needs no advice
+            if not chosen:  # who has chosen a capacity needs no advice
                 advise(self, route, traffic, fused=fused)
             warn_of_backlog(self, route, traffic)
 

@@ -37,9 +37,7 @@ class Warmed(Capacity):
         unknown = Token.is_unresolved(self.environments)
         if unknown or not is_whole(self.environments):
             given = "a token" if unknown else repr(self.environments)
-            raise PropError(
-                f"environments of Capacity.warmed is {given}; it must be a whole number, known at synth"
-            )
+            raise PropError(f"environments of Capacity.warmed is {given}; it must be a whole number, known at synth")
         if not 1 <= self.environments <= MOST_ENVIRONMENTS:
             raise PropError(
                 f"environments is {self.environments}; 1 to {MOST_ENVIRONMENTS} can be kept warm: more are better "

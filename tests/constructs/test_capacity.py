@@ -130,7 +130,7 @@ def test_the_local_target_has_no_instances():
 
 
 def test_less_memory_than_an_instance_gives_fails(stack):
-    with pytest.raises(PropError, match="memory_size is 1769 MiB; a managed instance takes 2048 to 32768"):
+    with pytest.raises(PropError, match="memory_size is 1769 MiB; a managed instance, where Infer runs, takes 2048"):
         infer(stack, capacity=Capacity.managed_instances())
 
 
@@ -645,3 +645,16 @@ def test_what_is_behind_a_gpu_is_invoked_through_an_alias(stack, pipeline):
     assert with_snapshots(stack) == ids(stack, photos.preprocess, photos.postprocess)
     assert isinstance(photos.preprocess.target, lambda_.Version)
     assert isinstance(photos.postprocess.target, lambda_.Alias)
+
+
+@pytest.mark.parametrize(
+    ("props", "message"),
+    [
+        ({}, "preprocess_memory_size is 1769 MiB; a managed instance, where preprocessing runs, takes 2048"),
+        ({"preprocess_memory_size": 2048}, "postprocess_memory_size is 1024 MiB; a managed instance, where post"),
+        ({"fused": True}, "memory_size is 1769 MiB; a managed instance, where Score runs, takes 2048"),
+    ],
+)
+def test_a_pipeline_with_less_memory_than_an_instance_gives_fails(pipeline, props, message):
+    with pytest.raises(PropError, match=message):
+        pipeline(capacity=Capacity.managed_instances(), **props)

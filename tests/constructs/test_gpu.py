@@ -398,7 +398,7 @@ def test_the_first_model_of_a_cascade_is_not_on_a_gpu(stack):
     ("props", "message"),
     [
         ({"accelerator_memory": 20}, "accelerator_memory is 20 GiB; Lambda gives an environment 3, 6, 12, 16, 24, 48"),
-        ({"memory_size": 1769}, "memory_size is 1769 MiB; a managed instance takes 2048 to 32768"),
+        ({"memory_size": 1769}, "memory_size is 1769 MiB; a managed instance, where .* runs, takes 2048 to 32768"),
         ({"memory_gib_per_vcpu": 3}, "memory_gib_per_vcpu is 3; instances have 2, 4 or 8"),
         ({"concurrency": 0}, "concurrency is 0; an environment takes 1 to 1600"),
         ({"max_environments": 0}, "min_environments is 0 and max_environments 0"),

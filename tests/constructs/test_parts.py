@@ -149,7 +149,7 @@ def test_options_that_the_environment_would_not_hold_travel_in_a_file():
 
 
 def test_a_stage_that_is_not_a_lambda_size_fails(stack):
-    with pytest.raises(PropError, match="memory_size is 20000 MiB; Lambda takes 128 to 10240"):
+    with pytest.raises(PropError, match=r"memory_size is 20000 MiB; Lambda, where .* runs, takes 128 to 10240"):
         StageFunction(
             stack,
             "Mine",

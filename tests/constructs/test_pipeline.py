@@ -393,7 +393,10 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
         ({"suffixes": ["jpg"]}, "suffix 'jpg' is not of the form '.jpg'"),
         ({"stage_timeout": cdk.Duration.seconds(60)}, "stage_timeout is 60 s…use at most 37 s, or smaller batches"),
         ({"workflow_timeout": cdk.Duration.minutes(6)}, "workflow_timeout is 360 s"),
-        ({"inference": Inference.cpu(memory_size=64)}, "memory_size is 64 MiB; Lambda takes 128 to 10240"),
+        (
+            {"inference": Inference.cpu(memory_size=64)},
+            "memory_size is 64 MiB; Lambda, where Inference runs, takes 128 to 10240",
+        ),
         ({"result_ttl_days": 0}, "result_ttl_days is 0"),
         ({"postprocess": Postprocess.classification(labels=["a", "b"], top=1)}, "labels has 2 names…has 10 classes"),
     ],
