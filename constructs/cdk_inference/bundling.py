@@ -75,8 +75,8 @@ class WheelPart:
     requirements
         A requirements file that pins the wheels.
     kept
-        Patterns of the paths to keep, as those of `fnmatch`; each must match a file. The metadata is kept too: it
-        says which version the files are of, and under which license.
+        Patterns of the paths to keep, as those of `fnmatch`, whose ``*`` matches ``/`` too; each must match a file. The
+        metadata is kept too: it says which version the files are of, and under which license.
     """
 
     requirements: Path

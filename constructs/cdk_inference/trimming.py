@@ -50,7 +50,7 @@ def chosen_files(folder: Path, patterns: Sequence[str]) -> tuple[dict[str, Path]
     folder
         Where they were installed.
     patterns
-        As those of `fnmatch`.
+        As those of `fnmatch`, whose ``*`` matches ``/`` too.
 
     Returns
     -------
