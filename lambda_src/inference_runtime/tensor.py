@@ -160,6 +160,13 @@ class Tensor:
     def decoded(cls, dtype: str, shape: Sequence[int], data: Data) -> Tensor:
         """Return the tensor of which `encoded` returned these bytes.
 
+        Parameters
+        ----------
+        dtype, shape
+            Of that tensor.
+        data
+            What `encoded` returned; of numbers it is kept, not copied.
+
         Raises
         ------
         ValueError
