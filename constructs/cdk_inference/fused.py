@@ -18,6 +18,7 @@ from cdk_inference.functions import (
     reading_environment,
     recording_environment,
 )
+from cdk_inference.memory import warn_of_memory
 from cdk_inference.metadata import mark
 from cdk_inference.packages import ZipPackage
 
@@ -137,8 +138,6 @@ class FusedFunction(StageFunction):
         trigger.grant_read(self)
         results.grant_write_rows(self)
         acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
-        from cdk_inference.memory import warn_of_memory  # noqa: PLC0415 - prices, which nothing else of an app needs
-
         warn_of_memory(self, model, memory_size)  # at least: the stages need some too
 
 
