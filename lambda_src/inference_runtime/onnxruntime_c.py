@@ -34,6 +34,7 @@ from functools import lru_cache
 from math import prod
 
 from inference_runtime.errors import StageError
+from inference_runtime.onnxruntime_plan import MOST_PLANS, Plan, is_foreseeable, is_small, key_of
 from inference_runtime.session import TensorInfo
 from inference_runtime.tensor import ITEM_SIZES, STRING, Tensor
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from inference_runtime.onnxruntime_plan import Key
     from inference_runtime.session import Threads
 
 API_VERSION = 24
@@ -89,6 +91,10 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "AllocatorFree": (76, c_void_p, c_void_p),
     "GetAllocatorWithDefaultOptions": (78, c_void_p),
     "AddSessionConfigEntry": (130, c_void_p, c_char_p, c_char_p),
+    "RunWithBinding": (133, c_void_p, c_void_p, c_void_p),
+    "CreateIoBinding": (134, c_void_p, c_void_p),
+    "BindInput": (136, c_void_p, c_char_p, c_void_p),
+    "BindOutput": (137, c_void_p, c_char_p, c_void_p),
     "GetResizedStringTensorElementBuffer": (252, c_void_p, c_size_t, c_size_t, c_void_p),
     "GetTensorElementTypeAndShapeDataReference": (414, c_void_p, c_void_p, c_void_p, c_void_p),
 }
@@ -98,11 +104,12 @@ _RELEASES = {
     "ReleaseValue": 96,
     "ReleaseTypeInfo": 98,
     "ReleaseSessionOptions": 100,
+    "ReleaseIoBinding": 135,
 }
 _SLOT = 8  # bytes of a pointer
 _ROOM = 3
 _GET_ERROR_CODE, _GET_ERROR_MESSAGE = 1, 2
-_LONG = frozenset({"CreateEnv", "CreateSession", "Run"})
+_LONG = frozenset({"CreateEnv", "CreateSession", "Run", "RunWithBinding"})
 
 
 class _ApiBase(Structure):
@@ -169,10 +176,13 @@ class Library:
         }
         self.releases = {name: PYFUNCTYPE(None, c_void_p)(self._table[place]) for name, place in _RELEASES.items()}
         # For as long as the process lives: other threads may be in a session when the interpreter ends.
-        self.environment, self.allocator, self.memory = c_void_p(), c_void_p(), c_void_p()
+        self.environment, self.allocator = c_void_p(), c_void_p()
         self.call("CreateEnv", _WARNING, b"cdk-inference", byref(self.environment))
         self.call("GetAllocatorWithDefaultOptions", byref(self.allocator))
-        self.call("CreateCpuMemoryInfo", _DEVICE_ALLOCATOR, _DEFAULT_MEMORY, byref(self.memory))
+        memory = c_void_p()
+        self.call("CreateCpuMemoryInfo", _DEVICE_ALLOCATOR, _DEFAULT_MEMORY, byref(memory))
+        self._memory = memory.value
+        self._create_tensor = self.functions["CreateTensorWithDataAsOrtValue"]
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a function of the API.
@@ -183,6 +193,20 @@ class Library:
             With ONNX Runtime's own message, if it fails.
         """
         if status := self.functions[name](*arguments):
+            raise self.error(status)
+
+    def create_value(self, tensor: Tensor, address: Any, place: int) -> None:  # noqa: ANN401 - bytes, or where they are
+        """Put a value of a tensor's type and shape, whose elements are at `address`, at `place`.
+
+        Raises
+        ------
+        OnnxRuntimeError
+            If it fails.
+        """
+        shape = tensor.shape
+        if status := self._create_tensor(
+            self._memory, address, len(tensor.data), _sizes(shape), len(shape), _NUMBERS[tensor.dtype], place
+        ):
             raise self.error(status)
 
     def error(self, status: int) -> Exception:
@@ -226,12 +250,18 @@ def _find_library() -> str:
     )
 
 
-class _Handle:
-    """Releases a session when the last one who uses it is done."""
+class Handle:
+    """Releases a session when the last one who uses it is done.
+
+    Attributes
+    ----------
+    value
+        ONNX Runtime's pointer to it.
+    """
 
     __slots__ = ("_library", "value")
 
-    def __init__(self, library: Library, value: c_void_p) -> None:
+    def __init__(self, library: Library, value: int) -> None:
         self._library = library
         self.value = value
 
@@ -272,20 +302,23 @@ class CSession:
             library.call("CreateSession", library.environment, os.fsencode(path), options, byref(session))
         finally:
             library.releases["ReleaseSessionOptions"](options)
-        self._handle: _Handle | None = _Handle(library, session)
+        # Of the shapes that were seen, None for one that failed. They go with the session: a thread that still runs
+        # the model when it is closed has both.
+        plans: dict[Key, Plan | None] = {}
+        self._open: tuple[Handle, dict[Key, Plan | None]] | None = Handle(library, session.value or 0), plans
         # What each run calls, without a look-up.
         functions, releases = library.functions, library.releases
         self._run = functions["Run"]
-        self._create_tensor = functions["CreateTensorWithDataAsOrtValue"]
+        self._create_value = library.create_value
         self._get_shape = functions["GetTensorElementTypeAndShapeDataReference"]
         self._get_data = functions["GetTensorMutableData"]
         self._release_value = releases["ReleaseValue"]
-        self._memory = library.memory.value
         self.inputs = self._values(session, "Input")
         self.outputs = self._values(session, "Output")
         self._input_order = [value.name for value in self.inputs]
         self._input_names = _texts(self._input_order)
         self._output_names = _texts([value.name for value in self.outputs])
+        self._foreseeable = is_foreseeable(self.inputs, self.outputs)
 
     def _values(self, session: c_void_p, kind: str) -> list[TensorInfo]:
         count = c_size_t()
@@ -327,8 +360,26 @@ class CSession:
         OnnxRuntimeError
             With ONNX Runtime's own message, if it fails.
         """
-        if (handle := self._handle) is None:
+        if (opened := self._open) is None:
             raise StageError("the model is closed")
+        handle, plans = opened
+        if not self._foreseeable:
+            return self._run_once(handle, inputs)
+        key = key_of(inputs)
+        if plan := plans.get(key):
+            if (outputs := plan.run(inputs.values())) is not None:
+                return outputs
+            if plan.failed:
+                plans[key] = None
+        outputs = self._run_once(handle, inputs)
+        # More inputs than the model asks for stand for its constants, which may be outputs too.
+        asked = len(inputs) == len(self.inputs)
+        if asked and key not in plans and len(plans) < MOST_PLANS and is_small(inputs, outputs):
+            named = {value.name: output for value, output in zip(self.outputs, outputs, strict=True)}
+            plans[key] = Plan(self._library, handle, inputs, named)
+        return outputs
+
+    def _run_once(self, handle: Handle, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         many, count = len(inputs), len(self.outputs)
         order = list(inputs)
         names = self._input_names if order == self._input_order else _texts(order)
@@ -356,20 +407,16 @@ class CSession:
 
     def _give(self, tensor: Tensor, place: int, buffers: list[_PyBuffer]) -> None:
         """Put a value of ONNX Runtime's at `place`, on a tensor's own bytes, which `buffers` keep where they are."""
-        data, shape = tensor.data, tensor.shape
+        data = tensor.data
         if isinstance(data, list):
-            self._give_texts(data, shape, place)
+            self._give_texts(data, tensor.shape, place)
             return
         address: Any = data  # of bytes, ctypes knows it
         if type(data) is not bytes:
             address = self._hold(data, buffers)
             if address % ITEM_SIZES[tensor.dtype]:  # a part of something; kernels may rely on numbers in their places
                 address = self._hold(bytes(data), buffers)
-        sizes = _sizes(shape)
-        if status := self._create_tensor(
-            self._memory, address, len(data), sizes, len(shape), _NUMBERS[tensor.dtype], place
-        ):
-            raise self._library.error(status)
+        self._create_value(tensor, address, place)
 
     @staticmethod
     def _hold(data: Any, buffers: list[_PyBuffer]) -> int:  # noqa: ANN401 - whatever has bytes
@@ -413,7 +460,7 @@ class CSession:
 
     def close(self) -> None:
         """Give the memory back, as soon as no thread runs the model any more."""
-        self._handle = None
+        self._open = None
 
 
 @lru_cache(maxsize=64)
