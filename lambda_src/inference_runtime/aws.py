@@ -45,7 +45,7 @@ def error_code(error: Exception) -> str:
 
 
 class BotocoreObjects:
-    """Reads and writes objects with a client of botocore; see `objects.Objects`.
+    """Reads and writes objects with a client of botocore; see `interfaces.Objects`.
 
     The cause of a `RetryableError` is botocore's exception.
     """

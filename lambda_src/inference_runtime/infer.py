@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from inference_runtime.interfaces import Engine
-    from inference_runtime.objects import Objects
+    from inference_runtime.interfaces import Engine, Objects
     from inference_runtime.tensor import Tensor
 
 RESPONSE_LIMIT = 80_000

@@ -1,4 +1,4 @@
-"""What an engine and a session are, for annotations: nothing imports this while the function runs."""
+"""What an engine, a session and a store of objects are, for annotations: nothing imports this in a function."""
 
 from __future__ import annotations
 
@@ -56,4 +56,32 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Give the memory back. Nothing can be run afterwards."""
+        ...
+
+
+class Objects(Protocol):
+    """Reads and writes objects; thread-safe.
+
+    There are two: `aws.BotocoreObjects` for the functions that have a client of botocore anyway, and
+    `light_s3.LightObjects` for the inference function, which starts without botocore.
+    """
+
+    def get(self, bucket: str, key: str) -> bytes:
+        """Read the bytes of an object.
+
+        Raises
+        ------
+        RetryableError
+            If S3 does not give the object; the text has S3's error code.
+        """
+        ...
+
+    def put(self, bucket: str, key: str, data: bytes) -> None:
+        """Write an object.
+
+        Raises
+        ------
+        RetryableError
+            If S3 does not take the object; the text has S3's error code.
+        """
         ...

@@ -87,7 +87,7 @@ class _Request(NamedTuple):
 
 
 class LightObjects:
-    """Reads and writes objects; thread-safe. See `objects.Objects`.
+    """Reads and writes objects; thread-safe. See `interfaces.Objects`.
 
     The region, the endpoint and the credentials are those of the environment, as Lambda sets it: `AWS_REGION`,
     `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, `AWS_USE_FIPS_ENDPOINT`, and what `CredentialSource` reads.

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from inference_runtime.objects import Objects
+    from inference_runtime.interfaces import Objects
 
 _REFERENCE_BYTES = 320  # at least what a claim check takes as JSON: a bucket's name, a key, a shape
 
