@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import allocate_lock  # `threading` takes milliseconds to import
 from ctypes import (
     CDLL,
     CFUNCTYPE,
@@ -16,6 +17,7 @@ from ctypes import (
     Structure,
     addressof,
     byref,
+    c_char,
     c_char_p,
     c_int,
     c_int64,
@@ -54,7 +56,6 @@ LIBRARY = "libonnxruntime.so"
 _WARNING = 2
 _DEVICE_ALLOCATOR = 0
 _DEFAULT_MEMORY = 0
-_TENSOR = 1
 
 # ONNXTensorElementDataType. The types with None are no whole bytes, or none that numpy has.
 _TYPES = (
@@ -109,6 +110,7 @@ _RELEASES = {
 _SLOT = 8  # bytes of a pointer
 _ROOM = 3
 _GET_ERROR_CODE, _GET_ERROR_MESSAGE = 1, 2
+_MOST_OF_STRING_AT = 2**31 - 1  # it takes a C int as the size, up to Python 3.11
 _LONG = frozenset({"CreateEnv", "CreateSession", "Run", "RunWithBinding"})
 
 
@@ -219,20 +221,22 @@ class Library:
 
 
 _library: Library | None = None
+_loading = allocate_lock()
 
 
 def load_library() -> Library:
-    """Return the library, which is loaded once in a process.
+    """Return the library, which is loaded once in a process, whichever thread asks first.
 
     Raises
     ------
     StageError
-        If there is none, or not the right one.
+        If there is none, more than one, or not the right one.
     """
     global _library  # noqa: PLW0603
-    if _library is None:
-        _library = Library(_find_library())
-    return _library
+    with _loading:
+        if _library is None:
+            _library = Library(_find_library())
+        return _library
 
 
 def _find_library() -> str:
@@ -242,8 +246,10 @@ def _find_library() -> str:
             names = [name for name in os.listdir(folder) if name.startswith(LIBRARY)]  # noqa: PTH208
         except OSError:
             continue
+        if len(names) > 1:
+            raise StageError(f"{folder} has {', '.join(sorted(names))}, expected one of them: package the wheel afresh")
         if names:
-            return os.path.join(folder, max(names))  # noqa: PTH118
+            return os.path.join(folder, names[0])  # noqa: PTH118
     raise StageError(
         f"there is no onnxruntime/capi/{LIBRARY}.* on sys.path: package the wheel of onnxruntime for Linux with the "
         'function, or set INFERENCE_ENGINE to "python"'
@@ -259,20 +265,22 @@ class Handle:
         ONNX Runtime's pointer to it.
     """
 
-    __slots__ = ("_library", "value")
+    __slots__ = ("_library", "_process", "value")
 
     def __init__(self, library: Library, value: int) -> None:
         self._library = library
+        self._process = os.getpid()
         self.value = value
 
     def __del__(self) -> None:
-        # When the interpreter ends, the process gives everything back at once.
-        if not sys.is_finalizing():
+        # When the interpreter ends, the process gives everything back at once. A forked one has none of the threads
+        # for whose end it would wait.
+        if not sys.is_finalizing() and os.getpid() == self._process:
             self._library.releases["ReleaseSession"](self.value)
 
 
 class CSession:
-    """A session on the CPU; see `session.Session`. Any number of threads may run it at once.
+    """A session on the CPU; see `interfaces.Session`. Any number of threads may run it at once.
 
     Parameters
     ----------
@@ -447,7 +455,7 @@ class CSession:
         shape = (c_int64 * rank).from_address(sizes)[:] if rank else ()
         if output.dtype == STRING:
             return Tensor(STRING, shape, self._taken_texts(value, prod(shape)))
-        return Tensor(output.dtype, shape, string_at(data, prod(shape) * ITEM_SIZES[output.dtype]))
+        return Tensor(output.dtype, shape, _copied(data, prod(shape) * ITEM_SIZES[output.dtype]))
 
     def _taken_texts(self, value: int, count: int) -> list[str]:
         call, length = self._library.call, c_size_t()
@@ -466,6 +474,13 @@ class CSession:
 @lru_cache(maxsize=64)
 def _sizes(shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array of ctypes, which is only read
     return (c_int64 * len(shape))(*shape)
+
+
+def _copied(address: int, size: int) -> bytes:
+    """Return bytes of the memory at an address."""
+    if size <= _MOST_OF_STRING_AT:
+        return string_at(address, size)
+    return bytes((c_char * size).from_address(address))
 
 
 def _texts(texts: list[str]) -> Any:  # noqa: ANN401 - an array of ctypes

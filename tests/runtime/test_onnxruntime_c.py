@@ -195,6 +195,35 @@ def test_bytes_that_do_not_begin_where_numbers_do(save: Callable[[bytes], str]) 
     assert got.values() == (2, 3, 4)
 
 
+def test_outputs_that_are_larger_than_a_c_int_are_copied_otherwise(
+    save: Callable[[bytes], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.arange(1000, dtype=np.float32)
+    for most in (3999, 4000):
+        monkeypatch.setattr(onnxruntime_c, "_MOST_OF_STRING_AT", most)
+        [got] = CSession(save(identities([("x", "float32", ["n"])])), ONE).run({"x": Tensor.of(x)})
+        assert got == Tensor("float32", [1000], x.tobytes())
+
+
+FORKED = """
+import os, sys
+from inference_runtime.onnxruntime_c import CSession
+from inference_runtime.session import Threads
+
+session = CSession(sys.argv[1], Threads(4, spin=False))
+if (child := os.fork()) == 0:
+    del session
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_a_forked_process_drops_a_session_whose_threads_it_does_not_have(save: Callable[[bytes], str]) -> None:
+    path = save(identities([("x", "float32", ["n"])]))
+    environment = {**os.environ, "PYTHONPATH": str(SOURCES), "ORT_DISABLE_TELEMETRY": "1"}
+    subprocess.run([sys.executable, "-c", FORKED, path], env=environment, check=True, timeout=60)
+
+
 def test_outputs_outlive_the_session(save: Callable[[bytes], str]) -> None:
     session = CSession(save(identities([("x", "float32", ["n"])])), ONE)
     x = np.arange(100_000, dtype=np.float32)
@@ -647,6 +676,23 @@ class TestTheLibrary:
     def test_none_fails(self) -> None:
         with pytest.raises(StageError, match=r"there is no onnxruntime/capi/libonnxruntime\.so\.\* on sys\.path"):
             onnxruntime_c.load_library()
+
+    def test_two_fail(self, paths: Path) -> None:
+        for version in ("1.9.0", "1.31.1"):
+            (paths / f"libonnxruntime.so.{version}").touch()
+        with pytest.raises(
+            StageError, match=r"has libonnxruntime\.so\.1\.31\.1, libonnxruntime\.so\.1\.9\.0, expected one"
+        ):
+            onnxruntime_c.load_library()
+
+    def test_threads_load_it_once(self, paths: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        [library] = LIBRARY.glob("libonnxruntime.so.*")
+        (paths / library.name).symlink_to(library)
+        load, loaded = onnxruntime_c.Library, []
+        monkeypatch.setattr(onnxruntime_c, "Library", lambda path: loaded.append(path) or load(path))
+        with ThreadPoolExecutor(8) as pool:
+            assert len(set(pool.map(lambda _: onnxruntime_c.load_library(), range(8)))) == 1
+        assert len(loaded) == 1
 
     @pytest.mark.parametrize("content", [b"", b"\x7fELF no library"])
     def test_a_damaged_one_fails(self, paths: Path, content: bytes) -> None:
