@@ -76,7 +76,10 @@ def make_module(recipe: ModelRecipe, folder: Path) -> torch.nn.Module:
 
 
 def export(recipe: ModelRecipe, module: torch.nn.Module, inputs: dict[str, np.ndarray[Any, Any]], target: Path) -> None:
-    """Export with torch's own defaults, the batch and other named dimensions open."""
+    """Export with torch's own defaults, the batch and other named dimensions open.
+
+    Outputs are not named: the exporter does not notice when a value inside has the name.
+    """
     dynamic = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, size in enumerate(spec.shape) if isinstance(size, str)}
         for spec in recipe.inputs
@@ -87,7 +90,6 @@ def export(recipe: ModelRecipe, module: torch.nn.Module, inputs: dict[str, np.nd
         module,
         example,
         input_names=[spec.name for spec in recipe.inputs],
-        output_names=[spec.name for spec in recipe.outputs],
         dynamic_shapes=dynamic,
         dynamo=True,
         verbose=False,
