@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.fresh import Fresh, check_same
 from benchmarks.harness import Figure, Sample, alternate
-from benchmarks.prepare import MODELS, eager_command, plain_command, prepare
+from benchmarks.prepare import MODELS, eager_command, engine_command, plain_command, prepare
 
 if TYPE_CHECKING:
     from benchmarks.harness import Settings
@@ -22,7 +22,7 @@ def measure(settings: Settings) -> list[Figure]:
     names = ["digits"] if settings.quick else list(MODELS)
     figures = []
     for key, model in prepare(names, settings.work).items():
-        ours = Fresh(model.function.command(model.event), model.function.environment())
+        ours = Fresh(engine_command(model), model.function.environment())
         plain, eager = Fresh(plain_command(model, settings.work)), Fresh(eager_command(model))
         found = alternate({"ours": ours, "plain": plain}, settings.rounds(ROUNDS))
         slow = alternate({"ours": ours, "eager": eager}, settings.rounds(EAGER_ROUNDS))
@@ -31,7 +31,7 @@ def measure(settings: Settings) -> list[Figure]:
         check_same(plain, eager, least=0.999)
         size = model.float32.stat().st_size
         facts = {"model": model.name, "float32_mb": round(size / 1e6, 2), "cosine": round(cosine, 4)}
-        what = f"{model.name}: fresh process to first prediction, event and answer included"
+        what = f"{model.name}: fresh process to first prediction"
         figures += [
             Figure(
                 f"cold_start/{key}",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.fresh import Fresh
 from benchmarks.harness import Figure, Sample, alternate
-from benchmarks.prepare import MODELS, plain_command, prepare
+from benchmarks.prepare import MODELS, engine_command, plain_command, prepare
 
 if TYPE_CHECKING:
     from benchmarks.harness import Settings
@@ -19,7 +19,7 @@ def measure(settings: Settings) -> list[Figure]:
     names = ["digits"] if settings.quick else list(MODELS)
     figures = []
     for key, model in prepare(names, settings.work).items():
-        ours = Fresh(model.function.command(model.event), model.function.environment())
+        ours = Fresh(engine_command(model), model.function.environment())
         plain = Fresh(plain_command(model, settings.work))
         found = alternate({"ours": ours, "plain": plain}, settings.rounds(ROUNDS))
         figures.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import platform
 import shutil
 import sys
 import sysconfig
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness import ROOT, environment, node_environment, run
+from cdk_inference.model.cache import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -138,12 +140,18 @@ def prepare(names: Iterable[str], work: Path) -> dict[str, Model]:
     }
 
 
-def interpreter() -> str:
-    """Return the Python outside of the virtual environment: a function has nothing of what is installed in there."""
-    return getattr(sys, "_base_executable", sys.executable)
-
-
 @cache
+def interpreter() -> str:
+    """Return a Python with nothing installed: what a machine has installed may run at each start of its own."""
+    folder = cache_root() / "benchmarks" / f"python-{platform.python_version()}"
+    if not (folder / "ready").is_file():
+        # Not of this virtual environment, to which it would belong.
+        base = getattr(sys, "_base_executable", sys.executable)
+        run([base, "-m", "venv", "--clear", "--without-pip", folder], env=environment())
+        (folder / "ready").touch()
+    return str(folder / "bin" / "python")
+
+
 def our_functions(recipes: tuple[Path, ...], work: Path) -> list[Function]:
     """Synthesize functions for these models and unpack them: Lambda does no more before it starts one."""
     from cdk_inference.platform import LambdaPlatform  # noqa: PLC0415
@@ -233,18 +241,31 @@ def straightforward(model: Model, work: Path) -> Function:
     return Function("lambda_function.handler", (target, pip_installed(work, "onnxruntime", "boto3")), {})
 
 
+def engine_command(model: Model) -> list[str]:
+    """Return the command of our function's engine."""
+    return [interpreter(), "-I", *map(str, (CONTENDERS / "first.py", model.function.root)), *_inputs(model)]
+
+
 def plain_command(model: Model, work: Path) -> list[str]:
     """Return the command of the plain `onnxruntime`, in float32."""
     packages = pip_installed(work, "onnxruntime")
-    script, inputs = CONTENDERS / "plain.py", model.exported / "inputs.json"
-    return [interpreter(), "-I", *map(str, (script, packages, model.float32, inputs))]
+    return [interpreter(), "-I", *map(str, (CONTENDERS / "plain.py", packages, model.float32)), *_inputs(model)]
 
 
 def eager_command(model: Model) -> list[str]:
     """Return the command of PyTorch."""
     parts = (sysconfig.get_path("purelib"), model.recipe.parent, model.exported / "model.pt")
-    script, inputs = CONTENDERS / "eager.py", model.exported / "inputs.json"
-    return [interpreter(), "-I", *map(str, (script, *parts, inputs))]
+    return [interpreter(), "-I", *map(str, (CONTENDERS / "eager.py", *parts)), *_inputs(model)]
+
+
+def _inputs(model: Model) -> list[str]:
+    """Return the arguments that say what the model gets: its raw files, so that nobody reads JSON for them."""
+    described: dict[str, dict[str, Any]] = json.loads((model.exported / "inputs.json").read_text("utf-8"))
+    return [
+        text
+        for name, tensor in described.items()
+        for text in (name, tensor["dtype"], ",".join(map(str, tensor["shape"])), tensor["file"])
+    ]
 
 
 def first_output(tensors: dict[str, dict[str, Any]]) -> np.ndarray[Any, Any]:

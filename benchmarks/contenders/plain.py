@@ -1,25 +1,25 @@
 """ONNX Runtime as `pip install onnxruntime` and its first example have it.
 
-python -I plain.py PACKAGES MODEL INPUTS
+python -I plain.py PACKAGES MODEL (NAME DTYPE SHAPE FILE)…
 """
 
-import json
 import sys
 import time
 
-_, packages, model, inputs = sys.argv
+_, packages, model, *inputs = sys.argv
 sys.path.insert(0, packages)
 import numpy as np  # noqa: E402
 import onnxruntime as ort  # noqa: E402
 
 session = ort.InferenceSession(model)
-with open(inputs, encoding="utf-8") as file:  # noqa: PTH123
-    described = json.load(file)
 feeds = {
-    name: np.fromfile(tensor["file"], tensor["dtype"]).reshape(tensor["shape"]) for name, tensor in described.items()
+    name: np.fromfile(file, dtype).reshape([int(size) for size in shape.split(",")])
+    for name, dtype, shape, file in zip(*[iter(inputs)] * 4, strict=True)
 }
 outputs = session.run(None, feeds)
 finished = time.perf_counter()
+
+import json  # noqa: E402
 
 with open("/proc/self/status", encoding="utf-8") as file:  # noqa: PTH123
     peak = next((int(line.split()[1]) for line in file if line.startswith("VmHWM")), 0)
