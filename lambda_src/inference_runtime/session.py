@@ -58,8 +58,10 @@ def open_session() -> tuple[Session, str]:
     kind = "python" if os.environ.get("ACCELERATOR") == "cuda" else os.environ.get("INFERENCE_ENGINE", "c_api")
     # Only the one that is wanted is imported, and perhaps only this one is there.
     if kind == "c_api":
+        from inference_runtime.heap import prefer_huge_pages  # noqa: PLC0415
         from inference_runtime.onnxruntime_c import CSession  # noqa: PLC0415
 
+        prefer_huge_pages()
         return CSession(model_path(), Threads.of_function()), "cpu"
     if kind == "python":
         try:

@@ -591,16 +591,20 @@ def work(path, broken, runs):
 path, plain, broken, rounds, runs = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 for _ in range(rounds // 4):
     work(path, broken, runs)
-gc.collect()
-before = memory()
-for _ in range(rounds):
-    work(path, broken, runs)
-gc.collect()
-print(memory() - before)
+# What leaks grows in each part; what the allocator takes at some time does not.
+grown = []
+for _ in range(4):
+    gc.collect()
+    before = memory()
+    for _ in range(rounds // 4):
+        work(path, broken, runs)
+    gc.collect()
+    grown.append(memory() - before)
+print(min(grown))
 """
 
 
-@pytest.mark.parametrize(("rounds", "runs", "kilobytes"), [(1000, 1, 256), (8, 400, 2048)], ids=["sessions", "runs"])
+@pytest.mark.parametrize(("rounds", "runs", "kilobytes"), [(1000, 1, 64), (8, 400, 512)], ids=["sessions", "runs"])
 def test_memory_stays_flat(tmp_path: Path, rounds: int, runs: int, kilobytes: int) -> None:
     """Thousands of sessions, a third of which do not open, and of runs of 200 kB, most of which fail, or of little."""
     (tmp_path / "model.onnx").write_bytes(whole)
@@ -817,5 +821,5 @@ def test_an_inline_event_imports_nothing_that_it_does_not_need(tmp_path: Path) -
     ours = {name.removeprefix("inference_runtime.") for name in imported if name.startswith("inference_runtime.")}
     assert ours == {
         *("batches", "confidence", "engine", "environment", "errors", "infer", "lifecycle", "logs", "model_files"),
-        *("onnxruntime_c", "onnxruntime_plan", "session", "tensor", "tensors"),
+        *("heap", "onnxruntime_c", "onnxruntime_plan", "session", "tensor", "tensors"),
     }

@@ -1,0 +1,60 @@
+"""Large pages where a model is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCES = Path(__file__).parents[2] / "lambda_src"
+THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+# Blocks of the size of packed weights: without the mark, glibc maps each of them on its own.
+_USE = """
+import ctypes, re
+from inference_runtime.heap import prefer_huge_pages
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.malloc.argtypes = [ctypes.c_size_t]
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+before = resident()
+{mark}
+reserved = resident()
+for block in [library.malloc(590_000) for _ in range(24)]:
+    ctypes.memset(block, 1, 590_000)
+huge = sum(int(size) for size in re.findall(r"AnonHugePages:\\s+(\\d+)", open("/proc/self/smaps").read()))
+print(round(reserved - before), huge)
+"""
+
+
+def _used(mark: str) -> tuple[int, int]:
+    """Return the MiB that the mark took, and the KiB in large pages after blocks were written."""
+    done = subprocess.run(
+        [sys.executable, "-c", _USE.format(mark=mark)],
+        env={"PYTHONPATH": str(SOURCES)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    taken, huge = done.stdout.split()
+    return int(taken), int(huge)
+
+
+@pytest.mark.skipif(
+    not THP.is_file() or "[madvise]" not in THP.read_text(), reason="the system does not leave the choice to processes"
+)
+def test_what_a_model_packs_lies_in_large_pages() -> None:
+    assert _used("")[1] == 0
+    taken, huge = _used("prefer_huge_pages()")
+    assert taken <= 2  # what is reserved is address space alone
+    assert huge >= 8 * 1024
+
+
+def test_a_c_library_without_these_functions_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from inference_runtime import heap
+
+    monkeypatch.setattr(heap, "CDLL", lambda _: object())
+    heap.prefer_huge_pages()
