@@ -5,7 +5,6 @@ Written without `dataclasses`, whose import alone takes longer than all of this 
 
 from __future__ import annotations
 
-import json
 import struct
 from math import prod
 
@@ -154,7 +153,11 @@ class Tensor:
 
     def encoded(self) -> Data:
         """Return the elements as bytes: as they are, or texts as a JSON list."""
-        return json.dumps(self.data).encode() if isinstance(self.data, list) else self.data
+        if not isinstance(self.data, list):
+            return self.data
+        import json  # noqa: PLC0415 - for texts alone: it takes longer than all other imports of the engine
+
+        return json.dumps(self.data).encode()
 
     @classmethod
     def decoded(cls, dtype: str, shape: Sequence[int], data: Data) -> Tensor:
@@ -174,6 +177,8 @@ class Tensor:
         """
         if dtype != STRING:
             return cls(dtype, shape, data)
+        import json  # noqa: PLC0415 - see above
+
         texts = json.loads(bytes(data))
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValueError(f"tensor of {dtype} {list(shape)!s:.{_SHOWN}} is no list of texts")
