@@ -98,6 +98,7 @@ def test_too_little_memory_is_warned_of_at_synth() -> None:
 @pytest.mark.parametrize(
     ("memory_size", "measured"),
     [(184, MEASURED), (1769, MEASURED), (128, None), (Token.as_number({"Ref": "Memory"}), MEASURED)],
+    ids=["just enough", "enough", "not measured", "token"],
 )
 def test_nothing_is_said_of_enough_or_of_what_is_not_known(memory_size: float, measured: Measured | None) -> None:
     assert not warned(memory_size, measured)

@@ -186,7 +186,7 @@ def test_bytes_that_are_wrong_once_are_read_again(
     assert done
 
 
-@pytest.mark.parametrize("data", [WEIGHTS[:-1], WEIGHTS + b"x", b""])
+@pytest.mark.parametrize("data", [WEIGHTS[:-1], WEIGHTS + b"x", b""], ids=["shorter", "longer", "empty"])
 def test_another_size_than_was_built_fails(server: StorageServer, tmp_path: Path, data: bytes) -> None:
     server.objects["/assets/b.weights"] = data
     with pytest.raises(RetryableError, match=r"s3://assets/b\.weights: (the object has|InvalidRange)"):
