@@ -16,9 +16,9 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _HUGE_PAGE = 14
 _PAGE = 4096
 
-# What glibc comes to by itself when such blocks are freed: the largest of the blocks that it takes from the heap, and
-# what of its end it keeps.
-_LARGEST_BLOCK = 32 * 1024**2
+# The largest block that glibc takes from the heap, and what of its end it keeps. Weights are packed into smaller ones;
+# larger activations are given back at once, as ever.
+_LARGEST_BLOCK = 8 * 1024**2
 _KEPT = 4 * _LARGEST_BLOCK
 
 
