@@ -19,7 +19,7 @@ _PAGE = 4096
 # The largest block that glibc takes from the heap, and what of its end it keeps. Weights are packed into smaller ones;
 # larger activations are given back at once, as ever.
 _LARGEST_BLOCK = 8 * 1024**2
-_KEPT = 4 * _LARGEST_BLOCK
+_KEPT = 8 * _LARGEST_BLOCK  # more than what is reserved, which would go back else
 
 
 def prefer_huge_pages() -> None:
