@@ -35,9 +35,10 @@ def prefer_huge_pages() -> None:
     malloc.argtypes, malloc.restype = [c_size_t], c_void_p
     free.argtypes = [c_void_p]
     madvise.argtypes = [c_void_p, c_size_t, c_int]
-    mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)
+    mallopt(_MMAP_THRESHOLD, RESERVED + _PAGE)  # or it would be a mapping of its own
     mallopt(_TRIM_THRESHOLD, _KEPT)
     if start := malloc(RESERVED):
         aligned = -(-start // _PAGE) * _PAGE
         madvise(aligned, (start + RESERVED - aligned) // _PAGE * _PAGE, _HUGE_PAGE)
         free(start)  # it stays part of the heap, and is what the next blocks are taken from
+    mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)

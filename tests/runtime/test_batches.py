@@ -139,7 +139,8 @@ except Exception as error:
 @pytest.mark.parametrize(
     ("megabytes", "says"),
     [
-        (300, r"(8|16) True"),
+        # Not any number will do: what ONNX Runtime allocates just before it fails stays taken.
+        (220, r"8 True"),
         (10, r"OutOfMemoryError 1 items of x float32 \[1\] do not fit the memory: \[ONNXRuntimeError\]"),
     ],
 )
