@@ -83,9 +83,7 @@ def _drop(cloud: Cloud, pipeline: str, count: int, prefix: str) -> dict[str, flo
     return {
         "seconds": seconds,
         "executions": len(executions),
-        "invocations": sum(
-            found for kind, found in kinds.items() if kind in {"TaskScheduled", "LambdaFunctionScheduled"}
-        ),
+        "invocations": sum(found for kind, found in kinds.items() if kind in INVOKED),
         "transitions": sum(found for kind, found in kinds.items() if kind.endswith("StateEntered")),
     }
 
