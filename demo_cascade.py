@@ -172,7 +172,7 @@ def than(one: float, other: float) -> str:
 
 def latency(name: str) -> float:
     """Return the milliseconds of one photograph on one thread, as the model's lock has them."""
-    lock = read_lock(MODELS / f"efficientnet-{name}.lock.json")
+    lock = read_lock(MODELS / f"efficientnet-{name}.arm64.lock.json")
     if lock is None:
         raise LocalError(f"there is no lock of {name}")
     return lock.measured.deployed_ms

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from cdk_inference.local import LocalCloud, LocalError
 from cdk_inference.local.steps import Steps
-from cdk_inference.model import build_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -52,7 +51,7 @@ def main() -> int:
     for text, (other, similarity) in found.items():
         table.add_row(text, other, f"{similarity:.2f}", style="red" if text in wrong else None)
     console.print(table)
-    show_model(build_model(RECIPE))  # from the cache: the synth above built it
+    show_model(RECIPE)
     console.print(f"\nIn all {time.monotonic() - began:.0f} s.")
     if wrong:
         console.print(f"\n[red]no vector, or another text is nearer than expected: {', '.join(wrong)}")

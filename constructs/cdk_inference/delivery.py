@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from aws_cdk import Stack, Token
+from aws_cdk import Annotations, Stack, Token
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.functions import StageFunction
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.model.targets import Architecture
     from cdk_inference.packages import Engine, ZipPackage
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
@@ -143,6 +144,7 @@ class ModelPackage:
         engine = _engine(self.engine, resolved)
         package = replace(self.package, engine=engine)
         path = model_folder(scope, self.model)
+        _check_arithmetic(scope, self.model, name=name, architecture=resolved.architecture)
         if path is None:  # nothing was built, and nothing is deployed
             packaged = package.resolve(scope, name=name, platform=resolved)
         else:
@@ -326,6 +328,24 @@ def model_folder(scope: IConstruct, model: ModelArtifact) -> Path | None:
             f"and that is not selected beside '{stack.node.path}': select both, or leave --exclusively out"
         )
     return model.path
+
+
+def _check_arithmetic(scope: StageFunction, model: ModelArtifact, *, name: str, architecture: Architecture) -> None:
+    """Refuse a model for arm64 on CPUs where its sums may saturate, and warn of one that was quantized elsewhere."""
+    manifest = model.manifest
+    if architecture in manifest.exact_on or model.path is None:
+        return
+    if manifest.target not in ("any", architecture):
+        raise PropError(
+            f"model of {name} must be built for {architecture}, got {manifest.name} for {manifest.target}, whose 8-bit "
+            f"sums saturate on {architecture} CPUs without VNNI; give ModelArtifact the platform of the function"
+        )
+    Annotations.of(scope).add_warning_v2(
+        "cdk-inference:saturating-model",
+        f"{manifest.name} has 8-bit products whose 16-bit sums can saturate on x86_64 CPUs without VNNI, and Lambda "
+        "does not promise VNNI: its answers may be worse there than its gate says. Give the recipe the float model, so "
+        "that it is quantized without saturation, or run the function on arm64",
+    )
 
 
 def _engine(engine: Engine | None, platform: LambdaPlatform) -> Engine:

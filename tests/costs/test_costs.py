@@ -305,7 +305,7 @@ def test_latencies_come_from_the_manifest() -> None:
 
 
 def manifest_of(name: str) -> Manifest:
-    return Manifest(name, "0", (), (), "", "static_int8", 17, 1, 1, None, {}, None, {}, False, {})
+    return Manifest(name, "0", (), (), "", "static_int8", "arm64", (), 17, 1, 1, None, {}, None, {}, False, {})
 
 
 def test_every_formula_can_be_checked_by_hand() -> None:

@@ -175,7 +175,9 @@ def test_own_functions_find_the_animal(tmp_path: Path, monkeypatch: pytest.Monke
 
     from inference_runtime import Item
 
-    session = ort.InferenceSession(build_model(MODEL / "lite0.py").path / "model.onnx")
+    session = ort.InferenceSession(
+        build_model(MODEL / "lite0.py", architecture=LambdaPlatform.host().architecture).path / "model.onnx"
+    )
     predictions = {}
     for name in ("chelsea", "coffee"):
         item = Item("id", "inbox", f"album/{name}.heic", None, "etag", 1, "0", "2026-01-01T00:00:00Z", "1")

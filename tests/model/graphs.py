@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
 from cdk_inference.model.build.graph import clean, fuse
+from cdk_inference.model.build.session import open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,9 +85,9 @@ def prepared(model: onnx.ModelProto, work: Path) -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"]).run(None, feed)
+    """Return the outputs, the same on every CPU."""
+    outputs: list[np.ndarray] = open_session(model.SerializeToString()).run(None, feed)
+    return outputs
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

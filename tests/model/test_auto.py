@@ -80,7 +80,7 @@ def test_search_ships_the_best_that_passes_and_says_what_it_tried(found: tuple[P
 
 def test_search_writes_a_lock_that_says_the_same(found: tuple[Path, Path, BuiltModel]) -> None:
     recipe, cache, built = found
-    lock = read_lock(recipe.parent / "tiny.lock.json")
+    lock = read_lock(recipe.parent / "tiny.arm64.lock.json")
     assert lock is not None
     assert lock.sha256.startswith(built.version)
     assert (lock.metric, lock.measured) == (built.manifest.metric, built.manifest.measured)
@@ -148,7 +148,7 @@ def test_comment_in_the_recipe_keeps_the_lock_and_another_gate_does_not(
     assert (
         "the lock does not fit, searching again: the recipe or a file in its folder changed" in capfd.readouterr().err
     )
-    lock = read_lock(copied.parent / "tiny.lock.json")
+    lock = read_lock(copied.parent / "tiny.arm64.lock.json")
     assert lock is not None
     assert lock.metric.gate == again.manifest.metric.gate == 0.8
 
@@ -159,7 +159,7 @@ def test_frozen_lock_that_does_not_fit_fails(
     copied.write_text(copied.read_text().replace("max_drop=0.1", "max_drop=0.3"))
     with pytest.raises(ModelBuildError, match=r"tiny\.lock\.json does not fit: the recipe or a file .*; build without"):
         build_model(copied, cache=found[1], frozen_lock=True)
-    (copied.parent / "tiny.lock.json").unlink()
+    (copied.parent / "tiny.arm64.lock.json").unlink()
     monkeypatch.setenv("CDK_INFERENCE_FROZEN_LOCK", "1")
     with pytest.raises(ModelBuildError, match=r"tiny\.lock\.json does not fit: there is none"):
         build_model(copied, cache=found[1])
@@ -170,7 +170,7 @@ def test_frozen_lock_that_does_not_fit_fails(
 def test_lock_of_other_tools_is_searched_again(
     found: tuple[Path, Path, BuiltModel], copied: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = copied.parent / "tiny.lock.json"
+    file = copied.parent / "tiny.arm64.lock.json"
     lock = read_lock(file)
     assert lock is not None
     file.write_text(replace(lock, tools=lock.tools | {"onnxruntime": "1.0.0"}).to_json())
@@ -181,7 +181,7 @@ def test_lock_of_other_tools_is_searched_again(
 def test_lock_that_does_not_match_fails_and_leaves_nothing(
     found: tuple[Path, Path, BuiltModel], copied: Path, tmp_path: Path
 ) -> None:
-    file = copied.parent / "tiny.lock.json"
+    file = copied.parent / "tiny.arm64.lock.json"
     lock = read_lock(file)
     assert lock is not None
     other = replace(lock, sha256="1" * 64).to_json()
@@ -195,7 +195,7 @@ def test_lock_that_does_not_match_fails_and_leaves_nothing(
 
 
 def test_damaged_lock_fails_before_anything_is_built(copied: Path, tmp_path: Path) -> None:
-    (copied.parent / "tiny.lock.json").write_text("<<<<<<< HEAD")
+    (copied.parent / "tiny.arm64.lock.json").write_text("<<<<<<< HEAD")
     with pytest.raises(ModelBuildError, match=r"the lock .*tiny\.lock\.json is damaged: "):
         build_model(copied, cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
@@ -206,7 +206,7 @@ def test_recipe_in_a_folder_that_cannot_be_written_keeps_its_decision_in_the_cac
 ) -> None:
     """Where the lock would be, there is a folder that is not empty: root may write anywhere else."""
     recipe = write_recipe(tmp_path / "recipe", recipe=AUTO)
-    blocked = recipe.parent / ".tiny.lock.json.partial"
+    blocked = recipe.parent / ".tiny.arm64.lock.json.partial"
     blocked.mkdir()
     built = build_model(recipe, cache=tmp_path / "cache")
     assert "cannot write the lock" in capfd.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 
 from cdk_inference.model import build_model
 from cdk_inference.model.lock import Lock, read_lock
+from cdk_inference.model.targets import ARCHITECTURES, Architecture
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {
@@ -20,22 +21,25 @@ RECIPES = {
 }
 
 
-def lock_of(name: str) -> Lock:
-    lock = read_lock(RECIPES[name].parent / f"{name}.lock.json")
+def lock_of(name: str, architecture: Architecture) -> Lock:
+    lock = read_lock(RECIPES[name].parent / f"{name}.{architecture}.lock.json")
     assert lock is not None
     return lock
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", RECIPES)
-def test_lock_fits_and_gives_the_model_that_it_names(name: str) -> None:
+def test_lock_fits_and_gives_the_model_that_it_names(name: str, architecture: Architecture) -> None:
     """If this fails, the recipe, its files, the tools or the build changed: search again on a quiet machine."""
-    lock = lock_of(name)
-    built = build_model(RECIPES[name], frozen_lock=True)
+    lock = lock_of(name, architecture)
+    built = build_model(RECIPES[name], architecture=architecture, frozen_lock=True)
     assert lock.sha256.startswith(built.version)
     assert (built.manifest.metric, built.manifest.measured) == (lock.metric, lock.measured)
+    assert (lock.target, architecture in built.manifest.exact_on) == (architecture, True)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(
     ("name", "speedup", "smaller", "quality"),
     [
@@ -48,9 +52,9 @@ def test_lock_fits_and_gives_the_model_that_it_names(name: str) -> None:
     ],
 )
 def test_what_was_measured_is_as_good_as_it_should_be(
-    name: str, speedup: float, smaller: float, quality: float
+    name: str, speedup: float, smaller: float, quality: float, architecture: Architecture
 ) -> None:
-    lock = lock_of(name)
+    lock = lock_of(name, architecture)
     sizes = {c.status: c.size_bytes for c in lock.candidates}
     assert lock.measured.speedup >= speedup
     assert sizes["reference"] >= smaller * sizes["shipped"]

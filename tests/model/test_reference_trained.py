@@ -14,9 +14,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.model import BuiltModel, build_model, load_recipe
 from cdk_inference.model.build.data import load_function
 
+HOST = LambdaPlatform.host().architecture
 ASSETS = Path(__file__).parents[2] / "model_assets"
 SOURCES = (ASSETS / "SOURCES.md").read_text("utf-8")
 NAMES = ("digits_cnn", "vowels_lstm")
@@ -120,7 +122,7 @@ def train(name: str, target: Path) -> str:
 
 @pytest.mark.slow
 def test_digits_are_read_as_well_as_in_float_by_a_smaller_model() -> None:
-    built = build_model(ASSETS / "digits_cnn" / "recipe.py")
+    built = build_model(ASSETS / "digits_cnn" / "recipe.py", architecture=HOST)
     manifest = built.manifest
     assert manifest.metric.baseline >= 0.98
     assert manifest.metric.quantized >= manifest.metric.gate
@@ -131,7 +133,7 @@ def test_digits_are_read_as_well_as_in_float_by_a_smaller_model() -> None:
 
 @pytest.mark.slow
 def test_vowels_are_told_apart_as_well_as_in_float_by_a_smaller_model() -> None:
-    built = build_model(ASSETS / "vowels_lstm" / "recipe.py")
+    built = build_model(ASSETS / "vowels_lstm" / "recipe.py", architecture=HOST)
     manifest = built.manifest
     assert manifest.metric.baseline >= 0.95
     assert manifest.metric.quantized >= manifest.metric.gate
@@ -143,7 +145,7 @@ def test_vowels_are_told_apart_as_well_as_in_float_by_a_smaller_model() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("count", "longest"), [(1, 1), (1, 29), (5, 12), (3, 200)])
 def test_vowels_model_takes_any_number_of_sequences_of_any_length(count: int, longest: int) -> None:
-    built = build_model(ASSETS / "vowels_lstm" / "recipe.py")
+    built = build_model(ASSETS / "vowels_lstm" / "recipe.py", architecture=HOST)
     session = ort.InferenceSession(built.path / "model.onnx", providers=["CPUExecutionProvider"])
     random = np.random.default_rng(0)
     frames = random.normal(size=(count, longest, 12)).astype(np.float32)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from aws_cdk import CfnOutput, Stack
 from constructs import Construct
 
+from cdk_inference.platform import LambdaPlatform
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -36,6 +38,9 @@ class ModelArtifact(Construct):
     precision
         Instead of the recipe's, one that leaves nothing to choose: `Float16` for a GPU, say, beside the 8 bits of the
         same recipe on a CPU. It must pass the recipe's gate, and needs no lock.
+    platform
+        Platform of the functions that run it. 8-bit weights for x86_64 leave room in the 16-bit sums of CPUs without
+        VNNI, those for arm64 have their full range. Default: the platform of functions for which none is given.
     cache_dir
         Cache root, by default ``$CDK_INFERENCE_CACHE`` or the user's cache folder.
     frozen_lock
@@ -56,6 +61,7 @@ class ModelArtifact(Construct):
         recipe: str | Path | ModelRecipe,
         recipe_folder: str | Path | None = None,
         precision: Pinned | None = None,
+        platform: LambdaPlatform | None = None,
         cache_dir: str | Path | None = None,
         frozen_lock: bool = False,
     ) -> None:
@@ -69,7 +75,10 @@ class ModelArtifact(Construct):
         self.project: Project | None = None
         """The recipe with its surroundings, where it was built."""
         if Stack.of(self).bundling_required:
-            self.project = open_project(recipe, folder=recipe_folder, cache=cache_dir, precision=precision)
+            architecture = LambdaPlatform.resolve(self, platform).architecture
+            self.project = open_project(
+                recipe, folder=recipe_folder, cache=cache_dir, precision=precision, architecture=architecture
+            )
             built = build_project(self.project, frozen_lock=frozen_lock)
             self.path, self.manifest, self.asset_hash = built.path, built.manifest, built.asset_hash
         else:
@@ -123,6 +132,8 @@ def _placeholder(recipe: ModelRecipe) -> Manifest:
         outputs=recipe.outputs,
         architecture="",
         precision=recipe.precision.kind,
+        target="any",
+        exact_on=(),
         opset=0,
         size_bytes=0,
         baseline_size_bytes=0,

@@ -19,13 +19,16 @@ from cdk_inference.model.cache import cache_root, hash_data, hash_folder, make_c
 from cdk_inference.model.fingerprint import LOCK_SUFFIX, hash_files, hash_packages, is_about_cascades
 from cdk_inference.model.lock import Lock, read_lock
 from cdk_inference.model.manifest import SCHEMA_VERSION, Manifest
-from cdk_inference.model.precision import Auto, Pinned
+from cdk_inference.model.precision import Auto, Float16, Float32, Pinned
 from cdk_inference.model.process import MISSING_EXTRA, run_build, say
 from cdk_inference.model.recipe import ModelRecipe, load_recipe
 from cdk_inference.model.store import limit_bytes, prune, touch
+from cdk_inference.model.targets import ARCHITECTURES, DEFAULT_ARCHITECTURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from cdk_inference.model.targets import Architecture, Target
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "pillow")
 FROZEN = "CDK_INFERENCE_FROZEN_LOCK"
@@ -82,6 +85,8 @@ class Project:
         What tells the code apart of the recipe's packages that are not from an index.
     cache
         Cache root.
+    architecture
+        Of the CPUs that will run the model.
     """
 
     recipe: ModelRecipe
@@ -90,11 +95,17 @@ class Project:
     files: str
     packages: dict[str, list[str]]
     cache: Path
+    architecture: Architecture = DEFAULT_ARCHITECTURE
+
+    @property
+    def target(self) -> Target:
+        """What the model is built for: an architecture, or any if the precision has no 8-bit products."""
+        return "any" if isinstance(self.recipe.precision, Float32 | Float16) else self.architecture
 
     @property
     def lock_file(self) -> Path:
         """Where the lock is, if the precision is left to a search."""
-        return self.folder / f"{self.recipe.name}{LOCK_SUFFIX}"
+        return self.folder / f"{self.recipe.name}.{self.target}{LOCK_SUFFIX}"
 
     @property
     def fingerprint(self) -> str:
@@ -111,6 +122,7 @@ class Project:
                 "python": platform.python_version_tuple()[:2],
                 "code": hash_folder(Path(__file__).parent, ignored=is_about_cascades),
                 "lock": lock.digest if lock else None,
+                "target": self.target,
             }
         )
 
@@ -125,6 +137,7 @@ def open_project(
     folder: str | Path | None = None,
     cache: str | Path | None = None,
     precision: Pinned | None = None,
+    architecture: Architecture = DEFAULT_ARCHITECTURE,
 ) -> Project:
     """Return a recipe with its surroundings; see `build_model`.
 
@@ -143,9 +156,12 @@ def open_project(
     recipe = with_precision(recipe, precision)
     if not root.is_dir():
         raise ModelBuildError(f"recipe '{recipe.name}': folder {root} does not exist")
+    if architecture not in ARCHITECTURES:
+        raise ModelBuildError(f"architecture must be {' or '.join(ARCHITECTURES)}, got {architecture!r}")
     tools = _versions(recipe)
     packages = hash_packages({name: version for name, version in tools.items() if name in recipe.packages})
-    return Project(recipe, root, tools, hash_files(root, recipe), packages, Path(cache or cache_root()).absolute())
+    files, root_of_cache = hash_files(root, recipe), Path(cache or cache_root()).absolute()
+    return Project(recipe, root, tools, files, packages, root_of_cache, architecture)
 
 
 def build_model(
@@ -154,6 +170,7 @@ def build_model(
     folder: str | Path | None = None,
     cache: str | Path | None = None,
     precision: Pinned | None = None,
+    architecture: Architecture = DEFAULT_ARCHITECTURE,
     frozen_lock: bool = False,
     search: bool = False,
 ) -> BuiltModel:
@@ -163,8 +180,9 @@ def build_model(
     and the recipe's packages, the source of those that are installed from a folder, and the code that builds.
     torch is imported by the build process only.
 
-    If the recipe's precision is `Auto`, a search decides, and its decision is written to ``<name>.lock.json`` in the
-    recipe's folder. With a lock that fits the recipe and the tools, nothing is measured, and the same bytes come out.
+    If the recipe's precision is `Auto`, a search decides. Its decision is written to
+    ``<name>.<architecture>.lock.json`` in the recipe's folder. With a lock that fits the recipe and the tools, nothing
+    is measured, and the same bytes come out.
 
     Parameters
     ----------
@@ -177,6 +195,9 @@ def build_model(
     precision
         Instead of the recipe's, one that leaves nothing to choose: such as `Float16` for a GPU. It must pass the
         recipe's gate, and needs no lock.
+    architecture
+        Of the CPUs that will run the model: ``"arm64"`` (the default, as for functions) or ``"x86_64"``, whose 8-bit
+        weights leave room in the 16-bit sums of CPUs without VNNI.
     frozen_lock
         Fail rather than search, if there is no lock that fits. Also set by ``CDK_INFERENCE_FROZEN_LOCK=1``.
     search
@@ -188,7 +209,7 @@ def build_model(
         If the recipe is wrong, the build fails, or the model does not pass its gate. The message is complete;
         a traceback, if there is one, is in the log file that it names.
     """
-    project = open_project(recipe, folder=folder, cache=cache, precision=precision)
+    project = open_project(recipe, folder=folder, cache=cache, precision=precision, architecture=architecture)
     return build_project(project, frozen_lock=frozen_lock, search=search)
 
 
@@ -268,6 +289,7 @@ def request(project: Project, mode: str, lock: Lock | None = None, *, fresh: boo
         "cache": str(project.cache),
         "lock": lock.to_data() if lock else None,
         "fresh": f"{time.time_ns()}" if fresh else None,
+        "target": project.target,
     }
 
 
@@ -296,6 +318,8 @@ def _misfit(project: Project, lock: Lock) -> str | None:
     """Return why a lock does not decide about a project; None if it does."""
     if lock.name != project.recipe.name:
         return f"it is of '{lock.name}'"
+    if lock.target != project.target:
+        return f"it is for {lock.target}"
     return lock.stale(project.fingerprint, project.tools)
 
 

@@ -27,6 +27,7 @@ from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticI
 from cdk_inference.model.process import run_build, say
 from cdk_inference.model.store import entries, limit_bytes, prune
 from cdk_inference.model.structure import structure
+from cdk_inference.model.targets import DEFAULT_ARCHITECTURE, Architecture
 from cdk_inference.model.weights import MODEL
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ _out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty(
 Recipe = Annotated[Path, typer.Argument(help="File that defines RECIPE.")]
 PrecisionKind = Literal["float32", "float16", "static_int8", "dynamic_int8", "weight_only"]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
+Cpu = Annotated[Architecture, typer.Option("--architecture", help="CPUs of the functions that run the model.")]
 Folder = Annotated[Path | None, typer.Option("--cache", help="Cache root, by default the user's.", file_okay=False)]
 
 
@@ -67,17 +69,21 @@ def build(
     search: Annotated[bool, typer.Option("--search", help="Search again, whatever the lock says.")] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="Fail if there is no lock that fits.")] = False,
     precision: Annotated[PrecisionKind | None, typer.Option(help="Instead of the recipe's.")] = None,
+    architecture: Cpu = DEFAULT_ARCHITECTURE,
     as_json: Json = False,
     cache: Folder = None,
 ) -> None:
     """Build a recipe, or take it from the cache, and show what was tried."""
     pinned = None if precision is None else _PRECISIONS[precision]()
-    built = build_model(recipe, cache=cache, precision=pinned, search=search, frozen_lock=frozen)
+    built = build_model(
+        recipe, cache=cache, precision=pinned, architecture=architecture, search=search, frozen_lock=frozen
+    )
     report = json.loads(built.report.read_text("utf-8"))
     if as_json:
         _out.print_json(json.dumps({"path": str(built.path), "version": built.version, **report}))
         return
     _show(report["name"], report["gate"]["metric"], report["candidates"])
+    _out.print(f"quality holds on {' and '.join(built.manifest.exact_on)}")
     _out.print(f"artifact {built.path}\ncard     {built.card}")
 
 
@@ -87,15 +93,17 @@ def evaluate(
     model: Annotated[
         Path | None, typer.Option(help="ONNX file to judge, by default what the recipe builds.", dir_okay=False)
     ] = None,
+    architecture: Cpu = DEFAULT_ARCHITECTURE,
     as_json: Json = False,
     cache: Folder = None,
 ) -> None:
     """Judge a model by the recipe's gate on this machine: the data are read, and the model runs, again."""
     if model is None:
-        model = build_model(recipe, cache=cache).path / MODEL
+        model = build_model(recipe, cache=cache, architecture=architecture).path / MODEL
     elif not model.is_file():
         raise ModelBuildError(f"model {model} does not exist")
-    result = _run(open_project(recipe, cache=cache), "evaluate", "judgement.json", model=str(model.absolute()))
+    project = open_project(recipe, cache=cache, architecture=architecture)
+    result = _run(project, "evaluate", "judgement.json", model=str(model.absolute()))
     if as_json:
         _out.print_json(json.dumps(result))
     else:
@@ -104,16 +112,18 @@ def evaluate(
             f"{metric['name']} {metric['quantized']:.4g} over {metric['samples']} samples "
             f"(float32 {metric['baseline']:.4g}, gate {metric['gate']:.4g}), cosine {result['cosine']:.4f}, "
             f"{result['size_bytes'] / 1e6:.2f} MB, {result['latency_ms']:.3g} ms "
-            f"({result['speedup']:.2f} times as fast as float32)"
+            f"({result['speedup']:.2f} times as fast as float32); quality holds on {' and '.join(result['exact_on'])}"
         )
     if result["failure"]:
         raise ModelBuildError(result["failure"])
 
 
 @app.command()
-def compare(recipe: Recipe, as_json: Json = False, cache: Folder = None) -> None:
+def compare(
+    recipe: Recipe, architecture: Cpu = DEFAULT_ARCHITECTURE, as_json: Json = False, cache: Folder = None
+) -> None:
     """Measure the model in every precision, on this machine. Nothing is shipped or recorded."""
-    project = open_project(recipe, cache=cache)
+    project = open_project(recipe, cache=cache, architecture=architecture)
     candidates = _run(project, "compare", "candidates.json")
     if as_json:
         _out.print_json(json.dumps(candidates))
@@ -125,11 +135,12 @@ def compare(recipe: Recipe, as_json: Json = False, cache: Folder = None) -> None
 def card(
     recipe: Recipe,
     output: Annotated[Path | None, typer.Option(help="Folder to copy card.html and card.md to.")] = None,
+    architecture: Cpu = DEFAULT_ARCHITECTURE,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     cache: Folder = None,
 ) -> None:
     """Write the model card of what a recipe builds, as HTML and as Markdown."""
-    built = build_model(recipe, cache=cache)
+    built = build_model(recipe, cache=cache, architecture=architecture)
     files = _write_card(built, output)
     for file in files:
         _out.print(str(file))
@@ -141,12 +152,12 @@ def card(
 def memory(
     recipe: Recipe,
     max_latency_ms: Annotated[float | None, typer.Option(help="The cheapest size that is as quick as this.")] = None,
-    architecture: Annotated[Literal["arm64", "x86_64"], typer.Option(help="Of the function, for prices.")] = "arm64",
+    architecture: Cpu = DEFAULT_ARCHITECTURE,
     as_json: Json = False,
     cache: Folder = None,
 ) -> None:
     """Show how much memory a function needs for the model, and which size is worth its price."""
-    built = build_model(recipe, cache=cache)
+    built = build_model(recipe, cache=cache, architecture=architecture)
     # The manifest has no measurements of a pinned precision, since it must be the same everywhere; this build's count.
     measured = structure(json.loads(built.report.read_text("utf-8"))["measured"], Measured)
     found = choices(measured, architecture=architecture)

@@ -12,12 +12,13 @@ from cdk_inference.model.cache import hash_data
 from cdk_inference.model.manifest import Distribution, Measured, Metric
 from cdk_inference.model.precision import Pinned
 from cdk_inference.model.structure import structure, unstructure
+from cdk_inference.model.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _PAIR = re.compile(r"\[\s+(-?[\d.e+-]+),\s+(-?[\d.e+-]+)\s+\]")
 
@@ -80,6 +81,10 @@ class Lock:
         Of the model that ships: of ``model.onnx``, followed by ``model.weights`` if there is one.
     architecture
         What the search took the model for.
+    target
+        What the model was built for: an architecture, or ``"any"`` if it has no 8-bit products.
+    exact_on
+        See `cdk_inference.model.Manifest`.
     metric
         The gate, which passed.
     parity
@@ -99,6 +104,8 @@ class Lock:
     ranges: dict[str, tuple[float, float]] | None
     sha256: str
     architecture: str
+    target: Target
+    exact_on: tuple[str, ...]
     metric: Metric
     parity: dict[str, float]
     measured: Measured

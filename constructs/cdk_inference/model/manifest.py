@@ -6,9 +6,10 @@ import json
 from dataclasses import dataclass, field
 
 from cdk_inference.model.structure import structure, unstructure
+from cdk_inference.model.targets import Target
 from cdk_inference.model.tensors import TensorSpec
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 MEMORY_BATCH = 8
 """Items at once for which `Measured.batch_peak_mb` is measured."""
@@ -106,6 +107,12 @@ class Manifest:
         ``"convolutional"``, ``"transformer"``, ``"recurrent"``, ``"mixed"`` or ``"other"``.
     precision
         Kind of the precision that ships, such as ``"static_int8"``.
+    target
+        What it was built for: ``"arm64"``, ``"x86_64"``, or ``"any"`` if it has no 8-bit products.
+    exact_on
+        CPUs on which it gives the same answers, so that `metric`, `parity` and `distributions` hold there:
+        ``("arm64", "x86_64")``, or ``("arm64", "x86_64 with VNNI")`` if 16-bit sums of its 8-bit products could
+        saturate on the others.
     opset
         ONNX operator set version.
     size_bytes, baseline_size_bytes
@@ -134,6 +141,8 @@ class Manifest:
     outputs: tuple[TensorSpec, ...]
     architecture: str
     precision: str
+    target: Target
+    exact_on: tuple[str, ...]
     opset: int
     size_bytes: int
     baseline_size_bytes: int

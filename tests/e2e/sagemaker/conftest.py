@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.local import LocalCloud
 from cdk_inference.local import emulator as emulator_module
 from cdk_inference.model.builder import build_model
@@ -43,7 +44,9 @@ def cloud(sagemaker: FakeSageMaker, tmp_path_factory: pytest.TempPathFactory) ->
         with LocalCloud() as cloud:
             cloud.deploy(HERE / "app", context={"sagemaker": sagemaker.url})
             folder = tmp_path_factory.mktemp("container")
-            (folder / "model").symlink_to(build_model(HERE / "app" / "model" / "recipe.py").path)
+            (folder / "model").symlink_to(
+                build_model(HERE / "app" / "model" / "recipe.py", architecture=LambdaPlatform.host().architecture).path
+            )
             stack = cloud.client("cloudformation").describe_stack_resources(StackName="Asynchronous")["StackResources"]
             names = {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in stack}
             parts = json.loads((cloud.emulator.state / "cdk.out" / "whole.json").read_text())

@@ -43,6 +43,8 @@ def manifest(inputs: list[TensorSpec], outputs: list[TensorSpec], **changes: Any
         "outputs": tuple(outputs),
         "architecture": "convolutional",
         "precision": "static_int8",
+        "target": "arm64",
+        "exact_on": ("arm64", "x86_64 with VNNI"),
         "opset": 18,
         "size_bytes": 5_015_082,
         "baseline_size_bytes": 18_535_888,

@@ -16,10 +16,12 @@ import onnx
 from cdk_inference.model import weights
 from cdk_inference.model.build import measure
 from cdk_inference.model.build.optimize import optimize
+from cdk_inference.model.build.saturation import saturating
 from cdk_inference.model.lock import Lock
 from cdk_inference.model.manifest import MEMORY_BATCH, Distribution, Manifest, Measured
 from cdk_inference.model.precision import Auto
 from cdk_inference.model.structure import unstructure
+from cdk_inference.model.targets import exact_on
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +79,8 @@ def make_lock(
         ranges=best.ranges,
         sha256=weights.digest(shipped),
         architecture=architecture,
+        target=trials.target,
+        exact_on=exact_on(saturates=bool(saturating(onnx.load(shipped / weights.MODEL)))),
         metric=best.metric,
         parity={"exported": exported} | ({} if best.cosine is None else {"quantized": round(best.cosine, 3)}),
         measured=_measured(trials, shipped, best.latency),
@@ -181,6 +185,8 @@ def make_manifest(recipe: ModelRecipe, lock: Lock, *, shipped: Path, float32: Pa
         outputs=recipe.outputs,
         architecture=lock.architecture,
         precision=lock.precision.kind,
+        target=lock.target,
+        exact_on=lock.exact_on,
         opset=opsets.get("", opsets.get("ai.onnx", 0)),
         size_bytes=weights.size(shipped),
         baseline_size_bytes=float32.stat().st_size,

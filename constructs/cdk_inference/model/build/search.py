@@ -135,7 +135,7 @@ def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
     nearly = max(worthy, key=lambda t: t.speedup)
     try:
         with trials.passes.timed("sensitivity", describe(nearly.precision)):
-            order = sensitivity(trials.model, nearly.precision, nearly.ranges, trials.samples.inputs)
+            order = sensitivity(trials.model, nearly.precision, nearly.ranges, trials.samples.inputs, trials.target)
     except ModelBuildError:
         return []  # a node that cannot be tried on its own is no reason to ship nothing
     found: list[Trial] = []

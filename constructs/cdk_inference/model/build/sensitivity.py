@@ -51,7 +51,7 @@ class _Probe:
 
 
 def sensitivity(
-    model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None, batches: Sequence[Batch]
+    model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None, batches: Sequence[Batch], target: str
 ) -> list[str]:
     """Return the nodes that a precision changes, the most harmful first.
 
@@ -64,9 +64,11 @@ def sensitivity(
         The float model, fused and cleaned.
     batches
         Evaluation data, of which the first samples are used.
+    target
+        Architecture of the functions; see `convert`.
     """
     start = time.monotonic()
-    probes = _probes(model, precision, ranges)
+    probes = _probes(model, precision, ranges, target)
     if not probes:
         return []
     floats, disturbed = _observed(model, probes), _disturbed(model, probes)
@@ -127,7 +129,7 @@ def _sources(graph: onnx.GraphProto, nodes: Sequence[str], kept: Sequence[str]) 
     return list(found)
 
 
-def _probes(model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None) -> list[_Probe]:
+def _probes(model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None, target: str) -> list[_Probe]:
     graph = model.graph
     made, taken, known = producers(graph), consumers(graph), weights(graph)
     kept = named(graph, getattr(precision, "keep_float", ()), "keep_float")
@@ -155,7 +157,7 @@ def _probes(model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None) ->
         else:
             single = replace(precision, keep_float=()) if isinstance(precision, WeightOnly) else precision
         try:
-            small = convert(_alone(model, members, inputs), single, ranges)
+            small = convert(_alone(model, members, inputs), single, ranges, target)
         except ModelBuildError:
             continue  # it stays float in the whole model too
         session = open_session(small.SerializeToString())

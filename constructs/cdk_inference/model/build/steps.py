@@ -23,6 +23,7 @@ from cdk_inference.model.build.package import (
     write_evaluation,
     write_report,
 )
+from cdk_inference.model.build.saturation import saturating
 from cdk_inference.model.build.search import compare, pinned, search
 from cdk_inference.model.build.trials import Trials
 from cdk_inference.model.card import render
@@ -31,6 +32,7 @@ from cdk_inference.model.lock import Lock
 from cdk_inference.model.precision import Auto, describe
 from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.structure import structure, unstructure
+from cdk_inference.model.targets import exact_on
 
 if TYPE_CHECKING:
     from cdk_inference.model.build.passes import Passes
@@ -75,6 +77,7 @@ def evaluate(
         "latency_ms": trial.latency[1] if trial.latency else None,
         "speedup": trial.speedup,
         "failure": trial.failure,
+        "exact_on": exact_on(saturates=bool(saturating(onnx.load(joined)))),
     }
     (work / "judgement.json").write_text(json.dumps(result), "utf-8")
 
@@ -118,7 +121,7 @@ def _prepare(
     digest = hashlib.sha256((original / "model.onnx").read_bytes()).hexdigest()
     cleaned = passes.cached("clean", [digest, tensors, digest_batches([example])], tidy)
     parity = float(json.loads((cleaned / "parity.json").read_text("utf-8")))
-    return Trials(recipe, folder, cleaned / "model.onnx", passes, request["fresh"]), parity
+    return Trials(recipe, folder, cleaned / "model.onnx", passes, request["fresh"], request["target"]), parity
 
 
 def _check_unchanged(recipe: ModelRecipe, request: dict[str, Any], folder: Path) -> None:
@@ -156,7 +159,7 @@ def _rebuild(trials: Trials, lock: Lock, work: Path) -> None:
         raise ModelBuildError(
             f"the lock does not match: {describe(lock.precision)} gives a model with sha256 {digest[:12]}..., "
             f"the lock has {lock.sha256[:12]}...; the code that builds changed, or this processor rounds otherwise: "
-            f"delete {lock.name}.lock.json (or build with --search), and review what changes"
+            f"delete {lock.name}.{lock.target}.lock.json (or build with --search), and review what changes"
         )
     _package(trials, lock, shipped, work, locked=True)
 

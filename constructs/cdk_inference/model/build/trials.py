@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.build.passes import Passes
     from cdk_inference.model.precision import Pinned
     from cdk_inference.model.recipe import ModelRecipe
+    from cdk_inference.model.targets import Target
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -111,6 +112,8 @@ class Trials:
         Caches what takes long.
     fresh
         Told apart from earlier runs by this, what was measured is measured again; None if it need not be.
+    target
+        Architecture of the functions that run the model, which 8-bit weights depend on; see `saturation`.
     """
 
     recipe: ModelRecipe
@@ -118,6 +121,7 @@ class Trials:
     float32: Path
     passes: Passes
     fresh: str | None = None
+    target: Target = "arm64"
 
     @cached_property
     def samples(self) -> Samples:
@@ -193,9 +197,9 @@ class Trials:
             ranges = self._calibrate(precision)
 
         def fill(folder: Path) -> None:
-            (folder / "model.onnx").write_bytes(serialize(clean(convert(self.model, precision, ranges))))
+            (folder / "model.onnx").write_bytes(serialize(clean(convert(self.model, precision, ranges, self.target))))
 
-        depends = [self._digest, unstructure(precision), ranges]
+        depends = [self._digest, unstructure(precision), ranges, self.target]
         made = self.passes.cached("candidates", depends, fill, describe(precision))
         return made / "model.onnx", ranges
 

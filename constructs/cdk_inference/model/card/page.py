@@ -319,7 +319,8 @@ def _gate_note(entry: Entry) -> str:
         allowed = f" It may be worse than float32 by {points}."
     out = words.left_out(entry)
     unsure = f" {out} less certain ones do not count." if out else ""
-    return f"Evaluated on {words.samples(entry, gate.samples)}{words.sure(entry)}.{unsure}{allowed}"
+    holds = f" The figures hold on {' and '.join(entry.manifest.exact_on)}."
+    return f"Evaluated on {words.samples(entry, gate.samples)}{words.sure(entry)}.{unsure}{allowed}{holds}"
 
 
 def _against(entry: Entry, task: comparison.Task | None) -> str:

@@ -23,7 +23,10 @@ __all__ = ["convert"]
 
 
 def convert(
-    model: onnx.ModelProto, precision: Pinned, ranges: Mapping[str, tuple[float, float]] | None
+    model: onnx.ModelProto,
+    precision: Pinned,
+    ranges: Mapping[str, tuple[float, float]] | None,
+    target: str = "arm64",
 ) -> onnx.ModelProto:
     """Return a copy of a float model in another precision.
 
@@ -33,6 +36,8 @@ def convert(
         Fused and cleaned (see `graph`): names of nodes and values are unique.
     ranges
         Low and high of each activation, from `calibrate`; static int8 alone needs them.
+    target
+        Architecture of the functions: ``"arm64"``, or ``"x86_64"``, whose weights leave room in 16-bit sums.
 
     Raises
     ------
@@ -49,9 +54,9 @@ def convert(
             case Float16():
                 converted = convert_half(copy, precision)
             case StaticInt8():
-                converted = convert_static(copy, precision, ranges)
+                converted = convert_static(copy, precision, ranges, saturates=target == "x86_64")
             case DynamicInt8():
-                converted = convert_dynamic(copy, precision)
+                converted = convert_dynamic(copy, precision, saturates=target == "x86_64")
             case WeightOnly():
                 converted = convert_weight_only(copy, precision)
         converted.ir_version = max(converted.ir_version, model.ir_version)

@@ -10,6 +10,7 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode
+from onnxruntime.quantization.tensor_quant_overrides import TensorQuantOverridesHelper
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.graph import sort_nodes, weights
@@ -19,6 +20,7 @@ from cdk_inference.model.build.precisions.selection import named, products
 from cdk_inference.model.build.precisions.smoothing import smooth
 from cdk_inference.model.build.precisions.stored import store
 from cdk_inference.model.build.precisions.weight_only import quantize_blocks
+from cdk_inference.model.build.saturation import limit_pairs
 
 if TYPE_CHECKING:
     import onnx
@@ -29,8 +31,14 @@ BLOCK_SIZE = 256
 """Of the weight-only products: larger blocks are quicker, and in 8 bits as exact."""
 
 
-def convert_dynamic(model: onnx.ModelProto, precision: DynamicInt8) -> onnx.ModelProto:
-    """Return the model with 8-bit matrix products and embeddings; its other large weights are stored in 8 bits."""
+def convert_dynamic(model: onnx.ModelProto, precision: DynamicInt8, *, saturates: bool) -> onnx.ModelProto:
+    """Return the model with 8-bit matrix products and embeddings; its other large weights are stored in 8 bits.
+
+    Parameters
+    ----------
+    saturates
+        Whether it is for CPUs that add products in 16 bits; see `saturation`.
+    """
     graph = model.graph
     kept = named(graph, precision.keep_float, "keep_float")
     blocks = named(graph, precision.weight_only, "weight_only") - kept
@@ -46,13 +54,13 @@ def convert_dynamic(model: onnx.ModelProto, precision: DynamicInt8) -> onnx.Mode
         model = quantize_blocks(model, [matrices.get(n, n) for n in in_blocks], bits=8, block_size=BLOCK_SIZE)
     smooth(model.graph, renamed)
     if renamed:
-        model = quantize_products(model, renamed)
+        model = quantize_products(model, renamed, saturates=saturates)
     fuse_gelu(model)
     keep_sums_apart(model.graph)
     return model
 
 
-def quantize_products(model: onnx.ModelProto, nodes: list[str]) -> onnx.ModelProto:
+def quantize_products(model: onnx.ModelProto, nodes: list[str], *, saturates: bool) -> onnx.ModelProto:
     """Quantize the named matrix products and LSTMs dynamically, and nothing else."""
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))  # the quantizer logs to the root
     del model.graph.value_info[:]  # after Gemm became MatMul, what it says of shapes may be wrong
@@ -71,6 +79,9 @@ def quantize_products(model: onnx.ModelProto, nodes: list[str]) -> onnx.ModelPro
         # Types that inference cannot find, behind operators of onnxruntime's own: all others are float32 here.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
     )
+    if saturates:
+        # Not as an option: it would be checked against the weights of LSTMs before their directions are joined.
+        quantizer.tensor_quant_overrides = TensorQuantOverridesHelper(limit_pairs(model.graph, nodes))
     quantizer.quantize_model()
     quantized: onnx.ModelProto = quantizer.model.model
     sort_nodes(quantized.graph)

@@ -20,6 +20,7 @@ from cdk_inference.model.build.graph import constants, consumers, opset, produce
 from cdk_inference.model.build.precisions.dynamic import gemms_as_products, quantize_products
 from cdk_inference.model.build.precisions.selection import is_plain, named, products
 from cdk_inference.model.build.precisions.stem import fold_normalisation, unfold_strides
+from cdk_inference.model.build.saturation import limit_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,9 +55,19 @@ _OPSET = 13  # before, weights have one scale in all
 
 
 def convert_static(
-    model: onnx.ModelProto, precision: StaticInt8, ranges: Mapping[str, tuple[float, float]] | None
+    model: onnx.ModelProto,
+    precision: StaticInt8,
+    ranges: Mapping[str, tuple[float, float]] | None,
+    *,
+    saturates: bool,
 ) -> onnx.ModelProto:
-    """Return the model quantized with the ranges; its outputs are not quantized."""
+    """Return the model quantized with the ranges; its outputs are not quantized.
+
+    Parameters
+    ----------
+    saturates
+        Whether it is for CPUs that add products in 16 bits; see `saturation`.
+    """
     if ranges is None:
         raise ModelBuildError("static int8 needs the ranges of the activations; give the recipe calibration data")
     if opset(model) < _OPSET:
@@ -74,8 +85,8 @@ def convert_static(
     dynamic += [n.name for n in model.graph.node if n.name in mixed and n.op_type == "LSTM"]
     if dynamic:
         matrices = gemms_as_products(model)
-        model = quantize_products(model, [matrices.get(n, n) for n in dynamic])
-    quantized = _quantize(model, static, complete)
+        model = quantize_products(model, [matrices.get(n, n) for n in dynamic], saturates=saturates)
+    quantized = _quantize(model, static, complete, saturates=saturates)
     _keep_outputs_float(quantized.graph)
     fold_normalisation(quantized.graph)
     unfold_strides(quantized.graph)
@@ -165,7 +176,9 @@ def _normalising(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def _quantize(model: onnx.ModelProto, nodes: set[str], ranges: Mapping[str, tuple[float, float]]) -> onnx.ModelProto:
+def _quantize(
+    model: onnx.ModelProto, nodes: set[str], ranges: Mapping[str, tuple[float, float]], *, saturates: bool
+) -> onnx.ModelProto:
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))  # the quantizer logs to the root
     # What has a range is float; onnx cannot infer that behind operators of onnxruntime's own.
     present = {v.name for v in (*model.graph.input, *model.graph.output)}
@@ -189,7 +202,7 @@ def _quantize(model: onnx.ModelProto, nodes: set[str], ranges: Mapping[str, tupl
         nodes_to_quantize=[n.name for n in model.graph.node if n.name in nodes],
         nodes_to_exclude=[],
         op_types_to_quantize=list(OPERATORS),
-        extra_options={},
+        extra_options={"TensorQuantOverrides": limit_pairs(model.graph, nodes)} if saturates else {},
     )
     quantizer.quantize_model()
     quantized: onnx.ModelProto = quantizer.model.model
