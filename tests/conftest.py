@@ -12,7 +12,7 @@ os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 # ONNX Runtime's; the runtime and the build of models set it for themselves.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-pytest_plugins = ["cdk_inference.local.pytest_plugin"]
+pytest_plugins = ["cdk_inference.local.pytest_plugin", "verify.pytest_plugin"]
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook
