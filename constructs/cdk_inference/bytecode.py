@@ -19,6 +19,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+COMPILERS = "CDK_INFERENCE_COMPILERS"
+"""Variable with the paths of more interpreters, separated like those of ``PATH``.
+
+They are asked before one is downloaded. One may be a script that starts an emulated interpreter: the bytecode is the same.
+"""
+
 _ROOT = "/var/task"  # where Lambda puts the package
 _DOWNLOAD_SECONDS = 120
 _SETTINGS = frozenset(
@@ -62,8 +68,9 @@ class BytecodeError(Exception):
 def interpreter(python: str) -> str:
     """Return the path of an interpreter whose bytecode a version of Python reads.
 
-    This one, if it is of that version; else one that uv finds on this machine; else one that uv downloads, unless its
-    settings (``UV_PYTHON_DOWNLOADS``, ``UV_OFFLINE``, uv.toml) forbid that.
+    This one, if it is of that version; otherwise one that uv finds on this machine; otherwise one that
+    ``CDK_INFERENCE_COMPILERS`` names; otherwise one that uv downloads, unless its settings (``UV_PYTHON_DOWNLOADS``,
+    ``UV_OFFLINE``, uv.toml) forbid that.
 
     Parameters
     ----------
@@ -73,7 +80,7 @@ def interpreter(python: str) -> str:
     Raises
     ------
     BytecodeError
-        If there is none.
+        If there is none, or one that is named does not start.
     """
     found, reason = _search(python)
     if found is None:
@@ -92,6 +99,9 @@ def _search(python: str) -> tuple[str | None, str]:
     found, _ = _ask_uv("python", "find", "--no-python-downloads", "--no-project", f"cpython@{python}")
     if found and (checked := _checked(found, python)):
         return checked, ""
+    for named in _named():
+        if _checked(named, python):
+            return named, ""  # and not what it calls itself: an emulated one does not start by its own path
     sys.stderr.write(f"looking for CPython {python}, which compiles the functions' modules\n")
     # `uv run` and not `uv python install`, which downloads where only automatic downloads are forbidden, too. Managed
     # ones alone: those on PATH were looked at.
@@ -116,7 +126,8 @@ def traces(python: str) -> list[str]:
     managed = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
     on_path = shutil.which(f"python{python}")
     here = sys.executable if _is_this(python) else None
-    return [*filter(None, [here, on_path]), *sorted(str(path) for path in managed.glob(f"cpython-{python}*"))]
+    downloaded = sorted(str(path) for path in managed.glob(f"cpython-{python}*"))
+    return [*filter(None, [here, on_path]), *_named(), *downloaded]
 
 
 def settings() -> dict[str, str]:
@@ -175,6 +186,11 @@ def compile_modules(
     return {path.relative_to(compiled).as_posix(): path for path in compiled.rglob("*.pyc")}
 
 
+def _named() -> list[str]:
+    """Return the interpreters that the user names."""
+    return [path for path in os.environ.get(COMPILERS, "").split(os.pathsep) if path]
+
+
 def _is_this(python: str) -> bool:
     """Tell whether the interpreter that runs this is of a version."""
     version = sys.version_info
@@ -210,8 +226,11 @@ def _ask_uv(*arguments: str) -> tuple[str | None, str]:
 
 def _checked(executable: str, python: str) -> str | None:
     """Return the path of an interpreter, if it is what it is said to be."""
-    done = subprocess.run(  # noqa: S603 # found by uv
-        [executable, "-I", "-S", "-c", _CHECK], capture_output=True, text=True, check=False
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 # found by uv, or named by the user
+            [executable, "-I", "-S", "-c", _CHECK], capture_output=True, text=True, check=False
+        )
+    except OSError as error:
+        raise BytecodeError(f"{executable} does not start ({error.strerror}): repair or remove it") from None
     words = done.stdout.rstrip("\n").split(" ", 3)
     return words[3] if words[:3] == ["CPython", python, "final"] else None

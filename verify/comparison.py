@@ -1,0 +1,167 @@
+"""Compares what two machines answered: texts and whole numbers exactly, floats within limits."""
+
+from __future__ import annotations
+
+from binascii import a2b_base64
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far floats may be apart.
+
+    Parameters
+    ----------
+    relative
+        Largest difference of two numbers, in relation to the largest number of their tensor. 0 means the same bits.
+    cosine
+        Least cosine of two items of a tensor.
+    """
+
+    relative: float = 0.0
+    cosine: float = -1.0
+
+
+EXACT = Limits()
+
+
+@dataclass
+class Comparison:
+    """What came of it.
+
+    Attributes
+    ----------
+    problems
+        What is not as it must be, each with its place; empty if all is.
+    relative
+        Largest difference found.
+    cosine
+        Least cosine found; None if no tensors of floats were compared.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    relative: float = 0.0
+    cosine: float | None = None
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing is outside of the limits."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        """Return the differences in words."""
+        if self.problems:
+            more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
+            return self.problems[0] + more
+        if not self.relative:
+            return "none"
+        cosine = "" if self.cosine is None else f", cosine {self.cosine:.6f}"
+        return f"at most {self.relative:.1e}{cosine}"
+
+
+def compare(expected: object, got: object, limits: Limits) -> Comparison:
+    """Compare two answers, which are made of dicts, lists, texts, numbers and arrays."""
+    comparison = Comparison()
+    _walk(expected, got, limits, comparison, "")
+    return comparison
+
+
+def decoded(value: object, read: Callable[[str, str], bytes]) -> object:
+    """Return an answer with arrays in place of its tensors, as stages send them to each other.
+
+    Parameters
+    ----------
+    value
+        The answer.
+    read
+        Returns the bytes of an object, by bucket and key: of large tensors.
+    """
+    if isinstance(value, list):
+        return [decoded(each, read) for each in value]
+    if not isinstance(value, dict):
+        return value
+    if "dtype" in value and "shape" in value and ("data" in value or "key" in value):
+        data = a2b_base64(value["data"]) if "data" in value else read(value["bucket"], value["key"])
+        return np.frombuffer(data, np.dtype(value["dtype"]).newbyteorder("<")).reshape(value["shape"])
+    return {name: decoded(each, read) for name, each in value.items()}
+
+
+def plain_row(row: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """Return a row in Python's types, without the time at which it was recorded; binary vectors as arrays."""
+    return {name: _plain(value) for name, value in row.items() if name != "recorded_at"}
+
+
+def _plain(attribute: Mapping[str, Any]) -> object:
+    ((kind, value),) = attribute.items()
+    if kind == "N":
+        return Decimal(value)
+    if kind == "B":
+        return np.frombuffer(value, "<f4") if len(value) % 4 == 0 else value
+    if kind == "M":
+        return {name: _plain(each) for name, each in value.items()}
+    if kind == "L":
+        return [_plain(each) for each in value]
+    return value
+
+
+def _walk(expected: Any, got: Any, limits: Limits, found: Comparison, place: str) -> None:  # noqa: ANN401
+    if isinstance(expected, np.ndarray) and isinstance(got, np.ndarray):
+        _compare_arrays(expected, got, limits, found, place)
+    elif isinstance(expected, dict) and isinstance(got, dict) and expected.keys() == got.keys():
+        for name, value in expected.items():
+            _walk(value, got[name], limits, found, f"{place}.{name}".lstrip("."))
+    elif isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got):
+        for index, (one, other) in enumerate(zip(expected, got, strict=True)):
+            _walk(one, other, limits, found, f"{place}[{index}]")
+    elif isinstance(expected, float | Decimal) and isinstance(got, float | Decimal):
+        _compare_arrays(np.array([float(expected)]), np.array([float(got)]), limits, found, place, vector=False)
+    elif type(expected) is not type(got) or expected != got:
+        found.problems.append(f"{place or 'answer'}: {_short(got)} instead of {_short(expected)}")
+
+
+def _compare_arrays(
+    expected: Array, got: Array, limits: Limits, found: Comparison, place: str, *, vector: bool = True
+) -> None:
+    if expected.dtype != got.dtype or expected.shape != got.shape:
+        found.problems.append(f"{place}: {got.dtype} {got.shape} instead of {expected.dtype} {expected.shape}")
+        return
+    if expected.tobytes() == got.tobytes():
+        if vector and expected.dtype.kind == "f" and expected.size:
+            found.cosine = min(1.0, 1.0 if found.cosine is None else found.cosine)
+        return
+    if expected.dtype.kind != "f":
+        found.problems.append(f"{place}: {np.count_nonzero(expected != got)} of {expected.size} elements differ")
+        return
+    one, other = expected.astype(np.float64), got.astype(np.float64)
+    scale = float(np.abs(one).max())
+    # What is no number anywhere makes the difference no number, which is within no limit.
+    relative = float(np.abs(one - other).max()) / (scale or 1.0)
+    found.relative = max(found.relative, relative) if relative == relative else float("inf")  # noqa: PLR0124
+    if not relative <= limits.relative:
+        found.problems.append(f"{place}: differs by {relative:.1e}, at most {limits.relative:.0e} is allowed")
+    if vector:
+        cosine = _least_cosine(one, other)
+        found.cosine = cosine if found.cosine is None else min(found.cosine, cosine)
+        if not cosine >= limits.cosine:
+            found.problems.append(f"{place}: cosine {cosine:.6f}, at least {limits.cosine} is needed")
+
+
+def _least_cosine(one: Array, other: Array) -> float:
+    rows = (one.reshape(len(one), -1), other.reshape(len(other), -1)) if one.ndim > 1 else (one[None], other[None])
+    a, b = rows
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    return float(((a * b).sum(axis=1) / np.where(norms == 0, 1.0, norms)).min())
+
+
+def _short(value: object) -> str:
+    return f"{value!r:.120}"

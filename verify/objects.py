@@ -1,0 +1,99 @@
+"""Objects for the buckets: real photographs, sentences and rows of numbers, and a broken one of each kind."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from verify.app import NAMES, ROOT
+from verify.runner import FunctionError, host_python
+
+if TYPE_CHECKING:
+    from verify.functions import Function
+
+_PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
+_SENTENCES = ROOT / "model_assets" / "minilm" / "sentences.txt"
+_VOWELS = ROOT / "model_assets" / "vowels_lstm" / "test.ts.gz"
+_ROWS = 3
+
+# Runs with the package that reads such photographs: nothing else here can write them.
+_HEIC = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import pillow_heif
+from PIL import Image
+pillow_heif.from_pillow(Image.open(sys.argv[2]).convert("RGB")).save(sys.argv[3], quality=80)
+"""
+
+
+def objects_for(pipeline: str, preprocess: Function) -> dict[str, bytes]:
+    """Return the objects for a pipeline of the app, by key.
+
+    Parameters
+    ----------
+    pipeline
+        Its name.
+    preprocess
+        Its function that reads objects, built for this machine.
+    """
+    match pipeline:
+        case "Photos" | "FusedPhotos":
+            photos = {name: (_PHOTOGRAPHS / name).read_bytes() for name in ("chelsea.png", "dog.jpg", "coffee.png")}
+            return {**photos, "broken.jpg": photos["dog.jpg"][:2000]}
+        case "OwnPhotos":
+            cat = _heic(preprocess, _PHOTOGRAPHS / "chelsea.png")
+            dog = (_PHOTOGRAPHS / "dog.jpg").read_bytes()
+            return {"pets/cat.heic": cat, "pets/dog.jpg": dog, "pets/broken.heic": cat[: len(cat) // 2]}
+        case "Sentences":
+            lines = _SENTENCES.read_text(encoding="utf-8").splitlines()
+            texts = [*lines[:2], "Ein Käfer läuft über den Fußweg: 走, 🪲.", " ".join(lines[:40])]
+            return {**{f"{n}.txt": text.encode() for n, text in enumerate(texts)}, "broken.txt": b"\xff\xfe caf\xe9"}
+        case "Json":
+            rows = [json.dumps(dict(zip(NAMES, row, strict=True))).encode() for row in _frames()]
+            return {**{f"{n}.json": row for n, row in enumerate(rows)}, "broken.json": b'{"c0": 1}'}
+        case "Csv":
+            return {**{f"{n}.csv": _csv(row) for n, row in enumerate(_frames())}, "broken.csv": b"c0,c1\n1,2\n"}
+        case "Arrays":
+            return {**{f"{n}.npy": _npy(row) for n, row in enumerate(_frames())}, "broken.npy": b"\x93NUMPY"}
+    raise KeyError(pipeline)
+
+
+def _frames() -> list[list[float]]:
+    """Return the first frames of utterances, each twelve numbers."""
+    with gzip.open(_VOWELS, "rt", encoding="utf-8") as lines:
+        series = [line.split(":") for line in lines if not line.startswith(("#", "@"))]
+    return [[float(feature.split(",")[0]) for feature in features[:-1]] for features in series[:_ROWS]]
+
+
+def _csv(row: list[float]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows([NAMES, row])
+    return text.getvalue().encode()
+
+
+def _npy(row: list[float]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.array(row, np.float32))
+    return file.getvalue()
+
+
+def _heic(preprocess: Function, photograph: Path) -> bytes:
+    with tempfile.TemporaryDirectory() as name:
+        code, target = preprocess.unpack(Path(name))[0], Path(name) / "photo.heic"
+        done = subprocess.run(
+            [*host_python(), "-I", "-S", "-c", _HEIC, str(code), str(photograph), str(target)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise FunctionError(f"no HEIC file could be made: {done.stderr.strip().rpartition(chr(10))[2]}")
+        return target.read_bytes()
