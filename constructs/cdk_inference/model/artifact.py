@@ -44,8 +44,9 @@ class ModelArtifact(Construct):
     cache_dir
         Cache root, by default ``$CDK_INFERENCE_CACHE`` or the user's cache folder.
     frozen_lock
-        Fail rather than search for a precision, if the recipe has no lock that fits. Default: only if the environment
-        has ``CDK_INFERENCE_FROZEN_LOCK=1``, which suits continuous integration.
+        Fail rather than search for a precision, if the recipe has no lock that fits; cascades of the model fail rather
+        than measure. Default: only if the environment has ``CDK_INFERENCE_FROZEN_LOCK=1``, which suits continuous
+        integration.
 
     Raises
     ------
@@ -74,6 +75,8 @@ class ModelArtifact(Construct):
         """Folder with ``model.onnx``, ``manifest.json`` and, if there are large weights, ``model.weights``."""
         self.project: Project | None = None
         """The recipe with its surroundings, where it was built."""
+        self.frozen_lock = frozen_lock
+        """Whether its lock is frozen, and with it the lock of each cascade that it is part of."""
         if Stack.of(self).bundling_required:
             architecture = LambdaPlatform.resolve(self, platform).architecture
             self.project = open_project(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import shutil
 from bisect import bisect_right
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.errors import ModelBuildError, PropError
-from cdk_inference.model.builder import locked, readable_errors, request
+from cdk_inference.model.builder import FROZEN, locked, readable_errors, request
 from cdk_inference.model.cache import hash_data, hash_folder
+from cdk_inference.model.cascade_lock import Basis, Decision, Entry, LockFile, Side, Table
 from cdk_inference.model.process import run_build, say
 from cdk_inference.model.store import Store
 from cdk_inference.model.structure import structure, unstructure
@@ -35,6 +37,8 @@ BOUND_CONFIDENCE = 0.95
 """How sure it is that the agreement is not below its lower bound, if the threshold had been fixed before."""
 
 _UNBUILT = "unbuilt"
+_TOOLS = ("numpy", "onnxruntime", "pillow")
+_MADE_FOR = "any"  # the same bytes ship to functions of every architecture
 _CLASSIFIED = 2  # axes of class scores: batch and classes
 _HALVINGS = 30  # of an interval from 0 to 1: far below what is told
 _MILLION = 1e6  # what is told of shares
@@ -244,7 +248,13 @@ class Answers:
 
 
 def calibrate(
-    first: ModelArtifact, then: ModelArtifact, *, agreement: float, cache: str | Path | None = None
+    first: ModelArtifact,
+    then: ModelArtifact,
+    *,
+    agreement: float,
+    cache: str | Path | None = None,
+    frozen_lock: bool = False,
+    lock: bool = True,
 ) -> Calibration:
     """Find how sure the first model must be, for the cascade to agree with the second as often as asked for.
 
@@ -253,7 +263,11 @@ def calibrate(
     the first model where it is at least so sure, and with the second elsewhere, agrees with the second on the target
     share of all samples. Confidence is the highest softmax of the first output.
 
-    What a model answers is kept in the cache by all that it depends on; another target runs nothing again.
+    What was measured and decided is written to ``<first>+<then>.cascade.lock.json`` beside the first recipe. With a
+    lock that fits both models' versions, their evaluation data and the tools, nothing is measured, and the calibration
+    is the recorded one. For another target, the recorded table decides.
+
+    What a model answers is kept in the cache by all that it depends on.
 
     Parameters
     ----------
@@ -265,6 +279,12 @@ def calibrate(
         Share of all samples on which the cascade must give the second model's answer, above 0 and at most 1.
     cache
         Cache root, by default that of each model.
+    frozen_lock
+        Fail rather than measure or decide, if the lock has no threshold that fits. Default: only if the environment
+        has ``CDK_INFERENCE_FROZEN_LOCK=1``, or one of the models has a frozen lock.
+    lock
+        Whether there is a lock. Pass False to look at the numbers: the models are measured whatever the lock says, and
+        it stays as it is.
 
     Returns
     -------
@@ -274,9 +294,10 @@ def calibrate(
     Raises
     ------
     PropError
-        If the agreement is no share.
+        If the agreement is not a share.
     ModelBuildError
-        If the models do not tell the same classes apart, or their evaluation data are not the same samples.
+        If the models do not tell the same classes apart, or their evaluation data are not the same samples. Also if the
+        lock is damaged, or frozen without a threshold that fits.
     """
     number = isinstance(agreement, int | float) and not isinstance(agreement, bool)
     if not number or not 0 < agreement <= 1:
@@ -286,12 +307,15 @@ def calibrate(
     if first.project is None or then.project is None or first.path is None or then.path is None:
         return _placeholder(first, then, float(agreement))
     _check_class_names(first.project, then.project)
-    one, ran = _answers(first.project, first, first.path, cache)
-    two, ran_too = _answers(then.project, then, then.path, cache)
-    calibration = choose(one, two, float(agreement))
-    if ran or ran_too:
-        say(f"cascade: {calibration.summary}")
-    return calibration
+    one, two = _Deployed.of(first, first.project, first.path, cache), _Deployed.of(then, then.project, then.path, cache)
+    if not lock:
+        answers, ran = zip(*(map(_answers, (one, two))), strict=True)
+        found = choose(*answers, float(agreement))
+        if any(ran):
+            say(f"cascade: {found.summary}")
+        return found
+    frozen = frozen_lock or first.frozen_lock or then.frozen_lock or os.environ.get(FROZEN, "") not in ("", "0")
+    return _locked(one, two, float(agreement), frozen=frozen)
 
 
 def choose(first: Answers, then: Answers, agreement: float) -> Calibration:
@@ -302,37 +326,53 @@ def choose(first: Answers, then: Answers, agreement: float) -> Calibration:
     ModelBuildError
         If the answers are not to the same samples, or tell other classes apart.
     """
+    table = tally(first, then)
+    return _calibration((first.name, then.name), (first.version, then.version), table, decide(table, agreement))
+
+
+def tally(first: Answers, then: Answers) -> Table:
+    """Return what each threshold does to the samples.
+
+    Raises
+    ------
+    ModelBuildError
+        If the answers are not to the same samples, or tell other classes apart.
+    """
     _check_same_samples(first, then)
-    samples = len(first.top)
     # The place on the grid from which a sample is escalated.
     places = [bisect_right(GRID, confidence) for confidence in first.confidences]
-    alike = [one == two for one, two in zip(first.top, then.top, strict=True)]
-    escalated = _below(places)
-    disagreeing = _below([place for place, same in zip(places, alike, strict=True) if not same])
-    agreed = [samples - disagreeing[-1] + gone for gone in disagreeing]
-    # Exactly: 0.95 of 20 samples are 19, whatever the binary form of 0.95 is.
-    needed = math.ceil(Fraction(repr(agreement)) * samples)
-    chosen = next(place for place, count in enumerate(agreed) if count >= needed)
     labels = first.labels or then.labels
+    right: list[int] | list[None] = [None] * len(GRID)
+    if labels is not None:
+        right = _given(places, _alike(first.top, labels), _alike(then.top, labels))
     descriptions = first.descriptions or then.descriptions
-    return Calibration(
-        first=first.name,
-        first_version=first.version,
-        then=then.name,
-        then_version=then.version,
-        target=agreement,
-        threshold=GRID[chosen],
-        samples=samples,
-        escalation_rate=_share(escalated[chosen], samples),
-        agreement=_share(agreed[chosen], samples),
-        agreement_bound=lower_bound(agreed[chosen], samples),
-        first_agreement=_share(agreed[0], samples),
+    return Table(
+        samples=len(places),
         descriptions=None if descriptions is None else len(set(descriptions)),
-        accuracy=None if labels is None else _accuracy(first, then, labels, GRID[chosen]),
-        curve=tuple(
-            Point(threshold, _share(gone, samples), _share(good, samples))
-            for threshold, gone, good in zip(GRID, escalated, agreed, strict=True)
+        rows=tuple(
+            zip(
+                GRID,
+                _given(places, [False] * len(places), [True] * len(places)),
+                _given(places, _alike(first.top, then.top), [True] * len(places)),
+                right,
+                strict=True,
+            )
         ),
+    )
+
+
+def decide(table: Table, agreement: float) -> Decision:
+    """Return the lowest threshold that reaches an agreement."""
+    # Exactly: 0.95 of 20 samples are 19, whatever the binary form of 0.95 is.
+    needed = math.ceil(Fraction(repr(agreement)) * table.samples)
+    threshold, escalated, agreed, right = next(row for row in table.rows if row[2] >= needed)
+    return Decision(
+        target=agreement,
+        threshold=threshold,
+        escalation_rate=_share(escalated, table.samples),
+        agreement=_share(agreed, table.samples),
+        agreement_bound=lower_bound(agreed, table.samples),
+        accuracy=None if right is None else _share(right, table.samples),
     )
 
 
@@ -355,12 +395,16 @@ def lower_bound(hits: int, samples: int) -> float:
     return math.floor(low * _MILLION) / _MILLION
 
 
-def _below(places: list[int]) -> list[int]:
-    """Return, for each threshold of the grid, how many samples it escalates."""
-    counts = [0] * len(GRID)
-    for place in places:
-        counts[place] += 1
+def _given(places: list[int], first: list[bool], then: list[bool]) -> list[int]:
+    """Return, for each threshold of the grid, how many hits whoever answers has: the second model where it is asked."""
+    counts = [sum(first)] + [0] * (len(GRID) - 1)
+    for place, one, two in zip(places, first, then, strict=True):
+        counts[place] += two - one
     return list(accumulate(counts))
+
+
+def _alike(one: tuple[int, ...], two: tuple[int, ...]) -> list[bool]:
+    return [mine == other for mine, other in zip(one, two, strict=True)]
 
 
 def _share(count: int, samples: int) -> float:
@@ -371,16 +415,30 @@ def _percent(share: float) -> str:
     return f"{100 * share:.4g} %"
 
 
-def _accuracy(first: Answers, then: Answers, labels: tuple[int, ...], threshold: float) -> Accuracy:
-    together = (
-        one if confidence >= threshold else two
-        for one, two, confidence in zip(first.top, then.top, first.confidences, strict=True)
+def _calibration(names: tuple[str, str], versions: tuple[str, str], table: Table, decision: Decision) -> Calibration:
+    (_, _, alone, first_right), (_, _, _, then_right) = table.rows[0], table.rows[-1]
+    accuracy = None
+    if first_right is not None and then_right is not None and decision.accuracy is not None:
+        accuracy = Accuracy(_share(first_right, table.samples), _share(then_right, table.samples), decision.accuracy)
+    return Calibration(
+        first=names[0],
+        first_version=versions[0],
+        then=names[1],
+        then_version=versions[1],
+        target=decision.target,
+        threshold=decision.threshold,
+        samples=table.samples,
+        escalation_rate=decision.escalation_rate,
+        agreement=decision.agreement,
+        agreement_bound=decision.agreement_bound,
+        first_agreement=_share(alone, table.samples),
+        descriptions=table.descriptions,
+        accuracy=accuracy,
+        curve=tuple(
+            Point(threshold, _share(escalated, table.samples), _share(agreed, table.samples))
+            for threshold, escalated, agreed, _ in table.rows
+        ),
     )
-    one, two, both = (
-        _share(sum(answer == label for answer, label in zip(answers, labels, strict=True)), len(labels))
-        for answers in (first.top, then.top, together)
-    )
-    return Accuracy(one, two, both)
 
 
 def _check_scores(model: ModelArtifact) -> None:
@@ -454,41 +512,97 @@ def _placeholder(first: ModelArtifact, then: ModelArtifact, agreement: float) ->
     )
 
 
-def _answers(project: Project, model: ModelArtifact, path: Path, cache: str | Path | None) -> tuple[Answers, bool]:
+@dataclass(frozen=True)
+class _Deployed:
+    """A model that was built, with its recipe and its folder."""
+
+    model: ModelArtifact
+    project: Project
+    path: Path
+
+    @classmethod
+    def of(cls, model: ModelArtifact, project: Project, path: Path, cache: str | Path | None) -> _Deployed:
+        return cls(model, project if cache is None else replace(project, cache=Path(cache).absolute()), path)
+
+    @property
+    def side(self) -> Side:
+        """What a calibration holds for."""
+        recipe = self.project.recipe.to_data()
+        depends = {
+            "function": self.project.recipe.evaluation.data,
+            "tensors": [recipe["inputs"], recipe["outputs"]],
+            "files": self.project.files,
+            "packages": self.project.packages,
+        }
+        return Side(self.model.version, self.project.recipe.precision, _MADE_FOR, hash_data(depends))
+
+    @property
+    def tools(self) -> dict[str, str]:
+        """Versions of what reads the data and runs the model."""
+        return {name: self.project.tools[name] for name in (*_TOOLS, *self.project.recipe.packages)}
+
+
+def _locked(first: _Deployed, then: _Deployed, target: float, *, frozen: bool) -> Calibration:
+    """Return what the lock says; measure or decide, and record it, where it says nothing."""
+    names = (first.project.recipe.name, then.project.recipe.name)
+    basis = Basis(first.side, then.side, first.tools | then.tools)
+    file = LockFile(*names, first.project.folder, first.project.cache)
+
+    def calibration(entry: Entry, decision: Decision) -> Calibration:
+        return _calibration(names, (basis.first.version, basis.then.version), entry.table, decision)
+
+    entry = file.find(basis, target, frozen=frozen)
+    if entry is not None and (decision := entry.decision(target)) is not None:
+        return calibration(entry, decision)
+    with readable_errors(first.project), file.held():
+        # Somebody else may have measured, or decided, while we waited.
+        entry = file.find(basis, target, quiet=True)
+        if entry is not None and (decision := entry.decision(target)) is not None:
+            return calibration(entry, decision)
+        if entry is None:
+            entry = Entry(basis, tally(_answers(first)[0], _answers(then)[0]), ())
+        decision = decide(entry.table, target)
+        file.record(entry.decided(decision))
+    found = calibration(entry, decision)
+    say(f"cascade: {found.summary}")
+    return found
+
+
+def _answers(deployed: _Deployed) -> tuple[Answers, bool]:
     """Return what a model answers, and whether it had to run."""
-    if cache is not None:
-        project = replace(project, cache=Path(cache).absolute())
-    key = _key(project, model)
+    project = deployed.project
+    key = _key(deployed)
     store = Store(project.cache / "passes")
     found, ran = store.get(key), False
     if found is None:
         ran = True
         with readable_errors(project), locked(project):
-            found = store.make(key, lambda folder: _run(project, model, path, folder))
+            found = store.make(key, lambda folder: _run(deployed, folder))
     return structure(json.loads((found / "answers.json").read_text("utf-8")), Answers), ran
 
 
-def _key(project: Project, model: ModelArtifact) -> str:
+def _key(deployed: _Deployed) -> str:
+    project = deployed.project
     depends = [
         project.fingerprint,
         project.tools,
         platform.python_version_tuple()[:2],
         hash_folder(Path(__file__).parent / "build"),
-        model.asset_hash,
+        deployed.model.asset_hash,
     ]
     return f"answers-{project.recipe.name}-{hash_data(depends)[:32]}"
 
 
-def _run(project: Project, model: ModelArtifact, path: Path, folder: Path) -> None:
+def _run(deployed: _Deployed, folder: Path) -> None:
     """Run a model in a process of its own, since data functions of two recipes may import files of the same name."""
-    manifest = model.manifest
+    manifest, project = deployed.model.manifest, deployed.project
     # As the deployed functions do; see `Manifest.batch_dependent`.
     singly = manifest.batch_dependent and isinstance(manifest.inputs[0].shape[0], str)
-    work = project.cache / "models" / f".{_key(project, model)}.building"
+    work = project.cache / "models" / f".{_key(deployed)}.building"
     shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
     work.mkdir()
     try:
-        more = {"model": str(path / "model.onnx"), "singly": singly}
+        more = {"model": str(deployed.path / "model.onnx"), "singly": singly}
         run_build(project.recipe.name, request(project, "answers") | more, work)
         shutil.copyfile(work / "answers.json", folder / "answers.json")
     finally:

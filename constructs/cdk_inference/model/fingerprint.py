@@ -57,7 +57,7 @@ def is_lock(name: str) -> bool:
 
 def is_about_cascades(name: str) -> bool:
     """Tell whether a file of the package `cdk_inference.model` decides about no artifact: it uses what is built."""
-    return name in ("cascade.py", "build/answers.py")
+    return name in ("cascade.py", "cascade_lock.py", "build/answers.py")
 
 
 def _recipe_files(folder: Path, recipe: ModelRecipe) -> frozenset[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import hash_data
@@ -132,12 +132,16 @@ class Lock:
         """Return why the decision does not hold for a recipe and tools; None if it does."""
         if self.recipe != recipe:
             return "the recipe or a file in its folder changed"
-        changed = [
-            f"{name} {self.tools.get(name, 'none')} -> {tools.get(name, 'none')}"
-            for name in sorted({*self.tools, *tools})
-            if self.tools.get(name) != tools.get(name)
-        ]
-        return ", ".join(changed) or None
+        return ", ".join(changes(self.tools, tools)) or None
+
+
+def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Return how versions differ, such as ``onnx 1.22.0 -> 1.23.2``."""
+    return [
+        f"{name} {old.get(name, 'none')} -> {new.get(name, 'none')}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
 
 
 def read_lock(path: Path) -> Lock | None:
@@ -148,24 +152,55 @@ def read_lock(path: Path) -> Lock | None:
     ModelBuildError
         If the file is not a lock that this version can read.
     """
+    return read_checked(path, Lock, SCHEMA_VERSION, "search again")
+
+
+class Checked(Protocol):
+    """A dataclass that is kept with a checksum."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of everything in it."""
+
+
+C = TypeVar("C", bound=Checked)
+
+
+def read_checked(path: Path, kind: type[C], schema_version: int, again: str) -> C | None:
+    """Return a lock of some kind, or None if there is no file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    kind
+        Its dataclass.
+    schema_version
+        The only one that is read.
+    again
+        What happens if the file is deleted.
+
+    Raises
+    ------
+    ModelBuildError
+        If the file is not such a lock, with what is wrong and the way out.
+    """
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelBuildError(
-            f"cannot read the lock {path}: {error}; restore it, or delete it to search again"
-        ) from error
+        raise ModelBuildError(f"cannot read the lock {path}: {error}; restore it, or delete it to {again}") from error
     try:
         data = json.loads(text)
         version = data.get("schema_version") if isinstance(data, dict) else None
-        if version == SCHEMA_VERSION:
+        if version == schema_version:
             checksum = data.pop("checksum", None)
-            lock = structure(data, Lock)
+            lock = structure(data, kind)
             if lock.digest == checksum:
                 return lock
             raise ValueError("its checksum is not that of its content, as after an edit or a merge")  # noqa: TRY301
-        reason = f"it has schema version {version!r}, expected {SCHEMA_VERSION}"
+        reason = f"it has schema version {version!r}, expected {schema_version}"
     except (ValueError, RecursionError, ModelBuildError) as error:
         reason = str(error)[:300]
-    raise ModelBuildError(f"the lock {path} is damaged: {reason}; restore it, or delete it to search again")
+    raise ModelBuildError(f"the lock {path} is damaged: {reason}; restore it, or delete it to {again}")
