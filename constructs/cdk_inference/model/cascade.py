@@ -309,9 +309,9 @@ def calibrate(
     _check_class_names(first.project, then.project)
     one, two = _Deployed.of(first, first.project, first.path, cache), _Deployed.of(then, then.project, then.path, cache)
     if not lock:
-        answers, ran = zip(*(map(_answers, (one, two))), strict=True)
-        found = choose(*answers, float(agreement))
-        if any(ran):
+        (answers, ran), (others, ran_too) = _answers(one), _answers(two)
+        found = choose(answers, others, float(agreement))
+        if ran or ran_too:
             say(f"cascade: {found.summary}")
         return found
     frozen = frozen_lock or first.frozen_lock or then.frozen_lock or os.environ.get(FROZEN, "") not in ("", "0")

@@ -225,7 +225,7 @@ class Routing:
             Runs anywhere.
         agreement
             The share of the evaluation samples for which the cascade must give the answer of ``then``; the threshold is
-            found at build time. Default: 0.99.
+            found at the first synth, and recorded in a lock beside the first recipe. Default: 0.99.
         threshold
             The confidence below which items are escalated, from 0 to 1, if you know better.
 
@@ -234,7 +234,7 @@ class Routing:
         PropError
             A number is out of range, both are given, or the first route is on a GPU.
         ModelBuildError
-            The two models' evaluation data are not the same samples.
+            The two models' evaluation data are not the same samples, or a frozen lock does not fit.
         """
         if agreement is not None and threshold is not None:
             raise PropError("agreement and threshold are both given; the one is there to find the other: leave one out")
