@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aws_cdk import App, Stack
 from aws_cdk.assertions import Template
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdk_inference import InferencePipeline, Preprocess, Route, Routing
+from cdk_inference import InferencePipeline, LambdaPlatform, Preprocess, Route, Routing
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Auto, Calibration, Float16, Float32, StaticInt8, WeightOnly, build_model, calibrate
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.model.builder import open_project
 from cdk_inference.model.cascade import Answers, decide, tally
 from cdk_inference.model.cascade_lock import SUFFIX, Basis, CascadeLock, Entry, LockFile, Side
+from cdk_inference.model.targets import ARCHITECTURES
 
 from .conftest import write_recipe
 
@@ -34,8 +35,8 @@ TOOLS = {"numpy": "2.4.6", "onnxruntime": "1.31.1"}
 BASIS = Basis(Side("a1", Auto(), "x86_64", "d1"), Side("b1", Float16(), "x86_64", "d2"), TOOLS)
 ARM = replace(
     BASIS,
-    first=replace(BASIS.first, version="a2", made_for="arm64"),
-    then=replace(BASIS.then, version="b2", made_for="arm64"),
+    first=replace(BASIS.first, version="a2", target="arm64"),
+    then=replace(BASIS.then, version="b2", target="arm64"),
 )
 NAMES = ("small", "large")
 
@@ -43,7 +44,7 @@ texts = st.text(max_size=8)
 precisions = st.sampled_from(
     [Auto(), Auto("size"), Float16(), Float32(), StaticInt8(keep_float=("Conv_1",)), WeightOnly(4)]
 )
-sides = st.builds(Side, version=texts, precision=precisions, made_for=texts, data=texts)
+sides = st.builds(Side, version=texts, precision=precisions, target=st.sampled_from(ARCHITECTURES), data=texts)
 bases = st.builds(Basis, sides, sides, st.dictionaries(texts, texts, max_size=3))
 
 
@@ -70,6 +71,7 @@ def entries(draw: st.DrawFn) -> Entry:
     return entry
 
 
+@settings(deadline=None)  # whatever else the machine does
 @given(st.lists(entries(), max_size=3))
 def test_lock_survives_its_file_with_a_threshold_a_line(
     tmp_path_factory: pytest.TempPathFactory, written: list[Entry]
@@ -90,11 +92,12 @@ def test_lock_survives_its_file_with_a_threshold_a_line(
     assert parsed == lock.to_data() | {"checksum": lock.digest}
 
 
+@settings(deadline=None)  # whatever else the machine does
 @given(tables(), st.floats(0.001, 1), st.floats(0.001, 1))
 def test_decisions_are_sorted_and_one_for_a_target(table: Any, one: float, two: float) -> None:
     entry = Entry(BASIS, table, ())
     found = entry.decided(decide(table, one)).decided(decide(table, two)).decided(decide(table, one))
-    assert [decision.target for decision in found.decisions] == sorted({one, two})
+    assert [decision.target_agreement for decision in found.decisions] == sorted({one, two})
     assert found.decision(one) == decide(table, one)
     assert entry.decision(one) is None
 
@@ -115,7 +118,7 @@ def changed(basis: Basis, *, side: str = "first", **changes: Any) -> Basis:
     ("now", "reason"),
     [
         (BASIS, None),
-        (changed(BASIS, precision=Float32(), made_for="any"), None),  # the same bytes
+        (changed(BASIS, precision=Float32(), target="any"), None),  # the same bytes
         (changed(BASIS, data="d"), "the evaluation of 'small' or a file in its folder changed"),
         (
             changed(BASIS, side="then", data="d", version="b"),
@@ -124,7 +127,7 @@ def changed(basis: Basis, *, side: str = "first", **changes: Any) -> Basis:
         (changed(BASIS, version="a"), "'small' a1 -> a"),
         (replace(BASIS, tools=TOOLS | {"numpy": "3"}), "numpy 2.4.6 -> 3"),
         (replace(changed(BASIS, version="a"), tools=TOOLS | {"pillow": "12"}), "pillow none -> 12, 'small' a1 -> a"),
-        (changed(BASIS, version="a", made_for="arm64"), "it knows nothing of 'small' a with 'large' b1"),
+        (changed(BASIS, version="a", target="arm64"), "it knows nothing of 'small' a with 'large' b1"),
     ],
 )
 def test_entry_holds_for_versions_data_and_tools(now: Basis, reason: str | None) -> None:
@@ -255,7 +258,7 @@ def test_calibration_is_recorded_beside_the_first_recipe(
     assert set(entry["basis"]["tools"]) == {"numpy", "onnxruntime", "pillow"}
     (decision,) = entry["decisions"]
     assert decision == {
-        "target": 0.9,
+        "target_agreement": 0.9,
         "threshold": found.threshold,
         "escalation_rate": found.escalation_rate,
         "agreement": found.agreement,
@@ -313,6 +316,21 @@ def test_lock_is_no_file_of_the_recipe(models: Models) -> None:
     (models.lock.parent / f".1.{NAME}.partial").write_text("half")
     assert open_project(recipe).fingerprint == before
     assert build_model(recipe, cache=models.cache).version == models.first.version
+
+
+@pytest.mark.slow
+def test_models_of_two_architectures_have_an_entry_each(models: Models) -> None:
+    arm = models.calibrate()
+    of_arm = models.first
+    models.first = models.artifact("small", platform=LambdaPlatform(architecture="x86_64"))
+    assert models.first.version != of_arm.version
+    x86 = models.calibrate()
+    assert x86.first_version == models.first.version
+    assert models.calibrate(frozen_lock=True) == x86
+    models.first = of_arm
+    assert models.calibrate(frozen_lock=True) == arm
+    targets = [entry["basis"]["first"]["target"] for entry in json.loads(models.lock.read_text())["entries"]]
+    assert targets == ["arm64", "x86_64"]
 
 
 def rewrite(file: Path, change: Any) -> None:

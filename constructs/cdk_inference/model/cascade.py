@@ -38,7 +38,6 @@ BOUND_CONFIDENCE = 0.95
 
 _UNBUILT = "unbuilt"
 _TOOLS = ("numpy", "onnxruntime", "pillow")
-_MADE_FOR = "any"  # the same bytes ship to functions of every architecture
 _CLASSIFIED = 2  # axes of class scores: batch and classes
 _HALVINGS = 30  # of an interval from 0 to 1: far below what is told
 _MILLION = 1e6  # what is told of shares
@@ -367,7 +366,7 @@ def decide(table: Table, agreement: float) -> Decision:
     needed = math.ceil(Fraction(repr(agreement)) * table.samples)
     threshold, escalated, agreed, right = next(row for row in table.rows if row[2] >= needed)
     return Decision(
-        target=agreement,
+        target_agreement=agreement,
         threshold=threshold,
         escalation_rate=_share(escalated, table.samples),
         agreement=_share(agreed, table.samples),
@@ -425,7 +424,7 @@ def _calibration(names: tuple[str, str], versions: tuple[str, str], table: Table
         first_version=versions[0],
         then=names[1],
         then_version=versions[1],
-        target=decision.target,
+        target=decision.target_agreement,
         threshold=decision.threshold,
         samples=table.samples,
         escalation_rate=decision.escalation_rate,
@@ -534,7 +533,7 @@ class _Deployed:
             "files": self.project.files,
             "packages": self.project.packages,
         }
-        return Side(self.model.version, self.project.recipe.precision, _MADE_FOR, hash_data(depends))
+        return Side(self.model.version, self.project.recipe.precision, self.project.target, hash_data(depends))
 
     @property
     def tools(self) -> dict[str, str]:
@@ -542,7 +541,7 @@ class _Deployed:
         return {name: self.project.tools[name] for name in (*_TOOLS, *self.project.recipe.packages)}
 
 
-def _locked(first: _Deployed, then: _Deployed, target: float, *, frozen: bool) -> Calibration:
+def _locked(first: _Deployed, then: _Deployed, agreement: float, *, frozen: bool) -> Calibration:
     """Return what the lock says; measure or decide, and record it, where it says nothing."""
     names = (first.project.recipe.name, then.project.recipe.name)
     basis = Basis(first.side, then.side, first.tools | then.tools)
@@ -551,17 +550,17 @@ def _locked(first: _Deployed, then: _Deployed, target: float, *, frozen: bool) -
     def calibration(entry: Entry, decision: Decision) -> Calibration:
         return _calibration(names, (basis.first.version, basis.then.version), entry.table, decision)
 
-    entry = file.find(basis, target, frozen=frozen)
-    if entry is not None and (decision := entry.decision(target)) is not None:
+    entry = file.find(basis, agreement, frozen=frozen)
+    if entry is not None and (decision := entry.decision(agreement)) is not None:
         return calibration(entry, decision)
     with readable_errors(first.project), file.held():
         # Somebody else may have measured, or decided, while we waited.
-        entry = file.find(basis, target, quiet=True)
-        if entry is not None and (decision := entry.decision(target)) is not None:
+        entry = file.find(basis, agreement, quiet=True)
+        if entry is not None and (decision := entry.decision(agreement)) is not None:
             return calibration(entry, decision)
         if entry is None:
             entry = Entry(basis, tally(_answers(first)[0], _answers(then)[0]), ())
-        decision = decide(entry.table, target)
+        decision = decide(entry.table, agreement)
         file.record(entry.decided(decision))
     found = calibration(entry, decision)
     say(f"cascade: {found.summary}")

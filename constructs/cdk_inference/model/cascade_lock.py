@@ -16,6 +16,7 @@ from cdk_inference.model.lock import changes, read_checked
 from cdk_inference.model.precision import Precision
 from cdk_inference.model.process import say
 from cdk_inference.model.structure import unstructure
+from cdk_inference.model.targets import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,15 +42,15 @@ class Side:
         Of the model that ran; see `cdk_inference.model.Manifest`.
     precision
         What its recipe asks for, or the app instead.
-    made_for
-        Architecture of the CPUs that the model is made for; ``"any"`` if it is the same for all.
+    target
+        Architecture of the CPUs that the model is built for; ``"any"`` if it is the same for all.
     data
         Hash of its evaluation data: the function, the files in the recipe's folder, and the declared tensors.
     """
 
     version: str
     precision: Precision
-    made_for: str
+    target: Target
     data: str
 
 
@@ -77,7 +78,7 @@ class Basis:
     def replaces(self, other: Basis) -> bool:
         """Tell whether an app that has these models has the others no more."""
         return all(
-            (one.made_for, one.precision) == (two.made_for, two.precision)
+            (one.target, one.precision) == (two.target, two.precision)
             for one, two in ((self.first, other.first), (self.then, other.then))
         )
 
@@ -100,15 +101,15 @@ class Decision:
 
     Parameters
     ----------
-    target
-        The agreement that was asked for.
+    target_agreement
+        What was asked for.
     threshold, escalation_rate, agreement, agreement_bound
         As in a calibration.
     accuracy
         Of the cascade; None without labels.
     """
 
-    target: float
+    target_agreement: float
     threshold: float
     escalation_rate: float
     agreement: float
@@ -146,21 +147,21 @@ class Entry:
     table
         What was measured.
     decisions
-        By target, the lowest first.
+        By target agreement, the lowest first.
     """
 
     basis: Basis
     table: Table
     decisions: tuple[Decision, ...]
 
-    def decision(self, target: float) -> Decision | None:
-        """Return what was decided for a target, if it was."""
-        return next((each for each in self.decisions if each.target == target), None)
+    def decision(self, agreement: float) -> Decision | None:
+        """Return what was decided for a target agreement, if it was."""
+        return next((each for each in self.decisions if each.target_agreement == agreement), None)
 
     def decided(self, decision: Decision) -> Entry:
         """Return the entry with one decision more."""
-        others = (each for each in self.decisions if each.target != decision.target)
-        return replace(self, decisions=tuple(sorted((*others, decision), key=lambda each: each.target)))
+        others = (each for each in self.decisions if each.target_agreement != decision.target_agreement)
+        return replace(self, decisions=tuple(sorted((*others, decision), key=lambda each: each.target_agreement)))
 
 
 @dataclass(frozen=True)
@@ -238,17 +239,17 @@ class LockFile:
         """The file to review and to commit."""
         return self.folder / f"{self._name}{SUFFIX}"
 
-    def find(self, basis: Basis, target: float, *, frozen: bool = False, quiet: bool = False) -> Entry | None:
-        """Return what was measured for two models; the target may be decided in it or not.
+    def find(self, basis: Basis, agreement: float, *, frozen: bool = False, quiet: bool = False) -> Entry | None:
+        """Return what was measured for two models; the agreement may be decided in it or not.
 
         Parameters
         ----------
         basis
             What is there now.
-        target
-            The agreement that is asked for.
+        agreement
+            The one that is asked for.
         frozen
-            Fail if the lock beside the recipe does not hold, or has no decision for the target.
+            Fail if the lock beside the recipe does not hold, or has no decision for the agreement.
         quiet
             Do not say why it does not hold.
 
@@ -260,9 +261,9 @@ class LockFile:
         lock = self._read(self.path)
         found = lock.find(basis) if lock else "there is none"
         if frozen:
-            if isinstance(found, Entry) and found.decision(target) is None:
-                known = ", ".join(f"{each.target:g}" for each in found.decisions)
-                found = f"it has no threshold for an agreement of {target:g}, only for {known}"
+            if isinstance(found, Entry) and found.decision(agreement) is None:
+                known = ", ".join(f"{each.target_agreement:g}" for each in found.decisions)
+                found = f"it has no threshold for an agreement of {agreement:g}, only for {known}"
             if isinstance(found, str):
                 raise ModelBuildError(
                     f"the cascade of '{self.first}' and '{self.then}': the lock {self.path} does not fit: {found}; "
@@ -333,4 +334,4 @@ def _write(path: Path, lock: CascadeLock) -> None:
 
 def _order(entry: Entry) -> tuple[str, ...]:
     sides = (entry.basis.first, entry.basis.then)
-    return tuple(text for side in sides for text in (side.made_for, side.precision.kind, side.version))
+    return tuple(text for side in sides for text in (side.target, side.precision.kind, side.version))
