@@ -8,11 +8,13 @@ import stat
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk.assertions import Annotations, Match
 
 from cdk_inference import (
     Capacity,
@@ -30,12 +32,15 @@ from cdk_inference import delivery as module
 from cdk_inference.bundling import BundledCode, lambda_source
 from cdk_inference.delivery import ModelPackage
 from cdk_inference.images import staged
+from cdk_inference.model.targets import WITH_VNNI
 from cdk_inference.packages import PackagedCode, ZipPackage
 
 from .conftest import RECIPE, make_stack, resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cdk_inference.model.targets import Architecture, Target
 
 MIB = 1024**2
 DELIVERIES = ("zip", "layer", "s3", "image")
@@ -68,6 +73,31 @@ def built(folder: Path) -> Callable[..., ModelArtifact]:
 
 def add(stack: cdk.Stack, model: ModelArtifact, delivery: ModelDelivery | None = None, **props: Any) -> CpuInference:
     return CpuInference(stack, "Inference", model=model, work=WorkBucket(stack, "Work"), delivery=delivery, **props)
+
+
+@pytest.mark.parametrize("target", ["arm64", "any"])
+def test_model_whose_sums_saturate_fails_or_warns_on_x86_64(
+    target: Target, stack: cdk.Stack, built: Callable[..., ModelArtifact]
+) -> None:
+    model = built(stack)
+    model.manifest = replace(model.manifest, target=target, exact_on=("arm64", WITH_VNNI))
+    platform = LambdaPlatform(architecture="x86_64")
+    if target == "arm64":
+        with pytest.raises(PropError, match=r"must be built for x86_64, got tiny for arm64"):
+            add(stack, model, platform=platform)
+    else:  # it came with 8-bit products
+        add(stack, model, platform=platform)
+        Annotations.from_stack(stack).has_warning("*", Match.string_like_regexp(".*can saturate on x86_64.*"))
+
+
+@pytest.mark.parametrize("architecture", ["arm64", "x86_64"])
+def test_model_for_x86_64_runs_on_each_architecture_without_a_warning(
+    architecture: Architecture, stack: cdk.Stack, built: Callable[..., ModelArtifact]
+) -> None:
+    model = built(stack)
+    model.manifest = replace(model.manifest, target="x86_64")
+    add(stack, model, platform=LambdaPlatform(architecture=architecture))
+    Annotations.from_stack(stack).has_no_warning("*", Match.string_like_regexp(".*saturate.*"))
 
 
 def function(stack: cdk.Stack) -> dict[str, Any]:

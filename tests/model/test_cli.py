@@ -35,6 +35,7 @@ def test_build_shows_what_was_tried_and_where_it_is(tiny: tuple[Path, Path, Buil
     told = json.loads(run("build", recipe, "--cache", cache, "--json").stdout)
     assert told["version"] == built.version
     assert [c["status"] for c in told["candidates"]] == ["reference", "shipped"]
+    assert "quality holds on arm64 and x86_64 with VNNI\n" in shown
 
 
 def test_build_takes_another_precision(tiny: tuple[Path, Path, BuiltModel]) -> None:
@@ -52,6 +53,8 @@ def test_evaluate_judges_what_is_built_and_any_other_file(tiny: tuple[Path, Path
     told = json.loads(run("evaluate", recipe, "--cache", cache, "--model", built.path / "model.onnx", "--json").stdout)
     assert told["metric"]["quantized"] == built.manifest.metric.quantized
     assert told["latency_ms"] > 0
+    shown = run("evaluate", recipe, "--cache", cache, "--architecture", "x86_64").stdout
+    assert "quality holds on arm64 and x86_64\n" in shown
 
 
 def test_evaluate_fails_below_the_gate(tiny: tuple[Path, Path, BuiltModel], make_recipe: Callable[..., Path]) -> None:

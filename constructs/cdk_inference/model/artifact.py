@@ -127,6 +127,7 @@ def _quality(manifest: Manifest) -> str:
 
 def _placeholder(recipe: ModelRecipe) -> Manifest:
     from cdk_inference.model.manifest import Manifest  # noqa: PLC0415
+    from cdk_inference.model.targets import ARCHITECTURES  # noqa: PLC0415
 
     return Manifest(
         name=recipe.name,
@@ -136,7 +137,7 @@ def _placeholder(recipe: ModelRecipe) -> Manifest:
         architecture="",
         precision=recipe.precision.kind,
         target="any",
-        exact_on=(),
+        exact_on=ARCHITECTURES,
         opset=0,
         size_bytes=0,
         baseline_size_bytes=0,

@@ -1,0 +1,129 @@
+"""The same answers on an emulated x86_64 CPU without VNNI: kernel by kernel, and the reference models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import pytest
+from tests.model.graphs import cosine
+from tests.model.test_locks import RECIPES
+from tests.model.test_saturation import CASES, quantized
+
+from cdk_inference.model import build_model, load_recipe, weights
+from cdk_inference.model.build.data import load_samples
+from cdk_inference.model.build.graph import serialize
+from cdk_inference.model.build.saturation import saturating, unsigned
+from cdk_inference.model.weights import MODEL
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Feed = dict[str, np.ndarray]
+
+RUN = """
+import json, sys
+import numpy as np
+import onnxruntime as ort
+
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+for model, inputs, outputs in json.loads(sys.stdin.read()):
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    feeds = np.load(inputs)
+    names = [each.name for each in session.get_inputs()]
+    count = len(feeds.files) // len(names)
+    found = [session.run(None, {name: feeds[f"{name}_{i}"] for name in names})[0] for i in range(count)]
+    np.savez(outputs, *found)
+"""
+SAMPLES = 8
+
+
+class Machine:
+    """Runs models in a process, on this CPU or on an emulated one."""
+
+    def __init__(self, folder: Path, emulator: Sequence[str] = ()) -> None:
+        self.folder, self.emulator = folder, list(emulator)
+
+    def run(self, jobs: dict[str, tuple[onnx.ModelProto | Path, list[Feed]]]) -> dict[str, list[np.ndarray]]:
+        """Return the first output for each batch, of each model."""
+        self.folder.mkdir()
+        order = []
+        for index, (model, feeds) in enumerate(jobs.values()):
+            path = model if isinstance(model, Path) else self.folder / f"{index}.onnx"
+            if not isinstance(model, Path):
+                path.write_bytes(serialize(model))
+            arrays = {f"{name}_{i}": array for i, feed in enumerate(feeds) for name, array in feed.items()}
+            np.savez(self.folder / f"{index}-in.npz", **arrays)
+            order.append([str(path), str(self.folder / f"{index}-in.npz"), str(self.folder / f"{index}-out.npz")])
+        subprocess.run([*self.emulator, sys.executable, "-c", RUN], input=json.dumps(order), text=True, check=True)
+        return {name: list(np.load(files[2]).values()) for name, files in zip(jobs, order, strict=True)}
+
+
+def extreme(model: onnx.ModelProto) -> list[Feed]:
+    """Return inputs whose activations are large: what saturates, if anything does."""
+    shape = [d.dim_value or 4 for d in model.graph.input[0].type.tensor_type.shape.dim]
+    random = np.random.default_rng(7)
+    name = model.graph.input[0].name
+    return [
+        {name: np.full(shape, 10, np.float32)},
+        {name: random.normal(2, 1, size=shape).astype(np.float32)},
+        {name: random.normal(0, 3, size=shape).astype(np.float32)},
+    ]
+
+
+@pytest.mark.slow
+def test_kernels_give_the_same_sums_without_vnni(tmp_path: Path, cpu_without_vnni: list[str]) -> None:
+    jobs: dict[str, tuple[onnx.ModelProto | Path, list[Feed]]] = {}
+    for case in CASES:
+        build, dynamic = case.values
+        for target in ("arm64", "x86_64"):
+            model = quantized(build, target, tmp_path, dynamic=dynamic)
+            jobs[f"{case.id} for {target}"] = (model, extreme(model))
+            jobs[f"{case.id} for {target}, exactly"] = (unsigned(model), extreme(model))
+    here = Machine(tmp_path / "here").run(jobs)
+    there = Machine(tmp_path / "there", cpu_without_vnni).run(jobs)
+    differing = {
+        name
+        for name in jobs
+        if any(np.abs(a - b).max() > 1e-4 * np.abs(b).max() for a, b in zip(there[name], here[name], strict=True))
+    }
+    assert not [name for name in differing if "x86_64" in name]
+    # Full-range weights do saturate there: otherwise nothing would be shown.
+    assert len([name for name in differing if name.endswith("arm64")]) >= len(CASES) // 2
+
+
+def reference(name: str) -> tuple[Path, list[Feed]]:
+    """Return what ships for x86_64, and the first samples of the evaluation data."""
+    recipe, folder = load_recipe(RECIPES[name])
+    samples = load_samples(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
+    built = build_model(RECIPES[name], architecture="x86_64")
+    assert not saturating(onnx.load(built.path / MODEL))
+    return built.path / MODEL, [{key: value[:SAMPLES] for key, value in samples.inputs[0].items()}]
+
+
+@pytest.mark.slow
+def test_reference_models_give_the_same_answers_without_vnni(tmp_path: Path, cpu_without_vnni: list[str]) -> None:
+    jobs = {name: reference(name) for name in RECIPES if name not in ("efficientnet-lite2", "all-minilm-l6-v2")}
+    here = Machine(tmp_path / "here").run(jobs)
+    there = Machine(tmp_path / "there", cpu_without_vnni).run(jobs)
+    assert {name: cosine(there[name][0], here[name][0]) for name in jobs} == pytest.approx(
+        dict.fromkeys(jobs, 1.0), abs=1e-4
+    )
+
+
+@pytest.mark.slow
+def test_reference_transformer_gives_without_vnni_what_exact_arithmetic_gives(
+    tmp_path: Path, cpu_without_vnni: list[str]
+) -> None:
+    """Against the exact form on the same CPU: other vector widths round floats otherwise, which spreads."""
+    model, feeds = reference("all-minilm-l6-v2")
+    exact = tmp_path / "exact.onnx"
+    exact.write_bytes(unsigned(onnx.load_from_string(weights.join(model))).SerializeToString())
+    there = Machine(tmp_path / "there", cpu_without_vnni).run({"shipped": (model, feeds), "exact": (exact, feeds)})
+    assert cosine(there["shipped"][0], there["exact"][0]) > 0.9999
