@@ -313,11 +313,11 @@ class _RoleSession:
         self._pipe_arn = definition.arn
         self._lock = threading.Lock()
         self._clients: dict[str, Any] = {}
-        self._assumed = 0.0
+        self._renewal: float | None = None  # none before the first session: the clock may start anywhere
 
     def client(self, service: str) -> Any:  # noqa: ANN401
         with self._lock:
-            if time.monotonic() - self._assumed > _SESSION_SECONDS:
+            if self._renewal is None or time.monotonic() > self._renewal:
                 self._assume()
             return self._clients[service]
 
@@ -326,7 +326,7 @@ class _RoleSession:
             self._endpoint, self._role_arn, service=_SERVICE, source_arn=self._pipe_arn
         )
         self._clients = aws.role_clients(self._endpoint, credentials, ("sqs", "stepfunctions"))
-        self._assumed = time.monotonic()
+        self._renewal = time.monotonic() + _SESSION_SECONDS
 
 
 class PipeRunner:
