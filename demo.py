@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cdk_inference import LambdaPlatform
@@ -35,7 +36,8 @@ def main() -> int:
     with LocalCloud() as cloud, Steps(console) as steps:
         cloud.deploy(HERE, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"labelling {len(accepted)} photographs")
-        outcomes = cloud.wait_for(cloud.put(*(PHOTOGRAPHS / name for name in accepted)))
+        uploads = cloud.put(*(PHOTOGRAPHS / name for name in accepted))
+        outcomes = cloud.wait_for(uploads, on_line=steps.line)
         steps.begin("stopping the embedded AWS")
     wrong = [o.key for o in outcomes if o.status != "SUCCEEDED" or o.label not in accepted[o.key]]
 
@@ -96,5 +98,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except LocalError as error:
-        console.print(f"[red]error: {error}")
+        console.print(f"[red]error: {escape(str(error))}")
         sys.exit(1)

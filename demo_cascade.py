@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] = ()) -> int:
     with LocalCloud() as cloud, Steps(console) as steps:
         cloud.deploy(HERE, app=APP, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"labelling {len(accepted)} photographs")
-        outcomes = cloud.wait_for(cloud.put(*(PHOTOGRAPHS / name for name in accepted)))
+        uploads = cloud.put(*(PHOTOGRAPHS / name for name in accepted))
+        outcomes = cloud.wait_for(uploads, on_line=steps.line)
         (machine,) = cloud.resources(role="state-machine")
         (calibration,) = machine.metadata["cascades"]
         steps.begin("stopping the embedded AWS")

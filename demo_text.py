@@ -40,7 +40,8 @@ def main() -> int:
         cloud.deploy(HERE, app=APP, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"embedding {len(texts)} texts")
         inbox = cloud.pipeline()
-        outcomes = cloud.wait_for([inbox.put(key, text.encode()) for key, text in texts.items()])
+        uploads = [inbox.put(key, text.encode()) for key, text in texts.items()]
+        outcomes = cloud.wait_for(uploads, on_line=steps.line)
         steps.begin("stopping the embedded AWS")
     vectors = {texts[o.key]: vector(o) for o in outcomes if o.status == "SUCCEEDED"}
     found = nearest(vectors) if vectors else {}

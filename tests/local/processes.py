@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -17,6 +18,13 @@ def group(leader: int) -> list[str]:
     ).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     return [row[2] for row in rows if int(row[0]) == leader and not row[1].startswith("Z")]
+
+
+def children(parent: int) -> list[int]:
+    """Processes that a process has started and that live."""
+    listed = subprocess.run(["ps", "-eo", "ppid=,stat=,pid="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in listed.splitlines()]
+    return [int(row[2]) for row in rows if int(row[0]) == parent and not row[1].startswith("Z")]
 
 
 def commands() -> list[str]:
@@ -31,3 +39,11 @@ def gone(leader: int, state: Path) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    """Wait for what is bound to happen, however busy the machine is."""
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -7,15 +7,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .processes import commands, gone
+from cdk_inference.local import aws
+
+from .processes import children, commands, gone, wait_until
+from .templates import create, pipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -32,7 +33,13 @@ def test_from_deploy_to_destroy(app: Path) -> None:
     good.write_text("good")
     poison.write_text("poison")
     try:
-        first = run(app, "deploy", env={"AWS_PROFILE": "nonexistent", "CDK_INFERENCE_CACHE": str(app / "cache")})
+        first = run(
+            app,
+            "deploy",
+            "-c",
+            "visibility=10",
+            env={"AWS_PROFILE": "nonexistent", "CDK_INFERENCE_CACHE": str(app / "cache")},
+        )
         assert first.returncode == 0, first.stderr
         assert "synthesizing the app ..." in first.stderr
         assert "deployed LocalProbe to http://127.0.0.1:" in first.stdout
@@ -67,7 +74,7 @@ def test_from_deploy_to_destroy(app: Path) -> None:
 
         script = app / "app.py"
         script.write_text(script.read_text().replace("Duration.seconds(5)", "Duration.seconds(7)"))
-        again = run(app, "deploy", "--verbose")
+        again = run(app, "deploy", "-c", "visibility=10", "--verbose")
         assert again.returncode == 0, again.stderr
         assert "LocalProbe | " in again.stderr  # the CLI's events
         assert json.loads((app / ".cdk-inference/local.json").read_text()) == state  # the same one, results kept
@@ -118,10 +125,10 @@ def test_an_interrupted_deploy_ends_the_app(app: Path, number: signal.Signals) -
     command = f"python3 {app / 'app.py'}"
     deploying = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "deploy", "--app", command], cwd=app)
     try:
-        _wait_for(started.exists)
+        wait_until(started.exists)
         deploying.send_signal(number)
         assert deploying.wait(30) != 0
-        _wait_for(lambda: command not in commands())
+        wait_until(lambda: command not in commands())
         if number != signal.SIGKILL:  # then the cloud stays: deploy again, or destroy
             assert not (app / ".cdk-inference").exists()
     finally:
@@ -135,7 +142,7 @@ def test_a_killed_cloud_is_noticed(app: Path) -> None:
     serving = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(app))
     state = app / ".cdk-inference/local.json"
     try:
-        _wait_for(state.exists)
+        wait_until(state.exists)
         serving.send_signal(signal.SIGKILL)
         serving.wait()
         answer = run(app, "results")
@@ -147,10 +154,67 @@ def test_a_killed_cloud_is_noticed(app: Path) -> None:
         serving.wait()
 
 
+@pytest.mark.timeout(600)
+def test_a_cloud_that_ends_by_itself_says_why(app: Path) -> None:
+    command = [sys.executable, "-m", "cdk_inference.local"]
+    serving = subprocess.Popen([*command, "serve"], cwd=_folder(app), stderr=subprocess.PIPE, text=True)
+    try:
+        state = app / ".cdk-inference/local.json"
+        wait_until(state.exists)
+        endpoint = json.loads(state.read_text())["endpoint"]
+        create(aws.client(endpoint, "cloudformation"), "Marked", pipeline())
+        put = [*command, "put", "app.py", "--wait", "--timeout", "3600"]
+        with subprocess.Popen(put, cwd=app, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stderr.readline() == "waiting for 1 results ...\n"
+            [emulator] = children(serving.pid)
+            os.kill(emulator, signal.SIGKILL)
+            said = waiting.stderr.read()
+        assert waiting.returncode == 1
+        log = app / ".cdk-inference/emulator.log"
+        reason = (
+            "the embedded AWS of this project is gone: the emulator of the embedded AWS was killed by SIGKILL; "
+            f"its log: {log}"
+        )
+        assert said.splitlines()[-1] == f"error: {reason}"
+        assert "Traceback" not in said
+        assert log.is_file()
+        assert "Traceback" not in serving.communicate()[1]
+        assert serving.returncode == 1
+        later = run(app, "results")
+        assert later.returncode == 3
+        assert later.stderr == f"error: {reason}; deploy again\n"
+        assert run(app, "destroy").stdout == "nothing was deployed\n"
+        assert not log.exists()
+    finally:
+        serving.kill()
+        serving.wait()
+
+
+@pytest.mark.timeout(600)
+def test_logs_that_are_followed_end_with_the_cloud(app: Path) -> None:
+    command = [sys.executable, "-m", "cdk_inference.local"]
+    serving = subprocess.Popen([*command, "serve"], cwd=_folder(app), stderr=subprocess.PIPE, text=True)
+    try:
+        log = app / ".cdk-inference/local.log"
+        log.write_text("2026-01-01T00:00:00.000+00:00 the first line\n")
+        wait_until((app / ".cdk-inference/local.json").exists)
+        with subprocess.Popen(
+            [*command, "logs", "--follow"], cwd=app, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as following:
+            assert "the first line" in following.stdout.readline()
+            serving.kill()
+            said = following.stderr.read()
+        assert following.returncode == 1
+        assert said == "error: the embedded AWS of this project is gone: it was stopped or killed\n"
+    finally:
+        serving.kill()
+        serving.communicate()
+
+
 def test_a_second_background_process_fails(app: Path) -> None:
     first = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(app))
     try:
-        _wait_for((app / ".cdk-inference/local.json").exists)
+        wait_until((app / ".cdk-inference/local.json").exists)
         second = run(app, "serve")
         assert second.returncode == 1
         assert "runs already" in second.stderr
@@ -162,10 +226,3 @@ def test_a_second_background_process_fails(app: Path) -> None:
 def _folder(app: Path) -> Path:
     (app / ".cdk-inference").mkdir()
     return app
-
-
-def _wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

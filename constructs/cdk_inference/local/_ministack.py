@@ -17,14 +17,17 @@ import sys
 import threading
 import time
 import venv
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 # What Lambda's Python runtimes offer a function besides its own bundle.
 _LAMBDA_PACKAGES = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
 
-# Ours, beside MiniStack's own /_ministack/: credentials of a role for a service that acts with it.
+# Ours, next to MiniStack's own /_ministack/: credentials of a role for a service that acts with it, and functions
+# whose process does not run. aws.py has the same names.
 _SERVICE_CREDENTIALS = "/_cdk-inference/service-credentials"
+_FAULTS = "/_cdk-inference/faults"
 _SESSION_SECONDS = 3600
 
 
@@ -128,13 +131,67 @@ def _named_errors(stepfunctions: Any, call_lambda: Any, function: str, event: An
         raise
 
 
-async def _answer(receive: Any, send: Any) -> None:  # noqa: ANN401
+class _Faults:
+    """Functions whose process was killed from outside, or does not start.
+
+    A function that crashes or runs out of time is not one: the workflow finds the object that did it.
+    """
+
+    def __init__(self) -> None:
+        self._found: deque[dict[str, Any]] = deque(maxlen=100)
+
+    def watch(self, worker: Any) -> None:  # noqa: ANN401
+        """Look at what the workers of functions do.
+
+        Parameters
+        ----------
+        worker
+            MiniStack's class for the process of a function.
+        """
+        spawn, invoke = worker._spawn, worker.invoke
+
+        def noted_spawn(self: Any, *given: Any, **named: Any) -> Any:  # noqa: ANN401
+            self._last_process = None
+            try:
+                return spawn(self, *given, **named)
+            finally:
+                self._last_process = self._proc  # MiniStack forgets it once it has ended
+
+        def noted_invoke(self: Any, *given: Any, **named: Any) -> Any:  # noqa: ANN401
+            try:
+                answer = invoke(self, *given, **named)
+            except RuntimeError as error:
+                self_found.append(_fault(self.func_name, f"does not start: {error}"))
+                raise
+            process = getattr(self, "_last_process", None)
+            died = answer.get("status") == "error" and answer.get("error") == "Worker process died"
+            if died and process is not None and process.returncode == -signal.SIGKILL:
+                reason = "was killed by SIGKILL; if nobody did it, the machine ran out of memory"
+                self_found.append(_fault(self.func_name, reason))
+            return answer
+
+        self_found = self._found
+        worker._spawn, worker.invoke = noted_spawn, noted_invoke
+
+    def answer(self) -> tuple[int, dict[str, Any]]:
+        """Return what was found, oldest first."""
+        return 200, {"faults": list(self._found)}
+
+
+def _fault(function: str, reason: str) -> dict[str, Any]:
+    return {"at": round(time.time() * 1000), "function": function, "reason": reason}
+
+
+async def _body(receive: Any) -> bytes:  # noqa: ANN401
     body, more = b"", True
     while more:
         part = await receive()
         body += part.get("body", b"")
         more = part.get("more_body", False)
-    status, answer = _service_credentials(json.loads(body))
+    return body
+
+
+async def _send(send: Any, status: int, answer: dict[str, Any]) -> None:  # noqa: ANN401
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
@@ -150,6 +207,7 @@ def main(state: Path) -> None:
     from hypercorn.asyncio import serve  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
     from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.core import lambda_runtime  # type: ignore[import-untyped]  # noqa: PLC0415
     from ministack.services import lambda_svc, stepfunctions  # noqa: PLC0415
 
     # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.
@@ -163,6 +221,8 @@ def main(state: Path) -> None:
     # And an error of the function's by its class; MiniStack has one name for all. Ours begin with theirs.
     call_lambda = stepfunctions._call_lambda
     stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
+    faults = _Faults()
+    faults.watch(lambda_runtime.Worker)
     sys.executable = _make_lambda_python(state / "lambda-python")  # what MiniStack runs Python functions with
 
     async def behind_tls(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
@@ -170,7 +230,10 @@ def main(state: Path) -> None:
         # terminating proxy would, that it did.
         if scope["type"] == "http":
             if scope["path"] == _SERVICE_CREDENTIALS:
-                await _answer(receive, send)
+                await _send(send, *_service_credentials(json.loads(await _body(receive))))
+                return
+            if scope["path"] == _FAULTS:
+                await _send(send, *faults.answer())
                 return
             scope = {**scope, "headers": [*scope["headers"], (b"x-forwarded-proto", b"https")]}
         await app(scope, receive, send)

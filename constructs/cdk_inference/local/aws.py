@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
+SERVICE_CREDENTIALS = "/_cdk-inference/service-credentials"
+FAULTS = "/_cdk-inference/faults"
 _KEY = "test"  # the emulator's root credentials; it listens on the loopback interface only
 
 # Express executions may take five minutes, and an answer that is lost must not start a second one.
@@ -146,7 +148,7 @@ def service_credentials(endpoint: str, role_arn: str, *, service: str, source_ar
     """
     body = json.dumps({"Service": service, "RoleArn": role_arn, "SourceArn": source_arn}).encode()
     try:
-        with open_directly(f"{endpoint}/_cdk-inference/service-credentials", body, timeout=30) as answer:
+        with open_directly(f"{endpoint}{SERVICE_CREDENTIALS}", body, timeout=30) as answer:
             return dict(json.load(answer))
     except urllib.error.HTTPError as error:
         if error.code != HTTPStatus.FORBIDDEN:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ _FOLDER = ".cdk-inference"
 _START_SECONDS = 90.0
 _STOP_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
+_NOT_ABLE = re.compile(r"pipe \S+: \w+ failed: ")
 _LOCK_SECONDS = 2.0  # others hold the lock for a moment, to see whether it is free
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class Background:
         self.folder = self._project / _FOLDER
         self.log = self.folder / "local.log"
         self._state = self.folder / "local.json"
+        self._reason = self.folder / "local.failed"
         self._lock = FileLock(self.folder / "local.lock")
 
     def running(self) -> bool:
@@ -73,7 +76,10 @@ class Background:
             If it does not run. What a killed one left behind is removed.
         """
         if self.running():
-            return Cloud(str(self._read()["endpoint"]), self.folder)
+            endpoint = str(self._read()["endpoint"])
+            return Cloud(endpoint, self.folder, check=self._check, report=self._last_report)
+        if reason := self._failure():
+            raise NothingDeployedError(f"the embedded AWS of this project is gone: {reason}; deploy again")
         if self._state.exists():
             self._remove()
             raise NothingDeployedError("the embedded AWS of this project is gone, it was killed: deploy again")
@@ -94,7 +100,8 @@ class Background:
         """
         if self.running():
             return self.cloud(), False
-        self._state.unlink(missing_ok=True)  # of one that was killed
+        for leftover in (self._state, self._reason):  # of one that ended by itself
+            leftover.unlink(missing_ok=True)
         self.folder.mkdir(exist_ok=True)
         (self.folder / ".gitignore").write_text("*\n")
         with self.log.open("wb") as log:
@@ -180,17 +187,44 @@ class Background:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
         try:
-            with self._lock.acquire(timeout=_LOCK_SECONDS), LocalCloud() as cloud:
+            with self._lock.acquire(timeout=_LOCK_SECONDS), LocalCloud(kept=self.folder) as cloud:
                 self._write({"pid": os.getpid(), "endpoint": cloud.endpoint})
                 logger.info("the embedded AWS answers at %s", cloud.endpoint)
                 while not stopping.wait(_LOOK_SECONDS):
-                    if not cloud.emulator.alive:
-                        raise LocalError("the embedded AWS ended by itself")
+                    self._check_own(cloud)
                     if not self._state.exists():
                         break
         except Timeout as error:
             raise LocalError(f"the embedded AWS of {self._project} runs already") from error
         logger.info("stopped")
+
+    def _check_own(self, cloud: LocalCloud) -> None:
+        """Raise if a part of the embedded AWS has ended, and leave the reason to those who ask later."""
+        try:
+            cloud.check()
+        except LocalError as error:
+            if self.folder.is_dir():
+                self._reason.write_text(str(error))
+            raise
+
+    def _check(self) -> None:
+        """Raise if the process has ended, as seen by another process."""
+        if not self.running() or self._reason.exists():
+            raise LocalError(
+                f"the embedded AWS of this project is gone: {self._failure() or 'it was stopped or killed'}"
+            )
+
+    def _failure(self) -> str | None:
+        """Return why a part of the embedded AWS ended, if the process was there to tell."""
+        try:
+            return self._reason.read_text()
+        except OSError:
+            return None
+
+    def _last_report(self, since: int) -> str | None:
+        """Return the last thing that a pipe was not able to do."""
+        failed = [message for _, _, message in self.events(since=since) if _NOT_ABLE.match(message)]
+        return failed[-1] if failed else None
 
     def _read(self) -> dict[str, Any]:
         try:

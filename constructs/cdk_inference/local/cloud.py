@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,8 @@ from . import aws
 from .cdk import CdkCli
 from .emulator import Emulator
 from .errors import LocalError
+from .health import Health, answering
+from .parts import Parts, log_events
 from .pipes import PipeRunner
 from .stacks import Stack, deployed
 from .uploads import Outcome, Pipeline, Upload
@@ -45,11 +48,38 @@ class Cloud:
         Its URL.
     folder
         Folder for the cloud assembly and for what the CDK CLI remembers.
+    check
+        Raises `LocalError` once a part of the embedded AWS has ended. Default: nobody knows.
+    report
+        Returns the last thing that a pipe was not able to do since a moment in milliseconds since the epoch, if there
+        is one. Default: nobody knows.
     """
 
-    def __init__(self, endpoint: str, folder: Path) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        folder: Path,
+        *,
+        check: Callable[[], None] | None = None,
+        report: Callable[[int], str | None] | None = None,
+    ) -> None:
         self.endpoint = endpoint
         self._folder = folder
+        self._check = check
+        self._report = report
+
+    def check(self) -> None:
+        """Raise if a part of the embedded AWS, such as a pipe, has ended unexpectedly.
+
+        Whatever waits for the embedded AWS calls it, so that a part does not end unnoticed.
+
+        Raises
+        ------
+        LocalError
+            With the reason, and the place of the log.
+        """
+        if self._check is not None:
+            self._check()
 
     def client(self, service: str) -> Any:  # noqa: ANN401
         """Return a boto3 client with the rights of the account's root.
@@ -146,16 +176,17 @@ class Cloud:
             If it fails, with the end of the CLI's output.
         """
         tell = on_step or (lambda _: None)
-        with ThreadPoolExecutor(1) as side:  # neither needs the other
-            bootstrap = side.submit(self.bootstrap)
-            tell("synthesizing the app")
-            assembly = self.synth(folder, app=app, context=context, on_line=on_line)
-            if not bootstrap.done():
-                tell("bootstrapping the embedded AWS")
-            bootstrap.result()
-        tell("deploying")
-        self._cdk(on_line).deploy(assembly, stacks)
-        return self.stacks()
+        with answering(self.check):
+            with ThreadPoolExecutor(1) as side:  # neither needs the other
+                bootstrap = side.submit(self.bootstrap)
+                tell("synthesizing the app")
+                assembly = self.synth(folder, app=app, context=context, on_line=on_line)
+                if not bootstrap.done():
+                    tell("bootstrapping the embedded AWS")
+                bootstrap.result()
+            tell("deploying")
+            self._cdk(on_line).deploy(assembly, stacks)
+            return self.stacks()
 
     def diff(
         self,
@@ -208,12 +239,14 @@ class Cloud:
     def pipelines(self) -> dict[str, Pipeline]:
         """Return the deployed pipelines by name."""
         facts: dict[str, dict[str, Any]] = {}
-        for resource in self.resources():
-            if name := resource.metadata.get("pipeline"):
-                known = facts.setdefault(str(name), {})
-                known |= resource.metadata
-                if resource.metadata["role"] == "dead-letter-queue":
-                    known["dead_letter_queue"] = resource.physical_id
+        with answering(self.check):
+            for resource in self.resources():
+                if name := resource.metadata.get("pipeline"):
+                    known = facts.setdefault(str(name), {"parts": Parts()})
+                    known |= resource.metadata
+                    known["parts"].add(resource)
+                    if resource.metadata["role"] == "dead-letter-queue":
+                        known["dead_letter_queue"] = resource.physical_id
         return {
             name: Pipeline(
                 self.endpoint,
@@ -222,6 +255,9 @@ class Cloud:
                 prefix=known.get("prefix") or "",
                 table=known["table"],
                 dead_letter_queue=known.get("dead_letter_queue"),
+                parts=known["parts"],
+                check=self.check,
+                report=self._report,
             )
             for name, known in facts.items()
             if known.get("bucket") and known.get("table")
@@ -287,7 +323,12 @@ class Cloud:
         return [target.put(key or f"{start}{path.name}", path.read_bytes()) for path in paths]
 
     def wait_for(
-        self, uploads: Sequence[Upload], *, timeout: float = _TIMEOUT, pipeline: str | None = None
+        self,
+        uploads: Sequence[Upload],
+        *,
+        timeout: float = _TIMEOUT,
+        pipeline: str | None = None,
+        on_line: Callable[[str], None] | None = None,
     ) -> list[Outcome]:
         """Wait until each upload has a row in the results table or is in the dead-letter queue.
 
@@ -299,6 +340,9 @@ class Cloud:
             Seconds to wait.
         pipeline
             Name of the pipeline, if there are several.
+        on_line
+            Called with a line that says how many objects are done, and what the queue, the executions and the logs
+            say of the others.
 
         Returns
         -------
@@ -308,9 +352,9 @@ class Cloud:
         Raises
         ------
         LocalError
-            If some have neither in time.
+            If some have neither in time. At once, if a part of the embedded AWS ends, or a function does not start.
         """
-        return self.pipeline(pipeline).wait_for(uploads, timeout)
+        return self.pipeline(pipeline).wait_for(uploads, timeout, on_line=on_line)
 
     def results(self, *, pipeline: str | None = None) -> list[Outcome]:
         """Return what became of every object.
@@ -335,22 +379,15 @@ class Cloud:
         list of tuple
             Time in milliseconds since the epoch, function, and message; by time.
         """
-        client, functions = self.client("logs"), self.client("lambda")
-        events: list[tuple[int, str, str]] = []
-        for resource in self.resources(type="AWS::Lambda::Function"):
-            name = resource.physical_id
-            configuration = functions.get_function_configuration(FunctionName=name)
-            group = configuration.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{name}"
-            label = str(resource.metadata.get("stage") or resource.logical_id)
-            try:
-                pages = list(client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=since))
-            except client.exceptions.ResourceNotFoundException:
-                continue  # it has not run yet
-            events += [(event["timestamp"], label, event["message"]) for page in pages for event in page["events"]]
-        return sorted(events, key=lambda event: event[0])  # those of one millisecond stay in order
+        with answering(self.check):
+            functions = {
+                resource.physical_id: str(resource.metadata.get("stage") or resource.logical_id)
+                for resource in self.resources(type="AWS::Lambda::Function")
+            }
+            return log_events(self.endpoint, functions, since=since)
 
     def _cdk(self, on_line: Callable[[str], None] | None) -> CdkCli:
-        return CdkCli(self.endpoint, home=self._folder / "cdk", on_line=on_line)
+        return CdkCli(self.endpoint, home=self._folder / "cdk", on_line=on_line, check=self.check)
 
 
 class LocalCloud(Cloud):
@@ -361,15 +398,26 @@ class LocalCloud(Cloud):
     ...     uploads = cloud.put("photograph.jpg")
     ...     cloud.wait_for(uploads)
 
+    A part that ends unexpectedly ends all of it: what waits for it raises `LocalError` at once, and so does the end of
+    the ``with`` block if nothing has raised it before.
+
     Parameters
     ----------
     pipes
         Whether the pipes of what is deployed run.
+    retry_after
+        Seconds until objects that failed are tried again. Default: as in AWS, until the visibility timeout of the
+        pipeline's queue is over; that is longer than the workflow may take.
+    kept
+        Folder for a copy of the log of a part that ended unexpectedly. Default: the folder for temporary files.
     """
 
-    def __init__(self, *, pipes: bool = True) -> None:
+    def __init__(self, *, pipes: bool = True, retry_after: int | None = None, kept: Path | None = None) -> None:
         self._with_pipes = pipes
+        self._retry_after = retry_after
+        self._kept = kept
         self._emulator = Emulator()
+        self._health = Health()
         self._runner: PipeRunner | None = None
         self._closing = ExitStack()
 
@@ -399,11 +447,18 @@ class LocalCloud(Cloud):
         with ExitStack() as closing:
             closing.callback(self._emulator.stop)
             self._emulator.start()
-            super().__init__(self._emulator.endpoint, self._emulator.state)
+            self._health = Health(self._emulator.state / "pipes.log", kept=self._kept)
+            closing.callback(self._health.close)
+            super().__init__(
+                self._emulator.endpoint, self._emulator.state, check=self._health.check, report=self._last_refusal
+            )
+            threading.Thread(target=self._follow_emulator, name="emulator", daemon=True).start()
             if self._with_pipes:
-                self._runner = PipeRunner(self.endpoint).start()
+                self._runner = PipeRunner(self.endpoint, health=self._health, retry_after=self._retry_after)
+                self._runner.start()
                 # Last in, first out: once the emulator is gone, the batches in flight end at once.
                 closing.pop_all()
+                closing.callback(self._health.close)
                 closing.callback(self._runner.stop)
                 closing.callback(self._emulator.stop)
                 closing.callback(self._runner.ask_to_stop)
@@ -421,3 +476,17 @@ class LocalCloud(Cloud):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+        if error is None and self._health.untold:
+            self._health.check()
+
+    def _last_refusal(self, since: int) -> str | None:
+        late = [refusal for refusal in self.refusals if refusal.at * 1000 >= since]
+        return f"pipe {late[-1].pipe}: {late[-1].action} failed: {late[-1].message}" if late else None
+
+    def _follow_emulator(self) -> None:
+        """Notice when the emulator's process ends by itself."""
+        log = self._emulator.log
+        if (how := self._emulator.wait()) is not None:
+            self._health.fail(f"the emulator of the embedded AWS {how}", log=log)
+            if self._runner is not None:
+                self._runner.ask_to_stop()

@@ -70,6 +70,23 @@ class Emulator:
         """What the emulator itself reports."""
         return self.state / "emulator.log"
 
+    def wait(self) -> str | None:
+        """Wait until its process ends, and end the functions' workers with it.
+
+        Returns
+        -------
+        str or None
+            How it ended, such as ``"was killed by SIGKILL"``; None after ``stop()``.
+        """
+        process = self._process
+        if process is None:
+            return None
+        status = process.wait()
+        if self._process is not process:
+            return None
+        _end_group(process)
+        return _how(status)
+
     def start(self) -> Self:
         """Start it and return when every service answers.
 
@@ -99,9 +116,7 @@ class Emulator:
                 process.stdin.close()  # type: ignore[union-attr]
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_STOP_SECONDS)
-            # The group outlives its leader while a worker hangs.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            _end_group(process)
             process.wait()
             process.stdout.close()  # type: ignore[union-attr]
         if state is not None:
@@ -165,6 +180,22 @@ class Emulator:
             "SFTP_ENABLED": "0",
             "LOG_LEVEL": "INFO",
         }
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill what is left of a process's group, which outlives its leader while a worker hangs."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _how(status: int) -> str:
+    """Say how a process ended."""
+    if status >= 0:
+        return f"ended with exit code {status}"
+    try:
+        return f"was killed by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal
+        return f"was killed by signal {-status}"
 
 
 def _answers(endpoint: str) -> bool:

@@ -7,29 +7,29 @@ it would in AWS.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from . import aws
 from .errors import LocalError
+from .health import Health
 from .input_template import render
 from .stacks import Resource, Stack, deployed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import logging
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
-
-logger = logging.getLogger(__name__)
 
 _SERVICE = "pipes.amazonaws.com"
 _MAX_RECEIVE = 10  # SQS gives at most ten messages at once
@@ -130,11 +130,14 @@ class Refusal:
         What it tried, such as ``"StartSyncExecution"``; ``"AssumeRole"`` for its role.
     message
         Why it failed.
+    at
+        When, in seconds since the epoch.
     """
 
     pipe: str
     action: str
     message: str
+    at: float = field(default_factory=time.time, compare=False)
 
 
 class Outage(Exception):  # noqa: N818
@@ -170,10 +173,21 @@ def failed_messages(output: str, sent: Sequence[str]) -> set[str]:
 class _Pipe:
     """One running pipe: a thread that collects batches, a few that deliver them."""
 
-    def __init__(self, endpoint: str, definition: PipeDefinition, refusals: deque[Refusal]) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        definition: PipeDefinition,
+        refusals: deque[Refusal],
+        logger: logging.Logger,
+        on_end: Callable[[str, BaseException], None],
+        retry_after: int | None,
+    ) -> None:
         self.definition = definition
         self._endpoint = endpoint
         self._refusals = refusals
+        self._logger = logger
+        self._on_end = on_end
+        self._retry_after = retry_after
         self._stopping = threading.Event()
         self._free = threading.Semaphore(_BATCHES_IN_FLIGHT)
         self._deliveries = ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix=f"pipe-{definition.name}")
@@ -190,6 +204,12 @@ class _Pipe:
         self._deliveries.shutdown(wait=True)
 
     def _poll(self) -> None:
+        try:
+            self._take_batches()
+        except BaseException as error:
+            self._on_end(f"pipe {self.definition.name}", error)
+
+    def _take_batches(self) -> None:
         while not self._stopping.is_set():
             self._free.acquire()  # no message is taken before there is room to deliver it
             try:
@@ -235,15 +255,19 @@ class _Pipe:
     def _deliver(self, batch: list[dict[str, Any]]) -> None:
         try:
             ids = [message["MessageId"] for message in batch]
-            failed = self._execute(batch, ids)
-            done = [message for message in batch if message["MessageId"] not in failed]
-            if failed:
-                logger.info("pipe %s: %d of %d messages to be retried", self.definition.name, len(failed), len(batch))
-            self._delete(done)
-        except Outage:
-            pass  # the visibility timeout gives the messages back to the queue
-        except Exception:
-            logger.exception("pipe %s: a batch was not delivered", self.definition.name)
+            failed = set(ids)
+            try:
+                failed = self._execute(batch, ids)
+                if failed:
+                    name = self.definition.name
+                    self._logger.info("pipe %s: %d of %d messages to be retried", name, len(failed), len(batch))
+                self._delete([message for message in batch if message["MessageId"] not in failed])
+            except Outage:
+                pass  # the visibility timeout gives the messages back to the queue
+            if self._retry_after is not None:
+                self._show_again([message for message in batch if message["MessageId"] in failed], self._retry_after)
+        except BaseException as error:
+            self._on_end(f"pipe {self.definition.name}", error)
         finally:
             self._free.release()
 
@@ -286,7 +310,21 @@ class _Pipe:
                     sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
                 except sqs.exceptions.ReceiptHandleIsInvalid:
                     # The execution took longer than the visibility timeout, and somebody else has the message now.
-                    logger.info("pipe %s: message %s came back too early", self.definition.name, message["MessageId"])
+                    name, message_id = self.definition.name, message["MessageId"]
+                    self._logger.info("pipe %s: message %s came back too early", name, message_id)
+
+    def _show_again(self, messages: list[dict[str, Any]], seconds: int) -> None:
+        """Make messages visible before their visibility timeout is over; the pipe's role need not have the right."""
+        sqs, url = aws.client(self._endpoint, "sqs"), _queue_url(self._endpoint, self.definition.source_arn)
+        for message in messages:
+            try:
+                sqs.change_message_visibility(
+                    QueueUrl=url, ReceiptHandle=message["ReceiptHandle"], VisibilityTimeout=seconds
+                )
+            except (ClientError, BotoCoreError, ResponseParserError) as error:
+                if not self._stopping.is_set():
+                    name, message_id = self.definition.name, message["MessageId"]
+                    self._logger.warning("pipe %s: message %s stays hidden: %s", name, message_id, error)
 
     def _client(self, service: str) -> Any:  # noqa: ANN401
         with self._acting("AssumeRole"):
@@ -297,9 +335,9 @@ class _Pipe:
         """Record why an action failed, and give up for now."""
         try:
             yield
-        except (ClientError, BotoCoreError, LocalError) as error:
+        except (ClientError, BotoCoreError, ResponseParserError, LocalError) as error:
             if not self._stopping.is_set():
-                logger.warning("pipe %s: %s failed: %s", self.definition.name, action, error)
+                self._logger.warning("pipe %s: %s failed: %s", self.definition.name, action, error)
                 self._refusals.append(Refusal(self.definition.name, action, str(error)))
             raise Outage from error
 
@@ -336,10 +374,17 @@ class PipeRunner:
     ----------
     endpoint
         URL of the embedded AWS.
+    health
+        Learns which pipe, if any, ended unexpectedly; all others end with it. Default: one that the runner makes.
+    retry_after
+        Seconds until messages that failed are tried again. Default: as in AWS, until the queue's visibility timeout is
+        over.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, health: Health | None = None, retry_after: int | None = None) -> None:
         self._endpoint = endpoint
+        self._retry_after = retry_after
+        self.health = health if health is not None else Health()
         self._stopping = threading.Event()
         self._refusals: deque[Refusal] = deque(maxlen=_KEPT_REFUSALS)
         self._marks: dict[str, str] = {}
@@ -381,8 +426,24 @@ class PipeRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+        if error is None and self.health.untold:
+            self.health.check()
+
+    def _end(self, part: str, error: BaseException) -> None:
+        """Record that a thread ended unexpectedly, and end the others."""
+        if self._stopping.is_set():
+            self.health.logger.error("%s raised while it was to stop", part, exc_info=error)
+        else:
+            self.health.ended(part, error)
+        self.ask_to_stop()
 
     def _watch(self) -> None:
+        try:
+            self._follow_deployments()
+        except BaseException as error:
+            self._end("the watcher of deployments", error)
+
+    def _follow_deployments(self) -> None:
         cloudformation = aws.client(self._endpoint, "cloudformation")
         while not self._stopping.is_set():
             try:
@@ -390,8 +451,9 @@ class PipeRunner:
                 if marks != self._marks:
                     self._replace({name: self._definitions(cloudformation, name) for name in marks})
                     self._marks = marks
-            except (ClientError, BotoCoreError, LocalError) as error:
-                logger.warning("cannot look at what is deployed: %s", error)
+            except (ClientError, BotoCoreError, ResponseParserError, LocalError) as error:
+                if not self._stopping.is_set():
+                    self.health.logger.warning("cannot look at what is deployed: %s", error)
             self._stopping.wait(_LOOK_SECONDS)
 
     def _definitions(self, cloudformation: Any, stack: str) -> list[PipeDefinition]:  # noqa: ANN401
@@ -405,7 +467,7 @@ class PipeRunner:
             try:
                 found.append(PipeDefinition.of(resource, described))
             except LocalError as error:
-                logger.warning("%s", error)
+                self.health.logger.warning("%s", error)
                 self._refusals.append(Refusal(resource.physical_id, "CreatePipe", str(error)))
         return found
 
@@ -425,8 +487,11 @@ class PipeRunner:
             have = [pipe.definition for pipe in keep[name]]
             for definition in definitions:
                 if definition not in have:
-                    logger.info("pipe %s runs: %s -> %s", definition.name, definition.source_arn, definition.target_arn)
-                    keep[name].append(_Pipe(self._endpoint, definition, self._refusals))
+                    log = self.health.logger
+                    log.info("pipe %s runs: %s -> %s", definition.name, definition.source_arn, definition.target_arn)
+                    keep[name].append(
+                        _Pipe(self._endpoint, definition, self._refusals, log, self._end, self._retry_after)
+                    )
         self._pipes = keep
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 import urllib.parse
-import urllib.request
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -15,15 +14,18 @@ from botocore.exceptions import ClientError
 
 from . import aws
 from .errors import LocalError
+from .health import answering
+from .parts import Parts, Situation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
 
 DEAD_LETTER = "DEAD_LETTER"
 SUCCEEDED = "SUCCEEDED"
 _UPLOADED_AT = "cdk-inference-uploaded-at"  # metadata of the object; S3's own times have no milliseconds
 _POLL_SECONDS = 0.25
+_LOOK_SECONDS = 1.0  # between two looks at what the pipeline is doing
 _SHOWN_KEYS = 5
 
 
@@ -105,12 +107,32 @@ class Pipeline:
         Name of the results table.
     dead_letter_queue
         Name or URL of the dead-letter queue, if there is one.
+    parts
+        The rest of it, to say what it is doing. Default: unknown.
+    check
+        Raises `LocalError` once a part of the embedded AWS has ended. Default: nobody knows.
+    report
+        Returns the last thing that a pipe was not able to do since a moment in milliseconds since the epoch, if there
+        is one. Default: nobody knows.
     """
 
     def __init__(
-        self, endpoint: str, name: str, *, inbox: str, prefix: str, table: str, dead_letter_queue: str | None = None
+        self,
+        endpoint: str,
+        name: str,
+        *,
+        inbox: str,
+        prefix: str,
+        table: str,
+        dead_letter_queue: str | None = None,
+        parts: Parts | None = None,
+        check: Callable[[], None] | None = None,
+        report: Callable[[int], str | None] | None = None,
     ) -> None:
         self._endpoint = endpoint
+        self._parts = parts if parts is not None else Parts()
+        self._check = check or (lambda: None)
+        self._report = report or (lambda _: None)
         self._table = table
         self._dead_letter_queue = dead_letter_queue
         self.name = name
@@ -136,16 +158,21 @@ class Pipeline:
         """
         at = datetime.now(UTC)
         at = at.replace(microsecond=at.microsecond // 1000 * 1000)  # rows carry milliseconds
-        answer = self._s3.put_object(Bucket=self.inbox, Key=key, Body=data, Metadata={_UPLOADED_AT: at.isoformat()})
+        metadata = {_UPLOADED_AT: at.isoformat()}
+        with answering(self._check):
+            answer = self._s3.put_object(Bucket=self.inbox, Key=key, Body=data, Metadata=metadata)
         return Upload(bucket=self.inbox, key=key, etag=answer["ETag"].strip('"'), at=at)
 
     def outcomes(self) -> list[Outcome]:
         """Return what became of every object, by time."""
-        rows = [(str(row["recorded_at"]), self._outcome(row, self._uploaded_at(row))) for row in self._rows()]
-        dead = [(str(event.get("time", "")), _dead(event)) for event in self._dead_events()]
+        with answering(self._check):
+            rows = [(str(row["recorded_at"]), self._outcome(row, self._uploaded_at(row))) for row in self._rows()]
+            dead = [(str(event.get("time", "")), _dead(event)) for event in self._dead_events()]
         return [outcome for _, outcome in sorted(rows + dead, key=lambda pair: (pair[0], pair[1].key))]
 
-    def wait_for(self, uploads: Sequence[Upload], timeout: float) -> list[Outcome]:
+    def wait_for(
+        self, uploads: Sequence[Upload], timeout: float, *, on_line: Callable[[str], None] | None = None
+    ) -> list[Outcome]:
         """Wait until each upload has a row or is a dead letter.
 
         Parameters
@@ -154,6 +181,9 @@ class Pipeline:
             What ``put`` returned.
         timeout
             Seconds to wait.
+        on_line
+            Called with a line that says how many objects are done, and what the queue, the executions and the logs
+            say of the others.
 
         Returns
         -------
@@ -163,22 +193,34 @@ class Pipeline:
         Raises
         ------
         LocalError
-            If some have neither in time.
+            If some have neither in time. At once, if a part of the embedded AWS ends, or a function does not start.
         """
+        since = round(min((upload.at for upload in uploads), default=datetime.now(UTC)).timestamp() * 1000)
+        situation = Situation(self._endpoint, self._parts, since=since, report=self._report)
         deadline = time.monotonic() + timeout
         found: dict[Upload, Outcome] = {}
+        next_look = time.monotonic()
         while True:
-            waiting = [upload for upload in uploads if upload not in found]
-            found |= self._find(waiting)
-            missing = [upload.key for upload in waiting if upload not in found]
-            if not missing:
-                return [found[upload] for upload in uploads]
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            late = now > deadline
+            with answering(self._check):
+                waiting = [upload for upload in uploads if upload not in found]
+                found |= self._find(waiting)
+                missing = [upload.key for upload in waiting if upload not in found]
+                if not missing:
+                    return [found[upload] for upload in uploads]
+                if fault := situation.fault():
+                    raise LocalError(f"{fault}\n{_progress(found.values(), len(uploads))}")
+                described = situation.describe() if late or (on_line and now >= next_look) else None
+            if late:
                 shown = ", ".join(missing[:_SHOWN_KEYS]) + (", ..." if len(missing) > _SHOWN_KEYS else "")
                 raise LocalError(
                     f"{len(missing)} of {len(uploads)} objects have neither a row nor a dead letter "
-                    f"after {timeout:.0f} s: {shown}"
+                    f"after {timeout:.0f} s: {shown}; {described}"
                 )
+            if on_line and described:
+                on_line(f"{_progress(found.values(), len(uploads))}; {described}")
+                next_look = time.monotonic() + _LOOK_SECONDS
             time.sleep(_POLL_SECONDS)
 
     def _find(self, uploads: Iterable[Upload]) -> dict[Upload, Outcome]:
@@ -212,8 +254,7 @@ class Pipeline:
         # MiniStack's own; a receive would hide the messages from others and count.
         name = self._dead_letter_queue.rsplit("/", 1)[-1]
         query = urllib.parse.urlencode({"QueueUrl": f"{self._endpoint}/{aws.ACCOUNT}/{name}"})
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{self._endpoint}/_ministack/sqs/messages?{query}", timeout=30) as response:
+        with aws.open_directly(f"{self._endpoint}/_ministack/sqs/messages?{query}", timeout=30) as response:
             answer = json.load(response)["messages"]
         bodies = [
             message["Body"]
@@ -251,6 +292,12 @@ class Pipeline:
             return None
         at = head["Metadata"].get(_UPLOADED_AT)
         return datetime.fromisoformat(at) if at else None
+
+
+def _progress(found: Collection[Outcome], wanted: int) -> str:
+    dead = sum(outcome.status == DEAD_LETTER for outcome in found)
+    said = f"{len(found) - dead} of {wanted} objects have a row"
+    return f"{said}, {dead} in the dead-letter queue" if dead else said
 
 
 def _event(body: str) -> dict[str, Any]:

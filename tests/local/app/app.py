@@ -13,7 +13,7 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as sfn
 
 CODE = """
-import datetime, json, os, boto3
+import datetime, json, os, pathlib, tempfile, time, boto3
 table = boto3.resource("dynamodb").Table(os.environ["TABLE"])
 s3 = boto3.client("s3")
 
@@ -23,6 +23,10 @@ def handler(event, context):
         detail = message["detail"]
         key, bucket, etag = detail["object"]["key"], detail["bucket"]["name"], detail["object"]["etag"]
         print("scoring", key)
+        if "hang" in key:
+            pathlib.Path(tempfile.gettempdir(), "hanging").write_text(str(os.getpid()))
+            while s3.head_object(Bucket=bucket, Key=key):  # until it is deleted, which raises
+                time.sleep(0.2)
         if "poison" in key:
             failed.append({"itemIdentifier": message["message_id"]})
             continue
@@ -53,7 +57,8 @@ queue = sqs.Queue(
     stack,
     "Queue",
     enforce_ssl=True,
-    visibility_timeout=cdk.Duration.seconds(5),
+    # Longer than an execution may take on a busy machine: what comes back meanwhile ends twice.
+    visibility_timeout=cdk.Duration.seconds(int(app.node.try_get_context("visibility") or 120)),
     dead_letter_queue=sqs.DeadLetterQueue(queue=dead, max_receive_count=2),
 )
 events.Rule(
@@ -75,7 +80,8 @@ function = lambda_.Function(
     "Score",
     runtime=lambda_.Runtime.PYTHON_3_13,
     handler="index.handler",
-    code=lambda_.Code.from_inline(CODE),
+    code=lambda_.Code.from_inline(("import nonexistent" if app.node.try_get_context("broken") else "") + CODE),
+    timeout=cdk.Duration.seconds(60),
     environment={"TABLE": results.table_name},
 )
 results.grant_write_data(function)
@@ -147,4 +153,5 @@ mark(queue, "queue")
 mark(dead, "dead-letter-queue")
 mark(results, "results", table=results.table_name)
 mark(function, "function")
+mark(machine, "state-machine")
 app.synth()
