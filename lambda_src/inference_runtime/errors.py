@@ -33,6 +33,10 @@ class KernelFaultError(Exception):
     """A computation failed on the GPU, for the item's sake or not: the workflow looks for an item that does it."""
 
 
+class LittleTimeError(Exception):
+    """The rest of the invocation's time does not suffice to write rows and say so. The workflow halves the batch."""
+
+
 class RetryableError(Exception):
     """Infrastructure that the whole batch needs is out of order: the whole batch goes back to the queue."""
 

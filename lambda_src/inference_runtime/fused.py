@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_runtime.aws import client
 from inference_runtime.confidence import confidences
+from inference_runtime.deadline import Deadline
 from inference_runtime.engine import LocalEngine
 from inference_runtime.environment import required
 from inference_runtime.inputs import group_by_shape
@@ -47,7 +48,7 @@ prepare(_engine.warm_up)
 
 @answers_warming
 @_postprocessor.metrics.log_metrics
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Write a row for each message's object.
 
     Parameters
@@ -55,14 +56,20 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     event
         `{"messages"}`, as those of preprocessing. If not absent or null, besides: `route` and `variant`, for the rows.
     context
-        Unused.
+        Lambda's: rows are written only while there is time to say so.
 
     Returns
     -------
     dict
         `retry`, the ids of messages to give back to the queue, and how many rows were written that say `succeeded`,
         `rejected` and `failed`, as postprocessing returns them.
+
+    Raises
+    ------
+    LittleTimeError
+        If the function's time is nearly over; then there are no rows.
     """
+    deadline = Deadline(context)
     batch = Batch()
     outcomes: dict[int, Outcome] = {}
     broken: set[int] = set()
@@ -89,7 +96,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     def make_row(index: int, common: dict[str, Any]) -> dict[str, Attribute]:
         return row(batch.items[index], **outcomes[index], **common, **said, confidence=sure.get(index))
 
-    recorded = _postprocessor.record(batch.items, outcomes, make_row, retry=broken, model_version=_version)
+    recorded = _postprocessor.record(
+        batch.items, outcomes, make_row, retry=broken, model_version=_version, deadline=deadline
+    )
     return {**recorded, "retry": [*batch.retry, *recorded["retry"]]}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_runtime.answers import answer, first_attribute
 from inference_runtime.aws import BotocoreObjects, client
+from inference_runtime.deadline import Deadline
 from inference_runtime.environment import required
 from inference_runtime.errors import reason_of
 from inference_runtime.item import Item
@@ -33,7 +34,7 @@ _postprocessor = Postprocessor.from_environment(client("dynamodb"))
 
 @answers_warming
 @_postprocessor.metrics.log_metrics
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Write a row for each item.
 
     Parameters
@@ -50,7 +51,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         - `route`, `variant`: for the rows
         - `row_version`: for the sort key, if not the model's version
     context
-        Unused.
+        Lambda's: rows are written only while there is time to say so.
 
     Returns
     -------
@@ -59,6 +60,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         `rejected` and `failed`. What the table has already, a replay's, is not counted again, here or in the metrics.
         `unsure`, `[{"message_id", "answer"}]`.
     """
+    deadline = Deadline(context)
     batch = _Batch.from_event(event)
     outcomes, broken = _outcomes(event, batch)
     retry = (batch.handled - outcomes.keys()) | broken
@@ -72,6 +74,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         lambda index, common: batch.row(index, outcomes[index], common),
         retry=retry,
         model_version=batch.model_version,
+        deadline=deadline,
         escalated=None if event.get("unsure") is None else len(answers),
     )
     return {**recorded, "unsure": answers}

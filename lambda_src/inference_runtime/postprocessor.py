@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_dynamodb import DynamoDBClient
 
+    from inference_runtime.deadline import Deadline
     from inference_runtime.item import Item
     from inference_runtime.rows import Attribute
     from inference_runtime.tensor import Array
@@ -149,9 +151,13 @@ class Postprocessor:
         *,
         retry: set[int],
         model_version: str,
+        deadline: Deadline,
         escalated: int | None = None,
     ) -> dict[str, Any]:
         """Write the rows, and add the metrics.
+
+        What is not written in time goes back to the queue. DynamoDB may still do a write that it did not answer; then
+        the next try finds the row.
 
         Parameters
         ----------
@@ -165,8 +171,15 @@ class Postprocessor:
             Indices of items that go back to the queue already.
         model_version
             Of the model that was run.
+        deadline
+            Of the invocation.
         escalated
             How many items go on to a better model; None where there is no cascade.
+
+        Raises
+        ------
+        LittleTimeError
+            If it is too late to begin; nothing is written then.
 
         Returns
         -------
@@ -174,6 +187,7 @@ class Postprocessor:
             `retry`, the ids of messages to give back to the queue, and how many rows were written that say `succeeded`,
             `rejected` and `failed`.
         """
+        deadline.check()
         now = datetime.now(UTC)
         common = {
             "recorded_at": now.isoformat(timespec="milliseconds"),
@@ -182,10 +196,9 @@ class Postprocessor:
         hanging = Event()
 
         def write(index: int) -> bool | None:
-            return self._write(items[index], row(index, common), hanging)
+            return self._write(items[index], row(index, common), hanging, deadline)
 
-        with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
-            written = dict(zip(outcomes, pool.map(write, outcomes), strict=True))
+        written = self._all(write, outcomes, items, deadline)
         again = retry | {index for index, new in written.items() if new is None}
         recorded = [index for index, new in written.items() if new]
         counts = {
@@ -195,6 +208,26 @@ class Postprocessor:
         self._count(counts, [items[index] for index in recorded], len(again), escalated)
         self.metrics.add_metadata("model_version", model_version)
         return {"retry": [items[index].message_id for index in sorted(again)], **counts}
+
+    def _all(
+        self,
+        write: Callable[[int], bool | None],
+        indices: Iterable[int],
+        items: Sequence[Item],
+        deadline: Deadline,
+    ) -> dict[int, bool | None]:
+        """Write rows, several at a time, and return what `write` did by index; None where it took too long."""
+        pool = ThreadPoolExecutor(MAX_CONNECTIONS)
+        try:
+            writes = {index: pool.submit(write, index) for index in indices}
+            left = deadline.left()
+            _, late = wait(writes.values(), None if math.isinf(left) else max(0.0, left))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for index, write_ in writes.items():
+            if write_ in late:
+                self._log.error("DynamoDB did not answer in time", extra=_about(items[index]))
+        return {index: None if write_ in late else write_.result() for index, write_ in writes.items()}
 
     def _count(self, counts: Mapping[str, int], recorded: Iterable[Item], retried: int, escalated: int | None) -> None:
         """Add the metrics of a batch."""
@@ -207,8 +240,10 @@ class Postprocessor:
             if (latency := _latency(item)) is not None:
                 self.metrics.add_metric("Latency", MetricUnit.Milliseconds, latency)
 
-    def _write(self, item: Item, attributes: dict[str, Attribute], hanging: Event) -> bool | None:
+    def _write(self, item: Item, attributes: dict[str, Attribute], hanging: Event, deadline: Deadline) -> bool | None:
         """Write a row, and say whether it is new; None if it could not be written."""
+        if deadline.left() <= 0:
+            return None
         if hanging.is_set():
             self._log.error("DynamoDB did not answer to an earlier request of the batch", extra=_about(item))
             return None

@@ -211,6 +211,28 @@ def test_logs_that_are_followed_end_with_the_cloud(app: Path) -> None:
         serving.communicate()
 
 
+def test_two_projects_have_an_embedded_aws_each(app: Path, tmp_path: Path) -> None:
+    folders = [app, tmp_path / "another"]
+    folders[1].mkdir()
+    command = [sys.executable, "-m", "cdk_inference.local", "serve"]
+    serving = [subprocess.Popen(command, cwd=_folder(folder)) for folder in folders]
+    try:
+        states = [folder / ".cdk-inference/local.json" for folder in folders]
+        wait_until(lambda: all(state.exists() for state in states))
+        endpoints = {json.loads(state.read_text())["endpoint"] for state in states}
+        assert len(endpoints) == len(folders)
+        for endpoint in endpoints:
+            create(aws.client(endpoint, "cloudformation"), "Marked", pipeline())
+        assert run(folders[0], "put", "app.py").returncode == 0
+        assert run(folders[0], "destroy").stdout == "destroyed\n"
+        assert serving[0].wait() == 0
+        assert run(folders[1], "results", "--json").returncode == 0
+    finally:
+        for process in serving:
+            process.terminate()
+            process.wait()
+
+
 def test_a_second_background_process_fails(app: Path) -> None:
     first = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(app))
     try:

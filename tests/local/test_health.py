@@ -194,6 +194,23 @@ def test_a_function_that_does_not_start_ends_the_wait(local_cloud: LocalCloud) -
     )
 
 
+def test_two_clouds_do_not_disturb_each_other(cloud: LocalCloud) -> None:
+    with LocalCloud() as other:
+        for each in (cloud, other):
+            create(each.client("cloudformation"), "Marked", pipeline())
+        other.pipeline().put("any", b"x")
+        assert "Contents" not in cloud.client("s3").list_objects_v2(Bucket=cloud.pipeline().inbox)
+        os.kill(cloud.emulator._process.pid, signal.SIGKILL)
+        with pytest.raises(LocalError, match="was killed by SIGKILL"):
+            wait_until(cloud.check)
+        send(other)
+        sqs = other.client("sqs")
+        url, names = sqs.get_queue_url(QueueName="marked")["QueueUrl"], ["ApproximateNumberOfMessages"]
+        wait_until(lambda: sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"][names[0]] == "0")
+        other.check()
+        assert other.refusals == []
+
+
 class Seen(Exception):  # noqa: N818
     """Ends a wait that has shown what it should."""
 

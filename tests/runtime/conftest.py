@@ -7,12 +7,8 @@ import itertools
 import json
 import logging
 import os
-import socket
-import subprocess
 import sys
 import textwrap
-import time
-import urllib.request
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +18,7 @@ import pytest
 from hypothesis import settings
 from tests.runtime.arrays import ArrayStore
 
+from cdk_inference.local.emulator import Emulator
 from inference_runtime.light_s3 import light_objects
 
 if TYPE_CHECKING:
@@ -41,32 +38,10 @@ ECHO = "def function(outputs, item): return {'y': outputs['y']}"
 
 
 @pytest.fixture(scope="session")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def endpoint() -> Iterator[str]:
     """URL of an embedded AWS."""
-    folder = tmp_path_factory.mktemp("ministack")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, "GATEWAY_PORT": str(port), "BIND_HOST": "127.0.0.1"}
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "ministack"], env=environment, cwd=folder, stdout=log, stderr=subprocess.STDOUT
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/_ministack/health", timeout=5).close()  # noqa: S310 - http, ours
-                break
-            except OSError:
-                if server.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"ministack does not start: {(folder / 'log').read_text()[-2000:]}")
-                time.sleep(0.05)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(30)
+    with Emulator() as emulator:
+        yield emulator.endpoint
 
 
 @pytest.fixture
@@ -159,7 +134,7 @@ def load(environment: pytest.MonkeyPatch) -> Callable[[str], Any]:
     def load(name: str) -> Any:
         environment.delitem(sys.modules, f"inference_runtime.{name}", raising=False)
         module = importlib.import_module(f"inference_runtime.{name}")
-        return lambda event: module.handler(event, None)
+        return lambda event, context=None: module.handler(event, context)
 
     return load
 

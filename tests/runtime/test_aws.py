@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
+from tests.runtime.invocation import Context
 
 from inference_runtime import aws
+from inference_runtime.errors import LittleTimeError
 from inference_runtime.item import Item
 from inference_runtime.timeouts import ATTEMPTS, MAX_CONNECTIONS
 
@@ -58,6 +60,19 @@ def out_of_order(*, hangs: bool) -> Iterator[tuple[str, list[str]]]:
             server.shutdown()
 
 
+@pytest.fixture
+def rejected(inbox: Inbox, table: str, stage: Callable[[str], str]) -> dict[str, Any]:
+    """A batch of which every object gets a row that says no."""
+    stage("def function(outputs, item): ...")
+    items = [Item.from_message(inbox.message(f"{n}")).to_json() for n in range(32)]
+    return {
+        "items": items,
+        "rejected": [{"index": n, "reason": "no"} for n in range(32)],
+        "groups": [],
+        "inference": "none",
+    }
+
+
 @pytest.mark.parametrize("service", ["s3", "dynamodb"])
 def test_a_call_gives_up_well_before_the_stage_does(environment: pytest.MonkeyPatch, service: str) -> None:
     with out_of_order(hangs=False) as (url, requests):
@@ -86,14 +101,31 @@ def test_while_s3_hangs_a_batch_takes_no_longer_than_one_read(
 
 
 def test_while_dynamodb_hangs_a_batch_takes_no_longer_than_one_write(
-    environment: pytest.MonkeyPatch, inbox: Inbox, table: str, stage: Callable[[str], str], load: Callable[[str], Any]
+    environment: pytest.MonkeyPatch, rejected: dict[str, Any], load: Callable[[str], Any]
 ) -> None:
     environment.setattr(aws, "READ_TIMEOUT", 0.3)
-    stage("def function(outputs, item): ...")
-    items = [Item.from_message(inbox.message(f"{n}")).to_json() for n in range(32)]
-    event = {"items": items, "rejected": [{"index": n, "reason": "no"} for n in range(32)], "groups": []}
     with out_of_order(hangs=True) as (url, requests):
         environment.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
-        response = load("postprocess")({**event, "inference": "cpu"})
-    assert response["retry"] == [item["message_id"] for item in items]
+        response = load("postprocess")(rejected)
+    assert response["retry"] == [item["message_id"] for item in rejected["items"]]
     assert len(requests) == MAX_CONNECTIONS * ATTEMPTS
+
+
+def test_what_dynamodb_does_not_answer_in_time_is_given_back_before_the_function_is_killed(
+    environment: pytest.MonkeyPatch, rejected: dict[str, Any], load: Callable[[str], Any]
+) -> None:
+    with out_of_order(hangs=True) as (url, requests):
+        environment.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
+        response = load("postprocess")(rejected, Context(2))  # a read alone may take 8 seconds
+        assert len(requests) <= MAX_CONNECTIONS
+    assert response["retry"] == [item["message_id"] for item in rejected["items"]]
+
+
+def test_no_row_is_written_when_the_time_is_over(
+    rejected: dict[str, Any], load: Callable[[str], Any], rows: Callable[[], dict[str, Any]]
+) -> None:
+    handler = load("postprocess")
+    with pytest.raises(LittleTimeError, match="too late to write rows"):
+        handler(rejected, Context(0))
+    assert rows() == {}
+    assert handler(rejected, Context(3600))["rejected"] == len(rejected["items"]) == len(rows())

@@ -11,8 +11,9 @@ import boto3
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from tests.runtime.invocation import Context
 
-from inference_runtime.errors import RetryableError, StageError
+from inference_runtime.errors import LittleTimeError, RetryableError, StageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +82,9 @@ def score(code: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any]
     with environment.context() as without:
         without.delenv("WORK_BUCKET")
         handler = load("fused")
-    return lambda messages, **more: json.loads(json.dumps(handler({"messages": messages, **more})))
+    return lambda messages, context=None, **more: json.loads(
+        json.dumps(handler({"messages": messages, **more}, context))
+    )
 
 
 @pytest.fixture
@@ -380,6 +383,15 @@ def test_messages_that_cannot_be_told_apart_fail_as_retryable(score: Any, messag
 def test_it_answers_warming_events_without_touching_data(score: Any, load: Callable[[str], Any], table: str) -> None:
     assert load("fused")({"cdk-inference": "warm"}) == {"warm": True}
     assert found(table) == {}
+
+
+def test_no_row_is_written_when_the_time_is_over(score: Any, inbox: Inbox, rows: Callable[[], dict[str, Any]]) -> None:
+    messages = [inbox.put("a", b"[1]"), inbox.put("b", b"refuse")]
+    with pytest.raises(LittleTimeError, match="too late to write rows"):
+        score(messages, Context(0))
+    assert rows() == {}
+    assert score(messages, Context(3600))["retry"] == []
+    assert rows().keys() == {"a", "b"}
 
 
 def test_an_empty_batch_is_fine(score: Any) -> None:

@@ -48,9 +48,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cloud(project: Path) -> Iterator[LocalCloud]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
-        with LocalCloud() as cloud:
+        with LocalCloud(retry_after=10) as cloud:
             cloud.deploy(STRATEGIES)
-            for key in UNDECIDED:  # now, since they are dead only after a visibility timeout
+            for key in UNDECIDED:  # now, since it takes a while until they are dead
                 cloud.pipeline("Strategies/Numbers").put(key, b'{"a": 1, "b": 0, "c": 0, "d": 0}')
             cloud.deploy(project, app=EXAMPLE)
             yield cloud

@@ -10,8 +10,8 @@ import http.client
 import itertools
 import json
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -42,15 +42,13 @@ class Container:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self._folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = 0
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
             **environment,
             "PYTHONPATH": str(ROOT / "lambda_src"),
             "LAMBDA_TASK_ROOT": str(folder),
-            "SAGEMAKER_BIND_TO_PORT": str(self._port),
+            "SAGEMAKER_BIND_TO_PORT": "0",  # a free one, of which its log tells
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -60,22 +58,24 @@ class Container:
         with self._lock:
             if self._process is not None and self._process.poll() is None:
                 return
-            with (self._folder / "container.log").open("ab") as log:
+            path = self._folder / "container.log"
+            with path.open("ab") as log:
+                before = log.tell()
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", "inference_runtime.serve", "serve"],
                     env=self._environment,
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    if self._ask("GET", "/ping")[0] == 200:
-                        return
-                except OSError:
-                    assert self._process.poll() is None, (self._folder / "container.log").read_text()[-2000:]
-                    assert time.monotonic() < deadline
-                    time.sleep(0.05)
+            deadline = time.monotonic() + 240
+            while not (ready := re.search(rb"ready on port (\d+),", path.read_bytes()[before:])):
+                assert self._process.poll() is None, path.read_text()[-2000:]
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            self._port = int(ready[1])
+            while self._ask("GET", "/ping")[0] != 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
 
     def invoke(self, body: bytes) -> tuple[int, bytes]:
         return self._ask("POST", "/invocations", body)

@@ -15,7 +15,7 @@ small, large = (
     Route(name, model=ModelArtifact(stack, name, recipe=HERE / "models" / f"{name}.py"), preprocess=preprocess)
     for name in ("small", "large")
 )
-pipeline = InferencePipeline(
+InferencePipeline(
     stack,
     "Numbers",
     routing=Routing.by_key(
@@ -35,6 +35,4 @@ pipeline = InferencePipeline(
     workflow_timeout=cdk.Duration.minutes(2),
     removal_policy=cdk.RemovalPolicy.DESTROY,
 )
-# What a message that failed waits for: no execution of these tests takes longer.
-pipeline.trigger.queue.node.default_child.visibility_timeout = 30
 app.synth()
