@@ -37,10 +37,17 @@ _numbers = itertools.count()
 ECHO = "def function(outputs, item): return {'y': outputs['y']}"
 
 
+class OpenEmulator(Emulator):
+    """An embedded AWS in which everybody may do everything, so that no test needs roles."""
+
+    def _environment(self) -> dict[str, str]:
+        return super()._environment() | {"AUTH": "false"}
+
+
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
     """URL of an embedded AWS."""
-    with Emulator() as emulator:
+    with OpenEmulator() as emulator:
         yield emulator.endpoint
 
 

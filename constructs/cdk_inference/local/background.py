@@ -67,6 +67,13 @@ class Background:
         except Timeout:
             return True
 
+    def failure(self) -> str | None:
+        """Return why a part of the embedded AWS ended, if its process was there to tell."""
+        try:
+            return self._reason.read_text()
+        except OSError:
+            return None
+
     def cloud(self) -> Cloud:
         """Return the embedded AWS.
 
@@ -78,7 +85,7 @@ class Background:
         if self.running():
             endpoint = str(self._read()["endpoint"])
             return Cloud(endpoint, self.folder, check=self._check, report=self._last_report)
-        if reason := self._failure():
+        if reason := self.failure():
             raise NothingDeployedError(f"the embedded AWS of this project is gone: {reason}; deploy again")
         if self._state.exists():
             self._remove()
@@ -188,7 +195,7 @@ class Background:
             signal.signal(number, lambda *_: stopping.set())
         try:
             with self._lock.acquire(timeout=_LOCK_SECONDS), LocalCloud(kept=self.folder) as cloud:
-                self._write({"pid": os.getpid(), "endpoint": cloud.endpoint})
+                _replace(self._state, json.dumps({"pid": os.getpid(), "endpoint": cloud.endpoint}))
                 logger.info("the embedded AWS answers at %s", cloud.endpoint)
                 while not stopping.wait(_LOOK_SECONDS):
                     self._check_own(cloud)
@@ -204,22 +211,15 @@ class Background:
             cloud.check()
         except LocalError as error:
             if self.folder.is_dir():
-                self._reason.write_text(str(error))
+                _replace(self._reason, str(error))
             raise
 
     def _check(self) -> None:
         """Raise if the process has ended, as seen by another process."""
         if not self.running() or self._reason.exists():
             raise LocalError(
-                f"the embedded AWS of this project is gone: {self._failure() or 'it was stopped or killed'}"
+                f"the embedded AWS of this project is gone: {self.failure() or 'it was stopped or killed'}"
             )
-
-    def _failure(self) -> str | None:
-        """Return why a part of the embedded AWS ended, if the process was there to tell."""
-        try:
-            return self._reason.read_text()
-        except OSError:
-            return None
 
     def _last_report(self, since: int) -> str | None:
         """Return the last thing that a pipe was not able to do."""
@@ -232,10 +232,12 @@ class Background:
         except (OSError, ValueError) as error:
             raise NothingDeployedError(f"the embedded AWS of {self._project} is just starting: try again") from error
 
-    def _write(self, state: dict[str, Any]) -> None:
-        part = self._state.with_suffix(".part")
-        part.write_text(json.dumps(state))
-        part.replace(self._state)
-
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that others see as a whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text)
+    part.replace(path)

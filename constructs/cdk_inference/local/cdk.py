@@ -6,12 +6,15 @@ import contextlib
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from . import aws
 from .errors import LocalError
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 _LEASH = Path(__file__).with_name("_leash.py")
 _KEPT_LINES = 60  # of the output, for the message of a failure
 _LOOK_SECONDS = 0.5  # between two looks at whether the embedded AWS still runs
+_NOTICE_SECONDS = 5.0  # until whoever watches an embedded AWS that does not answer knows why
 
 
 class CdkCli:
@@ -214,8 +218,24 @@ class CdkCli:
             process.stdin.close()  # type: ignore[union-attr]
             process.stdout.close()  # type: ignore[union-attr]
         if status:
-            self._check()  # which is the better reason
+            self._explain()
         return status
+
+    def _explain(self) -> None:
+        """Raise if the CLI failed because a part of the embedded AWS has ended, which is the better reason."""
+        deadline = time.monotonic() + _NOTICE_SECONDS
+        self._check()
+        while not self._listens() and time.monotonic() < deadline:
+            time.sleep(0.05)
+            self._check()
+
+    def _listens(self) -> bool:
+        address = urlsplit(self._endpoint)
+        try:
+            socket.create_connection((str(address.hostname), address.port or 80), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def _end_with_the_cloud(self, process: subprocess.Popen[str], done: threading.Event) -> None:
         """Kill the CLI as soon as a part of the embedded AWS has ended: it would try for long to reach it."""

@@ -71,7 +71,7 @@ def deploy(
                 on_step=steps.begin,
             )
         except BaseException:
-            if started:
+            if started and background.failure() is None:  # otherwise the log of what failed stays
                 background.stop()
             raise
     _out.print(f"deployed {', '.join(names)} to {cloud.endpoint}", markup=False)

@@ -97,8 +97,9 @@ class Cloud:
 
     def bootstrapped(self) -> bool:
         """Tell whether the bootstrap stack is there."""
-        pages = self.client("cloudformation").get_paginator("describe_stacks").paginate()
-        return any(stack["StackName"] == "CDKToolkit" for page in pages for stack in page["Stacks"])
+        with answering(self.check):
+            pages = self.client("cloudformation").get_paginator("describe_stacks").paginate()
+            return any(stack["StackName"] == "CDKToolkit" for page in pages for stack in page["Stacks"])
 
     def bootstrap(self) -> None:
         """Create CDK's bootstrap stack, if it is not there."""
@@ -176,17 +177,16 @@ class Cloud:
             If it fails, with the end of the CLI's output.
         """
         tell = on_step or (lambda _: None)
-        with answering(self.check):
-            with ThreadPoolExecutor(1) as side:  # neither needs the other
-                bootstrap = side.submit(self.bootstrap)
-                tell("synthesizing the app")
-                assembly = self.synth(folder, app=app, context=context, on_line=on_line)
-                if not bootstrap.done():
-                    tell("bootstrapping the embedded AWS")
-                bootstrap.result()
-            tell("deploying")
-            self._cdk(on_line).deploy(assembly, stacks)
-            return self.stacks()
+        with ThreadPoolExecutor(1) as side:  # neither needs the other
+            bootstrap = side.submit(self.bootstrap)
+            tell("synthesizing the app")
+            assembly = self.synth(folder, app=app, context=context, on_line=on_line)
+            if not bootstrap.done():
+                tell("bootstrapping the embedded AWS")
+            bootstrap.result()
+        tell("deploying")
+        self._cdk(on_line).deploy(assembly, stacks)
+        return self.stacks()
 
     def diff(
         self,
@@ -214,7 +214,8 @@ class Cloud:
 
     def stacks(self) -> list[str]:
         """Return the names of the deployed stacks, the bootstrap stack excepted."""
-        return sorted(deployed(self.client("cloudformation")))
+        with answering(self.check):
+            return sorted(deployed(self.client("cloudformation")))
 
     def stack(self, name: str) -> Stack:
         """Return a deployed stack.
@@ -234,19 +235,19 @@ class Cloud:
         **criteria
             ``role``, ``type`` or ``pipeline``, as for ``Stack.resources``.
         """
-        return [resource for name in self.stacks() for resource in self.stack(name).resources(**criteria)]
+        with answering(self.check):
+            return [resource for name in self.stacks() for resource in self.stack(name).resources(**criteria)]
 
     def pipelines(self) -> dict[str, Pipeline]:
         """Return the deployed pipelines by name."""
         facts: dict[str, dict[str, Any]] = {}
-        with answering(self.check):
-            for resource in self.resources():
-                if name := resource.metadata.get("pipeline"):
-                    known = facts.setdefault(str(name), {"parts": Parts()})
-                    known |= resource.metadata
-                    known["parts"].add(resource)
-                    if resource.metadata["role"] == "dead-letter-queue":
-                        known["dead_letter_queue"] = resource.physical_id
+        for resource in self.resources():
+            if name := resource.metadata.get("pipeline"):
+                known = facts.setdefault(str(name), {"parts": Parts()})
+                known |= resource.metadata
+                known["parts"].add(resource)
+                if resource.metadata["role"] == "dead-letter-queue":
+                    known["dead_letter_queue"] = resource.physical_id
         return {
             name: Pipeline(
                 self.endpoint,
