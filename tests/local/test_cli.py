@@ -73,7 +73,9 @@ def test_from_deploy_to_destroy(app: Path) -> None:
         assert "scoring in/good one.txt" in run(app, "logs").stdout
 
         script = app / "app.py"
-        script.write_text(script.read_text().replace("Duration.seconds(5)", "Duration.seconds(7)"))
+        window = '"maximumBatchingWindowInSeconds": '
+        assert f"{window}1" in script.read_text()
+        script.write_text(script.read_text().replace(f"{window}1", f"{window}2"))
         again = run(app, "deploy", "-c", "visibility=10", "--verbose")
         assert again.returncode == 0, again.stderr
         assert "LocalProbe | " in again.stderr  # the CLI's events

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_in_a_batch_of_32_only_the_object_that_kills_the_process_fails(obedient: Watched, hostile: Hostile) -> None:
-    ends = obedient.ends(hostile.batch, timeout=240)
+    ends = obedient.ends(hostile.batch, timeout=600)
     assert ends == {key: "DEAD_LETTER" if order == b"exit" else "SUCCEEDED" for key, order in hostile.batch.items()}
     assert list(ends.values()).count("DEAD_LETTER") == 1
     starts = [obedient.history(execution)[0]["executionStartedEventDetails"] for execution in obedient.executions()]
@@ -25,7 +25,7 @@ def test_in_a_batch_of_32_only_the_object_that_kills_the_process_fails(obedient:
 
 
 def test_crashes_and_timeouts_in_the_same_batch_fail_alone(obedient: Watched, hostile: Hostile) -> None:
-    assert obedient.ends(hostile.mixed, timeout=240) == {
+    assert obedient.ends(hostile.mixed, timeout=600) == {
         "mixed/1": "SUCCEEDED",
         "mixed/crash": "DEAD_LETTER",
         "mixed/2": "SUCCEEDED",
@@ -38,7 +38,7 @@ def test_crashes_and_timeouts_in_the_same_batch_fail_alone(obedient: Watched, ho
 
 
 def test_messages_that_are_no_events_fail_alone(obedient: Watched, hostile: Hostile) -> None:
-    obedient.ends(hostile.mixed, timeout=240)  # which were in their batch
+    obedient.ends(hostile.mixed, timeout=600)  # which were in their batch
     dead = obedient.dead_bodies()
     assert [dead.count(body) for body in hostile.garbage] == [1] * len(hostile.garbage)
 
@@ -50,7 +50,7 @@ def test_fused_stages_write_the_same_rows(
     for name in ("Obedient", "Fused"):
         pipeline = watch(cloud, f"Stages/{name}")
         keys = hostile.batch.keys() | hostile.mixed.keys()
-        pipeline.ends(keys, timeout=240)
+        pipeline.ends(keys, timeout=600)
         # Where and when differ.
         own = {"object", "bucket", "id", "sequencer", "event_time", "recorded_at"}
         rows.append({row["key"]: {n: v for n, v in row.items() if n not in own} for row in pipeline.rows(*keys)})
