@@ -37,6 +37,15 @@ def test_a_terminal_gets_the_seconds_and_the_last_line() -> None:
     assert "deploying: done after" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
 
 
+def test_a_long_line_leaves_room_for_the_step_and_its_seconds() -> None:
+    stream = io.StringIO()
+    with Steps(Console(file=stream, force_terminal=True, width=100)) as steps:
+        steps.begin("labelling 20 photographs")
+        steps.line("5 of 8 objects have a row; last error: " + 100 * "KeyError ")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert re.search(r"labelling 20 photographs 0:00:\d\d 5 of 8 objects have a row; last error: KeyError .*…", shown)
+
+
 def test_a_step_that_fails_is_told() -> None:
     stream = io.StringIO()
 

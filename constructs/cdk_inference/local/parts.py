@@ -81,8 +81,8 @@ class Situation:
         self._report = report
 
     def describe(self) -> str:
-        """Return what the queue, the executions and the logs say, in one line."""
-        said = [self._queue(), self._executions(), self._last_error()]
+        """Return what the logs, the queue and the executions say, in one line; it begins with the last error."""
+        said = [self._last_error(), self._queue(), self._executions()]
         return "; ".join(part for part in said if part)
 
     def fault(self) -> str | None:

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Self
 
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from rich.console import Console
     from rich.progress import TaskID
+
+_SHOWN = 300  # characters of a line; what the terminal has no room for is cut
 
 
 class Steps:
@@ -30,8 +33,10 @@ class Steps:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[line]}"),
+            # The rest of the width, so that a long line leaves the others theirs.
+            TextColumn("[dim]{task.fields[line]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
             console=console,
+            expand=True,
             transient=True,
             disable=not console.is_terminal,
         )
@@ -63,7 +68,7 @@ class Steps:
             The line.
         """
         if self._task is not None and line.strip():
-            self._progress.update(self._task, line=escape(line.strip()[:100]), refresh=True)
+            self._progress.update(self._task, line=escape(line.strip()[:_SHOWN]), refresh=True)
 
     def __enter__(self) -> Self:
         self._progress.start()
