@@ -16,11 +16,17 @@ pytest_plugins = ["cdk_inference.local.pytest_plugin", "verify.pytest_plugin"]
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the end-to-end tests of a folder in one process: they share what they deploy.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests that measure time, and keep the end-to-end tests of a folder in one process.
 
-    All of tests/e2e are in the same, one folder after the other: they mostly wait, while the other processes compute.
+    Those of a folder share what they deploy. All of tests/e2e are in the same process, one folder after the other: they
+    mostly wait, while the other processes compute.
     """
+    # Not by `-m` in addopts: any other `-m` would replace it.
+    if "performance" not in config.option.markexpr:
+        measuring = [item for item in items if item.get_closest_marker("performance")]
+        items[:] = [item for item in items if item not in measuring]
+        config.hook.pytest_deselected(items=measuring)
     for item in items:
         if item.get_closest_marker("e2e"):
             below_tests = item.path.relative_to(Path(__file__).parent).parts

@@ -25,9 +25,14 @@ def bench(tmp_path: Path, *subjects: str) -> dict[str, dict]:
     return {figure["name"]: figure for figure in data["figures"]}
 
 
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    folder = tmp_path_factory.mktemp("figures")
+    return bench(folder, "cold_start", "handler", "memory", "package_size", "warm")
+
+
 @pytest.mark.slow
-def test_the_packaged_function_is_measured_against_its_rivals(tmp_path: Path) -> None:
-    figures = bench(tmp_path, "cold_start", "handler", "memory", "package_size", "warm")
+def test_the_packaged_function_is_measured_against_its_rivals(figures: dict[str, dict]) -> None:
     assert figures.keys() == {
         "cold_start/digits",
         "cold_start_eager/digits",
@@ -37,14 +42,19 @@ def test_the_packaged_function_is_measured_against_its_rivals(tmp_path: Path) ->
         "warm_latency/digits",
         "warm_throughput/digits",
     }
-    # Far from the goals, since the machine is busy with other tests; but so far every machine must be.
-    assert figures["cold_start/digits"]["ratio"] > 1.3
-    assert figures["cold_start_eager/digits"]["ratio"] > 3
-    assert figures["handler/digits"]["ratio"] > 1.3
+    assert all(figure["ratio"] > 0 for figure in figures.values())
     assert figures["handler/digits"]["facts"]["ours_imports"] == []  # neither numpy, boto3 nor onnxruntime's package
     # Bytes do not depend on who else is busy.
     assert figures["package_size"]["ratio"] >= 4.5
     assert figures["memory/digits"]["ratio"] > 1.2
+
+
+@pytest.mark.performance
+def test_the_packaged_function_is_quicker_than_its_rivals(figures: dict[str, dict]) -> None:
+    """Few rounds are far from the goals, but so far every machine must be."""
+    assert figures["cold_start/digits"]["ratio"] > 1.3
+    assert figures["cold_start_eager/digits"]["ratio"] > 3
+    assert figures["handler/digits"]["ratio"] > 1.3
 
 
 @pytest.mark.slow

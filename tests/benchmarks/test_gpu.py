@@ -39,7 +39,7 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
         rates, ratios = found["items_per_second"], found["ratios"]
         assert all(rate > 0 for rate in rates.values())
         assert ratios["gpu/cpu"] == pytest.approx(rates["gpu"] / rates["cpu"], rel=1.0)
-    assert all(seconds > 0.05 for seconds in figures["first_result_seconds"].values())
+    assert all(seconds > 0 for seconds in figures["first_result_seconds"].values())
     assert all(memory["host"] > 20 for memory in figures["memory_megabytes"].values())
 
     done = run(*common)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
 from collections import Counter
 from contextlib import contextmanager
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
+from tests.waiting import PATIENCE, wait_until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from cdk_inference.local import Cloud
 
@@ -74,11 +75,10 @@ class Watched:
         """Return the events of some objects that are in the queue or in flight."""
         return [m for m in self.messages(self.queue) if key_of(m["Body"]) in set(keys)]
 
-    def wait_for_queued(self, keys: Iterable[str], count: int, timeout: float = 60) -> list[dict[str, Any]]:
+    def wait_for_queued(self, keys: Iterable[str], count: int) -> list[dict[str, Any]]:
         """Wait until so many events of some objects are in the queue or in flight, and return them."""
         wait_until(
             lambda: len(self.queued(keys)) == count,
-            timeout,
             lambda: f"{len(self.queued(keys))} messages, not {count}",
         )
         return [json.loads(message["Body"]) for message in self.queued(keys)]
@@ -100,7 +100,7 @@ class Watched:
     def dead_bodies(self) -> list[str]:
         return [message["Body"] for message in self.messages(self.dead_letter_queue)]
 
-    def ends(self, keys: Iterable[str], timeout: float = 90) -> dict[str, str]:
+    def ends(self, keys: Iterable[str], timeout: float = 2 * PATIENCE) -> dict[str, str]:
         """Wait until every object has its end and none of its events is left, and return the ends.
 
         An end is the status of a row, or DEAD_LETTER.
@@ -116,9 +116,14 @@ class Watched:
         def missing() -> set[str]:
             return keys - {key for key, _ in found()}
 
-        wait_until(lambda: not missing(), timeout, lambda: f"neither row nor dead letter: {sorted(missing())[:5]}")
+        wait_until(
+            lambda: not missing(),
+            lambda: f"neither row nor dead letter: {sorted(missing())[:5]}",
+            timeout=timeout,
+            every=0.25,
+        )
         # Whatever is still in the queue could become a second end.
-        wait_until(lambda: not self.queued(keys), timeout, lambda: f"left over: {self.queued(keys)}")
+        wait_until(lambda: not self.queued(keys), lambda: f"left over: {self.queued(keys)}")
         ends = found()
         assert ends.total() == len(keys), [
             e for e in ends.elements() if [o[0] for o in ends.elements()].count(e[0]) > 1
@@ -137,14 +142,14 @@ class Watched:
         pages = self.cloud.client("stepfunctions").get_paginator("list_executions")
         return [e["executionArn"] for page in pages.paginate(stateMachineArn=self.machine) for e in page["executions"]]
 
-    def wait_for_executions(self, before: Iterable[str], timeout: float = 60) -> None:
+    def wait_for_executions(self, before: Iterable[str]) -> None:
         """Wait until there are more executions than before, and all have ended."""
 
         def ended() -> bool:
             new = set(self.executions()) - set(before)
             return bool(new) and all(self.history(execution)[-1]["type"] in ENDS for execution in new)
 
-        wait_until(ended, timeout, lambda: f"executions since: {set(self.executions()) - set(before)}")
+        wait_until(ended, lambda: f"executions since: {set(self.executions()) - set(before)}")
 
     def history(self, execution: str) -> list[dict[str, Any]]:
         """Return the events of an execution."""
@@ -171,11 +176,3 @@ def key_of(body: str) -> str | None:
         return json.loads(body)["detail"]["object"]["key"]
     except (ValueError, TypeError, KeyError):
         return None
-
-
-def wait_until(condition: Callable[[], object], timeout: float, failure: Callable[[], str]) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"not within {timeout:.0f} s: {failure()}")
-        time.sleep(0.25)

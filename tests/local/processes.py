@@ -6,8 +6,9 @@ import subprocess
 import time
 from typing import TYPE_CHECKING
 
+from tests.waiting import PATIENCE
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -33,17 +34,9 @@ def commands() -> list[str]:
 
 
 def gone(leader: int, state: Path) -> bool:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + PATIENCE
     while group(leader) or state.exists():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
     return True
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for what is bound to happen, however busy the machine is."""
-    deadline = time.monotonic() + 240
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

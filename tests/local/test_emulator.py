@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from botocore.exceptions import ClientError
+from tests.waiting import PATIENCE, wait_until
 
 from cdk_inference.local import LocalError, aws
 from cdk_inference.local import emulator as emulator_module
@@ -132,10 +133,7 @@ def test_nothing_is_left_after_stop() -> None:
             """,
         )
         aws.client(running.endpoint, "lambda").invoke(FunctionName=hanging, InvocationType="Event", Payload=b"{}")
-        deadline = time.monotonic() + 20
-        while not any("_worker.py" in process for process in group(leader)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: any("_worker.py" in process for process in group(leader)))
     assert group(leader) == []
     assert not state.exists()
 
@@ -147,7 +145,7 @@ def test_nothing_is_left_when_the_parent_dies(number: signal.Signals) -> None:
         state, leader = holder.stdout.readline().rsplit(" ", 1)
         assert group(int(leader))
         holder.send_signal(number)
-        holder.wait(20)
+        holder.wait(PATIENCE)
         assert gone(int(leader), Path(state))
     finally:
         holder.kill()

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.waiting import wait_until
 
 from cdk_inference.local import LocalCloud, LocalError, aws
 from cdk_inference.local.health import Health
 from cdk_inference.local.parts import _error
 
 from .conftest import APP
-from .processes import group, wait_until
+from .processes import group
 from .templates import create, pipeline
 
 if TYPE_CHECKING:

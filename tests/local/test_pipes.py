@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.waiting import PATIENCE, wait_until
 
 from cdk_inference.local import LocalError, Resource, aws
 from cdk_inference.local.emulator import Emulator
@@ -46,7 +47,7 @@ class Endpoint:
         queue = sqs.get_queue_url(QueueName=name)["QueueUrl"]
         sqs.send_message(QueueUrl=queue, MessageBody="{}")
         counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             refusals = [refusal for refusal in self._pipes.refusals if refusal.pipe == name]
             if refusals:
@@ -166,7 +167,7 @@ def test_what_the_stand_in_does_not_have_fails(properties: dict[str, Any], messa
 def test_a_batch_is_larger_than_one_receive(probe: Pipeline, local_cloud: LocalCloud) -> None:
     before = len(local_cloud.refusals)
     uploads = [probe.put(f"in/batch {number}+ü%.jpg", b"x%d" % number) for number in range(60)]
-    outcomes = probe.wait_for(uploads, 60)
+    outcomes = probe.wait_for(uploads, PATIENCE)
     assert {outcome.status for outcome in outcomes} == {"SUCCEEDED"}
     sizes = {int(outcome.row["batch"]) for outcome in outcomes if outcome.row}
     assert 10 < max(sizes) <= 25
@@ -176,7 +177,7 @@ def test_a_batch_is_larger_than_one_receive(probe: Pipeline, local_cloud: LocalC
 @pytest.mark.e2e
 def test_only_the_failed_message_of_a_batch_comes_back(probe: Pipeline, local_cloud: LocalCloud) -> None:
     good, poison, bad = (probe.put(key, key.encode()) for key in ("in/good", "in/poison", "in/bad"))
-    outcomes = probe.wait_for([good, poison, bad], 60)
+    outcomes = probe.wait_for([good, poison, bad], PATIENCE)
     assert [outcome.status for outcome in outcomes] == ["SUCCEEDED", "DEAD_LETTER", "REJECTED"]
     seen = [message for _, _, message in local_cloud.logs() if message.startswith("scoring")]
     assert seen.count("scoring in/good") == 1
@@ -188,7 +189,7 @@ def test_a_pipe_without_the_right_to_start_its_machine_fails(local_cloud: LocalC
     local_cloud.deploy(APP, context={"stack": "Refused", "without-start": "true"})
     refused = local_cloud.pipeline("Refused")
     upload = refused.put("in/any.jpg", b"x")
-    outcome = refused.wait_for([upload], 60)[0]
+    outcome = refused.wait_for([upload], PATIENCE)[0]
     assert outcome.status == "DEAD_LETTER"
     refusals = [refusal for refusal in local_cloud.refusals if refusal.pipe.startswith("Refused")]
     assert {refusal.action for refusal in refusals} == {"StartSyncExecution"}
@@ -200,22 +201,24 @@ def test_a_pipe_that_does_not_wait_deletes_what_it_started(local_cloud: LocalClo
     local_cloud.deploy(APP, context={"stack": "Forgetful", "invocation": "FIRE_AND_FORGET"})
     forgetful = local_cloud.pipeline("Forgetful")
     forgetful.put("in/poison", b"x")
-    assert forgetful.wait_for([forgetful.put("in/good.jpg", b"x")], 60)[0].status == "SUCCEEDED"
+    assert forgetful.wait_for([forgetful.put("in/good.jpg", b"x")], PATIENCE)[0].status == "SUCCEEDED"
     queue = local_cloud.stack("Forgetful").resources(role="queue")[0].physical_id
     sqs = local_cloud.client("sqs")
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
-    deadline = time.monotonic() + 20
-    while any(map(int, sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"].values())):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+
+    def left() -> int:
+        counts = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"]
+        return sum(map(int, counts.values()))
+
+    wait_until(lambda: not left())
     assert [outcome.key for outcome in forgetful.outcomes()] == ["in/good.jpg"]  # nobody heeded the failure
 
 
 @pytest.mark.e2e
 def test_a_changed_pipe_is_followed(local_cloud: LocalCloud) -> None:
+    def sizes() -> list[int]:
+        return [pipe.batch_size for pipe in local_cloud.pipes.running if pipe.name.startswith("Changed")]
+
     for size in ("3", "7"):
         local_cloud.deploy(APP, context={"stack": "Changed", "batch-size": size})
-        deadline = time.monotonic() + 20
-        while [pipe.batch_size for pipe in local_cloud.pipes.running if pipe.name.startswith("Changed")] != [int(size)]:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: sizes() == [int(size)])  # noqa: B023 - it is called at once

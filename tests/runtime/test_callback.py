@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from tests.waiting import wait_until
 
 from inference_runtime.errors import RetryableError
 
@@ -75,15 +76,16 @@ class Waiting:
 
     def end(self) -> dict[str, Any]:
         """Wait for the execution's end: its output, or error and cause."""
-        deadline = time.monotonic() + 30
-        while (found := self._workflows.describe_execution(executionArn=self._arn))["status"] == "RUNNING":
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: self._status()["status"] != "RUNNING")
+        found = self._status()
         if found["status"] == "SUCCEEDED":
             return {"output": json.loads(found["output"])}
         history = self._workflows.get_execution_history(executionArn=self._arn)["events"]
         (failed,) = [e["taskFailedEventDetails"] for e in history if "taskFailedEventDetails" in e]
         return {"error": failed["error"], "cause": failed.get("cause", "")}
+
+    def _status(self) -> dict[str, Any]:
+        return self._workflows.describe_execution(executionArn=self._arn)
 
 
 def event(notification: dict[str, Any] | str) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.waiting import wait_until
 
 from inference_runtime import light_s3, model_download
 from inference_runtime.errors import RetryableError, StageError
@@ -91,10 +91,7 @@ def test_it_comes_from_s3(server: StorageServer, environment: pytest.MonkeyPatch
 
 def test_the_download_leaves_no_connections(server: StorageServer, tmp_path: Path) -> None:
     downloaded_model(tmp_path)
-    deadline = time.monotonic() + 30
-    while server.open:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not server.open)
 
 
 def test_the_model_is_in_a_folder_of_this_user_alone(server: StorageServer, tmp_path: Path) -> None:
@@ -150,10 +147,7 @@ model_download.downloaded_model(Path({str(tmp_path)!r}))
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(light_s3.__file__).parents[1])}
     with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
-        deadline = time.monotonic() + 60
-        while len(server.requests) <= 30:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: len(server.requests) > 30)
         process.kill()
     server.troubles.clear()
     check(downloaded_model(tmp_path))

@@ -18,6 +18,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 from tests.runtime.arrays import ArrayStore, infer
+from tests.waiting import PATIENCE
 
 from inference_runtime.engine import LocalEngine
 from inference_runtime.errors import OutOfMemoryError, RetryableError, StageError
@@ -220,7 +221,7 @@ for _ in range(2):
         engine.infer({"x": zeros("float32", (2, 1))})
     except Exception as error:
         print(type(error).__name__, str(error), flush=True)
-time.sleep(30)
+time.sleep(3600)
 """
 
 
@@ -233,7 +234,7 @@ def test_a_process_whose_gpu_failed_answers_and_ends(function: Path, number: int
         env={**os.environ, "PYTHONPATH": str(SOURCES)},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import aws_cdk as cdk
@@ -14,6 +13,7 @@ from cdk_inference import S3Trigger, StageFunction
 from cdk_inference.functions import TRANSIENT_ERRORS
 from cdk_inference.gpu.workflow import GpuWorkflow
 from cdk_inference.packages import ZipPackage
+from tests.waiting import wait_until
 
 from .embedded import Embedded, QuickEmulator, definition
 
@@ -157,13 +157,14 @@ class Gpu:
         )
         return str(started["executionArn"])
 
-    def wait(self, execution: str, seconds: float = 120) -> int:
+    def wait(self, execution: str) -> int:
         """Wait for the end of an execution, and return how many states it entered."""
         states = self._embedded.client("stepfunctions")
-        deadline = time.monotonic() + seconds
-        while (found := states.describe_execution(executionArn=execution))["status"] == "RUNNING":
-            assert time.monotonic() < deadline, states.get_execution_history(executionArn=execution)["events"][-5:]
-            time.sleep(0.05)
+        wait_until(
+            lambda: states.describe_execution(executionArn=execution)["status"] != "RUNNING",
+            lambda: states.get_execution_history(executionArn=execution)["events"][-5:],
+        )
+        found = states.describe_execution(executionArn=execution)
         events = states.get_execution_history(executionArn=execution, maxResults=1000)["events"]
         assert found["status"] == "SUCCEEDED", events[-3:]
         return sum(event["type"].endswith("StateEntered") for event in events)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import aws_cdk as cdk
@@ -26,6 +25,7 @@ from cdk_inference import (
 from cdk_inference.packages import ZipPackage
 from cdk_inference.routing.strategies import RoutePlan
 from tests.constructs.conftest import RECIPE
+from tests.waiting import wait_until
 
 from .embedded import Embedded, QuickEmulator, definition
 
@@ -201,10 +201,7 @@ class Routed:
         return states.list_executions(stateMachineArn=machines[name])["executions"] if name in machines else []
 
     def _wait_for_gpu(self, name: str) -> None:
-        deadline = time.monotonic() + 60
-        while any(execution["status"] == "RUNNING" for execution in self.executions(name)):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: all(execution["status"] != "RUNNING" for execution in self.executions(name)))
 
 
 def _stage(stack: cdk.Stack, name: str) -> StageFunction:

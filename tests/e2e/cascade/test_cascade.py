@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from cdk_inference.local import aws
 from tests.e2e.cascade.conftest import EXAMPLE
-from tests.e2e.conftest import wait_until
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ class Gpu:
         return {one["executionArn"]: one["status"] for page in pages for one in page["executions"]}
 
     def wait_for_end(self) -> None:
-        wait_until(lambda: "RUNNING" not in self.executions().values(), 60, lambda: str(self.executions()))
+        wait_until(lambda: "RUNNING" not in self.executions().values(), self.executions)
 
     def entered(self, execution: str) -> list[str]:
         """Return the states that an execution was in."""
@@ -121,9 +121,7 @@ def test_a_file_that_comes_again_and_an_event_that_comes_thrice_add_no_rows(
     before = {key: photos.row(key) for key in keys}
     for key, name in keys.items():
         photos.put(key, photographs[name])
-    wait_until(
-        lambda: all(photos.row(key)["sequencer"] > before[key]["sequencer"] for key in keys), 60, lambda: str(before)
-    )
+    wait_until(lambda: all(photos.row(key)["sequencer"] > before[key]["sequencer"] for key in keys), lambda: before)
     for key, name in keys.items():
         row = photos.row(key)
         assert row["version"] == before[key]["version"]
@@ -146,7 +144,7 @@ def test_nothing_is_lost_while_there_is_no_gpu(photos: Watched, gpu: Gpu, photog
             new = gpu.executions().keys() - done.keys()
             return bool(new) and all(gpu.entered(one).count("Wait for inference") > 1 for one in new)
 
-        wait_until(waiting, 60, lambda: str(gpu.executions()))
+        wait_until(waiting, gpu.executions)
         assert photos.rows(*unsure) == []
     assert photos.ends(unsure) == dict.fromkeys(unsure, "SUCCEEDED")
     gpu.wait_for_end()

@@ -12,8 +12,8 @@ from cdk_inference import LambdaPlatform
 from cdk_inference.local import LocalCloud
 from cdk_inference.local import emulator as emulator_module
 from cdk_inference.model.builder import build_model
-from tests.e2e.conftest import wait_until
 from tests.e2e.sagemaker.fake import IN_VAIN, FakeSageMaker
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,5 +66,5 @@ def in_vain(numbers: Watched, sagemaker: FakeSageMaker) -> dict[str, float]:
     for key, value in objects.items():
         numbers.put(key, str(value).encode())
     # From then on they are in a batch of their own.
-    wait_until(lambda: sagemaker.refused_in_vain and not numbers.queued(objects), 60, lambda: "nobody asked")
+    wait_until(lambda: sagemaker.refused_in_vain and not numbers.queued(objects), lambda: "nobody asked")
     return objects

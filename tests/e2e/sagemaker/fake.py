@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from cdk_inference.local import aws
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +68,7 @@ class Container:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
-            deadline = time.monotonic() + 240
+            deadline = time.monotonic() + PATIENCE
             while not (ready := re.search(rb"ready on port (\d+),", path.read_bytes()[before:])):
                 assert self._process.poll() is None, path.read_text()[-2000:]
                 assert time.monotonic() < deadline
@@ -89,10 +90,10 @@ class Container:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(60)
+            self._process.wait(PATIENCE)
 
     def _ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             response = connection.getresponse()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.e2e.sagemaker.fake import POISON
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,15 +42,17 @@ def put(numbers: Watched, *values: float) -> dict[str, float]:
     return put
 
 
-def ends(numbers: Watched, objects: dict[str, float], timeout: float = 120) -> dict[str, dict[str, Any]]:
+def ends(numbers: Watched, objects: dict[str, float]) -> dict[str, dict[str, Any]]:
     """Wait until each object has a row and none of its events is left, and return the rows.
 
     Fails if an object has more than one row, or is in the dead-letter queue although it succeeded.
     """
-    deadline = time.monotonic() + timeout
-    while len(rows := numbers.rows(*objects)) < len(objects) or numbers.queued(objects):
-        assert time.monotonic() < deadline, f"{len(rows)} of {len(objects)} rows"
-        time.sleep(0.25)
+    wait_until(
+        lambda: len(numbers.rows(*objects)) >= len(objects) and not numbers.queued(objects),
+        lambda: f"{len(numbers.rows(*objects))} of {len(objects)} rows",
+        every=0.25,
+    )
+    rows = numbers.rows(*objects)
     assert [count for count in Counter(row["key"] for row in rows).values() if count > 1] == []
     dead = [key for key in numbers.dead() if key in objects]
     assert sorted(dead) == sorted(row["key"] for row in rows if row["status"] == "FAILED")
@@ -99,10 +101,7 @@ def test_an_answer_after_the_timeout_changes_nothing(numbers: Watched, sagemaker
     all_right(numbers, objects)
     asked = len(sagemaker.requests)
     assert asked >= 2  # once more, after the timeout
-    deadline = time.monotonic() + 30
-    while len(sagemaker.announced) < asked:
-        assert time.monotonic() < deadline
-        time.sleep(0.25)
+    wait_until(lambda: len(sagemaker.announced) >= asked)
     all_right(numbers, objects)
 
 
@@ -142,7 +141,7 @@ def test_messages_of_others_do_no_harm(numbers: Watched, sagemaker: FakeSageMake
 def test_what_waits_in_vain_fails_with_the_reason_and_is_kept(
     numbers: Watched, sagemaker: FakeSageMaker, in_vain: dict[str, float]
 ) -> None:
-    rows = ends(numbers, in_vain, timeout=180)
+    rows = ends(numbers, in_vain)
     for row in rows.values():
         assert row["status"] == "FAILED"
         assert "no answer within 1 min of the hand-over" in row["reason"]
