@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says nothing: the machine may be busy. The examples are the same in each run, so that a
+# failure is about the change that was made; `--hypothesis-profile=explore` looks for new ones.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("suite", settings.get_profile("explore"), derandomize=True)
+settings.load_profile("suite")
 
 # Bundles of a Python that is not on this machine go without bytecode then.
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 # ONNX Runtime's; the runtime and the build of models set it for themselves.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# A shell lets what runs in its background ignore SIGINT, and so would every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["cdk_inference.local.pytest_plugin", "verify.pytest_plugin"]
 

@@ -54,6 +54,7 @@ API_VERSION = 24
 LIBRARY = "libonnxruntime.so"
 
 _WARNING = 2
+_INVALID_ARGUMENT = 2
 _DEVICE_ALLOCATOR = 0
 _DEFAULT_MEMORY = 0
 
@@ -390,7 +391,7 @@ class CSession:
     def _run_once(self, handle: Handle, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         many, count = len(inputs), len(self.outputs)
         order = list(inputs)
-        names = self._input_names if order == self._input_order else _texts(order)
+        names = self._input_names if order == self._input_order else self._names_of(order)
         # Values that are given, values that are returned, and room for what functions return, all of them this run's
         # own. Numbers are passed on quicker than objects of ctypes.
         slots = (c_size_t * (many + count + _ROOM))()
@@ -412,6 +413,14 @@ class CSession:
                     self._release_value(value)
             for buffer in buffers:
                 _release_buffer(byref(buffer))
+
+    def _names_of(self, order: list[str]) -> Any:  # noqa: ANN401 - an array of ctypes
+        """Return names for ONNX Runtime, which would run operators with whatever is in the place of a missing input."""
+        if missing := [name for name in self._input_order if name not in order]:
+            from inference_runtime.onnxruntime_errors import error_of  # noqa: PLC0415 - hardly ever needed
+
+            raise error_of(_INVALID_ARGUMENT, f"Required inputs ({missing}) are missing from input feed ({order}).")
+        return _texts(order)
 
     def _give(self, tensor: Tensor, place: int, buffers: list[_PyBuffer]) -> None:
         """Put a value of ONNX Runtime's at `place`, on a tensor's own bytes, which `buffers` keep where they are."""

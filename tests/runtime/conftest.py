@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import numpy as np
 import pytest
-from hypothesis import settings
 from tests.runtime.arrays import ArrayStore
 
 from cdk_inference.local.emulator import Emulator
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
-
-# How long an example takes says nothing here: the machine may be busy.
-settings.register_profile("runtime", deadline=None)
-settings.load_profile("runtime")
 
 _numbers = itertools.count()
 

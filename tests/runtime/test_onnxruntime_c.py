@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
@@ -141,8 +141,12 @@ def test_whatever_goes_in_comes_out(
             assert bytes(given_back.encoded()) == bytes(sent.encoded())
 
 
+TWO = {"0": np.array(False), "1": np.array(False)}
+
+
 @settings(max_examples=80)
 @given(arrays=given_inputs(), declared=given_inputs())
+@example(arrays={"0": TWO["0"]}, declared=TWO)
 def test_it_agrees_with_the_package_on_whatever_is_given(
     save: Callable[[bytes], str], arrays: dict[str, np.ndarray], declared: dict[str, np.ndarray]
 ) -> None:
@@ -153,7 +157,7 @@ def test_it_agrees_with_the_package_on_whatever_is_given(
     right = tensors_of(declared)
     for _ in range(2):
         got, expected = outcome(ours, inputs), outcome(theirs, inputs)
-        # The package checks some of it in Python, before it calls the library.
+        # The package checks the names in Python, before it calls the library.
         assert isinstance(got, tuple) == isinstance(expected, tuple)
         assert isinstance(got, tuple) or same(got, expected)
         assert not isinstance(got, tuple) or got[0] == "InvalidArgument"
@@ -318,9 +322,23 @@ def test_a_run_that_fails_has_the_librarys_message(save: Callable[[bytes], str])
     assert outcome(ours, same_shape) == outcome(theirs, same_shape)
     assert ours.run(good)[0].values() == (3, 1)
     with pytest.raises(InvalidArgument, match=r"Invalid input name: z"):
-        ours.run({"z": zeros("int64", [1])})
+        ours.run(good | {"z": zeros("int64", [1])})
     with pytest.raises(UnicodeEncodeError):
         CSession(save(identities([("x", "string", ["n"])])), ONE).run({"x": Tensor("string", [2], ["a", "\ud800"])})
+
+
+@pytest.mark.parametrize("optional", [False, True])
+def test_a_missing_input_fails_before_anything_runs(save: Callable[[bytes], str], optional: bool) -> None:
+    """The C API checks only what is given: an operator would fail in some way, or run without an optional input."""
+    nodes = [helper.make_node("Clip", ["x", "low"], ["y"])] if optional else [helper.make_node("Neg", ["x"], ["y"])]
+    inputs: list[Value] = [("x", "float32", ["n"]), ("low", "float32", [])]
+    ours, theirs = both(save(model(nodes, inputs, [("y", "float32", ["n"])])))
+    given = {"x": zeros("float32", [3])}
+    with pytest.raises(ValueError, match=r"Required inputs \(\['low'\]\) are missing from input feed \(\['x'\]\)"):
+        theirs.run(given)
+    with pytest.raises(InvalidArgument, match=r"Required inputs \(\['low'\]\) are missing from input feed \(\['x'\]\)"):
+        ours.run(given)
+    assert len(ours.run({"low": zeros("float32", []), **given})) == 1
 
 
 def test_what_is_no_tensor_fails_by_its_name(save: Callable[[bytes], str]) -> None:
