@@ -15,6 +15,7 @@ import pytest
 
 from cdk_inference.local import Cloud
 from cdk_inference.model.cache import cache_root
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -118,7 +119,7 @@ def test_a_warm_synth_builds_nothing_and_imports_nothing_heavy(
         env=activated | {"CDK_OUTDIR": str(tmp_path), "CDK_CONTEXT_JSON": json.dumps(context)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=True,
     )
     assert synth.stdout == "[]\n"

@@ -15,6 +15,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk.assertions import Annotations, Match, Template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.waiting import PATIENCE
 
 from cdk_inference import bundling, contents
 from cdk_inference.bundling import WheelPart, bundle, files_zip
@@ -414,7 +415,7 @@ def run(tmp_path: Path, cache: Path, *requirements: str) -> subprocess.Popen[str
 
 @pytest.mark.slow
 def test_two_synths_at_once_bundle_once(tmp_path, cache) -> None:
-    results = [process.communicate(timeout=120) for process in [run(tmp_path, cache, *REAL) for _ in range(2)]]
+    results = [process.communicate(timeout=PATIENCE) for process in [run(tmp_path, cache, *REAL) for _ in range(2)]]
     assert results[0][0] == results[1][0] != ""
     assert sum(errors.count("bundling Detect") for _, errors in results) == 1
 
@@ -428,7 +429,7 @@ def test_interrupted_bundling_is_started_again(tmp_path, cache) -> None:
         process.kill()
     (partial,) = cache.glob("bundles/*.partial")
     assert not partial.with_suffix("").exists()
-    output, errors = run(tmp_path, cache, *requirements).communicate(timeout=120)
+    output, errors = run(tmp_path, cache, *requirements).communicate(timeout=PATIENCE)
     assert "bundling Detect" in errors
     assert zipfile.ZipFile(output.split()[1]).testzip() is None
     assert not partial.exists()

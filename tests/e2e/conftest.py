@@ -67,7 +67,7 @@ class Watched:
         """Return all messages of a queue, those in flight included, without taking any."""
         # MiniStack's own: SQS has no way to look without receiving.
         url = f"{self.cloud.endpoint}/_ministack/sqs/messages?QueueUrl={queue}"
-        with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - our own endpoint
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310 - our own endpoint
             regions = json.load(answer)["messages"]
         return [m for queues in regions.values() for named in queues.values() for ms in named.values() for m in ms]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cdk_inference.model import BuiltModel
+
+    MadeOnce = Callable[[str, Callable[[Path], object]], Path]
+    BuildOnce = Callable[[str, Callable[[Path], Path]], tuple[Path, Path, BuiltModel]]
 
 RECIPE = """
 from cdk_inference.model import Auto, Evaluation, Float32, ModelRecipe, Provenance, StaticInt8, TensorSpec, TorchModule
@@ -86,11 +90,32 @@ def make_recipe(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuiltModel]:
-    """Recipe file, cache and artifact of the tiny network, built once per test process."""
-    root = tmp_path_factory.mktemp("tiny")
-    recipe = write_recipe(root / "recipe")
-    return recipe, root / "cache", build_model(recipe, cache=root / "cache")
+def build_once(made_once: MadeOnce) -> Callable[[str, Callable[[Path], Path]], tuple[Path, Path, BuiltModel]]:
+    """Return recipe file, cache and artifact of a network that all test processes share.
+
+    Whoever writes into the cache copies it before.
+    """
+
+    def build(name: str, write: Callable[[Path], Path]) -> tuple[Path, Path, BuiltModel]:
+        root = made_once(name, lambda root: build_model(write(root / "recipe"), cache=root / "cache"))
+        recipe = root / "recipe" / "recipe.py"
+        return recipe, root / "cache", build_model(recipe, cache=root / "cache")
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny(build_once: BuildOnce) -> tuple[Path, Path, BuiltModel]:
+    """Recipe file, cache and artifact of the tiny network."""
+    return build_once("tiny", write_recipe)
+
+
+@pytest.fixture
+def tiny_copy(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> tuple[Path, Path, BuiltModel]:
+    """The tiny network with a copy of its cache, to be written to."""
+    recipe, cache, _ = tiny
+    copy = shutil.copytree(cache, tmp_path / "copied cache")
+    return recipe, copy, build_model(recipe, cache=copy)
 
 
 @pytest.fixture

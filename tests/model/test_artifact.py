@@ -73,8 +73,8 @@ def test_stack_that_is_not_bundled_builds_nothing(make_recipe, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_one_recipe_is_in_two_precisions(tiny: tuple[Path, Path, BuiltModel]) -> None:
-    recipe, cache, built = tiny
+def test_one_recipe_is_in_two_precisions(tiny_copy: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, built = tiny_copy
     stack = Stack(App(), "Stack")
     cpu = ModelArtifact(stack, "Cpu", recipe=recipe, cache_dir=cache)
     gpu = ModelArtifact(stack, "Gpu", recipe=recipe, cache_dir=cache, precision=Float16())

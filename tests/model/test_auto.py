@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from cdk_inference.model import BuiltModel
 
+    from .conftest import BuildOnce
+
 pytestmark = pytest.mark.slow
 
 AUTO = ("StaticInt8()", "Auto()")
@@ -47,11 +49,9 @@ def write_wide(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuiltModel]:
+def found(build_once: BuildOnce) -> tuple[Path, Path, BuiltModel]:
     """Recipe file, cache and artifact of the tiny network, after a search."""
-    root = tmp_path_factory.mktemp("auto")
-    recipe = write_wide(root / "recipe")
-    return recipe, root / "cache", build_model(recipe, cache=root / "cache")
+    return build_once("auto", write_wide)
 
 
 @pytest.fixture

@@ -38,8 +38,8 @@ def test_build_shows_what_was_tried_and_where_it_is(tiny: tuple[Path, Path, Buil
     assert "quality holds on arm64 and x86_64 with VNNI\n" in shown
 
 
-def test_build_takes_another_precision(tiny: tuple[Path, Path, BuiltModel]) -> None:
-    recipe, cache, built = tiny
+def test_build_takes_another_precision(tiny_copy: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, built = tiny_copy
     told = json.loads(run("build", recipe, "--cache", cache, "--precision", "float16", "--json").stdout)
     assert [c["precision"]["kind"] for c in told["candidates"]] == ["float32", "float16"]
     assert told["version"] != built.version
@@ -81,8 +81,8 @@ def test_memory_shows_what_sizes_take_and_cost(tiny: tuple[Path, Path, BuiltMode
     assert "error: max_latency_ms is 1e-09, and the least is" in slow
 
 
-def test_compare_measures_every_precision_and_keeps_nothing(tiny: tuple[Path, Path, BuiltModel]) -> None:
-    recipe, cache, _ = tiny
+def test_compare_measures_every_precision_and_keeps_nothing(tiny_copy: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, _ = tiny_copy
     before = sorted((cache / "models").iterdir())
     told = json.loads(run("compare", recipe, "--cache", cache, "--json").stdout)
     kinds = {c["precision"]["kind"] for c in told}

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.waiting import PATIENCE
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import download as downloads
@@ -308,7 +309,7 @@ def test_file_that_the_disk_cannot_hold_is_refused(web: Web, tmp_path: Path) -> 
 
 
 def test_processes_fetch_the_same_file_once(web: Web, tmp_path: Path) -> None:
-    both = threading.Barrier(2, timeout=60)
+    both = threading.Barrier(2, timeout=PATIENCE)
 
     def slow(request: http.server.BaseHTTPRequestHandler) -> None:
         both.wait()  # the first process is fetching when the second one comes

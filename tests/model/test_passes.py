@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.waiting import PATIENCE
 
 from cdk_inference.model import build_model
 
@@ -85,7 +86,7 @@ def test_interrupted_build_resumes(
             os.killpg(process.pid, signal.SIGINT)
             break
     rest = process.stderr.read()
-    assert process.wait(30) == 130
+    assert process.wait(PATIENCE) == 130
     assert "Traceback" not in rest
     assert rest.splitlines()[-1] == "interrupted; what is finished stays in the cache"
     assert not list((tmp_path / "cache" / "models").glob("*/"))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from cdk_inference.model import BuiltModel
 
+    from .conftest import BuildOnce
+
 
 def model_with(sizes: list[int]) -> bytes:
     """Return a model that adds weights of these numbers of bytes, each a row of float32, up as sums."""
@@ -112,14 +114,17 @@ def test_joining_fails_with_the_reason(tmp_path: Path, change: Callable[[Path], 
         weights.join(tmp_path / "model.onnx")
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, BuiltModel]:
-    """Recipe, cache and artifact of a network with weights that are large enough to lie aside."""
-    root = tmp_path_factory.mktemp("wide")
-    recipe = write_recipe(root / "recipe", factory=("8, 16, 3, stride=2", "8, 256, 3, stride=2"))
+def write_wide(folder: Path) -> Path:
+    recipe = write_recipe(folder, factory=("8, 16, 3, stride=2", "8, 256, 3, stride=2"))
     text = (recipe.parent / "factory.py").read_text().replace("Linear(16, 5)", "Linear(256, 5)")
     (recipe.parent / "factory.py").write_text(text)
-    return recipe, root / "cache", build_model(recipe, cache=root / "cache")
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def wide(build_once: BuildOnce) -> tuple[Path, Path, BuiltModel]:
+    """Recipe, cache and artifact of a network with weights that are large enough to lie aside."""
+    return build_once("wide", write_wide)
 
 
 @pytest.mark.slow

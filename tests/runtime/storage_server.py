@@ -84,7 +84,7 @@ def _handler(state: StorageServer) -> type[BaseHTTPRequestHandler]:
             if trouble in (None, "cut", "late", "close"):
                 return False
             if trouble == "hang":
-                state.end.wait(60)
+                state.end.wait()
                 self.close_connection = True
             elif trouble == "reset":
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -35,7 +35,7 @@ def out_of_order(*, hangs: bool) -> Iterator[tuple[str, list[str]]]:
         def do_GET(self) -> None:
             requests.append(self.path)
             if hangs:
-                end.wait(60)
+                end.wait()
             self.send_response(503)
             self.send_header("Content-Length", "0")
             self.end_headers()

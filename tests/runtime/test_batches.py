@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from tests.waiting import PATIENCE
 
 from inference_runtime.batches import Batches
 from inference_runtime.errors import OutOfMemoryError
@@ -170,7 +171,7 @@ def test_with_memory_that_is_really_not_there(tmp_path: Path, megabytes: int, sa
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=PATIENCE,
         check=True,
     )
     assert re.match(says, done.stdout), done.stdout + done.stderr

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from tests.runtime.arrays import infer
+from tests.waiting import PATIENCE
 
 from inference_runtime.engine import LocalEngine
 from inference_runtime.errors import StageError
@@ -67,11 +68,11 @@ class Held:
 
         def wait(engine: LocalEngine) -> None:
             begun.set()
-            self._go.wait(30)
+            self._go.wait(PATIENCE)
 
         self._thread = threading.Thread(target=self._gatherer.between_batches, args=[wait])
         self._thread.start()
-        assert begun.wait(30)
+        assert begun.wait(PATIENCE)
 
     def __exit__(self, *_: object) -> None:
         while len(self._gatherer._waiting) < self.expected:

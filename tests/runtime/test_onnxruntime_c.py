@@ -21,6 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
+from tests.waiting import PATIENCE
 
 from inference_runtime import onnxruntime_c
 from inference_runtime.errors import StageError
@@ -225,7 +226,7 @@ assert os.waitpid(child, 0)[1] == 0
 def test_a_forked_process_drops_a_session_whose_threads_it_does_not_have(save: Callable[[bytes], str]) -> None:
     path = save(identities([("x", "float32", ["n"])]))
     environment = {**os.environ, "PYTHONPATH": str(SOURCES), "ORT_DISABLE_TELEMETRY": "1"}
-    subprocess.run([sys.executable, "-c", FORKED, path], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", FORKED, path], env=environment, check=True, timeout=PATIENCE)
 
 
 def test_outputs_outlive_the_session(save: Callable[[bytes], str]) -> None:
@@ -634,7 +635,7 @@ def test_memory_stays_flat(tmp_path: Path, rounds: int, runs: int, kilobytes: in
         env={**os.environ, "PYTHONPATH": str(SOURCES), "ORT_DISABLE_TELEMETRY": "1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         check=True,
     )
     assert int(done.stdout) < kilobytes * 1024, f"{done.stdout} bytes more"
@@ -676,7 +677,7 @@ def test_a_process_may_end_while_its_threads_run_the_model(save: Callable[[bytes
         )
         for _ in range(5)
     ]
-    assert [process.wait(60) for process in ending] == [0] * 5
+    assert [process.wait(PATIENCE) for process in ending] == [0] * 5
 
 
 class TestTheLibrary:
@@ -793,7 +794,7 @@ class TestWhichEngine:
             env={"PYTHONPATH": str(SOURCES), "LAMBDA_TASK_ROOT": str(tmp_path), "INFERENCE_ENGINE": engine},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
         assert done.returncode == 1
@@ -829,7 +830,12 @@ def test_an_inline_event_imports_nothing_that_it_does_not_need(tmp_path: Path) -
         "CONFIDENCE": "0",
     }
     done = subprocess.run(
-        [sys.executable, "-S", "-c", INLINE], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-S", "-c", INLINE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     imported = set(done.stdout.split())

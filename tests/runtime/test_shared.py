@@ -25,7 +25,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from tests.runtime.arrays import infer
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 from inference_runtime import shared, wire
 from inference_runtime.engine import LocalEngine
@@ -244,7 +244,7 @@ def test_several_processes_have_one_model_and_run_together(function: Path) -> No
         subprocess.Popen([sys.executable, "-c", WORKER, str(n)], env=environment, stdout=subprocess.PIPE, text=True)
         for n in range(5)
     ]
-    told = [worker.communicate(timeout=120)[0].split() for worker in workers]
+    told = [worker.communicate(timeout=PATIENCE)[0].split() for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 5
     assert len({holder for holder, _ in told}) == 1
     assert sum(int(joined) for _, joined in told) > 15
@@ -299,7 +299,7 @@ for child in range(3):
     assert os.wait()[1] == 0
 """
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=environment, check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=environment, check=True, timeout=PATIENCE)
 
 
 def test_leftovers_of_dead_processes_are_in_nobodys_way(engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +350,7 @@ def test_clients_that_die_or_talk_nonsense_disturb_nobody(engines: Any) -> None:
 
     def connect() -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE)
         connection.connect(str(engine._path))
         wire.receive(connection)
         return connection

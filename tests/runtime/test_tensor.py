@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tests.waiting import PATIENCE
 
 from inference_runtime.tensor import DTYPES, Tensor, concatenate, zeros
 
@@ -150,4 +151,4 @@ def test_numpy_is_not_imported() -> None:
         "import sys; from inference_runtime.tensors import TensorStore; import inference_runtime.confidence;"
         "import inference_runtime.batches; assert not {'numpy', 'botocore', 'dataclasses'} & sys.modules.keys()"
     )
-    subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(SOURCES)}, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(SOURCES)}, check=True, timeout=PATIENCE)

@@ -143,7 +143,7 @@ def test_200_photographs_at_once(
     before = set(photos.executions())
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(photos.put, dropped, dropped.values()))
-    assert photos.ends(dropped, timeout=240) == dict.fromkeys(dropped, "SUCCEEDED")
+    assert photos.ends(dropped) == dict.fromkeys(dropped, "SUCCEEDED")
 
     executions = set(photos.executions()) - before
     events = [event["type"] for execution in executions for event in photos.history(execution)]

@@ -149,7 +149,7 @@ class FakeSageMaker:
         self._server.shutdown()
         self._server.server_close()
         for thread in self._threads:
-            thread.join(60)
+            thread.join(PATIENCE)
         if self._container is not None:
             self._container.stop()
 
