@@ -279,7 +279,8 @@ def test_bad_recipe_file_fails_with_file_and_reason(tmp_path: Path, text: str, m
 
 
 def test_missing_recipe_file_fails_with_its_path(tmp_path: Path) -> None:
-    with pytest.raises(ModelBuildError, match=rf"recipe file {tmp_path}/nothing\.py does not exist"):
+    message = rf"recipe file {tmp_path}/nothing\.py does not exist; pass the path of a file that defines RECIPE"
+    with pytest.raises(ModelBuildError, match=message):
         load_recipe(tmp_path / "nothing.py")
 
 
