@@ -19,7 +19,7 @@ demo-cascade: venv ## deploy the example with two models, and see which of them 
 	@$(ACTIVATED) $(PY) demo_cascade.py
 
 test: venv ## all tests: pytest's own options go to PYTEST, as in PYTEST='-m "not e2e" -x'
-	$(ACTIVATED) $(PY) -m pytest -n 3 --dist loadgroup $(PYTEST)
+	$(ACTIVATED) $(PY) -m pytest -n 4 --dist loadgroup $(PYTEST)
 
 bench: venv ## measure what docs/performance.md says, and write it there: 15 minutes on a quiet machine
 	@$(ACTIVATED) $(PY) -m benchmarks $(BENCH)

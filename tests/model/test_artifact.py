@@ -49,12 +49,15 @@ def test_stack_outputs_say_what_ships_and_why_it_may(tiny: tuple[Path, Path, Bui
 
 
 @pytest.mark.slow
-def test_recipe_beside_the_app_is_built_once(make_recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    recipe = make_recipe(to="project")
+def test_recipe_beside_the_app_is_built_once(
+    make_recipe, tiny_copy: tuple[Path, Path, BuiltModel], capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, cache, _ = tiny_copy
+    recipe = make_recipe(to="project", recipe=("max_drop=0.1", "max_drop=0.2"))
     (recipe.parent / "app.py").write_text("...")
     for output in ("cdk.out", "cdk.out", "elsewhere", "cdk.out"):
         app = App(outdir=str(recipe.parent / output))
-        model = ModelArtifact(Stack(app, "Stack"), "Model", recipe=recipe, cache_dir=tmp_path / "cache")
+        model = ModelArtifact(Stack(app, "Stack"), "Model", recipe=recipe, cache_dir=cache)
         app.synth()
         assert (recipe.parent / output / "manifest.json").is_file()
         assert model.version != "unbuilt"

@@ -92,6 +92,7 @@ def test_search_writes_a_lock_that_says_the_same(found: tuple[Path, Path, BuiltM
 ELSEWHERE = """
 import os, sys
 os.umask(0o077)
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from cdk_inference.model import build_model
 print(build_model(sys.argv[1], frozen_lock=True).asset_hash)
 """
@@ -100,9 +101,9 @@ print(build_model(sys.argv[1], frozen_lock=True).asset_hash)
 def test_lock_gives_the_same_bytes_elsewhere_and_measures_nothing(
     found: tuple[Path, Path, BuiltModel], copied: Path, tmp_path: Path
 ) -> None:
-    """Another folder, cache, umask, hash seed and working folder, and one core instead of two."""
+    """Another folder, cache, umask, hash seed and working folder, and one core."""
     done = subprocess.run(
-        ["taskset", "-c", "0", sys.executable, "-c", ELSEWHERE, copied],
+        [sys.executable, "-c", ELSEWHERE, copied],
         env=os.environ | {"PYTHONHASHSEED": "7", "CDK_INFERENCE_CACHE": str(tmp_path / "cache")},
         cwd=tmp_path,
         capture_output=True,
@@ -174,8 +175,13 @@ def test_lock_of_other_tools_is_searched_again(
     lock = read_lock(file)
     assert lock is not None
     file.write_text(replace(lock, tools=lock.tools | {"onnxruntime": "1.0.0"}).to_json())
-    assert build_model(copied, cache=found[1]).version == found[2].version
+    again = build_model(copied, cache=found[1])
     assert "searching again: onnxruntime 1.0.0 -> " in capfd.readouterr().err
+    # Which candidate is the quickest may differ from one search to the next.
+    searched = read_lock(file)
+    assert searched is not None
+    assert searched.tools == lock.tools
+    assert searched.sha256.startswith(again.version)
 
 
 def test_lock_that_does_not_match_fails_and_leaves_nothing(
@@ -185,6 +191,7 @@ def test_lock_that_does_not_match_fails_and_leaves_nothing(
     lock = read_lock(file)
     assert lock is not None
     other = replace(lock, sha256="1" * 64).to_json()
+    shutil.copytree(found[1] / "passes", tmp_path / "cache" / "passes", ignore=shutil.ignore_patterns(".*"))
     file.write_text(other)
     with pytest.raises(
         ModelBuildError, match=r"the lock does not match: .* gives a model with sha256 .*: delete tiny\."

@@ -99,10 +99,10 @@ def test_card_is_copied_to_where_it_is_wanted(tiny: tuple[Path, Path, BuiltModel
     assert "tiny" in (tmp_path / "card" / "card.md").read_text()
 
 
-def test_cache_is_shown_and_cleared(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
-    recipe = make_recipe(recipe=("StaticInt8()", "Float32()"))
-    cache = tmp_path / "cache"
-    run("build", recipe, "--cache", cache)
+def test_cache_is_shown_and_cleared(tiny_copy: tuple[Path, Path, BuiltModel]) -> None:
+    _, cache, _ = tiny_copy
+    assert list((cache / "models").glob("*/"))
+    assert list((cache / "passes").glob("*/"))
     assert "models" in run("cache", "info", "--cache", cache).stdout
     assert "freed 0." in run("cache", "clear", "--cache", cache).stdout
     assert not list((cache / "models").glob("*/"))
