@@ -142,13 +142,13 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def shared_cache(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
+    return made_once("bundles", lambda folder: None)
 
 
 @pytest.fixture(autouse=True)
 def cache(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One cache for the module: what one test has bundled, the next finds."""
+    """One cache for the module in all processes: what one test has bundled, the next finds."""
     monkeypatch.setenv("CDK_INFERENCE_CACHE", str(shared_cache))
     return shared_cache
 

@@ -55,13 +55,10 @@ def pipeline(stack: cdk.Stack, model: ModelArtifact) -> Callable[..., InferenceP
     return make
 
 
-def resources(stack: cdk.Stack, kind: str) -> dict[str, Any]:
-    """Return the resources of one type, by logical id."""
-    return {
-        name: resource
-        for name, resource in Template.from_stack(stack).to_json()["Resources"].items()
-        if resource["Type"] == kind
-    }
+def resources(source: cdk.Stack | dict[str, Any], kind: str) -> dict[str, Any]:
+    """Return the resources of one type in a stack or a template, by logical id."""
+    template = source if isinstance(source, dict) else Template.from_stack(source).to_json()
+    return {name: resource for name, resource in template["Resources"].items() if resource["Type"] == kind}
 
 
 class Masked(JSONSnapshotExtension):

@@ -29,9 +29,22 @@ from .conftest import RECIPE, make_stack, resources
 ACCOUNT_KEY_STATEMENT = "kms:*"  # the statement by which a key's policy leaves access to IAM
 
 
-def policies(stack):
-    """Every policy document of the stack, by the logical id of what carries it."""
-    for name, resource in Template.from_stack(stack).to_json()["Resources"].items():
+@pytest.fixture(scope="session")
+def template(made_once):
+    """The template of a pipeline with the defaults; tests only read it."""
+
+    def make(folder):
+        stack = make_stack()
+        model = ModelArtifact(stack, "Model", recipe=RECIPE)
+        InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224))
+        (folder / "template.json").write_text(json.dumps(Template.from_stack(stack).to_json()), "utf-8")
+
+    return json.loads((made_once("default template", make) / "template.json").read_text("utf-8"))
+
+
+def policies(template):
+    """Every policy document of a template, by the logical id of what carries it."""
+    for name, resource in template["Resources"].items():
         properties = resource.get("Properties", {})
         if "PolicyDocument" in properties:
             yield name, resource["Type"], properties["PolicyDocument"]
@@ -45,31 +58,28 @@ def as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def test_the_whole_template(stack, pipeline, snapshot_json):
-    pipeline()
-    template = Template.from_stack(stack).to_json()
+def test_the_whole_template(template, snapshot_json):
     assert template["Resources"] == snapshot_json
 
 
-def test_data_is_encrypted_with_one_key_of_ours(stack, pipeline):
-    pipeline()
-    (key,) = resources(stack, "AWS::KMS::Key")
+def test_data_is_encrypted_with_one_key_of_ours(template):
+    (key,) = resources(template, "AWS::KMS::Key")
     arn = {"Fn::GetAtt": [key, "Arn"]}
-    for bucket in resources(stack, "AWS::S3::Bucket").values():
+    for bucket in resources(template, "AWS::S3::Bucket").values():
         (rule,) = bucket["Properties"]["BucketEncryption"]["ServerSideEncryptionConfiguration"]
         assert rule["ServerSideEncryptionByDefault"] == {"KMSMasterKeyID": arn, "SSEAlgorithm": "aws:kms"}
         assert rule["BucketKeyEnabled"] is True
-    for queue in resources(stack, "AWS::SQS::Queue").values():
+    for queue in resources(template, "AWS::SQS::Queue").values():
         if queue["Metadata"]["cdk-inference"]["role"] == "undelivered-queue":
             # the last resort when EventBridge may not use the key
             assert queue["Properties"]["SqsManagedSseEnabled"] is True
         else:
             assert queue["Properties"]["KmsMasterKeyId"] == arn
-    for logs in resources(stack, "AWS::Logs::LogGroup").values():
+    for logs in resources(template, "AWS::Logs::LogGroup").values():
         assert logs["Properties"]["KmsKeyId"] == arn
-    (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
+    (table,) = resources(template, "AWS::DynamoDB::GlobalTable").values()
     assert table["Properties"]["Replicas"][0]["SSESpecification"] == {"KMSMasterKeyId": arn}
-    assert resources(stack, "AWS::KMS::Key")[key]["Properties"]["EnableKeyRotation"] is True
+    assert resources(template, "AWS::KMS::Key")[key]["Properties"]["EnableKeyRotation"] is True
 
 
 def test_a_key_of_the_users_is_used_and_none_is_made(stack, pipeline):
@@ -86,9 +96,8 @@ def test_an_imported_key_warns_of_the_policy_it_needs(stack, pipeline):
     Annotations.from_stack(stack).has_warning("/Stack/Photos", Match.string_like_regexp("imported encryption key"))
 
 
-def test_buckets_are_private_versioned_and_tls_only(stack, pipeline):
-    pipeline()
-    buckets = resources(stack, "AWS::S3::Bucket")
+def test_buckets_are_private_versioned_and_tls_only(template):
+    buckets = resources(template, "AWS::S3::Bucket")
     assert len(buckets) == 2
     for bucket in buckets.values():
         assert set(bucket["Properties"]["PublicAccessBlockConfiguration"].values()) == {True}
@@ -96,7 +105,7 @@ def test_buckets_are_private_versioned_and_tls_only(stack, pipeline):
     assert inbox["Properties"]["VersioningConfiguration"] == {"Status": "Enabled"}
     denied = [
         statement
-        for _, kind, document in policies(stack)
+        for _, kind, document in policies(template)
         for statement in document["Statement"]
         if kind in ("AWS::S3::BucketPolicy", "AWS::SQS::QueuePolicy")
         and statement["Effect"] == "Deny"
@@ -105,24 +114,22 @@ def test_buckets_are_private_versioned_and_tls_only(stack, pipeline):
     assert len(denied) == 5  # two buckets, three queues
 
 
-def test_no_policy_allows_a_wildcard_action(stack, pipeline):
-    pipeline()
+def test_no_policy_allows_a_wildcard_action(template):
     wildcards = {
         (name, action)
-        for name, _, document in policies(stack)
+        for name, _, document in policies(template)
         for statement in document["Statement"]
         if statement["Effect"] == "Allow"
         for action in as_list(statement["Action"])
         if "*" in action
     }
-    (key,) = resources(stack, "AWS::KMS::Key")
+    (key,) = resources(template, "AWS::KMS::Key")
     assert wildcards == {(key, ACCOUNT_KEY_STATEMENT)}
 
 
-def test_wildcard_resources_are_only_those_aws_offers_no_alternative_to(stack, pipeline):
-    pipeline()
+def test_wildcard_resources_are_only_those_aws_offers_no_alternative_to(template):
     found = set()
-    for _, kind, document in policies(stack):
+    for _, kind, document in policies(template):
         for statement in document["Statement"]:
             if kind == "AWS::IAM::Policy" and "*" in as_list(statement["Resource"]):
                 found.update(as_list(statement["Action"]))
@@ -144,11 +151,10 @@ def test_wildcard_resources_are_only_those_aws_offers_no_alternative_to(stack, p
     }
 
 
-def test_no_policy_is_managed_and_each_function_has_its_own_role(stack, pipeline):
-    pipeline()
-    roles = resources(stack, "AWS::IAM::Role")
+def test_no_policy_is_managed_and_each_function_has_its_own_role(template):
+    roles = resources(template, "AWS::IAM::Role")
     assert not any("ManagedPolicyArns" in role["Properties"] for role in roles.values())
-    used = [json.dumps(f["Properties"]["Role"]) for f in resources(stack, "AWS::Lambda::Function").values()]
+    used = [json.dumps(f["Properties"]["Role"]) for f in resources(template, "AWS::Lambda::Function").values()]
     assert len(used) == len(set(used)) == 3
 
 
@@ -172,10 +178,9 @@ def test_each_function_may_do_only_its_own_part(stack, pipeline):
     }
 
 
-def test_the_queue_takes_messages_of_its_own_rule_only(stack, pipeline):
-    pipeline()
-    (rule,) = resources(stack, "AWS::Events::Rule")
-    policies = [p["Properties"]["PolicyDocument"] for p in resources(stack, "AWS::SQS::QueuePolicy").values()]
+def test_the_queue_takes_messages_of_its_own_rule_only(template):
+    (rule,) = resources(template, "AWS::Events::Rule")
+    policies = [p["Properties"]["PolicyDocument"] for p in resources(template, "AWS::SQS::QueuePolicy").values()]
     allowed = [s for policy in policies for s in policy["Statement"] if s["Effect"] == "Allow"]
     assert len(allowed) == 2  # the queue, and the one for what the rule cannot deliver
     for allow in allowed:
@@ -184,15 +189,14 @@ def test_the_queue_takes_messages_of_its_own_rule_only(stack, pipeline):
         assert allow["Condition"] == {"ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": [rule, "Arn"]}}}
 
 
-def test_functions_trace_and_log_json_for_a_month(stack, pipeline):
-    pipeline()
-    for function in resources(stack, "AWS::Lambda::Function").values():
+def test_functions_trace_and_log_json_for_a_month(template):
+    for function in resources(template, "AWS::Lambda::Function").values():
         assert function["Properties"]["TracingConfig"] == {"Mode": "Active"}
         assert function["Properties"]["LoggingConfig"]["LogFormat"] == "JSON"
         assert function["Properties"]["Runtime"] == "python3.14"
         assert function["Properties"]["Architectures"] == ["arm64"]
         assert "ReservedConcurrentExecutions" not in function["Properties"]
-    groups = resources(stack, "AWS::Logs::LogGroup")
+    groups = resources(template, "AWS::Logs::LogGroup")
     assert len(groups) == 5  # three functions, the workflow, the pipe
     assert {g["Properties"]["RetentionInDays"] for g in groups.values()} == {30}
 
@@ -210,10 +214,9 @@ def test_concurrency_platform_and_memory_on_request(stack, pipeline):
     assert 3538 in {f["Properties"]["MemorySize"] for f in functions}
 
 
-def test_data_is_retained_by_default(stack, pipeline):
-    pipeline()
+def test_data_is_retained_by_default(template):
     for kind in ("AWS::S3::Bucket", "AWS::DynamoDB::GlobalTable", "AWS::Logs::LogGroup", "AWS::KMS::Key"):
-        for resource in resources(stack, kind).values():
+        for resource in resources(template, kind).values():
             assert resource["DeletionPolicy"] == "RetainExceptOnCreate", kind
 
 
@@ -434,11 +437,10 @@ def test_a_bucket_that_sends_events_does_not_warn(stack, pipeline, enable):
     Annotations.from_stack(stack).has_no_warning("*", Match.string_like_regexp("EventBridge"))
 
 
-def test_the_workflow_runs_versions_of_the_functions(stack, pipeline):
-    pipeline()
-    versions = resources(stack, "AWS::Lambda::Version")
+def test_the_workflow_runs_versions_of_the_functions(template):
+    versions = resources(template, "AWS::Lambda::Version")
     assert len(versions) == 3
-    (machine,) = resources(stack, "AWS::StepFunctions::StateMachine").values()
+    (machine,) = resources(template, "AWS::StepFunctions::StateMachine").values()
     pieces = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
     assert {piece["Ref"] for piece in pieces if isinstance(piece, dict)} - {"AWS::Partition"} == set(versions)
 

@@ -210,6 +210,7 @@ def test_row_attributes_are_those_that_are_written() -> None:
     }
 
 
+@pytest.mark.xdist_group("pages")  # they share templates
 def test_every_permission_is_named(template: dict[str, Any], routed: dict[str, Any]) -> None:
     named = set(re.findall(r"`(\w+:\w+\*?|\w+:\*)`", page("security.md").text))
     assert named == {
@@ -222,6 +223,7 @@ def test_every_permission_is_named(template: dict[str, Any], routed: dict[str, A
     }
 
 
+@pytest.mark.xdist_group("pages")  # they share templates
 def test_wildcard_resources_are_named(template: dict[str, Any], routed: dict[str, Any]) -> None:
     wildcards = {
         action
@@ -246,6 +248,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+@pytest.mark.xdist_group("pages")  # they share templates
 def test_retained_resources_are_named(template: dict[str, Any]) -> None:
     kept = sorted(r["Type"] for r in template.values() if r.get("DeletionPolicy") == "RetainExceptOnCreate")
     assert kept == [

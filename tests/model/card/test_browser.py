@@ -23,6 +23,8 @@ CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (pa
 if CHROMIUM is None and not os.environ.get("CI"):
     pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
 
+pytestmark = pytest.mark.xdist_group("browser")  # one browser, and each card once
+
 KINDS = [entries.classification, entries.digits, entries.embedding, entries.regression, entries.minimal]
 WIDTHS = [390, 700, 1280]
 ARGUMENTS = [
