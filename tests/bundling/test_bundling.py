@@ -208,7 +208,9 @@ FILES = st.dictionaries(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     files=FILES, times=st.lists(st.integers(0, 2_000_000_000), min_size=6, max_size=6), mask=st.sampled_from([0, 0o77])
 )
@@ -230,7 +232,9 @@ def test_neither_folder_order_clock_nor_umask_enter(files, times, mask, stack, m
     assert made[0].zip_path.read_bytes() == made[1].zip_path.read_bytes()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(one=FILES, other=FILES)
 def test_other_content_has_another_hash(one, other, stack, tmp_path_factory) -> None:
     folder = tmp_path_factory.mktemp("content")

@@ -141,7 +141,9 @@ def test_the_standard_library_gives_the_same_bytes_again(tmp_path: Path) -> None
     assert first == second
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(sources=st.lists(st.one_of(st.binary(max_size=40), st.text(max_size=40).map(str.encode)), max_size=8))
 def test_files_that_are_no_python_are_left_out(sources: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     def is_valid(source: bytes) -> bool:

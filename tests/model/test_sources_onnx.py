@@ -463,7 +463,9 @@ def test_file_of_another_kind_is_refused(open_net, content: bytes, why: str) -> 
         open_net(content)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_truncated_file_fails_wherever_it_ends(open_net, data: st.DataObject) -> None:
     # The operator sets come last: without them it is no whole graph.
@@ -472,7 +474,9 @@ def test_truncated_file_fails_wherever_it_ends(open_net, data: st.DataObject) ->
         open_net(content[: data.draw(st.integers(0, len(content) - 1))])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_altered_file_is_read_or_refused(open_net, data: st.DataObject) -> None:
     content = bytearray(make().SerializeToString())

@@ -444,7 +444,9 @@ def test_operator_that_does_not_exist_fails(net: Path) -> None:
         open_net(net)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_truncated_program_fails_wherever_it_ends(saved: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = saved.read_bytes()

@@ -345,7 +345,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name, _ in SAVERS.values()}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_damaged_weights_fail_wherever_they_end(whole: dict[str, bytes], tmp_path: Path, data: st.DataObject) -> None:
     from cdk_inference.model.build.torch_module import read_weights
@@ -357,7 +359,9 @@ def test_damaged_weights_fail_wherever_they_end(whole: dict[str, bytes], tmp_pat
         read_weights(tmp_path / name)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_altered_weights_are_read_or_refused(whole: dict[str, bytes], tmp_path: Path, data: st.DataObject) -> None:
     from cdk_inference.model.build.torch_module import read_weights

@@ -256,7 +256,7 @@ predictions = st.dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60)
 @given(predictions, st.none() | st.text(max_size=500))
 def test_any_prediction_arrives_as_it_was_in_an_answer_of_bounded_size(
     bucket: str, prediction: dict[str, Any], reason: str | None

@@ -23,15 +23,16 @@ def resident():
 before = resident()
 {mark}
 reserved = resident()
-for block in [library.malloc(590_000) for _ in range(24)]:
-    ctypes.memset(block, 1, 590_000)
-huge = sum(int(size) for size in re.findall(r"AnonHugePages:\\s+(\\d+)", open("/proc/self/smaps").read()))
-print(round(reserved - before), huge)
+blocks = [library.malloc(590_000) for _ in range(24)]
+# Whether the system has large pages to give depends on what else runs; that it is asked for them does not.
+mappings = re.findall(r"(?ms)^([0-9a-f]+)-([0-9a-f]+) .*?^VmFlags:(.*?)$", open("/proc/self/smaps").read())
+marked = [range(int(start, 16), int(end, 16)) for start, end, flags in mappings if "hg" in flags.split()]
+print(round(reserved - before), sum(any(block in mapping for mapping in marked) for block in blocks))
 """
 
 
 def _used(mark: str) -> tuple[int, int]:
-    """Return the MiB that the mark took, and the KiB in large pages after blocks were written."""
+    """Return the MiB that the mark took, and how many of 24 blocks lie where large pages are asked for."""
     done = subprocess.run(
         [sys.executable, "-c", _USE.format(mark=mark)],
         env={"PYTHONPATH": str(SOURCES)},
@@ -39,18 +40,18 @@ def _used(mark: str) -> tuple[int, int]:
         text=True,
         check=True,
     )
-    taken, huge = done.stdout.split()
-    return int(taken), int(huge)
+    taken, marked = done.stdout.split()
+    return int(taken), int(marked)
 
 
 @pytest.mark.skipif(
     not THP.is_file() or "[madvise]" not in THP.read_text(), reason="the system does not leave the choice to processes"
 )
-def test_what_a_model_packs_lies_in_large_pages() -> None:
+def test_what_a_model_packs_lies_where_large_pages_are_asked_for() -> None:
     assert _used("")[1] == 0
-    taken, huge = _used("prefer_huge_pages()")
+    taken, marked = _used("prefer_huge_pages()")
     assert taken <= 2  # what is reserved is address space alone
-    assert huge >= 8 * 1024
+    assert marked >= 20
 
 
 def test_a_c_library_without_these_functions_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -341,7 +341,7 @@ def handler(configure: Any) -> Any:
 
 
 # The handler keeps nothing between calls, so that one for all examples is right.
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(st.data())
 def test_malformed_messages_of_any_shape_are_retried(handler: Any, data: st.DataObject) -> None:
     details = data.draw(st.lists(json_values | near_misses | (json_values | near_misses).map(json.dumps), max_size=5))
