@@ -1,0 +1,180 @@
+"""Install this repository, with extras, into its virtual environment; `make` runs this.
+
+uv does the work, because it is many times faster than pip. pip brings uv, and takes over where uv cannot reach an index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import ssl
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+CONSTRAINED = ("--constraint", str(ROOT / "requirements" / "constraints.txt"))
+# Older versions of pip trust only the certificates that they ship.
+PIP_TRUSTS_SYSTEM = (24, 2)
+
+
+class Environment:
+    """A virtual environment with uv in it.
+
+    Parameters
+    ----------
+    folder
+        Where it is, or will be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._interrupted = folder / "interrupted"
+        self._python = str(folder / "bin" / "python")
+        self._variables = dict(os.environ)
+
+    def prepare(self) -> None:
+        """Create the environment if it is missing or was interrupted, and install uv.
+
+        An interrupted installer may leave packages that look complete and are not. What was downloaded stays cached.
+        """
+        if self._interrupted.exists() or not self._run("-m", "pip", "--version", quiet=True):
+            say(f"creating {self._folder.name}")
+            if subprocess.run([sys.executable, "-m", "venv", "--clear", str(self._folder)], check=False).returncode:
+                sys.exit("error: Python cannot create a virtual environment; on Debian, install python3-venv")
+        self._interrupted.touch()
+        self._trust_the_system()
+        self._pip("install", "--quiet", *CONSTRAINED, "uv")
+        if not self._has_cache():
+            self._variables["UV_NO_CACHE"] = "1"
+
+    def finish(self) -> None:
+        """Record that the installation is complete."""
+        self._interrupted.unlink()
+
+    def install(self, extras: str, *, compiled: bool) -> None:
+        """Install this repository, editable, with extras.
+
+        Parameters
+        ----------
+        extras
+            Names of extras, separated by commas.
+        compiled
+            Whether every module is compiled now rather than when it is first imported.
+        """
+        wanted = (*CONSTRAINED, "--editable", f"{ROOT}[{extras}]")
+        options = ("--compile-bytecode",) if compiled else ()
+        if self._reaches_pytorch():
+            done = self._uv("install", *options, *wanted)
+        else:
+            say("the index of PyTorch's own builds cannot be reached; pip looks for torch elsewhere, such as on PyPI")
+            del self._variables["UV_TORCH_BACKEND"]
+            self._pip("install", "--no-compile", *CONSTRAINED, "torch")
+            with tempfile.TemporaryDirectory() as folder:
+                excluded = Path(folder, "excluded.txt")
+                excluded.write_text("torch\n", encoding="utf-8")
+                done = self._uv("install", "--excludes", str(excluded), *options, *wanted)
+        if not done:
+            say("uv failed; trying pip, whose configuration may know another way")
+            self._pip("install", *wanted)
+
+    def install_alone(self, requirements: Path) -> None:
+        """Install requirements without their dependencies.
+
+        Parameters
+        ----------
+        requirements
+            A requirements file.
+        """
+        wanted = ("install", "--no-deps", "--requirement", str(requirements))
+        if not self._uv(*wanted):
+            self._pip(*wanted)
+
+    def _trust_the_system(self) -> None:
+        """Trust the certificates that the system trusts, a company proxy's among them, and use pip's index."""
+        self._variables.setdefault("UV_SYSTEM_CERTS", "1")
+        # Nothing in this repository uses this machine's GPU. UV_TORCH_BACKEND=auto installs the build that suits it.
+        self._variables.setdefault("UV_TORCH_BACKEND", "cpu")
+        index = self._pip_setting("index-url")
+        if index and not any(name in os.environ for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_INDEX")):
+            self._variables["UV_DEFAULT_INDEX"] = index
+        version = self._read("-m", "pip", "--version").split()[1]
+        paths = ssl.get_default_verify_paths()
+        trusted = paths.cafile or paths.capath
+        chosen = any(name in os.environ for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")) or self._pip_setting("cert")
+        if trusted and not chosen and tuple(map(int, version.split(".")[:2])) < PIP_TRUSTS_SYSTEM:
+            self._variables["PIP_CERT"] = trusted
+
+    def _reaches_pytorch(self) -> bool:
+        """Tell whether uv finds torch in PyTorch's index, after one try of a few seconds."""
+        quick = {"UV_HTTP_RETRIES": "0", "UV_HTTP_CONNECT_TIMEOUT": "5", "UV_HTTP_TIMEOUT": "10"}
+        return self._uv("compile", *CONSTRAINED, "--no-deps", "-", text="torch", quiet=True, variables=quick)
+
+    def _has_cache(self) -> bool:
+        """Tell whether uv's cache can be written; uv fails where it cannot."""
+        folder = Path(self._read("-m", "uv", "--color", "never", "cache", "dir").strip())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return False
+        return os.access(folder, os.W_OK)
+
+    def _pip_setting(self, name: str) -> str:
+        variable = os.environ.get(f"PIP_{name.upper().replace('-', '_')}")
+        found = (self._read("-m", "pip", "config", "get", f"{of}.{name}").strip() for of in ("install", "global"))
+        return variable or next(filter(None, found), "")
+
+    def _pip(self, *arguments: str) -> None:
+        if not self._run("-m", "pip", "--disable-pip-version-check", *arguments):
+            sys.exit("error: the installation failed for the reason above; run the same command to continue")
+
+    def _uv(self, command: str, *arguments: str, **options: object) -> bool:
+        return self._run("-m", "uv", "pip", command, "--python", self._python, *arguments, **options)
+
+    def _run(self, *arguments: str, text: str = "", quiet: bool = False, variables: dict[str, str] | None = None) -> bool:
+        output = subprocess.DEVNULL if quiet else None
+        try:
+            done = subprocess.run(
+                [self._python, *arguments],
+                env={**self._variables, **(variables or {})},
+                input=text,
+                text=True,
+                stdout=output,
+                stderr=output,
+                check=False,
+            )
+        except OSError:  # the interpreter is missing
+            return False
+        return done.returncode == 0
+
+    def _read(self, *arguments: str) -> str:
+        command = [self._python, *arguments]
+        return subprocess.run(command, env=self._variables, capture_output=True, text=True, check=False).stdout
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Install what the arguments name."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the virtual environment is, or will be")
+    parser.add_argument("extras", help="extras of this repository, separated by commas")
+    parser.add_argument("--alone", type=Path, action="append", default=[], help="requirements without dependencies")
+    parser.add_argument("--compile", action="store_true", help="compile every module now")
+    options = parser.parse_args()
+    environment = Environment(options.folder)
+    environment.prepare()
+    say(f"installing {options.extras} into {options.folder.name}")
+    environment.install(options.extras, compiled=options.compile)
+    for requirements in options.alone:
+        environment.install_alone(requirements)
+    environment.finish()
+
+
+if __name__ == "__main__":
+    main()
