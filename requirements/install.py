@@ -1,6 +1,7 @@
 """Install this repository, with extras, into its virtual environment; `make` runs this.
 
-uv does the work, because it is many times faster than pip. pip brings uv, and takes over where uv cannot reach an index.
+uv does the work, because it is many times faster than pip. pip installs uv, and takes over where uv cannot reach an
+index.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Environment:
         """
         if self._interrupted.exists() or not self._run("-m", "pip", "--version", quiet=True):
             say(f"creating {self._folder.name}")
-            if subprocess.run([sys.executable, "-m", "venv", "--clear", str(self._folder)], check=False).returncode:
+            command = [sys.executable, "-m", "venv", "--clear", str(self._folder)]
+            if subprocess.run(command, check=False).returncode:  # noqa: S603
                 sys.exit("error: Python cannot create a virtual environment; on Debian, install python3-venv")
         self._interrupted.touch()
         self._trust_the_system()
@@ -102,7 +104,9 @@ class Environment:
         version = self._read("-m", "pip", "--version").split()[1]
         paths = ssl.get_default_verify_paths()
         trusted = paths.cafile or paths.capath
-        chosen = any(name in os.environ for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")) or self._pip_setting("cert")
+        chosen = any(name in os.environ for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")) or self._pip_setting(
+            "cert"
+        )
         if trusted and not chosen and tuple(map(int, version.split(".")[:2])) < PIP_TRUSTS_SYSTEM:
             self._variables["PIP_CERT"] = trusted
 
@@ -132,13 +136,15 @@ class Environment:
     def _uv(self, command: str, *arguments: str, **options: object) -> bool:
         return self._run("-m", "uv", "pip", command, "--python", self._python, *arguments, **options)
 
-    def _run(self, *arguments: str, text: str = "", quiet: bool = False, variables: dict[str, str] | None = None) -> bool:
+    def _run(
+        self, *arguments: str, text: str = "", quiet: bool = False, variables: dict[str, str] | None = None
+    ) -> bool:
         output = subprocess.DEVNULL if quiet else None
         try:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603
                 [self._python, *arguments],
                 env={**self._variables, **(variables or {})},
-                input=text,
+                input=text or None,  # otherwise they may ask, for a password for instance
                 text=True,
                 stdout=output,
                 stderr=output,
@@ -150,7 +156,8 @@ class Environment:
 
     def _read(self, *arguments: str) -> str:
         command = [self._python, *arguments]
-        return subprocess.run(command, env=self._variables, capture_output=True, text=True, check=False).stdout
+        done = subprocess.run(command, env=self._variables, capture_output=True, text=True, check=False)  # noqa: S603
+        return done.stdout
 
 
 def say(text: str) -> None:
@@ -177,4 +184,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted; run the same command to continue")

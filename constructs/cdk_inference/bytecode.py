@@ -16,6 +16,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdk_inference.model.cache import home
+from cdk_inference.uv_environment import uv_environment
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -122,7 +125,7 @@ def traces(python: str) -> list[str]:
     python
         The version, such as ``"3.14"``.
     """
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    data = Path(os.environ.get("XDG_DATA_HOME") or home() / ".local" / "share")
     managed = Path(os.environ.get("UV_PYTHON_INSTALL_DIR") or data / "uv" / "python")
     on_path = shutil.which(f"python{python}")
     here = sys.executable if _is_this(python) else None
@@ -202,9 +205,7 @@ def _ask_uv(*arguments: str) -> tuple[str | None, str]:
     """Return what uv prints, or None and the reason."""
     import uv  # noqa: PLC0415 # a warm synth needs none
 
-    environment = {"UV_HTTP_RETRIES": "1", **os.environ}
-    if "UV_SYSTEM_CERTS" not in environment:  # as pip does: a company's proxy has a certificate of its own
-        environment.setdefault("UV_NATIVE_TLS", "1")
+    environment = uv_environment({"UV_HTTP_RETRIES": "1", **os.environ})
     try:
         done = subprocess.run(  # noqa: S603 # uv's own binary
             [uv.find_uv_bin(), "--no-progress", "--color", "never", *arguments],

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdk_inference.errors import PropError
+from cdk_inference.uv_environment import uv_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -165,6 +166,11 @@ class Requirements:
             fix = "require a version that has a wheel for this platform, or choose another LambdaPlatform"
         elif "Building" in reason:
             fix = "build a wheel of it first, or give the folder as source code"
+        elif "invalid peer certificate" in reason:
+            fix = (
+                "add the authority that signs your connections, such as a company proxy's, to the system's"
+                " certificates, or name a file with it in SSL_CERT_FILE"
+            )
         elif "Failed to fetch" in reason or "error sending request" in reason:
             fix = "check the connection and the package index (UV_DEFAULT_INDEX or pip's index-url)"
         elif len(culprits) > 1:
@@ -239,8 +245,7 @@ def _essence(stderr: str) -> str:
 def _environment() -> dict[str, str]:
     """Return uv's environment, in which it goes where pip would, unless the user has told uv otherwise."""
     env = {key: value for key, value in os.environ.items() if key[:3] != "UV_" or _UV_TRANSPORT.fullmatch(key)}
-    if "UV_SYSTEM_CERTS" not in env:  # the system's certificates, as pip does: a company's proxy has one of its own
-        env.setdefault("UV_NATIVE_TLS", "1")
+    env = uv_environment(env)
     configured = any(key in env for key in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_INDEX"))
     if not configured and (index := _pip_index()):
         env["UV_DEFAULT_INDEX"] = index

@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from cdk_inference import LambdaPlatform
 from cdk_inference.bundling import lambda_source
 from cdk_inference.gpu.image import gpu_image
+from cdk_inference.uv_environment import uv_environment
 from cdk_inference.wheels import Requirements
 
 DOCKERFILE = lambda_source() / "gpu" / "Dockerfile"
@@ -162,6 +163,7 @@ def test_the_pins_are_what_onnxruntime_asks_for(tmp_path: Path) -> None:
             *("--only-binary", ":all:", "--no-python-downloads"),
             *("--python-version", LambdaPlatform().python, "--python-platform", "x86_64-manylinux_2_34"),
         ],
+        env=uv_environment(os.environ),
         capture_output=True,
         text=True,
         check=False,

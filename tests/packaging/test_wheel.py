@@ -11,10 +11,11 @@ import sysconfig
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uv
+
+from cdk_inference.uv_environment import uv_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
@@ -62,8 +63,9 @@ def batches():
 """
 
 
-def call(*command: str | Path, **options: Any) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+def call(*command: str | Path) -> str:
+    environment = uv_environment(os.environ)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from cdk_inference.model.cache import cache_root, home
+
 from . import aws
 from .errors import LocalError
 
@@ -179,7 +181,10 @@ class CdkCli:
         """Return the environment in which the CLI, and the app under it, run."""
         # The CLI takes every variable that starts with CDK_ for an option; ours are for the app.
         path = os.pathsep.join([str(self._node.parent), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        return aws.environment(self._endpoint) | {
+        environment = aws.environment(self._endpoint)
+        if not home().is_absolute():  # Node fails for a user whom the system does not know, as in many containers
+            environment |= {"HOME": str(self._home), "CDK_INFERENCE_CACHE": str(cache_root())}
+        return environment | {
             "PATH": path,
             "JSII_NODE": str(self._node),
             "CDK_HOME": str(self._home),

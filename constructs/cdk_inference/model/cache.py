@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import stat
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import platformdirs
+
+from cdk_inference.errors import ModelBuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,9 +32,55 @@ _PROJECT_FILES = ("pyproject.toml", "setup.py", "package.json")
 
 
 def cache_root() -> Path:
-    """Return the cache folder: ``$CDK_INFERENCE_CACHE``, or the user's cache folder of the operating system."""
+    """Return the cache folder: ``$CDK_INFERENCE_CACHE``, or the user's cache folder of the operating system.
+
+    A user without a home that can be written, as in many containers, gets a private folder among the temporary files.
+
+    Raises
+    ------
+    ModelBuildError
+        If another user made a folder of that name.
+    """
     chosen = os.environ.get("CDK_INFERENCE_CACHE")
-    return Path(chosen).absolute() if chosen else Path(platformdirs.user_cache_dir("cdk-inference"))
+    if chosen:
+        return Path(chosen).absolute()
+    try:
+        folder = Path(platformdirs.user_cache_dir("cdk-inference"))
+    except RuntimeError:  # the system does not know this user's home
+        return _temporary_cache()
+    return folder if is_creatable(folder) else _temporary_cache()
+
+
+def home() -> Path:
+    """Return the user's home; a relative path if the system knows none."""
+    return Path(os.path.expanduser("~"))  # noqa: PTH111 # Path.expanduser raises an error instead
+
+
+def is_creatable(folder: Path) -> bool:
+    """Tell whether a folder exists or could be created.
+
+    Parameters
+    ----------
+    folder
+        A relative one cannot: it would belong to whatever the current folder is.
+    """
+    if not folder.is_absolute():
+        return False
+    try:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    except OSError:  # a folder on the way cannot be searched
+        return False
+    return nearest == folder or (nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK))
+
+
+def _temporary_cache() -> Path:
+    folder = Path(tempfile.gettempdir()) / f"cdk-inference-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise ModelBuildError(f"the cache {folder} must be a folder that only you can write; set CDK_INFERENCE_CACHE")
+    return folder
 
 
 def make_cache(root: Path) -> None:

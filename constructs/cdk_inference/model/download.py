@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import ssl
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import requests
+import truststore
 import urllib3
 from filelock import FileLock
 from requests.adapters import HTTPAdapter
@@ -193,6 +196,11 @@ def _reason(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({error.verify_message or error}); add the authority that signed it, such"
+            " as a company proxy's, to the system's certificates, or name a file with it in REQUESTS_CA_BUNDLE"
+        )
     text = str(error.args[0] if error.args else error)
     # Connections print themselves in front of what happened.
     with contextlib.suppress(IndexError):
@@ -201,13 +209,29 @@ def _reason(error: BaseException) -> str:
 
 
 class _Transport(HTTPAdapter):
-    """Refuses addresses that are not secure, in each hop of a redirect."""
+    """Trusts what the system trusts, and refuses addresses that are not secure, in each hop of a redirect.
+
+    requests alone trusts only the certificates that it ships. A company's proxy signs with a certificate of its own.
+    """
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options, **_certificates())
+
+    def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
+        return super().proxy_manager_for(proxy, **options, **_certificates())
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         parts = urlsplit(request.url or "")
         if parts.scheme != "https" and str(parts.hostname) not in _LOOPBACK:
             raise requests.exceptions.InvalidURL(f"it leads to {request.url}, which is not https")
         return super().send(request, *args, **options)
+
+
+def _certificates() -> dict[str, ssl.SSLContext]:
+    """Return the option with which urllib3 trusts the system, unless the user chose a bundle for requests."""
+    if any(os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
+        return {}
+    return {"ssl_context": truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
 
 
 class _Token(AuthBase):
