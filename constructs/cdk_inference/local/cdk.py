@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cdk_inference.model.cache import cache_root, home
+from cdk_inference.model.cache import cache_root, home, is_creatable
 
 from . import aws
 from .errors import LocalError
@@ -182,7 +182,7 @@ class CdkCli:
         # The CLI takes every variable that starts with CDK_ for an option; ours are for the app.
         path = os.pathsep.join([str(self._node.parent), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         environment = aws.environment(self._endpoint)
-        if not home().is_absolute():  # Node fails for a user whom the system does not know, as in many containers
+        if not is_creatable(home() / ".cache" / "aws"):  # as in many containers; Node and jsii fail without a home
             environment |= {"HOME": str(self._home), "CDK_INFERENCE_CACHE": str(cache_root())}
         return environment | {
             "PATH": path,
