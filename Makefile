@@ -53,9 +53,8 @@ $(VENV)/.text: $(VENV)/.demo requirements/no-deps.txt
 	@$(INSTALL) model,local,reference --alone requirements/no-deps.txt
 	@touch $@
 
-# Tests start hundreds of processes, some with a home of their own: compiling everything once is quicker.
 $(VENV)/.dev: $(VENV)/.text requirements/no-deps-dev.txt
-	@$(INSTALL) model,local,reference,dev --alone requirements/no-deps-dev.txt --compile
+	@$(INSTALL) model,local,reference,dev --alone requirements/no-deps-dev.txt
 	@touch $@
 
 clean: ## remove what was made here; the cache of models and bundles stays

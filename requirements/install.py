@@ -55,20 +55,17 @@ class Environment:
         """Record that the installation is complete."""
         self._interrupted.unlink()
 
-    def install(self, extras: str, *, compiled: bool) -> None:
+    def install(self, extras: str) -> None:
         """Install this repository, editable, with extras.
 
         Parameters
         ----------
         extras
             Names of extras, separated by commas.
-        compiled
-            Whether every module is compiled now rather than when it is first imported.
         """
         wanted = (*CONSTRAINED, "--editable", f"{ROOT}[{extras}]")
-        options = ("--compile-bytecode",) if compiled else ()
         if self._reaches_pytorch():
-            done = self._uv("install", *options, *wanted)
+            done = self._uv("install", *wanted)
         else:
             say("the index of PyTorch's own builds cannot be reached; pip looks for torch elsewhere, such as on PyPI")
             del self._variables["UV_TORCH_BACKEND"]
@@ -76,7 +73,7 @@ class Environment:
             with tempfile.TemporaryDirectory() as folder:
                 excluded = Path(folder, "excluded.txt")
                 excluded.write_text("torch\n", encoding="utf-8")
-                done = self._uv("install", "--excludes", str(excluded), *options, *wanted)
+                done = self._uv("install", "--excludes", str(excluded), *wanted)
         if not done:
             say("uv failed; trying pip, whose configuration may know another way")
             self._pip("install", *wanted)
@@ -172,12 +169,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the virtual environment is, or will be")
     parser.add_argument("extras", help="extras of this repository, separated by commas")
     parser.add_argument("--alone", type=Path, action="append", default=[], help="requirements without dependencies")
-    parser.add_argument("--compile", action="store_true", help="compile every module now")
     options = parser.parse_args()
     environment = Environment(options.folder)
     environment.prepare()
     say(f"installing {options.extras} into {options.folder.name}")
-    environment.install(options.extras, compiled=options.compile)
+    environment.install(options.extras)
     for requirements in options.alone:
         environment.install_alone(requirements)
     environment.finish()

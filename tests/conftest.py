@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ settings.load_profile("suite")
 
 # Bundles of a Python that is not on this machine go without bytecode then.
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
+# uv leaves compiling to the first import. Without this, each of a thousand processes would compile aws-cdk-lib again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # ONNX Runtime's; the runtime and the build of models set it for themselves.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
