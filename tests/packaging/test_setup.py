@@ -67,7 +67,9 @@ def write_wheel(folder: Path, name: str, version: str, files: dict[str, bytes] |
     }
     with zipfile.ZipFile(wheel, "w") as archive:
         for path, content in contents.items():
-            archive.writestr(path, content)
+            entry = zipfile.ZipInfo(path)
+            entry.external_attr = 0o755 << 16  # uv itself is a program
+            archive.writestr(entry, content)
     page = folder / "simple" / name / "index.html"
     page.parent.mkdir(parents=True)
     page.write_text(f'<a href="../../{wheel.name}">{wheel.name}</a>')
