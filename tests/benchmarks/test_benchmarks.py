@@ -9,26 +9,33 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import cpu
+
 ROOT = Path(__file__).parents[2]
 
 
-def bench(tmp_path: Path, *subjects: str) -> dict[str, dict]:
+def bench(tmp_path: Path, *arguments: str) -> list[dict]:
+    """Return the runs that the file has after one more."""
     output = tmp_path / "figures.json"
-    chosen = [part for subject in subjects for part in ("--only", subject)]
-    command = [sys.executable, "-m", "benchmarks", "--quick", *chosen, "--work", str(tmp_path / "work")]
+    command = [sys.executable, "-m", "benchmarks", "--quick", *arguments, "--work", str(tmp_path / "work")]
     done = subprocess.run([*command, "--output", output], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    data = json.loads(output.read_text())
-    assert data["quick"]
     assert "only shows that the benchmarks work" in done.stdout
-    assert data["machine"]["cpus"] >= 1
-    return {figure["name"]: figure for figure in data["figures"]}
+    return json.loads(output.read_text())["runs"]
+
+
+def by_name(run: dict) -> dict[str, dict]:
+    return {figure["name"]: figure for figure in run["figures"]}
 
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
     folder = tmp_path_factory.mktemp("figures")
-    return bench(folder, "cold_start", "handler", "memory", "package_size", "warm")
+    (run,) = bench(folder, "cold_start", "handler", "memory", "package_size", "warm")
+    assert run["quick"]
+    assert run["machine"]["cpus"] >= 1
+    assert run["machine"]["int8_instructions"]
+    return by_name(run)
 
 
 @pytest.mark.slow
@@ -70,8 +77,31 @@ def test_the_handwritten_app_has_the_resources_of_the_reference_app(tmp_path: Pa
     assert done.returncode == 0, done.stderr
 
 
-def test_a_part_of_the_figures_fails_to_replace_the_page() -> None:
-    command = [sys.executable, "-m", "benchmarks", "--only", "imports"]
+@pytest.mark.slow
+def test_a_subject_is_measured_without_vnni_too(tmp_path: Path) -> None:
+    try:
+        hidden = cpu.without_vnni()
+    except cpu.CannotHideError as error:
+        pytest.skip(str(error))
+    if not hidden:
+        pytest.skip("this CPU has no VNNI")
+    bench(tmp_path, "handler")
+    native, masked = bench(tmp_path, "handler", "--without-vnni")
+    assert (native["machine"]["vnni_hidden"], masked["machine"]["vnni_hidden"]) == (False, True)
+    assert masked["machine"]["int8_instructions"] == ["avx2"]
+    assert by_name(native).keys() == by_name(masked).keys() == {"handler/digits"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--quick"], "not for the docs; give --output"),
+        (["options"], "not for the docs; give --output"),
+        (["imports", "speed"], "got speed"),
+    ],
+)
+def test_fails_before_it_measures(arguments: list[str], message: str) -> None:
+    command = [sys.executable, "-m", "benchmarks", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 2
-    assert "give --output" in done.stderr
+    assert message in done.stderr
