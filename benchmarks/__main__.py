@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import sys
 import time
@@ -103,16 +102,15 @@ def _become_without_vnni(hidden: dict[str, str]) -> None:
 
 
 def _measure(subjects: Sequence[str], settings: Settings, output: Path | None) -> None:
-    """Measure, print, and write: into a file, or into the docs after each subject."""
+    """Measure, print, and write after each subject: into a file, or into the docs."""
     run = new_run(settings)
-    data = report.read(output) if output and output.is_file() else {"runs": []}
     for subject in subjects:
         measure(subject, settings, run)
         if output is None:
             report.publish(report.merged(report.read(), run))
-    if output:
-        text = json.dumps(report.merged(data, run), indent=2, ensure_ascii=False)
-        output.write_text(text + "\n", encoding="utf-8")
+        else:
+            before = report.read(output) if output.is_file() else {"runs": []}
+            report.write(report.merged(before, run), output)
     sys.stdout.write(report.tables({"runs": [run]}))
 
 

@@ -83,7 +83,7 @@ class Group:
 GROUPS = (
     Group(
         "Cold start of a whole function",
-        "A new process imports the handler, loads the model and answers an event.",
+        "A new process imports the handler and answers one event.",
         {"handler": ("{model}", "boto3, NumPy and onnxruntime, same int8 model")},
     ),
     Group(
@@ -96,7 +96,7 @@ GROUPS = (
     ),
     Group(
         "Warm predictions",
-        "The same int8 model runs on one thread. Each row has a scale of its own.",
+        "The same int8 model runs on one thread. Each row has its own scale.",
         {
             "warm_latency": ("{model}", "onnxruntime, Python API"),
             "warm_throughput": ("{model}, batch of 16", "onnxruntime, Python API"),
@@ -144,6 +144,11 @@ def read(path: Path = FIGURES) -> dict[str, Any]:
     """Return the figures of some runs."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
+
+
+def write(data: dict[str, Any], path: Path = FIGURES) -> None:
+    """Write the figures of some runs."""
+    path.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def merged(data: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
@@ -259,7 +264,7 @@ def drawing(data: dict[str, Any]) -> str:
 
 def publish(data: dict[str, Any]) -> None:
     """Write the figures, the tables and the plot into the docs."""
-    FIGURES.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(data)
     PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), data), encoding="utf-8")
     PLOT.write_text(drawing(data), encoding="utf-8")
 
