@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cdk_inference.bytecode import COMPILERS
-from cdk_inference.local import Emulator
+from cdk_inference.local.emulator import Emulator
 from cdk_inference.model.cache import cache_root
 from cdk_inference.platform import CONTEXT_KEY, LambdaPlatform
 from verify import emulators
-from verify.app import CASES, MODEL_CACHE, ROOT, STACK
+from verify.cases import CASES, MODEL_CACHE, ROOT, STACK
 from verify.comparison import EXACT, Comparison, Limits, compare, decoded, plain_row
 from verify.debian import UnavailableError
 from verify.functions import Assembly
@@ -112,7 +112,7 @@ def verify(cpu: str = emulators.GRAVITON2) -> list[Row]:
         services["host"].publish(host)
         verifier = _Verifier(services["arm64"], services["host"], target, host, python)
         events = dict(pool.map(verifier.events, CASES))
-        stages = [(name, stage) for name, case in CASES.items() for stage in case.what]
+        stages = [(name, stage) for name, case in CASES.items() for stage in case]
         return list(pool.map(lambda each: verifier.row(*each, events[each[0]][each[1]]), stages))
 
 
@@ -173,12 +173,12 @@ class _Verifier:
 
     def events(self, pipeline: str) -> tuple[str, dict[str, Any]]:
         """Take objects through a pipeline on this machine, and return the event of each of its stages."""
-        first = next(iter(CASES[pipeline].what))
+        first = next(iter(CASES[pipeline]))
         bucket = self._host.create_bucket(f"inbox-{pipeline.lower()}")
         objects = objects_for(pipeline, self._host_functions[pipeline, first])
         event: dict[str, Any] = {"messages": self._host.put(bucket, objects)}
         events = {}
-        for stage in CASES[pipeline].what:
+        for stage in CASES[pipeline]:
             events[stage] = event
             answer = self._here(pipeline, stage, event)
             if stage == "Preprocess":
@@ -190,8 +190,7 @@ class _Verifier:
     def row(self, pipeline: str, stage: str, event: dict[str, Any]) -> Row:
         """Run a function under emulation, and compare its answer."""
         function = self._functions[pipeline, stage]
-        case = CASES[pipeline]
-        package = case.what[stage] + (f", {function.precision}" if function.precision else "")
+        package = CASES[pipeline][stage] + (f", {function.precision}" if function.precision else "")
         name = f"{pipeline} {stage.lower()}"
         try:
             answer = self._target.run(function, [event], self._python)

@@ -63,7 +63,8 @@ class Source:
 
     def stanza(self, suite: str) -> str:
         """Return the deb822 stanza of another suite of the archive."""
-        lines = ["Types: deb", f"URIs: {self.uri}", f"Suites: {suite}", "Components: main"]
+        uri = re.sub(r"^file:", "copy:", self.uri)  # apt would leave the packages of a local archive where they are
+        lines = ["Types: deb", f"URIs: {uri}", f"Suites: {suite}", "Components: main"]
         if self.signed_by:
             lines.append(f"Signed-By: {self.signed_by}")
         return "\n".join(lines) + "\n"
@@ -156,7 +157,7 @@ def parse_deb822(text: str) -> list[Source]:
     See sources.list(5).
     """
     found = []
-    for stanza in re.split(r"\n[ \t]*(?:\n[ \t]*)+", "\n".join(_without_comments(text))):
+    for stanza in re.split(r"\n\n+", "\n".join(_without_comments(text))):
         fields: dict[str, str] = {}
         key = ""
         for line in stanza.splitlines():

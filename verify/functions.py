@@ -7,11 +7,12 @@ import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.metadata import METADATA_KEY
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+
+_METADATA = "cdk-inference"  # cdk_inference.metadata has it, and imports the CDK, which takes seconds
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,11 @@ class Assembly:
         resources = self.resources
         found = {}
         for resource in resources.values():
-            facts = resource.get("Metadata", {}).get(METADATA_KEY, {})
+            facts = resource.get("Metadata", {}).get(_METADATA, {})
             if resource["Type"] != "AWS::Lambda::Function" or facts.get("role") != "function":
                 continue
             properties = resource["Properties"]
-            layers = [
-                resources[layer["Ref"]]["Properties"]["Content"]["S3Key"] for layer in properties.get("Layers", ())
-            ]
+            layers = [resources[layer["Ref"]]["Properties"]["Content"] for layer in properties.get("Layers", ())]
             function = Function(
                 pipeline=facts["pipeline"].rpartition("/")[2],
                 stage=facts["stage"],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from verify.app import NAMES, ROOT
+from verify.cases import COLUMNS, ROOT
 from verify.runner import FunctionError, host_python
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def objects_for(pipeline: str, preprocess: Function) -> dict[str, bytes]:
             texts = [*lines[:2], "Ein Käfer läuft über den Fußweg: 走, 🪲.", " ".join(lines[:40])]
             return {**{f"{n}.txt": text.encode() for n, text in enumerate(texts)}, "broken.txt": b"\xff\xfe caf\xe9"}
         case "Json":
-            rows = [json.dumps(dict(zip(NAMES, row, strict=True))).encode() for row in _frames()]
+            rows = [json.dumps(dict(zip(COLUMNS, row, strict=True))).encode() for row in _frames()]
             return {**{f"{n}.json": row for n, row in enumerate(rows)}, "broken.json": b'{"c0": 1}'}
         case "Csv":
             return {**{f"{n}.csv": _csv(row) for n, row in enumerate(_frames())}, "broken.csv": b"c0,c1\n1,2\n"}
@@ -75,7 +75,7 @@ def _frames() -> list[list[float]]:
 
 def _csv(row: list[float]) -> bytes:
     text = io.StringIO()
-    csv.writer(text).writerows([NAMES, row])
+    csv.writer(text).writerows([COLUMNS, row])
     return text.getvalue().encode()
 
 
