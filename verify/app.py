@@ -41,7 +41,7 @@ def pipelines() -> dict[str, dict[str, Any]]:
         "OwnPhotos": {
             "model": _LITE0,
             "preprocess": Preprocess.function(_OWN / "photos.py:preprocess", requirements=_OWN / "requirements.txt"),
-            "inference": Inference.cpu(engine="python", delivery=ModelDelivery.zip()),
+            "inference": Inference.cpu(engine="python", delivery=ModelDelivery.layer()),
             "postprocess": Postprocess.function(_OWN / "animals.py:postprocess"),
         },
         "Sentences": {
@@ -58,12 +58,12 @@ def pipelines() -> dict[str, dict[str, Any]]:
         "Csv": {
             "model": _COLUMNS,
             "preprocess": Preprocess.csv(columns=COLUMNS),
-            "inference": Inference.cpu(engine="python", delivery=ModelDelivery.layer()),
+            "inference": Inference.cpu(engine="python", delivery=ModelDelivery.s3()),
         },
         "Arrays": {
             "model": _COLUMNS,
             "preprocess": Preprocess.tensor(),
-            "inference": Inference.cpu(engine="python", delivery=ModelDelivery.s3()),
+            "inference": Inference.cpu(engine="c_api", delivery=ModelDelivery.s3()),
         },
     }
 

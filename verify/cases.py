@@ -22,12 +22,12 @@ CASES = {
     "FusedPhotos": {"Score": "image to label, C API, zip"},
     "OwnPhotos": {
         "Preprocess": "own code, pillow-heif",
-        "Inference": "onnxruntime, zip",
+        "Inference": "onnxruntime, layer",
         "Postprocess": "own code",
     },
     "Sentences": {"Preprocess": "text", "Inference": "C API, layer", "Postprocess": "embedding"},
     "Json": {"Preprocess": "JSON", "Inference": "C API, S3", "Postprocess": "outputs"},
-    "Csv": {"Preprocess": "CSV", "Inference": "onnxruntime, layer"},
-    "Arrays": {"Preprocess": "array (.npy)", "Inference": "onnxruntime, S3"},
+    "Csv": {"Preprocess": "CSV", "Inference": "onnxruntime, S3"},
+    "Arrays": {"Preprocess": "array (.npy)"},
 }
 """By the name of the pipeline, the package of each stage. One that is missing is the same as another pipeline's."""

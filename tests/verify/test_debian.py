@@ -9,8 +9,9 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from verify import debian
 from verify.debian import Package, Source, UnavailableError, parse_deb822, parse_one_line
+
+from verify import debian
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +64,7 @@ debug http://typo.example/debian bookworm main
 
 
 def test_deb822_files_are_read() -> None:
-    key = "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mDMEYCQjIxYJKwYBBAHaRw8BAQdA\n -----END PGP PUBLIC KEY BLOCK-----"
+    key = DEB822[DEB822.index("\n -----BEGIN") : DEB822.index("\n\nEnabled")]
     backports = ("bookworm", "bookworm-backports")
     assert parse_deb822(DEB822) == [
         Source(
@@ -197,9 +198,7 @@ class Archive:
         file = pool / f"{name}_{version}_amd64.deb"
         subprocess.run(["dpkg-deb", "--build", "--root-owner-group", root, file], capture_output=True, check=True)
         data = file.read_bytes()
-        return (
-            f"{control}Filename: pool/{file.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
-        )
+        return f"{control}Filename: pool/{file.name}\nSize: {len(data)}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
 
 
 @pytest.fixture
