@@ -41,7 +41,7 @@ TARGET = LambdaPlatform()
 """What is verified: the default platform of every function."""
 
 _MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
-_OTHER, _UNAVAILABLE = 1, 2  # exit codes
+_OTHER, _UNAVAILABLE = 1, 69  # exit codes; the second is EX_UNAVAILABLE of sysexits.h, which no tool here uses
 _WIDTH = 140  # columns of the table where there is no terminal to ask
 
 
@@ -72,7 +72,7 @@ class Row:
 
 
 def main() -> int:
-    """Verify, print a table, and return the exit code: 0 if all functions answer the same, 2 without an emulator."""
+    """Verify, print a table, and return the exit code: 0 if all functions answer the same, 69 without an emulator."""
     parser = argparse.ArgumentParser(prog="python -m verify.arm64", description=__doc__)
     parser.add_argument("--cpu", default=emulators.GRAVITON2, help="CPU to emulate (default: %(default)s, Graviton2's)")
     arguments = parser.parse_args()
@@ -84,6 +84,9 @@ def main() -> int:
     except UnavailableError as error:
         console.print(f"arm64 was not verified: {error}", soft_wrap=True, markup=False)
         return _UNAVAILABLE
+    except FunctionError as error:
+        console.print(f"error: on this machine, {error}", soft_wrap=True, markup=False)
+        return _OTHER
     show(rows, arguments.cpu, console)
     return 0 if all(row.comparison.same for row in rows) else _OTHER
 

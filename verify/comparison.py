@@ -48,13 +48,16 @@ class Comparison:
     problems
         What is not as it must be, each with its place; empty if all is.
     relative
-        Largest difference found.
+        Largest difference found, as that of `Limits`.
+    absolute
+        Largest difference of single numbers found.
     cosine
         Least cosine found; None if no tensors of floats were compared.
     """
 
     problems: list[str] = field(default_factory=list)
     relative: float = 0.0
+    absolute: float = 0.0
     cosine: float | None = None
 
     @property
@@ -67,10 +70,10 @@ class Comparison:
         if self.problems:
             more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
             return self.problems[0] + more
-        if not self.relative:
-            return "none"
-        cosine = "" if self.cosine is None else f", cosine {self.cosine:.6f}"
-        return f"at most {self.relative:.1e}{cosine}"
+        words = [f"relative {self.relative:.1e}"] if self.relative else []
+        words += [f"cosine {self.cosine:.6f}"] if self.relative and self.cosine is not None else []
+        words += [f"numbers by {self.absolute:.1e}"] if self.absolute else []
+        return ", ".join(words) or "none"
 
 
 def compare(expected: object, got: object, limits: Limits) -> Comparison:
@@ -144,7 +147,9 @@ def _walk(expected: Any, got: Any, limits: Limits, found: Comparison, place: str
         for index, (one, other) in enumerate(zip(expected, got, strict=True)):
             _walk(one, other, limits, found, f"{place}[{index}]")
     elif isinstance(expected, float | Decimal) and isinstance(got, float | Decimal):
-        if not abs(float(expected) - float(got)) <= limits.absolute:
+        apart = abs(float(expected) - float(got))
+        found.absolute = max(found.absolute, apart)
+        if not apart <= limits.absolute:
             _compare_arrays(np.array([float(expected)]), np.array([float(got)]), limits, found, place, vector=False)
     elif type(expected) is not type(got) or _masked(expected) != _masked(got):
         found.problems.append(f"{place}: {_short(got)} instead of {_short(expected)}")

@@ -213,6 +213,7 @@ class Services:
             folders = [str(path) for path in function.unpack(folder)]
             request = {"handler": function.handler, "events": list(events), "folders": folders, "sdk": str(sdk())}
             (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+            named = f"{function.pipeline} {function.stage.lower()}"
             files = [str(folder / "request.json"), str(folder / "answer.json")]
             began = time.perf_counter()
             try:
@@ -226,10 +227,10 @@ class Services:
                     timeout=_SECONDS,
                 )
             except subprocess.TimeoutExpired:
-                raise FunctionError(f"no answer within {_SECONDS} s") from None
+                raise FunctionError(f"{named} gave no answer within {_SECONDS} s") from None
             seconds = time.perf_counter() - began
             if done.returncode:
                 last = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()][-_LINES:]
-                raise FunctionError(f"exit code {done.returncode}: " + " / ".join(last))
+                raise FunctionError(f"{named} ended with exit code {done.returncode}: {' / '.join(last)}")
             answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
         return Answer(answer["answers"], answer["compiled"], answer["machine"], answer["python"], seconds)

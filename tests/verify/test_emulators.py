@@ -82,7 +82,7 @@ def test_verification_says_plainly_that_it_cannot_run(
 
     monkeypatch.setattr(emulators, "python", unavailable)
     monkeypatch.setattr(sys, "argv", ["verify"])
-    assert arm64.main() == 2
+    assert arm64.main() == 69
     reason = "arm64 was not verified: QEMU emulates single programs on Linux only, and this is darwin\n"
     assert capsys.readouterr().out == reason
 
@@ -146,7 +146,7 @@ def test_a_function_runs_in_a_process_of_its_own_and_modules_without_bytecode_ar
     assert [said["event"] for said in answer.answers] == ["one", "two"]
     assert answer.machine == platform.machine()
     assert sorted(path.rpartition("/")[2] for path in answer.compiled) == ["helper.py", "task.py"]
-    with pytest.raises(FunctionError, match=r"exit code 1: .*LookupError: no such thing"):
+    with pytest.raises(FunctionError, match=r"Test preprocess ended with exit code 1: .*LookupError: no such thing"):
         services.run(made, ["crash"], host_python())
 
 
@@ -173,6 +173,20 @@ def test_limits_depend_on_what_a_function_does(tmp_path: Path) -> None:
     assert limits_for(function(zipped, stage="Postprocess")).relative == 1e-6
     assert limits_for(function(zipped, stage="Inference", precision="float32")).relative == 1e-5
     assert limits_for(function(zipped, stage="Inference", precision="static_int8")).cosine == 0.99
+
+
+def test_a_function_that_does_not_run_here_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verify(cpu: str) -> list[arm64.Row]:
+        raise FunctionError("Photos preprocess ended with exit code 1: KeyError: 'x'")
+
+    monkeypatch.setattr(arm64, "verify", verify)
+    monkeypatch.setattr(sys, "argv", ["verify"])
+    assert arm64.main() == 1
+    assert capsys.readouterr().out.startswith(
+        "error: on this machine, Photos preprocess ended with exit code 1: KeyError"
+    )
 
 
 @pytest.mark.parametrize("changed", [False, True])
