@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -40,7 +41,7 @@ class Environment:
 
         An interrupted installer may leave packages that look complete and are not. What was downloaded stays cached.
         """
-        if self._interrupted.exists() or not self._run("-m", "pip", "--version", quiet=True):
+        if self._interrupted.exists() or not self._read("-c", "import pip; print(pip.__version__)"):
             say(f"creating {self._folder.name}")
             command = [sys.executable, "-m", "venv", "--clear", str(self._folder)]
             if subprocess.run(command, check=False).returncode:  # noqa: S603
@@ -95,16 +96,15 @@ class Environment:
         self._variables.setdefault("UV_SYSTEM_CERTS", "1")
         # Nothing in this repository uses this machine's GPU. UV_TORCH_BACKEND=auto installs the build that suits it.
         self._variables.setdefault("UV_TORCH_BACKEND", "cpu")
-        index = self._pip_setting("index-url")
-        if index and not any(name in os.environ for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_INDEX")):
-            self._variables["UV_DEFAULT_INDEX"] = index
-        version = self._read("-m", "pip", "--version").split()[1]
+        configured = self._pip_configuration()
+        chosen = any(name in os.environ for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "UV_NO_INDEX"))
+        if "index-url" in configured and not chosen:
+            self._variables["UV_DEFAULT_INDEX"] = configured["index-url"]
+        version = self._read("-c", "import pip; print(pip.__version__)").split(".")
         paths = ssl.get_default_verify_paths()
         trusted = paths.cafile or paths.capath
-        chosen = any(name in os.environ for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")) or self._pip_setting(
-            "cert"
-        )
-        if trusted and not chosen and tuple(map(int, version.split(".")[:2])) < PIP_TRUSTS_SYSTEM:
+        chosen = "cert" in configured or any(name in os.environ for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"))
+        if trusted and not chosen and (int(version[0]), int(version[1])) < PIP_TRUSTS_SYSTEM:
             self._variables["PIP_CERT"] = trusted
 
     def _reaches_pytorch(self) -> bool:
@@ -121,10 +121,12 @@ class Environment:
             return False
         return os.access(folder, os.W_OK)
 
-    def _pip_setting(self, name: str) -> str:
-        variable = os.environ.get(f"PIP_{name.upper().replace('-', '_')}")
-        found = (self._read("-m", "pip", "config", "get", f"{of}.{name}").strip() for of in ("install", "global"))
-        return variable or next(filter(None, found), "")
+    def _pip_configuration(self) -> dict[str, str]:
+        """Return pip's settings: those of the environment win, then those of its install command."""
+        lines = self._read("-m", "pip", "config", "list")
+        scopes = ("global", "install", ":env:")
+        found = (re.findall(rf"^{scope}\.([\w-]+)='(.*)'$", lines, re.MULTILINE) for scope in scopes)
+        return {name: value for settings in found for name, value in settings}
 
     def _pip(self, *arguments: str) -> None:
         if not self._run("-m", "pip", "--disable-pip-version-check", *arguments):
@@ -152,8 +154,12 @@ class Environment:
         return done.returncode == 0
 
     def _read(self, *arguments: str) -> str:
+        """Return what Python prints; nothing if it is missing."""
         command = [self._python, *arguments]
-        done = subprocess.run(command, env=self._variables, capture_output=True, text=True, check=False)  # noqa: S603
+        try:
+            done = subprocess.run(command, env=self._variables, capture_output=True, text=True, check=False)  # noqa: S603
+        except OSError:
+            return ""
         return done.stdout
 
 

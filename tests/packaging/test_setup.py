@@ -68,7 +68,7 @@ def write_wheel(folder: Path, name: str, version: str, files: dict[str, bytes] |
     with zipfile.ZipFile(wheel, "w") as archive:
         for path, content in contents.items():
             entry = zipfile.ZipInfo(path)
-            entry.external_attr = 0o755 << 16  # uv itself is a program
+            entry.external_attr = 0o100755 << 16  # uv itself is a program
             archive.writestr(entry, content)
     page = folder / "simple" / name / "index.html"
     page.parent.mkdir(parents=True)

@@ -214,11 +214,12 @@ class _Transport(HTTPAdapter):
     requests alone trusts only the certificates that it ships. A company's proxy signs with a certificate of its own.
     """
 
-    def init_poolmanager(self, *args: Any, **options: Any) -> None:
-        super().init_poolmanager(*args, **options, **_certificates())
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, **options, **_certificates())
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> urllib3.ProxyManager:
-        return super().proxy_manager_for(proxy, **options, **_certificates())
+        manager: urllib3.ProxyManager = super().proxy_manager_for(proxy, **options, **_certificates())
+        return manager
 
     def send(self, request: requests.PreparedRequest, *args: Any, **options: Any) -> requests.Response:
         parts = urlsplit(request.url or "")
@@ -227,7 +228,7 @@ class _Transport(HTTPAdapter):
         return super().send(request, *args, **options)
 
 
-def _certificates() -> dict[str, ssl.SSLContext]:
+def _certificates() -> dict[str, Any]:
     """Return the option with which urllib3 trusts the system, unless the user chose a bundle for requests."""
     if any(os.environ.get(name) for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")):
         return {}
