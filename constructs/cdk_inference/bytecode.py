@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 COMPILERS = "CDK_INFERENCE_COMPILERS"
 """Variable with the paths of more interpreters, separated like those of ``PATH``.
 
-They are asked before one is downloaded. One may be a script that starts an emulated interpreter: the bytecode is the same.
+They are asked before one is downloaded. One may be a script that starts an emulated interpreter, whose bytecode is the
+same.
 """
 
 _ROOT = "/var/task"  # where Lambda puts the package
