@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ import pytest
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import build_model
 
+from .conftest import write_recipe
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from cdk_inference.model import BuiltModel
 
@@ -58,16 +61,21 @@ def test_cache_that_cannot_be_a_folder_fails(make_recipe: Callable[..., Path], t
         build_model(make_recipe(), cache=cache)
 
 
-def test_cache_that_is_read_only_fails(
-    make_recipe: Callable[..., Path], tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    recipe = make_recipe()
-    for folder in (tmp_path, *(parent for parent in tmp_path.parents if "pytest" in parent.as_posix())):
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that other users may read, which they may not in pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         folder.chmod(0o755)
-    (tmp_path / "cache").mkdir(mode=0o555)
+        yield folder
+
+
+def test_cache_that_is_read_only_fails(public: Path, request: pytest.FixtureRequest) -> None:
+    recipe = write_recipe(public / "recipe")
+    (public / "cache").mkdir(mode=0o555)
     request.getfixturevalue("unprivileged")
     with pytest.raises(ModelBuildError, match=r"cannot write to the cache .*: Permission denied; set CDK_"):
-        build_model(recipe, cache=tmp_path / "cache")
+        build_model(recipe, cache=public / "cache")
 
 
 def test_cache_that_is_read_only_serves_what_it_has(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> None:
