@@ -10,7 +10,7 @@ from cdk_inference.model.cache import cache_root, home, is_creatable
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CERTIFICATES = "UV_SYSTEM_CERTS"
+_CERTIFICATES = "UV_SYSTEM_CERTS"
 _OLDER_CERTIFICATES = "UV_NATIVE_TLS"  # its older name; newer versions warn if it stands alone
 
 
@@ -28,8 +28,8 @@ def uv_environment(variables: Mapping[str, str]) -> dict[str, str]:
         The environment to start from.
     """
     result = dict(variables)
-    if CERTIFICATES not in result and _OLDER_CERTIFICATES not in result:
-        result |= {CERTIFICATES: "1", _OLDER_CERTIFICATES: "1"}
+    if _CERTIFICATES not in result and _OLDER_CERTIFICATES not in result:
+        result |= {_CERTIFICATES: "1", _OLDER_CERTIFICATES: "1"}
     chosen = result.keys() & {"UV_CACHE_DIR", "UV_NO_CACHE"}
     caches = Path(result.get("XDG_CACHE_HOME") or home() / ".cache")
     if not chosen and not is_creatable(caches / "uv"):
