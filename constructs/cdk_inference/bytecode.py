@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 COMPILERS = "CDK_INFERENCE_COMPILERS"
 """Variable with the paths of more interpreters, separated like those of ``PATH``.
 
-They are asked before one is downloaded. One may be a script that starts an emulated interpreter, whose bytecode is the
-same.
+They are asked before one is downloaded. A script that starts an emulated interpreter will do: the bytecode is the same.
 """
 
 _ROOT = "/var/task"  # where Lambda puts the package

@@ -347,3 +347,36 @@ def test_two_stacks_are_warned_each(monkeypatch: pytest.MonkeyPatch) -> None:
         stack = Stack(app, name)
         pack(stack, {"detect.py": SOURCES["detect.py"]})
         assert len(Annotations.from_stack(stack).find_warning("*", Match.any_value())) == 1
+
+
+def test_a_named_interpreter_is_asked_before_one_is_downloaded(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = python_of("3.12")
+    # It calls itself by a path that does not start here, as an emulated one does.
+    emulated = tmp_path / "emulated 3.12"
+    emulated.write_text(
+        f'#!/bin/sh\n[ "$1" = -I ] && echo "CPython 3.12 final /nowhere/python" && exit\nexec "{python}" "$@"\n'
+    )
+    emulated.chmod(0o755)
+    monkeypatch.setenv("PATH", "/bin")
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path / "managed"))
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
+    sources: dict[str, Path | bytes] = {"detect.py": SOURCES["detect.py"]}
+    assert compiled_names(pack(stack, sources, "3.12")) == []
+    monkeypatch.setenv(bytecode.COMPILERS, os.pathsep.join([sys.executable, str(emulated)]))
+    assert bytecode.interpreter("3.12") == str(emulated)
+    assert compiled_names(pack(stack, sources, "3.12")) == ["__pycache__/detect.cpython-312.pyc"]
+
+
+def test_a_named_interpreter_that_does_not_start_fails_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = str(tmp_path / "python3.99")
+    monkeypatch.setenv(bytecode.COMPILERS, missing)
+    monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
+    monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
+    with pytest.raises(BytecodeError, match=r"python3\.99 does not start \(No such file or directory\)"):
+        bytecode.interpreter("3.99")
