@@ -51,7 +51,7 @@ class _Probe:
 
 
 def sensitivity(
-    model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None, batches: Sequence[Batch], target: str
+    model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None, batches: Sequence[Batch], target: str = "arm64"
 ) -> list[str]:
     """Return the nodes that a precision changes, the most harmful first.
 

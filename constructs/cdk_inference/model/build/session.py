@@ -6,10 +6,7 @@ import contextlib
 import platform
 from typing import TYPE_CHECKING
 
-import onnx
 import onnxruntime as ort
-
-from cdk_inference.model.build.saturation import saturating, unsigned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +28,10 @@ def open_session(model: bytes, *, exact: bool = True) -> ort.InferenceSession:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     if exact and platform.machine().lower() in _SATURATING:
+        import onnx  # noqa: PLC0415 - for this alone: a process that only asks models starts without it
+
+        from cdk_inference.model.build.saturation import saturating, unsigned  # noqa: PLC0415
+
         graph = onnx.load_from_string(model)
         if saturating(graph):
             # ONNX Runtime does the same with weights in QDQ form, and refuses the other operators with signed ones.
