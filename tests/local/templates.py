@@ -70,6 +70,7 @@ def pipeline(**source: object) -> dict[str, Any]:
     resources = made["Resources"]
     resources["Queue"] = marked(resources["Queue"], "queue")
     resources["Machine"] = marked(resources["Machine"], "state-machine")
+    resources["Pipe"] = marked(resources["Pipe"], "pipe")
     resources["Pipe"]["Properties"]["SourceParameters"] = {"SqsQueueParameters": source}
     resources["Inbox"] = marked({"Type": "AWS::S3::Bucket"}, "inbox", bucket={"Ref": "Inbox"})
     keys = {

@@ -180,6 +180,7 @@ def test_a_killed_worker_ends_the_wait(local_cloud: LocalCloud, probe: Pipeline)
         str(failure.value),
     )
     local_cloud.check()  # the others go on
+    assert [o.status for o in probe.wait_for([upload], FOREVER)] == ["DEAD_LETTER"]  # so does whoever waits again
     assert [o.status for o in probe.wait_for([probe.put("in/good after it", b"x")], FOREVER)] == ["SUCCEEDED"]
 
 

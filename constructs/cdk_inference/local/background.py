@@ -21,6 +21,7 @@ from .cloud import Cloud, LocalCloud
 from .errors import LocalError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
 _TIME = "%Y-%m-%dT%H:%M:%S"
@@ -28,7 +29,7 @@ _FOLDER = ".cdk-inference"
 _START_SECONDS = 90.0
 _STOP_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
-_NOT_ABLE = re.compile(r"pipe \S+: \w+ failed: ")
+_NOT_ABLE = re.compile(r"pipe (\S+): \w+ failed: ")
 _LOCK_SECONDS = 2.0  # others hold the lock for a moment, to see whether it is free
 
 logger = logging.getLogger(__name__)
@@ -221,9 +222,10 @@ class Background:
                 f"the embedded AWS of this project is gone: {self.failure() or 'it was stopped or killed'}"
             )
 
-    def _last_report(self, since: int) -> str | None:
-        """Return the last thing that a pipe was not able to do."""
-        failed = [message for _, _, message in self.events(since=since) if _NOT_ABLE.match(message)]
+    def _last_report(self, since: int, pipes: Collection[str]) -> str | None:
+        """Return the last thing that one of these pipes was not able to do."""
+        matches = ((_NOT_ABLE.match(message), message) for _, _, message in self.events(since=since))
+        failed = [message for match, message in matches if match and match[1] in pipes]
         return failed[-1] if failed else None
 
     def _read(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from .stacks import Stack, deployed
 from .uploads import Outcome, Pipeline, Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from .pipes import Refusal
@@ -51,8 +51,8 @@ class Cloud:
     check
         Raises `LocalError` once a part of the embedded AWS has ended. Default: nobody knows.
     report
-        Returns the last thing that a pipe was not able to do since a moment in milliseconds since the epoch, if there
-        is one. Default: nobody knows.
+        Returns the last thing that one of some pipes was not able to do since a moment in milliseconds since the epoch,
+        if there is one. Default: nobody knows.
     """
 
     def __init__(
@@ -61,12 +61,13 @@ class Cloud:
         folder: Path,
         *,
         check: Callable[[], None] | None = None,
-        report: Callable[[int], str | None] | None = None,
+        report: Callable[[int, Collection[str]], str | None] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._folder = folder
         self._check = check
         self._report = report
+        self._told: set[tuple[int, str]] = set()
 
     def check(self) -> None:
         """Raise if a part of the embedded AWS, such as a pipe, has ended unexpectedly.
@@ -259,6 +260,7 @@ class Cloud:
                 parts=known["parts"],
                 check=self.check,
                 report=self._report,
+                told=self._told,
             )
             for name, known in facts.items()
             if known.get("bucket") and known.get("table")
@@ -480,8 +482,8 @@ class LocalCloud(Cloud):
         if error is None and self._health.untold:
             self._health.check()
 
-    def _last_refusal(self, since: int) -> str | None:
-        late = [refusal for refusal in self.refusals if refusal.at * 1000 >= since]
+    def _last_refusal(self, since: int, pipes: Collection[str]) -> str | None:
+        late = [refusal for refusal in self.refusals if refusal.at * 1000 >= since and refusal.pipe in pipes]
         return f"pipe {late[-1].pipe}: {late[-1].action} failed: {late[-1].message}" if late else None
 
     def _follow_emulator(self) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from . import aws
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from .stacks import Resource
 
@@ -34,12 +34,15 @@ class Parts:
         Name or URL of the queue of events.
     machines
         Names or ARNs of the state machines.
+    pipes
+        Names of the pipes.
     functions
         What users call the functions, by physical name.
     """
 
     queue: str | None = None
     machines: list[str] = field(default_factory=list)
+    pipes: list[str] = field(default_factory=list)
     functions: dict[str, str] = field(default_factory=dict)
 
     def add(self, resource: Resource) -> None:
@@ -55,6 +58,8 @@ class Parts:
             self.queue = name
         elif resource.type == "AWS::StepFunctions::StateMachine":
             self.machines.append(name)
+        elif resource.type == "AWS::Pipes::Pipe":
+            self.pipes.append(name)
         elif resource.type == "AWS::Lambda::Function":
             self.functions[name] = str(resource.metadata.get("stage") or resource.logical_id)
 
@@ -71,14 +76,25 @@ class Situation:
     since
         Milliseconds since the epoch.
     report
-        Returns the last thing that a pipe was not able to do since then, if there is one.
+        Returns the last thing that one of these pipes was not able to do since then, if there is one.
+    told
+        Faults of functions that were told before; those that are told now are added.
     """
 
-    def __init__(self, endpoint: str, parts: Parts, *, since: int, report: Callable[[int], str | None]) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        parts: Parts,
+        *,
+        since: int,
+        report: Callable[[int, Collection[str]], str | None],
+        told: set[tuple[int, str]],
+    ) -> None:
         self._endpoint = endpoint
         self._parts = parts
         self._since = since
         self._report = report
+        self._told = told
 
     def describe(self) -> str:
         """Return what the logs, the queue and the executions say, in one line; it begins with the last error."""
@@ -86,12 +102,16 @@ class Situation:
         return "; ".join(part for part in said if part)
 
     def fault(self) -> str | None:
-        """Return why a function cannot go on, if it cannot: its process was killed, or does not start."""
+        """Return why a function cannot go on, if it cannot: its process was killed, or does not start.
+
+        Each fault is told once, so that a caller may decide to wait on.
+        """
         with aws.open_directly(f"{self._endpoint}{aws.FAULTS}", timeout=30) as response:
             faults = json.load(response)["faults"]
         for fault in faults:
-            name = fault["function"]
-            if fault["at"] >= self._since and name in self._parts.functions:
+            at, name = fault["at"], fault["function"]
+            if at >= self._since and name in self._parts.functions and (at, name) not in self._told:
+                self._told.add((at, name))
                 label, group = self._parts.functions[name], _log_group(self._endpoint, name)
                 return f"function {label} {fault['reason']}; its log group: {group} (name: {name})"
         return None
@@ -119,7 +139,7 @@ class Situation:
         return f"executions: {running} running, {failed} failed"
 
     def _last_error(self) -> str:
-        if report := self._report(self._since):
+        if report := self._report(self._since, self._parts.pipes):
             return f"last error: {report[:_MOST_REASON]}"
         errors = [
             f"{function}: {error}"

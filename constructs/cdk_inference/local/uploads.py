@@ -112,8 +112,10 @@ class Pipeline:
     check
         Raises `LocalError` once a part of the embedded AWS has ended. Default: nobody knows.
     report
-        Returns the last thing that a pipe was not able to do since a moment in milliseconds since the epoch, if there
-        is one. Default: nobody knows.
+        Returns the last thing that one of some pipes was not able to do since a moment in milliseconds since the epoch,
+        if there is one. Default: nobody knows.
+    told
+        Faults of functions that a caller knows of, by time and name. Default: none.
     """
 
     def __init__(
@@ -127,12 +129,14 @@ class Pipeline:
         dead_letter_queue: str | None = None,
         parts: Parts | None = None,
         check: Callable[[], None] | None = None,
-        report: Callable[[int], str | None] | None = None,
+        report: Callable[[int, Collection[str]], str | None] | None = None,
+        told: set[tuple[int, str]] | None = None,
     ) -> None:
         self._endpoint = endpoint
+        self._told = told if told is not None else set()
         self._parts = parts if parts is not None else Parts()
         self._check = check or (lambda: None)
-        self._report = report or (lambda _: None)
+        self._report = report or (lambda _since, _pipes: None)
         self._table = table
         self._dead_letter_queue = dead_letter_queue
         self.name = name
@@ -196,7 +200,7 @@ class Pipeline:
             If some have neither in time. At once, if a part of the embedded AWS ends, or a function does not start.
         """
         since = round(min((upload.at for upload in uploads), default=datetime.now(UTC)).timestamp() * 1000)
-        situation = Situation(self._endpoint, self._parts, since=since, report=self._report)
+        situation = Situation(self._endpoint, self._parts, since=since, report=self._report, told=self._told)
         deadline = time.monotonic() + timeout
         found: dict[Upload, Outcome] = {}
         next_look = time.monotonic()

@@ -43,7 +43,9 @@ def handler(event, context):
 
 
 def mark(construct, role, **facts):
-    construct.node.default_child.add_metadata("cdk-inference", {"role": role, "pipeline": stack.stack_name, **facts})
+    (construct.node.default_child or construct).add_metadata(
+        "cdk-inference", {"role": role, "pipeline": stack.stack_name, **facts}
+    )
 
 
 app = cdk.App()
@@ -154,4 +156,5 @@ mark(dead, "dead-letter-queue")
 mark(results, "results", table=results.table_name)
 mark(function, "function")
 mark(machine, "state-machine")
+mark(pipe, "pipe")
 app.synth()
