@@ -118,8 +118,12 @@ def verify(cpu: str = emulators.GRAVITON2) -> list[Row]:
         services["host"].publish(host)
         verifier = _Verifier(services["arm64"], services["host"], target, host, python)
         events = dict(pool.map(verifier.events, CASES))
-        stages = [(name, stage) for name, case in CASES.items() for stage in case]
-        return list(pool.map(lambda each: verifier.row(*each, events[each[0]][each[1]]), stages))
+        runs = [
+            pool.submit(verifier.row, pipeline, stage, events[pipeline][stage])
+            for pipeline, stages in CASES.items()
+            for stage in stages
+        ]
+        return [run.result() for run in runs]
 
 
 def show(rows: Iterable[Row], cpu: str, console: Console) -> None:
