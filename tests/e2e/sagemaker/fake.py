@@ -148,10 +148,14 @@ class FakeSageMaker:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        for thread in self._threads:
-            thread.join(PATIENCE)
+        self.finish()
         if self._container is not None:
             self._container.stop()
+
+    def finish(self) -> None:
+        """Wait until everything that was accepted is done and announced."""
+        for thread in tuple(self._threads):
+            thread.join(PATIENCE)
 
     def serve(self, endpoint: str, template: Mapping[str, Any], names: Mapping[str, str], folder: Path) -> None:
         """Take what the synthesized template says of SageMaker's part, and start the container.

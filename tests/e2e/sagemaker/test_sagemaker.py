@@ -26,6 +26,7 @@ _numbers = itertools.count(1000)
 @pytest.fixture(autouse=True)
 def calm(in_vain: dict[str, float], sagemaker: FakeSageMaker) -> Iterator[None]:
     """Begin with a SageMaker that answers, and end with one that has nothing left to do."""
+    sagemaker.finish()  # of what a test before has left, say because it failed
     sagemaker.orders.clear()
     sagemaker.requests.clear()
     sagemaker.announced.clear()
