@@ -167,7 +167,9 @@ def _platforms() -> dict[str, LambdaPlatform]:
     """Return the platform that is verified, and the one whose answers are right."""
     host = LambdaPlatform.host()
     # Wheels and Python of this machine, and the model that is built for arm64: packages differ in what is compared.
-    return {"arm64": TARGET, "host": LambdaPlatform(host.python, TARGET.architecture, wheels=host.wheels)}
+    # A machine that would saturate its sums takes its own model instead.
+    architecture = host.architecture if emulators.saturates() else TARGET.architecture
+    return {"arm64": TARGET, "host": LambdaPlatform(host.python, architecture, wheels=host.wheels)}
 
 
 class _Verifier:
