@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -32,6 +32,8 @@ SUITES = ("testing", "unstable")
 
 _TOOLS = ("apt-get", "apt-config", "apt-cache", "dpkg", "dpkg-deb")
 _RECORD = "packages.json"
+# Python 3.11.4 brought the filter. What is unpacked was signed by the archive.
+_FILTER: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
 # apt waits for two minutes by default, several times.
 _PATIENCE = ("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")
 
@@ -349,7 +351,7 @@ def _unpack(file: Path, root: Path, members: Sequence[str]) -> tuple[str, str]:
         for member in archive:
             path = member.name.removeprefix("./")
             if path and any(fnmatch.fnmatchcase(path, pattern) for pattern in members):
-                archive.extract(member, root, filter="tar", numeric_owner=True)
+                archive.extract(member, root, numeric_owner=True, **_FILTER)
     if process.returncode:
         raise UnavailableError(f"dpkg-deb could not read {file.name}")
     return name, version

@@ -43,9 +43,9 @@ def test_the_demo_shows_both_answers_and_fails_for_a_label_that_is_not_accepted(
     assert "espresso 0.95" in rows["coffee.png"]
     assert "not asked" in rows["coffee.png"]
     assert "lite0: 0.95 >= " in rows["coffee.png"]
-    assert "tiger cat 0.40" in rows["chelsea.png"]
+    assert "tiger cat 0.4" in rows["chelsea.png"]
     assert "Egyptian cat 0.5" in rows["chelsea.png"]
-    assert "lite2: 0.40 < " in rows["chelsea.png"]
+    assert re.search(r"lite2: 0\.4\d < ", rows["chelsea.png"])
     assert "cpu, cpu" in rows["chelsea.png"]
     assert "Escalated: 1 of 3 here (33%)" in shown
 

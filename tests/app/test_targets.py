@@ -28,6 +28,7 @@ STACK = "PhotoLabels"
 ALLOWED = {
     "architecture": r"Resources\.\w+Function\w+\.Properties\.Architectures\.0",
     "runtime": r"Resources\.\w+Function\w+\.Properties\.Runtime",
+    "quality": r"Outputs\.ModelQuality[0-9A-F]{8}\.Value",  # the model is built for the function's architecture
     "code": r"Resources\.\w+Function\w+\.(Properties\.Code\.S3Key|Metadata\.aws:asset:path)",
 }
 # A version's logical id ends in a hash of its function's code and configuration, the three above among it.
@@ -56,9 +57,15 @@ def template(assembly: Path) -> dict[str, Any]:
 
 
 def without_versions(synthesized: dict[str, Any]) -> dict[str, Any]:
+    """Return a template without what a version's id ends in, and without what tells its model from another."""
     text, count = VERSION.subn(r"\1", json.dumps(synthesized))
     assert count == 3 * 3  # of three functions: the version, and references in the workflow and in its role
-    return json.loads(text)
+    outputs = synthesized["Outputs"].items()
+    (model,) = {output["Value"] for name, output in outputs if re.match("ModelVersion[0-9A-F]{8}", name)}
+    stripped: dict[str, Any] = json.loads(text.replace(model, "<model version>"))
+    for resource in stripped["Resources"].values():
+        resource.get("Metadata", {}).get("cdk-inference", {}).pop("model", None)
+    return stripped
 
 
 def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:

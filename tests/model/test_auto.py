@@ -158,11 +158,13 @@ def test_frozen_lock_that_does_not_fit_fails(
     found: tuple[Path, Path, BuiltModel], copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied.write_text(copied.read_text().replace("max_drop=0.1", "max_drop=0.3"))
-    with pytest.raises(ModelBuildError, match=r"tiny\.lock\.json does not fit: the recipe or a file .*; build without"):
+    with pytest.raises(
+        ModelBuildError, match=r"tiny\.arm64\.lock\.json does not fit: the recipe or a file .*; build without"
+    ):
         build_model(copied, cache=found[1], frozen_lock=True)
     (copied.parent / "tiny.arm64.lock.json").unlink()
     monkeypatch.setenv("CDK_INFERENCE_FROZEN_LOCK", "1")
-    with pytest.raises(ModelBuildError, match=r"tiny\.lock\.json does not fit: there is none"):
+    with pytest.raises(ModelBuildError, match=r"tiny\.arm64\.lock\.json does not fit: there is none"):
         build_model(copied, cache=found[1])
     with pytest.raises(ModelBuildError, match="the lock is frozen, and a search was asked for"):
         build_model(copied, cache=found[1], search=True)
@@ -203,7 +205,7 @@ def test_lock_that_does_not_match_fails_and_leaves_nothing(
 
 def test_damaged_lock_fails_before_anything_is_built(copied: Path, tmp_path: Path) -> None:
     (copied.parent / "tiny.arm64.lock.json").write_text("<<<<<<< HEAD")
-    with pytest.raises(ModelBuildError, match=r"the lock .*tiny\.lock\.json is damaged: "):
+    with pytest.raises(ModelBuildError, match=r"the lock .*tiny\.arm64\.lock\.json is damaged: "):
         build_model(copied, cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 

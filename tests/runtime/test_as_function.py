@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
+import numpy as np
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -51,6 +52,8 @@ def test_metrics_logs_and_prints_do_not_disturb_the_response(
                 "RESULTS_TABLE": table,
                 "WORK_BUCKET": inbox.bucket,
                 "STAGE_FUNCTION": "user_code:function",
+                # The emulator's functions see what they bundle; these are the requirements.
+                "PYTHONPATH": str(Path(np.__file__).parents[1]),
             }
         },
     )

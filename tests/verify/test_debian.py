@@ -6,15 +6,13 @@ import gzip
 import hashlib
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+import tempfile
+from pathlib import Path
 
 import pytest
 from verify.debian import Package, Source, UnavailableError, parse_deb822, parse_one_line
 
 from verify import debian
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 needs_apt = pytest.mark.skipif(shutil.which("apt-get") is None, reason="there is no apt on this machine")
 needs_gpg = pytest.mark.skipif(shutil.which("gpg") is None, reason="there is no gpg on this machine")
@@ -151,8 +149,10 @@ class Archive:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._home = folder / "gnupg"
-        self._home.mkdir(mode=0o700, parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The agent's socket lies there, and the path of a socket is short.
+        self._temporary = tempfile.TemporaryDirectory(prefix="gpg-")
+        self._home = Path(self._temporary.name)
         self._gpg("--quick-generate-key", "--passphrase", "", "archive@example.org", "ed25519", "sign", "never")
         self.keyring = folder / "archive.gpg"
         self.keyring.write_bytes(self._gpg("--export"))
