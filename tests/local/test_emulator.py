@@ -134,8 +134,8 @@ def test_nothing_is_left_after_stop() -> None:
         )
         aws.client(running.endpoint, "lambda").invoke(FunctionName=hanging, InvocationType="Event", Payload=b"{}")
         wait_until(lambda: any("_worker.py" in process for process in group(leader)))
-    assert group(leader) == []
     assert not state.exists()
+    wait_until(lambda: not group(leader))  # the kernel may still be ending what was killed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
