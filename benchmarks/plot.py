@@ -1,4 +1,4 @@
-"""The plot of the figures: bars in groups, with all values written beside them, as SVG.
+"""The plot of the figures: bars in groups, with each value written next to its bar, as SVG.
 
 Everything is placed by the widths of the texts, in a font that is wider than those of most systems. No text can meet
 another mark or leave the picture, whatever the figures and names are.
@@ -30,7 +30,7 @@ BAR_LINE = 17.5
 """Distance between the bars of a row."""
 
 LINE = 1.35
-"""Of the font size: the distance between lines of text."""
+"""Distance between lines of text, as a multiple of the font size."""
 
 TITLE, HEADING, TEXT, SMALL = 21.0, 17.0, 15.0, 14.0
 """Font sizes. At a width of 400 pixels the smallest is 9 pixels high."""
@@ -92,7 +92,7 @@ class Panel:
     rows
         The rows.
     own_scale
-        Whether each row has a scale of its own.
+        Whether each row has its own scale.
     """
 
     title: str
@@ -174,7 +174,7 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 
 
 def wrapped(text: str, size: float, width: float, *, bold: bool = False) -> list[str]:
-    """Return a text in lines that are no wider than `width`; words that are too long for a line are divided."""
+    """Return text in lines of at most `width`; a word that is too long is divided."""
     lines: list[str] = []
     current = ""
     for word in _clean(text).split():

@@ -53,7 +53,7 @@ class Group:
     plotted
         Names of the figures that are drawn. Default: all.
     own_scale
-        Whether each row of the plot has a scale of its own.
+        Whether each row of the plot has its own scale.
     rival
         What all rivals are called in the plot. Default: as in the rows.
     """

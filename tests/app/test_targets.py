@@ -31,6 +31,8 @@ ALLOWED = {
     "quality": r"Outputs\.ModelQuality[0-9A-F]{8}\.Value",  # the model is built for the function's architecture
     "code": r"Resources\.\w+Function\w+\.(Properties\.Code\.S3Key|Metadata\.aws:asset:path)",
 }
+# The model is built for the function's architecture. This much is the same for each.
+SAME_MODEL = ("name", "inputs", "outputs", "architecture", "precision", "opset", "baseline_size_bytes", "provenance")
 # A version's logical id ends in a hash of its function's code and configuration, the three above among it.
 VERSION = re.compile(r"(CurrentVersion[0-9A-F]{8})[0-9a-f]{32}")
 HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "boto3", "cdk_inference.model.build")
@@ -64,7 +66,9 @@ def without_versions(synthesized: dict[str, Any]) -> dict[str, Any]:
     (model,) = {output["Value"] for name, output in outputs if re.match("ModelVersion[0-9A-F]{8}", name)}
     stripped: dict[str, Any] = json.loads(text.replace(model, "<model version>"))
     for resource in stripped["Resources"].values():
-        resource.get("Metadata", {}).get("cdk-inference", {}).pop("model", None)
+        ours = resource.get("Metadata", {}).get("cdk-inference", {})
+        if "model" in ours:
+            ours["model"] = {name: ours["model"][name] for name in SAME_MODEL}
     return stripped
 
 

@@ -49,7 +49,7 @@ class Health:
 
     @property
     def failure(self) -> str | None:
-        """What ended first, why, and where its log is; None as long as everything runs."""
+        """The part that ended first, with its reason and its log; None while everything runs."""
         return self._failure
 
     @property

@@ -1,4 +1,4 @@
-"""What the parts of a deployed pipeline are doing: its queue, its executions and its functions' logs."""
+"""The state of a deployed pipeline: its queue, its executions and its functions' logs."""
 
 from __future__ import annotations
 
