@@ -99,7 +99,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     recorded = _postprocessor.record(
         batch.items, outcomes, make_row, retry=broken, model_version=_version, deadline=deadline
     )
-    return {**recorded, "retry": [*batch.retry, *recorded["retry"]]}
+    failed = [each["message_id"] for each in batch.failed]
+    return {**recorded, "retry": [*batch.retry, *failed, *batch.unfinished, *recorded["retry"]]}
 
 
 def _parts(inputs: Iterable[Inputs]) -> Iterator[list[Inputs]]:

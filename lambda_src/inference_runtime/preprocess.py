@@ -49,7 +49,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     -------
     dict
         `items` that get a row; `groups` of items with inputs of one shape, `[{"indices", "inputs": {name: tensor}}]`;
-        `rejected` items, `[{"index", "reason"}]`; `retry`, the ids of messages to give back to the queue. Indices
+        `rejected` items, `[{"index", "reason"}]`; `retry`, `failed` and `unfinished` messages, see `Batch`. Indices
         point into `items`. A message in none of them is done: a duplicate, or superseded by a newer object.
     """
     batch = Batch()
@@ -58,6 +58,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         "items": [item.to_json() for item in batch.items],
         "rejected": batch.rejected,
         "retry": batch.retry,
+        "failed": batch.failed,
+        "unfinished": batch.unfinished,
     }
     first = {message_id_of(message): message["first"] for message in event["messages"] if message.get("first")}
     limit = RESPONSE_LIMIT - (len(json.dumps(first)) if first else 0)

@@ -56,12 +56,22 @@ class Batch:
     rejected
         `[{"index", "reason"}]`; indices point into `items`.
     retry
-        Ids of messages to give back to the queue.
+        Ids of messages to give back to the queue, because a service was unavailable: the items are not at fault.
+    failed
+        `[{"message_id", "error", "cause"}]`: messages that made preprocessing fail, and an error's name and text.
+    unfinished
+        Ids of messages that were not begun, or not given enough time, because the invocation's time ran low.
     """
 
     items: list[Item] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
     retry: list[str] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+
+    def fail(self, message_id: str, error: BaseException) -> None:
+        """Note that a message made preprocessing fail, and how."""
+        self.failed.append({"message_id": message_id, "error": type(error).__name__, "cause": reason_of(error)})
 
 
 class Preprocessor:
@@ -126,8 +136,7 @@ class Preprocessor:
         RetryableError
             If messages cannot be told apart.
         """
-        items, malformed = _parse(messages)
-        batch.retry.extend(malformed)
+        items = _parse(messages, batch)
         for item, read in self._read_ahead(items):
             index = len(batch.items)
             try:
@@ -140,9 +149,9 @@ class Preprocessor:
             except _RetryError as error:
                 _log.error("cannot read s3://%s/%s, message %s: %s", item.bucket, item.key, item.message_id, error)
                 batch.retry.append(item.message_id)
-            except Exception:
+            except Exception as error:
                 _log.exception("preprocessing failed: s3://%s/%s, message %s", item.bucket, item.key, item.message_id)
-                batch.retry.append(item.message_id)
+                batch.fail(item.message_id, error)
             else:
                 batch.items.append(item)
                 yield index, inputs
@@ -181,12 +190,11 @@ class Preprocessor:
             raise _RetryError(str(error)) from error
 
 
-def _parse(messages: object) -> tuple[list[Item], list[str]]:
-    """Split messages into distinct items and the ids of those that describe none."""
+def _parse(messages: object, batch: Batch) -> list[Item]:
+    """Return the distinct items that messages describe; a message that describes none is noted as failed."""
     if not isinstance(messages, list):
         raise RetryableError(f"messages is {type(messages).__name__}, expected a list")
     items: dict[str, Item] = {}
-    retry = []
     for message in messages:
         message_id = message_id_of(message)
         if message_id is None:
@@ -196,7 +204,7 @@ def _parse(messages: object) -> tuple[list[Item], list[str]]:
             item = Item.from_message(message)
         except MalformedMessageError as error:
             _log.error("malformed message %s: %s", message_id, error)
-            retry.append(message_id)
+            batch.fail(message_id, error)
         else:
             items.setdefault(item.id, item)
-    return list(items.values()), retry
+    return list(items.values())

@@ -80,7 +80,8 @@ def staged(
             },
         )
         assert done.pop("unsure") == []
-        return {**done, "retry": sorted(prepared["retry"] + done["retry"])}
+        failed = [each["message_id"] for each in prepared["failed"]]
+        return {**done, "retry": sorted(prepared["retry"] + failed + done["retry"])}
 
     return run
 

@@ -101,7 +101,8 @@ def staged(code: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any
         prepared = handlers["PREPROCESS"]({"messages": messages})
         answer = infer({"groups": prepared["groups"]}) if prepared["groups"] else {"groups": [], "inference": "none"}
         kept = {name: prepared[name] for name in ("items", "rejected")}
-        return prepared["retry"] + handlers["POSTPROCESS"]({**answer, **kept, **more})["retry"]
+        failed = [each["message_id"] for each in prepared["failed"]]
+        return prepared["retry"] + failed + handlers["POSTPROCESS"]({**answer, **kept, **more})["retry"]
 
     return run
 

@@ -62,6 +62,14 @@ def reasons(response: dict[str, Any]) -> dict[str, str]:
     return {response["items"][entry["index"]]["key"]: entry["reason"] for entry in response["rejected"]}
 
 
+def failed(response: dict[str, Any]) -> dict[str, str]:
+    """Names of the errors, by message id."""
+    return {each["message_id"]: each["error"] for each in response["failed"]}
+
+
+NOTHING: dict[str, list[Any]] = {name: [] for name in ("items", "groups", "rejected", "retry", "failed", "unfinished")}
+
+
 def scored(response: dict[str, Any]) -> list[str]:
     return [response["items"][index]["key"] for group in response["groups"] for index in group["indices"]]
 
@@ -80,11 +88,11 @@ def test_records_as_a_queue_has_them_work(configure: Any, inbox: Inbox) -> None:
     response = configure()([*records, {"messageId": "garbage", "body": "hello"}])
     assert scored(response) == ["0", "1"]
     assert [item["message_id"] for item in response["items"]] == [m["message_id"] for m in messages]
-    assert response["retry"] == ["garbage"]
+    assert failed(response) == {"garbage": "MalformedMessageError"}
 
 
 def test_an_empty_batch_is_fine(configure: Any) -> None:
-    assert configure()([]) == {"items": [], "groups": [], "rejected": [], "retry": []}
+    assert configure()([]) == NOTHING
 
 
 def test_different_shapes_make_different_groups(configure: Any, inbox: Inbox) -> None:
@@ -141,14 +149,16 @@ def test_a_shape_or_values_that_the_model_does_not_take_are_rejected(
         ("{'x': np.zeros(2, np.float32), 3: 0}", r"returned inputs \['3', 'x'\]"),
     ],
 )
-def test_wrong_types_and_names_are_bugs_and_retried(
+def test_wrong_types_and_names_are_bugs_and_fail(
     configure: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture, returned: str, says: str
 ) -> None:
     good = "np.zeros(2, np.float32)"
     handler = configure(f"import numpy as np\ndef function(d, item): return {good} if item.key == 'b' else {returned}")
     bad = inbox.put("a", b"x")
     response = handler([bad, inbox.put("b", b"x")])
-    assert response["retry"] == [bad["message_id"]]
+    assert list(failed(response)) == [bad["message_id"]]
+    assert re.search(says, response["failed"][0]["cause"])
+    assert response["retry"] == []
     assert scored(response) == ["b"]
     assert response["rejected"] == []
     assert re.search(says, caplog.text)
@@ -162,16 +172,19 @@ def test_a_named_dimension_must_agree_between_inputs(configure: Any, inbox: Inbo
     assert list(reasons(response)) == ["three"]
 
 
-def test_several_inputs_from_one_array_are_a_bug_and_retried(
+def test_several_inputs_from_one_array_are_a_bug_and_fail(
     configure: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     message = inbox.put("a", b"[1, 2]")
     response = configure(inputs=[VECTOR[0], {**VECTOR[0], "name": "y"}])([message])
-    assert response == {"items": [], "groups": [], "rejected": [], "retry": [message["message_id"]]}
-    assert "preprocess returned ndarray, expected a dict with the inputs ['x', 'y']" in caplog.text
+    says = "preprocess returned ndarray, expected a dict with the inputs ['x', 'y']"
+    assert response == NOTHING | {
+        "failed": [{"message_id": message["message_id"], "error": "StageError", "cause": says}]
+    }
+    assert says in caplog.text
 
 
-def test_users_errors_reject_or_retry_and_spare_the_others(
+def test_users_errors_reject_or_fail_and_spare_the_others(
     configure: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler = configure("""
@@ -208,7 +221,13 @@ def test_users_errors_reject_or_retry_and_spare_the_others(
     assert found["mute"] == "RejectItem"
     assert found["long"].startswith("?xxx")
     assert len(found["long"]) == 500
-    assert response["retry"] == [messages[key]["message_id"] for key in ("unicode", "value", "bug", "memory")]
+    assert response["retry"] == []
+    assert failed(response) == {
+        messages["unicode"]["message_id"]: "UnicodeDecodeError",
+        messages["value"]["message_id"]: "ValueError",
+        messages["bug"]["message_id"]: "IndexError",
+        messages["memory"]["message_id"]: "MemoryError",
+    }
     for error in ("UnicodeDecodeError", "cannot reshape", "IndexError", "MemoryError"):
         assert error in caplog.text
     assert f"s3://{inbox.bucket}/bug" in caplog.text
@@ -304,7 +323,7 @@ def test_a_refused_read_is_retried_and_says_why(configure: Any, inbox: Inbox, ca
     message = inbox.put("a", b"[1, 2]")
     with answering(403, b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>") as url:
         response = configure(AWS_ENDPOINT_URL_S3=url)([message])
-    assert response == {"items": [], "groups": [], "rejected": [], "retry": [message["message_id"]]}
+    assert response == NOTHING | {"retry": [message["message_id"]]}
     assert "AccessDenied" in caplog.text
 
 
@@ -343,7 +362,7 @@ def handler(configure: Any) -> Any:
 # The handler keeps nothing between calls, so that one for all examples is right.
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(st.data())
-def test_malformed_messages_of_any_shape_are_retried(handler: Any, data: st.DataObject) -> None:
+def test_malformed_messages_of_any_shape_fail(handler: Any, data: st.DataObject) -> None:
     details = data.draw(st.lists(json_values | near_misses | (json_values | near_misses).map(json.dumps), max_size=5))
     times = st.just("2026-01-02T03:04:05Z") | json_values
     events = [{"time": data.draw(times), "detail": detail} for detail in details]
@@ -351,12 +370,10 @@ def test_malformed_messages_of_any_shape_are_retried(handler: Any, data: st.Data
     messages += [{"message_id": f"b{n}", "body": event} for n, event in enumerate(events)]
     messages += [{"messageId": f"t{n}", "body": json.dumps(event)} for n, event in enumerate(events)]
     messages += [{"messageId": f"g{n}", "body": detail} for n, detail in enumerate(details)]
-    assert handler(messages) == {
-        "items": [],
-        "groups": [],
-        "rejected": [],
-        "retry": [message.get("message_id") or message.get("messageId") for message in messages],
-    }
+    response = handler(messages)
+    ids = [message.get("message_id") or message.get("messageId") for message in messages]
+    assert failed(response) == dict.fromkeys(ids, "MalformedMessageError")
+    assert response | {"failed": []} == NOTHING
 
 
 @pytest.mark.parametrize(
