@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade test verify-arm64 bench lint format venv clean
+.PHONY: demo demo-text demo-cascade test verify verify-arm64 bench lint format venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs
 	@$(ACTIVATED) $(PY) demo.py
@@ -24,6 +24,9 @@ demo-cascade: $(VENV)/.demo ## deploy the example with two models, and see which
 
 test: venv ## all tests: pytest's own options go to PYTEST, as in PYTEST='-m "not e2e" -x'
 	$(ACTIVATED) $(PY) -m pytest -n 4 --dist loadgroup $(PYTEST)
+
+verify: venv ## show the reference apps to linters and rules that nobody here wrote: VERIFY="templates" asks one group
+	@$(ACTIVATED) $(PY) -m verify $(VERIFY)
 
 verify-arm64: venv ## run the functions for arm64 and Python 3.14 under emulation, and compare them with this machine's
 	@$(ACTIVATED) $(PY) -m verify.arm64 $(VERIFY)
@@ -61,4 +64,4 @@ $(VENV)/.dev: $(VENV)/.text requirements/no-deps-dev.txt
 	@touch $@
 
 clean: ## remove what was made here; the cache of models and bundles stays
-	rm -rf $(VENV) cdk.out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .verify cdk.out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
