@@ -22,7 +22,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"
-    common = ["--cache", str(tmp_path / "cache"), "--batches", "1", "20", "--rounds", "2", "--seconds", "0.05"]
+    common = ["--batches", "1", "20", "--rounds", "2", "--seconds", "0.05"]
     done = run("--device", "cpu", "--output", str(output), *common)
     assert done.returncode == 0, done.stderr
     note, header, one, many, *_ = done.stdout.splitlines()
