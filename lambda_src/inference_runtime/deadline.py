@@ -1,7 +1,8 @@
 """When an invocation must have answered.
 
 A row whose invocation is killed before it answers counts as a failure: its message comes back, and may end as a dead
-letter that has a row. So rows are written only while there is time to say so.
+letter that has a row. So rows are written only while there is time to say so, and items are preprocessed only while
+there is time to score them.
 """
 
 from __future__ import annotations
@@ -44,3 +45,46 @@ class Deadline:
         """
         if (left := self.left()) <= 0:
             raise LittleTimeError(f"{-left:.1f} seconds too late to write rows: the function's time is nearly over")
+
+
+_LARGEST_SHARE = 0.25
+"""Share of the time that one of several items gets at most."""
+
+_LEAST_SHARE = 0.05
+"""Share of a turn below which no further item is begun."""
+
+_FAIR_SHARE = 0.75
+"""Share of a turn that an item must have had before it is to blame."""
+
+
+class Turns:
+    """Shares time among the items of a batch, so that a few slow ones leave some for the others.
+
+    Parameters
+    ----------
+    seconds
+        For all of them.
+    count
+        How many there are. A single one gets all the time.
+    """
+
+    def __init__(self, seconds: float, count: int) -> None:
+        self._end = time.monotonic() + seconds
+        self._alone = count <= 1
+        self._turn = seconds if self._alone else seconds * _LARGEST_SHARE
+
+    def left(self) -> float:
+        """Return the seconds that are left for all items, at least 0."""
+        return max(0.0, self._end - time.monotonic())
+
+    def over(self) -> bool:
+        """Return whether too little is left to begin with another item."""
+        return self.left() < self._turn * _LEAST_SHARE
+
+    def turn(self) -> float:
+        """Return the seconds that the next item gets."""
+        return min(self._turn, self.left())
+
+    def is_fair(self, seconds: float) -> bool:
+        """Return whether an item that takes longer than this is slow, and was not merely late in its batch."""
+        return self._alone or seconds >= self._turn * _FAIR_SHARE

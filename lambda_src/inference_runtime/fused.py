@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 MOST_INPUT_BYTES = 32 * 1024**2
 """Bytes of inputs that wait for the model at most, and one item: a batch of large objects takes no more memory."""
 
+READING = 0.6
+"""Share of the time that several items may take before they are scored: the model and the rows need the rest."""
+
 _version = required("MODEL_VERSION")
 add_to_log_lines(model_version=_version)
 _engine = LocalEngine()
@@ -54,7 +57,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Parameters
     ----------
     event
-        `{"messages"}`, as those of preprocessing. If not absent or null, besides: `route` and `variant`, for the rows.
+        `{"messages", "isolate"}`, as those of preprocessing. If not absent or null, besides: `route` and `variant`, for
+        the rows.
     context
         Lambda's: rows are written only while there is time to say so.
 
@@ -76,7 +80,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     sure: dict[int, float] = {}
     scored = False
     # Closed also if the model fails: objects that are being read belong to this invocation.
-    with closing(_preprocessor.inputs(event["messages"], batch)) as inputs:
+    isolate = event.get("isolate") is True
+    reading = _preprocessor.inputs(event["messages"], batch, deadline=deadline, share=READING, isolate=isolate)
+    with closing(reading) as inputs:
         for indices, outputs in chain.from_iterable(map(_run, _parts(inputs))):
             scored = True
             if _with_confidence:

@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.aws import BotocoreObjects, client
+from inference_runtime.deadline import Deadline
 from inference_runtime.environment import required
 from inference_runtime.inputs import group_by_shape
 from inference_runtime.item import message_id_of
@@ -34,16 +35,17 @@ _preprocessor = Preprocessor.from_environment(_s3)
 
 
 @answers_warming
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Turn messages into model inputs.
 
     Parameters
     ----------
     event
         `{"messages": [{"message_id", "body"}]}`, or messages of the other forms that `Item.from_message` reads. In a
-        cascade's second part a message has its `first` answer besides.
+        cascade's second part a message has its `first` answer besides. With `"isolate": true`, items are preprocessed
+        in another process.
     context
-        Unused.
+        Lambda's: items are preprocessed only while there is time.
 
     Returns
     -------
@@ -53,7 +55,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         point into `items`. A message in none of them is done: a duplicate, or superseded by a newer object.
     """
     batch = Batch()
-    scored = list(_preprocessor.inputs(event["messages"], batch))
+    isolate = event.get("isolate") is True
+    scored = list(_preprocessor.inputs(event["messages"], batch, deadline=Deadline(context), isolate=isolate))
     response = {
         "items": [item.to_json() for item in batch.items],
         "rejected": batch.rejected,

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from threading import Event
+from threading import Event, Timer
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from inference_runtime.aws import TIMEOUTS, error_code
+from inference_runtime.deadline import Turns
 from inference_runtime.environment import json_variable
 from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
 from inference_runtime.inputs import InputSpec, check_inputs
 from inference_runtime.item import Item, message_id_of
 from inference_runtime.stage import load_stage
+from inference_runtime.time_limit import NotReadyError, TookTooLongError, call_within
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
+    from concurrent.futures import Future
 
     from mypy_boto3_s3 import S3Client
 
+    from inference_runtime.deadline import Deadline
+    from inference_runtime.isolation import Isolation
     from inference_runtime.tensor import Array
 
 _GONE = {
@@ -33,6 +40,12 @@ _GONE = {
     "NoSuchVersion": "object version no longer exists",
     "InvalidObjectState": "object is archived and cannot be read",
 }
+
+_ALONE = 0.9
+"""Share of an invocation's time that preprocessing gets at most: all that follows needs the rest."""
+
+_AHEAD_ISOLATED = 2
+"""Objects that are read ahead of isolated items, whose process needs the memory."""
 
 _log = logging.getLogger(__name__)
 
@@ -69,9 +82,10 @@ class Batch:
     failed: list[dict[str, str]] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
 
-    def fail(self, message_id: str, error: BaseException) -> None:
+    def fail(self, message_id: str, error: Exception) -> None:
         """Note that a message made preprocessing fail, and how."""
-        self.failed.append({"message_id": message_id, "error": type(error).__name__, "cause": reason_of(error)})
+        name, cause = getattr(error, "error", type(error).__name__), getattr(error, "cause", reason_of(error))
+        self.failed.append({"message_id": message_id, "error": name, "cause": cause})
 
 
 class Preprocessor:
@@ -87,12 +101,21 @@ class Preprocessor:
         What the model expects.
     max_bytes
         Larger objects are rejected before they are read.
+    prefix
+        What the names of the user code's variables begin with, for the process that loads it for isolated items.
     """
 
     def __init__(
-        self, *, s3: S3Client, function: Callable[[bytes, Item], object], inputs: Sequence[InputSpec], max_bytes: int
+        self,
+        *,
+        s3: S3Client,
+        function: Callable[[bytes, Item], object],
+        inputs: Sequence[InputSpec],
+        max_bytes: int,
+        prefix: str,
     ) -> None:
         self._s3 = s3
+        self._prefix = prefix
         self._function = function
         self._inputs = inputs
         self._max_bytes = max_bytes
@@ -118,9 +141,18 @@ class Preprocessor:
             inputs=[InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)],
             max_bytes=int(os.environ.get("MAX_OBJECT_BYTES", str(64 * 1024 * 1024))),
             function=load_stage(prefix),
+            prefix=prefix,
         )
 
-    def inputs(self, messages: object, batch: Batch) -> Generator[tuple[int, dict[str, Array]]]:
+    def inputs(
+        self,
+        messages: object,
+        batch: Batch,
+        *,
+        deadline: Deadline | None = None,
+        share: float = _ALONE,
+        isolate: bool = False,
+    ) -> Generator[tuple[int, dict[str, Array]]]:
         """Yield index and inputs of each item that can be scored, as they are ready.
 
         Parameters
@@ -130,42 +162,103 @@ class Preprocessor:
         batch
             Is filled meanwhile: complete when all is yielded. A message that is then neither in there nor yielded is
             done: a duplicate, or superseded by a newer object.
+        deadline
+            Of the invocation. Without one, items may take any time.
+        share
+            Of the time until then that several items may take.
+        isolate
+            Whether to preprocess the items in another process: one that kills it, or does not end in time, then fails
+            by itself.
 
         Raises
         ------
         RetryableError
-            If messages cannot be told apart.
+            If messages cannot be told apart, or the process for isolated items does not start.
         """
         items = _parse(messages, batch)
-        for item, read in self._read_ahead(items):
-            index = len(batch.items)
-            try:
-                inputs = check_inputs(self._function(read(), item), self._inputs)
-            except _SupersededError:
-                _log.info("superseded by a newer object: s3://%s/%s", item.bucket, item.key)
-            except RejectItem as error:
-                batch.rejected.append({"index": index, "reason": reason_of(error)})
-                batch.items.append(item)
-            except _RetryError as error:
-                _log.error("cannot read s3://%s/%s, message %s: %s", item.bucket, item.key, item.message_id, error)
-                batch.retry.append(item.message_id)
-            except Exception as error:
-                _log.exception("preprocessing failed: s3://%s/%s, message %s", item.bucket, item.key, item.message_id)
+        seconds = deadline.left() if deadline is not None else math.inf
+        turns = Turns(seconds * (share if len(items) > 1 else _ALONE), len(items))
+        with ExitStack() as stack:
+            reads = stack.enter_context(closing(self._read_ahead(items, turns, isolate=isolate)))
+            isolation = stack.enter_context(closing(self._isolation(turns))) if isolate else None
+            watch = stack.enter_context(closing(_Watch(seconds)))
+            for number, (item, read) in enumerate(reads):
+                if number and turns.over():
+                    batch.unfinished.extend(each.message_id for each in items[number:])
+                    _log.warning("the invocation's time runs low: %s items are not begun", len(items) - number)
+                    return
+                watch.item = item
+                inputs = self._inputs_of(item, read, batch, turns, isolation)
+                watch.item = None
+                if inputs is not None:
+                    batch.items.append(item)
+                    yield len(batch.items) - 1, inputs
+
+    def _inputs_of(
+        self, item: Item, read: Future[bytes], batch: Batch, turns: Turns, isolation: Isolation | None
+    ) -> dict[str, Array] | None:
+        """Return an item's inputs, or note in the batch why there are none."""
+        where = f"s3://{item.bucket}/{item.key}, item {item.id}, message {item.message_id}"
+        seconds = turns.turn()
+        try:
+            data = _result(read, turns)
+            seconds = turns.turn()
+            if isolation is not None:
+                isolation.start()  # whose time is not the item's
+                seconds = turns.turn()
+                return isolation.inputs(data, item, seconds)
+            return call_within(seconds, lambda: check_inputs(self._function(data, item), self._inputs))
+        except _SupersededError:
+            _log.info("superseded by a newer object: s3://%s/%s", item.bucket, item.key)
+        except RejectItem as error:
+            batch.rejected.append({"index": len(batch.items), "reason": reason_of(error)})
+            batch.items.append(item)
+        except _RetryError as error:
+            _log.error("cannot read %s: %s", where, error)
+            batch.retry.append(item.message_id)
+        except TookTooLongError as error:
+            if turns.is_fair(seconds):
+                _log.error("preprocessing failed: %s: it %s", where, error)
                 batch.fail(item.message_id, error)
             else:
-                batch.items.append(item)
-                yield index, inputs
+                _log.warning("preprocessing was not finished: %s: it %s, which was all that was left", where, error)
+                batch.unfinished.append(item.message_id)
+        except NotReadyError as error:
+            _log.warning("preprocessing was not begun: %s: %s", where, error)
+            batch.unfinished.append(item.message_id)
+        except Exception as error:
+            # What another process raised has its traceback in the text.
+            _log.error("preprocessing failed: %s: %s", where, error, exc_info=isolation is None)
+            batch.fail(item.message_id, error)
+        return None
 
-    def _read_ahead(self, items: list[Item]) -> Iterator[tuple[Item, Callable[[], bytes]]]:
-        """Yield each item with a function that waits for its object; at most `MAX_CONNECTIONS` are in memory."""
+    def _isolation(self, turns: Turns) -> Isolation:
+        # Hardly ever needed, so it is not imported in a cold start.
+        from inference_runtime.isolation import Isolation  # noqa: PLC0415
+
+        isolation = Isolation(self._prefix, turns.left)
+        try:
+            isolation.start()
+        except NotReadyError as error:
+            raise RetryableError(str(error)) from error
+        return isolation
+
+    def _read_ahead(self, items: list[Item], turns: Turns, *, isolate: bool) -> Generator[tuple[Item, Future[bytes]]]:
+        """Yield each item and its object, which is being read; at most `MAX_CONNECTIONS` are in memory."""
         hanging = Event()
-        with ThreadPoolExecutor(MAX_CONNECTIONS) as pool:
-            waiting: deque[tuple[Item, Callable[[], bytes]]] = deque()
+        most = _AHEAD_ISOLATED if isolate else MAX_CONNECTIONS
+        pool = ThreadPoolExecutor(most)
+        try:
+            waiting: deque[tuple[Item, Future[bytes]]] = deque()
             for item in items:
-                waiting.append((item, pool.submit(self._read, item, hanging).result))
-                if len(waiting) == MAX_CONNECTIONS:
+                waiting.append((item, pool.submit(self._read, item, hanging)))
+                if len(waiting) == most:
                     yield waiting.popleft()
-            yield from waiting
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            # Objects that are being read belong to this invocation, unless its time is over.
+            pool.shutdown(wait=not turns.over(), cancel_futures=True)
 
     def _read(self, item: Item, hanging: Event) -> bytes:
         if item.size == 0:
@@ -188,6 +281,49 @@ class Preprocessor:
             if code in _GONE:
                 raise RejectItem(_GONE[code]) from error
             raise _RetryError(str(error)) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # of a connection, which botocore does not always make its own
+            raise _RetryError(f"{type(error).__name__}: {error}") from error
+
+
+class _Watch:
+    """Logs which item is being preprocessed when an invocation's time is over: nobody is told otherwise.
+
+    A thread can do so unless a call of C keeps Python's lock. Then the item is found when it comes again, isolated.
+
+    Parameters
+    ----------
+    seconds
+        Until then; infinite for never.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.item: Item | None = None
+        self._timer = None
+        if math.isfinite(seconds):
+            self._timer = Timer(max(seconds, 0), self._log)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def close(self) -> None:
+        """Log nothing from now on."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _log(self) -> None:
+        if (item := self.item) is not None:
+            text = "still preprocessing s3://%s/%s, item %s, message %s: the invocation's time is nearly over"
+            _log.error(text, item.bucket, item.key, item.id, item.message_id)
+
+
+def _result(read: Future[bytes], turns: Turns) -> bytes:
+    """Wait for an object, and return its bytes."""
+    left = turns.left()
+    try:
+        return read.result(left if math.isfinite(left) else None)
+    except TimeoutError as error:
+        raise _RetryError(f"S3 did not answer within {left:.1f} s") from error
 
 
 def _parse(messages: object, batch: Batch) -> list[Item]:

@@ -395,5 +395,19 @@ def test_no_row_is_written_when_the_time_is_over(score: Any, inbox: Inbox, rows:
     assert rows().keys() == {"a", "b"}
 
 
+def test_an_item_that_kills_its_process_leaves_the_rows_of_the_others(
+    code: Callable[[str], None], load: Callable[[str], Any], inbox: Inbox, table: str
+) -> None:
+    code(
+        USER_CODE.replace("order, _, rest", "data == b'die' and os.abort()\n        order, _, rest", 1).replace(
+            "import json", "import json, os", 1
+        )
+    )
+    messages = {key: inbox.put(key, body) for key, body in [("a", b"[1, 2]"), ("b", b"die"), ("c", b"[3]")]}
+    done = load("fused")({"messages": list(messages.values()), "isolate": True}, Context(600))
+    assert done["retry"] == [messages["b"]["message_id"]]
+    assert found(table).keys() == {"a", "c"}
+
+
 def test_an_empty_batch_is_fine(score: Any) -> None:
     assert score([]) == {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0}
