@@ -102,9 +102,9 @@ def _output(notification: Notification) -> str | Failure:
         raise RetryableError(f"cannot read {place}: {error}") from error
     try:
         answer = json.loads(body, parse_constant=_refuse) if len(body) <= LIMIT else None
-    except ValueError as error:
+        output = json.dumps({"Payload": answer}, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:
         return Failure(OUTPUT_ERROR, f"the output at {place} is not JSON, perhaps truncated: {error}")
-    output = json.dumps({"Payload": answer}, separators=(",", ":"))
     if len(body) > LIMIT or len(output) > LIMIT:
         return Failure(BatchTooLargeError.__name__, f"the output at {place} is larger than {LIMIT:,} bytes")
     if not isinstance(answer, dict) or not isinstance(answer.get("groups"), list):

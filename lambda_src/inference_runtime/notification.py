@@ -65,15 +65,15 @@ class Notification:
         ValueError
             It is none.
         """
-        body = json.loads(message)
         try:
+            body = json.loads(message)
             inference_id = str(body["inferenceId"] or "")
             if not inference_id:
                 raise ValueError("a notification without inferenceId")
             if body["invocationStatus"] != _COMPLETED:
                 return cls(inference_id, _failure(body), "", "")
             location = urlsplit(str(body["responseParameters"]["outputLocation"]))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"not a notification of SageMaker: {error!r}") from error
         return cls(inference_id, None, location.netloc, location.path.lstrip("/"))
 
@@ -82,8 +82,8 @@ def _failure(body: dict[str, Any]) -> Failure:
     """Tell what happened: in the container's own words if it said something, else in SageMaker's."""
     reason = str(body.get("failureReason") or body["invocationStatus"])
     said = _response(body)
-    if isinstance(said, dict) and said.get("errorType"):
-        return Failure(str(said["errorType"]), str(said.get("errorMessage", "")))
+    if isinstance(said, dict) and isinstance(said.get("errorType"), str) and said["errorType"]:
+        return Failure(said["errorType"], str(said.get("errorMessage", "")))
     status = _STATUS.search(reason)
     by_items = _CONTAINER.match(reason) and not _EXPIRED.search(reason) and not (status and status[1] in _BUSY)
     return Failure(MODEL_ERROR if by_items else SERVICE_ERROR, reason)
@@ -97,5 +97,5 @@ def _response(body: dict[str, Any]) -> object:
         if response.get("encoding") == "BASE64":  # type: ignore[union-attr]
             content = base64.b64decode(content)
         return json.loads(content)
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         return None

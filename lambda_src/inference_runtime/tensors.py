@@ -6,7 +6,7 @@ import json
 import math
 from binascii import a2b_base64, b2a_base64
 
-from inference_runtime.errors import BatchTooLargeError
+from inference_runtime.errors import BatchTooLargeError, RetryableError
 from inference_runtime.tensor import Tensor
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ class TensorStore:
 
     A tensor is `{"dtype", "shape", "data"}` with the bytes in base64, or `{"dtype", "shape", "bucket", "key"}` with
     the bytes in an S3 object: those of `Tensor.encoded`. Objects are named by their content, so that writing one again
-    changes nothing.
+    changes nothing, and reading one notices other content.
 
     Parameters
     ----------
@@ -112,9 +112,7 @@ class TensorStore:
         RetryableError
             If the work bucket does not take the object.
         """
-        from hashlib import sha256  # noqa: PLC0415 - loads OpenSSL, which takes longer than most tensors
-
-        key = f"tensors/{sha256(data).hexdigest()}"
+        key = _key(data)
         self._objects.put(self._bucket, key, data)
         return {"bucket": self._bucket, "key": key}
 
@@ -124,6 +122,16 @@ class TensorStore:
         Raises
         ------
         RetryableError
-            If the work bucket does not give the object.
+            If the work bucket does not give the object, or gives other bytes than were written: what wrote them must
+            be done again.
         """
-        return self._objects.get(bucket, key)
+        data = self._objects.get(bucket, key)
+        if (found := _key(data)) != key:
+            raise RetryableError(f"s3://{bucket}/{key} holds other bytes than its name says, those of {found}")
+        return data
+
+
+def _key(data: bytes) -> str:
+    from hashlib import sha256  # noqa: PLC0415 - loads OpenSSL, which takes longer than most tensors
+
+    return f"tensors/{sha256(data).hexdigest()}"

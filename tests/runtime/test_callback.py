@@ -167,6 +167,7 @@ def test_a_container_that_broke_off_may_have_done_so_because_of_an_item(callback
         (json.dumps(ANSWER).encode()[:-30], "SageMakerOutputError", "is not JSON, perhaps truncated"),
         (b"\xff\xfe", "SageMakerOutputError", "is not JSON"),
         (b'{"groups": [NaN]}', "SageMakerOutputError", "NaN is not JSON"),
+        (b"[" * 100_000, "SageMakerOutputError", "is not JSON"),
         (b"null", "SageMakerOutputError", "has no groups"),
         (b"[]", "SageMakerOutputError", "has no groups"),
         (b'{"groups": 5}', "SageMakerOutputError", "has no groups"),
@@ -174,7 +175,7 @@ def test_a_container_that_broke_off_may_have_done_so_because_of_an_item(callback
         # It fits, and no more does so in the ASCII that is sent.
         (json.dumps({"groups": ["é" * 100_000]}, ensure_ascii=False).encode(), "BatchTooLargeError", "larger than"),
     ],
-    ids=["missing", "empty", "truncated", "bytes", "nan", "null", "list", "groups", "large", "escaped"],
+    ids=["missing", "empty", "truncated", "bytes", "nan", "deep", "null", "list", "groups", "large", "escaped"],
 )
 def test_an_output_that_is_no_answer_fails_the_task_with_the_reason(
     callback: Any, waiting: Waiting, output: bytes | None, error: str, says: str

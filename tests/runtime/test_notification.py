@@ -72,6 +72,8 @@ def test_failed_in_the_containers_own_words() -> None:
         body("<html>"),
         body("[]"),
         body('{"message": "else"}'),
+        body('{"errorType": {"deeper": 1}}'),
+        body("[" * 100_000),
     ],
 )
 def test_failed_with_a_word_that_means_nothing_to_us(response: Any) -> None:
@@ -118,6 +120,7 @@ def test_a_status_that_nobody_knows_is_a_failure_of_the_service() -> None:
         json.dumps({**COMPLETED, "responseParameters": None}),
         json.dumps({**COMPLETED, "responseParameters": {}}),
         json.dumps({"inferenceId": "1"}),
+        "[" * 100_000,
     ],
 )
 def test_what_is_no_notification_is_a_value_error(message: str) -> None:

@@ -97,3 +97,13 @@ def test_a_missing_work_bucket_fails_as_retryable(s3: S3Client) -> None:
         store.dump_groups({}, [([0], {"a": np.zeros((1, 5000))})], "inputs", 2000)
     with pytest.raises(RetryableError, match=r"cannot read s3://no-such-bucket-anywhere/k"):
         store.load({"dtype": "uint8", "shape": [1], "bucket": "no-such-bucket-anywhere", "key": "k"})
+
+
+def test_a_tensor_that_was_exchanged_fails_as_retryable(s3: S3Client, bucket: str) -> None:
+    store = ArrayStore(s3, bucket)
+    response = store.dump_groups({}, [([0], {"a": np.zeros((1, 5000))})], "inputs", 2000)
+    tensor = response["groups"][0]["inputs"]["a"]
+    np.testing.assert_array_equal(store.load(tensor), np.zeros((1, 5000)))
+    s3.put_object(Bucket=bucket, Key=tensor["key"], Body=np.ones((1, 5000)).tobytes())
+    with pytest.raises(RetryableError, match=r"tensors/\w{64} holds other bytes than its name says"):
+        store.load(tensor)
