@@ -21,6 +21,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.memory import warn_of_memory
 from cdk_inference.metadata import mark, pipeline_path
 from cdk_inference.packages import ZipPackage
+from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import log_group
 from cdk_inference.work import TENSORS
 
@@ -40,20 +41,19 @@ if TYPE_CHECKING:
     from cdk_inference.trigger import S3Trigger
     from cdk_inference.work import WorkBucket
 
-TRANSIENT_ERRORS = (
-    "Lambda.TooManyRequestsException",
-    "Lambda.ServiceException",
-    "Lambda.AWSLambdaException",
-    "Lambda.SdkClientException",
-    "Lambda.ClientExecutionTimeoutException",
-    "Lambda.ResourceNotFoundException",
-    "RetryableError",
-)
+NOT_READY_ERRORS = state_errors("lambda:Invoke", Kind.NOT_READY)
+"""Errors of an invocation that pass once something has started or was restored, perhaps after minutes."""
+
+TRANSIENT_ERRORS = (*state_errors("lambda:Invoke", Kind.BUSY), *NOT_READY_ERRORS, "RetryableError")
 """Errors that say nothing about the items: the same batch may well succeed later.
 
-The last is raised by the runtime when an AWS service fails it; the others are Lambda's own
-(https://docs.aws.amazon.com/step-functions/latest/dg/concepts-error-handling.html). A version is not found when an
-execution that began before a deployment comes to it after.
+The last is raised by the runtime when an AWS service fails it; the others are Lambda's own, see `service_errors`.
+"""
+
+CONFIGURATION_ERRORS = state_errors("lambda:Invoke", Kind.CONFIGURATION)
+"""Errors of an invocation that somebody has to repair; the items are not to blame.
+
+A version is not found when an execution that began before a deployment comes to it after.
 """
 
 INFERENCE_HANDLER = "inference_runtime.infer.handler"
@@ -217,6 +217,8 @@ class StageFunction(Construct):
     ) -> sfn.CustomState:
         """Make the state that invokes the function, with retries of what Lambda says is transient.
 
+        What is not ready is tried again for 65 seconds: a workflow of three stages has time for no more.
+
         A custom state, because `LambdaInvoke` would grant the workflow every version of the function.
 
         Parameters
@@ -234,8 +236,16 @@ class StageFunction(Construct):
         if output is not None:
             state["Output"] = output
         task = sfn.CustomState(scope, id, state_json=state)
+        not_ready = [error for error in self.transient_errors if error in NOT_READY_ERRORS]
         task.add_retry(
-            errors=list(self.transient_errors),
+            errors=not_ready,
+            interval=Duration.seconds(5),
+            max_attempts=4,
+            backoff_rate=2,
+            max_delay=Duration.seconds(30),
+        )
+        task.add_retry(
+            errors=[error for error in self.transient_errors if error not in not_ready],
             interval=Duration.seconds(1),
             max_attempts=4,
             backoff_rate=2,

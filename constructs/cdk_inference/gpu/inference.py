@@ -18,7 +18,6 @@ from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.functions import (
     INFERENCE_HANDLER,
-    TRANSIENT_ERRORS,
     FunctionOptions,
     StageFunction,
     grant_work,
@@ -41,22 +40,6 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.work import WorkBucket
-
-NOT_READY_ERRORS = (
-    "Lambda.ResourceNotReadyException",
-    "Lambda.ResourceConflictException",
-    "Lambda.NoPublishedVersionException",
-    "Lambda.ServiceQuotaExceededException",
-    "Lambda.EC2ThrottledException",
-    "Lambda.EC2UnexpectedException",
-    "Lambda.ENILimitReachedException",
-    "Lambda.ENINotReadyException",
-    "Lambda.SubnetIPAddressLimitReachedException",
-)
-"""Errors of Lambda's Invoke that say that there are no instances yet, or no room for more.
-
-Which of them a request gets while a function scales from zero is not documented, and was not seen.
-"""
 
 # The runtime looks for a GPU, and says so if there is none.
 _CUDA = {"ACCELERATOR": "cuda"}
@@ -353,8 +336,6 @@ class LambdaGpuFunction(StageFunction):
         As those of `GpuInference`.
     """
 
-    transient_errors: ClassVar[tuple[str, ...]] = (*TRANSIENT_ERRORS, *NOT_READY_ERRORS)
-
     def __init__(
         self,
         scope: Construct,
@@ -421,8 +402,6 @@ class CpuFallback(StageFunction):
     model, work, timeout, options
         As those of `GpuInference`.
     """
-
-    transient_errors: ClassVar[tuple[str, ...]] = TRANSIENT_ERRORS
 
     def __init__(
         self,
