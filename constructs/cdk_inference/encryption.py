@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aws_cdk import Annotations, ArnFormat, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_stepfunctions as sfn
 
 if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
@@ -21,6 +22,9 @@ TABLE = ("kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "
 """What DynamoDB asks of whoever writes to a table under a customer managed key."""
 
 _LOGS = ("kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:GenerateDataKey", "kms:DescribeKey")
+
+_LOG_DELIVERY = ("kms:Decrypt",)
+_LONGEST_REUSE = 900  # seconds that Step Functions may keep a data key: the fewest requests to KMS
 
 
 def create_key(scope: Construct, id: str, *, removal_policy: RemovalPolicy) -> kms.Key:
@@ -57,8 +61,73 @@ def allow_logs(key: kms.IKey, scope: Construct) -> None:
             },
         )
     )
+    # The service that carries logs from an encrypted state machine to its log group.
+    key.add_to_resource_policy(
+        iam.PolicyStatement(
+            actions=list(_LOG_DELIVERY),
+            principals=[iam.ServicePrincipal("delivery.logs.amazonaws.com")],
+            resources=["*"],  # in a key policy: this key
+            conditions={"StringEquals": {"kms:EncryptionContext:SourceArn": _log_delivery_context(stack)}},
+        )
+    )
     if not result.statement_added:
         warn_of_imported_key(scope, "logs.<region>.amazonaws.com", _LOGS)
+        warn_of_imported_key(scope, "delivery.logs.amazonaws.com", _LOG_DELIVERY)
+
+
+def encrypt_executions(state_machine: sfn.StateMachine, key: kms.IKey | None) -> None:
+    """Encrypt the definition and the executions of a state machine with a key, if there is one.
+
+    CDK's own prop writes the name of the state machine into the role's policy, where it is empty unless the user
+    chooses it, and lets every log delivery use the key. A policy of its own names the ARN without a circle: state
+    machine, role, policy, state machine.
+    """
+    if key is None:
+        return
+    resource = cast("sfn.CfnStateMachine", state_machine.node.default_child)
+    resource.encryption_configuration = sfn.CfnStateMachine.EncryptionConfigurationProperty(
+        type="CUSTOMER_MANAGED_KMS_KEY",
+        kms_key_id=key.key_arn,
+        kms_data_key_reuse_period_seconds=_LONGEST_REUSE,
+    )
+    iam.Policy(
+        state_machine,
+        "Encryption",
+        roles=[state_machine.role],
+        statements=[
+            iam.PolicyStatement(
+                actions=list(ENCRYPT), resources=[key.key_arn], conditions=_executions_of(state_machine)
+            ),
+            iam.PolicyStatement(
+                actions=["kms:GenerateDataKey"],
+                resources=[key.key_arn],
+                conditions={
+                    "StringEquals": {"kms:EncryptionContext:SourceArn": _log_delivery_context(Stack.of(state_machine))}
+                },
+            ),
+        ],
+    )
+
+
+def grant_executions(state_machine: sfn.StateMachine, key: kms.IKey | None, grantee: iam.IGrantable) -> None:
+    """Let whoever starts an encrypted state machine write the input and read the output, if there is a key."""
+    if key is not None:
+        iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=list(ENCRYPT),
+            resource_arns=[key.key_arn],
+            conditions=_executions_of(state_machine),
+        )
+
+
+def _executions_of(state_machine: sfn.StateMachine) -> dict[str, dict[str, str]]:
+    arn = state_machine.state_machine_arn
+    return {"StringEquals": {"kms:EncryptionContext:aws:states:stateMachineArn": arn}}
+
+
+def _log_delivery_context(stack: Stack) -> str:
+    """Return what the delivery of logs gives as its context: this text, asterisk included."""
+    return stack.format_arn(service="logs", resource="*", arn_format=ArnFormat.NO_RESOURCE_NAME)
 
 
 def warn_of_imported_key(scope: Construct, service: str, actions: tuple[str, ...]) -> None:

@@ -20,6 +20,7 @@ def private_bucket(
     scope: Construct, id: str, *, key: kms.IKey | None, removal_policy: RemovalPolicy | None, **options: Any
 ) -> s3.Bucket:
     """Create a bucket that is encrypted, takes TLS only, and cannot be made public."""
+    removal = data_removal_policy(scope, removal_policy)
     bucket = s3.Bucket(
         scope,
         id,
@@ -30,9 +31,11 @@ def private_bucket(
         enforce_ssl=True,
         minimum_tls_version=1.2,
         object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-        removal_policy=data_removal_policy(scope, removal_policy),
+        removal_policy=removal,
         **options,
     )
+    if bucket.policy is not None:  # a retained bucket must still refuse requests without TLS
+        bucket.policy.apply_removal_policy(removal)
     acknowledgments.no_access_logs(bucket)
     return bucket
 

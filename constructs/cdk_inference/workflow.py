@@ -10,7 +10,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_inference import acknowledgments
+from cdk_inference import acknowledgments, encryption
 from cdk_inference.errors import PropError
 from cdk_inference.functions import TRANSIENT_ERRORS
 from cdk_inference.metadata import mark
@@ -116,7 +116,7 @@ class InferenceWorkflow(Construct):
     timeout
         Of one execution, at most 5 minutes. Default: 5 minutes.
     encryption_key
-        Customer managed key of the log group. Default: CloudWatch Logs encrypts with its own.
+        Customer managed key of the log group, the definition and the executions. Default: AWS encrypts with its own.
     log_retention
         Default: one month.
     log_removal_policy
@@ -170,12 +170,15 @@ class InferenceWorkflow(Construct):
                 leg.gpu_workflow.grant_start_execution(self.state_machine)
         if router is not None:
             router.grant(self.state_machine)
+        self._key = encryption_key
+        encryption.encrypt_executions(self.state_machine, encryption_key)
         mark(self.state_machine, "state-machine")
         acknowledgments.errors_logged_only(self.state_machine)
         acknowledgments.tracing_and_log_delivery(self.state_machine)
 
     def grant_start_sync_execution(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee run a batch and wait for the answer."""
+        encryption.grant_executions(self.state_machine, self._key, grantee)
         return self.state_machine.grant_start_sync_execution(grantee)
 
     def metric_failed(self, **options: Any) -> cloudwatch.Metric:

@@ -256,6 +256,7 @@ def test_retained_resources_are_named(template: dict[str, Any]) -> None:
         "AWS::KMS::Key",
         *["AWS::Logs::LogGroup"] * 5,
         *["AWS::S3::Bucket"] * 2,
+        *["AWS::S3::BucketPolicy"] * 2,
     ]
     said = "keeps the inbox and the work bucket, the results table, five log groups and the KMS key"
     assert said in " ".join(page("README.md").text.split())

@@ -11,7 +11,7 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_inference import acknowledgments
+from cdk_inference import acknowledgments, encryption
 from cdk_inference.metadata import mark
 from cdk_inference.storage import log_group
 from cdk_inference.trigger import MAX_BATCH_SIZE
@@ -77,7 +77,8 @@ class GpuWorkflow(Construct):
     patience
         How long inference is tried.
     encryption_key
-        Customer managed key of the log group and the queue. Default: CloudWatch Logs encrypts with its own.
+        Customer managed key of the log group, the queue, the definition and the executions. Default: AWS encrypts with
+        its own.
     log_retention
         Default: one month.
     log_removal_policy
@@ -122,6 +123,8 @@ class GpuWorkflow(Construct):
         postprocess.grant_invoke(self.state_machine)
         trigger.grant_bury(self.state_machine)
         self.rule = self._report_failures(trigger)
+        self._key = encryption_key
+        encryption.encrypt_executions(self.state_machine, encryption_key)
         mark(self.state_machine, "gpu-state-machine")
         acknowledgments.errors_logged_only(self.state_machine)
         acknowledgments.tracing_and_log_delivery(self.state_machine)
@@ -147,6 +150,7 @@ class GpuWorkflow(Construct):
 
     def grant_start_execution(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee hand over batches."""
+        encryption.grant_executions(self.state_machine, self._key, grantee)
         return self.state_machine.grant_start_execution(grantee)
 
     def start_task(
