@@ -16,6 +16,7 @@ from aws_cdk import aws_lambda as lambda_
 
 from cdk_inference.bundling import files_zip, lambda_source, source_files
 from cdk_inference.contents import hash_once
+from cdk_inference.descriptions import LAYER, described
 from cdk_inference.errors import PropError
 from cdk_inference.packages import PackagedCode
 from cdk_inference.platform import LambdaPlatform, on_cpu_only
@@ -222,7 +223,7 @@ class LayerDelivery(ModelDelivery):
                 stack,
                 id,
                 code=zipped.code(),
-                description=f"{model.manifest.name} {model.version}",
+                description=described(f"{model.manifest.name} {model.version}", LAYER),
             )
         return PackagedCode(
             code=code.code(),

@@ -9,6 +9,9 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_stepfunctions as sfn
 
+from cdk_inference.descriptions import KEY, described
+from cdk_inference.environments import check_environment
+
 if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
     from constructs import Construct
@@ -32,10 +35,23 @@ def create_key(scope: Construct, id: str, *, removal_policy: RemovalPolicy) -> k
     return kms.Key(
         scope,
         id,
-        description=f"encrypts the data of {scope.node.path}",
+        description=described(f"encrypts the data of {scope.node.path}", KEY),
         enable_key_rotation=True,
         removal_policy=removal_policy,
     )
+
+
+def check_key(scope: Construct, key: kms.IKey | None) -> None:
+    """Refuse a key of another Region, with which no service encrypts.
+
+    Raises
+    ------
+    PropError
+        The key is in another Region.
+    """
+    if key is not None:
+        fix = "use a key of that Region, or a replica of a multi-Region key"
+        check_environment(scope, "encryption_key", key, account=False, fix=fix)
 
 
 def allow_logs(key: kms.IKey, scope: Construct) -> None:
@@ -47,7 +63,8 @@ def allow_logs(key: kms.IKey, scope: Construct) -> None:
     result = key.add_to_resource_policy(
         iam.PolicyStatement(
             actions=list(_LOGS),
-            principals=[iam.ServicePrincipal(f"logs.{stack.region}.amazonaws.com")],
+            # Other partitions have other suffixes, such as amazonaws.com.cn.
+            principals=[iam.ServicePrincipal(f"logs.{stack.region}.{stack.url_suffix}")],
             resources=["*"],  # in a key policy: this key
             conditions={
                 "ArnLike": {
@@ -71,7 +88,7 @@ def allow_logs(key: kms.IKey, scope: Construct) -> None:
         )
     )
     if not result.statement_added:
-        warn_of_imported_key(scope, "logs.<region>.amazonaws.com", _LOGS)
+        warn_of_imported_key(scope, "logs.<region>.<domain of the partition>", _LOGS)
         warn_of_imported_key(scope, "delivery.logs.amazonaws.com", _LOG_DELIVERY)
 
 

@@ -16,6 +16,7 @@ from constructs import Construct
 from cdk_inference import acknowledgments
 from cdk_inference.capacity import ON_DEMAND
 from cdk_inference.delivery import ModelDelivery, ModelPackage
+from cdk_inference.descriptions import FUNCTION, described
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.memory import warn_of_memory
@@ -58,7 +59,6 @@ A version is not found when an execution that began before a deployment comes to
 
 INFERENCE_HANDLER = "inference_runtime.infer.handler"
 _MAX_ENVIRONMENT_BYTES = 4096
-_MAX_DESCRIPTION = 256
 _DEFAULT_STORAGE = 512
 
 
@@ -151,7 +151,7 @@ class StageFunction(Construct):
             )
         self.timeout = timeout
         self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
-        description = description[:_MAX_DESCRIPTION]
+        description = described(description, FUNCTION)
         self.role = iam.Role(
             self,
             "Role",

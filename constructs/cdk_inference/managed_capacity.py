@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from aws_cdk import Aws, Fn, Names, RemovalPolicy, Stack, Token
+from aws_cdk import RemovalPolicy, Stack, Token
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -15,6 +15,7 @@ from cdk_inference import acknowledgments, encryption
 from cdk_inference.errors import PropError
 from cdk_inference.network import InferenceNetwork
 from cdk_inference.removal import data_removal_policy
+from cdk_inference.storage import unique_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,7 +150,7 @@ class ManagedInstances(Construct):
         self.log_group = logs.LogGroup(
             self,
             "Logs",
-            log_group_name=_log_group_name(self),
+            log_group_name=unique_name(self, "/aws/lambda/capacity-provider"),
             retention=log_retention,
             encryption_key=encryption_key,
             removal_policy=data_removal_policy(self, log_removal_policy),
@@ -302,9 +303,3 @@ def _filter(allowed: Sequence[str], excluded: Sequence[str]) -> lambda_.Instance
     if excluded:
         return lambda_.InstanceTypeFilter.exclude([ec2.InstanceType(name) for name in excluded])
     return None
-
-
-def _log_group_name(scope: Construct) -> str:
-    """Return a name in Lambda's own folder that no deleted stack of this name has left behind."""
-    stack = Fn.select(0, Fn.split("-", Fn.select(2, Fn.split("/", Aws.STACK_ID))))
-    return f"/aws/lambda/capacity-provider/{Names.unique_resource_name(scope, max_length=64)}-{stack}"

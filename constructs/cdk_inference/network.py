@@ -8,6 +8,7 @@ from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
 from cdk_inference import acknowledgments
+from cdk_inference.descriptions import SECURITY_GROUP, described
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class InferenceNetwork(Construct):
             self,
             "Endpoints",
             vpc=self.vpc,
-            description=f"lets {self.node.path} reach AWS services",
+            description=described(f"lets {self.node.path} reach AWS services", SECURITY_GROUP),
             allow_all_outbound=False,
         )
         endpoints.add_ingress_rule(ec2.Peer.ipv4(_CIDR), ec2.Port.tcp(443), "HTTPS from this VPC")

@@ -12,6 +12,7 @@ from constructs import Construct
 
 from cdk_inference import encryption
 from cdk_inference.durations import seconds
+from cdk_inference.environments import check_environment
 from cdk_inference.errors import PropError
 from cdk_inference.inference import CpuStrategy, Inference
 from cdk_inference.metadata import mark
@@ -189,6 +190,9 @@ class InferencePipeline(Construct):
             key: kms.IKey = encryption.create_key(self, "Key", removal_policy=data_removal_policy(self, removal_policy))
         else:
             key = encryption_key
+            encryption.check_key(self, key)
+        if results is not None:
+            check_environment(self, "results", results.table, fix="use a table of that account and Region")
         encryption.allow_logs(key, self)
 
         self.trigger = S3Trigger(
@@ -202,6 +206,7 @@ class InferencePipeline(Construct):
             batch_window=batch_window,
             max_receive_count=max_receive_count,
             processing_timeout=per_batch,
+            log_retention=log_retention,
             removal_policy=removal_policy,
         )
         for route in plan.routes.values():

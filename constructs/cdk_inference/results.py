@@ -57,6 +57,7 @@ class ResultsTable(Construct):
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
+        encryption.check_key(self, encryption_key)
         self._key = encryption_key
         self.table = dynamodb.TableV2(
             self,

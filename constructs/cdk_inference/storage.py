@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aws_cdk import Aws, Fn, Names
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_kms as kms
     from constructs import Construct
+
+STATE_MACHINE_LOGS = "/aws/vendedlogs/states"
+PIPE_LOGS = "/aws/vendedlogs/pipes"
+"""Folders of log groups that other services write to.
+
+The services name each log group in a policy that CloudWatch Logs has once for an account and Region, with at most
+5,120 characters: about 40 state machines fill it, and the next one fails to deploy. Log groups in ``/aws/vendedlogs``
+share one statement (https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/AWS-logs-and-resource-policy.html).
+"""
 
 
 def private_bucket(
@@ -46,12 +56,31 @@ def log_group(
     key: kms.IKey | None,
     removal_policy: RemovalPolicy | None,
     retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
+    folder: str | None = None,
 ) -> logs.LogGroup:
-    """Create the log group of a part; its id is ``Logs``."""
+    """Create the log group of a part; its id is ``Logs``.
+
+    Parameters
+    ----------
+    key, retention, removal_policy
+        As those of CDK.
+    folder
+        Where its name begins, such as `STATE_MACHINE_LOGS`. Default: CloudFormation makes a name.
+    """
     return logs.LogGroup(
         scope,
         "Logs",
+        log_group_name=None if folder is None else unique_name(scope, folder),
         retention=retention,
         encryption_key=key,
         removal_policy=data_removal_policy(scope, removal_policy),
     )
+
+
+def unique_name(scope: Construct, folder: str) -> str:
+    """Return the name of a log group in a folder.
+
+    A log group stays when its stack is deleted. The part of the stack's id keeps its name free for the next deployment.
+    """
+    stack = Fn.select(0, Fn.split("-", Fn.select(2, Fn.split("/", Aws.STACK_ID))))
+    return f"{folder}/{Names.unique_resource_name(scope, max_length=64)}-{stack}"

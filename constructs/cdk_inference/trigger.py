@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from aws_cdk import Annotations, Duration, Stack, Token
 from aws_cdk import aws_events as events
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
 from aws_cdk import aws_pipes as pipes
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
+from cdk_inference.descriptions import PIPE, ROLE, RULE, described
 from cdk_inference.durations import seconds
+from cdk_inference.environments import check_environment
 from cdk_inference.errors import PropError
 from cdk_inference.metadata import mark
-from cdk_inference.storage import log_group, private_bucket
+from cdk_inference.storage import PIPE_LOGS, log_group, private_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +42,22 @@ take 7,200 of them: a key of 1,024 bytes is six times as long once it is escaped
 # message: what AWS does about a path that is missing is not documented clearly.
 _INPUT_TEMPLATE = '{"message_id": "<$.messageId>", "body": <$.body>}'
 
+# https://docs.aws.amazon.com/IAM/latest/APIReference/API_PutRolePolicy.html has the pattern.
+_NOT_IN_POLICIES = re.compile(r"[^\x20-\xff]")
+_LONGEST_KEY = 1024
+
+_LARGEST_WITHOUT_WINDOW = 10
+"""Lambda's pollers of SQS refuse larger batches without a window; those of pipes are taken to be the same."""
+
+# https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-quota.html; a higher quota never exceeds the API's limit.
+_PATTERN_QUOTA, _LONGEST_PATTERN = 2048, 4096
+_LONGEST_BUCKET_NAME = 63
+
+_FORWARD = (
+    "move the pipeline there, or let a rule there forward the bucket's events to the default bus of this account and "
+    "Region and import the bucket by its name"
+)
+
 
 class S3Trigger(Construct):
     """Queue the new objects of a bucket, and start a workflow with batches of them.
@@ -50,7 +71,7 @@ class S3Trigger(Construct):
         Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our
         own, versioned, encrypted, TLS only, without public access.
     prefix
-        Only keys that start with it. Default: all keys.
+        Only keys that start with it, in characters of Latin-1: IAM policies name it. Default: all keys.
     suffixes
         Only keys that end with one of them, in lower or upper case. Default: all keys.
     encryption_key
@@ -58,13 +79,16 @@ class S3Trigger(Construct):
     batch_size
         Most objects the workflow gets at once, 1 to 32. Default: 32.
     batch_window
-        Longest time to wait for a batch to fill up, 0 to 300 seconds. Default: 1 second.
+        Longest time to wait for a batch to fill up, 0 to 300 seconds; at least 1 for batches of more than 10. With
+        little traffic, AWS may wait for up to 20 seconds, whatever is set. Default: 1 second.
     max_receive_count
         Times an object is tried before it goes to the dead-letter queue. Every time counts in which a function is
         throttled or a service is away, so a low number turns an outage into dead letters. Default: 10.
     processing_timeout
         Longest time the workflow takes; the queue hides a message for this and 30 seconds more, plus the window.
         Default: 5 minutes, the limit of an express workflow.
+    log_retention
+        Of the pipe's log group. Default: one month.
     removal_policy
         Of the bucket and the log group. Default: RETAIN. DESTROY is honoured only with the context flag
         ``cdk-inference:allow-destroy=true``.
@@ -95,6 +119,7 @@ class S3Trigger(Construct):
         batch_window: Duration | None = None,
         max_receive_count: int = 10,
         processing_timeout: Duration | None = None,
+        log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
@@ -103,6 +128,9 @@ class S3Trigger(Construct):
         _validate(
             prefix=prefix, suffixes=suffixes, batch_size=batch_size, window=window, max_receive_count=max_receive_count
         )
+        if bucket is not None:
+            check_environment(self, "bucket", bucket, fix=_FORWARD)
+        encryption.check_key(self, encryption_key)
         self._key = encryption_key
         # A bucket of the user's has a key of its own; one that is imported by name may be under ours.
         self._bucket_key = encryption_key if bucket is None else bucket.encryption_key or encryption_key
@@ -141,7 +169,9 @@ class S3Trigger(Construct):
             retention_period=Duration.days(14),
         )
         self.rule = self._create_rule(prefix, suffixes)
-        self.log_group = log_group(self, key=encryption_key, removal_policy=removal_policy)
+        self.log_group = log_group(
+            self, key=encryption_key, retention=log_retention, removal_policy=removal_policy, folder=PIPE_LOGS
+        )
         mark(self.queue, "queue")
         mark(self.dead_letter_queue, "dead-letter-queue")
         mark(self.undelivered_queue, "undelivered-queue")
@@ -164,15 +194,17 @@ class S3Trigger(Construct):
         With the L2 rule, a queue under a customer managed key would take messages from the rules of any account, and
         the key's policy would get wildcards.
         """
+        pattern = {
+            "source": ["aws.s3"],
+            "detail-type": ["Object Created"],
+            "detail": {"bucket": {"name": [self.bucket.bucket_name]}, **_key_pattern(prefix, suffixes)},
+        }
+        _check_pattern(self, pattern, self.bucket.bucket_name)
         rule = events.CfnRule(
             self,
             "ObjectCreated",
-            description=f"new objects of the inbox of {self.node.path}",
-            event_pattern={
-                "source": ["aws.s3"],
-                "detail-type": ["Object Created"],
-                "detail": {"bucket": {"name": [self.bucket.bucket_name]}, **_key_pattern(prefix, suffixes)},
-            },
+            description=described(f"new objects of the inbox of {self.node.path}", RULE),
+            event_pattern=pattern,
             targets=[
                 events.CfnRule.TargetProperty(
                     id="Queue",
@@ -215,7 +247,7 @@ class S3Trigger(Construct):
                     "ArnLike": {"aws:SourceArn": stack.format_arn(service="pipes", resource="pipe", resource_name="*")},
                 },
             ),
-            description=f"takes messages from the queue of {self.node.path} and starts its workflow",
+            description=described(f"takes messages from the queue of {self.node.path} and starts its workflow", ROLE),
             inline_policies={
                 "Pipe": iam.PolicyDocument(
                     statements=[
@@ -244,7 +276,7 @@ class S3Trigger(Construct):
                     log_group_arn=self.log_group.log_group_arn
                 ),
             ),
-            description=f"hands the queue of {self.node.path} to its workflow in batches",
+            description=described(f"hands the queue of {self.node.path} to its workflow in batches", PIPE),
             source_parameters=pipes.CfnPipe.PipeSourceParametersProperty(
                 sqs_queue_parameters=pipes.CfnPipe.PipeSourceSqsQueueParametersProperty(
                     batch_size=self._batch_size, maximum_batching_window_in_seconds=self._window.to_seconds()
@@ -318,8 +350,15 @@ class S3Trigger(Construct):
 def _validate(
     *, prefix: str, suffixes: Sequence[str], batch_size: int, window: Duration, max_receive_count: int
 ) -> None:
-    if prefix.startswith("/"):
-        raise PropError(f"prefix '{prefix}' starts with a slash, which S3 keys do not; use '{prefix.lstrip('/')}'")
+    if _NOT_IN_POLICIES.search(prefix):
+        raise PropError(
+            f"prefix must consist of printable Latin-1 characters, got '{prefix}', which IAM policies cannot name; "
+            "put the objects under such a prefix, or leave prefix out"
+        )
+    if len(prefix.encode()) > _LONGEST_KEY:
+        raise PropError(
+            f"prefix must have at most {_LONGEST_KEY} bytes, as keys of S3 do, got {len(prefix.encode())}; shorten it"
+        )
     for special in ("*", "?", "${"):
         if special in prefix:
             raise PropError(f"prefix '{prefix}' has '{special}', which a policy would not take literally; use another")
@@ -332,7 +371,12 @@ def _validate(
         raise PropError(f"batch_size is {batch_size}; it must be between 1 and {MAX_BATCH_SIZE}")
     if not Token.is_unresolved(max_receive_count) and not 1 <= max_receive_count <= 1000:  # noqa: PLR2004
         raise PropError(f"max_receive_count is {max_receive_count}; it must be between 1 and 1000")
-    seconds("batch_window", window, least=0, most=300)
+    waits = seconds("batch_window", window, least=0, most=300)
+    if waits == 0 and not Token.is_unresolved(batch_size) and batch_size > _LARGEST_WITHOUT_WINDOW:
+        raise PropError(
+            f"batch_window must be at least 1 s for batches of more than {_LARGEST_WITHOUT_WINDOW}, got 0 s with "
+            f"batch_size={batch_size}; wait for a second, or use batch_size={_LARGEST_WITHOUT_WINDOW}"
+        )
 
 
 def _allow_events(queue: sqs.Queue, rule: events.CfnRule) -> None:
@@ -357,6 +401,21 @@ def _warn_without_events(bucket: s3.IBucket, scope: Construct) -> None:
             "cdk-inference:bucket-without-events",
             f"bucket {bucket.node.path} does not send its events to EventBridge, so nothing would ever arrive; "
             "set event_bridge_enabled=True",
+        )
+
+
+def _check_pattern(scope: Construct, pattern: dict[str, object], bucket: str) -> None:
+    """Refuse an event pattern that EventBridge refuses, and warn of one that exceeds its default quota."""
+    written = json.dumps(pattern, separators=(",", ":"), ensure_ascii=False)
+    size = len(written) + (_LONGEST_BUCKET_NAME - len(bucket) if Token.is_unresolved(bucket) else 0)
+    what = f"prefix and suffixes must make an event pattern of at most {{}} characters, got {size}"
+    fix = "use fewer suffixes or a shorter prefix"
+    if size > _LONGEST_PATTERN:
+        raise PropError(f"{what.format(f'{_LONGEST_PATTERN:,}')}; {fix}")
+    if size > _PATTERN_QUOTA:
+        Annotations.of(scope).add_warning_v2(
+            "cdk-inference:long-event-pattern",
+            f"{what.format(f'{_PATTERN_QUOTA:,}')}, unless the EventBridge quota of your account was raised; {fix}",
         )
 
 

@@ -41,6 +41,7 @@ class WorkBucket(Construct):
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
+        encryption.check_key(self, encryption_key)
         self._key = encryption_key
         self.bucket = private_bucket(
             self,

@@ -15,7 +15,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.functions import TRANSIENT_ERRORS
 from cdk_inference.metadata import mark
 from cdk_inference.routing.strategies import text
-from cdk_inference.storage import log_group
+from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -149,7 +149,13 @@ class InferenceWorkflow(Construct):
         super().__init__(scope, id)
         limit = timeout if timeout is not None else Duration.minutes(5)
         _check_legs(legs, router, limit)
-        self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
+        self.log_group = log_group(
+            self,
+            key=encryption_key,
+            retention=log_retention,
+            removal_policy=log_removal_policy,
+            folder=STATE_MACHINE_LOGS,
+        )
         self.state_machine = sfn.StateMachine(
             self,
             "StateMachine",

@@ -389,7 +389,6 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
         ({"reserved_concurrent_executions": 0}, "reserved_concurrent_executions is 0"),
         ({"max_object_bytes": 0}, "max_object_bytes is 0"),
         ({"max_receive_count": 0}, "max_receive_count is 0"),
-        ({"prefix": "/in"}, "prefix '/in' starts with a slash, which S3 keys do not; use 'in'"),
         ({"prefix": "in*"}, "prefix 'in*' has '*', which a policy would not take literally"),
         ({"suffixes": ".jpg"}, "suffixes is the string '.jpg'; pass a list: ['.jpg']"),
         ({"suffixes": [".jpgg"]}, "suffixes has '.jpgg', which the preprocessing cannot read; it reads .bmp"),

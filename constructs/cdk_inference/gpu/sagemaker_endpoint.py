@@ -14,6 +14,7 @@ from aws_cdk import aws_sns as sns
 from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
+from cdk_inference.descriptions import ROLE, described
 from cdk_inference.functions import inference_environment
 from cdk_inference.gpu.sagemaker_scaling import ScaleToZero
 from cdk_inference.metadata import mark, pipeline_path
@@ -149,7 +150,7 @@ class AsyncEndpoint(Construct):
             self,
             "Role",
             assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"),
-            description=f"runs the endpoint of {self.node.path}"[:1000],
+            description=described(f"runs the endpoint of {self.node.path}", ROLE),
         )
         work.grant_read(role)
         work.grant_write(role)

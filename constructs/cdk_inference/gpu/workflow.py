@@ -12,8 +12,9 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
+from cdk_inference.descriptions import RULE, described
 from cdk_inference.metadata import mark
-from cdk_inference.storage import log_group
+from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
 from cdk_inference.trigger import MAX_BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -104,7 +105,13 @@ class GpuWorkflow(Construct):
         log_removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
+        self.log_group = log_group(
+            self,
+            key=encryption_key,
+            retention=log_retention,
+            removal_policy=log_removal_policy,
+            folder=STATE_MACHINE_LOGS,
+        )
         self.state_machine = sfn.StateMachine(
             self,
             "StateMachine",
@@ -134,7 +141,7 @@ class GpuWorkflow(Construct):
         rule = events.CfnRule(
             self,
             "ExecutionFailed",
-            description=f"executions of {self.node.path} that failed as a whole",
+            description=described(f"executions of {self.node.path} that failed as a whole", RULE),
             event_pattern={
                 "source": ["aws.states"],
                 "detail-type": ["Step Functions Execution Status Change"],
