@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,8 @@ They are asked before one is downloaded. A script that starts an emulated interp
 
 _ROOT = "/var/task"  # where Lambda puts the package
 _DOWNLOAD_SECONDS = 120
+# "Request failed after 1 retry in 4.2s": a warning that differs at each synth would differ in the assembly too.
+_TOOK = re.compile(r" in \d[\d.]*m?s\b")
 _SETTINGS = frozenset(
     (
         *("UV_CONFIG_FILE", "UV_NO_CONFIG", "UV_OFFLINE", "VIRTUAL_ENV"),
@@ -221,7 +224,8 @@ def _ask_uv(*arguments: str) -> tuple[str | None, str]:
         lines = [line.strip() for line in done.stderr.splitlines()]
         errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         reasons = [line.partition(": ")[2] for line in lines if line.startswith(("cause: ", "hint: "))]
-        return None, ": ".join([*errors[:1], *reasons[-1:]]) or f"uv ended with {done.returncode}"
+        reason = ": ".join([*errors[:1], *reasons[-1:]]) or f"uv ended with {done.returncode}"
+        return None, _TOOK.sub("", reason)
     return done.stdout.strip(), ""
 
 

@@ -8,6 +8,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aws_cdk import Annotations, Stack, Token
@@ -22,8 +23,6 @@ from cdk_inference.packages import PackagedCode
 from cdk_inference.platform import LambdaPlatform, on_cpu_only
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from constructs import IConstruct
 
     from cdk_inference.functions import StageFunction
@@ -149,7 +148,7 @@ class ModelPackage:
         if path is None:  # nothing was built, and nothing is deployed
             packaged = package.resolve(scope, name=name, platform=resolved)
         else:
-            size = _size(path)
+            size = _size(shipped_files(path))
             if not Token.is_unresolved(self.memory_size) and size > self.memory_size * _MIB:
                 raise PropError(
                     f"memory_size of {name} is {self.memory_size} MiB, and the model alone has {_mib(size)} MiB: "
@@ -167,7 +166,7 @@ class AutoDelivery(ModelDelivery):
         self, scope: StageFunction, *, package: ZipPackage, model: ModelArtifact, name: str, platform: LambdaPlatform
     ) -> PackagedCode:
         """Choose, and deliver so."""
-        chosen = self._choose(scope, package, _size(_path(model)), name, platform)
+        chosen = self._choose(scope, package, _size(shipped_files(_path(model))), name, platform)
         return chosen.bind(scope, package=package, model=model, name=name, platform=platform)
 
     def _choose(
@@ -194,9 +193,9 @@ class ZipDelivery(ModelDelivery):
     ) -> PackagedCode:
         """Bundle code and model together; bundling refuses what is too large."""
         path = _path(model)
-        if (size := _size(path)) > _UNPACKED_LIMIT:
+        if (size := _size(shipped_files(path))) > _UNPACKED_LIMIT:
             raise PropError(_too_large(name, "zip", size, 0))
-        both = replace(package, sources={**package.sources, "model": path})
+        both = replace(package, sources={**package.sources, **shipped_files(path, "model")})
         return both.resolve(scope, name=name, platform=platform)
 
 
@@ -209,12 +208,12 @@ class LayerDelivery(ModelDelivery):
     ) -> PackagedCode:
         """Bundle the code, and make the layer unless another function of the stack has it."""
         path = _path(model)
-        size = _size(path)
+        size = _size(shipped_files(path))
         code = package.bundled(scope, name=name, platform=platform)
         if size + (beside := _unpacked_size(code.zip_path)) > _UNPACKED_LIMIT:
             raise PropError(_too_large(name, "layer", size, beside))
         # In the folder that Lambda puts onto Python's path, so that the function finds it wherever layers are unpacked.
-        zipped = files_zip(scope, name=f"the layer of {name}", sources={"python/inference_model": path})
+        zipped = files_zip(scope, name=f"the layer of {name}", sources=shipped_files(path, "python/inference_model"))
         stack = Stack.of(scope)
         id = f"ModelLayer{model.version}"
         layer = stack.node.try_find_child(id)
@@ -246,16 +245,15 @@ class S3Delivery(ModelDelivery):
         from aws_cdk import aws_s3_assets as s3_assets  # noqa: PLC0415 - not for the other deliveries
 
         path = _path(model)
-        storage = _storage(_size(path))
+        size = _size(shipped_files(path))
+        storage = _storage(size)
         if storage > _MOST_STORAGE:
             raise PropError(
-                f"the model of {name} has {_mib(_size(path))} MiB, and /tmp of a function at most {_MOST_STORAGE}: "
+                f"the model of {name} has {_mib(size)} MiB, and /tmp of a function at most {_MOST_STORAGE}: "
                 "deliver it in an image"
             )
         files, objects, bucket = [], [], ""
-        for file_name, file in sorted(_files(path).items()):
-            if file_name == "manifest.json":  # no function reads it
-                continue
+        for file_name, file in sorted(shipped_files(path).items()):
             digest = hash_once(file)
             asset = s3_assets.Asset(scope, f"Model-{file_name}", path=str(file), asset_hash=digest)
             bucket = asset.s3_bucket_name
@@ -286,7 +284,7 @@ class ImageDelivery(ModelDelivery):
                 f"{name} is delivered in an image, which has Amazon Linux; leave out wheels={platform.wheels!r}"
             )
         path = _path(model)
-        if (size := _size(path)) > _IMAGE_LIMIT:
+        if (size := _size(shipped_files(path))) > _IMAGE_LIMIT:
             raise PropError(f"the model of {name} has {_mib(size)} MiB, and an image at most {_mib(_IMAGE_LIMIT)}")
         from aws_cdk import aws_ecr_assets as ecr_assets  # noqa: PLC0415 - not for the other deliveries
 
@@ -297,7 +295,8 @@ class ImageDelivery(ModelDelivery):
         else:
             code = package.bundled(scope, name=name, platform=platform)
             folder = staged(
-                source_files({"Dockerfile": lambda_source() / "cpu" / "Dockerfile", "model": path}), code=code
+                source_files({"Dockerfile": lambda_source() / "cpu" / "Dockerfile", **shipped_files(path, "model")}),
+                code=code,
             )
         arm = platform.architecture == "arm64"
         return PackagedCode(
@@ -366,9 +365,14 @@ def _path(model: ModelArtifact) -> Path:
     return model.path
 
 
-def _files(folder: Path) -> Mapping[str, Path]:
-    """Return the model's files by name, without what a file manager leaves beside them."""
-    return {name: file for name, file in source_files({".": folder}).items() if not isinstance(file, bytes)}
+def shipped_files(model: Path, folder: str = ".") -> dict[str, Path]:
+    """Return what a function loads of a model, by path in a folder of its package.
+
+    The manifest stays behind: it says when and how a model was built, so that rebuilding the same model would redeploy
+    its function.
+    """
+    files = source_files({folder: model})
+    return {name: file for name, file in files.items() if isinstance(file, Path) and file.name != "manifest.json"}
 
 
 def _size(sources: Path | Mapping[str, Path | bytes]) -> int:

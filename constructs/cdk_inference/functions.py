@@ -20,7 +20,7 @@ from cdk_inference.descriptions import FUNCTION, described
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.memory import warn_of_memory
-from cdk_inference.metadata import mark, pipeline_path
+from cdk_inference.metadata import mark, model_facts, pipeline_path
 from cdk_inference.packages import ZipPackage
 from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import log_group
@@ -424,7 +424,7 @@ def engine_environment(model: ModelArtifact, *, confidence: bool = False) -> dic
 
 def mark_model(function: StageFunction, model: ModelArtifact, *, stage: str | None = None) -> None:
     """Write into the function's metadata which model it runs, in the stage of this name (default: its own id)."""
-    mark(function.function, "function", stage=stage or function.node.id, model=json.loads(model.manifest.to_json()))
+    mark(function.function, "function", stage=stage or function.node.id, model=model_facts(model.manifest))
 
 
 def grant_work(stage: StageFunction, work: WorkBucket) -> None:

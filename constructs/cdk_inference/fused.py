@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Unpack
 
 from aws_cdk import Duration
@@ -19,7 +18,7 @@ from cdk_inference.functions import (
     recording_environment,
 )
 from cdk_inference.memory import warn_of_memory
-from cdk_inference.metadata import mark
+from cdk_inference.metadata import mark, model_facts
 from cdk_inference.packages import ZipPackage
 
 if TYPE_CHECKING:
@@ -132,7 +131,7 @@ class FusedFunction(StageFunction):
             "function",
             stage=id,
             stages=list(STAGES),
-            model=json.loads(model.manifest.to_json()),
+            model=model_facts(model.manifest),
             table=results.table.table_name,
         )
         trigger.grant_read(self)

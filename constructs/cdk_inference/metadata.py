@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import json
+from typing import TYPE_CHECKING, Any, cast
 
 from aws_cdk import CfnResource
 
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from constructs import IConstruct
+
+    from cdk_inference.model.manifest import Manifest
 
 METADATA_KEY = "cdk-inference"
 
@@ -23,6 +26,17 @@ def mark(construct: IConstruct, role: str, **facts: object) -> None:
     resource = construct if isinstance(construct, CfnResource) else cast("CfnResource", node.default_child)
     pipeline = _pipeline_path(node.scopes[:-1])
     resource.add_metadata(METADATA_KEY, {"role": role, "pipeline": pipeline, **facts})
+
+
+def model_facts(manifest: Manifest) -> dict[str, Any]:
+    """Return what a manifest says of the model itself, without what another build of the same model says differently.
+
+    In apps without CDK's feature flags, a function's metadata is part of what its versions are named by.
+    """
+    facts: dict[str, Any] = json.loads(manifest.to_json())
+    del facts["measured"]
+    facts["provenance"] = {name: facts["provenance"][name] for name in ("license", "origin")}
+    return facts
 
 
 def pipeline_path(part: IConstruct) -> str:

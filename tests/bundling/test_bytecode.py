@@ -6,7 +6,9 @@ import importlib.util
 import json
 import marshal
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
@@ -338,6 +340,22 @@ def test_forbidden_download_fails_at_once_with_the_fix(monkeypatch: pytest.Monke
     monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
     with pytest.raises(BytecodeError, match=r"no CPython 3\.99 on this machine, .*; run 'uv python install 3\.99'"):
         bytecode.interpreter("3.99")
+
+
+def test_a_download_that_fails_does_not_say_how_long_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is part of a warning: with seconds in it, each synth would write another assembly."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        monkeypatch.setenv("UV_PYTHON_INSTALL_MIRROR", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "automatic")
+        monkeypatch.setenv("UV_PYTHON_INSTALL_DIR", str(tmp_path))
+        monkeypatch.setattr(bytecode, "_named", list)
+        monkeypatch.setattr(bytecode, "_is_this", lambda _: False)
+        monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
+        monkeypatch.setenv("PATH", "/nowhere")
+        with pytest.raises(BytecodeError, match=r"Request failed after \d (retry|retries): ") as error:
+            bytecode.interpreter("3.14")
+    assert not re.search(r" in \d", str(error.value))
 
 
 def test_two_stacks_are_warned_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,8 +131,10 @@ def test_the_hash_depends_on_content_alone(
         os.umask(mask)
     assert second == first
     assert {oct(p.stat().st_mode & 0o777) for p in context.rglob("*") if p.is_file()} == {"0o644"}
-    (model.path / "manifest.json").write_text('{"another": 1}')
-    assert staged(model, tmp_path / "three")[0] != first
+    (model.path / "manifest.json").write_text('{"measured": 1}')
+    assert staged(model, tmp_path / "three")[0] == first
+    (model.path / "model.onnx").write_bytes(b"another")
+    assert staged(model, tmp_path / "four")[0] != first
 
 
 def test_a_stack_that_is_not_bundled_stages_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_lambda as lambda_
 
 from cdk_inference.bundling import lambda_source, source_files
-from cdk_inference.delivery import model_folder
+from cdk_inference.delivery import model_folder, shipped_files
 from cdk_inference.images import placeholder, staged
 from cdk_inference.packages import PackagedCode
 
@@ -78,7 +78,7 @@ def _context(scope: Construct, model: ModelArtifact) -> Path:
                 "Dockerfile": source / "gpu" / "Dockerfile",
                 **{f"requirements/{name}": source / "requirements" / name for name in _REQUIREMENTS},
                 "inference_runtime": source / "inference_runtime",
-                "model": path,
+                **shipped_files(path, "model"),
             }
         )
     )

@@ -13,7 +13,7 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from cdk_inference.capacity import BEHIND_ALIAS, Capacity
-from cdk_inference.delivery import model_folder
+from cdk_inference.delivery import model_folder, shipped_files
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.functions import (
@@ -420,7 +420,7 @@ class CpuFallback(StageFunction):
             package=ZipPackage(
                 handler=INFERENCE_HANDLER,
                 engine="python",
-                sources={"model": path} if path is not None else {},
+                sources=shipped_files(path, "model") if path is not None else {},
             ),
             description=f"runs {model.manifest.name} {model.version}, on the CPU for want of a GPU",
             environment={**inference_environment(model, work), **_CUDA},
