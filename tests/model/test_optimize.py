@@ -19,7 +19,7 @@ from tests.model.graphs import Graph
 from cdk_inference.model import Evaluation, Float16, Float32, ModelRecipe, OnnxFile, Provenance, TensorSpec
 from cdk_inference.model.build import optimize as module
 from cdk_inference.model.build.calibrate import calibrate
-from cdk_inference.model.build.graph import clean, serialize
+from cdk_inference.model.build.graph import clean, fuse, serialize
 from cdk_inference.model.build.optimize import optimize
 from cdk_inference.model.build.precisions import convert
 from cdk_inference.model.precision import DynamicInt8, StaticInt8, WeightOnly
@@ -79,6 +79,25 @@ def test_graph_answers_the_same_with_fewer_operators(precision: Pinned, fused: s
     assert fused in kinds or {"DynamicQuantizeMatMul"} & kinds
     np.testing.assert_array_equal(answers(after), answers(before))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("precision", [WeightOnly(8), DynamicInt8()])
+def test_weights_stored_in_8_bits_ship_in_8_bits(precision: Pinned, tmp_path: Path) -> None:
+    graph = Graph()
+    x = graph.conv(graph.input("x", ("batch", 3, 16, 16)), (3, 32))
+    x = graph.add("Flatten", graph.add("GlobalAveragePool", graph.conv(x, (32, 64))))
+    recurrent = [graph.normal(1, 3 * 64, size, scale=0.1) for size in (64, 64)]
+    x = graph.add("Unsqueeze", x, graph.weight([0]))
+    x = graph.add("GRU", x, *recurrent, graph.normal(1, 6 * 64, scale=0.1), hidden_size=64)
+    x = graph.add("Reshape", x, graph.weight([-1, 64]))
+    model = clean(fuse(graph.model(y=graph.linear(x, 64, 10)), tmp_path))
+    before = serialize(clean(convert(model, precision, None)))
+    after = optimize(before, precision.kind, RECIPE, BATCH, tmp_path)
+    assert len(after) < 1.1 * len(before) < len(serialize(model)) / 2
+    graph_after = onnx.load_from_string(after).graph
+    assert TensorProto.FLOAT not in {w.data_type for w in graph_after.initializer if np.prod(w.dims) > 4096}
+    assert "FusedConv" in {node.op_type for node in graph_after.node}
+    np.testing.assert_array_equal(answers(after), answers(before))
 
 
 def test_nothing_is_for_one_kind_of_cpu(tmp_path: Path) -> None:

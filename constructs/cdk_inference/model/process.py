@@ -102,7 +102,9 @@ def _progress(name: str) -> Iterator[Any]:
     if not sys.stderr.isatty():
 
         def quietly(event: dict[str, Any]) -> None:
-            if "seconds" in event:
+            if "notice" in event:
+                say(f"model {name}: {event['notice']}")
+            elif "seconds" in event:
                 say(f"model {name}: {_done(event)}")
 
         yield quietly
@@ -114,7 +116,9 @@ def _progress(name: str) -> Iterator[Any]:
     with console.status(f"model {escape(name)}: starting") as status:
 
         def show(event: dict[str, Any]) -> None:
-            if "seconds" in event:
+            if "notice" in event:
+                console.print(f"[yellow]![/yellow] model {escape(name)}: {escape(event['notice'])}")
+            elif "seconds" in event:
                 console.print(f"[green]✓[/green] model {escape(name)}: {escape(_done(event))}")
             else:
                 status.update(f"model {escape(name)}: {escape(event['pass'])}")

@@ -20,6 +20,7 @@ import onnxruntime as ort
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.evaluate import check_export, start
 from cdk_inference.model.build.graph import clean, serialize
+from cdk_inference.model.build.precisions.stored import MIN_STORED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,9 +34,10 @@ FLOAT = ("float32", "float16")
 
 
 def optimize(model: bytes, precision: str, recipe: ModelRecipe, batch: Batch, work: Path) -> bytes:
-    """Return the model with operators fused for CPUs, or as it is if that is for others, or changes its outputs.
+    """Return the model with operators fused for CPUs, or as it is if that is for others.
 
-    The reason is written to stderr, the build's log: a function does at its start what was not done here.
+    It also stays as it is if fusing would change its outputs, or make its weights larger. The reason is written to
+    stderr, the build's log: a function does at its start what was not done here.
 
     Parameters
     ----------
@@ -48,7 +50,30 @@ def optimize(model: bytes, precision: str, recipe: ModelRecipe, batch: Batch, wo
     """
     if precision in FLOAT:
         return model
-    target = work / "optimized.onnx"
+    try:
+        optimized = _fused(model, work / "optimized.onnx")
+        check_export(_run(model, recipe, batch), _run(optimized, recipe, batch), recipe)
+    except ModelBuildError as error:
+        sys.stderr.write(f"the model ships without fused operators: {error}\n")
+        return model
+    return optimized
+
+
+def _fused(model: bytes, target: Path) -> bytes:
+    """Return the model with operators fused, and with weights that are no larger."""
+    # Folding also unfolds weights that are stored in 8 bits until the start: see `stored`.
+    for disabled in ([], ["ConstantFolding"]):
+        optimized = _optimized(model, target, disabled)
+        if _weight_bytes(optimized) <= _weight_bytes(onnx.load_from_string(model)) + MIN_STORED:
+            return serialize(optimized)
+    raise ModelBuildError("fusing makes its weights larger")
+
+
+def _weight_bytes(model: onnx.ModelProto) -> int:
+    return sum(weight.ByteSize() for weight in model.graph.initializer)
+
+
+def _optimized(model: bytes, target: Path, disabled: list[str]) -> onnx.ModelProto:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.optimized_model_filepath = str(target)
@@ -58,20 +83,15 @@ def optimize(model: bytes, precision: str, recipe: ModelRecipe, batch: Batch, wo
     # As on x86, where signed activations are slow, also if an ARM machine builds, where they would be kept.
     options.add_session_config_entry("session.qdqisint8allowed", "0")
     try:
-        optimized = serialize(clean(_saved(model, options, target)))
-        check_export(_run(model, recipe, batch), _run(optimized, recipe, batch), recipe)
-    except ModelBuildError as error:
-        sys.stderr.write(f"the model ships without fused operators: {error}\n")
-        return model
+        return clean(_saved(model, options, target, disabled))
     finally:
         target.unlink(missing_ok=True)
-    return optimized
 
 
-def _saved(model: bytes, options: ort.SessionOptions, target: Path) -> onnx.ModelProto:
+def _saved(model: bytes, options: ort.SessionOptions, target: Path, disabled: list[str]) -> onnx.ModelProto:
     """Return the graph that onnxruntime saves to a path that its options have."""
     try:
-        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled or None)
         return onnx.load(target)
     except Exception as error:  # onnxruntime's have no base class, and protobuf's neither
         raise ModelBuildError(f"onnxruntime cannot save the graph: {error}") from error

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ import onnx
 
 from cdk_inference.model import weights
 from cdk_inference.model.build import measure
-from cdk_inference.model.build.optimize import optimize
 from cdk_inference.model.build.saturation import saturating
 from cdk_inference.model.lock import Lock
 from cdk_inference.model.manifest import MEMORY_BATCH, Distribution, Manifest, Measured
@@ -27,10 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cdk_inference.model.build.data import Batch
+    from cdk_inference.model.build.measure import Timing
     from cdk_inference.model.build.metrics import Outputs
     from cdk_inference.model.build.search import Outcome
     from cdk_inference.model.build.trials import Trials
-    from cdk_inference.model.precision import Pinned
     from cdk_inference.model.recipe import ModelRecipe
 
 REPORT_VERSION = 1
@@ -43,33 +41,18 @@ _TOP_CLASSES = 50
 _BATCH_WIDE = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention"))
 
 
-def ship(trials: Trials, model: Path, precision: Pinned) -> Path:
-    """Return a folder with a model as it is deployed: with operators fused for CPUs, and large weights aside."""
-
-    def fill(folder: Path) -> None:
-        data = model.read_bytes()
-        weights.write(folder, optimize(data, precision.kind, trials.recipe, trials.sample, folder))
-
-    digest = hashlib.sha256(model.read_bytes()).hexdigest()
-    return trials.passes.cached("optimize", [digest, precision.kind, trials.samples.digest], fill)
-
-
-def make_lock(
-    trials: Trials, outcome: Outcome, shipped: Path, request: dict[str, Any], architecture: str, exported: float
-) -> Lock:
+def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], architecture: str, exported: float) -> Lock:
     """Return what a search decided, as the lock that makes every later build the same.
 
     Parameters
     ----------
-    shipped
-        Folder with the model as it is deployed.
     architecture
         What the candidates were chosen for.
     exported
         Cosine similarity of the exported graph's outputs with the original's.
     """
     best = outcome.best
-    if best.file is None or best.metric is None:
+    if best.shipped is None or best.metric is None:
         raise AssertionError("what ships has been made and measured")
     return Lock(
         name=trials.recipe.name,
@@ -77,33 +60,30 @@ def make_lock(
         tools=request["tools"],
         precision=best.precision,
         ranges=best.ranges,
-        sha256=weights.digest(shipped),
+        sha256=weights.digest(best.shipped),
         architecture=architecture,
         target=trials.target,
-        exact_on=exact_on(saturates=bool(saturating(onnx.load(shipped / weights.MODEL)))),
+        exact_on=exact_on(saturates=bool(saturating(onnx.load(best.shipped / weights.MODEL)))),
         metric=best.metric,
         parity={"exported": exported} | ({} if best.cosine is None else {"quantized": round(best.cosine, 3)}),
-        measured=_measured(trials, shipped, best.latency),
+        measured=_measured(trials, best.shipped, best.latency),
         distributions=distributions(trials.recipe, best.outputs),
-        candidates=tuple(
-            replace(each, size_bytes=weights.size(shipped)) if each.status == "shipped" else each
-            for each in outcome.candidates
-        ),
+        candidates=outcome.candidates,
     )
 
 
-def _measured(trials: Trials, shipped: Path, latency: tuple[float, float, float] | None) -> Measured:
+def _measured(trials: Trials, shipped: Path, latency: Timing | None) -> Measured:
     model = shipped / weights.MODEL
     sample = trials.sample
     # A model whose batch is fixed gave a whole batch as the sample.
     single = all(isinstance(spec.shape[0], str) for spec in trials.recipe.inputs)
     batch = {name: np.repeat(array, MEMORY_BATCH, axis=0) for name, array in sample.items()} if single else sample
-    one, two, gain = latency or (0.0, 0.0, 1.0)
+    timing = latency or measure.Timing(0.0, 0.0, 1.0, 1.0, 1.0)
     return Measured(
         cpu=measure.cpu(),
-        float32_ms=one,
-        deployed_ms=two,
-        speedup=gain,
+        float32_ms=timing.float32_ms,
+        deployed_ms=timing.ms,
+        speedup=timing.speedup,
         float32_peak_mb=_peak_memory(trials, trials.float32, sample),
         deployed_peak_mb=_peak_memory(trials, model, sample),
         batch_peak_mb=_peak_memory(trials, model, batch),

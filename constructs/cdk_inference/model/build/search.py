@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.architecture import candidates
+from cdk_inference.model.build.measure import TIE
 from cdk_inference.model.build.sensitivity import sensitivity, soften
 from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from cdk_inference.model.build.trials import Trial, Trials
     from cdk_inference.model.lock import Candidate
     from cdk_inference.model.precision import Auto, Pinned
 
-LATENCY_TIE = 0.1
 SIZE_TIE = 0.05
-"""What differs by less than this share is equal. The same kernels differ by up to 10 % in latency from run to run."""
+"""Sizes that differ by less than this share are equal."""
 
 NARROW = 3.0
 """A candidate that misses the gate by at most this many times what the gate allows is worth mixing with float."""
@@ -58,10 +58,12 @@ def search(trials: Trials, policy: Auto) -> Outcome:
         raise ModelBuildError(reference.failure)
     tried = [reference, *(trials.run(p) for p in candidates(trials.model, policy, calibrated=calibrated))]
     tried = _aligned([*tried, *_mixed(trials, tried)])
-    eligible = [t for t in tried if not t.failure and t.speedup >= 1.0]
+    eligible = [t for t in tried if not t.failure and not _is_slower(t)]
     if not eligible:
         raise ModelBuildError(_nothing_passes(tried))
     best = choose(eligible, policy.objective)
+    if unclear := [describe(t.precision) for t in eligible if _noise(t)]:
+        trials.passes.event({"notice": f"this machine is too busy to tell the speed of {' and of '.join(unclear)}"})
     return Outcome(best, tuple(_record(t, best) for t in tried))
 
 
@@ -105,22 +107,39 @@ def compare(trials: Trials, policy: Auto) -> tuple[Candidate, ...]:
 def choose(eligible: Sequence[Trial], objective: str) -> Trial:
     """Return the best of what may ship.
 
-    The objective decides, then the other of latency and size, then the likeness to float32.
+    The objective decides, then the other of latency and size. What is left is as good: float32 then loses nothing, or
+    the first of those that are most like it. A latency decides only if it is better by more than its noise.
     """
-    costs: list[tuple[Callable[[Trial], float], float]] = [
-        (lambda t: 1.0 / t.speedup, LATENCY_TIE),
-        (lambda t: t.size, SIZE_TIE),
-    ]
     best = list(eligible)
-    for cost, tie in costs if objective == "latency" else reversed(costs):
-        bar = min(map(cost, best)) * (1.0 + tie)
-        best = [t for t in best if cost(t) <= bar]
-    return max(best, key=lambda t: t.cosine or 0.0)
+    for narrow in (_quickest, _smallest) if objective == "latency" else (_smallest, _quickest):
+        best = narrow(best)
+    return max(best, key=lambda t: (isinstance(t.precision, Float32), t.cosine or 0.0))
+
+
+def _quickest(trials: Sequence[Trial]) -> list[Trial]:
+    """Return all but those that are slower than another, whatever the noise, by more than a tie."""
+    bar = max(_bounds(t)[0] for t in trials)
+    return [t for t in trials if _bounds(t)[1] * (1.0 + TIE) >= bar]
+
+
+def _smallest(trials: Sequence[Trial]) -> list[Trial]:
+    bar = min(t.size for t in trials) * (1.0 + SIZE_TIE)
+    return [t for t in trials if t.size <= bar]
+
+
+def _is_slower(trial: Trial) -> bool:
+    """Tell whether a trial is slower than float32, whatever the noise, by more than a tie."""
+    return _bounds(trial)[1] * (1.0 + TIE) < 1.0
+
+
+def _bounds(trial: Trial) -> tuple[float, float]:
+    """Return between what the speedup lies; zeros if it is not known."""
+    return (trial.latency.low, trial.latency.high) if trial.latency else (0.0, 0.0)
 
 
 def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
     """Make the most harmful nodes of the best narrow failure more exact, twice as many each time, until it passes."""
-    passing = [t.speedup for t in tried if not t.failure]
+    passing = [_bounds(t)[0] for t in tried if not t.failure]
     worthy = [
         t
         for t in tried
@@ -128,7 +147,7 @@ def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
         and t.failure
         and not isinstance(t.precision, Float32)
         and t.misses <= NARROW
-        and t.speedup > max([1.0, *passing]) * (1.0 + LATENCY_TIE)
+        and _bounds(t)[0] > max([1.0, *passing]) * (1.0 + TIE)
     ]
     if not worthy:
         return []
@@ -154,26 +173,41 @@ def _aligned(tried: Sequence[Trial]) -> list[Trial]:
     The gain over float32 is what alternated runs tell. So latencies are the least disturbed one of float32, divided
     by the gain.
     """
-    measured = [t.latency[0] for t in tried if t.latency]
+    measured = [t.latency.float32_ms for t in tried if t.latency]
     if not measured:
         return list(tried)
-    float32 = min(measured)
-    return [replace(t, latency=(float32, round(float32 / t.speedup, 3), t.speedup)) if t.latency else t for t in tried]
+    one = min(measured)
+    return [
+        replace(t, latency=replace(t.latency, float32_ms=one, ms=round(one / t.speedup, 3))) if t.latency else t
+        for t in tried
+    ]
 
 
 def _record(trial: Trial, best: Trial | None, *, only: bool = False) -> Candidate:
     if trial is best:
         float32 = isinstance(trial.precision, Float32) and not only
-        return trial.candidate("shipped", "nothing that passes is quicker or smaller" if float32 else "")
+        reason = "nothing that passes is quicker or smaller" if float32 else "" if only else _noise(trial)
+        return trial.candidate("shipped", reason)
     if trial.metric is None:
         return trial.candidate("error", trial.failure)
     if trial.failure:
         return trial.candidate("failed", trial.failure)
     if isinstance(trial.precision, Float32):
         return trial.candidate("reference", "")
-    if trial.latency and trial.speedup < 1.0:
+    if _is_slower(trial):
         return trial.candidate("slower", f"takes {1 / trial.speedup:.2f} times as long as float32")
-    return trial.candidate("passed", "")
+    return trial.candidate("passed", "" if only else _noise(trial))
+
+
+def _noise(trial: Trial) -> str:
+    """Say that a busy machine did not let a speed be told; empty if it did."""
+    if trial.latency is None or trial.latency.clear:
+        return ""
+    low, high = _bounds(trial)
+    return (
+        f"this machine is too busy to tell its speed, {low:.2f} to {high:.2f} times that of float32, so that the size "
+        "decides; build with --search on a quiet machine"
+    )
 
 
 def _nothing_passes(tried: Sequence[Trial]) -> str:

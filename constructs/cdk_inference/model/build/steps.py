@@ -18,7 +18,6 @@ from cdk_inference.model.build.graph import clean, fuse, serialize
 from cdk_inference.model.build.package import (
     make_lock,
     make_manifest,
-    ship,
     write_artifact,
     write_evaluation,
     write_report,
@@ -66,18 +65,19 @@ def evaluate(
 ) -> None:
     """Judge a model file by the recipe's gate, on this machine, and write the result to ``judgement.json``."""
     trials, _ = _prepare(recipe, request, folder, cache, passes)
-    joined = work / "joined.onnx"
-    joined.write_bytes(weights.join(Path(request["model"])))
-    trial = trials.judge_file(joined)
+    judged = work / "judged"
+    judged.mkdir()
+    weights.write(judged, weights.join(Path(request["model"])))
+    trial = trials.judge_folder(judged)
     result = {
         "metric": unstructure(trial.metric),
         "cosine": trial.cosine,
         "size_bytes": trial.size,
-        "float32_ms": trial.latency[0] if trial.latency else None,
-        "latency_ms": trial.latency[1] if trial.latency else None,
+        "float32_ms": trial.latency.float32_ms if trial.latency else None,
+        "latency_ms": trial.latency.ms if trial.latency else None,
         "speedup": trial.speedup,
         "failure": trial.failure,
-        "exact_on": exact_on(saturates=bool(saturating(onnx.load(joined)))),
+        "exact_on": exact_on(saturates=bool(saturating(onnx.load(judged / weights.MODEL)))),
     }
     (work / "judgement.json").write_text(json.dumps(result), "utf-8")
 
@@ -134,13 +134,12 @@ def _find(trials: Trials, request: dict[str, Any], exported: float, work: Path) 
     """Decide, and write what was found."""
     policy = trials.recipe.precision
     outcome = search(trials, policy) if isinstance(policy, Auto) else pinned(trials, policy)
-    if outcome.best.file is None:
+    if outcome.best.shipped is None:
         raise AssertionError("what ships has been made")
-    shipped = ship(trials, outcome.best.file, outcome.best.precision)
-    lock = make_lock(trials, outcome, shipped, request, architecture(trials.model), exported)
+    lock = make_lock(trials, outcome, request, architecture(trials.model), exported)
     if isinstance(policy, Auto):
         (work / "lock.json").write_text(lock.to_json(), "utf-8")
-    _package(trials, lock, shipped, work, locked=False)
+    _package(trials, lock, outcome.best.shipped, work, locked=False)
     write_evaluation(work, trials, outcome.best.outputs)
 
 
@@ -153,7 +152,7 @@ def _rebuild(trials: Trials, lock: Lock, work: Path) -> None:
         If other bytes come out than the lock says.
     """
     file, _ = trials.convert(lock.precision, lock.ranges)
-    shipped = ship(trials, file, lock.precision)
+    shipped = trials.ship(file, lock.precision)
     digest = weights.digest(shipped)
     if digest != lock.sha256:
         raise ModelBuildError(

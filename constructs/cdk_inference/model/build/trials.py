@@ -12,18 +12,21 @@ import numpy as np
 import onnx
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import weights
 from cdk_inference.model.build import measure
 from cdk_inference.model.build.calibrate import calibrate
 from cdk_inference.model.build.data import Samples, load_function, load_samples
 from cdk_inference.model.build.evaluate import load_outputs, predict, save_outputs
 from cdk_inference.model.build.graph import clean, serialize
+from cdk_inference.model.build.measure import Timing
 from cdk_inference.model.build.metrics import Judge, cosines, limit, passes, rounded
+from cdk_inference.model.build.optimize import optimize
 from cdk_inference.model.build.precisions import convert
 from cdk_inference.model.checks import is_function
 from cdk_inference.model.lock import Candidate
 from cdk_inference.model.manifest import Metric
-from cdk_inference.model.precision import Float32, StaticInt8, describe
-from cdk_inference.model.structure import unstructure
+from cdk_inference.model.precision import Auto, Float32, StaticInt8, describe
+from cdk_inference.model.structure import structure, unstructure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,8 +48,8 @@ class Trial:
     ----------
     precision
         What was tried.
-    file
-        The model; None if it could not be made.
+    shipped
+        Folder with the model as it is deployed; None if it could not be made. All figures are of this form.
     ranges
         Of the activations, if the precision has some.
     outputs
@@ -54,7 +57,7 @@ class Trial:
     metric
         Quality and gate.
     latency
-        Milliseconds of float32, milliseconds of this, and how much quicker this is.
+        How quick it is, next to float32.
     failure
         Why it cannot ship; empty if it can.
     misses
@@ -62,24 +65,24 @@ class Trial:
     """
 
     precision: Pinned
-    file: Path | None = None
+    shipped: Path | None = None
     ranges: Ranges | None = None
     outputs: Outputs = field(default_factory=list)
     metric: Metric | None = None
     cosine: float | None = None
-    latency: tuple[float, float, float] | None = None
+    latency: Timing | None = None
     failure: str = ""
     misses: float = float("inf")
 
     @property
     def size(self) -> int:
         """Bytes of the model."""
-        return self.file.stat().st_size if self.file else 0
+        return weights.size(self.shipped) if self.shipped else 0
 
     @property
     def speedup(self) -> float:
         """How much quicker than float32; 0 if that is not known."""
-        return self.latency[2] if self.latency else 0.0
+        return self.latency.speedup if self.latency else 0.0
 
     def candidate(self, status: str, reason: str) -> Candidate:
         """Return what the report says about it."""
@@ -91,8 +94,8 @@ class Trial:
             quality=self.metric.quantized if self.metric else None,
             cosine=self.cosine,
             size_bytes=self.size or None,
-            latency_ms=self.latency[1] if self.latency else None,
-            speedup=self.latency[2] if self.latency else None,
+            latency_ms=self.latency.ms if self.latency else None,
+            speedup=self.latency.speedup if self.latency else None,
         )
 
 
@@ -147,7 +150,7 @@ class Trials:
     @cached_property
     def reference(self) -> Outputs:
         """Outputs of the float model over the evaluation data."""
-        return self._outputs(self.float32, "float32")
+        return self._outputs(self.float32.read_bytes(), "float32")
 
     @cached_property
     def judge(self) -> Judge:
@@ -163,31 +166,41 @@ class Trials:
         """The float model's quality."""
         return self.judge.score(self.reference)[0]
 
-    def run(self, precision: Pinned, *, timed: bool = True) -> Trial:
+    def run(self, precision: Pinned) -> Trial:
         """Try a precision. A conversion that fails makes a trial that failed, not an error."""
         try:
             file, ranges = self.convert(precision)
-            return self._judged(precision, file, ranges, timed=timed)
+            return self._judged(precision, self.ship(file, precision), ranges)
         except ModelBuildError as error:
             return Trial(precision, failure=str(error))
 
-    def _judged(self, precision: Pinned, file: Path, ranges: Ranges | None, *, timed: bool) -> Trial:
-        outputs = self.reference if file == self.float32 else self._outputs(file, describe(precision))
+    def _judged(self, precision: Pinned, shipped: Path, ranges: Ranges | None) -> Trial:
+        model = weights.join(shipped / weights.MODEL)
+        same = hashlib.sha256(model).hexdigest() == self._digest
+        outputs = self.reference if same else self._outputs(model, describe(precision))
         value, count = self.judge.score(outputs)
         evaluation = self.recipe.evaluation
         gate = limit(evaluation, self.baseline)
         metric = Metric(evaluation.metric, rounded(self.baseline), rounded(value), rounded(gate), count)
-        latency = self._latency(file) if timed or evaluation.max_latency_ms is not None else None
-        failure, misses = self._judge(value, gate, file.stat().st_size, latency)
+        latency = self._latency(model)
+        failure, misses = self._judge(value, gate, weights.size(shipped), latency)
         try:
             cosine = round(float(np.mean(cosines(outputs, self.reference))), 4)
         except ModelBuildError:  # boxes, say, of which another number was found
             cosine = None
-        return Trial(precision, file, ranges, outputs, metric, cosine, latency, failure, misses)
+        return Trial(precision, shipped, ranges, outputs, metric, cosine, latency, failure, misses)
 
-    def judge_file(self, file: Path) -> Trial:
+    def judge_folder(self, shipped: Path) -> Trial:
         """Judge a model that was made already."""
-        return self._judged(Float32(), file, None, timed=True)
+        return self._judged(Float32(), shipped, None)
+
+    def ship(self, file: Path, precision: Pinned) -> Path:
+        """Return a folder with a model as it is deployed: with operators fused for CPUs, and large weights aside."""
+
+        def fill(folder: Path) -> None:
+            weights.write(folder, optimize(file.read_bytes(), precision.kind, self.recipe, self.sample, folder))
+
+        return self.passes.cached("optimize", [_sha256(file), precision.kind, self.samples.digest], fill)
 
     def convert(self, precision: Pinned, ranges: Ranges | None = None) -> tuple[Path, Ranges | None]:
         """Return the model in a precision, and the ranges that it was made with, calibrated unless given."""
@@ -212,31 +225,37 @@ class Trials:
         made = self.passes.cached("prepare", depends, fill, "calibration")
         return {k: (low, high) for k, (low, high) in json.loads((made / "ranges.json").read_text("utf-8")).items()}
 
-    def _outputs(self, file: Path, what: str) -> Outputs:
+    def _outputs(self, model: bytes, what: str) -> Outputs:
         def fill(folder: Path) -> None:
-            save_outputs(folder / "outputs.npz", predict(file.read_bytes(), self.recipe, self.samples.inputs, what))
+            save_outputs(folder / "outputs.npz", predict(model, self.recipe, self.samples.inputs, what))
 
-        depends = [_sha256(file), self.samples.digest, self.fresh]
+        depends = [hashlib.sha256(model).hexdigest(), self.samples.digest, self.fresh]
         made = self.passes.cached("evaluate", depends, fill, what)
         return load_outputs(made / "outputs.npz")
 
-    def _latency(self, file: Path) -> tuple[float, float, float]:
-        def fill(folder: Path) -> None:
-            times = measure.latency(self.float32.read_bytes(), file.read_bytes(), self.sample)
-            (folder / "latency.json").write_text(json.dumps(times), "utf-8")
+    def _latency(self, model: bytes) -> Timing:
+        digest = hashlib.sha256(model).hexdigest()
+        same = digest == self._digest
+        # Where nothing is chosen, more rounds would decide nothing.
+        rounds = measure.MAX_ROUNDS if isinstance(self.recipe.precision, Auto) else measure.MIN_ROUNDS
 
-        depends = [self._digest, _sha256(file), self.samples.digest, measure.host(), self.fresh]
+        def fill(folder: Path) -> None:
+            if same:
+                alone = measure.alone(model, self.sample)
+                timing = Timing(alone, alone, 1.0, 1.0, 1.0)
+            else:
+                timing = measure.latency(self.float32.read_bytes(), model, self.sample, rounds=rounds)
+            (folder / "latency.json").write_text(json.dumps(unstructure(timing)), "utf-8")
+
+        depends = [self._digest, digest, rounds, self.samples.digest, measure.host(), self.fresh]
         made = self.passes.cached("measure", depends, fill)
-        one, two, gain = json.loads((made / "latency.json").read_text("utf-8"))
-        return (one, one, 1.0) if file == self.float32 else (one, two, gain)
+        return structure(json.loads((made / "latency.json").read_text("utf-8")), Timing)
 
     @cached_property
     def _digest(self) -> str:
         return _sha256(self.float32)
 
-    def _judge(
-        self, value: float, gate: float, size: int, latency: tuple[float, float, float] | None
-    ) -> tuple[str, float]:
+    def _judge(self, value: float, gate: float, size: int, latency: Timing) -> tuple[str, float]:
         """Return why a model cannot ship, and how far it is from that."""
         evaluation = self.recipe.evaluation
         failures, misses = [], 0.0
@@ -247,9 +266,9 @@ class Trials:
         if evaluation.max_size_mb is not None and size > evaluation.max_size_mb * 1e6:
             failures.append(f"{size / 1e6:.2f} MB is above max_size_mb {evaluation.max_size_mb:g}")
             misses += size / (evaluation.max_size_mb * 1e6) - 1.0
-        if evaluation.max_latency_ms is not None and latency and latency[1] > evaluation.max_latency_ms:
-            failures.append(f"{latency[1]:.3g} ms is above max_latency_ms {evaluation.max_latency_ms:g}")
-            misses += latency[1] / evaluation.max_latency_ms - 1.0
+        if evaluation.max_latency_ms is not None and latency.ms > evaluation.max_latency_ms:
+            failures.append(f"{latency.ms:.3g} ms is above max_latency_ms {evaluation.max_latency_ms:g}")
+            misses += latency.ms / evaluation.max_latency_ms - 1.0
         return "; ".join(failures), misses
 
 
