@@ -163,6 +163,30 @@ def hybrid() -> onnx.ModelProto:
     return g.model(scores=g.add("ReduceMean", x, g.weight([1]), keepdims=0))
 
 
+def detector(*, distribution: bool = True, classes: int = 5) -> onnx.ModelProto:
+    """Return a detector of images (batch, 3, 64, 64) as YOLO's versions end: boxes in pixels, joined with scores.
+
+    Only spots that stand out reach a score. Edges are the mean of a distribution over 16 places, or come as they are.
+    """
+    g = Graph()
+    x = g.conv(g.input("x", ("batch", 3, 64, 64)), (3, 32), strides=[2, 2], pads=[1, 1, 1, 1])
+    x = g.conv(x, (32, 32), strides=[2, 2], pads=[1, 1, 1, 1])
+    edges = 64 if distribution else 4
+    box = g.conv(x, (32, edges), 1, relu=False)
+    kernel = g.normal(classes, 32, 1, 1, scale=1.0)
+    found = g.add("Conv", x, kernel, g.weight(np.full(classes, -12, np.float32)))
+    joined = g.add("Reshape", g.add("Concat", box, found, axis=1), g.weight([0, edges + classes, 256]))
+    box = g.add("Split", joined, g.weight([edges, classes]), outputs=2, axis=1)
+    score = g.add("Sigmoid", g.nodes[-1].output[1])
+    if distribution:
+        places = g.add("Transpose", g.add("Reshape", box, g.weight([0, 4, 16, 256])), perm=[0, 2, 1, 3])
+        places = g.add("Softmax", places, axis=1)
+        box = g.add("Conv", places, g.weight(np.arange(16, dtype=np.float32).reshape(1, 16, 1, 1)))
+        box = g.add("Reshape", box, g.weight([0, 4, 256]))
+    pixels = g.add("Mul", g.add("Add", box, g.weight(np.arange(256, dtype=np.float32))), g.weight(np.float32(4)))
+    return g.model(found=g.add("Concat", pixels, score, axis=1))
+
+
 def branching() -> onnx.ModelProto:
     """Return a graph with an If whose bodies take values and weights from outside, and a Loop."""
     g = Graph()

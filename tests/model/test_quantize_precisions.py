@@ -18,6 +18,7 @@ from tests.model.graphs import (
     Graph,
     cnn,
     cosine,
+    detector,
     feed,
     hybrid,
     operators,
@@ -217,6 +218,30 @@ def test_kept_nodes_stay_float(tmp_path: Path) -> None:
         weights = {w.name: w for w in converted.graph.initializer}
         found = [weights[n.input[1]].data_type for n in converted.graph.node if n.op_type == "Gemm"]
         assert found == [onnx.TensorProto.FLOAT] * len(heads)
+
+
+def scenes(count: int, seed: int) -> dict[str, np.ndarray]:
+    """Return images with a patch of some colour each, a few of which the detector finds."""
+    random = np.random.default_rng(seed)
+    found = random.normal(0, 0.3, (count, 3, 64, 64)).astype(np.float32)
+    for image in found:
+        y, x = random.integers(2, 50, 2)
+        image[:, y : y + 10, x : x + 10] += random.uniform(-4, 4, (3, 1, 1))
+    return {"x": found}
+
+
+@pytest.mark.parametrize("distribution", [False, True])
+def test_what_joins_boxes_and_scores_stays_float(distribution: bool, tmp_path: Path) -> None:
+    model = prepared(detector(distribution=distribution), tmp_path)
+    ranges = calibrate(model, "percentile", 99.9, [scenes(16, seed) for seed in range(4)])
+    converted = clean(convert(model, StaticInt8("percentile", 99.9), ranges))
+    dequantized = {n.output[0] for n in converted.graph.node if n.op_type == "DequantizeLinear"}
+    assert {n.op_type for n in converted.graph.node if dequantized & set(n.input)} == {"Conv"}
+    sample = scenes(64, 77)
+    float32, quantized = (run(each, sample)[0][:, 4:] for each in (model, converted))
+    assert float32.max() > 0.99
+    assert quantized.max() > 0.9
+    assert np.sum((quantized > 0.25) & (float32 > 0.25)) > np.sum(float32 > 0.25) / 2
 
 
 def test_nodes_without_ranges_stay_float(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.graph import constants, consumers, opset, producers, replace_nodes, sort_nodes, weights
 from cdk_inference.model.build.precisions.dynamic import gemms_as_products, quantize_products
-from cdk_inference.model.build.precisions.selection import is_plain, named, products
+from cdk_inference.model.build.precisions.selection import MIN_WEIGHTS, is_plain, named, products
 from cdk_inference.model.build.precisions.stem import fold_normalisation, unfold_strides
 from cdk_inference.model.build.saturation import limit_pairs
 
@@ -49,6 +49,13 @@ OPERATORS = (
     "Transpose",
     "Unsqueeze",
 )
+# What a tail begins behind. A mean evens out what its input was rounded by.
+_HEAVY = (
+    *CONVOLUTIONS,
+    *("Einsum", "Gemm", "GRU", "LSTM", "MatMul", "RNN"),
+    *("AveragePool", "GlobalAveragePool", "ReduceMean"),
+)
+_SHAPING = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _PREPARING = ("Add", "Cast", "Div", "Mul", "Sub", "Transpose")
 _BIAS = 2  # place among the inputs
 _OPSET = 13  # before, weights have one scale in all
@@ -77,7 +84,8 @@ def convert_static(
     kept = named(model.graph, precision.keep_float, "keep_float")
     mixed = named(model.graph, precision.dynamic, "dynamic") - kept
     complete = _complete(model.graph, ranges)
-    static = _quantizable(model.graph, complete, kept | mixed, around_convolutions=bool(precision.dynamic))
+    tail = _tail(model.graph)
+    static = _quantizable(model.graph, complete, kept | mixed | tail, around_convolutions=bool(precision.dynamic))
     heavy = [n.name for n in model.graph.node if n.name in static and n.op_type in (*CONVOLUTIONS, "Gemm", "MatMul")]
     if not heavy:
         raise ModelBuildError("the model has no convolutions or products with constant weights and known ranges")
@@ -87,7 +95,7 @@ def convert_static(
         matrices = gemms_as_products(model)
         model = quantize_products(model, [matrices.get(n, n) for n in dynamic], saturates=saturates)
     quantized = _quantize(model, static, complete, saturates=saturates)
-    _keep_outputs_float(quantized.graph)
+    _keep_float(quantized.graph, tail)
     fold_normalisation(quantized.graph)
     unfold_strides(quantized.graph)
     return quantized
@@ -210,23 +218,52 @@ def _quantize(
     return quantized
 
 
-def _keep_outputs_float(graph: onnx.GraphProto) -> None:
-    """Take the last quantize/dequantize pair off each output.
+def _tail(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of the nodes behind the last products: they have little to compute, and make the outputs.
+
+    A detector joins boxes and scores there, which 8 bits with one range cannot hold, or takes a sigmoid, before which
+    the percentile clips the best scores.
+    """
+    taken, made, known = consumers(graph), producers(graph), weights(graph)
+    found: set[str] = set()
+    for node in reversed(graph.node):
+        users = [user.name for name in node.output for user in taken.get(name, [])]
+        ends = node.op_type in _HEAVY and not _is_expectation(node, made, known)
+        if not ends and found.issuperset(users):
+            found.add(node.name)
+    return found
+
+
+def _is_expectation(node: onnx.NodeProto, made: Mapping[str, onnx.NodeProto], known: Mapping[str, TensorProto]) -> bool:
+    """Tell whether a product weighs what a softmax gives, as detectors find the edges of boxes."""
+    weight, source = known.get(node.input[1]) if len(node.input) > 1 else None, made.get(node.input[0])
+    while source is not None and source.op_type in _SHAPING:
+        source = made.get(source.input[0])
+    small = weight is not None and int(np.prod(weight.dims)) < MIN_WEIGHTS
+    return small and source is not None and source.op_type == "Softmax"
+
+
+def _keep_float(graph: onnx.GraphProto, tail: set[str]) -> None:
+    """Take the quantize/dequantize pair off each output, and off what the tail alone takes.
 
     A quantized score has 256 levels, and what the percentile clips first is the best score.
     """
-    made = producers(graph)
-    for output in graph.output:
-        dequantize = made.get(output.name)
-        if dequantize is None or dequantize.op_type != "DequantizeLinear":
-            continue
+    made, taken = producers(graph), consumers(graph)
+    outputs = {v.name for v in graph.output}
+    for dequantize in [n for n in graph.node if n.op_type == "DequantizeLinear"]:
+        name = dequantize.output[0]
         quantize = made.get(dequantize.input[0])
-        if quantize is None:
+        if quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        if name not in outputs and not tail.issuperset(user.name for user in taken.get(name, [])):
             continue
         source = quantize.input[0]
         graph.node.remove(dequantize)
-        graph.node.remove(quantize)
+        if len(taken[quantize.output[0]]) == 1:
+            graph.node.remove(quantize)
+        # An output keeps its name.
+        old, new = (source, name) if name in outputs else (name, source)
         for node in graph.node:
-            node.input[:] = [output.name if n == source else n for n in node.input]
-            node.output[:] = [output.name if n == source else n for n in node.output]
+            node.input[:] = [new if n == old else n for n in node.input]
+            node.output[:] = [new if n == old else n for n in node.output]
     replace_nodes(graph, {})
