@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation
 from cdk_inference.model.build.data import Samples
-from cdk_inference.model.build.metrics import Judge, confidences, limit, passes
+from cdk_inference.model.build.metrics import Judge, confidences, cosines, limit, passes
 
 SCORES = arrays(np.float32, (4, 3), elements=st.floats(-10, 10, width=32))
 
@@ -25,6 +25,7 @@ def judge(metric: str, reference: np.ndarray, labels: Any = None, function: Any 
 
 @given(SCORES, st.sampled_from(["top1_agreement", "top2_agreement", "cosine"]))
 def test_a_model_agrees_with_itself(scores: np.ndarray, metric: str) -> None:
+    assume(metric == "cosine" or len(set(np.argmax(scores, axis=1))) > 1)
     value, count = judge(metric, scores).score([[scores]])
     assert count == 4
     assert passes(Evaluation("d.py:f", metric, max_drop=0), value, 1.0)
@@ -37,6 +38,7 @@ def test_a_model_is_no_error_from_itself(scores: np.ndarray) -> None:
 
 @given(SCORES, SCORES, st.lists(st.integers(0, 2), min_size=4, max_size=4))
 def test_accuracy_counts_as_a_loop_would(scores: np.ndarray, reference: np.ndarray, labels: list[int]) -> None:
+    assume(len(set(labels)) > 1)
     for places in (1, 2):
         best = [sorted(range(3), key=lambda c, row=row: -row[c])[:places] for row in scores]
         right = sum(label in row for label, row in zip(labels, best, strict=True)) / 4
@@ -69,6 +71,87 @@ def test_every_position_of_a_sequence_counts() -> None:
     outputs = reference.copy()
     outputs[0, 0] = [0, 1, 0]
     assert judge("top1_agreement", reference).score([[outputs]]) == (pytest.approx(5 / 6), 6)
+    assert judge("top1_sequence_agreement", reference).score([[outputs]]) == (0.5, 2)
+
+
+def test_in_whole_sequences_positions_count_of_which_the_float_model_is_sure() -> None:
+    reference = np.array([[[9.0, 0.0], [0.1, 0.0]], [[0.0, 9.0], [0.0, 9.0]], [[0.0, 0.1], [0.1, 0.0]]])
+    outputs = reference.copy()
+    outputs[0, 1] = [0.0, 0.1]  # not sure
+    sure = {"min_confidence": 0.9}
+    assert judge("top1_sequence_agreement", reference, **sure).score([[outputs]]) == (1.0, 2)
+    outputs[1, 1] = [9.0, 0.0]
+    assert judge("top1_sequence_agreement", reference, **sure).score([[outputs]]) == (0.5, 2)
+
+
+def both(metric: str, reference: list[np.ndarray], labels: Any = None) -> Judge:
+    samples = Samples([{"x": np.zeros((len(reference[0]), 1))}], [labels], [None])
+    return Judge(Evaluation("d.py:f", metric), samples, [reference], ("one", "two"))
+
+
+def test_label_before_probabilities_does_not_hide_them() -> None:
+    """As scikit-learn's models have their outputs."""
+    label, probabilities = np.array([0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7]], np.float32)
+    other = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]], np.float32)
+    assert both("top1", [label, probabilities], [0, 1, 1]).score([[label, other]]) == (pytest.approx(2 / 3), 3)
+    assert both("top1_agreement", [label, probabilities]).score([[label, other]]) == (pytest.approx(2 / 3), 3)
+
+
+@pytest.mark.parametrize("metric", ["top1", "top1_agreement"])
+def test_data_of_one_class_fails(metric: str) -> None:
+    scores = np.array([[2.0, 0.0], [3.0, 0.0]])
+    with pytest.raises(
+        ModelBuildError, match=r"must have two or more classes .* got class 0 alone, .* would pass; add"
+    ):
+        judge(metric, scores, [0, 0]).score([[scores]])
+
+
+def detections(seed: int = 0) -> np.ndarray:
+    """Return boxes in pixels and scores of 80 classes, (4, 84, 400), of which few are more than noise."""
+    random = np.random.default_rng(seed)
+    boxes = random.uniform(0, 640, (4, 4, 400))
+    scores = random.uniform(0, 1e-4, (4, 80, 400))
+    for image in range(4):
+        scores[image, random.integers(0, 80, 3), random.integers(0, 400, 3)] = random.uniform(0.5, 0.9, 3)
+    return np.concatenate([boxes, scores], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("layout", ["channels first", "channels last", "normalised", "two outputs"])
+def test_scores_that_are_lost_behind_large_boxes_fail(layout: str) -> None:
+    def arranged(found: np.ndarray) -> list[np.ndarray]:
+        boxes, scores = found[:, :4] / (640 if layout == "normalised" else 1), found[:, 4:]
+        parts = [boxes, scores] if layout == "two outputs" else [np.concatenate([boxes, scores], axis=1)]
+        return [part.transpose(0, 2, 1) if layout == "channels last" else part for part in parts]
+
+    float32, capped = detections(), detections()
+    capped[:, 4:] = np.minimum(capped[:, 4:], 0.129)
+    random = np.random.default_rng(1)
+    sound = float32 * random.normal(1, 0.02, float32.shape).astype(np.float32)
+    boxes_off = float32.copy()
+    boxes_off[:, :4] += random.normal(0, 200, boxes_off[:, :4].shape)
+    reference = arranged(float32)
+    score = both("cosine", reference).score
+    assert score([arranged(float32)]) == (pytest.approx(1.0), 4)
+    assert score([arranged(sound)])[0] > 0.99
+    assert score([arranged(capped)])[0] < 0.3
+    assert score([arranged(boxes_off)])[0] < 0.95
+    pooled = float(np.mean(cosines([arranged(capped)], [reference])))
+    assert layout == "normalised" or pooled > 0.9999
+
+
+@given(arrays(np.float32, (4, 6), elements=st.floats(-10, 10, width=32)), st.floats(-1, 1))
+def test_one_output_of_one_scale_has_the_mean_cosine(reference: np.ndarray, error: float) -> None:
+    outputs = reference + np.float32(error)
+    expected = float(np.mean(cosines([[outputs]], [[reference]])))
+    assert judge("cosine", reference).score([[outputs]])[0] == expected
+
+
+def test_channels_without_finds_are_not_judged_by_their_own_scale() -> None:
+    """What is noise in float32 is other noise in 8 bits, and no decision depends on it."""
+    float32 = detections()
+    other = float32.copy()
+    other[:, 4:] += np.random.default_rng(2).uniform(0, 1e-4, other[:, 4:].shape).astype(np.float32)
+    assert judge("cosine", float32).score([[other]])[0] > 0.999
 
 
 def test_own_metric_gets_outputs_by_name_and_labels() -> None:

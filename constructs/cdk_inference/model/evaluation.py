@@ -7,10 +7,18 @@ from dataclasses import dataclass
 
 from cdk_inference.model.checks import check, check_function, check_inside, check_number, is_function
 
-METRICS = ("top1", "top5", "top1_agreement", "top5_agreement", "cosine", "mean_absolute_error")
+METRICS = (
+    "top1",
+    "top5",
+    "top1_agreement",
+    "top5_agreement",
+    "top1_sequence_agreement",
+    "cosine",
+    "mean_absolute_error",
+)
 """The common ones; any number of places may stand for 1 and 5, and ``"metrics.py:function"`` for your own."""
 
-_TOP = re.compile(r"top([1-9]\d{0,3})(_agreement)?")
+_TOP = re.compile(r"top([1-9]\d{0,3})(_agreement|_sequence_agreement)?")
 
 
 @dataclass(frozen=True)
@@ -25,12 +33,16 @@ class Evaluation:
         optionally, descriptions (one text per sample, for the model card).
     metric
         ``"top1_agreement"``: share of samples whose highest output is the same as the float model's (``"top5_..."``:
-        is among its five highest). ``"cosine"``: mean cosine similarity with the float model's outputs. These need no
-        labels and are 1.0 for the float model. ``"top1"``, ``"top5"``: accuracy, with class numbers as labels.
+        is among its five highest); each position of a sequence counts by itself. ``"top1_sequence_agreement"``: share
+        of samples of which all positions agree, such as the lines of a text recognition. ``"cosine"``: mean cosine
+        similarity with the float model's outputs; where outputs or channels differ in scale, as boxes and scores do,
+        that of the group that is least alike. These need no labels and are 1.0 for the float model.
+        ``"top1"``, ``"top5"``: accuracy, with class numbers as labels.
         ``"mean_absolute_error"``: to the labels, or to the float model's outputs without labels; lower is better.
         ``"file.py:function"``: your own, called with two lists of as many members as there are batches: outputs, each
         a dict from output name to array, and labels; returns a number, higher is better.
-        Classification metrics look at the first output.
+        Classification metrics look at the first output of float numbers that has classes on its last axis. The samples
+        that count must have two or more classes.
     max_drop
         The build fails if the metric is worse than the float model's by more than this.
     min_confidence
@@ -41,7 +53,7 @@ class Evaluation:
     max_latency_ms
         The build also fails if one sample takes longer than this, in milliseconds on one thread of this machine.
     max_size_mb
-        The build also fails if the model, in one file, is larger than this, in millions of bytes.
+        The build also fails if the model is larger than this as it is deployed, in millions of bytes.
     class_names
         A text file in the recipe's folder with the name of a class a line, for the model card.
     """
@@ -85,6 +97,11 @@ class Evaluation:
         """Number of highest outputs that a classification metric looks at; None for the others."""
         found = _TOP.fullmatch(self.metric)
         return int(found[1]) if found else None
+
+    @property
+    def whole_sequences(self) -> bool:
+        """Whether a sample counts as a whole, and not each of its positions."""
+        return self.metric.endswith("_sequence_agreement")
 
     @property
     def needs_labels(self) -> bool:

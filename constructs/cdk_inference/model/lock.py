@@ -41,13 +41,13 @@ class Candidate:
     quality
         Value of the gate's metric; None if it could not be measured.
     cosine
-        Mean cosine similarity of the outputs with those of float32.
+        How like the outputs are to those of float32, as the metric ``"cosine"`` tells.
     size_bytes
-        Of the model in one file; of the one that ships, of its files.
+        Of the model as it is deployed.
     latency_ms
         For one sample on one thread of the machine that searched: that of float32, divided by the speedup.
     speedup
-        Median, over pairs of alternated runs, of the time of float32 divided by the time of this.
+        Time of float32 divided by the time of this: the median over rounds of alternated runs.
     """
 
     name: str

@@ -10,7 +10,7 @@ import numpy as np
 from cdk_inference.errors import ModelBuildError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from cdk_inference.model.build.data import Samples
     from cdk_inference.model.evaluation import Evaluation
@@ -22,6 +22,12 @@ Outputs = list[list[Array]]
 """For each batch, the outputs in the order that the recipe declares."""
 
 ROUNDING = 1e-9  # of float64, in sums that exact arithmetic would give as equal
+
+SCALES = 8.0
+"""Channels whose root mean squares differ by more than this, with none between them, have scales of their own."""
+
+FOUND = 0.25
+"""Detectors usually take a score from here on for a find."""
 
 Score = tuple[float, int]
 """A metric's value, and the number of samples that counted."""
@@ -68,8 +74,7 @@ class Judge:
         elif self.evaluation.top is not None:
             value, count = self._top(outputs, self.evaluation.top)
         elif metric == "cosine":
-            values = cosines(outputs, self.reference)
-            value, count = float(np.mean(values)), len(values)
+            value, count = likeness(outputs, self.reference), sum(self.samples.sizes)
         else:
             value, count = self._mean_absolute_error(outputs)
         if not np.isfinite(value):
@@ -88,23 +93,35 @@ class Judge:
 
     def _top(self, outputs: Outputs, places: int) -> Score:
         hits: list[Array] = []
-        for index, (batch, reference) in enumerate(zip(outputs, self.reference, strict=True)):
-            scores = batch[0]
+        known: set[int] = set()
+        output = scores_output(self.reference[0], places)
+        for index, (batch, floats) in enumerate(zip(outputs, self.reference, strict=True)):
+            scores, reference = batch[output], floats[output]
             if scores.ndim < _CLASSIFIED or places >= scores.shape[-1]:
                 raise ModelBuildError(
-                    f"metric '{self.evaluation.metric}' tells nothing about output '{self.names[0]}' of shape "
+                    f"metric '{self.evaluation.metric}' tells nothing about output '{self.names[output]}' of shape "
                     f"{scores.shape}: it needs more than {places} classes on the last axis; "
                     "use another, such as 'cosine' or 'mean_absolute_error'"
                 )
-            sure = confidences(reference[0]) >= (self.evaluation.min_confidence or 0.0)
-            truth = self._classes(index, scores) if self.evaluation.needs_labels else np.argmax(reference[0], axis=-1)
+            sure = confidences(reference) >= (self.evaluation.min_confidence or 0.0)
+            truth = self._classes(index, scores) if self.evaluation.needs_labels else np.argmax(reference, axis=-1)
+            known.update(np.unique(truth[sure]).tolist())
             best = np.argsort(-scores.astype(np.float64), axis=-1, kind="stable")[..., :places]
-            hits.append(np.any(best == truth[..., None], axis=-1)[sure])
+            hit = np.any(best == truth[..., None], axis=-1)
+            if self.evaluation.whole_sequences:
+                hit, sure = (each.reshape(len(each), -1) for each in (hit | ~sure, sure))
+                hit, sure = hit.all(axis=1), sure.any(axis=1)
+            hits.append(hit[sure])
         found = np.concatenate([h.reshape(-1) for h in hits])
         if not found.size:
             raise ModelBuildError(
                 f"no evaluation sample counts: the float model is on none of them {self.evaluation.min_confidence:.0%} "
                 "sure; lower min_confidence, or give data that the model was trained for"
+            )
+        if len(known) == 1:
+            raise ModelBuildError(
+                f"evaluation.data must have two or more classes for metric '{self.evaluation.metric}', got class "
+                f"{known.pop()} alone, so that a model that always gives it would pass; add samples of other classes"
             )
         return float(np.mean(found)), int(found.size)
 
@@ -143,6 +160,17 @@ class Judge:
                 pairs = [(batch[0], labels.reshape(batch[0].shape))]
             errors += [np.abs(a.astype(np.float64) - b.astype(np.float64)).reshape(-1) for a, b in pairs]
         return float(np.mean(np.concatenate(errors))), sum(self.samples.sizes)
+
+
+def scores_output(arrays: Sequence[Array], places: int = 1) -> int:
+    """Return the place of the class scores among outputs: the first of float numbers for more classes than places.
+
+    The first output if there is none. scikit-learn's models give the label before the probabilities.
+    """
+    for index, array in enumerate(arrays):
+        if array.dtype.kind == "f" and array.ndim >= _CLASSIFIED and array.shape[-1] > places:
+            return index
+    return 0
 
 
 def limit(evaluation: Evaluation, baseline: float) -> float:
@@ -186,6 +214,82 @@ def cosines(a: Outputs, b: Outputs) -> Array:
     if shapes[0] != shapes[1]:
         raise ModelBuildError("outputs differ in shape from those of float32, so that they cannot be compared")
     return np.concatenate([_cosines(left, right) for left, right in zip(a, b, strict=True)])
+
+
+def likeness(outputs: Outputs, reference: Outputs) -> float:
+    """Return how like outputs are to those of the float model: 1 if they are the same.
+
+    This is the mean cosine similarity of the samples. Among several outputs, or channels, the largest numbers would
+    decide about that alone: boxes in pixels hide what happens to scores. So each group of channels of one scale is
+    also taken for itself, over all samples: its cosine similarity, times the ratio of its lengths, since scores that
+    are all too low are not like those of the float model. The least value counts.
+
+    Raises
+    ------
+    ModelBuildError
+        If outputs differ in shape, as those that depend on the data may.
+    """
+    values = [float(np.mean(cosines(outputs, reference)))]
+    groups = _groups(reference)
+    if len(groups) > 1:
+        values += [_agreement(_members(outputs, group), _members(reference, group)) for group in groups]
+    return min(values)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Channels of an output: the places along an axis, or all if there is none."""
+
+    output: int
+    axis: int | None = None
+    places: tuple[int, ...] = ()
+
+
+def _groups(reference: Outputs) -> list[_Group]:
+    """Return the groups of channels that have one scale each, of all outputs that are float."""
+    found: list[_Group] = []
+    for output in range(len(reference[0])):
+        arrays = [batch[output] for batch in reference]
+        if arrays[0].dtype.kind != "f" or not any(array.size for array in arrays):
+            continue
+        split = [g for axis in range(1, arrays[0].ndim) if (g := _split(arrays, output, axis))]
+        found += max(split, key=len) if arrays[0].ndim > _CLASSIFIED and split else [_Group(output)]
+    return found
+
+
+def _split(arrays: Sequence[Array], output: int, axis: int) -> list[_Group]:
+    """Return the groups along an axis, if there are several."""
+    if len({array.shape[axis] for array in arrays}) > 1:
+        return []
+    others = tuple(k for k in range(arrays[0].ndim) if k != axis)
+    filled = [array.astype(np.float64) for array in arrays if array.size]
+    squares = sum(np.sum(np.square(array), axis=others) for array in filled)
+    peaks = np.max([np.max(np.abs(array), axis=others) for array in filled], axis=0)
+    order = np.argsort(squares, kind="stable")
+    groups: list[list[int]] = []
+    for place in order.tolist():
+        apart = groups and squares[place] > SCALES**2 * squares[groups[-1][-1]]
+        # Where no value would count as found, errors of any size change nothing: these go with the next.
+        if apart and max(peaks[k] for k in groups[-1]) >= FOUND:
+            groups.append([place])
+        elif groups:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return [_Group(output, axis, tuple(sorted(group))) for group in groups] if len(groups) > 1 else []
+
+
+def _members(outputs: Outputs, group: _Group) -> Array:
+    arrays = [batch[group.output].astype(np.float64) for batch in outputs]
+    if group.axis is not None:
+        arrays = [np.take(array, group.places, axis=group.axis) for array in arrays]
+    return np.concatenate([array.reshape(-1) for array in arrays])
+
+
+def _agreement(ours: Array, theirs: Array) -> float:
+    """Return the cosine similarity of two vectors, times the ratio of their lengths."""
+    longest = max(float(ours @ ours), float(theirs @ theirs))
+    return float(ours @ theirs) / longest if longest else 1.0
 
 
 def _cosines(a: list[Array], b: list[Array]) -> Array:

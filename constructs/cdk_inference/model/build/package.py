@@ -14,6 +14,7 @@ import onnx
 
 from cdk_inference.model import weights
 from cdk_inference.model.build import measure
+from cdk_inference.model.build.metrics import scores_output
 from cdk_inference.model.build.saturation import saturating
 from cdk_inference.model.lock import Lock
 from cdk_inference.model.manifest import MEMORY_BATCH, Distribution, Manifest, Measured
@@ -123,11 +124,12 @@ def _digest(model: Path) -> str:
 def distributions(recipe: ModelRecipe, outputs: Outputs) -> dict[str, Distribution]:
     """Return how the values of each output are distributed, rounded to three digits."""
     found = {}
+    classified = scores_output(outputs[0], recipe.evaluation.top) if recipe.evaluation.top is not None else None
     for index, spec in enumerate(recipe.outputs):
         arrays = [batch[index] for batch in outputs]
         values = np.concatenate([a.reshape(-1) for a in arrays]).astype(np.float64)
         top1: dict[str, float] = {}
-        if index == 0 and recipe.evaluation.top is not None:
+        if index == classified:
             top1 = _shares(np.concatenate([np.argmax(a, axis=-1).reshape(-1) for a in arrays]))
         quantiles = tuple(map(_round, np.quantile(values, _QUANTILES))) if values.size else ()
         mean, std = (_round(values.mean()), _round(values.std())) if values.size else (0.0, 0.0)

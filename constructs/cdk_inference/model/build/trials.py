@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
 from cdk_inference.errors import ModelBuildError
@@ -19,7 +18,7 @@ from cdk_inference.model.build.data import Samples, load_function, load_samples
 from cdk_inference.model.build.evaluate import load_outputs, predict, save_outputs
 from cdk_inference.model.build.graph import clean, serialize
 from cdk_inference.model.build.measure import Timing
-from cdk_inference.model.build.metrics import Judge, cosines, limit, passes, rounded
+from cdk_inference.model.build.metrics import Judge, likeness, limit, passes, rounded
 from cdk_inference.model.build.optimize import optimize
 from cdk_inference.model.build.precisions import convert
 from cdk_inference.model.checks import is_function
@@ -30,6 +29,8 @@ from cdk_inference.model.structure import structure, unstructure
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import numpy as np
 
     from cdk_inference.model.build.metrics import Outputs
     from cdk_inference.model.build.passes import Passes
@@ -185,7 +186,7 @@ class Trials:
         latency = self._latency(model)
         failure, misses = self._judge(value, gate, weights.size(shipped), latency)
         try:
-            cosine = round(float(np.mean(cosines(outputs, self.reference))), 4)
+            cosine = round(likeness(outputs, self.reference), 4)
         except ModelBuildError:  # boxes, say, of which another number was found
             cosine = None
         return Trial(precision, shipped, ranges, outputs, metric, cosine, latency, failure, misses)

@@ -64,8 +64,9 @@ def task(entry: Entry) -> Task | None:
 
 
 def first_output(outputs: dict[str, Array]) -> Array:
-    """Return the output that top-k metrics look at."""
-    return next(iter(outputs.values()))
+    """Return the output that top-k metrics look at: scikit-learn's models give the label first, as a whole number."""
+    arrays = list(outputs.values())
+    return next((array for array in arrays if array.dtype.kind == "f"), arrays[0])
 
 
 def rows(outputs: dict[str, Array]) -> Array:

@@ -85,9 +85,10 @@ def quality(metric: str, value: float) -> str:
 
 def metric_name(metric: str) -> str:
     """Return what a metric is called in a sentence."""
-    rank = metric.removeprefix("top").removesuffix("_agreement")
+    rank, _, kind = metric.removeprefix("top").partition("_")
     if metric.startswith("top") and rank.isdigit():
-        return f"top-{rank} agreement" if metric.endswith("_agreement") else f"top-{rank} accuracy"
+        kinds = {"agreement": "agreement", "sequence_agreement": "agreement of whole sequences"}
+        return f"top-{rank} {kinds.get(kind, 'accuracy')}"
     names = {"cosine": "mean cosine similarity", "mean_absolute_error": "mean absolute error"}
     return names.get(metric, metric.rpartition(":")[2].replace("_", " "))
 
