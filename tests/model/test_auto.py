@@ -138,16 +138,28 @@ def test_lock_needs_neither_calibration_nor_evaluation_beyond_the_first_batch(
     assert done.stdout.strip() == first.asset_hash
 
 
-def test_comment_in_the_recipe_keeps_the_lock_and_another_gate_does_not(
+def test_what_has_no_part_in_the_decision_keeps_the_lock(found: tuple[Path, Path, BuiltModel], copied: Path) -> None:
+    text = "# a comment\n" + copied.read_text()
+    copied.write_text(text)
+    (copied.parent / "NOTES.md").write_text("nothing about the model")
+    (copied.parent / "app.py").write_text("raise SystemExit")
+    assert build_model(copied, cache=found[1], frozen_lock=True) == found[2]
+    copied.write_text(text.replace("max_drop=0.1", "max_drop=0.2").replace("random numbers", "my own numbers"))
+    looser = build_model(copied, cache=found[1], frozen_lock=True)
+    assert looser.version == found[2].version
+    assert looser.manifest.metric is not None
+    assert looser.manifest.metric.gate == 0.8
+    assert looser.manifest.provenance["origin"] == "my own numbers"
+
+
+def test_change_is_named_and_searched_again(
     found: tuple[Path, Path, BuiltModel], copied: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    copied.write_text("# a comment\n" + copied.read_text())
-    assert build_model(copied, cache=found[1], frozen_lock=True) == found[2]
+    data = copied.parent / "data.py"
+    data.write_text(data.read_text() + "# more\n")
     copied.write_text(copied.read_text().replace("max_drop=0.1", "max_drop=0.2"))
     again = build_model(copied, cache=found[1])
-    assert (
-        "the lock does not fit, searching again: the recipe or a file in its folder changed" in capfd.readouterr().err
-    )
+    assert "the lock does not fit, searching again: data.py changed\n" in capfd.readouterr().err
     lock = read_lock(copied.parent / "tiny.arm64.lock.json")
     assert lock is not None
     assert lock.metric.gate == again.manifest.metric.gate == 0.8
@@ -156,10 +168,16 @@ def test_comment_in_the_recipe_keeps_the_lock_and_another_gate_does_not(
 def test_frozen_lock_that_does_not_fit_fails(
     found: tuple[Path, Path, BuiltModel], copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied.write_text(copied.read_text().replace("max_drop=0.1", "max_drop=0.3"))
-    with pytest.raises(
-        ModelBuildError, match=r"tiny\.arm64\.lock\.json does not fit: the recipe or a file .*; build without"
-    ):
+    text = copied.read_text()
+    copied.write_text(text.replace("max_drop=0.1", "max_drop=0.1, floor=1.1"))
+    with pytest.raises(ModelBuildError, match=r"does not fit: its model has top1_agreement .*, beyond the gate 1\.1;"):
+        build_model(copied, cache=found[1], frozen_lock=True)
+    copied.write_text(text.replace("max_drop=0.1", "min_confidence=0.1"))
+    (copied.parent / "numbers.bin").write_bytes(b"1")
+    why = (
+        r"lock\.json does not fit: numbers\.bin is new, recipe field evaluation\.min_confidence changed; build without"
+    )
+    with pytest.raises(ModelBuildError, match=why):
         build_model(copied, cache=found[1], frozen_lock=True)
     (copied.parent / "tiny.arm64.lock.json").unlink()
     monkeypatch.setenv("CDK_INFERENCE_FROZEN_LOCK", "1")

@@ -209,6 +209,16 @@ def failing_build(file: Path, cache: Path) -> str:
             id="data raise",
         ),
         pytest.param(
+            {
+                "data": (
+                    "def evaluation():",
+                    "def evaluation():\n    open(__file__.replace('data.py', 'NOTE' + 'S.md'))",
+                )
+            },
+            "model 'tiny': the build read NOTES.md in ",
+            id="unnoticed file",
+        ),
+        pytest.param(
             {"data": ("def calibration():\n    return batches(1)", "def calibration():\n    return []")},
             "model 'tiny': calibration 'data.py:calibration' yielded no batches",
             id="no calibration data",
@@ -218,7 +228,9 @@ def failing_build(file: Path, cache: Path) -> str:
 def test_model_that_cannot_be_built_fails_with_one_message(
     make_recipe: Callable[..., Path], tmp_path: Path, changes: dict[str, tuple[str, str]], start: str
 ) -> None:
-    message = failing_build(make_recipe(**changes), tmp_path / "cache")
+    recipe = make_recipe(**changes)
+    (recipe.parent / "NOTES.md").write_text("nothing that the code names")
+    message = failing_build(recipe, tmp_path / "cache")
     assert message.startswith(start)
     if ".log" in message:
         assert Path(message.rpartition(" ")[2]).is_file()

@@ -135,14 +135,58 @@ def test_recipe_is_the_same_as_a_file_and_as_an_object(make_recipe) -> None:
 
 
 def test_what_lies_about_does_not_count(make_recipe) -> None:
-    """Another recipe of the folder, its lock, locks that are being written, and files of editors."""
+    """Another recipe, its lock, locks that are being written, files of editors, and all else that no function reads."""
     file = make_recipe()
     before = fingerprint(file)
     names = ("other.py", "other.lock.json", ".other.lock.json.partial", ".recipe.py.swp", "recipe.py~")
     write(file.parent, dict.fromkeys(names, b"from cdk_inference.model import ModelRecipe\nRECIPE = ModelRecipe()\n"))
+    others = ("NOTES.md", "README", "LICENSE.txt", ".gitignore", "cdk.json", "train.py", "tests/test_app.py", "app.py")
+    write(file.parent, dict.fromkeys(others, b"import data, factory\n"))
     assert fingerprint(file) == before
-    write(file.parent, {"more.py": b"FACTOR = 1\n"})
+    write(file.parent, {"numbers.json": b"1"})
     assert fingerprint(file) != before
+
+
+MORE = {"more.py"}
+ALL = {"more.py", "nets/__init__.py", "nets/more.py"}
+READS = {
+    "an import": ("import more", MORE),
+    "an import in a function": ("def f():\n    from more import x", MORE),
+    "an import by way of another file": ("import between", MORE),
+    "a computed import": ("import importlib\ndef f(name):\n    importlib.import_module(name)", ALL),
+    "a module of a package": ("from nets.more import x", {"nets/__init__.py", "nets/more.py"}),
+    "a package": ("import nets", {"nets/__init__.py"}),
+    "a name": ("open('NOTES.md')", {"NOTES.md"}),
+    "a pattern": ("from pathlib import Path\nPath().glob('*.md')", {"NOTES.md"}),
+    "what cannot be parsed": ("def", ALL | {"NOTES.md"}),
+}
+
+
+@pytest.mark.parametrize(("code", "expected"), READS.values(), ids=READS)
+def test_what_a_function_may_read_counts(make_recipe, code: str, expected: set[str]) -> None:
+    file = make_recipe()
+    data = file.parent / "data.py"
+    data.write_text(data.read_text() + code)
+    files = dict.fromkeys((*sorted(ALL), "NOTES.md"), b"# 1\n")
+    write(file.parent, files | {"between.py": b"import more\n"})
+    before, seen = fingerprint(file), set()
+    for name, text in files.items():
+        write(file.parent, {name: b"# 2\n"})
+        if fingerprint(file) != before:
+            seen.add(name)
+        write(file.parent, {name: text})
+    assert seen >= expected
+
+
+def test_lock_lists_the_files_of_a_large_folder_as_one(make_recipe) -> None:
+    file = make_recipe()
+    write(file.parent, {f"photos/{i}.png": b"1" for i in range(40)} | {"few/a.png": b"1"})
+    before = open_project(file).basis
+    assert {"data.py", "factory.py", "few/a.png", "photos/ (40 files)"} <= before.keys()
+    assert len([name for name in before if not name.startswith("recipe field ")]) == 4
+    write(file.parent, {"photos/7.png": b"2"})
+    after = open_project(file).basis
+    assert {name for name in before if before[name] != after[name]} == {"photos/ (40 files)"}
 
 
 def test_cache_in_the_folder_of_the_recipe_does_not_count(make_recipe) -> None:
@@ -169,6 +213,9 @@ def test_recipe_file_that_the_build_runs_counts_as_a_file(make_recipe, change: s
         "imported": (file.parent / "more.py", "from recipe import RECIPE"),
         "read": (file.parent / "sub" / "more.py", "open('recipe.py')"),
     }[change]
+    if change != "factory in it":
+        data = file.parent / "data.py"
+        data.write_text(data.read_text() + "import more\n")
     text[0].parent.mkdir(exist_ok=True)
     text[0].write_text(text[1])
     before = fingerprint(file)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model import DynamicInt8, Float32, Metric, StaticInt8
+from cdk_inference.model import DynamicInt8, Evaluation, Float32, Metric, StaticInt8
 from cdk_inference.model.lock import Candidate, Lock, read_lock
 from cdk_inference.model.manifest import Distribution, Measured
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOCK = Lock(
     name="m",
-    recipe="abc",
+    basis={"data.py": "abc", "recipe field source": "def"},
     tools={"onnx": "1.23.2", "torch": "2.13.0"},
     precision=StaticInt8(keep_float=("Conv_1",)),
     ranges={"v0_0": (-1.5, 2.25), "v1_0": (0.0, 1e-05)},
@@ -60,20 +60,47 @@ def test_ranges_survive_exactly_and_take_a_line_each(
 
 
 def test_lock_holds_for_its_recipe_and_tools() -> None:
-    assert LOCK.stale("abc", LOCK.tools) is None
+    assert LOCK.stale(LOCK.basis, LOCK.tools) is None
 
 
 @pytest.mark.parametrize(
-    ("recipe", "tools", "reason"),
+    ("basis", "tools", "reason"),
     [
-        ("abd", LOCK.tools, "the recipe or a file in its folder changed"),
-        ("abc", {"onnx": "1.24.0", "torch": "2.13.0"}, "onnx 1.23.2 -> 1.24.0"),
-        ("abc", {"onnx": "1.23.2"}, "torch 2.13.0 -> none"),
-        ("abc", LOCK.tools | {"numpy": "2"}, "numpy none -> 2"),
+        (LOCK.basis | {"data.py": "abd"}, LOCK.tools, "data.py changed"),
+        (LOCK.basis | {"a.csv": "1", "data.py": "abd"}, LOCK.tools, "a.csv is new, data.py changed"),
+        ({"data.py": "abc"}, LOCK.tools, "recipe field source is gone"),
+        (LOCK.basis, {"onnx": "1.24.0", "torch": "2.13.0"}, "onnx 1.23.2 -> 1.24.0"),
+        (LOCK.basis, {"onnx": "1.23.2"}, "torch 2.13.0 -> none"),
+        (LOCK.basis, LOCK.tools | {"numpy": "2"}, "numpy none -> 2"),
     ],
 )
-def test_lock_is_stale_with_a_reason(recipe: str, tools: dict[str, str], reason: str) -> None:
-    assert LOCK.stale(recipe, tools) == reason
+def test_lock_is_stale_with_a_reason(basis: dict[str, str], tools: dict[str, str], reason: str) -> None:
+    assert LOCK.stale(basis, tools) == reason
+
+
+def test_lock_takes_over_a_gate_that_its_model_passes() -> None:
+    evaluation = Evaluation("data.py:f", metric="cosine", max_drop=0.05)
+    assert LOCK.judged_by(evaluation) == LOCK
+    assert LOCK.judged_by(replace(evaluation, max_drop=0.5)).metric.gate == 0.5
+    assert LOCK.judged_by(replace(evaluation, max_drop=0.5, floor=0.985)).metric.gate == 0.985
+
+
+SHIPPED = replace(LOCK.candidates[1], status="shipped", size_bytes=2_000_000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_drop": 0.001}, "its model has cosine 0.99, beyond the gate 0.999"),
+        ({"floor": 0.995}, "its model has cosine 0.99, beyond the gate 0.995"),
+        ({"max_size_mb": 1.5}, "its model has 2.00 MB, beyond max_size_mb 1.5"),
+        ({"max_latency_ms": 0.5}, "its model has 1 ms, beyond max_latency_ms 0.5"),
+    ],
+)
+def test_lock_fails_a_limit_that_its_model_misses(limits: dict[str, float], reason: str) -> None:
+    lock = replace(LOCK, candidates=(LOCK.candidates[0], SHIPPED))
+    with pytest.raises(ModelBuildError, match=f"^{reason}$"):
+        lock.judged_by(Evaluation("data.py:f", metric="cosine", **limits))
 
 
 DATA = json.loads(LOCK.to_json())
@@ -86,8 +113,8 @@ EDITED = LOCK.to_json().replace('"quantized": 0.99', '"quantized": 1.0')
         ("", "Expecting value"),
         (LOCK.to_json()[:200], r""),
         ("<<<<<<< HEAD\n" + LOCK.to_json(), "Expecting value"),
-        ("[]", "it has schema version None, expected 3"),
-        (json.dumps(DATA | {"schema_version": 1}), "it has schema version 1, expected 3"),
+        ("[]", "it has schema version None, expected 4"),
+        (json.dumps(DATA | {"schema_version": 1}), "it has schema version 1, expected 4"),
         (json.dumps(DATA | {"precision": {"kind": "int3"}}), r"precision"),
         (json.dumps(DATA | {"precision": {"kind": "weight_only", "bits": 3}}), r"bits"),
         (json.dumps(DATA | {"ranges": {"v0_0": [1]}}), r"ranges"),

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import weights
 from cdk_inference.model.cache import cache_root, hash_data, hash_folder, make_cache
-from cdk_inference.model.fingerprint import LOCK_SUFFIX, hash_files, hash_packages, is_about_cascades
+from cdk_inference.model.fingerprint import (
+    LOCK_SUFFIX,
+    grouped,
+    hash_files,
+    hash_packages,
+    is_about_cascades,
+    short,
+)
 from cdk_inference.model.lock import Lock, read_lock
 from cdk_inference.model.manifest import SCHEMA_VERSION, Manifest
 from cdk_inference.model.precision import Auto, Float16, Float32, Pinned
@@ -31,6 +38,13 @@ if TYPE_CHECKING:
     from cdk_inference.model.targets import Architecture, Target
 
 TOOLS = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "numpy", "pillow")
+# Fields of a recipe that decide nothing but whether a result is good enough, or how it is presented.
+_JUDGED = frozenset(
+    (
+        *("name", "packages", "provenance", "evaluation.class_names"),
+        *("evaluation.floor", "evaluation.max_drop", "evaluation.max_latency_ms", "evaluation.max_size_mb"),
+    )
+)
 FROZEN = "CDK_INFERENCE_FROZEN_LOCK"
 
 
@@ -80,7 +94,7 @@ class Project:
     tools
         Versions of the tools and of the recipe's packages.
     files
-        Hash of the folder's files that count.
+        Hashes of the folder's files that count, by name.
     packages
         What tells the code apart of the recipe's packages that are not from an index.
     cache
@@ -92,7 +106,7 @@ class Project:
     recipe: ModelRecipe
     folder: Path
     tools: dict[str, str]
-    files: str
+    files: dict[str, str]
     packages: dict[str, list[str]]
     cache: Path
     architecture: Architecture = DEFAULT_ARCHITECTURE
@@ -109,8 +123,20 @@ class Project:
 
     @property
     def fingerprint(self) -> str:
-        """Hash over recipe and files: what a lock is valid for, with the tools."""
+        """Hash over recipe and files: what is built from them, with the tools."""
         return hash_data({"recipe": self.recipe.to_data(), "files": self.files, "packages": self.packages})
+
+    @property
+    def basis(self) -> dict[str, str]:
+        """What a lock holds for, with the tools: short hashes of what decides which model is the best."""
+        data = self.recipe.to_data()
+        evaluation = {f"evaluation.{name}": value for name, value in data.pop("evaluation").items()}
+        fields = {name: value for name, value in (data | evaluation).items() if name not in _JUDGED}
+        return {
+            **{f"recipe field {name}": short(value) for name, value in fields.items()},
+            **{f"code of package {name}": short(source) for name, source in self.packages.items()},
+            **grouped(self.files),
+        }
 
     def key(self, lock: Lock | None) -> str:
         """Return what identifies a build: everything that it depends on."""
@@ -176,9 +202,9 @@ def build_model(
 ) -> BuiltModel:
     """Build a recipe, or take it from the cache.
 
-    The cache key covers the recipe, the bytes of all files in its folder, the lock, the versions of Python, the tools
-    and the recipe's packages, the source of those that are installed from a folder, and the code that builds.
-    torch is imported by the build process only.
+    The cache key covers the recipe, the bytes of the files in its folder that the build can read, the lock, the
+    versions of Python, the tools and the recipe's packages, the source of those that are installed from a folder, and
+    the code that builds. torch is imported by the build process only.
 
     If the recipe's precision is `Auto`, a search decides. Its decision is written to
     ``<name>.<architecture>.lock.json`` in the recipe's folder. With a lock that fits the recipe and the tools, nothing
@@ -285,7 +311,7 @@ def request(project: Project, mode: str, lock: Lock | None = None, *, fresh: boo
         "tools": project.tools,
         "files": project.files,
         "packages": project.packages,
-        "fingerprint": project.fingerprint,
+        "basis": project.basis,
         "cache": str(project.cache),
         "lock": lock.to_data() if lock else None,
         "fresh": f"{time.time_ns()}" if fresh else None,
@@ -298,29 +324,42 @@ def _valid_lock(project: Project, *, frozen: bool, quiet: bool = False) -> Lock 
     if not isinstance(project.recipe.precision, Auto):
         return None
     lock = read_lock(project.lock_file)
-    stale = _misfit(project, lock) if lock else "there is none"
-    if stale is None:
-        return lock
+    stale = "there is none"
+    if lock is not None:
+        try:
+            return _fitting(project, lock)
+        except ModelBuildError as error:
+            stale = str(error)
     if frozen:
         raise ModelBuildError(
             f"recipe '{project.recipe.name}': the lock {project.lock_file} does not fit: {stale}; "
             "build without a frozen lock, review the new lock and commit it"
         )
     kept = read_lock(_kept_lock(project))
-    if kept is not None and _misfit(project, kept) is None:
-        return kept
+    if kept is not None:
+        with contextlib.suppress(ModelBuildError):
+            return _fitting(project, kept)
     if lock is not None and not quiet:
         say(f"model {project.recipe.name}: the lock does not fit, searching again: {stale}")
     return None
 
 
-def _misfit(project: Project, lock: Lock) -> str | None:
-    """Return why a lock does not decide about a project; None if it does."""
+def _fitting(project: Project, lock: Lock) -> Lock:
+    """Return what a lock decides about a project.
+
+    Raises
+    ------
+    ModelBuildError
+        With why it decides nothing.
+    """
+    stale = lock.stale(project.basis, project.tools)
     if lock.name != project.recipe.name:
-        return f"it is of '{lock.name}'"
-    if lock.target != project.target:
-        return f"it is for {lock.target}"
-    return lock.stale(project.fingerprint, project.tools)
+        stale = f"it is of '{lock.name}'"
+    elif lock.target != project.target:
+        stale = f"it is for {lock.target}"
+    if stale is not None:
+        raise ModelBuildError(stale)
+    return lock.judged_by(project.recipe.evaluation)
 
 
 def _kept_lock(project: Project) -> Path:

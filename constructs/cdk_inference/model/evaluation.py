@@ -18,6 +18,7 @@ METRICS = (
 )
 """The common ones; any number of places may stand for 1 and 5, and ``"metrics.py:function"`` for your own."""
 
+_ROUNDING = 1e-9  # of float64, in sums that exact arithmetic would give as equal
 _TOP = re.compile(r"top([1-9]\d{0,3})(_agreement|_sequence_agreement)?")
 
 
@@ -107,3 +108,18 @@ class Evaluation:
     def needs_labels(self) -> bool:
         """Whether the metric is nothing without labels."""
         return self.top is not None and not self.metric.endswith("_agreement")
+
+
+def limit(evaluation: Evaluation, baseline: float) -> float:
+    """Return the worst value that passes the gate, given that of the float model."""
+    if evaluation.higher_is_better:
+        allowed = baseline - evaluation.max_drop
+        return allowed if evaluation.floor is None else max(allowed, evaluation.floor)
+    allowed = baseline + evaluation.max_drop
+    return allowed if evaluation.floor is None else min(allowed, evaluation.floor)
+
+
+def passes(evaluation: Evaluation, value: float, gate: float) -> bool:
+    """Tell whether the deployed model's value is good enough; the last bits of a sum do not decide."""
+    slack = _ROUNDING * max(abs(gate), abs(value))
+    return value >= gate - slack if evaluation.higher_is_better else value <= gate + slack

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import hash_data
+from cdk_inference.model.evaluation import limit, passes
+from cdk_inference.model.fingerprint import changed_files
 from cdk_inference.model.manifest import Distribution, Measured, Metric
 from cdk_inference.model.precision import Pinned
 from cdk_inference.model.structure import structure, unstructure
@@ -18,8 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-SCHEMA_VERSION = 3
+    from cdk_inference.model.evaluation import Evaluation
 
+SCHEMA_VERSION = 4
+
+_SAME = 1e-4  # of the gate, which is recorded with five digits
 _PAIR = re.compile(r"\[\s+(-?[\d.e+-]+),\s+(-?[\d.e+-]+)\s+\]")
 
 
@@ -69,8 +75,8 @@ class Lock:
     ----------
     name
         The recipe's name.
-    recipe
-        Hash of the recipe and the files in its folder.
+    basis
+        Short hashes of what it was made on: fields of the recipe, files in its folder, code of packages.
     tools
         Versions of the tools and of the recipe's packages.
     precision
@@ -98,7 +104,7 @@ class Lock:
     """
 
     name: str
-    recipe: str
+    basis: dict[str, str]
     tools: dict[str, str]
     precision: Pinned
     ranges: dict[str, tuple[float, float]] | None
@@ -128,11 +134,41 @@ class Lock:
         text = json.dumps(self.to_data() | {"checksum": self.digest}, indent=1, sort_keys=True)
         return _PAIR.sub(r"[\1, \2]", text) + "\n"
 
-    def stale(self, recipe: str, tools: Mapping[str, str]) -> str | None:
+    def stale(self, basis: Mapping[str, str], tools: Mapping[str, str]) -> str | None:
         """Return why the decision does not hold for a recipe and tools; None if it does."""
-        if self.recipe != recipe:
-            return "the recipe or a file in its folder changed"
-        return ", ".join(changes(self.tools, tools)) or None
+        return ", ".join([*changed_files(self.basis, basis), *changes(self.tools, tools)]) or None
+
+    def judged_by(self, evaluation: Evaluation) -> Lock:
+        """Return the decision with the gate that an evaluation sets today.
+
+        Raises
+        ------
+        ModelBuildError
+            If what was measured does not pass it.
+        """
+        metric = self.metric
+        gate = limit(evaluation, metric.baseline)
+        # What did not change keeps the digits that it was recorded with.
+        if abs(gate - metric.gate) <= _SAME * max(abs(gate), abs(metric.baseline)):
+            gate = metric.gate
+        shipped = next((c for c in self.candidates if c.status == "shipped"), None)
+        size = (shipped.size_bytes or 0) / 1e6 if shipped else 0.0
+        found = [
+            (
+                not passes(evaluation, metric.quantized, gate),
+                f"{metric.name} {metric.quantized:g}",
+                f"the gate {gate:g}",
+            ),
+            (size > (evaluation.max_size_mb or inf), f"{size:.2f} MB", f"max_size_mb {evaluation.max_size_mb}"),
+            (
+                self.measured.deployed_ms > (evaluation.max_latency_ms or inf),
+                f"{self.measured.deployed_ms:g} ms",
+                f"max_latency_ms {evaluation.max_latency_ms}",
+            ),
+        ]
+        if misses := [f"its model has {value}, beyond {bound}" for missed, value, bound in found if missed]:
+            raise ModelBuildError(", ".join(misses))
+        return replace(self, metric=replace(metric, gate=float(f"{gate:.5g}")))
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -67,8 +67,8 @@ class ModelRecipe:
         ``"file.py:function"`` yielding batches like an evaluation does: a few dozen varied samples that look like
         production data. `StaticInt8` needs it; without it, `Auto` does not try static quantization.
     packages
-        Distributions that the factory stands on. Their versions decide, with the recipe and all files in
-        its folder, whether the model is built again; of editable ones the files in their source folder do too.
+        Distributions that the factory stands on. Their versions decide, with the recipe and the files that the build
+        can read, whether the model is built again; of editable ones the files in their source folder do too.
     """
 
     name: str

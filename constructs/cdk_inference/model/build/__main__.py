@@ -41,6 +41,7 @@ def main(work: Path) -> int:
             try:
                 run = _mode(request["mode"])
                 from cdk_inference.model.build.passes import Passes  # noqa: PLC0415
+                from cdk_inference.model.build.reads import Reads  # noqa: PLC0415
             except ImportError as error:
                 raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
             common = {
@@ -48,7 +49,7 @@ def main(work: Path) -> int:
                 "python": platform.python_version_tuple()[:2],
                 "code": hash_folder(Path(__file__).parents[1], ignored=_is_no_part),
             }
-            passes = Passes(Store(cache / "passes"), common, stream)
+            passes = Passes(Store(cache / "passes"), common, stream, Reads(folder))
             run(recipe, request, folder, cache, work, passes)
         except (Exception, SystemExit) as error:
             traceback.print_exc()

@@ -13,7 +13,6 @@ from cdk_inference.model import weights
 from cdk_inference.model.build.data import load_samples
 from cdk_inference.model.build.evaluate import predict
 from cdk_inference.model.build.metrics import confidences
-from cdk_inference.model.fingerprint import hash_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +44,7 @@ def answer(
         model = weights.join(Path(request["model"]))
         outputs = predict(model, recipe, batches, "the deployed model")
         scores = _class_scores([batch[0] for batch in outputs], recipe)
-        if hash_files(folder, recipe) != request["files"]:
-            raise ModelBuildError(f"a file in {folder} changed during the calibration: try again")
+        passes.check_files(folder, recipe, request["files"])
     answers = {
         "name": recipe.name,
         "version": weights.digest(Path(request["model"]).parent)[:12],

@@ -21,8 +21,6 @@ Array = np.ndarray[Any, Any]
 Outputs = list[list[Array]]
 """For each batch, the outputs in the order that the recipe declares."""
 
-ROUNDING = 1e-9  # of float64, in sums that exact arithmetic would give as equal
-
 SCALES = 8.0
 """Channels whose root mean squares differ by more than this, with none between them, have scales of their own."""
 
@@ -171,21 +169,6 @@ def scores_output(arrays: Sequence[Array], places: int = 1) -> int:
         if array.dtype.kind == "f" and array.ndim >= _CLASSIFIED and array.shape[-1] > places:
             return index
     return 0
-
-
-def limit(evaluation: Evaluation, baseline: float) -> float:
-    """Return the worst value that passes the gate, given that of the float model."""
-    if evaluation.higher_is_better:
-        allowed = baseline - evaluation.max_drop
-        return allowed if evaluation.floor is None else max(allowed, evaluation.floor)
-    allowed = baseline + evaluation.max_drop
-    return allowed if evaluation.floor is None else min(allowed, evaluation.floor)
-
-
-def passes(evaluation: Evaluation, value: float, gate: float) -> bool:
-    """Tell whether the deployed model's value is good enough; the last bits of a sum do not decide."""
-    slack = ROUNDING * max(abs(gate), abs(value))
-    return value >= gate - slack if evaluation.higher_is_better else value <= gate + slack
 
 
 def rounded(value: float) -> float:

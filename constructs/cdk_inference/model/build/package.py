@@ -57,7 +57,7 @@ def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], archite
         raise AssertionError("what ships has been made and measured")
     return Lock(
         name=trials.recipe.name,
-        recipe=request["fingerprint"],
+        basis=request["basis"],
         tools=request["tools"],
         precision=best.precision,
         ranges=best.ranges,

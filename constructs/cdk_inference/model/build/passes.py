@@ -7,12 +7,16 @@ import time
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
+from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.cache import hash_data
+from cdk_inference.model.fingerprint import changed_files, hash_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from cdk_inference.model.build.reads import Reads
+    from cdk_inference.model.recipe import ModelRecipe
     from cdk_inference.model.store import Store
 
 
@@ -27,12 +31,15 @@ class Passes:
         What every pass depends on: versions of the tools, and our code.
     stream
         Gets one event a line, as JSON.
+    reads
+        Knows which files were read.
     """
 
-    def __init__(self, store: Store, common: object, stream: IO[str]) -> None:
+    def __init__(self, store: Store, common: object, stream: IO[str], reads: Reads | None = None) -> None:
         self._store = store
         self._common = common
         self._stream = stream
+        self._reads = reads
         self.current = "start"
         self.done: list[dict[str, object]] = []
         """Name, seconds, and whether it came from the cache, of each pass so far."""
@@ -79,6 +86,22 @@ class Passes:
         result["seconds"] = round(time.perf_counter() - start, 3)
         self.done.append(result)
         self.event(result)
+
+    def check_files(self, folder: Path, recipe: ModelRecipe, expected: Mapping[str, str]) -> None:
+        """Refuse to keep what was made from other files than those that it will be found by.
+
+        Raises
+        ------
+        ModelBuildError
+            Naming the files that changed, or that were read and do not count.
+        """
+        if changed := changed_files(expected, hash_files(folder, recipe)):
+            raise ModelBuildError(f"files in {folder} changed during the build ({', '.join(changed[:5])}): build again")
+        if self._reads is not None and (missed := self._reads.missed(expected)):
+            raise ModelBuildError(
+                f"the build read {missed[0]} in {folder}, but does not notice when it changes, since no file that the "
+                "recipe's functions import names it; write its name as a string where it is read or imported"
+            )
 
     def event(self, data: dict[str, object]) -> None:
         """Send one event to the parent."""

@@ -26,7 +26,6 @@ from cdk_inference.model.build.saturation import saturating
 from cdk_inference.model.build.search import compare, pinned, search
 from cdk_inference.model.build.trials import Trials
 from cdk_inference.model.card import render
-from cdk_inference.model.fingerprint import hash_files
 from cdk_inference.model.lock import Lock
 from cdk_inference.model.precision import Auto, describe
 from cdk_inference.model.process import MISSING_EXTRA
@@ -45,7 +44,7 @@ def build(recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Pat
         _rebuild(trials, structure(request["lock"], Lock), work)
     else:
         _find(trials, request, exported, work)
-    _check_unchanged(recipe, request, folder)
+    passes.check_files(folder, recipe, request["files"])
     with passes.timed("card"):
         render(work)
 
@@ -103,7 +102,7 @@ def _prepare(
         check_outputs(expected, recipe, example, "the original, evaluation batch 0")
         save_outputs(target / "expected.npz", [expected])
         (target / "model.onnx").write_bytes(loaded.export(example).SerializeToString(deterministic=True))
-        _check_unchanged(recipe, request, folder)
+        passes.check_files(folder, recipe, request["files"])
 
     tensors = [unstructure(spec) for spec in (*recipe.inputs, *recipe.outputs)]
     files = [request["files"], request["packages"]]
@@ -122,12 +121,6 @@ def _prepare(
     cleaned = passes.cached("clean", [digest, tensors, digest_batches([example])], tidy)
     parity = float(json.loads((cleaned / "parity.json").read_text("utf-8")))
     return Trials(recipe, folder, cleaned / "model.onnx", passes, request["fresh"], request["target"]), parity
-
-
-def _check_unchanged(recipe: ModelRecipe, request: dict[str, Any], folder: Path) -> None:
-    """Refuse to keep what was made from other files than those that it would be found by."""
-    if hash_files(folder, recipe) != request["files"]:
-        raise ModelBuildError(f"a file in {folder} changed during the build: build again")
 
 
 def _find(trials: Trials, request: dict[str, Any], exported: float, work: Path) -> None:

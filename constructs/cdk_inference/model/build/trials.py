@@ -18,10 +18,11 @@ from cdk_inference.model.build.data import Samples, load_function, load_samples
 from cdk_inference.model.build.evaluate import load_outputs, predict, save_outputs
 from cdk_inference.model.build.graph import clean, serialize
 from cdk_inference.model.build.measure import Timing
-from cdk_inference.model.build.metrics import Judge, likeness, limit, passes, rounded
+from cdk_inference.model.build.metrics import Judge, likeness, rounded
 from cdk_inference.model.build.optimize import optimize
 from cdk_inference.model.build.precisions import convert
 from cdk_inference.model.checks import is_function
+from cdk_inference.model.evaluation import limit, passes
 from cdk_inference.model.lock import Candidate
 from cdk_inference.model.manifest import Metric
 from cdk_inference.model.precision import Auto, Float32, StaticInt8, describe
