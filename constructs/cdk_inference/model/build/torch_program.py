@@ -11,6 +11,7 @@ import ast
 import json
 import logging
 import re
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,7 +70,9 @@ _EXPRESSIONS = frozenset(
 )
 _SIZES = frozenset(("size", "stride", "storage_offset", "dim", "numel", "shape", "ndim"))
 _MAX_EXPRESSION = 2000  # characters
-_MAX_POWER = 16
+_POWERS = frozenset(("Pow", "PowByNatural", "FloatPow", "LShift"))
+_NUMBERS = frozenset(("Integer", "Float", "Rational"))
+_MAX_POWER = 64
 
 
 def load_program(recipe: ModelRecipe, path: Path) -> TorchModel:
@@ -220,8 +223,8 @@ def _is_guard(text: object) -> bool:
                 allowed = not name.startswith("_")
             case ast.Attribute(attr=name):
                 allowed = name in _SIZES
-            case ast.Call(func=function):
-                allowed = isinstance(function, ast.Attribute) or getattr(function, "id", "") in _EXPRESSIONS
+            case ast.Call(func=ast.Attribute()):
+                allowed = True
             case ast.Subscript() | ast.Compare() | ast.cmpop() | ast.BoolOp() | ast.boolop():
                 allowed = True
             case _:
@@ -241,10 +244,8 @@ def _parse(text: str) -> list[ast.AST]:
 
 def _is_part(node: ast.AST) -> bool:
     match node:
-        case ast.Call(func=ast.Name(id="Pow" | "PowByNatural" | "FloatPow"), args=[_, power], keywords=[]):
-            # Towers of powers would never be computed.
-            numbers = [n.value for n in ast.walk(power) if isinstance(n, ast.Constant)]
-            allowed = all(isinstance(n, int | float) and abs(n) <= _MAX_POWER for n in numbers)
+        case ast.Call(func=ast.Name(id=name)) if name in _POWERS:
+            allowed = _degree(node) <= _MAX_POWER
         case ast.Call(func=function):
             allowed = isinstance(function, ast.Name) and function.id in _EXPRESSIONS
         case ast.Name(id=name):
@@ -257,6 +258,31 @@ def _is_part(node: ast.AST) -> bool:
             allowed = isinstance(node, ast.Expression | ast.expr_context | ast.keyword | ast.UnaryOp | ast.unaryop)
             allowed = allowed or isinstance(node, ast.operator)
     return allowed
+
+
+def _degree(node: ast.AST) -> float:
+    """Return a bound of the power to which an expression raises: towers of powers would never be computed.
+
+    Infinite if an exponent is not a number.
+    """
+    degree = 1.0
+    for part in ast.walk(node):
+        match part:
+            case ast.Call(func=ast.Name(id=name)) if name in _POWERS:
+                degree *= _exponent(part)
+    return degree
+
+
+def _exponent(power: ast.Call) -> float:
+    match power:
+        case ast.Call(args=[_, exponent], keywords=[]):
+            found = list(ast.walk(exponent))
+            names = {n.id for n in found if isinstance(n, ast.Name)}
+            numbers = [n.value for n in found if isinstance(n, ast.Constant)]
+            plain = (ast.Call, ast.Name, ast.Constant, ast.UnaryOp, ast.unaryop, ast.expr_context)
+            if names <= _NUMBERS and all(isinstance(n, plain) for n in found):
+                return max([1.0, *(abs(n) if isinstance(n, int | float) else inf for n in numbers)])
+    return inf
 
 
 def _is_tree(node: Any) -> bool:  # noqa: ANN401 - JSON
