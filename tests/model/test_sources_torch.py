@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec, TorchModule
+from cdk_inference.model.build.independence import check_independence
 from cdk_inference.model.build.sources import load
 
 torch = pytest.importorskip("torch")
@@ -496,3 +497,88 @@ def test_example_that_is_not_as_declared_fails(open_net, batch: dict[str, Any], 
     for use in (loaded.run, loaded.export):
         with pytest.raises(ModelBuildError, match=why):
             use(batch)
+
+
+ENCODER = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2)
+
+    def forward(self, x, padded):
+        return self.encoder(x, src_key_padding_mask=padded)
+
+def build():
+    return Net()
+"""
+
+
+def test_encoder_with_a_padding_mask_is_exported_as_it_answers(open_net) -> None:
+    specs = {
+        "inputs": [TensorSpec("x", "float32", ("batch", "n", 8)), TensorSpec("padded", "bool", ("batch", "n"))],
+        "outputs": [TensorSpec("y", "float32", ("batch", "n", 8))],
+    }
+    loaded = open_net(ENCODER, **specs)
+    padded = np.zeros((3, 5), bool)
+    padded[:, 3:] = True
+    batch = {"x": np.random.default_rng(1).normal(size=(3, 5, 8)).astype(np.float32), "padded": padded}
+    (expected,) = loaded.run(batch)
+    model = loaded.export(batch)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, batch)[0], expected, atol=1e-5)
+
+
+BATCH = {
+    "BatchNorm in training mode": (
+        "self.second(nn.functional.batch_norm(self.first(x), None, None, training=True))",
+        "",
+    ),
+    "BatchNorm without running statistics": ("self.second(self.norm(self.first(x)))", ""),
+    "a mean over the batch": ("self.second(self.first(x) - self.first(x).mean(0))", ""),
+    "dropout": ("self.second(nn.functional.dropout(self.first(x), training=True))", "compute without randomness"),
+}
+
+
+@pytest.mark.parametrize(("forward", "fix"), BATCH.values(), ids=BATCH)
+@pytest.mark.parametrize("count", [1, 3])
+def test_module_fails_whose_answers_depend_on_the_batch(open_net, forward: str, fix: str, count: int) -> None:
+    norm = "self.norm = nn.BatchNorm1d(8, track_running_stats=False)"
+    code = HEAD.replace(FORWARD, f"return {forward}").replace("self.second = nn", f"{norm}\n        self.second = nn")
+    loaded = open_net(code)
+    spec = recipe(TorchModule("factory.py:build"))
+    batch = {"x": EXAMPLE["x"][:count] ** 2}
+    with pytest.raises(ModelBuildError, match=fix or "make BatchNorm use its running statistics"):
+        check_independence(loaded, spec, batch, loaded.run(batch) if count > 1 or "norm" not in forward else [])
+
+
+def test_module_passes_whose_answers_do_not_depend_on_the_batch(open_net) -> None:
+    loaded = open_net(HEAD.replace("nn.Linear(4, 8)", "nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))"))
+    check_independence(loaded, recipe(TorchModule("factory.py:build")), EXAMPLE, loaded.run(EXAMPLE))
+
+
+KINDS_OF_MODULES = {
+    "bfloat16": ("Net().bfloat16()", r"with weights of type bfloat16 \(first\.weight\), .*; return module\.float\(\)"),
+    "TorchScript": (
+        "torch.jit.script(Net())",
+        r"returned a TorchScript module, .*; return the module that was scripted",
+    ),
+    "TorchScript inside": ("nn.Sequential(torch.jit.script(Net()))", r"returned a TorchScript module \(layer '0'\)"),
+    "dynamic int8": (
+        "torch.ao.quantization.quantize_dynamic(Net())",
+        r"returned a module that torch has quantized \(layer 'first'\); return the float module",
+    ),
+    "too large": (
+        "nn.Embedding(2**20, 600, _weight=torch.zeros(1).expand(2**20, 600))",
+        r"with weights of 2\.5 GB, must be below 2\.1 GB",
+    ),
+}
+
+
+@pytest.mark.parametrize(("module", "why"), KINDS_OF_MODULES.values(), ids=KINDS_OF_MODULES)
+def test_module_fails_with_the_fix_that_is(open_net, module: str, why: str) -> None:
+    with pytest.raises(ModelBuildError, match=f"^factory 'factory.py:build' .*{why}"):
+        open_net(HEAD.replace("return Net()", f"return {module}"))

@@ -9,7 +9,7 @@ import numpy as np
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.data import check_array
 from cdk_inference.model.build.metrics import cosines
-from cdk_inference.model.build.session import open_session
+from cdk_inference.model.build.session import AS_WRITTEN, FUSED, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe import ModelRecipe
 
 EXPORT_TOLERANCE = 1e-3  # of the largest output: float rounding of a deep network stays far below
+QUANTIZED_TOLERANCE = 0.02  # a few steps of 8 bits
 TINY = 1e-6  # what is smaller may be rounding itself
 
 
-def predict(model: bytes, recipe: ModelRecipe, batches: Sequence[Batch], what: str) -> Outputs:
-    """Return the outputs for each batch, checked against the declared ones."""
-    session = start(model, what)
+def predict(model: bytes, recipe: ModelRecipe, batches: Sequence[Batch], what: str, *, fused: bool = True) -> Outputs:
+    """Return the outputs for each batch, checked against the declared ones.
+
+    Parameters
+    ----------
+    fused
+        Run it as a function does, with fused kernels; otherwise each operator as it is written.
+    """
+    session = start(model, what, level=FUSED if fused else AS_WRITTEN)
     names = [s.name for s in recipe.outputs]
     collected: Outputs = []
     for index, batch in enumerate(batches):
@@ -41,7 +48,9 @@ def predict(model: bytes, recipe: ModelRecipe, batches: Sequence[Batch], what: s
     return collected
 
 
-def start(model: bytes, what: str, *, exact: bool = True) -> ort.InferenceSession:
+def start(
+    model: bytes, what: str, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED
+) -> ort.InferenceSession:
     """Return a session.
 
     Raises
@@ -50,7 +59,7 @@ def start(model: bytes, what: str, *, exact: bool = True) -> ort.InferenceSessio
         With what onnxruntime says, if it does not take the model.
     """
     try:
-        return open_session(model, exact=exact)
+        return open_session(model, exact=exact, level=level)
     except Exception as error:
         raise ModelBuildError(f"{what}: onnxruntime refuses it: {str(error).strip().splitlines()[0][:300]}") from error
 
@@ -76,8 +85,15 @@ def check_outputs(arrays: Sequence[Array], recipe: ModelRecipe, batch: Batch, wh
             )
 
 
-def check_export(original: list[Array], exported: list[Array], recipe: ModelRecipe) -> float:
+def check_export(
+    original: list[Array], exported: list[Array], recipe: ModelRecipe, *, quantized: bool = False
+) -> float:
     """Return the cosine similarity of the exported graph's outputs with the original's for one batch.
+
+    Parameters
+    ----------
+    quantized
+        Whether the model rounds to 8 bits by itself: then a last bit of a float may become a step of such a number.
 
     Raises
     ------
@@ -92,7 +108,8 @@ def check_export(original: list[Array], exported: list[Array], recipe: ModelReci
         if not theirs.size:
             continue
         difference = float(np.max(np.abs(ours.astype(np.float64) - theirs.astype(np.float64))))
-        allowed = EXPORT_TOLERANCE * max(TINY, float(np.max(np.abs(theirs.astype(np.float64)))))
+        share = QUANTIZED_TOLERANCE if quantized else EXPORT_TOLERANCE
+        allowed = share * max(TINY, float(np.max(np.abs(theirs.astype(np.float64)))))
         if difference > allowed:
             raise ModelBuildError(
                 f"the exported graph is not the model: output '{spec.name}' differs by {difference:.3g}, "

@@ -14,10 +14,10 @@ from torch.utils import _pytree as pytree
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.archive import MAX_REASON, shorten
-from cdk_inference.model.build.tensors import check_batch, check_outputs, declare, rename
+from cdk_inference.model.build.tensors import check_batch, check_outputs, check_size, declare, rename
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 OPSET = 18  # the lowest that the exporter writes without converting: the widest choice of runtimes
 
+_FLOATS = (torch.float16, torch.float32, torch.float64)
 _TRACED = 2  # sizes of the example are at least this
 _LARGE = 2**16  # nobody bounds a size by more
 
@@ -64,6 +65,7 @@ class TorchModel:
         self._module = _Positional(module, [s.name for s in recipe.outputs])
         self._subject = subject
         self._program = program
+        self.batch_wide = False
 
     def run(self, batch: Batch) -> list[np.ndarray[Any, Any]]:
         """Return the module's outputs for one batch."""
@@ -262,6 +264,40 @@ def blame(error: BaseException, folder: Path) -> str:
     frame = found[-1]
     code = f": `{frame.line}`" if frame.line else ""
     return f" ({Path(frame.filename).name} line {frame.lineno}{code})"
+
+
+def check_tensors(tensors: Mapping[str, Any], subject: str, fix: str) -> None:
+    """Refuse weights that cannot be deployed: more than fit, or of a kind that the functions cannot compute.
+
+    Parameters
+    ----------
+    tensors
+        A state dict.
+    subject
+        What has them, in messages.
+    fix
+        How to make floats of them.
+    """
+    known = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+    # Tied weights count once, as in the graph.
+    check_size(
+        sum({t.untyped_storage().data_ptr(): t.nbytes for t in known.values() if _is_plain(t)}.values()), subject
+    )
+    for name, tensor in known.items():
+        if not _is_plain(tensor):
+            raise ModelBuildError(
+                f"{subject} that torch has quantized ({name}); give float weights, which the build quantizes for the "
+                "functions' CPUs"
+            )
+        if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ModelBuildError(
+                f"{subject} of type {kind} ({name}), with which ONNX Runtime cannot compute on CPUs; {fix}"
+            )
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    return not tensor.is_quantized and type(tensor).__module__.partition(".")[0] == "torch"
 
 
 def _example(batch: Batch, inputs: Sequence[TensorSpec]) -> tuple[torch.Tensor, ...]:

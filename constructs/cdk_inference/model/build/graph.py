@@ -26,6 +26,9 @@ OPSETS = (18, 17, 13)
 CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators: they run on every CPU that it supports."""
 
+BATCH_WIDE = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention"))
+"""Operators that take one scale from all that they are given."""
+
 _FOLDED_GROWTH = 1.2  # folding that grows a file by more unfolds constants (Expand, Tile, Range) rather than joins them
 _FOLDED_SLACK = 1 << 20
 
@@ -255,6 +258,11 @@ def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from graph.node
     for function in model.functions:
         yield from function.node
+
+
+def rounds(model: onnx.ModelProto) -> bool:
+    """Tell whether a model rounds activations to 8 bits."""
+    return any(n.op_type == "QuantizeLinear" or n.op_type in BATCH_WIDE for n in all_nodes(model))
 
 
 def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:

@@ -13,6 +13,8 @@ from onnx import TensorProto, version_converter
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.archive import describe_file, shorten
+from cdk_inference.model.build.graph import BATCH_WIDE, all_nodes
+from cdk_inference.model.build.session import AS_WRITTEN, open_session
 from cdk_inference.model.build.tensors import check_batch, check_outputs, declare, spell
 
 if TYPE_CHECKING:
@@ -88,6 +90,7 @@ class OnnxModel:
         self._subject = subject
         self._single = single
         self._session = _open(_serialize(model, subject), subject)
+        self.batch_wide = any(node.op_type in BATCH_WIDE for node in all_nodes(model))
 
     def run(self, batch: Batch) -> list[np.ndarray[Any, Any]]:
         """Return the outputs of the graph as it is, computed without optimizations."""
@@ -423,14 +426,9 @@ def _serialize(model: onnx.ModelProto, subject: str) -> bytes:
 
 def _open(model: bytes, subject: str) -> ort.InferenceSession:
     """Open a session that computes each node as it is written, or as nearly as onnxruntime can."""
-    for level in (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC):
-        options = ort.SessionOptions()
-        options.graph_optimization_level = level
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong comes as an error too
+    for level in (AS_WRITTEN, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC):
         try:
-            return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            return open_session(model, level=level)
         except Exception as error:  # onnxruntime's errors have no common base of their own
             failure = error
     for pattern in _MISSING_OPERATOR:

@@ -14,6 +14,7 @@ import onnx
 
 from cdk_inference.model import weights
 from cdk_inference.model.build import measure
+from cdk_inference.model.build.graph import BATCH_WIDE
 from cdk_inference.model.build.metrics import scores_output
 from cdk_inference.model.build.saturation import saturating
 from cdk_inference.model.lock import Lock
@@ -38,8 +39,6 @@ MAX_SAMPLES = 12
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 _TOP_CLASSES = 50
-# Operators that take one scale from all that they are given.
-_BATCH_WIDE = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "QAttention"))
 
 
 def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], architecture: str, exported: float) -> Lock:
@@ -176,7 +175,7 @@ def make_manifest(recipe: ModelRecipe, lock: Lock, *, shipped: Path, float32: Pa
         parity=lock.parity,
         measured=lock.measured if isinstance(recipe.precision, Auto) else None,
         distributions=lock.distributions,
-        batch_dependent=any(node.op_type in _BATCH_WIDE for node in graph.graph.node),
+        batch_dependent=any(node.op_type in BATCH_WIDE for node in graph.graph.node),
         provenance={
             "license": recipe.provenance.license,
             "origin": recipe.provenance.origin,

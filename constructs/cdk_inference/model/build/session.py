@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 _SATURATING = ("x86_64", "amd64")
 
 
-def open_session(model: bytes, *, exact: bool = True) -> ort.InferenceSession:
+FUSED = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+AS_WRITTEN = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+def open_session(
+    model: bytes, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED
+) -> ort.InferenceSession:
     """Return a session on one CPU thread.
 
     Parameters
@@ -23,8 +29,11 @@ def open_session(model: bytes, *, exact: bool = True) -> ort.InferenceSession:
         Add int8 products in 32 bits on every CPU: x86_64 without VNNI saturates 16-bit sums of U8S8 products unless
         their weights are unsigned. This costs speed, so timings are taken without it. Products of signed activations
         cannot be made exact.
+    level
+        Which of onnxruntime's fusions are applied; by default all, as in a function.
     """
     options = ort.SessionOptions()
+    options.graph_optimization_level = level
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     if exact and platform.machine().lower() in _SATURATING:
@@ -40,7 +49,7 @@ def open_session(model: bytes, *, exact: bool = True) -> ort.InferenceSession:
                 return ort.InferenceSession(
                     unsigned(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
                 )
-            return open_session(model, exact=False)
+            return open_session(model, exact=False, level=level)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 class Loaded(Protocol):
     """A model in its own framework."""
 
+    @property
+    def batch_wide(self) -> bool:
+        """Whether it takes scales from a whole batch by design, as dynamic quantization does; the manifest says so."""
+        ...
+
     def run(self, batch: Batch) -> list[np.ndarray[Any, Any]]:
         """Return the model's own outputs for a batch, in the order in which the recipe declares them.
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe import ModelRecipe
     from cdk_inference.model.tensors import TensorSpec
 
+MAX_BYTES = 2**31
+"""Of the weights, before quantization: what a protobuf message can hold."""
+
 _MAX_NAME = 200  # characters in a message
 
 
@@ -27,6 +30,23 @@ def spell(name: str, dtype: str, shape: Sequence[str | int]) -> str:
     comma = "," if len(shape) == 1 else ""
     quoted = f'"{name}"' if name.isprintable() and '"' not in name else json.dumps(name)
     return f'TensorSpec({quoted[:_MAX_NAME]}, "{dtype}", ({sizes}{comma}))'
+
+
+def check_size(size: int, subject: str) -> None:
+    """Refuse weights that do not fit into an artifact, before anything is made from them.
+
+    Parameters
+    ----------
+    size
+        Bytes.
+    subject
+        What has them, in messages.
+    """
+    if size >= MAX_BYTES:
+        raise ModelBuildError(
+            f"{subject} of {size / 1e9:.1f} GB, must be below {MAX_BYTES / 1e9:.1f} GB, the limit of an ONNX graph "
+            "with its weights; use a smaller model, or split it into two"
+        )
 
 
 def check_batch(batch: Batch, inputs: Sequence[TensorSpec], where: str) -> dict[str, int]:

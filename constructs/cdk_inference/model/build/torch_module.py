@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +13,8 @@ from safetensors.torch import load_file
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.archive import check_archive, describe_file, shorten
 from cdk_inference.model.build.data import load_function
-from cdk_inference.model.build.export import TorchModel, blame
+from cdk_inference.model.build.export import TorchModel, blame, check_tensors
+from cdk_inference.model.build.tensors import check_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.sources import TorchModule
 
 _READABLE = ("safetensors", "zip", "pickle")
+_QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\b")
 _SHOWN = 5  # keys of a kind in a message
 _PICKLED = (
     "which could run any code; save the tensors alone, safetensors.torch.save_file(module.state_dict(), "
@@ -37,6 +40,8 @@ def load_module(recipe: ModelRecipe, source: TorchModule, folder: Path, weights:
     ModelBuildError
         If the factory fails or returns no module, or the weights are not those of the module.
     """
+    if weights is not None:
+        check_size(weights.stat().st_size, f"weights {weights.name} are a file")
     module = create_module(folder, source.factory)
     if weights is not None:
         load_weights(module, weights)
@@ -48,6 +53,8 @@ def create_module(folder: Path, reference: str) -> torch.nn.Module:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(mode=True)
+    # The fused encoder layers zero what a padding mask hides; the layers that are exported do not.
+    torch.backends.mha.set_fastpath_enabled(False)
     subject = f"factory '{reference}'"
     try:
         factory = load_function(folder, reference, "factory")
@@ -59,10 +66,28 @@ def create_module(folder: Path, reference: str) -> torch.nn.Module:
         raise ModelBuildError(f"{subject} {_explain(error, folder)}") from error
     if not isinstance(module, torch.nn.Module):
         raise ModelBuildError(f"{subject} returned {type(module).__name__}, must return a torch.nn.Module")
+    _check_layers(module, subject)
     unset = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if unset:
         raise ModelBuildError(f"{subject} returned a module without values on device 'meta': {_list(unset)}")
+    check_tensors(module.state_dict(), f"{subject} returned a module with weights", "return module.float()")
     return module.eval().requires_grad_(requires_grad=False)
+
+
+def _check_layers(module: torch.nn.Module, subject: str) -> None:
+    """Refuse layers that have no float module behind them to export."""
+    for name, layer in module.named_modules():
+        where = f" (layer '{name}')" if name else ""
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise ModelBuildError(
+                f"{subject} returned a TorchScript module{where}, which torch.export cannot trace; return the module "
+                "that was scripted, or convert it with torch.onnx and pass it as OnnxFile(...)"
+            )
+        if _QUANTIZED.match(type(layer).__module__):
+            raise ModelBuildError(
+                f"{subject} returned a module that torch has quantized{where or f' ({type(layer).__name__})'}; "
+                "return the float module, which the build quantizes for the functions' CPUs"
+            )
 
 
 def _check_arguments(factory: Any, subject: str) -> None:  # noqa: ANN401 - the user's callable

@@ -19,8 +19,8 @@ from torch.export.pt2_archive import PT2ArchiveReader
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.archive import check_archive, describe_file, shorten
-from cdk_inference.model.build.export import TorchModel
-from cdk_inference.model.build.tensors import spell
+from cdk_inference.model.build.export import TorchModel, check_tensors
+from cdk_inference.model.build.tensors import check_size, spell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +86,7 @@ def load_program(recipe: ModelRecipe, path: Path) -> TorchModel:
     if (kind := describe_file(path)) != "zip":
         raise ModelBuildError(f"program {path.name} is {kind}, must be a .pt2 file of torch.export.save")
     check_archive(path)
+    check_size(path.stat().st_size, f"program {path.name} has records")
     try:
         check_program(path)
         program = _load(path)
@@ -97,6 +98,9 @@ def load_program(recipe: ModelRecipe, path: Path) -> TorchModel:
             "save it again with this version"
         ) from error
     subject = f"program {path.name}"
+    check_tensors(
+        {**program.state_dict, **program.constants}, f"{subject} has weights", "save it again after module.float()"
+    )
     _check_inputs(program, recipe, subject)
     # What a program demands of its inputs is Python code too; the recipe's declarations take its place. The exporter
     # runs that code if there are example inputs.
