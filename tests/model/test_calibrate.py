@@ -7,20 +7,23 @@ import resource
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto
 from tests.model.graphs import Graph, cnn, feed, prepared, run, transformer
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import StaticInt8
 from cdk_inference.model.build import calibrate as module
 from cdk_inference.model.build.calibrate import RANGE_DIGITS, calibrate
 from cdk_inference.model.build.graph import clean
+from cdk_inference.model.build.measure import peak_memory
+from cdk_inference.model.build.precisions import convert
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import onnx
 
 
 def relu() -> onnx.ModelProto:
@@ -139,3 +142,34 @@ def test_nan_is_refused(method: str) -> None:
 def test_data_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(ModelBuildError, match="calibration batch 0: the model does not take it: "):
         calibrate(relu(), "minmax", 100.0, [{"x": np.zeros((2, 99), np.float32)}])
+
+
+def test_sums_and_products_of_nothing_stay_float(tmp_path: Path) -> None:
+    """Padding by no columns makes an empty tensor; with two threads, 8-bit sums and products of it end the process."""
+    g = Graph()
+    x = g.linear(g.input("x", ("batch", 64)), 64, 64)
+    empty = g.add("Slice", x, g.weight([0]), g.weight([0]), g.weight([1]))
+    doubled = g.add("Mul", g.add("Add", empty, empty), empty)
+    model = prepared(g.model(y=g.linear(g.add("Concat", x, doubled, axis=1), 64, 64)), tmp_path)
+    found = calibrate(model, "minmax", 100.0, [{"x": np.ones((2, 64), np.float32)}])
+    small = convert(model, StaticInt8("minmax", 100.0), found)
+    made = {name: node.op_type for node in small.graph.node for name in node.output}
+    of_nothing = [n for n in small.graph.node if n.op_type in ("Add", "Mul") and "Slice" in map(made.get, n.input)]
+    assert [n.op_type for n in of_nothing] == ["Add", "Mul"]
+    assert "DequantizeLinear" in made.values()
+
+
+@pytest.mark.parametrize("operator", ["QLinearAdd", "QLinearMul"])
+def test_model_that_ends_its_process_fails_with_the_signal(tmp_path: Path, operator: str) -> None:
+    """Of onnxruntime 1.31.1; if a later version computes it, `calibrate` may measure empty tensors again."""
+    g = Graph()
+    x, nothing = g.input("x", ("n",), TensorProto.UINT8), g.weight(np.zeros(0, np.uint8))
+    scale, zero = g.weight(np.float32(0.1)), g.weight(np.uint8(3))
+    y = g.add(operator, x, scale, zero, nothing, scale, zero, scale, zero, domain="com.microsoft")
+    model = g.model(y=y, kind=TensorProto.UINT8)
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, tmp_path / "model.onnx")
+    sample = {"x": np.zeros(0, np.uint8)}
+    assert peak_memory(tmp_path / "model.onnx", sample, tmp_path, threads=1) > 0
+    with pytest.raises(ModelBuildError, match=r"cannot run the model with 2 threads: the process was ended by signal"):
+        peak_memory(tmp_path / "model.onnx", sample, tmp_path, threads=2)

@@ -78,7 +78,7 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     if error is not None:
         raise ModelBuildError(error.replace("{log}", str(log)))
     if process.returncode != 0:
-        raise ModelBuildError(f"model '{name}': the build process {_ending(process.returncode)}; see {log}")
+        raise ModelBuildError(f"model '{name}': the build process {ending(process.returncode)}; see {log}")
     (work / "request.json").unlink()
 
 
@@ -88,7 +88,8 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
+    """Return in words how a process ended."""
     if code == -signal.SIGKILL:
         return "was killed, most likely because the machine ran out of memory"
     if code < 0:

@@ -54,7 +54,7 @@ def calibrate(
 
     Returns
     -------
-    Finite numbers of four digits; without the activations that are infinite by design, such as masks.
+    Finite numbers of four digits; without the activations that are infinite by design, such as masks, or empty.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def calibrate(
     if count == 0:
         raise ModelBuildError("the calibration data is empty; yield at least one batch")
     share = percentile / 100 if method == "percentile" else 1.0
-    return {name: d.range(share) for name, d in found.items() if d.is_finite}
+    return {name: d.range(share) for name, d in found.items() if d.is_quantizable}
 
 
 @dataclass
@@ -84,7 +84,7 @@ class _Distribution:
 
     low: float = float("inf")
     high: float = float("-inf")
-    is_finite: bool = True
+    is_quantizable: bool = True
     _start: float = 0.0
     _width: float = 0.0
     _counts: np.ndarray[tuple[int], np.dtype[np.int64]] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -138,13 +138,16 @@ def _round(value: float) -> float:
 
 
 def _add(found: _Distribution, name: str, values: Array, index: int, *, counted: bool) -> None:
-    if values.size == 0 or not found.is_finite:
+    if not found.is_quantizable:
+        return
+    if values.size == 0:  # onnxruntime 1.31.1 ends the process in 8-bit sums and products of nothing
+        found.is_quantizable = False
         return
     low, high = float(values.min()), float(values.max())
     if np.isnan(low) or np.isnan(high):
         raise ModelBuildError(f"calibration batch {index}: the activation '{name}' is NaN; look at the data")
     if low < -_HUGE or high > _HUGE:
-        found.is_finite = False
+        found.is_quantizable = False
         return
     found.widen(low, high)
     if counted:

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnxruntime as ort
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.build.evaluate import start
 from cdk_inference.model.build.session import open_file
+from cdk_inference.model.process import ending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import onnxruntime as ort
 
     from cdk_inference.model.build.data import Batch
     from cdk_inference.model.tensors import TensorSpec
@@ -200,20 +200,29 @@ def _run(session: ort.InferenceSession, sample: Batch) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def peak_memory(model: Path, sample: Batch, work: Path) -> float:
-    """Return the peak memory of a fresh process that loads a model and runs one sample, in millions of bytes."""
+def peak_memory(model: Path, sample: Batch, work: Path, threads: int = 1) -> float:
+    """Return the peak memory of a fresh process that loads a model and runs one sample, in millions of bytes.
+
+    Raises
+    ------
+    ModelBuildError
+        If the process ends with an error, or by a signal: onnxruntime has crashed on some models with two threads.
+    """
     inputs = work / "sample.npz"
     np.savez(inputs, *sample.values())
     (work / "names.json").write_text(json.dumps(list(sample)), "utf-8")
     try:
         done = subprocess.run(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-P", "-m", "cdk_inference.model.build.memory", str(model), str(work)],
+            [sys.executable, "-P", "-m", "cdk_inference.model.build.memory", str(model), str(work), str(threads)],
             stdout=subprocess.PIPE,
             check=True,
             text=True,
         )
     except subprocess.CalledProcessError as error:
-        raise ModelBuildError(f"a process of its own cannot run the model: it ended with {error.returncode}") from error
+        raise ModelBuildError(
+            f"onnxruntime {ort.__version__} cannot run the model with {threads} threads: the process "
+            f"{ending(error.returncode)}"
+        ) from error
     finally:
         inputs.unlink()
         (work / "names.json").unlink()

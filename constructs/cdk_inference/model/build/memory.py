@@ -1,4 +1,4 @@
-"""``python -m cdk_inference.model.build.memory MODEL FOLDER`` prints the peak memory of one run, in MB."""
+"""``python -m cdk_inference.model.build.memory MODEL FOLDER THREADS`` prints the peak memory of one run, in MB."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 import onnxruntime as ort
 
 
-def main(model: Path, folder: Path) -> None:
+def main(model: Path, folder: Path, threads: int) -> None:
     """Load the model from its file, as the deployed function does, and run the folder's sample."""
     names = json.loads((folder / "names.json").read_text("utf-8"))
     with np.load(folder / "sample.npz") as arrays:
         sample = {name: arrays[f"arr_{index}"] for index, name in enumerate(names)}
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, sample)
     print(round(_peak_bytes() / 1e6, 1))  # noqa: T201 - the parent reads it
 
@@ -32,4 +32,4 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

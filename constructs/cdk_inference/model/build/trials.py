@@ -172,9 +172,20 @@ class Trials:
         """Try a precision. A conversion that fails makes a trial that failed, not an error."""
         try:
             file, ranges = self.convert(precision)
+            self._try(file)
             return self._judged(precision, self.ship(file, precision), ranges)
         except ModelBuildError as error:
             return Trial(precision, failure=str(error))
+
+    def _try(self, file: Path) -> None:
+        """Run one sample in a process of its own, with threads as in a function: a crash fails this trial alone."""
+
+        def fill(folder: Path) -> None:
+            peak = measure.peak_memory(file, self.sample, folder, threads=2)
+            (folder / "peak.json").write_text(json.dumps(peak), "utf-8")
+
+        if file != self.float32:
+            self.passes.cached("try", [_sha256(file), self.samples.digest], fill)
 
     def _judged(self, precision: Pinned, shipped: Path, ranges: Ranges | None) -> Trial:
         model = weights.join(shipped / weights.MODEL)
