@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import urllib.request
+import urllib.parse
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
+from cdk_inference.local import aws
 from tests.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ class Watched:
     def messages(self, queue: str) -> list[dict[str, Any]]:
         """Return all messages of a queue, those in flight included, without taking any."""
         # MiniStack's own: SQS has no way to look without receiving.
-        url = f"{self.cloud.endpoint}/_ministack/sqs/messages?QueueUrl={queue}"
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310 - our own endpoint
-            regions = json.load(answer)["messages"]
+        query = urllib.parse.urlencode({"QueueUrl": queue})
+        regions = aws.call(self.cloud.endpoint, f"/_ministack/sqs/messages?{query}")["messages"]
         return [m for queues in regions.values() for named in queues.values() for ms in named.values() for m in ms]
 
     def queued(self, keys: Iterable[str]) -> list[dict[str, Any]]:

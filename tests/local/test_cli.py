@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.waiting import PATIENCE, wait_until
 
-from cdk_inference.local import aws
+from cdk_inference.local.background import Background
 
 from .processes import children, commands, gone
 from .templates import create, pipeline
@@ -90,7 +90,7 @@ def test_from_deploy_to_destroy(app: Path) -> None:
     assert run(app, "destroy").stdout == "nothing was deployed\n"
 
 
-@pytest.mark.parametrize("command", [["results"], ["logs"], ["put", "app.py"]])
+@pytest.mark.parametrize("command", [["results"], ["logs"], ["env"], ["put", "app.py"]])
 def test_a_command_with_nothing_deployed_fails(app: Path, command: list[str]) -> None:
     answer = run(app, *command)
     assert answer.returncode == 3
@@ -157,6 +157,25 @@ def test_a_killed_cloud_is_noticed(app: Path) -> None:
         serving.wait()
 
 
+def test_the_printed_environment_reaches_the_cloud_and_is_private(app: Path) -> None:
+    serving = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(app))
+    state = app / ".cdk-inference/local.json"
+    try:
+        wait_until(state.exists)
+        assert state.stat().st_mode & 0o777 == 0o600
+        assert state.parent.stat().st_mode & 0o777 == 0o700
+        call = "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"
+        script = f'eval "$({sys.executable} -m cdk_inference.local env)" && {sys.executable} -c "{call}"'
+        users = {"AWS_PROFILE": "nonexistent", "AWS_SESSION_TOKEN": "theirs", "AWS_ACCESS_KEY_ID": "theirs"}
+        answer = subprocess.run(
+            ["sh", "-c", script], cwd=app, env=os.environ | users, capture_output=True, text=True, check=False
+        )
+        assert answer.stdout == "arn:aws:iam::000000000000:root\n", answer.stderr
+    finally:
+        serving.terminate()
+        serving.wait()
+
+
 @pytest.mark.timeout(600)
 def test_a_cloud_that_ends_by_itself_says_why(app: Path) -> None:
     command = [sys.executable, "-m", "cdk_inference.local"]
@@ -164,8 +183,7 @@ def test_a_cloud_that_ends_by_itself_says_why(app: Path) -> None:
     try:
         state = app / ".cdk-inference/local.json"
         wait_until(state.exists)
-        endpoint = json.loads(state.read_text())["endpoint"]
-        create(aws.client(endpoint, "cloudformation"), "Marked", pipeline())
+        create(Background(app).cloud().client("cloudformation"), "Marked", pipeline())
         put = [*command, "put", "app.py", "--wait", "--timeout", "3600"]
         with subprocess.Popen(put, cwd=app, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
             assert waiting.stderr.readline() == "waiting for 1 results ...\n"
@@ -222,10 +240,10 @@ def test_two_projects_have_an_embedded_aws_each(app: Path, tmp_path: Path) -> No
     try:
         states = [folder / ".cdk-inference/local.json" for folder in folders]
         wait_until(lambda: all(state.exists() for state in states))
-        endpoints = {json.loads(state.read_text())["endpoint"] for state in states}
-        assert len(endpoints) == len(folders)
-        for endpoint in endpoints:
-            create(aws.client(endpoint, "cloudformation"), "Marked", pipeline())
+        clouds = [Background(folder).cloud() for folder in folders]
+        assert len({cloud.endpoint for cloud in clouds}) == len(folders)
+        for cloud in clouds:
+            create(cloud.client("cloudformation"), "Marked", pipeline())
         assert run(folders[0], "put", "app.py").returncode == 0
         assert run(folders[0], "destroy").stdout == "destroyed\n"
         assert serving[0].wait() == 0

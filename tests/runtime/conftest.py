@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from tests.runtime.arrays import ArrayStore
 
+from cdk_inference.local import aws
 from cdk_inference.local.emulator import Emulator
 from inference_runtime.light_s3 import light_objects
 
@@ -52,8 +53,9 @@ def environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> pytest.Monkey
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    credentials = aws.root_credentials(endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", credentials["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", credentials["SecretAccessKey"])
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)

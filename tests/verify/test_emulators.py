@@ -18,6 +18,7 @@ from verify.runner import Answer, FunctionError, Services, host_python
 
 from cdk_inference import LambdaPlatform, bytecode
 from cdk_inference.bundling import bundle
+from cdk_inference.local import aws
 from verify import arm64, emulators
 
 if TYPE_CHECKING:
@@ -111,7 +112,9 @@ def function(zipped: Path, **changes: Any) -> Function:
 
 @pytest.fixture
 def services() -> Services:
-    return Services("http://127.0.0.1:1", "test")  # nobody answers: these functions ask for nothing
+    endpoint = "http://127.0.0.1:1"  # nobody answers: these functions ask for nothing
+    aws.use_key(endpoint, aws.Key())
+    return Services(endpoint, "test")
 
 
 def test_the_emulated_interpreter_compiles_packages_and_loads_what_it_compiled(

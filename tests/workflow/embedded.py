@@ -11,6 +11,7 @@ import boto3
 from aws_cdk.assertions import Template
 from botocore.config import Config
 
+from cdk_inference.local import aws
 from cdk_inference.local.emulator import Emulator
 
 if TYPE_CHECKING:
@@ -40,11 +41,12 @@ class Embedded:
     """Functions and state machines in the embedded AWS."""
 
     def __init__(self, emulator: Emulator) -> None:
+        credentials = aws.root_credentials(emulator.endpoint)
         self._session = {
             "endpoint_url": emulator.endpoint,
             "region_name": "us-east-1",
-            "aws_access_key_id": "test",
-            "aws_secret_access_key": "test",
+            "aws_access_key_id": credentials["AccessKeyId"],
+            "aws_secret_access_key": credentials["SecretAccessKey"],
             "config": Config(inject_host_prefix=False, read_timeout=300),  # "sync-127.0.0.1" is no host
         }
         iam = self.client("iam")

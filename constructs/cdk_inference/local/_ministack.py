@@ -10,6 +10,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,8 @@ import venv
 from collections import deque
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, quote
+from xml.sax.saxutils import escape
 
 # What Lambda's Python runtimes offer a function besides its own bundle.
 _LAMBDA_PACKAGES = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
@@ -29,6 +32,10 @@ _LAMBDA_PACKAGES = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "
 _SERVICE_CREDENTIALS = "/_cdk-inference/service-credentials"
 _FAULTS = "/_cdk-inference/faults"
 _SESSION_SECONDS = 3600
+
+# CloudFormation gives these URLs to custom resources and to wait conditions. Their tokens cannot be guessed, and who
+# has one need not sign: AWS gives presigned URLs.
+_TOKEN_PATHS = ("/_ministack/cfn-response/", "/_ministack/cfn-signal/")
 
 
 def _make_lambda_python(folder: Path) -> str:
@@ -62,7 +69,7 @@ def _service_credentials(request: dict[str, str]) -> tuple[int, dict[str, Any]]:
         EvalContext,
         evaluate_trust_policy,
     )
-    from ministack.services import iam, sts  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services import iam  # type: ignore[import-untyped]  # noqa: PLC0415
 
     service, role_arn, source_arn = request["Service"], request["RoleArn"], request["SourceArn"]
     *_, region, source_account, _ = source_arn.split(":", 5)
@@ -87,22 +94,39 @@ def _service_credentials(request: dict[str, str]) -> tuple[int, dict[str, Any]]:
             f"aws:SourceAccount {source_account} and aws:SourceArn {source_arn}: {json.dumps(policy)}"
         }
     session = service.split(".")[0]
-    credentials = {
-        "AccessKeyId": iam._gen_session_access_key(),
-        "SecretAccessKey": iam._gen_secret(),
-        "SessionToken": iam._gen_session_token(),
+    return 200, _session(account, name, role["RoleId"], session, Expiration=time.time() + _SESSION_SECONDS)
+
+
+def _function_credentials(config: dict[str, Any]) -> dict[str, str]:
+    """Return credentials for a function's process; MiniStack derives them from its name, so that others can, too."""
+    account, role = config["FunctionArn"].split(":")[4], config.get("Role", "").rsplit("/", 1)[-1]
+    made = _session(account, role, role, config.get("FunctionName", "function")[:64])
+    return {
+        "AWS_ACCESS_KEY_ID": made["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": made["SecretAccessKey"],
+        "AWS_SESSION_TOKEN": made["SessionToken"],
     }
-    facts = {
-        "Arn": f"arn:aws:sts::{account}:assumed-role/{name}/{session}",
-        "UserId": f"{role['RoleId']}:{session}",
+
+
+def _session(account: str, role: str, role_id: str, session: str, **facts: Any) -> dict[str, str]:
+    """Make credentials of an assumed role."""
+    from ministack.services import iam, sts  # noqa: PLC0415
+
+    credentials = {
+        "AccessKeyId": str(iam._gen_session_access_key()),
+        "SecretAccessKey": str(iam._gen_secret()),
+        "SessionToken": str(iam._gen_session_token()),
+    }
+    facts |= {
+        "Arn": f"arn:aws:sts::{account}:assumed-role/{role}/{session}",
+        "UserId": f"{role_id}:{session}",
         "AccountId": account,
         "PrincipalType": "AssumedRole",
         "SecretAccessKey": credentials["SecretAccessKey"],
         "SessionToken": credentials["SessionToken"],
-        "Expiration": time.time() + _SESSION_SECONDS,
     }
     sts.register_session(credentials["AccessKeyId"], facts)
-    return 200, credentials
+    return credentials
 
 
 def _seen_by(service: str, policy: dict[str, Any]) -> dict[str, Any]:
@@ -182,6 +206,114 @@ def _fault(function: str, reason: str) -> dict[str, Any]:
     return {"at": round(time.time() * 1000), "function": function, "reason": reason}
 
 
+class _Gate:
+    """The only way in, for requests that are signed with a key of this embedded AWS.
+
+    Browsers say whose page sent a request, and a page that has its own name lead here (DNS rebinding) is told by that
+    name. MiniStack itself takes every caller without a key, or with the key ``test``, for the account's root.
+
+    Parameters
+    ----------
+    port
+        The port it listens on.
+    key_id, secret
+        The key of the accounts' roots. The number of an account follows the id.
+    """
+
+    def __init__(self, port: int, key_id: str, secret: str) -> None:
+        self._hosts = (f"127.0.0.1:{port}", f"localhost:{port}")
+        self._root = re.compile(rf"{re.escape(key_id)}(\d{{12}})")
+        self._secret = secret
+
+    def refusal(self, scope: dict[str, Any], body: bytes) -> str | None:
+        """Return why a request is refused, None if it may pass.
+
+        Parameters
+        ----------
+        scope
+            The request, as in ASGI.
+        body
+            Its body.
+        """
+        from ministack.core.sigv4 import decode_header_value  # type: ignore[import-untyped]  # noqa: PLC0415
+
+        headers: dict[str, str] = {}
+        for name, raw in scope["headers"]:
+            field, value = name.decode("latin-1").lower(), decode_header_value(raw)
+            headers[field] = f"{headers[field]},{value}" if field in headers else value
+        if "origin" in headers or "sec-fetch-site" in headers:
+            return "web pages have no access to the embedded AWS"
+        if headers.get("host") not in self._hosts:
+            return f"the host must be {' or '.join(self._hosts)}, got {headers.get('host')!r}"
+        if scope["method"] == "PUT" and scope["path"].startswith(_TOKEN_PATHS):
+            return None
+        return self._unsigned(scope, headers, body)
+
+    def _unsigned(self, scope: dict[str, Any], headers: dict[str, str], body: bytes) -> str | None:
+        """Return what is wrong with a request's signature, if anything is."""
+        from ministack.core import iam_evaluator, responses, router, sigv4  # noqa: PLC0415
+
+        path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
+        query = parse_qs(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True)
+        key = router.extract_access_key_id(headers, query)
+        unsigned = "requests must be signed with a key of this embedded AWS"
+        if iam_evaluator.is_root_access_key(key):  # such as none, or "test"
+            return unsigned
+        self._register_root(key)
+        account = responses._account_from_sts_session(key) or iam_evaluator.find_iam_access_key_account(key)
+        if "authorization" not in headers and iam_evaluator._s3_presigned_query(query):
+            # S3 checks these, but nothing else that such a request may name.
+            credential = iam_evaluator.resolve_credential(key, account)
+            if isinstance(credential, iam_evaluator.CredentialResolutionError):
+                return str(credential.message)
+            signature = sigv4.parse_query_signature(query)
+            failure = sigv4.header_signature_failure(
+                signature, credential.secret_access_key, scope["method"], path, query, headers, body, presigned=True
+            )
+            return None if failure is None else str(failure[1])
+        iam_evaluator.pin_signed_request(scope["method"], path, query, scope["headers"])
+        iam_evaluator.pin_signed_body(body)
+        found = iam_evaluator.authenticate(key, account)
+        if isinstance(found, iam_evaluator.AuthError):
+            return f"{unsigned}: {found.message}"
+        return unsigned if found is None else None
+
+    def _register_root(self, key: str) -> None:
+        """Make the root of an account known as soon as it calls: any account may be deployed to."""
+        from ministack.services import sts  # noqa: PLC0415
+
+        match = self._root.fullmatch(key)
+        if match is None or key in sts._sessions:
+            return
+        account = match[1]
+        facts = {
+            "Arn": f"arn:aws:iam::{account}:root",
+            "UserId": account,
+            "AccountId": account,
+            "PrincipalType": "Root",
+            "SecretAccessKey": self._secret,
+        }
+        sts.register_session(key, facts)
+
+
+def _listen_nowhere_else(event: str, given: tuple[Any, ...]) -> None:
+    """Refuse a second port to MiniStack, as for custom runtimes and databases: it would let everybody in."""
+    if event == "socket.bind" and given[0].family in (socket.AF_INET, socket.AF_INET6):
+        raise PermissionError(f"the embedded AWS listens on one port only, and not at {given[1]}")
+
+
+async def _refuse(scope: dict[str, Any], send: Any, reason: str) -> None:  # noqa: ANN401
+    """Answer in a way that SDKs understand: services that take JSON have errors in JSON, the others in XML."""
+    types = [value for name, value in scope["headers"] if name.lower() == b"content-type"]
+    if any(b"json" in kind for kind in types):
+        await _send(send, 403, {"__type": "AccessDenied", "message": reason})
+        return
+    body = f"<ErrorResponse><Error><Code>AccessDenied</Code><Message>{escape(reason)}</Message></Error></ErrorResponse>"
+    headers = [(b"content-type", b"text/xml"), (b"x-amzn-errortype", b"AccessDenied")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": body.encode()})
+
+
 async def _body(receive: Any) -> bytes:  # noqa: ANN401
     body, more = b"", True
     while more:
@@ -189,6 +321,32 @@ async def _body(receive: Any) -> bytes:  # noqa: ANN401
         body += part.get("body", b"")
         more = part.get("more_body", False)
     return body
+
+
+def _again(body: bytes, receive: Any) -> Any:  # noqa: ANN401
+    """Return what gives a body that was read, and then goes on."""
+    given = False
+
+    async def receive_again() -> Any:  # noqa: ANN401
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive_again
+
+
+def _without_cors(send: Any) -> Any:  # noqa: ANN401
+    """Return what sends an answer without the headers that let any web page read it."""
+
+    async def send_without(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            headers = [h for h in message.get("headers", ()) if not h[0].lower().startswith(b"access-control-")]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return send_without
 
 
 async def _send(send: Any, status: int, answer: dict[str, Any]) -> None:  # noqa: ANN401
@@ -200,7 +358,10 @@ async def _send(send: Any, status: int, answer: dict[str, Any]) -> None:  # noqa
 def main(state: Path) -> None:
     """Serve until stdin closes."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    sys.addaudithook(_listen_nowhere_else)
     port = listener.getsockname()[1]
+    key = json.loads((state / "key.json").read_text())
+    gate = _Gate(port, key["id"], key["secret"])
     os.environ["GATEWAY_PORT"] = str(port)
     threading.Thread(target=_follow_parent, args=(state,), daemon=True).start()
 
@@ -221,29 +382,38 @@ def main(state: Path) -> None:
     # And an error of the function's by its class; MiniStack has one name for all. Ours begin with theirs.
     call_lambda = stepfunctions._call_lambda
     stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
+    lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
     faults = _Faults()
     faults.watch(lambda_runtime.Worker)
     sys.executable = _make_lambda_python(state / "lambda-python")  # what MiniStack runs Python functions with
 
-    async def behind_tls(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
-        # Bucket and queue policies refuse what does not come by TLS. Loopback needs none: we say, as a
-        # terminating proxy would, that it did.
-        if scope["type"] == "http":
-            if scope["path"] == _SERVICE_CREDENTIALS:
-                await _send(send, *_service_credentials(json.loads(await _body(receive))))
-                return
-            if scope["path"] == _FAULTS:
-                await _send(send, *faults.answer())
-                return
+    async def gated(scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401
+        if scope["type"] == "websocket":  # such as of API Gateway: nobody signs them
+            await receive()
+            await send({"type": "websocket.close"})
+            return
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        body = await _body(receive)
+        if (reason := gate.refusal(scope, body)) is not None:
+            await _refuse(scope, send, reason)
+        elif scope["path"] == _SERVICE_CREDENTIALS:
+            await _send(send, *_service_credentials(json.loads(body)))
+        elif scope["path"] == _FAULTS:
+            await _send(send, *faults.answer())
+        else:
+            # Bucket and queue policies refuse what does not come by TLS. Loopback needs none: we say, as a
+            # terminating proxy would, that it did.
             scope = {**scope, "headers": [*scope["headers"], (b"x-forwarded-proto", b"https")]}
-        await app(scope, receive, send)
+            await app(scope, _again(body, receive), _without_cors(send))
 
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = 75
     config.loglevel = "WARNING"
     print(port, flush=True)  # noqa: T201
-    asyncio.run(serve(behind_tls, config))  # type: ignore[arg-type]
+    asyncio.run(serve(gated, config))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

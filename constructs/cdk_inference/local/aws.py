@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import urllib.error
 import urllib.request
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.session
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 
 from cdk_inference.platform import LambdaPlatform
 
@@ -20,13 +25,12 @@ from .errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
 ACCOUNT = "000000000000"
 REGION = "us-east-1"
 SERVICE_CREDENTIALS = "/_cdk-inference/service-credentials"
 FAULTS = "/_cdk-inference/faults"
-_KEY = "test"  # the emulator's root credentials; it listens on the loopback interface only
-
 # Express executions may take five minutes, and an answer that is lost must not start a second one.
 _SYNCHRONOUS = {"stepfunctions": {"read_timeout": 330, "retries": {"total_max_attempts": 1}}}
 
@@ -44,6 +48,98 @@ def host_platform() -> str:
         functions with our own interpreter.
     """
     return str(LambdaPlatform.host())
+
+
+@dataclass(frozen=True)
+class Key:
+    """The key of one embedded AWS, without which it answers nobody.
+
+    Parameters
+    ----------
+    id
+        What the access key ids of its accounts' roots begin with; the number of the account follows.
+    secret
+        The secret access key of all of them.
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_hex(16).upper())
+    secret: str = field(default_factory=lambda: secrets.token_hex(20), repr=False)
+
+    def save(self, path: Path) -> None:
+        """Write it into a new file that only this user can read.
+
+        Parameters
+        ----------
+        path
+            The file.
+        """
+        write_private(path, json.dumps(asdict(self)))
+
+
+_keys: dict[str, Key] = {}  # by endpoint; whoever starts or finds an embedded AWS adds its key
+
+
+def use_key(endpoint: str, key: Key) -> None:
+    """Let this process call an embedded AWS.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    key
+        Its key.
+    """
+    _keys[endpoint] = key
+
+
+def key_of(endpoint: str) -> Key:
+    """Return the key of an embedded AWS.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+
+    Raises
+    ------
+    LocalError
+        If this process has neither started nor found it.
+    """
+    try:
+        return _keys[endpoint]
+    except KeyError:
+        raise LocalError(f"endpoint must be that of an embedded AWS whose key is known, got {endpoint!r}") from None
+
+
+def root_credentials(endpoint: str) -> dict[str, str]:
+    """Return the credentials of the account's root.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+
+    Returns
+    -------
+    dict
+        ``AccessKeyId`` and ``SecretAccessKey``.
+    """
+    key = key_of(endpoint)
+    return {"AccessKeyId": f"{key.id}{ACCOUNT}", "SecretAccessKey": key.secret}
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a new file that only this user can read.
+
+    Parameters
+    ----------
+    path
+        The file. It must not exist.
+    text
+        Its content.
+    """
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+        file.write(text)
 
 
 def environment(endpoint: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -66,13 +162,14 @@ def environment(endpoint: str, base: Mapping[str, str] | None = None) -> dict[st
         for name, value in (os.environ if base is None else base).items()
         if not name.startswith("AWS_") or name == "AWS_CA_BUNDLE"
     }
+    credentials = root_credentials(endpoint)
     direct = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), "127.0.0.1", "localhost"]))
     return kept | {
         "NO_PROXY": direct,
         "no_proxy": direct,
         "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": _KEY,
-        "AWS_SECRET_ACCESS_KEY": _KEY,
+        "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
+        "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
         "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
         "AWS_CONFIG_FILE": os.devnull,
@@ -81,7 +178,6 @@ def environment(endpoint: str, base: Mapping[str, str] | None = None) -> dict[st
     }
 
 
-@cache
 def client(endpoint: str, service: str) -> Any:  # noqa: ANN401
     """Return a boto3 client of the embedded AWS with the rights of the account's root.
 
@@ -97,7 +193,12 @@ def client(endpoint: str, service: str) -> Any:  # noqa: ANN401
     botocore.client.BaseClient
         Thread-safe client. It takes a tenth of a second to make, so the same one is returned each time.
     """
-    return _client(_session({"AccessKeyId": _KEY, "SecretAccessKey": _KEY}), endpoint, service)
+    return _root_client(endpoint, service, key_of(endpoint))
+
+
+@cache
+def _root_client(endpoint: str, service: str, _key: Key) -> Any:  # noqa: ANN401 (a port may be another's later)
+    return _client(_session(root_credentials(endpoint)), endpoint, service)
 
 
 def role_clients(endpoint: str, credentials: Mapping[str, str], services: Iterable[str]) -> dict[str, Any]:
@@ -148,14 +249,39 @@ def service_credentials(endpoint: str, role_arn: str, *, service: str, source_ar
     """
     body = json.dumps({"Service": service, "RoleArn": role_arn, "SourceArn": source_arn}).encode()
     try:
-        with open_directly(f"{endpoint}{SERVICE_CREDENTIALS}", body, timeout=30) as answer:
-            return dict(json.load(answer))
+        return dict(call(endpoint, SERVICE_CREDENTIALS, body))
     except urllib.error.HTTPError as error:
         if error.code != HTTPStatus.FORBIDDEN:
             raise LocalError(f"the embedded AWS answered {error.code} when {service} asked for {role_arn}") from error
         raise LocalError(json.load(error)["message"]) from error
     except OSError as error:
         raise LocalError(f"the embedded AWS did not answer when {service} asked for {role_arn}: {error}") from error
+
+
+def call(endpoint: str, path: str, body: bytes | None = None) -> Any:  # noqa: ANN401
+    """Call a helper of the embedded AWS that AWS does not have.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    path
+        Path and query.
+    body
+        Body of a POST. Default: a GET.
+
+    Returns
+    -------
+    object
+        The parsed JSON of the answer.
+    """
+    credentials = root_credentials(endpoint)
+    request = AWSRequest("GET" if body is None else "POST", f"{endpoint}{path}", data=body or b"")
+    signer = Credentials(credentials["AccessKeyId"], credentials["SecretAccessKey"])
+    SigV4Auth(signer, "cdk-inference", REGION).add_auth(request)
+    signed = urllib.request.Request(request.url, body, dict(request.headers))  # noqa: S310
+    with open_directly(signed, timeout=30) as answer:
+        return json.load(answer)
 
 
 def _session(credentials: Mapping[str, str]) -> boto3.session.Session:

@@ -12,11 +12,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from . import aws
 from .cloud import Cloud, LocalCloud
 from .errors import LocalError
 
@@ -84,7 +86,9 @@ class Background:
             If it does not run. What a killed one left behind is removed.
         """
         if self.running():
-            endpoint = str(self._read()["endpoint"])
+            state = self._read()
+            endpoint = str(state["endpoint"])
+            aws.use_key(endpoint, aws.Key(**state["key"]))
             return Cloud(endpoint, self.folder, check=self._check, report=self._last_report)
         if reason := self.failure():
             raise NothingDeployedError(f"the embedded AWS of this project is gone: {reason}; deploy again")
@@ -195,8 +199,11 @@ class Background:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
         try:
+            self.folder.chmod(0o700)  # an older version may have made it
             with self._lock.acquire(timeout=_LOCK_SECONDS), LocalCloud(kept=self.folder) as cloud:
-                _replace(self._state, json.dumps({"pid": os.getpid(), "endpoint": cloud.endpoint}))
+                key = asdict(aws.key_of(cloud.endpoint))
+                state = {"pid": os.getpid(), "endpoint": cloud.endpoint, "key": key}
+                _replace(self._state, json.dumps(state))
                 logger.info("the embedded AWS answers at %s", cloud.endpoint)
                 while not stopping.wait(_LOOK_SECONDS):
                     self._check_own(cloud)
@@ -239,7 +246,8 @@ class Background:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file that others see as a whole or not at all."""
+    """Write a file that only this user can read, and sees as a whole or not at all."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(text)
+    part.unlink(missing_ok=True)
+    aws.write_private(part, text)
     part.replace(path)

@@ -5,6 +5,8 @@ Exit codes: 0 all is well, 1 something failed or did not succeed, 2 wrong usage,
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
 import sys
 import time
@@ -18,6 +20,7 @@ from rich.table import Table
 
 from cdk_inference.errors import InferenceError
 
+from . import aws
 from .background import Background, NothingDeployedError
 from .steps import Steps
 from .uploads import SUCCEEDED, Outcome
@@ -131,6 +134,17 @@ def logs(
         since = max([since, *(at for at, _, _ in events)])
         seen = {event for event in seen | set(events) if event[0] >= since}
         time.sleep(_FOLLOW_SECONDS)
+
+
+@app.command()
+def env(project: Project = Path()) -> None:
+    """Print shell commands that point the AWS CLI and SDKs at the embedded AWS, with its key: eval "$(... env)"."""
+    wanted = aws.environment(Background(project).cloud().endpoint)
+    for name in sorted(name for name in os.environ if name.startswith("AWS_") and name not in wanted):
+        print(f"unset {name}")  # noqa: T201
+    for name, value in sorted(wanted.items()):
+        if os.environ.get(name) != value:
+            print(f"export {name}={shlex.quote(value)}")  # noqa: T201
 
 
 @app.command()

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
@@ -99,7 +98,7 @@ class Emulator:
             return self
         if importlib.util.find_spec("ministack") is None:
             raise LocalError("ministack is not installed: pip install 'cdk-inference[local]'")
-        self._state = Path(tempfile.mkdtemp(prefix="cdk-inference-local-")).resolve()
+        self._state = Path(tempfile.mkdtemp(prefix="cdk-inference-local-")).resolve()  # of mode 0700
         try:
             self._launch(time.monotonic() + _START_SECONDS)
         except BaseException:
@@ -132,6 +131,8 @@ class Emulator:
 
     def _launch(self, deadline: float) -> None:
         (self.state / "tmp").mkdir()
+        key = aws.Key()
+        key.save(self.state / "key.json")
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, str(_LAUNCHER), str(self.state)],
@@ -144,6 +145,7 @@ class Emulator:
             )
         port = self._read_port(deadline)
         endpoint = f"http://127.0.0.1:{port}"
+        aws.use_key(endpoint, key)
         while not _answers(endpoint):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise self._failure()
@@ -200,7 +202,7 @@ def _how(status: int) -> str:
 
 def _answers(endpoint: str) -> bool:
     try:
-        with aws.open_directly(f"{endpoint}/_ministack/ready", timeout=5) as response:
-            return bool(response.status == 200)  # noqa: PLR2004
-    except (urllib.error.URLError, OSError):
+        aws.call(endpoint, "/_ministack/ready")
+    except OSError:  # urllib's errors are ones
         return False
+    return True

@@ -106,9 +106,7 @@ class Situation:
 
         Each fault is told once, so that a caller may decide to wait on.
         """
-        with aws.open_directly(f"{self._endpoint}{aws.FAULTS}", timeout=30) as response:
-            faults = json.load(response)["faults"]
-        for fault in faults:
+        for fault in aws.call(self._endpoint, aws.FAULTS)["faults"]:
             at, name = fault["at"], fault["function"]
             if at >= self._since and name in self._parts.functions and (at, name) not in self._told:
                 self._told.add((at, name))

@@ -258,8 +258,7 @@ class Pipeline:
         # MiniStack's own; a receive would hide the messages from others and count.
         name = self._dead_letter_queue.rsplit("/", 1)[-1]
         query = urllib.parse.urlencode({"QueueUrl": f"{self._endpoint}/{aws.ACCOUNT}/{name}"})
-        with aws.open_directly(f"{self._endpoint}/_ministack/sqs/messages?{query}", timeout=30) as response:
-            answer = json.load(response)["messages"]
+        answer = aws.call(self._endpoint, f"/_ministack/sqs/messages?{query}")["messages"]
         bodies = [
             message["Body"]
             for regions in answer.values()
