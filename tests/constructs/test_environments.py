@@ -43,7 +43,7 @@ REGIONS = {
     "eu-isoe-west-1": "cloud.adc-e.uk",
 }
 # A service principal is the same in all partitions unless it names a Region.
-UNIVERSAL = re.compile(r"[a-z-]+\.amazonaws\.com")
+UNIVERSAL = re.compile(r"(delivery\.logs|[a-z-]+)\.amazonaws\.com")
 
 
 def app():

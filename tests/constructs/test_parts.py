@@ -79,8 +79,11 @@ def test_a_batch_can_be_run_by_hand(stack, pipeline):
     operator = iam.User(stack, "Operator")
     pipeline().workflow.grant_start_sync_execution(operator)
     (policy,) = [p for n, p in resources(stack, "AWS::IAM::Policy").items() if n.startswith("Operator")]
-    (statement,) = policy["Properties"]["PolicyDocument"]["Statement"]
-    assert statement["Action"] == "states:StartSyncExecution"
+    start, encrypt = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert start["Action"] == "states:StartSyncExecution"
+    # Executions are encrypted with the pipeline's key, for this state machine alone.
+    assert encrypt["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
+    assert list(encrypt["Condition"]["StringEquals"]) == ["kms:EncryptionContext:aws:states:stateMachineArn"]
 
 
 def test_resources_say_what_they_are(stack, pipeline):
