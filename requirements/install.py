@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINED = ("--constraint", str(ROOT / "requirements" / "constraints.txt"))
@@ -132,7 +133,7 @@ class Environment:
         if not self._run("-m", "pip", "--disable-pip-version-check", *arguments):
             sys.exit("error: the installation failed for the reason above; run the same command to continue")
 
-    def _uv(self, command: str, *arguments: str, **options: object) -> bool:
+    def _uv(self, command: str, *arguments: str, **options: Any) -> bool:
         return self._run("-m", "uv", "pip", command, "--python", self._python, *arguments, **options)
 
     def _run(

@@ -151,7 +151,8 @@ def unexplained(
     -------
     Findings without an explanation, and rules of explanations that match no finding.
     """
-    missing, used = [], set()
+    missing: list[Finding] = []
+    used: set[tuple[str, str, str]] = set()
     for finding in sorted(set(findings)):
         covering = [(each.name, rule) for each in explanations if (rule := each.covers(finding)) is not None]
         used.update((name, finding.tool, rule) for name, rule in covering)

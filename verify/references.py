@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aws_cdk import App, Stack
 
     from cdk_inference import ModelArtifact
-    from cdk_inference.model import Precision
+    from cdk_inference.model.precision import Pinned
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".verify"
@@ -117,7 +117,7 @@ def app(outdir: Path) -> App:
     return made
 
 
-def _model(stack: Stack, name: str = "tiny", *, precision: Precision | None = None) -> ModelArtifact:
+def _model(stack: Stack, name: str = "tiny", *, precision: Pinned | None = None) -> ModelArtifact:
     from cdk_inference import ModelArtifact  # noqa: PLC0415
     from cdk_inference.model import Evaluation, Float32, ModelRecipe, Provenance, TensorSpec, TorchModule  # noqa: PLC0415
 

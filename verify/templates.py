@@ -30,7 +30,7 @@ class CfnLint:
         """Lint all templates at once."""
         linter = Path(sys.executable).with_name("cfn-lint")
         files = {str(reference.path): reference for reference in references}
-        command = [linter, "--format", "json", "--regions", *REGIONS, "--", *files]
+        command = [str(linter), "--format", "json", "--regions", *REGIONS, "--", *files]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         findings = []
         for match in json.loads(done.stdout or "[]"):

@@ -56,15 +56,6 @@ def objects_under(scope: IConstruct, bucket: s3.IBucket, pattern: str) -> None:
     _acknowledge(scope, f"IAM5[Resource::{resource}]", f"the objects of a bucket are named by a pattern: {pattern}")
 
 
-def no_flow_logs(vpc: IConstruct) -> None:
-    """Acknowledge that a VPC of ours has no flow logs."""
-    _acknowledge(
-        vpc,
-        "VPC7",
-        "it has no gateway to the internet, only endpoints of AWS services; pass a VPC of your own that has flow logs",
-    )
-
-
 def managed_instances_operator(role: IConstruct) -> None:
     """Acknowledge the managed policy by which Lambda starts instances of EC2: AWS adds to it what a later one needs."""
     _acknowledge(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from aws_cdk import Token
 from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
 
 from cdk_inference.errors import PropError
 from cdk_inference.managed_capacity import ALIAS, LEAST_MEMORY, MOST_MEMORY, CpuCapacity
@@ -16,11 +17,30 @@ from cdk_inference.platform import on_cpu_only
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aws_cdk import Duration
+    from aws_cdk import Duration, RemovalPolicy
     from aws_cdk import aws_ec2 as ec2
+    from aws_cdk import aws_kms as kms
     from constructs import Construct
 
     from cdk_inference.provisioned import CapacitySchedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """Props of a function that hold for resources of its capacity too, such as instances and their log group.
+
+    Parameters
+    ----------
+    encryption_key, log_retention, log_removal_policy, vpc, vpc_subnets, security_groups
+        As those of `StageFunction`.
+    """
+
+    encryption_key: kms.IKey | None = None
+    log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH
+    log_removal_policy: RemovalPolicy | None = None
+    vpc: ec2.IVpc | None = None
+    vpc_subnets: ec2.SubnetSelection | None = None
+    security_groups: Sequence[ec2.ISecurityGroup] | None = None
 
 
 class Capacity(ABC):
@@ -32,6 +52,8 @@ class Capacity(ABC):
 
     least_memory: ClassVar[int] = 128
     most_memory: ClassVar[int] = 10_240
+    has_network: ClassVar[bool] = False
+    """Whether functions are in the network of the capacity, and not in one of their own."""
 
     @classmethod
     def snap_start(cls) -> Capacity:
@@ -117,7 +139,7 @@ class Capacity(ABC):
         capacity
             Instances to share with other functions. Default: some of our own.
         vpc
-            Where our own are, see `CpuCapacity`.
+            Where our own are, see `CpuCapacity`. Default: that of the pipeline or the function, if it has one.
         min_environments, max_environments
             How many environments there are, idle or not, and how many there may be.
         concurrency
@@ -146,6 +168,10 @@ class Capacity(ABC):
         An execution that waits for a GPU has the definition that it began with: after a deployment the version in there
         is deleted, and the workflow's role may not invoke it any more.
         """
+        return self
+
+    def within(self, surroundings: Surroundings) -> Capacity:  # noqa: ARG002
+        """Return the same, with a function's props for the resources that it makes."""
         return self
 
     def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: B027
@@ -201,6 +227,7 @@ class OnManagedInstances(Capacity):
 
     least_memory: ClassVar[int] = LEAST_MEMORY
     most_memory: ClassVar[int] = MOST_MEMORY
+    has_network: ClassVar[bool] = True
 
     capacity: CpuCapacity | None
     vpc: ec2.IVpc | None
@@ -208,10 +235,15 @@ class OnManagedInstances(Capacity):
     max_environments: int
     concurrency: int
     memory_gib_per_vcpu: int
+    surroundings: Surroundings | None = None
 
     def __str__(self) -> str:
         """Return what it is called in messages."""
         return "a managed instance"
+
+    def within(self, surroundings: Surroundings) -> Capacity:
+        """Return the same, with a function's props for the resources that it makes."""
+        return replace(self, surroundings=surroundings)
 
     def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002
         """Refuse reserved concurrency: Lambda has none on its instances."""
@@ -227,7 +259,18 @@ class OnManagedInstances(Capacity):
             return function.current_version
         capacity = self.capacity
         if capacity is None:
-            capacity = CpuCapacity(scope, "Capacity", vpc=self.vpc, architecture=function.architecture)
+            own = self.surroundings or Surroundings()
+            capacity = CpuCapacity(
+                scope,
+                "Capacity",
+                architecture=function.architecture,
+                vpc=self.vpc if self.vpc is not None else own.vpc,
+                vpc_subnets=own.vpc_subnets if self.vpc is None else None,
+                security_groups=own.security_groups if self.vpc is None else None,
+                encryption_key=own.encryption_key,
+                log_retention=own.log_retention,
+                log_removal_policy=own.log_removal_policy,
+            )
         return capacity.add_function(
             function,
             min_environments=self.min_environments,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
 
 import jsii
 from aws_cdk import Duration, Size, Stack, Token
+from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -14,20 +15,21 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_inference import acknowledgments
-from cdk_inference.capacity import ON_DEMAND
+from cdk_inference.capacity import ON_DEMAND, Surroundings
 from cdk_inference.delivery import ModelDelivery, ModelPackage
 from cdk_inference.descriptions import FUNCTION, described
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.memory import warn_of_memory
 from cdk_inference.metadata import mark, model_facts, pipeline_path
+from cdk_inference.network import allow_interfaces, check_placement, closed_security_group
 from cdk_inference.packages import ZipPackage
 from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import log_group
 from cdk_inference.work import TENSORS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
@@ -70,6 +72,9 @@ class FunctionOptions(TypedDict, total=False):
     encryption_key: kms.IKey | None
     log_retention: logs.RetentionDays
     log_removal_policy: RemovalPolicy | None
+    vpc: ec2.IVpc | None
+    vpc_subnets: ec2.SubnetSelection | None
+    security_groups: Sequence[ec2.ISecurityGroup] | None
 
 
 @jsii.implements(iam.IGrantable)
@@ -103,6 +108,13 @@ class StageFunction(Construct):
         Default: one month.
     log_removal_policy
         Default: RETAIN, see `data_removal_policy`.
+    vpc
+        The VPC that the function is in; docs/security.md lists the endpoints that it needs there. On managed instances:
+        the VPC of instances that are made for it. Default: none.
+    vpc_subnets
+        Subnets of the VPC. Default: its private subnets, or its isolated ones if it has no others.
+    security_groups
+        Default: a group of its own, which lets nothing in and HTTPS out.
 
     Attributes
     ----------
@@ -139,8 +151,22 @@ class StageFunction(Construct):
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         log_removal_policy: RemovalPolicy | None = None,
+        vpc: ec2.IVpc | None = None,
+        vpc_subnets: ec2.SubnetSelection | None = None,
+        security_groups: Sequence[ec2.ISecurityGroup] | None = None,
     ) -> None:
         super().__init__(scope, id)
+        check_placement(vpc, vpc_subnets, security_groups)
+        capacity = capacity.within(
+            Surroundings(
+                encryption_key=encryption_key,
+                log_retention=log_retention,
+                log_removal_policy=log_removal_policy,
+                vpc=vpc,
+                vpc_subnets=vpc_subnets,
+                security_groups=security_groups,
+            )
+        )
         capacity.check_memory("memory_size", memory_size, id)
         seconds("timeout", timeout, least=1, most=900)
         if reserved_concurrent_executions is not None and not (
@@ -170,6 +196,11 @@ class StageFunction(Construct):
                 f"the environment of {self.node.path} has {size} bytes, and Lambda takes {_MAX_ENVIRONMENT_BYTES}; "
                 f"{largest} is the largest: shorten what goes into it"
             )
+        placement: dict[str, Any] = {}
+        if vpc is not None and not capacity.has_network:
+            groups = security_groups if security_groups is not None else [closed_security_group(self, vpc)]
+            placement = {"vpc": vpc, "vpc_subnets": vpc_subnets, "security_groups": list(groups)}
+            allow_interfaces(self.role)
         self.function = lambda_.Function(
             self,
             "Function",
@@ -188,6 +219,7 @@ class StageFunction(Construct):
             tracing=lambda_.Tracing.ACTIVE,
             logging_format=lambda_.LoggingFormat.JSON,
             log_group=self.log_group,
+            **placement,
         )
         self.target = capacity.publish(self, self.function)
         self.version = self.function.current_version

@@ -13,7 +13,7 @@ from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
 from cdk_inference.errors import PropError
-from cdk_inference.network import InferenceNetwork
+from cdk_inference.network import check_placement, closed_security_group, selected_subnets, shared_network
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.storage import unique_name
 
@@ -51,6 +51,8 @@ class ManagedInstancesOptions(TypedDict, total=False):
 
     vpc: ec2.IVpc | None
     subnets: Sequence[ec2.ISubnet]
+    vpc_subnets: ec2.SubnetSelection | None
+    security_groups: Sequence[ec2.ISecurityGroup] | None
     allowed_instance_types: Sequence[str]
     excluded_instance_types: Sequence[str]
     max_vcpus: int | None
@@ -71,10 +73,15 @@ class ManagedInstances(Construct):
     Parameters
     ----------
     vpc
-        Where the instances are; they must reach S3, CloudWatch Logs and X-Ray from there, through endpoints or NAT.
-        Default: an `InferenceNetwork` of our own, which costs about 29 USD a month.
+        Where the instances are; they must reach S3, DynamoDB, CloudWatch Logs and X-Ray from there, through endpoints
+        or NAT. Default: a new `InferenceNetwork`, which costs about 29 USD a month; all instances of a pipeline share
+        one.
     subnets
-        Those of the VPC to use. Default: its private subnets, or those that are isolated if it has no others.
+        Subnets of the VPC. Default: those that `vpc_subnets` selects.
+    vpc_subnets
+        Subnets of the VPC. Default: its private subnets, or its isolated ones if it has no others.
+    security_groups
+        Default: a group of their own, which lets nothing in and HTTPS out.
     architecture
         Of the instances, and of every function on them.
     allowed_instance_types, excluded_instance_types
@@ -100,7 +107,7 @@ class ManagedInstances(Construct):
     capacity_provider_arn
         Its ARN, by which other stacks can share it.
     security_group
-        That of the instances: nothing may come in, and HTTPS may go out.
+        That of the instances, the first one if they were given some.
     role, log_group
         The role by which Lambda manages the instances, and the log group.
     vpc
@@ -114,6 +121,8 @@ class ManagedInstances(Construct):
         *,
         vpc: ec2.IVpc | None = None,
         subnets: Sequence[ec2.ISubnet] = (),
+        vpc_subnets: ec2.SubnetSelection | None = None,
+        security_groups: Sequence[ec2.ISecurityGroup] | None = None,
         architecture: lambda_.Architecture,
         allowed_instance_types: Sequence[str] = (),
         excluded_instance_types: Sequence[str] = (),
@@ -128,15 +137,18 @@ class ManagedInstances(Construct):
         check_region(self, regions)
         if allowed_instance_types and excluded_instance_types:
             raise PropError("allowed_instance_types and excluded_instance_types are both set; Lambda takes one of them")
-        self.vpc = vpc if vpc is not None else InferenceNetwork(self, "Network").vpc
-        self.security_group = ec2.SecurityGroup(
-            self,
-            "SecurityGroup",
-            vpc=self.vpc,
-            description="instances that Lambda manages: nothing comes in",
-            allow_all_outbound=False,
-        )
-        self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(443), "HTTPS to services of AWS")
+        check_placement(vpc, vpc_subnets, security_groups)
+        if subnets and vpc_subnets is not None:
+            raise PropError("subnets must not be set with vpc_subnets, got both; keep one of them")
+        if vpc is None:
+            vpc = shared_network(
+                self, encryption_key=encryption_key, log_retention=log_retention, log_removal_policy=log_removal_policy
+            ).vpc
+        self.vpc = vpc
+        if security_groups is None:
+            security_groups = [closed_security_group(self, vpc, "instances that Lambda manages: nothing comes in")]
+        groups = list(security_groups)
+        self.security_group = groups[0]
         self.role = iam.Role(
             self,
             "OperatorRole",
@@ -158,8 +170,8 @@ class ManagedInstances(Construct):
         self.capacity_provider = lambda_.CapacityProvider(
             self,
             "CapacityProvider",
-            subnets=list(subnets or self.vpc.private_subnets or self.vpc.isolated_subnets),
-            security_groups=[self.security_group],
+            subnets=list(subnets or selected_subnets(vpc, vpc_subnets).subnets),
+            security_groups=groups,
             architectures=[architecture],
             instance_type_filter=_filter(allowed_instance_types, excluded_instance_types),
             max_v_cpu_count=max_vcpus,

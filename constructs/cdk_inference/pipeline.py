@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aws_cdk import RemovalPolicy
+    from aws_cdk import aws_ec2 as ec2
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_s3 as s3
@@ -119,6 +120,14 @@ class InferencePipeline(Construct):
         Days after which DynamoDB deletes a row. Default: rows stay.
     platform
         Python version and architecture of the functions. Default: the newest Python of Lambda, on arm64.
+    vpc
+        The VPC that all functions, instances and models are in; docs/security.md lists the endpoints that they need
+        there. Default: functions are in none, and instances share a new `InferenceNetwork`.
+    vpc_subnets
+        Subnets of the VPC. Default: its private subnets, or its isolated ones if it has no others.
+    security_groups
+        Of all functions, instances and models. Default: each has a group of its own, which lets nothing in and HTTPS
+        out.
     log_retention
         Default: one month.
     removal_policy
@@ -170,6 +179,9 @@ class InferencePipeline(Construct):
         traffic: Traffic | None = None,
         result_ttl_days: int | None = None,
         platform: LambdaPlatform | None = None,
+        vpc: ec2.IVpc | None = None,
+        vpc_subnets: ec2.SubnetSelection | None = None,
+        security_groups: Sequence[ec2.ISecurityGroup] | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
@@ -223,6 +235,9 @@ class InferencePipeline(Construct):
             "encryption_key": key,
             "log_retention": log_retention,
             "log_removal_policy": removal_policy,
+            "vpc": vpc,
+            "vpc_subnets": vpc_subnets,
+            "security_groups": security_groups,
         }
         kept: WorkflowLogs = {
             "encryption_key": key,

@@ -11,6 +11,7 @@ from typing import Any
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
@@ -54,6 +55,7 @@ def names() -> dict[str, Any]:
         **{name: getattr(cdk_inference, name) for name in cdk_inference.__all__},
         **{name: getattr(cdk, name) for name in ("App", "CfnOutput", "Duration", "RemovalPolicy", "Stack")},
         "dynamodb": dynamodb,
+        "ec2": ec2,
         "kms": kms,
         "s3": s3,
         "app": app,
@@ -99,6 +101,17 @@ def routed() -> dict[str, Any]:
     )
     tagged = Routing.by_tag("tag", {"a": large}, otherwise=decided)
     InferencePipeline(stack, "Photos", routing=Routing.by_metadata("name", {"a": large}, otherwise=tagged))
+    resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
+    return resources
+
+
+@pytest.fixture(scope="module")
+def placed() -> dict[str, Any]:
+    """The template of a pipeline in a VPC."""
+    stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Placed")
+    model = ModelArtifact(stack, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
+    vpc = ec2.Vpc(stack, "Vpc", max_azs=2, restrict_default_security_group=False)
+    InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224), fused=True, vpc=vpc)
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
 
@@ -211,11 +224,11 @@ def test_row_attributes_are_those_that_are_written() -> None:
 
 
 @pytest.mark.xdist_group("pages")  # they share templates
-def test_every_permission_is_named(template: dict[str, Any], routed: dict[str, Any]) -> None:
+def test_every_permission_is_named(template: dict[str, Any], routed: dict[str, Any], placed: dict[str, Any]) -> None:
     named = set(re.findall(r"`(\w+:\w+\*?|\w+:\*)`", page("security.md").text))
     assert named == {
         action
-        for resource in (*template.values(), *routed.values())
+        for resource in (*template.values(), *routed.values(), *placed.values())
         for document in _policies(resource)
         for statement in document["Statement"]
         if statement["Effect"] == "Allow"
@@ -224,10 +237,10 @@ def test_every_permission_is_named(template: dict[str, Any], routed: dict[str, A
 
 
 @pytest.mark.xdist_group("pages")  # they share templates
-def test_wildcard_resources_are_named(template: dict[str, Any], routed: dict[str, Any]) -> None:
+def test_wildcard_resources_are_named(template: dict[str, Any], routed: dict[str, Any], placed: dict[str, Any]) -> None:
     wildcards = {
         action
-        for resource in (*template.values(), *routed.values())
+        for resource in (*template.values(), *routed.values(), *placed.values())
         if resource["Type"] == "AWS::IAM::Policy"
         for statement in resource["Properties"]["PolicyDocument"]["Statement"]
         if "*" in _list(statement["Resource"])

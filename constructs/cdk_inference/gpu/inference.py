@@ -153,7 +153,8 @@ class LambdaGpu(GpuBackend):
     capacity
         A capacity provider to share with other functions. Default: one of our own.
     vpc
-        Where the instances of our own provider are, see `GpuCapacity`. Default: an `InferenceNetwork` of our own.
+        Where the instances of our own provider are, see `GpuCapacity`. Default: the `vpc` of the pipeline, or a new
+        `InferenceNetwork`.
     regions
         Where it may be deployed; checked if the stack names its region.
     """
@@ -188,7 +189,9 @@ class LambdaGpu(GpuBackend):
             capacity = GpuCapacity(
                 scope,
                 "Capacity",
-                vpc=self.vpc,
+                vpc=self.vpc if self.vpc is not None else options.get("vpc"),
+                vpc_subnets=options.get("vpc_subnets") if self.vpc is None else None,
+                security_groups=options.get("security_groups") if self.vpc is None else None,
                 encryption_key=options.get("encryption_key"),
                 log_retention=options.get("log_retention", logs.RetentionDays.ONE_MONTH),
                 log_removal_policy=options.get("log_removal_policy"),
@@ -376,6 +379,7 @@ class LambdaGpuFunction(StageFunction):
 class _OnGpu(Capacity):
     least_memory: ClassVar[int] = LEAST_MEMORY
     most_memory: ClassVar[int] = MOST_MEMORY
+    has_network: ClassVar[bool] = True
 
     backend: LambdaGpu
     capacity: IGpuCapacity

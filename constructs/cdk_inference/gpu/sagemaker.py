@@ -90,6 +90,9 @@ class SageMakerAsync(GpuBackend):
             encryption_key=key,
             log_retention=options.get("log_retention"),
             log_removal_policy=options.get("log_removal_policy"),
+            vpc=options.get("vpc"),
+            vpc_subnets=options.get("vpc_subnets"),
+            security_groups=options.get("security_groups"),
         )
         return AsyncStage(
             scope,

@@ -18,11 +18,15 @@ from cdk_inference.descriptions import ROLE, described
 from cdk_inference.functions import inference_environment
 from cdk_inference.gpu.sagemaker_scaling import ScaleToZero
 from cdk_inference.metadata import mark, pipeline_path
+from cdk_inference.network import check_placement, closed_security_group, selected_subnets
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.work import TENSORS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aws_cdk import Duration, RemovalPolicy
+    from aws_cdk import aws_ec2 as ec2
     from aws_cdk import aws_ecr_assets as ecr_assets
 
     from cdk_inference.model.artifact import ModelArtifact
@@ -38,6 +42,19 @@ VARIANT = "gpu"
 # Its driver (580, CUDA 13) runs images for CUDA 12 and 13. What SageMaker would choose for older GPUs stops at CUDA 11:
 # https://docs.aws.amazon.com/sagemaker/latest/dg/inference-gpu-drivers.html
 _AMI = "al2023-ami-sagemaker-inference-gpu-4-1"
+# What SageMaker asks of the role of a model in a VPC:
+# https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html#sagemaker-roles-createmodel-perms
+_INTERFACES = (
+    "ec2:CreateNetworkInterface",
+    "ec2:CreateNetworkInterfacePermission",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DeleteNetworkInterfacePermission",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeVpcs",
+    "ec2:DescribeDhcpOptions",
+    "ec2:DescribeSubnets",
+    "ec2:DescribeSecurityGroups",
+)
 _METRICS = "/aws/sagemaker/Endpoints"
 _MAX_NAME = 50  # of 63; the rest is for what makes it unique
 
@@ -64,6 +81,9 @@ class AsyncEndpoint(Construct):
         Default: one month.
     log_removal_policy
         Default: RETAIN, see `data_removal_policy`.
+    vpc, vpc_subnets, security_groups
+        As those of `StageFunction`. The container cannot be isolated from the network as well: it reads and writes
+        large tensors in the work bucket itself.
 
     Attributes
     ----------
@@ -92,6 +112,9 @@ class AsyncEndpoint(Construct):
         encryption_key: kms.IKey | None,
         log_retention: logs.RetentionDays | None,
         log_removal_policy: RemovalPolicy | None,
+        vpc: ec2.IVpc | None = None,
+        vpc_subnets: ec2.SubnetSelection | None = None,
+        security_groups: Sequence[ec2.ISecurityGroup] | None = None,
     ) -> None:
         super().__init__(scope, id)
         name = _name(self)
@@ -108,10 +131,12 @@ class AsyncEndpoint(Construct):
             removal_policy=data_removal_policy(self, log_removal_policy),
         )
         self.role = self._role(work, image, encryption_key)
+        check_placement(vpc, vpc_subnets, security_groups)
         served = sagemaker.CfnModel(
             self,
             "Model",
             execution_role_arn=self.role.role_arn,
+            vpc_config=None if vpc is None else self._vpc_config(vpc, vpc_subnets, security_groups),
             primary_container=sagemaker.CfnModel.ContainerDefinitionProperty(
                 image=image.image_uri,
                 environment={
@@ -191,6 +216,20 @@ class AsyncEndpoint(Construct):
             )
         )
         return role
+
+    def _vpc_config(
+        self,
+        vpc: ec2.IVpc,
+        vpc_subnets: ec2.SubnetSelection | None,
+        security_groups: Sequence[ec2.ISecurityGroup] | None,
+    ) -> sagemaker.CfnModel.VpcConfigProperty:
+        """Put the container into a VPC; SageMaker makes the network interfaces with the role."""
+        groups = security_groups if security_groups is not None else [closed_security_group(self, vpc)]
+        self.role.add_to_policy(iam.PolicyStatement(actions=list(_INTERFACES), resources=["*"]))
+        return sagemaker.CfnModel.VpcConfigProperty(
+            subnets=selected_subnets(vpc, vpc_subnets).subnet_ids,
+            security_group_ids=[group.security_group_id for group in groups],
+        )
 
     def _config(
         self,
