@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Acknowledgment, Stack, Validations
 
+from cdk_inference.platform import CONTEXT_KEY
+
 if TYPE_CHECKING:
     from aws_cdk import CfnResource
     from aws_cdk import aws_s3 as s3
@@ -70,6 +72,12 @@ def accelerator(function: CfnResource) -> None:
     reason = "AcceleratorConfig is a property of AWS::Lambda::Function that is newer than the schema"
     Validations.of(function).acknowledge(Acknowledgment(id="CloudFormation-Validate::F3002", reason=reason))
     function.add_metadata("cfn-lint", {"config": {"ignore_checks": ["E3002"]}})
+
+
+def python_of_the_host(function: IConstruct) -> None:
+    """Acknowledge that a function of the local target has the host's version of Python, which may not be the newest."""
+    if function.node.try_get_context(CONTEXT_KEY) is not None:
+        _acknowledge(function, "L1", f"the context {CONTEXT_KEY} chose the version: the local target runs the host's")
 
 
 def _render(value: Any) -> str:  # noqa: ANN401 (a CloudFormation value)

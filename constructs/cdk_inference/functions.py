@@ -225,6 +225,7 @@ class StageFunction(Construct):
         self.version = self.function.current_version
         mark(self.function, "function", stage=id)
         acknowledgments.tracing(self.role)
+        acknowledgments.python_of_the_host(self.function)
 
     @property
     @jsii.member(jsii_name="grantPrincipal")

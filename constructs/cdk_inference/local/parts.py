@@ -38,12 +38,15 @@ class Parts:
         Names of the pipes.
     functions
         What users call the functions, by physical name.
+    env
+        Account and region of all of them.
     """
 
     queue: str | None = None
     machines: list[str] = field(default_factory=list)
     pipes: list[str] = field(default_factory=list)
     functions: dict[str, str] = field(default_factory=dict)
+    env: aws.Env = aws.DEFAULT_ENV
 
     def add(self, resource: Resource) -> None:
         """Add a resource of the pipeline, if it is one of these parts.
@@ -110,23 +113,23 @@ class Situation:
             at, name = fault["at"], fault["function"]
             if at >= self._since and name in self._parts.functions and (at, name) not in self._told:
                 self._told.add((at, name))
-                label, group = self._parts.functions[name], _log_group(self._endpoint, name)
+                label, group = self._parts.functions[name], _log_group(self._endpoint, name, self._parts.env)
                 return f"function {label} {fault['reason']}; its log group: {group} (name: {name})"
         return None
 
     def _queue(self) -> str:
         if self._parts.queue is None:
             return ""
-        url = f"{self._endpoint}/{aws.ACCOUNT}/{self._parts.queue.rsplit('/', 1)[-1]}"
-        sqs = aws.client(self._endpoint, "sqs")
+        url = f"{self._endpoint}/{self._parts.env.account}/{self._parts.queue.rsplit('/', 1)[-1]}"
+        sqs = aws.client(self._endpoint, "sqs", self._parts.env)
         counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[_WAITING, _IN_FLIGHT])["Attributes"]
         return f"queue: {counts[_WAITING]} visible, {counts[_IN_FLIGHT]} in flight"
 
     def _executions(self) -> str:
-        states = aws.client(self._endpoint, "stepfunctions")
+        states = aws.client(self._endpoint, "stepfunctions", self._parts.env)
         running = failed = 0
         for machine in self._parts.machines:
-            arn = machine if machine.startswith("arn:") else _machine_arn(machine)
+            arn = machine if machine.startswith("arn:") else _machine_arn(machine, self._parts.env)
             for status in ("RUNNING", *_FAILED):
                 # One page: who has more than a thousand need not know how many.
                 executions = states.list_executions(stateMachineArn=arn, statusFilter=status)["executions"]
@@ -141,13 +144,17 @@ class Situation:
             return f"last error: {report[:_MOST_REASON]}"
         errors = [
             f"{function}: {error}"
-            for _, function, message in log_events(self._endpoint, self._parts.functions, since=self._since)
+            for _, function, message in log_events(
+                self._endpoint, self._parts.functions, since=self._since, env=self._parts.env
+            )
             if (error := _error(message))
         ]
         return f"last error: {errors[-1][:_MOST_REASON]}" if errors else ""
 
 
-def log_events(endpoint: str, functions: Mapping[str, str], *, since: int) -> list[tuple[int, str, str]]:
+def log_events(
+    endpoint: str, functions: Mapping[str, str], *, since: int, env: aws.Env = aws.DEFAULT_ENV
+) -> list[tuple[int, str, str]]:
     """Return log events of functions.
 
     Parameters
@@ -158,16 +165,18 @@ def log_events(endpoint: str, functions: Mapping[str, str], *, since: int) -> li
         What users call them, by physical name.
     since
         Milliseconds since the epoch.
+    env
+        Account and region of the functions.
 
     Returns
     -------
     list of tuple
         Time in milliseconds since the epoch, what users call the function, and message; by time.
     """
-    client = aws.client(endpoint, "logs")
+    client = aws.client(endpoint, "logs", env)
     events: list[tuple[int, str, str]] = []
     for name, label in functions.items():
-        group = _log_group(endpoint, name)
+        group = _log_group(endpoint, name, env)
         try:
             pages = list(client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=since))
         except client.exceptions.ResourceNotFoundException:
@@ -176,13 +185,14 @@ def log_events(endpoint: str, functions: Mapping[str, str], *, since: int) -> li
     return sorted(events, key=lambda event: event[0])  # those of one millisecond stay in order
 
 
-def _log_group(endpoint: str, function: str) -> str:
-    configuration: dict[str, Any] = aws.client(endpoint, "lambda").get_function_configuration(FunctionName=function)
+def _log_group(endpoint: str, function: str, env: aws.Env) -> str:
+    functions = aws.client(endpoint, "lambda", env)
+    configuration: dict[str, Any] = functions.get_function_configuration(FunctionName=function)
     return str(configuration.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{function}")
 
 
-def _machine_arn(name: str) -> str:
-    return f"arn:aws:states:{aws.REGION}:{aws.ACCOUNT}:stateMachine:{name}"
+def _machine_arn(name: str, env: aws.Env) -> str:
+    return f"arn:aws:states:{env.region}:{env.account}:stateMachine:{name}"
 
 
 def _error(message: str) -> str | None:

@@ -41,6 +41,8 @@ _POLL_SECONDS = 1
 _SESSION_SECONDS = 1800.0
 _KEPT_REFUSALS = 1000
 
+_Place = tuple[aws.Env, str]  # where a stack is, and its name
+
 
 @dataclass(frozen=True)
 class PipeDefinition:
@@ -315,7 +317,8 @@ class _Pipe:
 
     def _show_again(self, messages: list[dict[str, Any]], seconds: int) -> None:
         """Make messages visible before their visibility timeout is over; the pipe's role need not have the right."""
-        sqs, url = aws.client(self._endpoint, "sqs"), _queue_url(self._endpoint, self.definition.source_arn)
+        sqs = aws.client(self._endpoint, "sqs", _env(self.definition.source_arn))
+        url = _queue_url(self._endpoint, self.definition.source_arn)
         for message in messages:
             try:
                 sqs.change_message_visibility(
@@ -363,7 +366,8 @@ class _RoleSession:
         credentials = aws.service_credentials(
             self._endpoint, self._role_arn, service=_SERVICE, source_arn=self._pipe_arn
         )
-        self._clients = aws.role_clients(self._endpoint, credentials, ("sqs", "stepfunctions"))
+        region = _env(self._pipe_arn).region
+        self._clients = aws.role_clients(self._endpoint, credentials, ("sqs", "stepfunctions"), region)
         self._renewal = time.monotonic() + _SESSION_SECONDS
 
 
@@ -387,8 +391,8 @@ class PipeRunner:
         self.health = health if health is not None else Health()
         self._stopping = threading.Event()
         self._refusals: deque[Refusal] = deque(maxlen=_KEPT_REFUSALS)
-        self._marks: dict[str, str] = {}
-        self._pipes: dict[str, list[_Pipe]] = {}
+        self._marks: dict[_Place, str] = {}
+        self._pipes: dict[_Place, list[_Pipe]] = {}
         self._watcher = threading.Thread(target=self._watch, name="pipes", daemon=True)
 
     @property
@@ -444,22 +448,25 @@ class PipeRunner:
             self._end("the watcher of deployments", error)
 
     def _follow_deployments(self) -> None:
-        cloudformation = aws.client(self._endpoint, "cloudformation")
         while not self._stopping.is_set():
             try:
-                marks = deployed(cloudformation)
+                marks = {
+                    (env, name): mark
+                    for env in aws.environments(self._endpoint)
+                    for name, mark in deployed(aws.client(self._endpoint, "cloudformation", env)).items()
+                }
                 if marks != self._marks:
-                    self._replace({name: self._definitions(cloudformation, name) for name in marks})
+                    self._replace({place: self._definitions(*place) for place in marks})
                     self._marks = marks
             except (ClientError, BotoCoreError, ResponseParserError, LocalError) as error:
                 if not self._stopping.is_set():
                     self.health.logger.warning("cannot look at what is deployed: %s", error)
             self._stopping.wait(_LOOK_SECONDS)
 
-    def _definitions(self, cloudformation: Any, stack: str) -> list[PipeDefinition]:  # noqa: ANN401
-        pipes = aws.client(self._endpoint, "pipes")
+    def _definitions(self, env: aws.Env, stack: str) -> list[PipeDefinition]:
+        pipes, cloudformation = (aws.client(self._endpoint, service, env) for service in ("pipes", "cloudformation"))
         found = []
-        for resource in Stack(cloudformation, stack).resources(type="AWS::Pipes::Pipe"):
+        for resource in Stack(cloudformation, stack, env).resources(type="AWS::Pipes::Pipe"):
             described = pipes.describe_pipe(Name=resource.physical_id)
             services = [described[end].split(":")[2] for end in ("Source", "Target")]
             if services != ["sqs", "states"] or described["DesiredState"] != "RUNNING":
@@ -471,7 +478,7 @@ class PipeRunner:
                 self._refusals.append(Refusal(resource.physical_id, "CreatePipe", str(error)))
         return found
 
-    def _replace(self, wanted: dict[str, list[PipeDefinition]]) -> None:
+    def _replace(self, wanted: dict[_Place, list[PipeDefinition]]) -> None:
         """Stop the pipes that are gone or changed, start those that are new."""
         keep = {
             name: [pipe for pipe in self._pipes.get(name, []) if pipe.definition in definitions]
@@ -510,12 +517,17 @@ def _record(message: dict[str, Any], source_arn: str) -> dict[str, Any]:
         "md5OfBody": message.get("MD5OfBody", ""),
         "eventSource": "aws:sqs",
         "eventSourceARN": source_arn,
-        "awsRegion": aws.REGION,
+        "awsRegion": _env(source_arn).region,
     }
 
 
 def _lower(name: str) -> str:
     return name[:1].lower() + name[1:]
+
+
+def _env(arn: str) -> aws.Env:
+    *_, region, account, _ = arn.split(":", 5)
+    return aws.Env(account, region)
 
 
 def _queue_url(endpoint: str, arn: str) -> str:

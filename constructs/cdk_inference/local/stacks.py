@@ -8,6 +8,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from .aws import DEFAULT_ENV, Env
 from .errors import LocalError
 
 METADATA_KEY = "cdk-inference"
@@ -32,6 +33,8 @@ class Resource:
         Its properties as in the template, references unresolved.
     metadata
         What our constructs say about it: ``role``, ``pipeline`` and more; references within the stack are resolved.
+    env
+        Its account and region.
     """
 
     stack: str
@@ -40,6 +43,7 @@ class Resource:
     type: str
     properties: dict[str, Any] = field(default_factory=dict, repr=False)
     metadata: dict[str, Any] = field(default_factory=dict)
+    env: Env = DEFAULT_ENV
 
 
 class Stack:
@@ -51,11 +55,14 @@ class Stack:
         Client of CloudFormation.
     name
         Name of the stack.
+    env
+        Its account and region, those of the client.
     """
 
-    def __init__(self, cloudformation: Any, name: str) -> None:  # noqa: ANN401
+    def __init__(self, cloudformation: Any, name: str, env: Env = DEFAULT_ENV) -> None:  # noqa: ANN401
         self._cloudformation = cloudformation
         self.name = name
+        self.env = env
 
     def template(self) -> dict[str, Any]:
         """Return the deployed template.
@@ -108,6 +115,7 @@ class Stack:
                     name: physical.get(value["Ref"]) if isinstance(value, dict) and set(value) == {"Ref"} else value
                     for name, value in resource.get("Metadata", {}).get(METADATA_KEY, {}).items()
                 },
+                env=self.env,
             )
             for logical_id, resource in declared.items()
             if logical_id in physical

@@ -142,8 +142,9 @@ class Pipeline:
         self.name = name
         self.inbox = inbox
         self.prefix = prefix
-        self._s3 = aws.client(endpoint, "s3")
-        self._dynamodb = aws.client(endpoint, "dynamodb")
+        self.env = self._parts.env
+        self._s3 = aws.client(endpoint, "s3", self.env)
+        self._dynamodb = aws.client(endpoint, "dynamodb", self.env)
 
     def put(self, key: str, data: bytes) -> Upload:
         """Put an object into the inbox.
@@ -257,7 +258,8 @@ class Pipeline:
             return []
         # MiniStack's own; a receive would hide the messages from others and count.
         name = self._dead_letter_queue.rsplit("/", 1)[-1]
-        query = urllib.parse.urlencode({"QueueUrl": f"{self._endpoint}/{aws.ACCOUNT}/{name}"})
+        url = f"{self._endpoint}/{self.env.account}/{name}"
+        query = urllib.parse.urlencode({"QueueUrl": url, "region": self.env.region})
         answer = aws.call(self._endpoint, f"/_ministack/sqs/messages?{query}")["messages"]
         bodies = [
             message["Body"]

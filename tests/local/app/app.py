@@ -49,7 +49,9 @@ def mark(construct, role, **facts):
 
 
 app = cdk.App()
-stack = cdk.Stack(app, app.node.try_get_context("stack") or "LocalProbe")
+account, _, region = (app.node.try_get_context("env") or "").partition("/")
+env = cdk.Environment(account=account, region=region) if region else None
+stack = cdk.Stack(app, app.node.try_get_context("stack") or "LocalProbe", env=env)
 inbox = s3.Bucket(stack, "Inbox", enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
 inbox.node.default_child.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
     event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)

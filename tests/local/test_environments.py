@@ -1,0 +1,68 @@
+"""Apps that name their accounts and regions are deployed there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdk_inference.local import LocalCloud, LocalError
+
+from .conftest import APP
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+TWO = """
+import aws_cdk as cdk
+from aws_cdk import aws_sqs as sqs
+
+app = cdk.App()
+for account, region in (("111111111111", "eu-west-1"), ("222222222222", "ap-south-1")):
+    stage = cdk.Stage(app, region, env=cdk.Environment(account=account, region=region))
+    stack = cdk.Stack(stage, "Queues", stack_name="Queues")
+    sqs.Queue(stack, "Queue", queue_name=f"queue-of-{account}")
+app.synth()
+"""
+
+
+@pytest.fixture
+def cloud() -> Iterator[LocalCloud]:
+    with LocalCloud(retry_after=0) as cloud:
+        yield cloud
+
+
+def test_a_pinned_account_and_region_work(cloud: LocalCloud) -> None:
+    context = {"env": "123456789012/eu-west-1"}
+    assert cloud.deploy(APP, context=context) == ["LocalProbe"]
+    assert cloud.env == ("123456789012", "eu-west-1")
+    pipeline = cloud.pipeline("LocalProbe")
+    uploads = [pipeline.put("in/good", b"x"), pipeline.put("in/poison", b"x")]
+    lines: list[str] = []
+    outcomes = pipeline.wait_for(uploads, 600, on_line=lines.append)
+    assert [outcome.status for outcome in outcomes] == ["SUCCEEDED", "DEAD_LETTER"]
+    assert {outcome.key for outcome in cloud.results()} == {"in/good", "in/poison"}
+    assert any(message.startswith("scoring in/good") for _, _, message in cloud.logs())
+    arn = cloud.client("sts").get_caller_identity()["Arn"]
+    assert (arn, cloud.client("s3").meta.region_name) == ("arn:aws:iam::123456789012:root", "eu-west-1")
+    assert cloud.client("sqs", account="000000000000", region="us-east-1").list_queues().get("QueueUrls", []) == []
+    assert cloud.environment()["AWS_REGION"] == "eu-west-1"
+    assert cloud.diff(APP, context=context) == ""
+    assert cloud.refusals == []
+
+
+def test_two_accounts_and_regions_work(cloud: LocalCloud, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(TWO)
+    (tmp_path / "cdk.json").write_text('{"app": "python3 app.py"}')
+    names = cloud.deploy(tmp_path, stacks=["**"])
+    assert names == ["Queues"]
+    for account, region in (("111111111111", "eu-west-1"), ("222222222222", "ap-south-1")):
+        [queue] = cloud.stack("Queues", region=region).resources(type="AWS::SQS::Queue")
+        assert queue.env == (account, region)
+        [url] = cloud.client("sqs", account=account, region=region).list_queues()["QueueUrls"]
+        assert url.endswith(f"queue-of-{account}")
+    with pytest.raises(LocalError, match="111111111111/eu-west-1, 222222222222/ap-south-1: choose one"):
+        cloud.stack("Queues")
