@@ -1,0 +1,95 @@
+"""The judge of policies finds what is broken on purpose: a grant that is missing, one that is too wide."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from verify.policies import ask
+from verify.references import references
+from verify.tools import Tools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Statements = list[dict[str, Any]]
+
+
+def template(name: str) -> dict[str, Any]:
+    (found,) = (reference for reference in references() if reference.name == name)
+    return found.template
+
+
+def policies(app: dict[str, Any]) -> Iterator[tuple[str, Statements]]:
+    """Yield the statements of each policy, to be changed."""
+    for id, resource in app["Resources"].items():
+        properties = resource.get("Properties", {})
+        documents = [properties.get(name) for name in ("PolicyDocument", "KeyPolicy", "AssumeRolePolicyDocument")]
+        documents += [inline["PolicyDocument"] for inline in properties.get("Policies", ())]
+        for number, document in enumerate(filter(None, documents)):
+            yield f"{id}-{number}", document["Statement"]
+
+
+def mutants(app: dict[str, Any], change: Callable[[Statements, int], bool]) -> dict[str, dict[str, Any]]:
+    """Return a copy of an app for each of its statements, in which that statement is changed."""
+    found = {}
+    for id, statements in policies(app):
+        for number in range(len(statements)):
+            mutant = copy.deepcopy(app)
+            if change(dict(policies(mutant))[id], number):
+                found[f"{id} {number} {json.dumps(statements[number].get('Action'))}"] = mutant
+    return found
+
+
+def remove(statements: Statements, number: int) -> bool:
+    del statements[number]
+    return True
+
+
+def widen(statements: Statements, number: int) -> bool:
+    statement = statements[number]
+    # The policy of a resource is about that resource, whatever it names.
+    if "Principal" in statement or statement["Resource"] == "*":
+        return False
+    statement["Resource"] = "*"
+    return True
+
+
+def drop_condition(statements: Statements, number: int) -> bool:
+    return statements[number]["Effect"] == "Allow" and statements[number].pop("Condition", None) is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [remove, widen, drop_condition])
+def test_each_statement_that_is_changed_fails(change):
+    broken = mutants(template("Fused"), change)
+    assert len(broken) > 3
+    found = {finding.app for finding in ask(broken, Tools()).findings}
+    assert found == set(broken)
+
+
+@pytest.mark.slow
+def test_a_prefix_that_is_dropped_fails():
+    app = copy.deepcopy(template("OwnKey"))
+    text = json.dumps(app).replace(":s3:::my-photos/in/*", ":s3:::my-photos/*")
+    found = ask({"OwnKey": json.loads(text)}, Tools()).findings
+    assert {(finding.rule, finding.subject[:19]) for finding in found} == {("too wide", "PhotosPreprocessRol")}
+
+
+@pytest.mark.slow
+def test_an_action_that_is_added_fails():
+    app = copy.deepcopy(template("Default"))
+    (grant,) = (one for _, statements in policies(app) for one in statements if one["Action"] == "dynamodb:PutItem")
+    grant["Action"] = ["dynamodb:PutItem", "dynamodb:DeleteItem"]
+    found = ask({"Default": app}, Tools()).findings
+    assert {(finding.rule, finding.subject[:20]) for finding in found} == {("too wide", "PhotosPostprocessRol")}
+
+
+@pytest.mark.slow
+def test_a_handler_that_nobody_knows_fails():
+    app = copy.deepcopy(template("Fused"))
+    text = json.dumps(app).replace("inference_runtime.fused.handler", "inference_runtime.new.handler")
+    found = ask({"Fused": json.loads(text)}, Tools()).findings
+    assert "untraced" in {finding.rule for finding in found}

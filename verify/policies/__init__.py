@@ -1,0 +1,92 @@
+"""Ask a policy simulator that nobody here wrote about every edge of an app: what is allowed, and what is denied.
+
+What ought to be allowed is in `verify.policies.flows`, a table of what each part is for. It is not read from the
+policies, so that a missing grant shows as well as one that is too wide. `verify.policies.requests` makes the requests,
+and `simulate.mjs` answers them with `@cloud-copilot/iam-simulate`.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verify import node
+from verify.judges import Finding, Verdict
+from verify.policies.requests import Questions, Request, actions_of
+from verify.policies.template import Template
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from verify.judges import Judge
+    from verify.references import Reference
+    from verify.tools import Tools
+
+_SIMULATE = Path(__file__).with_name("simulate.mjs")
+_PROCESSES = 2
+
+
+class PolicySimulator:
+    """What each role and each service may do, and may not."""
+
+    name = "iam-simulate"
+    tools = frozenset({"policies"})
+
+    def examine(self, references: Sequence[Reference], tools: Tools) -> Verdict:
+        """Ask about each app what is allowed in it, with the actions of all apps."""
+        return ask({reference.name: reference.template for reference in references}, tools)
+
+
+JUDGES: Sequence[Judge] = (PolicySimulator(),)
+
+
+def ask(templates: Mapping[str, Mapping[str, Any]], tools: Tools) -> Verdict:
+    """Ask about each app what is allowed in it.
+
+    Parameters
+    ----------
+    templates
+        The apps' templates, by name.
+    tools
+        Where the simulator is.
+    """
+    package = tools.package("@cloud-copilot/iam-simulate")
+    apps = {name: Template(template) for name, template in templates.items()}
+    actions = set().union(*(actions_of(template) for template in apps.values()))
+    with ThreadPoolExecutor(_PROCESSES) as pool:
+        verdicts = list(pool.map(lambda app: _ask(app[0], app[1], actions, package), apps.items()))
+    findings = [finding for verdict in verdicts for finding in verdict.findings]
+    return Verdict(sum(verdict.checked for verdict in verdicts), findings)
+
+
+def _ask(name: str, template: Template, actions: set[str], package: Path) -> Verdict:
+    questions = Questions(template, actions)
+    requests = list(questions.requests())
+    answers: list[str] = node.run(
+        _SIMULATE,
+        package,
+        {"documents": questions.documents, "requests": [request.question() for request in requests]},
+    )
+    applicable = [each for each in zip(requests, answers, strict=True) if each[1] != "NotApplicable" or each[0].allowed]
+    findings = [_finding(name, template, request, answer) for request, answer in applicable if _wrong(request, answer)]
+    findings += [
+        Finding("policies", "untraced", name, subject, _kind(template, subject), text)
+        for subject, text in questions.problems()
+    ]
+    return Verdict(len(applicable), findings)
+
+
+def _wrong(request: Request, answer: str) -> bool:
+    return answer.startswith("error") or (answer == "Allowed") != request.allowed
+
+
+def _finding(app: str, template: Template, request: Request, answer: str) -> Finding:
+    rule = "missing" if request.allowed else "too wide"
+    message = f"{answer}: {request}"
+    return Finding("policies", rule, app, request.subject, _kind(template, request.subject), message)
+
+
+def _kind(template: Template, subject: str) -> str:
+    part = template.parts.get(subject)
+    return part.kind if part else ""

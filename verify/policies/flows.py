@@ -1,0 +1,455 @@
+"""What each part of an app is for, and therefore what it must be allowed: the table that policies are judged by.
+
+It follows the data, not the policies. A rule names its bucket and its queue, a pipe its queue and its state machine, a
+definition the functions that it invokes, and a function's handler and variables what it reads and writes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from verify.policies.template import ACCOUNT, REGION, arn, aslist
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from verify.policies.template import Part, Template
+
+DECRYPT = ("kms:Decrypt",)
+ENCRYPT = ("kms:Decrypt", "kms:GenerateDataKey")
+TABLE = ("kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:ReEncryptTo")
+"""What the callers of services need on a customer managed key; the last for DynamoDB and CloudWatch Logs."""
+
+LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
+TRACES = ("xray:PutTelemetryRecords", "xray:PutTraceSegments")
+SAMPLING = ("xray:GetSamplingRules", "xray:GetSamplingTargets")
+LOG_DELIVERY = (
+    "logs:CreateLogDelivery",
+    "logs:DeleteLogDelivery",
+    "logs:DescribeLogGroups",
+    "logs:DescribeResourcePolicies",
+    "logs:GetLogDelivery",
+    "logs:ListLogDeliveries",
+    "logs:PutResourcePolicy",
+    "logs:UpdateLogDelivery",
+)
+INTERFACES = (
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:CreateNetworkInterface",
+    "ec2:DeleteNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:UnassignPrivateIpAddresses",
+)
+PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
+READ = ("s3:GetObject", "s3:GetObjectVersion")
+TAGS = ("s3:GetObjectTagging", "s3:GetObjectVersionTagging")
+
+IMAGE = "image"
+"""The handler of a function in a container: ours run models."""
+
+UNGUARDED = frozenset({"lambda.amazonaws.com", "sagemaker.amazonaws.com"})
+"""Services whose calls for a role carry no account that its trust policy could ask for."""
+
+
+@dataclass(frozen=True, order=True)
+class Edge:
+    """A request that must be allowed.
+
+    Parameters
+    ----------
+    who
+        ARN of a role, or the name of a service.
+    action, resource
+        The call; a resource that ends in ``*`` stands for what begins so.
+    context
+        What the request is about, as condition keys.
+    """
+
+    who: str
+    action: str
+    resource: str
+    context: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass
+class Flows:
+    """The edges of an app.
+
+    Parameters
+    ----------
+    template
+        The app.
+
+    Attributes
+    ----------
+    edges
+        What roles must be allowed.
+    services
+        What services must be allowed by the policies of resources, the trust policies of roles included.
+    managed
+        ARNs of the roles that have a policy of AWS.
+    untraced
+        What was not understood: a finding, since nobody judges what it may do.
+    """
+
+    template: Template
+    edges: set[Edge] = field(default_factory=set)
+    services: set[Edge] = field(default_factory=set)
+    managed: set[str] = field(default_factory=set)
+    untraced: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._inboxes = self._trace_inboxes()
+        for function in self.template.of("AWS::Lambda::Function"):
+            self._function(function)
+        for machine in self.template.of("AWS::StepFunctions::StateMachine"):
+            self._machine(machine)
+        for pipe in self.template.of("AWS::Pipes::Pipe"):
+            self._pipe(pipe)
+        for rule in self.template.of("AWS::Events::Rule"):
+            self._rule(rule)
+        for subscription in self.template.of("AWS::SNS::Subscription"):
+            self._subscription(subscription)
+        for model in self.template.of("AWS::SageMaker::Model"):
+            self._endpoint(model)
+        for provider in self.template.of("AWS::Lambda::CapacityProvider"):
+            self._operator(provider)
+        for flow_log in self.template.of("AWS::EC2::FlowLog"):
+            self._flow_log(flow_log)
+        for group in self.template.of("AWS::Logs::LogGroup"):
+            self._encrypt_logs(group)
+
+    # --- where the data comes from ---
+
+    def _trace_inboxes(self) -> dict[str, list[tuple[str, str]]]:
+        """Return the buckets and prefixes that each function gets objects of: rule, queue, pipe, state machine."""
+        queues: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for rule in self.template.of("AWS::Events::Rule"):
+            pattern = rule.properties.get("EventPattern", {})
+            if "aws.s3" in pattern.get("source", ()):
+                (bucket,) = pattern["detail"]["bucket"]["name"]
+                prefixes = _prefixes(pattern["detail"].get("object", {}).get("key", [{"prefix": ""}]))
+                for target in rule.properties["Targets"]:
+                    queues[target["Arn"]] += [(bucket, prefix) for prefix in prefixes]
+        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for pipe in self.template.of("AWS::Pipes::Pipe"):
+            machine = self.template.named(pipe.properties["Target"])
+            if machine is not None:
+                sources = queues[pipe.properties["Source"]]
+                found[machine.id] += sources
+                for called in calls(machine):
+                    function = self._function_of(called.arguments.get("FunctionName", ""))
+                    if function is not None:
+                        found[function.id] += sources
+        return found
+
+    def _function_of(self, name: str) -> Part | None:
+        """Return the function that a version or an alias belongs to."""
+        return self.template.named(":".join(name.split(":")[:7])) if isinstance(name, str) else None
+
+    # --- parts ---
+
+    def _function(self, function: Part) -> None:
+        properties = function.properties
+        role = properties["Role"]
+        variables = properties.get("Environment", {}).get("Variables", {})
+        self._trust(role, "lambda.amazonaws.com", function.arn)
+        group = self.template.named(properties["LoggingConfig"]["LogGroup"])
+        self._allow(role, LOGS, group.arn if group else "")
+        self._allow(role, TRACES, "*")
+        if "VpcConfig" in properties:
+            self._allow(role, INTERFACES, "*")
+        handler = IMAGE if properties.get("PackageType") == "Image" else properties["Handler"]
+        does = {
+            "inference_runtime.preprocess.handler": (self._reads_objects, self._writes_tensors),
+            "inference_runtime.infer.handler": (self._reads_tensors, self._writes_tensors, self._reads_model),
+            IMAGE: (self._reads_tensors, self._writes_tensors),
+            "inference_runtime.postprocess.handler": (self._reads_tensors, self._writes_rows, self._keeps_answers),
+            "inference_runtime.fused.handler": (self._reads_objects, self._reads_model, self._writes_rows),
+            "inference_runtime.submit.handler": (self._submits,),
+            "inference_runtime.callback.handler": (self._calls_back,),
+            "inference_runtime.decide.handler": (),
+        }.get(handler)
+        if does is None:
+            self.untraced.append(f"{function.id} has the handler {handler}, of which nothing is known")
+            return
+        for each in does:
+            each(function, role, variables)
+
+    def _reads_objects(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        self._read_inbox(function, role)
+
+    def _read_inbox(self, reader: Part, role: str) -> None:
+        for bucket, prefix in self._inboxes[reader.id]:
+            self._objects(role, READ, bucket, prefix, DECRYPT)
+            # Otherwise S3 answers 403 for an object that is gone.
+            self._allow(role, ("s3:ListBucket",), arn(f"s3:::{bucket}"))
+
+    def _reads_tensors(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        self._objects(role, ("s3:GetObject",), variables["WORK_BUCKET"], "tensors/", DECRYPT)
+
+    def _writes_tensors(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        self._objects(role, ("s3:PutObject",), variables["WORK_BUCKET"], "tensors/", ENCRYPT)
+
+    def _keeps_answers(self, function: Part, role: str, variables: Mapping[str, str]) -> None:
+        """Let postprocessing write large answers, if the workflow asks it what it was unsure of."""
+        for machine in self.template.of("AWS::StepFunctions::StateMachine"):
+            for call in calls(machine):
+                called = self._function_of(call.arguments.get("FunctionName", ""))
+                if called is function and "'unsure'" in json.dumps(call.arguments):
+                    self._writes_tensors(function, role, variables)
+
+    def _reads_model(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        if variables.get("MODEL_DELIVERY") == "s3":
+            for file in json.loads(variables["MODEL_FILES"]):
+                self._allow(role, ("s3:GetObject",), arn(f"s3:::{variables['MODEL_BUCKET']}/{file['key']}"))
+
+    def _writes_rows(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        self._table(role, "dynamodb:PutItem", variables["RESULTS_TABLE"])
+
+    def _submits(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        self._table(role, "dynamodb:PutItem", variables["TOKENS_TABLE"])
+        self._objects(role, ("s3:PutObject",), variables["WORK_BUCKET"], "sagemaker/requests/", ENCRYPT)
+        endpoint = self.template.named(f"{variables['ENDPOINT']}") or self._endpoint_called(variables["ENDPOINT"])
+        self._allow(role, ("sagemaker:InvokeEndpointAsync",), endpoint.arn if endpoint else "")
+
+    def _endpoint_called(self, name: str) -> Part | None:
+        endpoints = self.template.of("AWS::SageMaker::Endpoint")
+        return next((one for one in endpoints if one.arn.endswith(f"/{name}")), None)
+
+    def _calls_back(self, function: Part, role: str, variables: Mapping[str, str]) -> None:
+        self._table(role, "dynamodb:GetItem", variables["TOKENS_TABLE"])
+        for answers in self._outputs():
+            self._objects(role, ("s3:GetObject",), *_bucket_and_key(answers["S3OutputPath"]), DECRYPT)
+        # Those who wait for a token.
+        for machine in self.template.of("AWS::StepFunctions::StateMachine"):
+            if any(call.integration.endswith(".waitForTaskToken") for call in calls(machine)):
+                self._allow(role, ("states:SendTaskFailure", "states:SendTaskSuccess"), machine.arn)
+        for config in self.template.of("AWS::Lambda::EventInvokeConfig"):
+            destination = config.properties.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
+            if destination and config.properties["FunctionName"] == function.ref:
+                # The last two are CDK's: `grant_send_messages` gives them.
+                self._allow(role, ("sqs:SendMessage", "sqs:GetQueueAttributes", "sqs:GetQueueUrl"), destination)
+                self._key(role, destination, ENCRYPT)
+
+    def _outputs(self) -> Iterator[dict[str, Any]]:
+        for config in self.template.of("AWS::SageMaker::EndpointConfig"):
+            yield config.properties["AsyncInferenceConfig"]["OutputConfig"]
+
+    def _machine(self, machine: Part) -> None:
+        role = machine.properties["RoleArn"]
+        self._trust(role, "states.amazonaws.com", machine.arn)
+        self._allow(role, (*TRACES, *SAMPLING, *LOG_DELIVERY), "*")
+        for call in calls(machine):
+            given = call.arguments
+            if call.integration in ("lambda:invoke", "lambda:invoke.waitForTaskToken"):
+                self._allow(role, ("lambda:InvokeFunction",), given["FunctionName"])
+            elif call.integration == "states:startExecution":
+                self._allow(role, ("states:StartExecution",), given["StateMachineArn"])
+            elif call.integration == "sqs:sendMessage":
+                queue = self.template.named(given["QueueUrl"])
+                self._allow(role, ("sqs:SendMessage",), queue.arn if queue else "")
+                self._key(role, given["QueueUrl"], ENCRYPT)
+            elif call.integration == "aws-sdk:s3:headObject":
+                self._read_inbox(machine, role)
+            elif call.integration == "aws-sdk:s3:getObjectTagging":
+                for bucket, prefix in self._inboxes[machine.id]:
+                    self._allow(role, TAGS, arn(f"s3:::{bucket}/{prefix}*"))
+                    self._allow(role, ("s3:ListBucket",), arn(f"s3:::{bucket}"))
+            else:
+                self.untraced.append(f"{machine.id} calls {call.integration}, of which nothing is known")
+
+    def _pipe(self, pipe: Part) -> None:
+        properties = pipe.properties
+        role = properties["RoleArn"]
+        self._trust(role, "pipes.amazonaws.com", pipe.arn)
+        self._allow(role, ("sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"), properties["Source"])
+        self._key(role, properties["Source"], DECRYPT)
+        self._allow(role, ("states:StartSyncExecution",), properties["Target"])
+        destination = properties["LogConfiguration"]["CloudwatchLogsLogDestination"]
+        self._allow(role, LOGS, destination["LogGroupArn"])
+
+    def _rule(self, rule: Part) -> None:
+        about = self._from(rule.arn)
+        for target in rule.properties["Targets"]:
+            if ":function:" in target["Arn"]:
+                self._serve("events.amazonaws.com", ("lambda:InvokeFunction",), target["Arn"], about)
+                continue
+            for queue in filter(None, (target["Arn"], target.get("DeadLetterConfig", {}).get("Arn"))):
+                self._serve("events.amazonaws.com", ("sqs:SendMessage",), queue, about)
+                key = self._key_of(queue)
+                if key:
+                    self._serve("events.amazonaws.com", ENCRYPT, key, about)
+
+    def _subscription(self, subscription: Part) -> None:
+        properties = subscription.properties
+        about = self._from(properties["TopicArn"])
+        self._serve("sns.amazonaws.com", ("lambda:InvokeFunction",), properties["Endpoint"], about)
+        dead_letters = properties.get("RedrivePolicy", {}).get("deadLetterTargetArn")
+        if dead_letters:
+            self._serve("sns.amazonaws.com", ("sqs:SendMessage",), dead_letters, about)
+            key = self._key_of(dead_letters)
+            if key:
+                self._serve("sns.amazonaws.com", ENCRYPT, key, about)
+
+    def _endpoint(self, model: Part) -> None:
+        role = model.properties["ExecutionRoleArn"]
+        container = model.properties["PrimaryContainer"]
+        variables = container["Environment"]
+        self._trust(role, "sagemaker.amazonaws.com", model.arn)
+        self._reads_tensors(model, role, variables)
+        self._writes_tensors(model, role, variables)
+        self._objects(role, ("s3:GetObject",), variables["WORK_BUCKET"], "sagemaker/requests/", DECRYPT)
+        for output in self._outputs():
+            for path in (output["S3OutputPath"], output["S3FailurePath"]):
+                self._objects(role, ("s3:PutObject", "s3:AbortMultipartUpload"), *_bucket_and_key(path), ENCRYPT)
+            for topic in (output["NotificationConfig"][name] for name in ("SuccessTopic", "ErrorTopic")):
+                self._allow(role, ("sns:Publish",), topic)
+                self._key(role, topic, ENCRYPT)
+        repository = container["Image"].partition("/")[2].partition(":")[0]
+        self._allow(role, PULL, arn(f"ecr:{REGION}:{ACCOUNT}:repository/{repository}"))
+        self._allow(role, ("ecr:GetAuthorizationToken",), "*")
+        for endpoint in self.template.of("AWS::SageMaker::Endpoint"):
+            name = endpoint.arn.rpartition("/")[2]
+            group = arn(f"logs:{REGION}:{ACCOUNT}:log-group:/aws/sagemaker/Endpoints/{name}:*")
+            self._allow(role, (*LOGS, "logs:CreateLogGroup", "logs:DescribeLogStreams"), group)
+        about = {"cloudwatch:namespace": "/aws/sagemaker/Endpoints"}
+        self._allow(role, ("cloudwatch:PutMetricData",), "*", about)
+
+    def _operator(self, provider: Part) -> None:
+        role = provider.properties["PermissionsConfig"]["CapacityProviderOperatorRoleArn"]
+        self._trust(role, "lambda.amazonaws.com", provider.arn)
+        self.managed.add(role)
+
+    def _flow_log(self, flow_log: Part) -> None:
+        role = flow_log.properties["DeliverLogsPermissionArn"]
+        self._trust(role, "vpc-flow-logs.amazonaws.com", flow_log.arn)
+        group = self.template.named(flow_log.properties["LogGroupName"])
+        self._allow(role, (*LOGS, "logs:DescribeLogStreams"), group.arn if group else "")
+
+    def _encrypt_logs(self, group: Part) -> None:
+        key = group.properties.get("KmsKeyId")
+        if key:
+            about = {"kms:EncryptionContext:aws:logs:arn": group.arn.removesuffix(":*")}
+            self._serve(f"logs.{REGION}.amazonaws.com", TABLE, key, about)
+
+    # --- edges ---
+
+    def _allow(
+        self, role: str, actions: tuple[str, ...], resource: str, context: Mapping[str, str] | None = None
+    ) -> None:
+        self.edges |= {Edge(role, action, resource, tuple((context or {}).items())) for action in actions}
+
+    def _serve(self, service: str, actions: tuple[str, ...], resource: str, context: Mapping[str, str]) -> None:
+        self.services |= {Edge(service, action, resource, tuple(context.items())) for action in actions}
+
+    def _trust(self, role: str, service: str, source: str) -> None:
+        about = {} if service in UNGUARDED else self._from(source)
+        self._serve(service, ("sts:AssumeRole",), role, about)
+
+    @staticmethod
+    def _from(source: str) -> dict[str, str]:
+        return {"aws:SourceArn": source, "aws:SourceAccount": ACCOUNT}
+
+    def _objects(
+        self, role: str, actions: tuple[str, ...], bucket: str, prefix: str, key_actions: tuple[str, ...]
+    ) -> None:
+        self._allow(role, actions, arn(f"s3:::{bucket}/{prefix}*"))
+        self._key(role, bucket, key_actions)
+
+    def _table(self, role: str, action: str, name: str) -> None:
+        table = self.template.named(name)
+        self._allow(role, (action,), table.arn if table else "")
+        self._key(role, name, TABLE)
+
+    def _key(self, role: str, what: str, actions: tuple[str, ...]) -> None:
+        """Allow what the use of something takes on the key that it is encrypted with."""
+        key = self._key_of(what)
+        if key:
+            self._allow(role, actions, key)
+
+    def _key_of(self, name: str) -> str | None:
+        """Return the ARN of the customer managed key of a queue, a topic, a bucket or a table of the template."""
+        part = self.template.named(name)
+        if part is None:  # imported; a bucket of this name may be under the pipeline's key
+            return self._imported_key(name)
+        found = _find_key(part)
+        key = self.template.named(found)
+        return key.arn if key and key.kind == "AWS::KMS::Key" else None
+
+    def _imported_key(self, bucket: str) -> str | None:
+        """Return the pipeline's key, which an imported bucket may have: its inbox is traced to one queue."""
+        for rule in self.template.of("AWS::Events::Rule"):
+            names = rule.properties.get("EventPattern", {}).get("detail", {}).get("bucket", {}).get("name", ())
+            if bucket in names:
+                return self._key_of(rule.properties["Targets"][0]["Arn"])
+        return None
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a state of a state machine calls.
+
+    Parameters
+    ----------
+    state
+        Its name.
+    integration
+        Of which service, such as ``lambda:invoke``.
+    arguments
+        With what; empty if they are one expression.
+    """
+
+    state: str
+    integration: str
+    arguments: Mapping[str, Any]
+
+
+def calls(machine: Part) -> list[Call]:
+    """Return what a state machine calls."""
+    found: list[Call] = []
+    for name, state in states_of(json.loads(machine.properties["DefinitionString"])):
+        if state["Type"] == "Task":
+            arguments = state.get("Arguments")
+            integration = state["Resource"].partition(":states:::")[2]
+            found.append(Call(name, integration, arguments if isinstance(arguments, dict) else {}))
+    return found
+
+
+def states_of(definition: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the states of a definition with their names, those within maps included."""
+    for name, state in definition["States"].items():
+        yield name, state
+        for inner in (state.get("ItemProcessor"), *state.get("Branches", ())):
+            if inner:
+                yield from states_of(inner)
+
+
+def _prefixes(patterns: list[dict[str, str]]) -> list[str]:
+    """Return what keys begin with that an event pattern lets through."""
+    found = set()
+    for pattern in patterns:
+        text = pattern.get("prefix", pattern.get("wildcard", ""))
+        if "wildcard" in pattern:
+            text = re.sub(r"\\(.)", r"\1", text.partition("*")[0])
+        found.add(text)
+    return sorted(found)
+
+
+def _bucket_and_key(address: str) -> tuple[str, str]:
+    bucket, _, key = address.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+def _find_key(part: Part) -> Any:
+    properties = part.properties
+    if part.kind == "AWS::S3::Bucket":
+        rules = properties.get("BucketEncryption", {}).get("ServerSideEncryptionConfiguration", [])
+        return next((rule["ServerSideEncryptionByDefault"].get("KMSMasterKeyID") for rule in rules), None)
+    if part.kind == "AWS::DynamoDB::GlobalTable":
+        return next((one.get("SSESpecification", {}).get("KMSMasterKeyId") for one in properties["Replicas"]), None)
+    return aslist(properties.get("KmsMasterKeyId"))[0]
