@@ -79,7 +79,7 @@ def test_a_batch_can_be_run_by_hand(stack, pipeline):
     operator = iam.User(stack, "Operator")
     pipeline().workflow.grant_start_sync_execution(operator)
     (policy,) = [p for n, p in resources(stack, "AWS::IAM::Policy").items() if n.startswith("Operator")]
-    start, encrypt = policy["Properties"]["PolicyDocument"]["Statement"]
+    encrypt, start = policy["Properties"]["PolicyDocument"]["Statement"]
     assert start["Action"] == "states:StartSyncExecution"
     # Executions are encrypted with the pipeline's key, for this state machine alone.
     assert encrypt["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
