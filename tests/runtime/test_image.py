@@ -7,7 +7,7 @@ import struct
 import time
 import tracemalloc
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,6 +17,9 @@ from PIL import Image, ImageFile
 
 from inference_runtime.builtin.image import image_preprocessor
 from inference_runtime.errors import RejectItem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIZE = 32
 plain = image_preprocessor(size=SIZE, crop=1.0)
@@ -272,6 +275,112 @@ def test_the_limit_holds_for_every_format(kind: str) -> None:
         image_preprocessor(size=8, max_pixels=1199)(data, None)
 
 
+@pytest.mark.parametrize("how", ["center_crop", "stretch", "pad"])
+@pytest.mark.parametrize("shape", [(2_000_001, 1), (1, 2_000_001)])
+def test_a_side_that_resizing_takes_gigabytes_for_is_refused(
+    shape: tuple[int, int], how: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it is decoded"))
+    with pytest.raises(RejectItem, match=r"at most 2,000,000 a side are decoded"):
+        image_preprocessor(resize=how)(png(*shape), None)
+
+
+def with_scans(count: int, *before: bytes) -> bytes:
+    """Return a progressive JPEG of which the last scan comes so many times, each time after some segments."""
+    data = encode(gradient(), "JPEG", progressive=True)
+    at = data.rindex(b"\xff\xda")
+    return data[:at] + b"".join([*before, data[at:-2]]) * count + b"\xff\xd9"
+
+
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = encode(gradient(), "JPEG", progressive=True).count(b"\xff\xda")
+    assert usual < 20
+    assert plain(with_scans(100 - usual + 1), None).shape == (SIZE, SIZE, 3)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("it is decoded"))
+    for before in ([], [b"\xff\xfe\0\x08\xff\xd9\xff\xd9\xff\xd9"], [b"\xff\x01"]):  # nothing of which ends it
+        with pytest.raises(RejectItem, match="JPEG has more than 100 scans"):
+            plain(with_scans(101, *before), None)
+
+
+def test_what_looks_like_scans_elsewhere_does_not_count() -> None:
+    data = encode(gradient(), "JPEG", progressive=True)
+    comment = b"\xff\xfe" + struct.pack(">H", 2 + 800) + b"\xff\xda\0\2" * 200
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\2" * 200  # as telephones append it
+    np.testing.assert_array_equal(plain(data[:2] + comment + data[2:] + film, None), plain(data, None))
+
+
+def test_a_jpeg_of_many_segments_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(gradient(), "JPEG")
+    exif = b"\xff\xe1\0\x09Exif\0\0x"
+    assert plain(data[:2] + 4000 * exif + data[2:], None).shape == (SIZE, SIZE, 3)
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("it is read"))
+    with pytest.raises(RejectItem, match="JPEG has more than 5,000 segments"):
+        plain(data[:2] + 220_000 * exif + data[2:], None)
+
+
+def storm_of_png_chunks() -> bytes:
+    data = encode(gradient(), "PNG")
+    at = data.index(b"IDAT") - 4
+    return data[:at] + 200_000 * (b"\0\0\0\0prVt" + struct.pack(">I", zlib.crc32(b"prVt"))) + data[at:]
+
+
+def storm_of_gif_comments() -> bytes:
+    data = encode(gradient().quantize(4), "GIF")
+    at = data.index(b",\0\0\0\0\x40\0\x40\0")
+    return data[:at] + 500_000 * b"!\xfe\x01x\0" + data[at:]
+
+
+def storm_of_bmp_runs() -> bytes:
+    body = 2_000_000 * b"\1\0"
+    header = struct.pack("<IiiHHIIiiII", 40, 30_000, 2000, 1, 8, 1, len(body), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 1078 + len(body), 0, 0, 1078) + header + bytes(1024) + body
+
+
+def storm_of_jpeg_padding() -> bytes:
+    return b"\xff\xd8" + 3_000_000 * b"\xff"
+
+
+@pytest.mark.parametrize(
+    "storm", [storm_of_png_chunks, storm_of_gif_comments, storm_of_bmp_runs, storm_of_jpeg_padding]
+)
+def test_a_file_of_tiny_parts_is_rejected_when_it_takes_too_long(
+    storm: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = storm()
+    monkeypatch.setattr("inference_runtime.builtin.image._MAX_CPU_SECONDS", 0.05)
+    with pytest.raises(RejectItem, match=r"image takes longer than 0.05 s of CPU time to decode"):
+        plain(data, None)
+
+
+def planar_tiff(bits: int, channels: int, compression: int = 1) -> bytes:
+    """Return a TIFF with one plane for each channel, each plane of one grey."""
+    side = 16
+    planes = [side * side * (40 * (n + 1)).to_bytes(bits // 8, "little") for n in range(channels)]
+    planes = [zlib.compress(plane) if compression == 8 else plane for plane in planes]
+    offsets = [8 + sum(map(len, planes[:n])) for n in range(channels)]
+    tags = {256: [side], 257: [side], 258: [bits] * channels, 259: [compression], 262: [2 if channels == 3 else 1]}
+    tags |= {273: offsets, 277: [channels], 278: [side], 279: [len(plane) for plane in planes], 284: [2]}
+    start = 8 + sum(map(len, planes))
+    entries, rest = b"", b""
+    for tag, values in tags.items():
+        short = tag in (258, 259, 262, 277, 284)
+        body = struct.pack(f"<{len(values)}{'H' if short else 'I'}", *values)
+        if len(body) > 4:
+            rest += body
+            body = struct.pack("<I", start + 6 + 12 * len(tags) + len(rest) - len(body))
+        entries += struct.pack("<HHI4s", tag, 3 if short else 4, len(values), body)
+    directory = struct.pack("<H", len(tags)) + entries + bytes(4) + rest
+    return b"II*\0" + struct.pack("<I", start) + b"".join(planes) + directory
+
+
+def test_a_tiff_with_planes_is_read_or_says_that_its_planes_are_the_reason() -> None:
+    assert (plain(planar_tiff(8, 3), None) == [40, 80, 120]).all()
+    assert (plain(planar_tiff(8, 3, compression=8), None) == [40, 80, 120]).all()
+    for channels in (1, 3):
+        with pytest.raises(RejectItem, match="TIFF has planes of more than 8 bits a sample: store the channels"):
+            plain(planar_tiff(16, channels), None)
+
+
 def test_a_gif_frame_larger_than_its_screen_is_refused() -> None:
     data = bytearray(encode(Image.new("P", (8, 8)), "GIF"))
     at = data.index(b",\0\0\0\0\x08\0\x08\0")
@@ -285,7 +394,8 @@ def test_a_gif_frame_larger_than_its_screen_is_refused() -> None:
     [b"", b"\0", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"%PDF-1.7", b"<svg xmlns='x'/>", b"GIF89a", b"RIFF"],
 )
 def test_what_is_no_image_is_rejected(data: bytes) -> None:
-    with pytest.raises(RejectItem, match=r"not a JPEG|decoded"):
+    known = data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF"))
+    with pytest.raises(RejectItem, match=r"image cannot be decoded: it is damaged" if known else "^not a JPEG"):
         plain(data, None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from PIL import (
 )
 
 from inference_runtime.errors import RejectItem
+from inference_runtime.time_limit import TookTooLongError, call_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +45,35 @@ _TRANSPOSED = {
 }
 _WHITE = (255, 255, 255)
 
+_MAX_SIDE = 2_000_000
+"""Pixels; resizing takes up to 48 bytes for each pixel of a side, however few the other side has."""
+
+_MAX_SCANS = 100
+"""Of a JPEG. Encoders make 13 at most, and each goes over the whole image, however short it is."""
+
+_MAX_SEGMENTS = 5_000
+"""Of a JPEG before its first scan. The largest blocks of metadata are cut into pieces of 64 KB."""
+
+_MAX_CPU_SECONDS = 10.0
+"""What decoding takes at most. The largest images of encoders take a third; chunks by the million take longer."""
+
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"RIFF": "WEBP",
+}
+_BITS_PER_SAMPLE, _PLANAR_CONFIGURATION, _SEPARATE = 258, 284, 2  # of TIFF
+_BYTE = 8
+
+# Of JPEG. The pattern leaves out what is in scans: bytes that are no marker, and restarts.
+_START_OF_IMAGE, _SCAN, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+_WITHOUT_LENGTH = (_START_OF_IMAGE, b"\xff\x01")
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+
 Image.MAX_IMAGE_PIXELS = None  # Pillow's limit warns, ours refuses
 
 
@@ -56,7 +87,8 @@ def image_preprocessor(
     """Return a preprocessing function for JPEG, PNG, WEBP, GIF, BMP and TIFF images.
 
     EXIF rotation is applied. Transparency is laid on white. Of an animation the first frame counts. 16-bit channels
-    keep their upper 8 bits; 32-bit images are rejected, since they do not say which value is white.
+    keep their upper 8 bits; 32-bit images are rejected, since they do not say which value is white. Files that take
+    far longer than their size lets expect are rejected.
 
     Parameters
     ----------
@@ -92,10 +124,13 @@ def image_preprocessor(
         raise ValueError(f'interpolation is "{interpolation}", expected nearest, bilinear, bicubic or lanczos')
     resample = Image.Resampling[interpolation.upper()]
 
-    def preprocess(data: bytes, item: Item) -> npt.NDArray[np.uint8]:  # noqa: ARG001 - the stage's signature
+    def decode(data: bytes) -> tuple[Image.Image, int]:
+        """Return the image at the size that is asked for, and its orientation."""
         try:
+            _refuse_jpeg_of_many_parts(data)
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _refuse_bomb(image, max_pixels)
+            _refuse_wide_planes(image)
             # JPEG can be decoded at a fraction of its size, quicker and in less memory. Three times what is needed
             # leaves nothing to see of it.
             image.draft(image.mode, (math.ceil(3 * size / crop),) * 2)
@@ -105,11 +140,17 @@ def image_preprocessor(
         except (RejectItem, MemoryError):
             raise
         except UnidentifiedImageError as error:
-            raise RejectItem(f"not a {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image") from error
+            raise RejectItem(_unidentified(data)) from error
         except Exception as error:
             # Pillow's decoders raise anything on damaged files. The code is fixed, so the file is at fault.
             raise RejectItem(f"image cannot be decoded: {error}") from error
-        small = _fit(plain, size, resize, crop, resample)
+        return _fit(plain, size, resize, crop, resample), orientation
+
+    def preprocess(data: bytes, item: Item) -> npt.NDArray[np.uint8]:  # noqa: ARG001 - the stage's signature
+        try:
+            small, orientation = call_within(_MAX_CPU_SECONDS, lambda: decode(data), cpu=True)
+        except TookTooLongError as error:
+            raise RejectItem(f"image takes longer than {error.seconds:.2g} s of CPU time to decode") from error
         if orientation in _TRANSPOSED:  # all ways to fit are symmetric, so turning the small image is enough
             small = small.transpose(_TRANSPOSED[orientation])
         canvas = Image.new("RGB", (size, size))
@@ -123,6 +164,45 @@ def _refuse_bomb(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise RejectItem(f"image has {width} x {height} pixels, at most {max_pixels:,} are decoded")
+    if max(width, height) > _MAX_SIDE:
+        raise RejectItem(f"image has {width} x {height} pixels, at most {_MAX_SIDE:,} a side are decoded")
+
+
+def _refuse_jpeg_of_many_parts(data: bytes) -> None:
+    """Refuse a JPEG that takes minutes for its size: libjpeg cannot be interrupted while it goes through scans."""
+    if not data.startswith(_START_OF_IMAGE):
+        return
+    position, segments, scans = len(_START_OF_IMAGE), 0, 0
+    while (found := _MARKER.search(data, position)) is not None and (marker := found[0]) != _END_OF_IMAGE:
+        position = found.end()
+        if marker in _WITHOUT_LENGTH:
+            continue
+        position += int.from_bytes(data[position : position + 2])
+        if marker != _SCAN:
+            segments += 1
+        elif scans == 0 and data.count(_SCAN, position) < _MAX_SCANS:
+            return  # most files: whether these are scans or parts of segments does not matter
+        else:
+            scans += 1
+        if scans > _MAX_SCANS:
+            raise RejectItem(f"JPEG has more than {_MAX_SCANS} scans")
+        if segments > _MAX_SEGMENTS:
+            raise RejectItem(f"JPEG has more than {_MAX_SEGMENTS:,} segments")
+
+
+def _refuse_wide_planes(image: Image.Image) -> None:
+    """Refuse what Pillow reads as if each sample had 8 bits."""
+    tags = getattr(image, "tag_v2", {})
+    raw = any(tile[0] == "raw" for tile in getattr(image, "tile", ()))
+    if raw and tags.get(_PLANAR_CONFIGURATION) == _SEPARATE and max(tags.get(_BITS_PER_SAMPLE, (1,))) > _BYTE:
+        raise RejectItem("TIFF has planes of more than 8 bits a sample: store the channels together, or as 8 bits")
+
+
+def _unidentified(data: bytes) -> str:
+    for signature, name in _SIGNATURES.items():
+        if data.startswith(signature):
+            return f"{name} image cannot be decoded: it is damaged, or of a kind that is not supported"
+    return f"not a {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image"
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
