@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from inference_runtime.builtin.tensor import tensor_preprocessor
@@ -90,6 +90,30 @@ def test_a_header_with_impossible_dimensions_is_rejected(shape: tuple[int, ...])
     stream.write(bytes(0 if 0 in shape else 4))
     with pytest.raises(RejectItem, match="npy file has the shape"):
         npy(stream.getvalue(), None)
+
+
+descriptions = st.sampled_from(
+    ["'<f4'", "'>i8'", "'?'", "None", "()", "'|V0'", "'<f4,<i4'", "('<f4', (2,))", "'M8[ns]'", "'<U1'", "'O'", "5"]
+)
+dimensions = st.sampled_from(["0", "1", "2", "-1", "True", "1.0", "'a'", "2**70", "0x" + "f" * 5000, "-" * 500 + "1"])
+
+
+@given(
+    st.sampled_from([(1, 0), (2, 0), (3, 0)]),
+    descriptions,
+    st.sampled_from(["True", "False", "0", "None"]),
+    st.lists(dimensions, max_size=3),
+    st.binary(max_size=16),
+)
+@example((1, 0), "'<f4'", "False", ["0x" + "f" * 5000], b"")
+@example((1, 0), "'<f4'", "False", ["True"], bytes(4))
+def test_any_header_gives_an_array_or_a_reason(
+    version: tuple[int, int], description: str, order: str, shape: list[str], body: bytes
+) -> None:
+    header = f"{{'descr': {description}, 'fortran_order': {order}, 'shape': ({''.join(n + ',' for n in shape)})}}\n"
+    length = len(header).to_bytes(2 if version == (1, 0) else 4, "little")
+    with contextlib.suppress(RejectItem):
+        assert npy(b"\x93NUMPY" + bytes(version) + length + header.encode() + body, None).dtype.name in DTYPES
 
 
 @given(st.integers(0, 200), st.integers(0, 255))

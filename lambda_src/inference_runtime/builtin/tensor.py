@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from inference_runtime.errors import RejectItem
+from inference_runtime.errors import RejectItem, reason_of
 from inference_runtime.tensor import DTYPES, Tensor
 
 if TYPE_CHECKING:
@@ -69,13 +69,17 @@ def _read_npy(data: bytes, item: Item) -> Array:  # noqa: ARG001 - the stage's s
         version = np.lib.format.read_magic(stream)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran_order, kind = reader(stream)
-    except Exception as error:  # numpy parses the header as Python syntax, and raises anything on damaged ones
-        raise RejectItem(f"not an npy file: {error}") from error
+        dimensions, name = f"{list(shape)!s:.100}", kind.name
+    except Exception as error:
+        # numpy parses the header as Python syntax, and raises anything on damaged ones. A dimension may be a number
+        # that Python does not print, or a type one that numpy has no name for.
+        raise RejectItem(f"not an npy file: {reason_of(error)}") from error
     # numpy's own reader would allocate whatever the header claims before it reads anything.
-    if kind.name not in DTYPES or len(data) - stream.tell() != math.prod(shape) * kind.itemsize:
-        raise RejectItem(f"npy file does not hold the {kind.name} {list(shape)} that its header claims")
+    if name not in DTYPES or len(data) - stream.tell() != math.prod(shape) * kind.itemsize:
+        raise RejectItem(f"npy file does not hold the {name} {dimensions} that its header claims")
     try:
         array = np.frombuffer(data, kind, offset=stream.tell()).reshape(shape, order="F" if fortran_order else "C")
-    except (ValueError, OverflowError) as error:  # dimensions that are negative, huge beside a zero, or too many
-        raise RejectItem(f"npy file has the shape {list(shape)!s:.100}: {error}") from error
+    except (ValueError, OverflowError, TypeError) as error:
+        # Dimensions that are negative, huge next to a zero, too many, or True.
+        raise RejectItem(f"npy file has the shape {dimensions}: {error}") from error
     return array.astype(kind.newbyteorder("<"), copy=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
+from inference_runtime.builtin.json_object import JsonObject
 from inference_runtime.errors import RejectItem
 
 if TYPE_CHECKING:
@@ -106,15 +106,7 @@ def _decode(data: bytes) -> str:
 
 
 def _member(data: bytes, field: str) -> str:
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RejectItem(f"not JSON: {error}") from error
-    if not isinstance(record, dict):
-        raise RejectItem(f"JSON is {type(record).__name__}, expected an object")
-    if field not in record:
-        raise RejectItem(f"field {field!r} is missing")
-    text = record[field]
+    text = JsonObject(data)[field]
     if not isinstance(text, str):
         raise RejectItem(f"field {field!r} is {text!r:.100}, expected a text")
     try:
