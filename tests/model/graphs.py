@@ -129,14 +129,18 @@ def transformer(layers: int = 2, size: int = 64) -> onnx.ModelProto:
     """Return an encoder of token ids (batch, sequence) with one attention head."""
     g = Graph()
     x = g.add("Gather", g.normal(500, size, scale=1.0), g.input("ids", ("batch", "sequence"), TensorProto.INT64))
-    x = g.norm(x, size)
+    x = _encoder(g, g.norm(x, size), layers, size)
+    return g.model(embedding=g.add("ReduceMean", x, g.weight([1]), keepdims=0))
+
+
+def _encoder(g: Graph, x: str, layers: int, size: int) -> str:
     for _ in range(layers):
         q, k, v = (g.linear(x, size, size) for _ in range(3))
         weights = g.add("MatMul", q, g.add("Transpose", k, perm=[0, 2, 1]))
         weights = g.add("Softmax", g.add("Mul", weights, g.weight(np.float32(1 / np.sqrt(size)))))
         x = g.norm(g.add("Add", x, g.linear(g.add("MatMul", weights, v), size, size)), size)
         x = g.norm(g.add("Add", x, g.linear(g.gelu(g.linear(x, size, 4 * size)), 4 * size, size)), size)
-    return g.model(embedding=g.add("ReduceMean", x, g.weight([1]), keepdims=0))
+    return x
 
 
 def recurrent(operator: str = "LSTM", hidden: int = 48) -> onnx.ModelProto:
@@ -161,6 +165,45 @@ def hybrid() -> onnx.ModelProto:
     weights = g.add("Softmax", g.add("MatMul", q, g.add("Transpose", k, perm=[0, 2, 1])))
     x = g.norm(g.linear(g.add("MatMul", weights, v), 64, 64), 64)
     return g.model(scores=g.add("ReduceMean", x, g.weight([1]), keepdims=0))
+
+
+def _lstm(g: Graph, x: str, size: int, hidden: int) -> str:
+    """Return the states of an LSTM over (batch, sequence, size), (batch, sequence, hidden)."""
+    weights = [g.normal(1, 4 * hidden, n, scale=2 / np.sqrt(hidden)) for n in (size, hidden)]
+    y = g.add("LSTM", g.add("Transpose", x, perm=[1, 0, 2]), *weights, g.normal(1, 8 * hidden), hidden_size=hidden)
+    return g.add("Transpose", g.add("Squeeze", y, g.weight([1])), perm=[1, 0, 2])
+
+
+def voice_activity() -> onnx.ModelProto:
+    """Return a detector of speech in frames of sound (batch, 1, 2048): convolutions, an LSTM, a probability a frame."""
+    g = Graph()
+    x = g.conv(g.add("Unsqueeze", g.input("x", ("batch", 1, 2048)), g.weight([2])), (1, 64), 1)
+    for channels in ((64, 64), (64, 64)):
+        weight = g.normal(*channels[::-1], 1, 9, scale=np.sqrt(2 / 9 / channels[0]))
+        x = g.add("Relu", g.add("Conv", x, weight, g.normal(64, scale=0.1), strides=[1, 8], pads=[0, 4, 0, 4]))
+    x = g.add("Transpose", g.add("Squeeze", x, g.weight([2])), perm=[0, 2, 1])
+    logits = g.add("Mul", g.linear(_lstm(g, x, 64, 64), 64, 1), g.weight(np.float32(6)))
+    return g.model(speech=g.add("Sigmoid", logits))
+
+
+def text_recognition() -> onnx.ModelProto:
+    """Return a reader of lines of text (batch, 1, 16, 64): convolutions, an LSTM, scores of 37 characters a step."""
+    g = Graph()
+    x = g.conv(g.input("x", ("batch", 1, 16, 64)), (1, 32), strides=[2, 2], pads=[1, 1, 1, 1])
+    x = g.conv(x, (32, 64), strides=[2, 2], pads=[1, 1, 1, 1])
+    x = g.conv(x, (64, 64), strides=[2, 1], pads=[1, 1, 1, 1])
+    x = g.add("Reshape", g.add("Transpose", x, perm=[0, 3, 1, 2]), g.weight([0, 0, 128]))
+    return g.model(scores=g.linear(_lstm(g, x, 128, 96), 96, 37))
+
+
+def image_transformer(layers: int = 2, size: int = 64) -> onnx.ModelProto:
+    """Return a classifier of images (batch, 3, 32, 32) that takes patches of them for words."""
+    g = Graph()
+    x = g.input("x", ("batch", 3, 32, 32))
+    x = g.add("Conv", x, g.normal(size, 3, 8, 8, scale=0.1), g.normal(size, scale=0.1), strides=[8, 8])
+    x = g.add("Transpose", g.add("Reshape", x, g.weight([0, size, 16])), perm=[0, 2, 1])
+    x = g.norm(_encoder(g, x, layers, size), size)
+    return g.model(scores=g.linear(g.add("ReduceMean", x, g.weight([1]), keepdims=0), size, 50))
 
 
 def detector(*, distribution: bool = True, classes: int = 5) -> onnx.ModelProto:

@@ -11,18 +11,43 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-from tests.model.graphs import cosine
+from tests.model.graphs import (
+    cosine,
+    feed,
+    image_transformer,
+    prepared,
+    run,
+    text_recognition,
+    voice_activity,
+)
 from tests.model.test_locks import RECIPES
 from tests.model.test_saturation import CASES, quantized
 
-from cdk_inference.model import build_model, load_recipe, weights
+from cdk_inference.model import (
+    Auto,
+    Evaluation,
+    ModelRecipe,
+    OnnxFile,
+    Provenance,
+    StaticInt8,
+    TensorSpec,
+    build_model,
+    load_recipe,
+    weights,
+)
+from cdk_inference.model.build.architecture import candidates
+from cdk_inference.model.build.calibrate import calibrate
 from cdk_inference.model.build.data import load_samples
-from cdk_inference.model.build.graph import serialize
+from cdk_inference.model.build.graph import clean, serialize
+from cdk_inference.model.build.metrics import likeness
+from cdk_inference.model.build.optimize import optimize
+from cdk_inference.model.build.precisions import convert
 from cdk_inference.model.build.saturation import saturating, unsigned
+from cdk_inference.model.precision import describe
 from cdk_inference.model.weights import MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     Feed = dict[str, np.ndarray]
 
@@ -96,6 +121,45 @@ def test_kernels_give_the_same_sums_without_vnni(tmp_path: Path, cpu_without_vnn
     assert not [name for name in differing if "x86_64" in name]
     # Full-range weights do saturate there: otherwise nothing would be shown.
     assert len([name for name in differing if name.endswith("arm64")]) >= len(CASES) // 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [voice_activity, text_recognition, image_transformer])
+def test_what_ships_for_x86_64_is_as_good_without_vnni_as_its_gate_said(
+    build: Callable[[], onnx.ModelProto], tmp_path: Path, cpu_without_vnni: list[str]
+) -> None:
+    """Every precision that a search would try, as it ships."""
+    model = prepared(build(), tmp_path)
+    feeds = [feed(model, seed=seed) for seed in range(2)]
+    float32 = [run(model, each) for each in feeds]
+    jobs: dict[str, tuple[onnx.ModelProto | Path, list[Feed]]] = {}
+    gates: dict[str, float] = {}
+    for precision in candidates(model, Auto(), calibrated=True):
+        ranges = calibrate(model, "minmax", 100.0, feeds) if isinstance(precision, StaticInt8) else None
+        candidate = serialize(clean(convert(model, precision, ranges, "x86_64")))
+        shipped = optimize(candidate, precision.kind, _recipe(model), feeds[0], tmp_path)
+        name = describe(precision)
+        folder = tmp_path / f"{len(jobs)}"
+        folder.mkdir()
+        weights.write(folder, shipped)
+        jobs[name] = (folder / MODEL, feeds)
+        gates[name] = likeness([run(onnx.load_from_string(shipped), each) for each in feeds], float32)
+    there = Machine(tmp_path / "there", cpu_without_vnni).run(jobs)
+    assert min(gates.values()) > 0.99
+    assert {name: likeness([[each] for each in there[name]], float32) for name in jobs} == pytest.approx(
+        gates, abs=5e-4
+    )
+
+
+def _recipe(model: onnx.ModelProto) -> ModelRecipe:
+    return ModelRecipe(
+        name="m",
+        source=OnnxFile("m.onnx"),
+        inputs=(TensorSpec("x", "float32", ("batch", 1)),),
+        outputs=tuple(TensorSpec(each.name, "float32", ("batch", 1)) for each in model.graph.output),
+        evaluation=Evaluation(data="data.py:evaluation", metric="cosine"),
+        provenance=Provenance(license="CC0-1.0", origin="random numbers"),
+    )
 
 
 def reference(name: str) -> tuple[Path, list[Feed]]:

@@ -26,15 +26,25 @@ QUANTIZED_TOLERANCE = 0.02  # a few steps of 8 bits
 TINY = 1e-6  # what is smaller may be rounding itself
 
 
-def predict(model: bytes, recipe: ModelRecipe, batches: Sequence[Batch], what: str, *, fused: bool = True) -> Outputs:
+def predict(
+    model: bytes,
+    recipe: ModelRecipe,
+    batches: Sequence[Batch],
+    what: str,
+    *,
+    fused: bool = True,
+    exact: bool = True,
+) -> Outputs:
     """Return the outputs for each batch, checked against the declared ones.
 
     Parameters
     ----------
     fused
         Run it as a function does, with fused kernels; otherwise each operator as it is written.
+    exact
+        See `open_session`.
     """
-    session = start(model, what, level=FUSED if fused else AS_WRITTEN)
+    session = start(model, what, exact=exact, level=FUSED if fused else AS_WRITTEN)
     names = [s.name for s in recipe.outputs]
     collected: Outputs = []
     for index, batch in enumerate(batches):

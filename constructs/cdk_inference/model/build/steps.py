@@ -137,6 +137,8 @@ def _find(trials: Trials, request: dict[str, Any], exported: float, work: Path) 
     if isinstance(policy, Auto):
         (work / "lock.json").write_text(lock.to_json(), "utf-8")
     _package(trials, lock, outcome.best.shipped, work, locked=False)
+    with trials.passes.timed("check"):
+        trials.check(work / "artifact")
     write_evaluation(work, trials, outcome.best.outputs)
 
 

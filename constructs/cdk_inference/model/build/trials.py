@@ -207,6 +207,25 @@ class Trials:
         """Judge a model that was made already."""
         return self._judged(Float32(), shipped, None)
 
+    def check(self, packaged: Path) -> None:
+        """Judge what was packaged once more, from its files.
+
+        Raises
+        ------
+        ModelBuildError
+            If it does not pass the gate that it passed as a candidate.
+        """
+        model = weights.join(packaged / weights.MODEL)
+        if hashlib.sha256(model).hexdigest() == self._digest:
+            return
+        value, _ = self.judge.score(self._predict(model, "the packaged model"))
+        gate = limit(self.recipe.evaluation, self.baseline)
+        if not passes(self.recipe.evaluation, value, gate):
+            raise ModelBuildError(
+                f"the packaged model has {self.recipe.evaluation.metric} {value:.6g}, which misses the gate {gate:.6g} "
+                "that it passed as a candidate; give evaluation data and a model without randomness"
+            )
+
     def ship(self, file: Path, precision: Pinned) -> Path:
         """Return a folder with a model as it is deployed: with operators fused for CPUs, and large weights aside."""
 
@@ -240,11 +259,15 @@ class Trials:
 
     def _outputs(self, model: bytes, what: str) -> Outputs:
         def fill(folder: Path) -> None:
-            save_outputs(folder / "outputs.npz", predict(model, self.recipe, self.samples.inputs, what))
+            save_outputs(folder / "outputs.npz", self._predict(model, what))
 
-        depends = [hashlib.sha256(model).hexdigest(), self.samples.digest, self.fresh]
+        depends = [hashlib.sha256(model).hexdigest(), self.samples.digest, self.fresh, self.target]
         made = self.passes.cached("evaluate", depends, fill, what)
         return load_outputs(made / "outputs.npz")
+
+    def _predict(self, model: bytes, what: str) -> Outputs:
+        """Return the outputs over the evaluation data, in the arithmetic of the CPUs that the model is for."""
+        return predict(model, self.recipe, self.samples.inputs, what, exact=self.target != "x86_64")
 
     def _latency(self, model: bytes) -> Timing:
         digest = hashlib.sha256(model).hexdigest()
