@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -115,6 +116,35 @@ def test_lock_gives_the_same_bytes_elsewhere_and_measures_nothing(
     (artifact,) = (tmp_path / "cache" / "models").glob("*/artifact")
     for name in ("model.onnx", "manifest.json"):
         assert (artifact / name).read_bytes() == (found[2].path / name).read_bytes()
+
+
+@pytest.fixture
+def without_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The installation has no torch, and none of what exports with it."""
+    version = importlib.metadata.version
+
+    def found(name: str) -> str:
+        if name in ("torch", "onnxscript", "onnx-ir"):
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", found)
+
+
+@pytest.mark.usefixtures("without_tools")
+def test_model_in_the_cache_needs_none_of_the_tools_that_built_it(found: tuple[Path, Path, BuiltModel]) -> None:
+    assert build_model(found[0], cache=found[1], frozen_lock=True) == found[2]
+
+
+@pytest.mark.usefixtures("without_tools")
+def test_model_that_is_not_in_the_cache_fails_without_the_tools(
+    found: tuple[Path, Path, BuiltModel], copied: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelBuildError, match=r"model 'tiny' is not in the cache .*: building a model needs the .*pip"):
+        build_model(copied, cache=tmp_path / "cache")
+    (copied.parent / "tiny.arm64.lock.json").unlink()
+    with pytest.raises(ModelBuildError, match=r"^building a model needs the \"model\" extra"):
+        build_model(copied, cache=found[1])
 
 
 def test_lock_needs_neither_calibration_nor_evaluation_beyond_the_first_batch(

@@ -101,6 +101,8 @@ class Project:
         Cache root.
     architecture
         Of the CPUs that will run the model.
+    missing
+        Tools and packages that are not installed: their versions are those of the lock, and nothing can be built.
     """
 
     recipe: ModelRecipe
@@ -110,6 +112,7 @@ class Project:
     packages: dict[str, list[str]]
     cache: Path
     architecture: Architecture = DEFAULT_ARCHITECTURE
+    missing: tuple[str, ...] = ()
 
     @property
     def target(self) -> Target:
@@ -184,10 +187,11 @@ def open_project(
         raise ModelBuildError(f"recipe '{recipe.name}': folder {root} does not exist")
     if architecture not in ARCHITECTURES:
         raise ModelBuildError(f"architecture must be {' or '.join(ARCHITECTURES)}, got {architecture!r}")
-    tools = _versions(recipe)
+    tools, missing = _versions(recipe)
     packages = hash_packages({name: version for name, version in tools.items() if name in recipe.packages})
     files, root_of_cache = hash_files(root, recipe), Path(cache or cache_root()).absolute()
-    return Project(recipe, root, tools, files, packages, root_of_cache, architecture)
+    project = Project(recipe, root, tools, files, packages, root_of_cache, architecture, missing)
+    return _with_recorded_versions(project) if missing else project
 
 
 def build_model(
@@ -265,6 +269,10 @@ def build_project(project: Project, *, frozen_lock: bool = False, search: bool =
     lock = None if search else _valid_lock(project, frozen=frozen)
     if not search and (built := read_entry(project.entry(project.key(lock)))):
         return built
+    if project.missing:
+        raise ModelBuildError(
+            f"model '{project.recipe.name}' is not in the cache {project.cache}: {_how_to_install(project)}"
+        )
     with readable_errors(project), locked(project):
         # Somebody else may have built, or searched, while we waited.
         lock = lock or (None if search else _valid_lock(project, frozen=frozen, quiet=True))
@@ -412,19 +420,41 @@ def readable_errors(project: Project) -> Iterator[None]:
         ) from error
 
 
-def _versions(recipe: ModelRecipe) -> dict[str, str]:
-    """Return distribution versions without local parts: ``2.9.0+cpu`` and ``2.9.0`` build the same model."""
+def _versions(recipe: ModelRecipe) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return versions of distributions, and the names of those that are not installed.
+
+    Local parts are left out: ``2.9.0+cpu`` and ``2.9.0`` build the same model.
+    """
     found = {"cdk-inference": importlib.metadata.version("cdk-inference")}
+    missing = []
     for name in (*TOOLS, *recipe.packages):
         try:
             found[name] = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
-            if name in TOOLS:
-                raise ModelBuildError(MISSING_EXTRA) from None
-            raise ModelBuildError(
-                f"recipe '{recipe.name}' names package '{name}', which is not installed: pip install {name}"
-            ) from None
-    return found
+            missing.append(name)
+    return found, tuple(missing)
+
+
+def _with_recorded_versions(project: Project) -> Project:
+    """Return a project with the versions of its lock for what is not installed: a model in the cache needs none of it.
+
+    Raises
+    ------
+    ModelBuildError
+        If there is no lock that has them.
+    """
+    lock = read_lock(project.lock_file) if isinstance(project.recipe.precision, Auto) else None
+    recorded = {name: lock.tools[name] for name in project.missing if name in lock.tools} if lock else {}
+    if len(recorded) < len(project.missing):
+        raise ModelBuildError(_how_to_install(project))
+    return replace(project, tools=project.tools | recorded)
+
+
+def _how_to_install(project: Project) -> str:
+    name = next((name for name in project.missing if name not in TOOLS), None)
+    if name is None or set(TOOLS).intersection(project.missing):
+        return MISSING_EXTRA
+    return f"recipe '{project.recipe.name}' names package '{name}', which is not installed: pip install {name}"
 
 
 def read_entry(entry: Path) -> BuiltModel | None:
