@@ -23,7 +23,8 @@ class Auto:
     Parameters
     ----------
     objective
-        What is best: ``"latency"``, then size; or ``"size"``, then latency. What is slower than float32 never ships.
+        What is best: ``"latency"``, then size; or ``"size"``, then latency. What is slower than float32 by more than a
+        tenth never ships, nor does what loses precision without being quicker or smaller.
     keep_float
         Nodes of the exported graph (``"Conv_12"``) or operators (``"Softmax"``) that stay float in every candidate.
     """
@@ -63,7 +64,9 @@ class Float16:
 
 @dataclass(frozen=True)
 class StaticInt8:
-    """Static 8-bit quantization: uint8 activations, int8 weights per channel (QDQ), model outputs stay float.
+    """Static 8-bit quantization: uint8 activations, int8 weights per channel (QDQ).
+
+    Model outputs, and what follows the last convolutions or products, stay float.
 
     For convolutional networks. The ranges of the activations are measured on the recipe's calibration data.
 
