@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade test verify verify-arm64 bench lint format venv clean
+.PHONY: demo demo-text demo-cascade test verify verify-arm64 verify-models bench lint format venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs
 	@$(ACTIVATED) $(PY) demo.py
@@ -30,6 +30,9 @@ verify: venv ## show the reference apps to linters and rules that nobody here wr
 
 verify-arm64: venv ## run the functions for arm64 and Python 3.14 under emulation, and compare them with this machine's
 	@$(ACTIVATED) $(PY) -m verify.arm64 $(VERIFY)
+
+verify-models: venv ## build public models, and compare what their users see with float32: up to ten minutes, or cases as in VERIFY="speech detector"
+	@$(ACTIVATED) $(PY) -m verify.models $(VERIFY)
 
 bench: venv ## measure what docs/performance.md says, and write it there: 15 minutes on a quiet machine, or subjects as in BENCH="warm handler"
 	@$(ACTIVATED) $(PY) -m benchmarks $(BENCH)

@@ -1,19 +1,15 @@
-"""What public ONNX files are like, made small here, and a few of those that packages carry, built as a user would."""
+"""What public ONNX files are like, made small here; `verify.models` builds real ones."""
 
 from __future__ import annotations
 
-from importlib.metadata import distribution
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.model.graphs import cosine, prepared, run
 
-from cdk_inference import LambdaPlatform
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import (
     DynamicInt8,
@@ -24,7 +20,6 @@ from cdk_inference.model import (
     StaticInt8,
     TensorSpec,
     WeightOnly,
-    build_model,
 )
 from cdk_inference.model.build.calibrate import calibrate
 from cdk_inference.model.build.data import load_samples
@@ -34,12 +29,12 @@ from cdk_inference.model.build.sources import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from cdk_inference.model.precision import Pinned
 
     Array = np.ndarray[Any, Any]
 
-HOST = LambdaPlatform.host().architecture
 RANDOM = np.random.default_rng(5)
 X = TensorSpec("x", "float32", ("batch", 64))
 Y = TensorSpec("y", "float32", ("batch", 48))
@@ -228,102 +223,3 @@ def test_inputs_of_different_batches_are_refused(tmp_path: Path) -> None:
     inputs = [TensorSpec("x", "float64", ("batch", 2)), TensorSpec("z", "float64", ("others", 2))]
     with pytest.raises(ModelBuildError, match=r"has different numbers of samples: 'x' 4, 'z' 1; the first axis"):
         load_samples(tmp_path, "data.py:data", "evaluation.data", inputs)
-
-
-RECIPE = """
-from cdk_inference.model import *
-
-RECIPE = ModelRecipe(
-    name="public",
-    source={source},
-    inputs=({inputs},),
-    outputs=({outputs},),
-    evaluation=Evaluation("data.py:evaluation", metric="cosine", max_drop=0.02),
-    calibration="data.py:calibration",
-    provenance=Provenance(license="{license}", origin="{package} on PyPI"),
-)
-"""
-DATA = """
-import numpy as np
-
-def batches(seed):
-    random = np.random.default_rng(seed)
-    for _ in range(4):
-        yield {batch}
-
-def evaluation():
-    return batches(1)
-
-def calibration():
-    return batches(2)
-"""
-TEXT = "random.integers(32, 127, (4, 2048), dtype=np.int32)"
-LETTERS = "random.integers(1, 40, (4, 12))"
-PACKAGES = {
-    "magika": (
-        "Apache-2.0",
-        "magika/models/standard_v3_3/model.onnx",
-        'TensorSpec("bytes", "int32", ("batch", 2048))',
-        'TensorSpec("target_label", "float32", ("batch", 214))',
-        f"{{'bytes': {TEXT}}}",
-        "convolutional",
-        0.5,
-    ),
-    "arabic-name-romanizer": (
-        "MIT",
-        "arabic_name_romanizer/resources/decoder.onnx",
-        'TensorSpec("prefix", "int64", ("batch", "targets")), TensorSpec("memory", "float32", ("batch", "sources", 256)'
-        '), TensorSpec("src_mask", "bool", ("batch", "sources")), TensorSpec("hidden", "float32", ("batch", 2, 256))',
-        'TensorSpec("logprobs", "float32", ("batch", 160)), TensorSpec("hidden_out", "float32", ("batch", 2, 256))',
-        "{'prefix': random.integers(1, 40, (4, 3)), 'memory': random.normal(size=(4, 12, 256)).astype(np.float32), "
-        "'src_mask': np.ones((4, 12), bool), 'hidden': random.normal(size=(4, 2, 256)).astype(np.float32)}",
-        "transformer",
-        1.0,
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("package", PACKAGES)
-def test_package_builds(package: str, tmp_path: Path) -> None:
-    terms, path, inputs, outputs, batch, kind, largest = PACKAGES[package]
-    source = f'PackageFile("{package}", "{path}")'
-    text = RECIPE.format(source=f"OnnxFile({source})", inputs=inputs, outputs=outputs, license=terms, package=package)
-    (tmp_path / "recipe.py").write_text(text)
-    (tmp_path / "data.py").write_text(DATA.format(batch=batch))
-    built = build_model(tmp_path / "recipe.py", cache=tmp_path / "cache", architecture=HOST)
-    original = Path(str(distribution(package).locate_file(path)))
-    shipped = built.path / "model.onnx"
-    report = built.report.read_text("utf-8")
-    assert f'"architecture": "{kind}"' in report
-    assert '"status": "error"' not in report
-    assert shipped.stat().st_size <= largest * original.stat().st_size * 1.01
-    sessions = [ort.InferenceSession(str(file), providers=["CPUExecutionProvider"]) for file in (original, shipped)]
-    namespace: dict[str, Any] = {}
-    exec(compile((tmp_path / "data.py").read_text(), "data.py", "exec"), namespace)  # noqa: S102 - written above
-    for feed in namespace["batches"](3):
-        for count in (1, 3):
-            expected, found = (s.run(None, {k: v[:count] for k, v in feed.items()}) for s in sessions)
-            assert min(cosine(a, b) for a, b in zip(found, expected, strict=True)) > 0.9
-
-
-@pytest.mark.slow
-def test_package_with_a_state_builds_once_the_state_is_a_constant(tmp_path: Path) -> None:
-    """What the message about inputs that never change asks for, done to a voice detector with control flow."""
-    path = distribution("silero-vad").locate_file("silero_vad/data/silero_vad_half.onnx")
-    model = onnx.load(str(path))
-    model.graph.initializer.append(numpy_helper.from_array(np.zeros((2, 1, 128), np.float32), "state"))
-    onnx.save(model, tmp_path / "vad.onnx")
-    inputs, outputs = 'TensorSpec("input", "float32", (1, 576))', 'TensorSpec("output", "float32", (1, 1))'
-    text = RECIPE.format(
-        source='OnnxFile("vad.onnx")', inputs=inputs, outputs=outputs, license="MIT", package="silero-vad"
-    )
-    (tmp_path / "recipe.py").write_text(text)
-    batch = "{'input': random.normal(size=(1, 576)).astype(np.float32) / 10}"
-    (tmp_path / "data.py").write_text(DATA.format(batch=batch))
-    built = build_model(tmp_path / "recipe.py", cache=tmp_path / "cache", architecture=HOST)
-    window = (np.random.default_rng(4).normal(size=(1, 576)) / 10).astype(np.float32)
-    original = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    expected = original.run(["output"], {"input": window, "state": np.zeros((2, 1, 128), np.float32)})[0]
-    shipped = ort.InferenceSession(str(built.path / "model.onnx"), providers=["CPUExecutionProvider"])
-    np.testing.assert_allclose(shipped.run(["output"], {"input": window})[0], expected, atol=0.05)

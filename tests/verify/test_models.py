@@ -1,0 +1,147 @@
+"""The comparison of public models with float32: it finds a model that answers differently, whatever weight is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+from verify.models import judge
+from verify.models.judge import CASES, Row, compare
+
+from cdk_inference.model import TensorSpec
+from tests.model import graphs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+ROOT = Path(__file__).parents[2]
+
+
+def helpers() -> ModuleType:
+    """Import what the cases share, as they do: from their folder."""
+    spec = importlib.util.spec_from_file_location("case", CASES / "case.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["case"] = module  # its dataclass looks itself up
+    spec.loader.exec_module(module)
+    return module
+
+
+HELPERS = helpers()
+
+
+def classifies(run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> list[int]:
+    return [int(run({"images": image[None]})["scores"].argmax()) for image in graphs.images(60, seed=9)]
+
+
+NET: Any = SimpleNamespace(
+    CASE=HELPERS.Case(
+        kind="a network",
+        package="",
+        file="",
+        license="CC0-1.0",
+        inputs=(TensorSpec("images", "uint8", ("batch", 32, 32, 3)),),
+        outputs=(TensorSpec("scores", "float32", ("batch", 10)),),
+        seen="classes",
+        bound=0.95,
+    ),
+    use=classifies,
+)
+
+
+def damaged(model: onnx.ModelProto, index: int) -> onnx.ModelProto:
+    """Return a copy with one weight shifted by its spread."""
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    weight = copy.graph.initializer[index]
+    values = numpy_helper.to_array(weight)
+    weight.CopyFrom(numpy_helper.from_array((values + 3 * values.std()).astype(values.dtype), weight.name))
+    return copy
+
+
+def row(agreement: float) -> Row:
+    return Row("net", "", "", "", agreement=agreement, bound=NET.CASE.bound)
+
+
+def test_same_model_agrees_and_one_wrong_weight_fails(tmp_path: Path) -> None:
+    model = graphs.cnn()
+    onnx.save(model, tmp_path / "float32.onnx")
+    onnx.save(model, tmp_path / "shipped.onnx")
+    assert compare(NET, tmp_path / "float32.onnx", tmp_path / "shipped.onnx") == 1.0
+    matrices = [i for i, w in enumerate(model.graph.initializer) if len(w.dims) > 1]
+    assert len(matrices) > 5
+    for index in matrices:
+        onnx.save(damaged(model, index), tmp_path / "shipped.onnx")
+        agreement = compare(NET, tmp_path / "float32.onnx", tmp_path / "shipped.onnx")
+        assert not row(agreement).good, model.graph.initializer[index].name
+
+
+def test_row_is_good_if_it_is_refused_as_expected_or_agrees() -> None:
+    assert row(0.95).good
+    assert not row(0.9499).good
+    assert Row("net", "", "", "", refusal="time first").good
+    assert not Row("net", "", "", "", failure="the gate failed", agreement=1.0).good
+
+
+def test_state_is_moved_behind_the_batch() -> None:
+    """A recurrent network that has its batch on the second axis answers the same when it comes first."""
+    g = graphs.Graph()
+    x = g.input("x", ("time", "batch", 16))
+    y = g.add("Add", g.add("Relu", x), g.add("Identity", x))
+    model = g.model(y=g.add("Identity", y))
+    feed = np.random.default_rng(0).normal(size=(5, 3, 16)).astype(np.float32)
+    expected = ort.InferenceSession(model.SerializeToString()).run(None, {"x": feed})[0]
+    moved = HELPERS.batch_first(model, {"x": (1, 0, 2), "y": (1, 0, 2)})
+    onnx.checker.check_model(moved)
+    found = ort.InferenceSession(moved.SerializeToString()).run(None, {"x": feed.transpose(1, 0, 2)})[0]
+    np.testing.assert_array_equal(found, expected.transpose(1, 0, 2))
+
+
+def test_boxes_and_texts_are_compared() -> None:
+    assert HELPERS.overlap((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert HELPERS.overlap((0, 0, 1, 1), (1, 1, 2, 2)) == 0.0
+    assert HELPERS.f1([[1, 2], []], [[2], [3]], lambda a, b: a == b) == 0.5
+    assert HELPERS.f1([[1, 1]], [[1]], lambda a, b: a == b) == pytest.approx(2 / 3)
+    assert HELPERS.collapse([0, 1, 1, 0, 1, 2], ["", "a", "b"], 0) == "aab"
+
+
+def test_each_case_is_complete() -> None:
+    names = judge.names()
+    assert len(names) >= 12
+    for name in names:
+        text = (CASES / f"{name}.py").read_text("utf-8")
+        for function in ("calibration", "evaluation", "use"):
+            assert f"def {function}(" in text, name
+
+
+def test_command_fails_with_69_without_an_index(tmp_path: Path) -> None:
+    nowhere = "http://127.0.0.1:9/simple"
+    variables = {"UV_DEFAULT_INDEX": nowhere, "UV_INDEX": "", "UV_FIND_LINKS": "", "UV_CACHE_DIR": str(tmp_path / "uv")}
+    done = subprocess.run(
+        [sys.executable, "-m", "verify.models"],
+        cwd=ROOT,
+        env={**os.environ, **variables, "UV_NO_CONFIG": "1", "CDK_INFERENCE_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith(
+        "the public models were not verified: the packages with the models cannot be downloaded"
+    )
+    assert done.returncode == 69
+
+
+def test_row_survives_its_process() -> None:
+    assert json.loads(judge.to_json(row(0.97)))["agreement"] == 0.97
