@@ -130,6 +130,8 @@ class StageFunction(Construct):
         Whether it can take longer than an express workflow may wait.
     transient_errors
         Errors of an invocation that say nothing about the items.
+    reserved_concurrent_executions
+        As given.
     """
 
     slow: ClassVar[bool] = False
@@ -176,6 +178,7 @@ class StageFunction(Construct):
                 f"reserved_concurrent_executions is {reserved_concurrent_executions}; nothing runs with less than 1"
             )
         self.timeout = timeout
+        self.reserved_concurrent_executions = reserved_concurrent_executions
         self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         description = described(description, FUNCTION)
         self.role = iam.Role(

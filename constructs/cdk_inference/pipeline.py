@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Annotations, CfnOutput, Duration, Token
@@ -26,7 +25,7 @@ from cdk_inference.routing.strategies import RoutePlan
 from cdk_inference.stages import Postprocess
 from cdk_inference.trigger import S3Trigger
 from cdk_inference.work import WorkBucket
-from cdk_inference.workflow import InferenceWorkflow
+from cdk_inference.workflow import PARTS, InferenceWorkflow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,10 +95,11 @@ class InferencePipeline(Construct):
     batch_window
         Longest time to wait for a batch to fill up, 0 to 300 seconds. Default: 1 second.
     max_receive_count
-        Times an object is tried before it goes to the dead-letter queue; outages and throttling count. Default: 10.
+        Times an object that fails by itself is delivered before it goes to the dead-letter queue, 1 to 1,000. What is
+        throttled is given back for as long as need be. Default: 10.
     stage_timeout
-        Of one invocation of each function. Finding the item that times out takes log2(batch_size) + 3 invocations, and
-        all must fit into the 5 minutes of an express workflow, of both models of a cascade; when `fused`, 2 fewer.
+        Of one invocation of each function. Finding the items that time out takes 5 invocations, one after the other,
+        of both models of a cascade. All must fit into the 5 minutes of an express workflow. When `fused`, it takes 3.
         Default: 30 seconds, 18 with a cascade, or 40 when `fused`.
     workflow_timeout
         Of one batch; a message that failed is tried again about this much later. Default: 5 minutes.
@@ -277,6 +277,7 @@ class InferencePipeline(Construct):
             "Workflow",
             legs=[self.routes[leg.route.name].leg(leg, routed=routing is not None) for leg in plan.legs.values()],
             router=None if routing is None else Router(self, "Router", plan=plan, trigger=self.trigger, **options),
+            trigger=self.trigger,
             timeout=per_batch,
             **kept,
         )
@@ -452,7 +453,8 @@ def _check_timeouts(
     stage = seconds("stage_timeout", stage_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
     if workflow is None or stage is None or Token.is_unresolved(batch_size):
         return
-    rounds = math.ceil(math.log2(max(batch_size, 1))) + 1
+    # The batch, its parts, and single items.
+    rounds = 1 + (batch_size > 1) + (batch_size > PARTS)
     # After the first of three stages, the last part still has two to go.
     invocations = rounds if fused else rounds + 2
     for leg in plan.legs.values():
@@ -463,7 +465,7 @@ def _check_timeouts(
         if invocations * sum(slowest) > workflow:
             which = "stage_timeout" if max(slowest) == stage else f"the timeout of inference on route {routes[-1].name}"
             raise PropError(
-                f"{which} is {max(slowest)} s: finding the one object that times out in a batch of {batch_size} takes "
+                f"{which} is {max(slowest)} s: finding the objects that time out in a batch of {batch_size} takes "
                 f"{invocations * len(routes)} invocations, which do not fit into the workflow's {workflow} s; "
                 f"use at most {workflow // (invocations * len(routes))} s, or smaller batches"
             )

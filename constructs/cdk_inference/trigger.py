@@ -38,9 +38,14 @@ Pipes would take 10,000, but the input of a workflow is limited to 262,144 chara
 take 7,200 of them: a key of 1,024 bytes is six times as long once it is escaped.
 """
 
-# Quotes around a path to a string and none around one to an object, as AWS documents it. Both paths are in every
+# Quotes around a path to a string and none around one to an object, as AWS documents it. All paths are in every
 # message: what AWS does about a path that is missing is not documented clearly.
-_INPUT_TEMPLATE = '{"message_id": "<$.messageId>", "body": <$.body>}'
+_INPUT_TEMPLATE = (
+    '{"message_id": "<$.messageId>", "receive_count": "<$.attributes.ApproximateReceiveCount>", "body": <$.body>}'
+)
+
+MOST_RECEIVES = 1000
+"""Times that SQS delivers a message at most before it is a dead letter: the largest number that it takes."""
 
 # https://docs.aws.amazon.com/IAM/latest/APIReference/API_PutRolePolicy.html has the pattern.
 _NOT_IN_POLICIES = re.compile(r"[^\x20-\xff]")
@@ -82,8 +87,9 @@ class S3Trigger(Construct):
         Longest time to wait for a batch to fill up, 0 to 300 seconds; at least 1 for batches of more than 10. With
         little traffic, AWS may wait for up to 20 seconds, whatever is set. Default: 1 second.
     max_receive_count
-        Times an object is tried before it goes to the dead-letter queue. Every time counts in which a function is
-        throttled or a service is away, so a low number turns an outage into dead letters. Default: 10.
+        Times an object that fails by itself is delivered before it goes to the dead-letter queue, 1 to 1,000. An
+        `InferenceWorkflow` with this trigger sees to that, and gives back for as long as need be what is throttled. For
+        other workflows SQS counts every delivery. Default: 10.
     processing_timeout
         Longest time the workflow takes; the queue hides a message for this and 30 seconds more, plus the window.
         Default: 5 minutes, the limit of an express workflow.
@@ -97,7 +103,7 @@ class S3Trigger(Construct):
     ----------
     bucket, queue, dead_letter_queue, undelivered_queue, rule, log_group
         The parts. What EventBridge itself cannot deliver to the queue goes to ``undelivered_queue``.
-    prefix
+    prefix, max_receive_count
         As given.
 
     Raises
@@ -137,6 +143,7 @@ class S3Trigger(Construct):
         self._batch_size = batch_size
         self._window = window
         self.prefix = prefix
+        self.max_receive_count = max_receive_count
         self.bucket = bucket if bucket is not None else self._create_bucket(encryption_key, removal_policy)
         _warn_without_events(self.bucket, self)
 
@@ -233,8 +240,9 @@ class S3Trigger(Construct):
     def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
         """Start the express workflow with each batch, and wait for it.
 
-        The workflow gets a list of ``{"message_id", "body"}``, where the body is the event of EventBridge, and
-        returns ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages stay in the queue.
+        The workflow gets a list of ``{"message_id", "receive_count", "body"}``, where the count is a text and the body
+        the event of EventBridge. It returns ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages
+        stay in the queue.
         """
         stack = Stack.of(self)
         role = iam.Role(
@@ -304,6 +312,16 @@ class S3Trigger(Construct):
         return iam.Grant.add_to_principal(
             grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self.dead_letter_queue.queue_arn]
         )
+
+    def leave_dead_letters_to(self, workflow: iam.IGrantable) -> iam.Grant:
+        """Let a workflow decide which messages become dead letters, and put them into the queue itself.
+
+        SQS counts deliveries, and cannot tell those of an object that fails from those in which a function was
+        throttled. So it only moves what was delivered `MOST_RECEIVES` times.
+        """
+        queue = cast("sqs.CfnQueue", self.queue.node.default_child)
+        queue.add_property_override("RedrivePolicy.maxReceiveCount", MOST_RECEIVES)
+        return self.grant_bury(workflow)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects under the prefix."""

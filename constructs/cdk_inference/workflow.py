@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aws_cdk import Duration
+from aws_cdk import Duration, Stack, Token, Tokenization
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
 from cdk_inference.errors import PropError
-from cdk_inference.functions import TRANSIENT_ERRORS
+from cdk_inference.functions import CONFIGURATION_ERRORS, TRANSIENT_ERRORS
 from cdk_inference.metadata import mark
 from cdk_inference.routing.strategies import text
+from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
 
 if TYPE_CHECKING:
@@ -30,9 +31,32 @@ if TYPE_CHECKING:
     from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.routing.router import Router
     from cdk_inference.routing.strategies import Escalation
+    from cdk_inference.trigger import S3Trigger
 
 
-_VARIANT = "{% $variant = '' ? null : $variant %}"
+PARTS = 4
+"""How many parts of a batch are scored at the same time, and into how many a batch is split whose invocation died."""
+
+_BURYING = 10_000  # milliseconds that are kept for the dead letters
+_NULL = "{% null %}"
+# Lambda's cause is JSON, of which the message is what a reader of a dead letter wants. Backslashes by number: JSONata
+# looks for the end of a regular expression without regard to escaped brackets.
+_SAID = (
+    r"""($cause := $states.input.Cause & ''; """
+    r"""$said := $match($cause, /"errorMessage": ?"((?:[^"\x5c]|\x5c.)*)/)[0].groups[0]; """
+    r"""$substring($said ? $replace($said, /\x5c(.)/, "$1") : $cause ? $cause : "no cause is known", 0, 1000))"""
+)
+_REPAIR = {"error": "{% $states.input.Error %}", "cause": f"{{% {_SAID} %}}"}
+# Lambda refuses by an error that Step Functions knows no name for, and says so in the cause alone.
+_DENIED = (
+    f"{{% [$contains($states.input.Cause & '', 'AccessDenied') ? {{'error': 'AccessDenied', 'cause': {_SAID}}}] %}}"
+)
+# The message's own text is gone, as the pipe parses it: what was JSON is JSON again.
+_BODY = (
+    "($message := $messages[message_id = $states.input.message_id]; "
+    "$body := $exists($message.body) ? $message.body : $sift($message, function($value, $name) "
+    "{ $not($name in ['message_id', 'receive_count']) }); $type($body) = 'string' ? $body : $string($body))"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,14 +118,19 @@ class FusedLeg:
 class InferenceWorkflow(Construct):
     """An express state machine that takes a batch of messages through the stages.
 
-    Input: a list of ``{"message_id", "body"}``, as `S3Trigger` sends it. Output:
+    Input: a list of ``{"message_id", "receive_count", "body"}``, as `S3Trigger` sends it. Output:
     ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``, the messages that must be tried again.
 
     The stages handle the errors of single items themselves. When an invocation dies as a whole (out of memory, a
-    crash, a timeout), the batch is split in two and both halves are tried, until the item that kills it is alone: only
-    that one fails. When Lambda or another service is not available, nothing can be learnt from halves: what is left is
-    given back to the queue. So is what is left when the time might not suffice for another part: an execution that ran
-    out of time would report its finished part as failed too.
+    crash, a timeout), the batch is split into four parts, which are scored at the same time, each with its items
+    isolated from each other; what dies then is split into single items. What is left fails alone. Messages that came
+    back are kept from new ones, and isolated at once.
+
+    An item that fails by itself is given back to the queue; with a trigger, it goes to the dead-letter queue with its
+    error once it has been delivered ``max_receive_count`` times. When Lambda or another service is not available,
+    items are given back however often that happens. So is what is left when the time might not suffice for another
+    part: an execution that ran out of time would report its finished part as failed too. When something must be
+    repaired, such as a missing permission, the execution fails at its end, and its messages stay in the queue.
 
     With several legs, items are sorted by destination first, and each part is a batch of its own. What the first leg of
     a cascade is not sure of becomes a batch of the second. A leg on a GPU ends after preprocessing: a workflow that may
@@ -113,6 +142,9 @@ class InferenceWorkflow(Construct):
         What items can go through: a `Leg` or a `FusedLeg` for each route.
     router
         Sorts the items, if there is more than one leg.
+    trigger
+        Whose dead-letter queue takes what fails by itself too often. Default: all of it is given back, and the queue
+        that the messages come from decides.
     timeout
         Of one execution, at most 5 minutes. Default: 5 minutes.
     encryption_key
@@ -141,6 +173,7 @@ class InferenceWorkflow(Construct):
         *,
         legs: Sequence[Leg | FusedLeg],
         router: Router | None = None,
+        trigger: S3Trigger | None = None,
         timeout: Duration | None = None,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
@@ -161,7 +194,9 @@ class InferenceWorkflow(Construct):
             "StateMachine",
             comment=f"scores batches of objects with {', '.join(_model_stage(leg).node.path for leg in legs)}",
             definition_body=sfn.DefinitionBody.from_chainable(
-                _Definition(self, last_start=_last_start(limit, legs)).build(legs, router)
+                _Definition(self, last_start=_last_start(limit, legs), trigger=trigger).build(
+                    legs, router, at_once=_at_once(legs)
+                )
             ),
             query_language=sfn.QueryLanguage.JSONATA,
             state_machine_type=sfn.StateMachineType.EXPRESS,
@@ -176,6 +211,8 @@ class InferenceWorkflow(Construct):
                 leg.gpu_workflow.grant_start_execution(self.state_machine)
         if router is not None:
             router.grant(self.state_machine)
+        if trigger is not None:
+            trigger.leave_dead_letters_to(self.state_machine)
         self._key = encryption_key
         encryption.encrypt_executions(self.state_machine, encryption_key)
         mark(self.state_machine, "state-machine")
@@ -203,93 +240,193 @@ class InferenceWorkflow(Construct):
 class _Definition:
     """The states; no part of a batch is started after ``last_start`` milliseconds.
 
-    Variables: ``pending``, the batches still to do, each with its destination once it has one; ``batch``, the messages
-    of the one at hand, and ``destination`` and ``variant``; ``failures``, the ids of the messages to try again.
-    JSONata drops the brackets of a list of one, hence the ``[…]`` around lists.
+    Variables: ``messages``, the whole input; ``parts`` still to do, each with the ``ids`` of its messages, whether to
+    ``isolate`` them and, with a router, its destination; ``back``, the ids of the messages to try again; ``failed``,
+    what failed by itself, with error and cause; ``misconfigured``, errors that somebody must repair; ``answers`` of a
+    cascade's first model by id. Within the map over the parts: ``batch``, the messages of the part, ``isolate``,
+    ``destination`` and ``variant``; ``items`` and ``rejected``, and in ``prepared`` what else preprocessing said.
+    Only ids leave the map, so that its result stays small. JSONata drops the brackets of a list of one, hence the
+    ``[…]`` around lists.
     """
 
-    def __init__(self, scope: Construct, *, last_start: int) -> None:
+    def __init__(self, scope: Construct, *, last_start: int, trigger: S3Trigger | None) -> None:
         self._scope = scope
         self._last_start = last_start
-        self._more = sfn.Choice.jsonata(scope, "More to do?")
-        self._died = sfn.Choice.jsonata(scope, "More than one item?")
+        self._trigger = trigger
+        self._routed = False
         self._give_back = sfn.Pass.jsonata(
-            scope,
-            "Give back the rest",
-            assign={
-                "failures": "{% [$append($append($failures, [$batch.message_id]), [$pending.messages.message_id])] %}",
-                "pending": [],
-            },
+            scope, "Give back part", outputs={"back": "{% [$batch.message_id] %}", "misconfigured": _DENIED}
         )
+        self._repair = sfn.Pass.jsonata(
+            scope, "Ask for repair", outputs={"back": "{% [$batch.message_id] %}", "misconfigured": [_REPAIR]}
+        )
+        self._died = sfn.Choice.jsonata(scope, "More than one item?")
 
-    def build(self, legs: Sequence[Leg | FusedLeg], router: Router | None) -> sfn.IChainable:
+    def build(self, legs: Sequence[Leg | FusedLeg], router: Router | None, *, at_once: int) -> sfn.IChainable:
         """Return the first state."""
-        routed = router is not None
-        # An empty destination is none yet.
-        unrouted = {} if router is None else {"destination": router.plan.entry}
-        variant = {} if router is None else {"variant": ""}
+        self._routed = router is not None
+        entry = None if router is None else router.plan.entry
         receive = sfn.Pass.jsonata(
             self._scope,
             "Receive",
-            assign={"pending": [{**unrouted, "messages": "{% $states.input %}"}], "failures": [], **variant},
-        )
-        take = sfn.Pass.jsonata(
-            self._scope,
-            "Take batch",
             assign={
-                "batch": "{% [$pending[0].messages] %}",
-                **({"destination": "{% $pending[0].destination %}"} if routed else {}),
-                "pending": "{% [$filter($pending, function($batch, $index) { $index > 0 })] %}",
+                "messages": "{% $states.input %}",
+                # An object that came back may have killed its invocation, and is kept from those that are new.
+                "parts": f"{{% {_received(entry)} %}}",
+                "back": [],
+                "failed": [],
+                "misconfigured": [],
+                "answers": {},
             },
         )
-        entries = {leg.name: self._leg(leg) if isinstance(leg, Leg) else self._fused(leg) for leg in legs}
-        receive.next(self._more)
-        self._choose_part(take)
-        if router is None:
-            (entry,) = entries.values()
-            take.next(entry)
-        else:
-            take.next(router.states(self._scope, entries, again=self._more, on_error=self._catch))
-        self._bisect(routed=routed)
-        self._give_back.next(self._more)
-        return receive
-
-    def _choose_part(self, take: sfn.Pass) -> None:
-        done = sfn.Pass.jsonata(
+        score = sfn.Map.jsonata(
+            self._scope,
+            "Score parts",
+            items=sfn.ProvideItems.jsonata("{% [$parts] %}"),
+            max_concurrency=at_once,
+            outputs={},
+            assign={
+                "parts": "{% [$states.result.parts] %}",
+                "back": "{% [$append($back, $states.result.back)] %}",
+                "failed": "{% [$append($failed, $states.result.failed)] %}",
+                "misconfigured": "{% [$append($misconfigured, $states.result.misconfigured)] %}",
+                "answers": "{% $merge([$answers, $states.result.answers.{message_id: answer}]) %}",
+            },
+        )
+        score.item_processor(self._part(legs, router))
+        more = sfn.Choice.jsonata(self._scope, "More to do?")
+        more.when(sfn.Condition.jsonata("{% $count($parts) > 0 %}"), score, comment="parts are left")
+        more.when(
+            sfn.Condition.jsonata("{% $count($misconfigured) > 0 %}"),
+            # The execution fails, so that the workflow's alarm says so; all of its messages stay in the queue.
+            sfn.Fail.jsonata(
+                self._scope,
+                "Misconfigured",
+                error="Misconfigured",
+                cause="{% $misconfigured[0].error & ': ' & $misconfigured[0].cause %}",
+            ),
+            comment="somebody must repair something",
+        )
+        report = sfn.Pass.jsonata(
             self._scope,
             "Report failures",
-            outputs={"batchItemFailures": "{% [$failures.{'itemIdentifier': $}] %}"},
+            outputs={"batchItemFailures": "{% [$append($back, $failed.message_id).{'itemIdentifier': $}] %}"},
         )
-        self._more.when(sfn.Condition.jsonata("{% $count($pending) = 0 %}"), done)
-        self._more.when(
+        if self._trigger is not None:
+            bury = self._bury(self._trigger)
+            more.when(sfn.Condition.jsonata("{% $count($failed) > 0 %}"), bury, comment="some failed by themselves")
+            bury.next(report)
+        more.otherwise(report)
+        receive.next(score).next(more)
+        return receive
+
+    def _part(self, legs: Sequence[Leg | FusedLeg], router: Router | None) -> sfn.IChainable:
+        """Return the first of the states that a part goes through; the last one says what became of it."""
+        take = sfn.Pass.jsonata(
+            self._scope,
+            "Take part",
+            assign={
+                "batch": "{% [$messages[message_id in $states.input.ids].($answer := $lookup($answers, message_id); "
+                "$exists($answer) ? $merge([$, {'first': $answer}]) : $)] %}",
+                "isolate": "{% $states.input.isolate %}",
+                **({"destination": "{% $states.input.destination %}", "variant": _NULL} if self._routed else {}),
+            },
+        )
+        time_left = sfn.Choice.jsonata(self._scope, "Time left?")
+        time_left.when(
             sfn.Condition.jsonata(
                 "{% $toMillis($states.context.State.EnteredTime) - $toMillis($states.context.Execution.StartTime) "
                 f"> {self._last_start} %}}"
             ),
             self._give_back,
-            assign={"batch": []},
+            outputs={"Cause": ""},
         )
-        self._more.otherwise(take)
+        entries = {leg.name: self._leg(leg) if isinstance(leg, Leg) else self._fused(leg) for leg in legs}
+        if router is None:
+            (entry,) = entries.values()
+            time_left.otherwise(entry)
+        else:
+            time_left.otherwise(router.states(self._scope, entries, on_error=self._catch))
+        self._split()
+        return take.next(time_left)
 
-    def _bisect(self, *, routed: bool) -> None:
-        part = "'destination': $destination, " if routed else ""
+    def _split(self) -> None:
+        """Split the part whose invocation died; what dies alone is to blame."""
+        whole = _json_part("[message_id]", routed=self._routed)
+        some = _json_part("[$batch[[$n * $size..($n + 1) * $size - 1]].message_id]", routed=self._routed)
         split = sfn.Pass.jsonata(
             self._scope,
-            "Split batch",
-            assign={
-                # The halves go to the end, so that those without a poison are done first.
-                "pending": "{% ($half := $floor($count($batch) / 2); [$append($pending, ["
-                f"{{{part}'messages': [$batch[[0..$half - 1]]]}}, "
-                f"{{{part}'messages': [$batch[[$half..$count($batch) - 1]]]}}"
-                "])]) %}"
+            "Split part",
+            outputs={
+                "parts": "{% $isolate "
+                f"? [$batch.{whole}] "
+                f": ($size := $ceil($count($batch) / {PARTS}); "
+                f"[$map([0..$ceil($count($batch) / $size) - 1], function($n) {{ {some} }})]) %}}"
             },
         )
         fail_item = sfn.Pass.jsonata(
-            self._scope, "Fail item", assign={"failures": "{% [$append($failures, [$batch.message_id])] %}"}
+            self._scope,
+            "Fail item",
+            outputs={
+                "failed": [
+                    {
+                        "message_id": "{% $batch[0].message_id %}",
+                        "error": "{% $states.input.Error %}",
+                        "cause": f"{{% {_SAID} %}}",
+                    }
+                ]
+            },
         )
         self._died.when(sfn.Condition.jsonata("{% $count($batch) > 1 %}"), split).otherwise(fail_item)
-        split.next(self._more)
-        fail_item.next(self._more)
+
+    def _bury(self, trigger: S3Trigger) -> sfn.Chain:
+        """Put what failed often enough into the dead-letter queue, with the reason, and give back the rest."""
+        tries = Tokenization.stringify_number(trigger.max_receive_count)
+        tried = f"$number($messages[message_id = $one.message_id].receive_count) >= {tries}"
+        choose = sfn.Pass.jsonata(
+            self._scope,
+            "Choose dead letters",
+            assign={
+                "dead": f"{{% [$filter($failed, function($one) {{ {tried} }})] %}}",
+                "failed": f"{{% [$filter($failed, function($one) {{ {tried} ? false : true }})] %}}",
+            },
+        )
+        send = sfn.CustomState(
+            self._scope,
+            "Send dead letter",
+            state_json={
+                "Type": "Task",
+                "Resource": f"arn:{Stack.of(self._scope).partition}:states:::sqs:sendMessage",
+                "Arguments": {
+                    "QueueUrl": trigger.dead_letter_queue.queue_url,
+                    "MessageBody": f"{{% {_BODY} %}}",
+                    "MessageAttributes": {
+                        name: {"DataType": "String", "StringValue": f"{{% $states.input.{name.lower()} %}}"}
+                        for name in ("Error", "Cause")
+                    },
+                },
+                "Output": {},
+            },
+        )
+        send.add_retry(
+            errors=list(state_errors("sqs:SendMessage", Kind.BUSY)),
+            interval=Duration.seconds(1),
+            max_attempts=3,
+            backoff_rate=2,
+            jitter_strategy=sfn.JitterType.FULL,
+        )
+        keep = sfn.Pass.jsonata(self._scope, "Keep message", outputs={"back": "{% $kept %}"})
+        send.add_catch(keep, errors=[sfn.Errors.ALL], assign={"kept": "{% $states.input.message_id %}"})
+        bury = sfn.Map.jsonata(
+            self._scope,
+            "Bury",
+            items=sfn.ProvideItems.jsonata("{% [$dead] %}"),
+            max_concurrency=PARTS,
+            outputs={},
+            assign={"back": "{% [$append($back, $states.result.back)] %}"},
+        )
+        bury.item_processor(send)
+        return choose.next(bury)
 
     def _leg(self, leg: Leg) -> sfn.CustomState:
         """Return the first state of a leg."""
@@ -297,23 +434,30 @@ class _Definition:
         preprocessing = leg.preprocess.task(
             self._scope,
             f"{label}Preprocess",
-            payload={"messages": "{% $batch %}"},
+            payload={"messages": "{% $batch %}", "isolate": "{% $isolate %}"},
             assign={
                 "items": "{% [$states.result.Payload.items] %}",
                 "rejected": "{% [$states.result.Payload.rejected] %}",
-                "retry": "{% [$states.result.Payload.retry] %}",
+                "prepared": {
+                    name: f"{{% [$states.result.Payload.{name}] %}}" for name in ("retry", "failed", "unfinished")
+                },
             },
             output={"groups": "{% [$states.result.Payload.groups] %}"},
         )
         any_left = sfn.Choice.jsonata(self._scope, f"{label}Anything to score?")
+        escalated = "[$states.result.Payload.unsure.message_id]"
         postprocessing = leg.postprocess.task(
             self._scope,
             f"{label}Postprocess",
             # The output of the stage before: groups, inference and, if a model ran, its version.
             payload=_postprocess_payload(leg),
-            assign={
-                "failures": "{% [$append($append($failures, $retry), [$states.result.Payload.retry])] %}",
-                **({"escalated": "{% [$states.result.Payload.unsure] %}"} if leg.escalation else {}),
+            output={
+                "back": "{% [$append($prepared.retry, $states.result.Payload.retry)] %}",
+                "failed": "{% [$append($prepared.failed, $states.result.Payload.failures)] %}",
+                "parts": self._parts("[$prepared.unfinished]")
+                if leg.escalation is None
+                else self._parts("[$prepared.unfinished]", **{escalated: leg.escalation.then}),
+                **({"answers": "{% [$states.result.Payload.unsure] %}"} if leg.escalation else {}),
             },
         )
         score = self._hand_over(leg, label) if leg.gpu_workflow else self._infer(leg, label, postprocessing)
@@ -323,22 +467,33 @@ class _Definition:
             postprocessing,
             outputs={"groups": [], "inference": "none"},
         ).otherwise(score)
-        postprocessing.next(self._escalate(leg.escalation, label) if leg.escalation else self._more)
         self._catch(preprocessing)
         self._catch(postprocessing)
         return preprocessing
 
     def _fused(self, leg: FusedLeg) -> sfn.CustomState:
-        routed = {} if leg.route is None else {"route": leg.route, "variant": _VARIANT}
+        routed = {} if leg.route is None else {"route": leg.route, "variant": "{% $variant %}"}
         score = leg.score.task(
             self._scope,
             f"{leg.name}: Score" if leg.name else "Score",
-            payload={"messages": "{% $batch %}", **routed},
-            assign={"failures": "{% [$append($failures, [$states.result.Payload.retry])] %}"},
+            payload={"messages": "{% $batch %}", "isolate": "{% $isolate %}", **routed},
+            output={
+                "back": "{% [$states.result.Payload.retry] %}",
+                "failed": "{% [$states.result.Payload.failures] %}",
+                "parts": self._parts("[$states.result.Payload.unfinished]"),
+            },
         )
         self._catch(score)
-        score.next(self._more)
         return score
+
+    def _parts(self, unfinished: str, **escalated: str) -> str:
+        """Return the expression for parts of what was not begun, and of ids that go to other destinations."""
+        again = f"$count({unfinished}) > 0 ? {_json_part(unfinished, routed=self._routed, isolate='$isolate')}"
+        others = [
+            f"$count({ids}) > 0 ? {_json_part(ids, routed=True, destination=text(destination), isolate='$isolate')}"
+            for ids, destination in escalated.items()
+        ]
+        return f"{{% [{', '.join([again, *others])}] %}}"
 
     def _infer(self, leg: Leg, label: str, postprocessing: sfn.CustomState) -> sfn.CustomState:
         infer = leg.inference.task(
@@ -355,7 +510,11 @@ class _Definition:
         """Start the workflow that may wait, and be done with the batch: from then on it answers for the items."""
         if leg.gpu_workflow is None:
             raise AssertionError("asked before")
-        done = {"failures": "{% [$append($failures, $retry)] %}"}
+        done = {
+            "back": "{% [$prepared.retry] %}",
+            "failed": "{% [$prepared.failed] %}",
+            "parts": self._parts("[$prepared.unfinished]"),
+        }
         start = leg.gpu_workflow.start_task(
             self._scope,
             f"{label}Hand over",
@@ -365,38 +524,37 @@ class _Definition:
                 "groups": "{% [$states.input.groups] %}",
                 **_about(leg),
             },
-            assign=done,
+            output=done,
         )
-        again = sfn.Pass.jsonata(self._scope, f"{label}Handed over before", assign=done)
+        again = sfn.Pass.jsonata(self._scope, f"{label}Handed over before", outputs=done)
         # The same messages were delivered twice: the execution of that name has them.
-        start.add_catch(again, errors=["StepFunctions.ExecutionAlreadyExistsException", "ExecutionAlreadyExists"])
-        start.add_catch(self._give_back, errors=[sfn.Errors.ALL])
-        start.next(self._more)
-        again.next(self._more)
+        start.add_catch(again, errors=[*state_errors("states:StartExecution", Kind.DONE), "ExecutionAlreadyExists"])
+        start.add_catch(self._give_back, errors=list(state_errors("states:StartExecution", Kind.BUSY)))
+        start.add_catch(self._repair, errors=list(state_errors("states:StartExecution", Kind.CONFIGURATION)))
+        start.add_catch(self._died, errors=[sfn.Errors.ALL])
         return start
-
-    def _escalate(self, escalation: Escalation, label: str) -> sfn.Choice:
-        """Make a batch for the better model of what this one was not sure of."""
-        unsure = sfn.Choice.jsonata(self._scope, f"{label}Unsure of any?")
-        escalate = sfn.Pass.jsonata(
-            self._scope,
-            f"{label}Escalate",
-            assign={
-                "pending": "{% [$append($pending, [{"
-                f"'destination': {text(escalation.then)}, "
-                "'messages': [$map($escalated, function($one) { "
-                "$merge([$batch[message_id = $one.message_id][0], {'first': $one.answer}]) })]}])] %}"
-            },
-        )
-        unsure.when(
-            sfn.Condition.jsonata("{% $count($escalated) > 0 %}"), escalate, comment="unsure of some"
-        ).otherwise(self._more)
-        escalate.next(self._more)
-        return unsure
 
     def _catch(self, state: sfn.CustomState) -> None:
         state.add_catch(self._give_back, errors=list(TRANSIENT_ERRORS))
+        state.add_catch(self._repair, errors=list(CONFIGURATION_ERRORS))
         state.add_catch(self._died, errors=[sfn.Errors.ALL])
+
+
+def _received(entry: str | None) -> str:
+    """Return the expression for the first parts: what came for the first time, and what came back."""
+    times = "($exists(receive_count) ? $number(receive_count) : 1)"
+    parts = []
+    for condition, isolate in (("= 1", "false"), ("> 1", "true")):
+        ids = f"[$states.input[{times} {condition}].message_id]"
+        part = _json_part(ids, routed=entry is not None, destination=text(entry or ""), isolate=isolate)
+        parts.append(f"$count({ids}) > 0 ? {part}")
+    return f"[{', '.join(parts)}]"
+
+
+def _json_part(ids: str, *, routed: bool, destination: str = "$destination", isolate: str = "true") -> str:
+    """Return the JSONata of a part, whose ids are an expression."""
+    sent = f", 'destination': {destination}" if routed else ""
+    return f"{{'ids': {ids}, 'isolate': {isolate}{sent}}}"
 
 
 def _about(leg: Leg) -> Mapping[str, object]:
@@ -406,7 +564,7 @@ def _about(leg: Leg) -> Mapping[str, object]:
     return {
         "first": "{% $merge([{}, $batch[$exists(first)].{message_id: first}]) %}",
         "route": leg.route,
-        "variant": _VARIANT,
+        "variant": "{% $variant %}",
     }
 
 
@@ -414,7 +572,7 @@ def _postprocess_payload(leg: Leg) -> str:
     members = "'items': $items, 'rejected': $rejected"
     if leg.route is not None:
         members += (
-            f", 'route': '{leg.route}', 'variant': $variant = '' ? null : $variant, "
+            f", 'route': '{leg.route}', 'variant': $variant, "
             "'first': $merge([{}, $batch[$exists(first)].{message_id: first}])"
         )
     if leg.escalation is not None:
@@ -447,13 +605,19 @@ def _check_legs(legs: Sequence[Leg | FusedLeg], router: Router | None, limit: Du
             )
 
 
+def _at_once(legs: Sequence[Leg | FusedLeg]) -> int:
+    """Return how many parts to score at a time: more than a function may run would only be throttled."""
+    reserved = [getattr(stage, "reserved_concurrent_executions", None) for leg in legs for stage in leg.express_stages]
+    return min([PARTS, *(one for one in reserved if one is not None and not Token.is_unresolved(one))])
+
+
 def _last_start(timeout: Duration, legs: Sequence[Leg | FusedLeg]) -> int:
     """Return the milliseconds after which a part might not be done within the timeout, and half of that at least."""
     limit = int(timeout.to_milliseconds())
     longest = [_longest(leg) for leg in legs]
-    return (
-        max(limit - max(one for one in longest if one is not None), limit // 2) if None not in longest else limit // 2
-    )
+    if None in longest:
+        return limit // 2
+    return max(limit - max(one for one in longest if one is not None) - _BURYING, limit // 2)
 
 
 def _longest(leg: Leg | FusedLeg) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from inference_runtime.errors import MalformedMessageError, StageError
+from inference_runtime.errors import MalformedMessageError, StageError, failure_of
 from inference_runtime.item import Item, message_id_of
 from inference_runtime.lifecycle import answers_warming
 from inference_runtime.stage import load_stage
@@ -28,9 +28,10 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     Returns
     -------
     dict
-        `decisions`, labels by the message's id. A message without one is given back to the queue.
+        `decisions`, labels by the message's id, and `failed`, `[{"message_id", "error", "cause"}]`.
     """
     decisions = {}
+    failed = []
     for message in event["messages"]:
         message_id = message_id_of(message)
         try:
@@ -39,8 +40,10 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
                 raise StageError(f"decide returned {type(label).__name__}, expected a text")  # noqa: TRY301
         except MalformedMessageError as error:
             _log.error("malformed message %s: %s", message_id, error)
-        except Exception:
+            failed.append(failure_of(message_id, error))
+        except Exception as error:
             _log.exception("deciding failed: message %s", message_id)
+            failed.append(failure_of(message_id, error))
         else:
             decisions[message_id] = label
-    return {"decisions": decisions}
+    return {"decisions": decisions, "failed": failed}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 MAX_REASON = 500
 """Longest reason that a row carries, in characters."""
+
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # SQS does not take them
 
 
 class RejectItem(Exception):  # noqa: N818 - user code reads `raise RejectItem("...")`
@@ -14,7 +18,7 @@ class RejectItem(Exception):  # noqa: N818 - user code reads `raise RejectItem("
 
 
 class MalformedMessageError(Exception):
-    """A queue message does not describe an S3 object. It is retried, and so ends in the dead-letter queue."""
+    """A queue message does not describe an S3 object. It fails by itself, and so ends in the dead-letter queue."""
 
 
 class StageError(Exception):
@@ -49,4 +53,9 @@ def reason_of(error: BaseException | str) -> str:
     """Describe an error, or shorten a description of one, in at most `MAX_REASON` characters."""
     # A surrogate cannot be written to DynamoDB, and a user's message may hold anything.
     text = str(error).encode("utf-8", "replace").decode("utf-8").strip()
-    return (text or type(error).__name__)[:MAX_REASON]
+    return _UNPRINTABLE.sub("\ufffd", text or type(error).__name__)[:MAX_REASON]
+
+
+def failure_of(message_id: str | None, error: BaseException) -> dict[str, str | None]:
+    """Describe what made a message fail, as the workflow takes it: `{"message_id", "error", "cause"}`."""
+    return {"message_id": message_id, "error": type(error).__name__, "cause": reason_of(error)}

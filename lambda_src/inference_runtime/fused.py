@@ -65,8 +65,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Returns
     -------
     dict
-        `retry`, the ids of messages to give back to the queue, and how many rows were written that say `succeeded`,
-        `rejected` and `failed`, as postprocessing returns them.
+        `retry`, `failures` and how many rows were written that say `succeeded`, `rejected` and `failed`, as
+        postprocessing returns them. `unfinished`, the ids of messages that were not begun for want of time.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     deadline = Deadline(context)
     batch = Batch()
     outcomes: dict[int, Outcome] = {}
-    broken: set[int] = set()
+    broken: dict[int, BaseException] = {}
     sure: dict[int, float] = {}
     scored = False
     # Closed also if the model fails: objects that are being read belong to this invocation.
@@ -103,10 +103,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         return row(batch.items[index], **outcomes[index], **common, **said, confidence=sure.get(index))
 
     recorded = _postprocessor.record(
-        batch.items, outcomes, make_row, retry=broken, model_version=_version, deadline=deadline
+        batch.items, outcomes, make_row, broken=broken, model_version=_version, deadline=deadline
     )
-    failed = [each["message_id"] for each in batch.failed]
-    return {**recorded, "retry": [*batch.retry, *failed, *batch.unfinished, *recorded["retry"]]}
+    return {
+        **recorded,
+        "retry": [*batch.retry, *recorded["retry"]],
+        "failures": [*batch.failed, *recorded["failures"]],
+        "unfinished": batch.unfinished,
+    }
 
 
 def _parts(inputs: Iterable[Inputs]) -> Iterator[list[Inputs]]:

@@ -12,7 +12,7 @@ from inference_runtime.answers import answer, first_attribute
 from inference_runtime.aws import BotocoreObjects, client
 from inference_runtime.deadline import Deadline
 from inference_runtime.environment import required
-from inference_runtime.errors import reason_of
+from inference_runtime.errors import StageError, reason_of
 from inference_runtime.item import Item
 from inference_runtime.lifecycle import answers_warming
 from inference_runtime.postprocessor import Postprocessor
@@ -56,14 +56,16 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Returns
     -------
     dict
-        `retry`, the ids of messages to give back to the queue, and how many rows were written that say `succeeded`,
-        `rejected` and `failed`. What the table has already, a replay's, is not counted again, here or in the metrics.
-        `unsure`, `[{"message_id", "answer"}]`.
+        `retry`, the ids of messages whose rows could not be written now. `failures`, `[{"message_id", "error",
+        "cause"}]`: what user code broke on, what has no output, and rows that the table never takes. How many rows were
+        written that say `succeeded`, `rejected` and `failed`: what the table has already, a replay's, is not counted
+        again, here or in the metrics. `unsure`, `[{"message_id", "answer"}]`.
     """
     deadline = Deadline(context)
     batch = _Batch.from_event(event)
     outcomes, broken = _outcomes(event, batch)
-    retry = (batch.handled - outcomes.keys()) | broken
+    for index in batch.handled - outcomes.keys() - broken.keys():
+        broken[index] = StageError("inference returned nothing for the object")
     answers = [
         {"message_id": batch.items[index].message_id, "answer": batch.answer(index, outcomes.pop(index))}
         for index in sorted(batch.unsure.keys() & outcomes.keys())
@@ -72,7 +74,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         batch.items,
         outcomes,
         lambda index, common: batch.row(index, outcomes[index], common),
-        retry=retry,
+        broken=broken,
         model_version=batch.model_version,
         deadline=deadline,
         escalated=None if event.get("unsure") is None else len(answers),
@@ -153,13 +155,13 @@ def _confidences(entries: list[dict[str, Any]] | None) -> dict[int, float]:
     return {entry["index"]: entry["confidence"] for entry in entries or ()}
 
 
-def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, Outcome], set[int]]:
-    """Return the outcomes of the items at hand, and the indices of those on which user code broke."""
+def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, Outcome], dict[int, BaseException]]:
+    """Return the outcomes of the items at hand, and what user code raised for others, by index."""
     outcomes: dict[int, Outcome] = {}
     for status in ("FAILED", "REJECTED"):
         for entry in event.get(status.lower()) or ():
             outcomes[entry["index"]] = {"status": status, "reason": reason_of(entry["reason"])}
-    broken: set[int] = set()
+    broken: dict[int, BaseException] = {}
     for group in event["groups"]:
         rows = [(row, index) for row, index in enumerate(group["indices"]) if index in batch.handled]
         if not rows:
@@ -168,4 +170,4 @@ def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, Outcome],
         found, lost = _postprocessor.outcomes(outputs, rows, batch.items)
         outcomes |= found
         broken |= lost
-    return {index: outcome for index, outcome in outcomes.items() if index in batch.handled - broken}, broken
+    return {index: outcome for index, outcome in outcomes.items() if index in batch.handled - broken.keys()}, broken

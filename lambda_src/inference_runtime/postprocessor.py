@@ -14,9 +14,9 @@ from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from botocore.exceptions import BotoCoreError, ClientError
 
-from inference_runtime.aws import TIMEOUTS
+from inference_runtime.aws import TIMEOUTS, error_code
 from inference_runtime.environment import required
-from inference_runtime.errors import RejectItem, reason_of
+from inference_runtime.errors import RejectItem, failure_of, reason_of
 from inference_runtime.rows import ResultError, prediction_attribute, put_row
 from inference_runtime.stage import load_stage
 from inference_runtime.timeouts import MAX_CONNECTIONS
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     """Status, and prediction or reason, as `rows.row` takes them."""
 
 NAMESPACE = "cdk-inference"
+
+NEVER_WRITTEN = frozenset({"ItemCollectionSizeLimitExceededException", "ValidationException"})
+"""DynamoDB's errors that a row meets again, whenever it is written."""
 
 
 class Postprocessor:
@@ -108,8 +111,8 @@ class Postprocessor:
 
     def outcomes(
         self, outputs: Mapping[str, Array], rows: Iterable[tuple[int, int]], items: Sequence[Item]
-    ) -> tuple[dict[int, Outcome], set[int]]:
-        """Return the outcomes of items by index, and the indices of those on which user code broke.
+    ) -> tuple[dict[int, Outcome], dict[int, BaseException]]:
+        """Return the outcomes of items, and what user code raised for others, by index.
 
         Parameters
         ----------
@@ -121,13 +124,13 @@ class Postprocessor:
             By index.
         """
         found: dict[int, Outcome] = {}
-        broken = set()
+        broken: dict[int, BaseException] = {}
         for position, index in rows:
             try:
                 found[index] = self._outcome({name: array[position] for name, array in outputs.items()}, items[index])
-            except Exception:
+            except Exception as error:
                 self._log.exception("postprocessing failed", extra=_about(items[index]))
-                broken.add(index)
+                broken[index] = error
         return found, broken
 
     def _outcome(self, outputs: Mapping[str, Array], item: Item) -> Outcome:
@@ -149,7 +152,7 @@ class Postprocessor:
         outcomes: Mapping[int, Outcome],
         row: Callable[[int, dict[str, Any]], dict[str, Attribute]],
         *,
-        retry: set[int],
+        broken: Mapping[int, BaseException],
         model_version: str,
         deadline: Deadline,
         escalated: int | None = None,
@@ -167,8 +170,8 @@ class Postprocessor:
             Those to write, by index.
         row
             Returns the row of an item: takes its index, and what all rows have in common.
-        retry
-            Indices of items that go back to the queue already.
+        broken
+            What made items fail before, by index.
         model_version
             Of the model that was run.
         deadline
@@ -184,8 +187,9 @@ class Postprocessor:
         Returns
         -------
         dict
-            `retry`, the ids of messages to give back to the queue, and how many rows were written that say `succeeded`,
-            `rejected` and `failed`.
+            `retry`, the ids of messages whose rows could not be written now; `failures`, `[{"message_id", "error",
+            "cause"}]`, the broken ones and those whose rows the table never takes; and how many rows were written that
+            say `succeeded`, `rejected` and `failed`.
         """
         deadline.check()
         now = datetime.now(UTC)
@@ -195,27 +199,32 @@ class Postprocessor:
         }
         hanging = Event()
 
-        def write(index: int) -> bool | None:
+        def write(index: int) -> bool | BaseException | None:
             return self._write(items[index], row(index, common), hanging, deadline)
 
         written = self._all(write, outcomes, items, deadline)
-        again = retry | {index for index, new in written.items() if new is None}
-        recorded = [index for index, new in written.items() if new]
+        again = sorted(index for index, new in written.items() if new is None)
+        failed = {**broken, **{index: new for index, new in written.items() if isinstance(new, BaseException)}}
+        recorded = [index for index, new in written.items() if new is True]
         counts = {
             status: sum(outcomes[index]["status"] == status.upper() for index in recorded)
             for status in ("succeeded", "rejected", "failed")
         }
-        self._count(counts, [items[index] for index in recorded], len(again), escalated)
+        self._count(counts, [items[index] for index in recorded], len(again) + len(failed), escalated)
         self.metrics.add_metadata("model_version", model_version)
-        return {"retry": [items[index].message_id for index in sorted(again)], **counts}
+        return {
+            "retry": [items[index].message_id for index in again],
+            "failures": [failure_of(items[index].message_id, failed[index]) for index in sorted(failed)],
+            **counts,
+        }
 
     def _all(
         self,
-        write: Callable[[int], bool | None],
+        write: Callable[[int], bool | BaseException | None],
         indices: Iterable[int],
         items: Sequence[Item],
         deadline: Deadline,
-    ) -> dict[int, bool | None]:
+    ) -> dict[int, bool | BaseException | None]:
         """Write rows, several at a time, and return what `write` did by index; None where it took too long."""
         pool = ThreadPoolExecutor(MAX_CONNECTIONS)
         try:
@@ -240,8 +249,10 @@ class Postprocessor:
             if (latency := _latency(item)) is not None:
                 self.metrics.add_metric("Latency", MetricUnit.Milliseconds, latency)
 
-    def _write(self, item: Item, attributes: dict[str, Attribute], hanging: Event, deadline: Deadline) -> bool | None:
-        """Write a row, and say whether it is new; None if it could not be written."""
+    def _write(
+        self, item: Item, attributes: dict[str, Attribute], hanging: Event, deadline: Deadline
+    ) -> bool | BaseException | None:
+        """Write a row, and say whether it is new; None if that is not possible now, or the error if it never is."""
         if deadline.left() <= 0:
             return None
         if hanging.is_set():
@@ -253,7 +264,7 @@ class Postprocessor:
             if isinstance(error, TIMEOUTS):
                 hanging.set()
             self._log.exception("cannot write the row", extra=_about(item))
-            return None
+            return error if error_code(error) in NEVER_WRITTEN else None
         if not new:
             self._log.info("the table has this result or a newer one", extra=_about(item))
         return new

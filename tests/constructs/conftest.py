@@ -61,6 +61,14 @@ def resources(source: cdk.Stack | dict[str, Any], kind: str) -> dict[str, Any]:
     return {name: resource for name, resource in template["Resources"].items() if resource["Type"] == kind}
 
 
+def states_of(definition: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the states of a state machine by name, with those within its maps."""
+    found = {}
+    for name, state in definition["States"].items():
+        found |= {name: state, **(states_of(state["ItemProcessor"]) if state["Type"] == "Map" else {})}
+    return found
+
+
 class Masked(JSONSnapshotExtension):
     """Snapshots without the hashes that any change of a model, of a bundle or of the runtime's code brings along."""
 

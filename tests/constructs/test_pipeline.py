@@ -22,9 +22,10 @@ from cdk_inference import (
     Preprocess,
     PropError,
     ResultsTable,
+    S3Trigger,
 )
 
-from .conftest import RECIPE, make_stack, resources
+from .conftest import RECIPE, make_stack, resources, states_of
 
 ACCOUNT_KEY_STATEMENT = "kms:*"  # the statement by which a key's policy leaves access to IAM
 
@@ -266,7 +267,34 @@ def test_the_pipe_batches_and_waits(stack, pipeline):
     assert target["StepFunctionStateMachineParameters"] == {"InvocationType": "REQUEST_RESPONSE"}
     (queue,) = [q for q in resources(stack, "AWS::SQS::Queue").values() if "RedrivePolicy" in q["Properties"]]
     assert queue["Properties"]["VisibilityTimeout"] == 210 + 5 + 30
-    assert queue["Properties"]["RedrivePolicy"]["maxReceiveCount"] == 10
+    assert queue["Properties"]["RedrivePolicy"]["maxReceiveCount"] == 1000  # the workflow counts, not the queue
+
+
+def test_the_workflow_counts_the_tries_of_what_fails_and_may_send_dead_letters_and_nothing_else(stack, pipeline):
+    made = pipeline(max_receive_count=4)
+    (machine,) = resources(stack, "AWS::StepFunctions::StateMachine").values()
+    pieces = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
+    states = states_of(
+        json.loads("".join(p if isinstance(p, str) else json.dumps(p)[1:-1].replace('"', "") for p in pieces))
+    )
+    assert ".receive_count) >= 4" in states["Choose dead letters"]["Assign"]["dead"]
+    dead = stack.get_logical_id(made.trigger.dead_letter_queue.node.default_child)
+    assert states["Send dead letter"]["Arguments"]["QueueUrl"] == f"Ref: {dead}"
+    statements = [
+        (policy["Properties"]["Roles"], statement)
+        for policy in resources(stack, "AWS::IAM::Policy").values()
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if "sqs:SendMessage" in statement["Action"]
+    ]
+    ((roles, statement),) = statements
+    assert roles == [{"Ref": stack.get_logical_id(made.workflow.state_machine.role.node.default_child)}]
+    assert (statement["Action"], statement["Resource"]) == ("sqs:SendMessage", {"Fn::GetAtt": [dead, "Arn"]})
+
+
+def test_a_trigger_for_another_workflow_lets_the_queue_count(stack):
+    S3Trigger(stack, "Trigger", max_receive_count=7)
+    (queue,) = [q for q in resources(stack, "AWS::SQS::Queue").values() if "RedrivePolicy" in q["Properties"]]
+    assert queue["Properties"]["RedrivePolicy"]["maxReceiveCount"] == 7
 
 
 @pytest.mark.parametrize(
@@ -393,7 +421,7 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
         ({"suffixes": ".jpg"}, "suffixes is the string '.jpg'; pass a list: ['.jpg']"),
         ({"suffixes": [".jpgg"]}, "suffixes has '.jpgg', which the preprocessing cannot read; it reads .bmp"),
         ({"suffixes": ["jpg"]}, "suffix 'jpg' is not of the form '.jpg'"),
-        ({"stage_timeout": cdk.Duration.seconds(60)}, "stage_timeout is 60 s…use at most 37 s, or smaller batches"),
+        ({"stage_timeout": cdk.Duration.seconds(61)}, "stage_timeout is 61 s…use at most 60 s, or smaller batches"),
         ({"workflow_timeout": cdk.Duration.minutes(6)}, "workflow_timeout is 360 s"),
         (
             {"inference": Inference.cpu(memory_size=64)},
@@ -441,7 +469,8 @@ def test_the_workflow_runs_versions_of_the_functions(template):
     assert len(versions) == 3
     (machine,) = resources(template, "AWS::StepFunctions::StateMachine").values()
     pieces = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
-    assert {piece["Ref"] for piece in pieces if isinstance(piece, dict)} - {"AWS::Partition"} == set(versions)
+    invoked = {piece["Ref"] for piece in pieces if isinstance(piece, dict)} - {"AWS::Partition"}
+    assert invoked - resources(template, "AWS::SQS::Queue").keys() == set(versions)
 
 
 def test_tokens_are_not_validated(stack, pipeline):

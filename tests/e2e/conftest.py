@@ -100,6 +100,15 @@ class Watched:
     def dead_bodies(self) -> list[str]:
         return [message["Body"] for message in self.messages(self.dead_letter_queue)]
 
+    def reasons(self) -> dict[str, tuple[str, str]]:
+        """Return error and cause of the dead letters, by the keys that they are about."""
+        found = {}
+        for message in self.messages(self.dead_letter_queue):
+            said = message["MessageAttributes"]
+            if (key := key_of(message["Body"])) is not None:
+                found[key] = (said["Error"]["StringValue"], said["Cause"]["StringValue"])
+        return found
+
     def ends(self, keys: Iterable[str], timeout: float = 2 * PATIENCE) -> dict[str, str]:
         """Wait until every object has its end and none of its events is left, and return the ends.
 

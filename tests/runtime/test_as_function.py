@@ -80,6 +80,6 @@ def test_metrics_logs_and_prints_do_not_disturb_the_response(
         response = functions.invoke(FunctionName="postprocess", Payload=json.dumps(event))
         body = json.loads(response["Payload"].read())
         assert "FunctionError" not in response, body
-        assert body == {"retry": [], "succeeded": new, "rejected": 0, "failed": 0, "unsure": []}
+        assert body == {"retry": [], "failures": [], "succeeded": new, "rejected": 0, "failed": 0, "unsure": []}
     [row] = dynamodb.scan(TableName=table)["Items"]
     assert row["prediction"] == {"M": {"y": {"N": "1.5"}}}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 one, two = np.array([1.5], np.float32), np.array([2.5], np.float32)
 nan = np.array([np.nan], np.float32)
-NOTHING = {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0, "unsure": []}
+NOTHING = {"retry": [], "failures": [], "succeeded": 0, "rejected": 0, "failed": 0, "unsure": []}
 FIRST = {"route": "small", "row_version": "cascade-1"}
 SECOND = {"route": "large", "model_version": "m2", "inference": "gpu"}
 
@@ -140,14 +140,20 @@ def test_what_the_first_model_got_wrong_is_for_the_second(
 def test_what_has_no_outputs_is_not_unsure(configure: Any, rows: Any, item: Any) -> None:
     lost, bad = item("lost"), item("bad")
     done = configure()([(lost, None), (bad, "object is empty"), (item("good"), one)], unsure=unsure(0, 1))
-    assert done == {**NOTHING, "retry": [lost["message_id"]], "succeeded": 1, "rejected": 1}
+    assert failed(done) == [lost["message_id"]]
+    assert {**done, "failures": []} == {**NOTHING, "succeeded": 1, "rejected": 1}
     assert rows()["bad"]["reason"] == "object is empty"
 
 
-def test_a_bug_is_retried_also_where_the_model_is_unsure(configure: Any, rows: Any, item: Any) -> None:
+def failed(done: dict[str, Any]) -> list[str]:
+    return [failure["message_id"] for failure in done["failures"]]
+
+
+def test_a_bug_fails_also_where_the_model_is_unsure(configure: Any, rows: Any, item: Any) -> None:
     only = item("a")
     done = configure("def function(outputs, item): return outputs['z']")([(only, one)], unsure=unsure(0))
-    assert done == {**NOTHING, "retry": [only["message_id"]]}
+    assert failed(done) == [only["message_id"]]
+    assert {**done, "failures": []} == NOTHING
 
 
 def test_only_what_is_asked_for_is_handled(configure: Any, rows: Any, item: Any) -> None:
@@ -156,12 +162,13 @@ def test_only_what_is_asked_for_is_handled(configure: Any, rows: Any, item: Any)
     assert handler(batch, only=[1, 2]) == {**NOTHING, "succeeded": 1, "rejected": 1}
     assert rows().keys() == {"b", "c"}
     assert handler(batch, only=[]) == NOTHING
-    assert handler(batch, only=[3], failed=[{"index": 0, "reason": "x"}])["retry"] == [batch[3][0]["message_id"]]
+    assert failed(handler(batch, only=[3], failed=[{"index": 0, "reason": "x"}])) == [batch[3][0]["message_id"]]
     nulls = dict.fromkeys(
         ("only", "failed", "unsure", "confidences", "first", "route", "variant", "row_version", "model_version")
     )
     done = handler(batch, **nulls)
-    assert done == {**NOTHING, "retry": [batch[3][0]["message_id"]], "succeeded": 1, "rejected": 1}
+    assert failed(done) == [batch[3][0]["message_id"]]
+    assert {**done, "failures": []} == {**NOTHING, "succeeded": 1, "rejected": 1}
     assert not {"route", "variant", "confidence", "first"} & rows()["a"].keys()
 
 

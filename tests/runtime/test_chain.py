@@ -80,8 +80,12 @@ def staged(
             },
         )
         assert done.pop("unsure") == []
-        failed = [each["message_id"] for each in prepared["failed"]]
-        return {**done, "retry": sorted(prepared["retry"] + failed + done["retry"])}
+        return {
+            **done,
+            "retry": prepared["retry"] + done["retry"],
+            "failures": prepared["failed"] + done["failures"],
+            "unfinished": prepared["unfinished"],
+        }
 
     return run
 
@@ -98,6 +102,9 @@ def fused(
     environment.setenv("POSTPROCESS_OPTIONS", json.dumps({"labels": COLOURS, "top": 2}))
     score = load("fused")
     return lambda messages: json.loads(json.dumps(score(json.loads(json.dumps({"messages": messages})))))
+
+
+NOTHING = {"retry": [], "failures": [], "unfinished": []}
 
 
 @pytest.fixture(params=["staged", "fused"])
@@ -119,7 +126,7 @@ def rows(dynamodb: DynamoDBClient, table: str) -> dict[str, dict[str, Any]]:
 def test_photographs_become_labels(chain: Any, inbox: Inbox, dynamodb: DynamoDBClient, table: str) -> None:
     messages = [inbox.put(f"{colour}.jpg", photo(colour)) for colour in COLOURS]
 
-    assert chain(messages) == {"retry": [], "succeeded": 3, "rejected": 0, "failed": 0}
+    assert chain(messages) == {**NOTHING, "succeeded": 3, "rejected": 0, "failed": 0}
 
     found = rows(dynamodb, table)
     assert {key: row["prediction"]["M"]["label"]["S"] for key, row in found.items()} == {
@@ -150,7 +157,8 @@ def test_a_bad_object_does_not_take_its_batch_along(
 
     done = chain([malformed, *bad.values(), good])
 
-    assert done == {"retry": ["malformed"], "succeeded": 1, "rejected": 4, "failed": 0}
+    assert [failure["message_id"] for failure in done.pop("failures")] == ["malformed"]
+    assert done == {"retry": [], "unfinished": [], "succeeded": 1, "rejected": 4, "failed": 0}
     found = rows(dynamodb, table)
     assert found.pop("good.jpg")["status"]["S"] == "SUCCEEDED"
     assert {key: row["status"]["S"] for key, row in found.items()} == dict.fromkeys(bad, "REJECTED")
@@ -169,7 +177,7 @@ def test_delivered_again_and_out_of_order_there_is_one_row_and_the_newest_wins(
 
     assert first["succeeded"] == 1
     assert chain([newer])["succeeded"] == 1
-    superseded = {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0}
+    superseded = {**NOTHING, "succeeded": 0, "rejected": 0, "failed": 0}
     assert chain([older]) == superseded  # IfMatch fails
     assert chain([newer])["retry"] == []
     assert len(dynamodb.scan(TableName=table)["Items"]) == 1

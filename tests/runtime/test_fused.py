@@ -97,14 +97,18 @@ def staged(code: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any
     environment.delenv("STAGE_FUNCTION")
     infer = load("infer")
 
-    def run(messages: list[Any], **more: Any) -> list[str]:
+    def run(messages: list[Any], **more: Any) -> list[dict[str, str]]:
         prepared = handlers["PREPROCESS"]({"messages": messages})
         answer = infer({"groups": prepared["groups"]}) if prepared["groups"] else {"groups": [], "inference": "none"}
         kept = {name: prepared[name] for name in ("items", "rejected")}
-        failed = [each["message_id"] for each in prepared["failed"]]
-        return prepared["retry"] + failed + handlers["POSTPROCESS"]({**answer, **kept, **more})["retry"]
+        done = handlers["POSTPROCESS"]({**answer, **kept, **more})
+        assert prepared["unfinished"] == prepared["retry"] == done["retry"] == []
+        return prepared["failed"] + done["failures"]
 
     return run
+
+
+NOTHING = {"retry": [], "failures": [], "unfinished": []}
 
 
 def found(table: str) -> dict[str, dict[str, Any]]:
@@ -148,13 +152,14 @@ def test_rows_are_those_of_the_three_stages(
 ) -> None:
     messages = batch(inbox)
 
-    retried = staged(messages, **more)
+    failures = staged(messages, **more)
     expected = found(table)
     empty(table)
     done = score(messages, **more)
 
     assert found(table) == expected
-    assert sorted(done["retry"]) == sorted(retried)
+    assert done["failures"] == failures
+    assert done["retry"] == done["unfinished"] == []
     assert {key: row["status"] for key, row in expected.items()} == {
         "good": "SUCCEEDED",
         "also good": "SUCCEEDED",
@@ -169,7 +174,7 @@ def test_rows_are_those_of_the_three_stages(
         "gone": "REJECTED",
     }
     assert (done["succeeded"], done["rejected"], done["failed"]) == (3, 6, 2)
-    assert len(done["retry"]) == 4  # the malformed one, and three bugs
+    assert len(failures) == 4  # the malformed one, and three bugs
     assert {row["inference"] for row in expected.values()} == {"cpu"}
 
 
@@ -180,7 +185,7 @@ def test_a_batch_of_which_nothing_is_scored_says_so_in_its_rows(
     staged(messages)
     expected = found(table)
     empty(table)
-    assert score(messages) == {"retry": [], "succeeded": 0, "rejected": 2, "failed": 0}
+    assert score(messages) == {**NOTHING, "succeeded": 0, "rejected": 2, "failed": 0}
     assert found(table) == expected
     assert {row["inference"] for row in expected.values()} == {"none"}
 
@@ -192,7 +197,7 @@ def test_scored_again_nothing_is_written_nor_counted(
     assert score(messages)["succeeded"] == 1
     before = found(table)
     capsys.readouterr()
-    assert score(messages) == {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0}
+    assert score(messages) == {**NOTHING, "succeeded": 0, "rejected": 0, "failed": 0}
     assert found(table) == before
     [emf] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
     assert [emf[name] for name in ("Succeeded", "Rejected", "Failed", "Retried")] == [[0]] * 4
@@ -232,7 +237,7 @@ def test_parts_of_a_large_batch_keep_their_order(
     values = {f"{i}": [i] * (1 + i % 3) for i in range(40)}
     values |= {"refuse": None}
     messages = [inbox.put(k, b"refuse" if v is None else json.dumps(v).encode()) for k, v in values.items()]
-    assert score(messages) == {"retry": [], "succeeded": 40, "rejected": 1, "failed": 0}
+    assert score(messages) == {**NOTHING, "succeeded": 40, "rejected": 1, "failed": 0}
     rows = found(table)
     assert rows.pop("refuse")["status"] == "REJECTED"
     assert {key: int(row["prediction"]["mean"]) for key, row in rows.items()} == {f"{i}": i for i in range(40)}
@@ -405,9 +410,9 @@ def test_an_item_that_kills_its_process_leaves_the_rows_of_the_others(
     )
     messages = {key: inbox.put(key, body) for key, body in [("a", b"[1, 2]"), ("b", b"die"), ("c", b"[3]")]}
     done = load("fused")({"messages": list(messages.values()), "isolate": True}, Context(600))
-    assert done["retry"] == [messages["b"]["message_id"]]
+    assert [failure["message_id"] for failure in done["failures"]] == [messages["b"]["message_id"]]
     assert found(table).keys() == {"a", "c"}
 
 
 def test_an_empty_batch_is_fine(score: Any) -> None:
-    assert score([]) == {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0}
+    assert score([]) == {**NOTHING, "succeeded": 0, "rejected": 0, "failed": 0}

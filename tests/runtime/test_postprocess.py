@@ -1,4 +1,4 @@
-"""The postprocessing function: one row or one retry for each item, whatever the model or the user's code does."""
+"""The postprocessing function: one row, retry or failure for each item, whatever the model or the user's code does."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_row(configure: Any, rows: Any) -> None:
     before = datetime.now(UTC)
     done = configure(RESULT_TTL_DAYS="30")([(item("a b+c.jpg", version_id="v7"), one)])
     after = datetime.now(UTC)
-    assert done == {"retry": [], "succeeded": 1, "rejected": 0, "failed": 0, "unsure": []}
+    assert done == {"retry": [], "failures": [], "succeeded": 1, "rejected": 0, "failed": 0, "unsure": []}
     row = rows()["a b+c.jpg"]
     recorded, expires = datetime.fromisoformat(row.pop("recorded_at")), int(row.pop("expires_at"))
     assert before - timedelta(milliseconds=1) <= recorded <= after  # a row has whole milliseconds
@@ -79,15 +79,21 @@ def test_the_model_version_is_the_one_that_ran(configure: Any, rows: Any) -> Non
 
 def test_rejected_items_get_a_row_with_the_reason(configure: Any, rows: Any) -> None:
     done = configure()([(item("bad"), "object is empty"), (item("good"), one)])
-    assert done == {"retry": [], "succeeded": 1, "rejected": 1, "failed": 0, "unsure": []}
+    assert done == {"retry": [], "failures": [], "succeeded": 1, "rejected": 1, "failed": 0, "unsure": []}
     assert rows()["bad"]["status"] == "REJECTED"
     assert rows()["bad"]["reason"] == "object is empty"
     assert "prediction" not in rows()["bad"]
 
 
-def test_an_item_without_outcome_is_retried(configure: Any, rows: Any) -> None:
+def test_an_item_without_outcome_fails(configure: Any, rows: Any) -> None:
     done = configure()([(item("lost"), None), (item("good"), one)])
-    assert done["retry"] == ["message of lost"]
+    [failure] = done["failures"]
+    assert failure == {
+        "message_id": "message of lost",
+        "error": "StageError",
+        "cause": "inference returned nothing for the object",
+    }
+    assert done["retry"] == []
     assert rows().keys() == {"good"}
 
 
@@ -139,6 +145,7 @@ def test_what_user_code_returns_or_raises(configure: Any, rows: Any, returned: s
     done = handler([(item("bad"), one), (item("good"), one)])
     assert done == {
         "retry": [],
+        "failures": [],
         "succeeded": 1,
         "rejected": int(status == "REJECTED"),
         "failed": int(status == "FAILED"),
@@ -158,12 +165,15 @@ def test_what_user_code_returns_or_raises(configure: Any, rows: Any, returned: s
         ("exec('raise MemoryError')", "MemoryError"),
     ],
 )
-def test_a_bug_in_user_code_is_retried_and_logged(
+def test_a_bug_in_user_code_fails_and_is_logged(
     configure: Any, rows: Any, caplog: pytest.LogCaptureFixture, bug: str, error: str
 ) -> None:
     handler = configure(f"def function(outputs, item): return {{'y': 1 if item.key == 'good' else {bug}}}")
     done = handler([(item("bad"), one), (item("good"), one)])
-    assert done == {"retry": ["message of bad"], "succeeded": 1, "rejected": 0, "failed": 0, "unsure": []}
+    [failure] = done.pop("failures")
+    assert done == {"retry": [], "succeeded": 1, "rejected": 0, "failed": 0, "unsure": []}
+    assert failure["message_id"] == "message of bad"
+    assert error in f"{failure['error']}: {failure['cause']}"
     assert rows().keys() == {"good"}
     [logged] = caplog.records
     assert vars(logged)["object_key"] == "photos/bad"
@@ -226,8 +236,8 @@ def test_a_replay_after_a_fix_replaces_a_rejection_but_never_a_success(configure
 def test_only_new_rows_are_counted(configure: Any, rows: Any, capsys: pytest.CaptureFixture[str]) -> None:
     handler = configure()
     batch = [(item("good"), one), (item("bad"), "object is empty"), (item("odd"), np.array([np.nan], np.float32))]
-    nothing = {"retry": [], "succeeded": 0, "rejected": 0, "failed": 0, "unsure": []}
-    assert handler(batch) == {"retry": [], "succeeded": 1, "rejected": 1, "failed": 1, "unsure": []}
+    nothing = {"retry": [], "failures": [], "succeeded": 0, "rejected": 0, "failed": 0, "unsure": []}
+    assert handler(batch) == {"retry": [], "failures": [], "succeeded": 1, "rejected": 1, "failed": 1, "unsure": []}
     before = rows()
     capsys.readouterr()
     assert handler(batch) == nothing  # delivered again
@@ -250,8 +260,23 @@ def test_versions_and_models_have_rows_of_their_own(configure: Any, table: str) 
 
 def test_a_row_that_cannot_be_written_is_retried(configure: Any, caplog: pytest.LogCaptureFixture) -> None:
     done = configure(RESULTS_TABLE="no-such-table")([(item("a"), one), (item("b"), "why")])
-    assert done == {"retry": ["message of a", "message of b"], "succeeded": 0, "rejected": 0, "failed": 0, "unsure": []}
+    retried = ["message of a", "message of b"]
+    assert done == {"retry": retried, "failures": [], "succeeded": 0, "rejected": 0, "failed": 0, "unsure": []}
     assert "ResourceNotFoundException" in caplog.text
+
+
+def test_a_row_that_the_table_never_takes_fails(configure: Any) -> None:
+    other = {"AttributeName": "other", "KeyType": "HASH"}
+    boto3.client("dynamodb").create_table(
+        TableName="other-keys",
+        KeySchema=[other],
+        AttributeDefinitions=[{"AttributeName": "other", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    done = configure(RESULTS_TABLE="other-keys")([(item("a"), one)])
+    [failure] = done["failures"]
+    assert (done["retry"], failure["message_id"], failure["error"]) == ([], "message of a", "ClientError")
+    assert "ValidationException" in failure["cause"]
 
 
 def test_outputs_that_are_gone_fail_as_retryable(

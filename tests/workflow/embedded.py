@@ -82,12 +82,17 @@ class Embedded:
 
     def messages(self, queue: str) -> list[str]:
         """Take all messages out of a queue, and return their bodies."""
-        bodies: list[str] = []
-        while found := self.client("sqs").receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages"):
+        return [body for body, _ in self.letters(queue)]
+
+    def letters(self, queue: str) -> list[tuple[str, dict[str, Any]]]:
+        """Take all messages out of a queue, and return their bodies and attributes."""
+        sqs, letters = self.client("sqs"), []
+        asked = {"QueueUrl": queue, "MaxNumberOfMessages": 10, "MessageAttributeNames": ["All"]}
+        while found := sqs.receive_message(**asked).get("Messages"):
             for message in found:
-                self.client("sqs").delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
-                bodies.append(message["Body"])
-        return bodies
+                sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+                letters.append((message["Body"], message.get("MessageAttributes", {})))
+        return letters
 
 
 def definition(stack: cdk.Stack, machine: Any, **names: str) -> str:

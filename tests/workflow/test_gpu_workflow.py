@@ -73,18 +73,21 @@ def handler(event, context):
     scored = {i for g in event["groups"] for i in g["indices"]}
     failed = {one["index"]: one["reason"] for one in event.get("failed") or []}
     rejected = {one["index"] for one in event["rejected"]}
-    retry = []
+    retry, bugs = [], []
     for i in only:
         if "kills-postprocess" in ids[i] and i not in failed:
             os._exit(1)
         if "stuck" in ids[i]:
             retry.append(ids[i])
             continue
+        if "bug" in ids[i] and i not in failed:
+            bugs.append({"message_id": ids[i], "error": "ValueError", "cause": "a bug"})
+            continue
         status = "FAILED" if i in failed else "REJECTED" if i in rejected else "SUCCEEDED" if i in scored else "LOST"
         row = {"id": ids[i], "status": status, "reason": failed.get(i)}
         row |= {"route": event["route"], "first": event["first"]}
         sqs.send_message(QueueUrl=os.environ["ROWS"], MessageBody=json.dumps(row))
-    return {"retry": retry}
+    return {"retry": retry, "failures": bugs}
 """
 
 
@@ -181,6 +184,14 @@ class Gpu:
         """Return the keys of the events in the dead-letter queue."""
         events = [json.loads(body) for body in self._embedded.messages(self._dead)]
         return sorted(event["detail"]["object"]["key"].removesuffix(".jpg") for event in events)
+
+    def reasons(self) -> dict[str, str]:
+        """Take the dead letters, and return their causes by key."""
+        letters = self._embedded.letters(self._dead)
+        return {
+            json.loads(body)["detail"]["object"]["key"].removesuffix(".jpg"): attributes["Cause"]["StringValue"]
+            for body, attributes in letters
+        }
 
     def run(self, *ids: str, **options: object) -> tuple[dict[str, str], list[str]]:
         """Return the status by id, and what is in the dead-letter queue."""
@@ -307,6 +318,14 @@ def test_what_can_not_be_stored_is_tried_again_and_then_kept(gpu):
     statuses, dead = gpu.run("a", "stuck", "b")
     assert statuses == {"a": "SUCCEEDED", "b": "SUCCEEDED"}
     assert dead == ["stuck"]
+
+
+def test_what_postprocessing_fails_on_is_buried_with_its_reason(gpu):
+    gpu.wait(gpu.start("a", "bug", "b"))
+    rows = gpu.rows()
+    assert {one: row["status"] for one, row in rows.items()} == {"a": "SUCCEEDED", "b": "SUCCEEDED", "bug": "FAILED"}
+    assert rows["bug"]["reason"] == "postprocessing failed: ValueError: a bug"
+    assert gpu.reasons() == {"bug": rows["bug"]["reason"]}
 
 
 def test_a_batch_that_is_handed_over_twice_runs_once(gpu):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from pathlib import Path
 
 import aws_cdk as cdk
@@ -42,6 +43,9 @@ import boto3
 sqs = boto3.client("sqs")
 route, stage = os.environ["ROUTE"], os.environ["STAGE"]
 
+def failure(message):
+    return {"message_id": message["message_id"], "error": "MalformedMessageError", "cause": "no event"}
+
 def handler(event, context):
     if stage == "preprocess":
         keys = [m["body"]["detail"]["object"]["key"] if isinstance(m["body"], dict) else "?" for m in event["messages"]]
@@ -55,7 +59,8 @@ def handler(event, context):
                 for i in known
             ],
             "rejected": [{"index": n, "reason": "no"} for n, i in enumerate(known) if "reject" in keys[i]],
-            "retry": [m["message_id"] for m, key in zip(event["messages"], keys) if key == "?"],
+            "retry": [],
+            "failed": [failure(m) for m, key in zip(event["messages"], keys) if key == "?"],
         }
         good = [n for n, i in enumerate(known) if "reject" not in keys[i]]
         answer["groups"] = [{"indices": good, "keys": [keys[known[n]] for n in good]}] if good else []
@@ -97,7 +102,10 @@ def handler(event, context):
 _DECIDE = """
 def handler(event, context):
     keys = {m["message_id"]: m["body"]["detail"]["object"]["key"] for m in event["messages"]}
-    return {"decisions": {one: "left" if "left" in key else "right" for one, key in keys.items() if "never" not in key}}
+    labels = {one: "left" if "left" in key else "right" for one, key in keys.items() if "never" not in key}
+    labels |= {one: "nowhere" for one, key in keys.items() if "nowhere" in key}
+    failed = [{"message_id": one, "error": "Bug", "cause": "never"} for one, key in keys.items() if "never" in key]
+    return {"decisions": labels, "failed": failed}
 """
 
 
@@ -170,17 +178,22 @@ class Routed:
                 for leg in plan.legs.values()
             ],
             router=Router(stack, "Router", plan=plan, trigger=trigger),
+            trigger=trigger,
         )
-        names = {"RouterDecider1": "arn:aws:lambda:us-east-1:000000000000:function:decide"}
+        names = {
+            "RouterDecider1": "arn:aws:lambda:us-east-1:000000000000:function:decide",
+            "TriggerDeadLetterQueue": self._dead,
+        }
         if gpu is not None:
             waiting = definition(stack, gpu.state_machine, TriggerDeadLetterQueue=self._dead)
             names["GpuStateMachine"] = self.embedded.machine(f"{name}-waiting", waiting, "STANDARD")
         return self.embedded.machine(name, definition(stack, workflow.state_machine, **names), "EXPRESS")
 
-    def run(self, routing: str, *keys: str) -> tuple[dict[str, dict], list[str]]:
+    def run(self, routing: str, *keys: str, receives: int = 1) -> tuple[dict[str, dict], list[str]]:
         """Return the rows of objects, by key, and the keys of what failed."""
+        messages = [{**message(key), "receive_count": str(receives)} for key in keys]
         answer = self.embedded.client("stepfunctions").start_sync_execution(
-            stateMachineArn=self._machines[routing], input=json.dumps([message(key) for key in keys])
+            stateMachineArn=self._machines[routing], input=json.dumps(messages)
         )
         assert answer["status"] == "SUCCEEDED", (answer.get("error"), answer.get("cause"))
         failed = [one["itemIdentifier"].removeprefix("m-") for one in json.loads(answer["output"])["batchItemFailures"]]
@@ -194,6 +207,16 @@ class Routed:
     def dead(self) -> list[str]:
         bodies = self.embedded.messages(self._dead)
         return sorted(json.loads(body)["detail"]["object"]["key"] for body in bodies)
+
+    def reasons(self) -> dict[str, str]:
+        """Take the dead letters, and return their causes by key, or by the whole body."""
+        letters = self.embedded.letters(self._dead)
+        return {
+            json.loads(body)["detail"]["object"]["key"] if body.startswith("{") else body: attributes["Cause"][
+                "StringValue"
+            ]
+            for body, attributes in letters
+        }
 
     def executions(self, name: str) -> list[dict]:
         states = self.embedded.client("stepfunctions")
@@ -314,6 +337,37 @@ def test_the_users_function_decides_and_what_it_does_not_decide_is_given_back(ro
     rows, failed = routed.run("decided", "left-1", "right-2", "never-3")
     assert said(rows) == {"left-1": ("a", "SUCCEEDED"), "right-2": ("b", "SUCCEEDED")}
     assert failed == ["never-3"]
+
+
+def test_the_tags_that_nobody_asks_for_do_not_fail_a_batch_of_long_ones(routed):
+    """With all of them, the looked-up batch would have over 300,000 bytes, of the 262,144 that a state may hold."""
+    store = routed.embedded.client("s3")
+    long = {f"{'k' * 100}{i}": "v" * 256 for i in range(9)}
+    keys = [f"tagged/{i:02}/{'é' * 400}" for i in range(32)]
+    for key in keys:
+        tags = urllib.parse.urlencode({**long, "class": "gold"})
+        store.put_object(Bucket=BUCKET, Key=key, Body=b"x", Tagging=tags)
+    rows, failed = routed.run("looked-up", *keys)
+    assert failed == []
+    assert {row["route"] for row in rows.values()} == {"a"}
+    assert len(rows) == 32
+
+
+def test_what_nobody_decides_fails_and_becomes_a_dead_letter_with_its_reason(routed):
+    keys = ["left-1", "nowhere-2", "never-3"]
+    rows, failed = routed.run("decided", *keys, receives=2)
+    assert list(rows) == ["left-1"]
+    assert failed == ["never-3", "nowhere-2"]
+    assert routed.reasons() == {}
+    assert routed.run("decided", *keys, receives=10) == (rows, [])
+    assert routed.reasons() == {"nowhere-2": "no branch has the label that was decided on", "never-3": "never"}
+
+
+def test_a_message_that_is_no_event_fails_with_its_reason(routed):
+    rows, failed = routed.run("looked-up", "plain", "malformed", receives=10)
+    assert failed == []
+    assert list(rows) == ["plain"]
+    assert routed.reasons() == {"no event": "the message names no object"}
 
 
 def test_a_users_function_that_is_throttled_gives_the_batch_back(routed):

@@ -13,7 +13,9 @@ from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
 from cdk_inference.descriptions import RULE, described
+from cdk_inference.functions import CONFIGURATION_ERRORS
 from cdk_inference.metadata import mark
+from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
 from cdk_inference.trigger import MAX_BATCH_SIZE
 
@@ -44,6 +46,8 @@ _REFUSAL = r"""{% (
   $cause := $substring($said ? $replace($said, /\x5c(.)/, "$1") : $states.errorOutput.Cause, 0, 200);
   $substringBefore($cause, ":") = $states.errorOutput.Error ? $cause : $states.errorOutput.Error & ": " & $cause
 ) %}"""
+# Ids of the items whose rows postprocessing has not written, for whatever reason.
+_UNWRITTEN = "$append($states.result.Payload.retry, $states.result.Payload.failures.message_id)"
 # The event that an item came with, as far as anybody reads it.
 _EVENT = """{% $string({
   "source": "aws.s3", "detail-type": "Object Created", "time": $states.input.item.event_time,
@@ -161,7 +165,7 @@ class GpuWorkflow(Construct):
         return self.state_machine.grant_start_execution(grantee)
 
     def start_task(
-        self, scope: Construct, id: str, *, input: Mapping[str, object], assign: Mapping[str, object]
+        self, scope: Construct, id: str, *, input: Mapping[str, object], output: Mapping[str, object]
     ) -> sfn.CustomState:
         """Make the state that hands a batch over.
 
@@ -172,8 +176,8 @@ class GpuWorkflow(Construct):
         ----------
         input
             See the class; ``items`` must be in the variable of that name.
-        assign
-            Variables to set.
+        output
+            Of the state.
         """
         task = sfn.CustomState(
             scope,
@@ -186,11 +190,11 @@ class GpuWorkflow(Construct):
                     "Name": "{% $hash($join($sort([$items.message_id]), '/'), 'SHA-256') %}",
                     "Input": input,
                 },
-                "Assign": assign,
+                "Output": output,
             },
         )
         task.add_retry(
-            errors=["StepFunctions.SdkClientException", "StepFunctions.SfnException"],
+            errors=list(state_errors("states:StartExecution", Kind.BUSY)),
             interval=Duration.seconds(1),
             max_attempts=3,
             backoff_rate=2,
@@ -218,7 +222,7 @@ class _Definition:
     the indices of the items at hand, and ``pending``, lists of those still to come; ``scored``, what inference returned
     for the current ones, and ``unstored``, the indices whose rows are not written yet; ``failed``, indices with
     reasons; ``once``, the indices of items that were alone when their invocation died; ``tries``, how often something
-    was refused in a row; ``refusal``, what the last error said.
+    was refused in a row; ``refusal``, what the last error said; ``broken``, what postprocessing failed on, by id.
     """
 
     def __init__(self, scope: Construct, patience: Duration) -> None:
@@ -247,6 +251,7 @@ class _Definition:
                 "failed": [],
                 "tries": 0,
                 "refusal": "",
+                "broken": {},
                 "once": [],
             },
         )
@@ -269,9 +274,10 @@ class _Definition:
             "'first': $first, 'route': $route, 'variant': $variant}]) %}",
             assign={
                 "unstored": "{% [$map($items, function($item, $index) { "
-                "$item.message_id in $states.result.Payload.retry ? $index })] %}",
+                f"$item.message_id in {_UNWRITTEN} ? $index }})] %}}",
                 "rejected": "{% [$filter($rejected, function($one) { "
-                "$items[$one.index].message_id in $states.result.Payload.retry })] %}",
+                f"$items[$one.index].message_id in {_UNWRITTEN} }})] %}}",
+                "broken": "{% $merge([{}, $states.result.Payload.failures.{message_id: error & ': ' & cause}]) %}",
             },
             output={},
         )
@@ -309,7 +315,9 @@ class _Definition:
                 "pending": [],
             },
         )
-        infer.add_catch(time_left, errors=list(transient), assign={"refusal": _REFUSAL})
+        # Until somebody has repaired what is misconfigured, too: these messages are in no queue.
+        waits_for = [*transient, *CONFIGURATION_ERRORS]
+        infer.add_catch(time_left, errors=waits_for, assign={"refusal": _REFUSAL})
         time_left.when(
             sfn.Condition.jsonata(self._within_patience()), wait, comment=f"within {minutes} minutes"
         ).otherwise(give_up)
@@ -356,12 +364,12 @@ class _Definition:
             "Give up storing",
             assign={
                 "failed": "{% [$append($failed, [$map($unstored, function($index) { "
-                "{'index': $index, "
-                "'reason': 'postprocessing failed, or the row could not be written; ' & $refusal} })])] %}",
+                "($why := $lookup($broken, $items[$index].message_id); {'index': $index, 'reason': "
+                "$why ? 'postprocessing failed: ' & $why : 'the row could not be written; ' & $refusal}) })])] %}",
                 "unstored": [],
             },
         )
-        store.add_catch(tries_left, errors=list(transient), assign={"refusal": _REFUSAL})
+        store.add_catch(tries_left, errors=[*transient, *CONFIGURATION_ERRORS], assign={"refusal": _REFUSAL})
         self._more.when(
             sfn.Condition.jsonata("{% $count($unstored) > 0 %}"), tries_left, comment="rows are not written"
         )
@@ -393,7 +401,14 @@ class _Definition:
             state_json={
                 "Type": "Task",
                 "Resource": f"arn:{Stack.of(self._scope).partition}:states:::sqs:sendMessage",
-                "Arguments": {"QueueUrl": dead_letters, "MessageBody": _EVENT},
+                "Arguments": {
+                    "QueueUrl": dead_letters,
+                    "MessageBody": _EVENT,
+                    "MessageAttributes": {
+                        "Error": {"DataType": "String", "StringValue": "Failed"},
+                        "Cause": {"DataType": "String", "StringValue": "{% $states.input.reason %}"},
+                    },
+                },
             },
         )
         send.add_retry(
@@ -407,7 +422,10 @@ class _Definition:
             self._scope,
             "Bury",
             items=sfn.ProvideItems.jsonata("{% [$failed] %}"),
-            item_selector={"item": "{% $items[$states.context.Map.Item.Value.index] %}"},
+            item_selector={
+                "item": "{% $items[$states.context.Map.Item.Value.index] %}",
+                "reason": "{% $states.context.Map.Item.Value.reason %}",
+            },
             max_concurrency=4,
         )
         bury.item_processor(send)

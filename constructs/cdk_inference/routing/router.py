@@ -16,26 +16,32 @@ from cdk_inference.packages import ZipPackage
 from cdk_inference.routing.strategies import GIVE_BACK, text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from cdk_inference.routing.strategies import Decider, RoutePlan
     from cdk_inference.trigger import S3Trigger
 
-_LOOKED_UP = '["tags", "metadata", "decisions", "lost"]'
 _REMEMBER = {
     "lookup_error": "{% $states.errorOutput.Error %}",
     "lookup_cause": "{% $states.errorOutput.Cause & '' %}",
     "looked_at": "{% $states.input %}",
 }
+# The error of a message that is no event is the stage's to find, with its reason.
+_NO_EVENT = "{'error': 'MalformedMessageError', 'cause': 'the message names no object'}"
+_UNDECIDED = "{'error': 'UndecidedError', 'cause': 'no branch has the label that was decided on'}"
 _GONE = (
     "{% $contains($lookup_error, /NoSuchKey|NoSuchVersion|MethodNotAllowed/) "
     "or $contains($lookup_cause, /[Ss]tatus( [Cc]ode:)? 404/) %}"
 )
 _NAMES_AN_OBJECT = """{% (
-  $event := $type($states.input.body) = "object" ? $states.input.body : $states.input;
+  $message := $states.context.Map.Item.Value;
+  $event := $type($message.body) = "object" ? $message.body : $message;
   $type($event.detail.bucket.name) = "string" ? $type($event.detail.object.key) = "string" : false
 ) %}"""
-_DETAIL = "$detail := $type($states.input.body) = 'object' ? $states.input.body.detail : $states.input.detail; "
+_DETAIL = (
+    "$message := $states.context.Map.Item.Value; "
+    "$detail := $type($message.body) = 'object' ? $message.body.detail : $message.detail; "
+)
 
 _SHARE = """\
 $share := function($salt) { (
@@ -78,9 +84,9 @@ class Router(Construct):
 
     def grant(self, workflow: iam.IGrantable) -> None:
         """Let a workflow look up what it chooses by."""
-        if self.plan.needs_metadata:
+        if self.plan.metadata:
             self._trigger.grant_read(workflow)
-        if self.plan.needs_tags:
+        if self.plan.tags:
             iam.Grant.add_to_principal(
                 grantee=workflow,
                 actions=["s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
@@ -90,7 +96,7 @@ class Router(Construct):
             iam.Grant.add_to_principal(
                 grantee=workflow, actions=["s3:ListBucket"], resource_arns=[self._trigger.bucket.bucket_arn]
             )
-        if self.plan.needs_metadata or self.plan.needs_tags:
+        if self.plan.metadata or self.plan.tags:
             acknowledgments.objects_under(workflow, self._trigger.bucket, f"{self._trigger.prefix}*")  # type: ignore[arg-type]
         for function in self.deciders:
             function.grant_invoke(workflow)
@@ -100,7 +106,6 @@ class Router(Construct):
         scope: Construct,
         entries: Mapping[str, sfn.IChainable],
         *,
-        again: sfn.IChainable,
         on_error: Callable[[sfn.CustomState], None],
     ) -> sfn.IChainable:
         """Return the state that sends a batch to its leg, or sorts it if it has no destination yet.
@@ -109,8 +114,6 @@ class Router(Construct):
         ----------
         entries
             The first state of each leg.
-        again
-            Where the workflow goes on once a batch is sorted.
         on_error
             Adds the workflow's catchers to a state.
         """
@@ -123,7 +126,7 @@ class Router(Construct):
                 sfn.Condition.jsonata(f"{{% $destination = {text(destination.name)} %}}"),
                 entries[destination.leg],
                 comment=f"to {destination.name}",
-                assign={"variant": destination.variant or ""},
+                assign={"variant": destination.variant if destination.variant is not None else "{% null %}"},
             )
         if self.plan.entry:
             which.otherwise(entries[self.plan.destinations[self.plan.entry].leg])
@@ -132,26 +135,30 @@ class Router(Construct):
         sort = sfn.Pass.jsonata(
             scope,
             "Sort by route",
-            assign={
-                "pending": "{% ("
-                "$routed := [$states.input]; "
-                "[$append([$map($distinct($routed.destination[$ != '']), function($one) { "
-                "{'destination': $one, 'messages': [$routed[destination = $one].message]} })], $pending)]"
-                ") %}",
-                "failures": "{% [$append($failures, [$states.input[destination = ''].message.message_id])] %}",
+            outputs={
+                "parts": "{% ($routed := [$states.input]; "
+                "[$map($distinct($routed[destination != ''].destination), function($one) { {'destination': $one, "
+                "'ids': [$routed[destination = $one].message_id], 'isolate': $isolate} })]) %}",
+                "back": "{% [$states.input[destination = '' and lost].message_id] %}",
+                "failed": "{% [$states.input[destination = '' and $not(lost)]"
+                f".$merge([{{'message_id': message_id}}, refused ? refused : {_UNDECIDED}])] %}}",
             },
         )
         states: list[sfn.CustomState | sfn.Map] = []
-        if self.plan.needs_tags or self.plan.needs_metadata:
+        if self.plan.tags or self.plan.metadata:
             states.append(self._look_up(scope))
         for function in self.deciders:
             state = self._decide(scope, function)
             on_error(state)
             states.append(state)
-        first, *_ = steps = [sfn.Pass.jsonata(scope, "Unsorted", outputs="{% [$batch] %}"), *states, route, sort]
+        first, *_ = steps = [
+            sfn.Pass.jsonata(scope, "Unsorted", outputs="{% [$batch.{'message_id': message_id}] %}"),
+            *states,
+            route,
+            sort,
+        ]
         for before, after in pairwise(steps):
             before.next(after)
-        sort.next(again)
         which.otherwise(first)
         return which
 
@@ -160,7 +167,9 @@ class Router(Construct):
         each = sfn.Map.jsonata(
             scope,
             "Look up",
-            items=sfn.ProvideItems.jsonata("{% $states.input %}"),
+            items=sfn.ProvideItems.jsonata("{% [$batch] %}"),
+            # Only what is looked up leaves the states: the messages themselves may be as large as a state.
+            item_selector={"message_id": "{% $states.context.Map.Item.Value.message_id %}"},
             max_concurrency=8,
         )
         # Which name an error has depends on the call and on the SDK behind it; what it says does not.
@@ -169,11 +178,14 @@ class Router(Construct):
         lost = sfn.Pass.jsonata(scope, "Cannot look up now", outputs="{% $merge([$looked_at, {'lost': true}]) %}")
         gone.when(sfn.Condition.jsonata(_GONE), none).otherwise(lost)
         tasks = []
-        if self.plan.needs_tags:
-            found = "{'tags': $merge([{}, $states.result.TagSet.{Key: Value}])}"
+        if self.plan.tags:
+            found = f"{{'tags': $merge([{{}}, $states.result.TagSet[Key in {_texts(self.plan.tags)}].{{Key: Value}}])}}"
             tasks.append(_s3_task(scope, "Read tags", "getObjectTagging", found))
-        if self.plan.needs_metadata:
-            found = "{'metadata': $merge([{}, $states.result.Metadata])}"
+        if self.plan.metadata:
+            kept = (
+                f"$sift($states.result.Metadata, function($value, $name) {{ $name in {_texts(self.plan.metadata)} }})"
+            )
+            found = f"{{'metadata': $merge([{{}}, {kept}])}}"
             tasks.append(_s3_task(scope, "Read metadata", "headObject", found))
         for task in tasks:
             task.add_catch(gone, errors=[sfn.Errors.ALL], assign=_REMEMBER)
@@ -182,7 +194,9 @@ class Router(Construct):
         # Arguments that are missing fail the execution and cannot be caught.
         is_event = sfn.Choice.jsonata(scope, "Is it an event?")
         is_event.when(sfn.Condition.jsonata(_NAMES_AN_OBJECT), tasks[0], comment="names an object")
-        is_event.otherwise(sfn.Pass.jsonata(scope, "No event", outputs="{% $merge([$states.input, {'lost': true}]) %}"))
+        is_event.otherwise(
+            sfn.Pass.jsonata(scope, "No event", outputs=f"{{% $merge([$states.input, {{'refused': {_NO_EVENT}}}]) %}}")
+        )
         each.item_processor(is_event)
         return each
 
@@ -191,14 +205,16 @@ class Router(Construct):
         return function.task(
             scope,
             f"Decide {number}",
-            payload={"messages": "{% $states.input %}"},
+            payload={"messages": "{% $batch %}"},
             output="{% [$map($states.input, function($m) { $merge([$m, {'decisions': $merge([$m.decisions, "
-            f"{{'{number}': $lookup($states.result.Payload.decisions, $m.message_id)}}])}}]) }})] %}}",
+            f"{{'{number}': $lookup($states.result.Payload.decisions, $m.message_id)}}])}}, "
+            "$states.result.Payload.failed[message_id = $m.message_id].{'refused': {'error': error, 'cause': cause}}"
+            "]) })] %}",
         )
 
 
 def routed_expression(chosen: str) -> str:
-    """Return the JSONata for the messages of a batch, ``$states.input``, with the destination of each.
+    """Return the JSONata for the destinations of a batch, from what was looked up: ``$batch`` and ``$states.input``.
 
     Parameters
     ----------
@@ -206,7 +222,8 @@ def routed_expression(chosen: str) -> str:
         The expression of a `RoutePlan`.
     """
     share = f"{_SHARE};\n  " if "$share(" in chosen else ""
-    return f"""[$map($states.input, function($m) {{ (
+    return f"""[$map($batch, function($one) {{ (
+  $m := $merge([$one, $states.input[message_id = $one.message_id]]);
   $event := $type($m.body) = "object" ? $m.body : $m;
   $object := $event.detail.object;
   $key := $object.key;
@@ -215,10 +232,16 @@ def routed_expression(chosen: str) -> str:
   $which := $version and $version != "null" ? $version : $object.etag;
   $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & $which;
   {share}{{
-    "destination": $m.lost ? {text(GIVE_BACK)} : {chosen},
-    "message": $sift($m, function($value, $name) {{ $not($name in {_LOOKED_UP}) }})
+    "destination": $m.lost or $exists($m.refused) ? {text(GIVE_BACK)} : {chosen},
+    "message_id": $m.message_id,
+    "lost": $m.lost ? true : false,
+    "refused": $exists($m.refused) ? $m.refused : null
   }}
 ) }})]"""
+
+
+def _texts(values: Sequence[str]) -> str:
+    return f"[{', '.join(text(value) for value in values)}]"
 
 
 def _s3_task(scope: Construct, id: str, action: str, found: str) -> sfn.CustomState:

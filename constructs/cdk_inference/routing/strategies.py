@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cdk_inference.stages import StageCode
 
 GIVE_BACK = ""
-"""The destination of an item of which nothing can be said now: it goes back to the queue."""
+"""The destination of an item that has none, because the lookup failed or nobody decides."""
 
 _SPECIAL = re.compile(r"[^\w /-]", re.ASCII)
 
@@ -196,8 +196,8 @@ class Routing:
         entry
             ``path/to/file.py:function``.
         branches
-            By label. An item for which the function fails, or returns another label, goes back to the queue, and in
-            the end to the dead-letter queue.
+            By label. An item for which the function fails, or returns another label, fails: it is tried again, and goes
+            to the dead-letter queue in the end.
         requirements
             What it imports, as a list or the path of a requirements file.
         sources
@@ -358,8 +358,8 @@ class RoutePlan:
         By name, in the order in which they were met.
     deciders
         The user's functions that decide.
-    needs_tags, needs_metadata
-        Whether the tags or the metadata of objects are looked up.
+    tags, metadata
+        Names of the tags and of the metadata that are looked up for each object; others are not kept.
     expression
         JSONata for the name of an item's destination.
     decisions
@@ -370,8 +370,8 @@ class RoutePlan:
     legs: dict[str, PlannedLeg] = field(default_factory=dict)
     destinations: dict[str, Destination] = field(default_factory=dict)
     deciders: list[Decider] = field(default_factory=list)
-    needs_tags: bool = False
-    needs_metadata: bool = False
+    tags: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
     expression: str = ""
     decisions: list[str] = field(default_factory=list)
 
@@ -438,10 +438,9 @@ class _ByAttribute:
             raise PropError(f"the name of the {self.kind} is empty; name what to choose by")
 
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
-        if self.kind == "tags":
-            plan.needs_tags = True
-        else:
-            plan.needs_metadata = True
+        names = plan.tags if self.kind == "tags" else plan.metadata
+        if self.name not in names:
+            names.append(self.name)
         found = f"$lookup($m.{self.kind}, {text(self.name)})"
         cases = tuple((f"{found} = {text(value)}", branch) for value, branch in self.values.items())
         return _Choice(cases, self.otherwise).bind(plan, variant)

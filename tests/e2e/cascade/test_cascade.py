@@ -10,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from cdk_inference.local import aws
+from tests.constructs.conftest import states_of
 from tests.e2e.cascade.conftest import EXAMPLE
 from tests.waiting import wait_until
 
@@ -165,7 +166,8 @@ def test_only_the_workflow_that_waits_may_invoke_what_has_a_gpu(cloud: LocalClou
     refused(lambda: back["lambda"].invoke(FunctionName=preprocess, Payload=b'{"messages": []}'))
     refused(lambda: back["stepfunctions"].start_execution(stateMachineArn=gpu.machine, input="{}"))
     refused(lambda: front["stepfunctions"].start_execution(stateMachineArn=photos.machine, input="[]"))
-    refused(lambda: front["sqs"].send_message(QueueUrl=photos.dead_letter_queue, MessageBody="{}"))
+    for role in (front, back):  # both put what failed into the dead-letter queue, and nothing into any other
+        refused(lambda role=role: role["sqs"].send_message(QueueUrl=photos.queue, MessageBody="{}"))
 
 
 def _clients(cloud: LocalCloud, machine: str) -> dict[str, Any]:
@@ -177,7 +179,7 @@ def _clients(cloud: LocalCloud, machine: str) -> dict[str, Any]:
 def _target(cloud: LocalCloud, machine: str, state: str) -> str:
     """Return what a state invokes."""
     found = cloud.client("stepfunctions").describe_state_machine(stateMachineArn=machine)["definition"]
-    return str(json.loads(found)["States"][state]["Arguments"]["FunctionName"])
+    return str(states_of(json.loads(found))[state]["Arguments"]["FunctionName"])
 
 
 def refused(call: Any) -> None:

@@ -32,6 +32,7 @@ class Hostile:
 
     batch: dict[str, bytes]
     mixed: dict[str, bytes]
+    slow: dict[int, dict[str, bytes]]
     garbage: list[str]
 
 
@@ -48,6 +49,11 @@ def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
         "mixed/sleep": b"sleep",
         "mixed/3": good,
     }
+    # So many of a batch hang for much longer than the function may run.
+    slow = {
+        count: {f"slow-{count}/{i:02}": b"sleep" if i % (32 // count) == 1 else good for i in range(32)}
+        for count in (4, 8)
+    }
     incomplete = {"bucket": {"name": "any"}, "object": {"key": "incomplete", "size": 1}}
     garbage = [
         "not JSON",
@@ -59,13 +65,13 @@ def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
         json.dumps({"time": "2026-01-01T00:00:00Z", "detail": incomplete}),
     ]
     for pipeline in (watch(cloud, "Stages/Obedient"), watch(cloud, "Stages/Fused")):
-        for orders in (batch, mixed):
+        for orders in (batch, slow[4], slow[8], mixed):
             for key, order in orders.items():
                 pipeline.put(key, order)
             pipeline.wait_for_queued(orders, len(orders))
         for body in garbage:
             cloud.client("sqs").send_message(QueueUrl=pipeline.queue, MessageBody=body)
-    return Hostile(batch, mixed, garbage)
+    return Hostile(batch, mixed, slow, garbage)
 
 
 @pytest.fixture(scope="package")

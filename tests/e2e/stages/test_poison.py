@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.waiting import wait_until
+
 if TYPE_CHECKING:
     from cdk_inference.local import LocalCloud, PipeRunner
     from tests.e2e.conftest import Watched
@@ -37,10 +39,46 @@ def test_crashes_and_timeouts_in_the_same_batch_fail_alone(obedient: Watched, ho
     assert "RuntimeError: as it was told" in obedient.logs(stage)
 
 
+@pytest.mark.parametrize("count", [4, 8])
+def test_several_slow_objects_of_32_fail_alone_and_the_others_have_their_rows_after_one_execution(
+    obedient: Watched, hostile: Hostile, count: int
+) -> None:
+    orders = hostile.slow[count]
+    ends = obedient.ends(orders, timeout=600)
+    assert ends == {key: "DEAD_LETTER" if order == b"sleep" else "SUCCEEDED" for key, order in orders.items()}
+    assert list(ends.values()).count("DEAD_LETTER") == count
+    inputs = [
+        obedient.history(execution)[0]["executionStartedEventDetails"]["input"] for execution in obedient.executions()
+    ]
+    assert {sum(f'"{key}"' in given for given in inputs) for key in orders} == {1}
+    errors = {key: error for key, (error, _) in obedient.reasons().items() if key in orders}
+    assert errors.keys() == {key for key, end in ends.items() if end == "DEAD_LETTER"}
+    assert "" not in errors.values()
+
+
+def test_a_dead_letter_says_why_it_is_one(obedient: Watched, hostile: Hostile) -> None:
+    obedient.ends(hostile.mixed, timeout=600)
+    reasons = obedient.reasons()
+    assert reasons["mixed/raise"] == ("RuntimeError", "as it was told")
+    assert all(reasons[key][0] and reasons[key][1] for key in ("mixed/crash", "mixed/sleep"))
+
+
 def test_messages_that_are_no_events_fail_alone(obedient: Watched, hostile: Hostile) -> None:
     obedient.ends(hostile.mixed, timeout=600)  # which were in their batch
-    dead = obedient.dead_bodies()
-    assert [dead.count(body) for body in hostile.garbage] == [1] * len(hostile.garbage)
+
+    def parsed(body: str) -> object:
+        # The pipe takes JSON for JSON, so that a text of its own comes without the quotes.
+        try:
+            return json.loads(body)
+        except ValueError:
+            return body
+
+    def dead() -> list[int]:
+        found = [parsed(body) for body in obedient.dead_bodies()]
+        return [found.count(parsed(body)) for body in hostile.garbage]
+
+    wait_until(lambda: all(dead()), dead)
+    assert dead() == [1] * len(hostile.garbage)
 
 
 def test_fused_stages_write_the_same_rows(
