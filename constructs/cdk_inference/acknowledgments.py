@@ -80,6 +80,13 @@ def python_of_the_host(function: IConstruct) -> None:
         _acknowledge(function, "L1", f"the context {CONTEXT_KEY} chose the version: the local target runs the host's")
 
 
+def alias_subscribed(subscription: CfnResource) -> None:
+    """Acknowledge that CDK and cfn-lint know functions as endpoints of SNS, and not their aliases."""
+    reason = "SNS invokes what the ARN names; an alias moves with its deployments, and $LATEST would not"
+    Validations.of(subscription).acknowledge(Acknowledgment(id="CloudFormation-Validate::W3694", reason=reason))
+    subscription.add_metadata("cfn-lint", {"config": {"ignore_checks": ["W3694"]}})
+
+
 def _render(value: Any) -> str:  # noqa: ANN401 (a CloudFormation value)
     """Write a value with intrinsic functions as cdk-nag names it."""
     match value:

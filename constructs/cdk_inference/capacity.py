@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aws_cdk import Token
 from aws_cdk import aws_lambda as lambda_
@@ -162,14 +162,6 @@ class Capacity(ABC):
         """Return what it is called in messages."""
         return "Lambda"
 
-    def behind_alias(self) -> Capacity:
-        """Return the same, invoked through an alias, for who keeps the function's name longer than a version is.
-
-        An execution that waits for a GPU has the definition that it began with: after a deployment the version in there
-        is deleted, and the workflow's role may not invoke it any more.
-        """
-        return self
-
     def within(self, surroundings: Surroundings) -> Capacity:  # noqa: ARG002
         """Return the same, with a function's props for the resources that it makes."""
         return self
@@ -203,22 +195,16 @@ class Capacity(ABC):
 
     @abstractmethod
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
-        """Put the function onto the capacity, and return what workflows invoke: a version, or an alias of it."""
+        """Put the function onto the capacity, and return the alias that workflows invoke."""
 
 
 @dataclass(frozen=True)
 class OnDemand(Capacity):
     """Environments that Lambda makes when they are needed."""
 
-    alias: bool = False
-
-    def behind_alias(self) -> Capacity:
-        """Return the same, invoked through an alias."""
-        return OnDemand(alias=True)
-
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
-        """Return the version, or an alias of it."""
-        return version_or_alias(scope, function, alias=self.alias)
+        """Return the alias."""
+        return live_alias(scope, function)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +242,7 @@ class OnManagedInstances(Capacity):
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
         """Return the alias; the local target has no instances, and makes environments on demand."""
         if on_cpu_only(scope):
-            return function.current_version
+            return live_alias(scope, function)
         capacity = self.capacity
         if capacity is None:
             own = self.surroundings or Surroundings()
@@ -280,14 +266,18 @@ class OnManagedInstances(Capacity):
         )
 
 
-def version_or_alias(scope: Construct, function: lambda_.Function, *, alias: bool) -> lambda_.IFunction:
-    """Return the function's version, or an alias of it.
+def live_alias(scope: Construct, function: lambda_.Function, **options: Any) -> lambda_.Alias:
+    """Return the alias of the function's current version.
 
-    While a deployment replaces one function after the other, a workflow that names versions stays with the old ones. An
-    alias can be named for longer than a version is.
+    Workflows and policies name the alias. A deployment moves it and deletes the old version, so that neither a
+    definition nor a permission changes with the code. An execution that began before finds the new version.
+
+    Parameters
+    ----------
+    **options
+        Of `aws_lambda.Alias`.
     """
-    version = function.current_version
-    return lambda_.Alias(scope, "Alias", alias_name=ALIAS, version=version) if alias else version
+    return lambda_.Alias(scope, "Alias", alias_name=ALIAS, version=function.current_version, **options)
 
 
 def is_whole(value: object) -> bool:
@@ -307,4 +297,3 @@ def reserve_at_least(environments: int | None, reserved: int | None, what: str, 
 
 
 ON_DEMAND = OnDemand()
-BEHIND_ALIAS = ON_DEMAND.behind_alias()

@@ -21,7 +21,7 @@ from cdk_inference.descriptions import FUNCTION, described
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.memory import warn_of_memory
-from cdk_inference.metadata import mark, model_facts, pipeline_path
+from cdk_inference.metadata import mark, metrics_name, model_facts
 from cdk_inference.network import allow_interfaces, check_placement, closed_security_group
 from cdk_inference.packages import ZipPackage
 from cdk_inference.service_errors import Kind, state_errors
@@ -58,6 +58,9 @@ CONFIGURATION_ERRORS = state_errors("lambda:Invoke", Kind.CONFIGURATION)
 
 A version is not found when an execution that began before a deployment comes to it after.
 """
+
+NO_MODEL = "none"
+"""Stands for the model's version in rows of a workflow whose inference stage does not say which model it runs."""
 
 INFERENCE_HANDLER = "inference_runtime.infer.handler"
 _MAX_ENVIRONMENT_BYTES = 4096
@@ -123,9 +126,11 @@ class StageFunction(Construct):
     version
         The version that is published when code or configuration change.
     target
-        What workflows invoke: the version, or an alias of it.
+        What workflows invoke: an alias that moves to each new version.
     role, log_group
         Its role and its log group.
+    model_version
+        Version of the model that it runs; None if it runs none.
     slow
         Whether it can take longer than an express workflow may wait.
     transient_errors
@@ -134,6 +139,7 @@ class StageFunction(Construct):
         As given.
     """
 
+    model_version: str | None = None
     slow: ClassVar[bool] = False
     transient_errors: ClassVar[tuple[str, ...]] = TRANSIENT_ERRORS
 
@@ -191,7 +197,7 @@ class StageFunction(Construct):
         self.log_group.grant_write(self.role)
         packaged = package.resolve(self, name=id, platform=platform)
         capacity.check(reserved=reserved_concurrent_executions, ephemeral_mib=packaged.ephemeral_mib)
-        variables = {"PIPELINE": pipeline_path(self), **environment, **packaged.environment}
+        variables = {"PIPELINE": metrics_name(self), **environment, **packaged.environment}
         size = sum(len(name.encode()) + len(value.encode()) for name, value in variables.items())
         if size > _MAX_ENVIRONMENT_BYTES:
             largest = max(variables, key=lambda name: len(variables[name]))
@@ -366,7 +372,6 @@ class PreprocessFunction(StageFunction):
             environment={
                 **code.environment(),
                 **reading_environment(model, max_object_bytes),
-                "MODEL_VERSION": model.version,
                 "WORK_BUCKET": work.bucket.bucket_name,
             },
             memory_size=memory_size,
@@ -431,16 +436,32 @@ class CpuInference(StageFunction):
                 engine=engine,
                 delivery=delivery if delivery is not None else ModelDelivery.auto(),
             ),
-            description=f"runs {model.manifest.name} {model.version}",
+            description=f"runs {model.manifest.name}",
             environment=inference_environment(model, work, confidence=confidence),
             memory_size=memory_size,
             timeout=timeout if timeout is not None else Duration.seconds(30),
             capacity=capacity if capacity is not None else ON_DEMAND,
             **options,
         )
+        self.model_version = model.version
         mark_model(self, model)
         grant_work(self, work)
         warn_of_memory(self, model, memory_size)
+
+
+def move_together(*stages: object) -> None:
+    """Have no alias of the stages move before all of their functions have their new code.
+
+    The stages of a route depend on each other, such as labels and a model. Without this, the alias of a small function
+    would move while a large one is still being updated, and batches would meet stages of two deployments meanwhile. If
+    a function cannot be updated, no alias moves at all.
+    """
+    functions = [stage for stage in stages if isinstance(stage, StageFunction)]
+    for stage in functions:
+        for other in functions:
+            resource = other.function.node.default_child
+            if other is not stage and resource is not None:
+                stage.target.node.add_dependency(resource)
 
 
 def inference_environment(model: ModelArtifact, work: WorkBucket, *, confidence: bool = False) -> dict[str, str]:
@@ -520,11 +541,10 @@ class PostprocessFunction(StageFunction):
                 requirements=code.requirements,
                 sources=code.files(),
             ),
-            description=f"stores what {model.manifest.name} {model.version} says",
+            description=f"stores what {model.manifest.name} says",
             environment={
                 **code.environment(),
                 **recording_environment(results, result_ttl_days),
-                "MODEL_VERSION": model.version,
                 "WORK_BUCKET": work.bucket.bucket_name,
             },
             memory_size=memory_size,

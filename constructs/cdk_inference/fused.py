@@ -113,7 +113,7 @@ class FusedFunction(StageFunction):
                 engine=engine,
                 delivery=delivery if delivery is not None else ModelDelivery.auto(),
             ),
-            description=f"scores objects with {model.manifest.name} {model.version}",
+            description=f"scores objects with {model.manifest.name}",
             environment={
                 **before.environment(_BEFORE),
                 **after.environment(_AFTER),
@@ -126,6 +126,7 @@ class FusedFunction(StageFunction):
             capacity=capacity if capacity is not None else ON_DEMAND,
             **options,
         )
+        self.model_version = model.version
         mark(
             self.function,
             "function",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, cast
 
-from aws_cdk import CfnResource
+from aws_cdk import CfnResource, NestedStack, Stack
+
+from cdk_inference.descriptions import described
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from cdk_inference.model.manifest import Manifest
 
 METADATA_KEY = "cdk-inference"
+
+_LONGEST_NAME = 246  # CDK takes 255 for the value of a dimension, and 9 are for the hash
 
 # Every property of a construct is asked of another process, and a pipeline's path does not change.
 _KEPT_PATH = "_cdk_inference_path"
@@ -44,12 +49,32 @@ def pipeline_path(part: IConstruct) -> str:
     return _pipeline_path(part.node.scopes)
 
 
+def metrics_name(part: IConstruct) -> str:
+    """Return what metrics and logs call the pipeline that a part is in: ``<stack name>/<path in the stack>``.
+
+    The copies of an app in one account differ by the names of their stacks. The dimension of a metric takes ASCII only,
+    so that a path with other characters, or a very long one, ends in a hash.
+    """
+    owner = part if _is_pipeline(part) else _pipeline(part.node.scopes)
+    stacks = (scope for scope in reversed(owner.node.scopes) if isinstance(scope, Stack))
+    stack = next(stack for stack in stacks if not isinstance(stack, NestedStack))
+    path = _path(owner).removeprefix(_path(stack)).removeprefix("/")
+    name = "/".join(filter(None, (stack.stack_name, path)))
+    written = described(name, _LONGEST_NAME)
+    return written if written == name else f"{written}-{sha256(path.encode()).hexdigest()[:8]}"
+
+
 def _pipeline_path(scopes: Sequence[IConstruct]) -> str:
+    return _path(_pipeline(scopes))
+
+
+def _pipeline(scopes: Sequence[IConstruct]) -> IConstruct:
     *outer, parent, _ = scopes
-    for scope in (parent, *reversed(outer)):
-        if getattr(scope, "is_pipeline", False):
-            return _path(scope)
-    return _path(parent)
+    return next((scope for scope in (parent, *reversed(outer)) if _is_pipeline(scope)), parent)
+
+
+def _is_pipeline(scope: IConstruct) -> bool:
+    return getattr(scope, "is_pipeline", False) is True
 
 
 def _path(construct: IConstruct) -> str:

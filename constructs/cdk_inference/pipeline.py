@@ -14,7 +14,7 @@ from cdk_inference.durations import seconds
 from cdk_inference.environments import check_environment
 from cdk_inference.errors import PropError
 from cdk_inference.inference import CpuStrategy, Inference
-from cdk_inference.metadata import mark
+from cdk_inference.metadata import mark, metrics_name
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
@@ -357,7 +357,7 @@ class InferencePipeline(Construct):
             **{
                 "namespace": METRIC_NAMESPACE,
                 "metric_name": name,
-                "dimensions_map": {"pipeline": self.node.path},
+                "dimensions_map": {"pipeline": metrics_name(self)},
                 "statistic": cloudwatch.Stats.SUM,
                 "period": Duration.minutes(5),
                 **options,

@@ -10,9 +10,8 @@ from zoneinfo import ZoneInfo
 from aws_cdk import TimeZone, Token, Tokenization
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.capacity import Capacity, is_whole, reserve_at_least
+from cdk_inference.capacity import Capacity, is_whole, live_alias, reserve_at_least
 from cdk_inference.errors import PropError
-from cdk_inference.managed_capacity import ALIAS
 from cdk_inference.platform import on_cpu_only
 
 if TYPE_CHECKING:
@@ -138,11 +137,9 @@ class Provisioned(Capacity):
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
         """Return an alias: Lambda moves it when the new version's environments are ready, and the old ones serve on."""
-        alias = lambda_.Alias(
+        alias = live_alias(
             scope,
-            "Alias",
-            alias_name=ALIAS,
-            version=function.current_version,
+            function,
             # The local target makes environments as they are needed, and scales nothing.
             provisioned_concurrent_executions=None if on_cpu_only(scope) else self.environments,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.capacity import Capacity, version_or_alias
+from cdk_inference.capacity import Capacity, live_alias
 from cdk_inference.errors import PropError
 from cdk_inference.platform import on_cpu_only
 from cdk_inference.template_checks import check_templates, referenced, resources_of
@@ -31,12 +31,6 @@ _OLDEST_PYTHON = 12
 class SnapStart(Capacity):
     """Environments that begin with a snapshot, see `Capacity.snap_start`."""
 
-    alias: bool = False
-
-    def behind_alias(self) -> Capacity:
-        """Return the same, invoked through an alias."""
-        return SnapStart(alias=True)
-
     def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002
         """Refuse more ephemeral storage than a snapshot has."""
         if ephemeral_mib > MOST_STORAGE:
@@ -46,9 +40,9 @@ class SnapStart(Capacity):
             )
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
-        """Return the version, or an alias of it; the local target makes no snapshots."""
+        """Return the alias; the local target makes no snapshots."""
         if on_cpu_only(scope):
-            return version_or_alias(scope, function, alias=self.alias)
+            return live_alias(scope, function)
         _check(function)
         resource = function.node.default_child
         assert isinstance(resource, lambda_.CfnFunction)  # noqa: S101 - for mypy
@@ -56,7 +50,7 @@ class SnapStart(Capacity):
         resource.snap_start = lambda_.CfnFunction.SnapStartProperty(apply_on="PublishedVersions")
         # The snapshot of an old version would be paid for as long as it is there.
         function.current_version.apply_removal_policy(RemovalPolicy.DESTROY)
-        return version_or_alias(scope, function, alias=self.alias)
+        return live_alias(scope, function)
 
 
 def _check(function: lambda_.Function) -> None:

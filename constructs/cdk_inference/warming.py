@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Duration, Token
 
-from cdk_inference.capacity import Capacity, is_whole, reserve_at_least, version_or_alias
+from cdk_inference.capacity import Capacity, is_whole, live_alias, reserve_at_least
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.platform import on_cpu_only
@@ -30,7 +30,6 @@ class Warmed(Capacity):
 
     environments: int = 1
     every: Duration | None = None
-    alias: bool = False
 
     def __post_init__(self) -> None:
         # How many targets there are must be known when the template is written.
@@ -48,17 +47,13 @@ class Warmed(Capacity):
             if value is not None and value % _MINUTE:
                 raise PropError(f"every is {value} s; a rule of EventBridge takes whole minutes")
 
-    def behind_alias(self) -> Capacity:
-        """Return the same, invoked through an alias."""
-        return Warmed(self.environments, self.every, alias=True)
-
     def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002
         """Refuse to reserve less than is kept warm: the events themselves would be throttled."""
         reserve_at_least(self.environments, reserved, "kept warm", "keep fewer")
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
-        """Return the version, or an alias of it, which the rules invoke too: environments belong to a version."""
-        target = version_or_alias(scope, function, alias=self.alias)
+        """Return the alias, which the rules invoke too."""
+        target = live_alias(scope, function)
         # The local target's environments are processes that stay anyway.
         if not on_cpu_only(scope):
             self._warm(scope, target)

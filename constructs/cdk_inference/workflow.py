@@ -12,7 +12,7 @@ from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
 from cdk_inference.errors import PropError
-from cdk_inference.functions import CONFIGURATION_ERRORS, TRANSIENT_ERRORS
+from cdk_inference.functions import CONFIGURATION_ERRORS, NO_MODEL, TRANSIENT_ERRORS
 from cdk_inference.metadata import mark
 from cdk_inference.routing.strategies import text
 from cdk_inference.service_errors import Kind, state_errors
@@ -449,7 +449,7 @@ class _Definition:
         postprocessing = leg.postprocess.task(
             self._scope,
             f"{label}Postprocess",
-            # The output of the stage before: groups, inference and, if a model ran, its version.
+            # The output of the stage before: groups, inference and the version of the model.
             payload=_postprocess_payload(leg),
             output={
                 "back": "{% [$append($prepared.retry, $states.result.Payload.retry)] %}",
@@ -465,7 +465,8 @@ class _Definition:
         any_left.when(
             sfn.Condition.jsonata("{% $count($states.input.groups) = 0 %}"),
             postprocessing,
-            outputs={"groups": [], "inference": "none"},
+            # The rows of rejected objects say which model they were meant for.
+            outputs={"groups": [], "inference": "none", "model_version": leg.inference.model_version or NO_MODEL},
         ).otherwise(score)
         self._catch(preprocessing)
         self._catch(postprocessing)

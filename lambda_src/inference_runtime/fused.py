@@ -46,6 +46,7 @@ _engine = LocalEngine()
 _with_confidence = os.environ.get("CONFIDENCE") == "1"
 _preprocessor = Preprocessor.from_environment(client("s3"), "PREPROCESS")
 _postprocessor = Postprocessor.from_environment(client("dynamodb"), "POSTPROCESS")
+_postprocessor.log_as(_version)
 prepare(_engine.warm_up)
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from inference_runtime.postprocessor import Outcome
     from inference_runtime.rows import Attribute
 
-_model_version = required("MODEL_VERSION")
 _s3: S3Client = client("s3")
 _store = TensorStore(lambda: BotocoreObjects(_s3), required("WORK_BUCKET"))
 _postprocessor = Postprocessor.from_environment(client("dynamodb"))
@@ -40,8 +39,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Parameters
     ----------
     event
-        `{"items", "rejected", "groups", "inference"}`: what preprocessing and inference returned, and `model_version`
-        if the inference function says it. If not absent or null, besides:
+        `{"items", "rejected", "groups", "inference", "model_version"}`: what preprocessing and inference returned. If
+        not absent or null, besides:
 
         - `only`: the indices to handle; nothing happens to others
         - `failed`: `[{"index", "reason"}]`, items that get a row that says so, unless there are outputs for them
@@ -63,6 +62,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """
     deadline = Deadline(context)
     batch = _Batch.from_event(event)
+    _postprocessor.log_as(batch.model_version)
     outcomes, broken = _outcomes(event, batch)
     for index in batch.handled - outcomes.keys() - broken.keys():
         broken[index] = StageError("inference returned nothing for the object")
@@ -109,7 +109,7 @@ class _Batch:
             unsure=unsure,
             confidences=_confidences(event.get("confidences")) | unsure,
             first=event.get("first") or {},
-            model_version=event.get("model_version") or _model_version,
+            model_version=event["model_version"],
             inference=event["inference"],
             route=event.get("route"),
             variant=event.get("variant"),

@@ -55,8 +55,6 @@ class Postprocessor:
         The user's: `function(outputs, item) -> dict`.
     pipeline
         What metrics and logs belong to.
-    model_version
-        For the logs.
 
     Attributes
     ----------
@@ -72,14 +70,12 @@ class Postprocessor:
         ttl_days: float | None,
         function: Callable[[Mapping[str, Array], Item], object],
         pipeline: str,
-        model_version: str,
     ) -> None:
         self._dynamodb = dynamodb
         self._table = table
         self._ttl = None if ttl_days is None else timedelta(days=ttl_days)
         self._function = function
         self._log = Logger(service=pipeline)
-        self._log.append_keys(model_version=model_version)
         self.metrics = Metrics(namespace=NAMESPACE)
         self.metrics.set_default_dimensions(pipeline=pipeline)
 
@@ -102,12 +98,15 @@ class Postprocessor:
         days = os.environ.get("RESULT_TTL_DAYS")
         return cls(
             pipeline=required("PIPELINE"),
-            model_version=required("MODEL_VERSION"),
             dynamodb=dynamodb,
             table=required("RESULTS_TABLE"),
             ttl_days=float(days) if days else None,
             function=load_stage(prefix),
         )
+
+    def log_as(self, model_version: str) -> None:
+        """Have log lines name the model from here on."""
+        self._log.append_keys(model_version=model_version)
 
     def outcomes(
         self, outputs: Mapping[str, Array], rows: Iterable[tuple[int, int]], items: Sequence[Item]

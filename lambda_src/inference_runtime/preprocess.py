@@ -15,7 +15,6 @@ from inference_runtime.environment import required
 from inference_runtime.inputs import group_by_shape
 from inference_runtime.item import message_id_of
 from inference_runtime.lifecycle import answers_warming
-from inference_runtime.logs import add_to_log_lines
 from inference_runtime.preprocessor import Batch, Preprocessor
 from inference_runtime.tensors import TensorStore
 
@@ -28,7 +27,6 @@ RESPONSE_LIMIT = 180_000
 First answers of a cascade count too: they go where the response goes.
 """
 
-add_to_log_lines(model_version=required("MODEL_VERSION"))
 _s3: S3Client = client("s3")
 _store = TensorStore(lambda: BotocoreObjects(_s3), required("WORK_BUCKET"))
 _preprocessor = Preprocessor.from_environment(_s3)

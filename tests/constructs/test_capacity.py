@@ -51,11 +51,12 @@ def invoked(stack, inference):
     return stack.resolve(task.to_state_json())["Arguments"]["FunctionName"]
 
 
-def test_on_demand_a_version_is_invoked(stack):
-    target = invoked(stack, infer(stack))
-    (version,) = resources(stack, "AWS::Lambda::Version")
-    assert target == {"Ref": version}
-    assert not resources(stack, "AWS::Lambda::Alias")
+def test_old_versions_go_once_the_alias_has_moved(stack):
+    infer(stack)
+    version = next(iter(resources(stack, "AWS::Lambda::Version").values()))
+    assert version.get("DeletionPolicy", "Delete") == "Delete"
+    (name,) = resources(stack, "AWS::Lambda::Version")
+    assert only(stack, "AWS::Lambda::Alias")["FunctionVersion"] == {"Fn::GetAtt": [name, "Version"]}
 
 
 def test_provisioned_concurrency_is_that_of_the_alias_that_is_invoked(stack):
@@ -198,18 +199,13 @@ def stage(stack, id="Stage", capacity=ON_DEMAND, **code):
     [ON_DEMAND, Capacity.snap_start(), Capacity.warmed(), Capacity.provisioned(1)],
     ids=["on-demand", "snapshots", "warmed", "provisioned"],
 )
-def test_who_waits_long_names_an_alias(stack, capacity):
-    target = invoked(stack, infer(stack, capacity=capacity.behind_alias()))
+def test_an_alias_is_invoked(stack, capacity):
+    target = invoked(stack, infer(stack, capacity=capacity))
     (alias,) = resources(stack, "AWS::Lambda::Alias")
     assert target == {"Ref": alias}
     properties = only(stack, "AWS::Lambda::Alias")
     assert properties["Name"] == "live"
     assert "SnapStart" not in properties
-
-
-def test_instances_are_behind_an_alias_anyway():
-    capacity = Capacity.managed_instances()
-    assert capacity.behind_alias() is capacity
 
 
 # --- snapshots ---
@@ -219,10 +215,10 @@ def test_a_version_with_a_snapshot_is_invoked_and_deleted_with_the_next(stack):
     inference = infer(stack, capacity=Capacity.snap_start())
     target = invoked(stack, inference)
     assert only(stack, "AWS::Lambda::Function")["SnapStart"] == {"ApplyOn": "PublishedVersions"}
-    ((name, version),) = resources(stack, "AWS::Lambda::Version").items()
-    assert target == {"Ref": name}
+    (version,) = resources(stack, "AWS::Lambda::Version").values()
+    (alias,) = resources(stack, "AWS::Lambda::Alias")
+    assert target == {"Ref": alias}
     assert (version["DeletionPolicy"], version["UpdateReplacePolicy"]) == ("Delete", "Delete")
-    assert not resources(stack, "AWS::Lambda::Alias")
     # CDK warns of SnapStart without a published version, and there is one.
     Annotations.from_stack(stack).has_no_warning("*", Match.any_value())
 
@@ -283,8 +279,8 @@ def test_the_local_target_makes_no_snapshots_and_scales_and_warms_nothing():
     assert not [f for f in resources(stack, "AWS::Lambda::Function").values() if "SnapStart" in f["Properties"]]
     for kind in ("Events::Rule", "Lambda::EventInvokeConfig", "ApplicationAutoScaling::ScalableTarget"):
         assert not resources(stack, f"AWS::{kind}")
-    (alias,) = resources(stack, "AWS::Lambda::Alias").values()
-    assert "ProvisionedConcurrencyConfig" not in alias["Properties"]
+    for alias in resources(stack, "AWS::Lambda::Alias").values():
+        assert "ProvisionedConcurrencyConfig" not in alias["Properties"]
 
 
 @pytest.mark.parametrize(
@@ -325,7 +321,7 @@ def test_the_local_target_makes_no_snapshots_and_scales_and_warms_nothing():
 def test_an_escape_hatch_to_what_has_no_snapshots_fails(tmp_path, changed, property, value, problem):
     app = cdk.App(outdir=str(tmp_path), context={"aws:cdk:bundling-stacks": []})
     stack = cdk.Stack(app, "Stack")
-    made = stage(stack, capacity=Capacity.snap_start().behind_alias())
+    made = stage(stack, capacity=Capacity.snap_start())
     resource = {"Function": made.function, "Alias": made.target}[changed].node.default_child
     resource.add_property_override(property, value)
     with pytest.raises(RuntimeError, match="ValidationFailed"):
@@ -533,8 +529,8 @@ def rules(stack):
 
 def test_what_is_invoked_is_kept_warm(stack):
     target = invoked(stack, infer(stack, capacity=Capacity.warmed()))
-    (version,) = resources(stack, "AWS::Lambda::Version")
-    assert target == {"Ref": version}
+    (alias,) = resources(stack, "AWS::Lambda::Alias")
+    assert target == {"Ref": alias}
     (rule,) = rules(stack)
     assert rule["ScheduleExpression"] == "rate(5 minutes)"
     (event,) = rule["Targets"]
@@ -567,14 +563,12 @@ def test_a_warming_event_that_fails_is_not_tried_again(stack):
         assert "DeadLetterConfig" not in target
     config = only(stack, "AWS::Lambda::EventInvokeConfig")
     assert (config["MaximumRetryAttempts"], config["MaximumEventAgeInSeconds"]) == (0, 60)
-    (version,) = resources(stack, "AWS::Lambda::Version")
-    assert config["Qualifier"] == {"Fn::GetAtt": [version, "Version"]}
+    (alias,) = resources(stack, "AWS::Lambda::Alias")
+    assert config["Qualifier"] == {"Fn::Select": [7, {"Fn::Split": [":", {"Ref": alias}]}]}  # the last part of its ARN
 
 
-@pytest.mark.parametrize("alias", [False, True])
-def test_nobody_but_the_rules_may_invoke_for_warming(stack, alias):
-    capacity = Capacity.warmed(6)
-    target = invoked(stack, infer(stack, capacity=capacity.behind_alias() if alias else capacity))
+def test_nobody_but_the_rules_may_invoke_for_warming(stack):
+    target = invoked(stack, infer(stack, capacity=Capacity.warmed(6)))
     permissions = [each["Properties"] for each in resources(stack, "AWS::Lambda::Permission").values()]
     assert sorted(each["SourceArn"]["Fn::GetAtt"][0] for each in permissions) == sorted(
         resources(stack, "AWS::Events::Rule")
@@ -640,11 +634,9 @@ def test_the_model_has_a_capacity_of_its_own(stack, pipeline):
     assert len(rules(stack)) == 3  # and that of the trigger
 
 
-def test_what_is_behind_a_gpu_is_invoked_through_an_alias(stack, pipeline):
+def test_what_is_behind_a_gpu_has_the_capacity_too(stack, pipeline):
     photos = pipeline(inference=Inference.gpu(), capacity=Capacity.snap_start())
     assert with_snapshots(stack) == ids(stack, photos.preprocess, photos.postprocess)
-    assert isinstance(photos.preprocess.target, lambda_.Version)
-    assert isinstance(photos.postprocess.target, lambda_.Alias)
 
 
 @pytest.mark.parametrize(

@@ -464,13 +464,51 @@ def test_a_bucket_that_sends_events_does_not_warn(stack, pipeline, enable):
     Annotations.from_stack(stack).has_no_warning("*", Match.string_like_regexp("EventBridge"))
 
 
-def test_the_workflow_runs_versions_of_the_functions(template):
-    versions = resources(template, "AWS::Lambda::Version")
-    assert len(versions) == 3
+def test_the_workflow_runs_aliases_of_the_functions(template):
+    aliases = resources(template, "AWS::Lambda::Alias")
+    assert len(aliases) == 3
     (machine,) = resources(template, "AWS::StepFunctions::StateMachine").values()
     pieces = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
     invoked = {piece["Ref"] for piece in pieces if isinstance(piece, dict)} - {"AWS::Partition"}
-    assert invoked - resources(template, "AWS::SQS::Queue").keys() == set(versions)
+    assert invoked - resources(template, "AWS::SQS::Queue").keys() == set(aliases)
+    (policy,) = [p for n, p in resources(template, "AWS::IAM::Policy").items() if "StateMachineRole" in n]
+    allowed = [s for s in policy["Properties"]["PolicyDocument"]["Statement"] if "lambda" in str(s["Action"])]
+    assert [s["Resource"] for s in allowed] == [{"Ref": alias} for alias in aliases]
+
+
+def test_no_alias_moves_before_all_functions_of_the_route_have_their_code(template):
+    functions = set(resources(template, "AWS::Lambda::Function"))
+    for alias in resources(template, "AWS::Lambda::Alias").values():
+        assert {*alias["DependsOn"], alias["Properties"]["FunctionName"]["Ref"]} == functions
+
+
+def test_copies_of_an_app_do_not_share_their_metrics():
+    app = cdk.App(context={"aws:cdk:bundling-stacks": []})
+    names = []
+    for stage, stack_name in (("Dev", None), ("Prod", None), ("Third", "photos-third")):
+        stack = cdk.Stack(cdk.Stage(app, stage), "Photos", stack_name=stack_name)
+        model = ModelArtifact(stack, "Model", recipe=RECIPE)
+        scope = cdk.NestedStack(stack, "Inner") if stage == "Third" else stack
+        made = InferencePipeline(scope, "Scored", model=model, preprocess=Preprocess.image(size=224))
+        dimensions = made.metric_failed().to_metric_config().metric_stat.dimensions
+        names.append(dimensions[0].value)
+        functions = resources(scope, "AWS::Lambda::Function").values()
+        assert {f["Properties"]["Environment"]["Variables"]["PIPELINE"] for f in functions} == {names[-1]}
+    assert names == ["Dev-Photos/Scored", "Prod-Photos/Scored", "photos-third/Inner/Scored"]
+
+
+def test_metrics_have_a_name_in_ascii_that_is_their_own(stack, model):
+    names = {
+        name: InferencePipeline(stack, name, model=model, preprocess=Preprocess.image(size=224), fused=True)
+        .metric_failed()
+        .to_metric_config()
+        .metric_stat.dimensions[0]
+        .value
+        for name in ("写真", "画像", "P" * 255 + "1", "P" * 255 + "2", "Plain")
+    }
+    assert len(set(names.values())) == 5
+    assert names["Plain"] == "Stack/Plain"
+    assert all(name.isascii() and len(name) <= 264 for name in names.values())
 
 
 def test_tokens_are_not_validated(stack, pipeline):

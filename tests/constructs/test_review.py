@@ -87,7 +87,6 @@ def add_capacities(app):
     capacities = {"Snapshots": Capacity.snap_start(), "Warmed": Capacity.warmed(6), "Provisioned": provisioned}
     for id, capacity in capacities.items():
         CpuInference(stack, id, model=model, work=work, capacity=capacity)
-        CpuInference(stack, f"{id}BehindAlias", model=model, work=work, capacity=capacity.behind_alias())
 
 
 def add_deliveries(app):

@@ -10,6 +10,7 @@ from pathlib import Path
 import aws_cdk as cdk
 import jsonata
 import pytest
+from aws_cdk.assertions import Template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -362,9 +363,15 @@ def test_a_cascade_by_a_model_without_scores_fails(routes):
 def test_what_a_waiting_execution_invokes_outlives_a_deployment():
     stack = make_stack()
     build(stack, lambda a, b: Routing.by_size(limit=9, below=a, otherwise=b), Inference.gpu(backend=SageMakerAsync()))
-    aliases = resources(stack, "AWS::Lambda::Alias").values()
-    assert {alias["Properties"]["Name"] for alias in aliases} == {"live"}
-    assert len(aliases) == 2  # postprocessing, and the function that submits
+    template = Template.from_stack(stack).to_json()["Resources"]
+    aliases = resources(stack, "AWS::Lambda::Alias")
+    assert {alias["Properties"]["Name"] for alias in aliases.values()} == {"live"}
+    for machine in resources(stack, "AWS::StepFunctions::StateMachine").values():
+        pieces = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
+        named = {piece["Ref"] for piece in pieces if "Ref" in piece} - {"AWS::Partition"}
+        kinds = {template[name]["Type"] for name in named}
+        assert "AWS::Lambda::Alias" in kinds
+        assert not kinds & {"AWS::Lambda::Version", "AWS::Lambda::Function"}
 
 
 def test_a_cascade_that_begins_on_a_gpu_fails(routes):

@@ -168,6 +168,7 @@ def configure(
                 "items": [i for i, _ in results],
                 "rejected": [{"index": i, "reason": r} for i, (_, r) in enumerate(results) if isinstance(r, str)],
                 "inference": "cpu",
+                "model_version": "m1",
                 **more,
             }
             event = store.dump_groups(event, groups, "outputs", 80_000)

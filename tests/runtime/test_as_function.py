@@ -48,7 +48,6 @@ def test_metrics_logs_and_prints_do_not_disturb_the_response(
         Environment={
             "Variables": {
                 "PIPELINE": "photos",
-                "MODEL_VERSION": "m1",
                 "RESULTS_TABLE": table,
                 "WORK_BUCKET": inbox.bucket,
                 "STAGE_FUNCTION": "user_code:function",
@@ -75,6 +74,7 @@ def test_metrics_logs_and_prints_do_not_disturb_the_response(
         "rejected": [],
         "groups": [{"indices": [0], "outputs": {"y": {"dtype": "float32", "shape": [1], "data": "AADAPw=="}}}],
         "inference": "cpu",
+        "model_version": "m1",
     }
     for new in (1, 0):  # the second time in the same process
         response = functions.invoke(FunctionName="postprocess", Payload=json.dumps(event))

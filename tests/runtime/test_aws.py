@@ -70,6 +70,7 @@ def rejected(inbox: Inbox, table: str, stage: Callable[[str], str]) -> dict[str,
         "rejected": [{"index": n, "reason": "no"} for n in range(32)],
         "groups": [],
         "inference": "none",
+        "model_version": "m1",
     }
 
 

@@ -163,9 +163,7 @@ def test_only_what_is_asked_for_is_handled(configure: Any, rows: Any, item: Any)
     assert rows().keys() == {"b", "c"}
     assert handler(batch, only=[]) == NOTHING
     assert failed(handler(batch, only=[3], failed=[{"index": 0, "reason": "x"}])) == [batch[3][0]["message_id"]]
-    nulls = dict.fromkeys(
-        ("only", "failed", "unsure", "confidences", "first", "route", "variant", "row_version", "model_version")
-    )
+    nulls = dict.fromkeys(("only", "failed", "unsure", "confidences", "first", "route", "variant", "row_version"))
     done = handler(batch, **nulls)
     assert failed(done) == [batch[3][0]["message_id"]]
     assert {**done, "failures": []} == {**NOTHING, "succeeded": 1, "rejected": 1}

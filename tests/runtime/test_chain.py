@@ -77,6 +77,7 @@ def staged(
                 "rejected": prepared["rejected"],
                 "groups": inferred["groups"],
                 "inference": inferred["inference"],
+                "model_version": inferred["model_version"],
             },
         )
         assert done.pop("unsure") == []

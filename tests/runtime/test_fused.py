@@ -99,7 +99,8 @@ def staged(code: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any
 
     def run(messages: list[Any], **more: Any) -> list[dict[str, str]]:
         prepared = handlers["PREPROCESS"]({"messages": messages})
-        answer = infer({"groups": prepared["groups"]}) if prepared["groups"] else {"groups": [], "inference": "none"}
+        nothing = {"groups": [], "inference": "none", "model_version": "m1"}
+        answer = infer({"groups": prepared["groups"]}) if prepared["groups"] else nothing
         kept = {name: prepared[name] for name in ("items", "rejected")}
         done = handlers["POSTPROCESS"]({**answer, **kept, **more})
         assert prepared["unfinished"] == prepared["retry"] == done["retry"] == []

@@ -285,7 +285,7 @@ def test_outputs_that_are_gone_fail_as_retryable(
     stage("def function(outputs, item): return {'size': outputs['y'].size}")
     handler = load("postprocess")
     group = ArrayStore(s3, bucket).dump_groups({}, [([0], {"y": np.zeros((1, 9000))})], "outputs", 2000)
-    event = {"items": [item("a")], "rejected": [], "inference": "cpu", **group}
+    event = {"items": [item("a")], "rejected": [], "inference": "cpu", "model_version": "m1", **group}
     assert handler(event)["succeeded"] == 1
     s3.delete_object(Bucket=bucket, Key=event["groups"][0]["outputs"]["y"]["key"])
     with pytest.raises(RetryableError, match="NoSuchKey"):

@@ -106,7 +106,7 @@ def definition(stack: cdk.Stack, machine: Any, **names: str) -> str:
     resources = Template.from_stack(stack).to_json()["Resources"]
     found = {"AWS::Partition": "aws"}
     for logical_id, resource in resources.items():
-        if resource["Type"] == "AWS::Lambda::Version":
+        if resource["Type"] == "AWS::Lambda::Alias":
             function = resources[resource["Properties"]["FunctionName"]["Ref"]]
             found[logical_id] = (
                 f"arn:aws:lambda:us-east-1:000000000000:function:{function['Properties']['Description']}"

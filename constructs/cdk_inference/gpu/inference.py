@@ -12,7 +12,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from cdk_inference.capacity import BEHIND_ALIAS, Capacity
+from cdk_inference.capacity import Capacity
 from cdk_inference.delivery import model_folder, shipped_files
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
@@ -234,6 +234,8 @@ class GpuInference(Construct):
     ----------
     stage
         What the backend made, or the zip function.
+    model_version
+        Version of the model.
     slow
         True: it can take longer than an express workflow may wait.
     transient_errors
@@ -255,6 +257,7 @@ class GpuInference(Construct):
         **options: Unpack[FunctionOptions],
     ) -> None:
         super().__init__(scope, id)
+        self.model_version = model.version
         platform = options.get("platform")
         if platform is not None and platform.architecture != "x86_64":
             raise PropError(
@@ -326,9 +329,6 @@ class GpuInference(Construct):
 class LambdaGpuFunction(StageFunction):
     """The function that `LambdaGpu` makes.
 
-    Workflows invoke its alias, and not a version: an execution may wait for so long that a deployment comes between,
-    which deletes the version that the execution would have named.
-
     Parameters
     ----------
     backend
@@ -357,7 +357,7 @@ class LambdaGpuFunction(StageFunction):
             scope,
             id,
             package=ImagePackage(model),
-            description=f"runs {model.manifest.name} {model.version} on a GPU",
+            description=f"runs {model.manifest.name} on a GPU",
             environment={
                 **inference_environment(model, work),
                 **_CUDA,
@@ -426,11 +426,10 @@ class CpuFallback(StageFunction):
                 engine="python",
                 sources=shipped_files(path, "model") if path is not None else {},
             ),
-            description=f"runs {model.manifest.name} {model.version}, on the CPU for want of a GPU",
+            description=f"runs {model.manifest.name}, on the CPU for want of a GPU",
             environment={**inference_environment(model, work), **_CUDA},
             memory_size=_FALLBACK_MEMORY,
             timeout=timeout,
-            capacity=BEHIND_ALIAS,
             **options,
         )
         mark_model(self, model, stage=scope.node.id)

@@ -17,7 +17,7 @@ from cdk_inference import acknowledgments, encryption
 from cdk_inference.descriptions import ROLE, described
 from cdk_inference.functions import inference_environment
 from cdk_inference.gpu.sagemaker_scaling import ScaleToZero
-from cdk_inference.metadata import mark, pipeline_path
+from cdk_inference.metadata import mark, metrics_name
 from cdk_inference.network import check_placement, closed_security_group, selected_subnets
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.work import TENSORS
@@ -140,7 +140,7 @@ class AsyncEndpoint(Construct):
             primary_container=sagemaker.CfnModel.ContainerDefinitionProperty(
                 image=image.image_uri,
                 environment={
-                    "PIPELINE": pipeline_path(self),
+                    "PIPELINE": metrics_name(self),
                     "ACCELERATOR": "cuda",
                     "AWS_DEFAULT_REGION": Stack.of(self).region,
                     "ANSWER_SECONDS": str(int(timeout.to_seconds())),

@@ -16,7 +16,6 @@ from aws_cdk.aws_lambda_destinations import SqsDestination
 from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
-from cdk_inference.capacity import BEHIND_ALIAS
 from cdk_inference.errors import PropError
 from cdk_inference.functions import TRANSIENT_ERRORS, StageFunction
 from cdk_inference.gpu.sagemaker_endpoint import ANSWERS, REQUESTS, VARIANT
@@ -27,6 +26,7 @@ from cdk_inference.packages import ZipPackage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aws_cdk import CfnResource
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.functions import FunctionOptions
@@ -132,7 +132,6 @@ class AsyncStage(Construct):
             },
             memory_size=_MEMORY,
             timeout=Duration.seconds(90),
-            capacity=BEHIND_ALIAS,
             **options,
         )
         self._grant_key(submit, work, options, encryption.ENCRYPT)
@@ -165,11 +164,12 @@ class AsyncStage(Construct):
         )
         acknowledgments.objects_under(callback.role, work.bucket, f"{ANSWERS}/*")
         # Two ways to fail: SNS cannot invoke the function, or the function fails three times.
-        callback.function.configure_async_invoke(on_failure=SqsDestination(self.unanswered_queue))
+        callback.target.configure_async_invoke(on_failure=SqsDestination(self.unanswered_queue))
         for topic in (self.endpoint.succeeded, self.endpoint.failed):
-            topic.add_subscription(
-                subscriptions.LambdaSubscription(callback.function, dead_letter_queue=self.unanswered_queue)
+            subscribed = topic.add_subscription(
+                subscriptions.LambdaSubscription(callback.target, dead_letter_queue=self.unanswered_queue)
             )
+            acknowledgments.alias_subscribed(cast("CfnResource", subscribed.node.default_child))
         return callback
 
     @staticmethod

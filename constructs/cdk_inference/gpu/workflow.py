@@ -13,7 +13,7 @@ from constructs import Construct
 
 from cdk_inference import acknowledgments, encryption
 from cdk_inference.descriptions import RULE, described
-from cdk_inference.functions import CONFIGURATION_ERRORS
+from cdk_inference.functions import CONFIGURATION_ERRORS, NO_MODEL
 from cdk_inference.metadata import mark
 from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
@@ -121,7 +121,9 @@ class GpuWorkflow(Construct):
             "StateMachine",
             comment=f"scores preprocessed batches with {inference.node.path}",
             definition_body=sfn.DefinitionBody.from_chainable(
-                _Definition(self, patience).build(inference, postprocess, trigger.dead_letter_queue.queue_url)
+                _Definition(self, patience, inference.model_version or NO_MODEL).build(
+                    inference, postprocess, trigger.dead_letter_queue.queue_url
+                )
             ),
             query_language=sfn.QueryLanguage.JSONATA,
             state_machine_type=sfn.StateMachineType.STANDARD,
@@ -225,9 +227,10 @@ class _Definition:
     was refused in a row; ``refusal``, what the last error said; ``broken``, what postprocessing failed on, by id.
     """
 
-    def __init__(self, scope: Construct, patience: Duration) -> None:
+    def __init__(self, scope: Construct, patience: Duration, model_version: str) -> None:
         self._scope = scope
         self._patience = patience
+        self._model_version = model_version
         self._more = sfn.Choice.jsonata(scope, "More to do?")
 
     def build(
@@ -433,7 +436,8 @@ class _Definition:
             self._scope,
             "Record failures",
             payload="{% {'items': $items, 'rejected': $rejected, 'failed': $failed, 'groups': [], "
-            "'inference': 'none', 'only': [$append($failed.index, $rejected.index)], "
+            f"'inference': 'none', 'model_version': '{self._model_version}', "
+            "'only': [$append($failed.index, $rejected.index)], "
             "'first': $first, 'route': $route, 'variant': $variant} %}",
             output={},
         )

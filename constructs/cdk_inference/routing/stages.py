@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NoReturn, Self, TypedDict, Unpack
 
 from cdk_inference.capacity import ON_DEMAND
 from cdk_inference.errors import PropError
-from cdk_inference.functions import PostprocessFunction, PreprocessFunction
+from cdk_inference.functions import PostprocessFunction, PreprocessFunction, move_together
 from cdk_inference.inference import CpuStrategy
 from cdk_inference.workflow import FusedLeg, Leg
 
@@ -142,10 +142,10 @@ class RouteStages:
             result_ttl_days=common["result_ttl_days"],
             memory_size=postprocess_memory_size,
             timeout=timeout,
-            # An execution that waits for a GPU has the name that it began with, also after a deployment.
-            capacity=capacity.behind_alias() if route.inference.slow else capacity,
+            capacity=capacity,
             **functions,
         )
+        move_together(preprocessing, getattr(inference, "stage", inference), postprocessing)
         if confidence:
             work.grant_write(postprocessing)  # answers that are too large for the state, on their way to the next model
         gpu_workflow = None
