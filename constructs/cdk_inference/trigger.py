@@ -142,6 +142,7 @@ class S3Trigger(Construct):
         self._bucket_key = encryption_key if bucket is None else bucket.encryption_key or encryption_key
         self._batch_size = batch_size
         self._window = window
+        self._pipe: pipes.CfnPipe | None = None
         self.prefix = prefix
         self.max_receive_count = max_receive_count
         self.bucket = bucket if bucket is not None else self._create_bucket(encryption_key, removal_policy)
@@ -163,6 +164,8 @@ class S3Trigger(Construct):
             encryption_master_key=encryption_key,
             enforce_ssl=True,
             retention_period=Duration.days(14),
+            redrive_allow_policy=_no_sources(),
+            # A pipe may hold messages for 20 seconds before it starts the workflow; 10 are for its own calls.
             visibility_timeout=hidden.plus(window).plus(Duration.seconds(30)),
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letter_queue, max_receive_count=max_receive_count),
         )
@@ -173,6 +176,7 @@ class S3Trigger(Construct):
             "UndeliveredQueue",
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
+            redrive_allow_policy=_no_sources(),
             retention_period=Duration.days(14),
         )
         self.rule = self._create_rule(prefix, suffixes)
@@ -300,6 +304,7 @@ class S3Trigger(Construct):
         for policy in role.node.children:  # the pipe checks its permissions when it is created
             pipe.node.add_dependency(policy)
         mark(pipe, "pipe", bucket=self.bucket.bucket_name, prefix=self.prefix)
+        self._pipe = pipe
         return pipe
 
     def allow_undelivered(self, rule: events.CfnRule) -> None:
@@ -356,6 +361,36 @@ class S3Trigger(Construct):
         """Measure the age in seconds of the oldest message, the maximum over 5 minutes."""
         return self.queue.metric_approximate_age_of_oldest_message(**options)
 
+    def metric_pipe_failed(self, **options: Any) -> cloudwatch.Metric:
+        """Count the executions of the pipe that failed, as a sum over 5 minutes.
+
+        Raises
+        ------
+        PropError
+            There is no pipe: `add_target` makes it.
+        """
+        return self._metric_pipe("ExecutionFailed", options)
+
+    def metric_pipe_throttled(self, **options: Any) -> cloudwatch.Metric:
+        """Count the executions of the pipe that were throttled, as a sum over 5 minutes; see `metric_pipe_failed`."""
+        return self._metric_pipe("ExecutionThrottled", options)
+
+    def _metric_pipe(self, name: str, options: dict[str, Any]) -> cloudwatch.Metric:
+        from aws_cdk import aws_cloudwatch as cloudwatch  # noqa: PLC0415 - for who asks
+
+        if self._pipe is None:
+            raise PropError(f"{self.node.path} must have a target before its pipe has metrics, got none; add_target()")
+        return cloudwatch.Metric(
+            **{
+                "namespace": "AWS/EventBridge/Pipes",
+                "metric_name": name,
+                "dimensions_map": {"PipeName": self._pipe.ref},
+                "statistic": cloudwatch.Stats.SUM,
+                "period": Duration.minutes(5),
+                **options,
+            }
+        )
+
     def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
         """Count the events that EventBridge was not able to deliver to the queue, the maximum over 5 minutes."""
         return self.undelivered_queue.metric_approximate_number_of_messages_visible(**options)
@@ -395,6 +430,14 @@ def _validate(
             f"batch_window must be at least 1 s for batches of more than {_LARGEST_WITHOUT_WINDOW}, got 0 s with "
             f"batch_size={batch_size}; wait for a second, or use batch_size={_LARGEST_WITHOUT_WINDOW}"
         )
+
+
+def _no_sources() -> sqs.RedriveAllowPolicy:
+    """Let no queue use this one for its dead letters.
+
+    The trigger's own dead-letter queue cannot name its one source: the two queues would refer to each other.
+    """
+    return sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL)
 
 
 def _allow_events(queue: sqs.Queue, rule: events.CfnRule) -> None:

@@ -190,6 +190,25 @@ def test_the_queue_takes_messages_of_its_own_rule_only(template):
         assert allow["Condition"] == {"ArnEquals": {"aws:SourceArn": {"Fn::GetAtt": [rule, "Arn"]}}}
 
 
+def test_queues_that_are_no_dead_letter_queues_take_no_dead_letters(template):
+    queues = resources(template, "AWS::SQS::Queue").values()
+    by_role = {queue["Metadata"]["cdk-inference"]["role"]: queue["Properties"] for queue in queues}
+    for role in ("queue", "undelivered-queue"):
+        assert by_role[role]["RedriveAllowPolicy"] == {"redrivePermission": "denyAll"}
+    assert "RedriveAllowPolicy" not in by_role["dead-letter-queue"]
+
+
+def test_the_pipes_logs_are_kept_as_long_as_the_others(stack, pipeline):
+    pipeline(log_retention=cdk.aws_logs.RetentionDays.ONE_YEAR)
+    groups = resources(stack, "AWS::Logs::LogGroup").values()
+    assert {group["Properties"]["RetentionInDays"] for group in groups} == {365}
+
+
+def test_a_trigger_without_a_pipe_fails_to_measure_one(stack):
+    with pytest.raises(PropError, match=r"Stack/Trigger must have a target .* got none; add_target\(\)"):
+        S3Trigger(stack, "Trigger").metric_pipe_failed()
+
+
 def test_functions_trace_and_log_json_for_a_month(template):
     for function in resources(template, "AWS::Lambda::Function").values():
         assert function["Properties"]["TracingConfig"] == {"Mode": "Active"}
@@ -372,6 +391,8 @@ def test_alarms_can_be_added_on_every_metric(stack, pipeline):
         "ExecutionsFailed": made.workflow.metric_failed(),
         "ExecutionsTimedOut": made.workflow.metric_timed_out(),
         "ExecutionTime": made.workflow.metric_time(),
+        "ExecutionFailed": made.trigger.metric_pipe_failed(),
+        "ExecutionThrottled": made.trigger.metric_pipe_throttled(),
         "Errors": made.inference.metric_errors(),
         "Throttles": made.inference.metric_throttles(),
         "Duration": made.inference.metric_duration(),
@@ -382,6 +403,9 @@ def test_alarms_can_be_added_on_every_metric(stack, pipeline):
         metric.create_alarm(stack, f"{name}Alarm", threshold=1, evaluation_periods=1)
     alarms = resources(stack, "AWS::CloudWatch::Alarm").values()
     assert {a["Properties"]["MetricName"] for a in alarms} == set(metrics)
+    (pipe,) = resources(stack, "AWS::Pipes::Pipe")
+    (failed,) = [a["Properties"] for a in alarms if a["Properties"]["MetricName"] == "ExecutionFailed"]
+    assert failed["Dimensions"] == [{"Name": "PipeName", "Value": {"Ref": pipe}}]
     (succeeded,) = [a["Properties"] for a in alarms if a["Properties"]["MetricName"] == "Succeeded"]
     assert succeeded["Dimensions"] == [{"Name": "pipeline", "Value": "Stack/Photos"}]
     assert succeeded["Namespace"] == "cdk-inference"

@@ -110,6 +110,7 @@ class AsyncStage(Construct):
             "UnansweredQueue",
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
+            redrive_allow_policy=sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL),
             retention_period=Duration.days(14),
         )
         mark(self.unanswered_queue, "unanswered-queue")
