@@ -84,6 +84,10 @@ class Traffic:
         return f"{self.items_per_month:,.0f} items a month, {when}"
 
 
+MOST_IN_A_BATCH = 32
+"""Most objects in a batch, as `S3Trigger` has it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PipelineShape:
     """What all ways to run a pipeline have in common.
@@ -94,7 +98,7 @@ class PipelineShape:
     Parameters
     ----------
     batch_size
-        Most objects in a batch.
+        Most objects in a batch, 1 to 32.
     preprocess_ms, postprocess_ms
         Duration for one object, on one vCPU.
     preprocess_memory, postprocess_memory
@@ -127,6 +131,11 @@ class PipelineShape:
 
     def __post_init__(self) -> None:
         _at_least(1, batch_size=self.batch_size, express_mb=self.express_mb)
+        if self.batch_size > MOST_IN_A_BATCH:
+            raise PropError(
+                f"batch_size must be at most {MOST_IN_A_BATCH}, which is the most that a pipeline takes, got "
+                f"{self.batch_size}"
+            )
         _at_least(
             0,
             preprocess_ms=self.preprocess_ms,

@@ -10,9 +10,10 @@ from aws_cdk import Duration
 from aws_cdk.assertions import Template
 
 from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
-from cdk_inference.costs import CpuOption, GpuOption, PipelineShape
+from cdk_inference.costs import MOST_IN_A_BATCH, CpuOption, GpuOption, PipelineShape
 from cdk_inference.gpu.workflow import GpuWorkflow
 from cdk_inference.network import InferenceNetwork
+from cdk_inference.trigger import MAX_BATCH_SIZE
 
 from ..constructs.conftest import RECIPE
 
@@ -58,6 +59,10 @@ def test_transitions_of_a_batch_that_goes_well() -> None:
         passed.append(following)
     assert len(passed) == PipelineShape().hand_over_transitions, passed
     assert workflow.state_machine
+
+
+def test_no_shape_has_larger_batches_than_a_pipeline() -> None:
+    assert MOST_IN_A_BATCH == MAX_BATCH_SIZE
 
 
 def test_sizes_are_those_of_the_functions_and_the_batch() -> None:
