@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cdk_inference.platform import LambdaPlatform
 
 _INCLUDE = re.compile(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]*(\S+)")
+_EDITABLE = re.compile(r"^\s*(?:-e|--editable)(?:[\s=.]|$)")
 _NAME = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 _PINNED = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^]]*\])?\s*(?:(===?\s*[^\s;,*]+)\s*(?:[;#\\]|--|$)|@)")
 _LOCAL_WHEEL = re.compile(r"(?:^|\s|file://)([^\s;#]+\.whl)\b")
@@ -45,13 +46,19 @@ class Requirements:
     Raises
     ------
     PropError
-        If a requirements file is missing.
+        If a requirements file is missing, or a requirement is editable.
     """
 
     def __init__(self, entries: Path | Sequence[str | Path], *, excluded: Sequence[str] = ()) -> None:
         self._entries = [entries] if isinstance(entries, Path) else list(entries)
         self._overrides = "".join(f"{name} ; python_version < '0'\n" for name in sorted(excluded))
         self._lines = [line for entry in self._entries for line in _lines(entry, Path.cwd(), frozenset())]
+        for _, line in self._lines:
+            if _EDITABLE.match(line):  # uv would run its setup.py, although it is told to build nothing
+                raise PropError(
+                    f"requirements must not be editable, got {line.strip()!r}; build a wheel of it and require that, "
+                    "or give the folder as source code"
+                )
 
     def __bool__(self) -> bool:
         return bool(self.named)

@@ -522,6 +522,20 @@ def test_folder_as_requirement_fails(stack, wheel, tmp_path) -> None:
         pack(stack, [str(tmp_path / "lib")])
 
 
+@pytest.mark.parametrize("option", ["-e {}", "  --editable {}", "--editable={}", "-e ."])
+@pytest.mark.parametrize("in_file", [False, True])
+def test_an_editable_requirement_fails_and_runs_nothing(stack, tmp_path, monkeypatch, option, in_file) -> None:
+    program = "from setuptools import setup; open('ran', 'w').close(); setup(name='alpha', version='1.0')"
+    folder = write(tmp_path / "alpha", {"setup.py": program.encode()})
+    monkeypatch.chdir(folder)
+    line = option.format(folder)
+    file = tmp_path / "requirements.txt"
+    file.write_text(f"{line}\n")
+    with pytest.raises(PropError, match=r"requirements must not be editable, got '(-e|--editable)"):
+        pack(stack, file if in_file else [line])
+    assert not (folder / "ran").exists()
+
+
 def test_unreachable_index_fails(stack, monkeypatch) -> None:
     monkeypatch.setenv("UV_DEFAULT_INDEX", "http://127.0.0.1:1/simple")
     monkeypatch.setenv("UV_HTTP_RETRIES", "0")
