@@ -41,7 +41,7 @@ class Deadline:
         Raises
         ------
         LittleTimeError
-            The workflow halves the batch then, as if the invocation had run out of time.
+            The workflow splits the batch then, as if the invocation had run out of time.
         """
         if (left := self.left()) <= 0:
             raise LittleTimeError(f"{-left:.1f} seconds too late to write rows: the function's time is nearly over")

@@ -26,7 +26,7 @@ class StageError(Exception):
 
 
 class BatchTooLargeError(Exception):
-    """The batch's metadata alone does not fit a workflow state. The workflow halves the batch and tries again."""
+    """The batch's metadata alone does not fit a workflow state. The workflow splits the batch and tries again."""
 
 
 class OutOfMemoryError(Exception):
@@ -38,7 +38,7 @@ class KernelFaultError(Exception):
 
 
 class LittleTimeError(Exception):
-    """The rest of the invocation's time does not suffice to write rows and say so. The workflow halves the batch."""
+    """The rest of the invocation's time does not suffice to write rows and say so. The workflow splits the batch."""
 
 
 class RetryableError(Exception):

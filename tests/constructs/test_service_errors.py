@@ -14,6 +14,8 @@ from cdk_inference import StageFunction
 from cdk_inference.functions import CONFIGURATION_ERRORS, NOT_READY_ERRORS, TRANSIENT_ERRORS
 from cdk_inference.packages import ZipPackage
 from cdk_inference.service_errors import ERRORS, Kind, state_errors
+from inference_runtime.postprocessor import NEVER_WRITTEN
+from inference_runtime.preprocessor import _GONE as GONE
 
 from .conftest import make_stack
 
@@ -87,6 +89,21 @@ def test_no_error_of_lambda_is_in_two_classes():
         *TRANSIENT_ERRORS,
         *CONFIGURATION_ERRORS,
     }
+
+
+def test_the_runtime_takes_the_same_errors_for_the_items():
+    def codes(call, kind):
+        return {code for code, one in ERRORS[call].items() if one is kind}
+
+    assert codes("dynamodb:PutItem", Kind.ITEM) == NEVER_WRITTEN
+    assert codes("s3:GetObject", Kind.ITEM) == GONE.keys() | {"MethodNotAllowed"}  # no event is about a delete marker
+    tree = ast.parse((RUNTIME / "callback.py").read_text(encoding="utf-8"))  # importing it takes a table
+    (over,) = (
+        node.value.args[0]
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "_OVER"
+    )
+    assert codes("states:SendTaskSuccess", Kind.DONE) == ast.literal_eval(over)
 
 
 def test_states_have_names_as_step_functions_spells_them():

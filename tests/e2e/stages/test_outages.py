@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tests.waiting import wait_until
+
 if TYPE_CHECKING:
     from cdk_inference.local import LocalCloud
     from tests.e2e.conftest import Watched
@@ -27,6 +29,23 @@ def test_objects_that_meet_a_throttled_function_succeed_later(tables: Watched) -
         assert tables.rows(*keys) == []
         assert len(tables.queued(keys)) == len(keys)
     assert tables.ends(keys) == dict.fromkeys(keys, "SUCCEEDED")
+
+
+def test_objects_that_are_throttled_more_often_than_they_may_fail_succeed_later(obedient: Watched) -> None:
+    """Of these pipelines, what fails by itself once is a dead letter."""
+    keys = [f"throttled/{i}" for i in range(3)]
+
+    def deliveries() -> dict[str, int]:
+        starts = [obedient.history(execution)[0]["executionStartedEventDetails"] for execution in obedient.executions()]
+        return {key: sum(f'"{key}"' in start["input"] for start in starts) for key in keys}
+
+    with obedient.throttled("Inference" if "Inference" in obedient.functions else "Score"):
+        for key in keys:
+            obedient.put(key, b"return [1, 2, 3, 4]")
+        wait_until(lambda: min(deliveries().values()) >= 3, deliveries)
+        assert obedient.rows(*keys) == []
+        assert not set(obedient.dead()) & set(keys)
+    assert obedient.ends(keys) == dict.fromkeys(keys, "SUCCEEDED")
 
 
 def test_without_the_grant_to_read_objects_the_run_fails(cloud: LocalCloud, tensors: Watched) -> None:
