@@ -391,10 +391,21 @@ def test_a_gif_frame_larger_than_its_screen_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\0", b"hello", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"%PDF-1.7", b"<svg xmlns='x'/>", b"GIF89a", b"RIFF"],
+    [
+        b"",
+        b"\0",
+        b"hello",
+        b"\xff\xd8\xff",
+        b"\x89PNG\r\n\x1a\n",
+        b"%PDF-1.7",
+        b"<svg xmlns='x'/>",
+        b"GIF89a",
+        b"RIFF",
+        b"RIFF\x04\0\0\0WEBP",
+    ],
 )
 def test_what_is_no_image_is_rejected(data: bytes) -> None:
-    known = data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF"))
+    known = data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")) or data.endswith(b"WEBP")
     with pytest.raises(RejectItem, match=r"image cannot be decoded: it is damaged" if known else "^not a JPEG"):
         plain(data, None)
 

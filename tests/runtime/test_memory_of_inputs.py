@@ -72,7 +72,7 @@ CASES: dict[str, tuple[Callable[[], bytes], str, str, dict[str, object], str]] =
     ),
     "CSV of rows": (
         lambda: b"a\n" + 2_000_000 * b"1\n",
-        *("tabular", "csv_preprocessor", {"columns": ["a"]}, "CSV has more than 1 records, expected 1"),
+        *("tabular", "csv_preprocessor", {"columns": ["a"]}, "CSV has more than 1 record, expected 1"),
     ),
     "CSV of quoted lines": (
         lambda: 1_600_000 * b'"\n1",' + b"\n",

@@ -61,10 +61,8 @@ _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"GIF8": "GIF",
-    b"BM": "BMP",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
-    b"RIFF": "WEBP",
 }
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION, _SEPARATE = 258, 284, 2  # of TIFF
 _BYTE = 8
@@ -199,9 +197,9 @@ def _refuse_wide_planes(image: Image.Image) -> None:
 
 
 def _unidentified(data: bytes) -> str:
-    for signature, name in _SIGNATURES.items():
-        if data.startswith(signature):
-            return f"{name} image cannot be decoded: it is damaged, or of a kind that is not supported"
+    found = [name for signature, name in _SIGNATURES.items() if data.startswith(signature)]
+    if found or data[8:12] == b"WEBP":
+        return f"{(found or ['WEBP'])[0]} image cannot be decoded: it is damaged, or of a kind that is not supported"
     return f"not a {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]} image"
 
 

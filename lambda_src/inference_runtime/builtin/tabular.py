@@ -96,7 +96,7 @@ def csv_preprocessor(
             raise RejectItem(f"not CSV in UTF-8: {error}") from error
         names = [name.strip() for name in rows.pop(0)] if header and rows else list(columns)
         if len(rows) != 1:
-            raise RejectItem(f"CSV has {'more than 1' if rows else '0'} records, expected 1")
+            raise RejectItem(f"CSV has {'more than 1 record' if rows else '0 records'}, expected 1")
         if len(rows[0]) != len(names):
             raise RejectItem(f"CSV record has {len(rows[0])} columns, expected {len(names)}")
         record: dict[str, str | None] = {}
