@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from inference_runtime.item import Item
     from inference_runtime.tensor import Array
 
+_STDERR = 2
 _SHORTEST = 0.001  # a socket's timeout of 0 means something else
 _LAST_WORDS = 5.0  # seconds in which a process that has closed its end must be gone
 
@@ -139,6 +140,7 @@ class _Worker:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdin=subprocess.DEVNULL,
+                stdout=_STDERR,  # emulators of Lambda read answers from stdout
                 start_new_session=True,
             )
 

@@ -94,7 +94,7 @@ def causes(response: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 def test_each_item_that_kills_its_process_fails_alone(
-    handler: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture
+    handler: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     keys = ["good 1", "segfault", "good 2", "abort", "good 3", "exit", "good 4", "system exit", "good 5"]
     messages = {key: inbox.put(key, b"12345") for key in keys}
@@ -111,6 +111,10 @@ def test_each_item_that_kills_its_process_fails_alone(
     for key in ("segfault", "abort", "exit"):
         assert f"s3://{inbox.bucket}/{key}" in caplog.text
         assert messages[key]["message_id"] in caplog.text
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "says good 5" in err
+    assert "Fatal Python error: Segmentation fault" in err
 
 
 def test_an_item_that_hangs_in_c_fails_alone(handler: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
