@@ -83,7 +83,7 @@ def test_slow_items_fail_and_the_others_are_scored(
 def test_when_time_runs_low_the_rest_is_not_begun(handler: Any, inbox: Inbox, environment: pytest.MonkeyPatch) -> None:
     environment.setattr(deadline, "_LARGEST_SHARE", 0.3)
     messages = [inbox.put(f"spin {n}", b"x") for n in range(8)]
-    response = handler(messages, 5)
+    response = handler(messages, 8)
     failed = [each["message_id"] for each in response["failed"]]
     assert 1 <= len(failed) <= 3  # a fourth turn would not be a whole one
     assert failed + response["unfinished"] == [message["message_id"] for message in messages]
@@ -91,7 +91,7 @@ def test_when_time_runs_low_the_rest_is_not_begun(handler: Any, inbox: Inbox, en
 
 def test_a_single_slow_item_fails_however_late_it_began(handler: Any, inbox: Inbox) -> None:
     message = inbox.put("spin", b"x")
-    response = handler([message], 2)
+    response = handler([message], 5)
     assert [each["message_id"] for each in response["failed"]] == [message["message_id"]]
 
 
@@ -100,7 +100,7 @@ def test_without_signals_the_key_of_an_item_that_hangs_is_logged_before_the_time
 ) -> None:
     messages = [inbox.put("wait", b"x"), inbox.put("good", b"x")]
     responses: list[Any] = []
-    thread = threading.Thread(target=lambda: responses.append(handler(messages, 1)), daemon=True)
+    thread = threading.Thread(target=lambda: responses.append(handler(messages, 6)), daemon=True)
     thread.start()
     wait_until(lambda: "still preprocessing" in caplog.text)
     sys.modules[handler.module].go_on.set()

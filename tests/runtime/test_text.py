@@ -126,6 +126,7 @@ def test_what_is_no_text_is_rejected_and_named(data: bytes, says: str) -> None:
         (b"[" * 100_000, "not JSON"),
         (b'["text"]', "JSON is list, expected an object"),
         (b'{"Text": "a"}', "field 'text' is missing"),
+        (b'{"text": "a", "text": "b"}', "field 'text' occurs more than once"),
         (b'{"text": null}', "field 'text' is None, expected a text"),
         (b'{"text": ["a"]}', "field 'text' is ..a.., expected a text"),
         (b'{"text": "  "}', "text is empty"),
