@@ -13,6 +13,7 @@ from constructs import Construct
 from cdk_inference import acknowledgments, encryption
 from cdk_inference.errors import PropError
 from cdk_inference.functions import CONFIGURATION_ERRORS, NO_MODEL, TRANSIENT_ERRORS
+from cdk_inference.jsonata import EMPTY
 from cdk_inference.metadata import mark
 from cdk_inference.routing.strategies import text
 from cdk_inference.service_errors import Kind, state_errors
@@ -339,7 +340,7 @@ class _Definition:
                 f"> {self._last_start} %}}"
             ),
             self._give_back,
-            outputs={"Cause": ""},
+            outputs={"Cause": EMPTY},
         )
         entries = {leg.name: self._leg(leg) if isinstance(leg, Leg) else self._fused(leg) for leg in legs}
         if router is None:

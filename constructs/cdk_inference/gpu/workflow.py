@@ -14,6 +14,7 @@ from constructs import Construct
 from cdk_inference import acknowledgments, encryption
 from cdk_inference.descriptions import RULE, described
 from cdk_inference.functions import CONFIGURATION_ERRORS, NO_MODEL
+from cdk_inference.jsonata import EMPTY, one_line
 from cdk_inference.metadata import mark
 from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
@@ -41,22 +42,22 @@ STORE_TRIES = 12
 _STORING_HOURS = 1
 # Lambda's cause is JSON, of which the message is what a reader of a row wants. Ours begin with the error's name too.
 # Backslashes by number: JSONata looks for the end of a regular expression without regard to escaped brackets.
-_REFUSAL = r"""{% (
+_REFUSAL = one_line(r"""{% (
   $said := $match($states.errorOutput.Cause, /"errorMessage": ?"((?:[^"\x5c]|\x5c.)*)/)[0].groups[0];
   $cause := $substring($said ? $replace($said, /\x5c(.)/, "$1") : $states.errorOutput.Cause, 0, 200);
   $substringBefore($cause, ":") = $states.errorOutput.Error ? $cause : $states.errorOutput.Error & ": " & $cause
-) %}"""
+) %}""")
 # Ids of the items whose rows postprocessing has not written, for whatever reason.
 _UNWRITTEN = "$append($states.result.Payload.retry, $states.result.Payload.failures.message_id)"
 # The event that an item came with, as far as anybody reads it.
-_EVENT = """{% $string({
+_EVENT = one_line("""{% $string({
   "source": "aws.s3", "detail-type": "Object Created", "time": $states.input.item.event_time,
   "detail": {"bucket": {"name": $states.input.item.bucket}, "object": $merge([
     {"key": $states.input.item.key, "size": $states.input.item.size,
      "etag": $states.input.item.etag, "sequencer": $states.input.item.sequencer},
     $states.input.item.version_id ? {"version-id": $states.input.item.version_id} : {}
   ])}
-}) %}"""
+}) %}""")
 
 
 class GpuWorkflow(Construct):
@@ -253,7 +254,7 @@ class _Definition:
                 "unstored": [],
                 "failed": [],
                 "tries": 0,
-                "refusal": "",
+                "refusal": EMPTY,
                 "broken": {},
                 "once": [],
             },
@@ -266,7 +267,7 @@ class _Definition:
                 "scored": "{% $states.result.Payload %}",
                 "unstored": "{% [$append($current, $rejected.index)] %}",
                 "tries": 0,
-                "refusal": "",
+                "refusal": EMPTY,
             },
             output={},
         )

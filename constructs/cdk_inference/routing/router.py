@@ -12,6 +12,7 @@ from constructs import Construct
 
 from cdk_inference import acknowledgments
 from cdk_inference.functions import FunctionOptions, StageFunction
+from cdk_inference.jsonata import one_line
 from cdk_inference.packages import ZipPackage
 from cdk_inference.routing.strategies import GIVE_BACK, text
 
@@ -33,11 +34,11 @@ _GONE = (
     "{% $contains($lookup_error, /NoSuchKey|NoSuchVersion|MethodNotAllowed/) "
     "or $contains($lookup_cause, /[Ss]tatus( [Cc]ode:)? 404/) %}"
 )
-_NAMES_AN_OBJECT = """{% (
+_NAMES_AN_OBJECT = one_line("""{% (
   $message := $states.context.Map.Item.Value;
   $event := $type($message.body) = "object" ? $message.body : $message;
   $type($event.detail.bucket.name) = "string" ? $type($event.detail.object.key) = "string" : false
-) %}"""
+) %}""")
 _DETAIL = (
     "$message := $states.context.Map.Item.Value; "
     "$detail := $type($message.body) = 'object' ? $message.body.detail : $message.detail; "
@@ -51,6 +52,24 @@ $share := function($salt) { (
     }, 0) / 4294967296
   ) }"""
 """The first 32 bits of a hash, as a share of all: JSONata reads no hexadecimal numbers."""
+
+
+_ROUTED = f"""[$map($batch, function($one) {{ (
+  $m := $merge([$one, $states.input[message_id = $one.message_id]]);
+  $event := $type($m.body) = "object" ? $m.body : $m;
+  $object := $event.detail.object;
+  $key := $object.key;
+  $size := $object.size;
+  $version := $object.`version-id`;
+  $which := $version and $version != "null" ? $version : $object.etag;
+  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & $which;
+  SHARE{{
+    "destination": $m.lost or $exists($m.refused) ? {text(GIVE_BACK)} : CHOSEN,
+    "message_id": $m.message_id,
+    "lost": $m.lost ? true : false,
+    "refused": $exists($m.refused) ? $m.refused : null
+  }}
+) }})]"""
 
 
 class Router(Construct):
@@ -221,23 +240,10 @@ def routed_expression(chosen: str) -> str:
     chosen
         The expression of a `RoutePlan`.
     """
-    share = f"{_SHARE};\n  " if "$share(" in chosen else ""
-    return f"""[$map($batch, function($one) {{ (
-  $m := $merge([$one, $states.input[message_id = $one.message_id]]);
-  $event := $type($m.body) = "object" ? $m.body : $m;
-  $object := $event.detail.object;
-  $key := $object.key;
-  $size := $object.size;
-  $version := $object.`version-id`;
-  $which := $version and $version != "null" ? $version : $object.etag;
-  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & $which;
-  {share}{{
-    "destination": $m.lost or $exists($m.refused) ? {text(GIVE_BACK)} : {chosen},
-    "message_id": $m.message_id,
-    "lost": $m.lost ? true : false,
-    "refused": $exists($m.refused) ? $m.refused : null
-  }}
-) }})]"""
+    share = f"{one_line(_SHARE)}; " if "$share(" in chosen else ""
+    # Around the names that the user chose, in which nothing may be changed.
+    before, after = (one_line(part) for part in _ROUTED.split("CHOSEN"))
+    return f"{before.replace('SHARE', share)} {chosen}{after}"
 
 
 def _texts(values: Sequence[str]) -> str:
