@@ -34,10 +34,7 @@ def mark(construct: IConstruct, role: str, **facts: object) -> None:
 
 
 def model_facts(manifest: Manifest) -> dict[str, Any]:
-    """Return what a manifest says of the model itself, without what another build of the same model says differently.
-
-    In apps without CDK's feature flags, a function's metadata is part of what its versions are named by.
-    """
+    """Return what a manifest says of the model itself, without what differs when the same model is built again."""
     facts: dict[str, Any] = json.loads(manifest.to_json())
     del facts["measured"]
     facts["provenance"] = {name: facts["provenance"][name] for name in ("license", "origin")}
