@@ -94,15 +94,9 @@ def test_the_winner_is_never_surely_worse_than_another(
     for other in trials:
         assert quickest.latency.high * (1 + TIE) >= other.latency.low
         assert smallest.size <= other.size * (1 + SIZE_TIE)
-    # A lossy model ships for a gain alone.
-    for best in (quickest, smallest):
-        assert (
-            best is float32
-            or best.latency.low > 1 + TIE
-            or best.size * (1 + SIZE_TIE) < size
-            or size > min(t.size for t in trials) * (1 + SIZE_TIE)
-            or max(t.latency.low for t in trials) > 1 + TIE
-        )
+    # A lossy model ships only if there is something to gain.
+    gain = any(t.latency.low > 1 + TIE or t.size * (1 + SIZE_TIE) < size for t in trials)
+    assert gain or quickest is smallest is float32
 
 
 @given(st.integers(0, 2**32), st.floats(0.4, 3.0), st.floats(0.0, 0.5))
@@ -120,9 +114,9 @@ def test_repeated_searches_agree_about_what_is_far_apart(
         float32 = trial(folder / f"{turn}", "float32", 1.0, 1000)
         lossy = trial(folder / f"{turn}", "lossy", interval(rounds), 1000)
         winners.add(type(choose([float32, lossy], "latency").precision))
-    if gain < 1.0:
+    if gain < 0.9:
         assert winners == {Float32}
-    if gain > (1 + TIE) * math.exp(noise):
+    if gain > (1 + TIE) * math.exp(1.5 * noise):
         assert winners == {DynamicInt8}
 
 
