@@ -21,7 +21,7 @@ CASE = Case(
     inputs=(TensorSpec("x", "float32", ("batch", 3, 48, "width")),),
     outputs=(TensorSpec("softmax_11.tmp_0", "float32", ("batch", "steps", 6625)),),
     seen="texts of lines in five fonts (equal lines)",
-    bound=0.9,
+    bound=0.85,
     metric="text_recognition.py:equal_lines",
     max_drop=0.05,
 )
