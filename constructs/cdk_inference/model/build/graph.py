@@ -36,14 +36,20 @@ _FOLDED_SLACK = 1 << 20
 def fuse(model: onnx.ModelProto, work: Path) -> onnx.ModelProto:
     """Fold constants and fuse batch norm and padding into convolutions, with standard operators only.
 
-    Graphs of old operator sets are converted first, if onnx can convert them.
+    Graphs of old operator sets are converted first, if onnx can convert them. Works in place: copies of weights that
+    take gigabytes would count.
+
+    Parameters
+    ----------
+    work
+        A folder for files that onnxruntime reads and writes.
 
     Raises
     ------
     ModelBuildError
         If onnxruntime cannot load the model.
     """
-    model = _constant_weights(model)
+    _make_constant(model)
     failure: Exception | None = None
     for graph in _upgraded(model):
         try:
@@ -58,16 +64,14 @@ def fuse(model: onnx.ModelProto, work: Path) -> onnx.ModelProto:
     raise ModelBuildError(f"onnxruntime {ort.__version__} cannot load the model: {failure}") from failure
 
 
-def _constant_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy in which no weight is an input with a default value, as such weights cannot be folded."""
-    copy = _copy(model)
-    weights = {w.name for w in copy.graph.initializer}
-    weights.update(w.values.name for w in copy.graph.sparse_initializer)
-    inputs = [v for v in copy.graph.input if v.name not in weights]
-    del copy.graph.input[:]
-    copy.graph.input.extend(inputs)
-    copy.ir_version = max(copy.ir_version, 8)
-    return copy
+def _make_constant(model: onnx.ModelProto) -> None:
+    """Let no weight be an input with a default value, as such weights cannot be folded."""
+    weights = {w.name for w in model.graph.initializer}
+    weights.update(w.values.name for w in model.graph.sparse_initializer)
+    inputs = [v for v in model.graph.input if v.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, 8)
 
 
 def _upgraded(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
@@ -87,16 +91,19 @@ def _upgraded(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
 
 
 def _optimized(model: onnx.ModelProto, work: Path, disabled: list[str] | None = None) -> onnx.ModelProto:
-    target = work / "fused.onnx"
+    source, target = work / "unfused.onnx", work / "fused.onnx"
+    # From a file, onnxruntime keeps no second copy of the bytes.
+    source.write_bytes(model.SerializeToString())
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what goes wrong comes as an error too
-    ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
-    )
+    try:
+        ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
+    finally:
+        source.unlink()
     fused = onnx.load(target)
     target.unlink()
     return fused
@@ -244,12 +251,6 @@ def use_contrib(model: onnx.ModelProto) -> None:
     """Declare that the model has operators of onnxruntime's own."""
     if not any(o.domain == CONTRIB for o in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(CONTRIB, 1))
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def all_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from cdk_inference.model.build.sources import Loaded
     from cdk_inference.model.recipe import ModelRecipe
 
-TOLERANCE = 1e-3  # of the largest value: batched kernels may sum in another order
+TOLERANCE = 0.02
+"""Of the largest value: batched kernels sum in another order, and float16 or 8 bits may round a step further."""
 
 _FIX = (
     "make BatchNorm use its running statistics (keep track_running_stats=True, and do not call train()), "
@@ -73,7 +74,7 @@ def _difference(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> tuple
         return 0.0, 1.0
     wide, others = one.astype(np.float64), other.astype(np.float64)
     largest = float(np.max(np.abs(others)))
-    return float(np.max(np.abs(wide - others))), max(largest, TOLERANCE)
+    return float(np.max(np.abs(wide - others))), max(largest, 1e-3)
 
 
 def _is_steady(loaded: Loaded, batch: Batch, expected: Sequence[np.ndarray[Any, Any]]) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _SATURATING = ("x86_64", "amd64")
+_MARKS = (b"Integer", b"Linear", b"DynamicQuantize", b"QAttention", b"QGemm")  # in names of operators of 8 bits
 
 
 FUSED = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -36,7 +37,8 @@ def open_session(
     options.graph_optimization_level = level
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    if exact and platform.machine().lower() in _SATURATING:
+    # A float model is not even parsed: that would take its size once more.
+    if exact and platform.machine().lower() in _SATURATING and any(mark in model for mark in _MARKS):
         import onnx  # noqa: PLC0415 - for this alone: a process that only asks models starts without it
 
         from cdk_inference.model.build.saturation import saturating, unsigned  # noqa: PLC0415

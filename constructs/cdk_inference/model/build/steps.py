@@ -103,7 +103,9 @@ def _prepare(
         check_outputs(expected, recipe, example, "the original, evaluation batch 0")
         check_independence(loaded, recipe, example, expected)
         save_outputs(target / "expected.npz", [expected])
-        (target / "model.onnx").write_bytes(loaded.export(example).SerializeToString(deterministic=True))
+        model = loaded.export(example)
+        del loaded  # its weights, before those of the graph are written
+        (target / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
         passes.check_files(folder, recipe, request["files"])
 
     tensors = [unstructure(spec) for spec in (*recipe.inputs, *recipe.outputs)]
@@ -112,8 +114,9 @@ def _prepare(
     original = passes.cached("export", depends, export)
 
     def tidy(target: Path) -> None:
-        model = serialize(clean(fuse(onnx.load(original / "model.onnx"), target)))
-        quantized = rounds(onnx.load_from_string(model))
+        graph = clean(fuse(onnx.load(original / "model.onnx"), target))
+        quantized, model = rounds(graph), serialize(graph)
+        del graph
         # What rounds to 8 bits is compared as it is written: fused kernels may round some values the other way.
         outputs = predict(model, recipe, [example], "the exported graph", fused=not quantized)
         expected = load_outputs(original / "expected.npz")
