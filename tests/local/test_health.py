@@ -160,6 +160,46 @@ def test_the_first_end_is_the_reason(tmp_path: Path) -> None:
     health.close()
 
 
+def counts(cloud: LocalCloud) -> list[int]:
+    """How many messages are visible, and how many in flight."""
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    sqs = cloud.client("sqs")
+    url = sqs.get_queue_url(QueueName="marked")["QueueUrl"]
+    found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    return [int(found[name]) for name in names]
+
+
+def test_a_deeply_nested_message_is_taken_like_any_other(cloud: LocalCloud) -> None:
+    body = pipeline()
+    body["Resources"]["Pipe"]["Properties"]["TargetParameters"]["InputTemplate"] = '{"body": <$.body>}'
+    create(cloud.client("cloudformation"), "Marked", body)
+    for message in ("[" * 100_000 + "]" * 100_000, "{}"):
+        send(cloud, message)
+    wait_until(lambda: counts(cloud) == [0, 0] or cloud.refusals or cloud._health.failure)
+    cloud.check()
+    assert cloud.refusals == []
+    assert counts(cloud) == [0, 0]
+
+
+def test_messages_in_flight_are_not_each_tried_after_the_emulator_was_killed(cloud: LocalCloud) -> None:
+    body = pipeline(BatchSize=10, MaximumBatchingWindowInSeconds=300)  # until a batch is full
+    states = {"StartAt": "Wait", "States": {"Wait": {"Type": "Wait", "Seconds": 250, "End": True}}}
+    body["Resources"]["Machine"]["Properties"]["DefinitionString"] = json.dumps(states)
+    create(cloud.client("cloudformation"), "Marked", body)
+    for _ in range(20):
+        send(cloud)
+    wait_until(lambda: counts(cloud) == [0, 20])
+    shown_again: list[str] = []
+    aws.client(cloud.endpoint, "sqs").meta.events.register(
+        "before-call.sqs.ChangeMessageVisibility", lambda params, **_: shown_again.append(params["body"])
+    )
+    os.kill(cloud.emulator._process.pid, signal.SIGKILL)
+    with pytest.raises(LocalError, match="was killed by SIGKILL"):
+        wait_until(cloud.check)
+    cloud.stop()
+    assert len(shown_again) <= 5  # one for each batch
+
+
 @pytest.mark.e2e
 def test_a_killed_worker_ends_the_wait(local_cloud: LocalCloud, probe: Pipeline) -> None:
     hanging = local_cloud.emulator.state / "tmp" / "hanging"

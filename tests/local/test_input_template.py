@@ -81,6 +81,13 @@ def test_an_object_inside_a_string_loses_its_quotes() -> None:
     assert render('"body: <$.body>"', record({"key": "value"}), {}) == "body: {key: value}"
 
 
+def test_a_deeply_nested_body_stays_text() -> None:
+    for deep in ("[" * 201 + "]" * 201, '{"a":' * 100_000, "[" * 100_000 + "]" * 100_000):
+        assert render('{"body": <$.body>}', record(deep), {}) == {"body": deep}
+    flat = json.dumps({"key": "[" * 500, "other": '"' + "{" * 500, "deep": [[[["x"]]]]})
+    assert render('{"body": <$.body>}', record(flat), {}) == {"body": json.loads(flat)}
+
+
 def test_a_template_that_gives_no_json_fails() -> None:
     with pytest.raises(LocalError, match="does not give JSON"):
         render('{"a": <$.messageId>', record({}), {})

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _VARIABLE = re.compile(r"<(\$[^<>]*|aws\.pipes\.[a-z.-]+)>")
 _STEP = re.compile(r"\.([A-Za-z0-9_/-]+)|\[(\d+|\*)\]|\['([^']+)'\]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[][{}]")
+_DEEPEST = 200  # a deeper body stays text, so that it cannot exhaust the stack; AWS's limit is not documented
 _EVENT = "aws.pipes.event"
 _MISSING = object()
 
@@ -77,12 +79,21 @@ def render(template: str | None, record: Mapping[str, Any], variables: Mapping[s
 def _parsed(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record with a body that is JSON in place of one that is a string of JSON."""
     body = record.get("body")
-    if not isinstance(body, str):
+    if not isinstance(body, str) or _depth(body) > _DEEPEST:
         return dict(record)
     try:
         return {**record, "body": json.loads(body)}
     except ValueError:
         return dict(record)
+
+
+def _depth(text: str) -> int:
+    """Return how deep the brackets of a JSON text are nested, without parsing it."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _select(document: Any, path: str) -> Any:  # noqa: ANN401

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -328,6 +329,8 @@ class _Pipe:
                 if not self._stopping.is_set():
                     name, message_id = self.definition.name, message["MessageId"]
                     self._logger.warning("pipe %s: message %s stays hidden: %s", name, message_id, error)
+                if not isinstance(error, ClientError):
+                    return  # nobody answers: each further message would be tried for a second, too
 
     def _client(self, service: str) -> Any:  # noqa: ANN401
         with self._acting("AssumeRole"):
@@ -458,7 +461,7 @@ class PipeRunner:
                 if marks != self._marks:
                     self._replace({place: self._definitions(*place) for place in marks})
                     self._marks = marks
-            except (ClientError, BotoCoreError, ResponseParserError, LocalError) as error:
+            except (ClientError, BotoCoreError, ResponseParserError, LocalError, OSError, HTTPException) as error:
                 if not self._stopping.is_set():
                     self.health.logger.warning("cannot look at what is deployed: %s", error)
             self._stopping.wait(_LOOK_SECONDS)
