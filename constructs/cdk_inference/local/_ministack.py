@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import logging
 import os
 import re
 import shutil
@@ -194,7 +195,7 @@ class _Faults:
         def noted_invoke(self: Any, *given: Any, **named: Any) -> Any:  # noqa: ANN401
             try:
                 answer = invoke(self, *given, **named)
-            except RuntimeError as error:
+            except (RuntimeError, OSError) as error:  # OSError: such as a full disk
                 self_found.append(_fault(self.func_name, f"does not start: {error}"))
                 raise
             process = getattr(self, "_last_process", None)
@@ -365,6 +366,16 @@ async def _send(send: Any, status: int, answer: dict[str, Any]) -> None:  # noqa
     await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
 
 
+def _date_lines() -> None:
+    """Let MiniStack's log begin its lines as ours do, so that both can be shown in order."""
+    formatter = logging.Formatter(
+        "%(asctime)s.%(msecs)03d+00:00 %(levelname)s [%(name)s] %(message)s", "%Y-%m-%dT%H:%M:%S"
+    )
+    formatter.converter = time.gmtime
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(formatter)
+
+
 def main(state: Path) -> None:
     """Serve until stdin closes."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -393,6 +404,7 @@ def main(state: Path) -> None:
     call_lambda = stepfunctions._call_lambda
     stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
+    _date_lines()
     faults = _Faults()
     faults.watch(lambda_runtime.Worker)
     sys.executable = _make_lambda_python(state / "lambda-python")  # what MiniStack runs Python functions with

@@ -14,6 +14,7 @@ import threading
 import time
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -24,13 +25,13 @@ from .errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
 
 _TIME = "%Y-%m-%dT%H:%M:%S"
 _FOLDER = ".cdk-inference"
 _START_SECONDS = 90.0
 _STOP_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
+_ERROR = "ERROR "
 _NOT_ABLE = re.compile(r"pipe (\S+): \w+ failed: ")
 _LOCK_SECONDS = 2.0  # others hold the lock for a moment, to see whether it is free
 
@@ -88,6 +89,8 @@ class Background:
         if self.running():
             state = self._read()
             endpoint = str(state["endpoint"])
+            if "key" not in state:
+                raise LocalError("the embedded AWS was started by another version: destroy it, then deploy again")
             aws.use_key(endpoint, aws.Key(**state["key"]))
             return Cloud(endpoint, self.folder, check=self._check, report=self._last_report)
         if reason := self.failure():
@@ -161,7 +164,7 @@ class Background:
         return running
 
     def events(self, *, since: int = 0) -> list[tuple[int, str, str]]:
-        """Return what its process reported, the refusals of the pipes above all.
+        """Return what its process reported, above all the refusals of the pipes, and the errors of the emulator.
 
         Parameters
         ----------
@@ -171,18 +174,15 @@ class Background:
         Returns
         -------
         list of tuple
-            Time in milliseconds since the epoch, ``"local"``, and message; by time.
+            Time in milliseconds since the epoch, ``"local"`` or ``"emulator"``, and message; by time.
         """
-        events = []
-        for line in self.log.read_text(errors="replace").splitlines():
-            moment, _, message = line.partition(" ")
-            try:
-                at = round(datetime.fromisoformat(moment).timestamp() * 1000)
-            except ValueError:
-                continue  # a further line of a traceback
-            if at >= since:
-                events.append((at, "local", message))
-        return events
+        emulator = [
+            (at, "emulator", message.removeprefix(_ERROR))
+            for at, message in _lines(Path(self._read()["log"]), containing=_ERROR)
+            if message.startswith(_ERROR)
+        ]
+        events = [*((at, "local", message) for at, message in _lines(self.log)), *emulator]
+        return sorted((event for event in events if event[0] >= since), key=lambda event: event[0])
 
     def serve(self) -> None:
         """Be the background process: run the embedded AWS until SIGTERM, or until the project's folder is gone.
@@ -202,7 +202,7 @@ class Background:
             self.folder.chmod(0o700)  # an older version may have made it
             with self._lock.acquire(timeout=_LOCK_SECONDS), LocalCloud(kept=self.folder) as cloud:
                 key = asdict(aws.key_of(cloud.endpoint))
-                state = {"pid": os.getpid(), "endpoint": cloud.endpoint, "key": key}
+                state = {"pid": os.getpid(), "endpoint": cloud.endpoint, "key": key, "log": str(cloud.emulator.log)}
                 _replace(self._state, json.dumps(state))
                 logger.info("the embedded AWS answers at %s", cloud.endpoint)
                 while not stopping.wait(_LOOK_SECONDS):
@@ -231,7 +231,7 @@ class Background:
 
     def _last_report(self, since: int, pipes: Collection[str]) -> str | None:
         """Return the last thing that one of these pipes was not able to do."""
-        matches = ((_NOT_ABLE.match(message), message) for _, _, message in self.events(since=since))
+        matches = ((_NOT_ABLE.match(message), message) for at, message in _lines(self.log) if at >= since)
         failed = [message for match, message in matches if match and match[1] in pipes]
         return failed[-1] if failed else None
 
@@ -243,6 +243,24 @@ class Background:
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _lines(log: Path, *, containing: str = "") -> list[tuple[int, str]]:
+    """Return the lines of a log with their times in milliseconds since the epoch; none if it is gone."""
+    lines: list[tuple[int, str]] = []
+    try:
+        text = log.read_text(errors="replace")
+    except OSError:
+        return lines
+    for line in text.splitlines():
+        if containing not in line:
+            continue
+        moment, _, message = line.partition(" ")
+        try:
+            lines.append((round(datetime.fromisoformat(moment).timestamp() * 1000), message))
+        except ValueError:
+            continue  # a further line of a traceback
+    return lines
 
 
 def _replace(path: Path, text: str) -> None:

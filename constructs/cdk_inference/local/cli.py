@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from cdk_inference.errors import InferenceError
 
@@ -117,7 +118,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
     project: Project = Path(),
 ) -> None:
-    """Print the log events of the functions, and what the pipes were not able to do."""
+    """Print the log events of the functions, what the pipes were not able to do, and errors of the emulator."""
     background = Background(project)
     cloud = background.cloud()
     seen: set[tuple[int, str, str]] = set()
@@ -191,7 +192,7 @@ def _show(outcomes: Iterable[Outcome], *, as_json: bool) -> None:
         return
     table = Table("object", "status", "label", "score", "model", "seconds", "reason")
     for outcome in outcomes:
-        table.add_row(
+        cells = (
             outcome.key,
             outcome.status,
             outcome.label or "",
@@ -200,4 +201,5 @@ def _show(outcomes: Iterable[Outcome], *, as_json: bool) -> None:
             "" if outcome.seconds is None else f"{outcome.seconds:.2f}",
             outcome.reason or "",
         )
+        table.add_row(*map(Text, cells))  # as they are: a key may look like markup
     _out.print(table, soft_wrap=False)

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from boto3.dynamodb.types import TypeDeserializer
-from botocore.exceptions import ClientError
 
 from . import aws
 from .errors import LocalError
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 DEAD_LETTER = "DEAD_LETTER"
 SUCCEEDED = "SUCCEEDED"
-_UPLOADED_AT = "cdk-inference-uploaded-at"  # metadata of the object; S3's own times have no milliseconds
 _POLL_SECONDS = 0.25
 _LOOK_SECONDS = 1.0  # between two looks at what the pipeline is doing
 _SHOWN_KEYS = 5
@@ -64,7 +62,7 @@ class Outcome:
     reason
         Why it did not succeed.
     seconds
-        From the start of the upload to the row, where known.
+        From the start of the upload to the row; of rows whose upload is not known, from S3's event to the row.
     route
         Whose answer it is, in a pipeline with routes.
     inference
@@ -163,15 +161,14 @@ class Pipeline:
         """
         at = datetime.now(UTC)
         at = at.replace(microsecond=at.microsecond // 1000 * 1000)  # rows carry milliseconds
-        metadata = {_UPLOADED_AT: at.isoformat()}
         with answering(self._check):
-            answer = self._s3.put_object(Bucket=self.inbox, Key=key, Body=data, Metadata=metadata)
+            answer = self._s3.put_object(Bucket=self.inbox, Key=key, Body=data)
         return Upload(bucket=self.inbox, key=key, etag=answer["ETag"].strip('"'), at=at)
 
     def outcomes(self) -> list[Outcome]:
         """Return what became of every object, by time."""
         with answering(self._check):
-            rows = [(str(row["recorded_at"]), self._outcome(row, self._uploaded_at(row))) for row in self._rows()]
+            rows = [(str(row["recorded_at"]), self._outcome(row, _event_time(row))) for row in self._rows()]
             dead = [(str(event.get("time", "")), _dead(event)) for event in self._dead_events()]
         return [outcome for _, outcome in sorted(rows + dead, key=lambda pair: (pair[0], pair[1].key))]
 
@@ -236,7 +233,7 @@ class Pipeline:
         for row in self._rows():
             for upload in by_key.get(str(row["key"]), []):
                 # The row of a later upload of the same key is also the end of this one.
-                newer = datetime.fromisoformat(str(row["event_time"])) >= upload.at.replace(microsecond=0)
+                newer = _event_time(row) >= upload.at.replace(microsecond=0)
                 written = datetime.fromisoformat(str(row["recorded_at"])) >= upload.at
                 if written and (newer or row.get("etag") == upload.etag):
                     found[upload] = self._outcome(row, upload.at)
@@ -270,7 +267,7 @@ class Pipeline:
         ]
         return [event for event in map(_event, bodies) if event]
 
-    def _outcome(self, row: dict[str, Any], uploaded_at: datetime | None) -> Outcome:
+    def _outcome(self, row: dict[str, Any], uploaded_at: datetime) -> Outcome:
         prediction = row.get("prediction")
         prediction = prediction if isinstance(prediction, dict) else {}
         index, score = prediction.get("class_index"), prediction.get("score")
@@ -283,20 +280,15 @@ class Pipeline:
             score=None if score is None else float(score),
             model_version=row.get("model_version"),
             reason=row.get("reason"),
-            seconds=None if uploaded_at is None else round((recorded - uploaded_at).total_seconds(), 3),
+            seconds=round((recorded - uploaded_at).total_seconds(), 3),
             route=row.get("route"),
             inference=row.get("inference"),
             row=row,
         )
 
-    def _uploaded_at(self, row: dict[str, Any]) -> datetime | None:
-        """Return when the object of a row was uploaded, if it is still there and it was us."""
-        try:
-            head = self._s3.head_object(Bucket=row["bucket"], Key=row["key"], IfMatch=row["etag"])
-        except ClientError:
-            return None
-        at = head["Metadata"].get(_UPLOADED_AT)
-        return datetime.fromisoformat(at) if at else None
+
+def _event_time(row: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat(str(row["event_time"]))
 
 
 def _progress(found: Collection[Outcome], wanted: int) -> str:
