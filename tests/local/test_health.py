@@ -74,6 +74,7 @@ def test_a_killed_emulator_ends_the_wait(cloud: LocalCloud, capfd: pytest.Captur
     message = wait(cloud, kill)
     assert message.startswith("the emulator of the embedded AWS was killed by SIGKILL; its log: ")
     assert log_in(message)
+    assert Path(message.rpartition("; its log: ")[2]).stat().st_mode & 0o777 == 0o600
     assert lines == ["0 of 1 objects have a row; queue: 0 visible, 0 in flight; executions: 0 running, 0 failed"]
     wait_until(lambda: not group(leader))
     with pytest.raises(LocalError, match="was killed by SIGKILL"):

@@ -114,6 +114,7 @@ class Health:
         else:
             copy = Path(tempfile.gettempdir()) / f"{log.parent.name}-{log.name}"
         try:
+            copy.touch(0o600)  # it may name what only this user may see
             shutil.copyfile(log, copy)
         except OSError as error:  # such as a full disk: the reason is worth more than the log
             self.logger.warning("cannot keep %s: %s", log, error)
