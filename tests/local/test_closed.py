@@ -30,7 +30,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from cdk_inference.local import aws
-from cdk_inference.local.emulator import Emulator
+from cdk_inference.local.emulator import _LAUNCHER, Emulator
 
 from .listeners import listeners
 from .processes import commands
@@ -51,7 +51,9 @@ def helpers() -> list[str]:
     literal = re.compile(r"""["'](/(?:_[a-z]+|latest|health)(?:/[\w./-]*)?)""")
     found = {path for file in SOURCE.rglob("*.py") for path in literal.findall(file.read_text())}
     assert {"/_ministack/reset", "/_ministack/config", "/latest/api/token", *TOKENS} <= found
-    return sorted(found | {aws.SERVICE_CREDENTIALS, aws.FAULTS})
+    ours = set(re.findall(r'"(/_cdk-inference/[\w-]+)"', _LAUNCHER.read_text()))
+    assert {aws.SERVICE_CREDENTIALS, aws.FAULTS, aws.ENVIRONMENTS} <= ours
+    return sorted(found | ours)
 
 
 PATHS = [*helpers(), "/", "/?Action=CreateQueue&QueueName=owned", "/owned", "/owned/key", "/2015-03-31/functions"]
