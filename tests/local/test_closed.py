@@ -34,6 +34,7 @@ from cdk_inference.local.emulator import _LAUNCHER, Emulator
 
 from .listeners import listeners
 from .processes import commands
+from .templates import create
 from .test_emulator import invoke, make_function
 
 if TYPE_CHECKING:
@@ -180,6 +181,25 @@ def test_answers_of_custom_resources_need_a_token_and_no_page(port: int, path: s
     assert ask(port, "PUT", f"{path}guessed", {"Origin": "https://evil.example"}, "{}")[0] == 403
     assert ask(port, "PUT", f"{path}guessed", {"Host": "evil.example"}, "{}")[0] == 403
     assert ask(port, "POST", f"{path}guessed", {}, "{}")[0] == 403
+
+
+def test_a_custom_resource_answers_with_its_token(emulator: Emulator) -> None:
+    code = """
+        import json, urllib.request
+        def handler(event, context):
+            facts = {name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")}
+            answer = {"Status": "SUCCESS", "PhysicalResourceId": "made", "Data": {"Value": "as it said"}, **facts}
+            body = json.dumps(answer).encode()
+            urllib.request.urlopen(urllib.request.Request(event["ResponseURL"], body, method="PUT"))
+        """
+    name = make_function(emulator.endpoint, code)
+    found = aws.client(emulator.endpoint, "lambda").get_function_configuration(FunctionName=name)
+    resource = {"Type": "Custom::Any", "Properties": {"ServiceToken": found["FunctionArn"]}}
+    output = {"Value": {"Fn::GetAtt": ["Any", "Value"]}}
+    cloudformation = aws.client(emulator.endpoint, "cloudformation")
+    create(cloudformation, "Custom", {"Resources": {"Any": resource}, "Outputs": {"Said": output}})
+    [stack] = cloudformation.describe_stacks(StackName="Custom")["Stacks"]
+    assert stack["Outputs"][0]["OutputValue"] == "as it said"
 
 
 def test_a_session_derived_from_a_functions_name_fails(emulator: Emulator, function: str) -> None:
