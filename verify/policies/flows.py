@@ -229,6 +229,7 @@ class Flows:
         for machine in self.template.of("AWS::StepFunctions::StateMachine"):
             if any(call.integration.endswith(".waitForTaskToken") for call in calls(machine)):
                 self._allow(role, ("states:SendTaskFailure", "states:SendTaskSuccess"), machine.arn)
+                self._execution_key(role, machine)
         for config in self.template.of("AWS::Lambda::EventInvokeConfig"):
             destination = config.properties.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
             if destination and config.properties["FunctionName"] == function.ref:
@@ -244,12 +245,19 @@ class Flows:
         role = machine.properties["RoleArn"]
         self._trust(role, "states.amazonaws.com", machine.arn)
         self._allow(role, (*TRACES, *SAMPLING, *LOG_DELIVERY), "*")
+        key = self._execution_key(role, machine)
+        if key:
+            # CloudWatch Logs writes the log of the executions by way of its delivery.
+            about = {"kms:EncryptionContext:SourceArn": arn(f"logs:{REGION}:{ACCOUNT}:*")}
+            self._allow(role, ("kms:GenerateDataKey",), key, about)
+            self._serve("delivery.logs.amazonaws.com", DECRYPT, key, about)
         for call in calls(machine):
             given = call.arguments
             if call.integration in ("lambda:invoke", "lambda:invoke.waitForTaskToken"):
                 self._allow(role, ("lambda:InvokeFunction",), given["FunctionName"])
             elif call.integration == "states:startExecution":
                 self._allow(role, ("states:StartExecution",), given["StateMachineArn"])
+                self._execution_key(role, self.template.named(given["StateMachineArn"]))
             elif call.integration == "sqs:sendMessage":
                 queue = self.template.named(given["QueueUrl"])
                 self._allow(role, ("sqs:SendMessage",), queue.arn if queue else "")
@@ -270,6 +278,8 @@ class Flows:
         self._allow(role, ("sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"), properties["Source"])
         self._key(role, properties["Source"], DECRYPT)
         self._allow(role, ("states:StartSyncExecution",), properties["Target"])
+        # Its API reference asks this of who starts a synchronous execution, and no more.
+        self._execution_key(role, self.template.named(properties["Target"]), DECRYPT)
         destination = properties["LogConfiguration"]["CloudwatchLogsLogDestination"]
         self._allow(role, LOGS, destination["LogGroupArn"])
 
@@ -327,9 +337,8 @@ class Flows:
 
     def _flow_log(self, flow_log: Part) -> None:
         role = flow_log.properties["DeliverLogsPermissionArn"]
-        self._trust(role, "vpc-flow-logs.amazonaws.com", flow_log.arn)
-        group = self.template.named(flow_log.properties["LogGroupName"])
-        self._allow(role, (*LOGS, "logs:DescribeLogStreams"), group.arn if group else "")
+        self._trust(role, "vpc-flow-logs.amazonaws.com", arn(f"ec2:{REGION}:{ACCOUNT}:vpc-flow-log/{flow_log.id}"))
+        self._allow(role, (*LOGS, "logs:DescribeLogStreams"), flow_log.properties["LogDestination"])
 
     def _encrypt_logs(self, group: Part) -> None:
         key = group.properties.get("KmsKeyId")
@@ -365,6 +374,13 @@ class Flows:
         table = self.template.named(name)
         self._allow(role, (action,), table.arn if table else "")
         self._key(role, name, TABLE)
+
+    def _execution_key(self, role: str, machine: Part | None, actions: tuple[str, ...] = ENCRYPT) -> str | None:
+        """Allow what who runs, starts or answers executions needs on the key of a state machine, and return the key."""
+        key: str | None = machine.properties.get("EncryptionConfiguration", {}).get("KmsKeyId") if machine else None
+        if key and machine:
+            self._allow(role, actions, key, {"kms:EncryptionContext:aws:states:stateMachineArn": machine.arn})
+        return key
 
     def _key(self, role: str, what: str, actions: tuple[str, ...]) -> None:
         """Allow what the use of something takes on the key that it is encrypted with."""

@@ -64,6 +64,7 @@ TEMPTING = {
 
 SERVICES = (
     "apigateway.amazonaws.com",
+    "delivery.logs.amazonaws.com",
     "ec2.amazonaws.com",
     "events.amazonaws.com",
     "lambda.amazonaws.com",
@@ -74,6 +75,7 @@ SERVICES = (
     "sagemaker.amazonaws.com",
     "sns.amazonaws.com",
     "states.amazonaws.com",
+    "vpc-flow-logs.amazonaws.com",
 )
 """Who is asked about as the caller of each resource that has a policy."""
 
@@ -302,17 +304,10 @@ class Questions:
             if not by_action[action] and not self._mentioned(action, identity):
                 resources = resources[:_FEW]
             for resource in resources:
-                edge = next((one for one in by_action[action] if _matches(one.resource, resource)), None)
-                context = {**_call(service), **dict(edge.context if edge else ())}
                 policy = self._policy_of(resource)
-                yield Request(role.id, role.arn, action, resource, edge is not None, context, identity, policy)
-                if edge is not None and service in ("s3", "sqs", "sns"):
-                    insecure = {**context, "aws:SecureTransport": "false"}
-                    yield Request(role.id, role.arn, action, resource, policy is None, insecure, identity, policy)
-                for name in dict(edge.context) if edge is not None else ():
-                    yield Request(
-                        role.id, role.arn, action, resource, False, {**context, name: "elsewhere"}, identity, policy
-                    )
+                matching = [one for one in by_action[action] if _matches(one.resource, resource)]
+                for context, allowed in _contexts(service, matching, insecure=policy is None):
+                    yield Request(role.id, role.arn, action, resource, allowed, context, identity, policy)
 
     def _of_services(self) -> Iterator[Request]:
         """Ask as each service, on behalf of each source, for each resource with a policy."""
@@ -397,6 +392,30 @@ def _is_about(statement: Mapping[str, Any], action: str) -> bool:
 def _call(service: str) -> dict[str, str]:
     """Return what is true of every call: over TLS, and for S3 of a new version."""
     return {"aws:SecureTransport": "true", **({"s3:TlsVersion": "1.3"} if service == "s3" else {})}
+
+
+def _contexts(service: str, edges: list[Edge], *, insecure: bool) -> Iterator[tuple[dict[str, str], bool]]:
+    """Yield what a call may be about, and whether it must be allowed then.
+
+    Parameters
+    ----------
+    service
+        Whose call it is.
+    edges
+        That are about the call.
+    insecure
+        Whether it is allowed without TLS, for want of a policy of the resource.
+    """
+    plain = any(not edge.context for edge in edges)
+    yield _call(service), plain
+    if plain and service in ("s3", "sqs", "sns"):
+        yield {**_call(service), "aws:SecureTransport": "false"}, insecure
+    for edge in edges:
+        context = {**_call(service), **dict(edge.context)}
+        if edge.context:
+            yield context, True
+        for name in dict(edge.context):
+            yield {**context, name: "elsewhere"}, plain
 
 
 def _service(resource: str) -> str:
