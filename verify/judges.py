@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from verify.references import Reference
     from verify.tools import Tools
 
-GROUPS = {"templates": "verify.templates", "policies": "verify.policies"}
+GROUPS = {
+    "templates": "verify.templates",
+    "policies": "verify.policies",
+    "definitions": "verify.definitions",
+}
 """The module of each group."""
 
 EXPLANATIONS = Path(__file__).parents[1] / "constructs" / "cdk_inference" / "explanations.toml"

@@ -1,0 +1,177 @@
+"""Show the definitions of state machines to validators that others wrote, and run them with the reference JSONata.
+
+The validators are AWS's own language service, `asl-validator` and `statelint`. The scenarios run in a small interpreter
+of ours, which evaluates every expression with the reference implementation of JSONata in the version that Step
+Functions names; what it talks to is played in `world.mjs`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verify import node
+from verify.judges import Finding, Verdict
+from verify.policies.flows import IMAGE
+from verify.policies.template import Template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from verify.judges import Judge
+    from verify.policies.template import Part
+    from verify.references import Reference
+    from verify.tools import Tools
+
+_HERE = Path(__file__).parent
+_MACHINE = "AWS::StepFunctions::StateMachine"
+_DOES = {
+    "inference_runtime.preprocess.handler": "preprocess",
+    "inference_runtime.infer.handler": "infer",
+    "inference_runtime.submit.handler": "infer",
+    "inference_runtime.postprocess.handler": "postprocess",
+    "inference_runtime.fused.handler": "fused",
+    "inference_runtime.decide.handler": "decide",
+    IMAGE: "infer",
+}
+"""What the handlers of the functions do, as `world.mjs` calls it."""
+
+
+class Validators:
+    """AWS's language service and asl-validator."""
+
+    name = "language service, asl-validator"
+    tools = frozenset({"language-service", "asl-validator"})
+
+    def examine(self, references: Sequence[Reference], tools: Tools) -> Verdict:
+        """Validate each definition, and parse each expression in it."""
+        definitions = dict(_definitions(references))
+        package = tools.package("asl-validator")
+        questions = [{"app": app, "machine": id, "text": text} for (app, id), text in definitions.items()]
+        found = node.run(_HERE / "validate.mjs", package, questions)
+        findings = [
+            Finding(one["tool"], one["rule"], one["app"], one["machine"], _MACHINE, one["message"]) for one in found
+        ]
+        return Verdict(len(definitions) * len(self.tools), findings)
+
+
+class StateLint:
+    """The linter of the language's specification."""
+
+    name = "statelint"
+    tools = frozenset({"statelint"})
+
+    def examine(self, references: Sequence[Reference], tools: Tools) -> Verdict:
+        """Lint each definition."""
+        definitions = dict(_definitions(references))
+        findings = []
+        for (app, id), text in definitions.items():
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "definition.json"
+                path.write_text(text, encoding="utf-8")
+                done = subprocess.run(
+                    # JSON has no way to tell 2 from 2.0.
+                    [tools.command("statelint"), "--ignore=FLOAT", path],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+            # It prints how many there are, and then one a line.
+            findings += [
+                Finding("statelint", _rule(line), app, id, _MACHINE, line.strip())
+                for line in (done.stdout + done.stderr).splitlines()
+                if line.strip() and not re.fullmatch(r"(\d+ errors?|One error):?", line.strip())
+            ]
+        return Verdict(len(definitions), findings)
+
+
+class Scenarios:
+    """The reference JSONata: every object ends as one row or as one dead letter."""
+
+    name = "reference JSONata"
+    tools = frozenset({"scenarios"})
+
+    def examine(self, references: Sequence[Reference], tools: Tools) -> Verdict:
+        """Run the workflows of all apps through the scenarios."""
+        return play({reference.name: reference.template for reference in references}, tools)
+
+
+JUDGES: Sequence[Judge] = (Validators(), StateLint(), Scenarios())
+
+
+def play(templates: Mapping[str, Mapping[str, Any]], tools: Tools, *, only: Sequence[str] | None = None) -> Verdict:
+    """Run the workflows of apps through the scenarios.
+
+    Parameters
+    ----------
+    templates
+        The apps' templates, by name.
+    tools
+        Where JSONata is.
+    only
+        Names of the scenarios. Default: all.
+    """
+    apps: dict[str, dict[str, Any]] = {}
+    for name, template in templates.items():
+        for app in _apps(name, Template(template)):
+            apps.setdefault(json.dumps(app["machines"]), app)  # several apps differ in other things only
+    said = node.run(_HERE / "scenarios.mjs", tools.package("jsonata"), {"apps": list(apps.values()), "only": only})
+    findings = [
+        Finding("scenarios", "ends wrongly", one["app"], one["subject"], "", one["message"]) for one in said["findings"]
+    ]
+    return Verdict(said["asked"], findings)
+
+
+def _apps(name: str, template: Template) -> Iterator[dict[str, Any]]:
+    """Yield what the scenarios need to know of each pipeline of an app."""
+    machines = {part.arn: {"definition": json.loads(_text(part))} for part in template.of(_MACHINE)}
+    functions = dict(_functions(template))
+    for pipe in template.of("AWS::Pipes::Pipe"):
+        queue = template.named(pipe.properties["Source"])
+        if queue is None:
+            raise ValueError(f"{name}: the queue of {pipe.id} is not in the template")
+        redrive = queue.properties["RedrivePolicy"]
+        dead_letters = template.named(redrive["deadLetterTargetArn"])
+        tries = re.search(r"receive_count\) >= (\d+)", json.dumps(machines))
+        yield {
+            "name": name,
+            "entry": pipe.properties["Target"],
+            "machines": machines,
+            "functions": functions,
+            "deadLetters": dead_letters.ref if dead_letters else "",
+            "redrive": redrive["maxReceiveCount"],
+            "tries": int(tries[1]) if tries else redrive["maxReceiveCount"],
+            "counts": "receive_count" in pipe.properties["TargetParameters"]["InputTemplate"],
+        }
+
+
+def _functions(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what each version and each alias does, by its ARN."""
+    for target in template.of("AWS::Lambda::Version", "AWS::Lambda::Alias"):
+        function = template.named(":".join(target.ref.split(":")[:7]))
+        if function is not None:
+            properties = function.properties
+            handler = IMAGE if properties.get("PackageType") == "Image" else properties["Handler"]
+            if handler in _DOES:
+                yield target.ref, {"does": _DOES[handler], "timeout": properties["Timeout"]}
+
+
+def _definitions(references: Sequence[Reference]) -> Iterator[tuple[tuple[str, str], str]]:
+    for reference in references:
+        for machine in Template(reference.template).of(_MACHINE):
+            yield (reference.name, machine.id), _text(machine)
+
+
+def _text(machine: Part) -> str:
+    text: str = machine.properties["DefinitionString"]
+    return text
+
+
+def _rule(line: str) -> str:
+    """Return what statelint complains of: the field and what it should be, or all but the texts in quotes."""
+    found = re.search(r"\.(\w+) is .* but (should be .*)", line)
+    return f"{found[1]} {found[2]}" if found else re.sub(r'"[^"]*"', "…", line.strip())[:100]
