@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade test verify verify-arm64 verify-models bench lint format venv clean
+.PHONY: demo demo-text demo-cascade test verify verify-versions verify-arm64 verify-models bench lint format venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs
 	@$(ACTIVATED) $(PY) demo.py
@@ -27,6 +27,9 @@ test: venv ## all tests: pytest's own options go to PYTEST, as in PYTEST='-m "no
 
 verify: venv ## show the reference apps to linters and rules that nobody here wrote: VERIFY="templates" asks one group
 	@$(ACTIVATED) $(PY) -m verify $(VERIFY)
+
+verify-versions: venv ## synthesize the reference apps with the oldest allowed and the newest CDK, and compare the templates
+	@$(ACTIVATED) $(PY) -m verify.versions $(VERIFY)
 
 verify-arm64: venv ## run the functions for arm64 and Python 3.14 under emulation, and compare them with this machine's
 	@$(ACTIVATED) $(PY) -m verify.arm64 $(VERIFY)
