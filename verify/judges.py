@@ -22,6 +22,7 @@ GROUPS = {
     "templates": "verify.templates",
     "policies": "verify.policies",
     "definitions": "verify.definitions",
+    "second-emulator": "verify.second_emulator",
 }
 """The module of each group."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REQUIREMENTS = ROOT / "requirements" / "verify.txt"
+MOTO = ROOT / "requirements" / "verify-moto.txt"
 PACKAGE, LOCK = (Path(__file__).parent / name for name in ("package.json", "package-lock.json"))
 CDK_NAG_2 = "cdk-nag==2.38.2"
 """The last cdk-nag of its second major version, which is not in the environment of this project."""
@@ -38,7 +39,12 @@ class Tools:
 
     def command(self, name: str) -> Path:
         """Return a command of a Python package of ``requirements/verify.txt``."""
-        return self._made("python", REQUIREMENTS.read_bytes(), self._install_python) / "bin" / name
+        return self.environment(REQUIREMENTS) / "bin" / name
+
+    def environment(self, requirements: Path) -> Path:
+        """Return the folder of a virtual environment with nothing but what a file pins."""
+        name = "python" if requirements == REQUIREMENTS else requirements.stem
+        return self._made(name, requirements.read_bytes(), lambda folder: self._install_python(folder, requirements))
 
     def package(self, name: str) -> Path:
         """Return the folder of an npm package of ``verify/package-lock.json``."""
@@ -63,11 +69,11 @@ class Tools:
         return folder
 
     @staticmethod
-    def _install_python(folder: Path) -> None:
+    def _install_python(folder: Path, requirements: Path) -> None:
         environment = Environment(folder)
         environment.prepare()
         # Everything is pinned in the file, the dependencies of the dependencies included.
-        environment.install_alone(REQUIREMENTS)
+        environment.install_alone(requirements)
         environment.finish()
 
     @staticmethod
