@@ -117,8 +117,8 @@ class Explanation:
         if self.subjects and not re.search(self.subjects, finding.subject):
             return None
         for rule in self.rules.get(finding.tool, ()):
-            # cdk-nag adds the detail in brackets.
-            if finding.rule == rule or finding.rule.startswith(f"{rule}["):
+            # cdk-nag 3 adds the detail in brackets, and cdk-nag 2 leaves it out of its report.
+            if finding.rule == rule or finding.rule.startswith(f"{rule}[") or rule.startswith(f"{finding.rule}["):
                 return rule
         return None
 

@@ -1,70 +1,79 @@
-"""The findings of cdk-nag's AwsSolutions rules that these constructs answer for, each with its reason.
+"""The findings of cdk-nag that these constructs answer for, each with its reason from ``explanations.toml``.
 
-An acknowledgment names the exact finding, so that it cannot hide what a user adds.
+An acknowledgment names the exact finding, so that it cannot hide what a user adds. It is written for both major
+versions of cdk-nag: the third reads acknowledgments, and the second the metadata of resources.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from aws_cdk import Acknowledgment, Stack, Validations
+from aws_cdk import Acknowledgment, CfnResource, Stack, Validations
 
 from cdk_inference.platform import CONTEXT_KEY
 
 if TYPE_CHECKING:
-    from aws_cdk import CfnResource
+    from collections.abc import Iterable
+
+    from aws_cdk import aws_iam as iam
     from aws_cdk import aws_s3 as s3
     from constructs import IConstruct
 
-_XRAY = "X-Ray's actions do not take resources, and a role that writes its trace has to have them"
+
+@cache
+def _explanations() -> dict[str, Any]:
+    path = Path(__file__).with_name("explanations.toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def no_access_logs(bucket: s3.Bucket) -> None:
-    """Acknowledge that a bucket of ours has no server access log."""
-    _acknowledge(
-        bucket,
-        "S1",
-        "access logs need a second bucket; CloudTrail data events cover it, or pass a bucket of your own that has them",
-    )
+def explain(construct: IConstruct, *names: str, details: Iterable[str] = ()) -> None:
+    """Acknowledge findings on a resource.
+
+    Parameters
+    ----------
+    construct
+        The resource, or the construct whose default child it is.
+    *names
+        Tables of ``explanations.toml``.
+    details
+        What the findings name, such as ``Resource::*``. Default: what the rules say in brackets, if anything.
+    """
+    acknowledged, suppressed = [], []
+    for name in names:
+        explanation = _explanations()[name]
+        for rule in explanation["rules"]["cdk-nag"]:
+            rule_id, _, detail = rule.removesuffix("]").partition("[")
+            found = list(details) or ([detail] if detail else [])
+            pack = rule_id.partition("-")[0]
+            findings = [f"{rule_id}[{one}]" for one in found] or [rule_id]
+            acknowledged += [Acknowledgment(id=f"{pack}::{one}", reason=explanation["reason"]) for one in findings]
+            entry = {"id": rule_id, "reason": explanation["reason"]}
+            suppressed.append({**entry, "applies_to": found} if found else entry)
+    _acknowledge(construct, acknowledged, suppressed)
 
 
-def last_resort(queue: IConstruct) -> None:
-    """Acknowledge that the queue for what EventBridge cannot deliver has no dead-letter queue: nobody consumes it."""
-    _acknowledge(queue, "SQS3", "it is a dead-letter queue itself, that of EventBridge's rule")
+def _acknowledge(construct: IConstruct, acknowledged: list[Acknowledgment], suppressed: list[dict[str, Any]]) -> None:
+    resource = construct if isinstance(construct, CfnResource) else cast("CfnResource", construct.node.default_child)
+    Validations.of(resource).acknowledge(*acknowledged)
+    before = (resource.get_metadata("cdk_nag") or {}).get("rules_to_suppress", [])
+    resource.add_metadata("cdk_nag", {"rules_to_suppress": [*before, *suppressed]})
 
 
-def errors_logged_only(state_machine: IConstruct) -> None:
-    """Acknowledge that a workflow logs what fails, not every event."""
-    _acknowledge(
-        state_machine,
-        "SF1",
-        "every event of every batch would be logged and billed; failures are, and X-Ray traces all",
-    )
+def policy_of(role: iam.IRole, *names: str) -> None:
+    """Acknowledge findings on the policy that grants to a role make; call it after the first grant."""
+    policy = role.node.try_find_child("DefaultPolicy")
+    if policy is not None:
+        explain(policy, "inline-policy", *names)
 
 
-def tracing(scope: IConstruct) -> None:
-    """Acknowledge the wildcard that tracing needs."""
-    _acknowledge(scope, "IAM5[Resource::*]", _XRAY)
-
-
-def tracing_and_log_delivery(scope: IConstruct) -> None:
-    """Acknowledge the wildcards that a workflow needs: log delivery is set up by actions that take no resources."""
-    _acknowledge(scope, "IAM5[Resource::*]", f"{_XRAY}; nor do the actions that set up a workflow's log delivery")
-
-
-def objects_under(scope: IConstruct, bucket: s3.IBucket, pattern: str) -> None:
+def objects_under(role: iam.IRole, bucket: s3.IBucket, *patterns: str) -> None:
     """Acknowledge that the objects of a bucket can only be granted by a pattern."""
-    resource = _render(Stack.of(scope).resolve(bucket.arn_for_objects(pattern)))
-    _acknowledge(scope, f"IAM5[Resource::{resource}]", f"the objects of a bucket are named by a pattern: {pattern}")
-
-
-def managed_instances_operator(role: IConstruct) -> None:
-    """Acknowledge the managed policy by which Lambda starts instances of EC2: AWS adds to it what a later one needs."""
-    _acknowledge(
-        role,
-        "IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/AWSLambdaManagedEC2ResourceOperator]",
-        "the policy that AWS makes for this role; its actions are limited to what Lambda manages",
-    )
+    stack = Stack.of(role)
+    details = [f"Resource::{_render(stack.resolve(bucket.arn_for_objects(pattern)))}" for pattern in patterns]
+    explain(role.node.find_child("DefaultPolicy"), "objects-by-pattern", details=details)
 
 
 def accelerator(function: CfnResource) -> None:
@@ -77,7 +86,12 @@ def accelerator(function: CfnResource) -> None:
 def python_of_the_host(function: IConstruct) -> None:
     """Acknowledge that a function of the local target has the host's version of Python, which may not be the newest."""
     if function.node.try_get_context(CONTEXT_KEY) is not None:
-        _acknowledge(function, "L1", f"the context {CONTEXT_KEY} chose the version: the local target runs the host's")
+        rule, reason = (
+            "AwsSolutions-L1",
+            f"the context {CONTEXT_KEY} chose the version: the local target runs the host's",
+        )
+        acknowledged = Acknowledgment(id=f"AwsSolutions::{rule}", reason=reason)
+        _acknowledge(function, [acknowledged], [{"id": rule, "reason": reason}])
 
 
 def alias_subscribed(subscription: CfnResource) -> None:
@@ -98,7 +112,3 @@ def _render(value: Any) -> str:  # noqa: ANN401 (a CloudFormation value)
             return str(separator).join(_render(part) for part in parts)
         case _:
             return str(value)
-
-
-def _acknowledge(scope: IConstruct, rule: str, reason: str) -> None:
-    Validations.of(scope).acknowledge(Acknowledgment(id=f"AwsSolutions::AwsSolutions-{rule}", reason=reason))

@@ -9,6 +9,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_stepfunctions as sfn
 
+from cdk_inference import acknowledgments
 from cdk_inference.descriptions import KEY, described
 from cdk_inference.environments import check_environment
 
@@ -107,7 +108,7 @@ def encrypt_executions(state_machine: sfn.StateMachine, key: kms.IKey | None) ->
         kms_key_id=key.key_arn,
         kms_data_key_reuse_period_seconds=_LONGEST_REUSE,
     )
-    iam.Policy(
+    policy = iam.Policy(
         state_machine,
         "Encryption",
         roles=[state_machine.role],
@@ -124,6 +125,7 @@ def encrypt_executions(state_machine: sfn.StateMachine, key: kms.IKey | None) ->
             ),
         ],
     )
+    acknowledgments.explain(policy, "inline-policy")
 
 
 def grant_executions(state_machine: sfn.StateMachine, key: kms.IKey | None, grantee: iam.IGrantable) -> None:

@@ -233,7 +233,13 @@ class StageFunction(Construct):
         self.target = capacity.publish(self, self.function)
         self.version = self.function.current_version
         mark(self.function, "function", stage=id)
-        acknowledgments.tracing(self.role)
+        acknowledgments.explain(
+            self.function,
+            "function-without-reserved-concurrency",
+            "function-without-dead-letter-queue",
+            "function-without-vpc",
+        )
+        acknowledgments.policy_of(self.role, "tracing")
         acknowledgments.python_of_the_host(self.function)
 
     @property

@@ -157,8 +157,9 @@ class ManagedInstances(Construct):
             managed_policies=[iam.ManagedPolicy.from_aws_managed_policy_name("AWSLambdaManagedEC2ResourceOperator")],
             description="lets Lambda manage the instances of a capacity provider",
         )
-        acknowledgments.managed_instances_operator(self.role)
+        acknowledgments.explain(self.role, "managed-instances-operator")
         encryption.grant(disk_encryption_key, self.role, _DISKS)
+        acknowledgments.policy_of(self.role)
         self.log_group = logs.LogGroup(
             self,
             "Logs",
@@ -167,6 +168,8 @@ class ManagedInstances(Construct):
             encryption_key=encryption_key,
             removal_policy=data_removal_policy(self, log_removal_policy),
         )
+        if encryption_key is None:
+            acknowledgments.explain(self.log_group, "logs-under-a-key-of-cloudwatch")
         self.capacity_provider = lambda_.CapacityProvider(
             self,
             "CapacityProvider",

@@ -10,6 +10,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from cdk_inference import acknowledgments
 from cdk_inference.descriptions import SECURITY_GROUP, described
 from cdk_inference.errors import PropError
 from cdk_inference.storage import log_group
@@ -98,6 +99,7 @@ class InferenceNetwork(Construct):
                 "DynamoDb": ec2.GatewayVpcEndpointOptions(service=ec2.GatewayVpcEndpointAwsService.DYNAMODB),
             },
         )
+        acknowledgments.explain(self.vpc, "default-security-group")
         endpoints = ec2.SecurityGroup(
             self,
             "Endpoints",
@@ -143,6 +145,7 @@ class InferenceNetwork(Construct):
             deliver_logs_permission_arn=role.role_arn,
         )
         flow_logs.node.add_dependency(role)
+        acknowledgments.policy_of(role)
 
 
 def shared_network(

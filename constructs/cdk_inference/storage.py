@@ -46,7 +46,12 @@ def private_bucket(
     )
     if bucket.policy is not None:  # a retained bucket must still refuse requests without TLS
         bucket.policy.apply_removal_policy(removal)
-    acknowledgments.no_access_logs(bucket)
+    names = ["bucket-without-access-logs", "bucket-without-replication"]
+    if not options.get("versioned"):
+        names.append("bucket-of-copies")
+    if key is None:
+        names.append("bucket-under-a-key-of-s3")
+    acknowledgments.explain(bucket, *names)
     return bucket
 
 
@@ -67,7 +72,7 @@ def log_group(
     folder
         Where its name begins, such as `STATE_MACHINE_LOGS`. Default: CloudFormation makes a name.
     """
-    return logs.LogGroup(
+    group = logs.LogGroup(
         scope,
         "Logs",
         log_group_name=None if folder is None else unique_name(scope, folder),
@@ -75,6 +80,9 @@ def log_group(
         encryption_key=key,
         removal_policy=data_removal_policy(scope, removal_policy),
     )
+    if key is None:
+        acknowledgments.explain(group, "logs-under-a-key-of-cloudwatch")
+    return group
 
 
 def unique_name(scope: Construct, folder: str) -> str:

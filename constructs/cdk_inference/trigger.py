@@ -38,6 +38,8 @@ Pipes would take 10,000, but the input of a workflow is limited to 262,144 chara
 take 7,200 of them: a key of 1,024 bytes is six times as long once it is escaped.
 """
 
+_UPLOAD_DAYS = 7  # a multipart upload that is not complete by then is abandoned
+
 # Quotes around a path to a string and none around one to an object, as AWS documents it. All paths are in every
 # message: what AWS does about a path that is missing is not documented clearly.
 _INPUT_TEMPLATE = (
@@ -186,10 +188,24 @@ class S3Trigger(Construct):
         mark(self.queue, "queue")
         mark(self.dead_letter_queue, "dead-letter-queue")
         mark(self.undelivered_queue, "undelivered-queue")
-        acknowledgments.last_resort(self.undelivered_queue)
+        for queue in (self.dead_letter_queue, self.undelivered_queue):
+            acknowledgments.explain(queue, "dead-letter-queue")
 
     def _create_bucket(self, key: kms.IKey | None, removal_policy: RemovalPolicy | None) -> s3.Bucket:
-        bucket = private_bucket(self, "Inbox", key=key, removal_policy=removal_policy, versioned=True)
+        bucket = private_bucket(
+            self,
+            "Inbox",
+            key=key,
+            removal_policy=removal_policy,
+            versioned=True,
+            # Neither deletes an object or a version of one.
+            lifecycle_rules=[
+                s3.LifecycleRule(
+                    abort_incomplete_multipart_upload_after=Duration.days(_UPLOAD_DAYS),
+                    expired_object_delete_marker=True,
+                )
+            ],
+        )
         # The L2 prop would add a custom resource whose role has a wildcard (aws-cdk#24086).
         cast(
             "s3.CfnBucket", bucket.node.default_child
@@ -276,6 +292,8 @@ class S3Trigger(Construct):
         )
         encryption.grant(self._key, role, encryption.DECRYPT)
         self.log_group.grant_write(role)
+        acknowledgments.explain(role, "inline-policy")
+        acknowledgments.policy_of(role)
         pipe = pipes.CfnPipe(
             self,
             "Pipe",

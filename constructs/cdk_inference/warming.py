@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Duration, Token
 
+from cdk_inference import acknowledgments
 from cdk_inference.capacity import Capacity, is_whole, live_alias, reserve_at_least
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
@@ -66,6 +67,7 @@ class Warmed(Capacity):
         # A warming event that fails is worth nothing later: neither EventBridge nor Lambda, which would go on for 6
         # hours, tries it again, and none is kept in a dead-letter queue.
         target.configure_async_invoke(retry_attempts=0, max_event_age=Duration.minutes(1))
+        acknowledgments.explain(target.node.find_child("EventInvokeConfig"), "rule-of-last-resort")
         event: dict[str, object] = {"cdk-inference": "warm"}
         if self.environments > 1:
             event["hold_ms"] = HOLD_MS
@@ -77,6 +79,7 @@ class Warmed(Capacity):
                 description="keeps environments of a function warm",
                 schedule=events.Schedule.rate(every),
             )
+            acknowledgments.explain(rule, "rule-of-last-resort")
             for _ in range(min(_TARGETS, self.environments - first)):
                 rule.add_target(
                     targets.LambdaFunction(

@@ -217,8 +217,8 @@ class InferenceWorkflow(Construct):
         self._key = encryption_key
         encryption.encrypt_executions(self.state_machine, encryption_key)
         mark(self.state_machine, "state-machine")
-        acknowledgments.errors_logged_only(self.state_machine)
-        acknowledgments.tracing_and_log_delivery(self.state_machine)
+        acknowledgments.explain(self.state_machine, "errors-logged-only")
+        acknowledgments.policy_of(self.state_machine.role, "tracing-and-log-delivery")
 
     def grant_start_sync_execution(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee run a batch and wait for the answer."""

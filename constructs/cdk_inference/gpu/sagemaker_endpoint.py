@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import jsii
-from aws_cdk import Acknowledgment, Fn, Names, Stack, Validations
+from aws_cdk import Fn, Names, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
@@ -130,6 +130,8 @@ class AsyncEndpoint(Construct):
             encryption_key=encryption_key,
             removal_policy=data_removal_policy(self, log_removal_policy),
         )
+        if encryption_key is None:
+            acknowledgments.explain(self.log_group, "logs-under-a-key-of-cloudwatch")
         self.role = self._role(work, image, encryption_key)
         check_placement(vpc, vpc_subnets, security_groups)
         served = sagemaker.CfnModel(
@@ -207,14 +209,9 @@ class AsyncEndpoint(Construct):
                 conditions={"StringEquals": {"cloudwatch:namespace": _METRICS}},
             )
         )
-        for pattern in (TENSORS, f"{REQUESTS}/*", f"{ANSWERS}/*", f"{FAILURES}/*"):
-            acknowledgments.objects_under(role, work.bucket, pattern)
-        Validations.of(role).acknowledge(
-            Acknowledgment(
-                id="AwsSolutions::AwsSolutions-IAM5[Resource::*]",
-                reason="neither the token for ECR nor metrics have a resource; metrics are limited to one namespace",
-            )
-        )
+        patterns = (TENSORS, *(f"{folder}/*" for folder in (REQUESTS, ANSWERS, FAILURES)))
+        acknowledgments.objects_under(role, work.bucket, *patterns)
+        acknowledgments.policy_of(role, "sagemaker-role")
         return role
 
     def _vpc_config(
@@ -240,7 +237,7 @@ class AsyncEndpoint(Construct):
         key: kms.IKey | None,
     ) -> sagemaker.CfnEndpointConfig:
         bucket = work.bucket.bucket_name
-        return sagemaker.CfnEndpointConfig(
+        config = sagemaker.CfnEndpointConfig(
             self,
             "Config",
             # No key for the volumes: instances with a GPU have disks of their own, which they encrypt, and then
@@ -273,6 +270,8 @@ class AsyncEndpoint(Construct):
                 ),
             ),
         )
+        acknowledgments.explain(config, "sagemaker-disks")
+        return config
 
 
 def _name(scope: Construct) -> str:

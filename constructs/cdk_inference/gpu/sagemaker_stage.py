@@ -114,7 +114,7 @@ class AsyncStage(Construct):
             retention_period=Duration.days(14),
         )
         mark(self.unanswered_queue, "unanswered-queue")
-        acknowledgments.last_resort(self.unanswered_queue)
+        acknowledgments.explain(self.unanswered_queue, "dead-letter-queue")
         self.submit = self._submit(work, options)
         self.callback = self._callback(work, options)
 

@@ -140,8 +140,8 @@ class GpuWorkflow(Construct):
         self._key = encryption_key
         encryption.encrypt_executions(self.state_machine, encryption_key)
         mark(self.state_machine, "gpu-state-machine")
-        acknowledgments.errors_logged_only(self.state_machine)
-        acknowledgments.tracing_and_log_delivery(self.state_machine)
+        acknowledgments.explain(self.state_machine, "errors-logged-only")
+        acknowledgments.policy_of(self.state_machine.role, "tracing-and-log-delivery")
 
     def _report_failures(self, trigger: S3Trigger) -> events.CfnRule:
         """Keep the input of executions that fail as a whole: their messages are no longer in the queue."""
@@ -160,6 +160,7 @@ class GpuWorkflow(Construct):
             targets=[events.CfnRule.TargetProperty(id="Queue", arn=trigger.undelivered_queue.queue_arn)],
         )
         trigger.allow_undelivered(rule)
+        acknowledgments.explain(rule, "rule-of-last-resort")
         return rule
 
     def grant_start_execution(self, grantee: iam.IGrantable) -> iam.Grant:

@@ -101,7 +101,7 @@ class Router(Construct):
         self._trigger = trigger
         self.deciders = [_decider_function(self, decider, options) for decider in plan.deciders]
 
-    def grant(self, workflow: iam.IGrantable) -> None:
+    def grant(self, workflow: sfn.StateMachine) -> None:
         """Let a workflow look up what it chooses by."""
         if self.plan.metadata:
             self._trigger.grant_read(workflow)
@@ -116,7 +116,7 @@ class Router(Construct):
                 grantee=workflow, actions=["s3:ListBucket"], resource_arns=[self._trigger.bucket.bucket_arn]
             )
         if self.plan.metadata or self.plan.tags:
-            acknowledgments.objects_under(workflow, self._trigger.bucket, f"{self._trigger.prefix}*")  # type: ignore[arg-type]
+            acknowledgments.objects_under(workflow.role, self._trigger.bucket, f"{self._trigger.prefix}*")
         for function in self.deciders:
             function.grant_invoke(workflow)
 
