@@ -51,7 +51,7 @@ def serve(connection: socket.socket, prefix: str) -> None:
             header, received = wire.receive(connection)
         except wire.BrokenConnectionError:
             return
-        data = bytes(received.pop("data").data)
+        data = bytes(received.pop("data").encoded())
         try:
             inputs = tensors_of(check_inputs(function(data, Item.from_json(header["item"])), specs))
         except Exception as error:
