@@ -86,12 +86,9 @@ def accelerator(function: CfnResource) -> None:
 def python_of_the_host(function: IConstruct) -> None:
     """Acknowledge that a function of the local target has the host's version of Python, which may not be the newest."""
     if function.node.try_get_context(CONTEXT_KEY) is not None:
-        rule, reason = (
-            "AwsSolutions-L1",
-            f"the context {CONTEXT_KEY} chose the version: the local target runs the host's",
-        )
-        acknowledged = Acknowledgment(id=f"AwsSolutions::{rule}", reason=reason)
-        _acknowledge(function, [acknowledged], [{"id": rule, "reason": reason}])
+        reason = f"the context {CONTEXT_KEY} chose the version: the local target runs the host's"
+        acknowledged = Acknowledgment(id="AwsSolutions::AwsSolutions-L1", reason=reason)
+        _acknowledge(function, [acknowledged], [{"id": "AwsSolutions-L1", "reason": reason}])
 
 
 def alias_subscribed(subscription: CfnResource) -> None:
