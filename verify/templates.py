@@ -202,7 +202,7 @@ def _finding(tool: str, rule: str, reference: Reference, subject: str, message: 
     return Finding(tool, rule, reference.name, subject, kind, message)
 
 
-def _json(done: subprocess.CompletedProcess[str]) -> Any:  # noqa: ANN401 - what a tool says
+def _json(done: subprocess.CompletedProcess[str]) -> Any:
     try:
         return json.loads(done.stdout)
     except ValueError:

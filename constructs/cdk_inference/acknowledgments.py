@@ -16,7 +16,7 @@ from aws_cdk import Acknowledgment, CfnResource, Stack, Validations
 from cdk_inference.platform import CONTEXT_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_s3 as s3
@@ -41,25 +41,13 @@ def explain(construct: IConstruct, *names: str, details: Iterable[str] = ()) -> 
     details
         What the findings name, such as ``Resource::*``. Default: what the rules say in brackets, if anything.
     """
-    acknowledged, suppressed = [], []
+    findings = []
     for name in names:
         explanation = _explanations()[name]
         for rule in explanation["rules"]["cdk-nag"]:
             rule_id, _, detail = rule.removesuffix("]").partition("[")
-            found = list(details) or ([detail] if detail else [])
-            pack = rule_id.partition("-")[0]
-            findings = [f"{rule_id}[{one}]" for one in found] or [rule_id]
-            acknowledged += [Acknowledgment(id=f"{pack}::{one}", reason=explanation["reason"]) for one in findings]
-            entry = {"id": rule_id, "reason": explanation["reason"]}
-            suppressed.append({**entry, "applies_to": found} if found else entry)
-    _acknowledge(construct, acknowledged, suppressed)
-
-
-def _acknowledge(construct: IConstruct, acknowledged: list[Acknowledgment], suppressed: list[dict[str, Any]]) -> None:
-    resource = construct if isinstance(construct, CfnResource) else cast("CfnResource", construct.node.default_child)
-    Validations.of(resource).acknowledge(*acknowledged)
-    before = (resource.get_metadata("cdk_nag") or {}).get("rules_to_suppress", [])
-    resource.add_metadata("cdk_nag", {"rules_to_suppress": [*before, *suppressed]})
+            findings.append((rule_id, list(details) or ([detail] if detail else []), explanation["reason"]))
+    _acknowledge(construct, findings)
 
 
 def policy_of(role: iam.IRole, *names: str) -> None:
@@ -87,8 +75,7 @@ def python_of_the_host(function: IConstruct) -> None:
     """Acknowledge that a function of the local target has the host's version of Python, which may not be the newest."""
     if function.node.try_get_context(CONTEXT_KEY) is not None:
         reason = f"the context {CONTEXT_KEY} chose the version: the local target runs the host's"
-        acknowledged = Acknowledgment(id="AwsSolutions::AwsSolutions-L1", reason=reason)
-        _acknowledge(function, [acknowledged], [{"id": "AwsSolutions-L1", "reason": reason}])
+        _acknowledge(function, [("AwsSolutions-L1", [], reason)])
 
 
 def alias_subscribed(subscription: CfnResource) -> None:
@@ -109,3 +96,18 @@ def _render(value: Any) -> str:  # noqa: ANN401 (a CloudFormation value)
             return str(separator).join(_render(part) for part in parts)
         case _:
             return str(value)
+
+
+def _acknowledge(construct: IConstruct, findings: Iterable[tuple[str, Sequence[str], str]]) -> None:
+    """Write findings for both versions: for each its rule, the details that it names, and the reason."""
+    resource = construct if isinstance(construct, CfnResource) else cast("CfnResource", construct.node.default_child)
+    acknowledged, suppressed = [], []
+    for rule, details, reason in findings:
+        pack = rule.partition("-")[0]
+        named = [f"{rule}[{detail}]" for detail in details] or [rule]
+        acknowledged += [Acknowledgment(id=f"{pack}::{one}", reason=reason) for one in named]
+        entry = {"id": rule, "reason": reason}
+        suppressed.append({**entry, "applies_to": list(details)} if details else entry)
+    Validations.of(resource).acknowledge(*acknowledged)
+    before = (resource.get_metadata("cdk_nag") or {}).get("rules_to_suppress", [])
+    resource.add_metadata("cdk_nag", {"rules_to_suppress": [*before, *suppressed]})

@@ -130,7 +130,7 @@ def judge(name: str, root: Path) -> Row:
     return Row(**row, seconds=time.perf_counter() - began)
 
 
-def _build(name: str, module: ModuleType, folder: Path) -> Any:  # noqa: ANN401 - a built model
+def _build(name: str, module: ModuleType, folder: Path) -> Any:
     case = module.CASE
     recipe = ModelRecipe(
         name=name,
@@ -156,7 +156,7 @@ def compare(module: ModuleType, original: Path, shipped: Path) -> float:
     return float(np.mean([one == other for one, other in zip(expected, found, strict=True)]))
 
 
-def _run(model: Path, module: ModuleType) -> Any:  # noqa: ANN401 - a function
+def _run(model: Path, module: ModuleType) -> Any:
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     outputs = [spec.name for spec in module.CASE.outputs]
 
