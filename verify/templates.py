@@ -127,7 +127,13 @@ class CdkNag:
                 raise ToolError(f"{self.name}: {done.stdout}{done.stderr}")
             found = json.loads(out.read_text(encoding="utf-8"))
         findings = [
-            Finding(_ACKNOWLEDGED if acknowledged else self.name, rule, *path.split("/", 1), "", message)
+            Finding(
+                _ACKNOWLEDGED if acknowledged else self.name,
+                rule,
+                path.partition("/")[0],
+                path.partition("/")[2],
+                message=message,
+            )
             for rule, path, acknowledged, message in found
         ]
         return Verdict(len(references) * len(PACKS), findings)
