@@ -44,7 +44,9 @@ HELPERS = helpers()
 
 
 def classifies(run: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]) -> list[int]:
-    return [int(run({"images": image[None]})["scores"].argmax()) for image in graphs.images(60, seed=9)]
+    """Return the class of each image that stands out of what the untrained network says of all."""
+    scores = np.concatenate([run({"images": image[None]})["scores"] for image in graphs.images(60, seed=9)])
+    return (scores - scores.mean(axis=0)).argmax(axis=1).tolist()
 
 
 NET: Any = SimpleNamespace(
@@ -63,11 +65,10 @@ NET: Any = SimpleNamespace(
 
 
 def damaged(model: onnx.ModelProto, index: int) -> onnx.ModelProto:
-    """Return a copy with one weight shifted by its spread."""
+    """Return a copy in which one layer has each channel's weights on the next channel, as a wrong fold would do."""
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     weight = copy.graph.initializer[index]
-    values = numpy_helper.to_array(weight)
-    weight.CopyFrom(numpy_helper.from_array((values + 3 * values.std()).astype(values.dtype), weight.name))
+    weight.CopyFrom(numpy_helper.from_array(np.roll(numpy_helper.to_array(weight), 1, axis=0), weight.name))
     return copy
 
 
@@ -99,8 +100,7 @@ def test_state_is_moved_behind_the_batch() -> None:
     """A recurrent network that has its batch on the second axis answers the same when it comes first."""
     g = graphs.Graph()
     x = g.input("x", ("time", "batch", 16))
-    y = g.add("Add", g.add("Relu", x), g.add("Identity", x))
-    model = g.model(y=g.add("Identity", y))
+    model = g.model(y=g.add("Add", g.add("Relu", x), g.add("Identity", x)))
     feed = np.random.default_rng(0).normal(size=(5, 3, 16)).astype(np.float32)
     expected = ort.InferenceSession(model.SerializeToString()).run(None, {"x": feed})[0]
     moved = HELPERS.batch_first(model, {"x": (1, 0, 2), "y": (1, 0, 2)})

@@ -94,6 +94,8 @@ def prepared(name: str, root: Path) -> tuple[ModuleType, Path]:
     for link, target in LINKS.items():
         if not (folder / link).is_symlink():
             (folder / link).symlink_to(target)
+    for lock in folder.glob("*.lock.json"):  # decisions are for this code; what it measured is cached
+        lock.unlink()
     module = _load(folder, name)
     case = module.CASE
     model = folder / "model.onnx"

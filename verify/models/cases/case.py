@@ -85,7 +85,8 @@ def batch_first(model: onnx.ModelProto, axes: dict[str, Sequence[int]]) -> onnx.
             if value.name == name:
                 dims = list(value.type.tensor_type.shape.dim)
                 del value.type.tensor_type.shape.dim[:]
-                value.type.tensor_type.shape.dim.extend(dims[axis] for axis in order)
+                if dims:  # it has sizes
+                    value.type.tensor_type.shape.dim.extend(dims[axis] for axis in order)
     nodes = [*before, *graph.node, *after]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
