@@ -65,8 +65,8 @@ $(VENV)/.text: $(VENV)/.demo requirements/no-deps.txt
 	@$(INSTALL) model,local,reference --alone requirements/no-deps.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.text requirements/no-deps-dev.txt
-	@$(INSTALL) model,local,reference,dev --alone requirements/no-deps-dev.txt
+$(VENV)/.dev: $(VENV)/.text
+	@$(INSTALL) model,local,reference,dev
 	@touch $@
 
 clean: ## remove what was made here; the cache of models and bundles stays

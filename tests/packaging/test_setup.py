@@ -204,15 +204,14 @@ def test_an_interrupted_installation_starts_anew(
         (".demo", "Makefile", True),
         (".demo", "requirements/constraints.txt", False),
         (".demo", "pyproject.toml", False),
-        (".demo", "requirements/no-deps-dev.txt", True),
+        (".demo", "requirements/no-deps.txt", True),
         (".text", "requirements/no-deps.txt", False),
-        (".dev", "requirements/no-deps-dev.txt", False),
+        (".dev", "requirements/no-deps.txt", False),
         (".dev", "pyproject.toml", False),
     ],
 )
 def test_what_changed_is_installed_again(repository: Path, stamp: str, changed: str, *, current: bool) -> None:
-    for name in ("no-deps.txt", "no-deps-dev.txt"):
-        (repository / "requirements" / name).touch()
+    (repository / "requirements" / "no-deps.txt").touch()
     (repository / ".venv").mkdir()
     for age, path in enumerate((".venv/.dev", ".venv/.text", ".venv/.demo")):
         (repository / path).touch()
