@@ -609,7 +609,8 @@ def _check_legs(legs: Sequence[Leg | FusedLeg], router: Router | None, limit: Du
 
 def _at_once(legs: Sequence[Leg | FusedLeg]) -> int:
     """Return how many parts to score at a time: more than a function may run would only be throttled."""
-    reserved = [getattr(stage, "reserved_concurrent_executions", None) for leg in legs for stage in leg.express_stages]
+    stages = [stage for leg in legs for stage in leg.express_stages]
+    reserved: list[int | None] = [getattr(stage, "reserved_concurrent_executions", None) for stage in stages]
     return min([PARTS, *(one for one in reserved if one is not None and not Token.is_unresolved(one))])
 
 
