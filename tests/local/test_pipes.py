@@ -182,6 +182,20 @@ def test_only_the_failed_message_of_a_batch_comes_back(probe: Pipeline, local_cl
     seen = [message for _, _, message in local_cloud.logs() if message.startswith("scoring")]
     assert seen.count("scoring in/good") == 1
     assert seen.count("scoring in/poison") == 2  # max_receive_count
+    assert outcomes[1].reason == "in the dead-letter queue"  # SQS moved it
+
+
+@pytest.mark.e2e
+def test_a_dead_letter_that_was_sent_says_why(probe: Pipeline, local_cloud: LocalCloud) -> None:
+    sqs = local_cloud.client("sqs")
+    queue = sqs.get_queue_url(QueueName=str(probe._dead_letter_queue).rsplit("/", 1)[-1])["QueueUrl"]
+    said = {"Error": "ValueError", "Cause": "as it was told"}
+    sqs.send_message(
+        QueueUrl=queue,
+        MessageBody=json.dumps({"time": "2026-01-01T00:00:00Z", "detail": {"object": {"key": "in/sent"}}}),
+        MessageAttributes={name: {"DataType": "String", "StringValue": value} for name, value in said.items()},
+    )
+    assert [one.reason for one in probe.outcomes() if one.key == "in/sent"] == ["ValueError: as it was told"]
 
 
 @pytest.mark.e2e

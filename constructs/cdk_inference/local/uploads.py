@@ -169,7 +169,7 @@ class Pipeline:
         """Return what became of every object, by time."""
         with answering(self._check):
             rows = [(str(row["recorded_at"]), self._outcome(row, _event_time(row))) for row in self._rows()]
-            dead = [(str(event.get("time", "")), _dead(event)) for event in self._dead_events()]
+            dead = [(str(event.get("time", "")), _dead(event, reason)) for event, reason in self._dead_letters()]
         return [outcome for _, outcome in sorted(rows + dead, key=lambda pair: (pair[0], pair[1].key))]
 
     def wait_for(
@@ -237,11 +237,11 @@ class Pipeline:
                 written = datetime.fromisoformat(str(row["recorded_at"])) >= upload.at
                 if written and (newer or row.get("etag") == upload.etag):
                     found[upload] = self._outcome(row, upload.at)
-        for event in self._dead_events():
+        for event, reason in self._dead_letters():
             for upload in by_key.get(_key(event), []):
                 # A moved message keeps its event, whose time has no fractions of seconds.
                 if datetime.fromisoformat(str(event["time"])) >= upload.at.replace(microsecond=0):
-                    found.setdefault(upload, _dead(event))
+                    found.setdefault(upload, _dead(event, reason))
         return found
 
     def _rows(self) -> list[dict[str, Any]]:
@@ -249,8 +249,11 @@ class Pipeline:
         pages = self._dynamodb.get_paginator("scan").paginate(TableName=self._table, ConsistentRead=True)
         return [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
 
-    def _dead_events(self) -> list[dict[str, Any]]:
-        """Look into the dead-letter queue without taking anything out, which SQS itself has no way to do."""
+    def _dead_letters(self) -> list[tuple[dict[str, Any], str]]:
+        """Return events of the dead-letter queue, and why they are there.
+
+        Nothing is taken out, for which SQS itself has no way.
+        """
         if self._dead_letter_queue is None:
             return []
         # MiniStack's own; a receive would hide the messages from others and count.
@@ -258,14 +261,14 @@ class Pipeline:
         url = f"{self._endpoint}/{self.env.account}/{name}"
         query = urllib.parse.urlencode({"QueueUrl": url, "region": self.env.region})
         answer = aws.call(self._endpoint, f"/_ministack/sqs/messages?{query}")["messages"]
-        bodies = [
-            message["Body"]
+        found = [
+            (_event(message["Body"]), _reason(message.get("MessageAttributes") or {}))
             for regions in answer.values()
             for queues in regions.values()
             for messages in queues.values()
             for message in messages
         ]
-        return [event for event in map(_event, bodies) if event]
+        return [(event, reason) for event, reason in found if event]
 
     def _outcome(self, row: dict[str, Any], uploaded_at: datetime) -> Outcome:
         prediction = row.get("prediction")
@@ -311,5 +314,11 @@ def _key(event: dict[str, Any]) -> str:
     return str(detail.get("object", {}).get("key", ""))
 
 
-def _dead(event: dict[str, Any]) -> Outcome:
-    return Outcome(key=_key(event), status=DEAD_LETTER, reason="in the dead-letter queue", row=event)
+def _reason(attributes: dict[str, Any]) -> str:
+    """Return what the workflow says of a dead letter; SQS says nothing of those that it moves itself."""
+    said = [attributes[name]["StringValue"] for name in ("Error", "Cause") if name in attributes]
+    return ": ".join(said) or "in the dead-letter queue"
+
+
+def _dead(event: dict[str, Any], reason: str) -> Outcome:
+    return Outcome(key=_key(event), status=DEAD_LETTER, reason=reason, row=event)
