@@ -310,6 +310,15 @@ def test_the_workflow_counts_the_tries_of_what_fails_and_may_send_dead_letters_a
     assert (statement["Action"], statement["Resource"]) == ("sqs:SendMessage", {"Fn::GetAtt": [dead, "Arn"]})
 
 
+@pytest.mark.parametrize(("reserved", "at_once"), [(None, 4), (2, 2), (100, 4)])
+def test_no_more_parts_are_scored_at_a_time_than_the_functions_may_run(stack, pipeline, reserved, at_once):
+    pipeline(reserved_concurrent_executions=reserved)
+    (machine,) = resources(stack, "AWS::StepFunctions::StateMachine").values()
+    pieces = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
+    states = json.loads("".join(piece if isinstance(piece, str) else "." for piece in pieces))["States"]
+    assert states["Score parts"]["MaxConcurrency"] == at_once
+
+
 def test_a_trigger_for_another_workflow_lets_the_queue_count(stack):
     S3Trigger(stack, "Trigger", max_receive_count=7)
     (queue,) = [q for q in resources(stack, "AWS::SQS::Queue").values() if "RedrivePolicy" in q["Properties"]]
