@@ -112,3 +112,36 @@ def test_the_page_on_security_shows_all_explanations():
 def test_every_reason_is_long_enough_for_cdk_nag_2_and_in_latin_1():
     assert EXPLANATIONS.read_text("utf-8").isascii()
     assert all(len(explanation.reason) >= 10 for explanation in read_explanations())
+
+
+def test_cdk_nag_tells_our_bucket_from_an_open_one_that_fails(tmp_path):
+    import aws_cdk as cdk
+    from aws_cdk import aws_s3 as s3
+    from verify.nag import third
+
+    from cdk_inference import WorkBucket
+
+    made = cdk.App(outdir=str(tmp_path))
+    stack = cdk.Stack(made, "Stack")
+    WorkBucket(stack, "Ours")
+    s3.Bucket(stack, "Open")
+    found = {(path.split("/")[1], acknowledged, rule) for rule, path, acknowledged, _ in third(made, tmp_path)}
+    assert {acknowledged for subject, acknowledged, _ in found if subject == "Ours"} == {True}
+    assert ("Open", False, "AwsSolutions-S1") in found
+    assert ("Open", False, "NIST.800.53.R5-S3BucketSSLRequestsOnly") in found
+
+
+def test_findings_are_acknowledged_for_cdk_nag_2_too(tmp_path):
+    import aws_cdk as cdk
+    from aws_cdk.assertions import Template
+
+    from cdk_inference import WorkBucket
+
+    stack = cdk.Stack(cdk.App(), "Stack")
+    WorkBucket(stack, "Ours")
+    (bucket,) = Template.from_stack(stack).find_resources("AWS::S3::Bucket").values()
+    suppressed = bucket["Metadata"]["cdk_nag"]["rules_to_suppress"]
+    assert "AwsSolutions-S1" in {rule["id"] for rule in suppressed}
+    for rule in suppressed:  # what its second version insists on
+        assert "[" not in rule["id"]
+        assert len(rule["reason"]) >= 10
