@@ -246,7 +246,7 @@ def _split(arrays: Sequence[Array], output: int, axis: int) -> list[_Group]:
         return []
     others = tuple(k for k in range(arrays[0].ndim) if k != axis)
     filled = [array.astype(np.float64) for array in arrays if array.size]
-    squares = sum(np.sum(np.square(array), axis=others) for array in filled)
+    squares = np.sum([np.sum(np.square(array), axis=others) for array in filled], axis=0)
     peaks = np.max([np.max(np.abs(array), axis=others) for array in filled], axis=0)
     order = np.argsort(squares, kind="stable")
     groups: list[list[int]] = []
