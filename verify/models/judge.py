@@ -22,7 +22,12 @@ from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation, ModelRecipe, OnnxFile, Provenance, build_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
+
+    from cdk_inference.model import BuiltModel
+
+    Array = np.ndarray[Any, Any]
 
 CASES = Path(__file__).parent / "cases"
 ASSETS = Path(__file__).parents[2] / "model_assets"
@@ -132,7 +137,7 @@ def judge(name: str, root: Path) -> Row:
     return Row(**row, seconds=time.perf_counter() - began)
 
 
-def _build(name: str, module: ModuleType, folder: Path) -> Any:
+def _build(name: str, module: ModuleType, folder: Path) -> BuiltModel:
     case = module.CASE
     recipe = ModelRecipe(
         name=name,
@@ -158,11 +163,11 @@ def compare(module: ModuleType, original: Path, shipped: Path) -> float:
     return float(np.mean([one == other for one, other in zip(expected, found, strict=True)]))
 
 
-def _run(model: Path, module: ModuleType) -> Any:
+def _run(model: Path, module: ModuleType) -> Callable[[dict[str, Array]], dict[str, Array]]:
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     outputs = [spec.name for spec in module.CASE.outputs]
 
-    def run(feed: dict[str, Any]) -> dict[str, Any]:
+    def run(feed: dict[str, Array]) -> dict[str, Array]:
         return dict(zip(outputs, session.run(outputs, feed), strict=True))
 
     return run
