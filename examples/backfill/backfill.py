@@ -18,14 +18,14 @@ s3, sqs, dynamodb = boto3.client("s3"), boto3.client("sqs"), boto3.client("dynam
 
 # A listing has no sequencers, by which rows of one object are ordered: take those of the rows of earlier models.
 sequencers: dict[tuple[str, str], str] = {}
-for page in dynamodb.get_paginator("scan").paginate(
+for rows in dynamodb.get_paginator("scan").paginate(
     TableName=wanted.table,
     ProjectionExpression="#object, #version, sequencer",
     FilterExpression="begins_with(#object, :start)",
     ExpressionAttributeNames={"#object": "object", "#version": "version"},
     ExpressionAttributeValues={":start": {"S": f"{wanted.bucket}/{wanted.prefix}"}},
 ):
-    for row in page["Items"]:
+    for row in rows["Items"]:
         of = row["object"]["S"], row["version"]["S"].rpartition("#")[0]
         sequencers[of] = max(sequencers.get(of, "0"), row["sequencer"]["S"])
 
@@ -48,9 +48,9 @@ def event(version: dict[str, Any]) -> dict[str, Any]:
 
 sent = 0
 for page in s3.get_paginator("list_object_versions").paginate(Bucket=wanted.bucket, Prefix=wanted.prefix):
-    newest = [version for version in page.get("Versions", []) if version["IsLatest"]]
+    newest: list[Any] = [version for version in page.get("Versions", []) if version["IsLatest"]]
     for first in range(0, len(newest), 10):  # SQS takes ten at once
-        entries = [
+        entries: list[Any] = [
             {"Id": str(number), "MessageBody": json.dumps(event(version))}
             for number, version in enumerate(newest[first : first + 10])
         ]

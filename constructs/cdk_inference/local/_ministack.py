@@ -134,7 +134,7 @@ def _session(account: str, role: str, role_id: str, session: str, **facts: Any) 
 
 def _environments() -> tuple[int, dict[str, Any]]:
     """Return the accounts and regions with stacks that are not CDK's own."""
-    from ministack.services import cloudformation  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services import cloudformation  # noqa: PLC0415
 
     scopes = {tuple(key[:2]) for key in cloudformation._stacks.to_dict() if key[2] != _BOOTSTRAP_STACK}
     return 200, {"environments": sorted(scopes)}
@@ -262,7 +262,7 @@ class _Gate:
 
     def _unsigned(self, scope: dict[str, Any], headers: dict[str, str], body: bytes) -> str | None:
         """Return what is wrong with a request's signature, if anything is."""
-        from ministack.core import iam_evaluator, responses, router, sigv4  # noqa: PLC0415
+        from ministack.core import iam_evaluator, responses, router, sigv4  # type: ignore[import-untyped]  # noqa: PLC0415
 
         path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
         query = parse_qs(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True)
@@ -389,7 +389,7 @@ def main(state: Path) -> None:
     from hypercorn.asyncio import serve  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
     from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
-    from ministack.core import lambda_runtime  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.core import lambda_runtime  # noqa: PLC0415
     from ministack.services import lambda_svc, stepfunctions  # noqa: PLC0415
 
     # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.

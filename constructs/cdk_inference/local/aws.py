@@ -303,10 +303,11 @@ def call(endpoint: str, path: str, body: bytes | None = None) -> Any:  # noqa: A
         The parsed JSON of the answer.
     """
     credentials = root_credentials(endpoint)
-    request = AWSRequest("GET" if body is None else "POST", f"{endpoint}{path}", data=body or b"")
+    url = f"{endpoint}{path}"
+    request = AWSRequest("GET" if body is None else "POST", url, data=body or b"")
     signer = Credentials(credentials["AccessKeyId"], credentials["SecretAccessKey"])
     SigV4Auth(signer, "cdk-inference", REGION).add_auth(request)
-    signed = urllib.request.Request(request.url, body, dict(request.headers))  # noqa: S310
+    signed = urllib.request.Request(url, body, dict(request.headers))  # noqa: S310
     with open_directly(signed, timeout=30) as answer:
         return json.load(answer)
 
