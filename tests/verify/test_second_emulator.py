@@ -24,7 +24,7 @@ def text(name):
     [
         ('"aws.s3"', '"aws.s3"', None),
         ('"Object Created"', '"Object Deleted"', "delivered []"),
-        ('{"prefix": "in/"}', '{"prefix": ""}, {"prefix": "in/"}', "elsewhere.jpg"),
+        ('{"prefix": "in/"}', '{"prefix": "in/"}, {"prefix": ""}', "elsewhere.jpg"),
     ],
 )
 def test_a_rule_that_is_changed_fails(written, instead, said):

@@ -86,6 +86,8 @@ function * scenarios (tries, all) {
       const dead = batch(size, () => 'raises', numbers(seed++))
       yield { name: `${size}, buries ${times} later`, objects: dead, deliveries: 120, sqs: { error: 'Sqs.SdkClientException', times } }
     }
+    // The execution fails as a whole, so that somebody sees it.
+    yield { name: `${size}, nobody may invoke`, ...rows(size, { lambda: { error: 'Lambda.AccessDeniedException', times: 3 }, mayFail: true }) }
     const error = 'Lambda.TooManyRequestsException'
     yield { name: `${size}, throttled for ever`, ...rows(size, { lambda: { error, of: 'preprocess' }, endless: true }) }
     yield { name: `${size}, throttled for ever, fused`, ...rows(size, { lambda: { error, of: 'fused' }, endless: true }) }

@@ -31,9 +31,13 @@ def main() -> None:
     json.dump(said, sys.stdout)
 
 
-@mock_aws
 def deploy(template: dict[str, Any]) -> dict[str, Any]:
     """Create a stack of what moto knows, and look at what came of it."""
+    with mock_aws():
+        return _deploy(template)
+
+
+def _deploy(template: dict[str, Any]) -> dict[str, Any]:
     resources = template["Resources"]
     kinds = {one["Type"] for one in resources.values()}
     lacks = sorted(kind for kind in kinds if kind in _UNUSABLE or resource_class_from_type(kind) is None)
@@ -65,7 +69,7 @@ def _delivered(id: str, rule: dict[str, Any], made: dict[str, str]) -> list[str]
     (bucket,) = detail["bucket"]["name"]
     name = made[bucket["Ref"]] if isinstance(bucket, dict) else bucket
     prefix = detail.get("object", {}).get("key", [{"prefix": ""}])[0]["prefix"]
-    s3 = boto3.client("s3", region_name=REGION)
+    s3: Any = boto3.client("s3", region_name=REGION)
     if not isinstance(bucket, dict):  # the user's
         s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})
     # A template's notifications are not read.
