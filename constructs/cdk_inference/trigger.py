@@ -24,7 +24,7 @@ from cdk_inference.metadata import mark
 from cdk_inference.storage import PIPE_LOGS, log_group, private_bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
@@ -483,7 +483,7 @@ def _warn_without_events(bucket: s3.IBucket, scope: Construct) -> None:
         )
 
 
-def _check_pattern(scope: Construct, pattern: dict[str, object], bucket: str) -> None:
+def _check_pattern(scope: Construct, pattern: Mapping[str, object], bucket: str) -> None:
     """Refuse an event pattern that EventBridge refuses, and warn of one that exceeds its default quota."""
     written = json.dumps(pattern, separators=(",", ":"), ensure_ascii=False)
     size = len(written) + (_LONGEST_BUCKET_NAME - len(bucket) if Token.is_unresolved(bucket) else 0)
