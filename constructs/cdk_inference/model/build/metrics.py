@@ -101,14 +101,14 @@ class Judge:
                     f"{scores.shape}: it needs more than {places} classes on the last axis; "
                     "use another, such as 'cosine' or 'mean_absolute_error'"
                 )
-            sure = confidences(reference) >= (self.evaluation.min_confidence or 0.0)
+            sure: Array = confidences(reference) >= (self.evaluation.min_confidence or 0.0)
             truth = self._classes(index, scores) if self.evaluation.needs_labels else np.argmax(reference, axis=-1)
             known.update(np.unique(truth[sure]).tolist())
             best = np.argsort(-scores.astype(np.float64), axis=-1, kind="stable")[..., :places]
-            hit = np.any(best == truth[..., None], axis=-1)
+            hit: Array = np.any(best == truth[..., None], axis=-1)
             if self.evaluation.whole_sequences:
                 hit, sure = (each.reshape(len(each), -1) for each in (hit | ~sure, sure))
-                hit, sure = hit.all(axis=1), sure.any(axis=1)
+                hit, sure = np.all(hit, axis=1), np.any(sure, axis=1)
             hits.append(hit[sure])
         found = np.concatenate([h.reshape(-1) for h in hits])
         if not found.size:
@@ -235,8 +235,12 @@ def _groups(reference: Outputs) -> list[_Group]:
         arrays = [batch[output] for batch in reference]
         if arrays[0].dtype.kind != "f" or not any(array.size for array in arrays):
             continue
-        split = [g for axis in range(1, arrays[0].ndim) if (g := _split(arrays, output, axis))]
-        found += max(split, key=len) if arrays[0].ndim > _CLASSIFIED and split else [_Group(output)]
+        finest = [_Group(output)]
+        if arrays[0].ndim > _CLASSIFIED:
+            for axis in range(1, arrays[0].ndim):
+                split = _split(arrays, output, axis)
+                finest = split if len(split) > len(finest) else finest
+        found += finest
     return found
 
 
