@@ -13,6 +13,7 @@ from aws_cdk import aws_logs as logs
 from cdk_inference.errors import PropError
 from cdk_inference.managed_capacity import ALIAS, LEAST_MEMORY, MOST_MEMORY, CpuCapacity
 from cdk_inference.platform import on_cpu_only
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,7 @@ class Surroundings:
     security_groups: Sequence[ec2.ISecurityGroup] | None = None
 
 
+@check_props
 class Capacity(ABC):
     """Where a function's environments come from; made by one of the class methods.
 

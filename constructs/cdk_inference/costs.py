@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cdk_inference.errors import PropError
 from cdk_inference.prices import Prices
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +38,7 @@ _MANAGED_VCPU_MIB = 2048
 Architecture = Literal["arm64", "x86_64"]
 
 
+@check_props
 @dataclass(frozen=True, kw_only=True)
 class Traffic:
     """How much is to be scored, and when.
@@ -88,6 +90,7 @@ MOST_IN_A_BATCH = 32
 """Most objects in a batch, as `S3Trigger` has it."""
 
 
+@check_props
 @dataclass(frozen=True, kw_only=True)
 class PipelineShape:
     """What all ways to run a pipeline have in common.
@@ -154,6 +157,7 @@ class PipelineShape:
         return min(items, max(full, traffic.bursts_per_month))
 
 
+@check_props
 @dataclass(frozen=True)
 class CpuOption:
     """Inference by a Lambda function on the CPU.
@@ -225,6 +229,7 @@ class CpuOption:
         return self.item_ms / 1000 * self.memory_size / _GIB
 
 
+@check_props
 @dataclass(frozen=True)
 class GpuOption:
     """Inference on a GPU that is paid by the hour while it runs.
@@ -329,6 +334,7 @@ class GpuOption:
         )
 
 
+@check_props
 @dataclass(frozen=True)
 class CascadeOption:
     """The first leg scores all items, and the second those of which the first is unsure.

@@ -24,6 +24,7 @@ from cdk_inference.memory import warn_of_memory
 from cdk_inference.metadata import mark, metrics_name, model_facts
 from cdk_inference.network import allow_interfaces, check_placement, closed_security_group
 from cdk_inference.packages import ZipPackage
+from cdk_inference.prop_types import check_props
 from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import log_group
 from cdk_inference.work import TENSORS
@@ -81,6 +82,7 @@ class FunctionOptions(TypedDict, total=False):
 
 
 @jsii.implements(iam.IGrantable)
+@check_props
 class StageFunction(Construct):
     """A function that runs one stage of a pipeline.
 
@@ -323,6 +325,7 @@ def _storage(mebibytes: int) -> Size | None:
     return None if mebibytes == _DEFAULT_STORAGE else Size.mebibytes(mebibytes)
 
 
+@check_props
 class PreprocessFunction(StageFunction):
     """Reads a batch of objects and makes the tensors that the model takes.
 
@@ -391,6 +394,7 @@ class PreprocessFunction(StageFunction):
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)
 
 
+@check_props
 class CpuInference(StageFunction):
     """Runs the model on a batch of tensors, on the CPU.
 
@@ -497,6 +501,7 @@ def grant_work(stage: StageFunction, work: WorkBucket) -> None:
     acknowledgments.objects_under(stage.role, work.bucket, TENSORS)
 
 
+@check_props
 class PostprocessFunction(StageFunction):
     """Turns the model's outputs into predictions, and writes a row for each object.
 

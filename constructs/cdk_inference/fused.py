@@ -20,6 +20,7 @@ from cdk_inference.functions import (
 from cdk_inference.memory import warn_of_memory
 from cdk_inference.metadata import mark, model_facts
 from cdk_inference.packages import ZipPackage
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,7 @@ STAGES = ("preprocess", "inference", "postprocess")
 _BEFORE, _AFTER = "PREPROCESS", "POSTPROCESS"
 
 
+@check_props
 class FusedFunction(StageFunction):
     """Reads a batch of objects, runs the model on them, and writes a row for each.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 from cdk_inference.delivery import ModelDelivery
 from cdk_inference.errors import PropError
 from cdk_inference.functions import CpuInference
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cdk_inference.work import WorkBucket
 
 
+@check_props
 @dataclass(frozen=True)
 class Inference(ABC):
     """How a pipeline runs its model; made by one of the class methods."""

@@ -14,6 +14,7 @@ from constructs import Construct
 from cdk_inference import acknowledgments, encryption
 from cdk_inference.errors import PropError
 from cdk_inference.network import check_placement, closed_security_group, selected_subnets, shared_network
+from cdk_inference.prop_types import check_props
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.storage import unique_name
 
@@ -63,6 +64,7 @@ class ManagedInstancesOptions(TypedDict, total=False):
     regions: Sequence[str]
 
 
+@check_props
 class ManagedInstances(Construct):
     """A capacity provider, with all that it needs to start instances.
 
@@ -187,6 +189,7 @@ class ManagedInstances(Construct):
         self.capacity_provider_arn = self.capacity_provider.capacity_provider_arn
 
 
+@check_props
 class CpuCapacity(ManagedInstances):
     """Instances without a GPU, always on: cheaper than environments on demand if they have enough to do.
 

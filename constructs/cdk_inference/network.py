@@ -13,6 +13,7 @@ from constructs import Construct
 from cdk_inference import acknowledgments
 from cdk_inference.descriptions import SECURITY_GROUP, described
 from cdk_inference.errors import PropError
+from cdk_inference.prop_types import check_props
 from cdk_inference.storage import log_group
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ _INTERFACES = (
 )
 
 
+@check_props
 class InferenceNetwork(Construct):
     """A VPC of two isolated subnets, without an internet gateway and without NAT.
 

@@ -16,6 +16,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.inference import CpuStrategy, Inference
 from cdk_inference.metadata import mark, metrics_name
 from cdk_inference.model.artifact import ModelArtifact
+from cdk_inference.prop_types import check_props
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
 from cdk_inference.routing.route import Route
@@ -53,6 +54,7 @@ _FUSED_TIMEOUT = 40
 _STAGE_MEMORY = {"preprocess_memory_size": 1769, "postprocess_memory_size": 1024}
 
 
+@check_props
 class InferencePipeline(Construct):
     """Scores every object that lands in a bucket, and keeps the result in a table.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
 from cdk_inference.errors import PropError
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from aws_cdk import aws_lambda as lambda_
@@ -49,6 +50,7 @@ def on_cpu_only(scope: Construct) -> bool:
     return bool(accelerator == "cpu")
 
 
+@check_props
 @dataclass(frozen=True)
 class LambdaPlatform:
     """What a Lambda function runs on.

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 from cdk_inference.errors import PropError
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,7 @@ class Source:
     read: str
 
 
+@check_props
 @dataclass(frozen=True, kw_only=True)
 class Prices:
     """List prices in USD, without free tiers, volume discounts and taxes.

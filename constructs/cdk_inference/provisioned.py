@@ -13,6 +13,7 @@ from aws_cdk import aws_lambda as lambda_
 from cdk_inference.capacity import Capacity, is_whole, live_alias, reserve_at_least
 from cdk_inference.errors import PropError
 from cdk_inference.platform import on_cpu_only
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +25,7 @@ _DAY = "(?:MON|TUE|WED|THU|FRI|SAT|SUN)"
 _WEEK_DAYS = re.compile(rf"{_DAY}(?:-{_DAY})?(?:,{_DAY}(?:-{_DAY})?)*")
 
 
+@check_props
 @dataclass(frozen=True, kw_only=True)
 class CapacitySchedule:
     """From when on how many environments are provisioned; until another schedule says something else.

@@ -9,6 +9,7 @@ from constructs import Construct
 
 from cdk_inference import encryption
 from cdk_inference.metadata import mark
+from cdk_inference.prop_types import check_props
 from cdk_inference.removal import data_removal_policy
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ SORT_KEY = "version"
 EXPIRY_ATTRIBUTE = "expires_at"
 
 
+@check_props
 class ResultsTable(Construct):
     """A DynamoDB table that keeps what the model said of each object.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model.cache import cache_root
 from cdk_inference.model.tensors import DTYPES
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -86,6 +87,7 @@ class StageCode:
         return json.dumps(self.options, sort_keys=True, ensure_ascii=False).encode()
 
 
+@check_props
 @dataclass(frozen=True)
 class Preprocess:
     """How the bytes of an object become the model's input; made by one of the class methods."""
@@ -351,6 +353,7 @@ class Preprocess:
         return self.code
 
 
+@check_props
 @dataclass(frozen=True)
 class Postprocess:
     """How the model's outputs become a prediction; made by one of the class methods."""

@@ -21,6 +21,7 @@ from cdk_inference.durations import seconds
 from cdk_inference.environments import check_environment
 from cdk_inference.errors import PropError
 from cdk_inference.metadata import mark
+from cdk_inference.prop_types import check_props
 from cdk_inference.storage import PIPE_LOGS, log_group, private_bucket
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ _FORWARD = (
 )
 
 
+@check_props
 class S3Trigger(Construct):
     """Queue the new objects of a bucket, and start a workflow with batches of them.
 

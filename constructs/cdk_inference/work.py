@@ -11,6 +11,7 @@ from constructs import Construct
 
 from cdk_inference import encryption
 from cdk_inference.metadata import mark
+from cdk_inference.prop_types import check_props
 from cdk_inference.storage import private_bucket
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ TENSORS = "tensors/*"
 """The keys of the tensors."""
 
 
+@check_props
 class WorkBucket(Construct):
     """A bucket for what does not fit into the state of a workflow (262,144 bytes); objects expire after a day.
 

@@ -15,6 +15,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.functions import CONFIGURATION_ERRORS, NO_MODEL, TRANSIENT_ERRORS
 from cdk_inference.jsonata import EMPTY
 from cdk_inference.metadata import mark
+from cdk_inference.prop_types import check_props
 from cdk_inference.routing.strategies import text
 from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
@@ -60,6 +61,7 @@ _BODY = (
 )
 
 
+@check_props
 @dataclass(frozen=True, kw_only=True)
 class Leg:
     """The stages that items of one route go through.
@@ -92,6 +94,7 @@ class Leg:
         return [self.preprocess, *([] if self.gpu_workflow else [self.inference]), self.postprocess]
 
 
+@check_props
 @dataclass(frozen=True, kw_only=True)
 class FusedLeg:
     """The one function that items of a route go through.
@@ -116,6 +119,7 @@ class FusedLeg:
         return [self.score]
 
 
+@check_props
 class InferenceWorkflow(Construct):
     """An express state machine that takes a batch of messages through the stages.
 

@@ -12,6 +12,7 @@ from cdk_inference import acknowledgments
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.checks import ACCELERATOR_MEMORY, check_templates
 from cdk_inference.managed_capacity import REGIONS, ManagedInstances, ManagedInstancesOptions, check_region, place
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ class IGpuCapacity(Protocol):
         """Run a function on a GPU, and return the alias to invoke; see `GpuCapacity.add_function`."""
 
 
+@check_props
 class GpuCapacity(ManagedInstances):
     """A capacity provider for functions with a GPU; Lambda starts an instance when there is something to do.
 

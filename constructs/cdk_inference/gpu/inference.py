@@ -29,6 +29,7 @@ from cdk_inference.gpu.image import ImagePackage
 from cdk_inference.managed_capacity import LEAST_MEMORY, MOST_MEMORY, REGIONS
 from cdk_inference.packages import ZipPackage
 from cdk_inference.platform import on_cpu_only
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,6 +132,7 @@ class GpuBackend(ABC):
         """
 
 
+@check_props
 @dataclass(frozen=True, kw_only=True)
 class LambdaGpu(GpuBackend):
     """A Lambda function with a GPU, on instances that Lambda starts when there is something to do.
@@ -203,6 +205,7 @@ class LambdaGpu(GpuBackend):
 
 
 @jsii.implements(iam.IGrantable)
+@check_props
 class GpuInference(Construct):
     """Runs the model on a batch of tensors, on a GPU that is paid for only while there is something to do.
 

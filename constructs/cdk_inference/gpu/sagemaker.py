@@ -11,6 +11,7 @@ from aws_cdk import Token
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.inference import GpuBackend, GpuStage
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
@@ -27,6 +28,7 @@ _LONGEST_RUN = 3600
 _MAX_CONCURRENCY = 1000
 
 
+@check_props
 @dataclass(frozen=True, kw_only=True)
 class SageMakerAsync(GpuBackend):
     """Instances of a SageMaker endpoint, which go when there is nothing to do and come back when there is.

@@ -16,6 +16,7 @@ from cdk_inference.descriptions import RULE, described
 from cdk_inference.functions import CONFIGURATION_ERRORS, NO_MODEL
 from cdk_inference.jsonata import EMPTY, one_line
 from cdk_inference.metadata import mark
+from cdk_inference.prop_types import check_props
 from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
 from cdk_inference.trigger import MAX_BATCH_SIZE
@@ -60,6 +61,7 @@ _EVENT = one_line("""{% $string({
 }) %}""")
 
 
+@check_props
 class GpuWorkflow(Construct):
     """A standard state machine that scores what was preprocessed, for as long as it takes a GPU to come.
 

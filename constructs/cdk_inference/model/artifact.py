@@ -8,6 +8,7 @@ from aws_cdk import CfnOutput, Stack
 from constructs import Construct
 
 from cdk_inference.platform import LambdaPlatform
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.tensors import TensorSpec
 
 
+@check_props
 class ModelArtifact(Construct):
     """A model, built from its recipe while the app synthesizes and cached by content.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.errors import PropError
 from cdk_inference.inference import Inference
+from cdk_inference.prop_types import check_props
 from cdk_inference.routing.strategies import text
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
 
 
+@check_props
 @dataclass(frozen=True, eq=False)
 class Route:
     """One way to score an item.

@@ -14,6 +14,7 @@ from cdk_inference import acknowledgments
 from cdk_inference.functions import FunctionOptions, StageFunction
 from cdk_inference.jsonata import one_line
 from cdk_inference.packages import ZipPackage
+from cdk_inference.prop_types import check_props
 from cdk_inference.routing.strategies import GIVE_BACK, text
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ _ROUTED = f"""[$map($batch, function($one) {{ (
 ) }})]"""
 
 
+@check_props
 class Router(Construct):
     """Sorts the items of a batch by destination, within the states of a workflow.
 

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cdk_inference.errors import PropError
+from cdk_inference.prop_types import check_props
 from cdk_inference.stages import user_code
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Branch(Protocol):
         """
 
 
+@check_props
 class Routing:
     """Strategies by which a pipeline chooses the route of each item.
 
