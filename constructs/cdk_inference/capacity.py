@@ -282,11 +282,6 @@ def live_alias(scope: Construct, function: lambda_.Function, **options: Any) -> 
     return lambda_.Alias(scope, "Alias", alias_name=ALIAS, version=function.current_version, **options)
 
 
-def is_whole(value: object) -> bool:
-    """Return whether a value is a whole number, such as 2 or 2.0, and no text."""
-    return isinstance(value, (int, float)) and value == int(value)
-
-
 def reserve_at_least(environments: int | None, reserved: int | None, what: str, instead: str) -> None:
     """Refuse to reserve less concurrency than so many environments have, if both are known."""
     if environments is None or reserved is None or Token.is_unresolved(reserved):

@@ -15,7 +15,6 @@ from cdk_inference.environments import check_environment
 from cdk_inference.errors import PropError
 from cdk_inference.inference import CpuStrategy, Inference
 from cdk_inference.metadata import mark, metrics_name
-from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.prop_types import check_props
 from cdk_inference.removal import data_removal_policy
 from cdk_inference.results import ResultsTable
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from cdk_inference.functions import CpuInference, FunctionOptions, PostprocessFunction, PreprocessFunction
     from cdk_inference.fused import FusedFunction
     from cdk_inference.gpu.inference import GpuInference
+    from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.platform import LambdaPlatform
     from cdk_inference.routing.stages import RouteOptions, WorkflowLogs
     from cdk_inference.routing.strategies import Branch
@@ -410,8 +410,8 @@ def _branch(
                 f"routing and {given[0]} are both given; each route has its own, so leave out {', '.join(given)}"
             )
         return routing
-    if not isinstance(model, ModelArtifact):
-        raise PropError(f"model is a {type(model).__name__}; pass a ModelArtifact, or a routing")
+    if model is None:
+        raise PropError("model must be a ModelArtifact, got None; pass one, or a routing")
     if preprocess is None:
         raise PropError("preprocess is not given; say how objects become the model's input, such as Preprocess.image")
     return Route("main", model=model, preprocess=preprocess, inference=inference or Inference.cpu())

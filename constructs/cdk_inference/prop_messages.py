@@ -116,6 +116,8 @@ def _fix_collection(value: object, hint: Hint, origin: type, args: Sequence[Hint
 def _fix_plain(value: object, kind: type) -> str:
     if kind is bool:
         return "use True or False"
+    if isinstance(value, float) and kind is int and value.is_integer():
+        return f"use {int(value)}"
     if isinstance(value, str) and kind is not str:
         try:
             return f"use {kind(value)}"

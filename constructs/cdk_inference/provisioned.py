@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from aws_cdk import TimeZone, Token, Tokenization
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.capacity import Capacity, is_whole, live_alias, reserve_at_least
+from cdk_inference.capacity import Capacity, live_alias, reserve_at_least
 from cdk_inference.errors import PropError
 from cdk_inference.platform import on_cpu_only
 from cdk_inference.prop_types import check_props
@@ -58,16 +58,16 @@ class CapacitySchedule:
     max_environments: int | None = None
 
     def __post_init__(self) -> None:
-        _whole("environments of a schedule", self.environments, least=0)
+        _at_least("environments of a schedule", self.environments, least=0)
         for name, value, most in (("hour", self.hour, 23), ("minute", self.minute, 59)):
-            if not Token.is_unresolved(value) and not (is_whole(value) and 0 <= value <= most):
-                raise PropError(f"{name} of a schedule is {value!r}; it must be a whole number, 0 to {most}")
+            if not Token.is_unresolved(value) and not 0 <= value <= most:
+                raise PropError(f"{name} of a schedule must be 0 to {most}, got {value}")
         days = self.week_days
         if days is not None and not Token.is_unresolved(days) and not _WEEK_DAYS.fullmatch(days):
             raise PropError(f"week_days of a schedule is '{days}'; use the like of 'MON-FRI' or 'SAT,SUN'")
         _check_time_zone(self.time_zone)
         if self.max_environments is not None:
-            _whole("max_environments of a schedule", self.max_environments, least=1)
+            _at_least("max_environments of a schedule", self.max_environments, least=1)
             _ordered("of a schedule", self.environments, self.max_environments)
 
     @property
@@ -92,10 +92,9 @@ class Provisioned(Capacity):
 
     def __post_init__(self) -> None:
         target, most = self.target_utilization, self.max_environments
-        if not Token.is_unresolved(self.environments) and is_whole(self.environments) and self.environments < 1:
+        if not Token.is_unresolved(self.environments) and self.environments < 1:
             least = "; at least as many are there, also while nothing happens" if target is not None else ""
             raise PropError(f"environments is {self.environments}; provisioned concurrency is at least 1{least}")
-        _whole("environments", self.environments, least=1)
         scheduled = [each.max_environments for each in self.schedules if each.max_environments is not None]
         if target is None:
             if most is not None or scheduled:
@@ -115,7 +114,7 @@ class Provisioned(Capacity):
                 f"target_utilization is set and max_environments is not; say how many environments there may be, more "
                 f"than the {self.environments} that there are at least"
             )
-        _whole("max_environments", most, least=1)
+        _at_least("max_environments", most, least=1)
         _ordered("", self.environments, most)
         for each in self.schedules:
             if each.max_environments is None:
@@ -170,9 +169,9 @@ class Provisioned(Capacity):
             )
 
 
-def _whole(name: str, value: float, *, least: int) -> None:
-    if not Token.is_unresolved(value) and not (is_whole(value) and value >= least):
-        raise PropError(f"{name} is {value!r}; it must be a whole number, at least {least}")
+def _at_least(name: str, value: float, *, least: int) -> None:
+    if not Token.is_unresolved(value) and value < least:
+        raise PropError(f"{name} must be at least {least}, got {value}")
 
 
 def _ordered(what: str, least: int, most: int) -> None:

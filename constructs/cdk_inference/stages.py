@@ -503,7 +503,7 @@ def _options_file(prefix: str) -> str:
 
 
 def _check_columns(prop: str, names: Sequence[str], dtype: str) -> None:
-    if isinstance(names, str) or not names or len(set(names)) != len(names):
+    if not names or len(set(names)) != len(names):
         raise PropError(f"{prop} is {names!r}; list the names of the numbers that the model takes, in order")
     if dtype not in DTYPES or dtype == "bool":
         raise PropError(f"dtype is '{dtype}'; use a type of numbers, such as 'float32'")

@@ -435,8 +435,6 @@ def _validate(
     for special in ("*", "?", "${"):
         if special in prefix:
             raise PropError(f"prefix '{prefix}' has '{special}', which a policy would not take literally; use another")
-    if isinstance(suffixes, str):
-        raise PropError(f"suffixes is the string '{suffixes}'; pass a list: ['{suffixes}']")
     for suffix in suffixes:
         if not suffix.startswith(".") or "*" in suffix or len(suffix) < 2:  # noqa: PLR2004
             raise PropError(f"suffix '{suffix}' is not of the form '.jpg'")

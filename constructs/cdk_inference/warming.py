@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aws_cdk import Duration, Token
 
 from cdk_inference import acknowledgments
-from cdk_inference.capacity import Capacity, is_whole, live_alias, reserve_at_least
+from cdk_inference.capacity import Capacity, live_alias, reserve_at_least
 from cdk_inference.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.platform import on_cpu_only
@@ -34,10 +34,8 @@ class Warmed(Capacity):
 
     def __post_init__(self) -> None:
         # How many targets there are must be known when the template is written.
-        unknown = Token.is_unresolved(self.environments)
-        if unknown or not is_whole(self.environments):
-            given = "a token" if unknown else repr(self.environments)
-            raise PropError(f"environments of Capacity.warmed is {given}; it must be a whole number, known at synth")
+        if Token.is_unresolved(self.environments):
+            raise PropError("environments of Capacity.warmed must be known at synth, got a token; use a number")
         if not 1 <= self.environments <= MOST_ENVIRONMENTS:
             raise PropError(
                 f"environments is {self.environments}; 1 to {MOST_ENVIRONMENTS} can be kept warm: more are better "

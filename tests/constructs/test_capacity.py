@@ -427,8 +427,8 @@ def test_schedules_of_a_number_that_is_known_at_deployment_only(stack, load):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"environments": 1.5}, r"environments is 1\.5; it must be a whole number"),
-        ({"environments": "2"}, "environments is '2'; it must be a whole number"),
+        ({"environments": 1.5}, r"environments must be an int, got float 1\.5"),
+        ({"environments": "2"}, "environments must be an int, got str '2'"),
         ({"environments": 0, "target_utilization": 0.7, "max_environments": 3}, "is 0; .* also while nothing happens"),
         ({"target_utilization": 0.7}, "target_utilization is set and max_environments is not"),
         (
@@ -445,7 +445,7 @@ def test_schedules_of_a_number_that_is_known_at_deployment_only(stack, load):
             {"environments": 4, "target_utilization": 0.7, "max_environments": 3},
             "environments is 4, more than max_environments, 3; raise the maximum",
         ),
-        ({"target_utilization": 0.7, "max_environments": 2.5}, r"max_environments is 2\.5; it must be a whole number"),
+        ({"target_utilization": 0.7, "max_environments": 2.5}, r"max_environments must be an int, got float 2\.5"),
         (
             {
                 "target_utilization": 0.7,
@@ -464,13 +464,13 @@ def test_numbers_that_contradict_each_other_fail(props, message):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"hour": 24}, "hour of a schedule is 24; it must be a whole number, 0 to 23"),
-        ({"hour": "8"}, "hour of a schedule is '8'; it must be a whole number"),
-        ({"minute": 7.5}, "minute of a schedule is 7.5; it must be a whole number"),
-        ({"environments": "many"}, "environments of a schedule is 'many'; it must be a whole number"),
-        ({"hour": -1}, "hour of a schedule is -1"),
-        ({"minute": 60}, "minute of a schedule is 60; it must be a whole number, 0 to 59"),
-        ({"environments": -1}, "environments of a schedule is -1; it must be a whole number, at least 0"),
+        ({"hour": 24}, "hour of a schedule must be 0 to 23, got 24"),
+        ({"hour": "8"}, "hour must be an int, got str '8'"),
+        ({"minute": 7.5}, "minute must be an int, got float 7.5"),
+        ({"environments": "many"}, "environments must be an int, got str 'many'"),
+        ({"hour": -1}, "hour of a schedule must be 0 to 23, got -1"),
+        ({"minute": 60}, "minute of a schedule must be 0 to 59, got 60"),
+        ({"environments": -1}, "environments of a schedule must be at least 0, got -1"),
         ({"week_days": "Monday"}, "week_days of a schedule is 'Monday'; use the like of 'MON-FRI'"),
         ({"week_days": "MON,"}, "week_days of a schedule is 'MON,'"),
         ({"time_zone": "Europe/Atlantis"}, "time_zone of a schedule is 'Europe/Atlantis'; use a name of the IANA"),
@@ -501,9 +501,9 @@ def test_a_schedule_is_a_cron_expression_of_six_fields(hour, minute, week_days):
     assert fields[2] == ("?" if week_days else "*")
 
 
-def test_the_time_of_a_schedule_is_a_whole_number_or_a_token(stack):
+def test_the_time_of_a_schedule_is_an_int_or_a_token(stack):
     number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
-    assert CapacitySchedule(environments=1, hour=8.0).expression == "cron(0 8 * * ? *)"
+    assert CapacitySchedule(environments=1, hour=8).expression == "cron(0 8 * * ? *)"
     expression = CapacitySchedule(environments=1, hour=number).expression
     assert stack.resolve(expression) == {"Fn::Join": ["", ["cron(0 ", {"Ref": "Number"}, " * * ? *)"]]}
 
@@ -583,9 +583,9 @@ def test_nobody_but_the_rules_may_invoke_for_warming(stack):
     [
         ({"environments": 0}, "environments is 0; 1 to 50 can be kept warm"),
         ({"environments": 51}, r"environments is 51; .* Capacity\.provisioned\(\)"),
-        ({"environments": 1.5}, "must be a whole number, known at synth"),
-        ({"environments": cdk.Token.as_number({"Ref": "Number"})}, "is a token; it must be a whole"),
-        ({"environments": "3"}, "environments of Capacity.warmed is '3'; it must be a whole number"),
+        ({"environments": 1.5}, r"environments must be an int, got float 1\.5"),
+        ({"environments": cdk.Token.as_number({"Ref": "Number"})}, "must be known at synth, got a token"),
+        ({"environments": "3"}, "environments must be an int, got str '3'; use 3"),
         ({"every": cdk.Duration.seconds(90)}, "every is 90 s; a rule of EventBridge takes whole minutes"),
         ({"every": cdk.Duration.seconds(30)}, "every is 30 s; it must be between 60 and 3600"),
         ({"every": cdk.Duration.hours(2)}, "every is 7200 s"),

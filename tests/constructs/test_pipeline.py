@@ -451,7 +451,7 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
         ({"max_object_bytes": 0}, "max_object_bytes is 0"),
         ({"max_receive_count": 0}, "max_receive_count is 0"),
         ({"prefix": "in*"}, "prefix 'in*' has '*', which a policy would not take literally"),
-        ({"suffixes": ".jpg"}, "suffixes is the string '.jpg'; pass a list: ['.jpg']"),
+        ({"suffixes": ".jpg"}, "suffixes must be a list of str, got str '.jpg'; use ['.jpg']"),
         ({"suffixes": [".jpgg"]}, "suffixes has '.jpgg', which the preprocessing cannot read; it reads .bmp"),
         ({"suffixes": ["jpg"]}, "suffix 'jpg' is not of the form '.jpg'"),
         ({"stage_timeout": cdk.Duration.seconds(61)}, "stage_timeout is 61 s…use at most 60 s, or smaller batches"),
@@ -477,7 +477,7 @@ def test_preprocessing_that_does_not_fit_the_model_fails(stack, model):
 
 
 def test_something_else_than_a_model_fails(stack):
-    with pytest.raises(PropError, match="model is a str; pass a ModelArtifact"):
+    with pytest.raises(PropError, match="model must be a ModelArtifact, got str"):
         InferencePipeline(stack, "Photos", model="recipe.py", preprocess=Preprocess.image(size=224))
 
 

@@ -99,7 +99,7 @@ def odd_function() -> None: ...
     [
         (InferencePipeline, {"batch_size": "32"}, "batch_size must be an int, got str '32'; use 32"),
         (InferencePipeline, {"batch_size": True}, "batch_size must be an int, got bool True"),
-        (InferencePipeline, {"batch_size": 8.0}, "batch_size must be an int, got float 8.0"),
+        (InferencePipeline, {"batch_size": 8.0}, "batch_size must be an int, got float 8.0; use 8"),
         (
             InferencePipeline,
             {"batch_size": None},
