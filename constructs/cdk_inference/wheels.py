@@ -23,6 +23,7 @@ _INCLUDE = re.compile(r"^\s*(?:-r|--requirement|-c|--constraint)[\s=]*(\S+)")
 _EDITABLE = re.compile(r"^\s*(?:-e|--editable)(?:[\s=.]|$)")
 _NAME = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 _PINNED = re.compile(r"^\s*([A-Za-z0-9][A-Za-z0-9._-]*)\s*(?:\[[^]]*\])?\s*(?:(===?\s*[^\s;,*]+)\s*(?:[;#\\]|--|$)|@)")
+_HASH = re.compile(r"\s--hash[=\s]\s*\S+")
 _LOCAL_WHEEL = re.compile(r"(?:^|\s|file://)([^\s;#]+\.whl)\b")
 # uv's variables that say where packages come from and how they get here. All others are dropped, those of later
 # versions of uv too: they may change which versions are chosen (UV_OVERRIDE, UV_EXCLUDE_NEWER ...).
@@ -65,8 +66,19 @@ class Requirements:
 
     @property
     def named(self) -> list[str]:
-        """The requirements alone: neither options nor comments."""
-        return [line.strip() for _, line in self._lines if line.strip() and line.lstrip()[0] not in "-#"]
+        """The requirements alone: neither hashes, options nor comments."""
+        return [_HASH.sub("", line).strip() for line in self._requirements]
+
+    @property
+    def hashed(self) -> bool:
+        """Whether each requirement says which hashes its files may have."""
+        return all(_HASH.search(line) for line in self._requirements)
+
+    @property
+    def _requirements(self) -> list[str]:
+        text = "\n".join(line for _, line in self._lines)
+        lines = (line.strip() for line in re.sub(r"\\[ \t]*\n", " ", text).splitlines())
+        return [line for line in lines if line and line[0] not in "-#"]
 
     def digest(self) -> str:
         """Return a hash over everything that the requirements say, local wheels included."""
@@ -123,6 +135,9 @@ class Requirements:
         command += ["--no-config", "--no-sources"]
         if not dependencies:
             command += ["--no-deps"]
+        # uv verifies each hash that it is told. If all are told, a package without one would be a surprise: refuse it.
+        if self.hashed:
+            command += ["--require-hashes"]
         if self._overrides:
             target.mkdir(parents=True, exist_ok=True)
             overrides = target.with_name(f"{target.name}.overrides.txt")
@@ -132,7 +147,7 @@ class Requirements:
         command += [f"--requirements={entry}" for entry in self._entries if isinstance(entry, Path)]
         lines = "\n".join(entry for entry in self._entries if isinstance(entry, str))
         done = subprocess.run(  # noqa: S603 # uv's own binary
-            command, env=_environment(), input=lines, capture_output=True, text=True, check=False
+            command, env=index_environment(), input=lines, capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise PropError(self._explain(done.stderr, platform, name))
@@ -169,7 +184,14 @@ class Requirements:
         culprits = [line for line in self.named if (match := _NAME.match(line)) and _mentions(reason, match[1])]
         subject = ", ".join(repr(line) for line in culprits or self.named)
         where = f"Python {platform.python} on {platform.architecture} ({platform.uv_platform})"
-        if "wheels" in reason:
+        if "ash mismatch" in reason:
+            fix = (
+                "the index serves another file than the one that was pinned: find out why before you trust it, and only"
+                " then write its hash"
+            )
+        elif "no trusted hash" in reason:
+            fix = "write the hashes of what it requires too, or leave all hashes out"
+        elif "wheels" in reason:
             fix = "require a version that has a wheel for this platform, or choose another LambdaPlatform"
         elif "Building" in reason:
             fix = "build a wheel of it first, or give the folder as source code"
@@ -249,7 +271,7 @@ def _essence(stderr: str) -> str:
     return re.sub(r"\s*(?:cause:|╰─▶|├─▶|Caused by:)\s*", ": ", re.sub(r"^(?:error:|\W)\s*", "", text))[:500]
 
 
-def _environment() -> dict[str, str]:
+def index_environment() -> dict[str, str]:
     """Return uv's environment, in which it goes where pip would, unless the user has told uv otherwise."""
     env = {key: value for key, value in os.environ.items() if key[:3] != "UV_" or _UV_TRANSPORT.fullmatch(key)}
     env = uv_environment(env)

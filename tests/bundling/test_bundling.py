@@ -198,6 +198,74 @@ def test_files_larger_than_lambda_takes_fails(stack, tmp_path) -> None:
         files_zip(stack, name="Model", sources={"model": model})
 
 
+# --- hashes ----------------------------------------------------------------------------------------------------
+
+
+def hashed(folder: Path, *wheels: Path) -> Path:
+    """Write a requirements file, as uv does it, with the hashes of wheels."""
+    lines = [
+        f"{path.name.split('-')[0]}=={path.name.split('-')[1]} \\\n    --hash=sha256:{hash_file(path)}\n"
+        for path in wheels
+    ]
+    return write(folder, {"hashed.txt": "".join(lines).encode()}) / "hashed.txt"
+
+
+def tamper(path: Path) -> None:
+    """Put a module into a wheel, as whoever has taken over an index may."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("alpha_stealer.py", "")
+
+
+@pytest.mark.parametrize("others", [(), ("beta==2.0",)], ids=["all have hashes", "another has none"])
+@pytest.mark.parametrize("cached", [False, True], ids=["new to uv", "in uv's cache"])
+def test_a_tampered_wheel_fails(stack, wheel, tmp_path, others, cached) -> None:
+    path = wheel("alpha", "1.0", {"alpha.py": ""})
+    wheel("beta", "2.0", {"beta.py": ""})
+    file = hashed(tmp_path, path)
+    tamper(path)
+    if cached:
+        assert "alpha_stealer.py" in names(pack(stack, ["alpha==1.0"]))
+    message = (
+        r"requirements of Detect: 'alpha==1\.0' cannot be bundled .*[Hh]ash mismatch.*"
+        "the index serves another file than the one that was pinned"
+    )
+    with pytest.raises(PropError, match=message):
+        pack(stack, [file, *others])
+
+
+def test_a_tampered_part_of_a_wheel_fails(stack, wheel, tmp_path) -> None:
+    path = wheel("alpha", "1.0", {"alpha.py": ""})
+    part = WheelPart(hashed(tmp_path, path), ("alpha.py",))
+    tamper(path)
+    with pytest.raises(PropError, match=r"'alpha==1\.0' cannot .*another file than the one that was pinned"):
+        bundle(stack, name="Detect", requirements=[], sources={}, platform=PLATFORM, parts=[part])
+
+
+def test_hashes_change_nothing_in_the_zip(stack, wheel, tmp_path) -> None:
+    path = wheel("alpha", "1.0", {"alpha.py": ""}, requires=("gone",))
+    other = wheel("beta", "2.0", {"beta.py": ""})
+    options = {"name": "Detect", "sources": {}, "platform": PLATFORM, "excluded": ["gone"]}
+    with_hashes = bundle(stack, requirements=hashed(tmp_path, path, other), **options)
+    without = bundle(stack, requirements=["alpha==1.0", "beta==2.0"], **options)
+    assert with_hashes.asset_hash == without.asset_hash
+    assert with_hashes.zip_path.read_bytes() == without.zip_path.read_bytes()
+
+
+def test_requirements_without_hashes_are_installed_beside_those_with(stack, wheel, tmp_path) -> None:
+    path = wheel("alpha", "1.0", {"alpha.py": ""})
+    wheel("beta", "2.0", {"beta.py": ""}, requires=("alpha", "gamma"))
+    wheel("gamma", "3.0", {"gamma.py": ""})
+    bundled = pack(stack, [hashed(tmp_path, path), "beta==2.0", "gamma==3.0", "alpha==1.0"])
+    assert {"alpha.py", "beta.py", "gamma.py"} < set(names(bundled))
+
+
+def test_a_package_without_a_hash_fails_where_all_requirements_have_one(stack, wheel, tmp_path) -> None:
+    path = wheel("alpha", "1.0", {"alpha.py": ""}, requires=("beta",))
+    wheel("beta", "2.0", {"beta.py": ""})
+    with pytest.raises(PropError, match=r"`beta`; write the hashes of what it requires too, or leave all hashes out"):
+        pack(stack, hashed(tmp_path, path))
+
+
 # --- reproducible -------------------------------------------------------------------------------------------------
 
 FILES = st.dictionaries(

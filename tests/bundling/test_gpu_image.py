@@ -98,6 +98,12 @@ def test_the_base_is_pinned_by_version_and_digest() -> None:
     assert {source for source, _ in stages[1:]} == {"runtime"}
 
 
+def test_pip_takes_only_files_that_have_a_pinned_hash() -> None:
+    installs = re.findall(r"^RUN python -m pip install .*$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert len(installs) == len(REQUIREMENTS)
+    assert all("--require-hashes" in line for line in installs)
+
+
 def test_python_is_the_default_of_the_other_functions() -> None:
     assert f"lambda/python:{LambdaPlatform().python}." in DOCKERFILE.read_text()
 
@@ -146,8 +152,11 @@ def test_a_stack_that_is_not_bundled_stages_nothing(tmp_path: Path) -> None:
 
 
 def pins() -> dict[str, str]:
-    lines = [line for file in REQUIREMENTS for line in file.read_text().splitlines() if not line.startswith("#")]
-    return {requirement.name: str(requirement.specifier) for requirement in map(Requirement, lines)}
+    return {
+        requirement.name: str(requirement.specifier)
+        for file in REQUIREMENTS
+        for requirement in map(Requirement, Requirements(file).named)
+    }
 
 
 @pytest.mark.slow

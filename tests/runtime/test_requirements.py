@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from cdk_inference.wheels import Requirements
 
 # What a requirement asks for, but is kept out of the bundle: see `StageCode.excluded_requirements` and
 # `bundling.WheelPart`.
@@ -22,7 +25,7 @@ FILES = sorted(set(FOLDER.glob("*.txt")) - set(IMAGE))
 
 
 def pins(path: Path) -> dict[str, Requirement]:
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    lines = Requirements(path).named
     assert lines == sorted(lines)
     return {canonicalize_name(requirement.name): requirement for requirement in map(Requirement, lines)}
 
@@ -45,6 +48,19 @@ def test_every_version_is_exact(path: Path) -> None:
         [specifier] = requirement.specifier
         assert specifier.operator == "=="
         assert "*" not in specifier.version
+
+
+@pytest.mark.parametrize("path", [*FILES, *IMAGE], ids=lambda path: path.stem)
+def test_every_requirement_has_hashes(path: Path) -> None:
+    """`make hashes` writes them."""
+    text = path.read_text()
+    for requirement in re.split(r"\n(?=[^\s#])", f"\n{text}")[1:]:
+        lines = [line for line in requirement.splitlines() if not line.startswith("#")]
+        first, *hashes = (line.removesuffix(" \\") for line in lines)
+        assert Requirement(first), first
+        assert hashes, f"{first} has no hash"
+        assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}", line) for line in hashes), first
+    assert Requirements(path).hashed
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
