@@ -21,6 +21,7 @@ from cdk_inference.descriptions import LAYER, described
 from cdk_inference.errors import PropError
 from cdk_inference.packages import PackagedCode
 from cdk_inference.platform import LambdaPlatform, on_cpu_only
+from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from constructs import IConstruct
@@ -44,6 +45,7 @@ _ALWAYS_ZIPPED = 64 * 1024**2
 _MIB = 1024**2
 
 
+@check_props
 class ModelDelivery(ABC):
     """How a model gets into its function; made by one of the class methods."""
 

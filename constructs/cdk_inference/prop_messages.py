@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from enum import Enum
 from types import ModuleType, NoneType
@@ -21,16 +21,19 @@ _MADE_BY = {
     "Architecture": "Architecture.ARM_64 or Architecture.X86_64",
     "Branch": "a Route, or a strategy such as Routing.split",
     "Construct": "self, or the stack",
+    "CpuOption": "CpuOption(…) or CpuOption.of",
     "Duration": "Duration.seconds or Duration.minutes",
     "GpuBackend": "LambdaGpu() or SageMakerAsync()",
     "IBucket": "a Bucket, such as Bucket.from_bucket_name(self, 'Inbox', 'its-name')",
     "IGpuCapacity": "a GpuCapacity, or GpuCapacity.from_capacity_provider_arn",
     "IKey": "a Key, such as Key.from_key_arn(self, 'Key', 'its-arn')",
     "ISecurityGroup": "a SecurityGroup, such as SecurityGroup.from_security_group_id(self, 'Group', 'its-id')",
+    "IGrantable": "a role, a user or a function",
     "IVpc": "a Vpc, such as Vpc.from_lookup(self, 'Vpc', vpc_id='its-id')",
+    "LambdaPlatform": "LambdaPlatform(architecture='x86_64')",
     "SubnetSelection": "SubnetSelection(subnet_type=SubnetType.PRIVATE_WITH_EGRESS)",
 }
-"""How to make what is not a class of this package."""
+"""How to make what says too little of it itself."""
 
 
 def unknown_prop(function: str, name: str, known: Iterable[str]) -> str:
@@ -45,11 +48,12 @@ def wrong_type(wrong: Wrong, default: object) -> str:
     """Say of which type a value must be, what it is, and how to make one that fits."""
     kinds = [kind for kind in _alternatives(wrong.hint) if kind not in {None, NoneType}]
     if wrong.value is None and default is not inspect.Parameter.empty:
-        fix = f"leave it out for its default, {default!r}"
+        fix = f"leave it out for its default, {default if isinstance(default, Enum) else repr(default)}"
     else:
-        fix = _fix(wrong.value, kinds[0])
+        chosen = kinds if len(kinds) == 1 else [kind for kind in kinds if kind is wrong.value]
+        fix = _fix(wrong.value, chosen[0]) if chosen else ""  # the types that it may have say enough
     names = [_name(kind) for kind in kinds]
-    article = "" if names[0].startswith("(") else "an " if names[0][0] in "aeioAEIO" else "a "
+    article = "" if names[0][0] in "('" else "an " if names[0][0] in "aeioAEIO" else "a "
     return f"{wrong.name} must be {article}{_listed(names)}, got {_shown(wrong.value)}{fix and f'; {fix}'}"
 
 
@@ -69,6 +73,8 @@ def _name(hint: Hint) -> str:
         return _listed([kind.__name__ for kind in _alternatives(hint)])
     if origin is tuple and args[-1] is not Ellipsis:
         return f"({', '.join(map(_name, args))})"
+    if origin is Callable:
+        return "function"
     if issubclass(origin, Mapping):
         return f"dict of {_name(args[0])} to {_name(args[1])}"
     return f"{'tuple' if origin is tuple else 'list'} of {_name(args[0])}"
@@ -90,25 +96,24 @@ def _shown(value: object) -> str:
 
 def _fix(value: object, hint: Hint) -> str:
     origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return ""
+    if inspect.ismethod(value):
+        return f"call it: {value.__qualname__}(…)"
     if origin is not None:
         return _fix_collection(value, hint, origin, args)
     if hint in {int, float, str, bool}:
         return _fix_plain(value, hint)
     if hint.__name__ == "Duration" and isinstance(value, int | float) and not isinstance(value, bool):
         return f"use Duration.seconds({value})"
-    if isinstance(value, str) and issubclass(hint, Enum):
-        name = value.upper().replace("-", "_")
-        if name in hint.__members__:
-            return f"use {hint[name]}"
+    name = value.upper().replace("-", "_") if isinstance(value, str) else ""
+    if issubclass(hint, Enum) and name in hint.__members__:
+        return f"use {hint[name]}"
     return _made(hint, called=value is hint)
 
 
 def _fix_collection(value: object, hint: Hint, origin: type, args: Sequence[Hint]) -> str:
     if isinstance(value, tuple) and origin is tuple and find_wrong("", value[::-1], hint) is None:
         return "swap the two"
-    if isinstance(value, str) and args[0] is str and not issubclass(origin, Mapping):
+    if isinstance(value, str) and origin is not Literal and args[0] is str and not issubclass(origin, Mapping):
         return f"use [{value!r}]"
     return ""
 

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from importlib import import_module
-from itertools import starmap
+from itertools import starmap, zip_longest
 from types import FunctionType, UnionType
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, cast, get_args, get_origin, is_typeddict
 
 from cdk_inference.errors import PropError
 
@@ -26,12 +26,12 @@ Hint = Any
 
 
 def check_props(cls: C) -> C:
-    """Check the arguments of a class's own constructor and factories whenever they are called.
+    """Check the arguments of a class's own constructor, factories and methods whenever they are called.
 
     Options that a constructor hands on are checked by the constructor that names them.
     """
     for name, member in list(vars(cls).items()):
-        if name == "__init__":
+        if name == "__init__" or (inspect.isfunction(member) and not name.startswith("_")):
             setattr(cls, name, check_arguments(member))
         elif isinstance(member, classmethod | staticmethod) and not name.startswith("_"):
             setattr(cls, name, type(member)(check_arguments(member.__func__)))
@@ -180,8 +180,8 @@ def find_wrong(name: str, value: object, hint: Hint) -> Wrong | None:
     elif not isinstance(value, origin) or isinstance(value, str | bytes):
         fits = False
     elif origin is tuple and args[-1] is not Ellipsis:
-        elements = cast("tuple[object, ...]", value)
-        fits = len(elements) == len(args) and not any(map(find_wrong, args, elements, args))
+        pairs = zip_longest(cast("tuple[object, ...]", value), args, fillvalue=_ABSENT)
+        fits = not any(find_wrong(name, *pair) for pair in pairs)
     else:
         return next((w for w in starmap(find_wrong, _elements(name, value, args)) if w), None)
     return None if fits else Wrong(name, value, hint)
@@ -196,10 +196,10 @@ def _elements(name: str, value: object, hints: Sequence[Hint]) -> Iterator[tuple
 
 
 def _is(value: object, kind: Hint) -> bool:
-    if kind is None or kind is _ABSENT:
-        return kind is value
     if not isinstance(kind, type):
-        return True  # such as Any
+        return kind is Any or (kind is None and value is None)
+    if is_typeddict(kind):
+        return isinstance(value, Mapping)
     if kind in {int, float}:
         return isinstance(value, int | kind) and not isinstance(value, bool)
     if type(value).__name__ == "InterfaceDynamicProxy":  # CDK returned it as one or more interfaces

@@ -564,7 +564,10 @@ def _shape(shape: Sequence[int | str]) -> str:
 def _read_lines(path: Path, prop: str) -> list[str]:
     if not path.is_file():
         raise PropError(f"{prop}: there is no file '{path}' (looked in {Path.cwd()})")
-    return path.read_text(encoding="utf-8").splitlines()
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise PropError(f"{prop} must be a text file in UTF-8 with one name a line, got '{path}'; convert it") from None
 
 
 def user_code(

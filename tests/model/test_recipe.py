@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from cdk_inference.errors import ModelBuildError
+from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model import (
     Auto,
     Download,
@@ -27,6 +27,7 @@ from cdk_inference.model import (
     TorchModule,
     TorchProgram,
     WeightOnly,
+    build_model,
     load_recipe,
 )
 from cdk_inference.model.evaluation import METRICS
@@ -282,6 +283,42 @@ def test_missing_recipe_file_fails_with_its_path(tmp_path: Path) -> None:
     message = rf"recipe file {tmp_path}/nothing\.py does not exist; pass the path of a file that defines RECIPE"
     with pytest.raises(ModelBuildError, match=message):
         load_recipe(tmp_path / "nothing.py")
+
+
+@pytest.mark.parametrize(
+    ("model", "source"),
+    [
+        ("model.onnx", 'OnnxFile("model.onnx")'),
+        ("model.pt2", 'TorchProgram("model.pt2")'),
+        ("weights.pth", 'TorchModule("model.py:build", weights="weights.pth")'),
+    ],
+)
+def test_model_instead_of_a_recipe_fails_with_the_recipe_to_write(tmp_path: Path, model: str, source: str) -> None:
+    (tmp_path / model).write_bytes(b"\x08\x0a\0")
+    with pytest.raises(ModelBuildError) as raised:
+        load_recipe(tmp_path / model)
+    assert str(raised.value) == (
+        f"recipe must be a Python file that defines RECIPE, got the model {tmp_path / model}; "
+        f"write a recipe.py next to it, with RECIPE = ModelRecipe(source={source}, …)"
+    )
+
+
+def test_folder_instead_of_a_recipe_fails_with_the_file_to_pass(make_recipe: Callable[..., Path]) -> None:
+    file = make_recipe()
+    got = f"recipe must be a Python file that defines RECIPE, got the folder {file.parent}; "
+    with pytest.raises(ModelBuildError) as raised:
+        load_recipe(file.parent)
+    assert str(raised.value) == f"{got}pass {file}"
+    file.unlink()
+    with pytest.raises(ModelBuildError) as raised:
+        load_recipe(file.parent)
+    assert str(raised.value) == f"{got}write {file}, and pass it"
+
+
+@pytest.mark.parametrize("call", [load_recipe, build_model])
+def test_recipe_that_is_no_path_fails(call: Callable[..., object]) -> None:
+    with pytest.raises(PropError, match=r"must be a str(, Path| or Path).*, got int 3"):
+        call(3)
 
 
 MANIFEST = Manifest(

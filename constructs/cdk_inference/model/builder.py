@@ -31,6 +31,7 @@ from cdk_inference.model.process import MISSING_EXTRA, run_build, say
 from cdk_inference.model.recipe import ModelRecipe, load_recipe
 from cdk_inference.model.store import limit_bytes, prune, touch
 from cdk_inference.model.targets import ARCHITECTURES, DEFAULT_ARCHITECTURE
+from cdk_inference.prop_types import check_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -194,6 +195,7 @@ def open_project(
     return _with_recorded_versions(project) if missing else project
 
 
+@check_arguments
 def build_model(
     recipe: str | Path | ModelRecipe,
     *,

@@ -21,6 +21,7 @@ from cdk_inference.model.cascade_lock import Basis, Decision, Entry, LockFile, S
 from cdk_inference.model.process import run_build, say
 from cdk_inference.model.store import Store
 from cdk_inference.model.structure import structure, unstructure
+from cdk_inference.prop_types import check_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -246,6 +247,7 @@ class Answers:
     descriptions: tuple[str, ...] | None
 
 
+@check_arguments
 def calibrate(
     first: ModelArtifact,
     then: ModelArtifact,

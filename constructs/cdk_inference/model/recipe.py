@@ -16,12 +16,21 @@ from cdk_inference.model.precision import Auto, DynamicInt8, Float16, Float32, P
 from cdk_inference.model.sources import OnnxFile, Source, TorchModule, TorchProgram, packages_of
 from cdk_inference.model.structure import structure, unstructure
 from cdk_inference.model.tensors import TensorSpec
+from cdk_inference.prop_types import check_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MAX_NAME = 100
+_WEIGHTS = 'TorchModule("model.py:build", weights="{}")'
+_SOURCES = {
+    ".onnx": 'OnnxFile("{}")',
+    ".pt": _WEIGHTS,
+    ".pt2": 'TorchProgram("{}")',
+    ".pth": _WEIGHTS,
+    ".safetensors": _WEIGHTS,
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,7 @@ class ModelRecipe:
         return structure(data, cls)
 
 
+@check_arguments
 def load_recipe(path: str | Path) -> tuple[ModelRecipe, Path]:
     """Run a recipe file and return its ``RECIPE`` with the folder that its paths are relative to.
 
@@ -127,6 +137,18 @@ def load_recipe(path: str | Path) -> tuple[ModelRecipe, Path]:
         If the file is missing, raises, or defines no `ModelRecipe` named ``RECIPE``.
     """
     file = Path(path).absolute()
+    rule = "recipe must be a Python file that defines RECIPE"
+    if file.is_dir():
+        found = sorted(each.name for each in file.glob("*.py") if each.is_file() and b"RECIPE" in each.read_bytes())
+        raise ModelBuildError(
+            f"{rule}, got the folder {file}; "
+            + (f"pass {file / found[0]}" if found else f"write {file / 'recipe.py'}, and pass it")
+        )
+    if file.suffix in _SOURCES:
+        source = _SOURCES[file.suffix].format(file.name)
+        raise ModelBuildError(
+            f"{rule}, got the model {file}; write a recipe.py next to it, with RECIPE = ModelRecipe(source={source}, …)"
+        )
     if not file.is_file():
         raise ModelBuildError(f"recipe file {file} does not exist; pass the path of a file that defines RECIPE")
     try:
