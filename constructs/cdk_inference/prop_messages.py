@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from enum import Enum
 from types import ModuleType, NoneType
@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from cdk_inference.prop_types import find_wrong, is_union
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from cdk_inference.prop_types import Hint, Wrong
 
 _LONGEST_VALUE = 60
@@ -33,7 +31,7 @@ _MADE_BY = {
     "LambdaPlatform": "LambdaPlatform(architecture='x86_64')",
     "SubnetSelection": "SubnetSelection(subnet_type=SubnetType.PRIVATE_WITH_EGRESS)",
 }
-"""How to make what says too little of it itself."""
+"""What to pass where the class itself does not show how to make one."""
 
 
 def unknown_prop(function: str, name: str, known: Iterable[str]) -> str:
@@ -41,7 +39,7 @@ def unknown_prop(function: str, name: str, known: Iterable[str]) -> str:
     names = [prop for prop in known if prop not in {"self", "cls"}]
     close = get_close_matches(name, names, 1)
     fix = f"did you mean '{close[0]}'?" if close else f"use one of {', '.join(names)}"
-    return f"'{name}' must be a prop of {function.removesuffix('.__init__')}, got an unknown name; {fix}"
+    return f"{function.removesuffix('.__init__')} has no prop '{name}'; {fix}"
 
 
 def wrong_type(wrong: Wrong, default: object) -> str:
@@ -111,11 +109,13 @@ def _fix(value: object, hint: Hint) -> str:
 
 
 def _fix_collection(value: object, hint: Hint, origin: type, args: Sequence[Hint]) -> str:
-    if isinstance(value, tuple) and origin is tuple and find_wrong("", value[::-1], hint) is None:
+    if origin is tuple and isinstance(value, tuple) and find_wrong("", value[::-1], hint) is None:
         return "swap the two"
-    if isinstance(value, str) and origin is not Literal and args[0] is str and not issubclass(origin, Mapping):
+    if origin is not Sequence or isinstance(value, list | tuple):
+        return ""
+    if find_wrong("", value, args[0]) is None:
         return f"use [{value!r}]"
-    return ""
+    return "use a list" if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else ""
 
 
 def _fix_plain(value: object, kind: type) -> str:

@@ -28,7 +28,7 @@ Hint = Any
 def check_props(cls: C) -> C:
     """Check the arguments of a class's own constructor, factories and methods whenever they are called.
 
-    Options that a constructor hands on are checked by the constructor that names them.
+    Options that a method hands on to CDK are not checked.
     """
     for name, member in list(vars(cls).items()):
         if name == "__init__" or (inspect.isfunction(member) and not name.startswith("_")):
@@ -98,7 +98,7 @@ def _check(function: FunctionType, args: tuple[object, ...], kwargs: Mapping[str
 
 
 def _wrong_argument(module: str, name: str, value: object, annotation: str) -> Wrong | None:
-    # What no module made cannot be the value, so that only a message needs to import what an annotation names.
+    # Nothing is of a type whose module was not imported, so that only a message has to import it.
     if find_wrong(name, value, _resolve(module, annotation, load=False)) is None:
         return None
     return find_wrong(name, value, _resolve(module, annotation, load=True))
@@ -171,12 +171,12 @@ def find_wrong(name: str, value: object, hint: Hint) -> Wrong | None:
     origin, args = get_origin(hint), get_args(hint)
     if is_union(hint):
         found = [find_wrong(name, value, arg) for arg in args]
-        elements = [wrong for wrong in found if wrong and wrong.name != name]  # say more than the whole does
+        elements = [wrong for wrong in found if wrong and wrong.name != name]  # they say more than the whole
         return None if None in found else elements[0] if elements else Wrong(name, value, hint)
     if origin is Literal:  # which of its values it is, is checked where the message can explain them
         fits = isinstance(value, tuple({type(arg) for arg in args}))
     elif origin is None:
-        fits = _is(value, hint) or _is_token(value)
+        fits = _is(value, hint)
     elif not isinstance(value, origin) or isinstance(value, str | bytes):
         fits = False
     elif origin is tuple and args[-1] is not Ellipsis:
@@ -201,7 +201,7 @@ def _is(value: object, kind: Hint) -> bool:
     if is_typeddict(kind):
         return isinstance(value, Mapping)
     if kind in {int, float}:
-        return isinstance(value, int | kind) and not isinstance(value, bool)
+        return (isinstance(value, int | kind) and not isinstance(value, bool)) or _is_number_token(value)
     if type(value).__name__ == "InterfaceDynamicProxy":  # CDK returned it as one or more interfaces
         return any(_is(delegate, kind) for delegate in vars(value)["_delegates"])
     if getattr(kind, "_is_protocol", False):
@@ -211,14 +211,14 @@ def _is(value: object, kind: Hint) -> bool:
     return isinstance(value, kind)
 
 
+def _is_number_token(value: object) -> bool:
+    """Tell whether only the deployment knows the number; CDK stands a float for it."""
+    cdk = sys.modules.get("aws_cdk")
+    return cdk is not None and isinstance(value, float) and bool(cdk.Token.is_unresolved(value))
+
+
 @cache
 def _members(protocol: type) -> frozenset[str]:
     kinds = [kind for kind in protocol.__mro__ if getattr(kind, "_is_protocol", False)]
     names = {name for kind in kinds for name in (*vars(kind), *inspect.get_annotations(kind))}
     return frozenset(name for name in names if not name.startswith("_"))
-
-
-def _is_token(value: object) -> bool:
-    """Tell whether only the deployment knows the value; such an int is a float."""
-    cdk = sys.modules.get("aws_cdk")
-    return cdk is not None and isinstance(value, str | float | list) and bool(cdk.Token.is_unresolved(value))

@@ -12,6 +12,7 @@ from aws_cdk.assertions import Annotations, Match, Template
 
 from cdk_inference import (
     Capacity,
+    CpuInference,
     FusedFunction,
     FusedLeg,
     GpuInference,
@@ -238,9 +239,18 @@ def test_it_makes_a_workflow_without_a_pipeline(stack, model):
 
 
 def test_a_fused_leg_with_a_slow_stage_fails(stack, model):
-    slow = GpuInference(stack, "Gpu", model=model, work=WorkBucket(stack, "Work"), backend=SageMakerAsync())
+    class Slow(CpuInference):
+        slow = True
+
+    slow = Slow(stack, "Slow", model=model, work=WorkBucket(stack, "Work"))
     with pytest.raises(PropError, match="is slow: an express workflow ends after 5 minutes"):
         InferenceWorkflow(stack, "Workflow", legs=[FusedLeg(score=slow)])
+
+
+def test_a_fused_leg_on_a_gpu_fails(stack, model):
+    slow = GpuInference(stack, "Gpu", model=model, work=WorkBucket(stack, "Work"), backend=SageMakerAsync())
+    with pytest.raises(PropError, match="score must be a StageFunction, got an instance of GpuInference"):
+        FusedLeg(score=slow)
 
 
 def route(stack, name, inference=None):

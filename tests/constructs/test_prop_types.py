@@ -155,6 +155,8 @@ def odd_function() -> None: ...
             "Preprocess.csv, Preprocess.text, Preprocess.tensor, Preprocess.raw_tensor or Preprocess.function",
         ),
         (InferencePipeline, {"suffixes": ".jpg"}, "suffixes must be a list of str, got str '.jpg'; use ['.jpg']"),
+        (InferencePipeline, {"suffixes": {".jpg"}}, "suffixes must be a list of str, got set {'.jpg'}; use a list"),
+        (Preprocess.function, {"sources": "a"}, "sources must be a list of str or Path, got str 'a'; use ['a']"),
         (InferencePipeline, {"suffixes": [".jpg", 3]}, "suffixes[1] must be a str, got int 3"),
         (
             InferencePipeline,
@@ -174,7 +176,7 @@ def odd_function() -> None: ...
         (
             InferencePipeline,
             {"batch_sise": 3},
-            "'batch_sise' must be a prop of InferencePipeline, got an unknown name; did you mean 'batch_size'?",
+            "InferencePipeline has no prop 'batch_sise'; did you mean 'batch_size'?",
         ),
         (Routing.split, {"weights": [0.5]}, "weights must be a dict of str to (float, Branch), got list [0.5]"),
         (Routing.split, {"weights": {"a": 0.5}}, "weights['a'] must be (float, Branch), got float 0.5"),
@@ -267,6 +269,8 @@ def test_what_cdk_makes_fits() -> None:
     ):
         assert find_wrong("value", value, kind) is None, kind
     assert find_wrong("value", vpc, s3.IBucket) is not None
+    assert find_wrong("value", cdk.Token.as_string({"Ref": "Text"}), s3.IBucket) is not None
+    assert find_wrong("value", cdk.Token.as_string({"Ref": "Text"}), int) is not None
     assert find_wrong("value", s3.Bucket(stack, "Other"), kms.IKey) is not None
 
 
