@@ -63,7 +63,7 @@ gpus = st.builds(
     st.just("gpu"),
     milliseconds=milliseconds,
     backend=st.sampled_from(["lambda", "sagemaker"]),
-    always_on=st.booleans(),
+    always_on=st.integers(0, 1),
     start_seconds=st.floats(0, 1000),
     idle_seconds=st.floats(0, 4000),
     endpoints=st.integers(0, 9),
@@ -289,7 +289,8 @@ def test_sagemaker_bills_its_own_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "milliseconds"), [(1769, 100), (884.5, 200), (3538, 55), (10_240, 100 * (0.1 + 0.9 * 1769 / 10_240))]
+    ("memory", "milliseconds"),
+    [(1769, 100), (884, 100 * 1769 / 884), (3538, 55), (10_240, 100 * (0.1 + 0.9 * 1769 / 10_240))],
 )
 def test_memory_is_speed(memory, milliseconds) -> None:
     assert CpuOption("m", milliseconds=100, memory_size=memory).item_ms == pytest.approx(milliseconds)
