@@ -64,7 +64,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _name(hint: Hint) -> str:
-    origin, args = get_origin(hint), get_args(hint)
+    origin: Any = get_origin(hint)
+    args = get_args(hint)
     if origin is Literal:
         return _listed([repr(arg) for arg in args])
     if origin is None or is_union(hint):
@@ -93,7 +94,8 @@ def _shown(value: object) -> str:
 
 
 def _fix(value: object, hint: Hint) -> str:
-    origin, args = get_origin(hint), get_args(hint)
+    origin: Any = get_origin(hint)
+    args = get_args(hint)
     if inspect.ismethod(value):
         return f"call it: {value.__qualname__}(…)"
     if origin is not None:

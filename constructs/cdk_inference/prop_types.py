@@ -168,7 +168,8 @@ def is_union(hint: Hint) -> bool:
 
 def find_wrong(name: str, value: object, hint: Hint) -> Wrong | None:
     """Return what of a value does not fit an annotation, or ``None``."""
-    origin, args = get_origin(hint), get_args(hint)
+    origin: Any = get_origin(hint)
+    args = get_args(hint)
     if is_union(hint):
         found = [find_wrong(name, value, arg) for arg in args]
         elements = [wrong for wrong in found if wrong and wrong.name != name]  # they say more than the whole

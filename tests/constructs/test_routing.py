@@ -422,7 +422,7 @@ def leg(stack, *, on_gpu=False):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({}, "model is a NoneType; pass a ModelArtifact, or a routing"),
+        ({}, "model must be a ModelArtifact, got None; pass one, or a routing"),
         ({"model": True}, "preprocess is not given"),
         ({"model": True, "routing": True}, "routing and model are both given"),
     ],

@@ -139,10 +139,10 @@ def load_recipe(path: str | Path) -> tuple[ModelRecipe, Path]:
     file = Path(path).absolute()
     rule = "recipe must be a Python file that defines RECIPE"
     if file.is_dir():
-        found = sorted(each.name for each in file.glob("*.py") if each.is_file() and b"RECIPE" in each.read_bytes())
+        recipes = sorted(each.name for each in file.glob("*.py") if each.is_file() and b"RECIPE" in each.read_bytes())
         raise ModelBuildError(
             f"{rule}, got the folder {file}; "
-            + (f"pass {file / found[0]}" if found else f"write {file / 'recipe.py'}, and pass it")
+            + (f"pass {file / recipes[0]}" if recipes else f"write {file / 'recipe.py'}, and pass it")
         )
     if file.suffix in _SOURCES:
         source = _SOURCES[file.suffix].format(file.name)
