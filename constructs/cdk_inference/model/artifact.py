@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from aws_cdk import CfnOutput, Stack
 from constructs import Construct
 
+from cdk_inference.contents import hash_once
 from cdk_inference.platform import LambdaPlatform
 from cdk_inference.prop_types import check_props
 
@@ -71,6 +73,7 @@ class ModelArtifact(Construct):
         super().__init__(scope, id)
         # Here, so that an app's imports do not wait for what builds models, nor for cattrs.
         from cdk_inference.model.builder import build_project, open_project, with_precision  # noqa: PLC0415
+        from cdk_inference.model.manifest import ASSEMBLY_METADATA  # noqa: PLC0415
         from cdk_inference.model.recipe import ModelRecipe, load_recipe  # noqa: PLC0415
 
         self.path: Path | None = None
@@ -86,6 +89,7 @@ class ModelArtifact(Construct):
             )
             built = build_project(self.project, frozen_lock=frozen_lock)
             self.path, self.manifest, self.asset_hash = built.path, built.manifest, built.asset_hash
+            self.node.add_metadata(ASSEMBLY_METADATA, _record(built.path, built.manifest))
         else:
             declared = recipe if isinstance(recipe, ModelRecipe) else load_recipe(recipe)[0]
             self.manifest, self.asset_hash = _placeholder(with_precision(declared, precision)), "unbuilt"
@@ -108,6 +112,16 @@ class ModelArtifact(Construct):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs."""
         return self.manifest.outputs
+
+
+def _record(path: Path, manifest: Manifest) -> str:
+    """Return what `cdk_inference.sbom` reads: how the model was built, and the hashes of its files."""
+    files = [
+        {"name": file.name, "sha256": hash_once(file)}
+        for file in sorted(path.iterdir())
+        if file.name in ("model.onnx", "model.weights")
+    ]
+    return json.dumps({"files": files, "manifest": json.loads(manifest.to_json())}, sort_keys=True)
 
 
 def _precision(manifest: Manifest) -> str:

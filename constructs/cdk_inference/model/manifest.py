@@ -11,6 +11,9 @@ from cdk_inference.model.tensors import TensorSpec
 
 SCHEMA_VERSION = 4
 
+ASSEMBLY_METADATA = "cdk-inference:model"
+"""Type of the metadata entry that tells readers of a cloud assembly how a model was built; it is not deployed."""
+
 MEMORY_BATCH = 8
 """Items at once for which `Measured.batch_peak_mb` is measured."""
 
