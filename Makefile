@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade test verify verify-versions verify-arm64 verify-models bench lint format hashes venv clean
+.PHONY: demo demo-text demo-cascade test verify verify-versions verify-arm64 verify-models bench lint format audit hashes venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs
 	@$(ACTIVATED) $(PY) demo.py
@@ -48,6 +48,9 @@ lint: venv ## what CI checks before the tests
 format: venv ## repair what can be repaired
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
+
+audit: venv ## ask a public database for known vulnerabilities of the functions' requirements
+	@$(ACTIVATED) $(PY) requirements/audit.py
 
 hashes: venv ## write the hashes of the functions' requirements, after you changed a version in lambda_src/requirements
 	@$(ACTIVATED) $(PY) requirements/hashes.py
