@@ -248,7 +248,7 @@ def _built(dockerfile: str, arguments: Mapping[str, str]) -> list[Json]:
     """Return what an image is built on, by its Dockerfile, or what pip installs into it, by a list of pins."""
     values = {**dict(_ARG.findall(dockerfile)), **arguments}
     stages = set(re.findall(r" AS (\w+)$", dockerfile, re.MULTILINE))
-    found = {}
+    found: dict[tuple[str, str], Json] = {}
     for image, digest in _FROM.findall(dockerfile):
         if image not in stages:
             name, _, tag = re.sub(r"\$\{(\w+)\}", lambda match: values[match[1]], image).partition(":")
