@@ -111,7 +111,7 @@ def _is_text(value: object) -> bool:
 
 
 def _definition(value: Any, machine: str) -> str:  # noqa: ANN401
-    """Return a definition with ``${Stage}`` where the functions' names are, as a file for the console has it."""
+    """Return a definition with ``${Name}`` where functions and the queue are, as a file for the console has it."""
     separator, parts = value["Fn::Join"]
     texts = []
     for part in parts:
@@ -120,10 +120,10 @@ def _definition(value: Any, machine: str) -> str:  # noqa: ANN401
         elif part == {"Ref": "AWS::Partition"}:
             texts.append("aws")
         else:
-            stage = re.search(r"(Preprocess|Inference|Postprocess)Function", part["Ref"])
-            if stage is None:
+            name = re.search(r"(Preprocess|Inference|Postprocess)Alias|(DeadLetterQueue)", part["Ref"])
+            if name is None:
                 raise SystemExit(f"the definition of {machine} has {part}, which the hand-written app does not know")
-            texts.append(f"${{{stage[1]}}}")
+            texts.append(f"${{{name[1] or name[2]}}}")
     return separator.join(texts)
 
 

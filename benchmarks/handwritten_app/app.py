@@ -30,6 +30,7 @@ ASSETS = Path(os.environ["ASSETS"])
 RETAIN = cdk.RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
 READ = ["kms:Decrypt"]
 WRITE = ["kms:Decrypt", "kms:GenerateDataKey"]
+NO_DEAD_LETTERS = sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL)
 TABLE = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:GenerateDataKey", "kms:DescribeKey"]
 
 
@@ -39,7 +40,10 @@ class PhotoLabels(cdk.Stack):
     def __init__(self, scope: Construct, id: str) -> None:
         super().__init__(scope, id, description="Labels photographs with EfficientNet-Lite0 (hand-written)")
         self.key = self.make_key()
-        self.inbox = self.make_bucket("Inbox", versioned=True)
+        uploads = s3.LifecycleRule(
+            abort_incomplete_multipart_upload_after=cdk.Duration.days(7), expired_object_delete_marker=True
+        )
+        self.inbox = self.make_bucket("Inbox", versioned=True, lifecycle_rules=[uploads])
         inbox = self.inbox.node.default_child
         assert isinstance(inbox, s3.CfnBucket)  # noqa: S101 - for the type checker
         inbox.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
@@ -136,14 +140,15 @@ class PhotoLabels(cdk.Stack):
         """Make the queues and the rule that fills them."""
         fortnight = cdk.Duration.days(14)
         encrypted = {"encryption": sqs.QueueEncryption.KMS, "encryption_master_key": self.key}
-        dead = sqs.Queue(self, "DeadLetters", enforce_ssl=True, retention_period=fortnight, **encrypted)
+        self.dead = sqs.Queue(self, "DeadLetters", enforce_ssl=True, retention_period=fortnight, **encrypted)
         self.queue = sqs.Queue(
             self,
             "Queue",
             enforce_ssl=True,
             retention_period=fortnight,
             visibility_timeout=cdk.Duration.seconds(331),
-            dead_letter_queue=sqs.DeadLetterQueue(queue=dead, max_receive_count=10),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead, max_receive_count=1000),
+            redrive_allow_policy=NO_DEAD_LETTERS,
             **encrypted,
         )
         undelivered = sqs.Queue(
@@ -152,6 +157,7 @@ class PhotoLabels(cdk.Stack):
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
             retention_period=fortnight,
+            redrive_allow_policy=NO_DEAD_LETTERS,
         )
         rule = events.CfnRule(
             self,
@@ -180,10 +186,15 @@ class PhotoLabels(cdk.Stack):
                 )
             )
 
-    def make_logs(self, id: str) -> logs.LogGroup:
+    def make_logs(self, id: str, name: str | None = None) -> logs.LogGroup:
         """Make an encrypted log group."""
         return logs.LogGroup(
-            self, id, retention=logs.RetentionDays.ONE_MONTH, encryption_key=self.key, removal_policy=RETAIN
+            self,
+            id,
+            log_group_name=name,
+            retention=logs.RetentionDays.ONE_MONTH,
+            encryption_key=self.key,
+            removal_policy=RETAIN,
         )
 
     def make_function(self, name: str, **variables: str) -> lambda_.Function:
@@ -218,14 +229,14 @@ class PhotoLabels(cdk.Stack):
         self, preprocess: lambda_.Function, infer: lambda_.Function, postprocess: lambda_.Function
     ) -> sfn.StateMachine:
         """Make the workflow from its definition in a file."""
-        versions = {
-            "Preprocess": preprocess.current_version,
-            "Inference": infer.current_version,
-            "Postprocess": postprocess.current_version,
+        aliases = {
+            name: lambda_.Alias(self, f"{name}Alias", alias_name="live", version=function.current_version)
+            for name, function in (("Preprocess", preprocess), ("Inference", infer), ("Postprocess", postprocess))
         }
         definition = (ASSETS / "workflow.asl.json").read_text(encoding="utf-8")
-        for name, version in versions.items():
-            definition = definition.replace(f"${{{name}}}", version.function_arn)
+        for name, alias in aliases.items():
+            definition = definition.replace(f"${{{name}}}", alias.function_arn)
+        definition = definition.replace("${DeadLetterQueue}", self.dead.queue_url)
         machine = sfn.StateMachine(
             self,
             "Workflow",
@@ -233,19 +244,33 @@ class PhotoLabels(cdk.Stack):
             state_machine_type=sfn.StateMachineType.EXPRESS,
             tracing_enabled=True,
             logs=sfn.LogOptions(
-                destination=self.make_logs("WorkflowLogs"), level=sfn.LogLevel.ERROR, include_execution_data=False
+                destination=self.make_logs("WorkflowLogs", "/aws/vendedlogs/states/PhotoLabels"),
+                level=sfn.LogLevel.ERROR,
+                include_execution_data=False,
             ),
+        )
+        resource = machine.node.default_child
+        assert isinstance(resource, sfn.CfnStateMachine)  # noqa: S101
+        resource.encryption_configuration = sfn.CfnStateMachine.EncryptionConfigurationProperty(
+            type="CUSTOMER_MANAGED_KMS_KEY", kms_key_id=self.key.key_arn, kms_data_key_reuse_period_seconds=900
+        )
+        iam.Policy(
+            self,
+            "Encryption",
+            roles=[machine.role],
+            statements=[iam.PolicyStatement(actions=WRITE, resources=[self.key.key_arn])],
         )
         machine.add_to_role_policy(
             iam.PolicyStatement(
-                actions=["lambda:InvokeFunction"], resources=[version.function_arn for version in versions.values()]
+                actions=["lambda:InvokeFunction"], resources=[alias.function_arn for alias in aliases.values()]
             )
         )
+        self.dead.grant_send_messages(machine)
         return machine
 
     def make_pipe(self, machine: sfn.StateMachine) -> None:
         """Make the pipe that hands the queue to the workflow in batches."""
-        group = self.make_logs("PipeLogs")
+        group = self.make_logs("PipeLogs", "/aws/vendedlogs/pipes/PhotoLabels")
         role = iam.Role(
             self,
             "PipeRole",
@@ -294,7 +319,10 @@ class PhotoLabels(cdk.Stack):
                 )
             ),
             target_parameters=pipes.CfnPipe.PipeTargetParametersProperty(
-                input_template='{"message_id": "<$.messageId>", "body": <$.body>}',
+                input_template=(
+                    '{"message_id": "<$.messageId>", '
+                    '"receive_count": "<$.attributes.ApproximateReceiveCount>", "body": <$.body>}'
+                ),
                 step_function_state_machine_parameters=pipes.CfnPipe.PipeTargetStateMachineParametersProperty(
                     invocation_type="REQUEST_RESPONSE"
                 ),
