@@ -84,7 +84,8 @@ def stage_functions(resources: dict[str, Any]) -> list[str]:
 
 def test_every_example_has_a_test() -> None:
     examples = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
-    assert examples == {"minimal", "own_functions", "sentences", "alarms", "cascade"}
+    # tests/e2e/stages runs the backfill.
+    assert examples == {"minimal", "own_functions", "sentences", "alarms", "cascade", "backfill"}
 
 
 def test_minimal(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.local import aws
 from cdk_inference.local.cdk import CdkCli
 from cdk_inference.model.cache import cache_root
 from cdk_inference.uv_environment import uv_environment
@@ -84,13 +85,20 @@ def homeless(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_caches_are_private_and_temporary_without_a_home(homeless: Path) -> None:
+@pytest.fixture
+def endpoint() -> str:
+    """An embedded AWS that nobody calls."""
+    aws.use_key("http://127.0.0.1:1", aws.Key())
+    return "http://127.0.0.1:1"
+
+
+def test_caches_are_private_and_temporary_without_a_home(homeless: Path, endpoint: str) -> None:
     expected = homeless / f"cdk-inference-{os.getuid()}"
     assert cache_root() == expected
     assert expected.stat().st_mode & 0o777 == 0o700
     assert uv_environment({})["UV_CACHE_DIR"] == str(expected / "uv")
     assert uv_environment({"UV_CACHE_DIR": "chosen"})["UV_CACHE_DIR"] == "chosen"
-    cli = CdkCli("http://127.0.0.1:1", home=homeless).environment()
+    cli = CdkCli(endpoint, home=homeless).environment()
     assert cli["HOME"] == str(homeless)
     assert cli["CDK_INFERENCE_CACHE"] == str(expected)
 
@@ -107,10 +115,10 @@ def test_a_temporary_cache_that_others_may_fill_fails(homeless: Path, made: str)
         cache_root()
 
 
-def test_a_home_that_can_be_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_can_be_written_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
     monkeypatch.delenv("CDK_INFERENCE_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_root().is_relative_to(tmp_path)
     assert "UV_CACHE_DIR" not in uv_environment({})
-    assert CdkCli("http://127.0.0.1:1", home=tmp_path / "cli").environment()["HOME"] == str(tmp_path)
+    assert CdkCli(endpoint, home=tmp_path / "cli").environment()["HOME"] == str(tmp_path)
