@@ -1,13 +1,14 @@
 """Show the reference apps to tools that nobody here wrote: `python -m verify [GROUP ...]`, or `make verify`.
 
 Every finding must be explained in ``constructs/cdk_inference/explanations.toml``, and every explanation must match a
-finding. The exit code is 0 if both hold.
+finding. The exit code is 0 if both hold, and 69 if the judges cannot be installed here, because no index is reached.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from rich.table import Table
 
 from verify.judges import GROUPS, Verdict, read_explanations, unexplained
 from verify.references import references
-from verify.tools import Tools
+from verify.tools import Tools, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +46,12 @@ def main() -> int:
     began = time.monotonic()
     shown = references()
     console.print(f"synthesized {len(shown)} reference apps in {time.monotonic() - began:.0f} s")
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        verdicts = list(pool.map(lambda each: _ask(each[1], shown), judges))
+    try:
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            verdicts = list(pool.map(lambda each: _ask(each[1], shown), judges))
+    except UnavailableError as error:
+        console.print(f"nothing was judged: {error}", soft_wrap=True, markup=False)
+        return os.EX_UNAVAILABLE
     return _report(console, judges, verdicts)
 
 

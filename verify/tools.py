@@ -25,6 +25,10 @@ CDK_NAG_2 = "cdk-nag==2.38.2"
 """The last cdk-nag of its second major version, which is not in the environment of this project."""
 
 
+class UnavailableError(Exception):
+    """The judges cannot be installed on this machine."""
+
+
 class Tools:
     """The judges' environments: Python's, Node's, and an old cdk-nag.
 
@@ -64,7 +68,10 @@ class Tools:
         with FileLock(folder.with_suffix(".lock")):
             if not stamp.exists() or stamp.read_text(encoding="utf-8") != made_of:
                 shutil.rmtree(folder, ignore_errors=True)
-                install(folder)
+                try:
+                    install(folder)
+                except (OSError, subprocess.CalledProcessError, SystemExit) as error:
+                    raise UnavailableError(f"{name} cannot be installed: {error}") from error
                 stamp.write_text(made_of, encoding="utf-8")
         return folder
 

@@ -11,6 +11,7 @@ import pytest
 from verify.judges import EXPLANATIONS, Explanation, Finding, Verdict, read_explanations, unexplained
 from verify.references import Reference
 from verify.templates import CfnLint, ToolError, _json
+from verify.tools import Tools, UnavailableError
 
 from verify import __main__ as command
 
@@ -145,3 +146,12 @@ def test_findings_are_acknowledged_for_cdk_nag_2_too(tmp_path):
     for rule in suppressed:  # what its second version insists on
         assert "[" not in rule["id"]
         assert len(rule["reason"]) >= 10
+
+
+def test_tools_that_cannot_be_installed_fail(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UnavailableError, match=r"^node cannot be installed: .*npm"):
+        Tools(tmp_path).package("jsonata")
+    # A later call tries again, since nothing says that the folder is complete.
+    with pytest.raises(UnavailableError):
+        Tools(tmp_path).package("jsonata")
