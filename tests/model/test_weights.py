@@ -115,7 +115,11 @@ def test_joining_fails_with_the_reason(tmp_path: Path, change: Callable[[Path], 
 
 
 def write_wide(folder: Path) -> Path:
-    recipe = write_recipe(folder, factory=("8, 16, 3, stride=2", "8, 256, 3, stride=2"))
+    recipe = write_recipe(
+        folder,
+        factory=("8, 16, 3, stride=2", "8, 256, 3, stride=2"),
+        recipe=("max_drop=0.1", 'metric="cosine", max_drop=0.1'),
+    )
     text = (recipe.parent / "factory.py").read_text().replace("Linear(16, 5)", "Linear(256, 5)")
     (recipe.parent / "factory.py").write_text(text)
     return recipe
