@@ -54,10 +54,11 @@ def serve(connection: socket.socket, prefix: str) -> None:
         data = bytes(received.pop("data").encoded())
         try:
             inputs = tensors_of(check_inputs(function(data, Item.from_json(header["item"])), specs))
+            answer: tuple[dict[str, Any], dict[str, Any]] = ({}, inputs)
         except Exception as error:
-            wire.send(connection, _described(error), {})
-        else:
-            wire.send(connection, {}, inputs)
+            answer = (_described(error), {})
+        sys.stdout.flush()  # this process is killed as soon as it is not needed
+        wire.send(connection, *answer)
 
 
 def _described(error: Exception) -> dict[str, Any]:
