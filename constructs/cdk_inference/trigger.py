@@ -67,6 +67,26 @@ _FORWARD = (
 )
 
 
+def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[str, object]:
+    """Return the arguments with which a workflow sends a dead letter: the message, and why it failed.
+
+    Parameters
+    ----------
+    queue_url
+        The dead-letter queue.
+    body
+        What the message holds, as the trigger's queue had it.
+    error, cause
+        Name and text of the error, which readers of the queue find in the attributes ``Error`` and ``Cause``.
+    """
+    attributes = {"Error": error, "Cause": cause}
+    return {
+        "QueueUrl": queue_url,
+        "MessageBody": body,
+        "MessageAttributes": {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()},
+    }
+
+
 @check_props
 class S3Trigger(Construct):
     """Queue the new objects of a bucket, and start a workflow with batches of them.

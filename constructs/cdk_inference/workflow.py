@@ -19,6 +19,7 @@ from cdk_inference.prop_types import check_props
 from cdk_inference.routing.strategies import text
 from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
+from cdk_inference.trigger import dead_letter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -402,14 +403,12 @@ class _Definition:
             state_json={
                 "Type": "Task",
                 "Resource": f"arn:{Stack.of(self._scope).partition}:states:::sqs:sendMessage",
-                "Arguments": {
-                    "QueueUrl": trigger.dead_letter_queue.queue_url,
-                    "MessageBody": f"{{% {_BODY} %}}",
-                    "MessageAttributes": {
-                        name: {"DataType": "String", "StringValue": f"{{% $states.input.{name.lower()} %}}"}
-                        for name in ("Error", "Cause")
-                    },
-                },
+                "Arguments": dead_letter(
+                    trigger.dead_letter_queue.queue_url,
+                    body=f"{{% {_BODY} %}}",
+                    error="{% $states.input.error %}",
+                    cause="{% $states.input.cause %}",
+                ),
                 "Output": {},
             },
         )

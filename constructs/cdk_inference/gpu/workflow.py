@@ -19,7 +19,7 @@ from cdk_inference.metadata import mark
 from cdk_inference.prop_types import check_props
 from cdk_inference.service_errors import Kind, state_errors
 from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
-from cdk_inference.trigger import MAX_BATCH_SIZE
+from cdk_inference.trigger import MAX_BATCH_SIZE, dead_letter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -408,14 +408,7 @@ class _Definition:
             state_json={
                 "Type": "Task",
                 "Resource": f"arn:{Stack.of(self._scope).partition}:states:::sqs:sendMessage",
-                "Arguments": {
-                    "QueueUrl": dead_letters,
-                    "MessageBody": _EVENT,
-                    "MessageAttributes": {
-                        "Error": {"DataType": "String", "StringValue": "Failed"},
-                        "Cause": {"DataType": "String", "StringValue": "{% $states.input.reason %}"},
-                    },
-                },
+                "Arguments": dead_letter(dead_letters, body=_EVENT, error="Failed", cause="{% $states.input.reason %}"),
             },
         )
         send.add_retry(
