@@ -57,7 +57,7 @@ function * scenarios (tries, all) {
   for (const poison of POISONS) {
     for (const count of [4, 8, MOST]) {
       const objects = batch(MOST, (index) => index < count ? poison : 'good', numbers(seed++))
-      yield { name: `${count} of ${MOST} ${poison}`, objects, deliveries: deliveries + 12 }
+      yield { name: `the first ${count} of ${MOST} ${poison}`, objects, deliveries: deliveries + 12 }
     }
   }
   for (let number = 0; number < (all ? 60 : 20); number++) {
