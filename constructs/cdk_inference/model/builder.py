@@ -251,16 +251,9 @@ def with_precision(recipe: ModelRecipe, precision: Pinned | None) -> ModelRecipe
     Raises
     ------
     ModelBuildError
-        If that is no precision, leaves something to choose, or needs what the recipe does not have.
+        If the precision needs data that the recipe does not have.
     """
-    if precision is None:
-        return recipe
-    if not isinstance(precision, Pinned):
-        raise ModelBuildError(
-            f"precision of '{recipe.name}' is {precision!r}, must be a Float32, Float16, StaticInt8, DynamicInt8 or "
-            "WeightOnly; leave it out for what the recipe says"
-        )
-    return replace(recipe, precision=precision)
+    return recipe if precision is None else replace(recipe, precision=precision)
 
 
 def build_project(project: Project, *, frozen_lock: bool = False, search: bool = False) -> BuiltModel:
