@@ -55,7 +55,7 @@ class Capacity(ABC):
     least_memory: ClassVar[int] = 128
     most_memory: ClassVar[int] = 10_240
     has_network: ClassVar[bool] = False
-    """Whether functions are in the network of the capacity, and not in one of their own."""
+    """Whether functions share the network of the capacity instead of having separate ones."""
 
     @classmethod
     def snap_start(cls) -> Capacity:

@@ -119,7 +119,7 @@ class StageFunction(Construct):
     vpc_subnets
         Subnets of the VPC. Default: its private subnets, or its isolated ones if it has no others.
     security_groups
-        Default: a group of its own, which lets nothing in and HTTPS out.
+        Default: a new group, which lets nothing in and HTTPS out.
 
     Attributes
     ----------

@@ -83,7 +83,7 @@ class ManagedInstances(Construct):
     vpc_subnets
         Subnets of the VPC. Default: its private subnets, or its isolated ones if it has no others.
     security_groups
-        Default: a group of their own, which lets nothing in and HTTPS out.
+        Default: a new group, which lets nothing in and HTTPS out.
     architecture
         Of the instances, and of every function on them.
     allowed_instance_types, excluded_instance_types

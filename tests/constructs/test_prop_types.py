@@ -51,11 +51,11 @@ OPTIONS = {
     "Unpack[ManagedInstancesOptions]": tuple(ManagedInstancesOptions.__annotations__),
 }
 ANYTHING = {("GpuInference.task", "output"), ("StageFunction.task", "output")}
-"""What is annotated with `object`."""
+"""These props are annotated with `object`."""
 
 
 class Odd:
-    """Of no type that a prop can have."""
+    """Its type fits no prop."""
 
 
 def signatures() -> Iterator[tuple[str, Callable[..., object], Callable[..., object]]]:

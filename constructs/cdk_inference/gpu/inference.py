@@ -155,7 +155,7 @@ class LambdaGpu(GpuBackend):
     capacity
         A capacity provider to share with other functions. Default: one of our own.
     vpc
-        Where the instances of our own provider are, see `GpuCapacity`. Default: the `vpc` of the pipeline, or a new
+        Where the instances of a new provider are, see `GpuCapacity`. Default: the `vpc` of the pipeline, or a new
         `InferenceNetwork`.
     regions
         Where it may be deployed; checked if the stack names its region.

@@ -42,7 +42,7 @@ VARIANT = "gpu"
 # Its driver (580, CUDA 13) runs images for CUDA 12 and 13. What SageMaker would choose for older GPUs stops at CUDA 11:
 # https://docs.aws.amazon.com/sagemaker/latest/dg/inference-gpu-drivers.html
 _AMI = "al2023-ami-sagemaker-inference-gpu-4-1"
-# What SageMaker asks of the role of a model in a VPC:
+# SageMaker needs these actions for the role of a model in a VPC:
 # https://docs.aws.amazon.com/sagemaker/latest/dg/sagemaker-roles.html#sagemaker-roles-createmodel-perms
 _INTERFACES = (
     "ec2:CreateNetworkInterface",
