@@ -13,8 +13,10 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
+from tests.warm_builds import install
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # How long an example takes says nothing: the machine may be busy. The examples are the same in each run, so that a
 # failure is about the change that was made; `--hypothesis-profile=explore` looks for new ones.
@@ -35,6 +37,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["cdk_inference.local.pytest_plugin", "verify.pytest_plugin"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm_builds() -> Iterator[None]:
+    """Models are built in processes that need not import torch again."""
+    warm = install()
+    yield
+    warm.close()
 
 
 @pytest.fixture(scope="session")

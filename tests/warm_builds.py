@@ -1,0 +1,167 @@
+"""Build processes that start in milliseconds: forked from one that has imported torch, as `python -m` takes seconds.
+
+Each build still runs in a process of its own, with the environment, folder, output and log that it was given. One that
+asks for another interpreter, or for variables that count when a process starts, starts as users start it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.model import process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MODULE = "cdk_inference.model.build"
+READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "ORT_", "TORCH")
+"""Variables that begin so are read when a process starts, or when its packages are imported."""
+
+
+class WarmBuilds:
+    """Stands for the module `subprocess` in `cdk_inference.model.process`."""
+
+    DEVNULL, PIPE = subprocess.DEVNULL, subprocess.PIPE
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[bytes] | None = None
+        self._connection: socket.socket | None = None
+        self._started_with: dict[str, str] = {}
+
+    def Popen(self, command: Sequence[str], **options: Any) -> Any:  # noqa: N802 - as the real one is called
+        """Start a build; see `subprocess.Popen`."""
+        *python, work = command
+        if python != [sys.executable, "-P", "-m", MODULE]:
+            return subprocess.Popen(command, **options)
+        environment = options["env"]
+        if self._server is None or self._server.poll() is not None:
+            self._start(environment)
+        if _at_start(environment) != self._started_with:
+            return subprocess.Popen(command, **options)
+        return _Build(self._connection, work, environment, options["stderr"].fileno())
+
+    def close(self) -> None:
+        """End the process that has torch; it ends when nobody is connected."""
+        if self._server is not None:
+            self._connection.close()
+            self._server.wait()
+
+    def _start(self, environment: Mapping[str, str]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._server = subprocess.Popen(
+                [sys.executable, "-P", __file__, str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+            )
+        self._connection, self._started_with = ours, _at_start(environment)
+
+
+class _Build:
+    """As much of `subprocess.Popen` as `run_build` needs, of a process that is not a child of this one."""
+
+    def __init__(self, server: socket.socket, work: str, environment: Mapping[str, str], log: int) -> None:
+        output, output_end = os.pipe()
+        state, state_end = os.pipe()
+        asked = {"work": work, "environment": dict(environment), "folder": str(Path.cwd())}
+        try:
+            socket.send_fds(server, [json.dumps(asked).encode()], [output_end, log, state_end])
+        finally:
+            os.close(output_end)
+            os.close(state_end)
+        self.stdout = os.fdopen(output, encoding="utf-8")
+        self._state = os.fdopen(state)
+        self.pid = int(self._state.readline())
+        self.returncode: int | None = None
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = int(self._state.readline())
+            self._state.close()
+        return self.returncode
+
+    def kill(self) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def _at_start(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name.startswith(READ_AT_START)}
+
+
+def serve(connection: socket.socket) -> None:
+    """Import what a build imports, and fork for each request until nobody is connected."""
+    import onnxruntime.quantization  # noqa: F401
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib()  # compiles five hundred functions of onnxscript, and keeps them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who watch builds leave nothing behind
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+        if not message:
+            return
+        if os.fork() == 0:
+            connection.close()
+            _watch(json.loads(message), *descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _watch(asked: dict[str, Any], output: int, log: int, state: int) -> None:
+    """Start a build, and say which process it is and how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    build = os.fork()
+    if build == 0:
+        os.close(state)
+        _build(asked, output, log)
+    os.close(output)
+    os.write(state, f"{build}\n".encode())
+    _, status = os.waitpid(build, 0)
+    os.write(state, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _build(asked: dict[str, Any], output: int, log: int) -> None:
+    code = 1
+    try:
+        os.dup2(output, 1)
+        os.dup2(log, 2)
+        os.close(output)
+        os.close(log)
+        os.environ.clear()
+        os.environ.update(asked["environment"])
+        time.tzset()
+        os.chdir(asked["folder"])
+        from cdk_inference.model.build.__main__ import main
+
+        code = main(Path(asked["work"]))
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def install() -> WarmBuilds:
+    """Let this process build as described above, until what is returned is closed."""
+    warm = WarmBuilds()
+    process.subprocess = warm
+    return warm
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
