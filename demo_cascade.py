@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from demo import console
 from rich.table import Table
 
-from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, Traffic, estimate
+from cdk_inference.costs.costs import CascadeOption, CpuOption, GpuOption, Traffic, estimate
 from cdk_inference.local import LocalCloud, LocalError
 from cdk_inference.local.steps import Steps
-from cdk_inference.model.lock import read_lock
+from cdk_inference.model.records.lock import read_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from cdk_inference.costs import Option
+    from cdk_inference.costs.costs import Option
     from cdk_inference.local import Outcome
 
 HERE = Path(__file__).parent

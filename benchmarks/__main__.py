@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks import cpu, report
 from benchmarks.harness import Settings, machine
-from cdk_inference.model.cache import cache_root
+from cdk_inference.common.cache import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

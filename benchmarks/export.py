@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file
 
 from cdk_inference.model import PackageFile, TorchModule, load_recipe
-from cdk_inference.model.build.data import first_batch
+from cdk_inference.model.building.evaluation.data import first_batch
 
 if TYPE_CHECKING:
     from cdk_inference.model import ModelRecipe

@@ -102,7 +102,7 @@ def main() -> None:
 def prepare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Build both artifacts, and lay them out as functions have them."""
     from cdk_inference.model import Float16, build_model, load_recipe  # noqa: PLC0415 - the contenders need none
-    from cdk_inference.model.build.data import first_batch  # noqa: PLC0415
+    from cdk_inference.model.building.evaluation.data import first_batch  # noqa: PLC0415
 
     recipe, folder = load_recipe(arguments.recipe)
     example = first_batch(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
@@ -227,8 +227,8 @@ def open_engine(name: str, settings: dict[str, Any]) -> tuple[Run, str]:
     if name == "gpu_shared":
         os.environ["GPU_CONCURRENCY"] = "1"
     # Imported where it is known what runs: the engines must not pay for each other.
-    from inference_runtime.engine import open_engine as open_function  # noqa: PLC0415
-    from inference_runtime.tensor import arrays_of, tensors_of  # noqa: PLC0415
+    from inference_runtime.engine.engine import open_engine as open_function  # noqa: PLC0415
+    from inference_runtime.tensors.tensor import arrays_of, tensors_of  # noqa: PLC0415
 
     engine = open_function()
     if kind == "gpu" and settings["device"] == "cuda" and engine.inference != "gpu":
@@ -240,9 +240,9 @@ def open_torch(settings: dict[str, Any]) -> tuple[Run, str]:
     """Open the original, as one would without a library: float16 weights, and what asks for float32 gets float16."""
     import torch  # noqa: PLC0415 - the engines must not pay for it
 
+    from cdk_inference.common.cache import cache_root  # noqa: PLC0415
     from cdk_inference.model import load_recipe  # noqa: PLC0415
-    from cdk_inference.model.build.sources import load  # noqa: PLC0415
-    from cdk_inference.model.cache import cache_root  # noqa: PLC0415
+    from cdk_inference.model.building.importers.sources import load  # noqa: PLC0415
 
     recipe, folder = load_recipe(settings["recipe"])
     loaded = load(recipe, folder, Path(settings["cache"] or cache_root()))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.harness import ROOT, environment, node_environment, run
-from cdk_inference.model.cache import cache_root
+from cdk_inference.common.cache import cache_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ MEMORY = 1769
 QUIET = {"PATH": "/usr/bin:/bin", "ORT_DISABLE_TELEMETRY": "1"}
 """The environment of every contender: ONNX Runtime's telemetry would cost the others a thread, and ours has it off."""
 
-INFERENCE_HANDLER = "inference_runtime.infer.handler"
+INFERENCE_HANDLER = "inference_runtime.handlers.infer.handler"
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def interpreter() -> str:
 @cache
 def our_functions(recipes: tuple[Path, ...], work: Path) -> list[Function]:
     """Synthesize functions for these models and unpack them: Lambda does no more before it starts one."""
-    from cdk_inference.platform import LambdaPlatform  # noqa: PLC0415
+    from cdk_inference.common.platform import LambdaPlatform  # noqa: PLC0415
 
     context = json.loads((ROOT / "cdk.json").read_text("utf-8"))["context"]
     context["cdk-inference:platform"] = str(LambdaPlatform.host())

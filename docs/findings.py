@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PAGE = Path(__file__).parent / "security.md"
-EXPLANATIONS = ROOT / "constructs" / "cdk_inference" / "explanations.toml"
+EXPLANATIONS = ROOT / "constructs" / "cdk_inference" / "common" / "explanations.toml"
 
 _TABLE = re.compile(r"(<!-- findings -->\n\|.*\n\|.*\n)(?:\|.*\n)*")
 _PACKS = {"AwsSolutions": "AwsSolutions", "HIPAA.Security": "HIPAA", "NIST.800.53.R5": "NIST", "PCI.DSS.321": "PCI"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import uv
 
-from cdk_inference.wheels import Requirements, index_environment
+from cdk_inference.bundling.wheels import Requirements, index_environment
 
 FOLDER = Path(__file__).resolve().parents[1] / "lambda_src" / "requirements"
 TOOL = "pip-audit==2.10.1"

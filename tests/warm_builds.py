@@ -22,7 +22,7 @@ from cdk_inference.model import process
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MODULE = "cdk_inference.model.build"
+MODULE = "cdk_inference.model.building"
 READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "ORT_", "TORCH")
 """Variables that begin so are read when a process starts, or when its packages are imported."""
 
@@ -143,7 +143,7 @@ def _build(asked: dict[str, Any], output: int, log: int) -> None:
         os.environ.update(asked["environment"])
         time.tzset()
         os.chdir(asked["folder"])
-        from cdk_inference.model.build.__main__ import main
+        from cdk_inference.model.building.__main__ import main
 
         code = main(Path(asked["work"]))
     except SystemExit as end:

@@ -1,7 +1,7 @@
 """Show the reference apps to tools that nobody here wrote: `python -m verify [GROUP ...]`, or `make verify`.
 
-Every finding must be explained in ``constructs/cdk_inference/explanations.toml``, and every explanation must match a
-finding. The exit code is 0 if both hold, and 69 if the judges cannot be installed here, because no index is reached.
+Every finding must be explained in ``constructs/cdk_inference/common/explanations.toml``, and every explanation must
+match a finding. The exit code is 0 if both hold, and 69 if the judges cannot be installed because no index is reached.
 """
 
 from __future__ import annotations

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from cdk_inference.bytecode import COMPILERS
-from cdk_inference.local.emulator import Emulator
-from cdk_inference.model.cache import cache_root
-from cdk_inference.platform import CONTEXT_KEY, LambdaPlatform
+from cdk_inference.bundling.bytecode import COMPILERS
+from cdk_inference.common.cache import cache_root
+from cdk_inference.common.platform import CONTEXT_KEY, LambdaPlatform
+from cdk_inference.local.emulator.emulator import Emulator
 from verify import emulators
 from verify.cases import CASES, MODEL_CACHE, ROOT, STACK
 from verify.comparison import EXACT, Comparison, Limits, compare, decoded, plain_row

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from cdk_inference.model.cache import cache_root, make_cache
+from cdk_inference.common.cache import cache_root, make_cache
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-_METADATA = "cdk-inference"  # cdk_inference.metadata has it, and imports the CDK, which takes seconds
+_METADATA = "cdk-inference"  # cdk_inference.common.metadata has it, and imports the CDK, which takes seconds
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ GROUPS = {
 }
 """The module of each group."""
 
-EXPLANATIONS = Path(__file__).parents[1] / "constructs" / "cdk_inference" / "explanations.toml"
+EXPLANATIONS = Path(__file__).parents[1] / "constructs" / "cdk_inference" / "common" / "explanations.toml"
 
 
 @dataclass(frozen=True, order=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aws_cdk import App, Stack
 
     from cdk_inference import ModelArtifact
-    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe.precision import Pinned
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".verify"

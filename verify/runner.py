@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.local import aws
-from cdk_inference.model.cache import cache_root
+from cdk_inference.common.cache import cache_root
+from cdk_inference.local.emulator import aws
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.managed_capacity import REGIONS as INSTANCE_REGIONS
+from cdk_inference.capacity.managed_instances import REGIONS as INSTANCE_REGIONS
 from verify.judges import Finding, Verdict
 from verify.references import ROOT
 

@@ -28,8 +28,8 @@ inputs = {
 
 if side == "ours":
     sys.path[:0] = where
-    from inference_runtime.session import open_session
-    from inference_runtime.tensor import Tensor
+    from inference_runtime.engine.session import open_session
+    from inference_runtime.tensors.tensor import Tensor
 
     session, _ = open_session()
     feeds = {name: Tensor(*described) for name, described in inputs.items()}

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cdk_inference.model.cache import cache_root, make_cache
+from cdk_inference.common.cache import cache_root, make_cache
 
 SOURCE = Path(__file__).with_name("without_vnni.c")
 EMULATOR = "qemu-x86_64 -cpu Haswell emulates such a CPU on any machine, slowly"

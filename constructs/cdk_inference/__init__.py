@@ -13,73 +13,73 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cdk_inference.capacity import Capacity
-    from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
-    from cdk_inference.delivery import ModelDelivery
+    from cdk_inference.bundling.delivery import ModelDelivery
+    from cdk_inference.capacity.capacity import Capacity
+    from cdk_inference.capacity.managed_instances import CpuCapacity
+    from cdk_inference.capacity.network import InferenceNetwork
+    from cdk_inference.capacity.provisioned import CapacitySchedule
+    from cdk_inference.common.platform import LambdaPlatform
+    from cdk_inference.costs.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
+    from cdk_inference.costs.prices import Prices
     from cdk_inference.errors import InferenceError, ModelBuildError, PropError
-    from cdk_inference.functions import CpuInference, PostprocessFunction, PreprocessFunction, StageFunction
-    from cdk_inference.fused import FusedFunction
     from cdk_inference.gpu.capacity import GpuCapacity
     from cdk_inference.gpu.inference import GpuInference, LambdaGpu
     from cdk_inference.gpu.sagemaker import SageMakerAsync
     from cdk_inference.gpu.workflow import GpuWorkflow
-    from cdk_inference.inference import Inference
-    from cdk_inference.managed_capacity import CpuCapacity
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.network import InferenceNetwork
-    from cdk_inference.pipeline import InferencePipeline
-    from cdk_inference.platform import LambdaPlatform
-    from cdk_inference.prices import Prices
-    from cdk_inference.provisioned import CapacitySchedule
-    from cdk_inference.results import ResultsTable
+    from cdk_inference.pipeline.pipeline import InferencePipeline
+    from cdk_inference.pipeline.workflow import FusedLeg, InferenceWorkflow, Leg
+    from cdk_inference.routing.inference import Inference
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.router import Router
     from cdk_inference.routing.strategies import Routing
-    from cdk_inference.stages import Postprocess, Preprocess
-    from cdk_inference.trigger import S3Trigger
-    from cdk_inference.work import WorkBucket
-    from cdk_inference.workflow import FusedLeg, InferenceWorkflow, Leg
+    from cdk_inference.stages.functions import CpuInference, PostprocessFunction, PreprocessFunction, StageFunction
+    from cdk_inference.stages.fused import FusedFunction
+    from cdk_inference.stages.stages import Postprocess, Preprocess
+    from cdk_inference.storage.results import ResultsTable
+    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.triggers.s3 import S3Trigger
 
 _MODULES = {
-    "Capacity": "capacity",
-    "CapacitySchedule": "provisioned",
-    "CascadeOption": "costs",
-    "CpuCapacity": "managed_capacity",
-    "CpuInference": "functions",
-    "CpuOption": "costs",
-    "FusedFunction": "fused",
-    "FusedLeg": "workflow",
+    "Capacity": "capacity.capacity",
+    "CapacitySchedule": "capacity.provisioned",
+    "CascadeOption": "costs.costs",
+    "CpuCapacity": "capacity.managed_instances",
+    "CpuInference": "stages.functions",
+    "CpuOption": "costs.costs",
+    "FusedFunction": "stages.fused",
+    "FusedLeg": "pipeline.workflow",
     "GpuCapacity": "gpu.capacity",
     "GpuInference": "gpu.inference",
-    "GpuOption": "costs",
+    "GpuOption": "costs.costs",
     "GpuWorkflow": "gpu.workflow",
-    "Inference": "inference",
+    "Inference": "routing.inference",
     "InferenceError": "errors",
-    "InferenceNetwork": "network",
-    "InferencePipeline": "pipeline",
-    "InferenceWorkflow": "workflow",
+    "InferenceNetwork": "capacity.network",
+    "InferencePipeline": "pipeline.pipeline",
+    "InferenceWorkflow": "pipeline.workflow",
     "LambdaGpu": "gpu.inference",
-    "LambdaPlatform": "platform",
-    "Leg": "workflow",
+    "LambdaPlatform": "common.platform",
+    "Leg": "pipeline.workflow",
     "ModelArtifact": "model.artifact",
     "ModelBuildError": "errors",
-    "ModelDelivery": "delivery",
-    "PipelineShape": "costs",
-    "Postprocess": "stages",
-    "PostprocessFunction": "functions",
-    "Preprocess": "stages",
-    "PreprocessFunction": "functions",
-    "Prices": "prices",
+    "ModelDelivery": "bundling.delivery",
+    "PipelineShape": "costs.costs",
+    "Postprocess": "stages.stages",
+    "PostprocessFunction": "stages.functions",
+    "Preprocess": "stages.stages",
+    "PreprocessFunction": "stages.functions",
+    "Prices": "costs.prices",
     "PropError": "errors",
-    "ResultsTable": "results",
+    "ResultsTable": "storage.results",
     "Route": "routing.route",
     "Router": "routing.router",
     "Routing": "routing.strategies",
-    "S3Trigger": "trigger",
+    "S3Trigger": "triggers.s3",
     "SageMakerAsync": "gpu.sagemaker",
-    "StageFunction": "functions",
-    "Traffic": "costs",
-    "WorkBucket": "work",
+    "StageFunction": "stages.functions",
+    "Traffic": "costs.costs",
+    "WorkBucket": "storage.work_bucket",
 }
 
 __all__ = [

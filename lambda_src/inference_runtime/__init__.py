@@ -12,7 +12,7 @@ from inference_runtime.errors import RejectItem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from inference_runtime.item import Item
+    from inference_runtime.stages.item import Item
 
 __all__ = ["Item", "RejectItem"]
 
@@ -20,7 +20,7 @@ __all__ = ["Item", "RejectItem"]
 def __getattr__(name: str) -> type:
     # Only when it is asked for: the inference function knows no items, and starts without what they need.
     if name == "Item":
-        from inference_runtime.item import Item  # noqa: PLC0415
+        from inference_runtime.stages.item import Item  # noqa: PLC0415
 
         return Item
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cdk_inference.local import Cloud, aws
-from cdk_inference.model.cache import cache_root
+from cdk_inference.common.cache import cache_root
+from cdk_inference.local import Cloud
+from cdk_inference.local.emulator import aws
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ ACKNOWLEDGED = r"Resources\.\w+Function\w+\.Metadata\.cdk_nag\.rules_to_suppress
 SAME_MODEL = ("name", "inputs", "outputs", "architecture", "precision", "opset", "baseline_size_bytes", "provenance")
 # A version's logical id ends in a hash of its function's code and configuration, the three above among it.
 VERSION = re.compile(r"(CurrentVersion[0-9A-F]{8})[0-9a-f]{32}")
-HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "boto3", "cdk_inference.model.build")
+HEAVY = ("torch", "onnx", "onnxruntime", "numpy", "PIL", "boto3", "cdk_inference.model.building")
 SYNTH = f"""
 import runpy, sys
 runpy.run_path("app.py")

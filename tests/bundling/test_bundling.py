@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.waiting import PATIENCE
 
-from cdk_inference import bundling, contents
-from cdk_inference.bundling import WheelPart, bundle, files_zip
+from cdk_inference.bundling import bundle as bundling
+from cdk_inference.bundling.bundle import WheelPart, bundle, files_zip
+from cdk_inference.bundling.wheels import Requirements
+from cdk_inference.common import contents
+from cdk_inference.common.cache import hash_file
+from cdk_inference.common.platform import LambdaPlatform
 from cdk_inference.errors import PropError
-from cdk_inference.model.cache import hash_file
-from cdk_inference.platform import LambdaPlatform
-from cdk_inference.wheels import Requirements
 
 PLATFORM = LambdaPlatform("3.14", "arm64")
 

@@ -21,9 +21,11 @@ from aws_cdk.assertions import Annotations, Match
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdk_inference import LambdaPlatform, bundling, bytecode
-from cdk_inference.bundling import bundle
-from cdk_inference.bytecode import BytecodeError, compile_modules
+from cdk_inference import LambdaPlatform
+from cdk_inference.bundling import bundle as bundling
+from cdk_inference.bundling import bytecode
+from cdk_inference.bundling.bundle import bundle
+from cdk_inference.bundling.bytecode import BytecodeError, compile_modules
 
 HERE = f"3.{sys.version_info.minor}"
 TAG = sys.implementation.cache_tag

@@ -21,10 +21,10 @@ from onnx import TensorProto, helper
 from packaging.requirements import Requirement
 
 from cdk_inference import LambdaPlatform
-from cdk_inference.bundling import lambda_source
+from cdk_inference.bundling.bundle import lambda_source
+from cdk_inference.bundling.uv_environment import uv_environment
+from cdk_inference.bundling.wheels import Requirements
 from cdk_inference.gpu.image import gpu_image
-from cdk_inference.uv_environment import uv_environment
-from cdk_inference.wheels import Requirements
 
 DOCKERFILE = lambda_source() / "gpu" / "Dockerfile"
 REQUIREMENTS = [lambda_source() / "requirements" / f"{name}.txt" for name in ("inference-gpu-cuda", "inference-gpu")]

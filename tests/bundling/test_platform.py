@@ -7,8 +7,8 @@ import pytest
 from aws_cdk import App, Stack
 from aws_cdk import aws_lambda as lambda_
 
+from cdk_inference.common.platform import CONTEXT_KEY, LambdaPlatform
 from cdk_inference.errors import PropError
-from cdk_inference.platform import CONTEXT_KEY, LambdaPlatform
 
 
 def test_default_is_the_newest_python_of_cdk_on_arm64() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdk_inference import LambdaPlatform, Preprocess
-from cdk_inference.bundling import bundle, lambda_source
+from cdk_inference.bundling.bundle import bundle, lambda_source
 from cdk_inference.model import PackageFile, TensorSpec
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from aws_cdk import Stack
 
-    from cdk_inference.bundling import BundledCode
+    from cdk_inference.bundling.bundle import BundledCode
 
 pytestmark = pytest.mark.slow
 

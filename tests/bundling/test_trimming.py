@@ -15,8 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from cdk_inference import LambdaPlatform
-from cdk_inference.packages import ZipPackage
-from cdk_inference.trimming import chosen_files, needed_files
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.bundling.trimming import chosen_files, needed_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aws_cdk import Stack
 
-    from cdk_inference.packages import Engine
+    from cdk_inference.bundling.packages import Engine
 
 PIP_INSTALLED = 144_000_000  # bytes of onnxruntime with what pip installs beside it, see docs/performance.md
 

@@ -24,12 +24,12 @@ from cdk_inference import (
     PropError,
     WorkBucket,
 )
-from cdk_inference.capacity import ON_DEMAND, Capacity
-from cdk_inference.functions import StageFunction
-from cdk_inference.managed_capacity import CpuCapacity
-from cdk_inference.packages import PackagedCode
-from cdk_inference.snap_start import violations_of
-from cdk_inference.warming import HOLD_MS
+from cdk_inference.bundling.packages import PackagedCode
+from cdk_inference.capacity.capacity import ON_DEMAND, Capacity
+from cdk_inference.capacity.keep_warm import HOLD_MS
+from cdk_inference.capacity.managed_instances import CpuCapacity
+from cdk_inference.capacity.snap_start import violations_of
+from cdk_inference.stages.functions import StageFunction
 from inference_runtime.lifecycle import LONGEST_HOLD_MS, answers_warming
 
 from .conftest import RECIPE, make_stack, resources
@@ -175,7 +175,7 @@ def stage(stack, id="Stage", capacity=ON_DEMAND, **code):
     bucket = stack.node.try_find_child("Code") or s3.Bucket(stack, "Code")
     packaged = PackagedCode(
         lambda_.Code.from_bucket(bucket, "code.zip"),
-        "inference_runtime.infer.handler",
+        "inference_runtime.handlers.infer.handler",
         lambda_.Runtime.PYTHON_3_14,
         lambda_.Architecture.ARM_64,
     )

@@ -28,19 +28,19 @@ from cdk_inference import (
     PropError,
     WorkBucket,
 )
-from cdk_inference import delivery as module
-from cdk_inference.bundling import BundledCode, lambda_source
-from cdk_inference.delivery import ModelPackage
-from cdk_inference.images import staged
-from cdk_inference.model.targets import WITH_VNNI
-from cdk_inference.packages import PackagedCode, ZipPackage
+from cdk_inference.bundling import delivery as module
+from cdk_inference.bundling.bundle import BundledCode, lambda_source
+from cdk_inference.bundling.delivery import ModelPackage
+from cdk_inference.bundling.images import staged
+from cdk_inference.bundling.packages import PackagedCode, ZipPackage
+from cdk_inference.model.recipe.targets import WITH_VNNI
 
 from .conftest import RECIPE, make_stack, resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cdk_inference.model.targets import Architecture, Target
+    from cdk_inference.model.recipe.targets import Architecture, Target
 
 MIB = 1024**2
 DELIVERIES = ("zip", "layer", "s3", "image")
@@ -410,7 +410,7 @@ def bundled(folder: Path, tmp_path: Path) -> Callable[..., tuple[Path, dict[str,
         model = _Built(folder)
         scope = cdk.aws_iam.Role(stack, "Role", assumed_by=cdk.aws_iam.ServicePrincipal("lambda.amazonaws.com"))
         delivery: ModelDelivery = getattr(ModelDelivery, name)()
-        package = ZipPackage(handler="inference_runtime.infer.handler", **code)
+        package = ZipPackage(handler="inference_runtime.handlers.infer.handler", **code)
         packaged = delivery.bind(scope, package=package, model=model, name="X", platform=platform)  # type: ignore[arg-type]
         cdk.aws_lambda.Function(
             stack,
@@ -447,7 +447,12 @@ def test_what_an_image_is_built_from(bundled: Callable[..., tuple[Path, dict[str
     assert image["source"]["dockerBuildArgs"] == {"PYTHON": "3.13"}
     context = assembly / image["source"]["directory"]
     files = {path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file()}
-    assert {"Dockerfile", "model/model.onnx", "model/model.weights", "code/inference_runtime/infer.py"} <= files
+    assert {
+        "Dockerfile",
+        "model/model.onnx",
+        "model/model.weights",
+        "code/inference_runtime/handlers/infer.py",
+    } <= files
     executables = {name for name in files if stat.S_IMODE((context / name).stat().st_mode) == 0o755}
     assert executables == {"code/tool"}
     assert {stat.S_IMODE(path.stat().st_mode) for path in context.rglob("*")} <= {0o755, 0o644}

@@ -27,7 +27,7 @@ from cdk_inference import (
     SageMakerAsync,
     WorkBucket,
 )
-from cdk_inference.descriptions import described
+from cdk_inference.common.descriptions import described
 from cdk_inference.model import Float16
 
 from .conftest import RECIPE, resources

@@ -32,7 +32,7 @@ from cdk_inference import (
     WorkBucket,
 )
 from cdk_inference.model import TensorSpec
-from cdk_inference.model.manifest import Measured
+from cdk_inference.model.records.manifest import Measured
 
 from .conftest import RECIPE, make_stack, resources, states_of
 
@@ -63,7 +63,7 @@ def test_the_whole_template(stack, pipeline, snapshot_json):
 def test_it_has_one_function_one_task_and_no_work_bucket(stack, pipeline):
     made = pipeline(fused=True)
     properties, mark = function(stack)
-    assert properties["Handler"] == "inference_runtime.fused.handler"
+    assert properties["Handler"] == "inference_runtime.handlers.fused.handler"
     assert (mark["stage"], mark["stages"]) == ("Score", ["preprocess", "inference", "postprocess"])
     assert mark["pipeline"] == "Stack/Photos"
     assert mark["model"]["name"] == "tiny"
@@ -449,7 +449,7 @@ def test_versions_in_files_are_compared_too(stack, write, tmp_path):
 
 
 def test_what_a_stage_leaves_out_stays_if_the_other_stage_may_need_it(tmp_path):
-    from cdk_inference.fused import _package  # what is bundled: nothing is, in these tests
+    from cdk_inference.stages.fused import _package  # what is bundled: nothing is, in these tests
 
     text = replace(Preprocess.tensor().code, excluded_requirements=("huggingface-hub",))
     plain = Postprocess.outputs().code

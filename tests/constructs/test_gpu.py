@@ -20,12 +20,12 @@ from aws_cdk.assertions import Template
 from cdk_nag import AwsSolutionsChecks
 
 from cdk_inference import LambdaPlatform, ModelArtifact, PropError, WorkBucket
-from cdk_inference.functions import TRANSIENT_ERRORS
+from cdk_inference.capacity.network import InferenceNetwork
 from cdk_inference.gpu.capacity import GpuCapacity
 from cdk_inference.gpu.checks import violations_of
 from cdk_inference.gpu.inference import GpuInference, LambdaGpu
-from cdk_inference.inference import Inference
-from cdk_inference.network import InferenceNetwork
+from cdk_inference.routing.inference import Inference
+from cdk_inference.stages.functions import TRANSIENT_ERRORS
 
 from .conftest import RECIPE, make_stack, resources
 
@@ -348,7 +348,7 @@ def test_on_the_cpu_it_is_a_zip_with_the_same_handler():
     inference = gpu(stack, backend=LambdaGpu(min_environments=1), patience=cdk.Duration.minutes(2))
     task = inference.task(stack, "Task", payload={})
     function = only(stack, "AWS::Lambda::Function")["Properties"]
-    assert function["Handler"] == "inference_runtime.infer.handler"
+    assert function["Handler"] == "inference_runtime.handlers.infer.handler"
     assert function["Environment"]["Variables"]["ACCELERATOR"] == "cuda"
     assert not function.keys() & {"PackageType", "AcceleratorConfig", "CapacityProviderConfig"}
     assert not resources(stack, "AWS::Lambda::CapacityProvider")

@@ -11,10 +11,10 @@ from aws_cdk.assertions import Annotations, Match
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdk_inference.costs.memory import SIZES, choices, least_memory, recommend, warn_of_memory
+from cdk_inference.costs.prices import Prices
 from cdk_inference.errors import PropError
-from cdk_inference.memory import SIZES, choices, least_memory, recommend, warn_of_memory
-from cdk_inference.model.manifest import Measured
-from cdk_inference.prices import Prices
+from cdk_inference.model.records.manifest import Measured
 
 MEASURED = Measured("a cpu", 20.0, 10.0, 2.0, 200.0, 80.0, 100.0, {"1": 10.0, "2": 6.0})
 

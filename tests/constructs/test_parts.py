@@ -25,7 +25,7 @@ from cdk_inference import (
     StageFunction,
     WorkBucket,
 )
-from cdk_inference.packages import ZipPackage
+from cdk_inference.bundling.packages import ZipPackage
 
 from .conftest import resources
 
@@ -144,7 +144,7 @@ def test_options_that_the_environment_would_not_hold_travel_in_a_file():
     fields = [f"a rather long name of a field, number {i}" for i in range(300)]
     code = Preprocess.json(fields=fields).code
     assert code.environment() == {
-        "STAGE_FUNCTION": "inference_runtime.builtin.tabular:json_preprocessor",
+        "STAGE_FUNCTION": "inference_runtime.stages.builtin.tabular:json_preprocessor",
         "STAGE_OPTIONS_FILE": "stage_options.json",
     }
     assert json.loads(code.files()["stage_options.json"]) == {"fields": fields, "dtype": "float32"}

@@ -36,10 +36,10 @@ from cdk_inference import (
     S3Trigger,
     Traffic,
 )
-from cdk_inference.functions import FunctionOptions
-from cdk_inference.managed_capacity import ManagedInstancesOptions
+from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
+from cdk_inference.common.prop_types import find_wrong
 from cdk_inference.model import Float16
-from cdk_inference.prop_types import find_wrong
+from cdk_inference.stages.functions import FunctionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

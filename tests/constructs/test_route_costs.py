@@ -24,10 +24,10 @@ from cdk_inference import (
     SageMakerAsync,
     Traffic,
 )
-from cdk_inference.costs import CpuOption, GpuOption, always_on_advice, estimate
+from cdk_inference.costs.costs import CpuOption, GpuOption, always_on_advice, estimate
 from cdk_inference.model import Calibration, Float16
-from cdk_inference.model.manifest import Measured
-from cdk_inference.routing.costs import advise, cascade_costs, option, warn_of_backlog
+from cdk_inference.model.records.manifest import Measured
+from cdk_inference.routing.route_costs import advise, cascade_costs, option, warn_of_backlog
 from cdk_inference.routing.strategies import RoutePlan
 
 from .conftest import RECIPE, make_stack, resources
@@ -86,7 +86,7 @@ def test_a_cascade_is_chosen_when_little_is_escalated_to_a_heavy_model(monkeypat
     cpu, gpu = cpu_and_gpu(stack, 4000, 500)
     first = route(stack, "first", measured=3)
     monkeypatch.setattr("cdk_inference.model.cascade.calibrate", calibrated)
-    monkeypatch.setattr("cdk_inference.routing.costs.calibrate", calibrated)
+    monkeypatch.setattr("cdk_inference.routing.route_costs.calibrate", calibrated)
     plan = RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, first=first, traffic=STEADY))
     assert list(plan.legs)[-1].startswith("first>")
     assert "first, then cpu" in plan.decisions[0]

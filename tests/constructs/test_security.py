@@ -28,7 +28,7 @@ from cdk_inference import (
     WorkBucket,
 )
 from cdk_inference.model import Float16
-from cdk_inference.workflow import Leg
+from cdk_inference.pipeline.workflow import Leg
 
 from .conftest import RECIPE, make_stack, resources
 

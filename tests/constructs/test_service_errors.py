@@ -11,11 +11,11 @@ from aws_cdk import Duration
 from botocore import xform_name
 
 from cdk_inference import StageFunction
-from cdk_inference.functions import CONFIGURATION_ERRORS, NOT_READY_ERRORS, TRANSIENT_ERRORS
-from cdk_inference.packages import ZipPackage
-from cdk_inference.service_errors import ERRORS, Kind, state_errors
-from inference_runtime.postprocessor import NEVER_WRITTEN
-from inference_runtime.preprocessor import _GONE as GONE
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.common.service_errors import ERRORS, Kind, state_errors
+from cdk_inference.stages.functions import CONFIGURATION_ERRORS, NOT_READY_ERRORS, TRANSIENT_ERRORS
+from inference_runtime.stages.postprocessor import NEVER_WRITTEN
+from inference_runtime.stages.preprocessor import _GONE as GONE
 
 from .conftest import make_stack
 

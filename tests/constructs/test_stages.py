@@ -34,7 +34,7 @@ def stage_file(tmp_path):
 def test_an_image_stage_tells_the_runtime_its_options():
     environment = Preprocess.image(size=224, resize="pad").bind(IMAGE).environment()
     assert environment == {
-        "STAGE_FUNCTION": "inference_runtime.builtin.image:image_preprocessor",
+        "STAGE_FUNCTION": "inference_runtime.stages.builtin.image:image_preprocessor",
         "STAGE_OPTIONS": (
             '{"crop": 0.875, "interpolation": "bicubic", "max_pixels": 64000000, "resize": "pad", "size": 224}'
         ),
@@ -220,7 +220,7 @@ def tokenizer(tmp_path):
 
 def test_a_text_stage_tells_the_runtime_what_the_model_takes(tokenizer):
     code = Preprocess.text(tokenizer=tokenizer, max_length=128, field="body").bind(TOKENS)
-    assert code.function == "inference_runtime.builtin.text:text_preprocessor"
+    assert code.function == "inference_runtime.stages.builtin.text:text_preprocessor"
     assert code.options == {
         "tokenizer_file": "tokenizer.json",
         "max_length": 128,
@@ -307,7 +307,7 @@ def test_a_text_stage_fits_a_model_of_one_length(tokenizer):
 def test_an_embedding_stage_tells_the_runtime_its_options():
     code = Postprocess.embedding(encoding="list").bind(EMBEDDING)
     assert code.environment() == {
-        "STAGE_FUNCTION": "inference_runtime.builtin.embedding:embedding_postprocessor",
+        "STAGE_FUNCTION": "inference_runtime.stages.builtin.embedding:embedding_postprocessor",
         "STAGE_OPTIONS": '{"encoding": "list", "normalize": false, "output": null}',
     }
     assert Postprocess.embedding(output="embedding").bind((*EMBEDDING, IMAGE[0])).options["output"] == "embedding"

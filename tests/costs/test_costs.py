@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cdk_inference import PropError
-from cdk_inference.costs import (
+from cdk_inference.costs.costs import (
     MONTH_HOURS,
     CascadeOption,
     CpuOption,
@@ -24,8 +24,8 @@ from cdk_inference.costs import (
     choose,
     estimate,
 )
-from cdk_inference.model.manifest import Manifest, Measured
-from cdk_inference.prices import Prices
+from cdk_inference.costs.prices import Prices
+from cdk_inference.model.records.manifest import Manifest, Measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 
 from cdk_inference import PropError
-from cdk_inference.prices import FROM_MEMORY, SOURCES, Prices
+from cdk_inference.costs.prices import FROM_MEMORY, SOURCES, Prices
 
 
 def test_every_price_has_a_source_and_a_date() -> None:

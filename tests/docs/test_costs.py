@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from cdk_inference.costs import CascadeOption, CpuOption, PipelineShape, Traffic, estimate
-from cdk_inference.prices import Prices
+from cdk_inference.costs.costs import CascadeOption, CpuOption, PipelineShape, Traffic, estimate
+from cdk_inference.costs.prices import Prices
 
 from .pages import ROOT, page
 

@@ -15,7 +15,7 @@ import onnxruntime as ort
 import pytest
 
 from cdk_inference import LambdaPlatform
-from cdk_inference.bundling import bundle, lambda_source
+from cdk_inference.bundling.bundle import bundle, lambda_source
 from cdk_inference.model import build_model
 
 from .pages import EXAMPLES, ROOT
@@ -91,8 +91,8 @@ def test_every_example_has_a_test() -> None:
 def test_minimal(tmp_path: Path) -> None:
     resources = synth("minimal", tmp_path)
     assert stage_functions(resources) == [
-        "inference_runtime.builtin.image:image_preprocessor",
-        "inference_runtime.builtin.classification:classification_postprocessor",
+        "inference_runtime.stages.builtin.image:image_preprocessor",
+        "inference_runtime.stages.builtin.classification:classification_postprocessor",
     ]
     assert len(properties(resources, "AWS::DynamoDB::GlobalTable")) == 1
 
@@ -100,8 +100,8 @@ def test_minimal(tmp_path: Path) -> None:
 def test_sentences(tmp_path: Path) -> None:
     resources = synth("sentences", tmp_path)
     read, store = stage_functions(resources)
-    assert read == "inference_runtime.builtin.text:text_preprocessor"
-    assert store == "inference_runtime.builtin.embedding:embedding_postprocessor"
+    assert read == "inference_runtime.stages.builtin.text:text_preprocessor"
+    assert store == "inference_runtime.stages.builtin.embedding:embedding_postprocessor"
     (variables,) = (
         function["Environment"]["Variables"]
         for function in properties(resources, "AWS::Lambda::Function")
@@ -115,8 +115,8 @@ def test_sentences(tmp_path: Path) -> None:
 def test_cascade(tmp_path: Path) -> None:
     resources = synth("cascade", tmp_path)
     assert stage_functions(resources) == 2 * [
-        "inference_runtime.builtin.image:image_preprocessor",
-        "inference_runtime.builtin.classification:classification_postprocessor",
+        "inference_runtime.stages.builtin.image:image_preprocessor",
+        "inference_runtime.stages.builtin.classification:classification_postprocessor",
     ]
     kinds = [each["StateMachineType"] for each in properties(resources, "AWS::StepFunctions::StateMachine")]
     assert sorted(kinds) == ["EXPRESS", "STANDARD"]

@@ -22,11 +22,11 @@ from constructs import Construct
 
 import cdk_inference
 from cdk_inference import Capacity, Inference, InferencePipeline, ModelArtifact, Preprocess, Route, Routing
-from cdk_inference.functions import FunctionOptions
-from cdk_inference.managed_capacity import ManagedInstancesOptions
+from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.model import Float16
-from inference_runtime.item import Item
-from inference_runtime.rows import row
+from cdk_inference.stages.functions import FunctionOptions
+from inference_runtime.stages.item import Item
+from inference_runtime.stages.rows import row
 
 from .pages import PAGES, ROOT, Page, page
 

@@ -18,9 +18,10 @@ import pytest
 from botocore.exceptions import ClientError
 from tests.waiting import PATIENCE, wait_until
 
-from cdk_inference.local import LocalError, aws
-from cdk_inference.local import emulator as emulator_module
-from cdk_inference.local.emulator import Emulator
+from cdk_inference.local import LocalError
+from cdk_inference.local.emulator import aws
+from cdk_inference.local.emulator import emulator as emulator_module
+from cdk_inference.local.emulator.emulator import Emulator
 
 from .processes import gone, group
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdk_inference.local import LocalError
-from cdk_inference.local.input_template import render
+from cdk_inference.local.emulator.input_template import render
 
 VARIABLES = {"aws.pipes.pipe-name": "photos", "aws.pipes.pipe-arn": "arn:aws:pipes:us-east-1:1:pipe/photos"}
 PIPELINE = '{"message_id": <$.messageId>, "time": <$.body.time>, "detail": <$.body.detail>}'

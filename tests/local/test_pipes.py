@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.waiting import PATIENCE, wait_until
 
-from cdk_inference.local import LocalError, Resource, aws
-from cdk_inference.local.emulator import Emulator
-from cdk_inference.local.pipes import PipeDefinition, PipeRunner, Refusal, failed_messages
+from cdk_inference.local import LocalError, Resource
+from cdk_inference.local.emulator import aws
+from cdk_inference.local.emulator.emulator import Emulator
+from cdk_inference.local.emulator.pipes import PipeDefinition, PipeRunner, Refusal, failed_messages
 
 from .conftest import APP
 from .templates import create, template, trust

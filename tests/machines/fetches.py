@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdk_inference.bundling.wheels import Requirements
+from cdk_inference.common.platform import LambdaPlatform
 from cdk_inference.errors import ModelBuildError, PropError
-from cdk_inference.model.download import download
-from cdk_inference.platform import LambdaPlatform
-from cdk_inference.wheels import Requirements
+from cdk_inference.model.files.download import download
 
 if TYPE_CHECKING:
     from collections.abc import Callable

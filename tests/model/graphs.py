@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
 
-from cdk_inference.model.build.graph import clean, fuse
-from cdk_inference.model.build.session import open_session
+from cdk_inference.model.building.evaluation.session import open_session
+from cdk_inference.model.building.graph.graph import clean, fuse
 
 if TYPE_CHECKING:
     from pathlib import Path

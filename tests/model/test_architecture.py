@@ -21,10 +21,10 @@ from tests.model.graphs import (
 )
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.build.architecture import architecture, candidates, is_quantized
-from cdk_inference.model.build.calibrate import calibrate
-from cdk_inference.model.build.precisions import convert
-from cdk_inference.model.precision import Auto, DynamicInt8, Float32, StaticInt8, WeightOnly
+from cdk_inference.model.building.quantization.calibrate import calibrate
+from cdk_inference.model.building.quantization.precisions import convert
+from cdk_inference.model.building.search.architecture import architecture, candidates, is_quantized
+from cdk_inference.model.recipe.precision import Auto, DynamicInt8, Float32, StaticInt8, WeightOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe.precision import Pinned
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import StaticInt8, build_model
-from cdk_inference.model.lock import read_lock
+from cdk_inference.model.records.lock import read_lock
 
 from .conftest import write_recipe
 

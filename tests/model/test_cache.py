@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdk_inference.model import builder, load_recipe
-from cdk_inference.model.builder import open_project
-from cdk_inference.model.cache import cache_root, hash_folder, make_cache
+from cdk_inference.common.cache import cache_root, hash_folder, make_cache
+from cdk_inference.model import load_recipe
+from cdk_inference.model import project as builder
+from cdk_inference.model.project import open_project
 
 NAMES = st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3})?\.py", fullmatch=True)
 

@@ -16,11 +16,11 @@ from tests.model.graphs import Graph, cnn, feed, prepared, run, transformer
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import StaticInt8
-from cdk_inference.model.build import calibrate as module
-from cdk_inference.model.build.calibrate import RANGE_DIGITS, calibrate
-from cdk_inference.model.build.graph import clean
-from cdk_inference.model.build.measure import peak_memory
-from cdk_inference.model.build.precisions import convert
+from cdk_inference.model.building.evaluation.measure import peak_memory
+from cdk_inference.model.building.graph.graph import clean
+from cdk_inference.model.building.quantization import calibrate as module
+from cdk_inference.model.building.quantization.calibrate import RANGE_DIGITS, calibrate
+from cdk_inference.model.building.quantization.precisions import convert
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,13 +23,13 @@ from hypothesis.extra.numpy import arrays
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model import Calibration, DynamicInt8, Float16, Float32, calibrate
 from cdk_inference.model.artifact import ModelArtifact
-from cdk_inference.model.build.metrics import confidences
+from cdk_inference.model.building.evaluation.metrics import confidences
 from cdk_inference.model.cascade import GRID, Answers, choose, lower_bound
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe.precision import Pinned
 
 ROOT = Path(__file__).parents[2]
 LITE = ROOT / "model_assets" / "efficientnet_lite"
@@ -339,7 +339,7 @@ def test_model_whose_first_output_is_no_class_score_fails_even_if_the_stack_is_n
 
 def test_process_that_asks_a_model_imports_nothing_that_only_builds_need() -> None:
     code = (
-        "import sys; from cdk_inference.model.build.__main__ import _mode; _mode('answers');"
+        "import sys; from cdk_inference.model.building.__main__ import _mode; _mode('answers');"
         "print([m for m in ('torch', 'onnx', 'matplotlib', 'aws_cdk') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -20,10 +20,10 @@ from cdk_inference import InferencePipeline, LambdaPlatform, Preprocess, Route, 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Auto, Calibration, Float16, Float32, StaticInt8, WeightOnly, build_model, calibrate
 from cdk_inference.model.artifact import ModelArtifact
-from cdk_inference.model.builder import open_project
 from cdk_inference.model.cascade import Answers, decide, tally
-from cdk_inference.model.cascade_lock import SUFFIX, Basis, CascadeLock, Entry, LockFile, Side
-from cdk_inference.model.targets import ARCHITECTURES
+from cdk_inference.model.project import open_project
+from cdk_inference.model.recipe.targets import ARCHITECTURES
+from cdk_inference.model.records.cascade_lock import SUFFIX, Basis, CascadeLock, Entry, LockFile, Side
 
 from .conftest import write_recipe
 

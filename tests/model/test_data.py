@@ -8,7 +8,7 @@ import pytest
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import TensorSpec
-from cdk_inference.model.build.data import Samples, first_batch, load_function, load_samples
+from cdk_inference.model.building.evaluation.data import Samples, first_batch, load_function, load_samples
 
 if TYPE_CHECKING:
     from pathlib import Path

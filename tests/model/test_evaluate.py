@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec, TorchModule
-from cdk_inference.model.build import evaluate, measure
-from cdk_inference.model.build.data import check_array
+from cdk_inference.model.building.evaluation import evaluate, measure
+from cdk_inference.model.building.evaluation.data import check_array
 
 RECIPE = ModelRecipe(
     name="m",

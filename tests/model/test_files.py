@@ -14,9 +14,9 @@ import pytest
 from tests.waiting import PATIENCE
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model import download as downloads
-from cdk_inference.model.files import fetch
-from cdk_inference.model.sources import Download, HubFile, PackageFile
+from cdk_inference.model.files import download as downloads
+from cdk_inference.model.files.fetch import fetch
+from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -317,8 +317,8 @@ def test_processes_fetch_the_same_file_once(web: Web, tmp_path: Path) -> None:
 
     web.answers = [slow]
     code = (
-        "import sys; from pathlib import Path; from cdk_inference.model.files import fetch;"
-        "from cdk_inference.model.sources import Download; print('ready', flush=True);"
+        "import sys; from pathlib import Path; from cdk_inference.model.files.fetch import fetch;"
+        "from cdk_inference.model.recipe.sources import Download; print('ready', flush=True);"
         f"print(fetch(Download('{web.url}/w.bin', '{SHA256}'), Path('.'), Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "cache")]

@@ -26,7 +26,7 @@ from tests.model.graphs import (
 )
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.build.graph import clean, fuse, opset, serialize, sort_nodes
+from cdk_inference.model.building.graph.graph import clean, fuse, opset, serialize, sort_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

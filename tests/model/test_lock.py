@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import DynamicInt8, Evaluation, Float32, Metric, StaticInt8
-from cdk_inference.model.lock import Candidate, Lock, read_lock
-from cdk_inference.model.manifest import Distribution, Measured
+from cdk_inference.model.records.lock import Candidate, Lock, read_lock
+from cdk_inference.model.records.manifest import Distribution, Measured
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cdk_inference.model import build_model
-from cdk_inference.model.lock import Lock, read_lock
-from cdk_inference.model.targets import ARCHITECTURES, Architecture
+from cdk_inference.model.recipe.targets import ARCHITECTURES, Architecture
+from cdk_inference.model.records.lock import Lock, read_lock
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {

@@ -12,9 +12,9 @@ from hypothesis.extra.numpy import arrays
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation
-from cdk_inference.model.build.data import Samples
-from cdk_inference.model.build.metrics import Judge, confidences, cosines
-from cdk_inference.model.evaluation import limit, passes
+from cdk_inference.model.building.evaluation.data import Samples
+from cdk_inference.model.building.evaluation.metrics import Judge, confidences, cosines
+from cdk_inference.model.recipe.evaluation import limit, passes
 
 SCORES = arrays(np.float32, (4, 3), elements=st.floats(-10, 10, width=32))
 

@@ -17,15 +17,15 @@ from onnx import TensorProto
 from tests.model.graphs import Graph
 
 from cdk_inference.model import Evaluation, Float16, Float32, ModelRecipe, OnnxFile, Provenance, TensorSpec
-from cdk_inference.model.build import optimize as module
-from cdk_inference.model.build.calibrate import calibrate
-from cdk_inference.model.build.graph import clean, fuse, serialize
-from cdk_inference.model.build.optimize import optimize
-from cdk_inference.model.build.precisions import convert
-from cdk_inference.model.precision import DynamicInt8, StaticInt8, WeightOnly
+from cdk_inference.model.building.graph import optimize as module
+from cdk_inference.model.building.graph.graph import clean, fuse, serialize
+from cdk_inference.model.building.graph.optimize import optimize
+from cdk_inference.model.building.quantization.calibrate import calibrate
+from cdk_inference.model.building.quantization.precisions import convert
+from cdk_inference.model.recipe.precision import DynamicInt8, StaticInt8, WeightOnly
 
 if TYPE_CHECKING:
-    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe.precision import Pinned
 
 RECIPE = ModelRecipe(
     name="m",

@@ -33,18 +33,18 @@ from cdk_inference.model import (
     TensorSpec,
     build_model,
     load_recipe,
-    weights,
 )
-from cdk_inference.model.build.architecture import candidates
-from cdk_inference.model.build.calibrate import calibrate
-from cdk_inference.model.build.data import load_samples
-from cdk_inference.model.build.graph import clean, serialize
-from cdk_inference.model.build.metrics import likeness
-from cdk_inference.model.build.optimize import optimize
-from cdk_inference.model.build.precisions import convert
-from cdk_inference.model.build.saturation import saturating, unsigned
-from cdk_inference.model.precision import describe
-from cdk_inference.model.weights import MODEL
+from cdk_inference.model.building.evaluation.data import load_samples
+from cdk_inference.model.building.evaluation.metrics import likeness
+from cdk_inference.model.building.graph.graph import clean, serialize
+from cdk_inference.model.building.graph.optimize import optimize
+from cdk_inference.model.building.quantization.calibrate import calibrate
+from cdk_inference.model.building.quantization.precisions import convert
+from cdk_inference.model.building.quantization.saturation import saturating, unsigned
+from cdk_inference.model.building.search.architecture import candidates
+from cdk_inference.model.files import weights
+from cdk_inference.model.files.weights import MODEL
+from cdk_inference.model.recipe.precision import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -21,17 +21,17 @@ from cdk_inference.model import (
     TensorSpec,
     WeightOnly,
 )
-from cdk_inference.model.build.calibrate import calibrate
-from cdk_inference.model.build.data import load_samples
-from cdk_inference.model.build.precisions import convert
-from cdk_inference.model.build.session import open_session
-from cdk_inference.model.build.sources import load
+from cdk_inference.model.building.evaluation.data import load_samples
+from cdk_inference.model.building.evaluation.session import open_session
+from cdk_inference.model.building.importers.sources import load
+from cdk_inference.model.building.quantization.calibrate import calibrate
+from cdk_inference.model.building.quantization.precisions import convert
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe.precision import Pinned
 
     Array = np.ndarray[Any, Any]
 

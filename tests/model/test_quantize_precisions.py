@@ -29,17 +29,17 @@ from tests.model.graphs import (
 )
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.build.calibrate import calibrate
-from cdk_inference.model.build.graph import clean, serialize
-from cdk_inference.model.build.precisions import convert
-from cdk_inference.model.build.precisions.stem import unfold_strides
-from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
+from cdk_inference.model.building.graph.graph import clean, serialize
+from cdk_inference.model.building.quantization.calibrate import calibrate
+from cdk_inference.model.building.quantization.precisions import convert
+from cdk_inference.model.building.quantization.stem import unfold_strides
+from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe.precision import Pinned
 
 EVERY = [StaticInt8(), DynamicInt8(), WeightOnly(8), WeightOnly(4, 32), Float16()]
 
@@ -352,8 +352,8 @@ def test_embeddings_and_rare_weights_are_stored_in_8_bits(precision: Pinned, tmp
 
 
 def test_gelu_is_fused_and_smoothing_changes_no_float_result(tmp_path: Path) -> None:
-    from cdk_inference.model.build.precisions.fusions import fuse_gelu
-    from cdk_inference.model.build.precisions.smoothing import smooth
+    from cdk_inference.model.building.quantization.fusions import fuse_gelu
+    from cdk_inference.model.building.quantization.smoothing import smooth
 
     model = prepared(transformer(), tmp_path)
     expected = run(model, feed(model))[0]
@@ -364,7 +364,7 @@ def test_gelu_is_fused_and_smoothing_changes_no_float_result(tmp_path: Path) -> 
 
 
 def test_smoothing_helps_where_layer_norms_have_outliers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cdk_inference.model.build.precisions import dynamic
+    from cdk_inference.model.building.quantization import dynamic
 
     g = Graph()
     scale = np.ones(64, np.float32)

@@ -30,10 +30,10 @@ from cdk_inference.model import (
     build_model,
     load_recipe,
 )
-from cdk_inference.model.evaluation import METRICS
-from cdk_inference.model.manifest import SCHEMA_VERSION, Distribution, Measured
-from cdk_inference.model.precision import CALIBRATION_METHODS, OBJECTIVES, describe
-from cdk_inference.model.tensors import DTYPES
+from cdk_inference.model.recipe.evaluation import METRICS
+from cdk_inference.model.recipe.precision import CALIBRATION_METHODS, OBJECTIVES, describe
+from cdk_inference.model.recipe.tensors import DTYPES
+from cdk_inference.model.records.manifest import SCHEMA_VERSION, Distribution, Measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,8 +15,8 @@ from PIL import Image
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.model import Float16, build_model, load_recipe
-from cdk_inference.model.build.data import load_function
-from inference_runtime.builtin.image import image_preprocessor
+from cdk_inference.model.building.evaluation.data import load_function
+from inference_runtime.stages.builtin.image import image_preprocessor
 
 if TYPE_CHECKING:
     from cdk_inference.model import BuiltModel

@@ -11,10 +11,10 @@ import pytest
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.model import build_model, load_recipe
-from cdk_inference.model.build.data import load_function
-from inference_runtime.onnxruntime_c import CSession
-from inference_runtime.session import Threads
-from inference_runtime.tensor import tensors_of
+from cdk_inference.model.building.evaluation.data import load_function
+from inference_runtime.engine.onnxruntime_c import CSession
+from inference_runtime.engine.session import Threads
+from inference_runtime.tensors.tensor import tensors_of
 
 HOST = LambdaPlatform.host().architecture
 ASSETS = Path(__file__).parents[2] / "model_assets"

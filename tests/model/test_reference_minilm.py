@@ -11,9 +11,9 @@ import pytest
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.model import PackageFile, build_model, load_recipe
-from cdk_inference.model.build.data import load_function
-from cdk_inference.model.files import fetch
-from inference_runtime.builtin.text import text_preprocessor
+from cdk_inference.model.building.evaluation.data import load_function
+from cdk_inference.model.files.fetch import fetch
+from inference_runtime.stages.builtin.text import text_preprocessor
 
 if TYPE_CHECKING:
     from cdk_inference.model import BuiltModel

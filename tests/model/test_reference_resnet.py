@@ -10,7 +10,7 @@ import pytest
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.model import build_model
-from cdk_inference.model.build.data import load_function
+from cdk_inference.model.building.evaluation.data import load_function
 
 HOST = LambdaPlatform.host().architecture
 FOLDER = Path(__file__).parent / "recipes" / "resnet18"

@@ -16,7 +16,7 @@ import pytest
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.model import BuiltModel, build_model, load_recipe
-from cdk_inference.model.build.data import load_function
+from cdk_inference.model.building.evaluation.data import load_function
 
 HOST = LambdaPlatform.host().architecture
 ASSETS = Path(__file__).parents[2] / "model_assets"

@@ -26,9 +26,9 @@ from cdk_inference import (
     S3Trigger,
     WorkBucket,
 )
+from cdk_inference.bundling.sbom import documents, main
+from cdk_inference.common.cache import hash_file
 from cdk_inference.gpu.image import gpu_image
-from cdk_inference.model.cache import hash_file
-from cdk_inference.sbom import documents, main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,7 +160,7 @@ def test_the_command_writes_the_same_bytes_each_time_and_leaves_no_old_ones(asse
     copy = shutil.copytree(assembly, tmp_path / "elsewhere")
     (copy / "sbom").mkdir()
     (copy / "sbom" / "Removed.cdx.json").write_text("{}")
-    command = [sys.executable, "-m", "cdk_inference.sbom"]
+    command = [sys.executable, "-m", "cdk_inference.bundling.sbom"]
     done = subprocess.run([*command, copy], capture_output=True, text=True, check=True)
     main([str(assembly), "--output", str(tmp_path / "again")])
     written = {path.name: path.read_bytes() for path in (copy / "sbom").iterdir()}

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from tests.model.graphs import cnn, feed, prepared
 
 from cdk_inference.model import DynamicInt8, Float32, Metric, StaticInt8
-from cdk_inference.model.build import measure
-from cdk_inference.model.build.measure import CONFIDENCE, TIE, Timing, interval, is_clear
-from cdk_inference.model.build.search import SIZE_TIE, choose
-from cdk_inference.model.build.trials import Trial
+from cdk_inference.model.building.evaluation import measure
+from cdk_inference.model.building.evaluation.measure import CONFIDENCE, TIE, Timing, interval, is_clear
+from cdk_inference.model.building.search.search import SIZE_TIE, choose
+from cdk_inference.model.building.search.trials import Trial
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,17 +11,17 @@ import pytest
 from onnx import numpy_helper
 from tests.model.graphs import ODD, cnn, cosine, feed, hybrid, prepared, recurrent, run, transformer
 
-from cdk_inference.model.build import sensitivity as module
-from cdk_inference.model.build.calibrate import calibrate
-from cdk_inference.model.build.precisions import convert
-from cdk_inference.model.build.sensitivity import sensitivity, soften
-from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
+from cdk_inference.model.building.quantization.calibrate import calibrate
+from cdk_inference.model.building.quantization.precisions import convert
+from cdk_inference.model.building.search import sensitivity as module
+from cdk_inference.model.building.search.sensitivity import sensitivity, soften
+from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe.precision import Pinned
 
 
 def harmed(work: Path, which: int = 2) -> tuple[onnx.ModelProto, str]:

@@ -14,12 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Download, Evaluation, ModelRecipe, OnnxFile, Provenance, TensorSpec
-from cdk_inference.model.build.sources import load
+from cdk_inference.model.building.importers.sources import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cdk_inference.model.build.sources import Loaded
+    from cdk_inference.model.building.importers.sources import Loaded
 
 X = TensorSpec("x", "float32", ("batch", 4))
 Y = TensorSpec("y", "float32", ("batch", 3))

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec, TorchProgram
-from cdk_inference.model.build.sources import load
+from cdk_inference.model.building.importers.sources import load
 
 torch = pytest.importorskip("torch")
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from cdk_inference.model.build.sources import Loaded
+    from cdk_inference.model.building.importers.sources import Loaded
 
 X = TensorSpec("x", "float32", ("batch", 4))
 Y = TensorSpec("y", "float32", ("batch", 3))
@@ -318,7 +318,7 @@ def test_guards_of_a_program_are_not_run(net: Path) -> None:
     ],
 )
 def test_guards_are_checked(text: str, safe: bool) -> None:
-    from cdk_inference.model.build.torch_program import _is_guard
+    from cdk_inference.model.building.importers.torch_program import _is_guard
 
     assert _is_guard(text) is safe
 
@@ -350,7 +350,7 @@ def test_guards_are_checked(text: str, safe: bool) -> None:
     ],
 )
 def test_sizes_are_checked(text: object, safe: bool) -> None:
-    from cdk_inference.model.build.torch_program import _is_expression
+    from cdk_inference.model.building.importers.torch_program import _is_expression
 
     assert _is_expression(text) is safe
 
@@ -378,7 +378,7 @@ def test_sizes_are_checked(text: object, safe: bool) -> None:
     ],
 )
 def test_operators_are_checked(target: str, safe: bool) -> None:
-    from cdk_inference.model.build.torch_program import _is_operator
+    from cdk_inference.model.building.importers.torch_program import _is_operator
 
     assert _is_operator(target) is safe
 

@@ -22,10 +22,10 @@ from tests.model import graphs
 
 from benchmarks import cpu
 from cdk_inference.model import Evaluation, ModelRecipe, OnnxFile, Provenance, TensorSpec
-from cdk_inference.model.build.evaluate import check_export, predict
-from cdk_inference.model.build.graph import clean, fuse, rounds, serialize
-from cdk_inference.model.build.independence import check_independence
-from cdk_inference.model.build.sources import load
+from cdk_inference.model.building.evaluation.evaluate import check_export, predict
+from cdk_inference.model.building.graph.graph import clean, fuse, rounds, serialize
+from cdk_inference.model.building.importers.independence import check_independence
+from cdk_inference.model.building.importers.sources import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec, TorchModule
-from cdk_inference.model.build.independence import check_independence
-from cdk_inference.model.build.sources import load
+from cdk_inference.model.building.importers.independence import check_independence
+from cdk_inference.model.building.importers.sources import load
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from cdk_inference.model.build.sources import Loaded
+    from cdk_inference.model.building.importers.sources import Loaded
 
 HEAD = """\
 import torch
@@ -351,7 +351,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 )
 @given(data=st.data())
 def test_damaged_weights_fail_wherever_they_end(whole: dict[str, bytes], tmp_path: Path, data: st.DataObject) -> None:
-    from cdk_inference.model.build.torch_module import read_weights
+    from cdk_inference.model.building.importers.torch_module import read_weights
 
     name = data.draw(st.sampled_from(sorted(whole)))
     end = data.draw(st.integers(0, len(whole[name]) - 1))
@@ -365,7 +365,7 @@ def test_damaged_weights_fail_wherever_they_end(whole: dict[str, bytes], tmp_pat
 )
 @given(data=st.data())
 def test_altered_weights_are_read_or_refused(whole: dict[str, bytes], tmp_path: Path, data: st.DataObject) -> None:
-    from cdk_inference.model.build.torch_module import read_weights
+    from cdk_inference.model.building.importers.torch_module import read_weights
 
     name = data.draw(st.sampled_from(["w.safetensors", "w.bin"]))
     content = bytearray(whole[name])

@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdk_inference.common.store import KINDS, Store, entries, limit_bytes, prune
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.store import KINDS, Store, entries, limit_bytes, prune
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,6 +11,7 @@ import pytest
 from onnx import numpy_helper
 from tests.model.graphs import cnn, prepared
 
+from cdk_inference.common.store import Store
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import (
     Auto,
@@ -22,15 +23,14 @@ from cdk_inference.model import (
     StaticInt8,
     TensorSpec,
     WeightOnly,
-    weights,
 )
-from cdk_inference.model.build.graph import serialize
-from cdk_inference.model.build.passes import Passes
-from cdk_inference.model.build.trials import Trials
-from cdk_inference.model.store import Store
+from cdk_inference.model.building.graph.graph import serialize
+from cdk_inference.model.building.passes import Passes
+from cdk_inference.model.building.search.trials import Trials
+from cdk_inference.model.files import weights
 
 if TYPE_CHECKING:
-    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe.precision import Pinned
 
 RECIPE = ModelRecipe(
     name="m",

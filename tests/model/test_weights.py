@@ -17,7 +17,8 @@ from onnx import TensorProto, numpy_helper
 from tests.model.conftest import write_recipe
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model import build_model, weights
+from cdk_inference.model import build_model
+from cdk_inference.model.files import weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

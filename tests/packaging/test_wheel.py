@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import uv
 
-from cdk_inference.uv_environment import uv_environment
+from cdk_inference.bundling.uv_environment import uv_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
@@ -115,7 +115,7 @@ def test_wheel_carries_what_a_consumer_needs(wheel: Path) -> None:
     }
     assert {
         "cdk_inference/py.typed",
-        "cdk_inference/lambda_src/inference_runtime/infer.py",
+        "cdk_inference/lambda_src/inference_runtime/handlers/infer.py",
         "cdk_inference/lambda_src/requirements/inference.txt",
     } <= expected
     assert expected - names == set()
@@ -201,4 +201,4 @@ def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path) 
         names = set(package.namelist())
         module, _, _ = function["Handler"].rpartition(".")
         assert f"{module.replace('.', '/')}.py" in names
-        assert ("model/model.onnx" in names) == (function["Handler"] == "inference_runtime.infer.handler")
+        assert ("model/model.onnx" in names) == (function["Handler"] == "inference_runtime.handlers.infer.handler")

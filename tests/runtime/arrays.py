@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.aws import BotocoreObjects
-from inference_runtime.tensor import arrays_of, tensors_of
-from inference_runtime.tensors import TensorStore
+from inference_runtime.tensors.store import TensorStore
+from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

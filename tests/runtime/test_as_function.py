@@ -41,7 +41,7 @@ def test_metrics_logs_and_prints_do_not_disturb_the_response(
     functions.create_function(
         FunctionName="postprocess",
         Runtime="python3.11",
-        Handler="inference_runtime.postprocess.handler",
+        Handler="inference_runtime.handlers.postprocess.handler",
         Role="arn:aws:iam::000000000000:role/any",
         Code={"ZipFile": archive.getvalue()},
         Timeout=60,

@@ -13,7 +13,7 @@ from tests.runtime.invocation import Context
 
 from inference_runtime import aws
 from inference_runtime.errors import LittleTimeError
-from inference_runtime.item import Item
+from inference_runtime.stages.item import Item
 from inference_runtime.timeouts import ATTEMPTS, MAX_CONNECTIONS
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from tests.waiting import PATIENCE
 
-from inference_runtime.batches import Batches
+from inference_runtime.engine.batches import Batches
 from inference_runtime.errors import OutOfMemoryError
-from inference_runtime.tensor import Tensor, arrays_of, tensors_of
+from inference_runtime.tensors.tensor import Tensor, arrays_of, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

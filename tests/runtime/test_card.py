@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference_runtime.card import trouble
+from inference_runtime.engine.cuda_errors import trouble
 from inference_runtime.errors import KernelFaultError, OutOfMemoryError, RetryableError
 
 PREFIX = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Name:'c' "

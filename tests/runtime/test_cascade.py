@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.runtime.arrays import store as store_of
 
-from inference_runtime.answers import MAX_ANSWER_BYTES, answer, first_attribute
 from inference_runtime.errors import RetryableError
-from inference_runtime.item import Item
-from inference_runtime.rows import prediction_attribute
+from inference_runtime.stages.first_answers import MAX_ANSWER_BYTES, answer, first_attribute
+from inference_runtime.stages.item import Item
+from inference_runtime.stages.rows import prediction_attribute
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from conftest import Inbox
 
 COLOURS = ["red", "green", "blue"]
-BEFORE = "inference_runtime.builtin.image:image_preprocessor"
-AFTER = "inference_runtime.builtin.classification:classification_postprocessor"
+BEFORE = "inference_runtime.stages.builtin.image:image_preprocessor"
+AFTER = "inference_runtime.stages.builtin.classification:classification_postprocessor"
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_runtime.builtin.classification import classification_postprocessor
-from inference_runtime.builtin.outputs import outputs_postprocessor
+from inference_runtime.stages.builtin.classification import classification_postprocessor
+from inference_runtime.stages.builtin.outputs import outputs_postprocessor
 
 if TYPE_CHECKING:
     from pathlib import Path

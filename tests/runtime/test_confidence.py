@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cdk_inference.model.build import metrics
-from inference_runtime.confidence import confidences
+from cdk_inference.model.building.evaluation import metrics
+from inference_runtime.engine.confidence import confidences
 from inference_runtime.errors import StageError
-from inference_runtime.tensor import Tensor
+from inference_runtime.tensors.tensor import Tensor
 
 logits = hnp.arrays(
     st.sampled_from([np.float16, np.float32, np.float64]),

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from inference_runtime.builtin.embedding import embedding_postprocessor
-from inference_runtime.builtin.outputs import outputs_postprocessor
 from inference_runtime.errors import RejectItem
-from inference_runtime.rows import prediction_attribute, size_of
+from inference_runtime.stages.builtin.embedding import embedding_postprocessor
+from inference_runtime.stages.builtin.outputs import outputs_postprocessor
+from inference_runtime.stages.rows import prediction_attribute, size_of
 
 vectors = arrays.arrays(
     np.float32, st.integers(1, 40), elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)

@@ -232,7 +232,7 @@ def test_a_large_batch_takes_little_memory(score: Any, inbox: Inbox, table: str)
 def test_parts_of_a_large_batch_keep_their_order(
     score: Any, inbox: Inbox, table: str, environment: pytest.MonkeyPatch
 ) -> None:
-    from inference_runtime import fused  # configured by then
+    from inference_runtime.handlers import fused  # configured by then
 
     environment.setattr(fused, "MOST_INPUT_BYTES", 40)
     values = {f"{i}": [i] * (1 + i % 3) for i in range(40)}
@@ -249,7 +249,7 @@ def test_parts_of_a_large_batch_keep_their_order(
 def test_the_model_runs_on_at_most_16_items(
     score: Any, inbox: Inbox, environment: pytest.MonkeyPatch, count: int
 ) -> None:
-    from inference_runtime import fused
+    from inference_runtime.handlers import fused
 
     runs = []
     infer = fused._engine.session.run
@@ -265,7 +265,7 @@ def test_a_model_whose_outputs_depend_on_the_batch_runs_one_by_one(
     environment.setenv("MAX_BATCH", "1")
     environment.setenv("CONFIDENCE", "0")
     score = load("fused")
-    from inference_runtime import fused
+    from inference_runtime.handlers import fused
 
     runs = []
     infer = fused._engine.session.run
@@ -277,7 +277,7 @@ def test_a_model_whose_outputs_depend_on_the_batch_runs_one_by_one(
 def test_when_the_model_fails_the_invocation_fails_and_nothing_is_written(
     score: Any, inbox: Inbox, table: str, environment: pytest.MonkeyPatch
 ) -> None:
-    from inference_runtime import fused
+    from inference_runtime.handlers import fused
 
     messages = [inbox.put(f"{i}", json.dumps([1] * (1 + i)).encode()) for i in range(3)]
     infer = fused._engine.session.run
@@ -317,7 +317,7 @@ def test_rows_expire_and_say_how_sure_the_model_was_if_asked(
     onnx.save(model, tmp_path / "model" / "model.onnx")
     environment.setenv("CONFIDENCE", "1")
     environment.setenv("RESULT_TTL_DAYS", "2")
-    environment.setenv("POSTPROCESS_FUNCTION", "inference_runtime.builtin.outputs:outputs_postprocessor")
+    environment.setenv("POSTPROCESS_FUNCTION", "inference_runtime.stages.builtin.outputs:outputs_postprocessor")
     environment.setenv("POSTPROCESS_OPTIONS", "{}")
     done = load("fused")({"messages": [inbox.put("a", b"[0, 0]"), inbox.put("b", b"refuse")]})
     assert (done["succeeded"], done["rejected"]) == (1, 1)

@@ -16,9 +16,9 @@ from onnx import TensorProto, helper
 from tests.runtime.arrays import infer
 from tests.waiting import PATIENCE
 
-from inference_runtime.engine import LocalEngine
+from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.errors import StageError
-from inference_runtime.gather import Gatherer
+from inference_runtime.gpu.dynamic_batcher import Gatherer
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -55,7 +55,7 @@ def test_what_a_model_packs_lies_where_large_pages_are_asked_for() -> None:
 
 
 def test_a_c_library_without_these_functions_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from inference_runtime import heap
+    from inference_runtime.engine import heap
 
     monkeypatch.setattr(heap, "CDLL", lambda _: object())
     heap.prefer_huge_pages()

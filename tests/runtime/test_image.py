@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from inference_runtime.builtin.image import image_preprocessor
 from inference_runtime.errors import RejectItem
+from inference_runtime.stages.builtin.image import image_preprocessor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -347,7 +347,7 @@ def test_a_file_of_tiny_parts_is_rejected_when_it_takes_too_long(
     storm: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = storm()
-    monkeypatch.setattr("inference_runtime.builtin.image._MAX_CPU_SECONDS", 0.05)
+    monkeypatch.setattr("inference_runtime.stages.builtin.image._MAX_CPU_SECONDS", 0.05)
     with pytest.raises(RejectItem, match=r"image takes longer than 0.05 s of CPU time to decode"):
         plain(data, None)
 

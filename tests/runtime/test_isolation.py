@@ -13,8 +13,8 @@ import pytest
 from tests.runtime.invocation import Context
 from tests.waiting import wait_until
 
-from inference_runtime import deadline
 from inference_runtime.errors import RetryableError
+from inference_runtime.stages import deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable

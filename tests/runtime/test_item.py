@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_runtime.errors import MalformedMessageError
-from inference_runtime.item import Item, message_id_of, pad_sequencer
+from inference_runtime.stages.item import Item, message_id_of, pad_sequencer
 
 hex_digits = st.text("0123456789abcdefABCDEF", min_size=1, max_size=32)
 

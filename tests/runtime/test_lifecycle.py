@@ -282,5 +282,5 @@ def test_a_warming_event_is_held_for_so_long(monkeypatch):
 
 def test_the_events_of_the_schedule_are_the_ones_that_are_answered():
     """The constructs and the runtime know nothing of each other; this is what they agree on."""
-    source = (RUNTIME.parent / "constructs/cdk_inference/warming.py").read_text()
+    source = (RUNTIME.parent / "constructs/cdk_inference/capacity/keep_warm.py").read_text()
     assert json.dumps({"cdk-inference": "warm"}) in source

@@ -25,12 +25,13 @@ from botocore.credentials import Credentials as BotocoreCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_runtime import light_s3, light_s3_credentials
 from inference_runtime.errors import RetryableError
-from inference_runtime.light_s3 import LightObjects, S3Error, light_objects
-from inference_runtime.light_s3_address import Locator
-from inference_runtime.light_s3_credentials import Credentials, CredentialSource
-from inference_runtime.light_s3_signing import signed_headers
+from inference_runtime.s3 import client as light_s3
+from inference_runtime.s3 import credentials as light_s3_credentials
+from inference_runtime.s3.address import Locator
+from inference_runtime.s3.client import LightObjects, S3Error, light_objects
+from inference_runtime.s3.credentials import Credentials, CredentialSource
+from inference_runtime.s3.signing import signed_headers
 
 from .storage_server import TLS, storage_server
 
@@ -503,7 +504,7 @@ def test_no_credentials_fail(container: Endpoint, environment: pytest.MonkeyPatc
 
 
 def test_it_imports_nothing_but_the_standard_library(python: Callable[[str], str]) -> None:
-    loaded = python("import sys, inference_runtime.light_s3; print(*sys.modules)").split()
+    loaded = python("import sys, inference_runtime.s3.client; print(*sys.modules)").split()
     assert {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names <= {"inference_runtime", "__main__"}
 
 

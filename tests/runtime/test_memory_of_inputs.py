@@ -28,7 +28,8 @@ from pathlib import Path
 from inference_runtime.errors import RejectItem
 
 module, factory, options, path = sys.argv[1:]
-function = getattr(importlib.import_module(f"inference_runtime.builtin.{module}"), factory)(**json.loads(options))
+builtin = importlib.import_module(f"inference_runtime.stages.builtin.{module}")
+function = getattr(builtin, factory)(**json.loads(options))
 try:
     print(function(Path(path).read_bytes(), None).shape)
 except RejectItem as error:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.waiting import wait_until
 
-from inference_runtime import light_s3, model_download
 from inference_runtime.errors import RetryableError, StageError
-from inference_runtime.model_download import downloaded_model
-from inference_runtime.model_files import model_path
+from inference_runtime.model import download as model_download
+from inference_runtime.model.download import downloaded_model
+from inference_runtime.model.files import model_path
+from inference_runtime.s3 import client as light_s3
 
 from .storage_server import storage_server
 

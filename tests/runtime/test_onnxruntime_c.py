@@ -23,10 +23,9 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper
 from tests.waiting import PATIENCE
 
-from inference_runtime import onnxruntime_c
-from inference_runtime.errors import StageError
-from inference_runtime.onnxruntime_c import CSession
-from inference_runtime.onnxruntime_errors import (
+from inference_runtime.engine import onnxruntime_c
+from inference_runtime.engine.onnxruntime_c import CSession
+from inference_runtime.engine.onnxruntime_errors import (
     InvalidArgument,
     InvalidGraph,
     InvalidProtobuf,
@@ -34,10 +33,11 @@ from inference_runtime.onnxruntime_errors import (
     OnnxRuntimeError,
     error_of,
 )
-from inference_runtime.onnxruntime_package import PackageSession
-from inference_runtime.onnxruntime_plan import MOST_BYTES, MOST_PLANS
-from inference_runtime.session import Threads, open_session
-from inference_runtime.tensor import DTYPES, Tensor, tensors_of, zeros
+from inference_runtime.engine.onnxruntime_package import PackageSession
+from inference_runtime.engine.onnxruntime_plan import MOST_BYTES, MOST_PLANS
+from inference_runtime.engine.session import Threads, open_session
+from inference_runtime.errors import StageError
+from inference_runtime.tensors.tensor import DTYPES, Tensor, tensors_of, zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -791,7 +791,7 @@ class TestWhichEngine:
 
     @pytest.mark.parametrize("engine", ["c_api", "python"])
     def test_what_is_not_packaged_fails_and_the_other_does_not_step_in(self, tmp_path: Path, engine: str) -> None:
-        script = "from inference_runtime.session import Threads, open_session; open_session()"
+        script = "from inference_runtime.engine.session import Threads, open_session; open_session()"
         done = subprocess.run(
             [sys.executable, "-S", "-c", script],
             env={"PYTHONPATH": str(SOURCES), "LAMBDA_TASK_ROOT": str(tmp_path), "INFERENCE_ENGINE": engine},

@@ -14,7 +14,7 @@ import pytest
 from tests.runtime.arrays import ArrayStore
 
 from inference_runtime.errors import RetryableError
-from inference_runtime.item import Item
+from inference_runtime.stages.item import Item
 
 if TYPE_CHECKING:
     from collections.abc import Callable

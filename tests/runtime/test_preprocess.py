@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.runtime.arrays import store as store_of
 
-from inference_runtime.answers import MAX_ANSWER_BYTES, answer
 from inference_runtime.errors import BatchTooLargeError, RetryableError, StageError
+from inference_runtime.stages.first_answers import MAX_ANSWER_BYTES, answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from cdk_inference.wheels import Requirements
+from cdk_inference.bundling.wheels import Requirements
 
 # What a requirement asks for, but is kept out of the bundle: see `StageCode.excluded_requirements` and
 # `bundling.WheelPart`.

@@ -11,7 +11,7 @@ from boto3.dynamodb.types import Binary, TypeDeserializer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_runtime.rows import ResultError, prediction_attribute
+from inference_runtime.stages.rows import ResultError, prediction_attribute
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

@@ -36,7 +36,7 @@ class Container:
     """The server in a process of its own."""
 
     def __init__(self, code: str | None = None) -> None:
-        run = ["-m", "inference_runtime.serve", "serve"] if code is None else ["-c", code]
+        run = ["-m", "inference_runtime.handlers.serve", "serve"] if code is None else ["-c", code]
         environment = {**os.environ, "PYTHONPATH": str(SOURCES), "SAGEMAKER_BIND_TO_PORT": "0"}
         self.process = subprocess.Popen([sys.executable, *run], env=environment, stdout=subprocess.PIPE, text=True)
         self.lines: list[str] = []

@@ -20,11 +20,11 @@ from onnx import TensorProto, helper
 from tests.runtime.arrays import ArrayStore, infer
 from tests.waiting import PATIENCE
 
-from inference_runtime.engine import LocalEngine
+from inference_runtime.engine.engine import LocalEngine
+from inference_runtime.engine.onnxruntime_package import open_package_session
+from inference_runtime.engine.session import Threads, open_session
 from inference_runtime.errors import OutOfMemoryError, RetryableError, StageError
-from inference_runtime.onnxruntime_package import open_package_session
-from inference_runtime.session import Threads, open_session
-from inference_runtime.tensor import zeros
+from inference_runtime.tensors.tensor import zeros
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -265,4 +265,4 @@ def test_one_process_for_all_where_several_serve(
     assert store.load(group["outputs"]["y"]).tolist() == [[-1], [-2]]
     assert response["inference"] == "cpu"
     assert response["confidences"] == [{"index": 5, "confidence": 1.0}, {"index": 3, "confidence": 1.0}]
-    assert type(sys.modules["inference_runtime.infer"].engine).__name__ == "SharedEngine"
+    assert type(sys.modules["inference_runtime.handlers.infer"].engine).__name__ == "SharedEngine"

@@ -27,12 +27,13 @@ from onnx import TensorProto, helper
 from tests.runtime.arrays import infer
 from tests.waiting import PATIENCE, wait_until
 
-from inference_runtime import shared, wire
-from inference_runtime.engine import LocalEngine
+from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.errors import KernelFaultError, OutOfMemoryError, RetryableError, StageError
-from inference_runtime.holder import Holder
-from inference_runtime.shared import HolderDiedError, SharedEngine
-from inference_runtime.tensor import tensors_of
+from inference_runtime.gpu import model_client as shared
+from inference_runtime.gpu.model_client import HolderDiedError, SharedEngine
+from inference_runtime.gpu.model_server import Holder
+from inference_runtime.tensors import protocol as wire
+from inference_runtime.tensors.tensor import tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -444,8 +445,8 @@ def test_one_that_takes_long_to_start_is_waited_for_only_within_the_invocation(
 
 def test_it_ends_when_all_have_left(function: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("inference_runtime.holder.IDLE", 1.0)
-    monkeypatch.setattr("inference_runtime.holder.time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr("inference_runtime.gpu.model_server.IDLE", 1.0)
+    monkeypatch.setattr("inference_runtime.gpu.model_server.time", SimpleNamespace(monotonic=lambda: now))
     path = function / "s"
     holder = Holder(path)
     status: list[int] = []

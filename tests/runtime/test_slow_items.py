@@ -15,8 +15,9 @@ import pytest
 from tests.runtime.invocation import Context
 from tests.waiting import wait_until
 
-from inference_runtime import aws, deadline, preprocessor
-from inference_runtime.time_limit import TookTooLongError, call_within
+from inference_runtime import aws
+from inference_runtime.stages import deadline, preprocessor
+from inference_runtime.stages.time_limit import TookTooLongError, call_within
 
 if TYPE_CHECKING:
     from collections.abc import Callable

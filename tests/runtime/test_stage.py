@@ -9,7 +9,7 @@ import pytest
 
 from inference_runtime.environment import json_variable
 from inference_runtime.errors import StageError
-from inference_runtime.stage import load_stage
+from inference_runtime.stages.user_code import load_stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

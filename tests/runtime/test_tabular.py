@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inference_runtime.builtin import json_object
-from inference_runtime.builtin.tabular import csv_preprocessor, json_preprocessor
 from inference_runtime.errors import RejectItem
+from inference_runtime.stages.builtin import json_object
+from inference_runtime.stages.builtin.tabular import csv_preprocessor, json_preprocessor
 
 
 def test_json_takes_the_fields_in_order() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tests.waiting import PATIENCE
 
-from inference_runtime.tensor import DTYPES, Tensor, concatenate, zeros
+from inference_runtime.tensors.tensor import DTYPES, Tensor, concatenate, zeros
 
 SOURCES = Path(__file__).parents[2] / "lambda_src"
 
@@ -148,7 +148,8 @@ def test_concatenating_what_does_not_belong_together_fails(tensors: tuple[Tensor
 
 def test_numpy_is_not_imported() -> None:
     script = (
-        "import sys; from inference_runtime.tensors import TensorStore; import inference_runtime.confidence;"
-        "import inference_runtime.batches; assert not {'numpy', 'botocore', 'dataclasses'} & sys.modules.keys()"
+        "import sys; from inference_runtime.tensors.store import TensorStore\n"
+        "import inference_runtime.engine.confidence, inference_runtime.engine.batches\n"
+        "assert not {'numpy', 'botocore', 'dataclasses'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script], env={"PYTHONPATH": str(SOURCES)}, check=True, timeout=PATIENCE)

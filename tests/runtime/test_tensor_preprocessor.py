@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inference_runtime.builtin.tensor import tensor_preprocessor
 from inference_runtime.errors import RejectItem
-from inference_runtime.tensor import DTYPES, Tensor
+from inference_runtime.stages.builtin.tensor import tensor_preprocessor
+from inference_runtime.tensors.tensor import DTYPES, Tensor
 
 npy = tensor_preprocessor()
 

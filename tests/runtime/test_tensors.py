@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.runtime.arrays import ArrayStore
 
 from inference_runtime.errors import BatchTooLargeError, RetryableError
-from inference_runtime.tensor import DTYPES, zeros
-from inference_runtime.tensors import TensorStore
+from inference_runtime.tensors.store import TensorStore
+from inference_runtime.tensors.tensor import DTYPES, zeros
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

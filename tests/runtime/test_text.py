@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from inference_runtime.builtin.text import text_preprocessor
 from inference_runtime.errors import RejectItem, StageError
-from inference_runtime.inputs import InputSpec, check_inputs, group_by_shape
+from inference_runtime.stages.builtin.text import text_preprocessor
+from inference_runtime.stages.inputs import InputSpec, check_inputs, group_by_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -216,12 +216,12 @@ def test_wrong_options_fail_and_are_named(options: dict[str, Any], says: str) ->
 def test_a_missing_or_damaged_tokenizer_fails_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
-    from inference_runtime.stage import load_stage
+    from inference_runtime.stages.user_code import load_stage
 
     if content is not None:
         (tmp_path / "tokenizer.json").write_bytes(content)
     monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
-    monkeypatch.setenv("STAGE_FUNCTION", "inference_runtime.builtin.text:text_preprocessor")
+    monkeypatch.setenv("STAGE_FUNCTION", "inference_runtime.stages.builtin.text:text_preprocessor")
     monkeypatch.setenv("STAGE_OPTIONS", json.dumps({"tokenizer_file": "tokenizer.json", "inputs": INPUTS}))
     with pytest.raises(StageError, match=r"refuses the options .*tokenizer\.json"):
         load_stage()

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from inference_runtime import wire
-from inference_runtime.tensor import DTYPES, arrays_of, tensors_of
+from inference_runtime.tensors import protocol as wire
+from inference_runtime.tensors.tensor import DTYPES, arrays_of, tensors_of
 
 shapes = hnp.array_shapes(min_dims=0, min_side=0, max_side=4)
 arrays = st.dictionaries(

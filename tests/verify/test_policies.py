@@ -98,6 +98,6 @@ def test_an_action_that_is_added_fails():
 @pytest.mark.slow
 def test_a_handler_that_nobody_knows_fails():
     app = copy.deepcopy(template("Fused"))
-    text = json.dumps(app).replace("inference_runtime.fused.handler", "inference_runtime.new.handler")
+    text = json.dumps(app).replace("inference_runtime.handlers.fused.handler", "inference_runtime.new.handler")
     found = ask({"Fused": json.loads(text)}, Tools()).findings
     assert "untraced" in {finding.rule for finding in found}

@@ -11,8 +11,8 @@ import boto3
 from aws_cdk.assertions import Template
 from botocore.config import Config
 
-from cdk_inference.local import aws
-from cdk_inference.local.emulator import Emulator
+from cdk_inference.local.emulator import aws
+from cdk_inference.local.emulator.emulator import Emulator
 
 if TYPE_CHECKING:
     import aws_cdk as cdk

@@ -23,7 +23,7 @@ from cdk_inference import (
     S3Trigger,
     StageFunction,
 )
-from cdk_inference.packages import ZipPackage
+from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.routing.strategies import RoutePlan
 from tests.constructs.conftest import RECIPE
 from tests.waiting import wait_until

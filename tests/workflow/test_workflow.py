@@ -10,9 +10,9 @@ import aws_cdk as cdk
 import pytest
 
 from cdk_inference import S3Trigger
-from cdk_inference.functions import StageFunction
-from cdk_inference.packages import ZipPackage
-from cdk_inference.workflow import FusedLeg, InferenceWorkflow, Leg
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.pipeline.workflow import FusedLeg, InferenceWorkflow, Leg
+from cdk_inference.stages.functions import StageFunction
 
 from .embedded import Embedded, QuickEmulator, definition
 

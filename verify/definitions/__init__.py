@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 _HERE = Path(__file__).parent
 _MACHINE = "AWS::StepFunctions::StateMachine"
 _DOES = {
-    "inference_runtime.preprocess.handler": "preprocess",
-    "inference_runtime.infer.handler": "infer",
-    "inference_runtime.submit.handler": "infer",
-    "inference_runtime.postprocess.handler": "postprocess",
-    "inference_runtime.fused.handler": "fused",
-    "inference_runtime.decide.handler": "decide",
+    "inference_runtime.handlers.preprocess.handler": "preprocess",
+    "inference_runtime.handlers.infer.handler": "infer",
+    "inference_runtime.handlers.submit.handler": "infer",
+    "inference_runtime.handlers.postprocess.handler": "postprocess",
+    "inference_runtime.handlers.fused.handler": "fused",
+    "inference_runtime.handlers.decide.handler": "decide",
     IMAGE: "infer",
 }
 """What the handlers of the functions do, as `world.mjs` calls it."""

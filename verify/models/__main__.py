@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cdk_inference.model.cache import cache_root
+from cdk_inference.common.cache import cache_root
 from verify.models.judge import judge, names, to_json
 from verify.models.packages import UnavailableError, installed
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 from uv import find_uv_bin
 
-from cdk_inference.model.cache import cache_root, hash_file, make_cache
+from cdk_inference.common.cache import cache_root, hash_file, make_cache
 
 REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 

@@ -165,14 +165,18 @@ class Flows:
             self._allow(role, INTERFACES, "*")
         handler = IMAGE if properties.get("PackageType") == "Image" else properties["Handler"]
         does = {
-            "inference_runtime.preprocess.handler": (self._reads_objects, self._writes_tensors),
-            "inference_runtime.infer.handler": (self._reads_tensors, self._writes_tensors, self._reads_model),
+            "inference_runtime.handlers.preprocess.handler": (self._reads_objects, self._writes_tensors),
+            "inference_runtime.handlers.infer.handler": (self._reads_tensors, self._writes_tensors, self._reads_model),
             IMAGE: (self._reads_tensors, self._writes_tensors),
-            "inference_runtime.postprocess.handler": (self._reads_tensors, self._writes_rows, self._keeps_answers),
-            "inference_runtime.fused.handler": (self._reads_objects, self._reads_model, self._writes_rows),
-            "inference_runtime.submit.handler": (self._submits,),
-            "inference_runtime.callback.handler": (self._calls_back,),
-            "inference_runtime.decide.handler": (),
+            "inference_runtime.handlers.postprocess.handler": (
+                self._reads_tensors,
+                self._writes_rows,
+                self._keeps_answers,
+            ),
+            "inference_runtime.handlers.fused.handler": (self._reads_objects, self._reads_model, self._writes_rows),
+            "inference_runtime.handlers.submit.handler": (self._submits,),
+            "inference_runtime.handlers.callback.handler": (self._calls_back,),
+            "inference_runtime.handlers.decide.handler": (),
         }.get(handler)
         if does is None:
             self.untraced.append(f"{function.id} has the handler {handler}, of which nothing is known")

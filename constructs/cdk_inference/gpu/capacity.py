@@ -8,11 +8,17 @@ from aws_cdk import Token
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from cdk_inference import acknowledgments
+from cdk_inference.capacity.managed_instances import (
+    REGIONS,
+    ManagedInstances,
+    ManagedInstancesOptions,
+    check_region,
+    place,
+)
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.checks import ACCELERATOR_MEMORY, check_templates
-from cdk_inference.managed_capacity import REGIONS, ManagedInstances, ManagedInstancesOptions, check_region, place
-from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference import template_checks
-from cdk_inference.managed_capacity import LEAST_MEMORY, MOST_MEMORY
-from cdk_inference.template_checks import referenced, resources_of
+from cdk_inference.capacity.managed_instances import LEAST_MEMORY, MOST_MEMORY
+from cdk_inference.common import template_checks
+from cdk_inference.common.template_checks import referenced, resources_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from constructs import IConstruct
 
-    from cdk_inference.template_checks import Violation
+    from cdk_inference.common.template_checks import Violation
 
 ACCELERATOR_MEMORY = (3, 6, 12, 16, 24, 48)
 """GiB of a GPU that an environment can have."""

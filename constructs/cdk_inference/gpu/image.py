@@ -9,18 +9,18 @@ from aws_cdk import Stack
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.bundling import lambda_source, source_files
-from cdk_inference.delivery import model_folder, shipped_files
-from cdk_inference.images import placeholder, staged
-from cdk_inference.packages import PackagedCode
+from cdk_inference.bundling.bundle import lambda_source, source_files
+from cdk_inference.bundling.delivery import model_folder, shipped_files
+from cdk_inference.bundling.images import placeholder, staged
+from cdk_inference.bundling.packages import PackagedCode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from constructs import Construct
 
+    from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.platform import LambdaPlatform
 
 _REQUIREMENTS = ("inference-gpu-cuda.txt", "inference-gpu.txt")
 

@@ -12,11 +12,17 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
-from cdk_inference.capacity import Capacity
-from cdk_inference.delivery import model_folder, shipped_files
-from cdk_inference.durations import seconds
+from cdk_inference.bundling.delivery import model_folder, shipped_files
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.capacity.capacity import Capacity
+from cdk_inference.capacity.managed_instances import LEAST_MEMORY, MOST_MEMORY, REGIONS
+from cdk_inference.common.durations import seconds
+from cdk_inference.common.platform import on_cpu_only
+from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
-from cdk_inference.functions import (
+from cdk_inference.gpu.capacity import GpuCapacity, IGpuCapacity
+from cdk_inference.gpu.image import ImagePackage
+from cdk_inference.stages.functions import (
     INFERENCE_HANDLER,
     FunctionOptions,
     StageFunction,
@@ -24,12 +30,6 @@ from cdk_inference.functions import (
     inference_environment,
     mark_model,
 )
-from cdk_inference.gpu.capacity import GpuCapacity, IGpuCapacity
-from cdk_inference.gpu.image import ImagePackage
-from cdk_inference.managed_capacity import LEAST_MEMORY, MOST_MEMORY, REGIONS
-from cdk_inference.packages import ZipPackage
-from cdk_inference.platform import on_cpu_only
-from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_stepfunctions as sfn
 
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.work import WorkBucket
+    from cdk_inference.storage.work_bucket import WorkBucket
 
 # The runtime looks for a GPU, and says so if there is none.
 _CUDA = {"ACCELERATOR": "cuda"}

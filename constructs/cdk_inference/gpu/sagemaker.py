@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Token
 
-from cdk_inference.durations import seconds
+from cdk_inference.common.durations import seconds
+from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.inference import GpuBackend, GpuStage
-from cdk_inference.prop_types import check_props
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
     from constructs import Construct
 
-    from cdk_inference.functions import FunctionOptions
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.work import WorkBucket
+    from cdk_inference.stages.functions import FunctionOptions
+    from cdk_inference.storage.work_bucket import WorkBucket
 
 _GPU_FAMILY = re.compile(r"(?:g|gr|p)\d+[a-z]*(?:-[a-z0-9]+)?")
 _OLD_FAMILY = re.compile(r"g[23]s?|p[23](?:dn)?")  # CUDA 13, which the image has, begins with Turing: g4dn

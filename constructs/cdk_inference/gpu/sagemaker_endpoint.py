@@ -13,14 +13,15 @@ from aws_cdk import aws_sagemaker as sagemaker
 from aws_cdk import aws_sns as sns
 from constructs import Construct
 
-from cdk_inference import acknowledgments, encryption
-from cdk_inference.descriptions import ROLE, described
-from cdk_inference.functions import inference_environment
+from cdk_inference.capacity.network import check_placement, closed_security_group, selected_subnets
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.descriptions import ROLE, described
+from cdk_inference.common.metadata import mark, metrics_name
 from cdk_inference.gpu.sagemaker_scaling import ScaleToZero
-from cdk_inference.metadata import mark, metrics_name
-from cdk_inference.network import check_placement, closed_security_group, selected_subnets
-from cdk_inference.removal import data_removal_policy
-from cdk_inference.work import TENSORS
+from cdk_inference.stages.functions import inference_environment
+from cdk_inference.storage import encryption
+from cdk_inference.storage.removal import data_removal_policy
+from cdk_inference.storage.work_bucket import TENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_ecr_assets as ecr_assets
 
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.work import WorkBucket
+    from cdk_inference.storage.work_bucket import WorkBucket
 
 REQUESTS = "sagemaker/requests"
 ANSWERS = "sagemaker/answers"

@@ -15,13 +15,14 @@ from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.aws_lambda_destinations import SqsDestination
 from constructs import Construct
 
-from cdk_inference import acknowledgments, encryption
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.metadata import mark
 from cdk_inference.errors import PropError
-from cdk_inference.functions import TRANSIENT_ERRORS, StageFunction
 from cdk_inference.gpu.sagemaker_endpoint import ANSWERS, REQUESTS, VARIANT
 from cdk_inference.gpu.sagemaker_scaling import NAMESPACE
-from cdk_inference.metadata import mark
-from cdk_inference.packages import ZipPackage
+from cdk_inference.stages.functions import TRANSIENT_ERRORS, StageFunction
+from cdk_inference.storage import encryption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from aws_cdk import CfnResource
     from aws_cdk import aws_kms as kms
 
-    from cdk_inference.functions import FunctionOptions
     from cdk_inference.gpu.sagemaker_endpoint import AsyncEndpoint
-    from cdk_inference.work import WorkBucket
+    from cdk_inference.stages.functions import FunctionOptions
+    from cdk_inference.storage.work_bucket import WorkBucket
 
 SUBMIT_ERRORS = ("Lambda.Unknown", "Sandbox.Timedout")
 """How a function ends that dies or hangs. The one that submits does nothing with the items."""
@@ -122,7 +123,7 @@ class AsyncStage(Construct):
         submit = StageFunction(
             self,
             "Submit",
-            package=ZipPackage(handler="inference_runtime.submit.handler", runtime_requirements="sagemaker"),
+            package=ZipPackage(handler="inference_runtime.handlers.submit.handler", runtime_requirements="sagemaker"),
             description=f"hands batches to {self.endpoint.node.path}",
             environment={
                 "TOKENS_TABLE": self.tokens.table_name,
@@ -149,7 +150,7 @@ class AsyncStage(Construct):
         callback = StageFunction(
             self,
             "Callback",
-            package=ZipPackage(handler="inference_runtime.callback.handler", runtime_requirements="sagemaker"),
+            package=ZipPackage(handler="inference_runtime.handlers.callback.handler", runtime_requirements="sagemaker"),
             description=f"hands the answers of {self.endpoint.node.path} to the workflow",
             environment={"TOKENS_TABLE": self.tokens.table_name},
             memory_size=_MEMORY,

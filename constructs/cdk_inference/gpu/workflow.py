@@ -11,15 +11,16 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_inference import acknowledgments, encryption
-from cdk_inference.descriptions import RULE, described
-from cdk_inference.functions import CONFIGURATION_ERRORS, NO_MODEL
-from cdk_inference.jsonata import EMPTY, one_line
-from cdk_inference.metadata import mark
-from cdk_inference.prop_types import check_props
-from cdk_inference.service_errors import Kind, state_errors
-from cdk_inference.storage import STATE_MACHINE_LOGS, log_group
-from cdk_inference.trigger import MAX_BATCH_SIZE, dead_letter
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.descriptions import RULE, described
+from cdk_inference.common.jsonata import EMPTY, one_line
+from cdk_inference.common.metadata import mark
+from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.service_errors import Kind, state_errors
+from cdk_inference.stages.functions import CONFIGURATION_ERRORS, NO_MODEL
+from cdk_inference.storage import encryption
+from cdk_inference.storage.defaults import STATE_MACHINE_LOGS, log_group
+from cdk_inference.triggers.s3 import MAX_BATCH_SIZE, dead_letter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_kms as kms
 
-    from cdk_inference.functions import StageFunction
     from cdk_inference.gpu.inference import GpuInference
-    from cdk_inference.trigger import S3Trigger
+    from cdk_inference.stages.functions import StageFunction
+    from cdk_inference.triggers.s3 import S3Trigger
 
 FIRST_WAIT = 5
 LONGEST_WAIT = 60

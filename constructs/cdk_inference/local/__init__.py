@@ -6,11 +6,11 @@ Reads only the synthesized templates and AWS APIs: neither the constructs nor ``
 from __future__ import annotations
 
 try:
-    from .cloud import Cloud, LocalCloud
-    from .errors import LocalError
-    from .pipes import PipeRunner, Refusal
-    from .stacks import Resource, Stack
-    from .uploads import Outcome, Upload
+    from cdk_inference.local.cloud import Cloud, LocalCloud
+    from cdk_inference.local.emulator.pipes import PipeRunner, Refusal
+    from cdk_inference.local.errors import LocalError
+    from cdk_inference.local.stacks import Resource, Stack
+    from cdk_inference.local.uploads import Outcome, Upload
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f'the local target needs the "local" extra: pip install "cdk-inference[local]" ({error})', name=error.name

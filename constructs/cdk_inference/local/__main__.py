@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .cli import main
+from cdk_inference.local.cli import main
 
 main()

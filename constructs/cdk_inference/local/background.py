@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from . import aws
-from .cloud import Cloud, LocalCloud
-from .errors import LocalError
+from cdk_inference.local.cloud import Cloud, LocalCloud
+from cdk_inference.local.emulator import aws
+from cdk_inference.local.errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Collection

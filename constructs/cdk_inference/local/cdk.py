@@ -17,15 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cdk_inference.model.cache import cache_root, home, is_creatable
-
-from . import aws
-from .errors import LocalError
+from cdk_inference.common.cache import cache_root, home, is_creatable
+from cdk_inference.local.emulator import aws
+from cdk_inference.local.errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_LEASH = Path(__file__).with_name("_leash.py")
+_LEASH = Path(__file__).parent / "emulator" / "_leash.py"
 _ADMINISTRATOR = "arn:aws:iam::aws:policy/AdministratorAccess"  # the default where no other account is trusted
 _KEPT_LINES = 60  # of the output, for the message of a failure
 _LOOK_SECONDS = 0.5  # between two looks at whether the embedded AWS still runs

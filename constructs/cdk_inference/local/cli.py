@@ -20,11 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cdk_inference.errors import InferenceError
-
-from . import aws
-from .background import Background, NothingDeployedError
-from .steps import Steps
-from .uploads import SUCCEEDED, Outcome
+from cdk_inference.local.background import Background, NothingDeployedError
+from cdk_inference.local.emulator import aws
+from cdk_inference.local.steps import Steps
+from cdk_inference.local.uploads import SUCCEEDED, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,22 +10,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from . import aws
-from .cdk import CdkCli, environments
-from .emulator import Emulator
-from .errors import LocalError
-from .health import Health, answering
-from .parts import Parts, log_events
-from .pipes import PipeRunner
-from .stacks import Stack, deployed
-from .uploads import Outcome, Pipeline, Upload
+from cdk_inference.local.cdk import CdkCli, environments
+from cdk_inference.local.emulator import aws
+from cdk_inference.local.emulator.emulator import Emulator
+from cdk_inference.local.emulator.health import Health, answering
+from cdk_inference.local.emulator.parts import Parts, log_events
+from cdk_inference.local.emulator.pipes import PipeRunner
+from cdk_inference.local.errors import LocalError
+from cdk_inference.local.stacks import Stack, deployed
+from cdk_inference.local.uploads import Outcome, Pipeline, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from types import TracebackType
 
-    from .pipes import Refusal
-    from .stacks import Resource
+    from cdk_inference.local.emulator.pipes import Refusal
+    from cdk_inference.local.stacks import Resource
 
 _TIMEOUT = 120.0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .cloud import LocalCloud
+from cdk_inference.local.cloud import LocalCloud
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

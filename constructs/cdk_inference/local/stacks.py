@@ -8,8 +8,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from .aws import DEFAULT_ENV, Env
-from .errors import LocalError
+from cdk_inference.local.emulator.aws import DEFAULT_ENV, Env
+from cdk_inference.local.errors import LocalError
 
 METADATA_KEY = "cdk-inference"
 _BOOTSTRAP_STACK = "CDKToolkit"

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from . import aws
-from .errors import LocalError
-from .health import answering
-from .parts import Parts, Situation
+from cdk_inference.local.emulator import aws
+from cdk_inference.local.emulator.health import answering
+from cdk_inference.local.emulator.parts import Parts, Situation
+from cdk_inference.local.errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence

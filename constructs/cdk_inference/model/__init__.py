@@ -10,39 +10,39 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cdk_inference.model.builder import BuiltModel, build_model
     from cdk_inference.model.cascade import Calibration, calibrate
-    from cdk_inference.model.evaluation import Evaluation
-    from cdk_inference.model.manifest import Manifest, Metric
-    from cdk_inference.model.precision import Auto, DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
-    from cdk_inference.model.recipe import ModelRecipe, Provenance, load_recipe
-    from cdk_inference.model.sources import Download, HubFile, OnnxFile, PackageFile, TorchModule, TorchProgram
-    from cdk_inference.model.tensors import TensorSpec
+    from cdk_inference.model.project import BuiltModel, build_model
+    from cdk_inference.model.recipe.evaluation import Evaluation
+    from cdk_inference.model.recipe.precision import Auto, DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
+    from cdk_inference.model.recipe.recipe import ModelRecipe, Provenance, load_recipe
+    from cdk_inference.model.recipe.sources import Download, HubFile, OnnxFile, PackageFile, TorchModule, TorchProgram
+    from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.model.records.manifest import Manifest, Metric
 
 _MODULES = {
-    "Auto": "precision",
-    "BuiltModel": "builder",
+    "Auto": "recipe.precision",
+    "BuiltModel": "project",
     "Calibration": "cascade",
-    "Download": "sources",
-    "DynamicInt8": "precision",
-    "Evaluation": "evaluation",
-    "Float16": "precision",
-    "Float32": "precision",
-    "HubFile": "sources",
-    "Manifest": "manifest",
-    "Metric": "manifest",
-    "ModelRecipe": "recipe",
-    "OnnxFile": "sources",
-    "PackageFile": "sources",
-    "Provenance": "recipe",
-    "StaticInt8": "precision",
-    "TensorSpec": "tensors",
-    "TorchModule": "sources",
-    "TorchProgram": "sources",
-    "WeightOnly": "precision",
-    "build_model": "builder",
+    "Download": "recipe.sources",
+    "DynamicInt8": "recipe.precision",
+    "Evaluation": "recipe.evaluation",
+    "Float16": "recipe.precision",
+    "Float32": "recipe.precision",
+    "HubFile": "recipe.sources",
+    "Manifest": "records.manifest",
+    "Metric": "records.manifest",
+    "ModelRecipe": "recipe.recipe",
+    "OnnxFile": "recipe.sources",
+    "PackageFile": "recipe.sources",
+    "Provenance": "recipe.recipe",
+    "StaticInt8": "recipe.precision",
+    "TensorSpec": "recipe.tensors",
+    "TorchModule": "recipe.sources",
+    "TorchProgram": "recipe.sources",
+    "WeightOnly": "recipe.precision",
+    "build_model": "project",
     "calibrate": "cascade",
-    "load_recipe": "recipe",
+    "load_recipe": "recipe.recipe",
 }
 
 __all__ = [

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 from aws_cdk import CfnOutput, Stack
 from constructs import Construct
 
-from cdk_inference.contents import hash_once
-from cdk_inference.platform import LambdaPlatform
-from cdk_inference.prop_types import check_props
+from cdk_inference.common.contents import hash_once
+from cdk_inference.common.platform import LambdaPlatform
+from cdk_inference.common.prop_types import check_props
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cdk_inference.model.builder import Project
-    from cdk_inference.model.manifest import Manifest
-    from cdk_inference.model.precision import Pinned
-    from cdk_inference.model.recipe import ModelRecipe
-    from cdk_inference.model.tensors import TensorSpec
+    from cdk_inference.model.project import Project
+    from cdk_inference.model.recipe.precision import Pinned
+    from cdk_inference.model.recipe.recipe import ModelRecipe
+    from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.model.records.manifest import Manifest
 
 
 @check_props
@@ -72,9 +72,9 @@ class ModelArtifact(Construct):
     ) -> None:
         super().__init__(scope, id)
         # Here, so that an app's imports do not wait for what builds models, nor for cattrs.
-        from cdk_inference.model.builder import build_project, open_project, with_precision  # noqa: PLC0415
-        from cdk_inference.model.manifest import ASSEMBLY_METADATA  # noqa: PLC0415
-        from cdk_inference.model.recipe import ModelRecipe, load_recipe  # noqa: PLC0415
+        from cdk_inference.model.project import build_project, open_project, with_precision  # noqa: PLC0415
+        from cdk_inference.model.recipe.recipe import ModelRecipe, load_recipe  # noqa: PLC0415
+        from cdk_inference.model.records.manifest import ASSEMBLY_METADATA  # noqa: PLC0415
 
         self.path: Path | None = None
         """Folder with ``model.onnx``, ``manifest.json`` and, if there are large weights, ``model.weights``."""
@@ -115,7 +115,7 @@ class ModelArtifact(Construct):
 
 
 def _record(path: Path, manifest: Manifest) -> str:
-    """Return what `cdk_inference.sbom` reads: how the model was built, and the hashes of its files."""
+    """Return what `cdk_inference.bundling.sbom` reads: how the model was built, and the hashes of its files."""
     files = [
         {"name": file.name, "sha256": hash_once(file)}
         for file in sorted(path.iterdir())
@@ -142,8 +142,8 @@ def _quality(manifest: Manifest) -> str:
 
 
 def _placeholder(recipe: ModelRecipe) -> Manifest:
-    from cdk_inference.model.manifest import Manifest  # noqa: PLC0415
-    from cdk_inference.model.targets import ARCHITECTURES  # noqa: PLC0415
+    from cdk_inference.model.recipe.targets import ARCHITECTURES  # noqa: PLC0415
+    from cdk_inference.model.records.manifest import Manifest  # noqa: PLC0415
 
     return Manifest(
         name=recipe.name,

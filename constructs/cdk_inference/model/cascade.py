@@ -14,20 +14,21 @@ from itertools import accumulate, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdk_inference.common.cache import hash_data
+from cdk_inference.common.prop_types import check_arguments
+from cdk_inference.common.store import Store
 from cdk_inference.errors import ModelBuildError, PropError
-from cdk_inference.model.builder import FROZEN, locked, readable_errors, request
-from cdk_inference.model.cache import hash_data, hash_folder
-from cdk_inference.model.cascade_lock import Basis, Decision, Entry, LockFile, Side, Table
 from cdk_inference.model.process import run_build, say
-from cdk_inference.model.store import Store
-from cdk_inference.model.structure import structure, unstructure
-from cdk_inference.prop_types import check_arguments
+from cdk_inference.model.project import FROZEN, locked, readable_errors, request
+from cdk_inference.model.recipe.structure import structure, unstructure
+from cdk_inference.model.records.cascade_lock import Basis, Decision, Entry, LockFile, Side, Table
+from cdk_inference.model.records.fingerprint import hash_building
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.model.builder import Project
+    from cdk_inference.model.project import Project
 
 SCHEMA_VERSION = 1
 
@@ -588,7 +589,7 @@ def _key(deployed: _Deployed) -> str:
         project.fingerprint,
         project.tools,
         platform.python_version_tuple()[:2],
-        hash_folder(Path(__file__).parent / "build"),
+        hash_building(),
         deployed.model.asset_hash,
     ]
     return f"answers-{project.recipe.name}-{hash_data(depends)[:32]}"

@@ -18,22 +18,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from cdk_inference.common.cache import cache_root, make_cache
+from cdk_inference.common.store import entries, limit_bytes, prune
+from cdk_inference.costs.memory import choices, least_memory, recommend
 from cdk_inference.errors import InferenceError, ModelBuildError
-from cdk_inference.memory import choices, least_memory, recommend
-from cdk_inference.model.builder import BuiltModel, Project, build_model, open_project, request
-from cdk_inference.model.cache import cache_root, make_cache
-from cdk_inference.model.manifest import Measured
-from cdk_inference.model.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
+from cdk_inference.model.files.weights import MODEL
 from cdk_inference.model.process import run_build, say
-from cdk_inference.model.store import entries, limit_bytes, prune
-from cdk_inference.model.structure import structure
-from cdk_inference.model.targets import DEFAULT_ARCHITECTURE, Architecture
-from cdk_inference.model.weights import MODEL
+from cdk_inference.model.project import BuiltModel, Project, build_model, open_project, request
+from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
+from cdk_inference.model.recipe.structure import structure
+from cdk_inference.model.recipe.targets import DEFAULT_ARCHITECTURE, Architecture
+from cdk_inference.model.records.manifest import Measured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from cdk_inference.model.precision import Pinned
+    from cdk_inference.model.recipe.precision import Pinned
 
 app = typer.Typer(
     help="Build models and judge them, without CDK.",

@@ -32,7 +32,7 @@ _UNPICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch refuses to have both
 
 
 def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
-    """Run ``python -m cdk_inference.model.build WORK`` on a request.
+    """Run ``python -m cdk_inference.model.building WORK`` on a request.
 
     The process writes events to its output, one JSON object a line; all else goes to a log beside the work folder.
 
@@ -41,7 +41,7 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     name
         The model, for messages.
     request
-        What to do; see `cdk_inference.model.build.__main__`.
+        What to do; see `cdk_inference.model.building.__main__`.
     work
         An empty folder, which gets the results.
 
@@ -55,7 +55,7 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     error = None
     with log.open("wb") as log_file, _progress(name) as show:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            [sys.executable, "-P", "-m", "cdk_inference.model.build", str(work)],
+            [sys.executable, "-P", "-m", "cdk_inference.model.building", str(work)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_file,

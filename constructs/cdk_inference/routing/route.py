@@ -6,15 +6,15 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
-from cdk_inference.inference import Inference
-from cdk_inference.prop_types import check_props
+from cdk_inference.routing.inference import Inference
 from cdk_inference.routing.strategies import text
 
 if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.routing.strategies import RoutePlan
-    from cdk_inference.stages import Postprocess, Preprocess
+    from cdk_inference.stages.stages import Postprocess, Preprocess
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
 

@@ -10,18 +10,18 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_inference import acknowledgments
-from cdk_inference.functions import FunctionOptions, StageFunction
-from cdk_inference.jsonata import one_line
-from cdk_inference.packages import ZipPackage
-from cdk_inference.prop_types import check_props
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.jsonata import one_line
+from cdk_inference.common.prop_types import check_props
 from cdk_inference.routing.strategies import GIVE_BACK, text
+from cdk_inference.stages.functions import FunctionOptions, StageFunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cdk_inference.routing.strategies import Decider, RoutePlan
-    from cdk_inference.trigger import S3Trigger
+    from cdk_inference.triggers.s3 import S3Trigger
 
 _REMEMBER = {
     "lookup_error": "{% $states.errorOutput.Error %}",
@@ -284,7 +284,7 @@ def _decider_function(scope: Construct, decider: Decider, options: FunctionOptio
         scope,
         f"Decider{decider.number}",
         package=ZipPackage(
-            handler="inference_runtime.decide.handler",
+            handler="inference_runtime.handlers.decide.handler",
             runtime_requirements=code.runtime_requirements,
             requirements=code.requirements,
             sources=code.files(),

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
-from cdk_inference.prop_types import check_props
-from cdk_inference.stages import user_code
+from cdk_inference.stages.stages import user_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cdk_inference.costs import Option, Traffic
+    from cdk_inference.costs.costs import Option, Traffic
+    from cdk_inference.costs.prices import Prices
     from cdk_inference.model.cascade import Calibration
-    from cdk_inference.prices import Prices
     from cdk_inference.routing.route import Route
-    from cdk_inference.stages import StageCode
+    from cdk_inference.stages.stages import StageCode
 
 GIVE_BACK = ""
 """The destination of an item that has none, because the lookup failed or nobody decides."""
@@ -528,8 +528,8 @@ class _Cheapest:
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
         if "unbuilt" in (self.cpu.model.version, self.gpu.model.version):
             return self.cpu.bind(plan, variant)  # nothing is deployed of such a stack
-        from cdk_inference.costs import choose  # noqa: PLC0415 - for who lets the costs decide
-        from cdk_inference.routing.costs import cascade_option, option  # noqa: PLC0415
+        from cdk_inference.costs.costs import choose  # noqa: PLC0415 - for who lets the costs decide
+        from cdk_inference.routing.route_costs import cascade_option, option  # noqa: PLC0415
 
         branches: dict[str, Branch] = {self.cpu.name: self.cpu, self.gpu.name: self.gpu}
         options: list[Option] = [option(self.cpu), option(self.gpu)]

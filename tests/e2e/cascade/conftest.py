@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdk_inference.local import LocalCloud
-from cdk_inference.local.emulator import Emulator
+from cdk_inference.local.emulator.emulator import Emulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdk_inference.model.cache import cache_root
+from cdk_inference.common.cache import cache_root
 
 if TYPE_CHECKING:
     from pathlib import Path

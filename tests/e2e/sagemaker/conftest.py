@@ -10,8 +10,8 @@ import pytest
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.local import LocalCloud
-from cdk_inference.local import emulator as emulator_module
-from cdk_inference.model.builder import build_model
+from cdk_inference.local.emulator import emulator as emulator_module
+from cdk_inference.model.project import build_model
 from tests.e2e.sagemaker.fake import IN_VAIN, FakeSageMaker
 from tests.waiting import wait_until
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from cdk_inference.local import aws
+from cdk_inference.local.emulator import aws
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Container:
             with path.open("ab") as log:
                 before = log.tell()
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "inference_runtime.serve", "serve"],
+                    [sys.executable, "-m", "inference_runtime.handlers.serve", "serve"],
                     env=self._environment,
                     stdout=log,
                     stderr=subprocess.STDOUT,

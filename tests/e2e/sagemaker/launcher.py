@@ -16,7 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
-MINISTACK = Path(__file__).parents[3] / "constructs" / "cdk_inference" / "local" / "_ministack.py"
+MINISTACK = Path(__file__).parents[3] / "constructs" / "cdk_inference" / "local" / "emulator" / "_ministack.py"
 
 
 def correct() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from cdk_inference.model.manifest import Manifest
-from cdk_inference.model.tensors import TensorSpec
+from cdk_inference.model.recipe.tensors import TensorSpec
+from cdk_inference.model.records.manifest import Manifest
 
 ASSETS = Path(__file__).parents[3] / "model_assets"
 LABELS = (ASSETS / "efficientnet_lite" / "labels.txt").read_text("utf-8").splitlines()

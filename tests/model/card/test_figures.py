@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from cdk_inference.model.card import render
-from cdk_inference.model.tensors import TensorSpec
+from cdk_inference.model.recipe.tensors import TensorSpec
 
 from . import entries
 

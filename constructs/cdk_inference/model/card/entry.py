@@ -14,7 +14,7 @@ import numpy as np
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.card.escaping import clean, clean_all
-from cdk_inference.model.manifest import Manifest
+from cdk_inference.model.records.manifest import Manifest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,1 @@
+"""The deployment packages of functions, with the same bytes on every machine."""

@@ -1,0 +1,126 @@
+"""How the code of a stage becomes that of a Lambda function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from cdk_inference.bundling.bundle import BundledCode, WheelPart, bundle, lambda_source
+from cdk_inference.common.platform import LambdaPlatform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from aws_cdk import aws_lambda as lambda_
+    from constructs import Construct
+
+    from cdk_inference.stages.functions import StageFunction
+
+
+Engine = Literal["c_api", "python"]
+"""What runs a model: ONNX Runtime's shared library alone, or its Python package."""
+
+# What each takes of ONNX Runtime's wheel. The Python package has the library a second time, linked into its own; beside
+# it, it loads a small one ("providers_shared").
+_ENGINE_FILES: dict[Engine, tuple[str, ...]] = {
+    "c_api": ("onnxruntime/capi/libonnxruntime.so.*",),
+    "python": ("onnxruntime/__init__.py", "onnxruntime/capi/*.py", "onnxruntime/capi/*onnxruntime_p*"),
+}
+_ENGINE_LICENSES = ("onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt")
+
+
+@dataclass(frozen=True)
+class PackagedCode:
+    """What `aws_lambda.Function` is told about its code.
+
+    Parameters
+    ----------
+    code, handler, runtime, architecture
+        As those of the function.
+    environment
+        Variables that the code reads beside those of its stage.
+    layers
+        What is unpacked beside the code.
+    ephemeral_mib
+        MiB of ``/tmp``; 512 are Lambda's default.
+    """
+
+    code: lambda_.Code
+    handler: str
+    runtime: lambda_.Runtime
+    architecture: lambda_.Architecture
+    environment: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[lambda_.ILayerVersion, ...] = ()
+    ephemeral_mib: int = 512
+
+
+class StagePackage(Protocol):
+    """A way to package the code of a stage: a zip, or a container image."""
+
+    def resolve(self, scope: StageFunction, *, name: str, platform: LambdaPlatform | None) -> PackagedCode:
+        """Make the package.
+
+        Parameters
+        ----------
+        scope
+            The stage that it is for.
+        name
+            What the stage is called in messages.
+        platform
+            What the user's props say of Python's version and the architecture.
+        """
+
+
+@dataclass(frozen=True)
+class ZipPackage:
+    """A zip with the shared runtime, bundled without Docker.
+
+    Parameters
+    ----------
+    handler
+        ``module.function`` in the package.
+    runtime_requirements
+        Names of the runtime's own lists of pinned packages.
+    engine
+        Which form of ONNX Runtime is in the package, if any. The shared library is that of Linux's wheels.
+    requirements
+        Packages beside those.
+    excluded_requirements
+        Distributions that stay out although one of those asks for them.
+    sources
+        Files and folders of the package beside the runtime, by their name in it.
+    """
+
+    handler: str
+    runtime_requirements: str | tuple[str, ...] = ()
+    engine: Engine | None = None
+    requirements: tuple[str | Path, ...] = ()
+    excluded_requirements: tuple[str, ...] = ()
+    sources: Mapping[str, Path | bytes] = field(default_factory=dict)
+
+    def resolve(self, scope: Construct, *, name: str, platform: LambdaPlatform | None) -> PackagedCode:
+        """Bundle the zip, or take it from the cache."""
+        resolved = LambdaPlatform.resolve(scope, platform)
+        bundled = self.bundled(scope, name=name, platform=resolved)
+        return PackagedCode(bundled.code(), self.handler, resolved.runtime, resolved.cdk_architecture)
+
+    def bundled(self, scope: Construct, *, name: str, platform: LambdaPlatform) -> BundledCode:
+        """Return the zip itself, for a platform that is resolved."""
+        source = lambda_source()
+        lists = [self.runtime_requirements] if isinstance(self.runtime_requirements, str) else self.runtime_requirements
+        if self.engine == "python":
+            lists = [*lists, "inference"]
+        parts = []
+        if self.engine is not None:
+            kept = (*_ENGINE_FILES[self.engine], *_ENGINE_LICENSES)
+            parts.append(WheelPart(source / "requirements" / "onnxruntime.txt", kept))
+        return bundle(
+            scope,
+            name=name,
+            requirements=[*(source / "requirements" / f"{entry}.txt" for entry in lists), *self.requirements],
+            sources={"inference_runtime": source / "inference_runtime", **self.sources},
+            platform=platform,
+            excluded=self.excluded_requirements,
+            parts=parts,
+        )

@@ -1,0 +1,1 @@
+"""Where functions run, and how many execution environments are ready in advance."""

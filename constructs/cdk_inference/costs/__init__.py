@@ -1,0 +1,1 @@
+"""What a pipeline costs at published prices, and which option is the cheapest."""

@@ -1,0 +1,1 @@
+"""The emulator of AWS, and the services that it lacks."""

@@ -1,0 +1,1 @@
+"""Measures how good, how fast and how large a model is."""

@@ -1,0 +1,63 @@
+"""onnxruntime sessions on the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from typing import TYPE_CHECKING
+
+import onnxruntime as ort
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SATURATING = ("x86_64", "amd64")
+_MARKS = (b"Integer", b"Linear", b"DynamicQuantize", b"QAttention", b"QGemm")  # in names of operators of 8 bits
+
+
+FUSED = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+AS_WRITTEN = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+
+def open_session(
+    model: bytes, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED
+) -> ort.InferenceSession:
+    """Return a session on one CPU thread.
+
+    Parameters
+    ----------
+    exact
+        Add int8 products in 32 bits on every CPU: x86_64 without VNNI saturates 16-bit sums of U8S8 products unless
+        their weights are unsigned. This costs speed, so timings are taken without it. Products of signed activations
+        cannot be made exact.
+    level
+        Which of onnxruntime's fusions are applied; by default all, as in a function.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # A float model is not even parsed: that would take its size once more.
+    if exact and platform.machine().lower() in _SATURATING and any(mark in model for mark in _MARKS):
+        import onnx  # noqa: PLC0415 - for this alone: a process that only asks models starts without it
+
+        from cdk_inference.model.building.quantization.saturation import saturating, unsigned  # noqa: PLC0415
+
+        graph = onnx.load_from_string(model)
+        if saturating(graph):
+            # ONNX Runtime does the same with weights in QDQ form, and refuses the other operators with signed ones.
+            options.add_session_config_entry("session.x64quantprecision", "1")
+            with contextlib.suppress(Exception):  # it has no class of its own for operators that it refuses
+                return ort.InferenceSession(
+                    unsigned(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
+                )
+            return open_session(model, exact=False, level=level)
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def open_file(model: Path, threads: int) -> ort.InferenceSession:
+    """Return a session of a model by its path, as a deployed function opens it; its weights may lie beside it."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,1 @@
+"""Reads, changes and simplifies ONNX graphs."""

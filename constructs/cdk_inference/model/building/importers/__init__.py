@@ -1,0 +1,1 @@
+"""Turns the source of a recipe into a float ONNX model."""

@@ -1,0 +1,467 @@
+"""Loads an ONNX file: one self-contained graph with the declared tensors, whatever exported it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, version_converter
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.building.evaluation.session import AS_WRITTEN, open_session
+from cdk_inference.model.building.graph.graph import BATCH_WIDE, all_nodes
+from cdk_inference.model.building.importers.archive import describe_file, shorten
+from cdk_inference.model.building.importers.tensors import check_batch, check_outputs, declare, spell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from cdk_inference.model.building.evaluation.data import Batch
+    from cdk_inference.model.recipe.recipe import ModelRecipe
+    from cdk_inference.model.recipe.tensors import TensorSpec
+
+OPSET = 17  # quantization and the runtimes handle graphs from here on alike
+
+_OLDEST = 7  # the first that onnxruntime vouches for
+_IR_VERSION = 8  # of opset 17; from 4 on, weights need not be inputs
+_LIMIT = 2**31  # bytes of a protobuf message
+_MAX_LOCATION = 500  # characters
+_SHOWN = 8  # tensors in a message
+_TOLERANCE = 1e-3  # of the largest value: batched kernels may sum in another order
+_SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_CODE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_PLACE = (
+    re.compile(r"/\S+\.(?:cc|h):\d+ (?:\S+::)?\w+\([^()]*\)(?: const)? "),  # with the function's parameters
+    re.compile(r"/\S+\.(?:cc|h):\d+ \S+ "),
+)
+_MISSING_OPERATOR = (
+    re.compile(r"No Op registered for (?P<op>\S+) with domain_version of (?P<version>\d+)"),
+    re.compile(r"NOT_IMPLEMENTED *: Could not find an implementation for (?P<op>\w+)\((?P<version>\d+)\)"),
+    re.compile(r"(?P<op>[\w.]+:\w+)\((?P<version>-?\d+)\) is not a registered function/op"),
+)
+
+
+def load_onnx(recipe: ModelRecipe, path: Path, external: Iterable[Path] = ()) -> OnnxModel:
+    """Return the model in an ONNX file.
+
+    Parameters
+    ----------
+    external
+        Files that hold its weights, found by their names; others must lie beside the file.
+
+    Raises
+    ------
+    ModelBuildError
+        If the file is damaged, refers to files that it must not, or holds another model than the recipe declares.
+    """
+    subject = f"ONNX file {path.name}"
+    model = _read(path, subject)
+    try:
+        _include_weights(model, path.parent, {file.name: file for file in external}, subject)
+        _check_opset(model, subject)
+        single = _check_tensors(model, recipe, subject)
+    except (TypeError, AttributeError) as error:  # texts that are not UTF-8 come as bytes
+        raise ModelBuildError(f"{subject} is damaged: it has texts that are none") from error
+    return OnnxModel(recipe, model, subject, single=single)
+
+
+class OnnxModel:
+    """An ONNX graph that holds its weights.
+
+    Parameters
+    ----------
+    recipe
+        Declares inputs and outputs by the names that they have in the graph.
+    model
+        The graph.
+    subject
+        Names the model in messages.
+    single
+        Whether the graph is made for one sample while the recipe declares a symbolic batch.
+    """
+
+    def __init__(self, recipe: ModelRecipe, model: onnx.ModelProto, subject: str, *, single: bool) -> None:
+        self._recipe = recipe
+        self._model = model
+        self._subject = subject
+        self._single = single
+        self._session = _open(_serialize(model, subject), subject)
+        self.batch_wide = any(node.op_type in BATCH_WIDE for node in all_nodes(model))
+
+    def run(self, batch: Batch) -> list[np.ndarray[Any, Any]]:
+        """Return the outputs of the graph as it is, computed without optimizations."""
+        sizes = check_batch(batch, self._recipe.inputs, f"an example for {self._subject}")
+        try:
+            arrays = self._run(self._session, batch)
+        except ModelBuildError:
+            # Many a graph names its batch, and has it fixed to one sample inside.
+            if self._single or not self._takes_single(batch):
+                raise
+            self._single = True
+            arrays = self._run(self._session, batch)
+        check_outputs(arrays, self._recipe.outputs, sizes, f"{self._subject}: the graph")
+        return arrays
+
+    def export(self, batch: Batch) -> onnx.ModelProto:
+        """Return the graph with the declared inputs, outputs and sizes, in an operator set of today."""
+        check_batch(batch, self._recipe.inputs, f"an example for {self._subject}")
+        model = self._batched(batch) if self._single else _narrow(self._model, self._recipe)
+        return self._converted(model, batch)
+
+    def _takes_single(self, batch: Batch) -> bool:
+        symbolic = all(isinstance(s.shape[0], str) for s in (*self._recipe.inputs, *self._recipe.outputs))
+        if not symbolic or len(batch[self._recipe.inputs[0].name]) == 1:
+            return False
+        try:
+            self._run(self._session, {k: v[:1] for k, v in batch.items()})
+        except ModelBuildError:
+            return False
+        return True
+
+    def _run(
+        self, session: ort.InferenceSession, batch: Batch, *, single: bool | None = None
+    ) -> list[np.ndarray[Any, Any]]:
+        names = [spec.name for spec in self._recipe.outputs]
+        single = self._single if single is None else single
+        try:
+            if not single:
+                return [_array(a, n, self._subject) for a, n in zip(session.run(names, batch), names, strict=True)]
+            count = len(batch[self._recipe.inputs[0].name])
+            parts = [session.run(names, {k: v[i : i + 1] for k, v in batch.items()}) for i in range(count)]
+            return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+        except ModelBuildError:
+            raise
+        except Exception as error:
+            shapes = ", ".join(f"{s.name} {list(batch[s.name].shape)}" for s in self._recipe.inputs)
+            raise ModelBuildError(f"{self._subject} fails on ({shapes}): {_reason(error)}") from error
+
+    def _converted(self, model: onnx.ModelProto, batch: Batch) -> onnx.ModelProto:
+        """Convert to a newer operator set; if that is not possible or not right, keep what runs."""
+        if _opset(model) >= OPSET:
+            return model
+        try:
+            converted = version_converter.convert_version(model, OPSET)
+            converted.ir_version = max(converted.ir_version, _IR_VERSION)
+            for opset in model.opset_import:  # those that the converter does not know
+                if opset.domain and opset.domain not in {o.domain for o in converted.opset_import}:
+                    converted.opset_import.append(opset)
+            declare(converted, self._recipe)
+            before = self._run(_open(_serialize(model, self._subject), self._subject), batch, single=False)
+            after = self._run(_open(_serialize(converted, self._subject), self._subject), batch, single=False)
+        except Exception:  # the converter lacks many operators, and its errors have no type
+            return model
+        return converted if _close(before, after) else model
+
+    def _batched(self, batch: Batch) -> onnx.ModelProto:
+        """Free the batch of a graph for one sample, if a batch then gives what its samples give one by one."""
+        # Two different samples.
+        pair = {k: np.concatenate([v, v[:1, ..., ::-1] if v.ndim > 1 else v[:1]])[:2] for k, v in batch.items()}
+        expected = self._run(self._session, pair)
+        for reshapes in (False, True):
+            model = _narrow(self._model, self._recipe)
+            del model.graph.value_info[:]
+            if reshapes:
+                _free_reshapes(model)
+            try:
+                session = _open(_serialize(model, self._subject), self._subject)
+                found = self._run(session, pair, single=False)
+            except ModelBuildError:
+                continue
+            if _close(expected, found):
+                return model
+        fixed = ", ".join(
+            spell(s.name, s.dtype, (1, *s.shape[1:])) for s in (*self._recipe.inputs, *self._recipe.outputs)
+        )
+        raise ModelBuildError(
+            f"{self._subject} is made for one sample, and fails or gives other results for a batch; declare {fixed}, "
+            "or export it again with a dynamic batch"
+        )
+
+
+def _read(path: Path, subject: str) -> onnx.ModelProto:
+    kind = describe_file(path)
+    if kind != "of an unknown format":
+        raise ModelBuildError(f"{subject} is {kind}" if kind == "empty" else f"{subject} is no ONNX file, but {kind}")
+    if (size := path.stat().st_size) >= _LIMIT:
+        raise ModelBuildError(f"{subject} has {size / 1e9:.1f} GB; graphs of 2 GB and more cannot be deployed")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's
+        raise ModelBuildError(f"{subject} is damaged, maybe truncated, or no ONNX file: {shorten(error)}") from error
+    if not model.ir_version or not model.graph.output or not model.opset_import:
+        raise ModelBuildError(f"{subject} is damaged, maybe truncated, or no ONNX file: it has no graph")
+    return model
+
+
+def _check_opset(model: onnx.ModelProto, subject: str) -> None:
+    if (version := _opset(model)) < _OLDEST and any(o.domain in ("", "ai.onnx") for o in model.opset_import):
+        raise ModelBuildError(f"{subject} has operator set {version}, must be {_OLDEST} or later; export it again")
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    return int(max(versions, default=OPSET))
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every tensor of a graph, also those in nested graphs."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _tensors_of_nodes(graph.node)
+
+
+def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in (
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else ()),
+                *attribute.sparse_tensors,
+            ):
+                yield from (sparse.values, sparse.indices)
+            for graph in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _tensors(graph)
+
+
+def _include_weights(model: onnx.ModelProto, folder: Path, given: dict[str, Path], subject: str) -> None:
+    """Read the weights that lie in other files, and only there where the recipe's author put them."""
+    tensors = [*_tensors(model.graph), *(t for f in model.functions for t in _tensors_of_nodes(f.node))]
+    total = 0
+    pieces = []
+    for tensor in tensors:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        where = {entry.key: entry.value for entry in tensor.external_data}
+        file = _external_file(where.get("location", ""), folder, given, subject)
+        offset, length = _extent(where, file, tensor.name, subject)
+        total += length
+        if total >= _LIMIT:
+            raise ModelBuildError(f"{subject} has weights of 2 GB and more in other files, which cannot be deployed")
+        pieces.append((tensor, file, offset, length))
+    for tensor, file, offset, length in pieces:
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            tensor.raw_data = stream.read(length)
+        del tensor.external_data[:]
+        tensor.data_location = TensorProto.DEFAULT
+
+
+def _external_file(location: str, folder: Path, given: dict[str, Path], subject: str) -> Path:
+    parts = PurePosixPath(location)
+    if not location.isprintable() or len(location) > _MAX_LOCATION:
+        raise ModelBuildError(f"{subject} is refused: it has weights in a file named {location!r:.80}")
+    if not location or parts.is_absolute() or ".." in parts.parts or "\\" in location or "\0" in location:
+        raise ModelBuildError(f"{subject} is refused: it has weights in '{location}', outside of its folder")
+    if (file := given.get(parts.name)) is not None:
+        return file
+    file = folder / location
+    if not file.resolve().is_relative_to(folder.resolve()) or file.is_symlink():
+        raise ModelBuildError(f"{subject} is refused: its weights in '{location}' are a link")
+    if not file.is_file():
+        raise ModelBuildError(
+            f"{subject} has weights in '{location}', which is not beside it; put it there, or name it in external_data"
+        )
+    if (kind := describe_file(file)).startswith(("a git-lfs", "an HTML")):
+        raise ModelBuildError(f"{subject} has weights in '{location}', which is {kind}")
+    return file
+
+
+def _extent(where: dict[str, str], file: Path, name: str, subject: str) -> tuple[int, int]:
+    size = file.stat().st_size
+    try:
+        offset = int(where.get("offset") or 0)
+        length = int(where.get("length") or size - offset)
+    except ValueError:
+        offset, length = -1, -1
+    if offset < 0 or length < 0 or offset + length > size:
+        raise ModelBuildError(
+            f"{subject}: the weights {name!r:.80} at offset {where.get('offset', 0)}, "
+            f"length {where.get('length', 'all')} are beyond the end of {file.name} ({size} bytes); "
+            "it is truncated, or of another model"
+        )
+    return offset, length
+
+
+def _check_tensors(model: onnx.ModelProto, recipe: ModelRecipe, subject: str) -> bool:
+    """Compare the graph's inputs and outputs with the declared ones.
+
+    Returns
+    -------
+    Whether all inputs are for one sample, where the recipe declares a symbolic batch.
+    """
+    weights = {w.name for w in model.graph.initializer} | {w.values.name for w in model.graph.sparse_initializer}
+    inputs = {v.name: v for v in model.graph.input if v.name not in weights}
+    outputs = {v.name: v for v in model.graph.output}
+    for spec in recipe.outputs:
+        if spec.name in outputs:
+            _check_kind(outputs[spec.name], subject)
+    batches: set[bool] = set()
+    for value in inputs.values():
+        _check_input(value, subject)
+    fits = set(inputs) == {s.name for s in recipe.inputs} and all(s.name in outputs for s in recipe.outputs)
+    for spec in recipe.inputs if fits else ():
+        fits = fits and _fits(inputs[spec.name], spec, batches)
+    fits = fits and len(batches) <= 1 and all(_fits(outputs[s.name], s, None) for s in recipe.outputs)
+    if not fits:
+        actual, declared = (
+            f"inputs=({_list(i)},), outputs=({_list(o)},)"
+            for i, o in (
+                ([_spell(v) for v in inputs.values()], [_spell(v) for v in outputs.values()]),
+                ([spell(s.name, s.dtype, s.shape) for s in specs] for specs in (recipe.inputs, recipe.outputs)),
+            )
+        )
+        raise ModelBuildError(f"{subject} has {actual}; the recipe declares {declared}")
+    return batches == {True}
+
+
+def _check_kind(value: onnx.ValueInfoProto, subject: str) -> None:
+    kind = value.type.WhichOneof("value")
+    text = kind == "tensor_type" and value.type.tensor_type.elem_type == TensorProto.STRING
+    if kind == "tensor_type" and not text:
+        return
+    found = "text" if text else f"a {(kind or 'nothing').removesuffix('_type')}"
+    raise ModelBuildError(
+        f"{subject}: its output '{value.name}' is {found}, must be a tensor of numbers; convert scikit-learn "
+        "classifiers with options={'zipmap': False}, or declare the other outputs alone"
+    )
+
+
+def _check_input(value: onnx.ValueInfoProto, subject: str) -> None:
+    kind = value.type.WhichOneof("value")
+    if kind is None or (kind == "tensor_type" and value.type.tensor_type.elem_type != TensorProto.STRING):
+        return  # what has no type is not what is declared
+    found = "text" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
+    raise ModelBuildError(
+        f"{subject}: its input {value.name!r:.80} is {found}, must be a tensor of numbers; export the part of the "
+        "model that takes numbers, and let a preprocessing stage make them"
+    )
+
+
+def _fits(value: onnx.ValueInfoProto, spec: TensorSpec, batches: set[bool] | None) -> bool:
+    """Tell whether a graph's tensor can be what a spec declares; collect whether its batch is fixed to one sample."""
+    tensor = value.type.tensor_type
+    if _dtype(tensor.elem_type) != spec.dtype:
+        return False
+    if not tensor.HasField("shape"):
+        return True
+    dims = [d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in tensor.shape.dim]
+    if len(dims) != len(spec.shape):
+        return False
+    for axis, (found, size) in enumerate(zip(dims, spec.shape, strict=True)):
+        if isinstance(size, int):
+            if found not in (None, size):
+                return False
+        elif batches is not None and found is not None and (axis > 0 or found != 1):
+            return False
+    if batches is not None and isinstance(spec.shape[0], str):
+        batches.add(dims[0] is not None)
+    return True
+
+
+def _dtype(kind: int) -> str:
+    try:
+        return str(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    except (KeyError, ValueError):
+        return "unknown"
+
+
+def _spell(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    shape: list[str | int] = []
+    for axis, dim in enumerate(tensor.shape.dim):
+        if dim.HasField("dim_value") and dim.dim_value > 0:
+            shape.append(dim.dim_value)
+        else:
+            named = _SYMBOL.fullmatch(dim.dim_param)
+            shape.append(dim.dim_param if named else "batch" if axis == 0 else f"size_{axis}")
+    return spell(value.name, _dtype(tensor.elem_type), shape)
+
+
+def _list(specs: Sequence[str]) -> str:
+    more = f" and {len(specs) - _SHOWN} more" if len(specs) > _SHOWN else ""
+    return ", ".join(specs[:_SHOWN]) + more
+
+
+def _narrow(model: onnx.ModelProto, recipe: ModelRecipe) -> onnx.ModelProto:
+    """Return a copy that has the declared inputs and outputs alone, with the declared sizes; weights are constants."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    del copy.training_info[:]
+    del copy.graph.value_info[:]
+    declare(copy, recipe)
+    copy.ir_version = max(copy.ir_version, _IR_VERSION)
+    return copy
+
+
+def _free_reshapes(model: onnx.ModelProto) -> None:
+    """Let reshapes to a constant shape for one sample take their number of samples from their input."""
+    constants = {w.name: w for w in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    for node in model.graph.node:
+        if node.op_type != "Reshape" or node.input[1] not in constants:
+            continue
+        weight = constants[node.input[1]]
+        shape = onnx.numpy_helper.to_array(weight).copy()
+        if shape.ndim == 1 and shape.size and shape[0] == 1:
+            shape[0] = 0 if -1 in shape else -1
+            weight.CopyFrom(onnx.numpy_helper.from_array(shape, weight.name))
+
+
+def _serialize(model: onnx.ModelProto, subject: str) -> bytes:
+    try:
+        data: bytes = model.SerializeToString()
+    except Exception as error:  # protobuf's
+        raise ModelBuildError(f"{subject} has 2 GB or more with its weights, which cannot be deployed") from error
+    return data
+
+
+def _open(model: bytes, subject: str) -> ort.InferenceSession:
+    """Open a session that computes each node as it is written, or as nearly as onnxruntime can."""
+    for level in (AS_WRITTEN, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC):
+        try:
+            return open_session(model, level=level)
+        except Exception as error:  # onnxruntime's errors have no common base of their own
+            failure = error
+    for pattern in _MISSING_OPERATOR:
+        if found := pattern.search(str(failure)):
+            version = f" (version {found['version']})" if not found["version"].startswith("-") else ""
+            raise ModelBuildError(
+                f"{subject} uses the operator {found['op']}{version}, which onnxruntime {ort.__version__} lacks; "
+                "export it without"
+            ) from failure
+    raise ModelBuildError(f"onnxruntime {ort.__version__} cannot load {subject}: {_reason(failure)}") from failure
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message without the code, and without the place in onnxruntime's sources."""
+    text = _CODE.sub("", str(error))
+    for pattern in _PLACE:
+        text = pattern.sub("", text)
+    return shorten(text)
+
+
+def _array(value: object, name: str, subject: str) -> np.ndarray[Any, Any]:
+    if not isinstance(value, np.ndarray):
+        raise ModelBuildError(f"{subject}: its output '{name}' is a {type(value).__name__}, must be a tensor")
+    return value
+
+
+def _close(expected: list[np.ndarray[Any, Any]], found: list[np.ndarray[Any, Any]]) -> bool:
+    """Tell whether outputs are the same up to rounding."""
+    for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
+        scale = float(np.abs(wide_a[np.isfinite(wide_a)]).max(initial=0.0))
+        if not np.allclose(wide_a, wide_b, rtol=0, atol=_TOLERANCE * max(scale, 1e-6), equal_nan=True):
+            return False
+    return True

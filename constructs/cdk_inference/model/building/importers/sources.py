@@ -1,0 +1,88 @@
+"""Loads what a recipe's source names, whichever kind it is."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Protocol
+
+from cdk_inference.model.files.fetch import fetch
+from cdk_inference.model.recipe.sources import OnnxFile, TorchModule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import onnx
+
+    from cdk_inference.model.building.evaluation.data import Batch
+    from cdk_inference.model.recipe.recipe import ModelRecipe
+
+
+class Loaded(Protocol):
+    """A model in its own framework."""
+
+    @property
+    def batch_wide(self) -> bool:
+        """Whether it takes scales from a whole batch by design, as dynamic quantization does; the manifest says so."""
+        ...
+
+    def run(self, batch: Batch) -> list[np.ndarray[Any, Any]]:
+        """Return the model's own outputs for a batch, in the order in which the recipe declares them.
+
+        Raises
+        ------
+        ModelBuildError
+            If the batch is not what the recipe declares, the model cannot compute it, or returns something else.
+        """
+        ...
+
+    def export(self, batch: Batch) -> onnx.ModelProto:
+        """Return the model as one ONNX graph with the declared names and sizes, weights included.
+
+        Parameters
+        ----------
+        batch
+            An example; sizes of symbolic axes are taken from it but not kept.
+
+        Raises
+        ------
+        ModelBuildError
+            If it cannot be exported; the message says where.
+        """
+        ...
+
+
+def load(recipe: ModelRecipe, folder: Path, cache: Path) -> Loaded:
+    """Load a recipe's model.
+
+    From here on this process unpickles no files of torch, not even in the user's code: ``torch.load`` reads tensors
+    alone.
+
+    Parameters
+    ----------
+    folder
+        The recipe's folder.
+    cache
+        Cache root, for what is fetched.
+
+    Raises
+    ------
+    ModelBuildError
+        If a file is missing, damaged, unsafe or of another model, or the factory fails.
+    """
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # read at each torch.load
+    source = recipe.source
+    if isinstance(source, OnnxFile):
+        from cdk_inference.model.building.importers.onnx_file import load_onnx  # noqa: PLC0415 - needs no torch
+
+        external = {fetch(file, folder, cache) for file in source.external_data}
+        return load_onnx(recipe, fetch(source.file, folder, cache), external)
+    if isinstance(source, TorchModule):
+        from cdk_inference.model.building.importers.torch_module import load_module  # noqa: PLC0415 - imports torch
+
+        weights = None if source.weights is None else fetch(source.weights, folder, cache)
+        return load_module(recipe, source, folder, weights)
+    from cdk_inference.model.building.importers.torch_program import load_program  # noqa: PLC0415 - imports torch
+
+    return load_program(recipe, fetch(source.file, folder, cache))

@@ -1,0 +1,1 @@
+"""Turns a float model into each precision."""

@@ -1,0 +1,1 @@
+"""The files that a recipe names: downloads and weights."""

@@ -1,0 +1,125 @@
+"""What a model is judged by before it may ship."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cdk_inference.model.recipe.checks import check, check_function, check_inside, check_number, is_function
+
+METRICS = (
+    "top1",
+    "top5",
+    "top1_agreement",
+    "top5_agreement",
+    "top1_sequence_agreement",
+    "cosine",
+    "mean_absolute_error",
+)
+"""The common ones; any number of places may stand for 1 and 5, and ``"metrics.py:function"`` for your own."""
+
+_ROUNDING = 1e-9  # of float64, in sums that exact arithmetic would give as equal
+_TOP = re.compile(r"top([1-9]\d{0,3})(_agreement|_sequence_agreement)?")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The gate: how good the deployed model must be on held-out data, beside the float one.
+
+    Parameters
+    ----------
+    data
+        ``"file.py:function"``; the function takes no arguments and yields batches, from data that calibration has not
+        seen. A batch is a dict from input name to array, or a tuple of that, labels (one per sample, or None) and,
+        optionally, descriptions (one text per sample, for the model card).
+    metric
+        ``"top1_agreement"``: share of samples whose highest output is the same as the float model's (``"top5_..."``:
+        is among its five highest); each position of a sequence counts by itself. ``"top1_sequence_agreement"``: share
+        of samples of which all positions agree, such as the lines of a text recognition. ``"cosine"``: mean cosine
+        similarity with the float model's outputs; where outputs or channels differ in scale, as boxes and scores do,
+        that of the group that is least alike. These need no labels and are 1.0 for the float model.
+        ``"top1"``, ``"top5"``: accuracy, with class numbers as labels.
+        ``"mean_absolute_error"``: to the labels, or to the float model's outputs without labels; lower is better.
+        ``"file.py:function"``: your own, called with two lists of as many members as there are batches: outputs, each
+        a dict from output name to array, and labels; returns a number, higher is better.
+        Classification metrics look at the first output of float numbers that has classes on its last axis. The samples
+        that count must have two or more classes.
+    max_drop
+        The build fails if the metric is worse than the float model's by more than this.
+    min_confidence
+        Only samples count of which the float model itself is this sure: the highest softmax of the first output, in
+        [0, 1). For classification metrics. None: all samples.
+    floor
+        The build also fails if the metric is below this (above, for an error), whatever the float model reaches.
+    max_latency_ms
+        The build also fails if one sample takes longer than this, in milliseconds on one thread of this machine.
+    max_size_mb
+        The build also fails if the model is larger than this as it is deployed, in millions of bytes.
+    class_names
+        A text file in the recipe's folder with the name of a class a line, for the model card.
+    """
+
+    data: str
+    metric: str = "top1_agreement"
+    max_drop: float = 0.05
+    min_confidence: float | None = None
+    floor: float | None = None
+    max_latency_ms: float | None = None
+    max_size_mb: float | None = None
+    class_names: str | None = None
+
+    def __post_init__(self) -> None:
+        check_function("evaluation.data", self.data)
+        known = isinstance(self.metric, str) and (
+            self.metric in METRICS or _TOP.fullmatch(self.metric) or is_function(self.metric)
+        )
+        check(known, "metric", self.metric, f"one of {', '.join(METRICS)}, or 'file.py:function'")
+        check_number("max_drop", self.max_drop, "a number from 0", low=0)
+        if self.metric in METRICS and self.higher_is_better:
+            check_number("max_drop", self.max_drop, "from 0 to 1", low=0, high=1)
+        if self.min_confidence is not None:
+            check_number("min_confidence", self.min_confidence, "from 0 to below 1", low=0, high=0.999999)
+            check(self.top is not None, "min_confidence", self.min_confidence, f"None with metric {self.metric!r}")
+        if self.floor is not None:
+            check_number("floor", self.floor, "a number")
+        for name in ("max_latency_ms", "max_size_mb"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value, "above 0", above=0)
+        if self.class_names is not None:
+            check_inside("class_names", self.class_names)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of the metric is better."""
+        return self.metric != "mean_absolute_error"
+
+    @property
+    def top(self) -> int | None:
+        """Number of highest outputs that a classification metric looks at; None for the others."""
+        found = _TOP.fullmatch(self.metric)
+        return int(found[1]) if found else None
+
+    @property
+    def whole_sequences(self) -> bool:
+        """Whether a sample counts as a whole, and not each of its positions."""
+        return self.metric.endswith("_sequence_agreement")
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the metric is nothing without labels."""
+        return self.top is not None and not self.metric.endswith("_agreement")
+
+
+def limit(evaluation: Evaluation, baseline: float) -> float:
+    """Return the worst value that passes the gate, given that of the float model."""
+    if evaluation.higher_is_better:
+        allowed = baseline - evaluation.max_drop
+        return allowed if evaluation.floor is None else max(allowed, evaluation.floor)
+    allowed = baseline + evaluation.max_drop
+    return allowed if evaluation.floor is None else min(allowed, evaluation.floor)
+
+
+def passes(evaluation: Evaluation, value: float, gate: float) -> bool:
+    """Tell whether the deployed model's value is good enough; the last bits of a sum do not decide."""
+    slack = _ROUNDING * max(abs(gate), abs(value))
+    return value >= gate - slack if evaluation.higher_is_better else value <= gate + slack

@@ -1,0 +1,177 @@
+"""What a model is made of, as pure data: the build process reads it, the synth process only hashes it."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.common.prop_types import check_arguments
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.recipe.checks import check, check_function, check_names
+from cdk_inference.model.recipe.evaluation import Evaluation
+from cdk_inference.model.recipe.precision import Auto, DynamicInt8, Float16, Float32, Precision, StaticInt8, WeightOnly
+from cdk_inference.model.recipe.sources import OnnxFile, Source, TorchModule, TorchProgram, packages_of
+from cdk_inference.model.recipe.structure import structure, unstructure
+from cdk_inference.model.recipe.tensors import TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MAX_NAME = 100
+_WEIGHTS = 'TorchModule("model.py:build", weights="{}")'
+_SOURCES = {
+    ".onnx": 'OnnxFile("{}")',
+    ".pt": _WEIGHTS,
+    ".pt2": 'TorchProgram("{}")',
+    ".pth": _WEIGHTS,
+    ".safetensors": _WEIGHTS,
+}
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the weights come from and on what terms; copied into the manifest.
+
+    Parameters
+    ----------
+    license
+        SPDX identifier of the weights' licence.
+    origin
+        URL or sentence that lets a reader find the original.
+    """
+
+    license: str
+    origin: str
+
+    def __post_init__(self) -> None:
+        check(isinstance(self.license, str) and self.license, "license", self.license, "an SPDX identifier")
+        check(isinstance(self.origin, str) and self.origin, "origin", self.origin, "a URL or a sentence")
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """Everything that determines a built model.
+
+    Parameters
+    ----------
+    name
+        Letters, digits, dots, dashes and underscores, at most 100.
+    source
+        `TorchModule`, `TorchProgram` or `OnnxFile`.
+    inputs, outputs
+        The model's tensors, batch first.
+    evaluation
+        Held-out data and the gate.
+    provenance
+        Licence and origin of the weights.
+    precision
+        `Auto` finds the best that passes the gate. `Float32`, `Float16`, `StaticInt8`, `DynamicInt8` or `WeightOnly`
+        is shipped if it passes.
+    calibration
+        ``"file.py:function"`` yielding batches like an evaluation does: a few dozen varied samples that look like
+        production data. `StaticInt8` needs it; without it, `Auto` does not try static quantization.
+    packages
+        Distributions that the factory stands on. Their versions decide, with the recipe and the files that the build
+        can read, whether the model is built again; of editable ones the files in their source folder do too.
+    """
+
+    name: str
+    source: Source
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    evaluation: Evaluation
+    provenance: Provenance
+    precision: Precision = field(default_factory=Auto)
+    calibration: str | None = None
+    packages: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        named = isinstance(self.name, str) and _NAME.fullmatch(self.name) and len(self.name) <= _MAX_NAME
+        check(named, "name", self.name, f"letters, digits, dots, dashes and underscores, at most {_MAX_NAME}")
+        for kind in ("inputs", "outputs"):
+            specs = getattr(self, kind)
+            tensors = isinstance(specs, list | tuple) and all(isinstance(s, TensorSpec) for s in specs)
+            check(tensors and specs, kind, specs, "one or more TensorSpec")
+            object.__setattr__(self, kind, tuple(specs))
+        names = [s.name for s in (*self.inputs, *self.outputs)]
+        repeated = sorted({n for n in names if names.count(n) > 1})
+        check(not repeated, "inputs/outputs", repeated, "tensors with different names")
+        for spec in self.inputs:
+            _check_batch_first(spec, self.inputs[0], "make one that never changes a constant of the graph")
+        for spec in self.outputs:
+            _check_batch_first(spec, self.inputs[0], "leave it out")
+        _check_type("source", self.source, TorchModule, TorchProgram, OnnxFile)
+        _check_type("evaluation", self.evaluation, Evaluation)
+        _check_type("provenance", self.provenance, Provenance)
+        _check_type("precision", self.precision, Auto, Float32, Float16, StaticInt8, DynamicInt8, WeightOnly)
+        if self.calibration is not None:
+            check_function("calibration", self.calibration)
+        static = isinstance(self.precision, StaticInt8)
+        check(self.calibration is not None or not static, "calibration", None, "given, StaticInt8 needs it")
+        packages = check_names("packages", self.packages, "names of distributions, a tuple of strings")
+        object.__setattr__(self, "packages", tuple(dict.fromkeys((*packages, *packages_of(self.source)))))
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the recipe as JSON-compatible data."""
+        data: dict[str, Any] = unstructure(self)
+        return data
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> ModelRecipe:
+        """Read what `to_data` wrote."""
+        return structure(data, cls)
+
+
+@check_arguments
+def load_recipe(path: str | Path) -> tuple[ModelRecipe, Path]:
+    """Run a recipe file and return its ``RECIPE`` with the folder that its paths are relative to.
+
+    Raises
+    ------
+    ModelBuildError
+        If the file is missing, raises, or defines no `ModelRecipe` named ``RECIPE``.
+    """
+    file = Path(path).absolute()
+    rule = "recipe must be a Python file that defines RECIPE"
+    if file.is_dir():
+        recipes = sorted(each.name for each in file.glob("*.py") if each.is_file() and b"RECIPE" in each.read_bytes())
+        raise ModelBuildError(
+            f"{rule}, got the folder {file}; "
+            + (f"pass {file / recipes[0]}" if recipes else f"write {file / 'recipe.py'}, and pass it")
+        )
+    if file.suffix in _SOURCES:
+        source = _SOURCES[file.suffix].format(file.name)
+        raise ModelBuildError(
+            f"{rule}, got the model {file}; write a recipe.py next to it, with RECIPE = ModelRecipe(source={source}, …)"
+        )
+    if not file.is_file():
+        raise ModelBuildError(f"recipe file {file} does not exist; pass the path of a file that defines RECIPE")
+    try:
+        recipe = runpy.run_path(str(file)).get("RECIPE")
+    except ModelBuildError as error:
+        raise ModelBuildError(f"recipe file {file}: {error}") from error
+    except Exception as error:
+        frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
+        line = getattr(error, "lineno", None) or (frames[-1] if frames else "?")
+        raise ModelBuildError(f"recipe file {file} raised {type(error).__name__} on line {line}: {error}") from error
+    if not isinstance(recipe, ModelRecipe):
+        found = "no RECIPE" if recipe is None else f"a RECIPE of type {type(recipe).__name__}"
+        raise ModelBuildError(f"recipe file {file} defines {found}; write RECIPE = ModelRecipe(...)")
+    return recipe, file.parent
+
+
+def _check_batch_first(spec: TensorSpec, first: TensorSpec, otherwise: str) -> None:
+    """Refuse what has its batch on another axis, or none."""
+    size, batch = spec.shape[0], first.shape[0]
+    fits = isinstance(batch, str) if isinstance(size, str) else size == batch
+    expected = f"batch first, like '{first.name}' {first.shape}; export the model so, or {otherwise}"
+    check(fits, f"{spec.name}.shape", spec.shape, expected)
+
+
+def _check_type(field_name: str, value: object, *kinds: type) -> None:
+    check(isinstance(value, kinds), field_name, value, f"of type {' or '.join(k.__name__ for k in kinds)}")

@@ -1,0 +1,90 @@
+"""Reads and writes our dataclasses as JSON-compatible data, checked by type and without unknown members."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import cattrs
+from cattrs.strategies import configure_tagged_union
+
+from cdk_inference.model.recipe.precision import Pinned, Precision
+from cdk_inference.model.recipe.sources import Download, File, HubFile, PackageFile, Source
+
+T = TypeVar("T")
+
+
+def structure(data: object, kind: type[T]) -> T:
+    """Return an object of a dataclass from the data that `unstructure` made of one.
+
+    Raises
+    ------
+    ValueError
+        Naming the members that are missing, unknown or of the wrong kind.
+    """
+    try:
+        return _converter.structure(data, kind)
+    except cattrs.BaseValidationError as error:
+        raise ValueError("; ".join(cattrs.transform_error(error))) from error
+
+
+def unstructure(value: object, kind: Any = None) -> Any:  # noqa: ANN401 - JSON-compatible data
+    """Return a dataclass as JSON-compatible data; give the union if the value is a member of one."""
+    return _converter.unstructure(value, unstructure_as=kind)
+
+
+def _kind(cls: type) -> str:
+    name: str = cls.__dataclass_fields__["kind"].default  # type: ignore[attr-defined]
+    return name
+
+
+def _number(value: object, _: type) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"expected a number, got {value!r}")
+    return float(value)
+
+
+def _integer(value: object, _: type) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"expected a whole number, got {value!r}")
+    return value
+
+
+def _truth(value: object, _: type) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"expected true or false, got {value!r}")
+    return value
+
+
+def _text(value: object, _: type) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, got {value!r}")
+    return value
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
+    converter.register_structure_hook(float, _number)
+    converter.register_structure_hook(int, _integer)
+    converter.register_structure_hook(bool, _truth)  # after int, of which it is one
+    converter.register_structure_hook(str, _text)
+    # Sizes are numbers and symbolic sizes are texts: both are what they are.
+    converter.register_structure_hook(str | int, lambda value, _: value)
+    placed = Download | HubFile | PackageFile
+    configure_tagged_union(placed, converter, tag_generator=_kind, tag_name="kind")
+
+    def structure_file(value: object, _: object) -> Any:  # noqa: ANN401 - a File
+        return value if isinstance(value, str) else converter.structure(value, placed)  # type: ignore[arg-type]
+
+    def unstructure_file(value: object) -> Any:  # noqa: ANN401 - a text, or a dict
+        return value if isinstance(value, str) else converter.unstructure(value, unstructure_as=placed)
+
+    for union in (File, File | None):
+        converter.register_structure_hook(union, lambda v, t: None if v is None else structure_file(v, t))
+        converter.register_unstructure_hook(union, lambda v: None if v is None else unstructure_file(v))
+    # These contain files, so they come last.
+    for members in (Source, Precision, Pinned):
+        configure_tagged_union(members, converter, tag_generator=_kind, tag_name="kind")
+    return converter
+
+
+_converter = _make_converter()

@@ -1,0 +1,61 @@
+"""Names, types and shapes of a model's inputs and outputs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cdk_inference.model.recipe.checks import check
+
+DTYPES = (
+    "bool",
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+)
+
+_MAX_NAME = 200
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, type and shape of a model input or output.
+
+    Parameters
+    ----------
+    name
+        Name of the tensor in the ONNX graph, printable.
+    dtype
+        NumPy name of the element type, such as ``"uint8"``.
+    shape
+        Sizes by axis; a string is a symbolic size, such as ``("batch", 224, 224, 3)``. Symbolic sizes
+        with the same name are equal.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[str | int, ...]
+
+    def __post_init__(self) -> None:
+        printable = isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= _MAX_NAME
+        check(printable, "name", self.name, f"printable, with 1 to {_MAX_NAME} characters")
+        check(self.dtype in DTYPES, f"{self.name}.dtype", self.dtype, f"one of {', '.join(DTYPES)}")
+        shape = self.shape
+        sizes = isinstance(shape, list | tuple) and all(
+            (isinstance(s, str) and _SYMBOL.fullmatch(s)) or (isinstance(s, int) and not isinstance(s, bool) and s > 0)
+            for s in shape
+        )
+        expected = "positive sizes or symbolic names, batch first"
+        check(sizes, f"{self.name}.shape", shape, expected)
+        scalar = "a scalar that never changes can be a constant of the graph"
+        check(len(shape) > 0, f"{self.name}.shape", shape, f"{expected}; {scalar}")
+        object.__setattr__(self, "shape", tuple(shape))

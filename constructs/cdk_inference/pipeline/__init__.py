@@ -1,0 +1,1 @@
+"""The pipeline that a user deploys, and the workflow that runs it."""

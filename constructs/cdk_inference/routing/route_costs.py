@@ -1,0 +1,178 @@
+"""What the routes of a pipeline cost, from what is known of their models: see `costs` for how it is estimated."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from aws_cdk import Annotations, Token
+
+from cdk_inference.costs.costs import (
+    CascadeOption,
+    CpuOption,
+    GpuOption,
+    PipelineShape,
+    Traffic,
+    always_on_advice,
+    estimate,
+)
+from cdk_inference.errors import PropError
+from cdk_inference.gpu.inference import LONGEST_PATIENCE, LambdaGpu
+from cdk_inference.gpu.sagemaker import SageMakerAsync
+from cdk_inference.model.cascade import calibrate
+from cdk_inference.routing.inference import CpuStrategy, GpuStrategy
+
+if TYPE_CHECKING:
+    from constructs import Construct
+
+    from cdk_inference.gpu.inference import GpuBackend
+    from cdk_inference.model.cascade import Calibration
+    from cdk_inference.routing.route import Route
+
+_MILLION = Traffic(items_per_month=1_000_000)
+# The cheapest that has so many GiB; Lambda may give more than it is asked for.
+_INSTANCES = ((3, "g6f.large"), (16, "g4dn.xlarge"), (24, "g6.xlarge"), (48, "g6e.xlarge"))
+
+
+def option(route: Route, name: str | None = None) -> CpuOption | GpuOption:
+    """Return a route as the estimates take it.
+
+    Raises
+    ------
+    PropError
+        If its latency is not known, or the backend's numbers are known at deployment only.
+    """
+    inference = route.inference
+    if isinstance(inference, GpuStrategy):
+        backend = inference.backend
+        if isinstance(backend, SageMakerAsync):
+            return GpuOption(
+                name or route.name,
+                milliseconds=route.milliseconds,
+                backend="sagemaker",
+                instance=backend.instance_type,
+            )
+        return _on_lambda(name or route.name, route.milliseconds, backend)
+    memory = inference.memory_size if isinstance(inference, CpuStrategy) else 1769
+    measured = route.model.manifest.measured
+    known = route.milliseconds if route.milliseconds is not None else None if measured is None else measured.deployed_ms
+    return CpuOption(name or route.name, milliseconds=known, memory_size=memory)
+
+
+def _on_lambda(name: str, milliseconds: float | None, backend: GpuBackend) -> GpuOption:
+    if not isinstance(backend, LambdaGpu):
+        raise PropError(f"what '{name}' costs is not known: its backend is a {type(backend).__name__}; leave it out")
+    if Token.is_unresolved(backend.accelerator_memory) or Token.is_unresolved(backend.min_environments):
+        raise PropError(
+            f"what '{name}' costs is not known: its accelerator_memory and min_environments are only at deployment; "
+            "give numbers, or compare options of cdk_inference.costs.costs yourself"
+        )
+    instance = next((each for memory, each in _INSTANCES if memory >= backend.accelerator_memory), None)
+    if instance is None:
+        raise PropError(
+            f"what '{name}' costs is not known: no instance with {backend.accelerator_memory} GiB of GPU memory has a "
+            "price here; compare a GpuOption(instance=…) of your own with cdk_inference.costs.costs.choose"
+        )
+    return GpuOption(
+        name,
+        milliseconds=milliseconds,
+        instance=instance,
+        always_on=backend.min_environments,
+        # The network of a capacity provider, or VPC, of one's own is there anyway.
+        endpoints=None if backend.capacity is None and backend.vpc is None else 0,
+    )
+
+
+def cascade_option(name: str, first: Route, then: Route, agreement: float) -> CascadeOption:
+    """Return a cascade as the estimates take it, calibrated.
+
+    Raises
+    ------
+    PropError
+        If a latency is not known, or the first model is on a GPU.
+    """
+    cheap = option(first)
+    if not isinstance(cheap, CpuOption):
+        raise PropError(f"route '{first.name}' is first in a cascade but runs on a GPU; begin with one on a CPU")
+    calibration = calibrate(first.model, then.model, agreement=agreement)
+    return CascadeOption(name, first=cheap, then=option(then), escalation=calibration.escalation_rate)
+
+
+def cascade_costs(first: Route, then: Route, calibration: Calibration) -> dict[str, float]:
+    """Return US dollars for a million items by each route alone and by the cascade, as far as latencies are known."""
+    legs = {}
+    for route in (first, then):
+        try:
+            legs[route.name] = option(route)
+            estimate(legs[route.name], _MILLION)
+        except PropError:  # no latency, or no price
+            legs.pop(route.name, None)
+    options: dict[str, CpuOption | GpuOption | CascadeOption] = dict(legs)
+    one, two = legs.get(first.name), legs.get(then.name)
+    if isinstance(one, CpuOption) and two is not None:
+        options["cascade"] = CascadeOption(
+            "cascade", first=one, then=two, escalation=calibration.escalation_rate, quality=calibration.agreement
+        )
+    estimates = {name: estimate(each, _MILLION).usd_per_million for name, each in options.items()}
+    return {name: round(usd, 2) for name, usd in estimates.items() if usd is not None}
+
+
+def advise(scope: Construct, route: Route, traffic: Traffic, *, fused: bool = False) -> None:
+    """Warn if the function of a route that all items take would cost less with capacity that is always on."""
+    inference = route.inference
+    if not isinstance(inference, CpuStrategy) or inference.capacity is not None:
+        return
+    known = option(route)
+    if fused and isinstance(known, CpuOption) and known.milliseconds is not None:
+        shape = PipelineShape()
+        known = replace(known, milliseconds=known.milliseconds + shape.preprocess_ms + shape.postprocess_ms)
+    advice = always_on_advice(known, traffic) if isinstance(known, CpuOption) else None
+    if advice is not None:
+        capacity = (
+            f"provisioned({advice.environments})"
+            if advice.offer == "provisioned concurrency"
+            else f"managed_instances(max_environments={advice.environments})"
+        )
+        Annotations.of(scope).add_warning_v2(
+            "cdk-inference:always-on",
+            f"route {route.name}: {advice.message()}; pass inference=Inference.cpu(memory_size={advice.memory_size}, "
+            f"capacity=Capacity.{capacity})",
+        )
+
+
+def warn_of_backlog(scope: Construct, route: Route, traffic: Traffic) -> None:
+    """Warn if the GPU of a route that all items take cannot do a burst in time.
+
+    Batches are handed over as they come, and the patience of each counts from then on, also while others are on the
+    GPU.
+    """
+    inference = route.inference
+    if not isinstance(inference, GpuStrategy) or route.milliseconds is None:
+        return
+    backend = inference.backend
+    if isinstance(backend, LambdaGpu):
+        prop, gpus, least = "max_environments", backend.max_environments, backend.min_environments
+    elif isinstance(backend, SageMakerAsync):
+        prop, gpus, least = "max_instances", backend.max_instances, 0
+    else:
+        return
+    if Token.is_unresolved(gpus) or Token.is_unresolved(least) or inference.patience.is_unresolved():
+        return
+    start = 0.0 if least else GpuOption.start_seconds
+    items = traffic.items_per_month / traffic.bursts_per_month
+    work, comes = items * route.milliseconds / 1000, traffic.burst_hours * 3600
+    patience = inference.patience.to_seconds()
+    longest = max(start, start + work / gpus - comes)
+    if longest <= patience:
+        return
+    enough = math.ceil(work / (comes + patience - start)) if patience > start else None
+    more = "" if enough is None or enough <= gpus else f"{prop}={enough}, "
+    waits = f"a patience of {math.ceil(longest / 60)} minutes, " if longest <= LONGEST_PATIENCE else ""
+    Annotations.of(scope).add_warning_v2(
+        "cdk-inference:backlog",
+        f"route {route.name}: the last of a burst of {items:,.0f} items waits {longest / 60:,.0f} minutes for {gpus} "
+        f"GPUs, {start / 60:.0f} of them for the first to start, and its patience is {patience / 60:.0f} minutes: what "
+        f"waits longer gets rows that say FAILED, and goes to the dead-letter queue; use {more}{waits}or upload more "
+        "slowly",
+    )

@@ -1,0 +1,598 @@
+"""The functions of a pipeline: preprocessing, inference on a CPU, postprocessing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
+
+import jsii
+from aws_cdk import Duration, Size, Stack, Token
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.capacity.capacity import ON_DEMAND, Surroundings
+from cdk_inference.capacity.network import allow_interfaces, check_placement, closed_security_group
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.descriptions import FUNCTION, described
+from cdk_inference.common.durations import seconds
+from cdk_inference.common.metadata import mark, metrics_name, model_facts
+from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.service_errors import Kind, state_errors
+from cdk_inference.costs.memory import warn_of_memory
+from cdk_inference.errors import PropError
+from cdk_inference.storage.defaults import log_group
+from cdk_inference.storage.work_bucket import TENSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aws_cdk import RemovalPolicy
+    from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_kms as kms
+
+    from cdk_inference.bundling.packages import Engine, StagePackage
+    from cdk_inference.capacity.capacity import Capacity
+    from cdk_inference.common.platform import LambdaPlatform
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.stages.stages import Postprocess, Preprocess
+    from cdk_inference.storage.results import ResultsTable
+    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.triggers.s3 import S3Trigger
+
+NOT_READY_ERRORS = state_errors("lambda:Invoke", Kind.NOT_READY)
+"""Errors of an invocation that pass once something has started or was restored, perhaps after minutes."""
+
+TRANSIENT_ERRORS = (*state_errors("lambda:Invoke", Kind.BUSY), *NOT_READY_ERRORS, "RetryableError")
+"""Errors that say nothing about the items: the same batch may well succeed later.
+
+The last is raised by the runtime when an AWS service fails it; the others are Lambda's own, see `service_errors`.
+"""
+
+CONFIGURATION_ERRORS = state_errors("lambda:Invoke", Kind.CONFIGURATION)
+"""Errors of an invocation that somebody has to repair; the items are not to blame.
+
+A version is not found when an execution that began before a deployment comes to it after.
+"""
+
+NO_MODEL = "none"
+"""Stands for the model's version in rows of a workflow whose inference stage does not say which model it runs."""
+
+INFERENCE_HANDLER = "inference_runtime.handlers.infer.handler"
+_MAX_ENVIRONMENT_BYTES = 4096
+_DEFAULT_STORAGE = 512
+
+
+class FunctionOptions(TypedDict, total=False):
+    """Props that every stage's function takes; see `StageFunction`."""
+
+    reserved_concurrent_executions: int | None
+    platform: LambdaPlatform | None
+    encryption_key: kms.IKey | None
+    log_retention: logs.RetentionDays
+    log_removal_policy: RemovalPolicy | None
+    vpc: ec2.IVpc | None
+    vpc_subnets: ec2.SubnetSelection | None
+    security_groups: Sequence[ec2.ISecurityGroup] | None
+
+
+@jsii.implements(iam.IGrantable)
+@check_props
+class StageFunction(Construct):
+    """A function that runs one stage of a pipeline.
+
+    Each has a role of its own that may write its logs and trace segments and nothing else until it is granted more,
+    a log group with JSON logs, and active tracing.
+
+    Parameters
+    ----------
+    package
+        The code, and how it is packaged.
+    environment
+        Variables of the function.
+    description
+        Shown in the console.
+    memory_size
+        MiB; 1,769 MiB are one vCPU.
+    timeout
+        Of one invocation.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
+    reserved_concurrent_executions
+        Concurrency that is kept for the function, and its limit. Default: none.
+    platform
+        Python version and architecture. Default: the newest Python of Lambda, on arm64.
+    encryption_key
+        Customer managed key of the log group. Default: CloudWatch Logs encrypts with its own.
+    log_retention
+        Default: one month.
+    log_removal_policy
+        Default: RETAIN, see `data_removal_policy`.
+    vpc
+        The VPC that the function is in; docs/security.md lists the endpoints that it needs there. On managed instances:
+        the VPC of instances that are made for it. Default: none.
+    vpc_subnets
+        Subnets of the VPC. Default: its private subnets, or its isolated ones if it has no others.
+    security_groups
+        Default: a new group, which lets nothing in and HTTPS out.
+
+    Attributes
+    ----------
+    function
+        The Lambda function, for everything this construct does not cover.
+    version
+        The version that is published when code or configuration change.
+    target
+        What workflows invoke: an alias that moves to each new version.
+    role, log_group
+        Its role and its log group.
+    model_version
+        Version of the model that it runs; None if it runs none.
+    slow
+        Whether it can take longer than an express workflow may wait.
+    transient_errors
+        Errors of an invocation that say nothing about the items.
+    reserved_concurrent_executions
+        As given.
+    """
+
+    model_version: str | None = None
+    slow: ClassVar[bool] = False
+    transient_errors: ClassVar[tuple[str, ...]] = TRANSIENT_ERRORS
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        package: StagePackage,
+        environment: Mapping[str, str],
+        description: str,
+        memory_size: int,
+        timeout: Duration,
+        capacity: Capacity = ON_DEMAND,
+        reserved_concurrent_executions: int | None = None,
+        platform: LambdaPlatform | None = None,
+        encryption_key: kms.IKey | None = None,
+        log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
+        log_removal_policy: RemovalPolicy | None = None,
+        vpc: ec2.IVpc | None = None,
+        vpc_subnets: ec2.SubnetSelection | None = None,
+        security_groups: Sequence[ec2.ISecurityGroup] | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        check_placement(vpc, vpc_subnets, security_groups)
+        capacity = capacity.within(
+            Surroundings(
+                encryption_key=encryption_key,
+                log_retention=log_retention,
+                log_removal_policy=log_removal_policy,
+                vpc=vpc,
+                vpc_subnets=vpc_subnets,
+                security_groups=security_groups,
+            )
+        )
+        capacity.check_memory("memory_size", memory_size, id)
+        seconds("timeout", timeout, least=1, most=900)
+        if reserved_concurrent_executions is not None and not (
+            Token.is_unresolved(reserved_concurrent_executions) or reserved_concurrent_executions >= 1
+        ):
+            raise PropError(
+                f"reserved_concurrent_executions is {reserved_concurrent_executions}; nothing runs with less than 1"
+            )
+        self.timeout = timeout
+        self.reserved_concurrent_executions = reserved_concurrent_executions
+        self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
+        description = described(description, FUNCTION)
+        self.role = iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            description=description,
+        )
+        # Not the managed AWSLambdaBasicExecutionRole, which may write to every log group.
+        self.log_group.grant_write(self.role)
+        packaged = package.resolve(self, name=id, platform=platform)
+        capacity.check(reserved=reserved_concurrent_executions, ephemeral_mib=packaged.ephemeral_mib)
+        variables = {"PIPELINE": metrics_name(self), **environment, **packaged.environment}
+        size = sum(len(name.encode()) + len(value.encode()) for name, value in variables.items())
+        if size > _MAX_ENVIRONMENT_BYTES:
+            largest = max(variables, key=lambda name: len(variables[name]))
+            raise PropError(
+                f"the environment of {self.node.path} has {size} bytes, and Lambda takes {_MAX_ENVIRONMENT_BYTES}; "
+                f"{largest} is the largest: shorten what goes into it"
+            )
+        placement: dict[str, Any] = {}
+        if vpc is not None and not capacity.has_network:
+            groups = security_groups if security_groups is not None else [closed_security_group(self, vpc)]
+            placement = {"vpc": vpc, "vpc_subnets": vpc_subnets, "security_groups": list(groups)}
+            allow_interfaces(self.role)
+        self.function = lambda_.Function(
+            self,
+            "Function",
+            description=description,
+            code=packaged.code,
+            handler=packaged.handler,
+            runtime=packaged.runtime,
+            architecture=packaged.architecture,
+            environment=variables,
+            memory_size=memory_size,
+            timeout=timeout,
+            layers=list(packaged.layers) or None,  # an image may not even have none
+            ephemeral_storage_size=_storage(packaged.ephemeral_mib),
+            reserved_concurrent_executions=reserved_concurrent_executions,
+            role=self.role,
+            tracing=lambda_.Tracing.ACTIVE,
+            logging_format=lambda_.LoggingFormat.JSON,
+            log_group=self.log_group,
+            **placement,
+        )
+        self.target = capacity.publish(self, self.function)
+        self.version = self.function.current_version
+        mark(self.function, "function", stage=id)
+        acknowledgments.explain(
+            self.function,
+            "function-without-reserved-concurrency",
+            "function-without-dead-letter-queue",
+            "function-without-vpc",
+        )
+        acknowledgments.policy_of(self.role, "tracing")
+        acknowledgments.python_of_the_host(self.function)
+
+    @property
+    @jsii.member(jsii_name="grantPrincipal")
+    def grant_principal(self) -> iam.IPrincipal:
+        """The function's role, so that a stage is what others grant to."""
+        return self.role
+
+    def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee invoke what workflows invoke of this function, and nothing else."""
+        return iam.Grant.add_to_principal(
+            grantee=grantee, actions=["lambda:InvokeFunction"], resource_arns=[self.target.function_arn]
+        )
+
+    def task(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        payload: Mapping[str, object] | str,
+        assign: Mapping[str, object] | None = None,
+        output: object = None,
+    ) -> sfn.CustomState:
+        """Make the state that invokes the function, with retries of what Lambda says is transient.
+
+        What is not ready is tried again for 65 seconds: a workflow of three stages has time for no more.
+
+        A custom state, because `LambdaInvoke` would grant the workflow every version of the function.
+
+        Parameters
+        ----------
+        payload, assign, output
+            The event, the variables to set and the state's output; strings may be JSONata, ``{% … %}``.
+        """
+        state: dict[str, object] = {
+            "Type": "Task",
+            "Resource": f"arn:{Stack.of(self).partition}:states:::lambda:invoke",
+            "Arguments": {"FunctionName": self.target.function_arn, "Payload": payload},
+        }
+        if assign is not None:
+            state["Assign"] = assign
+        if output is not None:
+            state["Output"] = output
+        task = sfn.CustomState(scope, id, state_json=state)
+        not_ready = [error for error in self.transient_errors if error in NOT_READY_ERRORS]
+        task.add_retry(
+            errors=not_ready,
+            interval=Duration.seconds(5),
+            max_attempts=4,
+            backoff_rate=2,
+            max_delay=Duration.seconds(30),
+        )
+        task.add_retry(
+            errors=[error for error in self.transient_errors if error not in not_ready],
+            interval=Duration.seconds(1),
+            max_attempts=4,
+            backoff_rate=2,
+            jitter_strategy=sfn.JitterType.FULL,
+        )
+        return task
+
+    def metric_errors(self, **options: Any) -> cloudwatch.Metric:
+        """Count the invocations that failed as a whole, as a sum over 5 minutes."""
+        return self.function.metric_errors(**options)
+
+    def metric_throttles(self, **options: Any) -> cloudwatch.Metric:
+        """Count the invocations that were throttled, as a sum over 5 minutes."""
+        return self.function.metric_throttles(**options)
+
+    def metric_duration(self, **options: Any) -> cloudwatch.Metric:
+        """Measure the milliseconds of an invocation, the average over 5 minutes."""
+        return self.function.metric_duration(**options)
+
+    def metric_invocations(self, **options: Any) -> cloudwatch.Metric:
+        """Count the invocations, as a sum over 5 minutes."""
+        return self.function.metric_invocations(**options)
+
+
+def _storage(mebibytes: int) -> Size | None:
+    """Return the size of ``/tmp``, ``None`` for Lambda's default: a template says what is not the default."""
+    return None if mebibytes == _DEFAULT_STORAGE else Size.mebibytes(mebibytes)
+
+
+@check_props
+class PreprocessFunction(StageFunction):
+    """Reads a batch of objects and makes the tensors that the model takes.
+
+    Parameters
+    ----------
+    stage
+        How one object becomes an array.
+    model
+        Whose inputs the arrays must fit.
+    trigger
+        Where the objects are; the function may read them.
+    work
+        Where tensors go that are too large for the state of the workflow.
+    max_object_bytes
+        Larger objects are rejected before they are read. Default: 64 MiB.
+    memory_size
+        Default: 1,769 MiB.
+    timeout
+        Default: 30 seconds.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
+    **options
+        As those of `StageFunction`.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        stage: Preprocess,
+        model: ModelArtifact,
+        trigger: S3Trigger,
+        work: WorkBucket,
+        max_object_bytes: int = 64 * 1024 * 1024,
+        memory_size: int = 1769,
+        timeout: Duration | None = None,
+        capacity: Capacity = ON_DEMAND,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        code = stage.bind(model.inputs)
+        super().__init__(
+            scope,
+            id,
+            package=ZipPackage(
+                handler="inference_runtime.handlers.preprocess.handler",
+                runtime_requirements=code.runtime_requirements,
+                requirements=code.requirements,
+                excluded_requirements=code.excluded_requirements,
+                sources=code.files(),
+            ),
+            description=f"reads objects and makes the input of {model.manifest.name}",
+            environment={
+                **code.environment(),
+                **reading_environment(model, max_object_bytes),
+                "WORK_BUCKET": work.bucket.bucket_name,
+            },
+            memory_size=memory_size,
+            timeout=timeout if timeout is not None else Duration.seconds(30),
+            capacity=capacity,
+            **options,
+        )
+        trigger.grant_read(self)
+        work.grant_write(self)
+        acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
+        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
+
+
+@check_props
+class CpuInference(StageFunction):
+    """Runs the model on a batch of tensors, on the CPU.
+
+    Parameters
+    ----------
+    model
+        The artifact.
+    work
+        Where large tensors are read and written.
+    confidence
+        Whether the answer says how sure the model is of each item, for a cascade.
+    memory_size
+        Default: 1,769 MiB, one vCPU.
+    timeout
+        Default: 30 seconds.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
+    engine
+        What runs the model: ONNX Runtime's shared library (``"c_api"``), or its Python package (``"python"``). Default:
+        the library, where the platform's wheels are Linux's.
+    delivery
+        How the model gets into the function. Default: by its size, see `ModelDelivery.auto`.
+    **options
+        As those of `StageFunction`.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        model: ModelArtifact,
+        work: WorkBucket,
+        confidence: bool = False,
+        memory_size: int = 1769,
+        timeout: Duration | None = None,
+        capacity: Capacity | None = None,
+        engine: Engine | None = None,
+        delivery: ModelDelivery | None = None,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        super().__init__(
+            scope,
+            id,
+            package=ModelPackage(
+                package=ZipPackage(handler=INFERENCE_HANDLER),
+                model=model,
+                memory_size=memory_size,
+                engine=engine,
+                delivery=delivery if delivery is not None else ModelDelivery.auto(),
+            ),
+            description=f"runs {model.manifest.name}",
+            environment=inference_environment(model, work, confidence=confidence),
+            memory_size=memory_size,
+            timeout=timeout if timeout is not None else Duration.seconds(30),
+            capacity=capacity if capacity is not None else ON_DEMAND,
+            **options,
+        )
+        self.model_version = model.version
+        mark_model(self, model)
+        grant_work(self, work)
+        warn_of_memory(self, model, memory_size)
+
+
+def move_together(*stages: object) -> None:
+    """Have no alias of the stages move before all of their functions have their new code.
+
+    The stages of a route depend on each other, such as labels and a model. Without this, the alias of a small function
+    would move while a large one is still being updated, and batches would meet stages of two deployments meanwhile. If
+    a function cannot be updated, no alias moves at all.
+    """
+    functions = [stage for stage in stages if isinstance(stage, StageFunction)]
+    for stage in functions:
+        for other in functions:
+            resource = other.function.node.default_child
+            if other is not stage and resource is not None:
+                stage.target.node.add_dependency(resource)
+
+
+def inference_environment(model: ModelArtifact, work: WorkBucket, *, confidence: bool = False) -> dict[str, str]:
+    """Return the variables of the handler that runs a model, on whatever it runs."""
+    return {**engine_environment(model, confidence=confidence), "WORK_BUCKET": work.bucket.bucket_name}
+
+
+def engine_environment(model: ModelArtifact, *, confidence: bool = False) -> dict[str, str]:
+    """Return the variables by which a handler runs a model."""
+    return {
+        "MODEL_VERSION": model.version,
+        # So that the same object gives the same row, whatever arrives with it.
+        **({"MAX_BATCH": "1"} if model.manifest.batch_dependent else {}),
+        **({"CONFIDENCE": "1"} if confidence else {}),
+    }
+
+
+def mark_model(function: StageFunction, model: ModelArtifact, *, stage: str | None = None) -> None:
+    """Write into the function's metadata which model it runs, in the stage of this name (default: its own id)."""
+    mark(function.function, "function", stage=stage or function.node.id, model=model_facts(model.manifest))
+
+
+def grant_work(stage: StageFunction, work: WorkBucket) -> None:
+    """Let a function that runs a model read its inputs and write its outputs."""
+    work.grant_read(stage)
+    work.grant_write(stage)
+    acknowledgments.objects_under(stage.role, work.bucket, TENSORS)
+
+
+@check_props
+class PostprocessFunction(StageFunction):
+    """Turns the model's outputs into predictions, and writes a row for each object.
+
+    Parameters
+    ----------
+    stage
+        How the outputs for one object become a prediction.
+    model
+        Whose outputs they are.
+    work
+        Where large tensors are read.
+    results
+        The table; the function may put rows.
+    result_ttl_days
+        Days after which DynamoDB deletes a row. Default: rows stay.
+    memory_size
+        Default: 1,024 MiB.
+    timeout
+        Default: 30 seconds.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
+    **options
+        As those of `StageFunction`.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        stage: Postprocess,
+        model: ModelArtifact,
+        work: WorkBucket,
+        results: ResultsTable,
+        result_ttl_days: int | None = None,
+        memory_size: int = 1024,
+        timeout: Duration | None = None,
+        capacity: Capacity = ON_DEMAND,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        code = stage.bind(model.outputs)
+        super().__init__(
+            scope,
+            id,
+            package=ZipPackage(
+                handler="inference_runtime.handlers.postprocess.handler",
+                runtime_requirements=code.runtime_requirements,
+                requirements=code.requirements,
+                sources=code.files(),
+            ),
+            description=f"stores what {model.manifest.name} says",
+            environment={
+                **code.environment(),
+                **recording_environment(results, result_ttl_days),
+                "WORK_BUCKET": work.bucket.bucket_name,
+            },
+            memory_size=memory_size,
+            timeout=timeout if timeout is not None else Duration.seconds(30),
+            capacity=capacity,
+            **options,
+        )
+        mark(self.function, "function", stage=id, table=results.table.table_name)
+        work.grant_read(self)
+        results.grant_write_rows(self)
+        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
+
+
+def reading_environment(model: ModelArtifact, max_object_bytes: int) -> dict[str, str]:
+    """Return the variables of a handler that reads objects for a model.
+
+    Raises
+    ------
+    PropError
+        No object is that small.
+    """
+    if max_object_bytes < 1:
+        raise PropError(f"max_object_bytes is {max_object_bytes}; it must be at least 1")
+    inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
+    return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": str(max_object_bytes)}
+
+
+def recording_environment(results: ResultsTable, result_ttl_days: int | None) -> dict[str, str]:
+    """Return the variables of a handler that writes rows.
+
+    Raises
+    ------
+    PropError
+        Rows would be deleted at once.
+    """
+    if result_ttl_days is None:
+        return {"RESULTS_TABLE": results.table.table_name}
+    if result_ttl_days < 1:
+        raise PropError(f"result_ttl_days is {result_ttl_days}; it must be at least 1")
+    return {"RESULTS_TABLE": results.table.table_name, "RESULT_TTL_DAYS": str(result_ttl_days)}

@@ -1,0 +1,239 @@
+"""A whole route in one function: it reads objects, runs the model on the CPU, and writes rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from aws_cdk import Duration
+
+from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.capacity.capacity import ON_DEMAND
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.metadata import mark, model_facts
+from cdk_inference.common.prop_types import check_props
+from cdk_inference.costs.memory import warn_of_memory
+from cdk_inference.errors import PropError
+from cdk_inference.stages.functions import (
+    FunctionOptions,
+    StageFunction,
+    engine_environment,
+    reading_environment,
+    recording_environment,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from constructs import Construct
+
+    from cdk_inference.bundling.packages import Engine
+    from cdk_inference.capacity.capacity import Capacity
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.stages.stages import Postprocess, Preprocess, StageCode
+    from cdk_inference.storage.results import ResultsTable
+    from cdk_inference.triggers.s3 import S3Trigger
+
+STAGES = ("preprocess", "inference", "postprocess")
+"""What is in the function, in this order."""
+
+_BEFORE, _AFTER = "PREPROCESS", "POSTPROCESS"
+
+
+@check_props
+class FusedFunction(StageFunction):
+    """Reads a batch of objects, runs the model on them, and writes a row for each.
+
+    One cold start instead of three, one invocation and no tensors that travel. What the three functions may do, its one
+    role may.
+
+    Parameters
+    ----------
+    preprocess
+        How one object becomes an array.
+    model
+        The artifact; it is part of the function's package.
+    postprocess
+        How the outputs for one object become a prediction.
+    trigger
+        Where the objects are; the function may read them.
+    results
+        The table; the function may put rows.
+    max_object_bytes
+        Larger objects are rejected before they are read. Default: 64 MiB.
+    result_ttl_days
+        Days after which DynamoDB deletes a row. Default: rows stay.
+    confidence
+        Whether rows say how sure the model was, as those of a cascade do.
+    memory_size
+        Default: 1,769 MiB, one vCPU.
+    timeout
+        Default: 40 seconds.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
+    engine, delivery
+        As those of `CpuInference`.
+    **options
+        As those of `StageFunction`.
+
+    Raises
+    ------
+    PropError
+        A stage does not fit the model, or the two stages do not fit into one package.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        preprocess: Preprocess,
+        model: ModelArtifact,
+        postprocess: Postprocess,
+        trigger: S3Trigger,
+        results: ResultsTable,
+        max_object_bytes: int = 64 * 1024 * 1024,
+        result_ttl_days: int | None = None,
+        confidence: bool = False,
+        memory_size: int = 1769,
+        timeout: Duration | None = None,
+        capacity: Capacity | None = None,
+        engine: Engine | None = None,
+        delivery: ModelDelivery | None = None,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        before, after = preprocess.bind(model.inputs), postprocess.bind(model.outputs)
+        _check_versions(before, after)
+        super().__init__(
+            scope,
+            id,
+            package=ModelPackage(
+                package=_package(before, after),
+                model=model,
+                memory_size=memory_size,
+                engine=engine,
+                delivery=delivery if delivery is not None else ModelDelivery.auto(),
+            ),
+            description=f"scores objects with {model.manifest.name}",
+            environment={
+                **before.environment(_BEFORE),
+                **after.environment(_AFTER),
+                **reading_environment(model, max_object_bytes),
+                **recording_environment(results, result_ttl_days),
+                **engine_environment(model, confidence=confidence),
+            },
+            memory_size=memory_size,
+            timeout=timeout if timeout is not None else Duration.seconds(40),
+            capacity=capacity if capacity is not None else ON_DEMAND,
+            **options,
+        )
+        self.model_version = model.version
+        mark(
+            self.function,
+            "function",
+            stage=id,
+            stages=list(STAGES),
+            model=model_facts(model.manifest),
+            table=results.table.table_name,
+        )
+        trigger.grant_read(self)
+        results.grant_write_rows(self)
+        acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
+        warn_of_memory(self, model, memory_size)  # at least: the stages need some too
+
+
+def _package(before: StageCode, after: StageCode) -> ZipPackage:
+    return ZipPackage(
+        handler="inference_runtime.handlers.fused.handler",
+        runtime_requirements=(before.runtime_requirements, after.runtime_requirements),
+        requirements=(*before.requirements, *after.requirements),
+        # What one stage never imports, packages of the other stage's user may.
+        excluded_requirements=(
+            *(before.excluded_requirements if not after.requirements else ()),
+            *(after.excluded_requirements if not before.requirements else ()),
+        ),
+        sources=_sources(before, after),
+    )
+
+
+def _sources(before: StageCode, after: StageCode) -> dict[str, Path | bytes]:
+    """Return what both stages put into the package, by the name in it.
+
+    Raises
+    ------
+    PropError
+        They bring different files of one name, or different modules.
+    """
+    files = before.files(_BEFORE)
+    for name, source in after.files(_AFTER).items():
+        for other in files:
+            # A folder hides the module of the same name.
+            if _module(other) == _module(name) and not (other == name and _same(files[other], source)):
+                raise PropError(
+                    f"preprocess brings '{_origin(other, files[other])}' and postprocess '{_origin(name, source)}', "
+                    f"both called '{_module(name)}'; a fused function has one package: rename one, or share one file"
+                )
+    return {**files, **after.files(_AFTER)}
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".py")
+
+
+def _same(one: Path | bytes, other: Path | bytes) -> bool:
+    if isinstance(one, bytes) or isinstance(other, bytes):
+        return one == other
+    return one.resolve() == other.resolve()
+
+
+def _origin(name: str, source: Path | bytes) -> str:
+    return name if isinstance(source, bytes) else str(source)
+
+
+def _check_versions(before: StageCode, after: StageCode) -> None:
+    """Refuse versions of a package that one stage pins and the other cannot do with.
+
+    The rest, what packages require of each other, shows when the function is bundled.
+    """
+    if not (before.requirements and after.requirements):
+        return
+    wanted = _versions(before)
+    for name, line in _versions(after).items():
+        if name in wanted and _contradict(wanted[name], line):
+            raise PropError(
+                f"preprocess requires '{wanted[name]}' and postprocess '{line}'; a fused function has one package: "
+                "agree on a version, or leave fused out"
+            )
+
+
+def _versions(code: StageCode) -> Mapping[str, str]:
+    """Return the stage's requirements, without those for some platforms only, by the package's name."""
+    from packaging.requirements import InvalidRequirement, Requirement  # noqa: PLC0415 - takes a while to import
+    from packaging.utils import canonicalize_name  # noqa: PLC0415
+
+    from cdk_inference.bundling.wheels import Requirements  # noqa: PLC0415
+
+    found: dict[str, str] = {}
+    for line in Requirements(code.requirements).named:
+        text = line.split(" #")[0].split(" --")[0].strip().removesuffix("\\").strip()
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:  # a path, or an address: the installer compares what is behind it
+            continue
+        if requirement.marker is None:
+            found[canonicalize_name(requirement.name)] = text
+    return found
+
+
+def _contradict(one: str, other: str) -> bool:
+    from packaging.requirements import Requirement  # noqa: PLC0415 - see above
+
+    first, second = Requirement(one).specifier, Requirement(other).specifier
+    pins = [
+        (part.version, against)
+        for specifiers, against in ((first, second), (second, first))
+        for part in specifiers
+        if part.operator in ("==", "===") and not part.version.endswith(".*")
+    ]
+    return any(not against.contains(version, prereleases=True) for version, against in pins)

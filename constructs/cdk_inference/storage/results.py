@@ -1,0 +1,108 @@
+"""The results table: one row for each object version and model version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from aws_cdk import aws_dynamodb as dynamodb
+from constructs import Construct
+
+from cdk_inference.common.metadata import mark
+from cdk_inference.common.prop_types import check_props
+from cdk_inference.storage import encryption
+from cdk_inference.storage.removal import data_removal_policy
+
+if TYPE_CHECKING:
+    from aws_cdk import RemovalPolicy
+    from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_iam as iam
+    from aws_cdk import aws_kms as kms
+
+PARTITION_KEY = "object"
+SORT_KEY = "version"
+EXPIRY_ATTRIBUTE = "expires_at"
+
+
+@check_props
+class ResultsTable(Construct):
+    """A DynamoDB table that keeps what the model said of each object.
+
+    The partition key is ``bucket/key`` of the object; the sort key is its version id and the model version, so a new
+    object version or a new model adds a row, and a replay writes the same one.
+
+    Parameters
+    ----------
+    encryption_key
+        Customer managed key of the table. Default: DynamoDB encrypts with a key that AWS owns.
+    point_in_time_recovery
+        Continuous backups of the last 35 days. Default: on.
+    deletion_protection
+        Refuse to delete the table. Default: off; the table is retained when it leaves the stack.
+    removal_policy
+        Default: RETAIN. DESTROY is honoured only with the context flag ``cdk-inference:allow-destroy=true``.
+
+    Attributes
+    ----------
+    table
+        The table, for everything this construct does not cover. Its own grants do not know the encryption key: use
+        those of this construct, or grant the key too.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        encryption_key: kms.IKey | None = None,
+        point_in_time_recovery: bool = True,
+        deletion_protection: bool = False,
+        removal_policy: RemovalPolicy | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        encryption.check_key(self, encryption_key)
+        self._key = encryption_key
+        self.table = dynamodb.TableV2(
+            self,
+            "Table",
+            partition_key=dynamodb.Attribute(name=PARTITION_KEY, type=dynamodb.AttributeType.STRING),
+            sort_key=dynamodb.Attribute(name=SORT_KEY, type=dynamodb.AttributeType.STRING),
+            time_to_live_attribute=EXPIRY_ATTRIBUTE,
+            encryption=dynamodb.TableEncryptionV2.aws_managed_key()
+            if encryption_key
+            else dynamodb.TableEncryptionV2.dynamo_owned_key(),
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=point_in_time_recovery
+            ),
+            deletion_protection=deletion_protection,
+            removal_policy=data_removal_policy(self, removal_policy),
+        )
+        if encryption_key is not None:
+            # TableEncryptionV2.customer_managed_key refuses stacks without an explicit region, even without replicas.
+            cast("dynamodb.CfnGlobalTable", self.table.node.default_child).add_property_override(
+                "Replicas.0.SSESpecification", {"KMSMasterKeyId": encryption_key.key_arn}
+            )
+        mark(self.table, "results")
+
+    def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee read rows (get, query, scan)."""
+        encryption.grant(self._key, grantee, encryption.DECRYPT)
+        return self.table.grant(
+            grantee,
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:Scan",
+            "dynamodb:DescribeTable",
+        )
+
+    def grant_write_rows(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put rows, and nothing else."""
+        encryption.grant(self._key, grantee, encryption.TABLE)
+        return self.table.grant(grantee, "dynamodb:PutItem")
+
+    def metric_throttled_writes(self, **options: Any) -> cloudwatch.Metric:
+        """Count the writes that DynamoDB throttled, as a sum over 5 minutes."""
+        return self.table.metric(
+            "WriteThrottleEvents",
+            **{"statistic": "Sum", "dimensions_map": {"TableName": self.table.table_name}, **options},
+        )

@@ -1,0 +1,121 @@
+"""Runs any number of items in as few runs as allowed: the batch is halved until it fits the memory."""
+
+from __future__ import annotations
+
+from inference_runtime.errors import OutOfMemoryError
+from inference_runtime.tensors.tensor import concatenate, zeros
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from inference_runtime.tensors.tensor import Tensor
+
+    Shapes = tuple[tuple[int, ...], ...]
+
+
+class Batches:
+    """Splits items into runs, and puts the outputs together again.
+
+    A batch that does not fit the memory is halved, and items of that shape are run that many at a time from then on:
+    what one run takes depends on nothing else, so that trying more again would only fail again.
+
+    Parameters
+    ----------
+    run
+        Runs the model on a batch, and returns its outputs in order. Raises `OutOfMemoryError`.
+    names
+        Of the outputs.
+    most
+        Most items in one run; None for no limit but the memory.
+    fixed
+        How many items each run must have, if the model was exported so: the last run is filled up by repetition.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Mapping[str, Tensor], int], list[Tensor]],
+        names: list[str],
+        *,
+        most: int | None,
+        fixed: int | None = None,
+    ) -> None:
+        self._run = run
+        self._names = names
+        self._most = most
+        self._fixed = fixed
+        self._found: dict[Shapes, int] = {}
+
+    def limit(self, inputs: Mapping[str, Tensor]) -> int | None:
+        """Return most items in one run of items like these, as far as known."""
+        if self._fixed:
+            return self._fixed
+        return self._found.get(_shapes(inputs), self._most)
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs by name, with as many items as the inputs have.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If a single item, or the model's fixed batch, does not fit.
+        """
+        runs = list(self.runs(inputs))
+        return {name: concatenate([outputs[name] for outputs in runs]) for name in self._names}
+
+    def runs(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yield the outputs of one run after the other, one run at least, by name: together those of all items.
+
+        Raises
+        ------
+        OutOfMemoryError
+            As `run` does.
+        """
+        total = len(next(iter(inputs.values())))
+        if total == 0:
+            yield dict(zip(self._names, self._nothing(inputs), strict=True))
+        done = 0
+        while done < total:
+            limit = self.limit(inputs)
+            count = min(limit or total, total - done)
+            chunk = {name: tensor.rows(done, done + count) for name, tensor in inputs.items()}
+            try:
+                outputs = self._part(chunk, count)
+            except OutOfMemoryError as error:
+                if self._fixed or count == 1:
+                    raise OutOfMemoryError(
+                        f"{count} items of {_described(chunk)} do not fit the memory: {error}"
+                    ) from error
+                self._found[_shapes(inputs)] = count // 2
+                _warn("%d items of %s do not fit the memory: %d at a time", count, _described(chunk), count // 2)
+            else:
+                done += count
+                yield dict(zip(self._names, outputs, strict=True))
+
+    def _part(self, chunk: dict[str, Tensor], count: int) -> list[Tensor]:
+        if not self._fixed or count == self._fixed:
+            return self._run(chunk, count)
+        missing = self._fixed - count
+        filled = {name: t.take([*range(count), *[count - 1] * missing]) for name, t in chunk.items()}
+        return [output.rows(0, count) for output in self._run(filled, self._fixed)]
+
+    def _nothing(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the outputs for no items: the model knows their shapes."""
+        if not self._fixed:
+            return self._run(inputs, 0)
+        blank = {name: zeros(tensor.dtype, (self._fixed, *tensor.shape[1:])) for name, tensor in inputs.items()}
+        return [output.rows(0, 0) for output in self._run(blank, self._fixed)]
+
+
+def _shapes(inputs: Mapping[str, Tensor]) -> Shapes:
+    return tuple(tensor.shape[1:] for tensor in inputs.values())
+
+
+def _described(inputs: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape[1:])}" for name, tensor in inputs.items())
+
+
+def _warn(text: str, *values: object) -> None:
+    import logging  # noqa: PLC0415 - hardly ever needed
+
+    logging.getLogger(__name__).warning(text, *values)

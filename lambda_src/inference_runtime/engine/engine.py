@@ -1,0 +1,151 @@
+"""What runs the model: a session in this process, or another process that has it."""
+
+from __future__ import annotations
+
+import os
+
+from inference_runtime.engine.batches import Batches
+from inference_runtime.errors import OutOfMemoryError, RetryableError, StageError
+from inference_runtime.tensors.tensor import zeros
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from inference_runtime.engine.interfaces import Engine
+    from inference_runtime.tensors.tensor import Tensor
+
+MAX_BATCH_ON_CPU = 16
+"""Most items in one run of the model: more gains little on a CPU, and activations take memory."""
+
+LAST_WORDS = 0.5
+"""Seconds that a process whose GPU failed has left, so that those who wait get their answers."""
+
+
+def open_engine() -> Engine:
+    """Return what runs the model of this function.
+
+    On Managed Instances (`GPU_CONCURRENCY` is set) one process has the model for all: each concurrent invocation has a
+    process of its own there, and their parent imports the handler too, so that each would take its copy of the card's
+    memory. A process that was forked after it used CUDA could not use it at all.
+    """
+    if os.environ.get("GPU_CONCURRENCY"):
+        from inference_runtime.gpu.model_client import SharedEngine  # noqa: PLC0415 - no other function needs it
+
+        return SharedEngine()
+    return LocalEngine()
+
+
+def _max_batch() -> int:
+    text = os.environ.get("MAX_BATCH", "0")
+    if not (text.isascii() and text.isdecimal()):
+        raise StageError(f"MAX_BATCH is {text!a:.100}, expected a whole number from 1, or 0 for the default")
+    return int(text)
+
+
+class LocalEngine:
+    """Runs the model in this process.
+
+    Attributes
+    ----------
+    broken
+        Whether this process cannot use the GPU any more. It ends by itself then: what comes next gets another one.
+
+    Raises
+    ------
+    StageError
+        If the function is configured wrongly.
+    Exception
+        What `open_session` raises.
+    """
+
+    def __init__(self) -> None:
+        from inference_runtime.engine.session import open_session  # noqa: PLC0415 - not for who shares the model
+
+        self.broken = False
+        self.session, self.inference = open_session()
+        inputs = self.session.inputs
+        self._dtypes = {value.name: value.dtype for value in inputs}
+        self.output_names = [value.name for value in self.session.outputs]
+        most = _max_batch() or (MAX_BATCH_ON_CPU if self.inference == "cpu" else None)
+        # A model exported for a fixed batch gets exactly that many items.
+        fixed = next((i.shape[0] for i in inputs if i.shape and isinstance(i.shape[0], int)), None)
+        self._batches = Batches(self._run, self.output_names, most=most, fixed=fixed)
+
+    def begin(self) -> None:
+        """Do nothing: what runs in this process cannot be given up but with it."""
+
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the model's outputs by name, with as many items as the inputs have.
+
+        Raises
+        ------
+        StageError
+            If the inputs are not the model's, or an output has no batch axis.
+        OutOfMemoryError
+            If a single item does not fit the memory.
+        KernelFaultError
+            If a computation failed on the GPU.
+        RetryableError
+            If the GPU failed.
+        """
+        self.check(inputs)
+        return self._batches.run(inputs)
+
+    def runs(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """Yield what `infer` returns in parts, in order, as the model runs on them.
+
+        Raises
+        ------
+        Exception
+            What `infer` raises.
+        """
+        self.check(inputs)
+        yield from self._batches.runs(inputs)
+
+    def warm_up(self) -> None:
+        """Run the model on an item of zeros, whose free dimensions are 1: it reads pages and allocates memory."""
+        shapes = {value.name: [n if isinstance(n, int) else 1 for n in value.shape] for value in self.session.inputs}
+        self.infer({name: zeros(self._dtypes[name], shape) for name, shape in shapes.items()})
+
+    def check(self, inputs: Mapping[str, Tensor]) -> None:
+        """Raise a `StageError` if the inputs are not the model's."""
+        dtypes = {name: tensor.dtype for name, tensor in inputs.items()}
+        if dtypes != self._dtypes:
+            raise StageError(f"inputs are {dtypes}, the model expects {self._dtypes}")
+        shapes = {name: list(tensor.shape) for name, tensor in inputs.items()}
+        if [] in shapes.values() or len({shape[0] for shape in shapes.values()}) != 1:
+            raise StageError(f"inputs have the shapes {shapes}, expected the same number of items first in each")
+
+    def limit(self, inputs: Mapping[str, Tensor]) -> int | None:
+        """Return most items in one run of items like these, as far as known."""
+        return self._batches.limit(inputs)
+
+    def _run(self, chunk: Mapping[str, Tensor], count: int) -> list[Tensor]:
+        if self.broken:
+            raise RetryableError("the GPU failed before; this process ends")
+        try:
+            outputs = self.session.run(chunk)
+        except Exception as error:
+            from inference_runtime.engine.cuda_errors import trouble  # noqa: PLC0415 - hardly ever needed
+
+            if (kind := trouble(error)) is None:
+                raise
+            if kind is not OutOfMemoryError:
+                self._give_up(error)
+            raise kind(str(error)) from error
+        for name, output in zip(self.output_names, outputs, strict=True):
+            if not output.shape or len(output) != count:
+                raise StageError(f"model output {name!r} has shape {output.shape}, expected a batch of {count} first")
+        return outputs
+
+    def _give_up(self, error: Exception) -> None:
+        # CUDA fails in this process from now on, whatever it is asked for, and nothing can reset it.
+        import logging  # noqa: PLC0415 - hardly ever needed
+        import threading  # noqa: PLC0415
+
+        self.broken = True
+        logging.getLogger(__name__).critical("the GPU failed, this process ends: %s", error)
+        timer = threading.Timer(LAST_WORDS, os._exit, [1])
+        timer.daemon = True
+        timer.start()

@@ -1,0 +1,87 @@
+"""What an engine, a session and a store of objects are, for annotations: nothing imports this in a function."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inference_runtime.engine.session import TensorInfo
+    from inference_runtime.tensors.tensor import Tensor
+
+
+class Engine(Protocol):
+    """Runs the function's model.
+
+    Attributes
+    ----------
+    inference
+        Where: `cpu` or `gpu`.
+    output_names
+        Of the model.
+    """
+
+    inference: str
+    output_names: list[str]
+
+    def begin(self) -> None:
+        """Let the time of an invocation count from here, if there is a limit."""
+        ...
+
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the model's outputs by name, with as many items as the inputs have."""
+        ...
+
+    def warm_up(self) -> None:
+        """Do what makes the first inference slower than others, if this process has the model."""
+        ...
+
+
+class Session(Protocol):
+    """A model that can be run, by any number of threads at once."""
+
+    inputs: list[TensorInfo]
+    outputs: list[TensorInfo]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the model's outputs in order.
+
+        Raises
+        ------
+        Exception
+            With ONNX Runtime's own message, if it fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the memory back. Nothing can be run afterwards."""
+        ...
+
+
+class Objects(Protocol):
+    """Reads and writes objects; thread-safe.
+
+    There are two: `aws.BotocoreObjects` for the functions that have a client of botocore anyway, and
+    `light_s3.LightObjects` for the inference function, which starts without botocore.
+    """
+
+    def get(self, bucket: str, key: str) -> bytes:
+        """Read the bytes of an object.
+
+        Raises
+        ------
+        RetryableError
+            If S3 does not give the object; the text has S3's error code.
+        """
+        ...
+
+    def put(self, bucket: str, key: str, data: bytes) -> None:
+        """Write an object.
+
+        Raises
+        ------
+        RetryableError
+            If S3 does not take the object; the text has S3's error code.
+        """
+        ...

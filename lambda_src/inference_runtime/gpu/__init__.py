@@ -1,0 +1,1 @@
+"""One model on a GPU, shared by the processes of an execution environment."""

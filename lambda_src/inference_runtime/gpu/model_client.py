@@ -1,0 +1,192 @@
+"""The model of another process: one has it on the card, for all processes of the execution environment.
+
+The first process that needs the model starts the one that holds it (`holder`), as the owner of a file lock; the others
+find its socket. If it dies, the next request starts another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from inference_runtime import errors
+from inference_runtime.environment import required
+from inference_runtime.errors import RetryableError
+from inference_runtime.model.private_folder import private_folder
+from inference_runtime.tensors import protocol as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from inference_runtime.tensors.tensor import Tensor
+
+START = 300.0
+"""Seconds in which the model must be loaded."""
+
+ANSWER = 600.0
+"""Seconds that an invocation may take, if `ANSWER_SECONDS` does not say so.
+
+The construct sets it below the function's timeout: a card that hangs would outlast every invocation otherwise, and to
+the workflow, whose invocations die, that is some item's fault.
+"""
+
+_STARTS = 3
+_ATTEMPTS = 20  # those of others may kill it each time before it comes to ours
+_PAUSE = 0.02
+
+_log = logging.getLogger(__name__)
+
+
+class HolderDiedError(Exception):
+    """The process with the model died twice on the same batch: the workflow looks for the item that kills it."""
+
+
+class SharedEngine:
+    """Runs the model in the process that holds it; an engine for any number of threads.
+
+    A request during which that process dies is tried again, by itself. If the process dies on it then, too, the request
+    fails: it was its fault, and it took nobody along.
+    """
+
+    def __init__(self) -> None:
+        folder = private_folder(Path(tempfile.gettempdir()))
+        # On a developer's machine, functions of several pipelines share the folder for temporary files.
+        function = "\0".join((required("LAMBDA_TASK_ROOT"), required("MODEL_VERSION"), sys.executable))
+        name = hashlib.sha256(function.encode()).hexdigest()[:16]
+        self._path, self._lock = folder / f"{name}.socket", folder / f"{name}.lock"
+        self._local = threading.local()
+        self._holder: subprocess.Popen[bytes] | None = None
+        self._answer = float(os.environ.get("ANSWER_SECONDS") or ANSWER)
+        self.inference, self.output_names = "", list[str]()
+        self._connection(time.monotonic() + START)
+
+    def begin(self) -> None:
+        """Let the time of an invocation count from here."""
+        self._local.deadline = time.monotonic() + self._answer
+
+    def warm_up(self) -> None:
+        """Do nothing: another process has the model."""
+
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the model's outputs by name, with as many items as the inputs have.
+
+        Raises
+        ------
+        RetryableError
+            If there is no process with the model, or the card failed, or nothing is answered in time.
+        HolderDiedError
+            If it died twice on these inputs.
+        Exception
+            What `LocalEngine.infer` raises.
+        """
+        deadline = getattr(self._local, "deadline", None) or time.monotonic() + self._answer
+        for attempt in range(_ATTEMPTS):
+            running = False
+            connection = self._connection(deadline)
+            sent = time.monotonic()
+            try:
+                connection.settimeout(max(deadline - sent, _PAUSE))
+                wire.send(connection, {"alone": attempt > 0}, inputs)
+                header, outputs = wire.receive(connection)
+                if header.get("running"):
+                    running = True
+                    connection.settimeout(max(deadline - time.monotonic(), _PAUSE))
+                    header, outputs = wire.receive(connection)
+            except TimeoutError as error:
+                waited = time.monotonic() - sent
+                # Who had little time left, say after another process with the model had to start, knows nothing of it.
+                if waited >= self._answer / 2:
+                    _kill(connection)
+                self._close()
+                raise RetryableError(f"the GPU did not answer for {waited:.0f} seconds") from error
+            except (wire.BrokenConnectionError, OSError) as error:
+                self._close()
+                if running:
+                    raise HolderDiedError("the process with the model died on this batch, twice") from error
+                _log.warning("the process with the model died: %s", error)
+            else:
+                _raise_error(header)
+                return outputs
+        raise RetryableError(f"the process with the model died {_ATTEMPTS} times, on other batches")
+
+    def _connection(self, deadline: float) -> socket.socket:
+        """Return this thread's connection, made anew after a fork: two processes on one would mix their messages."""
+        if getattr(self._local, "process", None) != os.getpid():
+            self._local.socket = self._connect(deadline)
+            self._local.process = os.getpid()
+        connection: socket.socket = self._local.socket
+        return connection
+
+    def _close(self) -> None:
+        self._local.socket.close()
+        self._local.process = None
+
+    def _connect(self, deadline: float) -> socket.socket:
+        starts = 0
+        while (left := deadline - time.monotonic()) > 0:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                connection.settimeout(left)
+                connection.connect(str(self._path))
+                header, _ = wire.receive(connection)
+            except (wire.BrokenConnectionError, OSError):
+                # There is none, or it died while it loaded the model.
+                connection.close()
+                if starts == _STARTS:
+                    break
+                starts += self._start()
+                time.sleep(_PAUSE)
+            else:
+                if "error" in header:
+                    connection.close()
+                _raise_error(header)
+                self.inference, self.output_names = header["inference"], header["output_names"]
+                return connection
+        raise RetryableError(f"the process with the model does not start in time, in {starts} attempts")
+
+    def _start(self) -> bool:
+        """Start the process with the model, unless one has the lock; say whether it was started."""
+        with contextlib.ExitStack() as stack:
+            lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+            stack.callback(os.close, lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            # The lock is the open file's, which the child has too: it stays locked until the child ends.
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+            self._holder = subprocess.Popen(  # noqa: S603 - this interpreter
+                [sys.executable, "-m", "inference_runtime.gpu.model_server", str(self._path)],
+                pass_fds=[lock],
+                env=environment,
+            )
+        return True
+
+
+def _raise_error(header: dict[str, dict[str, str]]) -> None:
+    if (found := header.get("error")) is None:
+        return
+    # The runtime's own have the same name here as there, by which the workflow tells them apart.
+    kind = getattr(errors, found["type"], None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        raise kind(found["message"])
+    raise RuntimeError(f"{found['type']}: {found['message']}")
+
+
+def _kill(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        os.kill(struct.unpack("3i", credentials)[0], signal.SIGKILL)

@@ -1,0 +1,138 @@
+"""Handler of a fused function: reads objects, runs the model on the CPU, and writes one row for each item.
+
+The three stages in one process, by the same classes that their own handlers use: what differs is that tensors do not
+travel.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from inference_runtime.aws import client
+from inference_runtime.engine.confidence import confidences
+from inference_runtime.engine.engine import LocalEngine
+from inference_runtime.environment import required
+from inference_runtime.lifecycle import answers_warming, prepare
+from inference_runtime.logs import add_to_log_lines
+from inference_runtime.stages.deadline import Deadline
+from inference_runtime.stages.inputs import group_by_shape
+from inference_runtime.stages.postprocessor import Postprocessor
+from inference_runtime.stages.preprocessor import Batch, Preprocessor
+from inference_runtime.stages.rows import row
+from inference_runtime.tensors.tensor import arrays_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from inference_runtime.stages.postprocessor import Outcome
+    from inference_runtime.stages.rows import Attribute
+    from inference_runtime.tensors.tensor import Array, Tensor
+
+    Inputs = tuple[int, dict[str, Array]]
+    """An item's index, and its inputs by name."""
+
+MOST_INPUT_BYTES = 32 * 1024**2
+"""Bytes of inputs that wait for the model at most, and one item: a batch of large objects takes no more memory."""
+
+READING = 0.6
+"""Share of the time that several items may take before they are scored: the model and the rows need the rest."""
+
+_version = required("MODEL_VERSION")
+add_to_log_lines(model_version=_version)
+_engine = LocalEngine()
+_with_confidence = os.environ.get("CONFIDENCE") == "1"
+_preprocessor = Preprocessor.from_environment(client("s3"), "PREPROCESS")
+_postprocessor = Postprocessor.from_environment(client("dynamodb"), "POSTPROCESS")
+_postprocessor.log_as(_version)
+prepare(_engine.warm_up)
+
+
+@answers_warming
+@_postprocessor.metrics.log_metrics
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Write a row for each message's object.
+
+    Parameters
+    ----------
+    event
+        `{"messages", "isolate"}`, as those of preprocessing. If not absent or null, besides: `route` and `variant`, for
+        the rows.
+    context
+        Lambda's: rows are written only while there is time to say so.
+
+    Returns
+    -------
+    dict
+        `retry`, `failures` and how many rows were written that say `succeeded`, `rejected` and `failed`, as
+        postprocessing returns them. `unfinished`, the ids of messages that were not begun for want of time.
+
+    Raises
+    ------
+    LittleTimeError
+        If the function's time is nearly over; then there are no rows.
+    """
+    deadline = Deadline(context)
+    batch = Batch()
+    outcomes: dict[int, Outcome] = {}
+    broken: dict[int, BaseException] = {}
+    sure: dict[int, float] = {}
+    scored = False
+    # Closed also if the model fails: objects that are being read belong to this invocation.
+    isolate = event.get("isolate") is True
+    reading = _preprocessor.inputs(event["messages"], batch, deadline=deadline, share=READING, isolate=isolate)
+    with closing(reading) as inputs:
+        for indices, outputs in chain.from_iterable(map(_run, _parts(inputs))):
+            scored = True
+            if _with_confidence:
+                sure.update(zip(indices, confidences(outputs[_engine.output_names[0]]), strict=True))
+            found, lost = _postprocessor.outcomes(arrays_of(outputs), enumerate(indices), batch.items)
+            outcomes |= found
+            broken |= lost
+    outcomes |= {each["index"]: {"status": "REJECTED", "reason": each["reason"]} for each in batch.rejected}
+
+    said: dict[str, Any] = {
+        "model_version": _version,
+        "inference": _engine.inference if scored else "none",
+        "route": event.get("route"),
+        "variant": event.get("variant"),
+    }
+
+    def make_row(index: int, common: dict[str, Any]) -> dict[str, Attribute]:
+        return row(batch.items[index], **outcomes[index], **common, **said, confidence=sure.get(index))
+
+    recorded = _postprocessor.record(
+        batch.items, outcomes, make_row, broken=broken, model_version=_version, deadline=deadline
+    )
+    return {
+        **recorded,
+        "retry": [*batch.retry, *recorded["retry"]],
+        "failures": [*batch.failed, *recorded["failures"]],
+        "unfinished": batch.unfinished,
+    }
+
+
+def _parts(inputs: Iterable[Inputs]) -> Iterator[list[Inputs]]:
+    """Yield the items in parts, each as soon as its inputs are as large as may be."""
+    part: list[Inputs] = []
+    size = 0
+    for index, arrays in inputs:
+        part.append((index, arrays))
+        size += sum(array.nbytes for array in arrays.values())
+        if size >= MOST_INPUT_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _run(part: list[Inputs]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Yield indices and outputs of each run of the model, so that those of one are in memory at a time."""
+    for indices, inputs in group_by_shape(part):
+        done = 0
+        for outputs in _engine.runs(inputs):
+            count = len(outputs[_engine.output_names[0]])
+            yield indices[done : done + count], outputs
+            done += count

@@ -1,0 +1,89 @@
+"""Handler of the inference function: runs batches through the model with ONNX Runtime, on a CPU or a GPU.
+
+Its cold start is the one that counts, so that it imports what it uses when it uses it: not numpy, which takes longer
+than to load most models, and no client of S3 before a tensor comes or goes by reference.
+"""
+
+from __future__ import annotations
+
+import os
+
+from inference_runtime.engine.confidence import confidences
+from inference_runtime.engine.engine import open_engine
+from inference_runtime.environment import required
+from inference_runtime.errors import StageError
+from inference_runtime.lifecycle import answers_warming, prepare
+from inference_runtime.logs import add_to_log_lines
+from inference_runtime.tensors.store import TensorStore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from inference_runtime.engine.interfaces import Engine, Objects
+    from inference_runtime.tensors.tensor import Tensor
+
+RESPONSE_LIMIT = 80_000
+"""Most bytes of the response as JSON: with the preprocessing's 180,000 it stays within a state's 262,144."""
+
+_version = required("MODEL_VERSION")
+add_to_log_lines(model_version=_version)
+engine: Engine = open_engine()
+_with_confidence = os.environ.get("CONFIDENCE") == "1"
+
+
+def _objects() -> Objects:
+    from inference_runtime.s3.client import light_objects  # noqa: PLC0415 - most tensors come and go inline
+
+    return light_objects()
+
+
+_store = TensorStore(_objects, required("WORK_BUCKET"))
+prepare(engine.warm_up)
+
+
+@answers_warming
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+    """Run the model.
+
+    Parameters
+    ----------
+    event
+        `{"groups": [{"indices", "inputs": {name: tensor}}]}`, and `only`, the indices to run, if not all.
+    context
+        Unused.
+
+    Returns
+    -------
+    dict
+        `groups`, `[{"indices", "outputs": {name: tensor}}]`, `model_version`, and `inference`, where it ran; with
+        `CONFIDENCE=1` also `confidences`, `[{"index", "confidence"}]`.
+    """
+    engine.begin()
+    selected = _selected(event["groups"], event.get("only"))
+    groups = [(indices, engine.infer(inputs)) for indices, inputs in selected]
+    response: dict[str, Any] = {"model_version": _version, "inference": engine.inference}
+    if _with_confidence:
+        response["confidences"] = [
+            {"index": index, "confidence": confidence}
+            for indices, outputs in groups
+            for index, confidence in zip(indices, confidences(outputs[engine.output_names[0]]), strict=True)
+        ]
+    return _store.dump_groups(response, groups, "outputs", RESPONSE_LIMIT)
+
+
+def _selected(groups: list[dict[str, Any]], only: list[int] | None) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Load the groups' tensors, of the selected items alone; what is not needed is not read."""
+    wanted = None if only is None else set(only)
+    for group in groups:
+        indices = group["indices"]
+        rows = [row for row, index in enumerate(indices) if wanted is None or index in wanted]
+        if rows:
+            inputs = {name: _store.load(tensor) for name, tensor in group["inputs"].items()}
+            for name, tensor in inputs.items():
+                if tensor.shape[:1] != (len(indices),):
+                    raise StageError(f"input {name!r} is a {tensor}, and the group has {len(indices)} indices")
+            if len(rows) < len(indices):
+                inputs = {name: tensor.take(rows) for name, tensor in inputs.items()}
+            yield [indices[row] for row in rows], inputs

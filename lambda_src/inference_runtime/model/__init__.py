@@ -1,0 +1,1 @@
+"""The files of a model, in the package or downloaded."""

@@ -1,0 +1,1 @@
+"""A small S3 client that imports faster than an SDK."""

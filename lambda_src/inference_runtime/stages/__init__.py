@@ -1,0 +1,1 @@
+"""The work of a stage on one batch of items."""

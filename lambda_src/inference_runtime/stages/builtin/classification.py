@@ -1,0 +1,91 @@
+"""Turns a classifier's output into labels."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from inference_runtime.stages.builtin.outputs import select_output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from inference_runtime.stages.item import Item
+    from inference_runtime.tensors.tensor import Array
+
+_TOLERANCE = 1e-3  # rounding of probabilities that a model computes in half precision
+
+
+def classification_postprocessor(
+    labels: Sequence[str] | None = None,
+    labels_file: str | None = None,
+    top: int = 5,
+    activation: Literal["softmax", "none"] = "softmax",
+    output: str | None = None,
+) -> Callable[[Mapping[str, Array], Item], dict[str, Any]]:
+    """Return a postprocessing function for a classifier.
+
+    Parameters
+    ----------
+    labels
+        Names of the classes in the model's order. Without labels a class is named by its index.
+    labels_file
+        Instead of `labels`: a text file among the stage's sources, one name a line.
+    top
+        How many classes the prediction lists.
+    activation
+        `softmax` if the model returns logits, `none` if it returns probabilities.
+    output
+        The model's output that holds the classes; needed if it has several.
+
+    Returns
+    -------
+    Callable
+        `postprocess(outputs, item)`, returning `label`, `class_index` and `score` of the best class, and `top`, a list
+        of such, best first. Scores are in [0, 1]. Of equal scores the lower index comes first.
+
+    Raises
+    ------
+    ValueError
+        If an option makes no sense.
+    """
+    if labels is not None and labels_file is not None:
+        raise ValueError("labels and labels_file are both given, expected one of them")
+    if top < 1:
+        raise ValueError(f"top is {top}, expected at least 1")
+    if activation not in ("softmax", "none"):
+        raise ValueError(f'activation is "{activation}", expected "softmax" or "none"')
+    if labels_file is not None:
+        path = Path(os.environ.get("LAMBDA_TASK_ROOT", ""), labels_file)
+        labels = path.read_text(encoding="utf-8").splitlines()
+    names = None if labels is None else list(labels)
+
+    def postprocess(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:  # noqa: ARG001 - the stage's signature
+        values = select_output(outputs, output).astype(np.float64)
+        # Wrong options, not a wrong object: these raise what makes the runtime keep the message for after the fix.
+        if values.ndim != 1 or (names is not None and len(names) != len(values)):
+            classes = "one axis" if names is None else f"{len(names)} classes, one for each label"
+            raise RuntimeError(f"the model's output has shape {list(values.shape)}, expected {classes}")
+        scores = _softmax(values) if activation == "softmax" else values
+        if scores.min() < -_TOLERANCE or scores.max() > 1 + _TOLERANCE:
+            raise RuntimeError('scores are not in [0, 1]: the model returns logits, use activation="softmax"')
+        scores = scores.clip(0, 1)
+        ranking = [
+            {"label": str(index) if names is None else names[index], "class_index": int(index), "score": float(score)}
+            for index in np.argsort(-values, kind="stable")[:top]  # by logits: rounding makes scores equal
+            for score in (scores[index],)
+        ]
+        return {**ranking[0], "top": ranking}
+
+    return postprocess
+
+
+def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    exponentials: npt.NDArray[np.float64] = np.exp(logits - logits.max())
+    exponentials /= exponentials.sum()
+    return exponentials

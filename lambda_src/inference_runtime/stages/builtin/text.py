@@ -1,0 +1,116 @@
+"""Turns a text into the token ids that a language model takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from inference_runtime.errors import RejectItem
+from inference_runtime.stages.builtin.json_object import JsonObject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from inference_runtime.stages.item import Item
+    from inference_runtime.tensors.tensor import Array
+
+# What models call their inputs, and where the tokenizer has them.
+_ATTRIBUTES = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+
+_CHARACTERS_PER_TOKEN = 100  # an English one has four to five
+
+
+def text_preprocessor(
+    tokenizer_file: str,
+    inputs: Mapping[str, str],
+    max_length: int = 256,
+    pad_to_multiple_of: int = 16,
+    field: str | None = None,
+    too_long: Literal["truncate", "reject"] = "truncate",
+) -> Callable[[bytes, Item], dict[str, Array]]:
+    """Return a preprocessing function for text in UTF-8.
+
+    Texts are padded to the next multiple of a few tokens, so that those of similar length share a batch: nothing of
+    the padding reaches a model that respects its attention mask.
+
+    Parameters
+    ----------
+    tokenizer_file
+        A `tokenizer.json` of Hugging Face among the stage's sources. What it says of padding and truncation is
+        replaced by the options here, but for the side, and the token that pads.
+    inputs
+        dtype of each input that the model takes; of `input_ids`, `attention_mask` and `token_type_ids`.
+    max_length
+        Most tokens, special ones included.
+    pad_to_multiple_of
+        The number of tokens is a multiple of this, which divides `max_length`.
+    field
+        Member of a JSON object that holds the text. Without it the whole object is the text.
+    too_long
+        What becomes of longer texts: `truncate` keeps the first `max_length` tokens, or those of the first
+        100 x `max_length` characters if these are fewer; `reject` rejects the text.
+
+    Returns
+    -------
+    Callable
+        `preprocess(data, item)`, returning an array of shape (tokens,) for each input.
+
+    Raises
+    ------
+    ValueError
+        If an option makes no sense.
+    """
+    if not inputs or not inputs.keys() <= _ATTRIBUTES.keys():
+        raise ValueError(f"inputs are {sorted(inputs)}, expected some of {', '.join(_ATTRIBUTES)}")
+    if pad_to_multiple_of < 1 or max_length < 1 or max_length % pad_to_multiple_of:
+        raise ValueError(f"max_length is {max_length}, expected a multiple of pad_to_multiple_of, {pad_to_multiple_of}")
+    if too_long not in ("truncate", "reject"):
+        raise ValueError(f'too_long is "{too_long}", expected "truncate" or "reject"')
+    tokenizer = Tokenizer.from_file(str(Path(os.environ.get("LAMBDA_TASK_ROOT", ""), tokenizer_file)))
+    if (special := tokenizer.num_special_tokens_to_add(is_pair=False)) >= max_length:
+        raise ValueError(f"max_length is {max_length}, but the tokenizer adds {special} tokens to every text")
+    side = (tokenizer.truncation or {}).get("direction", "right")
+    tokenizer.enable_truncation(max_length, direction=side)
+    padding = {k: v for k, v in (tokenizer.padding or {}).items() if k not in ("length", "pad_to_multiple_of")}
+    tokenizer.enable_padding(pad_to_multiple_of=pad_to_multiple_of, **padding)
+    max_characters = _CHARACTERS_PER_TOKEN * max_length
+
+    def preprocess(data: bytes, item: Item) -> dict[str, Array]:  # noqa: ARG001 - the stage's signature
+        text = (_decode(data) if field is None else _member(data, field)).strip()
+        if not text:
+            raise RejectItem("text is empty")
+        if len(text) > max_characters:
+            if too_long == "reject":
+                raise RejectItem(f"text has {len(text):,} characters, far more than {max_length:,} tokens")
+            # The tokenizer would take all of it apart before it throws most away.
+            text = text[:max_characters] if side == "right" else text[-max_characters:]
+        encoding = tokenizer.encode(text)
+        if too_long == "reject" and encoding.overflowing:
+            raise RejectItem(f"text has more than {max_length:,} tokens")
+        if all(encoding.special_tokens_mask):
+            raise RejectItem("text is empty: it has nothing but characters that the tokenizer drops")
+        return {name: np.array(getattr(encoding, _ATTRIBUTES[name]), dtype) for name, dtype in inputs.items()}
+
+    return preprocess
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RejectItem(f"not text in UTF-8: {error}") from error
+
+
+def _member(data: bytes, field: str) -> str:
+    text = JsonObject(data)[field]
+    if not isinstance(text, str):
+        raise RejectItem(f"field {field!r} is {text!r:.100}, expected a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RejectItem(f"field {field!r} is not valid Unicode: {error}") from error
+    return text

@@ -1,0 +1,117 @@
+"""Checks what a preprocessing function returns against the model's inputs, and stacks it into batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from inference_runtime.errors import RejectItem, StageError
+from inference_runtime.tensors.tensor import DTYPES, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from inference_runtime.tensors.tensor import Array
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What the model expects of one input, for one item.
+
+    Attributes
+    ----------
+    name
+        The input's name.
+    dtype
+        numpy's name of the type.
+    shape
+        Dimensions without the batch; a text is a free dimension, the same wherever it is named.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> InputSpec:
+        """Read an entry of `MODEL_INPUTS`, whose shape has the batch as first dimension.
+
+        Raises
+        ------
+        StageError
+            If the model cannot be fed: a type that cannot travel, or no batch dimension.
+        """
+        if value["dtype"] not in DTYPES or not value["shape"]:
+            raise StageError(
+                f"model input {value['name']!r} is {value['dtype']} {value['shape']}, expected a batch dimension "
+                f"and one of the types {', '.join(sorted(DTYPES))}"
+            )
+        return cls(value["name"], value["dtype"], tuple(value["shape"][1:]))
+
+
+def check_inputs(returned: object, specs: Sequence[InputSpec]) -> dict[str, Array]:
+    """Return what a preprocessing function returned as arrays by input name.
+
+    Raises
+    ------
+    StageError
+        If names or types are not the model's: these do not depend on the object, so the function is at fault, and the
+        message is kept for after the fix.
+    RejectItem
+        If a shape does not fit, or a value is NaN or infinite.
+    """
+    if isinstance(returned, dict):
+        if returned.keys() != {spec.name for spec in specs}:
+            raise StageError(
+                f"preprocess returned inputs {sorted(map(str, returned))}, expected {sorted(s.name for s in specs)}"
+            )
+        named = returned
+    elif len(specs) == 1:
+        named = {specs[0].name: returned}
+    else:
+        raise StageError(
+            f"preprocess returned {type(returned).__name__}, expected a dict with the inputs "
+            f"{sorted(spec.name for spec in specs)}"
+        )
+    symbols: dict[str, int] = {}
+    return {spec.name: _check(named[spec.name], spec, symbols) for spec in specs}
+
+
+def _check(value: object, spec: InputSpec, symbols: dict[str, int]) -> Array:
+    # A copy: user code may reuse its buffer for the next item.
+    array = np.array(value, order="C")
+    fits = array.ndim == len(spec.shape) and all(
+        # A free dimension takes the first size seen under its name.
+        actual == (symbols.setdefault(expected, actual) if isinstance(expected, str) else expected)
+        for actual, expected in zip(array.shape, spec.shape, strict=True)
+    )
+    if array.dtype.name != spec.dtype or not fits:
+        error = RejectItem if array.dtype.name == spec.dtype else StageError
+        raise error(
+            f"input {spec.name!r} is {array.dtype.name} {list(array.shape)}, expected {spec.dtype} {list(spec.shape)}"
+        )
+    if array.dtype.kind == "f" and (bad := array.size - int(np.isfinite(array).sum())):
+        raise RejectItem(f"input {spec.name!r} has {bad:,} values that are NaN or infinite")
+    return array
+
+
+def group_by_shape(scored: Sequence[tuple[int, dict[str, Array]]]) -> list[tuple[list[int], dict[str, Tensor]]]:
+    """Stack the inputs of items with equal shapes along a new first axis.
+
+    Returns
+    -------
+    list
+        Indices and batched tensors by name, in the order in which the shapes appear.
+    """
+    groups: dict[tuple[tuple[int, ...], ...], list[tuple[int, dict[str, Array]]]] = {}
+    for index, arrays in scored:
+        groups.setdefault(tuple(array.shape for array in arrays.values()), []).append((index, arrays))
+    return [
+        (
+            [index for index, _ in members],
+            {name: Tensor.of(np.stack([a[name] for _, a in members])) for name in members[0][1]},
+        )
+        for members in groups.values()
+    ]

@@ -1,0 +1,116 @@
+"""The process in which items are preprocessed that may kill or stall it: `isolation` starts it.
+
+Run as `python -m inference_runtime.stages.isolated DESCRIPTOR PREFIX`: the number of a connected socket, and the prefix
+of the variables that name the user code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from inference_runtime.environment import json_variable
+from inference_runtime.errors import RejectItem, reason_of
+from inference_runtime.stages.inputs import InputSpec, check_inputs
+from inference_runtime.stages.item import Item
+from inference_runtime.stages.user_code import load_stage
+from inference_runtime.tensors import protocol as wire
+from inference_runtime.tensors.tensor import tensors_of
+
+MIB = 1024**2
+
+_PR_SET_PDEATHSIG = 1
+_MAX_TRACEBACK = 10_000  # characters
+_SPARE = 64 * MIB  # of the function's memory, for everybody else in the environment
+
+
+def serve(connection: socket.socket, prefix: str) -> None:
+    """Answer each request, an item and its bytes, with its inputs or an error, until the other side is gone.
+
+    A first message, before any request, says that the user code is loaded, or why it is not.
+    """
+    try:
+        function = load_stage(prefix)
+        specs = [InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)]
+    except Exception as error:
+        wire.send(connection, _described(error), {})
+        return
+    _limit_memory()
+    wire.send(connection, {}, {})
+    while True:
+        try:
+            header, received = wire.receive(connection)
+        except wire.BrokenConnectionError:
+            return
+        data = bytes(received.pop("data").encoded())
+        try:
+            inputs = tensors_of(check_inputs(function(data, Item.from_json(header["item"])), specs))
+            answer: tuple[dict[str, Any], dict[str, Any]] = ({}, inputs)
+        except Exception as error:
+            answer = (_described(error), {})
+        sys.stdout.flush()  # this process is killed as soon as it is not needed
+        wire.send(connection, *answer)
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    lines = "" if isinstance(error, RejectItem) else "".join(traceback.format_exception(error))
+    return {
+        "rejected": isinstance(error, RejectItem),
+        "error": type(error).__name__,
+        "cause": reason_of(error),
+        "traceback": lines[-_MAX_TRACEBACK:],
+    }
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, even if it hangs."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # which ended before the kernel knew
+        sys.exit()
+
+
+def _be_killed_first() -> None:
+    """Have the kernel kill this process, and not its parent, when the memory of both is used up."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _limit_memory() -> None:
+    """Let allocations fail before they take what the function and this process do not have together.
+
+    The limit counts from what is mapped now: libraries map much that they never touch, the more the more CPUs there
+    are.
+    """
+    try:
+        size = int(os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"]) * MIB
+        _, resident, *_, data, _ = _pages("self")
+        _, others, *_ = _pages(str(os.getppid()))
+        spare = max(size - others - resident - _SPARE, _SPARE)
+        resource.setrlimit(resource.RLIMIT_DATA, (data + spare, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    except (KeyError, ValueError, OSError):
+        pass  # not on Lambda, or its own limit is lower
+
+
+def _pages(process: str) -> list[int]:
+    """Return what `/proc/PID/statm` says, in bytes."""
+    return [int(number) * resource.getpagesize() for number in Path(f"/proc/{process}/statm").read_text().split()]
+
+
+if __name__ == "__main__":
+    faulthandler.enable()  # a crash leaves a traceback in the log
+    _end_with(int(sys.argv[3]))
+    _be_killed_first()
+    with socket.socket(fileno=int(sys.argv[1])) as socket_of_parent:
+        socket_of_parent.set_inheritable(False)
+        serve(socket_of_parent, sys.argv[2])

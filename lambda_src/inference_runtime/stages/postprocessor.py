@@ -1,0 +1,281 @@
+"""Turns model outputs into predictions, and writes the rows: what the postprocessing function does, and a fused one."""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import UTC, datetime, timedelta
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from aws_lambda_powertools.logging import Logger
+from aws_lambda_powertools.metrics import Metrics, MetricUnit
+from botocore.exceptions import BotoCoreError, ClientError
+
+from inference_runtime.aws import TIMEOUTS, error_code
+from inference_runtime.environment import required
+from inference_runtime.errors import RejectItem, failure_of, reason_of
+from inference_runtime.stages.rows import ResultError, prediction_attribute, put_row
+from inference_runtime.stages.user_code import load_stage
+from inference_runtime.timeouts import MAX_CONNECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+    from inference_runtime.stages.deadline import Deadline
+    from inference_runtime.stages.item import Item
+    from inference_runtime.stages.rows import Attribute
+    from inference_runtime.tensors.tensor import Array
+
+    Outcome = dict[str, Any]
+    """Status, and prediction or reason, as `rows.row` takes them."""
+
+NAMESPACE = "cdk-inference"
+
+NEVER_WRITTEN = frozenset({"ItemCollectionSizeLimitExceededException", "ValidationException"})
+"""DynamoDB's errors that a row meets again, whenever it is written."""
+
+
+class Postprocessor:
+    """Turns model outputs into predictions, writes rows, and counts them.
+
+    Parameters
+    ----------
+    dynamodb
+        Thread-safe client.
+    table
+        Where rows go.
+    ttl_days
+        Days until DynamoDB may delete a row; None if it stays.
+    function
+        The user's: `function(outputs, item) -> dict`.
+    pipeline
+        What metrics and logs belong to.
+
+    Attributes
+    ----------
+    metrics
+        Is flushed by its decorator around the handler.
+    """
+
+    def __init__(
+        self,
+        *,
+        dynamodb: DynamoDBClient,
+        table: str,
+        ttl_days: float | None,
+        function: Callable[[Mapping[str, Array], Item], object],
+        pipeline: str,
+    ) -> None:
+        self._dynamodb = dynamodb
+        self._table = table
+        self._ttl = None if ttl_days is None else timedelta(days=ttl_days)
+        self._function = function
+        self._log = Logger(service=pipeline)
+        self.metrics = Metrics(namespace=NAMESPACE)
+        self.metrics.set_default_dimensions(pipeline=pipeline)
+
+    @classmethod
+    def from_environment(cls, dynamodb: DynamoDBClient, prefix: str = "STAGE") -> Postprocessor:
+        """Return what the function's environment describes.
+
+        Parameters
+        ----------
+        dynamodb
+            Thread-safe client.
+        prefix
+            What the names of the user code's variables begin with, see `load_stage`.
+
+        Raises
+        ------
+        StageError
+            If it is configured wrongly.
+        """
+        days = os.environ.get("RESULT_TTL_DAYS")
+        return cls(
+            pipeline=required("PIPELINE"),
+            dynamodb=dynamodb,
+            table=required("RESULTS_TABLE"),
+            ttl_days=float(days) if days else None,
+            function=load_stage(prefix),
+        )
+
+    def log_as(self, model_version: str) -> None:
+        """Have log lines name the model from here on."""
+        self._log.append_keys(model_version=model_version)
+
+    def outcomes(
+        self, outputs: Mapping[str, Array], rows: Iterable[tuple[int, int]], items: Sequence[Item]
+    ) -> tuple[dict[int, Outcome], dict[int, BaseException]]:
+        """Return the outcomes of items, and what user code raised for others, by index.
+
+        Parameters
+        ----------
+        outputs
+            Of a batch, by name.
+        rows
+            Which row of the outputs belongs to which index.
+        items
+            By index.
+        """
+        found: dict[int, Outcome] = {}
+        broken: dict[int, BaseException] = {}
+        for position, index in rows:
+            try:
+                found[index] = self._outcome({name: array[position] for name, array in outputs.items()}, items[index])
+            except Exception as error:
+                self._log.exception("postprocessing failed", extra=_about(items[index]))
+                broken[index] = error
+        return found, broken
+
+    def _outcome(self, outputs: Mapping[str, Array], item: Item) -> Outcome:
+        for name, array in outputs.items():
+            if array.dtype.kind == "f" and (bad := array.size - int(np.isfinite(array).sum())):
+                reason = f"model output {name!r} has {bad:,} values that are NaN or infinite"
+                return {"status": "FAILED", "reason": reason}
+        try:
+            prediction: Attribute = prediction_attribute(self._function(outputs, item))
+        except RejectItem as error:
+            return {"status": "REJECTED", "reason": reason_of(error)}
+        except ResultError as error:
+            return {"status": "FAILED", "reason": reason_of(error)}
+        return {"status": "SUCCEEDED", "prediction": prediction}
+
+    def record(
+        self,
+        items: Sequence[Item],
+        outcomes: Mapping[int, Outcome],
+        row: Callable[[int, dict[str, Any]], dict[str, Attribute]],
+        *,
+        broken: Mapping[int, BaseException],
+        model_version: str,
+        deadline: Deadline,
+        escalated: int | None = None,
+    ) -> dict[str, Any]:
+        """Write the rows, and add the metrics.
+
+        What is not written in time goes back to the queue. DynamoDB may still do a write that it did not answer; then
+        the next try finds the row.
+
+        Parameters
+        ----------
+        items
+            By index.
+        outcomes
+            Those to write, by index.
+        row
+            Returns the row of an item: takes its index, and what all rows have in common.
+        broken
+            What made items fail before, by index.
+        model_version
+            Of the model that was run.
+        deadline
+            Of the invocation.
+        escalated
+            How many items go on to a better model; None where there is no cascade.
+
+        Raises
+        ------
+        LittleTimeError
+            If it is too late to begin; nothing is written then.
+
+        Returns
+        -------
+        dict
+            `retry`, the ids of messages whose rows could not be written now; `failures`, `[{"message_id", "error",
+            "cause"}]`, the broken ones and those whose rows the table never takes; and how many rows were written that
+            say `succeeded`, `rejected` and `failed`.
+        """
+        deadline.check()
+        now = datetime.now(UTC)
+        common = {
+            "recorded_at": now.isoformat(timespec="milliseconds"),
+            "expires_at": None if self._ttl is None else int((now + self._ttl).timestamp()),
+        }
+        hanging = Event()
+
+        def write(index: int) -> bool | BaseException | None:
+            return self._write(items[index], row(index, common), hanging, deadline)
+
+        written = self._all(write, outcomes, items, deadline)
+        again = sorted(index for index, new in written.items() if new is None)
+        failed = {**broken, **{index: new for index, new in written.items() if isinstance(new, BaseException)}}
+        recorded = [index for index, new in written.items() if new is True]
+        counts = {
+            status: sum(outcomes[index]["status"] == status.upper() for index in recorded)
+            for status in ("succeeded", "rejected", "failed")
+        }
+        self._count(counts, [items[index] for index in recorded], len(again) + len(failed), escalated)
+        self.metrics.add_metadata("model_version", model_version)
+        return {
+            "retry": [items[index].message_id for index in again],
+            "failures": [failure_of(items[index].message_id, failed[index]) for index in sorted(failed)],
+            **counts,
+        }
+
+    def _all(
+        self,
+        write: Callable[[int], bool | BaseException | None],
+        indices: Iterable[int],
+        items: Sequence[Item],
+        deadline: Deadline,
+    ) -> dict[int, bool | BaseException | None]:
+        """Write rows, several at a time, and return what `write` did by index; None where it took too long."""
+        pool = ThreadPoolExecutor(MAX_CONNECTIONS)
+        try:
+            writes = {index: pool.submit(write, index) for index in indices}
+            left = deadline.left()
+            _, late = wait(writes.values(), None if math.isinf(left) else max(0.0, left))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for index, write_ in writes.items():
+            if write_ in late:
+                self._log.error("DynamoDB did not answer in time", extra=_about(items[index]))
+        return {index: None if write_ in late else write_.result() for index, write_ in writes.items()}
+
+    def _count(self, counts: Mapping[str, int], recorded: Iterable[Item], retried: int, escalated: int | None) -> None:
+        """Add the metrics of a batch."""
+        for status, count in counts.items():
+            self.metrics.add_metric(status.capitalize(), MetricUnit.Count, count)
+        self.metrics.add_metric("Retried", MetricUnit.Count, retried)
+        if escalated is not None:  # no metric, and no price of one, where there is no cascade
+            self.metrics.add_metric("Escalated", MetricUnit.Count, escalated)
+        for item in recorded:
+            if (latency := _latency(item)) is not None:
+                self.metrics.add_metric("Latency", MetricUnit.Milliseconds, latency)
+
+    def _write(
+        self, item: Item, attributes: dict[str, Attribute], hanging: Event, deadline: Deadline
+    ) -> bool | BaseException | None:
+        """Write a row, and say whether it is new; None if that is not possible now, or the error if it never is."""
+        if deadline.left() <= 0:
+            return None
+        if hanging.is_set():
+            self._log.error("DynamoDB did not answer to an earlier request of the batch", extra=_about(item))
+            return None
+        try:
+            new = put_row(self._dynamodb, self._table, attributes)
+        except (BotoCoreError, ClientError) as error:
+            if isinstance(error, TIMEOUTS):
+                hanging.set()
+            self._log.exception("cannot write the row", extra=_about(item))
+            return error if error_code(error) in NEVER_WRITTEN else None
+        if not new:
+            self._log.info("the table has this result or a newer one", extra=_about(item))
+        return new
+
+
+def _latency(item: Item) -> float | None:
+    """Milliseconds since the event, or None if its time cannot be read."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(item.event_time)).total_seconds() * 1000
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return None
+
+
+def _about(item: Item) -> dict[str, str]:
+    return {"object_key": f"{item.bucket}/{item.key}", "message_id": item.message_id}

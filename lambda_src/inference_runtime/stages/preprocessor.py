@@ -1,0 +1,346 @@
+"""Reads objects and turns them into model inputs: what the preprocessing function does, and a fused one too."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from threading import Event, Timer
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from inference_runtime.aws import TIMEOUTS, error_code
+from inference_runtime.environment import json_variable
+from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
+from inference_runtime.stages.deadline import Turns
+from inference_runtime.stages.inputs import InputSpec, check_inputs
+from inference_runtime.stages.item import Item, message_id_of
+from inference_runtime.stages.time_limit import NotReadyError, TookTooLongError, call_within
+from inference_runtime.stages.user_code import load_stage
+from inference_runtime.timeouts import MAX_CONNECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from concurrent.futures import Future
+
+    from mypy_boto3_s3 import S3Client
+
+    from inference_runtime.stages.deadline import Deadline
+    from inference_runtime.stages.isolation import Isolation
+    from inference_runtime.tensors.tensor import Array
+
+_GONE = {
+    "NoSuchKey": "object no longer exists",
+    "NoSuchVersion": "object version no longer exists",
+    "InvalidObjectState": "object is archived and cannot be read",
+}
+
+_ALONE = 0.9
+"""Share of an invocation's time that preprocessing gets at most: all that follows needs the rest."""
+
+_AHEAD_ISOLATED = 2
+"""Objects that are read ahead of isolated items, whose process needs the memory."""
+
+_log = logging.getLogger(__name__)
+
+
+class _SupersededError(Exception):
+    """The object was overwritten after this event; the overwrite has an event of its own."""
+
+
+class _RetryError(Exception):
+    """The object cannot be read now."""
+
+
+@dataclass
+class Batch:
+    """What became of a batch of messages so far.
+
+    Attributes
+    ----------
+    items
+        Those that get a row.
+    rejected
+        `[{"index", "reason"}]`; indices point into `items`.
+    retry
+        Ids of messages to give back to the queue, because a service was unavailable: the items are not at fault.
+    failed
+        `[{"message_id", "error", "cause"}]`: messages that made preprocessing fail, and an error's name and text.
+    unfinished
+        Ids of messages that were not begun, or not given enough time, because the invocation's time ran low.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    retry: list[str] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
+
+    def fail(self, message_id: str, error: Exception) -> None:
+        """Note that a message made preprocessing fail, and how."""
+        name, cause = getattr(error, "error", type(error).__name__), getattr(error, "cause", reason_of(error))
+        self.failed.append({"message_id": message_id, "error": name, "cause": cause})
+
+
+class Preprocessor:
+    """Reads objects and turns them into model inputs.
+
+    Parameters
+    ----------
+    s3
+        Thread-safe client.
+    function
+        The user's: `function(data, item) -> array`, or a dict of arrays.
+    inputs
+        What the model expects.
+    max_bytes
+        Larger objects are rejected before they are read.
+    prefix
+        What the names of the user code's variables begin with, for the process that loads it for isolated items.
+    """
+
+    def __init__(
+        self,
+        *,
+        s3: S3Client,
+        function: Callable[[bytes, Item], object],
+        inputs: Sequence[InputSpec],
+        max_bytes: int,
+        prefix: str,
+    ) -> None:
+        self._s3 = s3
+        self._prefix = prefix
+        self._function = function
+        self._inputs = inputs
+        self._max_bytes = max_bytes
+
+    @classmethod
+    def from_environment(cls, s3: S3Client, prefix: str = "STAGE") -> Preprocessor:
+        """Return what the function's environment describes.
+
+        Parameters
+        ----------
+        s3
+            Thread-safe client.
+        prefix
+            What the names of the user code's variables begin with, see `load_stage`.
+
+        Raises
+        ------
+        StageError
+            If it is configured wrongly.
+        """
+        return cls(
+            s3=s3,
+            inputs=[InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)],
+            max_bytes=int(os.environ.get("MAX_OBJECT_BYTES", str(64 * 1024 * 1024))),
+            function=load_stage(prefix),
+            prefix=prefix,
+        )
+
+    def inputs(
+        self,
+        messages: object,
+        batch: Batch,
+        *,
+        deadline: Deadline | None = None,
+        share: float = _ALONE,
+        isolate: bool = False,
+    ) -> Generator[tuple[int, dict[str, Array]]]:
+        """Yield index and inputs of each item that can be scored, as they are ready.
+
+        Parameters
+        ----------
+        messages
+            As those of the preprocessing function's event.
+        batch
+            Is filled meanwhile: complete when all is yielded. A message that is then neither in there nor yielded is
+            done: a duplicate, or superseded by a newer object.
+        deadline
+            Of the invocation. Without one, items may take any time.
+        share
+            Of the time until then that several items may take.
+        isolate
+            Whether to preprocess the items in another process: one that kills it, or does not end in time, then fails
+            by itself.
+
+        Raises
+        ------
+        RetryableError
+            If messages cannot be told apart, or the process for isolated items does not start.
+        """
+        items = _parse(messages, batch)
+        seconds = deadline.left() if deadline is not None else math.inf
+        turns = Turns(seconds * (share if len(items) > 1 else _ALONE), len(items))
+        with ExitStack() as stack:
+            reads = stack.enter_context(closing(self._read_ahead(items, turns, isolate=isolate)))
+            isolation = stack.enter_context(closing(self._isolation(turns))) if isolate else None
+            watch = stack.enter_context(closing(_Watch(seconds)))
+            for number, (item, read) in enumerate(reads):
+                if number and turns.over():
+                    batch.unfinished.extend(each.message_id for each in items[number:])
+                    _log.warning("the invocation's time runs low: %s items are not begun", len(items) - number)
+                    return
+                watch.item = item
+                inputs = self._inputs_of(item, read, batch, turns, isolation)
+                watch.item = None
+                if inputs is not None:
+                    batch.items.append(item)
+                    yield len(batch.items) - 1, inputs
+
+    def _inputs_of(
+        self, item: Item, read: Future[bytes], batch: Batch, turns: Turns, isolation: Isolation | None
+    ) -> dict[str, Array] | None:
+        """Return an item's inputs, or note in the batch why there are none."""
+        where = f"s3://{item.bucket}/{item.key}, item {item.id}, message {item.message_id}"
+        seconds = turns.turn()
+        try:
+            data = _result(read, turns)
+            seconds = turns.turn()
+            if isolation is not None:
+                isolation.start()  # whose time is not the item's
+                seconds = turns.turn()
+                return isolation.inputs(data, item, seconds)
+            return call_within(seconds, lambda: check_inputs(self._function(data, item), self._inputs))
+        except _SupersededError:
+            _log.info("superseded by a newer object: s3://%s/%s", item.bucket, item.key)
+        except RejectItem as error:
+            batch.rejected.append({"index": len(batch.items), "reason": reason_of(error)})
+            batch.items.append(item)
+        except _RetryError as error:
+            _log.error("cannot read %s: %s", where, error)
+            batch.retry.append(item.message_id)
+        except TookTooLongError as error:
+            if turns.is_fair(seconds):
+                _log.error("preprocessing failed: %s: it %s", where, error)
+                batch.fail(item.message_id, error)
+            else:
+                _log.warning("preprocessing was not finished: %s: it %s, which was all that was left", where, error)
+                batch.unfinished.append(item.message_id)
+        except NotReadyError as error:
+            _log.warning("preprocessing was not begun: %s: %s", where, error)
+            batch.unfinished.append(item.message_id)
+        except Exception as error:
+            # What another process raised has its traceback in the text.
+            _log.error("preprocessing failed: %s: %s", where, error, exc_info=isolation is None)
+            batch.fail(item.message_id, error)
+        return None
+
+    def _isolation(self, turns: Turns) -> Isolation:
+        # Hardly ever needed, so it is not imported in a cold start.
+        from inference_runtime.stages.isolation import Isolation  # noqa: PLC0415
+
+        isolation = Isolation(self._prefix, turns.left)
+        try:
+            isolation.start()
+        except NotReadyError as error:
+            raise RetryableError(str(error)) from error
+        return isolation
+
+    def _read_ahead(self, items: list[Item], turns: Turns, *, isolate: bool) -> Generator[tuple[Item, Future[bytes]]]:
+        """Yield each item and its object, which is being read; at most `MAX_CONNECTIONS` are in memory."""
+        hanging = Event()
+        most = _AHEAD_ISOLATED if isolate else MAX_CONNECTIONS
+        pool = ThreadPoolExecutor(most)
+        try:
+            waiting: deque[tuple[Item, Future[bytes]]] = deque()
+            for item in items:
+                waiting.append((item, pool.submit(self._read, item, hanging)))
+                if len(waiting) == most:
+                    yield waiting.popleft()
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            # Objects that are being read belong to this invocation, unless its time is over.
+            pool.shutdown(wait=not turns.over(), cancel_futures=True)
+
+    def _read(self, item: Item, hanging: Event) -> bytes:
+        if item.size == 0:
+            raise RejectItem("object is empty")
+        if item.size > self._max_bytes:
+            raise RejectItem(f"object has {item.size:,} bytes, at most {self._max_bytes:,} are read")
+        if hanging.is_set():
+            raise _RetryError("S3 did not answer to an earlier request of the batch")
+        # Only the version that the event is about: what a later one holds is for the later event.
+        which = {"VersionId": item.version_id} if item.version_id else {"IfMatch": f'"{item.etag}"'}
+        try:
+            return self._s3.get_object(Bucket=item.bucket, Key=item.key, **which)["Body"].read()  # type: ignore[arg-type]
+        except TIMEOUTS as error:
+            hanging.set()
+            raise _RetryError(str(error)) from error
+        except (BotoCoreError, ClientError) as error:
+            code = error_code(error)
+            if code in {"PreconditionFailed", "412"}:
+                raise _SupersededError from error
+            if code in _GONE:
+                raise RejectItem(_GONE[code]) from error
+            raise _RetryError(str(error)) from error
+        except MemoryError:
+            raise
+        except Exception as error:  # of a connection, which botocore does not always make its own
+            raise _RetryError(f"{type(error).__name__}: {error}") from error
+
+
+class _Watch:
+    """Logs which item is being preprocessed when an invocation's time is over: nobody is told otherwise.
+
+    A thread can do so unless a call of C keeps Python's lock. Then the item is found when it comes again, isolated.
+
+    Parameters
+    ----------
+    seconds
+        Until then; infinite for never.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.item: Item | None = None
+        self._timer = None
+        if math.isfinite(seconds):
+            self._timer = Timer(max(seconds, 0), self._log)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def close(self) -> None:
+        """Log nothing from now on."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _log(self) -> None:
+        if (item := self.item) is not None:
+            text = "still preprocessing s3://%s/%s, item %s, message %s: the invocation's time is nearly over"
+            _log.error(text, item.bucket, item.key, item.id, item.message_id)
+
+
+def _result(read: Future[bytes], turns: Turns) -> bytes:
+    """Wait for an object, and return its bytes."""
+    left = turns.left()
+    try:
+        return read.result(left if math.isfinite(left) else None)
+    except TimeoutError as error:
+        raise _RetryError(f"S3 did not answer within {left:.1f} s") from error
+
+
+def _parse(messages: object, batch: Batch) -> list[Item]:
+    """Return the distinct items that messages describe; a message that describes none is noted as failed."""
+    if not isinstance(messages, list):
+        raise RetryableError(f"messages is {type(messages).__name__}, expected a list")
+    items: dict[str, Item] = {}
+    for message in messages:
+        message_id = message_id_of(message)
+        if message_id is None:
+            # Nothing else could be given back to the queue one by one, and what is not given back is lost.
+            raise RetryableError(f"a message has no message_id: {json.dumps(message):.500}")
+        try:
+            item = Item.from_message(message)
+        except MalformedMessageError as error:
+            _log.error("malformed message %s: %s", message_id, error)
+            batch.fail(message_id, error)
+        else:
+            items.setdefault(item.id, item)
+    return list(items.values())

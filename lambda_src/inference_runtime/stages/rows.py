@@ -1,0 +1,201 @@
+"""Rows of the results table: their attributes, in DynamoDB's types, and how they are written."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from botocore.exceptions import ClientError
+
+from inference_runtime.aws import error_code
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+    from inference_runtime.stages.item import Item
+
+    Attribute = dict[str, Any]
+
+MAX_PREDICTION_BYTES = 300_000
+"""Largest prediction, as DynamoDB counts: a row may have 400 KB, and keys and reason need some."""
+
+_MAX_DEPTH = 28  # DynamoDB nests 32 levels deep
+_MAX_DIGITS = 38
+_SMALLEST = 1e-130
+_LARGEST = 9.99e125
+
+
+class ResultError(Exception):
+    """What the user's function returned cannot be stored."""
+
+
+def prediction_attribute(prediction: object) -> Attribute:
+    """Return a prediction as a DynamoDB map.
+
+    Raises
+    ------
+    ResultError
+        If it is no dict, holds what DynamoDB has no type for, or is too large.
+    """
+    if not isinstance(prediction, dict):
+        raise ResultError(f"postprocess returned {type(prediction).__name__}, expected a dict")
+    attribute = _attribute(prediction, "prediction", _MAX_DEPTH)
+    if (size := size_of(attribute)) > MAX_PREDICTION_BYTES:
+        raise ResultError(f"result is {size:,} bytes, at most {MAX_PREDICTION_BYTES:,} fit a row")
+    return attribute
+
+
+def row(
+    item: Item,
+    *,
+    status: str,
+    model_version: str,
+    inference: str,
+    recorded_at: str,
+    prediction: Attribute | None = None,
+    reason: str | None = None,
+    expires_at: int | None = None,
+    row_version: str | None = None,
+    route: str | None = None,
+    variant: str | None = None,
+    confidence: float | None = None,
+    first: Attribute | None = None,
+) -> dict[str, Attribute]:
+    """Return the row for an item's result, in DynamoDB's types.
+
+    Parameters
+    ----------
+    status
+        SUCCEEDED (with a prediction), REJECTED or FAILED (with a reason).
+    recorded_at
+        ISO 8601.
+    expires_at
+        When the row may be deleted, in seconds since the epoch.
+    row_version
+        Stands in the sort key for the model's version, where several models write one row.
+    route, variant
+        Which of the pipeline's routes the item took, and which variant of an experiment it is in.
+    confidence
+        How sure the model was.
+    first
+        What another model said before, see `answers`.
+    """
+    texts = {
+        "object": f"{item.bucket}/{item.key}",
+        "version": f"{item.version_id or 'null'}#{row_version or model_version}",
+        "id": item.id,
+        "bucket": item.bucket,
+        "key": item.key,
+        "etag": item.etag,
+        "sequencer": item.sequencer,
+        "event_time": item.event_time,
+        "status": status,
+        "model_version": model_version,
+        "inference": inference,
+        "recorded_at": recorded_at,
+        "reason": reason,
+        "route": route,
+        "variant": variant,
+    }
+    attributes: dict[str, Attribute] = {name: {"S": text} for name, text in texts.items() if text is not None}
+    attributes["size"] = {"N": str(item.size)}
+    if prediction is not None:
+        attributes["prediction"] = prediction
+    if confidence is not None:
+        attributes["confidence"] = {"N": str(confidence)}
+    if first is not None:
+        attributes["first"] = first
+    if expires_at is not None:
+        attributes["expires_at"] = {"N": str(expires_at)}
+    return attributes
+
+
+def put_row(dynamodb: DynamoDBClient, table: str, attributes: dict[str, Attribute]) -> bool:
+    """Write a row unless the table has a newer one, or has this one already.
+
+    A row that did not succeed gives way to another result of the same event, so that a replay after a fix shows. The
+    same reason again is no other result.
+
+    Returns
+    -------
+    bool
+        Whether the row was written.
+    """
+    try:
+        dynamodb.put_item(
+            TableName=table,
+            Item=attributes,
+            ConditionExpression=(
+                "attribute_not_exists(sequencer) OR sequencer < :sequencer "
+                "OR (sequencer = :sequencer AND #status <> :succeeded AND #reason <> :reason)"
+            ),
+            ExpressionAttributeNames={"#status": "status", "#reason": "reason"},
+            ExpressionAttributeValues={
+                ":sequencer": attributes["sequencer"],
+                ":succeeded": {"S": "SUCCEEDED"},
+                ":reason": attributes.get("reason", {"S": ""}),
+            },
+        )
+    except ClientError as error:
+        if error_code(error) == "ConditionalCheckFailedException":
+            return False
+        raise
+    return True
+
+
+def _attribute(value: object, path: str, depth: int) -> Attribute:
+    if depth == 0:
+        raise ResultError(f"{path:.100} is nested deeper than {_MAX_DEPTH} levels")
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None:
+        return {"NULL": True}
+    if isinstance(value, bool | bytes):
+        return {"BOOL" if isinstance(value, bool) else "B": value}
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ResultError(f"{path} is not valid Unicode") from error
+        return {"S": value}
+    if isinstance(value, int | float | Decimal):
+        return {"N": _number(value, path)}
+    if isinstance(value, list | tuple):
+        return {"L": [_attribute(member, f"{path}[{index}]", depth - 1) for index, member in enumerate(value)]}
+    if isinstance(value, dict):
+        for name in value:
+            if not isinstance(name, str) or not name:
+                raise ResultError(f"{path} has the key {name!r:.100}, expected a text that is not empty")
+            _attribute(name, f"{path}.{name!a}", depth)
+        return {"M": {name: _attribute(member, f"{path}.{name}", depth - 1) for name, member in value.items()}}
+    raise ResultError(f"{path} is {type(value).__name__}, which is neither text, number, boolean, bytes, list nor dict")
+
+
+def _number(value: float | Decimal, path: str) -> str:
+    # math.isfinite refuses a Decimal that is a signalling NaN.
+    if not (value.is_finite() if isinstance(value, Decimal) else isinstance(value, int) or math.isfinite(value)):
+        raise ResultError(f"{path} is {value}, expected a finite number")
+    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    if number and abs(number) < _SMALLEST:
+        return "0"
+    if abs(number) > _LARGEST or len(number.normalize().as_tuple().digits) > _MAX_DIGITS:
+        raise ResultError(f"{path} is {number:.3e}, which is too large for DynamoDB or has over {_MAX_DIGITS} digits")
+    return str(number)
+
+
+def size_of(attribute: Attribute) -> int:
+    """Count an attribute's bytes as DynamoDB does, rounded up."""
+    [(kind, value)] = attribute.items()
+    if kind == "S":
+        return len(value.encode())
+    if kind == "B":
+        return len(value)
+    if kind == "N":
+        return len(value) // 2 + 2
+    if kind == "L":
+        return 3 + sum(1 + size_of(member) for member in value)
+    if kind == "M":
+        return 3 + sum(1 + len(name.encode()) + size_of(member) for name, member in value.items())
+    return 1

@@ -1,0 +1,1 @@
+"""Tensors without numpy: in memory, in objects and on a connection."""
