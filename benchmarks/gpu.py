@@ -227,7 +227,7 @@ def open_engine(name: str, settings: dict[str, Any]) -> tuple[Run, str]:
     if name == "gpu_shared":
         os.environ["GPU_CONCURRENCY"] = "1"
     # Imported where it is known what runs: the engines must not pay for each other.
-    from inference_runtime.engine.engine import open_engine as open_function  # noqa: PLC0415
+    from inference_runtime.handlers.open_engine import open_engine as open_function  # noqa: PLC0415
     from inference_runtime.tensors.tensor import arrays_of, tensors_of  # noqa: PLC0415
 
     engine = open_function()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cdk_inference.local.emulator.aws import ACCOUNT, REGION
+from cdk_inference.local.aws import ACCOUNT, REGION
 
 __all__ = ["ACCOUNT", "CASES", "COLUMNS", "MODEL_CACHE", "REGION", "ROOT", "STACK"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.cache import cache_root
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ import time
 
 _, folder, *inputs = sys.argv
 sys.path.insert(0, folder)
-from inference_runtime.engine.session import open_session  # noqa: E402
+from inference_runtime.engine.open_session import open_session  # noqa: E402
 from inference_runtime.tensors.tensor import Tensor  # noqa: E402
 
 session, _ = open_session()

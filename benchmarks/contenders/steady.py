@@ -28,7 +28,7 @@ inputs = {
 
 if side == "ours":
     sys.path[:0] = where
-    from inference_runtime.engine.session import open_session
+    from inference_runtime.engine.open_session import open_session
     from inference_runtime.tensors.tensor import Tensor
 
     session, _ = open_session()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.managed_instances import CpuCapacity
     from cdk_inference.capacity.network import InferenceNetwork
     from cdk_inference.capacity.provisioned import CapacitySchedule
+    from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
     from cdk_inference.costs.prices import Prices
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Capacity": "capacity.capacity",
     "CapacitySchedule": "capacity.provisioned",
+    "CapacityStrategy": "capacity.strategy",
     "CascadeOption": "costs.costs",
     "CpuCapacity": "capacity.managed_instances",
     "CpuInference": "stages.functions",
@@ -85,6 +87,7 @@ _MODULES = {
 __all__ = [
     "Capacity",
     "CapacitySchedule",
+    "CapacityStrategy",
     "CascadeOption",
     "CpuCapacity",
     "CpuInference",

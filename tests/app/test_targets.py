@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cdk_inference.common.cache import cache_root
-from cdk_inference.local import Cloud
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import Cloud, aws
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:

@@ -25,10 +25,11 @@ from cdk_inference import (
     WorkBucket,
 )
 from cdk_inference.bundling.packages import PackagedCode
-from cdk_inference.capacity.capacity import ON_DEMAND, Capacity
+from cdk_inference.capacity.capacity import Capacity
 from cdk_inference.capacity.keep_warm import HOLD_MS
 from cdk_inference.capacity.managed_instances import CpuCapacity
 from cdk_inference.capacity.snap_start import violations_of
+from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.stages.functions import StageFunction
 from inference_runtime.lifecycle import LONGEST_HOLD_MS, answers_warming
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from tests.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:

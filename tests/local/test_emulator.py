@@ -18,8 +18,7 @@ import pytest
 from botocore.exceptions import ClientError
 from tests.waiting import PATIENCE, wait_until
 
-from cdk_inference.local import LocalError
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import LocalError, aws
 from cdk_inference.local.emulator import emulator as emulator_module
 from cdk_inference.local.emulator.emulator import Emulator
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.waiting import wait_until
 
-from cdk_inference.local import LocalCloud, LocalError
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import LocalCloud, LocalError, aws
 from cdk_inference.local.emulator.health import Health
 from cdk_inference.local.emulator.parts import _error
 

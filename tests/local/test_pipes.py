@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.waiting import PATIENCE, wait_until
 
-from cdk_inference.local import LocalError, Resource
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import LocalError, Resource, aws
 from cdk_inference.local.emulator.emulator import Emulator
 from cdk_inference.local.emulator.pipes import PipeDefinition, PipeRunner, Refusal, failed_messages
 

@@ -16,8 +16,8 @@ import pytest
 from cdk_inference.bundling.uv_environment import uv_environment
 from cdk_inference.common.cache import cache_root
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.local import aws
 from cdk_inference.local.cdk import CdkCli
-from cdk_inference.local.emulator import aws
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

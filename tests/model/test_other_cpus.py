@@ -37,11 +37,11 @@ from cdk_inference.model import (
 from cdk_inference.model.building.evaluation.data import load_samples
 from cdk_inference.model.building.evaluation.metrics import likeness
 from cdk_inference.model.building.graph.graph import clean, serialize
-from cdk_inference.model.building.graph.optimize import optimize
+from cdk_inference.model.building.graph.saturation import saturating, unsigned
 from cdk_inference.model.building.quantization.calibrate import calibrate
 from cdk_inference.model.building.quantization.precisions import convert
-from cdk_inference.model.building.quantization.saturation import saturating, unsigned
 from cdk_inference.model.building.search.architecture import candidates
+from cdk_inference.model.building.search.optimize import optimize
 from cdk_inference.model.files import weights
 from cdk_inference.model.files.weights import MODEL
 from cdk_inference.model.recipe.precision import describe

@@ -15,9 +15,9 @@ from tests.model.graphs import Graph, cosine, prepared, recurrent, run
 
 from cdk_inference.model import DynamicInt8, StaticInt8
 from cdk_inference.model.building.graph.graph import clean
+from cdk_inference.model.building.graph.saturation import PAIR_LIMIT, limit_pairs, saturating, unsigned
 from cdk_inference.model.building.quantization.calibrate import calibrate
 from cdk_inference.model.building.quantization.precisions import convert
-from cdk_inference.model.building.quantization.saturation import PAIR_LIMIT, limit_pairs, saturating, unsigned
 
 if TYPE_CHECKING:
     from collections.abc import Callable

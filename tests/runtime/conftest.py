@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from tests.runtime.arrays import ArrayStore
 
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from cdk_inference.local.emulator.emulator import Emulator
 from inference_runtime.s3.client import light_objects
 

@@ -35,7 +35,8 @@ from inference_runtime.engine.onnxruntime_errors import (
 )
 from inference_runtime.engine.onnxruntime_package import PackageSession
 from inference_runtime.engine.onnxruntime_plan import MOST_BYTES, MOST_PLANS
-from inference_runtime.engine.session import Threads, open_session
+from inference_runtime.engine.open_session import open_session
+from inference_runtime.engine.session import Threads
 from inference_runtime.errors import StageError
 from inference_runtime.tensors.tensor import DTYPES, Tensor, tensors_of, zeros
 
@@ -791,7 +792,7 @@ class TestWhichEngine:
 
     @pytest.mark.parametrize("engine", ["c_api", "python"])
     def test_what_is_not_packaged_fails_and_the_other_does_not_step_in(self, tmp_path: Path, engine: str) -> None:
-        script = "from inference_runtime.engine.session import Threads, open_session; open_session()"
+        script = "from inference_runtime.engine.open_session import open_session; open_session()"
         done = subprocess.run(
             [sys.executable, "-S", "-c", script],
             env={"PYTHONPATH": str(SOURCES), "LAMBDA_TASK_ROOT": str(tmp_path), "INFERENCE_ENGINE": engine},

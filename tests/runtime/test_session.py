@@ -22,7 +22,8 @@ from tests.waiting import PATIENCE
 
 from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.engine.onnxruntime_package import open_package_session
-from inference_runtime.engine.session import Threads, open_session
+from inference_runtime.engine.open_session import open_session
+from inference_runtime.engine.session import Threads
 from inference_runtime.errors import OutOfMemoryError, RetryableError, StageError
 from inference_runtime.tensors.tensor import zeros
 

@@ -19,7 +19,7 @@ from verify.runner import Answer, FunctionError, Services, host_python
 from cdk_inference import LambdaPlatform
 from cdk_inference.bundling import bytecode
 from cdk_inference.bundling.bundle import bundle
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from verify import arm64, emulators
 
 if TYPE_CHECKING:

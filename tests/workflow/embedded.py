@@ -11,7 +11,7 @@ import boto3
 from aws_cdk.assertions import Template
 from botocore.config import Config
 
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from cdk_inference.local.emulator.emulator import Emulator
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Duration, Token
 
-from cdk_inference.capacity.capacity import Capacity, live_alias, reserve_at_least
+from cdk_inference.capacity.strategy import CapacityStrategy, live_alias, reserve_at_least
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.durations import seconds
 from cdk_inference.common.platform import on_cpu_only
@@ -26,7 +26,7 @@ _MINUTE = 60
 
 
 @dataclass(frozen=True)
-class Warmed(Capacity):
+class Warmed(CapacityStrategy):
     """See `Capacity.warmed`."""
 
     environments: int = 1

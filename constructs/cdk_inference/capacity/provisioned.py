@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from aws_cdk import TimeZone, Token, Tokenization
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.capacity.capacity import Capacity, live_alias, reserve_at_least
+from cdk_inference.capacity.strategy import CapacityStrategy, live_alias, reserve_at_least
 from cdk_inference.common.platform import on_cpu_only
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
@@ -82,7 +82,7 @@ class CapacitySchedule:
 
 
 @dataclass(frozen=True)
-class Provisioned(Capacity):
+class Provisioned(CapacityStrategy):
     """See `Capacity.provisioned`."""
 
     environments: int

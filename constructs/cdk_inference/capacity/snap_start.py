@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aws_cdk import RemovalPolicy
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.capacity.capacity import Capacity, live_alias
+from cdk_inference.capacity.strategy import CapacityStrategy, live_alias
 from cdk_inference.common.platform import on_cpu_only
 from cdk_inference.common.template_checks import check_templates, referenced, resources_of
 from cdk_inference.errors import PropError
@@ -28,7 +28,7 @@ _OLDEST_PYTHON = 12
 
 
 @dataclass(frozen=True)
-class SnapStart(Capacity):
+class SnapStart(CapacityStrategy):
     """Environments that begin with a snapshot, see `Capacity.snap_start`."""
 
     def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002

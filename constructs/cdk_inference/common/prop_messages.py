@@ -1,4 +1,4 @@
-"""The messages about props of the wrong type; imported only to raise an error."""
+"""The messages about props of the wrong type."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from enum import Enum
 from types import ModuleType, NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from cdk_inference.common.prop_types import find_wrong, is_union
+from cdk_inference.common.type_checks import find_wrong, is_union
 
 if TYPE_CHECKING:
-    from cdk_inference.common.prop_types import Hint, Wrong
+    from cdk_inference.common.type_checks import Hint, Wrong
 
 _LONGEST_VALUE = 60
 _MADE_BY = {
     "Architecture": "Architecture.ARM_64 or Architecture.X86_64",
     "Branch": "a Route, or a strategy such as Routing.split",
+    "CapacityStrategy": "a kind of Capacity, such as Capacity.snap_start()",
     "Construct": "self, or the stack",
     "CpuOption": "CpuOption(…) or CpuOption.of",
     "Duration": "Duration.seconds or Duration.minutes",

@@ -9,20 +9,21 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from importlib import import_module
-from itertools import starmap, zip_longest
-from types import FunctionType, UnionType
-from typing import Any, Literal, NamedTuple, ParamSpec, TypeVar, Union, cast, get_args, get_origin, is_typeddict
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast, get_args
 
+from cdk_inference.common.prop_messages import unknown_prop, wrong_type
+from cdk_inference.common.type_checks import ABSENT, Hint, Wrong, find_wrong
 from cdk_inference.errors import PropError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import FunctionType
 
 P = ParamSpec("P")
 R = TypeVar("R")
 C = TypeVar("C", bound=type)
-Hint = Any
-"""An annotation: a class, or a form of `typing`."""
 
 
 def check_props(cls: C) -> C:
@@ -52,14 +53,6 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
-class Wrong(NamedTuple):
-    """A value, or an element of one, that does not fit its annotation."""
-
-    name: str
-    value: object
-    hint: Hint
-
-
 class _Prop(NamedTuple):
     module: str
     annotation: object
@@ -86,14 +79,10 @@ def _check(function: FunctionType, args: tuple[object, ...], kwargs: Mapping[str
     for name, value in (*zip(props, args, strict=False), *kwargs.items()):
         prop = props.get(name)
         if prop is None and closed:
-            from cdk_inference.common.prop_messages import unknown_prop  # noqa: PLC0415 - only for messages
-
             raise PropError(unknown_prop(function.__qualname__, name, props))
         if prop is None or value is prop.default or not isinstance(prop.annotation, str):
             continue
         if wrong := _wrong_argument(prop.module, name, value, prop.annotation):
-            from cdk_inference.common.prop_messages import wrong_type  # noqa: PLC0415 - only for messages
-
             raise PropError(wrong_type(wrong, prop.default))
 
 
@@ -111,21 +100,6 @@ def _resolve(module: str, annotation: str, *, load: bool) -> Hint:
         return Any
 
 
-class _Absent:
-    """Stands for a type in a module that was not imported, so that nothing is of this type."""
-
-    def __getattr__(self, _: str) -> _Absent:
-        return self
-
-    def __or__(self, other: object) -> object:
-        return other
-
-    __ror__ = __or__
-
-
-_ABSENT = _Absent()
-
-
 class _GuardedNames(dict[str, Hint]):
     """What a module imports under ``if TYPE_CHECKING``, found when an annotation names it."""
 
@@ -138,11 +112,11 @@ class _GuardedNames(dict[str, Hint]):
         parent, attribute = _guarded_imports(self._module)[name]
         if self._load:
             import_module(parent)
-        found = vars(sys.modules.get(parent, _ABSENT)).get(attribute)
+        found = vars(sys.modules.get(parent, ABSENT)).get(attribute)
         path = f"{parent}.{attribute}"
         if found is None and (self._load or path in sys.modules):
             found = import_module(path)
-        return _ABSENT if found is None else found
+        return ABSENT if found is None else found
 
 
 @cache
@@ -159,67 +133,3 @@ def _guarded_imports(module: str) -> dict[str, tuple[str, str]]:
     imports = ast.walk(ast.parse("\n".join(lines[start:end])))
     statements = [statement for statement in imports if isinstance(statement, ast.ImportFrom)]
     return {a.asname or a.name: (str(statement.module), a.name) for statement in statements for a in statement.names}
-
-
-def is_union(hint: Hint) -> bool:
-    """Tell whether an annotation is ``A | B``."""
-    return get_origin(hint) in {Union, UnionType}
-
-
-def find_wrong(name: str, value: object, hint: Hint) -> Wrong | None:
-    """Return what of a value does not fit an annotation, or ``None``."""
-    origin: Any = get_origin(hint)
-    args = get_args(hint)
-    if is_union(hint):
-        found = [find_wrong(name, value, arg) for arg in args]
-        elements = [wrong for wrong in found if wrong and wrong.name != name]  # they say more than the whole
-        return None if None in found else elements[0] if elements else Wrong(name, value, hint)
-    if origin is Literal:  # which of its values it is, is checked where the message can explain them
-        fits = isinstance(value, tuple({type(arg) for arg in args}))
-    elif origin is None:
-        fits = _is(value, hint)
-    elif not isinstance(value, origin) or isinstance(value, str | bytes):
-        fits = False
-    elif origin is tuple and args[-1] is not Ellipsis:
-        pairs = zip_longest(cast("tuple[object, ...]", value), args, fillvalue=_ABSENT)
-        fits = not any(find_wrong(name, *pair) for pair in pairs)
-    else:
-        return next((w for w in starmap(find_wrong, _elements(name, value, args)) if w), None)
-    return None if fits else Wrong(name, value, hint)
-
-
-def _elements(name: str, value: object, hints: Sequence[Hint]) -> Iterator[tuple[str, object, Hint]]:
-    if isinstance(value, Mapping):
-        yield from ((f"a key of {name}", key, hints[0]) for key in value)
-        yield from ((f"{name}[{key!r}]", element, hints[1]) for key, element in value.items())
-    elif isinstance(value, Sequence):
-        yield from ((f"{name}[{n}]", element, hints[0]) for n, element in enumerate(value))
-
-
-def _is(value: object, kind: Hint) -> bool:
-    if not isinstance(kind, type):
-        return kind is Any or (kind is None and value is None)
-    if is_typeddict(kind):
-        return isinstance(value, Mapping)
-    if kind in {int, float}:
-        return (isinstance(value, int | kind) and not isinstance(value, bool)) or _is_number_token(value)
-    if type(value).__name__ == "InterfaceDynamicProxy":  # CDK returned it as one or more interfaces
-        return any(_is(delegate, kind) for delegate in vars(value)["_delegates"])
-    if getattr(kind, "_is_protocol", False):
-        # Read statically: a property of jsii asks Node.
-        found = (inspect.getattr_static(value, member, _ABSENT) for member in _members(kind))
-        return not isinstance(value, type) and all(member is not _ABSENT for member in found)
-    return isinstance(value, kind)
-
-
-def _is_number_token(value: object) -> bool:
-    """Tell whether only the deployment knows the number; CDK stands a float for it."""
-    cdk = sys.modules.get("aws_cdk")
-    return cdk is not None and isinstance(value, float) and bool(cdk.Token.is_unresolved(value))
-
-
-@cache
-def _members(protocol: type) -> frozenset[str]:
-    kinds = [kind for kind in protocol.__mro__ if getattr(kind, "_is_protocol", False)]
-    names = {name for kind in kinds for name in (*vars(kind), *inspect.get_annotations(kind))}
-    return frozenset(name for name in names if not name.startswith("_"))

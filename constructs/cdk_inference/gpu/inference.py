@@ -14,8 +14,8 @@ from constructs import Construct
 
 from cdk_inference.bundling.delivery import model_folder, shipped_files
 from cdk_inference.bundling.packages import ZipPackage
-from cdk_inference.capacity.capacity import Capacity
 from cdk_inference.capacity.managed_instances import LEAST_MEMORY, MOST_MEMORY, REGIONS
+from cdk_inference.capacity.strategy import CapacityStrategy
 from cdk_inference.common.durations import seconds
 from cdk_inference.common.platform import on_cpu_only
 from cdk_inference.common.prop_types import check_props
@@ -379,7 +379,7 @@ class LambdaGpuFunction(StageFunction):
 
 
 @dataclass(frozen=True)
-class _OnGpu(Capacity):
+class _OnGpu(CapacityStrategy):
     least_memory: ClassVar[int] = LEAST_MEMORY
     most_memory: ClassVar[int] = MOST_MEMORY
     has_network: ClassVar[bool] = True

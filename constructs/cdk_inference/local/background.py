@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from cdk_inference.local import aws
 from cdk_inference.local.cloud import Cloud, LocalCloud
-from cdk_inference.local.emulator import aws
 from cdk_inference.local.errors import LocalError
 
 if TYPE_CHECKING:

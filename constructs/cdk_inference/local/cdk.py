@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cdk_inference.common.cache import cache_root, home, is_creatable
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from cdk_inference.local.errors import LocalError
 
 if TYPE_CHECKING:

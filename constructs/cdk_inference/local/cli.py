@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cdk_inference.errors import InferenceError
+from cdk_inference.local import aws
 from cdk_inference.local.background import Background, NothingDeployedError
-from cdk_inference.local.emulator import aws
 from cdk_inference.local.steps import Steps
 from cdk_inference.local.uploads import SUCCEEDED, Outcome
 

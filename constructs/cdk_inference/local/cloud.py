@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from cdk_inference.local import aws
 from cdk_inference.local.cdk import CdkCli, environments
-from cdk_inference.local.emulator import aws
 from cdk_inference.local.emulator.emulator import Emulator
 from cdk_inference.local.emulator.health import Health, answering
 from cdk_inference.local.emulator.parts import Parts, log_events

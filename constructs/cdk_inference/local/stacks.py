@@ -8,7 +8,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from cdk_inference.local.emulator.aws import DEFAULT_ENV, Env
+from cdk_inference.local.aws import DEFAULT_ENV, Env
 from cdk_inference.local.errors import LocalError
 
 METADATA_KEY = "cdk-inference"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
 from cdk_inference.local.emulator.parts import Parts, Situation
 from cdk_inference.local.errors import LocalError

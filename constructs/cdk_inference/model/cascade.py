@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from cdk_inference.common.cache import hash_data
 from cdk_inference.common.prop_types import check_arguments
 from cdk_inference.common.store import Store
+from cdk_inference.common.terminal import say
 from cdk_inference.errors import ModelBuildError, PropError
-from cdk_inference.model.process import run_build, say
+from cdk_inference.model.process import run_build
 from cdk_inference.model.project import FROZEN, locked, readable_errors, request
 from cdk_inference.model.recipe.structure import structure, unstructure
 from cdk_inference.model.records.cascade_lock import Basis, Decision, Entry, LockFile, Side, Table

@@ -20,10 +20,11 @@ from rich.table import Table
 
 from cdk_inference.common.cache import cache_root, make_cache
 from cdk_inference.common.store import entries, limit_bytes, prune
+from cdk_inference.common.terminal import say
 from cdk_inference.costs.memory import choices, least_memory, recommend
 from cdk_inference.errors import InferenceError, ModelBuildError
 from cdk_inference.model.files.weights import MODEL
-from cdk_inference.model.process import run_build, say
+from cdk_inference.model.process import run_build
 from cdk_inference.model.project import BuiltModel, Project, build_model, open_project, request
 from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
 from cdk_inference.model.recipe.structure import structure

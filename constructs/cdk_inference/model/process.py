@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+from cdk_inference.common.terminal import say
 from cdk_inference.errors import ModelBuildError
 
 if TYPE_CHECKING:
@@ -80,12 +81,6 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     if process.returncode != 0:
         raise ModelBuildError(f"model '{name}': the build process {ending(process.returncode)}; see {log}")
     (work / "request.json").unlink()
-
-
-def say(line: str) -> None:
-    """Write a line for whoever watches."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 def ending(code: int) -> str:

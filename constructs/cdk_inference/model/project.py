@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from cdk_inference.common.cache import cache_root, hash_data, hash_folder, make_cache
 from cdk_inference.common.prop_types import check_arguments
 from cdk_inference.common.store import limit_bytes, prune, touch
+from cdk_inference.common.terminal import say
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.files import weights
-from cdk_inference.model.process import MISSING_EXTRA, run_build, say
+from cdk_inference.model.process import MISSING_EXTRA, run_build
 from cdk_inference.model.recipe.precision import Auto, Float16, Float32, Pinned
 from cdk_inference.model.recipe.recipe import ModelRecipe, load_recipe
 from cdk_inference.model.recipe.targets import ARCHITECTURES, DEFAULT_ARCHITECTURE

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_s3 as s3
 
-    from cdk_inference.capacity.capacity import Capacity
+    from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.costs import Traffic
     from cdk_inference.gpu.inference import GpuInference
@@ -175,7 +175,7 @@ class InferencePipeline(Construct):
         workflow_timeout: Duration | None = None,
         preprocess_memory_size: int = _STAGE_MEMORY["preprocess_memory_size"],
         postprocess_memory_size: int = _STAGE_MEMORY["postprocess_memory_size"],
-        capacity: Capacity | None = None,
+        capacity: CapacityStrategy | None = None,
         max_object_bytes: int = 64 * 1024 * 1024,
         reserved_concurrent_executions: int | None = None,
         traffic: Traffic | None = None,

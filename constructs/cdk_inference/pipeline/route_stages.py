@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn, Self, TypedDict, Unpack
 
-from cdk_inference.capacity.capacity import ON_DEMAND
+from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.workflow import FusedLeg, Leg
 from cdk_inference.routing.inference import CpuStrategy
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_logs as logs
     from constructs import Construct
 
-    from cdk_inference.capacity.capacity import Capacity
+    from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.gpu.inference import GpuInference
     from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.routing.route import Route
@@ -59,7 +59,7 @@ class RouteOptions(TypedDict):
     max_object_bytes: int
     result_ttl_days: int | None
     timeout: Duration
-    capacity: Capacity | None
+    capacity: CapacityStrategy | None
     functions: FunctionOptions
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from constructs import Construct
 
     from cdk_inference.bundling.packages import Engine
-    from cdk_inference.capacity.capacity import Capacity
+    from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.gpu.inference import GpuBackend, GpuInference
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.functions import FunctionOptions
@@ -34,7 +34,7 @@ class Inference(ABC):
         *,
         memory_size: int = 1769,
         timeout: Duration | None = None,
-        capacity: Capacity | None = None,
+        capacity: CapacityStrategy | None = None,
         engine: Engine | None = None,
         delivery: ModelDelivery | None = None,
     ) -> Inference:
@@ -135,7 +135,7 @@ class CpuStrategy(Inference):
 
     memory_size: int
     timeout: Duration | None
-    capacity: Capacity | None
+    capacity: CapacityStrategy | None
     engine: Engine | None
     delivery: ModelDelivery
 

@@ -16,8 +16,8 @@ from constructs import Construct
 
 from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
 from cdk_inference.bundling.packages import ZipPackage
-from cdk_inference.capacity.capacity import ON_DEMAND, Surroundings
 from cdk_inference.capacity.network import allow_interfaces, check_placement, closed_security_group
+from cdk_inference.capacity.strategy import ON_DEMAND, Surroundings
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.descriptions import FUNCTION, described
 from cdk_inference.common.durations import seconds
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.bundling.packages import Engine, StagePackage
-    from cdk_inference.capacity.capacity import Capacity
+    from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.stages import Postprocess, Preprocess
@@ -155,7 +155,7 @@ class StageFunction(Construct):
         description: str,
         memory_size: int,
         timeout: Duration,
-        capacity: Capacity = ON_DEMAND,
+        capacity: CapacityStrategy = ON_DEMAND,
         reserved_concurrent_executions: int | None = None,
         platform: LambdaPlatform | None = None,
         encryption_key: kms.IKey | None = None,
@@ -363,7 +363,7 @@ class PreprocessFunction(StageFunction):
         max_object_bytes: int = 64 * 1024 * 1024,
         memory_size: int = 1769,
         timeout: Duration | None = None,
-        capacity: Capacity = ON_DEMAND,
+        capacity: CapacityStrategy = ON_DEMAND,
         **options: Unpack[FunctionOptions],
     ) -> None:
         code = stage.bind(model.inputs)
@@ -431,7 +431,7 @@ class CpuInference(StageFunction):
         confidence: bool = False,
         memory_size: int = 1769,
         timeout: Duration | None = None,
-        capacity: Capacity | None = None,
+        capacity: CapacityStrategy | None = None,
         engine: Engine | None = None,
         delivery: ModelDelivery | None = None,
         **options: Unpack[FunctionOptions],
@@ -539,7 +539,7 @@ class PostprocessFunction(StageFunction):
         result_ttl_days: int | None = None,
         memory_size: int = 1024,
         timeout: Duration | None = None,
-        capacity: Capacity = ON_DEMAND,
+        capacity: CapacityStrategy = ON_DEMAND,
         **options: Unpack[FunctionOptions],
     ) -> None:
         code = stage.bind(model.outputs)

@@ -8,7 +8,7 @@ from aws_cdk import Duration
 
 from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
 from cdk_inference.bundling.packages import ZipPackage
-from cdk_inference.capacity.capacity import ON_DEMAND
+from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import mark, model_facts
 from cdk_inference.common.prop_types import check_props
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from constructs import Construct
 
     from cdk_inference.bundling.packages import Engine
-    from cdk_inference.capacity.capacity import Capacity
+    from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.stages import Postprocess, Preprocess, StageCode
     from cdk_inference.storage.results import ResultsTable
@@ -98,7 +98,7 @@ class FusedFunction(StageFunction):
         confidence: bool = False,
         memory_size: int = 1769,
         timeout: Duration | None = None,
-        capacity: Capacity | None = None,
+        capacity: CapacityStrategy | None = None,
         engine: Engine | None = None,
         delivery: ModelDelivery | None = None,
         **options: Unpack[FunctionOptions],

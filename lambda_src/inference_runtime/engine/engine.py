@@ -12,7 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from inference_runtime.engine.interfaces import Engine
     from inference_runtime.tensors.tensor import Tensor
 
 MAX_BATCH_ON_CPU = 16
@@ -20,20 +19,6 @@ MAX_BATCH_ON_CPU = 16
 
 LAST_WORDS = 0.5
 """Seconds that a process whose GPU failed has left, so that those who wait get their answers."""
-
-
-def open_engine() -> Engine:
-    """Return what runs the model of this function.
-
-    On Managed Instances (`GPU_CONCURRENCY` is set) one process has the model for all: each concurrent invocation has a
-    process of its own there, and their parent imports the handler too, so that each would take its copy of the card's
-    memory. A process that was forked after it used CUDA could not use it at all.
-    """
-    if os.environ.get("GPU_CONCURRENCY"):
-        from inference_runtime.gpu.model_client import SharedEngine  # noqa: PLC0415 - no other function needs it
-
-        return SharedEngine()
-    return LocalEngine()
 
 
 def _max_batch() -> int:
@@ -60,7 +45,7 @@ class LocalEngine:
     """
 
     def __init__(self) -> None:
-        from inference_runtime.engine.session import open_session  # noqa: PLC0415 - not for who shares the model
+        from inference_runtime.engine.open_session import open_session  # noqa: PLC0415 - not for who shares the model
 
         self.broken = False
         self.session, self.inference = open_session()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 
 from inference_runtime.engine.confidence import confidences
-from inference_runtime.engine.engine import open_engine
 from inference_runtime.environment import required
 from inference_runtime.errors import StageError
+from inference_runtime.handlers.open_engine import open_engine
 from inference_runtime.lifecycle import answers_warming, prepare
 from inference_runtime.logs import add_to_log_lines
 from inference_runtime.tensors.store import TensorStore

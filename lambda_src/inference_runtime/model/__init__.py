@@ -1,1 +1,3 @@
 """The files of a model, in the package or downloaded."""
+
+MODEL_FILE = "model.onnx"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from inference_runtime.environment import json_variable, required
 from inference_runtime.errors import RetryableError, StageError
-from inference_runtime.model.files import MODEL_FILE
+from inference_runtime.model import MODEL_FILE
 from inference_runtime.model.private_folder import private_folder
 from inference_runtime.timeouts import MAX_CONNECTIONS
 

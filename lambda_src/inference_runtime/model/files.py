@@ -6,8 +6,7 @@ import os
 import sys
 
 from inference_runtime.errors import StageError
-
-MODEL_FILE = "model.onnx"
+from inference_runtime.model import MODEL_FILE
 
 LAYER_FOLDER = "inference_model"
 """Name of the model's folder in a layer. It is in the layer's folder `python`, which Lambda puts onto `sys.path`."""

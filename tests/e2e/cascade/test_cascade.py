@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import ClientError
 
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from tests.constructs.conftest import states_of
 from tests.e2e.cascade.conftest import EXAMPLE
 from tests.waiting import wait_until

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from cdk_inference.local.errors import LocalError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from cdk_inference.local.emulator import aws
+from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import Health
 from cdk_inference.local.emulator.input_template import render
 from cdk_inference.local.errors import LocalError

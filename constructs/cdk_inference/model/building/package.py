@@ -15,7 +15,7 @@ import onnx
 from cdk_inference.model.building.evaluation import measure
 from cdk_inference.model.building.evaluation.metrics import scores_output
 from cdk_inference.model.building.graph.graph import BATCH_WIDE
-from cdk_inference.model.building.quantization.saturation import saturating
+from cdk_inference.model.building.graph.saturation import saturating
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.precision import Auto
 from cdk_inference.model.recipe.structure import unstructure

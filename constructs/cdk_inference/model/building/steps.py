@@ -19,6 +19,7 @@ from cdk_inference.model.building.evaluation.evaluate import (
     save_outputs,
 )
 from cdk_inference.model.building.graph.graph import clean, fuse, rounds, serialize
+from cdk_inference.model.building.graph.saturation import saturating
 from cdk_inference.model.building.importers.independence import check_independence
 from cdk_inference.model.building.package import (
     make_lock,
@@ -27,7 +28,6 @@ from cdk_inference.model.building.package import (
     write_evaluation,
     write_report,
 )
-from cdk_inference.model.building.quantization.saturation import saturating
 from cdk_inference.model.building.search.architecture import architecture
 from cdk_inference.model.building.search.search import compare, pinned, search
 from cdk_inference.model.building.search.trials import Trials

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.cache import hash_data, make_cache
+from cdk_inference.common.terminal import say
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.process import say
 from cdk_inference.model.recipe.precision import Precision
 from cdk_inference.model.recipe.structure import unstructure
 from cdk_inference.model.recipe.targets import Target

@@ -41,7 +41,7 @@ def open_session(
     if exact and platform.machine().lower() in _SATURATING and any(mark in model for mark in _MARKS):
         import onnx  # noqa: PLC0415 - for this alone: a process that only asks models starts without it
 
-        from cdk_inference.model.building.quantization.saturation import saturating, unsigned  # noqa: PLC0415
+        from cdk_inference.model.building.graph.saturation import saturating, unsigned  # noqa: PLC0415
 
         graph = onnx.load_from_string(model)
         if saturating(graph):

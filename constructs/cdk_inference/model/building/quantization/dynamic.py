@@ -14,12 +14,12 @@ from onnxruntime.quantization.tensor_quant_overrides import TensorQuantOverrides
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.graph.graph import sort_nodes, weights
+from cdk_inference.model.building.graph.saturation import limit_pairs
+from cdk_inference.model.building.graph.stored import store
 from cdk_inference.model.building.quantization.embeddings import quantize_embeddings
 from cdk_inference.model.building.quantization.fusions import fuse_gelu, keep_sums_apart
-from cdk_inference.model.building.quantization.saturation import limit_pairs
 from cdk_inference.model.building.quantization.selection import named, products
 from cdk_inference.model.building.quantization.smoothing import smooth
-from cdk_inference.model.building.quantization.stored import store
 from cdk_inference.model.building.quantization.weight_only import quantize_blocks
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto
 
 from cdk_inference.model.building.graph.graph import add_weight, array, replace_nodes, weights
+from cdk_inference.model.building.graph.stored import quantize_rows
 from cdk_inference.model.building.quantization.selection import is_matrix
-from cdk_inference.model.building.quantization.stored import quantize_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

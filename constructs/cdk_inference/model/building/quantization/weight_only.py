@@ -11,10 +11,10 @@ from onnxruntime.quantization.quant_utils import QuantFormat
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.graph.graph import all_nodes, weights
+from cdk_inference.model.building.graph.stored import store
 from cdk_inference.model.building.quantization.embeddings import quantize_embeddings
 from cdk_inference.model.building.quantization.fusions import fuse_gelu, keep_sums_apart
 from cdk_inference.model.building.quantization.selection import named, products
-from cdk_inference.model.building.quantization.stored import store
 
 if TYPE_CHECKING:
     import onnx

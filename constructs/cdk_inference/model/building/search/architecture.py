@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 from cdk_inference.model.building.graph.graph import all_nodes, consumers, opset, weights
+from cdk_inference.model.building.graph.stored import MIN_STORED, STORED
 from cdk_inference.model.building.quantization.selection import named, products
-from cdk_inference.model.building.quantization.stored import MIN_STORED, STORED
 from cdk_inference.model.recipe.precision import DynamicInt8, Float16, StaticInt8, WeightOnly
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from onnx import TensorProto
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.session import open_session
 from cdk_inference.model.building.graph.graph import consumers, producers, weights
+from cdk_inference.model.building.graph.stored import STORED
 from cdk_inference.model.building.quantization.precisions import convert
 from cdk_inference.model.building.quantization.selection import named, products
 from cdk_inference.model.building.quantization.static import ACTIVATIONS, CONVOLUTIONS, OPERATORS
-from cdk_inference.model.building.quantization.stored import STORED
 from cdk_inference.model.recipe.precision import DynamicInt8, Float32, StaticInt8, WeightOnly
 
 if TYPE_CHECKING:

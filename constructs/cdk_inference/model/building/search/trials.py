@@ -17,9 +17,9 @@ from cdk_inference.model.building.evaluation.evaluate import load_outputs, predi
 from cdk_inference.model.building.evaluation.measure import Timing
 from cdk_inference.model.building.evaluation.metrics import Judge, likeness, rounded
 from cdk_inference.model.building.graph.graph import clean, serialize
-from cdk_inference.model.building.graph.optimize import optimize
 from cdk_inference.model.building.quantization.calibrate import calibrate
 from cdk_inference.model.building.quantization.precisions import convert
+from cdk_inference.model.building.search.optimize import optimize
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.checks import is_function
 from cdk_inference.model.recipe.evaluation import limit, passes

@@ -20,7 +20,7 @@ import onnxruntime as ort
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.evaluate import check_export, start
 from cdk_inference.model.building.graph.graph import clean, serialize
-from cdk_inference.model.building.quantization.stored import MIN_STORED
+from cdk_inference.model.building.graph.stored import MIN_STORED
 
 if TYPE_CHECKING:
     from pathlib import Path

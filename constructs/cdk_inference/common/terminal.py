@@ -1,0 +1,11 @@
+"""Lines for the person who runs a command, on standard error: standard output belongs to the result."""
+
+from __future__ import annotations
+
+import sys
+
+
+def say(line: str) -> None:
+    """Write a line to standard error at once."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,48 @@
+"""Opens the model: on the GPU where the function has one, else on the CPU."""
+
+from __future__ import annotations
+
+import os
+
+from inference_runtime.engine.session import Threads
+from inference_runtime.errors import StageError
+from inference_runtime.model.files import model_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from inference_runtime.engine.interfaces import Session
+
+
+def open_session() -> tuple[Session, str]:
+    """Return a session of the function's model, and where it runs: `cpu` or `gpu`.
+
+    On a CPU, `INFERENCE_ENGINE` says what runs it: `c_api`, the shared library of ONNX Runtime alone, which is the
+    default, or `python`, its package. On a GPU it is the package.
+
+    Raises
+    ------
+    StageError
+        If what shall run it is not there.
+    OutOfMemoryError
+        If the model does not fit the GPU.
+    RetryableError, KernelFaultError
+        If the GPU is broken.
+    """
+    # Official builds for Linux report models and machines to Microsoft unless this is set before they initialize
+    # (https://github.com/microsoft/onnxruntime/pull/29843).
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    kind = "python" if os.environ.get("ACCELERATOR") == "cuda" else os.environ.get("INFERENCE_ENGINE", "c_api")
+    # Only the one that is wanted is imported, and perhaps only this one is there.
+    if kind == "c_api":
+        from inference_runtime.engine.heap import prefer_huge_pages  # noqa: PLC0415
+        from inference_runtime.engine.onnxruntime_c import CSession  # noqa: PLC0415
+
+        prefer_huge_pages()
+        return CSession(model_path(), Threads.of_function()), "cpu"
+    if kind == "python":
+        try:
+            from inference_runtime.engine.onnxruntime_package import open_package_session  # noqa: PLC0415
+        except ImportError as error:
+            raise StageError(f"cannot import the package onnxruntime: {error}") from error
+        return open_package_session(model_path(), Threads.of_function())
+    raise StageError(f'INFERENCE_ENGINE is "{kind}", expected "c_api" or "python"')
