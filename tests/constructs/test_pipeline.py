@@ -418,7 +418,7 @@ def test_alarms_can_be_added_on_every_metric(stack, pipeline):
     (succeeded,) = [a["Properties"] for a in alarms if a["Properties"]["MetricName"] == "Succeeded"]
     assert succeeded["Dimensions"] == [{"Name": "pipeline", "Value": "Stack/Photos"}]
     assert succeeded["Namespace"] == "cdk-inference"
-    runtime = Path(__file__).parents[2] / "lambda_src" / "inference_runtime" / "postprocessor.py"
+    runtime = Path(__file__).parents[2] / "lambda_src" / "inference_runtime" / "stages" / "postprocessor.py"
     assert 'NAMESPACE = "cdk-inference"' in runtime.read_text()
     environment = next(iter(resources(stack, "AWS::Lambda::Function").values()))["Properties"]["Environment"]
     assert environment["Variables"]["PIPELINE"] == "Stack/Photos"

@@ -145,7 +145,7 @@ def odd_function() -> None: ...
         (
             InferencePipeline,
             {"capacity": True},
-            "capacity must be a Capacity, got bool True; use Capacity.snap_start, Capacity.provisioned, "
+            "capacity must be a CapacityStrategy, got bool True; use Capacity.snap_start, Capacity.provisioned, "
             "Capacity.warmed or Capacity.managed_instances",
         ),
         (
@@ -195,7 +195,7 @@ def odd_function() -> None: ...
         (
             InferencePipeline,
             {"capacity": Capacity.snap_start},
-            "capacity must be a Capacity, got the function snap_start; call it: Capacity.snap_start(…)",
+            "capacity must be a CapacityStrategy, got the function snap_start; call it: Capacity.snap_start(…)",
         ),
         (
             InferencePipeline,

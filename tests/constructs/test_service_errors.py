@@ -97,7 +97,7 @@ def test_the_runtime_takes_the_same_errors_for_the_items():
 
     assert codes("dynamodb:PutItem", Kind.ITEM) == NEVER_WRITTEN
     assert codes("s3:GetObject", Kind.ITEM) == GONE.keys() | {"MethodNotAllowed"}  # no event is about a delete marker
-    tree = ast.parse((RUNTIME / "callback.py").read_text(encoding="utf-8"))  # importing it takes a table
+    tree = ast.parse((RUNTIME / "handlers" / "callback.py").read_text(encoding="utf-8"))  # importing it takes a table
     (over,) = (
         node.value.args[0]
         for node in tree.body

@@ -17,10 +17,10 @@ from onnx import TensorProto
 from tests.model.graphs import Graph
 
 from cdk_inference.model import Evaluation, Float16, Float32, ModelRecipe, OnnxFile, Provenance, TensorSpec
-from cdk_inference.model.building.graph import optimize as module
 from cdk_inference.model.building.graph.graph import clean, fuse, serialize
 from cdk_inference.model.building.quantization.calibrate import calibrate
 from cdk_inference.model.building.quantization.precisions import convert
+from cdk_inference.model.building.search import optimize as module
 from cdk_inference.model.building.search.optimize import optimize
 from cdk_inference.model.recipe.precision import DynamicInt8, StaticInt8, WeightOnly
 

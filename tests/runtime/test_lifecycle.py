@@ -238,7 +238,9 @@ def test_the_import_is_cheap(tmp_path):
     assert modules == []
 
 
-HANDLERS = sorted(path for path in (RUNTIME / "inference_runtime").glob("*.py") if "def handler(" in path.read_text())
+HANDLERS = sorted(
+    path for path in (RUNTIME / "inference_runtime" / "handlers").glob("*.py") if "def handler(" in path.read_text()
+)
 
 
 @pytest.mark.parametrize("path", HANDLERS, ids=lambda path: path.stem)

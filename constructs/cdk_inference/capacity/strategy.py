@@ -11,6 +11,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 
 from cdk_inference.capacity.managed_instances import ALIAS
+from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Surroundings:
     security_groups: Sequence[ec2.ISecurityGroup] | None = None
 
 
+@check_props
 class CapacityStrategy(ABC):
     """Where the environments of a function come from. `Capacity` has a factory for each kind."""
 
