@@ -7,7 +7,7 @@ import io
 import re
 from pathlib import Path
 
-from cdk_inference.costs.prices import SOURCES, Prices
+from cdk_inference.costs import SOURCES, Prices
 
 PAGE = Path(__file__).parent / "costs.md"
 
