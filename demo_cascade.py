@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from demo import console
 from rich.table import Table
 
-from cdk_inference.costs.costs import CascadeOption, CpuOption, GpuOption, Traffic, estimate
+from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, Traffic, estimate
 from cdk_inference.local import LocalCloud, LocalError
 from cdk_inference.local.steps import Steps
 from cdk_inference.model.records.lock import read_lock
