@@ -6,6 +6,7 @@ import json
 import urllib.parse
 from collections import Counter
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.local import Cloud
 
 DEAD_LETTER = "DEAD_LETTER"
+_EVERY = 0.5  # seconds between two looks, each of which reads whole tables and queues
 ENDS = ("ExecutionSucceeded", "ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted")
 
 
@@ -38,6 +40,7 @@ class Watched:
 
     def __init__(self, cloud: Cloud, name: str, *, bucket: str | None = None, table: str | None = None) -> None:
         self.cloud = cloud
+        self._client = cache(cloud.client)  # which asks each time what is deployed where
         self.name = name
         resources = cloud.resources(pipeline=name)
         parts = {resource.metadata["role"]: resource.physical_id for resource in resources}
@@ -50,12 +53,12 @@ class Watched:
         self.machine = machine if machine.startswith("arn:") else self._machine_arn(machine)
 
     def put(self, key: str, data: bytes) -> None:
-        self.cloud.client("s3").put_object(Bucket=self.bucket, Key=key, Body=data)
+        self._client("s3").put_object(Bucket=self.bucket, Key=key, Body=data)
 
     def rows(self, *keys: str) -> list[dict[str, Any]]:
         """Return the rows of some objects, or of all."""
         read = TypeDeserializer().deserialize
-        pages = self.cloud.client("dynamodb").get_paginator("scan").paginate(TableName=self.table, ConsistentRead=True)
+        pages = self._client("dynamodb").get_paginator("scan").paginate(TableName=self.table, ConsistentRead=True)
         rows = [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
         return [row for row in rows if row["bucket"] == self.bucket and (not keys or row["key"] in keys)]
 
@@ -80,13 +83,14 @@ class Watched:
         wait_until(
             lambda: len(self.queued(keys)) == count,
             lambda: f"{len(self.queued(keys))} messages, not {count}",
+            every=_EVERY,
         )
         return [json.loads(message["Body"]) for message in self.queued(keys)]
 
     @contextmanager
     def throttled(self, stage: str) -> Iterator[None]:
         """Refuse invocations of a stage for the length of a block."""
-        lambda_ = self.cloud.client("lambda")
+        lambda_ = self._client("lambda")
         lambda_.put_function_concurrency(FunctionName=self.functions[stage], ReservedConcurrentExecutions=0)
         try:
             yield
@@ -129,10 +133,10 @@ class Watched:
             lambda: not missing(),
             lambda: f"neither row nor dead letter: {sorted(missing())[:5]}",
             timeout=timeout,
-            every=0.25,
+            every=_EVERY,
         )
         # Whatever is still in the queue could become a second end.
-        wait_until(lambda: not self.queued(keys), lambda: f"left over: {self.queued(keys)}")
+        wait_until(lambda: not self.queued(keys), lambda: f"left over: {self.queued(keys)}", every=_EVERY)
         ends = found()
         assert ends.total() == len(keys), [
             e for e in ends.elements() if [o[0] for o in ends.elements()].count(e[0]) > 1
@@ -141,14 +145,14 @@ class Watched:
 
     def logs(self, stage: str) -> str:
         """Return what a function has logged so far."""
-        function = self.cloud.client("lambda").get_function_configuration(FunctionName=self.functions[stage])
-        pages = self.cloud.client("logs").get_paginator("filter_log_events")
+        function = self._client("lambda").get_function_configuration(FunctionName=self.functions[stage])
+        pages = self._client("logs").get_paginator("filter_log_events")
         group = function["LoggingConfig"]["LogGroup"]
         return "\n".join(e["message"] for page in pages.paginate(logGroupName=group) for e in page["events"])
 
     def executions(self) -> list[str]:
         """Return the workflow's executions. AWS keeps none for express workflows, the emulator does."""
-        pages = self.cloud.client("stepfunctions").get_paginator("list_executions")
+        pages = self._client("stepfunctions").get_paginator("list_executions")
         return [e["executionArn"] for page in pages.paginate(stateMachineArn=self.machine) for e in page["executions"]]
 
     def wait_for_executions(self, before: Iterable[str]) -> None:
@@ -158,15 +162,15 @@ class Watched:
             new = set(self.executions()) - set(before)
             return bool(new) and all(self.history(execution)[-1]["type"] in ENDS for execution in new)
 
-        wait_until(ended, lambda: f"executions since: {set(self.executions()) - set(before)}")
+        wait_until(ended, lambda: f"executions since: {set(self.executions()) - set(before)}", every=_EVERY)
 
     def history(self, execution: str) -> list[dict[str, Any]]:
         """Return the events of an execution."""
-        pages = self.cloud.client("stepfunctions").get_paginator("get_execution_history")
+        pages = self._client("stepfunctions").get_paginator("get_execution_history")
         return [event for page in pages.paginate(executionArn=execution) for event in page["events"]]
 
     def _machine_arn(self, name: str) -> str:
-        machines = self.cloud.client("stepfunctions").list_state_machines()["stateMachines"]
+        machines = self._client("stepfunctions").list_state_machines()["stateMachines"]
         return next(m["stateMachineArn"] for m in machines if m["name"] == name)
 
     def _url(self, name: str) -> str:

@@ -17,6 +17,7 @@ import threading
 import urllib.error
 import urllib.request
 import zipfile
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,11 +81,16 @@ def function(emulator: Emulator) -> str:
 
 
 def ask(port: int, method: str, path: str, headers: dict[str, str], body: str = "") -> tuple[int, list[str]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        return ask_on(connection, method, path, headers, body)
+
+
+def ask_on(
+    connection: http.client.HTTPConnection, method: str, path: str, headers: dict[str, str], body: str
+) -> tuple[int, list[str]]:
     connection.request(method, path, body or None, headers)
     answer = connection.getresponse()
     answer.read()
-    connection.close()
     return answer.status, [name.lower() for name, _ in answer.getheaders()]
 
 
@@ -102,13 +108,14 @@ def test_a_call_without_a_key_of_this_instance_fails_on_every_path(
 ) -> None:
     scope = f"{key}/20260101/us-east-1/s3/aws4_request"
     signed = {"Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature={'0' * 64}"}
-    for path in PATHS:
-        for method in METHODS:
-            if method == "PUT" and path in TOKENS:
-                continue  # these take whoever has a token
-            status, names = ask(port, method, path, {} if key is None else signed, CREATE)
-            assert (status, method, path) == (403, method, path)
-            assert [name for name in names if name.startswith("access-control")] == []
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        for path in PATHS:
+            for method in METHODS:
+                if method == "PUT" and path in TOKENS:
+                    continue  # these take whoever has a token
+                status, names = ask_on(connection, method, path, {} if key is None else signed, CREATE)
+                assert (status, method, path) == (403, method, path)
+                assert [name for name in names if name.startswith("access-control")] == []
     assert_nothing_is_owned(emulator)
 
 

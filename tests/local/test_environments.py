@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.assemblies import synthesized
 
 from cdk_inference.local import LocalCloud, LocalError
 
-from .conftest import APP
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -35,9 +34,9 @@ def cloud() -> Iterator[LocalCloud]:
         yield cloud
 
 
-def test_a_pinned_account_and_region_work(cloud: LocalCloud) -> None:
-    context = {"env": "123456789012/eu-west-1"}
-    assert cloud.deploy(APP, context=context) == ["LocalProbe"]
+def test_a_pinned_account_and_region_work(cloud: LocalCloud, ready: Callable[..., Path]) -> None:
+    app = ready(env="123456789012/eu-west-1")
+    assert cloud.deploy(app) == ["LocalProbe"]
     assert cloud.env == ("123456789012", "eu-west-1")
     pipeline = cloud.pipeline("LocalProbe")
     uploads = [pipeline.put("in/good", b"x"), pipeline.put("in/poison", b"x")]
@@ -50,14 +49,14 @@ def test_a_pinned_account_and_region_work(cloud: LocalCloud) -> None:
     assert (arn, cloud.client("s3").meta.region_name) == ("arn:aws:iam::123456789012:root", "eu-west-1")
     assert cloud.client("sqs", account="000000000000", region="us-east-1").list_queues().get("QueueUrls", []) == []
     assert cloud.environment()["AWS_REGION"] == "eu-west-1"
-    assert cloud.diff(APP, context=context) == ""
+    assert cloud.diff(app) == ""
     assert cloud.refusals == []
 
 
 def test_two_accounts_and_regions_work(cloud: LocalCloud, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(TWO)
-    (tmp_path / "cdk.json").write_text('{"app": "python3 app.py"}')
-    names = cloud.deploy(tmp_path, stacks=["**"])
+    (tmp_path / "cdk.json").write_text("{}")
+    names = cloud.deploy(synthesized(tmp_path / "app.py", tmp_path / "made"), stacks=["**"])
     assert names == ["Queues"]
     for account, region in (("111111111111", "eu-west-1"), ("222222222222", "ap-south-1")):
         [queue] = cloud.stack("Queues", region=region).resources(type="AWS::SQS::Queue")

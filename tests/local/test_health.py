@@ -18,7 +18,6 @@ from cdk_inference.local import LocalCloud, LocalError, aws
 from cdk_inference.local.emulator.health import Health
 from cdk_inference.local.emulator.parts import _error
 
-from .conftest import APP
 from .processes import group
 from .templates import create, pipeline
 
@@ -230,8 +229,8 @@ def test_a_killed_worker_ends_the_wait(local_cloud: LocalCloud, probe: Pipeline)
 
 
 @pytest.mark.e2e
-def test_a_function_that_does_not_start_ends_the_wait(local_cloud: LocalCloud) -> None:
-    local_cloud.deploy(APP, context={"stack": "Broken", "broken": "true"})
+def test_a_function_that_does_not_start_ends_the_wait(local_cloud: LocalCloud, ready: Callable[..., Path]) -> None:
+    local_cloud.deploy(ready(stack="Broken", broken="true"))
     broken = local_cloud.pipeline("Broken")
     with pytest.raises(LocalError) as failure:
         broken.wait_for([broken.put("in/any", b"x")], FOREVER)

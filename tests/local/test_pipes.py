@@ -15,11 +15,11 @@ from cdk_inference.local import LocalError, Resource, aws
 from cdk_inference.local.emulator.emulator import Emulator
 from cdk_inference.local.emulator.pipes import PipeDefinition, PipeRunner, Refusal, failed_messages
 
-from .conftest import APP
-from .templates import create, template, trust
+from .templates import create, pipeline, template, trust
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from cdk_inference.local import LocalCloud
     from cdk_inference.local.uploads import Pipeline
@@ -38,12 +38,16 @@ class Endpoint:
     """An emulator whose pipes run, into which small templates are deployed."""
 
     def __init__(self, url: str, pipes: PipeRunner) -> None:
-        self._url, self._pipes = url, pipes
+        self.url, self._pipes = url, pipes
+
+    def batch_sizes(self, name: str) -> list[int]:
+        """Return the batch sizes of the running pipes of this name."""
+        return [pipe.batch_size for pipe in self._pipes.running if pipe.name == name]
 
     def first_refusal(self, name: str, statements: list[dict[str, object]]) -> Refusal | None:
         """Deploy, send a message, and return what the pipe was not able to do; None as soon as the queue is empty."""
-        create(aws.client(self._url, "cloudformation"), name, template(name, statements))
-        sqs = aws.client(self._url, "sqs")
+        create(aws.client(self.url, "cloudformation"), name, template(name, statements))
+        sqs = aws.client(self.url, "sqs")
         queue = sqs.get_queue_url(QueueName=name)["QueueUrl"]
         sqs.send_message(QueueUrl=queue, MessageBody="{}")
         counts = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
@@ -199,8 +203,10 @@ def test_a_dead_letter_that_was_sent_says_why(probe: Pipeline, local_cloud: Loca
 
 
 @pytest.mark.e2e
-def test_a_pipe_without_the_right_to_start_its_machine_fails(local_cloud: LocalCloud) -> None:
-    local_cloud.deploy(APP, context={"stack": "Refused", "without-start": "true"})
+def test_a_pipe_without_the_right_to_start_its_machine_fails(
+    local_cloud: LocalCloud, ready: Callable[..., Path]
+) -> None:
+    local_cloud.deploy(ready(stack="Refused", **{"without-start": "true"}))
     refused = local_cloud.pipeline("Refused")
     upload = refused.put("in/any.jpg", b"x")
     outcome = refused.wait_for([upload], PATIENCE)[0]
@@ -211,8 +217,8 @@ def test_a_pipe_without_the_right_to_start_its_machine_fails(local_cloud: LocalC
 
 
 @pytest.mark.e2e
-def test_a_pipe_that_does_not_wait_deletes_what_it_started(local_cloud: LocalCloud) -> None:
-    local_cloud.deploy(APP, context={"stack": "Forgetful", "invocation": "FIRE_AND_FORGET"})
+def test_a_pipe_that_does_not_wait_deletes_what_it_started(local_cloud: LocalCloud, ready: Callable[..., Path]) -> None:
+    local_cloud.deploy(ready(stack="Forgetful", invocation="FIRE_AND_FORGET"))
     forgetful = local_cloud.pipeline("Forgetful")
     forgetful.put("in/poison", b"x")
     assert forgetful.wait_for([forgetful.put("in/good.jpg", b"x")], PATIENCE)[0].status == "SUCCEEDED"
@@ -228,11 +234,10 @@ def test_a_pipe_that_does_not_wait_deletes_what_it_started(local_cloud: LocalClo
     assert [outcome.key for outcome in forgetful.outcomes()] == ["in/good.jpg"]  # nobody heeded the failure
 
 
-@pytest.mark.e2e
-def test_a_changed_pipe_is_followed(local_cloud: LocalCloud) -> None:
-    def sizes() -> list[int]:
-        return [pipe.batch_size for pipe in local_cloud.pipes.running if pipe.name.startswith("Changed")]
-
-    for size in ("3", "7"):
-        local_cloud.deploy(APP, context={"stack": "Changed", "batch-size": size})
-        wait_until(lambda: sizes() == [int(size)])  # noqa: B023 - it is called at once
+def test_a_changed_pipe_is_followed(endpoint: Endpoint) -> None:
+    cloudformation = aws.client(endpoint.url, "cloudformation")
+    create(cloudformation, "Changed", pipeline(BatchSize=3))
+    wait_until(lambda: endpoint.batch_sizes("marked") == [3])
+    changed = json.dumps(pipeline(BatchSize=7))
+    cloudformation.update_stack(StackName="Changed", TemplateBody=changed, Capabilities=["CAPABILITY_IAM"])
+    wait_until(lambda: endpoint.batch_sizes("marked") == [7])

@@ -15,6 +15,8 @@ from cdk_inference.local import aws
 from cdk_inference.local.emulator.emulator import Emulator
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import aws_cdk as cdk
 
 _TRUST = {
@@ -37,6 +39,21 @@ class QuickEmulator(Emulator):
         return super()._environment() | {"SFN_WAIT_SCALE": "0.01"}
 
 
+class Lines:
+    """Lines that functions append to a file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._taken = 0
+
+    def take(self) -> list[str]:
+        """Return the whole lines since the last time."""
+        written = self.file.read_bytes()[self._taken :] if self.file.exists() else b""
+        whole = written[: written.rfind(b"\n") + 1]
+        self._taken += len(whole)
+        return whole.decode().splitlines()
+
+
 class Embedded:
     """Functions and state machines in the embedded AWS."""
 
@@ -49,18 +66,23 @@ class Embedded:
             "aws_secret_access_key": credentials["SecretAccessKey"],
             "config": Config(inject_host_prefix=False, read_timeout=300),  # "sync-127.0.0.1" is no host
         }
+        self._clients: dict[str, Any] = {}
         iam = self.client("iam")
         self._role = iam.create_role(RoleName="any", AssumeRolePolicyDocument=json.dumps(_TRUST))["Role"]["Arn"]
         iam.put_role_policy(RoleName="any", PolicyName="all", PolicyDocument=json.dumps(_ALL))
 
     def client(self, service: str) -> Any:
-        return boto3.client(service, **self._session)
+        if service not in self._clients:
+            self._clients[service] = boto3.client(service, **self._session)
+        return self._clients[service]
 
     def function(self, name: str, source: str, *, timeout: int = 20, **environment: str) -> None:
         """Create a function of this source, whose handler is called `handler`."""
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as file:
             file.writestr("stage.py", source)
+            # Else each new process would import the real one for MiniStack, and processes die often here.
+            file.writestr("botocore.py", "raise ImportError('these functions call nobody')")
         self.client("lambda").create_function(
             FunctionName=name,
             Runtime="python3.11",

@@ -15,7 +15,7 @@ from cdk_inference.gpu.workflow import GpuWorkflow
 from cdk_inference.stages.functions import TRANSIENT_ERRORS
 from tests.waiting import wait_until
 
-from .embedded import Embedded, QuickEmulator, definition
+from .embedded import Embedded, Lines, QuickEmulator, definition
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,13 +59,11 @@ def handler(event, context):
             time.sleep(30)
     return {"groups": groups, "inference": "gpu", "model_version": "m"}
 """
-# Rows are kept in a queue: the order in which they are written can be looked at.
+# Rows are kept in a file: the order in which they are written can be looked at.
 _POSTPROCESS = """
 import json
 import os
-import boto3
-
-sqs = boto3.client("sqs")
+from pathlib import Path
 
 def handler(event, context):
     only = event["only"]
@@ -86,7 +84,8 @@ def handler(event, context):
         status = "FAILED" if i in failed else "REJECTED" if i in rejected else "SUCCEEDED" if i in scored else "LOST"
         row = {"id": ids[i], "status": status, "reason": failed.get(i)}
         row |= {"route": event["route"], "first": event["first"]}
-        sqs.send_message(QueueUrl=os.environ["ROWS"], MessageBody=json.dumps(row))
+        with Path(os.environ["ROWS"]).open("a") as file:
+            file.write(json.dumps(row) + "\\n")
     return {"retry": retry, "failures": bugs}
 """
 
@@ -97,11 +96,11 @@ class Gpu:
     def __init__(self, embedded: Embedded, seen: Path) -> None:
         self._embedded = embedded
         self.already_exists = embedded.client("stepfunctions").exceptions.ExecutionAlreadyExists
-        self._rows = embedded.queue("rows")
+        self._rows = Lines(seen / "rows")
         self._dead = embedded.queue("dead")
         self._count = 0
         embedded.function("infer", _INFER, timeout=4, SEEN=str(seen))
-        embedded.function("postprocess", _POSTPROCESS, ROWS=self._rows)
+        embedded.function("postprocess", _POSTPROCESS, ROWS=str(self._rows.file))
         self._machines = {
             seconds: embedded.machine(f"gpu-{seconds}", self._definition(seconds), "STANDARD") for seconds in (3, 600)
         }
@@ -175,7 +174,7 @@ class Gpu:
     def rows(self) -> dict[str, dict]:
         """Return the rows that were written, by id. A row that is written twice says the same."""
         rows: dict[str, dict] = {}
-        for body in self._embedded.messages(self._rows):
+        for body in self._rows.take():
             row = json.loads(body)
             assert rows.setdefault(row["id"], row) == row
         return rows

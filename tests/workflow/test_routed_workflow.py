@@ -28,7 +28,7 @@ from cdk_inference.routing.strategies import RoutePlan
 from tests.constructs.conftest import RECIPE
 from tests.waiting import wait_until
 
-from .embedded import Embedded, QuickEmulator, definition
+from .embedded import Embedded, Lines, QuickEmulator, definition
 
 pytestmark = pytest.mark.e2e
 
@@ -38,10 +38,13 @@ _STAGES = ("preprocess", "infer", "postprocess")
 _STAGE = """
 import json
 import os
-import boto3
+from pathlib import Path
 
-sqs = boto3.client("sqs")
 route, stage = os.environ["ROUTE"], os.environ["STAGE"]
+
+def write(row):
+    with Path(os.environ["ROWS"]).open("a") as file:
+        file.write(json.dumps(row) + "\\n")
 
 def failure(message):
     return {"message_id": message["message_id"], "error": "MalformedMessageError", "cause": "no event"}
@@ -75,7 +78,7 @@ def handler(event, context):
         keys = [m["body"]["detail"]["object"]["key"] for m in event["messages"]]
         for key in keys:
             row = {"key": key, "route": event["route"], "variant": event["variant"]}
-            sqs.send_message(QueueUrl=os.environ["ROWS"], MessageBody=json.dumps(row))
+            write(row)
         answer = {"retry": [m["message_id"] for m in event["messages"] if m["message_id"].endswith("again")]}
     else:
         keys = [item["key"] for item in event["items"]]
@@ -92,7 +95,7 @@ def handler(event, context):
                     "first": (event.get("first") or {}).get(item["message_id"]),
                     "version": event.get("row_version"),
                 }
-                sqs.send_message(QueueUrl=os.environ["ROWS"], MessageBody=json.dumps(row))
+                write(row)
         answers = [{"message_id": event["items"][i]["message_id"], "answer": {"route": route}} for i in unsure]
         answer = {"retry": [], "unsure": answers}
     if any(f"kills-{route}-{stage}" in key for key in keys):
@@ -112,13 +115,13 @@ def handler(event, context):
 class Routed:
     """Workflows with the routes a, b (on a CPU) and g (on a GPU), each with a routing of its own."""
 
-    def __init__(self, embedded: Embedded) -> None:
+    def __init__(self, embedded: Embedded, rows: Path) -> None:
         self.embedded = embedded
-        self._rows = embedded.queue("rows")
+        self._rows = Lines(rows)
         self._dead = embedded.queue("dead")
         for route in ("a", "b", "g"):
             for stage in (*_STAGES, "score"):
-                embedded.function(f"{route}-{stage}", _STAGE, ROUTE=route, STAGE=stage, ROWS=self._rows)
+                embedded.function(f"{route}-{stage}", _STAGE, ROUTE=route, STAGE=stage, ROWS=str(rows))
         embedded.function("decide", _DECIDE)
         embedded.client("s3").create_bucket(Bucket=BUCKET)
         self._machines = {
@@ -199,7 +202,7 @@ class Routed:
         failed = [one["itemIdentifier"].removeprefix("m-") for one in json.loads(answer["output"])["batchItemFailures"]]
         self._wait_for_gpu(f"{routing}-waiting")
         rows: dict[str, dict] = {}
-        for body in self.embedded.messages(self._rows):
+        for body in self._rows.take():
             row = json.loads(body)
             assert rows.setdefault(row["key"], row) == row
         return rows, sorted(failed)
@@ -245,9 +248,9 @@ def message(key: str) -> dict:
 
 
 @pytest.fixture(scope="module")
-def routed():
+def routed(tmp_path_factory):
     with QuickEmulator() as emulator:
-        yield Routed(Embedded(emulator))
+        yield Routed(Embedded(emulator), tmp_path_factory.mktemp("rows") / "rows")
 
 
 def said(rows):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdk_inference.local import LocalCloud
-from cdk_inference.local.emulator.emulator import Emulator
+from tests.assemblies import synthesized
+from tests.e2e.quick import QuickEmulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,13 +28,6 @@ UNDECIDED = {
 }
 
 
-class QuickEmulator(Emulator):
-    """An embedded AWS in which a workflow's pauses take a tenth of their time."""
-
-    def _environment(self) -> dict[str, str]:
-        return super()._environment() | {"SFN_WAIT_SCALE": "0.1"}
-
-
 @pytest.fixture(scope="package")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the example."""
@@ -45,14 +39,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def cloud(project: Path) -> Iterator[LocalCloud]:
+def cloud(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    made = tmp_path_factory.mktemp("synthesized")
+    strategies = synthesized(STRATEGIES / "app.py", made / "strategies")
+    example = synthesized(project / "examples/cascade/app.py", made / "example", settings=project / "cdk.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
-        with LocalCloud(retry_after=10) as cloud:
-            cloud.deploy(STRATEGIES)
+        with LocalCloud(retry_after=2) as cloud:
+            cloud.deploy(strategies)
             for key in UNDECIDED:  # now, since it takes a while until they are dead
                 cloud.pipeline("Strategies/Numbers").put(key, b'{"a": 1, "b": 0, "c": 0, "d": 0}')
-            cloud.deploy(project, app=EXAMPLE)
+            cloud.deploy(example)
             yield cloud
 
 

@@ -46,7 +46,7 @@ class Gpu:
         return {one["executionArn"]: one["status"] for page in pages for one in page["executions"]}
 
     def wait_for_end(self) -> None:
-        wait_until(lambda: "RUNNING" not in self.executions().values(), self.executions)
+        wait_until(lambda: "RUNNING" not in self.executions().values(), self.executions, every=0.25)
 
     def entered(self, execution: str) -> list[str]:
         """Return the states that an execution was in."""
@@ -145,7 +145,7 @@ def test_nothing_is_lost_while_there_is_no_gpu(photos: Watched, gpu: Gpu, photog
             new = gpu.executions().keys() - done.keys()
             return bool(new) and all(gpu.entered(one).count("Wait for inference") > 1 for one in new)
 
-        wait_until(waiting, gpu.executions)
+        wait_until(waiting, gpu.executions, every=0.25)
         assert photos.rows(*unsure) == []
     assert photos.ends(unsure) == dict.fromkeys(unsure, "SUCCEEDED")
     gpu.wait_for_end()

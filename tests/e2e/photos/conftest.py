@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.local.background import Background
+from cdk_inference.model import build_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,6 +59,9 @@ def command(project: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="package")
 def cloud(project: Path, command: Callable[..., subprocess.CompletedProcess[str]]) -> Iterator[Cloud]:
+    # Here a build is cheaper than in the app, which finds it then.
+    recipe = project / "model_assets" / "efficientnet_lite" / "lite0.py"
+    build_model(recipe, architecture=LambdaPlatform.host().architecture)
     try:
         deployed = command("deploy")
         assert deployed.returncode == 0, deployed.stderr

@@ -12,6 +12,8 @@ from cdk_inference import LambdaPlatform
 from cdk_inference.local import LocalCloud
 from cdk_inference.local.emulator import emulator as emulator_module
 from cdk_inference.model.project import build_model
+from tests.assemblies import synthesized
+from tests.e2e.quick import QuickEmulator
 from tests.e2e.sagemaker.fake import IN_VAIN, FakeSageMaker
 from tests.waiting import wait_until
 
@@ -23,13 +25,6 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 
 
-class QuickEmulator(emulator_module.Emulator):
-    """An embedded AWS in which a workflow's pauses take a tenth of their time."""
-
-    def _environment(self) -> dict[str, str]:
-        return super()._environment() | {"SFN_WAIT_SCALE": "0.1"}
-
-
 @pytest.fixture(scope="package")
 def sagemaker() -> Iterator[FakeSageMaker]:
     with FakeSageMaker() as sagemaker:
@@ -38,12 +33,13 @@ def sagemaker() -> Iterator[FakeSageMaker]:
 
 @pytest.fixture(scope="package")
 def cloud(sagemaker: FakeSageMaker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    folder = tmp_path_factory.mktemp("sagemaker")
+    app = synthesized(HERE / "app" / "app.py", folder / "synthesized", {"sagemaker": sagemaker.url})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(emulator_module, "_LAUNCHER", HERE / "launcher.py")
         patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
         with LocalCloud() as cloud:
-            cloud.deploy(HERE / "app", context={"sagemaker": sagemaker.url})
-            folder = tmp_path_factory.mktemp("container")
+            cloud.deploy(app)
             (folder / "model").symlink_to(
                 build_model(HERE / "app" / "model" / "recipe.py", architecture=LambdaPlatform.host().architecture).path
             )

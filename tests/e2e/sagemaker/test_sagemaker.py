@@ -51,7 +51,7 @@ def ends(numbers: Watched, objects: dict[str, float]) -> dict[str, dict[str, Any
     wait_until(
         lambda: len(numbers.rows(*objects)) >= len(objects) and not numbers.queued(objects),
         lambda: f"{len(numbers.rows(*objects))} of {len(objects)} rows",
-        every=0.25,
+        every=0.5,
     )
     rows = numbers.rows(*objects)
     assert [count for count in Counter(row["key"] for row in rows).values() if count > 1] == []

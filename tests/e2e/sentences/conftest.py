@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdk_inference.local import LocalCloud
+from tests.assemblies import synthesized
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,8 +25,10 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     for name in ("examples/sentences", "model_assets/minilm"):
         shutil.copytree(REPOSITORY / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "cdk.json", project)
+    script = project / "examples/sentences/app.py"
+    app = synthesized(script, tmp_path_factory.mktemp("synthesized"), settings=project / "cdk.json")
     with LocalCloud() as cloud:
-        cloud.deploy(project, app="python3 examples/sentences/app.py")
+        cloud.deploy(app)
         yield cloud
 
 

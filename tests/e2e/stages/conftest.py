@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cdk_inference.local import LocalCloud, PipeRunner
+from tests.assemblies import synthesized
+from tests.e2e.quick import QuickEmulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,10 +22,13 @@ APP = Path(__file__).with_name("app")
 
 
 @pytest.fixture(scope="package")
-def cloud() -> Iterator[LocalCloud]:
-    with LocalCloud(pipes=False) as cloud:
-        cloud.deploy(APP)
-        yield cloud
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    app = synthesized(APP / "app.py", tmp_path_factory.mktemp("stages"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
+        with LocalCloud(pipes=False) as cloud:
+            cloud.deploy(app)
+            yield cloud
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
 def pipes(cloud: LocalCloud, hostile: Hostile) -> Iterator[PipeRunner]:
     # The queues' own visibility timeouts stay longer than a workflow may take, as they must be: what came back
     # during its execution would become a dead letter, and get its row afterwards.
-    with PipeRunner(cloud.endpoint, retry_after=10) as runner:
+    with PipeRunner(cloud.endpoint, retry_after=2) as runner:
         yield runner
 
 

@@ -28,7 +28,7 @@ def backfill(tables: Watched) -> str:
     places = ["--bucket", tables.bucket, "--table", tables.table, "--queue", tables.queue, "--prefix", PREFIX]
     command = [sys.executable, SCRIPT, *places]
     done = subprocess.run(command, env=tables.cloud.environment(), capture_output=True, text=True, check=True)
-    wait_until(lambda: not tables.messages(tables.queue))
+    wait_until(lambda: not tables.messages(tables.queue), every=0.25)
     return done.stdout
 
 

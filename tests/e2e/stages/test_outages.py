@@ -42,7 +42,7 @@ def test_objects_that_are_throttled_more_often_than_they_may_fail_succeed_later(
     with obedient.throttled("Inference" if "Inference" in obedient.functions else "Score"):
         for key in keys:
             obedient.put(key, b"return [1, 2, 3, 4]")
-        wait_until(lambda: min(deliveries().values()) >= 3, deliveries)
+        wait_until(lambda: min(deliveries().values()) >= 3, deliveries, every=0.5)
         assert obedient.rows(*keys) == []
         assert not set(obedient.dead()) & set(keys)
     assert obedient.ends(keys) == dict.fromkeys(keys, "SUCCEEDED")

@@ -138,7 +138,7 @@ pipe = pipes.CfnPipe(
     target=machine.state_machine_arn,
     source_parameters={
         "sqsQueueParameters": {
-            "batchSize": int(app.node.try_get_context("batch-size") or 25),
+            "batchSize": 25,
             "maximumBatchingWindowInSeconds": 1,
         }
     },
