@@ -41,8 +41,6 @@ CONTENDERS = {
     "torch": "PyTorch, eager, float16",
     "cpu": "the CPU function's engine, one vCPU",
 }
-STARTS = 3
-"""Fresh processes of each contender, for the time to the first result."""
 
 
 class Contender:
@@ -86,6 +84,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128, 512], help="sizes of a batch")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=2.0, help="of one contender in one round, at least")
+    parser.add_argument("--starts", type=int, default=3, help="fresh processes of each, for the time to a first result")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--cache", type=Path, help="of built models")
     parser.add_argument("--output", type=Path, help="JSON file for the figures")
@@ -93,7 +92,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as work:
         settings = prepare(arguments, Path(work))
-        figures = measure(settings, arguments.batches, arguments.rounds, arguments.seconds)
+        figures = measure(settings, arguments.batches, arguments.rounds, arguments.seconds, arguments.starts)
     if arguments.output:
         arguments.output.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
     sys.stdout.write(table(figures))
@@ -124,10 +123,10 @@ def prepare(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     }
 
 
-def measure(settings: dict[str, Any], batches: list[int], rounds: int, seconds: float) -> dict[str, Any]:
+def measure(settings: dict[str, Any], batches: list[int], rounds: int, seconds: float, fresh: int) -> dict[str, Any]:
     """Return all figures."""
     starts: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for _ in range(STARTS - 1):
+    for _ in range(fresh - 1):
         for name in CONTENDERS:
             contender = Contender(name, settings)
             starts[name].append(contender.first_seconds)

@@ -221,9 +221,11 @@ def pip_installed(work: Path, *distributions: str) -> Path:
     if not target.is_dir():
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
+        if others := distributions[:-1]:
+            shutil.copytree(pip_installed(work, *others), partial)
         constraints = ROOT / "requirements" / "constraints.txt"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-        run([*command, "--target", partial, "--constraint", constraints, *pins], env=environment())
+        run([*command, "--target", partial, "--constraint", constraints, pins[-1]], env=environment())
         partial.replace(target)
     return target
 

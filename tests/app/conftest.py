@@ -10,13 +10,28 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cdk_inference.model import build_model
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from cdk_inference.model.precision import Pinned
+    from cdk_inference.platform import Architecture
 
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def built(repository: Path) -> Callable[..., None]:
+    """Build a model of this repository, which the apps then find: each of their builds would have to import torch."""
+
+    def build(recipe: str, architecture: Architecture, precision: Pinned | None = None) -> None:
+        build_model(repository / "model_assets" / recipe, architecture=architecture, precision=precision)
+
+    return build
 
 
 @pytest.fixture(scope="session")

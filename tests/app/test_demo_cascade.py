@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.local import Outcome
+from cdk_inference.model import Float16
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
 # What the demo shall accept: the last is never said.
@@ -30,8 +33,15 @@ def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.e2e
 def test_the_demo_shows_both_answers_and_fails_for_a_label_that_is_not_accepted(
-    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo: ModuleType,
+    built: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    architecture = LambdaPlatform.host().architecture
+    built("efficientnet_lite/lite0.py", architecture)
+    built("efficientnet_lite/lite2.py", architecture, Float16())
     for name in ACCEPTED:
         shutil.copy(demo.PHOTOGRAPHS / name, tmp_path)
     (tmp_path / "accepted.json").write_text(json.dumps(ACCEPTED))

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from cdk_inference import LambdaPlatform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.e2e
 def test_the_demo_fails_and_names_the_texts_that_are_not_nearest(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    built: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    built("minilm/recipe.py", LambdaPlatform.host().architecture)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
     demo = importlib.import_module("demo_text")
     demo.console.width = 200

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cdk_inference.model import build_model
+
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
@@ -85,6 +87,8 @@ def test_synth_fails_with_one_message(
     value: str,
     fix: str,
 ) -> None:
+    if spoil is wrong_prop:  # the CLI would start a build, which is of no interest here
+        build_model(app / "model" / "recipe.py")
     spoil(app)
     synth = cdk(app, "synth")
     assert synth.returncode == 1

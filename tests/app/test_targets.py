@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.common.cache import cache_root
 from cdk_inference.local import Cloud, aws
 from tests.waiting import PATIENCE
@@ -46,9 +47,13 @@ print([name for name in {HEAVY!r} if name in sys.modules])
 
 @pytest.fixture(scope="module")
 def for_aws(
-    cdk: Callable[..., subprocess.CompletedProcess[str]], repository: Path, tmp_path_factory: pytest.TempPathFactory
+    cdk: Callable[..., subprocess.CompletedProcess[str]],
+    repository: Path,
+    built: Callable[..., None],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """The reference app's cloud assembly for AWS. Afterwards, the caches hold all that it needs."""
+    built("efficientnet_lite/lite0.py", LambdaPlatform().architecture)
     output = tmp_path_factory.mktemp("aws") / "cdk.out"
     synth = cdk(repository, "synth", "--quiet", "--output", str(output))
     assert synth.returncode == 0, synth.stderr
@@ -82,7 +87,10 @@ def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
         yield path, value
 
 
-def test_the_local_template_differs_in_what_is_allowed_only(for_aws: Path, repository: Path, tmp_path: Path) -> None:
+def test_the_local_template_differs_in_what_is_allowed_only(
+    for_aws: Path, built: Callable[..., None], repository: Path, tmp_path: Path
+) -> None:
+    built("efficientnet_lite/lite0.py", LambdaPlatform.host().architecture)
     endpoint = "http://127.0.0.1:1"  # a synth talks to nobody
     aws.use_key(endpoint, aws.Key())
     local = template(Cloud(endpoint, tmp_path).synth(repository))

@@ -9,20 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from cdk_inference.model import Float16, build_model
+
 ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "model_assets" / "digits_cnn" / "recipe.py"
 CONTENDERS = ["gpu", "gpu_shared", "torch", "cpu"]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    recipe = ROOT / "model_assets" / "digits_cnn" / "recipe.py"
-    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", recipe, *arguments]
+    command = [sys.executable, ROOT / "benchmarks" / "gpu.py", RECIPE, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.mark.slow
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"
-    common = ["--batches", "1", "20", "--rounds", "2", "--seconds", "0.05"]
+    common = ["--batches", "1", "20", "--rounds", "2", "--seconds", "0.05", "--starts", "1"]
+    for precision in (Float16(), None):  # the script finds them; its own builds would import torch for each
+        build_model(RECIPE, precision=precision)
     done = run("--device", "cpu", "--output", str(output), *common)
     assert done.returncode == 0, done.stderr
     note, header, one, many, *_ = done.stdout.splitlines()

@@ -15,7 +15,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk.assertions import Annotations, Match, Template
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.waiting import PATIENCE
+from tests.waiting import PATIENCE, wait_until
 
 from cdk_inference.bundling import bundle as bundling
 from cdk_inference.bundling.bundle import WheelPart, bundle, files_zip
@@ -497,8 +497,8 @@ def test_two_synths_at_once_bundle_once(tmp_path, cache) -> None:
 def test_interrupted_bundling_is_started_again(tmp_path, cache) -> None:
     requirements = ["numpy==2.4.6"]  # large enough to be caught at it
     with run(tmp_path, cache, *requirements) as process:
-        while not list(cache.glob("bundles/*.partial/wheels/numpy")):
-            assert process.poll() is None, process.communicate()
+        wait_until(lambda: process.poll() is not None or list(cache.glob("bundles/*.partial/wheels/numpy")))
+        assert process.poll() is None, process.communicate()
         process.kill()
     (partial,) = cache.glob("bundles/*.partial")
     assert not partial.with_suffix("").exists()

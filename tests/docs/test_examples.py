@@ -21,7 +21,10 @@ from cdk_inference.model import build_model
 from .pages import EXAMPLES, ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    Synth = Callable[[str], dict[str, Any]]
 
 MODEL = ROOT / "model_assets" / "efficientnet_lite"
 PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
@@ -56,20 +59,10 @@ for key, data in {"half.heic": heic[: len(heic) // 2], "text.jpg": b"no photogra
 """
 
 
-def synth(example: str, folder: Path) -> dict[str, Any]:
-    """Run an example as the CDK CLI does, from the root of the repository, without building anything."""
-    environment = {"CDK_OUTDIR": str(folder), "CDK_CONTEXT_JSON": json.dumps({"aws:cdk:bundling-stacks": []})}
-    done = subprocess.run(
-        [sys.executable, EXAMPLES / example / "app.py"],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (template,) = folder.glob("*.template.json")
-    return json.loads(template.read_text())["Resources"]
+@pytest.fixture
+def synth(synthesized: Synth) -> Synth:
+    """Return the resources of an example."""
+    return lambda example: synthesized(f"examples/{example}/app.py")["Resources"]
 
 
 def properties(resources: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -88,8 +81,8 @@ def test_every_example_has_a_test() -> None:
     assert examples == {"minimal", "own_functions", "sentences", "alarms", "cascade", "backfill"}
 
 
-def test_minimal(tmp_path: Path) -> None:
-    resources = synth("minimal", tmp_path)
+def test_minimal(synth: Synth) -> None:
+    resources = synth("minimal")
     assert stage_functions(resources) == [
         "inference_runtime.stages.builtin.image:image_preprocessor",
         "inference_runtime.stages.builtin.classification:classification_postprocessor",
@@ -97,8 +90,8 @@ def test_minimal(tmp_path: Path) -> None:
     assert len(properties(resources, "AWS::DynamoDB::GlobalTable")) == 1
 
 
-def test_sentences(tmp_path: Path) -> None:
-    resources = synth("sentences", tmp_path)
+def test_sentences(synth: Synth) -> None:
+    resources = synth("sentences")
     read, store = stage_functions(resources)
     assert read == "inference_runtime.stages.builtin.text:text_preprocessor"
     assert store == "inference_runtime.stages.builtin.embedding:embedding_postprocessor"
@@ -112,8 +105,8 @@ def test_sentences(tmp_path: Path) -> None:
     assert options["tokenizer_file"] == "tokenizer.json"
 
 
-def test_cascade(tmp_path: Path) -> None:
-    resources = synth("cascade", tmp_path)
+def test_cascade(synth: Synth) -> None:
+    resources = synth("cascade")
     assert stage_functions(resources) == 2 * [
         "inference_runtime.stages.builtin.image:image_preprocessor",
         "inference_runtime.stages.builtin.classification:classification_postprocessor",
@@ -124,8 +117,8 @@ def test_cascade(tmp_path: Path) -> None:
     assert gpu["AcceleratorConfig"]["AcceleratorMemorySize"] == 24
 
 
-def test_alarms_all_notify_the_topic(tmp_path: Path) -> None:
-    resources = synth("alarms", tmp_path)
+def test_alarms_all_notify_the_topic(synth: Synth) -> None:
+    resources = synth("alarms")
     (topic,) = (name for name, resource in resources.items() if resource["Type"] == "AWS::SNS::Topic")
     alarms = properties(resources, "AWS::CloudWatch::Alarm")
     assert {alarm["MetricName"] for alarm in alarms} == {
@@ -140,8 +133,8 @@ def test_alarms_all_notify_the_topic(tmp_path: Path) -> None:
     assert all(alarm["AlarmActions"] == [{"Ref": topic}] for alarm in alarms)
 
 
-def test_own_functions(tmp_path: Path) -> None:
-    resources = synth("own_functions", tmp_path)
+def test_own_functions(synth: Synth) -> None:
+    resources = synth("own_functions")
     assert stage_functions(resources) == ["photos:preprocess", "animals:postprocess"]
 
 

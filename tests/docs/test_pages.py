@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import inspect
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
 import pytest
@@ -30,6 +31,9 @@ from inference_runtime.stages.rows import row
 
 from .pages import PAGES, ROOT, Page, page
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 OPTIONS = {"FunctionOptions": FunctionOptions, "ManagedInstancesOptions": ManagedInstancesOptions}
 NOT_RUN = {"local.md"}  # starts an embedded AWS: tests/local does that
 CODE = [
@@ -44,13 +48,32 @@ PROPS = [
 
 
 @pytest.fixture
-def names() -> dict[str, Any]:
-    """What the code blocks take for granted."""
+def names(code: str) -> dict[str, Any]:
+    """What a code block takes for granted, as far as it is named there."""
     app = cdk.App(context={"aws:cdk:bundling-stacks": []})
     stack = cdk.Stack(app, "Stack")
     other = Construct(stack, "Other")  # so that no id is taken
-    model = ModelArtifact(other, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
     preprocess = Preprocess.image(size=224)
+
+    @functools.cache
+    def model() -> ModelArtifact:
+        return ModelArtifact(other, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
+
+    made: dict[str, Callable[[], object]] = {
+        "model": model,
+        "small": lambda: Route("small", model=model(), preprocess=preprocess),
+        "large": lambda: Route("large", model=model(), preprocess=preprocess),
+        "pipeline": lambda: InferencePipeline(other, "Photos", model=model(), preprocess=preprocess),
+        "key": lambda: kms.Key(other, "Key"),
+        **{who: functools.partial(iam.User, other, who) for who in ("reader", "uploader", "producer", "operator")},
+        "express_workflow": lambda: sfn.StateMachine(
+            other,
+            "Express",
+            definition_body=sfn.DefinitionBody.from_chainable(sfn.Pass(other, "Pass")),
+            state_machine_type=sfn.StateMachineType.EXPRESS,
+        ),
+    }
+    named = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     return {
         **{name: getattr(cdk_inference, name) for name in cdk_inference.__all__},
         **{name: getattr(cdk, name) for name in ("App", "CfnOutput", "Duration", "RemovalPolicy", "Stack")},
@@ -60,20 +83,9 @@ def names() -> dict[str, Any]:
         "s3": s3,
         "app": app,
         "stack": stack,
-        "model": model,
         "preprocess": preprocess,
-        "small": Route("small", model=model, preprocess=preprocess),
-        "large": Route("large", model=model, preprocess=preprocess),
         "Float16": Float16,
-        "pipeline": InferencePipeline(other, "Photos", model=model, preprocess=preprocess),
-        "key": kms.Key(other, "Key"),
-        **{who: iam.User(other, who) for who in ("reader", "uploader", "producer", "operator")},
-        "express_workflow": sfn.StateMachine(
-            other,
-            "Express",
-            definition_body=sfn.DefinitionBody.from_chainable(sfn.Pass(other, "Pass")),
-            state_machine_type=sfn.StateMachineType.EXPRESS,
-        ),
+        **{name: make() for name, make in made.items() if name in named},
     }
 
 

@@ -17,6 +17,7 @@ import pytest
 from .pages import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import ModuleType
 
@@ -39,12 +40,22 @@ def edges(text: str) -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_pictures_are_those_of_the_apps(name: str, state_machine: ModuleType) -> None:
-    drawn = state_machine.graphs(state_machine.synthesized(ROOT / PICTURES[name]))
+def test_pictures_are_those_of_the_apps(
+    name: str, state_machine: ModuleType, synthesized: Callable[[str], dict[str, Any]]
+) -> None:
+    template = synthesized(PICTURES[name])
+    drawn = state_machine.graphs(template)
     files = [path.with_suffix(".dot") for path in state_machine.names(ROOT / "docs" / name, len(drawn))]
     assert {path: path.read_text(encoding="utf-8") for path in GRAPHS if path in files} == dict(
         zip(files, drawn, strict=True)
     ), f"run: python docs/state_machine.py {PICTURES[name]} docs/{name}"
+
+
+def test_an_app_is_run_as_the_cdk_cli_does(
+    state_machine: ModuleType, synthesized: Callable[[str], dict[str, Any]]
+) -> None:
+    app = "examples/alarms/app.py"
+    assert state_machine.graphs(state_machine.synthesized(ROOT / app)) == state_machine.graphs(synthesized(app))
 
 
 def test_every_picture_is_of_an_app() -> None:

@@ -85,8 +85,11 @@ def test_each_expression_that_comes_to_nothing_fails(fused):
         for path in expressions(definition)
     }
     assert len(broken) > 10
-    found = {finding.app for finding in play(broken, Tools(), only=SCENARIOS).findings}
-    assert found == set(broken)
+    left = broken
+    for scenario in SCENARIOS:  # one is enough for each
+        found = {finding.app for finding in play(left, Tools(), only=[scenario]).findings} if left else set()
+        left = {name: app for name, app in left.items() if name not in found}
+    assert left == {}
 
 
 @pytest.mark.slow

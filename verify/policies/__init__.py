@@ -7,6 +7,7 @@ and `simulate.mjs` answers them with `@cloud-copilot/iam-simulate`.
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,24 +52,57 @@ def ask(templates: Mapping[str, Mapping[str, Any]], tools: Tools) -> Verdict:
     tools
         Where the simulator is.
     """
-    package = tools.package("@cloud-copilot/iam-simulate")
     apps = {name: Template(template) for name, template in templates.items()}
     actions = set().union(*(actions_of(template) for template in apps.values()))
-    with ThreadPoolExecutor(_PROCESSES) as pool:
-        verdicts = list(pool.map(lambda app: _ask(app[0], app[1], actions, package), apps.items()))
+    simulator = _Simulator()
+    asked: dict[str, tuple[Questions, list[tuple[Request, int]]]] = {}
+    for name, template in apps.items():
+        questions = Questions(template, actions)
+        asked[name] = questions, [(one, simulator.add(one, questions.documents)) for one in questions.requests()]
+    answers = simulator.answers(tools.package("@cloud-copilot/iam-simulate"))
+    verdicts = [
+        _verdict(name, apps[name], questions, [(request, answers[number]) for request, number in numbered])
+        for name, (questions, numbered) in asked.items()
+    ]
     findings = [finding for verdict in verdicts for finding in verdict.findings]
     return Verdict(sum(verdict.checked for verdict in verdicts), findings)
 
 
-def _ask(name: str, template: Template, actions: set[str], package: Path) -> Verdict:
-    questions = Questions(template, actions)
-    requests = list(questions.requests())
-    answers: list[str] = node.run(
-        _SIMULATE,
-        package,
-        {"documents": questions.documents, "requests": [request.question() for request in requests]},
-    )
-    applicable = [each for each in zip(requests, answers, strict=True) if each[1] != "NotApplicable" or each[0].allowed]
+class _Simulator:
+    """Asks the simulator everything once: most questions of an app are those of another, about the same policies."""
+
+    def __init__(self) -> None:
+        self._documents: dict[tuple[str, str], str] = {}
+        self._questions: dict[str, int] = {}
+
+    def add(self, request: Request, documents: Mapping[str, Any]) -> int:
+        """Take a question, and return the number of its answer."""
+        *what, identity, policy = request.question()
+        names = [self._name("identity", documents[name]) for name in identity]
+        text = json.dumps([*what, names, policy and self._name("resource", documents[policy])])
+        return self._questions.setdefault(text, len(self._questions))
+
+    def answers(self, package: Path) -> list[str]:
+        """Return all answers, by number."""
+        documents = {name: json.loads(text) for (_, text), name in self._documents.items()}
+        texts = list(self._questions)
+
+        def answered(part: list[str]) -> list[str]:
+            requests = [json.loads(text) for text in part]
+            found: list[str] = node.run(_SIMULATE, package, {"documents": documents, "requests": requests})
+            return found
+
+        size = -(-len(texts) // _PROCESSES) or 1
+        with ThreadPoolExecutor(_PROCESSES) as pool:
+            parts = pool.map(answered, [texts[start : start + size] for start in range(0, len(texts), size)])
+        return [answer for part in parts for answer in part]
+
+    def _name(self, kind: str, document: Any) -> str:
+        return self._documents.setdefault((kind, json.dumps(document)), f"{kind} {len(self._documents)}")
+
+
+def _verdict(name: str, template: Template, questions: Questions, answered: Sequence[tuple[Request, str]]) -> Verdict:
+    applicable = [each for each in answered if each[1] != "NotApplicable" or each[0].allowed]
     findings = [_finding(name, template, request, answer) for request, answer in applicable if _wrong(request, answer)]
     findings += [
         Finding("policies", "untraced", name, subject, _kind(template, subject), text)
