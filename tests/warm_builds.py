@@ -113,15 +113,21 @@ def _at_start(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(READ_AT_START)}
 
 
+def keep_functions() -> None:
+    """Let torch compile onnxscript's functions once for all exports of this process: five hundred take a second."""
+    from onnxscript._framework_apis import torch_2_5 as functions
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    if not hasattr(functions.get_torchlib_ops, "cache_info"):
+        functions.get_torchlib_ops = cache(functions.get_torchlib_ops)
+        ONNXRegistry.from_torchlib()
+
+
 def serve(connection: socket.socket) -> None:
     """Import what a build imports, and fork for each request until nobody is connected."""
     for name in IMPORTED:
         import_module(name)
-    from onnxscript._framework_apis import torch_2_5 as functions
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
-    functions.get_torchlib_ops = cache(functions.get_torchlib_ops)  # five hundred, which take a second to compile
-    ONNXRegistry.from_torchlib()
+    keep_functions()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who watch builds leave nothing behind
     while True:
