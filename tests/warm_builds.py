@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 import traceback
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,18 @@ if TYPE_CHECKING:
 MODULE = "cdk_inference.model.building"
 READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "ORT_", "TORCH")
 """Variables that begin so are read when a process starts, or when its packages are imported."""
+
+IMPORTED = (
+    "onnxruntime.quantization",
+    "torch._inductor.decomposition",
+    "torch.export",
+    "networkx",
+    "requests",
+    "safetensors.torch",
+    "matplotlib.backends.backend_svg",
+    "PIL.JpegImagePlugin",
+)
+"""What most builds import, some of it while torch exports."""
 
 
 class WarmBuilds:
@@ -99,12 +113,21 @@ def _at_start(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name.startswith(READ_AT_START)}
 
 
-def serve(connection: socket.socket) -> None:
-    """Import what a build imports, and fork for each request until nobody is connected."""
-    import onnxruntime.quantization  # noqa: F401
+def keep_functions() -> None:
+    """Let torch compile onnxscript's functions once for all exports of this process: five hundred take a second."""
+    from onnxscript._framework_apis import torch_2_5 as functions
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    ONNXRegistry.from_torchlib()  # compiles five hundred functions of onnxscript, and keeps them
+    if not hasattr(functions.get_torchlib_ops, "cache_info"):
+        functions.get_torchlib_ops = cache(functions.get_torchlib_ops)
+        ONNXRegistry.from_torchlib()
+
+
+def serve(connection: socket.socket) -> None:
+    """Import what a build imports, and fork for each request until nobody is connected."""
+    for name in IMPORTED:
+        import_module(name)
+    keep_functions()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who watch builds leave nothing behind
     while True:

@@ -84,11 +84,17 @@ def strings(value):
 
 
 @pytest.fixture(scope="module")
-def by_region():
+def by_region(made_once):
     """The templates of all Regions, and of a stack that can be deployed into any."""
-    made = app()
-    stacks = {region: add_pipelines(made, f"In-{region}", region=region) for region in (*REGIONS, None)}
-    return {region: Template.from_stack(stack).to_json() for region, stack in stacks.items()}
+
+    def make(folder):
+        made = app()
+        stacks = {region: add_pipelines(made, f"In-{region}", region=region) for region in (*REGIONS, None)}
+        for region, stack in stacks.items():
+            (folder / f"{region}.json").write_text(json.dumps(Template.from_stack(stack).to_json()))
+
+    folder = made_once("by region", make)
+    return {region: json.loads((folder / f"{region}.json").read_text()) for region in (*REGIONS, None)}
 
 
 @pytest.mark.parametrize("region", [*REGIONS, None])

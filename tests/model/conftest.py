@@ -120,6 +120,18 @@ def tiny_copy(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> tuple[Path
 
 
 @pytest.fixture
+def onnx_recipe(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> Path:
+    """A recipe of the tiny network as an ONNX file: a process that builds it need not import torch."""
+    recipe = write_recipe(tmp_path / "onnx")
+    text = recipe.read_text().replace("factory.py:build", "model.onnx").replace("TorchModule", "OnnxFile")
+    recipe.write_text(text)
+    (recipe.parent / "factory.py").unlink()
+    (graph,) = (folder for folder in (tiny[1] / "passes").glob("clean-*/model.onnx"))
+    shutil.copy(graph, recipe.parent)
+    return recipe
+
+
+@pytest.fixture
 def unprivileged() -> Iterator[None]:
     """Give up root's right to write everywhere, as the effective user of this thread's process."""
     if os.geteuid() != 0:

@@ -30,6 +30,8 @@ from .conftest import write_recipe
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .conftest import MadeOnce
+
 NAME = f"small+large{SUFFIX}"
 TOOLS = {"numpy": "2.4.6", "onnxruntime": "1.31.1"}
 BASIS = Basis(Side("a1", Auto(), "x86_64", "d1"), Side("b1", Float16(), "x86_64", "d2"), TOOLS)
@@ -218,23 +220,25 @@ class Models:
         return calibrate(self.first, self.then, agreement=agreement, **options)
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def built(made_once: MadeOnce) -> Path:
     """Folder with the recipes, and a cache that has their models and what they answer."""
-    root = tmp_path_factory.mktemp("built")
-    for name in NAMES:
-        recipe = write_recipe(root / name, data=OTHERWISE)
-        recipe.write_text(recipe.read_text().replace('name="tiny"', f'name="{name}"'))
-    Models(root, root / "cache").calibrate(lock=False)
-    return root
+
+    def make(root: Path) -> None:
+        for name in NAMES:
+            recipe = write_recipe(root / name, data=OTHERWISE)
+            recipe.write_text(recipe.read_text().replace('name="tiny"', f'name="{name}"'))
+        Models(root, root / "cache").calibrate(lock=False)
+
+    return made_once("cascade lock", make)
 
 
 @pytest.fixture
 def models(built: Path, tmp_path: Path) -> Models:
-    """The recipes in a folder of this test, and the cache of all."""
+    """The recipes in a folder of this test, with a copy of the cache of all."""
     for name in NAMES:
         shutil.copytree(built / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return Models(tmp_path, built / "cache")
+    return Models(tmp_path, shutil.copytree(built / "cache", tmp_path / "models"))
 
 
 def ran(cache: Path) -> list[Path]:

@@ -1,13 +1,18 @@
-"""``python -m cdk_inference.model``, as a data scientist runs it."""
+"""``python -m cdk_inference.model``: one test starts it as a data scientist does, the others call what it calls."""
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
+
+from cdk_inference.model import cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,10 +23,22 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 
+def run_process(*arguments: object) -> str:
+    command = [sys.executable, "-m", "cdk_inference.model", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "cdk_inference.model", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+    """Run a command in this process, which can build without importing torch again."""
+    command, output, errors, ended = ["model", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
+        patch.setattr(sys, "argv", command)
+        patch.setattr(cli, "_out", Console(highlight=False, soft_wrap=True, width=cli._WIDE))
+        try:
+            cli.main()
+        except SystemExit as end:
+            ended = int(end.code or 0)
+    done = subprocess.CompletedProcess(command, ended, output.getvalue(), errors.getvalue())
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -29,7 +46,7 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
 
 def test_build_shows_what_was_tried_and_where_it_is(tiny: tuple[Path, Path, BuiltModel]) -> None:
     recipe, cache, built = tiny
-    shown = run("build", recipe, "--cache", cache).stdout
+    shown = run_process("build", recipe, "--cache", cache)
     for word in ("float32", "static int8", "shipped", "top1_agreement", str(built.path), str(built.card)):
         assert word in shown
     told = json.loads(run("build", recipe, "--cache", cache, "--json").stdout)

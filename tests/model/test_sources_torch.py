@@ -10,6 +10,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.warm_builds import keep_functions
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec, TorchModule
@@ -18,6 +19,7 @@ from cdk_inference.model.building.importers.sources import load
 
 torch = pytest.importorskip("torch")
 safetensors = pytest.importorskip("safetensors.torch")
+keep_functions()
 
 pytestmark = pytest.mark.slow  # tracing takes a second each time
 

@@ -88,11 +88,11 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("cards")
-    return {kind.__name__: render(kind(root / kind.__name__)).html for kind in KINDS}
+    return {kind.__name__: render(kind(root / kind.__name__)).html for kind in (*KINDS, crowded)}
 
 
 @pytest.fixture
-def open_card(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]:
+def open_card(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Open a file; console messages, errors and requests other than for the file itself fail the test."""
     contexts, heard = [], []
 
@@ -104,7 +104,6 @@ def open_card(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]
         page.on("pageerror", lambda error: heard.append(f"error: {error}"))
         page.on("request", lambda r: heard.append(r.url) if not r.url.startswith((file.as_uri(), "data:")) else None)
         page.goto(file.as_uri(), wait_until="load")
-        page.screenshot(path=tmp_path / f"{file.parent.name}-{width}-{scheme}.png", full_page=True)
         return page
 
     yield open_card
@@ -168,9 +167,9 @@ def crowded(folder: Path) -> Path:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("kind", [*KINDS[:4], crowded], ids=lambda kind: kind.__name__)
 def test_no_label_in_a_plot_covers_another_or_is_cut_off(
-    open_card: Callable[..., Page], tmp_path: Path, kind: Any, width: int
+    open_card: Callable[..., Page], cards: dict[str, Path], kind: Any, width: int
 ) -> None:
-    page = open_card(render(kind(tmp_path / kind.__name__)).html, width=width)
+    page = open_card(cards[kind.__name__], width=width)
     for [plot] in page.evaluate(PLOTS):
         for index, text in enumerate(plot["texts"]):
             assert text["left"] >= plot["left"] - 1, text

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pytest
 
 SETTINGS = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 METRICS = ["top1", "top5", "top1_agreement", "cosine", "mean_absolute_error", "metrics.py:own_score"]
 qualities = st.floats(-1e6, 1e6, allow_subnormal=False) | st.floats(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,14 @@ class Reads:
 
     def missed(self, counted: Collection[str]) -> list[str]:
         """Return the files of the folder that were read and do not count, sorted."""
-        opened = {os.path.realpath(path) for path in self._opened}
-        opened |= {os.path.realpath(file) for module in [*sys.modules.values()] if (file := _file(module))}
+        real_folder = cache(os.path.realpath)  # of some hundred, which hold the thousands of files of torch
+
+        def real(name: str) -> str:
+            path = Path(name)
+            return os.path.realpath(path) if path.is_symlink() else f"{real_folder(path.parent)}{os.sep}{path.name}"
+
+        opened = {real(path) for path in self._opened}
+        opened |= {real(file) for module in [*sys.modules.values()] if (file := _file(module))}
         # Packages that are installed in the folder have versions, and are no files of the recipe.
         roots = [root for path in sys.path if (root := Path(path).resolve()) != self._folder]
         return [
