@@ -15,8 +15,8 @@ from cdk_inference.model import build_model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cdk_inference.model.precision import Pinned
-    from cdk_inference.platform import Architecture
+    from cdk_inference.common.platform import Architecture
+    from cdk_inference.model.recipe.precision import Pinned
 
 
 @pytest.fixture(scope="session")

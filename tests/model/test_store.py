@@ -67,7 +67,7 @@ def test_what_fails_leaves_nothing_behind(tmp_path: Path) -> None:
 
 RACE = """
 import sys, pathlib
-from cdk_inference.model.store import Store
+from cdk_inference.common.store import Store
 def fill(folder):
     for i in range(200):
         (folder / f"{i}.bin").write_bytes(bytes([i]) * 1000)

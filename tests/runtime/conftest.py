@@ -136,8 +136,8 @@ def load(environment: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Import a handler's module afresh, as a cold start does, and return its handler."""
 
     def load(name: str) -> Any:
-        environment.delitem(sys.modules, f"inference_runtime.{name}", raising=False)
-        module = importlib.import_module(f"inference_runtime.{name}")
+        environment.delitem(sys.modules, f"inference_runtime.handlers.{name}", raising=False)
+        module = importlib.import_module(f"inference_runtime.handlers.{name}")
         return lambda event, context=None: module.handler(event, context)
 
     return load

@@ -122,8 +122,8 @@ REAL = """
 import resource, sys
 from pathlib import Path
 import struct
-from inference_runtime.engine import LocalEngine
-from inference_runtime.tensor import Tensor
+from inference_runtime.engine.engine import LocalEngine
+from inference_runtime.tensors.tensor import Tensor
 
 engine = LocalEngine()
 items = Tensor("float32", [64, 1], struct.pack("<64f", *range(64)))

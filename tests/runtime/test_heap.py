@@ -14,7 +14,7 @@ THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 # Blocks of the size of packed weights: without the mark, glibc maps each of them on its own.
 _USE = """
 import ctypes, re
-from inference_runtime.heap import prefer_huge_pages
+from inference_runtime.engine.heap import prefer_huge_pages
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p
 library.malloc.argtypes = [ctypes.c_size_t]

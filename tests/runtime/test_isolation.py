@@ -199,8 +199,8 @@ def test_the_process_ends_with_the_batch_and_with_its_parent(
             f"""
             import sys
             sys.path.insert(0, {str(tmp_path)!r})
-            from inference_runtime.isolation import Isolation
-            from inference_runtime.item import Item
+            from inference_runtime.stages.isolation import Isolation
+            from inference_runtime.stages.item import Item
             isolation = Isolation("STAGE", lambda: 600.0)
             item = Item("id", "bucket", "key", None, "etag", 1, "0", "", "message")
             isolation.inputs(b"{tmp_path}/pid", item, 600.0)

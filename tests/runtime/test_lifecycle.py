@@ -126,10 +126,10 @@ def test_the_model_is_run_before_the_first_request_where_nobody_waits(tmp_path, 
     import os
     os.environ |= {{"LAMBDA_TASK_ROOT": {str(tmp_path)!r}, "MODEL_VERSION": "1", "WORK_BUCKET": "none"}}
     os.environ |= {{"INFERENCE_ENGINE": {engine!r}}}
-    from inference_runtime.engine import LocalEngine
+    from inference_runtime.engine.engine import LocalEngine
     infer = LocalEngine.infer
     LocalEngine.infer = lambda self, inputs: (infer(self, inputs), print("ran"))[0]
-    from inference_runtime.infer import handler
+    from inference_runtime.handlers.infer import handler
     print("initialized")
     import snapshot_restore_py
     snapshot_restore_py.run_before_snapshot()

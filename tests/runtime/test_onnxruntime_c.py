@@ -213,8 +213,8 @@ def test_outputs_that_are_larger_than_a_c_int_are_copied_otherwise(
 
 FORKED = """
 import os, sys
-from inference_runtime.onnxruntime_c import CSession
-from inference_runtime.session import Threads
+from inference_runtime.engine.onnxruntime_c import CSession
+from inference_runtime.engine.session import Threads
 
 session = CSession(sys.argv[1], Threads(4, spin=False))
 if (child := os.fork()) == 0:
@@ -577,9 +577,9 @@ class TestThreads:
 LEAKS = """
 import gc, os, sys
 from inference_runtime.errors import StageError
-from inference_runtime.onnxruntime_c import CSession
-from inference_runtime.session import Threads
-from inference_runtime.tensor import Tensor, zeros
+from inference_runtime.engine.onnxruntime_c import CSession
+from inference_runtime.engine.session import Threads
+from inference_runtime.tensors.tensor import Tensor, zeros
 
 def memory():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -647,9 +647,9 @@ def test_memory_stays_flat(tmp_path: Path, rounds: int, runs: int, kilobytes: in
 
 ENDING = """
 import sys, threading
-from inference_runtime.onnxruntime_c import CSession
-from inference_runtime.session import Threads
-from inference_runtime.tensor import zeros
+from inference_runtime.engine.onnxruntime_c import CSession
+from inference_runtime.engine.session import Threads
+from inference_runtime.tensors.tensor import zeros
 
 session = CSession(sys.argv[1], Threads(2, spin=True))
 begun = threading.Event()

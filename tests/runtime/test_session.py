@@ -210,8 +210,8 @@ def test_a_closed_session_of_the_package_fails(function: Path) -> None:
 
 ENDING = """
 import sys, time
-from inference_runtime.engine import LocalEngine
-from inference_runtime.tensor import zeros
+from inference_runtime.engine.engine import LocalEngine
+from inference_runtime.tensors.tensor import zeros
 
 engine = LocalEngine()
 def run(*_):

@@ -222,8 +222,8 @@ def test_a_model_that_does_not_load_says_why(function: Path) -> None:
 WORKER = """
 import os, sys, time
 import numpy as np
-from inference_runtime.shared import SharedEngine
-from inference_runtime.tensor import arrays_of, tensors_of
+from inference_runtime.gpu.model_client import SharedEngine
+from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
 engine, joined, holders = SharedEngine(), 0, set()
 rng = np.random.default_rng(int(sys.argv[1]))
@@ -282,8 +282,8 @@ def test_one_engine_serves_threads_and_forks(function: Path) -> None:
 import os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from inference_runtime.shared import SharedEngine
-from inference_runtime.tensor import arrays_of, tensors_of
+from inference_runtime.gpu.model_client import SharedEngine
+from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
 def doubles(n):
     x = np.full((n + 1, 2), n, np.float32)
