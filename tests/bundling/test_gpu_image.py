@@ -33,7 +33,7 @@ REQUIREMENTS = [lambda_source() / "requirements" / f"{name}.txt" for name in ("i
 PROGRAM = """
 import json, sys
 import onnxruntime
-from inference_runtime import infer
+from inference_runtime.handlers import infer
 print(json.dumps({
     "available": onnxruntime.get_available_providers(),
     "answer": infer.handler(json.loads(sys.argv[1]), None),

@@ -132,7 +132,7 @@ print(onnxruntime.__version__)
 """
 HANDLE = """
 import json, sys
-from inference_runtime import infer
+from inference_runtime.handlers import infer
 answer = infer.handler(json.loads(sys.argv[1]), None)
 print(json.dumps({
     "groups": answer["groups"],

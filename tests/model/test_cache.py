@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from cdk_inference.common.cache import cache_root, hash_folder, make_cache
 from cdk_inference.model import load_recipe
-from cdk_inference.model import project as builder
 from cdk_inference.model.project import open_project
+from cdk_inference.model.records import fingerprint as fingerprint_module
 
 NAMES = st.from_regex(r"[a-z]{1,3}(/[a-z]{1,3})?\.py", fullmatch=True)
 
@@ -103,11 +103,15 @@ def test_key_covers_python_versions_and_the_code_that_builds(make_recipe, tmp_pa
     assert replace(project, tools=project.tools | {"numpy": "2.1"}).key(None) != key
 
     code = tmp_path / "model"
-    shutil.copytree(Path(builder.__file__).parent, code)
+    shutil.copytree(Path(fingerprint_module.__file__).parents[1], code)
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "__file__", str(code / "builder.py"))
+        patch.setattr(fingerprint_module, "__file__", str(code / "records" / "fingerprint.py"))
         assert project.key(None) == key
-        with (code / "manifest.py").open("a") as file:
+        for outside in ("cascade.py", "card/page.py", "records/manifest.py"):
+            with (code / outside).open("a") as file:
+                file.write("# changed\n")
+        assert project.key(None) == key
+        with (code / "building" / "evaluation" / "metrics.py").open("a") as file:
             file.write("# changed\n")
         assert project.key(None) != key
 

@@ -511,7 +511,7 @@ def test_it_imports_nothing_but_the_standard_library(python: Callable[[str], str
 @pytest.fixture
 def python() -> Callable[[str], str]:
     """Run a program in a fresh process, and return what it prints."""
-    root = Path(light_s3.__file__).parents[1]
+    root = Path(light_s3.__file__).parents[2]
 
     def run(program: str) -> str:
         command = [sys.executable, "-S", "-c", program]

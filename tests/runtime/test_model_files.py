@@ -142,11 +142,11 @@ def test_a_process_that_dies_leaves_nothing_that_passes_for_the_model(server: St
     server.troubles = [None] * 30 + ["hang"] * 100
     program = f"""
 from pathlib import Path
-from inference_runtime import model_download
+from inference_runtime.model import download as model_download
 model_download.RANGE_BYTES = 1000
 model_download.downloaded_model(Path({str(tmp_path)!r}))
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(light_s3.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(light_s3.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
         wait_until(lambda: len(server.requests) > 30)
         process.kill()

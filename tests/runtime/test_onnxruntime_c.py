@@ -808,7 +808,7 @@ class TestWhichEngine:
 
 INLINE = """
 import sys
-from inference_runtime import infer
+from inference_runtime.handlers import infer
 tensor = {"dtype": "float32", "shape": [1, 2], "data": "AACAPwAAAEA="}
 text = {"dtype": "string", "shape": [1], "data": "WyJhIl0="}
 event = {"groups": [{"indices": [0], "inputs": {"x": tensor, "y": text}}]}
@@ -848,6 +848,11 @@ def test_an_inline_event_imports_nothing_that_it_does_not_need(tmp_path: Path) -
     assert not imported & {"inspect", "concurrent", "socket", "subprocess", "importlib.metadata"}
     ours = {name.removeprefix("inference_runtime.") for name in imported if name.startswith("inference_runtime.")}
     assert ours == {
-        *("batches", "confidence", "engine", "environment", "errors", "infer", "lifecycle", "logs", "model_files"),
-        *("heap", "onnxruntime_c", "onnxruntime_plan", "session", "tensor", "tensors"),
+        *("engine", "environment", "errors", "handlers", "lifecycle", "logs", "model", "tensors"),
+        *(
+            f"engine.{name}"
+            for name in ("batches", "confidence", "engine", "heap", "onnxruntime_c", "onnxruntime_plan")
+        ),
+        *("engine.open_session", "engine.session", "handlers.infer", "handlers.open_engine"),
+        *("model.files", "tensors.store", "tensors.tensor"),
     }

@@ -241,7 +241,7 @@ def test_concurrent_requests_run_together(container: Container, s3: S3Client, bu
 
 SLOW = """
 import threading
-from inference_runtime import serve
+from inference_runtime.handlers import serve
 from inference_runtime.engine.engine import LocalEngine
 
 infer, close, closed = LocalEngine.infer, serve.Server.server_close, threading.Event()
@@ -273,7 +273,7 @@ def test_what_is_being_answered_is_finished_when_the_container_stops(start: Any)
 
 
 FAILING = """
-from inference_runtime import serve
+from inference_runtime.handlers import serve
 from inference_runtime.engine.engine import LocalEngine
 
 init = LocalEngine.__init__
