@@ -91,7 +91,7 @@ def handwritten_assets(assembly: Path, target: Path) -> Path:
     for logical_id, resource in resources(assembly).items():
         properties = resource.get("Properties", {})
         if resource["Type"] == "AWS::Lambda::Function":
-            name = properties["Handler"].split(".")[1]
+            name = properties["Handler"].split(".")[-2]
             shutil.copy(assembly / f"asset.{properties['Code']['S3Key']}", target / f"{name}.zip")
             settings = {
                 "handler": properties["Handler"],
