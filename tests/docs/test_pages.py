@@ -22,7 +22,7 @@ from aws_cdk.assertions import Template
 from constructs import Construct
 
 import cdk_inference
-from cdk_inference import Capacity, Inference, InferencePipeline, ModelArtifact, Preprocess, Route, Routing
+from cdk_inference import CapacityStrategy, Inference, InferencePipeline, ModelArtifact, Preprocess, Route, Routing
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.model import Float16
 from cdk_inference.stages.functions import FunctionOptions
@@ -178,7 +178,7 @@ def test_props_are_those_of_the_signature(construct: str, rows: list[list[str]])
         said = documented[name]
         if default is inspect.Parameter.empty:
             assert said == "required", name
-        elif default is None or repr(default) == "<factory>" or isinstance(default, Capacity):
+        elif default is None or repr(default) == "<factory>" or isinstance(default, CapacityStrategy):
             assert said not in ("required", "`None`"), f"{name}: say what happens"
         else:
             assert eval(said.strip("`"), {"logs": logs}) == default, name  # noqa: S307
