@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 TIMEOUTS = (ConnectTimeoutError, ReadTimeoutError)
-"""What a call raises if the service hangs. Then the rest of a batch is not tried: it would take that long again."""
+"""Errors that a call raises if the service hangs. The rest of the batch is not tried then: it would take as long."""
 
 _session = botocore.session.get_session()  # one for all clients: it reads the endpoints only once
 

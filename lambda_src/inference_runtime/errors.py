@@ -1,4 +1,4 @@
-"""What can go wrong in a stage, by what has to happen next."""
+"""Errors of a stage, by what has to happen next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a handler does beside its work: it answers warming events, and gets ready for snapshots of Lambda SnapStart.
+"""Lets a handler answer warming events, and get ready for snapshots of Lambda SnapStart.
 
 Imports next to nothing: it is on the way of every cold start.
 """
@@ -88,8 +88,8 @@ def prepare(function: _Function) -> _Function:
 def before_snapshot(function: _Function) -> _Function:
     """Have this done before a snapshot is taken, after the preparations, such as closing connections.
 
-    Decorates, or is called with, a function without arguments. What is registered later is done sooner. If it raises,
-    the version cannot be published.
+    Decorates, or is called with, a function without arguments. A function that is registered later runs sooner. If it
+    raises, the version cannot be published.
     """
     _before_snapshot.append(function)
     return function
@@ -98,8 +98,8 @@ def before_snapshot(function: _Function) -> _Function:
 def after_restore(function: _Function) -> _Function:
     """Have this done in every environment that begins with a snapshot: what must be its own is made there.
 
-    Decorates, or is called with, a function without arguments. What is registered sooner is done sooner; all together
-    have 10 seconds. If it raises, the invocation fails, and is tried again.
+    Decorates, or is called with, a function without arguments. Functions run in the order of their registration, and
+    have 10 seconds together. If it raises, the invocation fails, and is tried again.
     """
     _after_restore.append(function)
     return function

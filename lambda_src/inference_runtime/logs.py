@@ -23,7 +23,7 @@ class AddFields:
 
 def add_to_log_lines(**fields: str) -> None:
     """Add fields to whatever is logged through the handlers that Lambda has set up."""
-    # Who has set up handlers has imported it; nobody else needs it before there is something to log.
+    # Code that set up handlers has imported it; nothing else needs it before there is a line to log.
     if (logging := sys.modules.get("logging")) is not None:
         for handler in logging.getLogger().handlers:
             handler.addFilter(AddFields(**fields))

@@ -1,4 +1,4 @@
-"""What SageMaker publishes when an asynchronous inference is over."""
+"""Reads the notification that SageMaker publishes after an asynchronous inference."""
 
 from __future__ import annotations
 

@@ -316,7 +316,7 @@ def _make(
 
 @dataclass(frozen=True)
 class _Wheels:
-    """What is installed for a function: requirements with all they require, and parts of single wheels."""
+    """The wheels of a function: its requirements with their dependencies, and parts of single wheels."""
 
     requirements: Requirements
     parts: Sequence[tuple[Requirements, tuple[str, ...]]]

@@ -174,7 +174,7 @@ class AutoDelivery(ModelDelivery):
     def _choose(
         self, scope: StageFunction, package: ZipPackage, size: int, name: str, platform: LambdaPlatform
     ) -> ModelDelivery:
-        # What the user requires can be of any size.
+        # The user's own requirements can be of any size.
         if not package.requirements and size + _size(package.sources) <= _ALWAYS_ZIPPED:
             return ZipDelivery()
         if size <= _UNPACKED_LIMIT:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 Engine = Literal["c_api", "python"]
-"""What runs a model: ONNX Runtime's shared library alone, or its Python package."""
+"""The engine that runs a model: ONNX Runtime's shared library alone, or its Python package."""
 
 # What each takes of ONNX Runtime's wheel. The Python package has the library a second time, linked into its own; beside
 # it, it loads a small one ("providers_shared").
@@ -32,7 +32,7 @@ _ENGINE_LICENSES = ("onnxruntime/LICENSE", "onnxruntime/ThirdPartyNotices.txt")
 
 @dataclass(frozen=True)
 class PackagedCode:
-    """What `aws_lambda.Function` is told about its code.
+    """The arguments of `aws_lambda.Function` about its code.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ _MODEL_FILES = frozenset({"model.onnx", "model.weights"})
 
 @dataclass(frozen=True)
 class _Asset:
-    """What is uploaded for a function: a zip, a folder that becomes one, or a folder that Docker builds."""
+    """The upload of a function: a zip, a folder that becomes one, or a folder that Docker builds."""
 
     path: Path
     arguments: Mapping[str, str] | None = None  # of Docker; None unless it builds an image

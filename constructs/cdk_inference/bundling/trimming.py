@@ -1,4 +1,4 @@
-"""What stays of the wheels that are installed for a function: what it can import, and the licenses."""
+"""Trims the wheels of a function down to the code that it can import, and the licenses."""
 
 from __future__ import annotations
 

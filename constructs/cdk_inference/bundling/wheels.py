@@ -131,7 +131,7 @@ class Requirements:
         command += ["--python", sys.executable, "--no-python-downloads", "--target", str(target)]
         command += ["--python-version", platform.python, "--python-platform", platform.uv_platform]
         command += ["--only-binary", ":all:"]
-        # What is bundled must not depend on the folder that the app is run in, nor on who runs it.
+        # A bundle must not depend on the folder that the app is run in, nor on the user who runs it.
         command += ["--no-config", "--no-sources"]
         if not dependencies:
             command += ["--no-deps"]

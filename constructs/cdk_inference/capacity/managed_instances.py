@@ -37,7 +37,7 @@ _MOST_CONCURRENCY = 1_600
 _MOST_ENVIRONMENTS = 15_000
 _OLD_RUNTIMES = ("python3.11", "python3.12")
 
-# What EC2 asks of whoever starts an instance with disks under a customer managed key.
+# EC2 needs these to start an instance whose disks are under a customer managed key.
 _DISKS = (
     "kms:CreateGrant",
     "kms:Decrypt",
@@ -271,7 +271,7 @@ def place(
         raise PropError(
             f"concurrency is {concurrency}; an environment takes 1 to {_MOST_CONCURRENCY} requests at a time"
         )
-    # What is known at deployment only may be anything.
+    # A token may stand for any number.
     least = 0 if Token.is_unresolved(min_environments) else min_environments
     most = _MOST_ENVIRONMENTS if Token.is_unresolved(max_environments) else max_environments
     if not 0 <= least <= most <= _MOST_ENVIRONMENTS or most < 1:
@@ -297,7 +297,8 @@ def place(
     version = function.current_version
     published = version.node.default_child
     assert isinstance(published, lambda_.CfnVersion)  # noqa: S101 - for mypy
-    # Of the version and not of the function, whose setting is that of $LATEST; both numbers, or AWS takes its own.
+    # Set this on the version; the function's setting applies only to $LATEST. Set both bounds, or AWS uses its
+    # defaults.
     published.function_scaling_config = lambda_.CfnVersion.FunctionScalingConfigProperty(
         min_execution_environments=min_environments, max_execution_environments=max_environments
     )

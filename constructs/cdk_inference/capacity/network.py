@@ -39,7 +39,7 @@ _INTERFACES = (
 class InferenceNetwork(Construct):
     """A VPC of two isolated subnets, without an internet gateway and without NAT.
 
-    What runs in it reaches S3 and DynamoDB through gateway endpoints, which are free. It reaches CloudWatch Logs and
+    Functions in it reach S3 and DynamoDB through gateway endpoints, which are free. It reaches CloudWatch Logs and
     X-Ray through an interface endpoint each, because Lambda's managed instances send logs through the VPC. These two
     cost about 29 USD a month in us-east-1 (2 endpoints in 2 zones, 730 hours at 0.01 USD each), and 0.01 USD for each
     GB, whether anything runs or not: share a network between pipelines, or pass a VPC that has them. Flow logs record

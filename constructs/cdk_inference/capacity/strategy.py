@@ -1,4 +1,4 @@
-"""What every kind of capacity does for a function, and Lambda's own kind."""
+"""The interface of every kind of capacity, and Lambda's own kind."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the other folders share. Nothing here imports from them."""
+"""Code that the other folders share. Nothing here imports from them."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-# What changed this recently may change again without a new date: clocks of file systems are coarse.
+# A file that changed this recently may change again without a new date: clocks of file systems are coarse.
 _SETTLED_SECONDS = 2
 _HASHES: dict[tuple[object, ...], str] = {}
 

@@ -53,7 +53,7 @@ def on_cpu_only(scope: Construct) -> bool:
 @check_props
 @dataclass(frozen=True)
 class LambdaPlatform:
-    """What a Lambda function runs on.
+    """The platform that a Lambda function runs on.
 
     Parameters
     ----------

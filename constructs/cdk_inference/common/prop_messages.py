@@ -32,7 +32,7 @@ _MADE_BY = {
     "LambdaPlatform": "LambdaPlatform(architecture='x86_64')",
     "SubnetSelection": "SubnetSelection(subnet_type=SubnetType.PRIVATE_WITH_EGRESS)",
 }
-"""What to pass where the class itself does not show how to make one."""
+"""Ways to make an instance where the class itself does not show one."""
 
 
 def unknown_prop(function: str, name: str, known: Iterable[str]) -> str:

@@ -101,7 +101,7 @@ def _resolve(module: str, annotation: str, *, load: bool) -> Hint:
 
 
 class _GuardedNames(dict[str, Hint]):
-    """What a module imports under ``if TYPE_CHECKING``, found when an annotation names it."""
+    """Names that a module imports under ``if TYPE_CHECKING``, found when an annotation uses them."""
 
     def __init__(self, module: str, *, load: bool) -> None:
         self._module, self._load = module, load

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Kind(StrEnum):
-    """What an error says, and so what has to happen next."""
+    """The meaning of an error, which decides what happens next."""
 
     BUSY = "busy"
     """The service throttles, or is out of order for a moment: the same call succeeds later."""
@@ -29,7 +29,7 @@ class Kind(StrEnum):
     """Somebody must repair something. The objects are not to blame, and wait in the queue until then."""
 
     DONE = "done"
-    """What the call is for has happened already, or nobody waits for it any more."""
+    """The effect of the call has happened already, or nobody waits for it any more."""
 
 
 _KMS = {

@@ -24,10 +24,10 @@ LIMIT_GB = 10.0
 """Default limit of the whole cache; ``$CDK_INFERENCE_CACHE_LIMIT_GB`` sets another."""
 
 GRACE_SECONDS = 3600.0
-"""What was used this recently is kept, since a build may be reading it."""
+"""Keep entries that were used this recently, since a build may be reading them."""
 
 ABANDONED_SECONDS = 86400.0
-"""What is still half made after this was left by a process that died."""
+"""Remove entries that are still half made after this: their process died."""
 
 KINDS = ("models", "passes", "files", "bundles")
 """The folders of the cache. Each of their members is one entry."""

@@ -1,4 +1,4 @@
-"""What a pipeline costs: its parts by service, the cheapest of several ways to run it, and when to keep it running.
+"""Estimates what a pipeline costs by service, the cheapest of several ways to run it, and when to keep it running.
 
 Nothing in here knows the CDK: numbers go in, sums with their formulas come out, so that a person can check them.
 """
@@ -93,7 +93,7 @@ MOST_IN_A_BATCH = 32
 @check_props
 @dataclass(frozen=True, kw_only=True)
 class PipelineShape:
-    """What all ways to run a pipeline have in common.
+    """The shape that all ways to run a pipeline have in common.
 
     The durations and sizes are assumptions, not measurements: photographs of a few hundred KB. Once the pipeline runs,
     take those that Lambda reports.
@@ -369,7 +369,7 @@ Option = CpuOption | GpuOption | CascadeOption
 
 @dataclass(frozen=True)
 class CostLine:
-    """What one service costs.
+    """The cost of one service.
 
     Parameters
     ----------
@@ -388,7 +388,7 @@ class CostLine:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one option costs with a month's traffic.
+    """The cost of one option with a month's traffic.
 
     Parameters
     ----------
@@ -709,7 +709,7 @@ def always_on_advice(
     """Say whether capacity that is always on would be cheaper for a function on the CPU, and which.
 
     Provisioned concurrency is compared as environments, and Managed Instances as vCPUs; both for the whole month, and
-    as many as the traffic keeps busy while it comes. What both ways pay alike, such as requests, is left out. On
+    as many as the traffic keeps busy while it comes. Costs that are alike, such as requests, are left out. On
     Managed Instances a function has at least 2,048 MiB, and a vCPU for each 2 GiB.
 
     Parameters

@@ -28,7 +28,7 @@ SIZES = (512, 768, 1024, 1280, 1536, 1769, 2048, 2560, 3072, 3538, 4096, 5307, 6
 """MiB that are compared: round ones, and those that come with whole vCPUs."""
 
 HEADROOM = 1.25
-"""What is asked for, as a multiple of the peak: allocators and kernels of other machines differ."""
+"""The memory to ask for, as a multiple of the peak: allocators and kernels of other machines differ."""
 
 RUNTIME_MIB = 64
 """Beside the measured process: Lambda's runtime client, the handler and its payloads. Assumed, not measured."""

@@ -1,4 +1,4 @@
-"""What AWS charges: list prices with their date and the page they are from, to be replaced where yours differ."""
+"""List prices of AWS with their date and source page. Replace the ones that differ for you."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AS_OF = "2026-09-29"
 """Date of the newest source; the older ones are named in `SOURCES`."""
 
 FROM_MEMORY = "from memory, check"
-"""What `Source.read` says of a price that no stored page or price list confirmed."""
+"""Value of `Source.read` for a price that no stored page or price list confirmed."""
 
 
 @dataclass(frozen=True)

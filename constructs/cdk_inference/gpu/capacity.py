@@ -74,8 +74,8 @@ class GpuCapacity(ManagedInstances):
     ) -> lambda_.Alias:
         """Run a function on a GPU, and return the alias to invoke.
 
-        Any function will do that is a container image for x86_64 and has at least 2,048 MiB. What cannot work fails
-        the synthesis: here as far as it is known, the rest in the finished template, escape hatches included.
+        The function must be a container image for x86_64 with at least 2,048 MiB. A function that cannot work fails the
+        synthesis: here as far as it is known, the rest in the finished template, escape hatches included.
 
         Parameters
         ----------

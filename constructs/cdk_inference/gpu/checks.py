@@ -1,4 +1,4 @@
-"""What a function with a GPU must be, checked in the finished template: no escape hatch goes past it."""
+"""Checks functions with a GPU in the finished template, so that no escape hatch goes past it."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def default_timeout() -> Duration:
 
 
 class GpuStage(Protocol):
-    """What a workflow needs of a backend that was bound; `StageFunction` has it too."""
+    """The interface that a workflow needs of a bound backend; `StageFunction` has it too."""
 
     timeout: Duration
 
@@ -72,7 +72,7 @@ class GpuStage(Protocol):
 
     @property
     def grant_principal(self) -> iam.IPrincipal:
-        """Who runs the model."""
+        """The principal that runs the model."""
 
     def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee do what `task` does."""
@@ -102,7 +102,7 @@ class GpuStage(Protocol):
 
 
 class GpuBackend(ABC):
-    """Whose GPU it is."""
+    """The service that provides the GPU."""
 
     @abstractmethod
     def bind(
@@ -293,7 +293,7 @@ class GpuInference(Construct):
     @property
     @jsii.member(jsii_name="grantPrincipal")
     def grant_principal(self) -> iam.IPrincipal:
-        """Who runs the model, so that this is what others grant to."""
+        """The principal that runs the model, and to which others grant."""
         return self.stage.grant_principal
 
     def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
@@ -354,7 +354,7 @@ class LambdaGpuFunction(StageFunction):
         timeout: Duration,
         options: FunctionOptions,
     ) -> None:
-        # What bounds it is max_environments times concurrency; the platform is the image's.
+        # Its bound is max_environments times concurrency; the platform is the image's.
         dropped = ("reserved_concurrent_executions", "platform")
         super().__init__(
             scope,

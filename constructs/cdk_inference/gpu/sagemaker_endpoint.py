@@ -265,7 +265,7 @@ class AsyncEndpoint(Construct):
                     notification_config=sagemaker.CfnEndpointConfig.AsyncInferenceNotificationConfigProperty(
                         success_topic=self.succeeded.topic_arn,
                         error_topic=self.failed.topic_arn,
-                        # What the container says of an error decides whether the workflow waits or splits the batch.
+                        # The container's answer to an error decides whether the workflow waits or splits the batch.
                         include_inference_response_in=["ERROR_NOTIFICATION_TOPIC"],
                     ),
                 ),

@@ -293,7 +293,7 @@ class InferencePipeline(Construct):
 
     @property
     def inference(self) -> CpuInference | GpuInference:
-        """What runs the model of a pipeline with one route."""
+        """The inference stage of a pipeline with one route."""
         return self._only("inference").inference
 
     @property

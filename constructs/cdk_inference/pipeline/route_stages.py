@@ -39,7 +39,7 @@ class WorkflowLogs(TypedDict):
 
 
 class RouteOptions(TypedDict):
-    """What all routes of a pipeline have in common.
+    """The settings that all routes of a pipeline share.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class RouteOptions(TypedDict):
 
 @dataclass(frozen=True)
 class RouteStages:
-    """What a route is made of.
+    """The parts of a route.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ def _gpu_workflow(
 
 @dataclass(frozen=True)
 class FusedStages:
-    """What a route of a fused pipeline is made of.
+    """The parts of a route in a fused pipeline.
 
     Attributes
     ----------

@@ -130,8 +130,8 @@ class InferenceWorkflow(Construct):
 
     The stages handle the errors of single items themselves. When an invocation dies as a whole (out of memory, a
     crash, a timeout), the batch is split into four parts, which are scored at the same time, each with its items
-    isolated from each other; what dies then is split into single items. What is left fails alone. Messages that came
-    back are kept from new ones, and isolated at once.
+    isolated from each other; what dies then is split into single items. An item that still dies fails alone. Messages
+    that came back are kept from new ones, and isolated at once.
 
     An item that fails by itself is given back to the queue; with a trigger, it goes to the dead-letter queue with its
     error once it has been delivered ``max_receive_count`` times. When Lambda or another service is not available,

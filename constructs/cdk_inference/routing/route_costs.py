@@ -1,4 +1,4 @@
-"""What the routes of a pipeline cost, from what is known of their models: see `costs` for how it is estimated."""
+"""Estimates the cost of a pipeline's routes from their models; see `costs` for the method."""
 
 from __future__ import annotations
 

@@ -294,7 +294,7 @@ class Routing:
 
 @dataclass(frozen=True)
 class Escalation:
-    """What the first leg of a cascade does with what it is not sure of.
+    """Passes on the items that the first leg of a cascade is not sure of.
 
     Parameters
     ----------
@@ -352,7 +352,7 @@ class Decider:
 
 @dataclass
 class RoutePlan:
-    """What a routing needs, collected while its branches are bound.
+    """The needs of a routing, collected while its branches are bound.
 
     Attributes
     ----------

@@ -267,7 +267,8 @@ class StageFunction(Construct):
     ) -> sfn.CustomState:
         """Make the state that invokes the function, with retries of what Lambda says is transient.
 
-        What is not ready is tried again for 65 seconds: a workflow of three stages has time for no more.
+        A call to something that is not ready is tried again for 65 seconds. A workflow of three stages has no more
+        time.
 
         A custom state, because `LambdaInvoke` would grant the workflow every version of the function.
 

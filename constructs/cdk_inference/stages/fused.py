@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cdk_inference.triggers.s3 import S3Trigger
 
 STAGES = ("preprocess", "inference", "postprocess")
-"""What is in the function, in this order."""
+"""The stages in the function, in this order."""
 
 _BEFORE, _AFTER = "PREPROCESS", "POSTPROCESS"
 
@@ -148,7 +148,7 @@ def _package(before: StageCode, after: StageCode) -> ZipPackage:
         handler="inference_runtime.handlers.fused.handler",
         runtime_requirements=(before.runtime_requirements, after.runtime_requirements),
         requirements=(*before.requirements, *after.requirements),
-        # What one stage never imports, packages of the other stage's user may.
+        # A package excluded for one stage may still be needed by the other stage's code.
         excluded_requirements=(
             *(before.excluded_requirements if not after.requirements else ()),
             *(after.excluded_requirements if not before.requirements else ()),

@@ -1,4 +1,4 @@
-"""What runs before and after the model: built-in stages, and the user's own functions."""
+"""Describes the stages before and after the model: built-in ones, and the user's functions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TOKENIZER_FILE = "tokenizer.json"
 _TOP = 5
 _STAGE = "STAGE"
 _MAX_INLINE_OPTIONS = 1_000  # bytes; a function's environment holds 4 KB in all
-# What the runtime puts into the package.
+# Names that the runtime itself has in the package.
 _TAKEN = frozenset({"inference_runtime", "model", _LABELS_FILE, _TOKENIZER_FILE, "stage_options.json"})
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -98,7 +98,7 @@ class Preprocess:
     produces: tuple[str, tuple[int, ...]] | None = None
     """dtype and shape, without the batch, of what it makes, where that is known beforehand."""
     tokens: tuple[int, int] | None = None
-    """Of a stage that makes tokens: the most of them, and what their number is a multiple of."""
+    """Bounds of a stage that makes tokens: the most of them, and the multiple that their number is rounded up to."""
 
     @classmethod
     def image(

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from constructs import Construct
 
 ENCRYPT = ("kms:Decrypt", "kms:GenerateDataKey")
-"""What a writer needs: S3, SQS and DynamoDB decrypt a data key for multipart and batched writes too."""
+"""Permissions of a writer: S3, SQS and DynamoDB decrypt a data key for multipart and batched writes too."""
 
 DECRYPT = ("kms:Decrypt",)
 
 TABLE = ("kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:GenerateDataKey", "kms:DescribeKey")
-"""What DynamoDB asks of whoever writes to a table under a customer managed key."""
+"""Permissions that DynamoDB needs of a writer to a table under a customer managed key."""
 
 _LOGS = ("kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:GenerateDataKey", "kms:DescribeKey")
 

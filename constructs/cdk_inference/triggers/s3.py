@@ -127,7 +127,7 @@ class S3Trigger(Construct):
     Attributes
     ----------
     bucket, queue, dead_letter_queue, undelivered_queue, rule, log_group
-        The parts. What EventBridge itself cannot deliver to the queue goes to ``undelivered_queue``.
+        The parts. Events that EventBridge cannot deliver to the queue goes to ``undelivered_queue``.
     prefix, max_receive_count
         As given.
 

@@ -1,4 +1,4 @@
-"""What goes wrong on a GPU, told apart by the texts of ONNX Runtime: it has no exceptions of its own for these."""
+"""Classifies errors of a GPU by the texts of ONNX Runtime: it has no exceptions of its own for these."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KERNEL_FAULTS = frozenset({700, 702, 709, 710, 714, 715, 716, 717, 718, 719})
 # No item is the cause of these: no device, or another driver; memory or links that are broken; an unknown error.
 _CARD_FAULTS = frozenset({46, 100, 101, 214, 220, 221, 721, 802, 803, 999})
 _CUDA = re.compile(r"CUDA failure (\d+)\b")
-# What the libraries make of a kernel that failed.
+# Texts of the libraries for a kernel that failed.
 _LIBRARY_FAULT = re.compile(r"CU(BLAS|DNN|FFT)_(STATUS_)?(EXEC(UTION)?_FAILED|INTERNAL_ERROR|MAPPING_ERROR)")
 
 

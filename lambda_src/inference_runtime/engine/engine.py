@@ -1,4 +1,4 @@
-"""What runs the model: a session in this process, or another process that has it."""
+"""Runs batches through the session of this process."""
 
 from __future__ import annotations
 

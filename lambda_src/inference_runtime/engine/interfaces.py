@@ -1,4 +1,4 @@
-"""What an engine, a session and a store of objects are, for annotations: nothing imports this in a function."""
+"""Interfaces of an engine, a session and a store of objects, for annotations: no function imports this."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from inference_runtime.engine.session import Threads
 
 API_VERSION = 24
-"""Of the table: ONNX Runtime 1.24 and everything newer has it."""
+"""Version of the table of functions: ONNX Runtime 1.24 and everything newer has it."""
 
 LIBRARY = "libonnxruntime.so"
 
@@ -315,7 +315,7 @@ class CSession:
         # the model when it is closed has both.
         plans: dict[Key, Plan | None] = {}
         self._open: tuple[Handle, dict[Key, Plan | None]] | None = Handle(library, session.value or 0), plans
-        # What each run calls, without a look-up.
+        # Functions that each run calls, without a look-up.
         functions, releases = library.functions, library.releases
         self._run = functions["Run"]
         self._create_value = library.create_value

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's C API reports as an error, with the names and texts of its Python package."""
+"""Errors of ONNX Runtime's C API, with the names and texts of its Python package."""
 
 from __future__ import annotations
 

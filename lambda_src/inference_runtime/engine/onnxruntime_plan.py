@@ -1,4 +1,4 @@
-"""What small runs of a model have in common, kept from one run to the next: it takes longer to prepare than to use."""
+"""Keeps the values that small runs of a model share, which take longer to prepare than to use."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     Key = tuple[tuple[str, str, tuple[int, ...]], ...]
 
 MOST_PLANS = 8
-"""Of a session: for as many combinations of shapes, the first ones."""
+"""Most plans of a session: one for each of the first combinations of shapes."""
 
 MOST_BYTES = 256 * 1024
-"""Of inputs and outputs together. Up to here, copies take less time than they save; from about twice that, more."""
+"""Most bytes of inputs and outputs. Up to here, copies take less time than they save; from about twice that, more."""
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector of a CPU
 _UNWRITTEN = b"\xa5"

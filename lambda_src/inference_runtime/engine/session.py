@@ -1,4 +1,4 @@
-"""What a session tells of its model, and how many threads it has."""
+"""The inputs and outputs of a model, and the threads of its session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NEARLY = 0.95  # the most memory, 10,240 MB, is said to be 6 vCPUs, and would b
 
 
 class TensorInfo:
-    """What a model says of an input or output.
+    """An input or output of a model.
 
     Attributes
     ----------

@@ -107,7 +107,7 @@ class SharedEngine:
                     header, outputs = wire.receive(connection)
             except TimeoutError as error:
                 waited = time.monotonic() - sent
-                # Who had little time left, say after another process with the model had to start, knows nothing of it.
+                # A caller that had little time left cannot tell a hang from a slow start.
                 if waited >= self._answer / 2:
                     _kill(connection)
                 self._close()

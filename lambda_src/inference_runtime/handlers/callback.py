@@ -1,7 +1,7 @@
 """Handler of the callback function: gives what SageMaker announces to the workflow that waits for it.
 
 SNS delivers at least once and in any order, so an announcement may come twice, or when the workflow has long gone on:
-that is logged and dropped. What fails because a service is out of order is raised: Lambda tries again, and after that
+that is logged and dropped. A failure of a service is raised: Lambda tries again, and after that
 the announcement is in a queue, and the workflow's task times out.
 """
 

@@ -84,7 +84,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What the event says about its items, by index."""
+    """The part of the event about its items, by index."""
 
     items: list[Item]
     handled: set[int]

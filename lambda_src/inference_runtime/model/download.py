@@ -1,7 +1,7 @@
 """Downloads the function's model from S3: in ranges, several at a time, into files that are mapped into memory.
 
-A file has its name only once its SHA-256 is that of the model that was built. What an earlier attempt has left half
-written is written anew.
+A file has its name only once its SHA-256 is that of the model that was built. Files that an earlier attempt left
+half written are written anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from inference_runtime.s3.client import LightObjects
 
 RANGE_BYTES = 8 * 1024 * 1024
-"""Of one request; S3's own advice is 8 to 16 MB."""
+"""Bytes of one request; S3's own advice is 8 to 16 MB."""
 
 DOWNLOADS = 2
 """How often a file is downloaded whose bytes are wrong."""

@@ -61,7 +61,7 @@ class _Stale(Exception):  # noqa: N818 - not an error: nobody sees it
 
 
 class _Request(NamedTuple):
-    """What is asked of S3.
+    """A request to S3.
 
     Attributes
     ----------

@@ -23,7 +23,7 @@ _OK = 200
 
 
 class Credentials(NamedTuple):
-    """Who signs a request; `token` is empty for a user's own key."""
+    """The identity that signs a request; `token` is empty for a user's own key."""
 
     key_id: str
     secret: str

@@ -14,7 +14,7 @@ from typing import Any
 from inference_runtime.errors import LittleTimeError
 
 _KEPT_SHARE, _MOST_KEPT_SECONDS = 0.1, 1.0
-"""What is kept of an invocation's time for the answer: metrics, JSON, and the way back."""
+"""Seconds of an invocation that are kept for the answer: metrics, JSON, and the way back."""
 
 
 class Deadline:

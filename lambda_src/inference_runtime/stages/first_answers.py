@@ -1,4 +1,4 @@
-"""What a cascade's first model said of an item that it was not sure of: an answer, kept for the second model's row.
+"""Keeps the unsure answers of a cascade's first model for the rows of the second model.
 
 An answer travels as JSON through the workflow and, when the second model runs in a workflow of its own, through that
 one's input. Its prediction is the DynamoDB attribute as JSON, or a claim check once the answer would be too large.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What the model expects of one input, for one item.
+    """The model's expectation of one input, for one item.
 
     Attributes
     ----------

@@ -158,8 +158,8 @@ class Postprocessor:
     ) -> dict[str, Any]:
         """Write the rows, and add the metrics.
 
-        What is not written in time goes back to the queue. DynamoDB may still do a write that it did not answer; then
-        the next try finds the row.
+        An item that is not written in time goes back to the queue. DynamoDB may still do a write that it did
+        not answer; then the next try finds the row.
 
         Parameters
         ----------

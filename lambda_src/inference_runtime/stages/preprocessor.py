@@ -60,7 +60,7 @@ class _RetryError(Exception):
 
 @dataclass
 class Batch:
-    """What became of a batch of messages so far.
+    """The state of a batch of messages so far.
 
     Attributes
     ----------
@@ -227,7 +227,7 @@ class Preprocessor:
             _log.warning("preprocessing was not begun: %s: %s", where, error)
             batch.unfinished.append(item.message_id)
         except Exception as error:
-            # What another process raised has its traceback in the text.
+            # An error of another process has its traceback in the text.
             _log.error("preprocessing failed: %s: %s", where, error, exc_info=isolation is None)
             batch.fail(item.message_id, error)
         return None

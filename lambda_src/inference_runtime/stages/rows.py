@@ -28,7 +28,7 @@ _LARGEST = 9.99e125
 
 
 class ResultError(Exception):
-    """What the user's function returned cannot be stored."""
+    """The return value of the user's function cannot be stored."""
 
 
 def prediction_attribute(prediction: object) -> Attribute:

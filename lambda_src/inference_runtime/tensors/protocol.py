@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_HEADER = 1024**2
 MAX_TENSORS = 16 * 1024**3
-"""Most bytes of a message's tensors. What claims to be more was not written by `send`."""
+"""Most bytes of a message's tensors. A larger message was not written by `send`."""
 
 _PREFIX = struct.Struct("<4sI")
 _MARK = b"tns2"

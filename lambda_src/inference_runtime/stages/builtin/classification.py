@@ -47,7 +47,7 @@ def classification_postprocessor(
     -------
     Callable
         `postprocess(outputs, item)`, returning `label`, `class_index` and `score` of the best class, and `top`, a list
-        of such, best first. Scores are in [0, 1]. Of equal scores the lower index comes first.
+        of such, best first. Scores are in [0, 1]. Among equal scores, the lower index comes first.
 
     Raises
     ------

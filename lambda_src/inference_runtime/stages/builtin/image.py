@@ -49,13 +49,13 @@ _MAX_SIDE = 2_000_000
 """Pixels; resizing takes up to 48 bytes for each pixel of a side, however few the other side has."""
 
 _MAX_SCANS = 100
-"""Of a JPEG. Encoders make 13 at most, and each goes over the whole image, however short it is."""
+"""Most scans of a JPEG. Encoders make 13 at most, and each goes over the whole image, however short it is."""
 
 _MAX_SEGMENTS = 5_000
-"""Of a JPEG before its first scan. The largest blocks of metadata are cut into pieces of 64 KB."""
+"""Most segments of a JPEG before its first scan. The largest blocks of metadata are cut into pieces of 64 KB."""
 
 _MAX_CPU_SECONDS = 10.0
-"""What decoding takes at most. The largest images of encoders take a third; chunks by the million take longer."""
+"""Most CPU seconds of decoding. The largest images of encoders take a third; chunks by the million take longer."""
 
 _SIGNATURES = {
     b"\xff\xd8\xff": "JPEG",
@@ -84,9 +84,9 @@ def image_preprocessor(
 ) -> Callable[[bytes, Item], npt.NDArray[np.uint8]]:
     """Return a preprocessing function for JPEG, PNG, WEBP, GIF, BMP and TIFF images.
 
-    EXIF rotation is applied. Transparency is laid on white. Of an animation the first frame counts. 16-bit channels
-    keep their upper 8 bits; 32-bit images are rejected, since they do not say which value is white. Files that take
-    far longer than their size lets expect are rejected.
+    EXIF rotation is applied. Transparency is laid on white. Only the first frame of an animation counts. 16-bit
+    channels keep their upper 8 bits; 32-bit images are rejected, since they do not say which value is white. Files that
+    take far longer than their size lets expect are rejected.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ from typing import Any
 from inference_runtime.errors import RejectItem
 
 _MAX_VALUES = 1_000_000
-"""Of a record, at all depths: one takes up to 230 bytes, of as few as three in the file."""
+"""Most values of a record, at all depths: one takes up to 230 bytes, of as few as three in the file."""
 
 _BEFORE_VALUES = ",:[{"  # one of these comes before each value but the first
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[,:\[{]', re.DOTALL)

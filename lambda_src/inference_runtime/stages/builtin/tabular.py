@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from inference_runtime.tensors.tensor import Array
 
 _MAX_CSV_BYTES = 8 * 1024**2
-"""Of a header and one record; a value takes up to 60 bytes, of as few as three in the file."""
+"""Most values of a header and one record; a value takes up to 60 bytes, of as few as three in the file."""
 
 # Python's own parsers take more: underscores, digits of all scripts, "infinity".
 _WHOLE = re.compile(r"[+-]?[0-9]+")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from inference_runtime.stages.item import Item
     from inference_runtime.tensors.tensor import Array
 
-# What models call their inputs, and where the tokenizer has them.
+# Names of the inputs of models, and where the tokenizer has them.
 _ATTRIBUTES = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 _CHARACTERS_PER_TOKEN = 100  # an English one has four to five
@@ -40,7 +40,7 @@ def text_preprocessor(
     Parameters
     ----------
     tokenizer_file
-        A `tokenizer.json` of Hugging Face among the stage's sources. What it says of padding and truncation is
+        A `tokenizer.json` of Hugging Face among the stage's sources. Its settings for padding and truncation are
         replaced by the options here, but for the side, and the token that pads.
     inputs
         dtype of each input that the model takes; of `input_ids`, `attention_mask` and `token_type_ids`.
