@@ -83,7 +83,7 @@ def measure(
     Raises
     ------
     SystemExit
-        If the function fails or has no SnapStart, or too many rounds were no cold start and then a warm one.
+        If the function fails or has no SnapStart, or too many rounds were not a cold start and then a warm one.
     """
     configuration = client.get_function_configuration(FunctionName=function)
     if snap_start and configuration.get("SnapStart", {}).get("ApplyOn") != "PublishedVersions":

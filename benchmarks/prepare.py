@@ -1,4 +1,4 @@
-"""What the contenders run: our functions as they would be deployed, and what stands beside them without a library."""
+"""What the contenders run: our functions as they would be deployed, and what stands next to them without a library."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def unzipped(archive: Path, work: Path) -> Path:
 
 
 def exported(recipe: Path, work: Path) -> Path:
-    """Return the folder with what stands beside our artifact; see `export`."""
+    """Return the folder with what stands next to our artifact; see `export`."""
     target = work / "exported" / f"{recipe.parent.name}-{recipe.stem}-{version('torch').partition('+')[0]}"
     if not (target / "event.json").is_file():
         run([sys.executable, Path(__file__).with_name("export.py"), recipe, target], env=environment())
@@ -240,7 +240,7 @@ def straightforward(model: Model, work: Path) -> Function:
         shutil.copy(Path(__file__).parent / "straightforward" / "lambda_function.py", partial)
         run([interpreter(), "-m", "compileall", "-q", partial], env=environment())
         partial.replace(target)
-    # boto3 is Lambda's own; beside the rest it costs the same.
+    # boto3 is Lambda's own; with the rest it costs the same.
     return Function("lambda_function.handler", (target, pip_installed(work, "onnxruntime", "boto3")), {})
 
 

@@ -24,7 +24,7 @@ MOST_CHARACTERS = 120
 
 PATTERNS = {
     "headless": re.compile(r"(?:^|(?<=[.:;] ))(?:What|Who|Whose|Of)\b[^?]*?(?:[.;:]|$)"),
-    "is no": re.compile(r"\b(?:is|are|was|were) no\b(?! longer| more than)"),
+    "is no": re.compile(r"(?<!here )\b(?:is|are|was|were) no\b(?! longer| more than)"),
     "beside": re.compile(r"\bbeside\b"),
     "else": re.compile(r"[,;] else\b|\bor else\b"),
     "of its own": re.compile(r"\bof (?:our|its|their) own\b"),

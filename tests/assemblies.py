@@ -42,7 +42,7 @@ def synthesized(
     context
         More context values.
     settings
-        The app's ``cdk.json``, by default the one beside it.
+        The app's ``cdk.json``, by default the one next to it.
     """
     app, assembly = folder / "app", folder / "assembly"
     app.mkdir(parents=True)

@@ -30,7 +30,7 @@ def wait_until(
     failure
         Says what the state is, for the report.
     timeout
-        Seconds after which the test fails. It guards against a hang and is no expectation.
+        Seconds after which the test fails. It guards against a hang and is not an expectation.
     every
         Seconds between two calls.
     """

@@ -170,7 +170,7 @@ def _compare_arrays(
         return
     one, other = expected.astype(np.float64), got.astype(np.float64)
     scale = float(np.abs(one).max())
-    # What is no number anywhere makes the difference no number, which is within no limit.
+    # What is not a number anywhere makes the difference no number, which is within no limit.
     relative = float(np.abs(one - other).max()) / (scale or 1.0)
     found.relative = max(found.relative, relative) if relative == relative else float("inf")  # noqa: PLR0124
     if not relative <= limits.relative:

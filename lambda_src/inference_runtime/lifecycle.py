@@ -61,7 +61,7 @@ def answers_warming(
 
 
 def _hold_seconds(hold_ms: object) -> float:
-    """Return how long to hold an event; what is no such number is 0, for a warming event must not fail."""
+    """Return how long to hold an event; what is not such a number is 0, for a warming event must not fail."""
     if isinstance(hold_ms, bool) or not isinstance(hold_ms, (int, float)) or not hold_ms > 0:
         return 0.0
     return min(hold_ms, LONGEST_HOLD_MS) / 1000

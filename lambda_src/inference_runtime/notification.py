@@ -79,7 +79,7 @@ class Notification:
 
 
 def _failure(body: dict[str, Any]) -> Failure:
-    """Tell what happened: in the container's own words if it said something, else in SageMaker's."""
+    """Tell what happened: in the container's own words if it said something, otherwise in SageMaker's."""
     reason = str(body.get("failureReason") or body["invocationStatus"])
     said = _response(body)
     if isinstance(said, dict) and isinstance(said.get("errorType"), str) and said["errorType"]:

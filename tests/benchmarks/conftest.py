@@ -1,4 +1,4 @@
-"""The benchmarks' package is beside the tests."""
+"""The benchmarks' package is next to the tests."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_terminal_shows_the_pass_that_runs_and_ticks_off_the_others(onnx_recipe:
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     for name in ("export", "clean", "evaluate: float32", "package", "card"):
         assert re.search(rf"✓ model tiny: {name} \(\d+\.\d s\)", plain), name
-    assert re.search(r"[^✓] model tiny: export\s", plain)  # beside a spinner, while it ran
+    assert re.search(r"[^✓] model tiny: export\s", plain)  # next to a spinner, while it ran
 
 
 def test_interrupted_synth_prints_no_traceback(tmp_path: Path) -> None:

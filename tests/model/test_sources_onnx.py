@@ -468,7 +468,7 @@ def test_file_of_another_kind_is_refused(open_net, content: bytes, why: str) -> 
 )
 @given(data=st.data())
 def test_truncated_file_fails_wherever_it_ends(open_net, data: st.DataObject) -> None:
-    # The operator sets come last: without them it is no whole graph.
+    # The operator sets come last: without them it is not a whole graph.
     content = make().SerializeToString()
     with pytest.raises(ModelBuildError, match=r"net\.onnx"):
         open_net(content[: data.draw(st.integers(0, len(content) - 1))])

@@ -1,4 +1,4 @@
-"""The files of a deployed model: weights that lie beside the graph."""
+"""The files of a deployed model: weights that lie next to the graph."""
 
 from __future__ import annotations
 

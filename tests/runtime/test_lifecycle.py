@@ -1,4 +1,4 @@
-"""What a handler does beside its work: warming events, and snapshots."""
+"""What a handler does besides its work: warming events, and snapshots."""
 
 from __future__ import annotations
 

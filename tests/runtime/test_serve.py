@@ -187,7 +187,7 @@ def test_a_connection_stays_open(container: Container) -> None:
         assert connection.getresponse().read()
         connection.request("GET", "/ping")
         assert connection.getresponse().read() == b"{}"
-    assert container.ask("POST", "/invocations", event(1))[0] == 200  # beside it
+    assert container.ask("POST", "/invocations", event(1))[0] == 200  # next to it
     connection.close()
 
 

@@ -64,7 +64,7 @@ class Embedded:
             "region_name": "us-east-1",
             "aws_access_key_id": credentials["AccessKeyId"],
             "aws_secret_access_key": credentials["SecretAccessKey"],
-            "config": Config(inject_host_prefix=False, read_timeout=300),  # "sync-127.0.0.1" is no host
+            "config": Config(inject_host_prefix=False, read_timeout=300),  # "sync-127.0.0.1" is not a host
         }
         self._clients: dict[str, Any] = {}
         iam = self.client("iam")

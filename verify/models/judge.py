@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CASES = Path(__file__).parent / "cases"
 ASSETS = Path(__file__).parents[2] / "model_assets"
-# What cases read beside their code; see model_assets/SOURCES.md.
+# What cases read besides their code; see model_assets/SOURCES.md.
 LINKS = {
     "calibration": ASSETS / "efficientnet_lite" / "calibration",
     "evaluation": ASSETS / "efficientnet_lite" / "evaluation",
@@ -174,7 +174,7 @@ def _run(model: Path, module: ModuleType) -> Callable[[dict[str, Array]], dict[s
 
 
 def _load(folder: Path, name: str) -> ModuleType:
-    """Import a case as the build does: from its folder, with what lies beside it."""
+    """Import a case as the build does: from its folder, with what lies next to it."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")

@@ -19,7 +19,7 @@ REGION = "eu-west-1"
 _ABSENT = "arn:aws:absent:eu-west-1:123456789012:not-in-moto"
 _UNUSABLE = {
     "AWS::Lambda::Permission",  # fails for versions
-    "AWS::Lambda::Version",  # a reference to one is no text
+    "AWS::Lambda::Version",  # a reference to one is not a text
     "AWS::SageMaker::Endpoint",  # its list of instance types is older than the types
     "AWS::SageMaker::EndpointConfig",
 }

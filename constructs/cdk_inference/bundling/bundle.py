@@ -84,7 +84,7 @@ class WheelPart:
 
 
 def lambda_source() -> Path:
-    """Return the folder of what runs in AWS: in the package when installed from a wheel, else in the repository."""
+    """Return the folder of the code for AWS: in the package if installed from a wheel, otherwise in the repository."""
     package = Path(__file__).parents[1]
     installed = package / "lambda_src"
     return installed if installed.is_dir() else package.parents[1] / "lambda_src"

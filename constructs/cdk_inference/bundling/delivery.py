@@ -40,7 +40,7 @@ _SPARE_STORAGE = 64
 """MiB of /tmp that the model leaves to others."""
 
 _ALWAYS_ZIPPED = 64 * 1024**2
-"""So many bytes, of a model and of the user's files, fit beside every package of ours, which need not be counted."""
+"""So many bytes, of a model and of the user's files, fit next to every package of ours, which need not be counted."""
 
 _MIB = 1024**2
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 Engine = Literal["c_api", "python"]
 """The engine that runs a model: ONNX Runtime's shared library alone, or its Python package."""
 
-# What each takes of ONNX Runtime's wheel. The Python package has the library a second time, linked into its own; beside
-# it, it loads a small one ("providers_shared").
+# The files that each takes of ONNX Runtime's wheel. The Python package has the library a second time, linked into its
+# own, and loads a small one ("providers_shared").
 _ENGINE_FILES: dict[Engine, tuple[str, ...]] = {
     "c_api": ("onnxruntime/capi/libonnxruntime.so.*",),
     "python": ("onnxruntime/__init__.py", "onnxruntime/capi/*.py", "onnxruntime/capi/*onnxruntime_p*"),
@@ -39,9 +39,9 @@ class PackagedCode:
     code, handler, runtime, architecture
         As those of the function.
     environment
-        Variables that the code reads beside those of its stage.
+        Variables that the code reads besides those of its stage.
     layers
-        What is unpacked beside the code.
+        What is unpacked besides the code.
     ephemeral_mib
         MiB of ``/tmp``; 512 are Lambda's default.
     """
@@ -85,11 +85,11 @@ class ZipPackage:
     engine
         Which form of ONNX Runtime is in the package, if any. The shared library is that of Linux's wheels.
     requirements
-        Packages beside those.
+        Packages besides those.
     excluded_requirements
         Distributions that stay out although one of those asks for them.
     sources
-        Files and folders of the package beside the runtime, by their name in it.
+        Files and folders of the package besides the runtime, by their name in it.
     """
 
     handler: str

@@ -43,7 +43,7 @@ def needed_files(folder: Path) -> dict[str, Path]:
 
 
 def chosen_files(folder: Path, patterns: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
-    """Return the files of installed wheels that match a pattern, beside the metadata, by the path in the package.
+    """Return the files of installed wheels that match a pattern, besides the metadata, by the path in the package.
 
     Parameters
     ----------

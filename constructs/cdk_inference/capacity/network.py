@@ -181,7 +181,7 @@ def closed_security_group(
 
 
 def selected_subnets(vpc: ec2.IVpc, selection: ec2.SubnetSelection | None) -> ec2.SelectedSubnets:
-    """Return the subnets that a selection means, by default the private ones, or else the isolated ones."""
+    """Return the subnets that a selection means, by default the private ones, otherwise the isolated ones."""
     if selection is None:
         kind = ec2.SubnetType.PRIVATE_WITH_EGRESS if vpc.private_subnets else ec2.SubnetType.PRIVATE_ISOLATED
         return vpc.select_subnets(subnet_type=kind)

@@ -102,7 +102,7 @@ def folder_files(folder: Path) -> Iterator[tuple[str, Path]]:
 def is_clutter(path: Path) -> bool:
     """Tell whether a file or folder was written by a tool, and says nothing about what is made of its surroundings.
 
-    A recipe may lie beside the app: what a synth writes there must not count as a change of the model.
+    A recipe may lie next to the app: what a synth writes there must not count as a change of the model.
     """
     if path.name in _CLUTTER or path.name.endswith(_EDITORS):
         return True

@@ -116,7 +116,7 @@ class LambdaPlatform:
 
     @classmethod
     def resolve(cls, scope: Construct, requested: LambdaPlatform | None = None) -> LambdaPlatform:
-        """Return the platform in force: the context key's, else the requested one, else the default.
+        """Return the platform in force: the context key's, otherwise the requested one, otherwise the default.
 
         Parameters
         ----------

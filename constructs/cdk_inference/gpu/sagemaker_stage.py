@@ -192,7 +192,7 @@ class AsyncStage(Construct):
         Raises
         ------
         PropError
-            The grantee is no state machine: the callback function must know whom it may answer.
+            The grantee is not a state machine: the callback function must know whom it may answer.
         """
         machine = getattr(grantee, "state_machine_arn", None)
         if machine is None:

@@ -39,7 +39,7 @@ LONGEST_WAIT = 60
 """Bounds of the pause before another try, in seconds; it doubles each time, and a random share of it is waited."""
 
 STORE_TRIES = 12
-"""Times that a row is tried to be written, beside the retries of each time: about five minutes."""
+"""Times that a row is tried to be written, besides the retries of each time: about five minutes."""
 
 _STORING_HOURS = 1
 # Lambda's cause is JSON, of which the message is what a reader of a row wants. Ours begin with the error's name too.
@@ -66,7 +66,7 @@ _EVENT = one_line("""{% $string({
 class GpuWorkflow(Construct):
     """A standard state machine that scores what was preprocessed, for as long as it takes a GPU to come.
 
-    Input: what preprocessing returned (``items``, ``rejected``, ``groups``), and what rows shall say beside
+    Input: what preprocessing returned (``items``, ``rejected``, ``groups``), and what rows shall say besides
     (``first``, ``route``, ``variant``).
 
     While inference is refused, it waits and tries again, each time up to twice as long; nothing is polled. An

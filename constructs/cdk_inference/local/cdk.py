@@ -293,7 +293,7 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 
 def _reason(lines: list[str]) -> str:
-    """Return the app's own error message if its output has one, else all that there is."""
+    """Return the app's own error message if its output has one, otherwise all that there is."""
     starts = [index for index, line in enumerate(lines) if line.startswith("error: ")]
     if not starts:
         return "\n" + "\n".join(lines).strip()

@@ -60,7 +60,7 @@ class Steps:
             self._console.print(f"{step} ...")
 
     def line(self, line: str) -> None:
-        """Show the last line of output beside the step.
+        """Show the last line of output next to the step.
 
         Parameters
         ----------

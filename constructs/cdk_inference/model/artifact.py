@@ -40,7 +40,7 @@ class ModelArtifact(Construct):
     recipe_folder
         Folder that the recipe's paths are relative to; needed with a `ModelRecipe`, by default that of the file.
     precision
-        Instead of the recipe's, one that leaves nothing to choose: `Float16` for a GPU, say, beside the 8 bits of the
+        Instead of the recipe's, one that leaves nothing to choose: `Float16` for a GPU, say, next to the 8 bits of the
         same recipe on a CPU. It must pass the recipe's gate, and needs no lock.
     platform
         Platform of the functions that run it. 8-bit weights for x86_64 leave room in the 16-bit sums of CPUs without

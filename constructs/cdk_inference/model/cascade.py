@@ -266,7 +266,7 @@ def calibrate(
     the first model where it is at least so sure, and with the second elsewhere, agrees with the second on the target
     share of all samples. Confidence is the highest softmax of the first output.
 
-    What was measured and decided is written to ``<first>+<then>.cascade.lock.json`` beside the first recipe. With a
+    What was measured and decided is written to ``<first>+<then>.cascade.lock.json`` next to the first recipe. With a
     lock that fits both models' versions, their evaluation data and the tools, nothing is measured, and the calibration
     is the recorded one. For another target, the recorded table decides.
 

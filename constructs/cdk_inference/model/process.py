@@ -35,7 +35,7 @@ _UNPICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch refuses to have both
 def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     """Run ``python -m cdk_inference.model.building WORK`` on a request.
 
-    The process writes events to its output, one JSON object a line; all else goes to a log beside the work folder.
+    The process writes events to its output, one JSON object a line; all else goes to a log next to the work folder.
 
     Parameters
     ----------

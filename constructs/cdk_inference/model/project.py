@@ -79,7 +79,7 @@ class BuiltModel:
 
     @property
     def card(self) -> Path:
-        """The model card, as one HTML file; ``card.md`` lies beside it. It does not ship."""
+        """The model card, as one HTML file; ``card.md`` lies next to it. It does not ship."""
         return self.path.parent / "card.html"
 
 
@@ -277,7 +277,7 @@ def build_project(project: Project, *, frozen_lock: bool = False, search: bool =
 
 
 def _build(project: Project, lock: Lock | None, *, search: bool) -> BuiltModel:
-    """Build beside the entry and move it into place when it is whole. The caller holds the project's lock."""
+    """Build next to the entry and move it into place when it is whole. The caller holds the project's lock."""
     models = project.cache / "models"
     work = models / f".{project.recipe.name}-{project.key(lock)[:16]}.building"
     shutil.rmtree(work, ignore_errors=True)  # of a build that was killed
@@ -371,7 +371,7 @@ def _kept_lock(project: Project) -> Path:
 
 
 def _keep_lock(project: Project, found: Path) -> None:
-    """Put the lock beside the recipe, at once and whole; into the cache if the folder is read-only."""
+    """Put the lock next to the recipe, at once and whole; into the cache if the folder is read-only."""
     partial = project.lock_file.with_name(f".{project.lock_file.name}.partial")
     try:
         partial.write_bytes(found.read_bytes())

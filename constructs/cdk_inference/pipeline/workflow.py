@@ -564,7 +564,7 @@ def _json_part(ids: str, *, routed: bool, destination: str = "$destination", iso
 
 
 def _about(leg: Leg) -> Mapping[str, object]:
-    """Return what the rows of a routed pipeline say beside the prediction."""
+    """Return what the rows of a routed pipeline say besides the prediction."""
     if leg.route is None:
         return {}
     return {

@@ -28,7 +28,7 @@ _REMEMBER = {
     "lookup_cause": "{% $states.errorOutput.Cause & '' %}",
     "looked_at": "{% $states.input %}",
 }
-# The error of a message that is no event is the stage's to find, with its reason.
+# The error of a message that is not an event is the stage's to find, with its reason.
 _NO_EVENT = "{'error': 'MalformedMessageError', 'cause': 'the message names no object'}"
 _UNDECIDED = "{'error': 'UndecidedError', 'cause': 'no branch has the label that was decided on'}"
 _GONE = (

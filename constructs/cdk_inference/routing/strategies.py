@@ -203,7 +203,7 @@ class Routing:
         requirements
             What it imports, as a list or the path of a requirements file.
         sources
-            More files and folders that it needs, put beside it.
+            More files and folders that it needs, put next to it.
 
         Raises
         ------
@@ -227,7 +227,7 @@ class Routing:
             Runs anywhere.
         agreement
             The share of the evaluation samples for which the cascade must give the answer of ``then``; the threshold is
-            found at the first synth, and recorded in a lock beside the first recipe. Default: 0.99.
+            found at the first synth, and recorded in a lock next to the first recipe. Default: 0.99.
         threshold
             The confidence below which items are escalated, from 0 to 1, if you know better.
 
@@ -386,7 +386,7 @@ class RoutePlan:
 
     @property
     def entry(self) -> str:
-        """The destination of every item, if there is nothing to choose; else ``""``."""
+        """The destination of every item, if there is nothing to choose; otherwise ``""``."""
         return str(json.loads(self.expression)) if self.expression.startswith('"') else GIVE_BACK
 
     def destination(self, route: Route, variant: str | None, escalation: Escalation | None = None) -> str:

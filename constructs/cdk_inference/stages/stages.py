@@ -44,7 +44,7 @@ class StageCode:
     options
         If not ``None``, the attribute is a factory, called with these once at start-up.
     requirements
-        Packages beside those of the runtime, as pip writes them, and requirements files.
+        Packages besides those of the runtime, as pip writes them, and requirements files.
     excluded_requirements
         Packages that stay out although one of those asks for them.
     sources
@@ -310,7 +310,7 @@ class Preprocess:
             What it imports, as a list or the path of a requirements file. Pin them: a bundle is only as reproducible
             as its requirements.
         sources
-            More files and folders that it needs, put beside it.
+            More files and folders that it needs, put next to it.
         suffixes
             The suffixes it reads. Default: any.
 
@@ -478,7 +478,7 @@ class Postprocess:
         Raises
         ------
         PropError
-            There are not as many labels as classes, the output is no vector, or it is not clear which output is meant.
+            There are not as many labels as classes, the output is not a vector, or several outputs may be meant.
         """
         if self.vector:
             spec = _one_output(outputs, self.output, "the vector")

@@ -21,7 +21,7 @@ def confidences(scores: Tensor) -> list[float]:
     """Return each item's highest softmax over the last axis; what sums up to one already is taken as it is.
 
     Each item is judged by itself, so that it gets the same confidence in any batch. With more axes between items and
-    classes, an item is as sure as where it is least so. One whose scores are no numbers is not sure at all.
+    classes, an item is as sure as where it is least so. One whose scores are not numbers is not sure at all.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def _confidence(rows: list[Sequence[float]]) -> float:
 
 
 def _softmax(row: Sequence[float]) -> float:
-    """Return the highest softmax; 0 if there is none, with what is no number or infinite."""
+    """Return the highest softmax; 0 if there is none, with what is not a number or infinite."""
     highest = max(row)
     total = sum([exp(value - highest) for value in row])
     return 1 / total if total == total else 0.0  # noqa: PLR0124 - whether it is NaN

@@ -58,7 +58,7 @@ _INVALID_ARGUMENT = 2
 _DEVICE_ALLOCATOR = 0
 _DEFAULT_MEMORY = 0
 
-# ONNXTensorElementDataType. The types with None are no whole bytes, or none that numpy has.
+# ONNXTensorElementDataType. The types with None are not whole bytes, or none that numpy has.
 _TYPES = (
     *(None, "float32", "uint8", "int8", "uint16", "int16", "int32", "int64", "string", "bool", "float16", "float64"),
     *("uint32", "uint64", None, None, "bfloat16"),
@@ -286,7 +286,7 @@ class CSession:
     Parameters
     ----------
     path
-        Of the model. What belongs to it is looked for beside it.
+        Of the model. What belongs to it is looked for next to it.
     threads
         Those that compute.
 
@@ -365,7 +365,7 @@ class CSession:
         Raises
         ------
         StageError
-            If an output is no tensor, or of a type that cannot travel.
+            If an output is not a tensor, or of a type that cannot travel.
         OnnxRuntimeError
             With ONNX Runtime's own message, if it fails.
         """

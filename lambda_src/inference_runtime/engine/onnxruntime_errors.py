@@ -32,7 +32,7 @@ class RuntimeException(OnnxRuntimeError):  # noqa: N818
 
 
 class InvalidProtobuf(OnnxRuntimeError):  # noqa: N818
-    """The model is no ONNX file, or damaged."""
+    """The model is not an ONNX file, or damaged."""
 
 
 class ModelLoaded(OnnxRuntimeError):  # noqa: N818

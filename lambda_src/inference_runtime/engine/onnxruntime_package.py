@@ -53,7 +53,7 @@ class PackageSession:
         Raises
         ------
         StageError
-            If an output is no tensor, or the session is closed.
+            If an output is not a tensor, or the session is closed.
         Exception
             With ONNX Runtime's own message, if it fails.
         """
@@ -132,6 +132,6 @@ def _cuda_options() -> dict[str, str]:
         "cudnn_conv_algo_search": "HEURISTIC",
     }
     if memory := os.environ.get("ACCELERATOR_MEMORY_GIB"):
-        # The arena's share: CUDA's own context, cuDNN and cuBLAS take some hundred MiB beside it.
+        # The arena's share: CUDA's own context, cuDNN and cuBLAS take some hundred MiB next to it.
         options["gpu_mem_limit"] = str((int(memory) - 1) * _GIB)
     return options

@@ -1,4 +1,4 @@
-"""Opens the model: on the GPU where the function has one, else on the CPU."""
+"""Opens the model: on the GPU where the function has one, otherwise on the CPU."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class TensorInfo:
     name
         Its name.
     dtype
-        As `Tensor` has it; ONNX Runtime's own name, such as `seq(tensor(float))`, for what is no tensor.
+        As `Tensor` has it; ONNX Runtime's own name, such as `seq(tensor(float))`, for what is not a tensor.
     shape
         Dimensions; a text or None is a free one.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WAIT = 0.005
-"""Seconds that a request waits for others to join it: little beside what a batch takes with its tensors' way here."""
+"""Seconds that a request waits for others to join it: little compared with the way of a batch's tensors to here."""
 
 
 @dataclass(eq=False)

@@ -13,7 +13,7 @@ LAYER_FOLDER = "inference_model"
 
 
 def model_path() -> str:
-    """Return the path of `model.onnx`; files that belong to it lie beside it.
+    """Return the path of `model.onnx`; files that belong to it lie next to it.
 
     `MODEL_DELIVERY` says where it comes from: `package` (the default), in the function's own zip or image; `layer`; or
     `s3`, from where it is downloaded now, unless that was done before in this environment.

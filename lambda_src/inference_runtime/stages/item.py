@@ -145,7 +145,7 @@ def _text(value: object, name: str) -> str:
         raise MalformedMessageError(f"{name} is {value!r:.100}, expected a text")
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which is no character
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which is not a character
         raise MalformedMessageError(f"{name} is not valid Unicode") from error
     return value
 

@@ -37,7 +37,7 @@ def prediction_attribute(prediction: object) -> Attribute:
     Raises
     ------
     ResultError
-        If it is no dict, holds what DynamoDB has no type for, or is too large.
+        If it is not a dict, holds what DynamoDB has no type for, or is too large.
     """
     if not isinstance(prediction, dict):
         raise ResultError(f"postprocess returned {type(prediction).__name__}, expected a dict")
@@ -116,7 +116,7 @@ def put_row(dynamodb: DynamoDBClient, table: str, attributes: dict[str, Attribut
     """Write a row unless the table has a newer one, or has this one already.
 
     A row that did not succeed gives way to another result of the same event, so that a replay after a fix shows. The
-    same reason again is no other result.
+    same reason again is not another result.
 
     Returns
     -------

@@ -25,7 +25,7 @@ _MARK = b"tns2"
 
 
 class BrokenConnectionError(Exception):
-    """The other side is gone, or what it sent is no message. The connection is of no more use."""
+    """The other side is gone, or what it sent is not a message. The connection is of no more use."""
 
 
 def send(connection: socket.socket, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Tensors on the wire between stages: inline while small, else by claim check through the work bucket."""
+"""Tensors on the wire between stages: inline while small, otherwise by claim check through the work bucket."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_every_photograph_gets_one_row_that_says_whose_answer_counts(
         assert (answer["route"], answer["model_version"], answer["inference"]) == ("lite0", first, "cpu")
         assert answer["confidence"] < threshold
         assert len(answer["prediction"]["top"]) == len(row["prediction"]["top"]) == 5
-    # both models' answers have the same key, so that one cannot stay beside the other
+    # both models' answers have the same key, so that one cannot stay next to the other
     assert {row["version"] for row in photos.rows()} == {f"null#{first}+{then}"}
     for key in hostile:
         row = photos.row(key)

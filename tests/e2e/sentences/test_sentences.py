@@ -1,4 +1,4 @@
-"""Texts that mean the same come out close to each other; what is no text is rejected with its reason."""
+"""Texts that mean the same come out close to each other; what is not a text is rejected with its reason."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def failed_messages(output: str, sent: Sequence[str]) -> set[str]:
     Returns
     -------
     set of str
-        Their ids: those in ``batchItemFailures``, or the whole batch if that holds anything that is no id of it.
+        Their ids: those in ``batchItemFailures``, or the whole batch if that holds anything that is not an id of it.
     """
     try:
         answer = json.loads(output)

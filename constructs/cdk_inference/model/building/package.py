@@ -116,7 +116,7 @@ def _curve(trials: Trials, model: Path) -> dict[str, float]:
 
 
 def _digest(model: Path) -> str:
-    """Return the hash of a model, with its weights if they lie beside it."""
+    """Return the hash of a model, with its weights if they lie next to it."""
     return weights.digest(model.parent)
 
 

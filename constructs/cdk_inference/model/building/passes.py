@@ -52,7 +52,7 @@ class Passes:
         name
             Of the pass.
         depends
-            All that its result depends on beside tools and code, as JSON-compatible data.
+            All that its result depends on besides tools and code, as JSON-compatible data.
         fill
             Writes the result into an empty folder.
         note

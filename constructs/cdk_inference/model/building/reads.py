@@ -43,7 +43,7 @@ class Reads:
 
         opened = {real(path) for path in self._opened}
         opened |= {real(file) for module in [*sys.modules.values()] if (file := _file(module))}
-        # Packages that are installed in the folder have versions, and are no files of the recipe.
+        # Packages that are installed in the folder have versions, and are not files of the recipe.
         roots = [root for path in sys.path if (root := Path(path).resolve()) != self._folder]
         return [
             name

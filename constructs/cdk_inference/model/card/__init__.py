@@ -44,7 +44,7 @@ class Card:
 
 
 def render(entry: Path) -> Card:
-    """Write ``card.html`` and ``card.md`` beside a finished build; the same build gives the same bytes.
+    """Write ``card.html`` and ``card.md`` next to a finished build; the same build gives the same bytes.
 
     Parameters
     ----------

@@ -275,7 +275,7 @@ def _trade_off(entry: Entry, rows: list[Row]) -> Plot | None:
         points.append(
             plots.Point(row.number, row.name, row.shape, cost, candidate.quality, candidate.size_bytes or 1, tip)
         )
-    if len(points) < 2:  # noqa: PLR2004  # one point is no trade-off
+    if len(points) < 2:  # noqa: PLR2004  # one point is not a trade-off
         return None
     unit = "ms for one sample" if timed else "MB"
     name = words.metric_name(gate.metric)

@@ -49,7 +49,7 @@ _SETTINGS = mpl.rc_context(
     {
         **{name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")},
         "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
-        "text.parse_math": False,  # a name with dollar signs is no formula
+        "text.parse_math": False,  # a name with dollar signs is not a formula
         "font.size": 12,
     }
 )
@@ -303,7 +303,7 @@ def _label(
     limit: float,
     limit_label: str,
 ) -> None:
-    """Write names, or numbers where names find no room, beside the markers, and none over another."""
+    """Write names, or numbers where names find no room, next to the markers, and none over another."""
     height = 15.0
     area = axes.get_window_extent()
     inside = Box(2, area.y0 + 1, canvas.width - 2, area.y1 + 14)

@@ -111,7 +111,7 @@ def samples(entry: Entry, count: int) -> str:
 
 
 def image_layout(dtype: str, shape: Sequence[str | int]) -> str | None:
-    """Return ``"NHWC"`` or ``"NCHW"`` for a tensor that holds images, else None."""
+    """Return ``"NHWC"`` or ``"NCHW"`` for a tensor that holds images, otherwise None."""
     if len(shape) != 4 or not (dtype == "uint8" or dtype.startswith("float")):  # noqa: PLR2004
         return None
     for layout, axis in (("NHWC", 3), ("NCHW", 1)):

@@ -1,4 +1,4 @@
-"""The files of a deployed model: the graph, and beside it the large weights, which ONNX Runtime maps into memory.
+"""The files of a deployed model: the graph, and next to it the large weights, which ONNX Runtime maps into memory.
 
 ``model.onnx`` names each tensor of ``model.weights`` by offset and length, as ONNX's "external data". The two must lie
 in one folder, and the model must be opened by its path. `join` makes one file of them again, for whatever takes no
@@ -58,12 +58,12 @@ def join(path: Path) -> bytes:
     Parameters
     ----------
     path
-        The ``.onnx`` file; weights that it has put aside must lie beside it.
+        The ``.onnx`` file; weights that it has put aside must lie next to it.
 
     Raises
     ------
     ModelBuildError
-        If it is no model, or its weights are missing, too short, or not beside it.
+        If it is not a model, or its weights are missing, too short, or not next to it.
     """
     import onnx  # noqa: PLC0415
 

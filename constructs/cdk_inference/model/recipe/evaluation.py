@@ -24,7 +24,7 @@ _TOP = re.compile(r"top([1-9]\d{0,3})(_agreement|_sequence_agreement)?")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The gate: how good the deployed model must be on held-out data, beside the float one.
+    """The gate: how good the deployed model must be on held-out data, next to the float one.
 
     Parameters
     ----------

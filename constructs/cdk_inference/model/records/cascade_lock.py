@@ -217,7 +217,7 @@ class CascadeLock:
 
 @dataclass(frozen=True)
 class LockFile:
-    """Where the lock of two recipes is: beside the first, or in the cache if that folder cannot be written.
+    """Where the lock of two recipes is: next to the first, or in the cache if that folder cannot be written.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ class LockFile:
         agreement
             The one that is asked for.
         frozen
-            Fail if the lock beside the recipe does not hold, or has no decision for the agreement.
+            Fail if the lock next to the recipe does not hold, or has no decision for the agreement.
         quiet
             Do not say why it does not hold.
 

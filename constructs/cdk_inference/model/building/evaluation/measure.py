@@ -156,7 +156,7 @@ def curve(model: Path, sample: Batch) -> dict[str, float]:
     Parameters
     ----------
     model
-        The deployed model; its weights may lie beside it.
+        The deployed model; its weights may lie next to it.
     sample
         What it runs.
     """

@@ -56,7 +56,7 @@ def open_session(
 
 
 def open_file(model: Path, threads: int) -> ort.InferenceSession:
-    """Return a session of a model by its path, as a deployed function opens it; its weights may lie beside it."""
+    """Return a session of a model by its path, as a deployed function opens it; its weights may lie next to it."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -219,12 +219,12 @@ class _Positional(torch.nn.Module):
 
 
 def select(result: Any, names: Sequence[str]) -> list[torch.Tensor]:  # noqa: ANN401 - what modules return
-    """Return the declared outputs from what a module returned: by name if it has names, else by position.
+    """Return the declared outputs from what a module returned: by name if it has names, otherwise by position.
 
     Raises
     ------
     ModelBuildError
-        If they are not in there, or are no tensors.
+        If they are not in there, or are not tensors.
     """
     declared = ", ".join(names)
     fields: dict[str, Any] | None = None
@@ -252,7 +252,7 @@ def select(result: Any, names: Sequence[str]) -> list[torch.Tensor]:  # noqa: AN
 def blame(error: BaseException, folder: Path) -> str:
     """Return `` (file.py line 3: `code`)`` for the user's line that an error came from, or nothing.
 
-    That is the last line in the recipe's folder; else the last one outside of torch and of this package.
+    That is the last line in the recipe's folder; otherwise the last one outside of torch and of this package.
     """
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) and error.filename:

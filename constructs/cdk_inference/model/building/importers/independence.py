@@ -48,7 +48,7 @@ def check_independence(
         try:
             expected = loaded.run(batch)
         except ModelBuildError:
-            return  # what was turned around is no sample that the model takes
+            return  # what was turned around is not a sample that the model takes
     for index in {0, count - 1}:
         try:
             alone = loaded.run({k: np.ascontiguousarray(v[index : index + 1]) for k, v in batch.items()})

@@ -51,7 +51,7 @@ def load_onnx(recipe: ModelRecipe, path: Path, external: Iterable[Path] = ()) ->
     Parameters
     ----------
     external
-        Files that hold its weights, found by their names; others must lie beside the file.
+        Files that hold its weights, found by their names; others must lie next to the file.
 
     Raises
     ------

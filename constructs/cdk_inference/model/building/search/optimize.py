@@ -60,7 +60,7 @@ def optimize(model: bytes, precision: str, recipe: ModelRecipe, batch: Batch, wo
 
 
 def _fused(model: bytes, target: Path) -> bytes:
-    """Return the model with operators fused, and with weights that are no larger."""
+    """Return the model with operators fused, and with weights that are not larger."""
     # Folding also unfolds weights that are stored in 8 bits until the start: see `stored`.
     for disabled in ([], ["ConstantFolding"]):
         optimized = _optimized(model, target, disabled)
