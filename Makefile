@@ -44,7 +44,7 @@ lint: venv ## what CI checks before the tests
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
-	PYTHONPATH=constructs:lambda_src $(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()'
+	PYTHONPATH=constructs:lambda_src $(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint(["--no-cache"])'
 
 format: venv ## repair what can be repaired
 	$(PY) -m ruff check --fix
