@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.router import Router
     from cdk_inference.routing.strategies import Routing
-    from cdk_inference.stages.functions import CpuInference, PostprocessFunction, PreprocessFunction, StageFunction
+    from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.fused import FusedFunction
-    from cdk_inference.stages.stages import Postprocess, Preprocess
+    from cdk_inference.stages.inference import CpuInference
+    from cdk_inference.stages.postprocess import Postprocess, PostprocessFunction
+    from cdk_inference.stages.preprocess import Preprocess, PreprocessFunction
     from cdk_inference.storage.results import ResultsTable
     from cdk_inference.storage.work_bucket import WorkBucket
     from cdk_inference.triggers.s3 import S3Trigger
@@ -47,7 +49,7 @@ _MODULES = {
     "CapacityStrategy": "capacity.strategy",
     "CascadeOption": "costs.costs",
     "CpuCapacity": "capacity.managed_instances",
-    "CpuInference": "stages.functions",
+    "CpuInference": "stages.inference",
     "CpuOption": "costs.costs",
     "FusedFunction": "stages.fused",
     "FusedLeg": "pipeline.workflow",
@@ -67,10 +69,10 @@ _MODULES = {
     "ModelBuildError": "errors",
     "ModelDelivery": "bundling.delivery",
     "PipelineShape": "costs.costs",
-    "Postprocess": "stages.stages",
-    "PostprocessFunction": "stages.functions",
-    "Preprocess": "stages.stages",
-    "PreprocessFunction": "stages.functions",
+    "Postprocess": "stages.postprocess",
+    "PostprocessFunction": "stages.postprocess",
+    "Preprocess": "stages.preprocess",
+    "PreprocessFunction": "stages.preprocess",
     "Prices": "costs.prices",
     "PropError": "errors",
     "ResultsTable": "storage.results",
@@ -79,7 +81,7 @@ _MODULES = {
     "Routing": "routing.strategies",
     "S3Trigger": "triggers.s3",
     "SageMakerAsync": "gpu.sagemaker",
-    "StageFunction": "stages.functions",
+    "StageFunction": "stages.base",
     "Traffic": "costs.costs",
     "WorkBucket": "storage.work_bucket",
 }

@@ -30,7 +30,7 @@ from cdk_inference.capacity.keep_warm import HOLD_MS
 from cdk_inference.capacity.managed_instances import CpuCapacity
 from cdk_inference.capacity.snap_start import violations_of
 from cdk_inference.capacity.strategy import ON_DEMAND
-from cdk_inference.stages.functions import StageFunction
+from cdk_inference.stages.base import StageFunction
 from inference_runtime.lifecycle import LONGEST_HOLD_MS, answers_warming
 
 from .conftest import RECIPE, make_stack, resources

@@ -25,7 +25,7 @@ from cdk_inference.gpu.capacity import GpuCapacity
 from cdk_inference.gpu.checks import violations_of
 from cdk_inference.gpu.inference import GpuInference, LambdaGpu
 from cdk_inference.routing.inference import Inference
-from cdk_inference.stages.functions import TRANSIENT_ERRORS
+from cdk_inference.stages.base import TRANSIENT_ERRORS
 
 from .conftest import RECIPE, make_stack, resources
 

@@ -39,7 +39,7 @@ from cdk_inference import (
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.common.prop_types import find_wrong
 from cdk_inference.model import Float16
-from cdk_inference.stages.functions import FunctionOptions
+from cdk_inference.stages.base import FunctionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

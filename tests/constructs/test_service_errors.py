@@ -13,7 +13,7 @@ from botocore import xform_name
 from cdk_inference import StageFunction
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.common.service_errors import ERRORS, Kind, state_errors
-from cdk_inference.stages.functions import CONFIGURATION_ERRORS, NOT_READY_ERRORS, TRANSIENT_ERRORS
+from cdk_inference.stages.base import CONFIGURATION_ERRORS, NOT_READY_ERRORS, TRANSIENT_ERRORS
 from inference_runtime.stages.postprocessor import NEVER_WRITTEN
 from inference_runtime.stages.preprocessor import _GONE as GONE
 

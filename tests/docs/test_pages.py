@@ -25,7 +25,7 @@ import cdk_inference
 from cdk_inference import CapacityStrategy, Inference, InferencePipeline, ModelArtifact, Preprocess, Route, Routing
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.model import Float16
-from cdk_inference.stages.functions import FunctionOptions
+from cdk_inference.stages.base import FunctionOptions
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.rows import row
 

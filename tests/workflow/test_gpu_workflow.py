@@ -12,7 +12,7 @@ import pytest
 from cdk_inference import S3Trigger, StageFunction
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.gpu.workflow import GpuWorkflow
-from cdk_inference.stages.functions import TRANSIENT_ERRORS
+from cdk_inference.stages.base import TRANSIENT_ERRORS
 from tests.waiting import wait_until
 
 from .embedded import Embedded, Lines, QuickEmulator, definition

@@ -12,7 +12,7 @@ import pytest
 from cdk_inference import S3Trigger
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.pipeline.workflow import FusedLeg, InferenceWorkflow, Leg
-from cdk_inference.stages.functions import StageFunction
+from cdk_inference.stages.base import StageFunction
 
 from .embedded import Embedded, QuickEmulator, definition
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cdk_inference.bundling.packages import Engine, ZipPackage
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.recipe.targets import Architecture
-    from cdk_inference.stages.functions import StageFunction
+    from cdk_inference.stages.base import StageFunction
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 _UNPACKED_LIMIT = 262_144_000  # bytes of a zip and its layers

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_lambda as lambda_
     from constructs import Construct
 
-    from cdk_inference.stages.functions import StageFunction
+    from cdk_inference.stages.base import StageFunction
 
 
 Engine = Literal["c_api", "python"]

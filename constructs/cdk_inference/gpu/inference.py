@@ -22,14 +22,8 @@ from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.capacity import GpuCapacity, IGpuCapacity
 from cdk_inference.gpu.image import ImagePackage
-from cdk_inference.stages.functions import (
-    INFERENCE_HANDLER,
-    FunctionOptions,
-    StageFunction,
-    grant_work,
-    inference_environment,
-    mark_model,
-)
+from cdk_inference.stages.base import FunctionOptions, StageFunction, grant_work, mark_model
+from cdk_inference.stages.inference import INFERENCE_HANDLER, inference_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

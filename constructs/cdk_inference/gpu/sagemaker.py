@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from constructs import Construct
 
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.stages.functions import FunctionOptions
+    from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.storage.work_bucket import WorkBucket
 
 _GPU_FAMILY = re.compile(r"(?:g|gr|p)\d+[a-z]*(?:-[a-z0-9]+)?")

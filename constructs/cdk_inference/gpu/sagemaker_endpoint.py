@@ -18,7 +18,7 @@ from cdk_inference.common import acknowledgments
 from cdk_inference.common.descriptions import ROLE, described
 from cdk_inference.common.metadata import mark, metrics_name
 from cdk_inference.gpu.sagemaker_scaling import ScaleToZero
-from cdk_inference.stages.functions import inference_environment
+from cdk_inference.stages.inference import inference_environment
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
 from cdk_inference.storage.work_bucket import TENSORS

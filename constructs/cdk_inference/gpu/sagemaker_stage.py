@@ -21,7 +21,7 @@ from cdk_inference.common.metadata import mark
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.sagemaker_endpoint import ANSWERS, REQUESTS, VARIANT
 from cdk_inference.gpu.sagemaker_scaling import NAMESPACE
-from cdk_inference.stages.functions import TRANSIENT_ERRORS, StageFunction
+from cdk_inference.stages.base import TRANSIENT_ERRORS, StageFunction
 from cdk_inference.storage import encryption
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.gpu.sagemaker_endpoint import AsyncEndpoint
-    from cdk_inference.stages.functions import FunctionOptions
+    from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.storage.work_bucket import WorkBucket
 
 SUBMIT_ERRORS = ("Lambda.Unknown", "Sandbox.Timedout")

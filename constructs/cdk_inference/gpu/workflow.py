@@ -17,7 +17,7 @@ from cdk_inference.common.jsonata import EMPTY, one_line
 from cdk_inference.common.metadata import mark
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
-from cdk_inference.stages.functions import CONFIGURATION_ERRORS, NO_MODEL
+from cdk_inference.stages.base import CONFIGURATION_ERRORS, NO_MODEL
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import STATE_MACHINE_LOGS, log_group
 from cdk_inference.triggers.s3 import MAX_BATCH_SIZE, dead_letter
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.gpu.inference import GpuInference
-    from cdk_inference.stages.functions import StageFunction
+    from cdk_inference.stages.base import StageFunction
     from cdk_inference.triggers.s3 import S3Trigger
 
 FIRST_WAIT = 5

@@ -20,7 +20,7 @@ from cdk_inference.routing.inference import CpuStrategy, Inference
 from cdk_inference.routing.route import Route
 from cdk_inference.routing.router import Router
 from cdk_inference.routing.strategies import RoutePlan
-from cdk_inference.stages.stages import Postprocess
+from cdk_inference.stages.postprocess import Postprocess
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
 from cdk_inference.storage.results import ResultsTable
@@ -43,9 +43,11 @@ if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.pipeline.route_stages import RouteOptions, WorkflowLogs
     from cdk_inference.routing.strategies import Branch
-    from cdk_inference.stages.functions import CpuInference, FunctionOptions, PostprocessFunction, PreprocessFunction
+    from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.stages.fused import FusedFunction
-    from cdk_inference.stages.stages import Preprocess
+    from cdk_inference.stages.inference import CpuInference
+    from cdk_inference.stages.postprocess import PostprocessFunction
+    from cdk_inference.stages.preprocess import Preprocess, PreprocessFunction
 
 METRIC_NAMESPACE = "cdk-inference"
 _EXPRESS_LIMIT_SECONDS = 300

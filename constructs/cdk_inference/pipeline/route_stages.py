@@ -9,7 +9,9 @@ from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.workflow import FusedLeg, Leg
 from cdk_inference.routing.inference import CpuStrategy
-from cdk_inference.stages.functions import PostprocessFunction, PreprocessFunction, move_together
+from cdk_inference.stages.base import move_together
+from cdk_inference.stages.postprocess import PostprocessFunction
+from cdk_inference.stages.preprocess import PreprocessFunction
 
 if TYPE_CHECKING:
     from aws_cdk import Duration, RemovalPolicy
@@ -22,9 +24,10 @@ if TYPE_CHECKING:
     from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.strategies import PlannedLeg
-    from cdk_inference.stages.functions import CpuInference, FunctionOptions
+    from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.stages.fused import FusedFunction
-    from cdk_inference.stages.stages import Postprocess
+    from cdk_inference.stages.inference import CpuInference
+    from cdk_inference.stages.postprocess import Postprocess
     from cdk_inference.storage.results import ResultsTable
     from cdk_inference.storage.work_bucket import WorkBucket
     from cdk_inference.triggers.s3 import S3Trigger

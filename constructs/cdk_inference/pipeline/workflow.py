@@ -17,7 +17,7 @@ from cdk_inference.common.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.errors import PropError
 from cdk_inference.routing.strategies import text
-from cdk_inference.stages.functions import CONFIGURATION_ERRORS, NO_MODEL, TRANSIENT_ERRORS
+from cdk_inference.stages.base import CONFIGURATION_ERRORS, NO_MODEL, TRANSIENT_ERRORS
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import STATE_MACHINE_LOGS, log_group
 from cdk_inference.triggers.s3 import dead_letter
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.routing.router import Router
     from cdk_inference.routing.strategies import Escalation
-    from cdk_inference.stages.functions import StageFunction
+    from cdk_inference.stages.base import StageFunction
     from cdk_inference.triggers.s3 import S3Trigger
 
 

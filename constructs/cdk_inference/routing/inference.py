@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 from cdk_inference.bundling.delivery import ModelDelivery
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
-from cdk_inference.stages.functions import CpuInference
+from cdk_inference.stages.inference import CpuInference
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.gpu.inference import GpuBackend, GpuInference
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.stages.functions import FunctionOptions
+    from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.storage.work_bucket import WorkBucket
 
 

@@ -14,7 +14,8 @@ from cdk_inference.routing.strategies import text
 if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.routing.strategies import RoutePlan
-    from cdk_inference.stages.stages import Postprocess, Preprocess
+    from cdk_inference.stages.postprocess import Postprocess
+    from cdk_inference.stages.preprocess import Preprocess
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,30}")
 

@@ -15,7 +15,7 @@ from cdk_inference.common import acknowledgments
 from cdk_inference.common.jsonata import one_line
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.routing.strategies import GIVE_BACK, text
-from cdk_inference.stages.functions import FunctionOptions, StageFunction
+from cdk_inference.stages.base import FunctionOptions, StageFunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

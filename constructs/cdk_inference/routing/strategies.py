@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
-from cdk_inference.stages.stages import user_code
+from cdk_inference.stages.stage_code import user_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.costs.prices import Prices
     from cdk_inference.model.cascade import Calibration
     from cdk_inference.routing.route import Route
-    from cdk_inference.stages.stages import StageCode
+    from cdk_inference.stages.stage_code import StageCode
 
 GIVE_BACK = ""
 """The destination of an item that has none, because the lookup failed or nobody decides."""

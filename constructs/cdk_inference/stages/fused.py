@@ -14,13 +14,10 @@ from cdk_inference.common.metadata import mark, model_facts
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.costs.memory import warn_of_memory
 from cdk_inference.errors import PropError
-from cdk_inference.stages.functions import (
-    FunctionOptions,
-    StageFunction,
-    engine_environment,
-    reading_environment,
-    recording_environment,
-)
+from cdk_inference.stages.base import FunctionOptions, StageFunction
+from cdk_inference.stages.inference import engine_environment
+from cdk_inference.stages.postprocess import recording_environment
+from cdk_inference.stages.preprocess import reading_environment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +28,9 @@ if TYPE_CHECKING:
     from cdk_inference.bundling.packages import Engine
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.stages.stages import Postprocess, Preprocess, StageCode
+    from cdk_inference.stages.postprocess import Postprocess
+    from cdk_inference.stages.preprocess import Preprocess
+    from cdk_inference.stages.stage_code import StageCode
     from cdk_inference.storage.results import ResultsTable
     from cdk_inference.triggers.s3 import S3Trigger
 

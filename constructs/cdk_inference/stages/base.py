@@ -1,9 +1,8 @@
-"""The functions of a pipeline: preprocessing, inference on a CPU, postprocessing."""
+"""The Lambda function of a stage, and what workflows have to know of its errors."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import jsii
 from aws_cdk import Duration, Size, Stack, Token
@@ -14,8 +13,6 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
-from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.network import allow_interfaces, check_placement, closed_security_group
 from cdk_inference.capacity.strategy import ON_DEMAND, Surroundings
 from cdk_inference.common import acknowledgments
@@ -24,7 +21,6 @@ from cdk_inference.common.durations import seconds
 from cdk_inference.common.metadata import mark, metrics_name, model_facts
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
-from cdk_inference.costs.memory import warn_of_memory
 from cdk_inference.errors import PropError
 from cdk_inference.storage.defaults import log_group
 from cdk_inference.storage.work_bucket import TENSORS
@@ -36,14 +32,11 @@ if TYPE_CHECKING:
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_kms as kms
 
-    from cdk_inference.bundling.packages import Engine, StagePackage
+    from cdk_inference.bundling.packages import StagePackage
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.stages.stages import Postprocess, Preprocess
-    from cdk_inference.storage.results import ResultsTable
     from cdk_inference.storage.work_bucket import WorkBucket
-    from cdk_inference.triggers.s3 import S3Trigger
 
 NOT_READY_ERRORS = state_errors("lambda:Invoke", Kind.NOT_READY)
 """Errors of an invocation that pass once something has started or was restored, perhaps after minutes."""
@@ -63,8 +56,8 @@ A version is not found when an execution that began before a deployment comes to
 NO_MODEL = "none"
 """Stands for the model's version in rows of a workflow whose inference stage does not say which model it runs."""
 
-INFERENCE_HANDLER = "inference_runtime.handlers.infer.handler"
 _MAX_ENVIRONMENT_BYTES = 4096
+
 _DEFAULT_STORAGE = 512
 
 
@@ -326,140 +319,6 @@ def _storage(mebibytes: int) -> Size | None:
     return None if mebibytes == _DEFAULT_STORAGE else Size.mebibytes(mebibytes)
 
 
-@check_props
-class PreprocessFunction(StageFunction):
-    """Reads a batch of objects and makes the tensors that the model takes.
-
-    Parameters
-    ----------
-    stage
-        How one object becomes an array.
-    model
-        Whose inputs the arrays must fit.
-    trigger
-        Where the objects are; the function may read them.
-    work
-        Where tensors go that are too large for the state of the workflow.
-    max_object_bytes
-        Larger objects are rejected before they are read. Default: 64 MiB.
-    memory_size
-        Default: 1,769 MiB.
-    timeout
-        Default: 30 seconds.
-    capacity
-        Where environments come from. Default: Lambda makes them on demand.
-    **options
-        As those of `StageFunction`.
-    """
-
-    def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        *,
-        stage: Preprocess,
-        model: ModelArtifact,
-        trigger: S3Trigger,
-        work: WorkBucket,
-        max_object_bytes: int = 64 * 1024 * 1024,
-        memory_size: int = 1769,
-        timeout: Duration | None = None,
-        capacity: CapacityStrategy = ON_DEMAND,
-        **options: Unpack[FunctionOptions],
-    ) -> None:
-        code = stage.bind(model.inputs)
-        super().__init__(
-            scope,
-            id,
-            package=ZipPackage(
-                handler="inference_runtime.handlers.preprocess.handler",
-                runtime_requirements=code.runtime_requirements,
-                requirements=code.requirements,
-                excluded_requirements=code.excluded_requirements,
-                sources=code.files(),
-            ),
-            description=f"reads objects and makes the input of {model.manifest.name}",
-            environment={
-                **code.environment(),
-                **reading_environment(model, max_object_bytes),
-                "WORK_BUCKET": work.bucket.bucket_name,
-            },
-            memory_size=memory_size,
-            timeout=timeout if timeout is not None else Duration.seconds(30),
-            capacity=capacity,
-            **options,
-        )
-        trigger.grant_read(self)
-        work.grant_write(self)
-        acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
-        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
-
-
-@check_props
-class CpuInference(StageFunction):
-    """Runs the model on a batch of tensors, on the CPU.
-
-    Parameters
-    ----------
-    model
-        The artifact.
-    work
-        Where large tensors are read and written.
-    confidence
-        Whether the answer says how sure the model is of each item, for a cascade.
-    memory_size
-        Default: 1,769 MiB, one vCPU.
-    timeout
-        Default: 30 seconds.
-    capacity
-        Where environments come from. Default: Lambda makes them on demand.
-    engine
-        What runs the model: ONNX Runtime's shared library (``"c_api"``), or its Python package (``"python"``). Default:
-        the library, where the platform's wheels are Linux's.
-    delivery
-        How the model gets into the function. Default: by its size, see `ModelDelivery.auto`.
-    **options
-        As those of `StageFunction`.
-    """
-
-    def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        *,
-        model: ModelArtifact,
-        work: WorkBucket,
-        confidence: bool = False,
-        memory_size: int = 1769,
-        timeout: Duration | None = None,
-        capacity: CapacityStrategy | None = None,
-        engine: Engine | None = None,
-        delivery: ModelDelivery | None = None,
-        **options: Unpack[FunctionOptions],
-    ) -> None:
-        super().__init__(
-            scope,
-            id,
-            package=ModelPackage(
-                package=ZipPackage(handler=INFERENCE_HANDLER),
-                model=model,
-                memory_size=memory_size,
-                engine=engine,
-                delivery=delivery if delivery is not None else ModelDelivery.auto(),
-            ),
-            description=f"runs {model.manifest.name}",
-            environment=inference_environment(model, work, confidence=confidence),
-            memory_size=memory_size,
-            timeout=timeout if timeout is not None else Duration.seconds(30),
-            capacity=capacity if capacity is not None else ON_DEMAND,
-            **options,
-        )
-        self.model_version = model.version
-        mark_model(self, model)
-        grant_work(self, work)
-        warn_of_memory(self, model, memory_size)
-
-
 def move_together(*stages: object) -> None:
     """Have no alias of the stages move before all of their functions have their new code.
 
@@ -475,21 +334,6 @@ def move_together(*stages: object) -> None:
                 stage.target.node.add_dependency(resource)
 
 
-def inference_environment(model: ModelArtifact, work: WorkBucket, *, confidence: bool = False) -> dict[str, str]:
-    """Return the variables of the handler that runs a model, on whatever it runs."""
-    return {**engine_environment(model, confidence=confidence), "WORK_BUCKET": work.bucket.bucket_name}
-
-
-def engine_environment(model: ModelArtifact, *, confidence: bool = False) -> dict[str, str]:
-    """Return the variables by which a handler runs a model."""
-    return {
-        "MODEL_VERSION": model.version,
-        # So that the same object gives the same row, whatever arrives with it.
-        **({"MAX_BATCH": "1"} if model.manifest.batch_dependent else {}),
-        **({"CONFIDENCE": "1"} if confidence else {}),
-    }
-
-
 def mark_model(function: StageFunction, model: ModelArtifact, *, stage: str | None = None) -> None:
     """Write into the function's metadata which model it runs, in the stage of this name (default: its own id)."""
     mark(function.function, "function", stage=stage or function.node.id, model=model_facts(model.manifest))
@@ -500,100 +344,3 @@ def grant_work(stage: StageFunction, work: WorkBucket) -> None:
     work.grant_read(stage)
     work.grant_write(stage)
     acknowledgments.objects_under(stage.role, work.bucket, TENSORS)
-
-
-@check_props
-class PostprocessFunction(StageFunction):
-    """Turns the model's outputs into predictions, and writes a row for each object.
-
-    Parameters
-    ----------
-    stage
-        How the outputs for one object become a prediction.
-    model
-        Whose outputs they are.
-    work
-        Where large tensors are read.
-    results
-        The table; the function may put rows.
-    result_ttl_days
-        Days after which DynamoDB deletes a row. Default: rows stay.
-    memory_size
-        Default: 1,024 MiB.
-    timeout
-        Default: 30 seconds.
-    capacity
-        Where environments come from. Default: Lambda makes them on demand.
-    **options
-        As those of `StageFunction`.
-    """
-
-    def __init__(
-        self,
-        scope: Construct,
-        id: str,
-        *,
-        stage: Postprocess,
-        model: ModelArtifact,
-        work: WorkBucket,
-        results: ResultsTable,
-        result_ttl_days: int | None = None,
-        memory_size: int = 1024,
-        timeout: Duration | None = None,
-        capacity: CapacityStrategy = ON_DEMAND,
-        **options: Unpack[FunctionOptions],
-    ) -> None:
-        code = stage.bind(model.outputs)
-        super().__init__(
-            scope,
-            id,
-            package=ZipPackage(
-                handler="inference_runtime.handlers.postprocess.handler",
-                runtime_requirements=code.runtime_requirements,
-                requirements=code.requirements,
-                sources=code.files(),
-            ),
-            description=f"stores what {model.manifest.name} says",
-            environment={
-                **code.environment(),
-                **recording_environment(results, result_ttl_days),
-                "WORK_BUCKET": work.bucket.bucket_name,
-            },
-            memory_size=memory_size,
-            timeout=timeout if timeout is not None else Duration.seconds(30),
-            capacity=capacity,
-            **options,
-        )
-        mark(self.function, "function", stage=id, table=results.table.table_name)
-        work.grant_read(self)
-        results.grant_write_rows(self)
-        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
-
-
-def reading_environment(model: ModelArtifact, max_object_bytes: int) -> dict[str, str]:
-    """Return the variables of a handler that reads objects for a model.
-
-    Raises
-    ------
-    PropError
-        No object is that small.
-    """
-    if max_object_bytes < 1:
-        raise PropError(f"max_object_bytes is {max_object_bytes}; it must be at least 1")
-    inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
-    return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": str(max_object_bytes)}
-
-
-def recording_environment(results: ResultsTable, result_ttl_days: int | None) -> dict[str, str]:
-    """Return the variables of a handler that writes rows.
-
-    Raises
-    ------
-    PropError
-        Rows would be deleted at once.
-    """
-    if result_ttl_days is None:
-        return {"RESULTS_TABLE": results.table.table_name}
-    if result_ttl_days < 1:
-        raise PropError(f"result_ttl_days is {result_ttl_days}; it must be at least 1")
-    return {"RESULTS_TABLE": results.table.table_name, "RESULT_TTL_DAYS": str(result_ttl_days)}

@@ -1,0 +1,279 @@
+"""Postprocessing: how it is described, and its function."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Unpack
+
+from aws_cdk import Duration
+
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.capacity.strategy import ON_DEMAND
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.metadata import mark
+from cdk_inference.common.prop_types import check_props
+from cdk_inference.errors import PropError
+from cdk_inference.stages.base import FunctionOptions, StageFunction
+from cdk_inference.stages.stage_code import BUILTIN, LABELS_FILE, StageCode, shape_text, user_code
+from cdk_inference.storage.work_bucket import TENSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from constructs import Construct
+
+    from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.storage.results import ResultsTable
+    from cdk_inference.storage.work_bucket import WorkBucket
+
+_TOP = 5
+
+
+@check_props
+@dataclass(frozen=True)
+class Postprocess:
+    """How the model's outputs become a prediction; made by one of the class methods."""
+
+    code: StageCode
+    classes: int | None = None
+    """How many classes it has names for, if that matters."""
+    output: str | None = None
+    """The output that it looks at; ``None`` for the only one, or for all."""
+    vector: bool = False
+    """Whether it takes that output for a vector."""
+
+    @classmethod
+    def classification(
+        cls,
+        *,
+        labels: Sequence[str] | Path | str,
+        top: int | None = None,
+        activation: Literal["softmax", "none"] = "softmax",
+        output: str | None = None,
+    ) -> Postprocess:
+        """Store the best classes, with their labels and scores.
+
+        Parameters
+        ----------
+        labels
+            Names of the classes in the order of the model's output, as a list or the path of a file with one a line.
+        top
+            How many classes to store. Default: 5, or all of them if there are fewer.
+        activation
+            ``softmax`` if the model ends in logits, ``none`` if its outputs are scores already.
+        output
+            The model's output that holds the classes. Default: the only one.
+
+        Raises
+        ------
+        PropError
+            The file does not exist, or there are no labels.
+        """
+        options: dict[str, object] = {"activation": activation, "output": output}
+        sources: dict[str, Path] = {}
+        if isinstance(labels, str | Path):
+            path = Path(labels)
+            names = _read_lines(path, "labels")
+            options["labels_file"] = LABELS_FILE
+            sources[LABELS_FILE] = path
+        else:
+            names = list(labels)
+            options["labels"] = names
+        if not names:
+            raise PropError("labels is empty; classification needs the name of every class")
+        options["top"] = min(_TOP, len(names)) if top is None else top
+        if top is not None and not 1 <= top <= len(names):
+            raise PropError(f"top is {top}, but there are {len(names)} classes")
+        if activation not in ("softmax", "none"):
+            raise PropError(f"activation is '{activation}'; use 'softmax' or 'none'")
+        code = StageCode(
+            f"{BUILTIN}.classification:classification_postprocessor",
+            options=options,
+            sources=sources,
+            runtime_requirements="postprocess",
+        )
+        return cls(code, classes=len(names), output=output)
+
+    @classmethod
+    def embedding(
+        cls,
+        *,
+        output: str | None = None,
+        normalize: bool = False,
+        encoding: Literal["binary", "list"] = "binary",
+    ) -> Postprocess:
+        """Store a vector as ``embedding``, and how many numbers it has as ``dimensions``.
+
+        Parameters
+        ----------
+        output
+            The model's output that holds the vector. Default: the only one.
+        normalize
+            Whether to scale it to length 1, for models that do not do so themselves.
+        encoding
+            ``binary`` stores float32 numbers, little-endian; ``list`` a list of numbers, which takes two to three times
+            as many bytes, and as many write units.
+
+        Raises
+        ------
+        PropError
+            The encoding is unknown.
+        """
+        if encoding not in ("binary", "list"):
+            raise PropError(f"encoding is '{encoding}'; use 'binary' or 'list'")
+        code = StageCode(
+            f"{BUILTIN}.embedding:embedding_postprocessor",
+            options={"output": output, "normalize": normalize, "encoding": encoding},
+            runtime_requirements="postprocess",
+        )
+        return cls(code, output=output, vector=True)
+
+    @classmethod
+    def outputs(cls) -> Postprocess:
+        """Store the outputs as they are, as lists of numbers: for small outputs."""
+        return cls(
+            StageCode(f"{BUILTIN}.outputs:outputs_postprocessor", options={}, runtime_requirements="postprocess")
+        )
+
+    @classmethod
+    def function(
+        cls,
+        entry: str | Path,
+        *,
+        requirements: Sequence[str] | Path | str = (),
+        sources: Sequence[str | Path] = (),
+    ) -> Postprocess:
+        """Use your own ``postprocess(outputs, item) -> dict``; the parameters are those of `Preprocess.function`."""
+        return cls(
+            user_code(entry, requirements, sources, takes=("outputs", "item"), runtime_requirements="postprocess")
+        )
+
+    def bind(self, outputs: Sequence[TensorSpec]) -> StageCode:
+        """Check the stage against the outputs of the model, and return its code.
+
+        Raises
+        ------
+        PropError
+            There are not as many labels as classes, the output is not a vector, or several outputs may be meant.
+        """
+        if self.vector:
+            spec = _one_output(outputs, self.output, "the vector")
+            if len(spec.shape) != 2 or not spec.dtype.startswith("float"):  # noqa: PLR2004
+                raise PropError(
+                    f"the model's output '{spec.name}' is {spec.dtype} {shape_text(spec.shape)}, which is no vector of "
+                    "floats for each object; name another output, or bring your own function"
+                )
+        if self.classes is not None:
+            spec = _one_output(outputs, self.output, "the classes")
+            width = spec.shape[-1]
+            if not isinstance(width, str) and width != self.classes:
+                raise PropError(
+                    f"labels has {self.classes} names, but the model's output '{spec.name}' has {width} classes; "
+                    "pass one name for each class, in order"
+                )
+        return self.code
+
+
+@check_props
+class PostprocessFunction(StageFunction):
+    """Turns the model's outputs into predictions, and writes a row for each object.
+
+    Parameters
+    ----------
+    stage
+        How the outputs for one object become a prediction.
+    model
+        Whose outputs they are.
+    work
+        Where large tensors are read.
+    results
+        The table; the function may put rows.
+    result_ttl_days
+        Days after which DynamoDB deletes a row. Default: rows stay.
+    memory_size
+        Default: 1,024 MiB.
+    timeout
+        Default: 30 seconds.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
+    **options
+        As those of `StageFunction`.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        stage: Postprocess,
+        model: ModelArtifact,
+        work: WorkBucket,
+        results: ResultsTable,
+        result_ttl_days: int | None = None,
+        memory_size: int = 1024,
+        timeout: Duration | None = None,
+        capacity: CapacityStrategy = ON_DEMAND,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        code = stage.bind(model.outputs)
+        super().__init__(
+            scope,
+            id,
+            package=ZipPackage(
+                handler="inference_runtime.handlers.postprocess.handler",
+                runtime_requirements=code.runtime_requirements,
+                requirements=code.requirements,
+                sources=code.files(),
+            ),
+            description=f"stores what {model.manifest.name} says",
+            environment={
+                **code.environment(),
+                **recording_environment(results, result_ttl_days),
+                "WORK_BUCKET": work.bucket.bucket_name,
+            },
+            memory_size=memory_size,
+            timeout=timeout if timeout is not None else Duration.seconds(30),
+            capacity=capacity,
+            **options,
+        )
+        mark(self.function, "function", stage=id, table=results.table.table_name)
+        work.grant_read(self)
+        results.grant_write_rows(self)
+        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
+
+
+def recording_environment(results: ResultsTable, result_ttl_days: int | None) -> dict[str, str]:
+    """Return the variables of a handler that writes rows.
+
+    Raises
+    ------
+    PropError
+        Rows would be deleted at once.
+    """
+    if result_ttl_days is None:
+        return {"RESULTS_TABLE": results.table.table_name}
+    if result_ttl_days < 1:
+        raise PropError(f"result_ttl_days is {result_ttl_days}; it must be at least 1")
+    return {"RESULTS_TABLE": results.table.table_name, "RESULT_TTL_DAYS": str(result_ttl_days)}
+
+
+def _one_output(outputs: Sequence[TensorSpec], name: str | None, what: str) -> TensorSpec:
+    named = [spec for spec in outputs if name in (None, spec.name)]
+    if len(named) != 1:
+        raise PropError(
+            f"output is {name!r}, but the model's outputs are {', '.join(spec.name for spec in outputs)}; "
+            f"name the one that holds {what}"
+        )
+    return named[0]
+
+
+def _read_lines(path: Path, prop: str) -> list[str]:
+    if not path.is_file():
+        raise PropError(f"{prop}: there is no file '{path}' (looked in {Path.cwd()})")
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise PropError(f"{prop} must be a text file in UTF-8 with one name a line, got '{path}'; convert it") from None

@@ -1,0 +1,431 @@
+"""Preprocessing: how it is described, and its function."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Unpack
+
+from aws_cdk import Duration
+
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.capacity.strategy import ON_DEMAND
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.cache import cache_root
+from cdk_inference.common.prop_types import check_props
+from cdk_inference.errors import ModelBuildError, PropError
+from cdk_inference.model.recipe.tensors import DTYPES
+from cdk_inference.stages.base import FunctionOptions, StageFunction
+from cdk_inference.stages.stage_code import BUILTIN, TOKENIZER_FILE, StageCode, shape_text, user_code
+from cdk_inference.storage.work_bucket import TENSORS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from constructs import Construct
+
+    from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
+    from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.triggers.s3 import S3Trigger
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+@check_props
+@dataclass(frozen=True)
+class Preprocess:
+    """How the bytes of an object become the model's input; made by one of the class methods."""
+
+    code: StageCode
+    suffixes: tuple[str, ...] | None = None
+    """The suffixes it can read; ``None`` if it reads anything."""
+    produces: tuple[str, tuple[int, ...]] | None = None
+    """dtype and shape, without the batch, of what it makes, where that is known beforehand."""
+    tokens: tuple[int, int] | None = None
+    """Bounds of a stage that makes tokens: the most of them, and the multiple that their number is rounded up to."""
+
+    @classmethod
+    def image(
+        cls,
+        *,
+        size: int,
+        resize: Literal["center_crop", "stretch", "pad"] = "center_crop",
+        interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic",
+        crop: float = 0.875,
+        max_pixels: int = 64_000_000,
+    ) -> Preprocess:
+        """Decode an image into uint8 RGB of shape (size, size, 3), channels last.
+
+        Parameters
+        ----------
+        size
+            Height and width in pixels.
+        resize
+            ``center_crop`` takes the central square, ``stretch`` ignores the aspect ratio, ``pad`` adds black borders.
+        interpolation
+            Filter for resizing; all but ``nearest`` average over the source pixels.
+        crop
+            Share of the shorter side that ``center_crop`` keeps, as in the evaluation of ImageNet models.
+        max_pixels
+            Larger images are rejected before they are decoded.
+
+        Raises
+        ------
+        PropError
+            A value is out of range.
+        """
+        if not 1 <= size <= 4096:  # noqa: PLR2004
+            raise PropError(f"size is {size}; an image has between 1 and 4096 pixels a side")
+        if resize not in ("center_crop", "stretch", "pad"):
+            raise PropError(f"resize is '{resize}'; use 'center_crop', 'stretch' or 'pad'")
+        if interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
+            raise PropError(f"interpolation is '{interpolation}'; use 'nearest', 'bilinear', 'bicubic' or 'lanczos'")
+        if not 0 < crop <= 1:
+            raise PropError(f"crop is {crop}; it must be above 0 and at most 1")
+        if max_pixels < 1:
+            raise PropError(f"max_pixels is {max_pixels}; it must be at least 1")
+        options = {
+            "size": size,
+            "resize": resize,
+            "interpolation": interpolation,
+            "crop": crop,
+            "max_pixels": max_pixels,
+        }
+        return cls(
+            StageCode(f"{BUILTIN}.image:image_preprocessor", options=options, runtime_requirements="preprocess-image"),
+            suffixes=IMAGE_SUFFIXES,
+            produces=("uint8", (size, size, 3)),
+        )
+
+    @classmethod
+    def json(cls, *, fields: Sequence[str], dtype: str = "float32") -> Preprocess:
+        """Read numbers from the fields of a JSON object, in this order, as an array of shape (len(fields),).
+
+        Raises
+        ------
+        PropError
+            The fields are not distinct names, or the dtype is not one of numbers.
+        """
+        _check_columns("fields", fields, dtype)
+        return cls(
+            StageCode(f"{BUILTIN}.tabular:json_preprocessor", options={"fields": list(fields), "dtype": dtype}),
+            suffixes=(".json",),
+            produces=(dtype, (len(fields),)),
+        )
+
+    @classmethod
+    def csv(
+        cls, *, columns: Sequence[str], dtype: str = "float32", header: bool = True, delimiter: str = ","
+    ) -> Preprocess:
+        """Read numbers from the named columns of a CSV file with one row, as an array of shape (len(columns),).
+
+        Parameters
+        ----------
+        columns
+            Their names, in the order that the model takes.
+        dtype
+            Of the array.
+        header
+            Whether the first line names the columns. Without, they are taken in the order of ``columns``.
+        delimiter
+            One character.
+
+        Raises
+        ------
+        PropError
+            The columns are not distinct names, the dtype is not one of numbers, or the delimiter is not one character.
+        """
+        _check_columns("columns", columns, dtype)
+        if len(delimiter) != 1:
+            raise PropError(f"delimiter is {delimiter!r}; it must be one character")
+        return cls(
+            StageCode(
+                f"{BUILTIN}.tabular:csv_preprocessor",
+                options={"columns": list(columns), "dtype": dtype, "header": header, "delimiter": delimiter},
+            ),
+            suffixes=(".csv",),
+            produces=(dtype, (len(columns),)),
+        )
+
+    @classmethod
+    def text(
+        cls,
+        *,
+        tokenizer: str | Path | Download | HubFile | PackageFile,
+        max_length: int = 256,
+        pad_to_multiple_of: int = 16,
+        field: str | None = None,
+        too_long: Literal["truncate", "reject"] = "truncate",
+    ) -> Preprocess:
+        """Turn text in UTF-8 into tokens, an array of shape (tokens,) for each input of the model.
+
+        The inputs are those that the model has of ``input_ids``, ``attention_mask`` and ``token_type_ids``.
+
+        Parameters
+        ----------
+        tokenizer
+            The model's ``tokenizer.json``, as Hugging Face's libraries write it: a path, or where it comes from. It
+            goes into the function's package.
+        max_length
+            Most tokens, special ones included, 8 to 8,192: no more than the model has positions for.
+        pad_to_multiple_of
+            Texts are padded to the next multiple of this, which divides ``max_length``: those that come out equally
+            long share a batch.
+        field
+            Field of a JSON object that holds the text. Default: the whole object is the text.
+        too_long
+            What becomes of longer texts: ``truncate`` keeps their first ``max_length`` tokens, ``reject`` rejects them.
+
+        Raises
+        ------
+        PropError
+            A value is out of range, or the file is missing or no tokenizer.
+        """
+        if not 8 <= max_length <= 8192:  # noqa: PLR2004
+            raise PropError(f"max_length is {max_length}; it must be between 8 and 8192 tokens")
+        if not 1 <= pad_to_multiple_of <= max_length or max_length % pad_to_multiple_of:
+            raise PropError(
+                f"pad_to_multiple_of is {pad_to_multiple_of}, of which max_length, {max_length}, is no multiple; "
+                "change one of them"
+            )
+        if field == "":
+            raise PropError("field is ''; name the field of the JSON object that holds the text, or leave it out")
+        if too_long not in ("truncate", "reject"):
+            raise PropError(f"too_long is '{too_long}'; use 'truncate' or 'reject'")
+        options = {
+            "tokenizer_file": TOKENIZER_FILE,
+            "max_length": max_length,
+            "pad_to_multiple_of": pad_to_multiple_of,
+            "field": field,
+            "too_long": too_long,
+        }
+        code = StageCode(
+            f"{BUILTIN}.text:text_preprocessor",
+            options=options,
+            # What tokenizers downloads with, which no function does: twice its own size, with all that it needs.
+            excluded_requirements=("huggingface-hub",),
+            sources={TOKENIZER_FILE: _tokenizer_file(tokenizer)},
+            runtime_requirements="preprocess-text",
+        )
+        return cls(code, suffixes=None if field is None else (".json",), tokens=(max_length, pad_to_multiple_of))
+
+    @classmethod
+    def tensor(cls) -> Preprocess:
+        """Read an array that someone else prepared, in NumPy's ``.npy`` format (never pickled)."""
+        return cls(StageCode(f"{BUILTIN}.tensor:tensor_preprocessor", options={}), suffixes=(".npy",))
+
+    @classmethod
+    def raw_tensor(cls, *, dtype: str, shape: Sequence[int]) -> Preprocess:
+        """Read the bare elements of an array of this dtype and shape, little-endian, in C order, without the batch.
+
+        Raises
+        ------
+        PropError
+            The dtype is unknown, or a size is below 1.
+        """
+        if dtype not in DTYPES:
+            raise PropError(f"dtype is '{dtype}'; use one of {', '.join(DTYPES)}")
+        if any(size < 1 for size in shape):
+            raise PropError(f"shape is {shape_text(shape)}; every size must be at least 1")
+        return cls(
+            StageCode(
+                f"{BUILTIN}.tensor:tensor_preprocessor",
+                options={"format": "raw", "dtype": dtype, "shape": list(shape)},
+            ),
+            produces=(dtype, tuple(shape)),
+        )
+
+    @classmethod
+    def function(
+        cls,
+        entry: str | Path,
+        *,
+        requirements: Sequence[str] | Path | str = (),
+        sources: Sequence[str | Path] = (),
+        suffixes: Sequence[str] | None = None,
+    ) -> Preprocess:
+        """Use your own ``preprocess(data: bytes, item) -> array``.
+
+        Parameters
+        ----------
+        entry
+            ``path/to/file.py:function``.
+        requirements
+            What it imports, as a list or the path of a requirements file. Pin them: a bundle is only as reproducible
+            as its requirements.
+        sources
+            More files and folders that it needs, put next to it.
+        suffixes
+            The suffixes it reads. Default: any.
+
+        Raises
+        ------
+        PropError
+            The file or the function does not exist, or does not take two arguments.
+        """
+        code = user_code(entry, requirements, sources, takes=("data", "item"))
+        return cls(code, suffixes=tuple(suffixes) if suffixes is not None else None)
+
+    def bind(self, inputs: Sequence[TensorSpec]) -> StageCode:
+        """Check the stage against the inputs of the model, and return its code.
+
+        Raises
+        ------
+        PropError
+            What the stage makes is not what the model takes.
+        """
+        if self.produces is not None:
+            dtype, shape = self.produces
+            spec = inputs[0]
+            fits = (
+                len(inputs) == 1
+                and spec.dtype == dtype
+                and len(spec.shape) == len(shape) + 1
+                and all(isinstance(want, str) or want == got for want, got in zip(spec.shape[1:], shape, strict=True))
+            )
+            if not fits:
+                takes = ", ".join(f"{i.name}: {i.dtype} {shape_text(i.shape)}" for i in inputs)
+                raise PropError(
+                    f"preprocess makes {dtype} {shape_text(('batch', *shape))}, but the model takes {takes}; "
+                    "change the stage's props or bring your own function"
+                )
+        if self.tokens is not None:
+            _check_token_inputs(inputs, *self.tokens)
+            return replace(
+                self.code, options={**(self.code.options or {}), "inputs": {i.name: i.dtype for i in inputs}}
+            )
+        return self.code
+
+
+@check_props
+class PreprocessFunction(StageFunction):
+    """Reads a batch of objects and makes the tensors that the model takes.
+
+    Parameters
+    ----------
+    stage
+        How one object becomes an array.
+    model
+        Whose inputs the arrays must fit.
+    trigger
+        Where the objects are; the function may read them.
+    work
+        Where tensors go that are too large for the state of the workflow.
+    max_object_bytes
+        Larger objects are rejected before they are read. Default: 64 MiB.
+    memory_size
+        Default: 1,769 MiB.
+    timeout
+        Default: 30 seconds.
+    capacity
+        Where environments come from. Default: Lambda makes them on demand.
+    **options
+        As those of `StageFunction`.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        stage: Preprocess,
+        model: ModelArtifact,
+        trigger: S3Trigger,
+        work: WorkBucket,
+        max_object_bytes: int = 64 * 1024 * 1024,
+        memory_size: int = 1769,
+        timeout: Duration | None = None,
+        capacity: CapacityStrategy = ON_DEMAND,
+        **options: Unpack[FunctionOptions],
+    ) -> None:
+        code = stage.bind(model.inputs)
+        super().__init__(
+            scope,
+            id,
+            package=ZipPackage(
+                handler="inference_runtime.handlers.preprocess.handler",
+                runtime_requirements=code.runtime_requirements,
+                requirements=code.requirements,
+                excluded_requirements=code.excluded_requirements,
+                sources=code.files(),
+            ),
+            description=f"reads objects and makes the input of {model.manifest.name}",
+            environment={
+                **code.environment(),
+                **reading_environment(model, max_object_bytes),
+                "WORK_BUCKET": work.bucket.bucket_name,
+            },
+            memory_size=memory_size,
+            timeout=timeout if timeout is not None else Duration.seconds(30),
+            capacity=capacity,
+            **options,
+        )
+        trigger.grant_read(self)
+        work.grant_write(self)
+        acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
+        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
+
+
+def reading_environment(model: ModelArtifact, max_object_bytes: int) -> dict[str, str]:
+    """Return the variables of a handler that reads objects for a model.
+
+    Raises
+    ------
+    PropError
+        No object is that small.
+    """
+    if max_object_bytes < 1:
+        raise PropError(f"max_object_bytes is {max_object_bytes}; it must be at least 1")
+    inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
+    return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": str(max_object_bytes)}
+
+
+def _check_columns(prop: str, names: Sequence[str], dtype: str) -> None:
+    if not names or len(set(names)) != len(names):
+        raise PropError(f"{prop} is {names!r}; list the names of the numbers that the model takes, in order")
+    if dtype not in DTYPES or dtype == "bool":
+        raise PropError(f"dtype is '{dtype}'; use a type of numbers, such as 'float32'")
+
+
+def _check_token_inputs(inputs: Sequence[TensorSpec], max_length: int, multiple: int) -> None:
+    for spec in inputs:
+        if spec.name not in TOKEN_INPUTS or spec.dtype not in ("int32", "int64") or len(spec.shape) != 2:  # noqa: PLR2004
+            raise PropError(
+                f"preprocess makes {', '.join(TOKEN_INPUTS)}: int64 or int32 (batch, tokens), but the model takes "
+                f"{spec.name}: {spec.dtype} {shape_text(spec.shape)}; bring your own function"
+            )
+        size = spec.shape[1]
+        if not isinstance(size, str) and not size == max_length == multiple:
+            raise PropError(
+                f"the model takes exactly {size} tokens; pass max_length={size} and pad_to_multiple_of={size}"
+            )
+
+
+def _tokenizer_file(tokenizer: str | Path | Download | HubFile | PackageFile) -> Path:
+    if isinstance(tokenizer, str | Path):
+        path = Path(tokenizer)
+        if not path.is_file():
+            raise PropError(f"tokenizer: there is no file '{path}' (looked in {Path.cwd()})")
+    else:
+        from cdk_inference.model.files.fetch import fetch  # noqa: PLC0415 - with its HTTP client it takes 0.2 s to import
+
+        try:
+            path = fetch(tokenizer, Path.cwd(), cache_root())
+        except ModelBuildError as error:
+            raise PropError(f"tokenizer: {error}") from None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PropError(f"tokenizer: '{path}' is not JSON: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise PropError(
+            f"tokenizer: '{path}' has no model; pass the tokenizer.json of a fast tokenizer, as its save_pretrained "
+            "writes it"
+        )
+    return path

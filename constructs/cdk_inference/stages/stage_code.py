@@ -1,0 +1,151 @@
+"""The code of a stage: its entry, options, files and requirements."""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdk_inference.errors import PropError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+LABELS_FILE = "labels.txt"
+
+TOKENIZER_FILE = "tokenizer.json"
+
+_STAGE = "STAGE"
+
+_MAX_INLINE_OPTIONS = 1_000  # bytes; a function's environment holds 4 KB in all
+
+# Names that the runtime itself has in the package.
+_TAKEN = frozenset({"inference_runtime", "model", LABELS_FILE, TOKENIZER_FILE, "stage_options.json"})
+
+BUILTIN = "inference_runtime.stages.builtin"
+
+
+@dataclass(frozen=True)
+class StageCode:
+    """The code of a stage, as its function is told about it.
+
+    Attributes
+    ----------
+    function
+        ``module:attribute`` in the function's package.
+    options
+        If not ``None``, the attribute is a factory, called with these once at start-up.
+    requirements
+        Packages besides those of the runtime, as pip writes them, and requirements files.
+    excluded_requirements
+        Packages that stay out although one of those asks for them.
+    sources
+        Files and folders to put into the package, by their name in it.
+    runtime_requirements
+        Name of the runtime's own list of pinned packages.
+    """
+
+    function: str
+    options: Mapping[str, object] | None = None
+    requirements: tuple[str | Path, ...] = ()
+    excluded_requirements: tuple[str, ...] = ()
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    runtime_requirements: str = "preprocess-base"
+
+    def environment(self, prefix: str = _STAGE) -> dict[str, str]:
+        """Return the variables by which the runtime finds the stage.
+
+        Parameters
+        ----------
+        prefix
+            What their names begin with: in a function with several stages, each has its own.
+        """
+        variables = {f"{prefix}_FUNCTION": self.function}
+        if len(self._options) > _MAX_INLINE_OPTIONS:
+            variables[f"{prefix}_OPTIONS_FILE"] = _options_file(prefix)
+        elif self.options is not None:
+            variables[f"{prefix}_OPTIONS"] = self._options.decode()
+        return variables
+
+    def files(self, prefix: str = _STAGE) -> dict[str, Path | bytes]:
+        """Return what to put into the package: the sources, and options that the environment would not hold."""
+        too_long = len(self._options) > _MAX_INLINE_OPTIONS
+        return {**self.sources, **({_options_file(prefix): self._options} if too_long else {})}
+
+    @property
+    def _options(self) -> bytes:
+        if self.options is None:
+            return b""
+        return json.dumps(self.options, sort_keys=True, ensure_ascii=False).encode()
+
+
+def _options_file(prefix: str) -> str:
+    return f"{prefix.lower()}_options.json"
+
+
+def user_code(
+    entry: str | Path,
+    requirements: Sequence[str] | Path | str,
+    sources: Sequence[str | Path],
+    *,
+    takes: Sequence[str],
+    runtime_requirements: str = "preprocess-base",
+) -> StageCode:
+    """Return the code of a function of the user's that takes these arguments.
+
+    Raises
+    ------
+    PropError
+        The file or the function does not exist, or does not take them.
+    """
+    file, colon, name = str(entry).rpartition(":")
+    path = Path(file)
+    if not colon or not name.isidentifier() or path.suffix != ".py" or not path.stem.isidentifier():
+        raise PropError(f"entry '{entry}' is not of the form 'path/to/file.py:function'")
+    if not path.is_file():
+        raise PropError(f"entry: there is no file '{path}' (looked in {Path.cwd()})")
+    _check_function(path, name, takes)
+    needs: tuple[str | Path, ...]
+    if isinstance(requirements, str | Path):
+        needs = (Path(requirements),)
+        if not needs[0].is_file():
+            raise PropError(f"requirements: there is no file '{requirements}' (looked in {Path.cwd()})")
+    else:
+        needs = tuple(requirements)
+    files: dict[str, Path] = {}
+    for source in (path, *map(Path, sources)):
+        if not source.exists():
+            raise PropError(f"sources: there is no file or folder '{source}' (looked in {Path.cwd()})")
+        name_in_package = source.resolve().name
+        if name_in_package in _TAKEN or name_in_package in files:
+            raise PropError(f"sources: '{source}' and something else are both called '{name_in_package}'; rename it")
+        files[name_in_package] = source
+    return StageCode(
+        f"{path.stem}:{name}", requirements=needs, sources=files, runtime_requirements=runtime_requirements
+    )
+
+
+def _check_function(path: Path, name: str, takes: Sequence[str]) -> None:
+    """Look for the function without importing the file: its requirements need not be installed here."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise PropError(f"entry: '{path}' is not valid Python: {error}") from None
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            arguments = node.args
+            positional = [*arguments.posonlyargs, *arguments.args]
+            needed = len(positional) - len(arguments.defaults) + sum(d is None for d in arguments.kw_defaults)
+            if needed > len(takes) or (len(positional) < len(takes) and not arguments.vararg):
+                raise PropError(f"entry: '{name}' in '{path}' must be a function of ({', '.join(takes)})")
+            return
+    found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    raise PropError(f"entry: there is no function '{name}' in '{path}'; it has {', '.join(found) or 'none'}")
+
+
+def shape_text(shape: Sequence[int | str]) -> str:
+    """Return a shape as messages show it."""
+    return "(" + ", ".join(str(axis) for axis in shape) + ")"
