@@ -20,7 +20,7 @@ from cdk_inference.model.records.lock import read_lock
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from cdk_inference.costs.costs import Option
+    from cdk_inference.costs.options import Option
     from cdk_inference.local import Outcome
 
 HERE = Path(__file__).parent

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.provisioned import CapacitySchedule
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
-    from cdk_inference.costs.costs import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
+    from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
     from cdk_inference.costs.prices import Prices
     from cdk_inference.errors import InferenceError, ModelBuildError, PropError
     from cdk_inference.gpu.capacity import GpuCapacity
@@ -47,15 +47,15 @@ _MODULES = {
     "Capacity": "capacity.capacity",
     "CapacitySchedule": "capacity.provisioned",
     "CapacityStrategy": "capacity.strategy",
-    "CascadeOption": "costs.costs",
+    "CascadeOption": "costs.options",
     "CpuCapacity": "capacity.managed_instances",
     "CpuInference": "stages.inference",
-    "CpuOption": "costs.costs",
+    "CpuOption": "costs.options",
     "FusedFunction": "stages.fused",
     "FusedLeg": "pipeline.workflow",
     "GpuCapacity": "gpu.capacity",
     "GpuInference": "gpu.inference",
-    "GpuOption": "costs.costs",
+    "GpuOption": "costs.options",
     "GpuWorkflow": "gpu.workflow",
     "Inference": "routing.inference",
     "InferenceError": "errors",
@@ -68,7 +68,7 @@ _MODULES = {
     "ModelArtifact": "model.artifact",
     "ModelBuildError": "errors",
     "ModelDelivery": "bundling.delivery",
-    "PipelineShape": "costs.costs",
+    "PipelineShape": "costs.options",
     "Postprocess": "stages.postprocess",
     "PostprocessFunction": "stages.postprocess",
     "Preprocess": "stages.preprocess",
@@ -82,7 +82,7 @@ _MODULES = {
     "S3Trigger": "triggers.s3",
     "SageMakerAsync": "gpu.sagemaker",
     "StageFunction": "stages.base",
-    "Traffic": "costs.costs",
+    "Traffic": "costs.options",
     "WorkBucket": "storage.work_bucket",
 }
 

@@ -94,7 +94,7 @@ def test_costs_say_what_is_assumed_and_which_way_costs_less(
 
 
 def test_where_a_cascade_begins_to_pay(demo: ModuleType) -> None:
-    from cdk_inference.costs.costs import CascadeOption, CpuOption
+    from cdk_inference.costs import CascadeOption, CpuOption
 
     def pays(milliseconds: float) -> bool:
         second = CpuOption("second", milliseconds=milliseconds)

@@ -24,7 +24,7 @@ from cdk_inference import (
     SageMakerAsync,
     Traffic,
 )
-from cdk_inference.costs.costs import CpuOption, GpuOption, always_on_advice, estimate
+from cdk_inference.costs import CpuOption, GpuOption, always_on_advice, estimate
 from cdk_inference.model import Calibration, Float16
 from cdk_inference.model.records.manifest import Measured
 from cdk_inference.routing.route_costs import advise, cascade_costs, option, warn_of_backlog

@@ -12,19 +12,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from cdk_inference import PropError
-from cdk_inference.costs.costs import (
-    MONTH_HOURS,
-    CascadeOption,
-    CpuOption,
-    Estimate,
-    GpuOption,
-    PipelineShape,
-    Traffic,
-    always_on_advice,
-    choose,
-    estimate,
-)
+from cdk_inference.costs.advice import always_on_advice
+from cdk_inference.costs.estimates import Estimate, choose, estimate
+from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
 from cdk_inference.costs.prices import Prices
+from cdk_inference.costs.quantities import MONTH_HOURS
 from cdk_inference.model.records.manifest import Manifest, Measured
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from aws_cdk.assertions import Template
 
 from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
 from cdk_inference.capacity.network import InferenceNetwork
-from cdk_inference.costs.costs import MOST_IN_A_BATCH, CpuOption, GpuOption, PipelineShape
+from cdk_inference.costs.options import MOST_IN_A_BATCH, CpuOption, GpuOption, PipelineShape
 from cdk_inference.gpu.workflow import GpuWorkflow
 from cdk_inference.triggers.s3 import MAX_BATCH_SIZE
 

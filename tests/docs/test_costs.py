@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from cdk_inference.costs.costs import CascadeOption, CpuOption, PipelineShape, Traffic, estimate
+from cdk_inference.costs import CascadeOption, CpuOption, PipelineShape, Traffic, estimate
 from cdk_inference.costs.prices import Prices
 
 from .pages import ROOT, page

@@ -1,19 +1,8 @@
 """What a pipeline costs at published prices, and which option is the cheapest."""
 
-from cdk_inference.costs.costs import (
-    AlwaysOnAdvice,
-    CascadeOption,
-    CostLine,
-    CpuOption,
-    Decision,
-    Estimate,
-    GpuOption,
-    PipelineShape,
-    Traffic,
-    always_on_advice,
-    choose,
-    estimate,
-)
+from cdk_inference.costs.advice import AlwaysOnAdvice, always_on_advice
+from cdk_inference.costs.estimates import CostLine, Decision, Estimate, choose, estimate
+from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
 from cdk_inference.costs.prices import SOURCES, Prices
 
 __all__ = [

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from constructs import IConstruct
 
-    from cdk_inference.costs.costs import Architecture
     from cdk_inference.costs.prices import Prices
+    from cdk_inference.costs.quantities import Architecture
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.records.manifest import Measured
 
@@ -101,8 +101,8 @@ def choices(
         If the model needs more than all of them.
     """
     # Here, so that an app's imports do not wait for what only this needs.
-    from cdk_inference.costs.costs import VCPU_MIB  # noqa: PLC0415
     from cdk_inference.costs.prices import Prices  # noqa: PLC0415
+    from cdk_inference.costs.quantities import VCPU_MIB  # noqa: PLC0415
 
     least = least_memory(measured)
     enough = sorted(size for size in sizes if size >= least)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
-    from cdk_inference.costs.costs import Traffic
+    from cdk_inference.costs.options import Traffic
     from cdk_inference.gpu.inference import GpuInference
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.pipeline.route_stages import RouteOptions, WorkflowLogs

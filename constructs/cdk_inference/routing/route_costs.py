@@ -8,15 +8,9 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Annotations, Token
 
-from cdk_inference.costs.costs import (
-    CascadeOption,
-    CpuOption,
-    GpuOption,
-    PipelineShape,
-    Traffic,
-    always_on_advice,
-    estimate,
-)
+from cdk_inference.costs.advice import always_on_advice
+from cdk_inference.costs.estimates import estimate
+from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.inference import LONGEST_PATIENCE, LambdaGpu
 from cdk_inference.gpu.sagemaker import SageMakerAsync
@@ -66,13 +60,13 @@ def _on_lambda(name: str, milliseconds: float | None, backend: GpuBackend) -> Gp
     if Token.is_unresolved(backend.accelerator_memory) or Token.is_unresolved(backend.min_environments):
         raise PropError(
             f"what '{name}' costs is not known: its accelerator_memory and min_environments are only at deployment; "
-            "give numbers, or compare options of cdk_inference.costs.costs yourself"
+            "give numbers, or compare options of cdk_inference.costs yourself"
         )
     instance = next((each for memory, each in _INSTANCES if memory >= backend.accelerator_memory), None)
     if instance is None:
         raise PropError(
             f"what '{name}' costs is not known: no instance with {backend.accelerator_memory} GiB of GPU memory has a "
-            "price here; compare a GpuOption(instance=…) of your own with cdk_inference.costs.costs.choose"
+            "price here; compare a GpuOption(instance=…) of your own with cdk_inference.costs.choose"
         )
     return GpuOption(
         name,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from cdk_inference.costs.costs import Option, Traffic
+    from cdk_inference.costs.options import Option, Traffic
     from cdk_inference.costs.prices import Prices
     from cdk_inference.model.cascade import Calibration
     from cdk_inference.routing.route import Route
@@ -528,7 +528,7 @@ class _Cheapest:
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
         if "unbuilt" in (self.cpu.model.version, self.gpu.model.version):
             return self.cpu.bind(plan, variant)  # nothing is deployed of such a stack
-        from cdk_inference.costs.costs import choose  # noqa: PLC0415 - for who lets the costs decide
+        from cdk_inference.costs.estimates import choose  # noqa: PLC0415 - for who lets the costs decide
         from cdk_inference.routing.route_costs import cascade_option, option  # noqa: PLC0415
 
         branches: dict[str, Branch] = {self.cpu.name: self.cpu, self.gpu.name: self.gpu}
