@@ -133,8 +133,8 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # What imports make stays, and CDK's modules are many thousands of objects: looking for garbage among them again and
-    # again would take a tenth of the time.
+    # The objects that imports make stay, and CDK's modules are many thousands of objects. Looking for garbage among
+    # them again and again would take a tenth of the time.
     collecting = gc.isenabled()
     gc.disable()
     try:

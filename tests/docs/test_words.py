@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST = {
-    "headless": 248,
+    "headless": 173,
     "is no": 4,
     "beside": 3,
     "else": 0,
     "of its own": 125,
-    "long sentence": 544,
+    "long sentence": 543,
     "long line": 753,
 }
 """How many places break each rule today. Lower a number when you have mended some; none may rise."""

@@ -1,4 +1,4 @@
-"""What a pipeline costs at published prices, and which option is the cheapest."""
+"""Estimates the cost of a pipeline at published prices, and finds the cheapest option."""
 
 from cdk_inference.costs.advice import AlwaysOnAdvice, always_on_advice
 from cdk_inference.costs.estimates import CostLine, Decision, Estimate, choose, estimate

@@ -40,7 +40,7 @@ FAILURES = "sagemaker/failures"
 
 VARIANT = "gpu"
 
-# Its driver (580, CUDA 13) runs images for CUDA 12 and 13. What SageMaker would choose for older GPUs stops at CUDA 11:
+# Its driver (580, CUDA 13) runs images for CUDA 12 and 13. SageMaker's choice for older GPUs stops at CUDA 11:
 # https://docs.aws.amazon.com/sagemaker/latest/dg/inference-gpu-drivers.html
 _AMI = "al2023-ami-sagemaker-inference-gpu-4-1"
 # SageMaker needs these actions for the role of a model in a VPC:

@@ -84,7 +84,7 @@ class Background:
         Raises
         ------
         NothingDeployedError
-            If it does not run. What a killed one left behind is removed.
+            If it does not run. Files that a killed one left behind are removed.
         """
         if self.running():
             state = self._read()

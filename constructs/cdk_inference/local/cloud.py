@@ -492,12 +492,12 @@ class LocalCloud(Cloud):
 
     @property
     def refusals(self) -> list[Refusal]:
-        """What the pipes were not able to do, oldest first."""
+        """The failures of the pipes, oldest first."""
         return self._runner.refusals if self._runner else []
 
     @property
     def pipes(self) -> PipeRunner | None:
-        """What runs the pipes."""
+        """The runner of the pipes."""
         return self._runner
 
     def start(self) -> Self:

@@ -1,4 +1,4 @@
-"""What is deployed: stacks, and their resources by the role that our metadata gives them."""
+"""Finds deployed stacks, and their resources by the role that our metadata gives them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into a pipeline's inbox, and what becomes of it."""
+"""Uploads objects to a pipeline's inbox, and waits for their outcomes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one object: a row of the results table, or a message in the dead-letter queue.
+    """The outcome of one object: a row of the results table, or a message in the dead-letter queue.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ _MILLION = 1e6  # what is told of shares
 
 @dataclass(frozen=True)
 class Point:
-    """What one threshold would do.
+    """The effect of one threshold.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ class Calibration:
 
     @property
     def warning(self) -> str | None:
-        """What makes the cascade useless on the evaluation data, and what to do; None if it is of use."""
+        """The reason why the cascade is useless on the evaluation data, with the fix; None if it is of use."""
         if not self.samples:
             return None
         pair = f"the cascade of {self.first} and {self.then}"
@@ -222,7 +222,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a deployed model answers to its evaluation data.
+    """The answers of a deployed model to its evaluation data.
 
     Parameters
     ----------
@@ -266,11 +266,11 @@ def calibrate(
     the first model where it is at least so sure, and with the second elsewhere, agrees with the second on the target
     share of all samples. Confidence is the highest softmax of the first output.
 
-    What was measured and decided is written to ``<first>+<then>.cascade.lock.json`` next to the first recipe. With a
+    Measurements and decision are written to ``<first>+<then>.cascade.lock.json`` next to the first recipe. With a
     lock that fits both models' versions, their evaluation data and the tools, nothing is measured, and the calibration
     is the recorded one. For another target, the recorded table decides.
 
-    What a model answers is kept in the cache by all that it depends on.
+    The answers of a model are kept in the cache by all that they depend on.
 
     Parameters
     ----------
@@ -529,7 +529,7 @@ class _Deployed:
 
     @property
     def side(self) -> Side:
-        """What a calibration holds for."""
+        """The models and data that a calibration holds for."""
         recipe = self.project.recipe.to_data()
         depends = {
             "function": self.project.recipe.evaluation.data,

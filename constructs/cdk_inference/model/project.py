@@ -74,7 +74,7 @@ class BuiltModel:
 
     @property
     def report(self) -> Path:
-        """What was measured when it was built, as JSON. It does not ship."""
+        """The measurements of its build, as JSON. They do not ship."""
         return self.path.parent / "report.json"
 
     @property
@@ -118,7 +118,7 @@ class Project:
 
     @property
     def target(self) -> Target:
-        """What the model is built for: an architecture, or any if the precision has no 8-bit products."""
+        """The target of the build: an architecture, or any if the precision has no 8-bit products."""
         return "any" if isinstance(self.recipe.precision, Float32 | Float16) else self.architecture
 
     @property
@@ -133,7 +133,7 @@ class Project:
 
     @property
     def basis(self) -> dict[str, str]:
-        """What a lock holds for, with the tools: short hashes of what decides which model is the best."""
+        """The basis of a lock, with the tools: short hashes of what decides which model is the best."""
         data = self.recipe.to_data()
         evaluation = {f"evaluation.{name}": value for name, value in data.pop("evaluation").items()}
         fields = {name: value for name, value in (data | evaluation).items() if name not in _JUDGED}

@@ -208,7 +208,7 @@ class Preprocess:
         code = StageCode(
             f"{BUILTIN}.text:text_preprocessor",
             options=options,
-            # What tokenizers downloads with, which no function does: twice its own size, with all that it needs.
+            # tokenizers needs these only to download, which no function does. They are twice its own size.
             excluded_requirements=("huggingface-hub",),
             sources={TOKENIZER_FILE: _tokenizer_file(tokenizer)},
             runtime_requirements="preprocess-text",

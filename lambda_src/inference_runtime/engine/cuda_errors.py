@@ -31,7 +31,7 @@ _LIBRARY_FAULT = re.compile(r"CU(BLAS|DNN|FFT)_(STATUS_)?(EXEC(UTION)?_FAILED|IN
 def trouble(error: BaseException) -> type[Exception] | None:
     """Return which of the runtime's errors an exception of ONNX Runtime stands for, None if for none of these.
 
-    Of `OutOfMemoryError`, a session survives. `KernelFaultError` is a computation that failed, and `RetryableError` a
+    A session survives `OutOfMemoryError`. `KernelFaultError` is a computation that failed, and `RetryableError` a
     card that did: either way this process cannot use the card any more.
     """
     text = str(error)

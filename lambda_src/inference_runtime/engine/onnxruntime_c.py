@@ -286,7 +286,7 @@ class CSession:
     Parameters
     ----------
     path
-        Of the model. What belongs to it is looked for next to it.
+        The file of the model. Files that belong to it lie next to it.
     threads
         Those that compute.
 
@@ -311,8 +311,8 @@ class CSession:
             library.call("CreateSession", library.environment, os.fsencode(path), options, byref(session))
         finally:
             library.releases["ReleaseSessionOptions"](options)
-        # Of the shapes that were seen, None for one that failed. They go with the session: a thread that still runs
-        # the model when it is closed has both.
+        # Plans of the shapes that were seen, None for one that failed. They go with the session: a thread that still
+        # runs the model when it is closed has both.
         plans: dict[Key, Plan | None] = {}
         self._open: tuple[Handle, dict[Key, Plan | None]] | None = Handle(library, session.value or 0), plans
         # Functions that each run calls, without a look-up.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_ANSWER_BYTES = 1_800
 """Most bytes of an answer as JSON, with escapes: those of a batch of 32 take a fifth of a workflow's state of 262,144.
 
-What preprocessing returns is smaller by as much, so that all that belongs to a batch fits together.
+The answer of preprocessing is smaller by as much, so that all that belongs to a batch fits together.
 """
 
 _MAX_REASON = 200  # characters

@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import parse_qs, quote
 from xml.sax.saxutils import escape
 
-# What Lambda's Python runtimes offer a function besides its own bundle.
+# Packages that Lambda's Python runtimes offer a function besides its bundle.
 _LAMBDA_PACKAGES = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
 
 # Ours, next to MiniStack's own /_ministack/: credentials of a role for a service that acts with it, functions

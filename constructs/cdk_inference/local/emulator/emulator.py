@@ -66,7 +66,7 @@ class Emulator:
 
     @property
     def log(self) -> Path:
-        """What the emulator itself reports."""
+        """The emulator's report on itself."""
         return self.state / "emulator.log"
 
     def wait(self) -> str | None:

@@ -18,7 +18,7 @@ _FAILED = ("FAILED", "TIMED_OUT", "ABORTED")
 _WAITING, _IN_FLIGHT = "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"
 _MOST_REASON = 300  # characters
 
-# What a function's process says when it ends, and the last line of a traceback.
+# Lines of a function's process when it ends, and the last line of a traceback.
 _ERROR = re.compile(
     r"Task timed out|Worker process died|Worker init failed|\[ERROR\]|[\w.]+(Error|Exception|Exit)(: |$)"
 )
@@ -68,7 +68,7 @@ class Parts:
 
 
 class Situation:
-    """What the parts of a pipeline say from a moment on.
+    """Tells what the parts of a pipeline say from a moment on.
 
     Parameters
     ----------

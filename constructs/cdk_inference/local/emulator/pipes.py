@@ -400,7 +400,7 @@ class PipeRunner:
 
     @property
     def refusals(self) -> list[Refusal]:
-        """What pipes were not able to do, oldest first."""
+        """The failures of the pipes, oldest first."""
         return list(self._refusals)
 
     @property

@@ -123,7 +123,7 @@ def _prepare(
         graph = clean(fuse(onnx.load(original / "model.onnx"), target))
         quantized, model = rounds(graph), serialize(graph)
         del graph
-        # What rounds to 8 bits is compared as it is written: fused kernels may round some values the other way.
+        # Models in 8 bits are compared as they are written: fused kernels may round some values the other way.
         outputs = predict(model, recipe, [example], "the exported graph", fused=not quantized)
         expected = load_outputs(original / "expected.npz")
         parity = check_export(expected[0], outputs[0], recipe, quantized=quantized)

@@ -1,4 +1,4 @@
-"""What a finished build left in the cache, read and checked."""
+"""Reads and checks the files that a finished build left in the cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Gate:
-    """What the deployed model had to reach, and what it reached."""
+    """The figure that the deployed model had to reach, and the one that it reached."""
 
     metric: str
     baseline: float

@@ -13,7 +13,7 @@ _REPLACED = "\N{REPLACEMENT CHARACTER}"
 _REORDERING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _MARKS_PER_LETTER = 4
 _URL = re.compile(r"https?://[^\s<>\"'\\^`{|}\x00-\x20]+[^\s<>\"'\\^`{|}.,;:!?)\]\x00-\x20]", re.IGNORECASE)
-# What means something inside of a line of GitHub's Markdown; texts never stand at the start of one.
+# Characters with a meaning inside of a line of GitHub's Markdown; texts never stand at the start of one.
 _MEANINGFUL = re.compile(
     r"[\\`*\[\]<|~$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|&(?=[#\w])|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE
 )

@@ -1,4 +1,4 @@
-"""What both forms of the card show, as text and numbers that are ready to be printed."""
+"""Prepares the texts and numbers that both forms of the card show."""
 
 from __future__ import annotations
 

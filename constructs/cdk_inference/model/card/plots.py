@@ -132,7 +132,7 @@ def trade_off(
 ) -> str:
     """Draw quality against latency (or size), marker areas in proportion to `Point.area`.
 
-    What lies far beyond the gate is drawn at the edge with an arrow, so that it does not squeeze the others.
+    A value far beyond the gate is drawn at the edge with an arrow, so that it does not squeeze the others.
     """
     figure, axes = _axes(canvas, left=64 if canvas.names else 52, bottom=46)
     low, high = _quality_range(points, limit, higher_is_better=higher_is_better)

@@ -1,4 +1,4 @@
-"""What a model is judged by before it may ship."""
+"""The evaluation that judges a model before it may ship."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ _NODES = "names of nodes or operators, a tuple of strings"
 class Auto:
     """Try what suits the architecture, and ship the best that passes the gate; float32 if nothing does.
 
-    What was found is recorded in a lock file next to the recipe.
+    The result is recorded in a lock file next to the recipe.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a model is made of, as pure data: the build process reads it, the synth process only hashes it."""
+"""Describes a model as pure data: the build process reads it, the synth process only hashes it."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ Architecture = Literal["arm64", "x86_64"]
 """Architecture of a function, as Lambda names it."""
 
 Target = Literal["arm64", "x86_64", "any"]
-"""What a model is built for: float models are the same for every architecture."""
+"""The target of a build: float models are the same for every architecture."""
 
 ARCHITECTURES: tuple[Architecture, ...] = get_args(Architecture)
 DEFAULT_ARCHITECTURE: Architecture = "arm64"

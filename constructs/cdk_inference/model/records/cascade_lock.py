@@ -26,8 +26,8 @@ SCHEMA_VERSION = 1
 SUFFIX = f".cascade{LOCK_SUFFIX}"
 
 Row = tuple[float, int, int, int | None]
-"""What one threshold does: itself, how many samples it escalates, how many get the second model's answer, and how many
-get the answer that is their label (None without labels)."""
+"""The effect of one threshold: itself, how many samples it escalates, how many get the second model's answer, and how
+many get the answer that is their label (None without labels)."""
 
 _ROW = re.compile(r"\[\s+([^][{}\"]*[^][{}\"\s])\s+\]")
 
@@ -56,7 +56,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Basis:
-    """What a calibration was made on. It holds for the same versions, data and tools.
+    """The basis of a calibration. It holds for the same versions, data and tools.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured.
+    """The measurements.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Entry:
-    """What was measured for two models, and what was decided by it.
+    """The measurements of two models, and the decisions based on them.
 
     Parameters
     ----------

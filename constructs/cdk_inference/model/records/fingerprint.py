@@ -1,4 +1,4 @@
-"""What a recipe is identified by: its files, and the code of its packages, the same on every machine."""
+"""Identifies a recipe by its files and the code of its packages, the same on every machine."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 LOCK_SUFFIX = ".lock.json"
 
 DIGITS = 16
-"""Of a hash that only has to tell whether something changed."""
+"""Digits of a hash that only has to tell whether something changed."""
 
 _LISTED = 20  # files of a subfolder, at most, that a lock lists one by one
 _IMPORTERS = re.compile(
     r"__import__|import_module|exec(_module)?|run_(path|module)|SourceFileLoader|spec_from_file_location"
     r"|iter_modules|walk_packages"
 )
-# What describes a project, if it lies at the top of the folder, which may be that of an app.
+# Files that describe a project, if they lie at the top of the folder, which may be that of an app.
 _PROJECT = re.compile(
     r".*\.(md|rst|ipynb|lock)|(AUTHORS|CHANGELOG|CODEOWNERS|LICEN[CS]E|NOTICE|README)([.-].*)?"
     r"|\.(git.+|dockerignore|editorconfig|pre-commit-config\.yaml|python-version)|Dockerfile|Makefile|Pipfile"
@@ -41,7 +41,7 @@ def hash_files(folder: Path, recipe: ModelRecipe) -> dict[str, str]:
     """Return the SHA-256 of each file in the folder that the build can read, by its relative POSIX name.
 
     Python files count if the recipe's functions can import or read them, and files that describe a project only if such
-    code names them. What the recipe's own file says is hashed apart: a comment in it does not export the model again.
+    code names them. The content of the recipe's own file is hashed apart: a comment in it exports nothing again.
 
     Raises
     ------

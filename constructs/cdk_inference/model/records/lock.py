@@ -31,7 +31,7 @@ _PAIR = re.compile(r"\[\s+(-?[\d.e+-]+),\s+(-?[\d.e+-]+)\s+\]")
 
 @dataclass(frozen=True)
 class Candidate:
-    """What was found out about one precision.
+    """The findings about one precision.
 
     Parameters
     ----------
@@ -148,7 +148,7 @@ class Lock:
         """
         metric = self.metric
         gate = limit(evaluation, metric.baseline)
-        # What did not change keeps the digits that it was recorded with.
+        # A figure that did not change keeps the digits that it was recorded with.
         if abs(gate - metric.gate) <= _SAME * max(abs(gate), abs(metric.baseline)):
             gate = metric.gate
         shipped = next((c for c in self.candidates if c.status == "shipped"), None)

@@ -1,4 +1,4 @@
-"""What a built artifact says about itself. The same build gives the same manifest, byte for byte."""
+"""The manifest of a built artifact. The same build gives the same manifest, byte for byte."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured on the machine that searched; copied from the lock, hence the same wherever it is built.
+    """The measurements of the machine that searched; copied from the lock, hence the same wherever it is built.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ _SIGNATURES = {
 _BITS_PER_SAMPLE, _PLANAR_CONFIGURATION, _SEPARATE = 258, 284, 2  # of TIFF
 _BYTE = 8
 
-# Of JPEG. The pattern leaves out what is in scans: bytes that are not markers, and restarts.
+# Markers of JPEG. The pattern leaves out what is in scans: bytes that are not markers, and restarts.
 _START_OF_IMAGE, _SCAN, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _WITHOUT_LENGTH = (_START_OF_IMAGE, b"\xff\x01")
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")

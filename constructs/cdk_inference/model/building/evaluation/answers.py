@@ -1,4 +1,4 @@
-"""What a deployed model answers to its evaluation data: what a cascade is calibrated on. Needs no torch."""
+"""Asks a deployed model its evaluation data, to calibrate a cascade. This needs no torch."""
 
 from __future__ import annotations
 

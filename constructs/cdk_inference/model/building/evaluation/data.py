@@ -24,7 +24,7 @@ _LABELLED, _DESCRIBED = 2, 3  # members of a batch that is a tuple
 
 @dataclass(frozen=True)
 class Samples:
-    """What a data function yielded.
+    """The samples that a data function yielded.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What makes an ONNX graph reproducible and ready to quantize."""
+"""Makes an ONNX graph reproducible and ready to quantize."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Array = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
 
 OPSETS = (18, 17, 13)
-"""What old graphs are converted to, best first; below 13, weights cannot be quantized per channel."""
+"""Opsets that old graphs are converted to, best first; below 13, weights cannot be quantized per channel."""
 
 CONTRIB = "com.microsoft"
 """Domain of onnxruntime's own operators: they run on every CPU that it supports."""
@@ -222,7 +222,7 @@ class _Numbering:
         for value in graph.input:
             names[value.name] = self._fresh(f"i{next(self._inner)}")
             value.name = names[value.name]
-        # What a body gives back may be made in it, or come from outside.
+        # The outputs of a body may be made in it, or come from outside.
         self._number(graph, names)
         for value in graph.output:
             if value.name in names:

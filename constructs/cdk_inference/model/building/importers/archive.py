@@ -1,4 +1,4 @@
-"""What files claim to be, and zip archives that hold what they say: checked before a framework opens them."""
+"""Checks what files claim to be, and what zip archives hold, before a framework opens them."""
 
 from __future__ import annotations
 

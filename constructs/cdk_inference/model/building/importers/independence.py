@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.recipe import ModelRecipe
 
 TOLERANCE = 0.02
-"""Of the largest value: batched kernels sum in another order, and float16 or 8 bits may round a step further."""
+"""Share of the largest value: batched kernels sum in another order, and float16 or 8 bits may round a step further."""
 
 _FIX = (
     "make BatchNorm use its running statistics (keep track_running_stats=True, and do not call train()), "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.tensors import TensorSpec
 
 MAX_BYTES = 2**31
-"""Of the weights, before quantization: what a protobuf message can hold."""
+"""Most bytes of the weights, before quantization: a protobuf message can hold as many."""
 
 _MAX_NAME = 200  # characters in a message
 

@@ -102,7 +102,7 @@ def load_program(recipe: ModelRecipe, path: Path) -> TorchModel:
         {**program.state_dict, **program.constants}, f"{subject} has weights", "save it again after module.float()"
     )
     _check_inputs(program, recipe, subject)
-    # What a program demands of its inputs is Python code too; the recipe's declarations take its place. The exporter
+    # A program's checks of its inputs are Python code too; the recipe's declarations take its place. The exporter
     # runs that code if there are example inputs.
     program.example_inputs = None
     module = program.module(check_guards=False)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.precision import DynamicInt8
 
 BLOCK_SIZE = 256
-"""Of the weight-only products: larger blocks are quicker, and in 8 bits as exact."""
+"""Block size of the weight-only products: larger blocks are quicker, and in 8 bits as exact."""
 
 
 def convert_dynamic(model: onnx.ModelProto, precision: DynamicInt8, *, saturates: bool) -> onnx.ModelProto:

@@ -1,7 +1,7 @@
 """Takes the outlying channels out of what layer norms give, before it is quantized with one scale for all channels.
 
 The idea of SmoothQuant (Xiao et al., 2023), without calibration: the layer norm's own weights say how far each channel
-reaches. What divides a channel here multiplies its row of the matrix there, so the float result stays the same.
+reaches. The divisor of a channel here multiplies its row of the matrix there, so the float result stays the same.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 ACTIVATIONS = ("Clip", "Relu")
-# What can pass 8-bit values on between convolutions, and hardly loses by it.
+# Operators that can pass 8-bit values on between convolutions, and hardly lose by it.
 AROUND = ("AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "Pad", "Resize", *ACTIVATIONS)
 # Operators with an int8 kernel on the CPU, and those between them that can pass 8-bit values on.
 OPERATORS = (
@@ -57,7 +57,7 @@ OPERATORS = (
     "Transpose",
     "Unsqueeze",
 )
-# What a tail begins behind. A mean evens out what its input was rounded by.
+# Operators behind which a tail begins. A mean evens out the rounding of its input.
 _HEAVY = (
     *CONVOLUTIONS,
     *("Einsum", "Gemm", "GRU", "LSTM", "MatMul", "RNN"),
@@ -120,7 +120,7 @@ def _has_plain_bias(node: onnx.NodeProto, known: Mapping[str, TensorProto]) -> b
 def activations(graph: onnx.GraphProto) -> list[str]:
     """Return the names of the values whose ranges static quantization asks for, in graph order.
 
-    What goes into an activation alone is not among them: it is quantized with the range of what comes out.
+    The input of an activation alone is not among them: it is quantized with the range of what comes out.
     """
     fixed, taken = constants(graph), consumers(graph)
     found: dict[str, None] = {}
@@ -196,7 +196,7 @@ def _quantize(
     model: onnx.ModelProto, nodes: set[str], ranges: Mapping[str, tuple[float, float]], *, saturates: bool
 ) -> onnx.ModelProto:
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))  # the quantizer logs to the root
-    # What has a range is float; onnx cannot infer that behind operators of onnxruntime's own.
+    # A value with a range is float; onnx cannot infer that behind operators of onnxruntime's own.
     present = {v.name for v in (*model.graph.input, *model.graph.output)}
     del model.graph.value_info[:]
     model.graph.value_info.extend(

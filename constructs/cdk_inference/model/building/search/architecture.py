@@ -1,4 +1,4 @@
-"""What kind of network a graph is, and which precisions are worth trying on it."""
+"""Tells which kind of network a graph is, and which precisions are worth trying on it."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _plain_attention(graph: onnx.GraphProto) -> int:
 def _narrows(graph: onnx.GraphProto, name: str) -> bool:
     """Tell whether a product has fewer outputs than inputs, as the second of a feed-forward layer has.
 
-    What it takes has the widest range of all, and is what dynamic quantization harms most.
+    Its input has the widest range of all, and dynamic quantization harms it most.
     """
     node = next(n for n in graph.node if n.name == name)
     rows, columns = weights(graph)[node.input[1]].dims

@@ -30,7 +30,7 @@ LARGEST_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search found.
+    """The result of a search.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def compare(trials: Trials, policy: Auto) -> tuple[Candidate, ...]:
 def choose(eligible: Sequence[Trial], objective: str) -> Trial:
     """Return the best of what may ship.
 
-    The objective decides, then the other of latency and size. What is left is as good: float32 then loses nothing, or
+    The objective decides, then the other of latency and size. The rest are as good: float32 then loses nothing, or
     the first of those that are most like it. A latency decides only if it is better by more than its noise.
     """
     best = list(eligible)

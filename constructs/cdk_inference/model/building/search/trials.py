@@ -103,7 +103,7 @@ class Trial:
 
 @dataclass
 class Trials:
-    """What the trials of one model share.
+    """The state that the trials of one model share.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ class Trials:
 
     @cached_property
     def sample(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
-        """What latencies are measured on."""
+        """The sample on which latencies are measured."""
         return measure.typical_sample(self.samples.inputs, self.recipe.inputs)
 
     @cached_property
@@ -156,7 +156,7 @@ class Trials:
 
     @cached_property
     def judge(self) -> Judge:
-        """What scores outputs."""
+        """The metric that scores outputs."""
         evaluation = self.recipe.evaluation
         own = is_function(evaluation.metric)
         function = load_function(self.folder, evaluation.metric, "evaluation.metric") if own else None
