@@ -1,4 +1,4 @@
-"""What the contenders run: our functions as they would be deployed, and what stands next to them without a library."""
+"""Prepares the contenders: our functions as they would be deployed, and their rivals without a library."""
 
 from __future__ import annotations
 

@@ -106,9 +106,10 @@ class Capacity:
         Parameters
         ----------
         capacity
-            Instances to share with other functions. Default: some of our own.
+            Instances to share with other functions. Default: new ones for this function.
         vpc
-            Where our own are, see `CpuCapacity`. Default: that of the pipeline or the function, if it has one.
+            The network of the new instances, see `CpuCapacity`. Default: that of the pipeline or the function, if it
+            has one.
         min_environments, max_environments
             How many environments there are, idle or not, and how many there may be.
         concurrency

@@ -84,7 +84,7 @@ class Estimate:
         return self.usd_per_month / items * MILLION if items else None
 
     def usd(self, service: str) -> float:
-        """Return what one service costs in a month, 0 if there is no such line."""
+        """Return the monthly cost of one service; 0 if the estimate has no line for it."""
         return math.fsum(line.usd for line in self.lines if line.service == service)
 
     def explain(self) -> str:
