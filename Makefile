@@ -14,13 +14,13 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo demo-text demo-cascade test verify verify-versions verify-arm64 verify-models bench lint format audit hashes venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs
-	@$(ACTIVATED) $(PY) demo.py
+	@$(ACTIVATED) $(PY) -m demos.photographs
 
 demo-text: $(VENV)/.text ## deploy the example for texts instead, and find sentences that mean the same
-	@$(ACTIVATED) $(PY) demo_text.py
+	@$(ACTIVATED) $(PY) -m demos.sentences
 
 demo-cascade: $(VENV)/.demo ## deploy the example with two models, and see which of them labels which photograph
-	@$(ACTIVATED) $(PY) demo_cascade.py
+	@$(ACTIVATED) $(PY) -m demos.cascade
 
 test: venv ## all tests: pytest's own options go to PYTEST, as in PYTEST='-m "not e2e" -x'
 	$(ACTIVATED) $(PY) -m pytest -n 4 --dist loadgroup $(PYTEST)
@@ -37,7 +37,7 @@ verify-arm64: venv ## run the functions for arm64 and Python 3.14 under emulatio
 verify-models: venv ## build public models, and compare what their users see with float32: up to ten minutes, or cases as in VERIFY="speech detector"
 	@$(ACTIVATED) $(PY) -m verify.models $(VERIFY)
 
-bench: venv ## measure what docs/performance.md says, and write it there: 15 minutes on a quiet machine, or subjects as in BENCH="warm handler"
+bench: venv ## measure what docs/operate/performance.md says, and write it there: 15 minutes on a quiet machine, or subjects as in BENCH="warm handler"
 	@$(ACTIVATED) $(PY) -m benchmarks $(BENCH)
 
 lint: venv ## what CI checks before the tests

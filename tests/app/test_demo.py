@@ -21,12 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+ROOT = Path(__file__).parents[2]
 BOOTED = 100  # seconds ago
 ON_ITS_OWN = """
 import sys, time
 from pathlib import Path
 print("booted", time.monotonic(), "seconds ago")
-import demo
+from demos import photographs as demo
 demo.PHOTOGRAPHS = Path(sys.argv[1])
 sys.exit(demo.main())
 """
@@ -35,7 +36,7 @@ sys.exit(demo.main())
 @pytest.fixture
 def demo(tmp_path: Path) -> ModuleType:
     """The demo, with two photographs."""
-    spec = importlib.util.spec_from_file_location("demo", Path(__file__).parents[2] / "demo.py")
+    spec = importlib.util.spec_from_file_location("demo", ROOT / "demos" / "photographs.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     for name in ("coffee.png", "camera.png"):
@@ -75,7 +76,7 @@ def test_the_demo_holds_on_a_machine_that_was_just_booted(demo: ModuleType, buil
     command, refusal = freshly_booted()
     shown = subprocess.run(
         [*command, sys.executable, "-c", ON_ITS_OWN, str(demo.PHOTOGRAPHS)],
-        cwd=Path(demo.__file__).parent,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -26,7 +26,7 @@ ACCEPTED = {"coffee.png": ["espresso"], "chelsea.png": ["Egyptian cat"], "camera
 @pytest.fixture
 def demo(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    demo = importlib.import_module("demo_cascade")
+    demo = importlib.import_module("demos.cascade")
     demo.console.width = 200
     return demo
 

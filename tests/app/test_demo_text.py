@@ -20,7 +20,7 @@ def test_the_demo_fails_and_names_the_texts_that_are_not_nearest(
 ) -> None:
     built("minilm/recipe.py", LambdaPlatform.host().architecture)
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
-    demo = importlib.import_module("demo_text")
+    demo = importlib.import_module("demos.sentences")
     demo.console.width = 200
     monkeypatch.setattr(
         demo,

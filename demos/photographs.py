@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from cdk_inference.local import Outcome
 
-HERE = Path(__file__).parent
-RECIPE = HERE / "model_assets" / "efficientnet_lite" / "lite0.py"
-PHOTOGRAPHS = HERE / "model_assets" / "photographs"
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "model_assets" / "efficientnet_lite" / "lite0.py"
+PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
 
 console = Console(highlight=False)
 
@@ -34,7 +34,7 @@ def main() -> int:
     accepted: dict[str, list[str]] = json.loads((PHOTOGRAPHS / "accepted.json").read_text(encoding="utf-8"))
     began = time.monotonic()
     with LocalCloud() as cloud, Steps(console) as steps:
-        cloud.deploy(HERE, on_line=steps.line, on_step=steps.begin)
+        cloud.deploy(ROOT, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"labelling {len(accepted)} photographs")
         uploads = cloud.put(*(PHOTOGRAPHS / name for name in accepted))
         outcomes = cloud.wait_for(uploads, on_line=steps.line)

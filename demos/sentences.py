@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from demo import console, show_model
 from rich.table import Table
 
 from cdk_inference.local import LocalCloud, LocalError
 from cdk_inference.local.steps import Steps
+from demos.photographs import console, show_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cdk_inference.local import Outcome
 
-HERE = Path(__file__).parent
-RECIPE = HERE / "model_assets" / "minilm" / "recipe.py"
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "model_assets" / "minilm" / "recipe.py"
 APP = "python3 examples/sentences/app.py"
 
 # Each means nearly the same as its neighbour, in other words.
@@ -37,7 +37,7 @@ def main() -> int:
     texts = {f"{number}.txt": text for number, text in enumerate(text for pair in PAIRS.items() for text in pair)}
     began = time.monotonic()
     with LocalCloud() as cloud, Steps(console) as steps:
-        cloud.deploy(HERE, app=APP, on_line=steps.line, on_step=steps.begin)
+        cloud.deploy(ROOT, app=APP, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"embedding {len(texts)} texts")
         inbox = cloud.pipeline()
         uploads = [inbox.put(key, text.encode()) for key, text in texts.items()]

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demo import console
 from rich.table import Table
 
 from cdk_inference.costs import CascadeOption, CpuOption, GpuOption, Traffic, estimate
 from cdk_inference.local import LocalCloud, LocalError
 from cdk_inference.local.steps import Steps
 from cdk_inference.model.records.lock import read_lock
+from demos.photographs import console
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from cdk_inference.costs.options import Option
     from cdk_inference.local import Outcome
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 APP = "python3 examples/cascade/app.py"
-MODELS = HERE / "model_assets" / "efficientnet_lite"
-PHOTOGRAPHS = HERE / "model_assets" / "photographs"
+MODELS = ROOT / "model_assets" / "efficientnet_lite"
+PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
 
 KNOWN_MISTAKES = {"rocket.jpg": "drilling platform"}
 """Lite2's own, 10 % sure: the larger model is not always the better one. The cascade promises to agree with it."""
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     accepted: dict[str, list[str]] = json.loads((PHOTOGRAPHS / "accepted.json").read_text(encoding="utf-8"))
     began = time.monotonic()
     with LocalCloud() as cloud, Steps(console) as steps:
-        cloud.deploy(HERE, app=APP, on_line=steps.line, on_step=steps.begin)
+        cloud.deploy(ROOT, app=APP, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"labelling {len(accepted)} photographs")
         uploads = cloud.put(*(PHOTOGRAPHS / name for name in accepted))
         outcomes = cloud.wait_for(uploads, on_line=steps.line)
