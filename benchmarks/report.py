@@ -1,4 +1,4 @@
-"""The figures for people: tables in docs/performance.md, and a plot."""
+"""The figures for people: tables in docs/operate/performance.md, and a plot."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PAGE = ROOT / "docs" / "performance.md"
-FIGURES = ROOT / "docs" / "benchmarks.json"
-PLOT = ROOT / "docs" / "benchmarks.svg"
+PAGE = ROOT / "docs" / "operate" / "performance.md"
+FIGURES = ROOT / "docs" / "operate" / "benchmarks.json"
+PLOT = ROOT / "docs" / "images" / "benchmarks.svg"
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _TABLES = re.compile(r"(<!-- benchmarks -->\n).*?(<!-- end of benchmarks -->)", re.DOTALL)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.bundling.packages import Engine
 
-PIP_INSTALLED = 144_000_000  # bytes of onnxruntime with what pip installs next to it, see docs/performance.md
+PIP_INSTALLED = 144_000_000  # bytes of onnxruntime with what pip installs next to it, see docs/operate/performance.md
 
 
 def write(folder: Path, *names: str) -> Path:

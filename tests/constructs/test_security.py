@@ -1,4 +1,4 @@
-"""What docs/security.md claims: encryption, networks, and what stays after the stack is deleted."""
+"""What docs/operate/security.md claims: encryption, networks, and what stays after the stack is deleted."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ PAGE = page("costs.md")
 
 
 def test_outputs_and_prices_are_those_of_the_package() -> None:
-    spec = importlib.util.spec_from_file_location("outputs", ROOT / "docs" / "outputs.py")
+    spec = importlib.util.spec_from_file_location("outputs", ROOT / "docs" / "scripts" / "outputs.py")
     outputs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(outputs)
-    assert outputs.written(PAGE.text) == PAGE.text, "run: python docs/outputs.py"
+    assert outputs.written(PAGE.text) == PAGE.text, "run: python docs/scripts/outputs.py"
     # it is not empty, and finds stale ones
     assert len(PAGE.blocks("python")) == len(PAGE.blocks("text")) == 6
     assert all(shown for _, shown in PAGE.blocks("text"))

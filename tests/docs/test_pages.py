@@ -138,11 +138,11 @@ def test_code_runs(page: Page, code: str, names: dict[str, Any], monkeypatch: py
 
 
 def test_included_code_is_that_of_the_files() -> None:
-    spec = importlib.util.spec_from_file_location("include", ROOT / "docs" / "include.py")
+    spec = importlib.util.spec_from_file_location("include", ROOT / "docs" / "scripts" / "include.py")
     include = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(include)
     stale = [page.path.name for page in PAGES if include.included(page.text) != page.text]
-    assert stale == [], "run: python docs/include.py"
+    assert stale == [], "run: python docs/scripts/include.py"
     assert sum(page.text.count("<!-- include ") for page in PAGES) >= 5
 
 
@@ -159,7 +159,7 @@ def test_links_resolve(page: Page) -> None:
 
 
 def test_every_page_is_listed() -> None:
-    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} - {"README.md"}
     index = next(page for page in PAGES if page.path == ROOT / "docs" / "README.md")
     assert pages <= set(index.links())
     assert {f"docs/{name}" for name in pages} <= set(page("README.md").links())

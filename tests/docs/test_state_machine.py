@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-# What is drawn, by the name of the picture in docs/.
+# What is drawn, by the name of the picture in docs/images/.
 PICTURES = {"workflow": "app.py", "cascade": "examples/cascade/app.py"}
-GRAPHS = sorted((ROOT / "docs").glob("*.dot"))
+GRAPHS = sorted((ROOT / "docs" / "images").glob("*.dot"))
 
 
 @pytest.fixture(scope="module")
 def state_machine() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("state_machine", ROOT / "docs" / "state_machine.py")
+    spec = importlib.util.spec_from_file_location("state_machine", ROOT / "docs" / "scripts" / "state_machine.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules["state_machine"] = module  # dataclasses look there
     spec.loader.exec_module(module)
@@ -45,10 +45,10 @@ def test_pictures_are_those_of_the_apps(
 ) -> None:
     template = synthesized(PICTURES[name])
     drawn = state_machine.graphs(template)
-    files = [path.with_suffix(".dot") for path in state_machine.names(ROOT / "docs" / name, len(drawn))]
+    files = [path.with_suffix(".dot") for path in state_machine.names(ROOT / "docs" / "images" / name, len(drawn))]
     assert {path: path.read_text(encoding="utf-8") for path in GRAPHS if path in files} == dict(
         zip(files, drawn, strict=True)
-    ), f"run: python docs/state_machine.py {PICTURES[name]} docs/{name}"
+    ), f"run: python docs/scripts/state_machine.py {PICTURES[name]} docs/images/{name}"
 
 
 def test_an_app_is_run_as_the_cdk_cli_does(

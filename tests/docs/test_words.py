@@ -1,4 +1,4 @@
-"""How the English of comments, docstrings and pages reads; see `docs/words.py`."""
+"""How the English of comments, docstrings and pages reads; see `docs/scripts/words.py`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MOST = {
 
 def test_no_rule_is_broken_more_often_than_before() -> None:
     printed = subprocess.run(
-        [sys.executable, ROOT / "docs" / "words.py"], capture_output=True, text=True, check=True, cwd=ROOT
+        [sys.executable, ROOT / "docs" / "scripts" / "words.py"], capture_output=True, text=True, check=True, cwd=ROOT
     ).stdout
     counts = {
         rule.strip(): int(number) for number, _, rule in (line.strip().partition(" ") for line in printed.splitlines())
     }
     assert counts.keys() == MOST.keys()
     risen = {rule: (MOST[rule], number) for rule, number in counts.items() if number > MOST[rule]}
-    assert not risen, f"run `python docs/words.py RULE` for the places: {risen}"
+    assert not risen, f"run `python docs/scripts/words.py RULE` for the places: {risen}"
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_no_rule_is_broken_more_often_than_before() -> None:
 def test_each_rule_finds_what_breaks_it(
     name: str, text: str, rule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "scripts")
     import words
 
     monkeypatch.setattr(words, "ROOT", tmp_path)
@@ -65,7 +65,7 @@ def test_each_rule_finds_what_breaks_it(
     ],
 )
 def test_code_breaks_no_rule(name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "scripts")
     import words
 
     monkeypatch.setattr(words, "ROOT", tmp_path)

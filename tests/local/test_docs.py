@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DOCUMENT = Path(__file__).parents[2] / "docs/local.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/start/local.md"
 
 
 @pytest.mark.e2e

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 LITE = ROOT / "model_assets" / "efficientnet_lite"
 DIGITS = ROOT / "model_assets" / "digits_cnn" / "recipe.py"
-PAGE = ROOT / "docs" / "cascade.md"
+PAGE = ROOT / "docs" / "guide" / "cascade.md"
 LOCKED = ("float16", 0.95)
 """What examples/cascade asks for, and has a lock of. If that does not fit, run the example."""
 CLASSES = 3

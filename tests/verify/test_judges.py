@@ -102,11 +102,11 @@ def test_cfn_lint_names_the_resource_and_the_template(tmp_path):
 
 
 def test_the_page_on_security_shows_all_explanations():
-    spec = importlib.util.spec_from_file_location("findings", ROOT / "docs" / "findings.py")
+    spec = importlib.util.spec_from_file_location("findings", ROOT / "docs" / "scripts" / "findings.py")
     findings = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(findings)
     page = findings.PAGE.read_text("utf-8")
-    assert findings.written(page) == page, "run: python docs/findings.py"
+    assert findings.written(page) == page, "run: python docs/scripts/findings.py"
     assert all(explanation.reason in page for explanation in read_explanations())
 
 

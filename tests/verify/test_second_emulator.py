@@ -44,5 +44,5 @@ def test_a_type_that_it_does_not_know_fails():
 
 
 def test_the_page_names_what_it_lacks():
-    page = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "internals" / "development.md").read_text(encoding="utf-8")
     assert {kind for kind in LACKS if f"`{kind}`" not in page} == set()

@@ -125,7 +125,7 @@ class InferencePipeline(Construct):
     platform
         Python version and architecture of the functions. Default: the newest Python of Lambda, on arm64.
     vpc
-        The VPC that all functions, instances and models are in; docs/security.md lists the endpoints that they need
+        The VPC that all functions, instances and models are in; the page on security lists the endpoints that they need
         there. Default: functions are in none, and instances share a new `InferenceNetwork`.
     vpc_subnets
         Subnets of the VPC. Default: its private subnets, or its isolated ones if it has no others.

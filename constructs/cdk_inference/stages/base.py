@@ -107,8 +107,8 @@ class StageFunction(Construct):
     log_removal_policy
         Default: RETAIN, see `data_removal_policy`.
     vpc
-        The VPC that the function is in; docs/security.md lists the endpoints that it needs there. On managed instances:
-        the VPC of instances that are made for it. Default: none.
+        The VPC that the function is in; the page on security lists the endpoints that it needs there. On managed
+        instances: the VPC of instances that are made for it. Default: none.
     vpc_subnets
         Subnets of the VPC. Default: its private subnets, or its isolated ones if it has no others.
     security_groups

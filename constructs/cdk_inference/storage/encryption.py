@@ -154,7 +154,7 @@ def warn_of_imported_key(scope: Construct, service: str, actions: tuple[str, ...
     Annotations.of(scope).add_warning_v2(
         f"cdk-inference:imported-key-{service.partition('.')[0]}",
         f"the policy of the imported encryption key must allow {service} the actions {', '.join(actions)}; "
-        "it cannot be changed from this stack (docs/security.md has the statement)",
+        "it cannot be changed from this stack (docs/operate/security.md has the statement)",
     )
 
 

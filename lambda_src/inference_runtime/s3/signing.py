@@ -3,7 +3,7 @@
 As in https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html.
 
 Our own, because the libraries that sign take several times as long to import as the rest of the client
-(docs/delivery.md has the figures). Tests hold it against botocore's.
+(docs/guide/delivery.md has the figures). Tests hold it against botocore's.
 """
 
 from __future__ import annotations
