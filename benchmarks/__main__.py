@@ -123,7 +123,7 @@ def measure(subject: str, settings: Settings, run: dict[str, Any]) -> None:
     """Add the figures of a subject to a run, with the date and the time that they took."""
     sys.stderr.write(f"{subject}{', without VNNI' if cpu.hidden() else ''} …\n")
     began = time.monotonic()
-    found = importlib.import_module(f"benchmarks.{subject}").measure(settings)
+    found = importlib.import_module(f"benchmarks.subjects.{subject}").measure(settings)
     seconds = round(time.monotonic() - began)
     for figure in found:
         sys.stderr.write(f"  {figure.name}: {report.ratio(figure.to_data())}\n")

@@ -237,7 +237,7 @@ def straightforward(model: Model, work: Path) -> Function:
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(model.artifact, partial / "model")
-        shutil.copy(Path(__file__).parent / "straightforward" / "lambda_function.py", partial)
+        shutil.copy(CONTENDERS / "straightforward.py", partial / "lambda_function.py")
         run([interpreter(), "-m", "compileall", "-q", partial], env=environment())
         partial.replace(target)
     # boto3 is Lambda's own; with the rest it costs the same.

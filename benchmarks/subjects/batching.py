@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from benchmarks.harness import Settings
     from cdk_inference.local import Cloud
 
-APP = Path(__file__).parent / "apps" / "batching.py"
+APP = Path(__file__).parents[1] / "apps" / "batching.py"
 PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
 COUNT = 200
 LONGEST = 900.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks import synth
+from benchmarks.subjects import synth
 from benchmarks.harness import Figure, Sample, alternate
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ PIPELINES = (1, 25, 50)
 PER_STACK = 12
 MOST_RESOURCES = 500
 MOST_BYTES = 1_000_000
-HANDWRITTEN = Path(__file__).parent / "handwritten_app" / "app.py"
-MANY = Path(__file__).parent / "apps" / "pipelines.py"
+HANDWRITTEN = Path(__file__).parents[1] / "contenders" / "handwritten_app.py"
+MANY = Path(__file__).parents[1] / "apps" / "pipelines.py"
 REFERENCE = ROOT / "app.py"
 
 
