@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -324,7 +325,8 @@ def _versions(data: dict[str, Any], names: list[str]) -> list[str]:
         packages = ", ".join(f"{package} {number}" for package, number in run["machine"]["packages"].items())
         by_versions.setdefault(packages, []).append(name)
     if len(by_versions) == 1:
-        return [f"All with {next(iter(by_versions))}. Files are in the page cache on both sides."]
+        said = f"All with {next(iter(by_versions))}. Files are in the page cache on both sides."
+        return textwrap.wrap(said, 120, break_on_hyphens=False)
     said = [f"- {' and '.join(f'*{name}*' for name in found)}: {packages}." for packages, found in by_versions.items()]
     return ["Versions, by CPU; files are in the page cache on both sides:", "", *said]
 

@@ -10,13 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST = {
-    "headless": 172,
+    "headless": 113,
     "is no": 4,
     "beside": 3,
     "else": 0,
-    "of its own": 124,
-    "long sentence": 543,
-    "long line": 753,
+    "of its own": 87,
+    "long sentence": 287,
+    "long line": 14,
 }
 """How many places break each rule today. Lower a number when you have mended some; none may rise."""
 
