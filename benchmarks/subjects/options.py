@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from benchmarks.subjects import synth
 from benchmarks.harness import Figure, Sample, alternate
+from benchmarks.subjects import synth
 
 if TYPE_CHECKING:
     from benchmarks.harness import Settings

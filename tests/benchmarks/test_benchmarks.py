@@ -85,7 +85,8 @@ def test_the_packaged_function_is_quicker_than_its_rivals(figures: dict[str, dic
 def test_the_handwritten_app_has_the_resources_of_the_reference_app(tmp_path: Path) -> None:
     build_model(ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
     script = (
-        "import sys; from pathlib import Path; from benchmarks.subjects import synth; from benchmarks.harness import Settings\n"
+        "import sys; from pathlib import Path; from benchmarks.subjects import synth\n"
+        "from benchmarks.harness import Settings\n"
         "settings = Settings(Path(sys.argv[1]), quick=True)\n"
         "synth.compare_resources(settings)\n"
     )

@@ -32,7 +32,7 @@ def measured(name: str, ours: float, theirs: float, **facts: Any) -> dict[str, A
 def test_the_page_has_the_figures_of_the_last_run() -> None:
     page = report.PAGE.read_text("utf-8")
     assert report.tables(report.read()) in page
-    assert report.written(page, report.read()) == page, "run: python -m benchmarks --publish docs/operate/benchmarks.json"
+    assert report.written(page, report.read()) == page, "run: python -m benchmarks --publish FIGURES"
     assert report.PLOT.read_text("utf-8") == report.drawing(report.read())
 
 
