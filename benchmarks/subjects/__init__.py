@@ -1,1 +1,1 @@
-"""What is measured: `measure(settings)` of each module returns its figures."""
+"""Subjects to measure: `measure(settings)` of each module returns its figures."""

@@ -1,4 +1,4 @@
-"""What makes a warm synth quicker for every CDK app in Python: the reference app with each option, and without."""
+"""Measures options for a quicker warm synth of every CDK app in Python: the reference app with each, and without."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What has to be unpacked before a function can start, without the model."""
+"""Measures the files that are unpacked before a function can start, without the model."""
 
 from __future__ import annotations
 

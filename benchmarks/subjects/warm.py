@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROUNDS = 21
 BATCHES = {"latency": 1, "throughput": 16}
 SECONDS = 0.4
-"""Of one side in one round, about."""
+"""Seconds of one side in one round, about."""
 
 
 class Steady:

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 
-_BLOCK = re.compile(r"(<!-- include (\S+) -->\n```python\n).*?(^```$)", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"(<!-- include (\S+) -->\n```\w+\n).*?(^```$)", re.DOTALL | re.MULTILINE)
 
 
 def included(page: str) -> str:

@@ -33,7 +33,7 @@ _STATES = {
     "Fail": ("box", "#cf222e", "#ffebe9"),
 }
 _KINDS = {"EXPRESS": "express workflow", "STANDARD": "standard workflow"}
-# What the conditions of the library's state machines mean; others are shown as they are.
+# Labels for the conditions of the library's state machines; others are shown as they are.
 _PHRASES = (
     (r"^count\((\w+)\) = 0$", r"no \1"),
     (r"^count\((\w+)\) > 0$", r"some \1"),
@@ -57,9 +57,9 @@ class Node:
     kind
         Its type.
     of
-        The Map or Parallel that it is in, and how; empty for others.
+        The Map or Parallel that contains it, and how; empty for others.
     follows
-        What may follow, and when.
+        The states that may follow, and when.
     catches
         Which errors lead where.
     """
@@ -130,7 +130,7 @@ def _graph(machine: str, found: Mapping[str, tuple[str, dict[str, Any]]]) -> str
         edges.append(_line(name, note, label="  starts  ", style="dotted", color=_STARTS))
     lines = [
         "digraph {",
-        # A background of its own, so that the page behind may be white or dark.
+        # It has a background, so that the page behind may be white or dark.
         f'  graph [bgcolor="white", fontname="{_FONT}", fontsize=13, fontcolor="{_INK}", '
         "nodesep=0.35, ranksep=0.4, pad=0.2]",
         f'  node [fontname="{_FONT}", fontsize=12, fontcolor="{_INK}", style="filled,rounded", height=0.4]',

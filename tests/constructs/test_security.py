@@ -1,4 +1,4 @@
-"""What docs/operate/security.md claims: encryption, networks, and what stays after the stack is deleted."""
+"""The claims of docs/operate/security.md hold: encryption, networks, and what stays after the stack is deleted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several tests of the documentation synthesize."""
+"""Templates that several tests of the documentation share."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def stage_functions(resources: dict[str, Any]) -> list[str]:
 
 def test_every_example_has_a_test() -> None:
     examples = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
-    # tests/e2e/stages runs the backfill.
-    assert examples == {"minimal", "own_functions", "sentences", "alarms", "cascade", "backfill"}
+    # tests/e2e/stages runs the backfill, and test_tutorial.py the shapes.
+    assert examples == {"minimal", "own_functions", "sentences", "alarms", "cascade", "backfill", "shapes"}
 
 
 def test_minimal(synth: Synth) -> None:

@@ -1,4 +1,4 @@
-"""What the pages say is so: code runs, links resolve, tables agree with signatures and templates."""
+"""The pages are right: code runs, links resolve, tables agree with signatures and templates."""
 
 from __future__ import annotations
 
@@ -162,7 +162,6 @@ def test_every_page_is_listed() -> None:
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")} - {"README.md"}
     index = next(page for page in PAGES if page.path == ROOT / "docs" / "README.md")
     assert pages <= set(index.links())
-    assert {f"docs/{name}" for name in pages} <= set(page("README.md").links())
 
 
 @pytest.mark.parametrize(("construct", "rows"), PROPS)
@@ -284,7 +283,7 @@ def test_retained_resources_are_named(template: dict[str, Any]) -> None:
         *["AWS::S3::BucketPolicy"] * 2,
     ]
     said = "keeps the inbox and the work bucket, the results table, five log groups and the KMS key"
-    assert said in " ".join(page("README.md").text.split())
+    assert said in " ".join(page("operations.md").text.split())
 
 
 def test_every_metric_is_listed() -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-# What is drawn, by the name of the picture in docs/images/.
+# The app that each picture in docs/images/ shows.
 PICTURES = {"workflow": "app.py", "cascade": "examples/cascade/app.py"}
 GRAPHS = sorted((ROOT / "docs" / "images").glob("*.dot"))
 

@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST = {
-    "headless": 113,
+    "headless": 101,
     "is no": 4,
     "beside": 3,
     "else": 0,
-    "of its own": 87,
-    "long sentence": 287,
+    "of its own": 86,
+    "long sentence": 286,
     "long line": 14,
 }
 """How many places break each rule today. Lower a number when you have mended some; none may rise."""

@@ -820,7 +820,7 @@ print(*sorted(sys.modules))
 
 
 def test_an_inline_event_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
-    """What each module costs stands in docs/internals/engine.md: a cold start is made of imports."""
+    """docs/internals/engine.md says what each module costs: a cold start is made of imports."""
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.onnx").write_bytes(whole)
     (tmp_path / "onnxruntime" / "capi").mkdir(parents=True)
