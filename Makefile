@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade test verify verify-versions verify-arm64 verify-models bench lint format audit hashes venv clean
+.PHONY: demo demo-text demo-cascade test verify verify-versions verify-arm64 verify-models bench docs lint format audit hashes venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs
 	@$(ACTIVATED) $(PY) -m demos.photographs
@@ -39,6 +39,9 @@ verify-models: venv ## build public models, and compare what their users see wit
 
 bench: venv ## measure what docs/operate/performance.md says, and write it there: 15 minutes on a quiet machine, or subjects as in BENCH="warm handler"
 	@$(ACTIVATED) $(PY) -m benchmarks $(BENCH)
+
+docs: venv ## build the documentation site into .site/html, with its reference; broken links fail
+	@$(ACTIVATED) PYTHONPATH=constructs:lambda_src $(PY) docs/scripts/site.py
 
 lint: venv ## what CI checks before the tests
 	$(PY) -m ruff check
@@ -77,4 +80,4 @@ $(VENV)/.dev: $(VENV)/.text
 	@touch $@
 
 clean: ## remove what was made here; the cache of models and bundles stays
-	rm -rf $(VENV) .verify cdk.out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .site .verify cdk.out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
