@@ -100,6 +100,7 @@ def test_links_that_lead_nowhere_or_back_do_not_matter(tmp_path: Path) -> None:
 def test_key_covers_python_versions_and_the_code_that_builds(make_recipe, tmp_path: Path, monkeypatch) -> None:
     project = open_project(make_recipe(), cache=tmp_path)
     key = project.key(None)
+    assert replace(project, tools=project.tools | {"cdk-inference": "9.0"}).key(None) == key
     assert replace(project, tools=project.tools | {"numpy": "2.1"}).key(None) != key
 
     code = tmp_path / "model"

@@ -31,7 +31,7 @@ from cdk_inference.model.records.fingerprint import (
     hash_packages,
     short,
 )
-from cdk_inference.model.records.lock import Lock, read_lock
+from cdk_inference.model.records.lock import Lock, deciding, read_lock
 from cdk_inference.model.records.manifest import SCHEMA_VERSION, Manifest
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Project:
             {
                 "schema": SCHEMA_VERSION,
                 "fingerprint": self.fingerprint,
-                "tools": self.tools,
+                "tools": deciding(self.tools),
                 "python": platform.python_version_tuple()[:2],
                 "code": hash_building(),
                 "lock": lock.digest if lock else None,

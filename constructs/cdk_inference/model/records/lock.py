@@ -136,7 +136,7 @@ class Lock:
 
     def stale(self, basis: Mapping[str, str], tools: Mapping[str, str]) -> str | None:
         """Return why the decision does not hold for a recipe and tools; None if it does."""
-        return ", ".join([*changed_files(self.basis, basis), *changes(self.tools, tools)]) or None
+        return ", ".join([*changed_files(self.basis, basis), *changes(deciding(self.tools), deciding(tools))]) or None
 
     def judged_by(self, evaluation: Evaluation) -> Lock:
         """Return the decision with the gate that an evaluation sets today.
@@ -169,6 +169,11 @@ class Lock:
         if misses := [f"its model has {value}, beyond {bound}" for missed, value, bound in found if missed]:
             raise ModelBuildError(", ".join(misses))
         return replace(self, metric=replace(metric, gate=float(f"{gate:.5g}")))
+
+
+def deciding(tools: Mapping[str, str]) -> dict[str, str]:
+    """Return the tools whose versions decide about a build; of this library, the code in `model.building` does."""
+    return {name: version for name, version in tools.items() if name != "cdk-inference"}
 
 
 def changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
