@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade test verify verify-versions verify-arm64 verify-models bench docs lint format audit hashes venv clean
+.PHONY: demo demo-text demo-cascade test verify verify-versions verify-arm64 verify-models bench docs dist lint format audit hashes venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs
 	@$(ACTIVATED) $(PY) -m demos.photographs
@@ -42,6 +42,12 @@ bench: venv ## measure what docs/operate/performance.md says, and write it there
 
 docs: venv ## build the documentation site into .site/html, with its reference; broken links fail
 	@$(ACTIVATED) PYTHONPATH=constructs:lambda_src $(PY) docs/scripts/site.py
+
+dist: venv ## build the wheel and the source distribution into dist/, and check what PyPI would refuse
+	rm -rf dist
+	$(PY) -m build
+	$(PY) -m twine check --strict dist/*
+	$(PY) -m check_wheel_contents dist/*.whl
 
 lint: venv ## what CI checks before the tests
 	$(PY) -m ruff check

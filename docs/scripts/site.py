@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / ".site"
 REPOSITORY = os.environ.get("REPOSITORY_URL")
-"""Address of the repository's files; without it, links to them become plain text."""
+"""Address of the repository; without it, links to its files become plain text."""
 
 PAGES = {
     **{
@@ -59,7 +59,7 @@ def page(source: str, text: str) -> str:
         file = os.path.normpath(PurePosixPath(source).parent / name)
         if file in PAGES:
             return f"{mark}[{label}]({os.path.relpath(PAGES[file], here)}{hash_}{anchor})"
-        return f"[{label}]({REPOSITORY}/{file})" if REPOSITORY else label
+        return f"[{label}]({REPOSITORY}/blob/main/{file})" if REPOSITORY else label
 
     def prose(part: str) -> str:
         return _LINK.sub(link, _COMMENT.sub("", part))

@@ -20,6 +20,7 @@ from cdk_inference.bundling.uv_environment import uv_environment
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
 ROOT = Path(__file__).parents[2]
+REPOSITORY = "https://example.org/owner/name"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 APP = """
@@ -71,10 +72,18 @@ def call(*command: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    call(uv.find_uv_bin(), "build", "--wheel", "--out-dir", folder, ROOT)
-    (path,) = folder.glob("*.whl")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, and the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("dist")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPOSITORY_URL", REPOSITORY)
+        call(uv.find_uv_bin(), "build", "--out-dir", folder, ROOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (path,) = dist.glob("*.whl")
     return path
 
 
@@ -120,6 +129,22 @@ def test_wheel_carries_what_a_consumer_needs(wheel: Path) -> None:
     } <= expected
     assert expected - names == set()
     assert [name for name in names if name.endswith(".pyc") or "/." in name] == []
+
+
+def test_pypi_takes_what_is_built(dist: Path, wheel: Path) -> None:
+    (source,) = dist.glob("*.tar.gz")
+    call(sys.executable, "-m", "twine", "check", "--strict", wheel, source)
+    call(sys.executable, "-m", "check_wheel_contents", wheel)
+
+
+def test_links_of_the_metadata_lead_to_the_repository(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    metadata = archive.read(name).decode()
+    assert f"Project-URL: Source, {REPOSITORY}\n" in metadata
+    links = re.findall(r"\]\(([^)]+)\)", metadata)
+    assert f"{REPOSITORY}/raw/v{PROJECT['version']}/docs/images/pipeline.svg" in links
+    assert [link for link in links if not link.startswith("https://")] == []
 
 
 def test_base_install_brings_no_extra(consumer: Path) -> None:
