@@ -35,8 +35,6 @@ def test_crashes_and_timeouts_in_the_same_batch_fail_alone(obedient: Watched, ho
         "mixed/sleep": "DEAD_LETTER",
         "mixed/3": "SUCCEEDED",
     }
-    stage = "Preprocess" if "Preprocess" in obedient.functions else "Score"
-    assert "RuntimeError: as it was told" in obedient.logs(stage)
 
 
 @pytest.mark.parametrize("count", [4, 8])
