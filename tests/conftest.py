@@ -36,6 +36,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_WITH_PHOTOGRAPHS = ("cascade", "photos")
+"""The folders of tests/e2e that share a built model."""
+
 pytest_plugins = ["cdk_inference.local.pytest_plugin", "verify.pytest_plugin"]
 
 
@@ -70,7 +73,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out tests that measure time, and keep the end-to-end tests of a folder in one process.
 
-    Those of a folder share what they deploy. All of tests/e2e are in the same process, one folder after the other: they
+    Those of a folder share what they deploy. All of tests/e2e are in two processes, one folder after the other: they
     mostly wait, while the other processes compute.
     """
     # Not by `-m` in addopts: any other `-m` would replace it.
@@ -81,7 +84,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("e2e"):
             below_tests = item.path.relative_to(Path(__file__).parent).parts
-            name = "e2e" if below_tests[0] == "e2e" else f"e2e-{below_tests[0]}"
+            name = f"e2e-{below_tests[0]}"
+            if name == "e2e-e2e":
+                name = "e2e-photographs" if below_tests[1] in _WITH_PHOTOGRAPHS else "e2e"
             item.add_marker(pytest.mark.xdist_group(name))
 
 

@@ -15,7 +15,6 @@ from aws_cdk import App, Stack, Stage
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sagemaker as sagemaker
 from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 from cdk_inference import (
     CpuInference,
@@ -85,6 +84,8 @@ def test_every_document_fits_the_official_schema(assembly: Path) -> None:
     found, unknown = documents(assembly)
     assert len(found) == len(DELIVERIES) + 3  # preprocessing, SageMaker's and the model itself
     assert unknown == []
+    from cyclonedx.validation.json import JsonStrictValidator  # compiles grammars for seconds
+
     validator = JsonStrictValidator(SchemaVersion.V1_6)
     for name, document in found.items():
         assert validator.validate_str(json.dumps(document)) is None, name

@@ -20,10 +20,10 @@ from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec, TorchProgram
 from cdk_inference.model.building.importers.sources import load
 
-torch = pytest.importorskip("torch")
-keep_functions()
-
-pytestmark = pytest.mark.slow  # tracing takes a second each time
+pytestmark = [
+    pytest.mark.slow,  # tracing takes a second each time
+    pytest.mark.xdist_group("torch"),  # one process imports it
+]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,16 +37,21 @@ Z = TensorSpec("z", "float32", ("count",))
 EXAMPLE = {"x": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)}
 
 
-class Net(torch.nn.Module):  # type: ignore[name-defined,misc]
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(4, 3)
-        self.register_buffer("shift", torch.ones(3))
-        self.scale = torch.tensor([1.0, 2.0, 3.0])
+def net_module() -> Any:
+    import torch
 
-    def forward(self, x: Any) -> Any:
-        y = torch.nn.functional.gelu(self.linear(x) + self.shift * self.scale, approximate="tanh")
-        return y, y.reshape(x.shape[0] * 3)
+    class Net(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(4, 3)
+            self.register_buffer("shift", torch.ones(3))
+            self.scale = torch.tensor([1.0, 2.0, 3.0])
+
+        def forward(self, x: Any) -> Any:
+            y = torch.nn.functional.gelu(self.linear(x) + self.shift * self.scale, approximate="tanh")
+            return y, y.reshape(x.shape[0] * 3)
+
+    return Net().eval()
 
 
 def recipe(inputs: Sequence[TensorSpec] = (X,), outputs: Sequence[TensorSpec] = (Y, Z)) -> ModelRecipe:
@@ -60,6 +65,11 @@ def recipe(inputs: Sequence[TensorSpec] = (X,), outputs: Sequence[TensorSpec] = 
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def functions() -> None:
+    keep_functions()
+
+
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loading sets it for the process, which here goes on with other tests."""
@@ -68,10 +78,12 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
     torch.manual_seed(0)
     path: Path = tmp_path_factory.mktemp("saved") / "net.pt2"
     shapes = {"x": {0: torch.export.Dim("batch", max=64)}}
-    torch.export.save(torch.export.export(Net().eval(), (torch.ones(2, 4),), dynamic_shapes=shapes), path)
+    torch.export.save(torch.export.export(net_module(), (torch.ones(2, 4),), dynamic_shapes=shapes), path)
     return path
 
 
@@ -115,6 +127,8 @@ def test_program_runs_and_exports_for_each_batch(net: Path) -> None:
 
 
 def test_arguments_and_results_may_be_nested(tmp_path: Path) -> None:
+    import torch
+
     class Nested(torch.nn.Module):  # type: ignore[name-defined,misc]
         def forward(self, pair: Any, *, more: Any) -> Any:
             return {"sum": [pair[0] + pair[1]], "product": pair[0] * more["third"]}
@@ -139,6 +153,8 @@ def test_arguments_and_results_may_be_nested(tmp_path: Path) -> None:
 
 
 def test_program_with_branches_is_loaded(tmp_path: Path) -> None:
+    import torch
+
     class Branches(torch.nn.Module):  # type: ignore[name-defined,misc]
         def forward(self, x: Any) -> Any:
             return torch.cond(x.sum() > 0, lambda x: x + 1, lambda x: x - 1, (x,))
@@ -185,6 +201,8 @@ class Evil:
 
 
 def evil_tensor(trace: Path) -> bytes:
+    import torch
+
     import io
 
     buffer = io.BytesIO()
@@ -437,6 +455,8 @@ def test_file_of_another_kind_is_refused(tmp_path: Path, content: bytes, why: st
 
 
 def test_weights_alone_are_no_program(tmp_path: Path) -> None:
+    import torch
+
     torch.save({"w": torch.ones(3)}, tmp_path / "net.pt2")
     with pytest.raises(ModelBuildError, match=r"net\.pt2"):
         open_net(tmp_path / "net.pt2")

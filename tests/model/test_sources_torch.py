@@ -17,11 +17,10 @@ from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec,
 from cdk_inference.model.building.importers.independence import check_independence
 from cdk_inference.model.building.importers.sources import load
 
-torch = pytest.importorskip("torch")
-safetensors = pytest.importorskip("safetensors.torch")
-keep_functions()
-
-pytestmark = pytest.mark.slow  # tracing takes a second each time
+pytestmark = [
+    pytest.mark.slow,  # tracing takes a second each time
+    pytest.mark.xdist_group("torch"),  # one process imports it
+]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,6 +61,11 @@ def recipe(
         evaluation=Evaluation(data="data.py:evaluation"),
         provenance=Provenance(license="CC0-1.0", origin="random numbers"),
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def functions() -> None:
+    keep_functions()
 
 
 @pytest.fixture(autouse=True)
@@ -217,6 +221,8 @@ class Evil:
 
 @pytest.mark.parametrize("call", ["torch.load('{}', weights_only=False)", "torch.load('{}')"])
 def test_factory_that_unpickles_is_refused(open_net, tmp_path: Path, monkeypatch, call: str) -> None:
+    import torch
+
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     file, trace = tmp_path / "model.pt", tmp_path / "trace"
     torch.save({"w": Evil(trace)}, file)
@@ -228,25 +234,43 @@ def test_factory_that_unpickles_is_refused(open_net, tmp_path: Path, monkeypatch
 
 
 def state() -> dict[str, Any]:
+    import torch
+
     generator = torch.Generator().manual_seed(7)
     sizes = {"first.weight": (8, 4), "first.bias": (8,), "second.weight": (3, 8), "second.bias": (3,)}
     return {name: torch.rand(size, generator=generator) for name, size in sizes.items()}
 
 
+def save_safetensors(tensors: dict[str, Any], path: Path) -> None:
+    import safetensors.torch as safetensors
+
+    safetensors.save_file(tensors, path)
+
+
+def save_torch(tensors: dict[str, Any], path: Path) -> None:
+    import torch
+
+    torch.save(tensors, path)
+
+
 def save_legacy(tensors: dict[str, Any], path: Path) -> None:
+    import torch
+
     torch.save(tensors, path, _use_new_zipfile_serialization=False)
 
 
 SAVERS: dict[str, tuple[str, Callable[[dict[str, Any], Path], None]]] = {
-    "safetensors": ("w.safetensors", safetensors.save_file),
-    "safetensors of another name": ("w.bin", safetensors.save_file),
-    "torch": ("w.pt", torch.save),
+    "safetensors": ("w.safetensors", save_safetensors),
+    "safetensors of another name": ("w.bin", save_safetensors),
+    "torch": ("w.pt", save_torch),
     "torch before 1.6": ("w.pth", save_legacy),
 }
 
 
 @pytest.mark.parametrize(("name", "save"), SAVERS.values(), ids=SAVERS)
 def test_weights_are_loaded_from(open_net, tmp_path: Path, name: str, save: Callable[..., None]) -> None:
+    import torch
+
     weights = state()
     save(weights, tmp_path / name)
     x = torch.from_numpy(EXAMPLE["x"])
@@ -256,12 +280,17 @@ def test_weights_are_loaded_from(open_net, tmp_path: Path, name: str, save: Call
 
 
 def test_shared_weights_may_be_stored_once(open_net, tmp_path: Path) -> None:
+    import safetensors.torch as safetensors
+
     code = HEAD.replace("nn.Linear(8, 3)", "nn.Linear(8, 3)\n        self.head = self.second")
     safetensors.save_file(state(), tmp_path / "w.safetensors")
     assert open_net(code, weights="w.safetensors").run(EXAMPLE)[0].shape == (3, 3)
 
 
 def test_weights_of_another_module_fail(open_net, tmp_path: Path) -> None:
+    import safetensors.torch as safetensors
+    import torch
+
     weights = state()
     weights["head.weight"] = weights.pop("second.weight")
     weights["first.bias"] = torch.zeros(5)
@@ -284,6 +313,8 @@ def compress(path: Path) -> None:
 
 
 def test_compressed_weights_are_refused(open_net, tmp_path: Path) -> None:
+    import torch
+
     torch.save(state(), tmp_path / "w.pt")
     compress(tmp_path / "w.pt")
     with pytest.raises(ModelBuildError, match=r"w\.pt is compressed"):
@@ -293,7 +324,7 @@ def test_compressed_weights_are_refused(open_net, tmp_path: Path) -> None:
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pickled_weights_are_refused(open_net, tmp_path: Path, legacy: bool) -> None:
     trace = tmp_path / "trace"
-    (save_legacy if legacy else torch.save)(state() | {"w": Evil(trace)}, tmp_path / "w.pt")
+    (save_legacy if legacy else save_torch)(state() | {"w": Evil(trace)}, tmp_path / "w.pt")
     with pytest.raises(ModelBuildError, match=r"w\.pt would have to be unpickled.*safetensors\.torch\.save_file"):
         open_net(weights="w.pt")
     (tmp_path / "w.pkl").write_bytes(pickle.dumps(Evil(trace)))
@@ -302,23 +333,33 @@ def test_pickled_weights_are_refused(open_net, tmp_path: Path, legacy: bool) -> 
     assert not trace.exists()
 
 
+def tensor() -> object:
+    import torch
+
+    return torch.zeros(3)
+
+
 CONTENTS = {
     "a checkpoint": (
         lambda: {"epoch": 3, "state_dict": state()},
         r"hold a dict of epoch \(int\), state_dict \(dict\); save the state",
     ),
-    "a tensor": (lambda: torch.zeros(3), r"hold Tensor; save the state_dict"),
+    "a tensor": (tensor, r"hold Tensor; save the state_dict"),
 }
 
 
 @pytest.mark.parametrize(("make", "why"), CONTENTS.values(), ids=CONTENTS)
 def test_weights_are_refused_that_hold(open_net, tmp_path: Path, make: Callable[[], object], why: str) -> None:
+    import torch
+
     torch.save(make(), tmp_path / "w.pt")
     with pytest.raises(ModelBuildError, match=why):
         open_net(weights="w.pt")
 
 
 def test_torchscript_weights_are_refused(open_net, tmp_path: Path) -> None:
+    import torch
+
     torch.jit.script(torch.nn.Linear(4, 3)).save(tmp_path / "w.pt")
     with pytest.raises(ModelBuildError, match=r"w\.pt is a TorchScript archive; save the state_dict"):
         open_net(weights="w.pt")
