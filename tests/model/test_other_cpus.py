@@ -47,9 +47,15 @@ from cdk_inference.model.files.weights import MODEL
 from cdk_inference.model.recipe.precision import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     Feed = dict[str, np.ndarray]
+    Output = np.ndarray
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("other-cpus"),  # one process runs all models on the emulated CPU
+]
 
 RUN = """
 import json, sys
@@ -58,36 +64,64 @@ import onnxruntime as ort
 
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
-for model, inputs, outputs in json.loads(sys.stdin.read()):
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    feeds = np.load(inputs)
-    names = [each.name for each in session.get_inputs()]
-    count = len(feeds.files) // len(names)
-    found = [session.run(None, {name: feeds[f"{name}_{i}"] for name in names})[0] for i in range(count)]
-    np.savez(outputs, *found)
+for line in sys.stdin:
+    for model, inputs, outputs in json.loads(line):
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        feeds = np.load(inputs)
+        names = [each.name for each in session.get_inputs()]
+        count = len(feeds.files) // len(names)
+        found = [session.run(None, {name: feeds[f"{name}_{i}"] for name in names})[0] for i in range(count)]
+        np.savez(outputs, *found)
+        del session
+    print("done", flush=True)
 """
-SAMPLES = 2
+
+
+SAMPLES = 1
 
 
 class Machine:
-    """Runs models in a process, on this CPU or on an emulated one."""
+    """Runs models in one process, on this CPU or on an emulated one, where importing what it needs takes long."""
 
-    def __init__(self, folder: Path, emulator: Sequence[str] = ()) -> None:
-        self.folder, self.emulator = folder, list(emulator)
+    def __init__(self, emulator: Sequence[str] = ()) -> None:
+        command = [*emulator, sys.executable, "-c", RUN]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, jobs: dict[str, tuple[onnx.ModelProto | Path, list[Feed]]]) -> dict[str, list[np.ndarray]]:
+    def run(self, folder: Path, jobs: dict[str, tuple[onnx.ModelProto | Path, list[Feed]]]) -> dict[str, list[Output]]:
         """Return the first output for each batch, of each model."""
-        self.folder.mkdir()
+        folder.mkdir()
         order = []
         for index, (model, feeds) in enumerate(jobs.values()):
-            path = model if isinstance(model, Path) else self.folder / f"{index}.onnx"
+            path = model if isinstance(model, Path) else folder / f"{index}.onnx"
             if not isinstance(model, Path):
                 path.write_bytes(serialize(model))
             arrays = {f"{name}_{i}": array for i, feed in enumerate(feeds) for name, array in feed.items()}
-            np.savez(self.folder / f"{index}-in.npz", **arrays)
-            order.append([str(path), str(self.folder / f"{index}-in.npz"), str(self.folder / f"{index}-out.npz")])
-        subprocess.run([*self.emulator, sys.executable, "-c", RUN], input=json.dumps(order), text=True, check=True)
+            np.savez(folder / f"{index}-in.npz", **arrays)
+            order.append([str(path), str(folder / f"{index}-in.npz"), str(folder / f"{index}-out.npz")])
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "done\n"
         return {name: list(np.load(files[2]).values()) for name, files in zip(jobs, order, strict=True)}
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture(scope="module")
+def without_vnni(cpu_without_vnni: list[str]) -> Iterator[Machine]:
+    """An emulated CPU."""
+    machine = Machine(cpu_without_vnni)
+    yield machine
+    machine.close()
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Machine]:
+    machine = Machine()
+    yield machine
+    machine.close()
 
 
 def extreme(model: onnx.ModelProto) -> list[Feed]:
@@ -102,8 +136,7 @@ def extreme(model: onnx.ModelProto) -> list[Feed]:
     ]
 
 
-@pytest.mark.slow
-def test_kernels_give_the_same_sums_without_vnni(tmp_path: Path, cpu_without_vnni: list[str]) -> None:
+def test_kernels_give_the_same_sums_without_vnni(tmp_path: Path, host: Machine, without_vnni: Machine) -> None:
     jobs: dict[str, tuple[onnx.ModelProto | Path, list[Feed]]] = {}
     for case in CASES:
         build, dynamic = case.values
@@ -111,8 +144,8 @@ def test_kernels_give_the_same_sums_without_vnni(tmp_path: Path, cpu_without_vnn
             model = quantized(build, target, tmp_path, dynamic=dynamic)
             jobs[f"{case.id} for {target}"] = (model, extreme(model))
             jobs[f"{case.id} for {target}, exactly"] = (unsigned(model), extreme(model))
-    here = Machine(tmp_path / "here").run(jobs)
-    there = Machine(tmp_path / "there", cpu_without_vnni).run(jobs)
+    here = host.run(tmp_path / "here", jobs)
+    there = without_vnni.run(tmp_path / "there", jobs)
     differing = {
         name
         for name in jobs
@@ -123,10 +156,9 @@ def test_kernels_give_the_same_sums_without_vnni(tmp_path: Path, cpu_without_vnn
     assert len([name for name in differing if name.endswith("arm64")]) >= len(CASES) // 2
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("build", [voice_activity, text_recognition, image_transformer])
 def test_what_ships_for_x86_64_is_as_good_without_vnni_as_its_gate_said(
-    build: Callable[[], onnx.ModelProto], tmp_path: Path, cpu_without_vnni: list[str]
+    build: Callable[[], onnx.ModelProto], tmp_path: Path, without_vnni: Machine
 ) -> None:
     """Every precision that a search would try, as it ships."""
     model = prepared(build(), tmp_path)
@@ -144,7 +176,7 @@ def test_what_ships_for_x86_64_is_as_good_without_vnni_as_its_gate_said(
         weights.write(folder, shipped)
         jobs[name] = (folder / MODEL, feeds)
         gates[name] = likeness([run(onnx.load_from_string(shipped), each) for each in feeds], float32)
-    there = Machine(tmp_path / "there", cpu_without_vnni).run(jobs)
+    there = without_vnni.run(tmp_path / "there", jobs)
     assert min(gates.values()) > 0.99
     assert {name: likeness([[each] for each in there[name]], float32) for name in jobs} == pytest.approx(
         gates, abs=5e-4
@@ -171,23 +203,23 @@ def reference(name: str) -> tuple[Path, list[Feed]]:
     return built.path / MODEL, [{key: value[:SAMPLES] for key, value in samples.inputs[0].items()}]
 
 
-@pytest.mark.slow
-def test_reference_models_give_the_same_answers_without_vnni(tmp_path: Path, cpu_without_vnni: list[str]) -> None:
+def test_reference_models_give_the_same_answers_without_vnni(
+    tmp_path: Path, host: Machine, without_vnni: Machine
+) -> None:
     jobs = {name: reference(name) for name in RECIPES if name not in ("efficientnet-lite2", "all-minilm-l6-v2")}
-    here = Machine(tmp_path / "here").run(jobs)
-    there = Machine(tmp_path / "there", cpu_without_vnni).run(jobs)
+    here = host.run(tmp_path / "here", jobs)
+    there = without_vnni.run(tmp_path / "there", jobs)
     assert {name: cosine(there[name][0], here[name][0]) for name in jobs} == pytest.approx(
         dict.fromkeys(jobs, 1.0), abs=1e-4
     )
 
 
-@pytest.mark.slow
 def test_reference_transformer_gives_without_vnni_what_exact_arithmetic_gives(
-    tmp_path: Path, cpu_without_vnni: list[str]
+    tmp_path: Path, without_vnni: Machine
 ) -> None:
     """Against the exact form on the same CPU: other vector widths round floats otherwise, which spreads."""
     model, feeds = reference("all-minilm-l6-v2")
     exact = tmp_path / "exact.onnx"
     exact.write_bytes(unsigned(onnx.load_from_string(weights.join(model))).SerializeToString())
-    there = Machine(tmp_path / "there", cpu_without_vnni).run({"shipped": (model, feeds), "exact": (exact, feeds)})
+    there = without_vnni.run(tmp_path / "there", {"shipped": (model, feeds), "exact": (exact, feeds)})
     assert cosine(there["shipped"][0], there["exact"][0]) > 0.9999

@@ -201,9 +201,9 @@ class Evil:
 
 
 def evil_tensor(trace: Path) -> bytes:
-    import torch
-
     import io
+
+    import torch
 
     buffer = io.BytesIO()
     torch.save(Evil(trace), buffer)
