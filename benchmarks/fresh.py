@@ -39,7 +39,7 @@ class Fresh:
         )
         if done.returncode:
             raise SystemExit(f"{' '.join(self._command)} failed:\n{done.stdout}{done.stderr}")
-        # What functions log is on standard output, too.
+        # Functions log to standard output, too.
         self.answer = json.loads(done.stdout.splitlines()[-1])
         return {
             "milliseconds": (self.answer["finished"] - began) * 1000,

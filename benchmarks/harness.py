@@ -48,7 +48,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one side of a comparison got.
+    """The result of one side of a comparison.
 
     Attributes
     ----------

@@ -142,7 +142,7 @@ def prepare(names: Iterable[str], work: Path) -> dict[str, Model]:
 
 @cache
 def interpreter() -> str:
-    """Return a Python with nothing installed: what a machine has installed may run at each start of its own."""
+    """Return a Python with nothing installed: packages of this machine may run code at each start."""
     folder = cache_root() / "benchmarks" / f"python-{platform.python_version()}"
     if not (folder / "ready").is_file():
         # Not of this virtual environment, to which it would belong.

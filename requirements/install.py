@@ -40,7 +40,7 @@ class Environment:
     def prepare(self) -> None:
         """Create the environment if it is missing or was interrupted, and install uv.
 
-        An interrupted installer may leave packages that look complete and are not. What was downloaded stays cached.
+        An interrupted installer may leave packages that look complete and are not. Downloads stay cached.
         """
         if self._interrupted.exists() or not self._read("-c", "import pip; print(pip.__version__)"):
             say(f"creating {self._folder.name}")

@@ -1,6 +1,6 @@
 """Build processes that start in milliseconds: forked from one that has imported torch, as `python -m` takes seconds.
 
-Each build still runs in a process of its own, with the environment, folder, output and log that it was given. One that
+Each build still runs in a separate process, with the environment, folder, output and log that it was given. One that
 asks for another interpreter, or for variables that count when a process starts, starts as users start it.
 """
 
@@ -38,7 +38,7 @@ IMPORTED = (
     "matplotlib.backends.backend_svg",
     "PIL.JpegImagePlugin",
 )
-"""What most builds import, some of it while torch exports."""
+"""Modules that most builds import, some of them while torch exports."""
 
 
 class WarmBuilds:

@@ -1,7 +1,7 @@
 """Run the packaged functions for arm64 and Python 3.14 under emulation, and compare them with this machine's.
 
 ``make verify-arm64``. Every kind of function is bundled as a synth bundles it, once for AWS and once for this machine,
-runs in a process of its own on the same objects, and must answer the same. It is QEMU that runs them, not Graviton.
+runs in a separate process on the same objects, and must answer the same. It is QEMU that runs them, not Graviton.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from verify.functions import Function
 
 TARGET = LambdaPlatform()
-"""What is verified: the default platform of every function."""
+"""The platform to verify: the default of every function."""
 
 _MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
 _OTHER, _UNAVAILABLE = 1, 69  # exit codes; the second is EX_UNAVAILABLE of sysexits.h, which no tool here uses
@@ -141,9 +141,9 @@ def show(rows: Iterable[Row], cpu: str, console: Console) -> None:
 
 
 def synthesized(folder: Path, target: LambdaPlatform) -> Assembly:
-    """Synthesize the app for a platform, in a process of its own, and return what was written.
+    """Synthesize the app for a platform, in a separate process, and return what was written.
 
-    Its bundles have a cache of their own: with bytecode where other synths on this machine have none, they would change
+    Its bundles have a separate cache: with bytecode where other synths on this machine have none, they would change
     the hashes that those write. Models are the same for all, and shared.
     """
     context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]

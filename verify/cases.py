@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[1]
 STACK = "Verify"
 
 MODEL_CACHE = "VERIFY_MODEL_CACHE"
-"""Variable with the folder of built models: bundles of a verification have a cache of their own, models do not."""
+"""Variable with the folder of built models: bundles of a verification have a separate cache, models do not."""
 
 COLUMNS = tuple(f"c{number}" for number in range(12))
-"""What the numbers are called that the model for rows takes."""
+"""Names of the numbers that the model for rows takes."""
 
 CASES = {
     "Photos": {"Preprocess": "image", "Inference": "C API, zip", "Postprocess": "classification"},

@@ -41,7 +41,7 @@ EXACT = Limits()
 
 @dataclass
 class Comparison:
-    """What came of it.
+    """The outcome of a comparison.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ def _compare_arrays(
         return
     one, other = expected.astype(np.float64), got.astype(np.float64)
     scale = float(np.abs(one).max())
-    # What is not a number anywhere makes the difference no number, which is within no limit.
+    # A NaN anywhere makes the difference NaN, which is within no limit.
     relative = float(np.abs(one - other).max()) / (scale or 1.0)
     found.relative = max(found.relative, relative) if relative == relative else float("inf")  # noqa: PLR0124
     if not relative <= limits.relative:

@@ -1,6 +1,6 @@
 """Packages of a Debian suite newer than this machine's, unpacked into the cache and not installed.
 
-apt does the work, with a state of its own: it takes the mirror and the keys from the machine's configuration, verifies
+apt does the work, with a separate state: it takes the mirror and the keys from the machine's configuration, verifies
 the signatures, and resolves dependencies. Nothing on the system changes, and no rights are needed.
 """
 
@@ -32,7 +32,7 @@ SUITES = ("testing", "unstable")
 
 _TOOLS = ("apt-get", "apt-config", "apt-cache", "dpkg", "dpkg-deb")
 _RECORD = "packages.json"
-# Python 3.11.4 brought the filter. What is unpacked was signed by the archive.
+# Python 3.11.4 brought the filter. The archive signed what is unpacked.
 _FILTER: dict[str, Any] = {"filter": "tar"} if hasattr(tarfile, "tar_filter") else {}
 # apt waits for two minutes by default, several times.
 _PATIENCE = ("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=20", "-o", "Acquire::https::Timeout=20")
@@ -144,7 +144,7 @@ def sources() -> list[Source]:
         if path.is_file() and path.suffix in (".list", ".sources"):
             text = path.read_text(encoding="utf-8", errors="replace")
             found += parse_deb822(text) if path.suffix == ".sources" else parse_one_line(text)
-    # What has no main component is not Debian's own archive; what is for security only has no other suites.
+    # A source without main is not Debian's own archive; one that is for security only has no other suites.
     found = [source for source in found if "main" in source.components and not _is_security(source)]
     if not found:
         raise UnavailableError("apt on this system knows no archive with the component main")
@@ -264,7 +264,7 @@ def _make(folder: Path, packages: Sequence[Package], architecture: str, members:
 
 
 class _Apt:
-    """apt with lists, cache and state in a folder of its own, and one suite of one archive as its only source."""
+    """apt with lists, cache and state in a separate folder, and one suite of one archive as its only source."""
 
     def __init__(self, folder: Path, source: Source, suite: str, architecture: str) -> None:
         self._archives = folder / "cache" / "archives"

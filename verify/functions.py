@@ -73,7 +73,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Assembly:
-    """What a synth wrote.
+    """The output of a synth.
 
     Parameters
     ----------

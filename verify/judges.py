@@ -57,7 +57,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a judge says.
+    """The verdict of a judge.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """The judge's name in the table."""
 
     @property
     def tools(self) -> frozenset[str]:

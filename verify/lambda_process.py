@@ -15,7 +15,7 @@ import time
 
 
 class Context:
-    """What Lambda tells a handler about its invocation, as far as ours ask."""
+    """The part of Lambda's context that our handlers read."""
 
     aws_request_id = "00000000-0000-0000-0000-000000000000"
     function_version = "1"

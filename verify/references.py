@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".verify"
-"""What the judges install and synthesize; git ignores it."""
+"""The folder for what the judges install and synthesize; git ignores it."""
 
 _READ = ("constructs/cdk_inference/**/*.py", "constructs/cdk_inference/*.toml", "verify/references.py", "cdk.json")
 _PACKAGES = ("aws-cdk-lib", "constructs", "cdk-nag")

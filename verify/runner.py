@@ -1,4 +1,4 @@
-"""Runs functions of a synthesized app, each in a process of its own, against an embedded S3 and DynamoDB."""
+"""Runs functions of a synthesized app, each in a separate process, against an embedded S3 and DynamoDB."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from verify.functions import Assembly, Function
 
 _PROCESS = Path(__file__).with_name("lambda_process.py")
-# What Lambda's Python has besides the standard library.
+# Packages of Lambda's Python besides the standard library.
 _SDK = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
 _SECONDS = 600
 _LINES = 4
@@ -35,7 +35,7 @@ class FunctionError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a function did.
+    """The result of a function.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ class Services:
         return sorted(found, key=lambda row: (row["object"]["S"], row["version"]["S"]))
 
     def run(self, function: Function, events: Sequence[Any], interpreter: Sequence[str]) -> Answer:
-        """Run a function in a process of its own.
+        """Run a function in a separate process.
 
         Parameters
         ----------

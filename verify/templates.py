@@ -107,7 +107,7 @@ class CdkNag:
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """The judge's name in the table."""
         return f"cdk-nag {self.version}"
 
     @property

@@ -1,4 +1,4 @@
-"""What the judges need is installed on first use, next to the project's own environment and not into it."""
+"""The judges' tools are installed on first use, next to the project's own environment and not into it."""
 
 from __future__ import annotations
 

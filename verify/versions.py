@@ -1,7 +1,7 @@
 """Synthesize the reference apps with other versions of CDK, and compare the templates with those of the pinned one.
 
 ``make verify-versions``: the oldest versions that ``pyproject.toml`` allows, and the newest that there are. Each gets
-an environment of its own, made anew. A difference is not always an error, and always worth a look: the exit code is 1.
+a new environment. A difference is not always an error, and always worth a look: the exit code is 1.
 """
 
 from __future__ import annotations

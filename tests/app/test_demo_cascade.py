@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-# What the demo shall accept: the last is never said.
+# Labels that the demo accepts. No model gives the last one.
 ACCEPTED = {"coffee.png": ["espresso"], "chelsea.png": ["Egyptian cat"], "camera.png": ["espresso"]}
 
 

@@ -1,4 +1,4 @@
-"""What the person at the terminal reads when `cdk synth` cannot work."""
+"""Messages at the terminal when `cdk synth` cannot work."""
 
 from __future__ import annotations
 

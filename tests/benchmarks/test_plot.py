@@ -33,7 +33,7 @@ LONG = "a model with a name that goes on and on, and_one_word_that_no_line_can_h
 
 @dataclass(frozen=True)
 class Box:
-    """What something covers."""
+    """The area that something covers."""
 
     what: str
     left: float

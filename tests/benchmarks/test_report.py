@@ -1,4 +1,4 @@
-"""What the page says of the figures is what the last run wrote."""
+"""The page shows the figures that the last run wrote."""
 
 from __future__ import annotations
 

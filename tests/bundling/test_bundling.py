@@ -313,7 +313,7 @@ def test_other_content_has_another_hash(one, other, stack, tmp_path_factory) -> 
     assert (hashes[0] == hashes[1]) == (one == other)
 
 
-# What another developer, or CI, has otherwise: everything that should not matter.
+# Differences between developers' machines and CI that must not matter.
 PROGRAM = """
 import os, sys
 from pathlib import Path

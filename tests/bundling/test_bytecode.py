@@ -218,7 +218,7 @@ def test_an_interpreter_that_appears_is_used(
     compiled = pack(stack, sources)
     assert len(compiled_names(compiled)) == 1
     assert compiled.asset_hash != without.asset_hash
-    # What was made stays in use when the interpreter is gone.
+    # Bytecode that was made stays in use when the interpreter is gone.
     monkeypatch.setattr(bundling, "interpreter", no_interpreter)
     found.clear()
     assert pack(stack, sources) == compiled
@@ -231,7 +231,7 @@ def test_nothing_is_searched_for_as_long_as_nothing_hints_at_it(stack: Stack, mo
     for _ in range(3):
         pack(stack, {"detect.py": SOURCES["detect.py"]})
     assert asked == [HERE]
-    # What nothing hints at, such as a network that is there again.
+    # A change that nothing hints at, such as a network that is back.
     monkeypatch.setattr(bundling, "_SEARCH_SECONDS", 0)
     pack(stack, {"detect.py": SOURCES["detect.py"]})
     assert asked == [HERE, HERE]

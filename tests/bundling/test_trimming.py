@@ -1,4 +1,4 @@
-"""What is left of the wheels is what functions import: tried with all of it, in a Python that has nothing else."""
+"""Trimmed wheels keep what functions import: all of it is tried in a Python that has nothing else."""
 
 from __future__ import annotations
 

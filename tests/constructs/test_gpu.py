@@ -615,7 +615,7 @@ def test_acknowledgments_have_their_reasons(tmp_path):
 
 
 def test_a_small_stack(stack, snapshot_json):
-    """What a reviewer reads: capacity, function, version and alias, without the network and the buckets."""
+    """The part that a reviewer reads: capacity, function, version and alias, without the network and the buckets."""
     capacity = GpuCapacity(
         stack,
         "Gpus",

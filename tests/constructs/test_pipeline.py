@@ -1,4 +1,4 @@
-"""What the template of a pipeline contains."""
+"""The template of a pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changed, and which resources that redeploys: nothing without a reason, and a new model no permission."""
+"""Which change redeploys which resources: none without a reason, and a new model changes no permission."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_what_a_change_redeploys(before: Path, tmp_path: Path, change: str) -> N
     edit_files(folder)
     second = Synthesized(folder, tmp_path / "second.out")
     assert second.differs_from(first) == expected
-    # Of the workflow, only the version differs that rows of rejected objects carry.
+    # In the workflow, only the version differs that rows of rejected objects carry.
     for path in expected & {"Workflow/StateMachine/Resource"}:
         old, new = (json.dumps(each.resources[path]) for each in (first, second))
         assert old.replace(first.version, second.version) == new

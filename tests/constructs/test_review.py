@@ -1,4 +1,4 @@
-"""What reviewers run over a template: cdk-nag and cfn-lint."""
+"""The tools that reviewers run over a template: cdk-nag and cfn-lint."""
 
 from __future__ import annotations
 

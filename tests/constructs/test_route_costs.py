@@ -1,4 +1,4 @@
-"""What a pipeline says about costs: which route was chosen, what a cascade costs, and when capacity should stay on."""
+"""A pipeline says which route was chosen, what a cascade costs, and when capacity should stay on."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def test_by_model_takes_the_model_that_the_object_asks_for(routes):
     assert go(branch, message(metadata={"model": "tiny"}), message(metadata={"model": "big"})) == ["a", "b"]
 
 
-# What the state machine is made of.
+# The states of the state machine.
 
 
 def tasks(states):
@@ -332,7 +332,7 @@ def test_a_pipeline_with_a_gpu_alone_hands_over_too():
     assert pipeline.inference.slow
 
 
-# What is refused.
+# Refused routings.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What SageMaker's asynchronous inference adds to a pipeline's template, and what is refused."""
+"""SageMaker's asynchronous inference in a pipeline's template, and the props that it refuses."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_everything_is_under_the_users_key(stack, pipeline):
         assert topic["Properties"]["KmsMasterKeyId"] == arn
     config = only(stack, "AWS::SageMaker::EndpointConfig")
     assert config["AsyncInferenceConfig"]["OutputConfig"]["KmsKeyId"] == arn
-    assert "KmsKeyId" not in config  # SageMaker refuses it for instances with disks of their own
+    assert "KmsKeyId" not in config  # SageMaker refuses it for instances that have their own disks
     (tokens,) = [t for n, t in resources(stack, "AWS::DynamoDB::GlobalTable").items() if "Tokens" in n]
     assert tokens["Properties"]["Replicas"][0]["SSESpecification"] == {"KMSMasterKeyId": arn}
     assert {str(g["Properties"]["KmsKeyId"]) for g in resources(stack, "AWS::Logs::LogGroup").values()} == {str(arn)}

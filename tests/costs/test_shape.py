@@ -1,4 +1,4 @@
-"""What the estimates count is what the constructs make."""
+"""The estimates count what the constructs make."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ PROPS = [
 
 @pytest.fixture
 def names(code: str) -> dict[str, Any]:
-    """What a code block takes for granted, as far as it is named there."""
+    """Return the names that code blocks take for granted."""
     app = cdk.App(context={"aws:cdk:bundling-stacks": []})
     stack = cdk.Stack(app, "Stack")
     other = Construct(stack, "Other")  # so that no id is taken

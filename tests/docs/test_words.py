@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST = {
-    "headless": 101,
-    "is no": 4,
+    "headless": 7,
+    "is no": 2,
     "beside": 3,
     "else": 0,
-    "of its own": 86,
-    "long sentence": 286,
+    "of its own": 57,
+    "long sentence": 285,
     "long line": 14,
 }
 """How many places break each rule today. Lower a number when you have mended some; none may rise."""

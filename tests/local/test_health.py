@@ -1,4 +1,4 @@
-"""What the embedded AWS consists of does not end unnoticed: whoever waits for it fails at once, with the reason."""
+"""No part of the embedded AWS ends unnoticed: a caller that waits for it fails at once, with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `results` and `logs` show."""
+"""The output of `results` and `logs`."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def wheel(folder: Path, requirement: str) -> None:
 
 
 def pip(folder: Path, requirement: str) -> None:
-    """What `make` installs first: pip, as old as Python ships it."""
+    """Return what `make` installs first: pip, as old as Python ships it."""
     spec = importlib.util.spec_from_file_location("install", INSTALLER)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

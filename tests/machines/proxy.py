@@ -1,4 +1,4 @@
-"""A company's proxy: it opens each connection, and signs for each host with a certificate of its own authority."""
+"""A company's proxy: it opens each connection, and signs for each host with the company's certificate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a graph is decides what is tried on it."""
+"""The graph decides which precisions are tried on it."""
 
 from __future__ import annotations
 

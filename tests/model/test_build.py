@@ -1,4 +1,4 @@
-"""Builds of a tiny network, in a process of their own as in production."""
+"""Builds of a tiny network, each in a separate process as in production."""
 
 from __future__ import annotations
 

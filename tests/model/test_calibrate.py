@@ -161,7 +161,7 @@ def test_sums_and_products_of_nothing_stay_float(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("operator", ["QLinearAdd", "QLinearMul"])
 def test_model_that_ends_its_process_fails_with_the_signal(tmp_path: Path, operator: str) -> None:
-    """Of onnxruntime 1.31.1; if a later version computes it, `calibrate` may measure empty tensors again."""
+    """Fails in onnxruntime 1.31.1; if a later version computes it, `calibrate` may measure empty tensors again."""
     g = Graph()
     x, nothing = g.input("x", ("n",), TensorProto.UINT8), g.weight(np.zeros(0, np.uint8))
     scale, zero = g.weight(np.float32(0.1)), g.weight(np.uint8(3))

@@ -40,7 +40,7 @@ LITE = ROOT / "model_assets" / "efficientnet_lite"
 DIGITS = ROOT / "model_assets" / "digits_cnn" / "recipe.py"
 PAGE = ROOT / "docs" / "guide" / "cascade.md"
 LOCKED = ("float16", 0.95)
-"""What examples/cascade asks for, and has a lock of. If that does not fit, run the example."""
+"""The calibration that examples/cascade asks for, and has a lock of. If that does not fit, run the example."""
 CLASSES = 3
 
 # Coarse, so that samples tie with each other and with the grid.
@@ -297,7 +297,7 @@ def test_json_of_another_kind_is_refused(change: dict[str, Any], message: str) -
 
 
 class Models:
-    """Artifacts of the tiny network, in a stack of their own."""
+    """Artifacts of the tiny network, in a separate stack."""
 
     def __init__(self, make_recipe: Callable[..., Path], cache: Path, *, bundled: bool = True) -> None:
         self.make_recipe, self.cache = make_recipe, cache

@@ -52,7 +52,7 @@ bases = st.builds(Basis, sides, sides, st.dictionaries(texts, texts, max_size=3)
 
 @st.composite
 def tables(draw: st.DrawFn) -> Any:
-    """What was counted of a few samples, with labels and descriptions or without."""
+    """Draw the counts of a few samples, with labels and descriptions or without."""
     samples = draw(st.integers(1, 12))
 
     def several(of: st.SearchStrategy[Any]) -> tuple[Any, ...]:

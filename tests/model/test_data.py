@@ -1,4 +1,4 @@
-"""What the build process says about a user's functions."""
+"""The messages of the build process about a user's functions."""
 
 from __future__ import annotations
 

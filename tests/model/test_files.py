@@ -28,7 +28,7 @@ SHA256 = hashlib.sha256(BODY).hexdigest()
 
 @dataclass
 class Web:
-    """What the server does: one answer for each request, the last one from then on."""
+    """A script for the server: one answer for each request, the last one from then on."""
 
     url: str
     answers: list[Callable[[http.server.BaseHTTPRequestHandler], None]] = field(default_factory=list)

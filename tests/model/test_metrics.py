@@ -148,7 +148,7 @@ def test_one_output_of_one_scale_has_the_mean_cosine(reference: np.ndarray, erro
 
 
 def test_channels_without_finds_are_not_judged_by_their_own_scale() -> None:
-    """What is noise in float32 is other noise in 8 bits, and no decision depends on it."""
+    """Noise in float32 becomes other noise in 8 bits, and no decision depends on it."""
     float32 = detections()
     other = float32.copy()
     other[:, 4:] += np.random.default_rng(2).uniform(0, 1e-4, other[:, 4:].shape).astype(np.float32)

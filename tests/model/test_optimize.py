@@ -1,4 +1,4 @@
-"""What is done to a graph while it is built, so that no function does it at each start."""
+"""Optimizations that the build makes, so that no function makes them at each start."""
 
 from __future__ import annotations
 

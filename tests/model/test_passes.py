@@ -1,4 +1,4 @@
-"""What is built again when something changes, and what an interruption leaves."""
+"""The passes that are built again when something changes, and what an interruption leaves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees, and what a log gets."""
+"""The progress that a terminal shows, and that a log gets."""
 
 from __future__ import annotations
 

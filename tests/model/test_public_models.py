@@ -1,4 +1,4 @@
-"""What public ONNX files are like, made small here; `verify.models` builds real ones."""
+"""Small ONNX files with the oddities of public ones; `verify.models` builds real ones."""
 
 from __future__ import annotations
 

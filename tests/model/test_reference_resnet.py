@@ -1,4 +1,4 @@
-"""What int8 saves on a network like ResNet-18."""
+"""The savings of int8 on a network like ResNet-18."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_no_two_products_that_are_added_first_exceed_16_bits(weights: np.ndarray
         for one, two in first:
             assert LARGEST_ACTIVATION * (max(one, 0) + max(two, 0)) <= LARGEST_SUM
             assert LARGEST_ACTIVATION * (min(one, 0) + min(two, 0)) >= -LARGEST_SUM - 1
-        # The scale is no larger than the largest weight or pair needs, but for rounding.
+        # Apart from rounding, the scale must not exceed what the largest weight or pair needs.
         pairs = [abs(one) + abs(two) for one, two in first if one * two > 0]
         assert not values.any() or max(map(abs, terms)) == 127 or max(pairs) >= PAIR_LIMIT - 2
 

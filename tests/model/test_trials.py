@@ -1,4 +1,4 @@
-"""What is found out about a precision is about the model as it is deployed."""
+"""Trials judge a precision by the model as it is deployed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Lambda gives a handler besides the event."""
+"""The context that Lambda gives a handler besides the event."""
 
 from __future__ import annotations
 

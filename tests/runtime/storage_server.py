@@ -21,7 +21,7 @@ ERROR = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>
 
 
 class StorageServer:
-    """What is stored, by the path as it was sent; what was asked for, and on which connections; those that are open;
+    """The stored objects by the path as it was sent; the requests, and their connections; those that are open;
     and the troubles that the next requests meet.
 
     A trouble is None, a status, S3's error code, or one of `hang`, `reset` (before the answer), `cut` (within the

@@ -89,7 +89,7 @@ def score(code: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any]
 
 @pytest.fixture
 def staged(code: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any]) -> Callable[..., list[str]]:
-    """The three handlers as the workflow calls them, into a table of their own; returns what is to be retried."""
+    """The three handlers as the workflow calls them, into a separate table; returns what is to be retried."""
     handlers = {}
     for name in ("PREPROCESS", "POSTPROCESS"):
         environment.setenv("STAGE_FUNCTION", os.environ[f"{name}_FUNCTION"])
@@ -224,7 +224,7 @@ def test_a_large_batch_takes_little_memory(score: Any, inbox: Inbox, table: str)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # What waits for the model, stacked once more, and an item or two.
+    # The inputs that wait for the model, stacked once more, and an item or two.
     assert peak < 85 * 2**20 < count * 4 * numbers
     assert len(found(table)) == count
 

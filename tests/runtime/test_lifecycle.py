@@ -1,4 +1,4 @@
-"""What a handler does besides its work: warming events, and snapshots."""
+"""Handlers answer warming events, and prepare for snapshots."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ except ZeroDivisionError:
 
 
 def test_every_line_has_the_fields_from_then_on() -> None:
-    """In a process of its own: the handlers are those of the process."""
+    """A separate process: logging's handlers belong to the whole process."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=RUNTIME, capture_output=True, text=True, check=True)
     assert [json.loads(line) for line in done.stdout.splitlines()] == [
         {"message": "one", "model_version": None},

@@ -89,7 +89,7 @@ def both(path: str) -> tuple[CSession, PackageSession]:
 
 
 def outcome(session: CSession | PackageSession, inputs: dict[str, Tensor]) -> Any:
-    """What a run returns, or the name of its error and its message."""
+    """Return the result of a run, or the name of its error and its message."""
     try:
         return [(tensor.dtype, tensor.array()) for tensor in session.run(inputs)]
     except Exception as error:
@@ -303,7 +303,7 @@ def test_any_damage_of_the_file_is_an_error_or_harmless(
     for content in (whole[:cut], bytes(damaged)):
         path = save(content)
         got, expected = opening(lambda: CSession(path, ONE)), opening(lambda: open_in_package(path))  # noqa: B023
-        # Texts that are not UTF-8 any more are no reason for us to fail. The package gives an error whose message has
+        # Strings that stopped being UTF-8 must not make us fail. The package gives an error whose message has
         # such a text without its message, or another error, depending on the version of Python.
         kind, _, message = expected.partition(" ")
         without_message = not message and got.partition(" ")[0] == kind
@@ -380,7 +380,7 @@ def test_errors_have_the_packages_names(code: int) -> None:
 
 
 def plans(session: CSession) -> list[bool]:
-    """Of each combination of shapes that is kept, whether its plan is of use."""
+    """Return for each kept combination of shapes whether its plan is of use."""
     assert session._open
     return [plan is not None for plan in session._open[1].values()]
 
@@ -392,7 +392,7 @@ def negated(**more: Any) -> bytes:
 
 
 class TestPlans:
-    """Of small runs, whose outputs are as large as their inputs say."""
+    """Small runs, whose outputs are as large as their inputs say."""
 
     @settings(max_examples=40)
     @given(

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 
 from cdk_inference.bundling.wheels import Requirements
 
-# What a requirement asks for, but is kept out of the bundle: see `StageCode.excluded_requirements` and
+# Dependencies of requirements that stay out of the bundle: see `StageCode.excluded_requirements` and
 # `bundling.WheelPart`.
 EXCLUDED = {
     "preprocess-text": {"huggingface-hub"},

@@ -29,7 +29,7 @@ predictions = st.dictionaries(
 
 
 def as_stored(value: Any) -> Any:
-    """What a reader should see: equal, with numbers as decimals of the same text."""
+    """Return what a reader must see: equal values, with numbers as decimals of the same text."""
     if isinstance(value, bytes):
         return Binary(value)
     if isinstance(value, bool) or value is None or isinstance(value, str):

@@ -33,7 +33,7 @@ SOURCES = Path(__file__).parents[2] / "lambda_src"
 
 
 class Container:
-    """The server in a process of its own."""
+    """The server in a separate process."""
 
     def __init__(self, code: str | None = None) -> None:
         run = ["-m", "inference_runtime.handlers.serve", "serve"] if code is None else ["-c", code]

@@ -1,6 +1,6 @@
 """One process has the model for several: real processes and sockets, killed in the middle of what they do.
 
-Only a GPU is missing. What it does is played by a session that raises ONNX Runtime's texts, or dies, on some values.
+Only a GPU is missing. A session that raises ONNX Runtime's messages, or dies, on some values plays its part.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ EVENT = {"token": "t" * 1024, "request": REQUEST, "wait": 600.0}
 
 
 class SageMaker:
-    """What is asked of the runtime API, and what it answers."""
+    """The requests to the runtime API, and its answers."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, str]] = []

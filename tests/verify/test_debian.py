@@ -1,4 +1,4 @@
-"""What is read of apt's configuration, and what apt downloads by it: with an archive of one package on this machine."""
+"""apt's configuration is read, and apt downloads by it: from an archive of one package on this machine."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_one_line_files_are_read() -> None:
 
 @pytest.fixture
 def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give apt a configuration of its own, and return the folder of it."""
+    """Give apt a separate configuration, and return its folder."""
     folder = tmp_path / "etc"
     (folder / "sources.list.d").mkdir(parents=True)
     configuration = tmp_path / "apt.conf"
@@ -145,7 +145,7 @@ def test_a_system_without_apt_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 class Archive:
-    """An archive of Debian packages in a folder, with the suite ``testing``, signed by a key of its own."""
+    """An archive of Debian packages in a folder, with the suite ``testing``, signed by a new key."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""What is emulated is really another CPU, and Python on it compiles and loads the bytecode of packages."""
+"""The emulators show another CPU, and Python on it compiles and loads the bytecode of packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What judges find must be explained, and what is explained must be found."""
+"""Each finding of a judge must be explained, and each explanation must have a finding."""
 
 from __future__ import annotations
 

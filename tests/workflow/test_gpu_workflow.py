@@ -1,4 +1,4 @@
-"""What becomes of a batch while its GPU refuses, dies, or comes too late: the workflow's own logic, for real."""
+"""A batch whose GPU refuses, dies, or comes too late: the workflow's own logic, for real."""
 
 from __future__ import annotations
 

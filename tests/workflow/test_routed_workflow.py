@@ -113,7 +113,7 @@ def handler(event, context):
 
 
 class Routed:
-    """Workflows with the routes a, b (on a CPU) and g (on a GPU), each with a routing of its own."""
+    """Workflows with the routes a, b (on a CPU) and g (on a GPU), each with another routing."""
 
     def __init__(self, embedded: Embedded, rows: Path) -> None:
         self.embedded = embedded

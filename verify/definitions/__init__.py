@@ -38,7 +38,7 @@ _DOES = {
     "inference_runtime.handlers.decide.handler": "decide",
     IMAGE: "infer",
 }
-"""What the handlers of the functions do, as `world.mjs` calls it."""
+"""The behaviours of the functions' handlers, as `world.mjs` names them."""
 
 
 class Validators:

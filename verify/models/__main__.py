@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--jobs", type=int, default=2, help="cases at a time (default: %(default)s)")
     arguments = parser.parse_args()
-    if arguments.one:  # in a process of its own: cases have modules of the same names
+    if arguments.one:  # in a separate process: cases have modules of the same names
         print(_JUDGED + to_json(judge(arguments.one, cache_root() / "verify-models" / "recipes")))  # noqa: T201
         return 0
     console = Console()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 CASES = Path(__file__).parent / "cases"
 ASSETS = Path(__file__).parents[2] / "model_assets"
-# What cases read besides their code; see model_assets/SOURCES.md.
+# The files that cases read besides their code; see model_assets/SOURCES.md.
 LINKS = {
     "calibration": ASSETS / "efficientnet_lite" / "calibration",
     "evaluation": ASSETS / "efficientnet_lite" / "evaluation",
@@ -42,7 +42,7 @@ LINKS = {
 
 @dataclass(frozen=True)
 class Row:
-    """What became of a case.
+    """The outcome of a case.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Ask a policy simulator that nobody here wrote about every edge of an app: what is allowed, and what is denied.
 
-What ought to be allowed is in `verify.policies.flows`, a table of what each part is for. It is not read from the
-policies, so that a missing grant shows as well as one that is too wide. `verify.policies.requests` makes the requests,
-and `simulate.mjs` answers them with `@cloud-copilot/iam-simulate`.
+`verify.policies.flows` is a table of what each part is for, and therefore of what must be allowed. It is not read from
+the policies, so that a missing grant shows as well as one that is too wide. `verify.policies.requests` makes the
+requests, and `simulate.mjs` answers them with `@cloud-copilot/iam-simulate`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROCESSES = 2
 
 
 class PolicySimulator:
-    """What each role and each service may do, and may not."""
+    """Ask a policy simulator what each role and each service may do, and may not."""
 
     name = "iam-simulate"
     tools = frozenset({"policies"})

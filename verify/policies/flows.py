@@ -1,4 +1,4 @@
-"""What each part of an app is for, and therefore what it must be allowed: the table that policies are judged by.
+"""The purpose of each part of an app, and therefore what it must be allowed: the table that policies are judged by.
 
 It follows the data, not the policies. A rule names its bucket and its queue, a pipe its queue and its state machine, a
 definition the functions that it invokes, and a function's handler and variables what it reads and writes.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DECRYPT = ("kms:Decrypt",)
 ENCRYPT = ("kms:Decrypt", "kms:GenerateDataKey")
 TABLE = ("kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey", "kms:ReEncryptFrom", "kms:ReEncryptTo")
-"""What the callers of services need on a customer managed key; the last for DynamoDB and CloudWatch Logs."""
+"""Permissions of services' callers on a customer managed key; the last for DynamoDB and CloudWatch Logs."""
 
 LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
 TRACES = ("xray:PutTelemetryRecords", "xray:PutTraceSegments")
@@ -412,7 +412,7 @@ class Flows:
 
 @dataclass(frozen=True)
 class Call:
-    """What a state of a state machine calls.
+    """The call that a state of a state machine makes.
 
     Parameters
     ----------

@@ -77,7 +77,7 @@ SERVICES = (
     "states.amazonaws.com",
     "vpc-flow-logs.amazonaws.com",
 )
-"""Who is asked about as the caller of each resource that has a policy."""
+"""The callers to ask about for each resource that has a policy."""
 
 _FEW = 3  # resources that are asked about if no policy mentions an action
 # The folders of the work bucket, and one that nobody uses.
@@ -93,7 +93,7 @@ _ACTION_ON = {
     "AWS::Lambda::Function": "lambda:InvokeFunction",
     "AWS::IAM::Role": "sts:AssumeRole",
 }
-"""What a stranger tries on each kind of resource that has a policy."""
+"""The actions that a stranger tries on each kind of resource that has a policy."""
 
 _NO_TLS = {"aws:SecureTransport": "false"}
 _OLD_TLS = {"aws:SecureTransport": "true", "s3:TlsVersion": "1.1"}
@@ -147,7 +147,7 @@ class Request:
 
 
 class Questions:
-    """What is asked about an app.
+    """The questions about an app.
 
     Parameters
     ----------

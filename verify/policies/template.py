@@ -108,7 +108,7 @@ class Template:
         return next((part for part in self.parts.values() if part.arn in names or part.ref in names), None)
 
     def attached(self, kind: str, prop: str, part: Part) -> dict[str, Any] | None:
-        """Return the policy that a resource of its own gives a part; ``None`` if there is none.
+        """Return the policy that a separate resource gives a part; ``None`` if there is none.
 
         Parameters
         ----------

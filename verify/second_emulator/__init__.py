@@ -1,8 +1,8 @@
 """Create the resources of the apps in moto, so that nothing rests on the quirks of one emulator.
 
-moto creates what it knows, and delivers the event of an object through the rule into the queue. What it does not know
-is in `LACKS`: these parts are tried in the embedded AWS alone. It runs neither pipes nor our functions, and we do not
-let it run the definitions: `verify.definitions` does, with the reference JSONata.
+moto creates what it knows, and delivers the event of an object through the rule into the queue. `LACKS` lists
+what it does not know: these parts are tried in the embedded AWS alone. It runs neither pipes nor our functions, and we
+do not let it run the definitions: `verify.definitions` does, with the reference JSONata.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LACKS = frozenset(
 
 
 class Moto:
-    """What moto makes of the resources."""
+    """Let moto create the resources, and look at them."""
 
     name = "moto"
     tools = frozenset({"moto"})

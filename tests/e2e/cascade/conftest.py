@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[3]
 STRATEGIES = Path(__file__).with_name("app")
 EXAMPLE = "python3 examples/cascade/app.py"
-# What the user's function is not able to decide, and one that it is, in the same batch.
+# Objects that the user's function cannot decide, and one that it can, in the same batch.
 UNDECIDED = {
     "function/few but decided.json": "SUCCEEDED",
     "function/fails.json": "DEAD_LETTER",

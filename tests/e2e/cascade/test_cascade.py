@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-# What Lite2 answers, rightly or not; of the others Lite0 is sure.
+# Lite2's answers, right or wrong. Lite0 is sure of the other photographs.
 UNSURE = {
     "chelsea.png": "Egyptian cat",
     "china.jpg": "palace",
@@ -62,7 +62,7 @@ def gpu(cloud: LocalCloud, gpu_machine: str) -> Gpu:
 
 @pytest.fixture(scope="module")
 def calibration(cloud: LocalCloud, photos: Watched) -> dict[str, Any]:
-    """What the template says of the cascade."""
+    """The cascade's entry in the template."""
     (machine,) = cloud.stack("PhotoCascade").resources(role="state-machine")
     (calibration,) = machine.metadata["cascades"]
     return calibration

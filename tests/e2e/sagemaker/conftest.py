@@ -1,4 +1,4 @@
-"""A pipeline on SageMaker in the embedded AWS, and a SageMaker of our own."""
+"""A pipeline on SageMaker in the embedded AWS, and our stand-in for SageMaker."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def in_vain(numbers: Watched, sagemaker: FakeSageMaker) -> dict[str, float]:
     objects = {f"in vain {number}": IN_VAIN for number in range(3)}
     for key, value in objects.items():
         numbers.put(key, str(value).encode())
-    # From then on they are in a batch of their own.
+    # From then on they are in a separate batch.
     wait_until(lambda: sagemaker.refused_in_vain and not numbers.queued(objects), lambda: "nobody asked")
     return objects

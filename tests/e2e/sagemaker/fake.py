@@ -1,4 +1,4 @@
-"""A SageMaker of our own: it queues requests, runs the real container's server on the CPU, and announces the end.
+"""A stand-in for SageMaker: it queues requests, runs the real container's server on the CPU, and announces the end.
 
 It acts with the execution role of the deployed template, as SageMaker does, so that a missing permission shows here.
 """
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 POISON = 666.0
 """A model that sees this number dies."""
 IN_VAIN = 404.0
-"""Who asks for this number is told that there is no endpoint."""
+"""A caller that asks for this number is told that there is no endpoint."""
 
 _NAMES = itertools.count()
 

@@ -33,7 +33,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
 
 @dataclass(frozen=True)
 class Hostile:
-    """What nobody should upload: orders by key for the stage that obeys, and messages that are not events."""
+    """Hostile uploads: orders by key for the stage that obeys, and messages that are not events."""
 
     batch: dict[str, bytes]
     mixed: dict[str, bytes]

@@ -1,4 +1,4 @@
-"""What is not there for a while: the events stay in the queue, and succeed later."""
+"""When a part is unavailable for a while, the events stay in the queue, and succeed later."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_objects_that_meet_a_throttled_function_succeed_later(tables: Watched) -
 
 
 def test_objects_that_are_throttled_more_often_than_they_may_fail_succeed_later(obedient: Watched) -> None:
-    """Of these pipelines, what fails by itself once is a dead letter."""
+    """In these pipelines, an object that fails by itself once is a dead letter."""
     keys = [f"throttled/{i}" for i in range(3)]
 
     def deliveries() -> dict[str, int]:

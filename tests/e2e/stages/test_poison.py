@@ -60,7 +60,7 @@ def test_messages_that_are_no_events_fail_alone(obedient: Watched, hostile: Host
     obedient.ends(hostile.mixed, timeout=600)  # which were in their batch
 
     def parsed(body: str) -> object:
-        # The pipe takes JSON for JSON, so that a text of its own comes without the quotes.
+        # The pipe parses JSON, so that a quoted string comes without its quotes.
         try:
             return json.loads(body)
         except ValueError:

@@ -61,7 +61,7 @@ def test_two_pipelines_over_a_bucket_and_a_table_of_the_user(tables: Watched, te
 
 
 def test_models_that_are_not_in_the_zip(cloud: LocalCloud, tables: Watched, tensors: Watched) -> None:
-    """Whose answers are right, see above."""
+    """The tests above show that the answers are right."""
 
     def delivery(pipeline: Watched) -> tuple[str | None, int]:
         function = cloud.client("lambda").get_function_configuration(FunctionName=pipeline.functions["Inference"])

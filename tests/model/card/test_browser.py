@@ -28,7 +28,7 @@ pytestmark = pytest.mark.xdist_group("browser")  # one browser, and each card on
 KINDS = [entries.classification, entries.digits, entries.embedding, entries.regression, entries.minimal]
 WIDTHS = [390, 700, 1280]
 ARGUMENTS = [
-    "--no-sandbox",  # as root in a container, for pages of our own
+    "--no-sandbox",  # as root in a container, for pages that we wrote
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--disable-background-networking",

@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 - multiplication signs, as the cards write them
-"""What the cards say, taken apart by an HTML and a Markdown parser."""
+"""The contents of the cards, taken apart by an HTML and a Markdown parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a case of `verify.models` says about itself, and how its answers are compared."""
+"""A case of `verify.models`: its description, and how its answers are compared."""
 
 from __future__ import annotations
 
