@@ -53,7 +53,7 @@ class Sample:
     Attributes
     ----------
     median
-        Of all rounds.
+        The median of all rounds.
     spread
         The largest by the smallest.
     rounds
@@ -80,15 +80,15 @@ class Figure:
     name
         Its own, such as ``cold_start/minilm``.
     what, rival
-        What was measured, and what it is compared with, in words.
+        Our side and what it is compared with, in words.
     unit
-        Of both samples.
+        The unit of both samples.
     ours, theirs
         The samples.
     better
-        What the ratio says: for ``growth`` ours by theirs, otherwise how many times ours is faster, smaller and so on.
+        The meaning of the ratio: for ``growth`` ours by theirs, otherwise how many times ours is faster or smaller.
     goal
-        What the ratio was to reach, at least, or at most for ``growth``; None for what is only shown.
+        The ratio to reach at least, or at most for ``growth``; None for what is only shown.
     facts
         Whatever else is worth knowing.
     """

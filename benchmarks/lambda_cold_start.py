@@ -70,7 +70,7 @@ def measure(
     Parameters
     ----------
     client
-        Of boto3, for Lambda.
+        A client of boto3 for Lambda.
     function
         Name or ARN.
     event

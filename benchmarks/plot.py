@@ -58,13 +58,13 @@ class Bar:
     Attributes
     ----------
     name
-        Whose it is, in the legend.
+        The name in the legend.
     value
         Its size; it must not be negative.
     shown
         The value in words.
     more
-        What is written after it.
+        The text after it.
     """
 
     name: str

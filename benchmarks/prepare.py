@@ -51,9 +51,9 @@ class Function:
     handler
         ``module.function``.
     folders
-        What is on its path: its own folder, and those of its layers.
+        The folders on its path: its own, and those of its layers.
     variables
-        Of its environment.
+        The variables of its environment.
     """
 
     handler: str

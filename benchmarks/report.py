@@ -45,18 +45,18 @@ class Group:
     title
         Heading.
     note
-        What is compared, and how.
+        The comparison, and how it is made.
     rows
         By the figure's name, or by its part before the slash: what the row is called, where ``{model}`` stands for
         the figure's model, and what the rival is called.
     ours
-        What our side is called.
+        The name of our side.
     plotted
         Names of the figures that are drawn. Default: all.
     own_scale
         Whether each row of the plot has its own scale.
     rival
-        What all rivals are called in the plot. Default: as in the rows.
+        The name of all rivals in the plot. Default: as in the rows.
     """
 
     title: str

@@ -54,13 +54,13 @@ class Row:
     function
         Pipeline and stage.
     package
-        What is in it.
+        The contents of the package.
     machine, python
-        What it ran on, by its own words.
+        The machine and Python that it reports.
     comparison
         With what this machine answered.
     seconds
-        Of its process under emulation.
+        The time of its process under emulation.
     """
 
     function: str

@@ -46,7 +46,7 @@ class Comparison:
     Attributes
     ----------
     problems
-        What is not as it must be, each with its place; empty if all is.
+        The differences, each with its place; empty if there are none.
     relative
         Largest difference found, as that of `Limits`.
     absolute

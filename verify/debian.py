@@ -96,9 +96,9 @@ def unpacked(
     Parameters
     ----------
     name
-        What it is called in the cache and in messages.
+        The name in the cache and in messages.
     packages
-        What is wanted.
+        The packages to install.
     architecture
         Debian's name of the architecture, such as ``"arm64"``. Default: this machine's.
     members

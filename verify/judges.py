@@ -36,7 +36,7 @@ class Finding:
     Parameters
     ----------
     tool, rule
-        What complains, and which of its rules.
+        The tool that complains, and its rule.
     app
         The reference app.
     subject
@@ -44,7 +44,7 @@ class Finding:
     kind
         The type of the resource, if it is one.
     message
-        What the tool says.
+        The tool's message.
     """
 
     tool: str
@@ -146,9 +146,9 @@ def unexplained(
     Parameters
     ----------
     findings
-        What they say.
+        The findings of the judges.
     explanations
-        What is explained.
+        The explanations of the file.
     tools
         The tools that looked at all reference apps.
 

@@ -20,7 +20,7 @@ def run(script: Path, package: Path, questions: object) -> Any:
     package
         Folder of an npm package: the script finds it, and those that are installed next to it.
     questions
-        What it gets.
+        The questions for it.
     """
     binaries = Path(sys.executable).parent
     environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}

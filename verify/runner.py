@@ -40,13 +40,13 @@ class Answer:
     Parameters
     ----------
     answers
-        What it answered to each event.
+        Its answer to each event.
     compiled
         Its modules that Python compiled, since the package has no bytecode for them.
     machine, python
-        What it ran on, by its own words.
+        The machine and Python that it reports.
     seconds
-        Of the whole process.
+        The time of the whole process.
     """
 
     answers: list[Any]
@@ -92,7 +92,7 @@ class Services:
     endpoint
         URL of the embedded AWS.
     name
-        What the names of its buckets and tables begin with.
+        The beginning of the names of its buckets and tables.
     """
 
     def __init__(self, endpoint: str, name: str) -> None:
@@ -198,7 +198,7 @@ class Services:
         function
             The function.
         events
-            What it is invoked with, in turn.
+            The events of its invocations, in turn.
         interpreter
             The command of a Python, such as that of `emulators.python`.
 

@@ -82,7 +82,7 @@ def handwritten_assets(assembly: Path, target: Path) -> Path:
     Parameters
     ----------
     assembly
-        Of the reference app.
+        The assembly of the reference app.
     target
         Folder to fill.
     """

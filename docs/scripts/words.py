@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 ROOT = Path(__file__).parents[2]
 MOST_WORDS = 25
@@ -123,13 +123,25 @@ def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
     start, gathered = 0, list[str]()
     for number, line in enumerate((*lines, "")):
         stripped = line.strip()
-        if not stripped or set(stripped) <= {"-"} or stripped.startswith((">>>", "|")):
+        if (
+            not stripped
+            or set(stripped) <= {"-"}
+            or stripped.startswith((">>>", "|"))
+            or _is_field(line, lines, number)
+        ):
             if gathered:
                 yield start, " ".join(gathered)
             gathered = []
             continue
         start = start if gathered else number
         gathered.append(stripped)
+
+
+def _is_field(line: str, lines: Sequence[str], number: int) -> bool:
+    """Tell whether a line names a parameter or the like, whose description stands below it with more indentation."""
+    after = lines[number + 1] if number + 1 < len(lines) else ""
+    deeper = len(after) - len(after.lstrip()) > len(line) - len(line.lstrip())
+    return bool(after.strip()) and deeper and re.fullmatch(r"\*{0,2}\w+(?:, \*{0,2}\w+)*", line.strip()) is not None
 
 
 def count() -> Counter[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MODEL_ERROR = "SageMakerModelError"
-"""The model container broke off or failed without a word of its own: perhaps because of an item."""
+"""The model container broke off or failed without a message: perhaps because of an item."""
 
 SERVICE_ERROR = "SageMakerServiceError"
 """SageMaker did not run the request: it expired in the queue, say. The items have nothing to do with it."""

@@ -123,7 +123,7 @@ def definition(stack: cdk.Stack, machine: Any, **names: str) -> str:
     Parameters
     ----------
     names
-        What else the definition refers to, by a part of its logical id.
+        Other resources of the definition, by a part of their logical ids.
     """
     resources = Template.from_stack(stack).to_json()["Resources"]
     found = {"AWS::Partition": "aws"}

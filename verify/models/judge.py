@@ -47,11 +47,11 @@ class Row:
     Parameters
     ----------
     name, kind, seen
-        Of the case.
+        The case's name, kind and comparison.
     model
         Package and version.
     precision
-        What was chosen.
+        The precision that was chosen.
     sizes
         Megabytes in float32 and as deployed.
     speedup
@@ -59,11 +59,11 @@ class Row:
     agreement, bound
         How much of what users see is the same, and must be.
     failure
-        What went wrong otherwise.
+        The failure, if there was one.
     refusal
         Why the model was refused, as expected.
     seconds
-        What it all took.
+        The time of the whole case.
     """
 
     name: str

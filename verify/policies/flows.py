@@ -66,7 +66,7 @@ class Edge:
     action, resource
         The call; a resource that ends in ``*`` stands for what begins so.
     context
-        What the request is about, as condition keys.
+        The condition keys of the request.
     """
 
     who: str
@@ -87,13 +87,13 @@ class Flows:
     Attributes
     ----------
     edges
-        What roles must be allowed.
+        The calls that roles must be allowed.
     services
-        What services must be allowed by the policies of resources, the trust policies of roles included.
+        The calls that services must be allowed by the policies of resources, the trust policies of roles included.
     managed
         ARNs of the roles that have a policy of AWS.
     untraced
-        What was not understood: a finding, since nobody judges what it may do.
+        The parts that were not understood: a finding, since nobody judges what it may do.
     """
 
     template: Template
@@ -419,7 +419,7 @@ class Call:
     state
         Its name.
     integration
-        Of which service, such as ``lambda:invoke``.
+        The service and call, such as ``lambda:invoke``.
     arguments
         With what; empty if they are one expression.
     """

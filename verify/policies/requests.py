@@ -116,7 +116,7 @@ class Request:
     principal, action, resource
         The call.
     allowed
-        What the answer must be.
+        The answer that is right.
     context
         Condition keys.
     identity
@@ -159,7 +159,7 @@ class Questions:
     Attributes
     ----------
     flows
-        What must be allowed.
+        The calls that must be allowed.
     documents
         The policies, by a name of ours.
     """
@@ -400,7 +400,7 @@ def _contexts(service: str, edges: list[Edge], *, insecure: bool) -> Iterator[tu
     Parameters
     ----------
     service
-        Whose call it is.
+        The service that calls.
     edges
         That are about the call.
     insecure

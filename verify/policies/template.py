@@ -115,7 +115,7 @@ class Template:
         kind, prop
             Type of the policies, and the property that names what they are attached to.
         part
-            What it may be attached to.
+            The part that the policy may be attached to.
         """
         statements = [
             statement

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # Raise this when the same inputs give another zip than before: it voids what is cached.
 _FORMAT = 4
 _UNPACKED_LIMIT = 262_144_000  # bytes, AWS's "250 MB" for a zip function
-# Nothing tells of a download that is possible now, or of an interpreter in a place of its own: look again some time.
+# Nothing tells of a download that is possible now, or of an interpreter in an unusual place: look again after a while.
 _SEARCH_SECONDS = 3600
 _ZIP = "code.zip"
 _RECORD = "bundle.json"
@@ -112,14 +112,14 @@ def bundle(
         Construct that the code is for. It gets a warning when a version of a distribution is left open; its stack gets
         one when there is no bytecode.
     name
-        What the code is for, in messages.
+        The purpose of the code, for messages.
     requirements
         A requirements file, or a list of requirement lines and requirements files.
     sources
         Files and folders, or the bytes of a file, by their path in the zip; ``"."`` puts a folder's content at the
         root.
     platform
-        What the function runs on.
+        The platform that the function runs on.
     excluded
         Distributions that stay out although a requirement asks for them, because the function never imports them.
     parts
@@ -196,7 +196,7 @@ def files_zip(scope: Construct, *, name: str, sources: Mapping[str, Path | bytes
     scope
         Construct that the zip is for. When its stack is not to be bundled, a placeholder stands in.
     name
-        What the zip is for, in messages.
+        The purpose of the zip, for messages.
     sources
         As those of `bundle`.
 
@@ -290,7 +290,7 @@ def _make(
     contents
         Told a folder to work in, returns the files of the zip and what to record.
     what
-        What is made, in messages.
+        The thing that is made, for messages.
     """
     from filelock import FileLock  # noqa: PLC0415 # a warm synth makes nothing
 
@@ -381,7 +381,7 @@ def _contents(
                 f"with bytecode, {name} would be {size / 1e6:.0f} MB unpacked, and Lambda takes"
                 f" {_UNPACKED_LIMIT / 1e6:.0f} MB: remove requirements"
             )
-    # Patch versions of Python write other bytecode for the same sources: that is no reason to deploy.
+    # Patch versions of Python write other bytecode for the same sources, which must not cause a deployment.
     facts["asset_hash"] = _key({"files": content_digest(files), "python": platform.python, "bytecode": bool(compiled)})
     return {**files, **compiled}, facts
 

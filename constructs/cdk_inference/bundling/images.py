@@ -33,7 +33,7 @@ def staged(files: Mapping[str, Path | bytes], *, code: BundledCode | None = None
     files
         Files or their bytes, by the path in the folder.
     code
-        What is unpacked into its ``code``, without bytecode: that differs between patch versions of Python.
+        The files for its ``code``, without bytecode: that differs between patch versions of Python.
     """
 
     def fill(folder: Path) -> None:

@@ -41,7 +41,7 @@ class PackagedCode:
     environment
         Variables that the code reads besides those of its stage.
     layers
-        What is unpacked besides the code.
+        The layers that are unpacked besides the code.
     ephemeral_mib
         MiB of ``/tmp``; 512 are Lambda's default.
     """
@@ -66,9 +66,9 @@ class StagePackage(Protocol):
         scope
             The stage that it is for.
         name
-            What the stage is called in messages.
+            The name of the stage in messages.
         platform
-            What the user's props say of Python's version and the architecture.
+            Python's version and the architecture, as the user's props say.
         """
 
 

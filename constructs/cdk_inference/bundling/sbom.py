@@ -330,7 +330,7 @@ def _order(component: Json) -> tuple[str, str, str]:
 
 
 def _unique(components: Sequence[Json], prefix: str) -> list[Json]:
-    """Return components in order, each once, with a reference of its own and the fields that all documents share."""
+    """Return components in order, each once, with a unique reference and the fields that all documents share."""
     found: dict[str, Json] = {}
     for component in sorted(components, key=_order):
         reference = "/".join((prefix, *filter(None, _order(component)))).strip("/")

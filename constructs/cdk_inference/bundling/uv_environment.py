@@ -17,8 +17,8 @@ _OLDER_CERTIFICATES = "UV_NATIVE_TLS"  # its older name; newer versions warn if 
 def uv_environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return variables with defaults for what uv decides differently from pip; the user's own choices stay.
 
-    uv trusts only the certificates that it ships unless it is told to use the system's. A company's proxy signs with a
-    certificate of its own, which only the system has. ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` work either way.
+    uv trusts only the certificates that it ships unless it is told to use the system's. A company's proxy signs
+    with the company's certificate, which only the system has. ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` work either way.
 
     uv fails if it cannot create its cache, and without a home it leaves one in the current folder.
 

@@ -113,7 +113,7 @@ class Requirements:
         target
             Folder to fill; made if missing.
         platform
-            What the function runs on.
+            The platform that the function runs on.
         name
             Name of the function, for messages.
         dependencies

@@ -86,7 +86,7 @@ class ManagedInstances(Construct):
     security_groups
         Default: a new group, which lets nothing in and HTTPS out.
     architecture
-        Of the instances, and of every function on them.
+        The architecture of the instances, and of every function on them.
     allowed_instance_types, excluded_instance_types
         Which types of EC2 may be used, such as ``"g6.xlarge"``; one of both at most. Default: Lambda chooses.
     max_vcpus
@@ -97,7 +97,7 @@ class ManagedInstances(Construct):
     disk_encryption_key
         Customer managed key of the instances' disks. Default: a key that AWS manages.
     log_retention
-        Of the provider's log group, which says why instances start or not. Default: one month.
+        The retention of the provider's log group, which says why instances start or not. Default: one month.
     log_removal_policy
         Default: RETAIN, see `data_removal_policy`.
     regions
@@ -197,7 +197,7 @@ class CpuCapacity(ManagedInstances):
     Parameters
     ----------
     architecture
-        Of the instances, and of every function on them. Default: arm64.
+        The architecture of the instances, and of every function on them. Default: arm64.
     **options
         As those of `ManagedInstances`.
     """
@@ -244,7 +244,7 @@ def place(
 ) -> lambda_.Alias:
     """Run a function on a capacity provider, and return the alias to invoke.
 
-    Only published versions run there, and each keeps environments of its own: the alias moves to a new version, and the
+    Only published versions run there, and each keeps separate environments: the alias moves to a new version, and the
     old one is deleted. A function cannot leave managed instances again.
 
     Parameters
@@ -256,7 +256,7 @@ def place(
     min_environments, max_environments
         How many environments there are, idle or not, and how many there may be.
     concurrency
-        Requests at a time in one environment, each in a process of its own.
+        Requests at a time in one environment, each in a separate process.
     memory_gib_per_vcpu
         GiB of memory for each vCPU: 2, 4 or 8.
 
@@ -292,7 +292,7 @@ def place(
             execution_environment_memory_gib_per_v_cpu=memory_gib_per_vcpu,
         )
     )
-    # Else $LATEST would be published too, and have three environments of its own.
+    # Otherwise $LATEST would be published too, and have three environments.
     resource.publish_to_latest_published = False
     version = function.current_version
     published = version.node.default_child

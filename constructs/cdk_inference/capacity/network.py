@@ -54,11 +54,11 @@ class InferenceNetwork(Construct):
         Names of two or more zones; Lambda's managed instances are not in every one. Default: the first two of the
         stack's region.
     restrict_default_security_group
-        Whether CDK closes the default security group, with a function of its own in your account. Default: no.
+        Whether CDK closes the default security group, with a function in your account. Default: no.
     encryption_key
         Customer managed key of the flow logs. Default: CloudWatch Logs encrypts with its own.
     log_retention
-        Of the flow logs. Default: one month.
+        The retention of the flow logs. Default: one month.
     log_removal_policy
         Default: RETAIN, see `data_removal_policy`.
 

@@ -39,7 +39,7 @@ def explain(construct: IConstruct, *names: str, details: Iterable[str] = ()) -> 
     *names
         Tables of ``explanations.toml``.
     details
-        What the findings name, such as ``Resource::*``. Default: what the rules say in brackets, if anything.
+        Details that the findings name, such as ``Resource::*``. Default: the text in the rules' brackets, if any.
     """
     findings = []
     for name in names:

@@ -21,11 +21,11 @@ def check_environment(scope: Construct, prop: str, resource: IResource, *, fix: 
     scope
         The construct that uses the resource.
     prop
-        What the resource is called in the message.
+        The name of the prop in the message.
     resource
         The resource; what is known only at deployment is not checked.
     fix
-        What the user can do.
+        The fix that the message suggests.
     account
         Whether it must be of the stack's account too.
 

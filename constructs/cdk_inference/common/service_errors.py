@@ -165,7 +165,7 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
         **_S3_GONE,
         "412": Kind.DONE,
         "InvalidObjectState": Kind.ITEM,  # it is archived
-        "PreconditionFailed": Kind.DONE,  # it was overwritten, and the overwrite has an event of its own
+        "PreconditionFailed": Kind.DONE,  # it was overwritten, and the overwrite has another event
     },
     "s3:HeadObject": {**_S3, **_S3_GONE, "404": Kind.ITEM},
     "s3:GetObjectTagging": {**_S3, **_S3_GONE},

@@ -47,11 +47,11 @@ class MemoryChoice:
     memory_size
         MiB of the function.
     vcpus
-        What Lambda gives with that: memory divided by 1,769 MiB.
+        The vCPUs that Lambda gives with that: memory divided by 1,769 MiB.
     threads
-        What the deployed function uses: one for each vCPU, rounded.
+        The threads of the deployed function: one for each vCPU, rounded.
     milliseconds
-        Of one item.
+        The latency of one item.
     measured
         Whether that many threads were measured; estimated by Amdahl's law if not.
     usd_per_million
@@ -89,7 +89,7 @@ def choices(
     measured
         From the model's manifest.
     architecture
-        Of the function; decides the price alone: no other processor was measured.
+        The function's architecture. It decides the price alone: no other processor was measured.
     prices
         By default those of `Prices`.
     sizes
@@ -126,7 +126,7 @@ def recommend(found: Sequence[MemoryChoice], *, max_latency_ms: float | None = N
     Parameters
     ----------
     found
-        What `choices` returned.
+        The result of `choices`.
     max_latency_ms
         The cheapest that takes no longer for one item. None: where price times latency is least, among what was
         measured.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class IGpuCapacity(Protocol):
-    """Capacity with GPUs: one of our own, or one that another stack made."""
+    """Capacity with GPUs: new, or made by another stack."""
 
     capacity_provider_arn: str
 
@@ -89,7 +89,7 @@ class GpuCapacity(ManagedInstances):
         max_environments
             Most environments, which limits the cost.
         concurrency
-            Requests at a time in one environment, each in a process of its own that shares the GPU.
+            Requests at a time in one environment, each in a separate process that shares the GPU.
         memory_gib_per_vcpu
             GiB of memory for each vCPU: 2, 4 or 8.
 

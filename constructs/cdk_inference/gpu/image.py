@@ -37,7 +37,7 @@ def gpu_image(
     model
         The model, which is part of the image.
     target
-        What the image is for: the handler is the same, who calls it is not.
+        The service that calls the image. The handler is the same for all.
     """
     return ecr_assets.DockerImageAsset(
         scope,

@@ -31,7 +31,7 @@ class ScaleToZero(Construct):
     Parameters
     ----------
     endpoint, variant
-        What scales.
+        The endpoint and the variant that scale.
     max_instances
         Most instances.
     """

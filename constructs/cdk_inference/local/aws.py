@@ -73,7 +73,7 @@ class Key:
     Parameters
     ----------
     id
-        What the access key ids of its accounts' roots begin with; the number of the account follows.
+        The beginning of the access key ids of its accounts' roots; the number of the account follows.
     secret
         The secret access key of all of them.
     """
@@ -323,7 +323,7 @@ def environments(endpoint: str) -> list[Env]:
 
 
 def _session(credentials: Mapping[str, str], region: str) -> boto3.session.Session:
-    # A session of its own: the default one is shared and not thread-safe. Profiles of the user have no say in it.
+    # A separate session: the default one is shared and not thread-safe. Profiles of the user have no say in it.
     nowhere = (None, None, os.devnull, None)
     variables = {"profile": (None, None, None, None), "config_file": nowhere, "credentials_file": nowhere}
     return boto3.session.Session(

@@ -32,7 +32,7 @@ class Resource:
     properties
         Its properties as in the template, references unresolved.
     metadata
-        What our constructs say about it: ``role``, ``pipeline`` and more; references within the stack are resolved.
+        The facts that our constructs add: ``role``, ``pipeline`` and more; references within the stack are resolved.
     env
         Its account and region.
     """

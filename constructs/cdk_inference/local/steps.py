@@ -50,7 +50,7 @@ class Steps:
         Parameters
         ----------
         step
-            What is being done, such as ``"synthesizing the app"``.
+            The step in progress, such as ``"synthesizing the app"``.
         """
         self._end("done")
         self._step, self._began = step, time.monotonic()

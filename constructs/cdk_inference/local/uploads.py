@@ -56,7 +56,7 @@ class Outcome:
     status
         SUCCEEDED, REJECTED or FAILED as in the row, or DEAD_LETTER.
     label, class_index, score
-        Of the prediction, where it has them.
+        The prediction's, where it has them.
     model_version
         The model's.
     reason
@@ -64,7 +64,7 @@ class Outcome:
     seconds
         From the start of the upload to the row; of rows whose upload is not known, from S3's event to the row.
     route
-        Whose answer it is, in a pipeline with routes.
+        The route that answered, in a pipeline with routes.
     inference
         Where its model ran: ``"cpu"`` or ``"gpu"``, or ``"none"``.
     row
@@ -100,7 +100,7 @@ class Pipeline:
     inbox
         Name of the bucket where objects land.
     prefix
-        What keys must start with.
+        The beginning that keys must have.
     table
         Name of the results table.
     dead_letter_queue
@@ -180,7 +180,7 @@ class Pipeline:
         Parameters
         ----------
         uploads
-            What ``put`` returned.
+            The result of ``put``.
         timeout
             Seconds to wait.
         on_line

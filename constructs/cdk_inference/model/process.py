@@ -42,7 +42,7 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     name
         The model, for messages.
     request
-        What to do; see `cdk_inference.model.building.__main__`.
+        The work to do; see `cdk_inference.model.building.__main__`.
     work
         An empty folder, which gets the results.
 

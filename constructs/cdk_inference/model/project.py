@@ -1,4 +1,4 @@
-"""Builds a recipe in a process of its own, once: the same recipe, files, lock and tools come out of the cache."""
+"""Builds a recipe in a separate process, once: the same recipe, files, lock and tools come out of the cache."""
 
 from __future__ import annotations
 
@@ -98,11 +98,11 @@ class Project:
     files
         Hashes of the folder's files that count, by name.
     packages
-        What tells the code apart of the recipe's packages that are not from an index.
+        The fingerprints of the recipe's packages that are not from an index.
     cache
         Cache root.
     architecture
-        Of the CPUs that will run the model.
+        The architecture of the CPUs that will run the model.
     missing
         Tools and packages that are not installed: their versions are those of the lock, and nothing can be built.
     """
@@ -229,8 +229,8 @@ def build_model(
         Instead of the recipe's, one that leaves nothing to choose: such as `Float16` for a GPU. It must pass the
         recipe's gate, and needs no lock.
     architecture
-        Of the CPUs that will run the model: ``"arm64"`` (the default, as for functions) or ``"x86_64"``, whose 8-bit
-        weights leave room in the 16-bit sums of CPUs without VNNI.
+        The architecture of the CPUs that will run the model: ``"arm64"`` (the default, as for functions) or
+        ``"x86_64"``, whose 8-bit weights leave room in the 16-bit sums of CPUs without VNNI.
     frozen_lock
         Fail rather than search, if there is no lock that fits. Also set by ``CDK_INFERENCE_FROZEN_LOCK=1``.
     search

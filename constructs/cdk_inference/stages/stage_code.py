@@ -61,7 +61,7 @@ class StageCode:
         Parameters
         ----------
         prefix
-            What their names begin with: in a function with several stages, each has its own.
+            The beginning of their names: in a function with several stages, each has its own.
         """
         variables = {f"{prefix}_FUNCTION": self.function}
         if len(self._options) > _MAX_INLINE_OPTIONS:

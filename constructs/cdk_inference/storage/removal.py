@@ -21,12 +21,12 @@ def data_removal_policy(scope: IConstruct, requested: RemovalPolicy | None) -> R
     scope
         The construct that owns the data; it gets a warning when the request is not honoured.
     requested
-        What the user's prop says; ``None`` is to retain.
+        The user's prop; ``None`` means to retain.
 
     Returns
     -------
     RemovalPolicy
-        What is requested; for DESTROY only if the context flag allows it. Otherwise RETAIN_ON_UPDATE_OR_DELETE: data
+        The requested policy; for DESTROY only if the context flag allows it. Otherwise RETAIN_ON_UPDATE_OR_DELETE: data
         is retained, and what a failed first deployment made, which is empty, goes.
     """
     if requested is None:

@@ -35,7 +35,7 @@ def prefer_huge_pages() -> None:
     malloc.argtypes, malloc.restype = [c_size_t], c_void_p
     free.argtypes = [c_void_p]
     madvise.argtypes = [c_void_p, c_size_t, c_int]
-    mallopt(_MMAP_THRESHOLD, RESERVED + _PAGE)  # or it would be a mapping of its own
+    mallopt(_MMAP_THRESHOLD, RESERVED + _PAGE)  # or it would be a separate mapping
     mallopt(_TRIM_THRESHOLD, _KEPT)
     if start := malloc(RESERVED):
         aligned = -(-start // _PAGE) * _PAGE

@@ -40,13 +40,13 @@ def signed_headers(
     path
         As it is sent: percent-encoded, without a query.
     headers
-        What is sent and signed, names in lower case; `host` must be among them.
+        The headers that are sent and signed, names in lower case; `host` must be among them.
     body
-        What is sent after the headers.
+        The body that follows the headers.
     credentials
-        Whose signature it is.
+        The credentials that sign.
     region
-        Of the bucket.
+        The Region of the bucket.
     now
         Seconds since 1970. Default: the clock's.
     """

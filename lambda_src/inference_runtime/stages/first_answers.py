@@ -1,6 +1,6 @@
 """Keeps the unsure answers of a cascade's first model for the rows of the second model.
 
-An answer travels as JSON through the workflow and, when the second model runs in a workflow of its own, through that
+An answer travels as JSON through the workflow and, when the second model runs in another workflow, through that
 one's input. Its prediction is the DynamoDB attribute as JSON, or a claim check once the answer would be too large.
 """
 
@@ -49,7 +49,7 @@ def answer(
     store
         Takes the prediction if it is too large.
     row_version
-        What the row is called by, whichever model writes it.
+        The row's key, whichever model writes it.
     prediction
         If there is one.
     reason
@@ -87,7 +87,7 @@ def first_attribute(store: TensorStore, given: dict[str, Any], prediction: Attri
     given
         The answer.
     prediction
-        Of the row itself. If a row cannot hold both, the answer's is left out, and its reason says so.
+        The prediction of the row itself. If a row cannot hold both, the answer's is left out, and its reason says so.
 
     Raises
     ------

@@ -54,7 +54,7 @@ class Postprocessor:
     function
         The user's: `function(outputs, item) -> dict`.
     pipeline
-        What metrics and logs belong to.
+        The pipeline that metrics and logs belong to.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Postprocessor:
         dynamodb
             Thread-safe client.
         prefix
-            What the names of the user code's variables begin with, see `load_stage`.
+            The beginning of the names of the user code's variables, see `load_stage`.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class Postprocessor:
         Parameters
         ----------
         outputs
-            Of a batch, by name.
+            The outputs of a batch, by name.
         rows
             Which row of the outputs belongs to which index.
         items
@@ -170,11 +170,11 @@ class Postprocessor:
         row
             Returns the row of an item: takes its index, and what all rows have in common.
         broken
-            What made items fail before, by index.
+            The earlier failures of items, by index.
         model_version
-            Of the model that was run.
+            The version of the model that ran.
         deadline
-            Of the invocation.
+            The deadline of the invocation.
         escalated
             How many items go on to a better model; None where there is no cascade.
 

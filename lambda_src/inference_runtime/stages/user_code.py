@@ -25,7 +25,7 @@ def load_stage(prefix: str = "STAGE") -> Callable[..., Any]:
     Parameters
     ----------
     prefix
-        What the names of the variables begin with, where a function has several stages.
+        The beginning of the names of the variables, where a function has several stages.
 
     Raises
     ------

@@ -108,7 +108,7 @@ class FakeSageMaker:
     Attributes
     ----------
     orders
-        What shall happen to the requests to come, one after the other. When there are none, all goes well.
+        The fates of the coming requests, one after the other. When there are none, all goes well.
     requests
         Input of the requests that were taken.
     refused, refused_in_vain
@@ -169,7 +169,7 @@ class FakeSageMaker:
         names
             Physical names of the deployed ones.
         folder
-            Whose subfolder `model` has the model.
+            A folder whose subfolder `model` has the model.
         """
 
         def one(kind: str) -> dict[str, Any]:

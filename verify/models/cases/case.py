@@ -26,15 +26,15 @@ class Case:
     Parameters
     ----------
     kind
-        What the model does.
+        The kind of model.
     package, file
         Where it is; a case without a file makes its model.
     license
-        Of the weights, as the package says.
+        The licence of the weights, as the package says.
     inputs, outputs
         As in a recipe.
     seen
-        What is compared.
+        The thing that is compared.
     bound
         Smallest agreement with float32, from 0 to 1.
     metric, max_drop

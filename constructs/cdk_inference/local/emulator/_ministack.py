@@ -1,4 +1,4 @@
-"""The child process that is the embedded AWS: MiniStack, on a port of its own, for as long as its parent lives.
+"""The child process that is the embedded AWS: MiniStack, on a free port, for as long as its parent lives.
 
 Run as a file, not as a module: it then imports nothing of ours. The first line on stdout is the port; closing stdin
 stops it.

@@ -28,7 +28,7 @@ _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DI
 
 
 class Emulator:
-    """MiniStack with IAM enforced, in a process group and a temporary folder of its own.
+    """MiniStack with IAM enforced, in a new process group and a temporary folder.
 
     It stops with ``stop()``, at the end of a ``with`` block, and when this process ends in whatever way: it
     watches a pipe that only we hold.

@@ -38,7 +38,7 @@ def render(template: str | None, record: Mapping[str, Any], variables: Mapping[s
     Returns
     -------
     object
-        What the target gets: the parsed JSON.
+        The target's input: the parsed JSON.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class Parts:
     pipes
         Names of the pipes.
     functions
-        What users call the functions, by physical name.
+        The names that users know the functions by, by physical name.
     env
         Account and region of all of them.
     """
@@ -162,7 +162,7 @@ def log_events(
     endpoint
         URL of the embedded AWS.
     functions
-        What users call them, by physical name.
+        The names that users know them by, by physical name.
     since
         Milliseconds since the epoch.
     env

@@ -82,7 +82,7 @@ def _message(error: Exception | SystemExit, name: str, current: str, request: di
 
 
 def _explain(error: BaseException, folder: Path) -> str:
-    """Describe what went wrong first, torch wraps it in errors of its own, and the user's line that led to it."""
+    """Describe what went wrong first, torch wraps it in its errors, and the user's line that led to it."""
     lines = []
     cause: BaseException | None = error
     while cause is not None:

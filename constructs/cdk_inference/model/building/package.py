@@ -47,7 +47,7 @@ def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], archite
     Parameters
     ----------
     architecture
-        What the candidates were chosen for.
+        The architecture that the candidates were chosen for.
     exported
         Cosine similarity of the exported graph's outputs with the original's.
     """

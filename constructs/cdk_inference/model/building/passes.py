@@ -28,7 +28,7 @@ class Passes:
     store
         Keeps what the cached passes make.
     common
-        What every pass depends on: versions of the tools, and our code.
+        The dependencies of every pass: versions of the tools, and our code.
     stream
         Gets one event a line, as JSON.
     reads
@@ -50,13 +50,13 @@ class Passes:
         Parameters
         ----------
         name
-            Of the pass.
+            The name of the pass.
         depends
             All that its result depends on besides tools and code, as JSON-compatible data.
         fill
             Writes the result into an empty folder.
         note
-            What is special about this run of the pass, for people.
+            A remark about this run of the pass, for people.
         """
         key = f"{name}-{hash_data([name, depends, self._common])[:32]}"
         found = True

@@ -46,8 +46,8 @@ _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 def download(url: str, sha256: str, target: Path, *, token: str | None = None, token_variable: str = "") -> Path:
     """Fetch a file unless it is at the target already, and return the target.
 
-    Several processes may do so at once: one fetches, the others wait. What was received before a connection broke,
-    or the process ended, is kept and continued.
+    Several processes may do so at once: one fetches, the others wait. A download that a broken connection or the
+    end of the process interrupts is continued.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def download(url: str, sha256: str, target: Path, *, token: str | None = None, t
         Over https, also after redirects: the hash would notice other bytes, but a token must not be readable on the
         way. Plain http works on this machine, for tests and local mirrors.
     sha256
-        Of the whole file, lower case.
+        The SHA-256 of the whole file, in lower case.
     target
         In the cache; its folder belongs to this file alone.
     token
@@ -211,7 +211,7 @@ def _reason(error: BaseException) -> str:
 class _Transport(HTTPAdapter):
     """Trusts what the system trusts, and refuses addresses that are not secure, in each hop of a redirect.
 
-    requests alone trusts only the certificates that it ships. A company's proxy signs with a certificate of its own.
+    requests alone trusts only the certificates that it ships. A company's proxy signs with the company's certificate.
     """
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:

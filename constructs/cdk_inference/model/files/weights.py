@@ -25,7 +25,7 @@ LEAST_BYTES = 16 * 1024
 than to copy 16 KiB."""
 
 ALIGNMENT = 4096
-"""Each weight begins on a page of its own, so that a page is read when, and only if, its weight is used."""
+"""Each weight begins on a new page, so that a page is read when, and only if, its weight is used."""
 
 
 def split(model: bytes) -> tuple[bytes, bytes]:

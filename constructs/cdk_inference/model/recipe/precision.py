@@ -23,8 +23,8 @@ class Auto:
     Parameters
     ----------
     objective
-        What is best: ``"latency"``, then size; or ``"size"``, then latency. What is slower than float32 by more than a
-        tenth never ships, nor does what loses precision without being quicker or smaller.
+        The goal: ``"latency"``, then size; or ``"size"``, then latency. A candidate that is slower than
+        float32 by more than a tenth never ships. Nor does one that loses precision without being quicker or smaller.
     keep_float
         Nodes of the exported graph (``"Conv_12"``) or operators (``"Softmax"``) that stay float in every candidate.
     """

@@ -25,7 +25,7 @@ class Download:
     url
         ``https://...``; plain ``http`` only from this machine.
     sha256
-        Of the file, 64 lower-case hexadecimal digits. Another file at the same address is refused.
+        The SHA-256 of the file, 64 lower-case hexadecimal digits. Another file at the same address is refused.
     name
         Name of the file once it is here; by default the last part of the URL's path.
     """
@@ -65,7 +65,7 @@ class HubFile:
     revision
         Commit, tag or branch; a commit does not move.
     sha256
-        Of the file, 64 lower-case hexadecimal digits; the Hub shows it on the file's page.
+        The SHA-256 of the file, 64 lower-case hexadecimal digits; the Hub shows it on the file's page.
     """
 
     repo: str

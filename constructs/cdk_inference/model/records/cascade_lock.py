@@ -39,9 +39,9 @@ class Side:
     Parameters
     ----------
     version
-        Of the model that ran; see `cdk_inference.model.Manifest`.
+        The version of the model that ran; see `cdk_inference.model.Manifest`.
     precision
-        What its recipe asks for, or the app instead.
+        The precision that its recipe asks for, or the app instead.
     target
         Architecture of the CPUs that the model is built for; ``"any"`` if it is the same for all.
     data
@@ -102,11 +102,11 @@ class Decision:
     Parameters
     ----------
     target_agreement
-        What was asked for.
+        The agreement that was asked for.
     threshold, escalation_rate, agreement, agreement_bound
         As in a calibration.
     accuracy
-        Of the cascade; None without labels.
+        The accuracy of the cascade; None without labels.
     """
 
     target_agreement: float
@@ -143,9 +143,9 @@ class Entry:
     Parameters
     ----------
     basis
-        What it holds for.
+        The models and the data that it holds for.
     table
-        What was measured.
+        The measured counts.
     decisions
         By target agreement, the lowest first.
     """
@@ -224,7 +224,7 @@ class LockFile:
     first, then
         Their names.
     folder
-        Of the first recipe.
+        The folder of the first recipe.
     cache
         Cache root.
     """
@@ -245,7 +245,7 @@ class LockFile:
         Parameters
         ----------
         basis
-            What is there now.
+            The basis that is there now.
         agreement
             The one that is asked for.
         frozen

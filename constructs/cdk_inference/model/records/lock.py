@@ -49,7 +49,7 @@ class Candidate:
     cosine
         How like the outputs are to those of float32, as the metric ``"cosine"`` tells.
     size_bytes
-        Of the model as it is deployed.
+        The size of the model as it is deployed.
     latency_ms
         For one sample on one thread of the machine that searched: that of float32, divided by the speedup.
     speedup
@@ -80,15 +80,15 @@ class Lock:
     tools
         Versions of the tools and of the recipe's packages.
     precision
-        What ships.
+        The precision that ships.
     ranges
         Lowest and highest value of each activation, as calibrated; None if the precision needs none.
     sha256
-        Of the model that ships: of ``model.onnx``, followed by ``model.weights`` if there is one.
+        The SHA-256 of the model that ships: of ``model.onnx``, followed by ``model.weights`` if there is one.
     architecture
-        What the search took the model for.
+        The kind of network that the search took the model for.
     target
-        What the model was built for: an architecture, or ``"any"`` if it has no 8-bit products.
+        The target of the build: an architecture, or ``"any"`` if it has no 8-bit products.
     exact_on
         See `cdk_inference.model.Manifest`.
     metric
@@ -219,7 +219,7 @@ def read_checked(path: Path, kind: type[C], schema_version: int, again: str) -> 
     schema_version
         The only one that is read.
     again
-        What happens if the file is deleted.
+        The consequence of deleting the file.
 
     Raises
     ------

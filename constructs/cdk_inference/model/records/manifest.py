@@ -81,7 +81,7 @@ class Distribution:
     Parameters
     ----------
     mean, std
-        Of all values, rounded to three digits.
+        The mean and deviation of all values, rounded to three digits.
     quantiles
         At 0, 5, 25, 50, 75, 95 and 100 percent.
     top1
@@ -111,7 +111,7 @@ class Manifest:
     precision
         Kind of the precision that ships, such as ``"static_int8"``.
     target
-        What it was built for: ``"arm64"``, ``"x86_64"``, or ``"any"`` if it has no 8-bit products.
+        The target of the build: ``"arm64"``, ``"x86_64"``, or ``"any"`` if it has no 8-bit products.
     exact_on
         CPUs on which it gives the same answers, so that `metric`, `parity` and `distributions` hold there:
         ``("arm64", "x86_64")``, or ``("arm64", "x86_64 with VNNI")`` if 16-bit sums of its 8-bit products could

@@ -70,7 +70,7 @@ def csv_preprocessor(
     header
         Whether the first line names the columns.
     delimiter
-        What separates columns, one character.
+        The separator of columns, one character.
 
     Returns
     -------

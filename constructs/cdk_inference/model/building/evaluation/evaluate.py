@@ -50,7 +50,7 @@ def predict(
     for index, batch in enumerate(batches):
         try:
             arrays: list[Array] = session.run(names, batch)
-        except Exception as error:  # onnxruntime has no base class of its own for what goes wrong in an operator
+        except Exception as error:  # onnxruntime has no base class for errors of operators
             reason = str(error).strip().splitlines()[0][:300]
             raise ModelBuildError(f"{what}, evaluation batch {index}: onnxruntime failed: {reason}") from error
         check_outputs(arrays, recipe, batch, f"{what}, evaluation batch {index}")

@@ -97,7 +97,7 @@ def latency(float32: bytes, candidate: bytes, sample: Batch, *, rounds: int = MA
     float32, candidate
         The models, each in one file.
     sample
-        What they run.
+        The sample that they run.
     rounds
         At most so many.
     """
@@ -158,7 +158,7 @@ def curve(model: Path, sample: Batch) -> dict[str, float]:
     model
         The deployed model; its weights may lie next to it.
     sample
-        What it runs.
+        The sample that it runs.
     """
     count = len(next(iter(sample.values())))
     runs: dict[str, list[float]] = {}

@@ -22,7 +22,7 @@ Outputs = list[list[Array]]
 """For each batch, the outputs in the order that the recipe declares."""
 
 SCALES = 8.0
-"""Channels whose root mean squares differ by more than this, with none between them, have scales of their own."""
+"""Channels whose root mean squares differ by more than this, with none between them, have separate scales."""
 
 FOUND = 0.25
 """Detectors usually take a score from here on for a find."""
@@ -46,7 +46,7 @@ class Judge:
     reference
         Outputs of the float model.
     names
-        Of the outputs.
+        The names of the outputs.
     function
         The user's metric, if the evaluation names one.
     """

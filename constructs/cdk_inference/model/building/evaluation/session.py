@@ -47,7 +47,7 @@ def open_session(
         if saturating(graph):
             # ONNX Runtime does the same with weights in QDQ form, and refuses the other operators with signed ones.
             options.add_session_config_entry("session.x64quantprecision", "1")
-            with contextlib.suppress(Exception):  # it has no class of its own for operators that it refuses
+            with contextlib.suppress(Exception):  # it has no error class for operators that it refuses
                 return ort.InferenceSession(
                     unsigned(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
                 )

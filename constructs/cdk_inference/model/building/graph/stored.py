@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.building.graph.graph import Array
 
-# Operator → positions of the weights among its inputs, and the number of leading axes with a scale of their own.
+# Operator → positions of the weights among its inputs, and the number of leading axes with separate scales.
 STORED = {
     "Conv": ((1,), 1),
     "ConvTranspose": ((1,), 1),

@@ -274,7 +274,7 @@ def check_tensors(tensors: Mapping[str, Any], subject: str, fix: str) -> None:
     tensors
         A state dict.
     subject
-        What has them, in messages.
+        The owner of the shapes, for messages.
     fix
         How to make floats of them.
     """

@@ -40,7 +40,7 @@ def check_size(size: int, subject: str) -> None:
     size
         Bytes.
     subject
-        What has them, in messages.
+        The owner of the tensors, for messages.
     """
     if size >= MAX_BYTES:
         raise ModelBuildError(

@@ -44,7 +44,7 @@ def optimize(model: bytes, precision: str, recipe: ModelRecipe, batch: Batch, wo
     precision
         Kind of the precision that it is in.
     batch
-        What both graphs are compared on.
+        The batch that both graphs are compared on.
     work
         A folder for a file that is removed again.
     """

@@ -35,7 +35,7 @@ class Outcome:
     Parameters
     ----------
     best
-        What ships.
+        The trial that ships.
     candidates
         All that was tried, float32 first.
     """
@@ -156,7 +156,7 @@ def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
         with trials.passes.timed("sensitivity", describe(nearly.precision)):
             order = sensitivity(trials.model, nearly.precision, nearly.ranges, trials.samples.inputs, trials.target)
     except ModelBuildError:
-        return []  # a node that cannot be tried on its own is no reason to ship nothing
+        return []  # a node that cannot be tried alone must not keep the rest from shipping
     found: list[Trial] = []
     count = 1
     while count <= len(order) * LARGEST_SHARE:

@@ -49,11 +49,11 @@ class Trial:
     Parameters
     ----------
     precision
-        What was tried.
+        The precision that was tried.
     shipped
         Folder with the model as it is deployed; None if it could not be made. All figures are of this form.
     ranges
-        Of the activations, if the precision has some.
+        The ranges of the activations, if the precision has some.
     outputs
         Over the evaluation data.
     metric
@@ -178,7 +178,7 @@ class Trials:
             return Trial(precision, failure=str(error))
 
     def _try(self, file: Path) -> None:
-        """Run one sample in a process of its own, with threads as in a function: a crash fails this trial alone."""
+        """Run one sample in a separate process, with threads as in a function: a crash fails this trial alone."""
 
         def fill(folder: Path) -> None:
             peak = measure.peak_memory(file, self.sample, folder, threads=2)
