@@ -3,9 +3,9 @@
     python benchmarks/gpu.py model_assets/efficientnet_lite/lite2.py --output gpu.json
 
 For a machine with a GPU, with the packages of lambda_src/requirements/inference-gpu*.txt and PyTorch for CUDA. Each
-contender has its own process; they run one after the other, round by round, so that all meet the same machine, and
-ratios are medians over the rounds. With `--device cpu` all of it runs without a GPU, to try the script out: such
-figures say nothing about one.
+contender has its own process. They run one after the other, round by round, so that all meet the same machine. Ratios
+are medians over the rounds. With `--device cpu` all of it runs without a GPU, to try the script out: such figures say
+nothing about one.
 
 Everything goes from and to numpy arrays in the host's memory, as in a function: copies to the card are part of it.
 """

@@ -2,9 +2,9 @@
 
     python benchmarks/lambda_cold_start.py FUNCTION EVENT.json --rounds 20 --output cold.json
 
-Each round makes Lambda start a new environment, by a change of a variable that nobody reads (or, with ``--snap-start``,
-by publishing a version), invokes the function once cold and once warm, and reads what Lambda itself reports at the end
-of the log: Init Duration, Restore Duration, Duration, Max Memory Used. It puts back what it changes.
+Each round makes Lambda start a new environment: it changes a variable that nobody reads (or, with ``--snap-start``, it
+publishes a version). It invokes the function once cold and once warm. Then it reads what Lambda itself reports at the
+end of the log: Init Duration, Restore Duration, Duration, Max Memory Used. It puts back what it changes.
 
 It needs boto3 with credentials that may do ``lambda:GetFunctionConfiguration``, ``lambda:UpdateFunctionConfiguration``
 and ``lambda:InvokeFunction``; for SnapStart also ``lambda:PublishVersion`` and ``lambda:DeleteFunction``, for the

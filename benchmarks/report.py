@@ -47,8 +47,8 @@ class Group:
     note
         The comparison, and how it is made.
     rows
-        By the figure's name, or by its part before the slash: what the row is called, where ``{model}`` stands for
-        the figure's model, and what the rival is called.
+        By the figure's name, or by its part before the slash: the name of the row, where ``{model}`` stands for the
+        figure's model, and the name of the rival.
     ours
         The name of our side.
     plotted

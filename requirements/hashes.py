@@ -1,7 +1,7 @@
 """Write the hashes of the functions' pinned requirements anew; `make hashes` runs this after a version was changed.
 
-Each line of a list names one exact version. uv asks the index for the hashes of all files of that version, so that one
-list serves every platform and every version of Python. Comments at the top of a list stay.
+Each line of a list names one exact version. The index is asked for the hashes of all files of that version. One list
+therefore serves every platform and every version of Python. Comments at the top of a list stay.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Run the packaged functions for arm64 and Python 3.14 under emulation, and compare them with this machine's.
 
-``make verify-arm64``. Every kind of function is bundled as a synth bundles it, once for AWS and once for this machine,
-runs in a separate process on the same objects, and must answer the same. It is QEMU that runs them, not Graviton.
+``make verify-arm64``. Every kind of function is bundled as a synth bundles it, once for AWS and once for this machine.
+Each runs in a separate process on the same objects, and must answer the same. It is QEMU that runs them, not Graviton.
 """
 
 from __future__ import annotations

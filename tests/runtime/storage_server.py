@@ -21,8 +21,8 @@ ERROR = '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{}</Code><Message>
 
 
 class StorageServer:
-    """The stored objects by the path as it was sent; the requests, and their connections; those that are open;
-    and the troubles that the next requests meet.
+    """The stored objects by the path as it was sent. The requests, their connections, and those that are open. The
+    troubles that the next requests meet.
 
     A trouble is None, a status, S3's error code, or one of `hang`, `reset` (before the answer), `cut` (within the
     body), `late` (the body is sent when the client sends something more, or goes away) and `close` (after the answer,

@@ -1,8 +1,8 @@
 """Show the definitions of state machines to validators that others wrote, and run them with the reference JSONata.
 
 The validators are AWS's own language service, `asl-validator` and `statelint`. The scenarios run in a small interpreter
-of ours, which evaluates every expression with the reference implementation of JSONata in the version that Step
-Functions names; what it talks to is played in `world.mjs`.
+of ours. It evaluates every expression with the reference implementation of JSONata, in the version that Step Functions
+names. What it talks to is played in `world.mjs`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The models come in packages of the index, are built for this machine with the policy ``Auto``, and are run on data that
 calibrated nothing. The exit code is 1 if a model agrees with float32 less than its bound says, or is not refused as
-expected, and 69 if the packages cannot be downloaded.
+expected. It is 69 if the packages cannot be downloaded.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The purpose of each part of an app, and therefore what it must be allowed: the table that policies are judged by.
 
-It follows the data, not the policies. A rule names its bucket and its queue, a pipe its queue and its state machine, a
-definition the functions that it invokes, and a function's handler and variables what it reads and writes.
+It follows the data, not the policies. A rule names its bucket and its queue, and a pipe its queue and its state
+machine. A definition names the functions that it invokes. A function's handler and variables name what it reads and
+writes.
 """
 
 from __future__ import annotations

@@ -133,8 +133,8 @@ def bundle(
     Raises
     ------
     PropError
-        If a requirement has no wheel for the platform, a source is missing, overwrites another file or hides a module
-        of Python or of a requirement, or the whole is larger than Lambda takes.
+        A requirement has no wheel for the platform, or the whole is larger than Lambda takes. A source is missing,
+        overwrites another file, or hides a module of Python or of a requirement.
     """
     bundles = _bundles()
     if not Stack.of(scope).bundling_required:

@@ -146,7 +146,7 @@ def compile_modules(
 ) -> dict[str, Path]:
     """Compile the modules among files, each to the place where Python looks for it.
 
-    The same modules give the same bytes, whatever the folder, the umask, the environment or the run: one fresh process
+    The same modules give the same bytes, whatever the folder, the umask, the environment or the run. One fresh process
     compiles all of them, in the order of their names. Other patch versions of Python may give other bytes.
 
     Parameters

@@ -69,7 +69,7 @@ class ManagedInstancesOptions(TypedDict, total=False):
 class ManagedInstances(Construct):
     """A capacity provider, with all that it needs to start instances.
 
-    The provider itself costs nothing; its instances do, and there is at least one as long as a function on it has a
+    The provider itself costs nothing, but its instances do. There is at least one as long as a function on it has a
     minimum of environments above 0. Functions of one provider share instances, without the isolation that Lambda has
     between functions otherwise: they must trust each other.
 
@@ -91,7 +91,7 @@ class ManagedInstances(Construct):
         Which types of EC2 may be used, such as ``"g6.xlarge"``; one of both at most. Default: Lambda chooses.
     max_vcpus
         Most vCPUs of all instances, 12 to 15,000: a limit of the cost. Lambda chooses instances that can be much larger
-        than a function, and a provider that is too small for the first was seen not to recover. Default: AWS's 400.
+        than a function. A provider that is too small for the first was seen not to recover. Default: AWS's 400.
     encryption_key
         Customer managed key of the log group. Default: CloudWatch Logs encrypts with its own.
     disk_encryption_key

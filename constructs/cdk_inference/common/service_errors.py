@@ -219,7 +219,7 @@ def state_errors(call: str, *kinds: Kind) -> tuple[str, ...]:
     """Return the names that Step Functions has for errors of these kinds: ``Lambda.TooManyRequestsException``.
 
     Every name ends in ``Exception`` there, whatever the service calls the error. Errors that Step Functions names by
-    the SDK are `Kind.BUSY`: an error of the network is one, and so is an answer with a code that the SDK does not know.
+    the SDK are `Kind.BUSY`: network errors, and answers with a code that the SDK does not know.
 
     Parameters
     ----------

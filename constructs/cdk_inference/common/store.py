@@ -1,7 +1,7 @@
 """Content-addressed folders: made once, appear whole, are checked when read, and make room for newer ones.
 
-Several processes and machines may share a store: an entry appears by a rename, and who comes second with the same
-entry throws the own one away.
+Several processes and machines may share a store: an entry appears by a rename. A process that comes second with the
+same entry discards its copy.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Lambda gives a function CPU in proportion to its memory, and bills memory times duration
 (https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html). So memory is chosen for speed, and what the
-model needs is the least. All figures are of the machine that searched for the model's precision, and stand in its lock:
-they are the same on every machine that synthesizes, and they are not those of Lambda.
+model needs is the least. All figures are of the machine that searched for the model's precision, and stand in its lock.
+They are the same on every machine that synthesizes, and they are not those of Lambda.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def recommend(found: Sequence[MemoryChoice], *, max_latency_ms: float | None = N
 def warn_of_memory(scope: IConstruct, model: ModelArtifact, memory_size: float) -> None:
     """Warn at synth if a function has less memory than the model's measured peak asks for.
 
-    Nothing is said where nothing is known: of a size that is a token, or of a model without measurements in its
-    manifest, since its precision is pinned.
+    Unknown sizes get no warning: a size that is a token, or a model whose pinned precision left its manifest without
+    measurements.
     """
     from aws_cdk import Annotations, Token  # noqa: PLC0415 - the command line has no use for the CDK
 

@@ -25,8 +25,8 @@ class ScaleToZero(Construct):
     """Application Auto Scaling of a variant between none and some instances, by two policies.
 
     Target tracking follows the backlog per instance, and takes the last instance away when there is none. It cannot
-    bring the first one back before the backlog is above its target: while there is no instance, a step policy does, as
-    soon as one request waits.
+    bring the first one back before the backlog is above its target. While there is no instance, a step policy does so,
+    as soon as one request waits.
 
     Parameters
     ----------

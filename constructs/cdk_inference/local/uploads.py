@@ -110,8 +110,8 @@ class Pipeline:
     check
         Raises `LocalError` once a part of the embedded AWS has ended. Default: nobody knows.
     report
-        Returns the last thing that one of some pipes was not able to do since a moment in milliseconds since the epoch,
-        if there is one. Default: nobody knows.
+        Returns the last failure of some pipes since a moment in milliseconds since the epoch, if there is one. Default:
+        nobody knows.
     told
         Faults of functions that a caller knows of, by time and name. Default: none.
     """

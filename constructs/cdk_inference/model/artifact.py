@@ -43,8 +43,8 @@ class ModelArtifact(Construct):
         Instead of the recipe's, one that leaves nothing to choose: `Float16` for a GPU, say, next to the 8 bits of the
         same recipe on a CPU. It must pass the recipe's gate, and needs no lock.
     platform
-        Platform of the functions that run it. 8-bit weights for x86_64 leave room in the 16-bit sums of CPUs without
-        VNNI, those for arm64 have their full range. Default: the platform of functions for which none is given.
+        Platform of the functions that run it. For x86_64, weights of 8 bits leave room in the 16-bit sums of CPUs
+        without VNNI. For arm64, they have their full range. Default: the platform of functions for which none is given.
     cache_dir
         Cache root, by default ``$CDK_INFERENCE_CACHE`` or the user's cache folder.
     frozen_lock

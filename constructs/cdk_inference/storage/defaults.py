@@ -20,7 +20,7 @@ STATE_MACHINE_LOGS = "/aws/vendedlogs/states"
 PIPE_LOGS = "/aws/vendedlogs/pipes"
 """Folders of log groups that other services write to.
 
-The services name each log group in a policy that CloudWatch Logs has once for an account and Region, with at most
+The services name each log group in a policy that CloudWatch Logs has once for an account and Region. It has at most
 5,120 characters: about 40 state machines fill it, and the next one fails to deploy. Log groups in ``/aws/vendedlogs``
 share one statement (https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/AWS-logs-and-resource-policy.html).
 """

@@ -97,7 +97,7 @@ def encrypt_executions(state_machine: sfn.StateMachine, key: kms.IKey | None) ->
     """Encrypt the definition and the executions of a state machine with a key, if there is one.
 
     CDK's own prop writes the name of the state machine into the role's policy, where it is empty unless the user
-    chooses it, and lets every log delivery use the key. A separate policy names the ARN without a circle: state
+    chooses it. It also lets every log delivery use the key. A separate policy names the ARN without a circle: state
     machine, role, policy, state machine.
     """
     if key is None:

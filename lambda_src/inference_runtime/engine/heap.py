@@ -1,6 +1,6 @@
 """Asks the system for large pages where a model is about to be loaded.
 
-Loading packs the model's weights into new memory, and a process gets that by one page fault for each 4 KiB: thousands,
+Loading packs the model's weights into new memory. A process gets that by one page fault for each 4 KiB: thousands,
 which take a good part of a cold start. Pages of 2 MiB need a few dozen.
 """
 

@@ -1,8 +1,8 @@
 """Handler of the callback function: gives what SageMaker announces to the workflow that waits for it.
 
-SNS delivers at least once and in any order, so an announcement may come twice, or when the workflow has long gone on:
-that is logged and dropped. A failure of a service is raised: Lambda tries again, and after that
-the announcement is in a queue, and the workflow's task times out.
+SNS delivers at least once and in any order, so an announcement may come twice, or when the workflow has long gone on.
+It is then logged and dropped. A failure of a service is raised: Lambda tries again, and after that the announcement is
+in a queue, and the workflow's task times out.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:  # noqa: 
     ------
     RetryableError
         SageMaker, the table or the bucket does not take it. Also if the endpoint is not there (yet), or the role may
-        not use it: whatever is refused before the model runs, the objects have not caused it.
+        not use it: the objects have not caused what is refused before the model runs.
     """
     token = event["token"]
     # A replay of the same invocation writes the same, and at worst asks the model twice.

@@ -81,8 +81,8 @@ def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
 
 @pytest.fixture(scope="package")
 def pipes(cloud: LocalCloud, hostile: Hostile) -> Iterator[PipeRunner]:
-    # The queues' own visibility timeouts stay longer than a workflow may take, as they must be: what came back
-    # during its execution would become a dead letter, and get its row afterwards.
+    # The queues' own visibility timeouts stay longer than a workflow may take, as they must be. An object that came
+    # back during its execution would become a dead letter, and get its row afterwards.
     with PipeRunner(cloud.endpoint, retry_after=2) as runner:
         yield runner
 

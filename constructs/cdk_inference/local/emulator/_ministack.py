@@ -65,8 +65,8 @@ def _follow_parent(state: Path) -> None:
 def _service_credentials(request: dict[str, str]) -> tuple[int, dict[str, Any]]:
     """Let an AWS service assume a role, if the role's trust policy agrees, as STS does inside AWS.
 
-    MiniStack has no service principals: it lets the account's root stand for any service, without the keys by which a
-    trust policy tells on whose behalf the service asks.
+    MiniStack has no service principals: it lets the account's root stand for any service. It does so without the keys
+    by which a trust policy tells on whose behalf the service asks.
     """
     from ministack.core.iam_evaluator import (  # type: ignore[import-untyped]  # noqa: PLC0415
         EvalContext,

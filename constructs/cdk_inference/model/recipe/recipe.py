@@ -77,7 +77,7 @@ class ModelRecipe:
         production data. `StaticInt8` needs it; without it, `Auto` does not try static quantization.
     packages
         Distributions that the factory stands on. Their versions decide, with the recipe and the files that the build
-        can read, whether the model is built again; of editable ones the files in their source folder do too.
+        can read, whether the model is built again. For editable packages, the files in their source folder decide too.
     """
 
     name: str

@@ -26,8 +26,8 @@ SCHEMA_VERSION = 1
 SUFFIX = f".cascade{LOCK_SUFFIX}"
 
 Row = tuple[float, int, int, int | None]
-"""The effect of one threshold: itself, how many samples it escalates, how many get the second model's answer, and how
-many get the answer that is their label (None without labels)."""
+"""The effect of one threshold: itself, how many samples it escalates, and how many get the second model's answer. The
+last number counts the answers that equal their label (None without labels)."""
 
 _ROW = re.compile(r"\[\s+([^][{}\"]*[^][{}\"\s])\s+\]")
 

@@ -131,9 +131,9 @@ class Manifest:
     distributions
         By output, how its values are distributed.
     batch_dependent
-        Whether an item's result depends, a little, on what else is in its batch: dynamic quantization takes the scale
-        of the activations from all of it. Deployed functions then run such a model on one item at a time, unless its
-        batch is fixed.
+        Whether an item's result depends, a little, on the other items of its batch. Dynamic quantization takes the
+        scale of the activations from all of them. Deployed functions then run such a model on one item at a time,
+        unless its batch is fixed.
     provenance
         Licence, origin, hash of the recipe and versions of the tools.
     """

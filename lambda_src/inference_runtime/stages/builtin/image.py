@@ -84,8 +84,8 @@ def image_preprocessor(
 ) -> Callable[[bytes, Item], npt.NDArray[np.uint8]]:
     """Return a preprocessing function for JPEG, PNG, WEBP, GIF, BMP and TIFF images.
 
-    EXIF rotation is applied. Transparency is laid on white. Only the first frame of an animation counts. 16-bit
-    channels keep their upper 8 bits; 32-bit images are rejected, since they do not say which value is white. Files that
+    EXIF rotation is applied. Transparency is laid on white. Only the first frame of an animation counts. Channels of 16
+    bits keep their upper 8 bits. Images of 32 bits are rejected, since they do not say which value is white. Files that
     take far longer than their size lets expect are rejected.
 
     Parameters

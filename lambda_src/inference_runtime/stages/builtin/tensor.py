@@ -35,8 +35,8 @@ def tensor_preprocessor(
     Returns
     -------
     Callable
-        `preprocess(data, item)`, returning the array. A damaged file, or a raw one of another length, is rejected. What
-        the model takes is not known here: an `npy` file of another shape is rejected afterwards, and one of another
+        `preprocess(data, item)`, returning the array. A damaged file, or a raw one of another length, is rejected. The
+        stage does not know what the model takes. An `npy` file of another shape is rejected afterwards. One of another
         type becomes a dead letter, as with any function that returns a wrong type.
 
     Raises

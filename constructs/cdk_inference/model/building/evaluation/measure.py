@@ -88,7 +88,7 @@ def typical_sample(batches: Sequence[Batch], inputs: Sequence[TensorSpec]) -> Ba
 def latency(float32: bytes, candidate: bytes, sample: Batch, *, rounds: int = MAX_ROUNDS) -> Timing:
     """Return how quick both models are on one thread.
 
-    They run alternately, so that both meet the same machine, each time after a run that is not counted: a deployed
+    They run alternately, so that both meet the same machine, each time after a run that is not counted. A deployed
     function has no other model that takes the caches. Each round opens both models anew, since where their weights come
     to lie decides too. Rounds are repeated until the ratio is clear, or a bound is reached.
 

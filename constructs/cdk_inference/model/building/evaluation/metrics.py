@@ -203,9 +203,9 @@ def likeness(outputs: Outputs, reference: Outputs) -> float:
     """Return how like outputs are to those of the float model: 1 if they are the same.
 
     This is the mean cosine similarity of the samples. Among several outputs, or channels, the largest numbers would
-    decide about that alone: boxes in pixels hide what happens to scores. So each group of channels of one scale is
-    also taken for itself, over all samples: its cosine similarity, times the ratio of its lengths, since scores that
-    are all too low are not like those of the float model. The least value counts.
+    decide about that alone: boxes in pixels hide what happens to scores. So each group of channels of one scale is also
+    compared separately, over all samples. Its likeness is its cosine similarity times the ratio of its lengths: scores
+    that are all too low are not like those of the float model. The least value counts.
 
     Raises
     ------

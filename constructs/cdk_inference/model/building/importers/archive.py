@@ -40,8 +40,8 @@ def check_archive(path: Path) -> list[str]:
     Raises
     ------
     ModelBuildError
-        If it is damaged, is compressed or claims to hold more than it has bytes, as a zip bomb does, or has names
-        that lead out of it or occur twice, so that another reader may see another archive.
+        It is damaged, is compressed, or claims to hold more than it has bytes, as a zip bomb does. Its names lead out
+        of it, or occur twice, so that another reader may see another archive.
     """
     try:
         with zipfile.ZipFile(path) as archive:

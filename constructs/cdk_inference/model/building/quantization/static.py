@@ -229,8 +229,8 @@ def _quantize(
 def _tail(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the nodes behind the last products: they have little to compute, and make the outputs.
 
-    A detector joins boxes and scores there, which 8 bits with one range cannot hold, or takes a sigmoid, before which
-    the percentile clips the best scores.
+    A detector joins boxes and scores there, which 8 bits with one range cannot hold. Or it takes a sigmoid, before
+    which the percentile clips the best scores.
     """
     taken, made, known = consumers(graph), producers(graph), weights(graph)
     found: set[str] = set()

@@ -55,8 +55,8 @@ def sensitivity(
 ) -> list[str]:
     """Return the nodes that a precision changes, the most harmful first.
 
-    Each node is computed in the precision with what it gets in the float model; the error that it makes is put into
-    the float model, whose outputs tell the harm. About `SECONDS` at most.
+    Each node is computed in the precision with its inputs in the float model. Its error is put into the float model,
+    whose outputs tell the harm. About `SECONDS` at most.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ def sensitivity(
 def soften(model: onnx.ModelProto, precision: Pinned, nodes: Sequence[str]) -> Pinned:
     """Return the precision with some nodes more exact.
 
-    Matrix products of dynamic int8 become weight-only, which keeps their size; all else becomes float, with static int8
-    also what comes before: it would round its result to 8 bits otherwise.
+    Matrix products of dynamic int8 become weight-only, which keeps their size. All other nodes become float. With
+    static int8, so do the nodes before them, which would round their results to 8 bits otherwise.
     """
     if isinstance(precision, DynamicInt8):
         matrices = set(products(model.graph))
