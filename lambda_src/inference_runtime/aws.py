@@ -44,8 +44,8 @@ def error_code(error: Exception) -> str:
     return type(error).__name__
 
 
-class BotocoreObjects:
-    """Reads and writes objects with a client of botocore; see `interfaces.Objects`.
+class BotocoreObjectStore:
+    """Reads and writes objects with a client of botocore; see `interfaces.ObjectStore`.
 
     The cause of a `RetryableError` is botocore's exception.
     """

@@ -26,7 +26,7 @@ from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model import Calibration, DynamicInt8, Float16, Float32, calibrate, cascade
 from cdk_inference.model.artifact import ModelArtifact
 from cdk_inference.model.building.evaluation.metrics import confidences
-from cdk_inference.model.cascade import GRID, Answers, choose, decide, lower_bound, tally
+from cdk_inference.model.cascade import GRID, Answers, choose, count_agreement, decide, lower_bound
 
 from .conftest import write_recipe
 
@@ -218,7 +218,7 @@ def test_lower_bound_about_holds_although_the_threshold_was_chosen_on_the_same_s
         found = []
         for _ in range(1000):
             sure, differs = draw(samples)
-            found.append(decide(tally(*pair((~differs).tolist(), sure.tolist())), target))
+            found.append(decide(count_agreement(*pair((~differs).tolist(), sure.tolist())), target))
         held.append(np.mean([truth[each.threshold] >= each.agreement_bound for each in found]))
         met.append(np.mean([truth[each.threshold] >= target for each in found]))
     prose = " ".join(PAGE.read_text("utf-8").split())

@@ -20,7 +20,7 @@ from cdk_inference import InferencePipeline, LambdaPlatform, Preprocess, Route, 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Auto, Calibration, Float16, Float32, StaticInt8, WeightOnly, build_model, calibrate
 from cdk_inference.model.artifact import ModelArtifact
-from cdk_inference.model.cascade import Answers, decide, tally
+from cdk_inference.model.cascade import Answers, count_agreement, decide
 from cdk_inference.model.project import open_project
 from cdk_inference.model.recipe.targets import ARCHITECTURES
 from cdk_inference.model.records.cascade_lock import SUFFIX, Basis, CascadeLock, Entry, LockFile, Side
@@ -62,7 +62,7 @@ def tables(draw: st.DrawFn) -> Any:
     labels = several(classes) if draw(st.booleans()) else None
     described = several(texts) if draw(st.booleans()) else None
     one, two = (Answers(n, "0", 3, several(classes), several(sure), labels, described) for n in NAMES)
-    return tally(one, two)
+    return count_agreement(one, two)
 
 
 @st.composite
@@ -106,7 +106,7 @@ def test_decisions_are_sorted_and_one_for_a_target(table: Any, one: float, two: 
 
 def entry_of(basis: Basis, *targets: float) -> Entry:
     answers = Answers("small", "0", 2, (0, 1, 1, 0), (0.9, 0.8, 0.7, 0.6), None, None)
-    entry = Entry(basis, tally(answers, replace(answers, name="large", top=(0, 1, 0, 0))), ())
+    entry = Entry(basis, count_agreement(answers, replace(answers, name="large", top=(0, 1, 0, 0))), ())
     for target in targets:
         entry = entry.decided(decide(entry.table, target))
     return entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from inference_runtime.aws import BotocoreObjects
+from inference_runtime.aws import BotocoreObjectStore
 from inference_runtime.tensors.store import TensorStore
 from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
@@ -30,7 +30,7 @@ class ArrayStore:
 
 
 def store(s3: S3Client, bucket: str) -> TensorStore:
-    return TensorStore(lambda: BotocoreObjects(s3), bucket)
+    return TensorStore(lambda: BotocoreObjectStore(s3), bucket)
 
 
 def infer(engine: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -19,7 +19,7 @@ from tests.runtime.arrays import ArrayStore
 
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.emulator import Emulator
-from inference_runtime.s3.client import light_objects
+from inference_runtime.s3.client import s3_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ def environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> pytest.Monkey
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
-    light_objects.cache_clear()
+    s3_client.cache_clear()
     return monkeypatch
 
 

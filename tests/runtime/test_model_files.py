@@ -20,7 +20,7 @@ from inference_runtime.errors import RetryableError, StageError
 from inference_runtime.model import download as model_download
 from inference_runtime.model.download import downloaded_model
 from inference_runtime.model.files import model_path
-from inference_runtime.s3 import client as light_s3
+from inference_runtime.s3 import client
 
 from .storage_server import storage_server
 
@@ -38,8 +38,8 @@ ENTRY = {"name": "model.onnx", "key": "k", "size": 1, "sha256": "0" * 64}
 @pytest.fixture
 def server(environment: pytest.MonkeyPatch) -> Iterator[StorageServer]:
     """A bucket with a model of two files, of many ranges, and a function that gets it from there."""
-    environment.setattr(light_s3, "LONGEST_PAUSE", 0)
-    environment.setattr(light_s3, "READ_TIMEOUT", 0.5)
+    environment.setattr(client, "LONGEST_PAUSE", 0)
+    environment.setattr(client, "READ_TIMEOUT", 0.5)
     environment.setattr(model_download, "RANGE_BYTES", 1000)
     entries = [
         {"name": name, "key": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -146,7 +146,7 @@ from inference_runtime.model import download as model_download
 model_download.RANGE_BYTES = 1000
 model_download.downloaded_model(Path({str(tmp_path)!r}))
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(light_s3.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(client.__file__).parents[2])}
     with subprocess.Popen([sys.executable, "-c", program], env=environment) as process:
         wait_until(lambda: len(server.requests) > 30)
         process.kill()
@@ -166,17 +166,15 @@ def test_other_bytes_than_were_built_fail(server: StorageServer, tmp_path: Path)
 def test_bytes_that_are_wrong_once_are_read_again(
     server: StorageServer, environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    read, done = light_s3.LightObjects.read_into, []
+    read, done = client.S3Client.read_into, []
 
-    def read_into(
-        self: light_s3.LightObjects, bucket: str, key: str, start: int, buffer: memoryview, *, size: int
-    ) -> None:
+    def read_into(self: client.S3Client, bucket: str, key: str, start: int, buffer: memoryview, *, size: int) -> None:
         read(self, bucket, key, start, buffer, size=size)
         if key == "b.weights" and not done:
             done.append(start)
             buffer[0] ^= 1
 
-    environment.setattr(light_s3.LightObjects, "read_into", read_into)
+    environment.setattr(client.S3Client, "read_into", read_into)
     check(downloaded_model(tmp_path))
     assert done
 

@@ -106,7 +106,7 @@ def same(one: Any, other: Any) -> bool:
 
 
 names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=6)
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+strings = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 
 
 @st.composite
@@ -116,7 +116,7 @@ def given_inputs(draw: st.DrawFn) -> dict[str, np.ndarray]:
         shape = draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=3))
         dtype = draw(st.sampled_from([*sorted(DTYPES), "string"]))
         if dtype == "string":
-            arrays[name] = draw(hnp.arrays(object, shape, elements=texts))
+            arrays[name] = draw(hnp.arrays(object, shape, elements=strings))
         else:
             arrays[name] = draw(hnp.arrays(dtype, shape))
     return arrays
@@ -177,7 +177,7 @@ def test_every_type_and_count(save: Callable[[bytes], str], dtype: str, count: i
     [got] = ours.run({"x": Tensor.of(array)})
     assert got.dtype == dtype
     np.testing.assert_array_equal(got.array(), array)
-    if dtype not in {"bfloat16", "string"}:  # which numpy does not know, and in which the package ends texts at a NUL
+    if dtype not in {"bfloat16", "string"}:  # which numpy does not know, and in which the package ends strings at a NUL
         assert same(outcome(ours, {"x": Tensor.of(array)}), outcome(theirs, {"x": Tensor.of(array)}))
 
 

@@ -266,4 +266,4 @@ def test_one_process_for_all_where_several_serve(
     assert store.load(group["outputs"]["y"]).tolist() == [[-1], [-2]]
     assert response["inference"] == "cpu"
     assert response["confidences"] == [{"index": 5, "confidence": 1.0}, {"index": 3, "confidence": 1.0}]
-    assert type(sys.modules["inference_runtime.handlers.infer"].engine).__name__ == "SharedEngine"
+    assert type(sys.modules["inference_runtime.handlers.infer"].engine).__name__ == "ModelClient"

@@ -67,7 +67,7 @@ def test_a_plain_array_is_not_copied() -> None:
 
 
 @pytest.mark.parametrize("array", [np.array(["ab", "c"]), np.array(["ab", "c"], np.dtypes.StringDType())])
-def test_all_that_numpy_knows_of_texts(array: np.ndarray) -> None:
+def test_all_that_numpy_knows_of_strings(array: np.ndarray) -> None:
     assert Tensor.of(array) == Tensor("string", [2], ["ab", "c"])
 
 
@@ -125,7 +125,7 @@ def test_a_shape_of_anything_but_sizes_fails(shape: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("data", [b"[1]", b'{"a": 1}', b"a", b"\xff", b'["a", "b"]'])
-def test_texts_that_are_none_fail(data: bytes) -> None:
+def test_data_that_are_not_strings_fail(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"^tensor |Expecting|decode"):
         Tensor.decoded("string", [1], data)
 
@@ -134,7 +134,7 @@ def test_texts_that_are_none_fail(data: bytes) -> None:
     "array", [np.array([object()]), np.array(["a", 1], object), np.zeros(1, complex), np.zeros(1, "M8[s]")]
 )
 def test_arrays_of_anything_else_fail(array: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"texts|tensor has dtype"):
+    with pytest.raises(ValueError, match=r"strings|tensor has dtype"):
         Tensor.of(array)
 
 

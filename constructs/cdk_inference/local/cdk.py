@@ -24,7 +24,7 @@ from cdk_inference.local.errors import LocalError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_LEASH = Path(__file__).parent / "emulator" / "_leash.py"
+_KILL_WITH_PARENT = Path(__file__).parent / "emulator" / "_kill_with_parent.py"
 _ADMINISTRATOR = "arn:aws:iam::aws:policy/AdministratorAccess"  # the default where no other account is trusted
 _KEPT_LINES = 60  # of the output, for the message of a failure
 _LOOK_SECONDS = 0.5  # between two looks at whether the embedded AWS still runs
@@ -208,7 +208,7 @@ class CdkCli:
     def _run(self, arguments: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> int:
         command = [str(self._node), str(self._script), *arguments, "--no-notices", "--ci"]
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-I", str(_LEASH), *command],
+            [sys.executable, "-I", str(_KILL_WITH_PARENT), *command],
             cwd=cwd,
             env=self.environment(),
             stdin=subprocess.PIPE,

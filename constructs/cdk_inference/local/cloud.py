@@ -540,7 +540,7 @@ class LocalCloud(Cloud):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
-        if error is None and self._health.untold:
+        if error is None and self._health.unreported:
             self._health.check()
 
     def _last_refusal(self, since: int, pipes: Collection[str]) -> str | None:

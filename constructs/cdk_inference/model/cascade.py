@@ -329,11 +329,11 @@ def choose(first: Answers, then: Answers, agreement: float) -> Calibration:
     ModelBuildError
         If the answers are not to the same samples, or tell other classes apart.
     """
-    table = tally(first, then)
+    table = count_agreement(first, then)
     return _calibration((first.name, then.name), (first.version, then.version), table, decide(table, agreement))
 
 
-def tally(first: Answers, then: Answers) -> Table:
+def count_agreement(first: Answers, then: Answers) -> Table:
     """Return what each threshold does to the samples.
 
     Raises
@@ -563,7 +563,7 @@ def _locked(first: _Deployed, then: _Deployed, agreement: float, *, frozen: bool
         if entry is not None and (decision := entry.decision(agreement)) is not None:
             return calibration(entry, decision)
         if entry is None:
-            entry = Entry(basis, tally(_answers(first)[0], _answers(then)[0]), ())
+            entry = Entry(basis, count_agreement(_answers(first)[0], _answers(then)[0]), ())
         decision = decide(entry.table, agreement)
         file.record(entry.decided(decision))
     found = calibration(entry, decision)

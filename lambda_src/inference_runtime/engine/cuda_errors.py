@@ -1,4 +1,4 @@
-"""Classifies errors of a GPU by the texts of ONNX Runtime: it has no exceptions of its own for these."""
+"""Classifies errors of a GPU by the strings of ONNX Runtime: it has no exceptions of its own for these."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CUDA = re.compile(r"CUDA failure (\d+)\b")
 _LIBRARY_FAULT = re.compile(r"CU(BLAS|DNN|FFT)_(STATUS_)?(EXEC(UTION)?_FAILED|INTERNAL_ERROR|MAPPING_ERROR)")
 
 
-def trouble(error: BaseException) -> type[Exception] | None:
+def error_class(error: BaseException) -> type[Exception] | None:
     """Return which of the runtime's errors an exception of ONNX Runtime stands for, None if for none of these.
 
     A session survives `OutOfMemoryError`. `KernelFaultError` is a computation that failed, and `RetryableError` a

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MAX_BATCH_ON_CPU = 16
 """Most items in one run of the model: more gains little on a CPU, and activations take memory."""
 
-LAST_WORDS = 0.5
+EXIT_DELAY = 0.5
 """Seconds that a process whose GPU failed has left, so that those who wait get their answers."""
 
 
@@ -57,7 +57,7 @@ class LocalEngine:
         fixed = next((i.shape[0] for i in inputs if i.shape and isinstance(i.shape[0], int)), None)
         self._batches = Batches(self._run, self.output_names, most=most, fixed=fixed)
 
-    def begin(self) -> None:
+    def start_deadline(self) -> None:
         """Do nothing: what runs in this process cannot be given up but with it."""
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -112,9 +112,9 @@ class LocalEngine:
         try:
             outputs = self.session.run(chunk)
         except Exception as error:
-            from inference_runtime.engine.cuda_errors import trouble  # noqa: PLC0415 - hardly ever needed
+            from inference_runtime.engine.cuda_errors import error_class  # noqa: PLC0415 - hardly ever needed
 
-            if (kind := trouble(error)) is None:
+            if (kind := error_class(error)) is None:
                 raise
             if kind is not OutOfMemoryError:
                 self._give_up(error)
@@ -131,6 +131,6 @@ class LocalEngine:
 
         self.broken = True
         logging.getLogger(__name__).critical("the GPU failed, this process ends: %s", error)
-        timer = threading.Timer(LAST_WORDS, os._exit, [1])
+        timer = threading.Timer(EXIT_DELAY, os._exit, [1])
         timer.daemon = True
         timer.start()

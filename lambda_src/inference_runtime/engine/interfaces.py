@@ -25,7 +25,7 @@ class Engine(Protocol):
     inference: str
     output_names: list[str]
 
-    def begin(self) -> None:
+    def start_deadline(self) -> None:
         """Let the time of an invocation count from here, if there is a limit."""
         ...
 
@@ -59,11 +59,11 @@ class Session(Protocol):
         ...
 
 
-class Objects(Protocol):
+class ObjectStore(Protocol):
     """Reads and writes objects; thread-safe.
 
-    There are two: `aws.BotocoreObjects` for the functions that have a client of botocore anyway, and
-    `light_s3.LightObjects` for the inference function, which starts without botocore.
+    There are two: `aws.BotocoreObjectStore` for the functions that have a client of botocore anyway, and
+    `s3.client.S3Client` for the inference function, which starts without botocore.
     """
 
     def get(self, bucket: str, key: str) -> bytes:

@@ -325,8 +325,8 @@ class CSession:
         self.inputs = self._values(session, "Input")
         self.outputs = self._values(session, "Output")
         self._input_order = [value.name for value in self.inputs]
-        self._input_names = _texts(self._input_order)
-        self._output_names = _texts([value.name for value in self.outputs])
+        self._input_names = _c_strings(self._input_order)
+        self._output_names = _c_strings([value.name for value in self.outputs])
         self._foreseeable = is_foreseeable(self.inputs, self.outputs)
 
     def _values(self, session: c_void_p, kind: str) -> list[TensorInfo]:
@@ -401,12 +401,12 @@ class CSession:
         try:
             place = given
             for tensor in inputs.values():
-                self._give(tensor, place, buffers)
+                self._create_input(tensor, place, buffers)
                 place += _SLOT
             if status := self._run(handle.value, None, names, given, many, self._output_names, count, returned):
                 raise self._library.error(status)
             values = slots[many : many + count]
-            return [self._take(output, value, slots) for output, value in zip(self.outputs, values, strict=True)]
+            return [self._read_output(output, value, slots) for output, value in zip(self.outputs, values, strict=True)]
         finally:
             for value in slots[: many + count]:
                 if value:
@@ -420,40 +420,40 @@ class CSession:
             from inference_runtime.engine.onnxruntime_errors import error_of  # noqa: PLC0415 - hardly ever needed
 
             raise error_of(_INVALID_ARGUMENT, f"Required inputs ({missing}) are missing from input feed ({order}).")
-        return _texts(order)
+        return _c_strings(order)
 
-    def _give(self, tensor: Tensor, place: int, buffers: list[_PyBuffer]) -> None:
+    def _create_input(self, tensor: Tensor, place: int, buffers: list[_PyBuffer]) -> None:
         """Put a value of ONNX Runtime's at `place`, on a tensor's own bytes, which `buffers` keep where they are."""
         data = tensor.data
         if isinstance(data, list):
-            self._give_texts(data, tensor.shape, place)
+            self._create_string_input(data, tensor.shape, place)
             return
         address: Any = data  # of bytes, ctypes knows it
         if type(data) is not bytes:
-            address = self._hold(data, buffers)
+            address = self._pin_buffer(data, buffers)
             if address % ITEM_SIZES[tensor.dtype]:  # a part of something; kernels may rely on numbers in their places
-                address = self._hold(bytes(data), buffers)
+                address = self._pin_buffer(bytes(data), buffers)
         self._create_value(tensor, address, place)
 
     @staticmethod
-    def _hold(data: Any, buffers: list[_PyBuffer]) -> int:  # noqa: ANN401 - whatever has bytes
+    def _pin_buffer(data: Any, buffers: list[_PyBuffer]) -> int:  # noqa: ANN401 - whatever has bytes
         buffer = _PyBuffer()
         _get_buffer(data, byref(buffer), 0)
         buffers.append(buffer)
         address: int = buffer.buf
         return address
 
-    def _give_texts(self, texts: list[str], shape: tuple[int, ...], place: int) -> None:
+    def _create_string_input(self, strings: list[str], shape: tuple[int, ...], place: int) -> None:
         call, buffer = self._library.call, c_void_p()
         call("CreateTensorAsOrtValue", self._library.allocator, _sizes(shape), len(shape), _NUMBERS[STRING], place)
         value = c_size_t.from_address(place).value
-        for index, text in enumerate(texts):
-            data = text.encode()
+        for index, string in enumerate(strings):
+            data = string.encode()
             # Not as a C string, which would end at the first NUL.
             call("GetResizedStringTensorElementBuffer", value, index, len(data), byref(buffer))
             memmove(buffer, data, len(data))
 
-    def _take(self, output: TensorInfo, value: int, slots: Any) -> Tensor:  # noqa: ANN401 - an array of ctypes
+    def _read_output(self, output: TensorInfo, value: int, slots: Any) -> Tensor:  # noqa: ANN401 - an array of ctypes
         """Return a value of ONNX Runtime's as a tensor with bytes of its own."""
         if output.dtype not in ITEM_SIZES and output.dtype != STRING:
             raise StageError(f"model output {output.name!r} is {output.dtype}, which cannot travel")
@@ -463,16 +463,16 @@ class CSession:
         data, sizes, rank = slots[-_ROOM:]
         shape = (c_int64 * rank).from_address(sizes)[:] if rank else ()
         if output.dtype == STRING:
-            return Tensor(STRING, shape, self._taken_texts(value, prod(shape)))
+            return Tensor(STRING, shape, self._read_strings(value, prod(shape)))
         return Tensor(output.dtype, shape, _copied(data, prod(shape) * ITEM_SIZES[output.dtype]))
 
-    def _taken_texts(self, value: int, count: int) -> list[str]:
+    def _read_strings(self, value: int, count: int) -> list[str]:
         call, length = self._library.call, c_size_t()
         call("GetStringTensorDataLength", value, byref(length))
         content, starts = create_string_buffer(length.value), (c_size_t * count)()
         call("GetStringTensorContent", value, content, length, starts, count)
         data, bounds = content.raw, [*starts, length.value]
-        # A model may cut a text anywhere.
+        # A model may cut a string anywhere.
         return [data[bounds[n] : bounds[n + 1]].decode(errors="replace") for n in range(count)]
 
     def close(self) -> None:
@@ -492,8 +492,8 @@ def _copied(address: int, size: int) -> bytes:
     return bytes((c_char * size).from_address(address))
 
 
-def _texts(texts: list[str]) -> Any:  # noqa: ANN401 - an array of ctypes
-    return (c_char_p * len(texts))(*[text.encode(errors="surrogateescape") for text in texts])
+def _c_strings(strings: list[str]) -> Any:  # noqa: ANN401 - an array of ctypes
+    return (c_char_p * len(strings))(*[string.encode(errors="surrogateescape") for string in strings])
 
 
 def _type_name(number: int) -> str:

@@ -1,4 +1,4 @@
-"""Errors of ONNX Runtime's C API, with the names and texts of its Python package."""
+"""Errors of ONNX Runtime's C API, with the names and strings of its Python package."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class NotFound(OnnxRuntimeError):  # noqa: N818
     """Something that was asked for is not there."""
 
 
-# OrtErrorCode, and its name in texts (onnxruntime/core/common/status.cc).
+# OrtErrorCode, and its name in strings (onnxruntime/core/common/status.cc).
 _KINDS: dict[int, tuple[type[OnnxRuntimeError], str]] = {
     1: (Fail, "FAIL"),
     2: (InvalidArgument, "INVALID_ARGUMENT"),

@@ -92,9 +92,9 @@ def open_package_session(path: str, threads: Threads) -> tuple[PackageSession, s
     try:
         session = _session(path, threads, [(_CUDA, _cuda_options()), _CPU])
     except Exception as error:
-        from inference_runtime.engine.cuda_errors import trouble  # noqa: PLC0415 - not for functions without a GPU
+        from inference_runtime.engine.cuda_errors import error_class  # noqa: PLC0415 - not for functions without a GPU
 
-        if (kind := trouble(error)) is not None and _NO_DEVICE not in str(error):
+        if (kind := error_class(error)) is not None and _NO_DEVICE not in str(error):
             raise kind(str(error)) from error
         return _session_without_gpu(path, threads, str(error))
     # ONNX Runtime goes on without a provider whose library does not load, such as for want of cuDNN.

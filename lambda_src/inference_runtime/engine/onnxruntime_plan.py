@@ -111,7 +111,7 @@ class Plan:
             return None
         try:
             for memory, tensor in zip(self._inputs, inputs, strict=True):
-                memory[:] = tensor.data  # type: ignore[assignment] # texts have no plan
+                memory[:] = tensor.data  # type: ignore[assignment] # strings have no plan
             if status := self._run(self._handle.value, None, self._binding):
                 self._library.releases["ReleaseStatus"](status)
                 self.failed = True

@@ -19,7 +19,7 @@ class TensorInfo:
     dtype
         As `Tensor` has it; ONNX Runtime's own name, such as `seq(tensor(float))`, for what is not a tensor.
     shape
-        Dimensions; a text or None is a free one.
+        Dimensions; a string or None is a free one.
     """
 
     __slots__ = ("dtype", "name", "shape")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WAIT = 0.005
-"""Seconds that a request waits for others to join it: little compared with the way of a batch's tensors to here."""
+MAX_QUEUE_DELAY = 0.005
+"""Seconds that a request waits for others to join it: little compared with the transfer of a batch's tensors."""
 
 
 @dataclass(eq=False)
@@ -45,23 +45,32 @@ class _Request:
         return sorted((name, tensor.dtype, tensor.shape[1:]) for name, tensor in self.inputs.items())
 
 
-class Gatherer:
+class DynamicBatcher:
     """An engine for several threads.
 
-    One thread runs the model, always on what waits at the moment: while a batch runs, the next one gathers. Requests
-    are taken in order, those of other shapes wait for their turn. If a joint batch fails, each request is run by
+    One thread runs the model on the requests in the queue: while a batch runs, the next one forms. Requests are taken
+    in order; those of other shapes wait for their turn. If a joint batch fails, each request is run by
     itself, so that it fails for its own sake only.
 
     Parameters
     ----------
     engine
         Runs the batches.
+    max_queue_delay
+        Seconds that the first request of a batch waits for others. Default: `MAX_QUEUE_DELAY`.
     callers
-        Tells how many there are to ask: once all have, nobody else is waited for. Default: that is not known.
+        Returns how many callers there are: once all of them wait, the batch runs at once. Default: not known.
     """
 
-    def __init__(self, engine: LocalEngine, callers: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        engine: LocalEngine,
+        *,
+        max_queue_delay: float = MAX_QUEUE_DELAY,
+        callers: Callable[[], int] | None = None,
+    ) -> None:
         self._engine = engine
+        self._max_queue_delay = max_queue_delay
         self._callers = callers
         self.inference = engine.inference
         self.output_names = engine.output_names
@@ -70,12 +79,12 @@ class Gatherer:
         self._since: float | None = None
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
-    def begin(self) -> None:
+    def start_deadline(self) -> None:
         """Do nothing: whoever has the process watches `running_seconds`."""
 
     def warm_up(self) -> None:
         """Run the model on an item of zeros, see `LocalEngine.warm_up`."""
-        self.between_batches(lambda engine: engine.warm_up())
+        self.run_exclusively(lambda engine: engine.warm_up())
 
     def infer(self, inputs: Mapping[str, Tensor]) -> Outputs:
         """Return the model's outputs by name, with as many items as the inputs have; wait for them.
@@ -86,7 +95,7 @@ class Gatherer:
         outputs: Outputs = self._wait_for(_Request(inputs, None))
         return outputs
 
-    def between_batches(self, run: Callable[[LocalEngine], T]) -> T:
+    def run_exclusively(self, run: Callable[[LocalEngine], T]) -> T:
         """Call a function when its turn comes, while nothing else runs, and return what it returns."""
         result: T = self._wait_for(_Request({}, run))
         return result
@@ -151,7 +160,7 @@ class Gatherer:
             if first.run is not None:
                 return [self._waiting.popleft()]
             limit = self._engine.limit(first.inputs)
-            while (left := first.since + WAIT - time.monotonic()) > 0:
+            while (left := first.since + self._max_queue_delay - time.monotonic()) > 0:
                 if self._callers is not None and len(self._waiting) >= self._callers():
                     break
                 joining = [r for r in self._waiting if r is first or r.joins(first)]

@@ -1,7 +1,7 @@
-"""The model of another process: one has it on the card, for all processes of the execution environment.
+"""Runs the model in another process: one model server has it on the GPU for all processes of the environment.
 
-The first process that needs the model starts the one that holds it (`holder`), as the owner of a file lock; the others
-find its socket. If it dies, the next request starts another.
+The first process that needs the model starts the server (`model_server`), as the owner of a file lock; the others find
+its socket. If the server dies, the next request starts another.
 """
 
 from __future__ import annotations
@@ -26,36 +26,36 @@ from inference_runtime import errors
 from inference_runtime.environment import required
 from inference_runtime.errors import RetryableError
 from inference_runtime.model.private_folder import private_folder
-from inference_runtime.tensors import protocol as wire
+from inference_runtime.tensors import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from inference_runtime.tensors.tensor import Tensor
 
-START = 300.0
+START_TIMEOUT = 300.0
 """Seconds in which the model must be loaded."""
 
-ANSWER = 600.0
+REQUEST_TIMEOUT = 600.0
 """Seconds that an invocation may take, if `ANSWER_SECONDS` does not say so.
 
 The construct sets it below the function's timeout: a card that hangs would outlast every invocation otherwise, and to
 the workflow, whose invocations die, that is some item's fault.
 """
 
-_STARTS = 3
-_ATTEMPTS = 20  # those of others may kill it each time before it comes to ours
-_PAUSE = 0.02
+_MAX_STARTS = 3
+_MAX_ATTEMPTS = 20  # those of others may kill it each time before it comes to ours
+_RETRY_DELAY = 0.02
 
 _log = logging.getLogger(__name__)
 
 
-class HolderDiedError(Exception):
+class ModelServerDiedError(Exception):
     """The process with the model died twice on the same batch: the workflow looks for the item that kills it."""
 
 
-class SharedEngine:
-    """Runs the model in the process that holds it; an engine for any number of threads.
+class ModelClient:
+    """Runs the model in the model server; an engine for any number of threads.
 
     A request during which that process dies is tried again, by itself. If the process dies on it then, too, the request
     fails: it was its fault, and it took nobody along.
@@ -68,14 +68,14 @@ class SharedEngine:
         name = hashlib.sha256(function.encode()).hexdigest()[:16]
         self._path, self._lock = folder / f"{name}.socket", folder / f"{name}.lock"
         self._local = threading.local()
-        self._holder: subprocess.Popen[bytes] | None = None
-        self._answer = float(os.environ.get("ANSWER_SECONDS") or ANSWER)
+        self._server: subprocess.Popen[bytes] | None = None
+        self._request_timeout = float(os.environ.get("ANSWER_SECONDS") or REQUEST_TIMEOUT)
         self.inference, self.output_names = "", list[str]()
-        self._connection(time.monotonic() + START)
+        self._connection(time.monotonic() + START_TIMEOUT)
 
-    def begin(self) -> None:
+    def start_deadline(self) -> None:
         """Let the time of an invocation count from here."""
-        self._local.deadline = time.monotonic() + self._answer
+        self._local.deadline = time.monotonic() + self._request_timeout
 
     def warm_up(self) -> None:
         """Do nothing: another process has the model."""
@@ -87,40 +87,40 @@ class SharedEngine:
         ------
         RetryableError
             If there is no process with the model, or the card failed, or nothing is answered in time.
-        HolderDiedError
+        ModelServerDiedError
             If it died twice on these inputs.
         Exception
             What `LocalEngine.infer` raises.
         """
-        deadline = getattr(self._local, "deadline", None) or time.monotonic() + self._answer
-        for attempt in range(_ATTEMPTS):
+        deadline = getattr(self._local, "deadline", None) or time.monotonic() + self._request_timeout
+        for attempt in range(_MAX_ATTEMPTS):
             running = False
             connection = self._connection(deadline)
             sent = time.monotonic()
             try:
-                connection.settimeout(max(deadline - sent, _PAUSE))
-                wire.send(connection, {"alone": attempt > 0}, inputs)
-                header, outputs = wire.receive(connection)
+                connection.settimeout(max(deadline - sent, _RETRY_DELAY))
+                protocol.send(connection, {"alone": attempt > 0}, inputs)
+                header, outputs = protocol.receive(connection)
                 if header.get("running"):
                     running = True
-                    connection.settimeout(max(deadline - time.monotonic(), _PAUSE))
-                    header, outputs = wire.receive(connection)
+                    connection.settimeout(max(deadline - time.monotonic(), _RETRY_DELAY))
+                    header, outputs = protocol.receive(connection)
             except TimeoutError as error:
                 waited = time.monotonic() - sent
                 # A caller that had little time left cannot tell a hang from a slow start.
-                if waited >= self._answer / 2:
+                if waited >= self._request_timeout / 2:
                     _kill(connection)
                 self._close()
                 raise RetryableError(f"the GPU did not answer for {waited:.0f} seconds") from error
-            except (wire.BrokenConnectionError, OSError) as error:
+            except (protocol.BrokenConnectionError, OSError) as error:
                 self._close()
                 if running:
-                    raise HolderDiedError("the process with the model died on this batch, twice") from error
+                    raise ModelServerDiedError("the process with the model died on this batch, twice") from error
                 _log.warning("the process with the model died: %s", error)
             else:
                 _raise_error(header)
                 return outputs
-        raise RetryableError(f"the process with the model died {_ATTEMPTS} times, on other batches")
+        raise RetryableError(f"the process with the model died {_MAX_ATTEMPTS} times, on other batches")
 
     def _connection(self, deadline: float) -> socket.socket:
         """Return this thread's connection, made anew after a fork: two processes on one would mix their messages."""
@@ -141,14 +141,14 @@ class SharedEngine:
             try:
                 connection.settimeout(left)
                 connection.connect(str(self._path))
-                header, _ = wire.receive(connection)
-            except (wire.BrokenConnectionError, OSError):
+                header, _ = protocol.receive(connection)
+            except (protocol.BrokenConnectionError, OSError):
                 # There is none, or it died while it loaded the model.
                 connection.close()
-                if starts == _STARTS:
+                if starts == _MAX_STARTS:
                     break
                 starts += self._start()
-                time.sleep(_PAUSE)
+                time.sleep(_RETRY_DELAY)
             else:
                 if "error" in header:
                     connection.close()
@@ -168,7 +168,7 @@ class SharedEngine:
                 return False
             # The lock is the open file's, which the child has too: it stays locked until the child ends.
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-            self._holder = subprocess.Popen(  # noqa: S603 - this interpreter
+            self._server = subprocess.Popen(  # noqa: S603 - this interpreter
                 [sys.executable, "-m", "inference_runtime.gpu.model_server", str(self._path)],
                 pass_fds=[lock],
                 env=environment,

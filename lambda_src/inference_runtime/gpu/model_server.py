@@ -1,4 +1,4 @@
-"""The process that has the model on the card, for all processes of the execution environment: `shared` starts it.
+"""The process that has the model on the card, for all processes of the execution environment: `model_client` starts it.
 
 Run as `python -m inference_runtime.gpu.model_server SOCKET`. The process that starts it holds the lock that allows one
 such process, and passes it on: the lock is free again when this process has ended, however that came about.
@@ -18,25 +18,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference_runtime.engine.engine import LAST_WORDS, LocalEngine
+from inference_runtime.engine.engine import EXIT_DELAY, LocalEngine
 from inference_runtime.errors import reason_of
-from inference_runtime.gpu.dynamic_batcher import Gatherer
-from inference_runtime.tensors import protocol as wire
+from inference_runtime.gpu.dynamic_batcher import DynamicBatcher
+from inference_runtime.tensors import protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from inference_runtime.tensors.tensor import Tensor
 
-IDLE = 10.0
+IDLE_TIMEOUT = 10.0
 """Seconds without a connection after which the process ends: those that it served are gone."""
 
-_DELIVERY = 10.0  # seconds; a client that does not read keeps the others waiting meanwhile
+_SEND_TIMEOUT = 10.0  # seconds; a client that does not read keeps the others waiting meanwhile
 
 _log = logging.getLogger(__name__)
 
 
-class Holder:
+class ModelServer:
     """Serves the model on a socket.
 
     A connection's first message is from this side: where the model runs, and its outputs; or the error that it did not
@@ -50,7 +50,7 @@ class Holder:
     """
 
     def __init__(self, path: Path) -> None:
-        self._engine: Future[Gatherer] = Future()
+        self._engine: Future[DynamicBatcher] = Future()
         self._connections = 0
         self._callers = 0  # connections that have asked for something: the parent of Lambda's workers never does
         self._last_left = time.monotonic()
@@ -65,7 +65,7 @@ class Holder:
     def run(self) -> int:
         """Serve until nobody is left; return the process's exit status."""
         threading.Thread(target=self._load, name="load", daemon=True).start()
-        self._socket.settimeout(IDLE / 10)
+        self._socket.settimeout(IDLE_TIMEOUT / 10)
         while not self._done():
             with contextlib.suppress(TimeoutError):
                 connection, _ = self._socket.accept()
@@ -78,7 +78,7 @@ class Holder:
 
     def _load(self) -> None:
         try:
-            self._engine.set_result(Gatherer(LocalEngine(), callers=lambda: self._callers))
+            self._engine.set_result(DynamicBatcher(LocalEngine(), callers=lambda: self._callers))
         except BaseException as error:
             _log.exception("the model does not load")
             self._engine.set_exception(error)
@@ -90,13 +90,13 @@ class Holder:
         with self._lock:
             if self._connections:
                 return False
-            return time.monotonic() - self._last_left > (LAST_WORDS if self._failed() else IDLE)
+            return time.monotonic() - self._last_left > (EXIT_DELAY if self._failed() else IDLE_TIMEOUT)
 
     def _serve(self, connection: socket.socket) -> None:
         try:
             with connection:
                 self._answer(connection)
-        except (wire.BrokenConnectionError, OSError) as error:
+        except (protocol.BrokenConnectionError, OSError) as error:
             _log.debug("a client left: %s", error)
         finally:
             with self._lock:
@@ -107,15 +107,15 @@ class Holder:
         try:
             engine = self._engine.result()
         except Exception as error:
-            wire.send(connection, _described(error), {})
+            protocol.send(connection, _described(error), {})
             return
         if engine.broken:
             return
-        wire.send(connection, {"inference": engine.inference, "output_names": engine.output_names}, {})
-        header, inputs = wire.receive(connection)
+        protocol.send(connection, {"inference": engine.inference, "output_names": engine.output_names}, {})
+        header, inputs = protocol.receive(connection)
         with self._count_caller():
             while self._answer_one(connection, engine, header, inputs):
-                header, inputs = wire.receive(connection)
+                header, inputs = protocol.receive(connection)
 
     @contextlib.contextmanager
     def _count_caller(self) -> Iterator[None]:
@@ -129,19 +129,19 @@ class Holder:
 
     @staticmethod
     def _answer_one(
-        connection: socket.socket, engine: Gatherer, header: dict[str, Any], inputs: dict[str, Tensor]
+        connection: socket.socket, engine: DynamicBatcher, header: dict[str, Any], inputs: dict[str, Tensor]
     ) -> bool:
         """Answer a request; say whether the connection goes on."""
         if header.get("alone"):
-            return engine.between_batches(partial(_answer_alone, connection, inputs))
+            return engine.run_exclusively(partial(_answer_alone, connection, inputs))
         try:
             outputs = engine.infer(inputs)
         except Exception as error:
             if engine.broken:
                 return False  # whose items are to blame shows when each comes again, by itself, to the next process
-            wire.send(connection, _described(error), {})
+            protocol.send(connection, _described(error), {})
         else:
-            wire.send(connection, {}, outputs)
+            protocol.send(connection, {}, outputs)
         return True
 
 
@@ -152,15 +152,15 @@ def _answer_alone(connection: socket.socket, inputs: Mapping[str, Tensor], engin
     """
     if engine.broken:
         return False
-    connection.settimeout(_DELIVERY)
+    connection.settimeout(_SEND_TIMEOUT)
     try:
-        wire.send(connection, {"running": True}, {})
+        protocol.send(connection, {"running": True}, {})
         try:
             outputs = engine.infer(inputs)
         except Exception as error:
-            wire.send(connection, _described(error), {})
+            protocol.send(connection, _described(error), {})
         else:
-            wire.send(connection, {}, outputs)
+            protocol.send(connection, {}, outputs)
     except OSError:
         return False
     connection.settimeout(None)
@@ -174,5 +174,5 @@ def _described(error: BaseException) -> dict[str, dict[str, str]]:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    status = Holder(Path(sys.argv[1])).run()
+    status = ModelServer(Path(sys.argv[1])).run()
     os._exit(status)  # not through destructors of CUDA, which have been seen to hang

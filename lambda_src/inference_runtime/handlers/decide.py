@@ -37,7 +37,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         try:
             label = _decide(Item.from_message(message))
             if not isinstance(label, str):
-                raise StageError(f"decide returned {type(label).__name__}, expected a text")  # noqa: TRY301
+                raise StageError(f"decide returned {type(label).__name__}, expected a string")  # noqa: TRY301
         except MalformedMessageError as error:
             _log.error("malformed message %s: %s", message_id, error)
             failed.append(failure_of(message_id, error))

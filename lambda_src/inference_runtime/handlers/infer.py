@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from inference_runtime.engine.interfaces import Engine, Objects
+    from inference_runtime.engine.interfaces import Engine, ObjectStore
     from inference_runtime.tensors.tensor import Tensor
 
 RESPONSE_LIMIT = 80_000
@@ -33,10 +33,10 @@ engine: Engine = open_engine()
 _with_confidence = os.environ.get("CONFIDENCE") == "1"
 
 
-def _objects() -> Objects:
-    from inference_runtime.s3.client import light_objects  # noqa: PLC0415 - most tensors come and go inline
+def _objects() -> ObjectStore:
+    from inference_runtime.s3.client import s3_client  # noqa: PLC0415 - most tensors come and go inline
 
-    return light_objects()
+    return s3_client()
 
 
 _store = TensorStore(_objects, required("WORK_BUCKET"))
@@ -60,7 +60,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         `groups`, `[{"indices", "outputs": {name: tensor}}]`, `model_version`, and `inference`, where it ran; with
         `CONFIDENCE=1` also `confidences`, `[{"index", "confidence"}]`.
     """
-    engine.begin()
+    engine.start_deadline()
     selected = _selected(event["groups"], event.get("only"))
     groups = [(indices, engine.infer(inputs)) for indices, inputs in selected]
     response: dict[str, Any] = {"model_version": _version, "inference": engine.inference}

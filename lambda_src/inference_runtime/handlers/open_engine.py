@@ -19,7 +19,7 @@ def open_engine() -> Engine:
     memory. A process that was forked after it used CUDA could not use it at all.
     """
     if os.environ.get("GPU_CONCURRENCY"):
-        from inference_runtime.gpu.model_client import SharedEngine  # noqa: PLC0415 - no other function needs it
+        from inference_runtime.gpu.model_client import ModelClient  # noqa: PLC0415 - no other function needs it
 
-        return SharedEngine()
+        return ModelClient()
     return LocalEngine()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from inference_runtime.aws import BotocoreObjects, client
+from inference_runtime.aws import BotocoreObjectStore, client
 from inference_runtime.environment import required
 from inference_runtime.errors import StageError, reason_of
 from inference_runtime.lifecycle import answers_warming
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from inference_runtime.stages.rows import Attribute
 
 _s3: S3Client = client("s3")
-_store = TensorStore(lambda: BotocoreObjects(_s3), required("WORK_BUCKET"))
+_store = TensorStore(lambda: BotocoreObjectStore(_s3), required("WORK_BUCKET"))
 _postprocessor = Postprocessor.from_environment(client("dynamodb"))
 
 

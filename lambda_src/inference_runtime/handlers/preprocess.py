@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from inference_runtime.aws import BotocoreObjects, client
+from inference_runtime.aws import BotocoreObjectStore, client
 from inference_runtime.environment import required
 from inference_runtime.lifecycle import answers_warming
 from inference_runtime.stages.deadline import Deadline
@@ -28,7 +28,7 @@ First answers of a cascade count too: they go where the response goes.
 """
 
 _s3: S3Client = client("s3")
-_store = TensorStore(lambda: BotocoreObjects(_s3), required("WORK_BUCKET"))
+_store = TensorStore(lambda: BotocoreObjectStore(_s3), required("WORK_BUCKET"))
 _preprocessor = Preprocessor.from_environment(_s3)
 
 

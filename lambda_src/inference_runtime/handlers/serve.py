@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, cast
 
 from inference_runtime.errors import RetryableError
-from inference_runtime.gpu.dynamic_batcher import Gatherer
+from inference_runtime.gpu.dynamic_batcher import DynamicBatcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,7 +183,7 @@ def _described(kind: str, message: str) -> dict[str, str]:
     return {"errorType": kind, "errorMessage": message}
 
 
-def watch(engine: Gatherer, most: float) -> None:
+def watch(engine: DynamicBatcher, most: float) -> None:
     """End this process when the model runs on something for longer than a request may take: the GPU hangs.
 
     SageMaker has given the request up by then, and starts another container for one that ended.
@@ -202,7 +202,7 @@ def main() -> None:
     os.environ.pop("GPU_CONCURRENCY", None)  # one process serves all here
     from inference_runtime.handlers import infer  # noqa: PLC0415 - opens the model
 
-    engine = Gatherer(cast("LocalEngine", infer.engine))
+    engine = DynamicBatcher(cast("LocalEngine", infer.engine))
     infer.engine = engine
     port = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
     most = float(os.environ.get("ANSWER_SECONDS") or LONGEST)

@@ -27,7 +27,7 @@ from inference_runtime.model.private_folder import private_folder
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
-    from inference_runtime.s3.client import LightObjects
+    from inference_runtime.s3.client import S3Client
 
 RANGE_BYTES = 8 * 1024 * 1024
 """Bytes of one request; S3's own advice is 8 to 16 MB."""
@@ -68,7 +68,7 @@ def downloaded_model(folder: Path | None = None) -> str:
     RetryableError
         If S3 does not give a file as it was built.
     """
-    from inference_runtime.s3.client import light_objects  # noqa: PLC0415 - so that tests can stand in for it
+    from inference_runtime.s3.client import s3_client  # noqa: PLC0415 - so that tests can stand in for it
 
     bucket, files = required("MODEL_BUCKET"), _files()
     folder = private_folder(folder or Path(os.environ.get("TMPDIR", "/tmp")))  # noqa: S108 - else nothing can be written
@@ -81,7 +81,7 @@ def downloaded_model(folder: Path | None = None) -> str:
             for partial in target.glob("*.partial"):
                 partial.unlink()
             _check_storage(target, sum(file.size for file in missing))
-            began, objects = time.monotonic(), light_objects()
+            began, objects = time.monotonic(), s3_client()
             try:
                 for file in missing:
                     _download(objects, bucket, file, target)
@@ -124,7 +124,7 @@ def _check_storage(folder: Path, size: int) -> None:
         )
 
 
-def _download(objects: LightObjects, bucket: str, file: _File, folder: Path) -> None:
+def _download(objects: S3Client, bucket: str, file: _File, folder: Path) -> None:
     partial = folder / f"{file.name}.partial"
     for _ in range(DOWNLOADS):
         found = _fetch(objects, bucket, file, partial)
@@ -138,7 +138,7 @@ def _download(objects: LightObjects, bucket: str, file: _File, folder: Path) -> 
     )
 
 
-def _fetch(objects: LightObjects, bucket: str, file: _File, partial: Path) -> str:
+def _fetch(objects: S3Client, bucket: str, file: _File, partial: Path) -> str:
     """Write an object into a file, and return its SHA-256."""
     digest = hashlib.sha256()
     with partial.open("w+b") as stream:

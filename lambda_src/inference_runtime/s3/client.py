@@ -86,8 +86,8 @@ class _Request(NamedTuple):
     size: int = 0
 
 
-class LightObjects:
-    """Reads and writes objects; thread-safe. See `interfaces.Objects`.
+class S3Client:
+    """Reads and writes objects; thread-safe. See `interfaces.ObjectStore`.
 
     The region, the endpoint and the credentials are those of the environment, as Lambda sets it: `AWS_REGION`,
     `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, `AWS_USE_FIPS_ENDPOINT`, and what `CredentialSource` reads.
@@ -327,15 +327,15 @@ def _element(text: str, name: str) -> str:
 
 
 @cache
-def light_objects() -> LightObjects:
-    """Return the process's light client, which is made when it is first needed.
+def s3_client() -> S3Client:
+    """Return the process's client, which is made when it is first needed.
 
     Raises
     ------
     RetryableError
-        As `LightObjects` does.
+        As `S3Client` does.
     """
-    objects = LightObjects()
+    objects = S3Client()
     before_snapshot(objects.forget)
     after_restore(objects.forget)
     return objects

@@ -144,5 +144,5 @@ def _authorization() -> str:
 def _sendable(value: object, name: str) -> str:
     """Return what can be sent in a header: the error of who tries to send it otherwise would show the secret."""
     if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-        raise RetryableError(f"{name} is no text of printable ASCII characters in one line")
+        raise RetryableError(f"{name} must be a single line of printable ASCII")
     return value

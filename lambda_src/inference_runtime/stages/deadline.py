@@ -51,13 +51,13 @@ _LARGEST_SHARE = 0.25
 """Share of the time that one of several items gets at most."""
 
 _LEAST_SHARE = 0.05
-"""Share of a turn below which no further item is begun."""
+"""Share of an item's time below which no further item is begun."""
 
 _FAIR_SHARE = 0.75
-"""Share of a turn that an item must have had before it is to blame."""
+"""Share of an item's time that an item must have had before it is to blame."""
 
 
-class Turns:
+class TimeBudget:
     """Shares time among the items of a batch, so that a few slow ones leave some for the others.
 
     Parameters
@@ -71,7 +71,7 @@ class Turns:
     def __init__(self, seconds: float, count: int) -> None:
         self._end = time.monotonic() + seconds
         self._alone = count <= 1
-        self._turn = seconds if self._alone else seconds * _LARGEST_SHARE
+        self._item_timeout = seconds if self._alone else seconds * _LARGEST_SHARE
 
     def left(self) -> float:
         """Return the seconds that are left for all items, at least 0."""
@@ -79,12 +79,12 @@ class Turns:
 
     def over(self) -> bool:
         """Return whether too little is left to begin with another item."""
-        return self.left() < self._turn * _LEAST_SHARE
+        return self.left() < self._item_timeout * _LEAST_SHARE
 
-    def turn(self) -> float:
+    def item_timeout(self) -> float:
         """Return the seconds that the next item gets."""
-        return min(self._turn, self.left())
+        return min(self._item_timeout, self.left())
 
     def is_fair(self, seconds: float) -> bool:
         """Return whether an item that takes longer than this is slow, and was not merely late in its batch."""
-        return self._alone or seconds >= self._turn * _FAIR_SHARE
+        return self._alone or seconds >= self._item_timeout * _FAIR_SHARE

@@ -27,7 +27,7 @@ class InputSpec:
     dtype
         numpy's name of the type.
     shape
-        Dimensions without the batch; a text is a free dimension, the same wherever it is named.
+        Dimensions without the batch; a string is a free dimension, the same wherever it is named.
     """
 
     name: str

@@ -23,7 +23,7 @@ from inference_runtime.errors import RejectItem, reason_of
 from inference_runtime.stages.inputs import InputSpec, check_inputs
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.user_code import load_stage
-from inference_runtime.tensors import protocol as wire
+from inference_runtime.tensors import protocol
 from inference_runtime.tensors.tensor import tensors_of
 
 MIB = 1024**2
@@ -42,14 +42,14 @@ def serve(connection: socket.socket, prefix: str) -> None:
         function = load_stage(prefix)
         specs = [InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)]
     except Exception as error:
-        wire.send(connection, _described(error), {})
+        protocol.send(connection, _described(error), {})
         return
     _limit_memory()
-    wire.send(connection, {}, {})
+    protocol.send(connection, {}, {})
     while True:
         try:
-            header, received = wire.receive(connection)
-        except wire.BrokenConnectionError:
+            header, received = protocol.receive(connection)
+        except protocol.BrokenConnectionError:
             return
         data = bytes(received.pop("data").encoded())
         try:
@@ -58,7 +58,7 @@ def serve(connection: socket.socket, prefix: str) -> None:
         except Exception as error:
             answer = (_described(error), {})
         sys.stdout.flush()  # this process is killed as soon as it is not needed
-        wire.send(connection, *answer)
+        protocol.send(connection, *answer)
 
 
 def _described(error: Exception) -> dict[str, Any]:

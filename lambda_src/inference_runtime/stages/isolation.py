@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from inference_runtime.errors import RejectItem
 from inference_runtime.stages.time_limit import NotReadyError, TookTooLongError
-from inference_runtime.tensors import protocol as wire
+from inference_runtime.tensors import protocol
 from inference_runtime.tensors.tensor import Tensor, arrays_of
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _STDERR = 2
 _SHORTEST = 0.001  # a socket's timeout of 0 means something else
-_LAST_WORDS = 5.0  # seconds in which a process that has closed its end must be gone
+_EXIT_SECONDS = 5.0  # seconds in which a process that has closed its end must be gone
 
 
 class IsolatedError(Exception):
@@ -149,7 +149,7 @@ class _Worker:
         began = time.monotonic()
         self._connection.settimeout(_timeout(seconds))
         try:
-            wire.send(self._connection, {"item": item.to_json()}, {"data": Tensor("uint8", [len(data)], data)})
+            protocol.send(self._connection, {"item": item.to_json()}, {"data": Tensor("uint8", [len(data)], data)})
         except TimeoutError:
             raise
         except OSError:
@@ -160,10 +160,10 @@ class _Worker:
         """Return the tensors of the next answer."""
         self._connection.settimeout(_timeout(seconds))
         try:
-            header, tensors = wire.receive(self._connection)
+            header, tensors = protocol.receive(self._connection)
         except TimeoutError:
             raise
-        except (wire.BrokenConnectionError, OSError):
+        except (protocol.BrokenConnectionError, OSError):
             raise _DiedError(self._death()) from None
         if header.get("rejected"):
             raise RejectItem(header["cause"])
@@ -181,7 +181,7 @@ class _Worker:
     def _death(self) -> str:
         """Say how the process ended."""
         try:
-            status = self._process.wait(_LAST_WORDS)
+            status = self._process.wait(_EXIT_SECONDS)
         except subprocess.TimeoutExpired:
             return "closed its connection"
         if status >= 0:

@@ -56,8 +56,8 @@ class Item:
         """Read a queue message with an S3 "Object Created" event of EventBridge.
 
         Its `body` is the event, with `time` and `detail`; or the message has these two itself. `body` and `detail` may
-        be JSON texts, and the message's id is `message_id` or `messageId`: whether a pipe has a template for its input,
-        and what that makes of the body, does not matter.
+        be JSON strings, and the message's id is `message_id` or `messageId`: whether a pipe has a template for its
+        input, and what that makes of the body, does not matter.
 
         EventBridge carries keys as they are, unlike S3's own notifications: nothing is decoded here.
 
@@ -100,7 +100,7 @@ class Item:
 
 
 def pad_sequencer(sequencer: str) -> str:
-    """Pad a sequencer so that comparing texts orders the events of one key.
+    """Pad a sequencer so that comparing strings orders the events of one key.
 
     S3 defines the order of sequencers of different lengths as: right-pad the shorter one with zeros, then compare
     them as text (https://repost.aws/knowledge-center/s3-duplicate-sqs-messages).
@@ -142,7 +142,7 @@ def _member(value: object, name: str) -> Any:  # noqa: ANN401 - any JSON value
 
 def _text(value: object, name: str) -> str:
     if not isinstance(value, str) or not value:
-        raise MalformedMessageError(f"{name} is {value!r:.100}, expected a text")
+        raise MalformedMessageError(f"{name} is {value!r:.100}, expected a string")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which is not a character

@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from inference_runtime.aws import TIMEOUTS, error_code
 from inference_runtime.environment import json_variable
 from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
-from inference_runtime.stages.deadline import Turns
+from inference_runtime.stages.deadline import TimeBudget
 from inference_runtime.stages.inputs import InputSpec, check_inputs
 from inference_runtime.stages.item import Item, message_id_of
 from inference_runtime.stages.time_limit import NotReadyError, TookTooLongError, call_within
@@ -177,35 +177,35 @@ class Preprocessor:
         """
         items = _parse(messages, batch)
         seconds = deadline.left() if deadline is not None else math.inf
-        turns = Turns(seconds * (share if len(items) > 1 else _ALONE), len(items))
+        budget = TimeBudget(seconds * (share if len(items) > 1 else _ALONE), len(items))
         with ExitStack() as stack:
-            reads = stack.enter_context(closing(self._read_ahead(items, turns, isolate=isolate)))
-            isolation = stack.enter_context(closing(self._isolation(turns))) if isolate else None
+            reads = stack.enter_context(closing(self._read_ahead(items, budget, isolate=isolate)))
+            isolation = stack.enter_context(closing(self._isolation(budget))) if isolate else None
             watch = stack.enter_context(closing(_Watch(seconds)))
             for number, (item, read) in enumerate(reads):
-                if number and turns.over():
+                if number and budget.over():
                     batch.unfinished.extend(each.message_id for each in items[number:])
                     _log.warning("the invocation's time runs low: %s items are not begun", len(items) - number)
                     return
                 watch.item = item
-                inputs = self._inputs_of(item, read, batch, turns, isolation)
+                inputs = self._inputs_of(item, read, batch, budget, isolation)
                 watch.item = None
                 if inputs is not None:
                     batch.items.append(item)
                     yield len(batch.items) - 1, inputs
 
     def _inputs_of(
-        self, item: Item, read: Future[bytes], batch: Batch, turns: Turns, isolation: Isolation | None
+        self, item: Item, read: Future[bytes], batch: Batch, budget: TimeBudget, isolation: Isolation | None
     ) -> dict[str, Array] | None:
         """Return an item's inputs, or note in the batch why there are none."""
         where = f"s3://{item.bucket}/{item.key}, item {item.id}, message {item.message_id}"
-        seconds = turns.turn()
+        seconds = budget.item_timeout()
         try:
-            data = _result(read, turns)
-            seconds = turns.turn()
+            data = _result(read, budget)
+            seconds = budget.item_timeout()
             if isolation is not None:
                 isolation.start()  # whose time is not the item's
-                seconds = turns.turn()
+                seconds = budget.item_timeout()
                 return isolation.inputs(data, item, seconds)
             return call_within(seconds, lambda: check_inputs(self._function(data, item), self._inputs))
         except _SupersededError:
@@ -217,7 +217,7 @@ class Preprocessor:
             _log.error("cannot read %s: %s", where, error)
             batch.retry.append(item.message_id)
         except TookTooLongError as error:
-            if turns.is_fair(seconds):
+            if budget.is_fair(seconds):
                 _log.error("preprocessing failed: %s: it %s", where, error)
                 batch.fail(item.message_id, error)
             else:
@@ -232,18 +232,20 @@ class Preprocessor:
             batch.fail(item.message_id, error)
         return None
 
-    def _isolation(self, turns: Turns) -> Isolation:
+    def _isolation(self, budget: TimeBudget) -> Isolation:
         # Hardly ever needed, so it is not imported in a cold start.
         from inference_runtime.stages.isolation import Isolation  # noqa: PLC0415
 
-        isolation = Isolation(self._prefix, turns.left)
+        isolation = Isolation(self._prefix, budget.left)
         try:
             isolation.start()
         except NotReadyError as error:
             raise RetryableError(str(error)) from error
         return isolation
 
-    def _read_ahead(self, items: list[Item], turns: Turns, *, isolate: bool) -> Generator[tuple[Item, Future[bytes]]]:
+    def _read_ahead(
+        self, items: list[Item], budget: TimeBudget, *, isolate: bool
+    ) -> Generator[tuple[Item, Future[bytes]]]:
         """Yield each item and its object, which is being read; at most `MAX_CONNECTIONS` are in memory."""
         hanging = Event()
         most = _AHEAD_ISOLATED if isolate else MAX_CONNECTIONS
@@ -258,7 +260,7 @@ class Preprocessor:
                 yield waiting.popleft()
         finally:
             # Objects that are being read belong to this invocation, unless its time is over.
-            pool.shutdown(wait=not turns.over(), cancel_futures=True)
+            pool.shutdown(wait=not budget.over(), cancel_futures=True)
 
     def _read(self, item: Item, hanging: Event) -> bytes:
         if item.size == 0:
@@ -317,9 +319,9 @@ class _Watch:
             _log.error(text, item.bucket, item.key, item.id, item.message_id)
 
 
-def _result(read: Future[bytes], turns: Turns) -> bytes:
+def _result(read: Future[bytes], budget: TimeBudget) -> bytes:
     """Wait for an object, and return its bytes."""
-    left = turns.left()
+    left = budget.left()
     try:
         return read.result(left if math.isfinite(left) else None)
     except TimeoutError as error:

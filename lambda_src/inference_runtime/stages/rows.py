@@ -82,7 +82,7 @@ def row(
     first
         What another model said before, see `answers`.
     """
-    texts = {
+    strings = {
         "object": f"{item.bucket}/{item.key}",
         "version": f"{item.version_id or 'null'}#{row_version or model_version}",
         "id": item.id,
@@ -99,7 +99,7 @@ def row(
         "route": route,
         "variant": variant,
     }
-    attributes: dict[str, Attribute] = {name: {"S": text} for name, text in texts.items() if text is not None}
+    attributes: dict[str, Attribute] = {name: {"S": string} for name, string in strings.items() if string is not None}
     attributes["size"] = {"N": str(item.size)}
     if prediction is not None:
         attributes["prediction"] = prediction
@@ -167,7 +167,7 @@ def _attribute(value: object, path: str, depth: int) -> Attribute:
     if isinstance(value, dict):
         for name in value:
             if not isinstance(name, str) or not name:
-                raise ResultError(f"{path} has the key {name!r:.100}, expected a text that is not empty")
+                raise ResultError(f"{path} has the key {name!r:.100}, expected a string that is not empty")
             _attribute(name, f"{path}.{name!a}", depth)
         return {"M": {name: _attribute(member, f"{path}.{name}", depth - 1) for name, member in value.items()}}
     raise ResultError(f"{path} is {type(value).__name__}, which is neither text, number, boolean, bytes, list nor dict")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from inference_runtime.engine.interfaces import Objects
+    from inference_runtime.engine.interfaces import ObjectStore
 
 _REFERENCE_BYTES = 320  # at least what a claim check takes as JSON: a bucket's name, a key, a shape
 
@@ -34,13 +34,13 @@ class TensorStore:
         The work bucket.
     """
 
-    def __init__(self, objects: Callable[[], Objects], bucket: str) -> None:
+    def __init__(self, objects: Callable[[], ObjectStore], bucket: str) -> None:
         self._open = objects
-        self._opened: Objects | None = None
+        self._opened: ObjectStore | None = None
         self._bucket = bucket
 
     @property
-    def _objects(self) -> Objects:
+    def _objects(self) -> ObjectStore:
         if self._opened is None:
             self._opened = self._open()
         return self._opened

@@ -62,7 +62,7 @@ class Tensor:
     Raises
     ------
     ValueError
-        If the type is none of these, the shape is none, or they ask for another number of bytes or texts.
+        If the type is none of these, the shape is none, or they ask for another number of bytes or strings.
     """
 
     __slots__ = ("data", "dtype", "shape")
@@ -89,7 +89,7 @@ class Tensor:
         shape = f"{list(self.shape)!s:.{_SHOWN}}"
         if not all(type(n) is int and 0 <= n <= _MAX_SIZE for n in self.shape):
             return f"tensor of {self.dtype} has the shape {shape}, expected whole numbers from 0 to 2**63 - 1"
-        unit = "texts" if isinstance(self.data, list) else "bytes"
+        unit = "strings" if isinstance(self.data, list) else "bytes"
         expected = prod(self.shape) * ITEM_SIZES.get(self.dtype, 1)
         return f"tensor of {self.dtype} {shape} has {len(self.data)} {unit}, expected {expected}"
 
@@ -116,10 +116,10 @@ class Tensor:
             If its type cannot travel.
         """
         if array.dtype.kind in "OUT":
-            texts = array.reshape(-1).tolist()
-            if not all(isinstance(text, str) for text in texts):
-                raise ValueError(f"array of {array.dtype} holds something other than texts")
-            return cls(STRING, array.shape, texts)
+            strings = array.reshape(-1).tolist()
+            if not all(isinstance(string, str) for string in strings):
+                raise ValueError(f"array of {array.dtype} holds something other than strings")
+            return cls(STRING, array.shape, strings)
         plain = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
         if plain.dtype.name not in ITEM_SIZES:
             raise ValueError(f"tensor has dtype {plain.dtype.name!r}, expected one of {', '.join(sorted(ITEM_SIZES))}")
@@ -152,10 +152,10 @@ class Tensor:
         return len(self.encoded()) if isinstance(self.data, list) else len(self.data)
 
     def encoded(self) -> Data:
-        """Return the elements as bytes: as they are, or texts as a JSON list."""
+        """Return the elements as bytes: as they are, or strings as a JSON list."""
         if not isinstance(self.data, list):
             return self.data
-        import json  # noqa: PLC0415 - for texts alone: it takes longer than all other imports of the engine
+        import json  # noqa: PLC0415 - for strings alone: it takes longer than all other imports of the engine
 
         return json.dumps(self.data).encode()
 
@@ -179,10 +179,10 @@ class Tensor:
             return cls(dtype, shape, data)
         import json  # noqa: PLC0415 - see above
 
-        texts = json.loads(bytes(data))
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"tensor of {dtype} {list(shape)!s:.{_SHOWN}} is no list of texts")
-        return cls(dtype, shape, texts)
+        strings = json.loads(bytes(data))
+        if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
+            raise ValueError(f"tensor of {dtype} {list(shape)!s:.{_SHOWN}} is not a list of strings")
+        return cls(dtype, shape, strings)
 
     def rows(self, start: int, stop: int) -> Tensor:
         """Return items `start` to before `stop`, without a copy; like a slice, at most those that there are."""
@@ -204,12 +204,12 @@ class Tensor:
             raise IndexError(f"tensor has {self.shape[0]} items, there are no {list(rows)!s:.100}")
         shape = (len(rows), *self.shape[1:])
         if isinstance(self.data, list):
-            return Tensor(self.dtype, shape, [text for n in rows for text in self.data[n * row : (n + 1) * row]])
+            return Tensor(self.dtype, shape, [string for n in rows for string in self.data[n * row : (n + 1) * row]])
         view = memoryview(self.data)
         return Tensor(self.dtype, shape, b"".join([view[n * row : (n + 1) * row] for n in rows]))
 
     def values(self) -> Sequence[Any]:
-        """Return the elements as numbers, truth values or texts of Python, in C order."""
+        """Return the elements as Python numbers, booleans or strings, in C order."""
         if isinstance(self.data, list):
             return tuple(self.data)
         data, letter = self.data, _FORMATS.get(self.dtype)
@@ -220,12 +220,12 @@ class Tensor:
 
     @property
     def _row(self) -> int:
-        """How many bytes, or texts, an item has."""
+        """How many bytes, or strings, an item has."""
         return prod(self.shape[1:]) * ITEM_SIZES.get(self.dtype, 1)
 
 
 def zeros(dtype: str, shape: Sequence[int]) -> Tensor:
-    """Return a tensor of zeros, or of empty texts."""
+    """Return a tensor of zeros, or of empty strings."""
     count = prod(shape)
     return Tensor(dtype, shape, [""] * count if dtype == STRING else bytes(count * ITEM_SIZES[dtype]))
 
@@ -245,7 +245,7 @@ def concatenate(tensors: Sequence[Tensor]) -> Tensor:
         raise ValueError(f"cannot concatenate {', '.join(map(repr, tensors))!s:.300}: types or shapes differ")
     shape = (sum(len(tensor) for tensor in tensors), *first.shape[1:])
     if first.dtype == STRING:
-        return Tensor(STRING, shape, [text for tensor in tensors for text in tensor.data])  # type: ignore[misc]
+        return Tensor(STRING, shape, [string for tensor in tensors for string in tensor.data])  # type: ignore[misc]
     return Tensor(first.dtype, shape, b"".join([tensor.data for tensor in tensors]))  # type: ignore[misc]
 
 

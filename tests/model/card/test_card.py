@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.card import render
 from cdk_inference.model.card.entry import read
-from cdk_inference.model.card.words import percent, size, verdict
+from cdk_inference.model.card.formatting import percent, size, verdict
 
 from . import entries
 

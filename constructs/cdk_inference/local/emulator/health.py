@@ -53,7 +53,7 @@ class Health:
         return self._failure
 
     @property
-    def untold(self) -> bool:
+    def unreported(self) -> bool:
         """Whether something failed and no ``check`` has raised it yet."""
         return self._failure is not None and not self._told
 

@@ -433,7 +433,7 @@ class PipeRunner:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
-        if error is None and self.health.untold:
+        if error is None and self.health.unreported:
             self.health.check()
 
     def _end(self, part: str, error: BaseException) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cdk_inference.model.card import comparison, plots, words
+from cdk_inference.model.card import comparison, formatting, plots
 from cdk_inference.model.card.samples import Sample, class_name, samples
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot in two sizes, with what it says in words."""
+    """A plot in two sizes, with what it says in formatting."""
 
     wide: str
     narrow: str
@@ -98,7 +98,7 @@ class Page:
     candidates: list[Row]
     candidates_note: str
     trade_off: Plot | None
-    checks: list[words.Check]
+    checks: list[formatting.Check]
     gate_note: str
     task: comparison.Task | None
     against: str
@@ -123,8 +123,8 @@ def page(entry: Entry) -> Page:
     provenance = {k: str(v) for k, v in entry.manifest.provenance.items()}
     return Page(
         entry=entry,
-        passed=words.passed(entry),
-        verdict=words.verdict(entry),
+        passed=formatting.passed(entry),
+        verdict=formatting.verdict(entry),
         tiles=_tiles(entry),
         facts=_facts(entry, provenance),
         licence=provenance.get("license", ""),
@@ -132,7 +132,7 @@ def page(entry: Entry) -> Page:
         candidates=rows,
         candidates_note=_candidates_note(entry),
         trade_off=_trade_off(entry, rows),
-        checks=words.checks(entry),
+        checks=formatting.checks(entry),
         gate_note=_gate_note(entry),
         task=task,
         against=_against(entry, task),
@@ -141,35 +141,35 @@ def page(entry: Entry) -> Page:
         plot_note=note,
         samples=samples(entry, task),
         passes=_passes(entry),
-        passes_total=words.seconds(sum(_number(p.get("seconds")) for p in entry.report.passes)),
+        passes_total=formatting.seconds(sum(_number(p.get("seconds")) for p in entry.report.passes)),
         versions=sorted((k.removeprefix("version:"), v) for k, v in provenance.items() if k.startswith("version:")),
         host=[(_label(k), _scalar(v)) for k, v in entry.report.host.items()],
         recipe=entry.report.recipe,
         recipe_json=json.dumps(entry.report.recipe, indent=2, ensure_ascii=False, default=str),
-        metric=words.metric_name(entry.report.gate.metric),
+        metric=formatting.metric_name(entry.report.gate.metric),
     )
 
 
 def _tiles(entry: Entry) -> list[Tile]:
     gate = entry.report.gate
     before = "" if entry.is_float else "float32 "
-    label = words.metric_name(gate.metric)
+    label = formatting.metric_name(gate.metric)
     tiles = [
         Tile(
             label[0].upper() + label[1:],
-            words.quality(gate.metric, gate.deployed),
-            f"gate {words.quality(gate.metric, gate.limit)}",
+            formatting.quality(gate.metric, gate.deployed),
+            f"gate {formatting.quality(gate.metric, gate.limit)}",
         ),
         Tile(
             "Size",
-            words.size(entry.manifest.size_bytes),
-            before and f"{before}{words.size(entry.baseline.size_bytes or 0)}",
+            formatting.size(entry.manifest.size_bytes),
+            before and f"{before}{formatting.size(entry.baseline.size_bytes or 0)}",
         ),
     ]
     if entry.shipped.latency_ms is not None:
         old = entry.baseline.latency_ms
-        compared = f"{before}{words.milliseconds(old)}" if before and old is not None else "one sample, one thread"
-        tiles.append(Tile("Latency", words.milliseconds(entry.shipped.latency_ms), compared))
+        compared = f"{before}{formatting.milliseconds(old)}" if before and old is not None else "one sample, one thread"
+        tiles.append(Tile("Latency", formatting.milliseconds(entry.shipped.latency_ms), compared))
     memory = entry.report.peak_memory_mb or {}
     if "deployed" in memory:
         compared = f"{before}{memory['float32']:.0f} MB" if before and "float32" in memory else ""
@@ -188,7 +188,7 @@ def _facts(entry: Entry, provenance: dict[str, str]) -> list[tuple[str, str]]:
         ("ONNX operator set", str(entry.manifest.opset)),
     ]
     if "exported" in parity:
-        facts.append(("Export", f"cosine {words.quality('cosine', parity['exported'])} with the original"))
+        facts.append(("Export", f"cosine {formatting.quality('cosine', parity['exported'])} with the original"))
     if "recipe" in provenance:
         facts.append(("Recipe hash", provenance["recipe"][:12]))
     return [(name, value) for name, value in facts if value]
@@ -226,7 +226,7 @@ def _rows(entry: Entry) -> list[Row]:
     latencies = [c.latency_ms for c in entry.report.candidates if c.latency_ms]
     rows = []
     for number, candidate in enumerate(entry.report.candidates, 1):
-        status = words.STATUS.get(candidate.status, candidate.status)
+        status = formatting.STATUS.get(candidate.status, candidate.status)
         rows.append(
             Row(
                 number=number,
@@ -234,13 +234,13 @@ def _rows(entry: Entry) -> list[Row]:
                 shape=_shape(entry, candidate),
                 status=status,
                 reason=candidate.reason or "",
-                quality=_or_dash(candidate.quality, lambda v: words.quality(gate.metric, v)),
-                cosine=_or_dash(candidate.cosine, lambda v: words.quality("cosine", v)),
-                size=_or_dash(candidate.size_bytes, words.size),
+                quality=_or_dash(candidate.quality, lambda v: formatting.quality(gate.metric, v)),
+                cosine=_or_dash(candidate.cosine, lambda v: formatting.quality("cosine", v)),
+                size=_or_dash(candidate.size_bytes, formatting.size),
                 size_share=candidate.size_bytes / max(sizes) if candidate.size_bytes else None,
-                latency=_or_dash(candidate.latency_ms, words.milliseconds),
+                latency=_or_dash(candidate.latency_ms, formatting.milliseconds),
                 latency_share=candidate.latency_ms / max(latencies) if candidate.latency_ms else None,
-                speedup=_or_dash(candidate.speedup, lambda v: f"{words.figure(v)} \N{MULTIPLICATION SIGN}"),
+                speedup=_or_dash(candidate.speedup, lambda v: f"{formatting.figure(v)} \N{MULTIPLICATION SIGN}"),
                 shipped=candidate.status == "shipped",
                 failed=candidate.status in ("failed", "error"),
             )
@@ -271,14 +271,15 @@ def _trade_off(entry: Entry, rows: list[Row]) -> Plot | None:
         cost = candidate.latency_ms if timed else candidate.size_bytes and candidate.size_bytes / 1e6
         if candidate.quality is None or not cost:
             continue
-        tip = f"{row.name}: {row.status}; {words.metric_name(gate.metric)} {row.quality}, {row.size}, {row.latency}"
+        name = formatting.metric_name(gate.metric)
+        tip = f"{row.name}: {row.status}; {name} {row.quality}, {row.size}, {row.latency}"
         points.append(
             plots.Point(row.number, row.name, row.shape, cost, candidate.quality, candidate.size_bytes or 1, tip)
         )
     if len(points) < 2:  # noqa: PLR2004  # one point is not a trade-off
         return None
     unit = "ms for one sample" if timed else "MB"
-    name = words.metric_name(gate.metric)
+    name = formatting.metric_name(gate.metric)
     better = "higher is better" if gate.higher_is_better else "lower is better, and drawn higher"
 
     def draw(canvas: Canvas) -> str:
@@ -288,7 +289,7 @@ def _trade_off(entry: Entry, rows: list[Row]) -> Plot | None:
             cost_label=f"← {'faster' if timed else 'smaller'}, {unit}",
             quality_label=f"{name}, {better}" if canvas.names else name,
             limit=gate.limit,
-            limit_label=f"gate {words.quality(gate.metric, gate.limit)}",
+            limit_label=f"gate {formatting.quality(gate.metric, gate.limit)}",
             higher_is_better=gate.higher_is_better,
             show_quality=lambda value: _tick(gate.metric, value),
         )
@@ -296,7 +297,7 @@ def _trade_off(entry: Entry, rows: list[Row]) -> Plot | None:
     alt = (
         f"Plot of {name} against {'latency' if timed else 'size'}. "
         + " ".join(f"{p.number}: {p.tip}." for p in points)
-        + f" The gate is at {words.quality(gate.metric, gate.limit)}."
+        + f" The gate is at {formatting.quality(gate.metric, gate.limit)}."
     )
     return Plot(draw(plots.WIDE), draw(plots.NARROW), alt)
 
@@ -317,10 +318,10 @@ def _gate_note(entry: Entry) -> str:
         if gate.metric.startswith("top"):
             points = f"{drop * 100:g} percentage point{'' if drop == 0.01 else 's'}"  # noqa: PLR2004
         allowed = f" It may be worse than float32 by {points}."
-    out = words.left_out(entry)
+    out = formatting.left_out(entry)
     unsure = f" {out} less certain ones do not count." if out else ""
     holds = f" The figures hold on {' and '.join(entry.manifest.exact_on)}."
-    return f"Evaluated on {words.samples(entry, gate.samples)}{words.sure(entry)}.{unsure}{allowed}{holds}"
+    return f"Evaluated on {formatting.samples(entry, gate.samples)}{formatting.sure(entry)}.{unsure}{allowed}{holds}"
 
 
 def _against(entry: Entry, task: comparison.Task | None) -> str:
@@ -347,7 +348,7 @@ def _matrix(entry: Entry) -> Matrix | None:
         ],
         pooled=counted.pooled,
         pooled_differences=counted.pooled_differences,
-        samples=words.samples(entry, counted.samples),
+        samples=formatting.samples(entry, counted.samples),
         differing=[(class_name(entry, a), class_name(entry, b), n) for a, b, n in counted.differing][
             :_MOST_DIFFERENCES
         ],
@@ -362,7 +363,7 @@ def _plot(entry: Entry, task: comparison.Task | None) -> tuple[Plot | None, str]
             return None, ""
         mean, worst = float(values.mean()), float(values.min())
         low = float(np.quantile(values, 0.05))
-        show = functools.partial(words.quality, "cosine")
+        show = functools.partial(formatting.quality, "cosine")
         note = (
             f"Cosine similarity of each sample's float32 and deployed outputs. The mean is {show(mean)}, the lowest "
             f"{show(worst)}; one sample in twenty is below {show(low)}."
@@ -387,7 +388,8 @@ def _plot(entry: Entry, task: comparison.Task | None) -> tuple[Plot | None, str]
         what = "label" if against == "label" else "float32's value"
         note = (
             f"The deployed model's values against the {what}s; on the line they are equal. "
-            f"The mean error is {words.figure(float(error.mean()))}, the largest {words.figure(float(error.max()))}."
+            f"The mean error is {formatting.figure(float(error.mean()))}, "
+            f"the largest {formatting.figure(float(error.max()))}."
         ).replace("the float32's values", "float32's")
 
         def dots(canvas: Canvas) -> str:
@@ -401,7 +403,7 @@ def _passes(entry: Entry) -> list[Pass]:
     times = [_number(p.get("seconds")) for p in entry.report.passes]
     longest = max([*times, 1e-9])
     return [
-        Pass(_scalar(p.get("pass", "?")), words.seconds(t), t / longest, p.get("cached") is True)
+        Pass(_scalar(p.get("pass", "?")), formatting.seconds(t), t / longest, p.get("cached") is True)
         for p, t in zip(entry.report.passes, times, strict=True)
     ]
 

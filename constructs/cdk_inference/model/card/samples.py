@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from cdk_inference.model.card import comparison, words
+from cdk_inference.model.card import comparison, formatting
 from cdk_inference.model.card.escaping import clean
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def samples(entry: Entry, task: Task | None) -> list[Sample]:
                 float32=before,
                 deployed=after,
                 differs=bool(task != "regression" and before and after and before[0].text != after[0].text),
-                similarity=f"cosine {words.quality('cosine', similarity[index])}" if similarity else None,
+                similarity=f"cosine {formatting.quality('cosine', similarity[index])}" if similarity else None,
             )
         )
     return result
@@ -150,7 +150,7 @@ def _neighbours(entry: Entry, outputs: dict[str, Array]) -> list[list[Answer]]:
                 f"closest to {other + 1}: {clean(texts[other], _NAME)}"
                 if other < len(texts) and texts[other]
                 else f"closest to sample {other + 1}",
-                words.quality("cosine", round(similarity, 3)),
+                formatting.quality("cosine", round(similarity, 3)),
             )
         ]
         for other, similarity in comparison.nearest(outputs)
@@ -169,7 +169,7 @@ def _numbers(entry: Entry, index: int) -> str:
 
 def _pictures(entry: Entry, count: int) -> list[Picture]:
     """Return the samples as images, if exactly one input holds images."""
-    layouts = {i.name: words.image_layout(i.dtype, i.shape) for i in entry.manifest.inputs}
+    layouts = {i.name: formatting.image_layout(i.dtype, i.shape) for i in entry.manifest.inputs}
     images = [(name, layout) for name, layout in layouts.items() if layout is not None and name in entry.inputs]
     if len(images) != 1:
         return []

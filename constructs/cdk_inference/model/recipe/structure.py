@@ -67,7 +67,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(bool, _truth)  # after int, of which it is one
     converter.register_structure_hook(str, _text)
-    # Sizes are numbers and symbolic sizes are texts: both are what they are.
+    # Sizes are numbers and symbolic sizes are strings: both are what they are.
     converter.register_structure_hook(str | int, lambda value, _: value)
     placed = Download | HubFile | PackageFile
     configure_tagged_union(placed, converter, tag_generator=_kind, tag_name="kind")

@@ -120,7 +120,7 @@ class _Code:
 
     def __init__(self, folder: Path, recipe: ModelRecipe, names: Sequence[str]) -> None:
         references = {*_references(recipe)}
-        self._said = frozenset(_texts(recipe.to_data()))
+        self._said = frozenset(_strings(recipe.to_data()))
         self._trees: dict[str, ast.Module] = {}
         self._opaque = False
         waiting = [name for name in names if name in references]
@@ -153,12 +153,12 @@ def _references(recipe: ModelRecipe) -> Iterator[str]:
         yield recipe.source.factory.partition(":")[0]
 
 
-def _texts(data: object) -> Iterator[str]:
+def _strings(data: object) -> Iterator[str]:
     if isinstance(data, str):
         yield data
     elif isinstance(data, dict | list):
         for member in data.values() if isinstance(data, dict) else data:
-            yield from _texts(member)
+            yield from _strings(member)
 
 
 def _parse(text: bytes) -> ast.Module | None:

@@ -108,7 +108,7 @@ def _decode(data: bytes) -> str:
 def _member(data: bytes, field: str) -> str:
     text = JsonObject(data)[field]
     if not isinstance(text, str):
-        raise RejectItem(f"field {field!r} is {text!r:.100}, expected a text")
+        raise RejectItem(f"field {field!r} is {text!r:.100}, expected a string")
     try:
         text.encode()
     except UnicodeEncodeError as error:

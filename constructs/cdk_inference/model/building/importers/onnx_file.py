@@ -65,7 +65,7 @@ def load_onnx(recipe: ModelRecipe, path: Path, external: Iterable[Path] = ()) ->
         _check_opset(model, subject)
         single = _check_tensors(model, recipe, subject)
     except (TypeError, AttributeError) as error:  # texts that are not UTF-8 come as bytes
-        raise ModelBuildError(f"{subject} is damaged: it has texts that are none") from error
+        raise ModelBuildError(f"{subject} is damaged: it contains strings that are not valid UTF-8") from error
     return OnnxModel(recipe, model, subject, single=single)
 
 

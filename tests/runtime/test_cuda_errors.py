@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from inference_runtime.engine.cuda_errors import trouble
+from inference_runtime.engine.cuda_errors import error_class
 from inference_runtime.errors import KernelFaultError, OutOfMemoryError, RetryableError
 
 PREFIX = "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Name:'c' "
@@ -47,4 +47,4 @@ def cuda(library: str, number: int, text: str, expression: str = "cudaMalloc((vo
     ],
 )
 def test_trouble(text: str, kind: type[Exception] | None) -> None:
-    assert trouble(RuntimeError(text)) is kind
+    assert error_class(RuntimeError(text)) is kind

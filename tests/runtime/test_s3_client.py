@@ -1,4 +1,4 @@
-"""The light client of S3: it signs as botocore does, goes where botocore goes, and takes trouble as botocore does."""
+"""The S3 client of the inference function signs, finds endpoints and retries as botocore does."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_runtime.errors import RetryableError
-from inference_runtime.s3 import client as light_s3
-from inference_runtime.s3 import credentials as light_s3_credentials
+from inference_runtime.s3 import client, credentials
 from inference_runtime.s3.address import Locator
-from inference_runtime.s3.client import LightObjects, S3Error, light_objects
+from inference_runtime.s3.client import S3Client, S3Error, s3_client
 from inference_runtime.s3.credentials import Credentials, CredentialSource
 from inference_runtime.s3.signing import signed_headers
 
@@ -38,7 +37,7 @@ from .storage_server import TLS, storage_server
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3 import S3Client as BotocoreClient
 
     from .storage_server import StorageServer
 
@@ -60,8 +59,8 @@ STRANGE = [
 
 @pytest.fixture
 def server(environment: pytest.MonkeyPatch) -> Iterator[StorageServer]:
-    environment.setattr(light_s3, "LONGEST_PAUSE", 0)
-    environment.setattr(light_s3, "READ_TIMEOUT", 0.5)
+    environment.setattr(client, "LONGEST_PAUSE", 0)
+    environment.setattr(client, "READ_TIMEOUT", 0.5)
     with storage_server() as server:
         environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
         yield server
@@ -107,7 +106,7 @@ class Nothing(io.BytesIO):
 
 def of_botocore(bucket: str, key: str, region: str, **config: Any) -> tuple[str, str]:
     """Return the host and the path that botocore asks for an object."""
-    client = botocore.session.get_session().create_client(
+    botocore_client = botocore.session.get_session().create_client(
         "s3",
         region_name=region,
         aws_access_key_id="a",
@@ -121,9 +120,9 @@ def of_botocore(bucket: str, key: str, region: str, **config: Any) -> tuple[str,
         found.append(request.url)
         return AWSResponse(request.url, 404, {}, Nothing())
 
-    client.meta.events.register("before-send.s3", capture)
-    with pytest.raises(client.exceptions.ClientError):
-        client.get_object(Bucket=bucket, Key=key)
+    botocore_client.meta.events.register("before-send.s3", capture)
+    with pytest.raises(botocore_client.exceptions.ClientError):
+        botocore_client.get_object(Bucket=bucket, Key=key)
     url = urlsplit(found[0])
     return url.netloc, url.path
 
@@ -202,34 +201,34 @@ def test_a_configured_endpoint_has_buckets_in_the_path(
 def test_an_endpoint_that_is_none_fails(aws: pytest.MonkeyPatch, url: str) -> None:
     aws.setenv("AWS_ENDPOINT_URL", url)
     with pytest.raises(RetryableError, match="the endpoint of S3 is"):
-        LightObjects()
+        S3Client()
 
 
 @pytest.mark.parametrize("bucket", ["", "b" * 300, "a/b", "evil.com#", "a@b", "Ä", "\ud800", "-a-", "a\nb"])
 def test_a_bucket_that_is_none_fails(environment: pytest.MonkeyPatch, bucket: str) -> None:
     environment.delenv("AWS_ENDPOINT_URL")
     with pytest.raises(RetryableError, match=r"is no name of a bucket|there can be no object"):
-        LightObjects().get(bucket, "key")
+        S3Client().get(bucket, "key")
 
 
 @pytest.mark.parametrize(("bucket", "key"), [("", "key"), ("bucket", "\udcff"), ("\udcff", "key")])
 def test_a_name_that_cannot_be_fails_at_an_endpoint(environment: pytest.MonkeyPatch, bucket: str, key: str) -> None:
     with pytest.raises(RetryableError, match=r"is no name of a bucket|there can be no object"):
-        LightObjects().put(bucket, key, b"")
+        S3Client().put(bucket, key, b"")
 
 
 def test_a_process_has_one_client(environment: pytest.MonkeyPatch) -> None:
-    assert light_objects() is light_objects()
+    assert s3_client() is s3_client()
 
 
 def test_no_region_fails(aws: pytest.MonkeyPatch) -> None:
     aws.delenv("AWS_DEFAULT_REGION")
     with pytest.raises(RetryableError, match="AWS_REGION"):
-        LightObjects()
+        S3Client()
 
 
-def test_it_reads_what_it_wrote(bucket: str, s3: S3Client) -> None:
-    objects, data = LightObjects(), os.urandom(300_000)
+def test_it_reads_what_it_wrote(bucket: str, s3: BotocoreClient) -> None:
+    objects, data = S3Client(), os.urandom(300_000)
     for number, key in enumerate(k for k in STRANGE if k.isprintable() and ".." not in k):
         body = data[: 1000 * number]
         objects.put(bucket, key, body)
@@ -239,28 +238,28 @@ def test_it_reads_what_it_wrote(bucket: str, s3: S3Client) -> None:
     assert objects.get(bucket, "view") == data[100:200]
 
 
-def test_it_reads_parts(bucket: str, s3: S3Client) -> None:
+def test_it_reads_parts(bucket: str, s3: BotocoreClient) -> None:
     data = os.urandom(100_000)
     s3.put_object(Bucket=bucket, Key="k", Body=data)
     buffer = bytearray(1000)
     for start in (0, 1, 50_000, 99_000):
-        LightObjects().read_into(bucket, "k", start, memoryview(buffer), size=len(data))
+        S3Client().read_into(bucket, "k", start, memoryview(buffer), size=len(data))
         assert buffer == data[start : start + 1000]
     with pytest.raises(RetryableError, match="the object has 100000 bytes, expected 100001"):
-        LightObjects().read_into(bucket, "k", 0, memoryview(buffer), size=100_001)
+        S3Client().read_into(bucket, "k", 0, memoryview(buffer), size=100_001)
 
 
 def test_what_s3_refuses_fails_with_its_code(bucket: str) -> None:
     with pytest.raises(RetryableError, match=rf"cannot read s3://{bucket}/no: NoSuchKey: .+ \(status 404") as raised:
-        LightObjects().get(bucket, "no")
+        S3Client().get(bucket, "no")
     assert isinstance(raised.value.__cause__, S3Error)
     assert raised.value.__cause__.code == "NoSuchKey"
     with pytest.raises(RetryableError, match="cannot write s3://no-such-bucket/k: NoSuchBucket"):
-        LightObjects().put("no-such-bucket", "k", b"")
+        S3Client().put("no-such-bucket", "k", b"")
 
 
 def test_one_connection_serves_many_requests(server: StorageServer) -> None:
-    objects = LightObjects()
+    objects = S3Client()
     for number in range(5):
         objects.put("b", f"{number}", b"x")
         objects.get("b", f"{number}")
@@ -271,7 +270,7 @@ def test_one_connection_serves_many_requests(server: StorageServer) -> None:
 
 def test_threads_have_connections_of_their_own(server: StorageServer) -> None:
     server.objects["/b/k"] = b"data"
-    objects, found = LightObjects(), []
+    objects, found = S3Client(), []
     threads = [threading.Thread(target=lambda: found.append(objects.get("b", "k"))) for _ in range(20)]
     for thread in threads:
         thread.start()
@@ -282,7 +281,7 @@ def test_threads_have_connections_of_their_own(server: StorageServer) -> None:
 
 def test_a_connection_that_was_closed_meanwhile_is_replaced(server: StorageServer) -> None:
     server.objects["/b/k"] = b"data"
-    objects = LightObjects()
+    objects = S3Client()
     for _ in range(3):
         server.troubles = ["close"]
         assert objects.get("b", "k") == b"data"
@@ -295,10 +294,10 @@ def test_a_connection_that_was_closed_meanwhile_is_replaced(server: StorageServe
 
 def test_a_connection_is_not_used_again_after_a_freeze(server: StorageServer, environment: pytest.MonkeyPatch) -> None:
     server.objects["/b/k"] = b"data"
-    objects = LightObjects()
+    objects = S3Client()
     objects.get("b", "k")
     clock = time.time
-    environment.setattr(light_s3.time, "time", lambda: clock() + light_s3.IDLE_SECONDS + 1)
+    environment.setattr(client.time, "time", lambda: clock() + client.IDLE_SECONDS + 1)
     objects.get("b", "k")
     assert len(server.connections) == 2
     objects.forget()
@@ -310,7 +309,7 @@ def test_a_connection_is_not_used_again_after_a_freeze(server: StorageServer, en
 def test_trouble_is_tried_twice(server: StorageServer, trouble: int | str) -> None:
     server.objects["/b/k"] = b"data"
     server.troubles = [trouble]
-    assert LightObjects().get("b", "k") == b"data"
+    assert S3Client().get("b", "k") == b"data"
     assert len(server.requests) == 2
 
 
@@ -319,7 +318,7 @@ def test_trouble_that_stays_fails(server: StorageServer, trouble: int | str) -> 
     server.objects["/b/k"] = b"data"
     server.troubles = [trouble] * 2
     with pytest.raises(RetryableError, match="cannot read s3://b/k: "):
-        LightObjects().get("b", "k")
+        S3Client().get("b", "k")
     assert len(server.requests) == 2
 
 
@@ -327,7 +326,7 @@ def test_trouble_that_stays_fails(server: StorageServer, trouble: int | str) -> 
 def test_a_refusal_is_not_tried_again_and_fails(server: StorageServer, code: str) -> None:
     server.troubles = [code]
     with pytest.raises(RetryableError, match=code):
-        LightObjects().put("b", "k", b"")
+        S3Client().put("b", "k", b"")
     assert len(server.requests) == 1
 
 
@@ -335,36 +334,36 @@ def test_a_part_that_is_cut_off_is_read_again(server: StorageServer) -> None:
     server.objects["/b/k"] = bytes(range(100))
     server.troubles = ["cut"]
     buffer = bytearray(50)
-    LightObjects().read_into("b", "k", 10, memoryview(buffer), size=100)
+    S3Client().read_into("b", "k", 10, memoryview(buffer), size=100)
     assert buffer == bytes(range(10, 60))
 
 
 def test_bytes_of_another_size_that_come_late_fail_and_are_no_answer_to_the_next_request(server: StorageServer) -> None:
     server.objects = {"/b/other": b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nforeign", "/b/k": b"data"}
     server.troubles = ["late"]
-    objects, buffer = LightObjects(), bytearray(52)
+    objects, buffer = S3Client(), bytearray(52)
     with pytest.raises(RetryableError, match="expected 100"):
         objects.read_into("b", "other", 0, memoryview(buffer), size=100)
     assert objects.get("b", "k") == b"data"
 
 
 def test_s3_that_cannot_be_reached_fails(environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(light_s3, "LONGEST_PAUSE", 0)
+    environment.setattr(client, "LONGEST_PAUSE", 0)
     with storage_server() as server:
         environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
     with pytest.raises(RetryableError, match="ConnectionRefusedError"):
-        LightObjects().get("b", "k")
+        S3Client().get("b", "k")
 
 
 def test_tls_is_verified(environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(light_s3, "LONGEST_PAUSE", 0)
+    environment.setattr(client, "LONGEST_PAUSE", 0)
     with storage_server(tls=True) as server:
         environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
         with pytest.raises(RetryableError, match="CERTIFICATE_VERIFY_FAILED"):
-            LightObjects().put("b", "k", b"data")
+            S3Client().put("b", "k", b"data")
         assert server.requests == []
         environment.setenv("AWS_CA_BUNDLE", str(TLS / "certificate.pem"))
-        objects = LightObjects()
+        objects = S3Client()
         objects.put("b", "k", b"data")
         assert objects.get("b", "k") == b"data"
 
@@ -428,7 +427,7 @@ def test_a_container_asks_its_endpoint_once(container: Endpoint) -> None:
 
 def test_credentials_are_replaced_before_they_expire(container: Endpoint) -> None:
     source = CredentialSource()
-    container.lifetime = light_s3_credentials.EARLY - 1
+    container.lifetime = credentials.EARLY - 1
     assert [source.get().key_id for _ in range(2)] == ["KEY1", "KEY2"]
     # As long as they are valid, an endpoint that is out of order does no harm.
     container.broken = True
@@ -445,7 +444,7 @@ def test_an_endpoint_that_is_out_of_order_fails(container: Endpoint) -> None:
 def test_s3_gets_other_credentials_after_it_refused_some(container: Endpoint, server: StorageServer) -> None:
     server.objects["/b/k"] = b"data"
     server.troubles = ["ExpiredToken"]
-    assert LightObjects().get("b", "k") == b"data"
+    assert S3Client().get("b", "k") == b"data"
     keys = [headers["authorization"].partition("Credential=")[2][:4] for _, _, headers in server.requests]
     assert keys == ["KEY1", "KEY2"]
     assert server.requests[0][2]["x-amz-security-token"] == "token"
@@ -454,7 +453,7 @@ def test_s3_gets_other_credentials_after_it_refused_some(container: Endpoint, se
 def test_the_token_may_be_in_a_file(container: Endpoint, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("from a file\n")
     environment.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "token"))
-    environment.setattr(light_s3_credentials, "_RELATIVE_HOST", container.url)
+    environment.setattr(credentials, "_RELATIVE_HOST", container.url)
     environment.setenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/relative")
     CredentialSource().get()
     assert container.asked == [("/relative", "from a file")]
@@ -473,8 +472,8 @@ def test_a_secret_that_cannot_be_sent_fails_without_being_shown(
     environment: pytest.MonkeyPatch, server: StorageServer, name: str, secret: str
 ) -> None:
     environment.setenv(name, secret)
-    with pytest.raises(RetryableError, match=rf"{name} is no text") as raised:
-        LightObjects().put("b", "k", b"")
+    with pytest.raises(RetryableError, match=f"{name} must be a single line") as raised:
+        S3Client().put("b", "k", b"")
     assert "hid" not in "".join(traceback.format_exception(raised.value))
 
 
@@ -511,7 +510,7 @@ def test_it_imports_nothing_but_the_standard_library(python: Callable[[str], str
 @pytest.fixture
 def python() -> Callable[[str], str]:
     """Run a program in a fresh process, and return what it prints."""
-    root = Path(light_s3.__file__).parents[2]
+    root = Path(client.__file__).parents[2]
 
     def run(program: str) -> str:
         command = [sys.executable, "-S", "-c", program]

@@ -18,7 +18,7 @@ from tests.waiting import PATIENCE
 
 from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.errors import StageError
-from inference_runtime.gpu.dynamic_batcher import Gatherer
+from inference_runtime.gpu.dynamic_batcher import DynamicBatcher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,15 +52,15 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> LocalEngine:
 
 
 @pytest.fixture(scope="module")
-def gatherer(local: LocalEngine) -> Gatherer:
-    return Gatherer(local)
+def batcher(local: LocalEngine) -> DynamicBatcher:
+    return DynamicBatcher(local)
 
 
 class Held:
     """Keeps the model busy, so that what is asked for meanwhile gathers."""
 
-    def __init__(self, gatherer: Gatherer) -> None:
-        self._gatherer = gatherer
+    def __init__(self, batcher: DynamicBatcher) -> None:
+        self._batcher = batcher
         self._go = threading.Event()
 
     def __enter__(self) -> None:
@@ -70,12 +70,12 @@ class Held:
             begun.set()
             self._go.wait(PATIENCE)
 
-        self._thread = threading.Thread(target=self._gatherer.between_batches, args=[wait])
+        self._thread = threading.Thread(target=self._batcher.run_exclusively, args=[wait])
         self._thread.start()
         assert begun.wait(PATIENCE)
 
     def __exit__(self, *_: object) -> None:
-        while len(self._gatherer._waiting) < self.expected:
+        while len(self._batcher._waiting) < self.expected:
             pass
         self._go.set()
         self._thread.join()
@@ -92,19 +92,19 @@ requests = st.lists(
 
 @settings(max_examples=60)
 @given(requests)
-def test_in_any_company_the_results_are_ones_own(gatherer: Gatherer, asked: list[tuple[int, int, int]]) -> None:
+def test_in_any_company_the_results_are_ones_own(batcher: DynamicBatcher, asked: list[tuple[int, int, int]]) -> None:
     """Items that the model fails on are among them: they fail by themselves."""
 
     def ask(request: tuple[int, int, int]) -> bool:
         count, length, value = request
         x = np.full((count, length), value)
         try:
-            y = infer(gatherer, {"x": x})["y"]
+            y = infer(batcher, {"x": x})["y"]
         except Exception as error:
             return value == 100 and "out of data bounds" in str(error)
         return value != 100 and y.shape == x.shape and bool((y == x * x).all())
 
-    held = Held(gatherer)
+    held = Held(batcher)
     held.expected = len(asked)
     with ThreadPoolExecutor(len(asked)) as pool:
         with held:
@@ -112,44 +112,44 @@ def test_in_any_company_the_results_are_ones_own(gatherer: Gatherer, asked: list
         assert all(answers)
 
 
-def ask_at_once(gatherer: Gatherer, *xs: np.ndarray) -> list[dict[str, np.ndarray]]:
-    held = Held(gatherer)
+def ask_at_once(batcher: DynamicBatcher, *xs: np.ndarray) -> list[dict[str, np.ndarray]]:
+    held = Held(batcher)
     held.expected = len(xs)
     with ThreadPoolExecutor(len(xs)) as pool:
         with held:
-            futures = [pool.submit(infer, gatherer, {"x": x}) for x in xs]
+            futures = [pool.submit(infer, batcher, {"x": x}) for x in xs]
         return [future.result() for future in futures]
 
 
-def test_what_waits_runs_as_one_batch(gatherer: Gatherer) -> None:
-    one, two, three = ask_at_once(gatherer, *(np.full((n, 2), n) for n in (1, 2, 3)))
+def test_what_waits_runs_as_one_batch(batcher: DynamicBatcher) -> None:
+    one, two, three = ask_at_once(batcher, *(np.full((n, 2), n) for n in (1, 2, 3)))
     assert one["count"].tolist() == [6]
     assert two["count"].tolist() == [6, 6]
     assert three["y"].tolist() == [[9, 9]] * 3
 
 
-def test_a_batch_stays_within_the_limit(gatherer: Gatherer) -> None:
-    outputs = ask_at_once(gatherer, *(np.full((5, 1), n) for n in range(4)))
+def test_a_batch_stays_within_the_limit(batcher: DynamicBatcher) -> None:
+    outputs = ask_at_once(batcher, *(np.full((5, 1), n) for n in range(4)))
     assert [set(found["count"].tolist()) for found in outputs] == [{10}] * 4
-    [large] = ask_at_once(gatherer, np.ones((30, 1), int))
+    [large] = ask_at_once(batcher, np.ones((30, 1), int))
     assert large["count"].tolist() == [12] * 24 + [6] * 6
 
 
-def test_other_shapes_wait_for_their_turn(gatherer: Gatherer) -> None:
-    outputs = ask_at_once(gatherer, *(np.full((2, length), 1) for length in (1, 2, 1, 2, 3)))
+def test_other_shapes_wait_for_their_turn(batcher: DynamicBatcher) -> None:
+    outputs = ask_at_once(batcher, *(np.full((2, length), 1) for length in (1, 2, 1, 2, 3)))
     assert sorted(found["count"][0] for found in outputs) == [2, 4, 4, 4, 4]
     assert sorted(found["y"].shape for found in outputs) == [(2, 1), (2, 1), (2, 2), (2, 2), (2, 3)]
 
 
-def test_inputs_of_another_model_disturb_nobody(gatherer: Gatherer) -> None:
+def test_inputs_of_another_model_disturb_nobody(batcher: DynamicBatcher) -> None:
     with pytest.raises(StageError, match="the model expects"):
-        infer(gatherer, {"x": np.zeros((1, 2))})
+        infer(batcher, {"x": np.zeros((1, 2))})
     with pytest.raises(StageError, match="expected the same number of items first in each"):
-        infer(gatherer, {"x": np.zeros((), np.int64)})
-    assert infer(gatherer, {"x": np.array([[7]])})["y"].tolist() == [[49]]
+        infer(batcher, {"x": np.zeros((), np.int64)})
+    assert infer(batcher, {"x": np.array([[7]])})["y"].tolist() == [[49]]
 
 
-def test_what_is_run_between_batches_runs_alone(gatherer: Gatherer) -> None:
+def test_what_is_run_exclusively_runs_alone(batcher: DynamicBatcher) -> None:
     running = 0
 
     def work(engine: LocalEngine) -> int:
@@ -161,8 +161,8 @@ def test_what_is_run_between_batches_runs_alone(gatherer: Gatherer) -> None:
         return found
 
     with ThreadPoolExecutor(6) as pool:
-        alone = [pool.submit(gatherer.between_batches, work) for _ in range(20)]
-        others = [pool.submit(infer, gatherer, {"x": np.array([[n]])}) for n in range(20)]
+        alone = [pool.submit(batcher.run_exclusively, work) for _ in range(20)]
+        others = [pool.submit(infer, batcher, {"x": np.array([[n]])}) for n in range(20)]
         assert [future.result() for future in alone] == [25] * 20
         assert [int(future.result()["y"][0, 0]) for future in others] == [n * n for n in range(20)]
 
@@ -170,5 +170,5 @@ def test_what_is_run_between_batches_runs_alone(gatherer: Gatherer) -> None:
         sys.exit("not even this ends the thread")
 
     with pytest.raises(SystemExit):
-        gatherer.between_batches(fail)
-    assert infer(gatherer, {"x": np.array([[2]])})["y"].tolist() == [[4]]
+        batcher.run_exclusively(fail)
+    assert infer(batcher, {"x": np.array([[2]])})["y"].tolist() == [[4]]

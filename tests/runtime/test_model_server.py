@@ -29,10 +29,10 @@ from tests.waiting import PATIENCE, wait_until
 
 from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.errors import KernelFaultError, OutOfMemoryError, RetryableError, StageError
-from inference_runtime.gpu import model_client as shared
-from inference_runtime.gpu.model_client import HolderDiedError, SharedEngine
-from inference_runtime.gpu.model_server import Holder
-from inference_runtime.tensors import protocol as wire
+from inference_runtime.gpu import model_client
+from inference_runtime.gpu.model_client import ModelClient, ModelServerDiedError
+from inference_runtime.gpu.model_server import ModelServer
+from inference_runtime.tensors import protocol
 from inference_runtime.tensors.tensor import tensors_of
 
 if TYPE_CHECKING:
@@ -120,17 +120,17 @@ def gpu(function: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def engines(function: Path) -> Iterator[Callable[[], SharedEngine]]:
-    opened: list[SharedEngine] = []
+def engines(function: Path) -> Iterator[Callable[[], ModelClient]]:
+    opened: list[ModelClient] = []
 
-    def open_one() -> SharedEngine:
-        opened.append(SharedEngine())
+    def open_one() -> ModelClient:
+        opened.append(ModelClient())
         return opened[-1]
 
     yield open_one
     for engine in opened:
         with contextlib.suppress(OSError, RetryableError):
-            shared._kill(engine._local.socket)
+            model_client._kill(engine._local.socket)
 
 
 class Clock:
@@ -138,7 +138,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        receive, sleep = wire.receive, time.sleep
+        receive, sleep = protocol.receive, time.sleep
 
         def received(connection: socket.socket) -> Any:
             try:
@@ -151,8 +151,8 @@ class Clock:
             sleep(seconds)
             self.now += seconds
 
-        monkeypatch.setattr(wire, "receive", received)
-        monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=slept))
+        monkeypatch.setattr(protocol, "receive", received)
+        monkeypatch.setattr(model_client, "time", SimpleNamespace(monotonic=lambda: self.now, sleep=slept))
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def inputs(*values: float, rounds: int = 0, length: int = 2) -> dict[str, np.nda
     return {"x": x, "rounds": np.full(len(values), rounds, np.int64)}
 
 
-def holder_of(engine: SharedEngine) -> int:
+def server_of(engine: ModelClient) -> int:
     credentials = engine._connection(time.monotonic() + 60).getsockopt(
         socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
     )
@@ -183,7 +183,7 @@ def wait_for_work(process: int) -> None:
     wait_until(lambda: ticks() >= before + 10, every=0.01)
 
 
-def doubles(engine: SharedEngine, *values: float, **options: Any) -> bool:
+def doubles(engine: ModelClient, *values: float, **options: Any) -> bool:
     outputs = infer(engine, inputs(*values, **options))
     return outputs["y"][:, 0].tolist() == [2 * value for value in values]
 
@@ -197,7 +197,7 @@ def later(work: Callable[[], Any]) -> threading.Thread:
 def test_it_is_the_engine_of_another_process(engines: Any) -> None:
     engine, local = engines(), LocalEngine()
     assert (engine.inference, engine.output_names) == (local.inference, local.output_names) == ("cpu", ["y", "count"])
-    assert holder_of(engine) != os.getpid()
+    assert server_of(engine) != os.getpid()
     given = inputs(1, 2.5, -3, length=5)
     for name, expected in infer(local, given).items():
         np.testing.assert_array_equal(infer(engine, given)[name], expected)
@@ -216,16 +216,16 @@ def test_it_is_the_engine_of_another_process(engines: Any) -> None:
 def test_a_model_that_does_not_load_says_why(function: Path) -> None:
     (function / "model" / "model.onnx").write_bytes(b"no model")
     with pytest.raises(RuntimeError, match=r"^InvalidProtobuf: .*model\.onnx"):
-        SharedEngine()
+        ModelClient()
 
 
 WORKER = """
 import os, sys, time
 import numpy as np
-from inference_runtime.gpu.model_client import SharedEngine
+from inference_runtime.gpu.model_client import ModelClient
 from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
-engine, joined, holders = SharedEngine(), 0, set()
+engine, joined, servers = ModelClient(), 0, set()
 rng = np.random.default_rng(int(sys.argv[1]))
 for _ in range(30):
     count, length = rng.integers(1, 20), rng.integers(1, 3)
@@ -247,34 +247,34 @@ def test_several_processes_have_one_model_and_run_together(function: Path) -> No
     ]
     told = [worker.communicate(timeout=PATIENCE)[0].split() for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 5
-    assert len({holder for holder, _ in told}) == 1
+    assert len({server for server, _ in told}) == 1
     assert sum(int(joined) for _, joined in told) > 15
 
 
 def test_a_process_that_died_is_followed_by_another(engines: Any) -> None:
     engine, other = engines(), engines()
-    first = holder_of(engine)
-    assert holder_of(other) == first
+    first = server_of(engine)
+    assert server_of(other) == first
     os.kill(first, signal.SIGKILL)
     assert doubles(engine, 1, 2)
     assert doubles(other, 3)
-    assert holder_of(other) == holder_of(engine) != first
+    assert server_of(other) == server_of(engine) != first
 
 
 def test_killed_in_the_middle_of_a_batch_nothing_is_lost(engines: Any) -> None:
     count = 6
     members = [engines() for _ in range(count)]
-    first = holder_of(members[0])
+    first = server_of(members[0])
     killer = later(lambda: (wait_for_work(first), os.kill(first, signal.SIGKILL)))
 
     def work(n: int) -> tuple[bool, int]:
-        return doubles(members[n], *range(n + 1), rounds=1_000_000), holder_of(members[n])
+        return doubles(members[n], *range(n + 1), rounds=1_000_000), server_of(members[n])
 
     with ThreadPoolExecutor(count) as pool:
         done = list(pool.map(work, range(count)))
     killer.join()
     assert [right for right, _ in done] == [True] * count
-    assert {holder for _, holder in done}.isdisjoint({first})
+    assert {server for _, server in done}.isdisjoint({first})
 
 
 def test_one_engine_serves_threads_and_forks(function: Path) -> None:
@@ -282,7 +282,7 @@ def test_one_engine_serves_threads_and_forks(function: Path) -> None:
 import os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from inference_runtime.gpu.model_client import SharedEngine
+from inference_runtime.gpu.model_client import ModelClient
 from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
 def doubles(n):
@@ -290,7 +290,7 @@ def doubles(n):
     outputs = arrays_of(engine.infer(tensors_of({"x": x, "rounds": np.zeros(n + 1, np.int64)})))
     return (outputs["y"] == 2 * n).all()
 
-engine = SharedEngine()
+engine = ModelClient()
 for child in range(3):
     if os.fork() == 0:
         os._exit(0 if all(doubles(n) for n in range(50)) else 1)
@@ -305,36 +305,36 @@ for child in range(3):
 
 def test_leftovers_of_dead_processes_are_in_nobodys_way(engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     starts: list[bool] = []
-    start = SharedEngine._start
+    start = ModelClient._start
     with monkeypatch.context() as patch:
-        patch.setattr(SharedEngine, "_connection", lambda self, deadline: None)
-        paths = SharedEngine()
+        patch.setattr(ModelClient, "_connection", lambda self, deadline: None)
+        paths = ModelClient()
     paths._lock.write_text("")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(paths._path))
-    monkeypatch.setattr(SharedEngine, "_start", lambda self: starts.append(start(self)) or starts[-1])
+    monkeypatch.setattr(ModelClient, "_start", lambda self: starts.append(start(self)) or starts[-1])
     assert doubles(engines(), 1)
     assert starts.count(True) == 1
 
 
 def test_one_that_starts_is_waited_for(engines: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    start, refused = SharedEngine._start, threading.Event()
+    start, refused = ModelClient._start, threading.Event()
 
-    def start_or_tell(self: SharedEngine) -> bool:
+    def start_or_tell(self: ModelClient) -> bool:
         if not (started := start(self)):
             refused.set()
         return started
 
     with monkeypatch.context() as patch:
-        patch.setattr(SharedEngine, "_connection", lambda self, deadline: None)
-        lock = SharedEngine()._lock
+        patch.setattr(ModelClient, "_connection", lambda self, deadline: None)
+        lock = ModelClient()._lock
     with lock.open("w") as elsewhere:
         fcntl.flock(elsewhere, fcntl.LOCK_EX)
         with monkeypatch.context() as patch:
-            patch.setattr(shared, "START", 0.5)
+            patch.setattr(model_client, "START_TIMEOUT", 0.5)
             with pytest.raises(RetryableError, match="does not start in time, in 0 attempts"):
                 engines()
-        monkeypatch.setattr(SharedEngine, "_start", start_or_tell)
+        monkeypatch.setattr(ModelClient, "_start", start_or_tell)
         releasing = later(lambda: (refused.wait(), fcntl.flock(elsewhere, fcntl.LOCK_UN)))
         assert doubles(engines(), 1)
         releasing.join()
@@ -343,7 +343,7 @@ def test_one_that_starts_is_waited_for(engines: Any, monkeypatch: pytest.MonkeyP
 def test_one_that_does_not_start_is_given_up(function: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RetryableError, match="does not start in time, in 3 attempts"):
-        SharedEngine()
+        ModelClient()
 
 
 def test_clients_that_die_or_talk_nonsense_disturb_nobody(engines: Any) -> None:
@@ -353,13 +353,13 @@ def test_clients_that_die_or_talk_nonsense_disturb_nobody(engines: Any) -> None:
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(PATIENCE)
         connection.connect(str(engine._path))
-        wire.receive(connection)
+        protocol.receive(connection)
         return connection
 
     whole = bytearray()
     left, right = socket.socketpair()
     with left, right:
-        wire.send(left, {"alone": False}, tensors_of(inputs(*range(9))))
+        protocol.send(left, {"alone": False}, tensors_of(inputs(*range(9))))
         whole += right.recv(100_000)
     for end in (0, 1, 7, 8, 20, len(whole) - 72, len(whole) - 1):
         with connect() as connection:
@@ -387,14 +387,14 @@ def test_clients_that_die_or_talk_nonsense_disturb_nobody(engines: Any) -> None:
     for data in nonsense:
         with connect() as connection:
             connection.sendall(data)
-            with pytest.raises((wire.BrokenConnectionError, ConnectionResetError)):
-                wire.receive(connection)
+            with pytest.raises((protocol.BrokenConnectionError, ConnectionResetError)):
+                protocol.receive(connection)
     impatient = connect()
-    wire.send(impatient, {}, tensors_of(inputs(1, rounds=50_000)))
+    protocol.send(impatient, {}, tensors_of(inputs(1, rounds=50_000)))
     impatient.close()  # does not wait for its answer
-    first = holder_of(engine)
+    first = server_of(engine)
     assert doubles(engine, 5)
-    assert holder_of(engine) == first
+    assert server_of(engine) == first
 
 
 def test_a_card_that_hangs_does_not_keep_the_function(
@@ -402,17 +402,17 @@ def test_a_card_that_hangs_does_not_keep_the_function(
 ) -> None:
     monkeypatch.setenv("ANSWER_SECONDS", "3")
     engine = engines()
-    first = holder_of(engine)
+    first = server_of(engine)
     began = clock.now
-    engine.begin()
+    engine.start_deadline()
     clock.now += 1  # reading the tensors counts: Lambda does not wait either
     with pytest.raises(RetryableError, match="did not answer for 2 seconds"):
         infer(engine, inputs(1, rounds=10**9))
     assert clock.now == pytest.approx(began + 3)
     engine._answer = 600.0
-    engine.begin()
+    engine.start_deadline()
     assert doubles(engine, 2)
-    assert holder_of(engine) != first
+    assert server_of(engine) != first
 
 
 def test_who_had_little_time_left_kills_nobody(engines: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -420,13 +420,13 @@ def test_who_had_little_time_left_kills_nobody(engines: Any, clock: Clock, monke
     engine = engines()
     monkeypatch.setenv("ANSWER_SECONDS", "600")  # what the first one asked for is still being done
     other = engines()
-    first = holder_of(engine)
-    engine.begin()
+    first = server_of(engine)
+    engine.start_deadline()
     clock.now += 1.95
     with pytest.raises(RetryableError, match="did not answer for 0 seconds"):
         infer(engine, inputs(1, rounds=2_000_000))
     assert doubles(other, 3)
-    assert holder_of(other) == first
+    assert server_of(other) == first
 
 
 def test_one_that_takes_long_to_start_is_waited_for_only_within_the_invocation(
@@ -434,10 +434,10 @@ def test_one_that_takes_long_to_start_is_waited_for_only_within_the_invocation(
 ) -> None:
     monkeypatch.setenv("ANSWER_SECONDS", "1")
     engine = engines()
-    os.kill(holder_of(engine), signal.SIGKILL)
-    monkeypatch.setattr(SharedEngine, "_start", lambda self: False)
+    os.kill(server_of(engine), signal.SIGKILL)
+    monkeypatch.setattr(ModelClient, "_start", lambda self: False)
     began = clock.now
-    engine.begin()
+    engine.start_deadline()
     with pytest.raises(RetryableError, match="does not start in time"):
         infer(engine, inputs(1))
     assert clock.now - began == pytest.approx(1, abs=0.05)
@@ -445,18 +445,18 @@ def test_one_that_takes_long_to_start_is_waited_for_only_within_the_invocation(
 
 def test_it_ends_when_all_have_left(function: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("inference_runtime.gpu.model_server.IDLE", 1.0)
+    monkeypatch.setattr("inference_runtime.gpu.model_server.IDLE_TIMEOUT", 1.0)
     monkeypatch.setattr("inference_runtime.gpu.model_server.time", SimpleNamespace(monotonic=lambda: now))
     path = function / "s"
-    holder = Holder(path)
+    server = ModelServer(path)
     status: list[int] = []
-    running = later(lambda: status.append(holder.run()))
+    running = later(lambda: status.append(server.run()))
     for _ in range(3):  # each comes before the time is over
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(path))
-            assert wire.receive(connection)[0]["inference"] == "cpu"
+            assert protocol.receive(connection)[0]["inference"] == "cpu"
             now += 1.2
-        wait_until(lambda: holder._connections == 0)
+        wait_until(lambda: server._connections == 0)
         now += 0.9
     now += 0.2
     running.join()
@@ -475,14 +475,14 @@ class TestOnAGpuThatFails:
     def test_an_item_that_kills_is_found_and_takes_nobody_along(self, engines: Any) -> None:
         """Others in its batch come through; it fails with an error on which the workflow halves the batch."""
         poison, others = engines(), [engines() for _ in range(3)]
-        holders = {holder_of(poison)}
+        servers = {server_of(poison)}
         with ThreadPoolExecutor(4) as pool:
             failing = pool.submit(infer, poison, inputs(1, 9, 2))
             assert list(pool.map(lambda engine: doubles(engine, 3, 4, rounds=1000), others)) == [True] * 3
-            with pytest.raises(HolderDiedError, match="died on this batch, twice"):
+            with pytest.raises(ModelServerDiedError, match="died on this batch, twice"):
                 failing.result()
         assert doubles(poison, 5)
-        assert holders.isdisjoint({holder_of(poison)})
+        assert servers.isdisjoint({server_of(poison)})
 
     def test_a_kernel_that_fails_is_the_items_fault_only_alone(self, engines: Any) -> None:
         poison, other = engines(), engines()
@@ -496,12 +496,12 @@ class TestOnAGpuThatFails:
 
     def test_a_card_that_fails_is_nobodys_fault(self, engines: Any) -> None:
         engine = engines()
-        first = holder_of(engine)
+        first = server_of(engine)
         with pytest.raises(RetryableError, match="CUDA failure 214") as raised:
             infer(engine, inputs(214))
         assert str(raised.value).count("RetryableError") == 1
         assert doubles(engine, 2)
-        assert holder_of(engine) != first
+        assert server_of(engine) != first
 
 
 def test_an_item_too_large_fails_by_its_own_name(engines: Any, function: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from inference_runtime.tensors import protocol as wire
+from inference_runtime.tensors import protocol
 from inference_runtime.tensors.tensor import DTYPES, arrays_of, tensors_of
 
 shapes = hnp.array_shapes(min_dims=0, min_side=0, max_side=4)
@@ -28,9 +28,9 @@ arrays = st.dictionaries(
 def exchange(header: dict[str, Any], sent: dict[str, np.ndarray]) -> Any:
     one, other = socket.socketpair()
     with one, other:
-        writer = threading.Thread(target=wire.send, args=[one, header, tensors_of(sent)])
+        writer = threading.Thread(target=protocol.send, args=[one, header, tensors_of(sent)])
         writer.start()
-        got, received = wire.receive(other)
+        got, received = protocol.receive(other)
         writer.join()
     return got, arrays_of(received)
 
@@ -59,8 +59,8 @@ def test_anything_else_is_an_error(data: bytes, marked: bool) -> None:
     with one, other:
         one.sendall((b"tns2" if marked else b"") + data)
         one.close()
-        with pytest.raises(wire.BrokenConnectionError):
-            wire.receive(other)
+        with pytest.raises(protocol.BrokenConnectionError):
+            protocol.receive(other)
 
 
 @pytest.mark.parametrize(
@@ -71,5 +71,5 @@ def test_a_header_that_lists_no_tensors_fails(entry: str) -> None:
     one, other = socket.socketpair()
     with one, other:
         one.sendall(struct.pack("<4sI", b"tns2", len(text)) + text + b"x")
-        with pytest.raises(wire.BrokenConnectionError, match="the header"):
-            wire.receive(other)
+        with pytest.raises(protocol.BrokenConnectionError, match="the header"):
+            protocol.receive(other)
