@@ -26,7 +26,7 @@ SUBJECTS = ("handler", "cold_start", "warm", "memory", "package_size", "batching
 INT8 = ("handler", "cold_start", "warm")
 """Subjects whose figures depend on the int8 instructions of the CPU."""
 
-EXTRA = ("options",)
+EXTRA = ("options", "s3")
 """Measured only if asked for, and never written into the docs."""
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     if unknown := set(arguments.subjects) - {*SUBJECTS, *EXTRA}:
         parser.error(f"subjects must be of {', '.join((*SUBJECTS, *EXTRA))}, got {', '.join(sorted(unknown))}")
     if not arguments.output and (arguments.quick or set(arguments.subjects).intersection(EXTRA)):
-        parser.error("--quick and options are not for the docs; give --output")
+        parser.error("--quick, options and s3 are not for the docs; give --output")
     settings = Settings(arguments.work.absolute(), quick=arguments.quick)
     settings.work.mkdir(parents=True, exist_ok=True)
     if arguments.without_vnni:

@@ -1,8 +1,8 @@
 """A client that reads and writes objects of S3, and imports nothing but the standard library.
 
-For the function whose cold start counts: importing botocore and making a client takes longer than loading a model. It
-does what this package needs, whole objects and ranges of them, with botocore's answers to the same trouble: two
-attempts, time limits, connections that are used again.
+It serves the function whose cold start counts. docs/delivery.md compares it with botocore, which takes longer to import
+than a model to load, and with obstore, which survives neither a fork nor a snapshot. Like botocore, it makes two
+attempts, has time limits, and uses connections again.
 """
 
 from __future__ import annotations
