@@ -5,7 +5,9 @@
 The folders are the function's own and those of its layers, in the order of the path.
 """
 
+# Lambda's runtime client has imported these before it imports a handler.
 import json
+import logging  # noqa: F401
 import sys
 import time
 

@@ -3,6 +3,9 @@
 python -I plain.py PACKAGES MODEL (NAME DTYPE SHAPE FILE)…
 """
 
+# Lambda's runtime client has imported these before it imports a handler.
+import json
+import logging  # noqa: F401
 import sys
 import time
 
@@ -18,8 +21,6 @@ feeds = {
 }
 outputs = session.run(None, feeds)
 finished = time.perf_counter()
-
-import json  # noqa: E402
 
 with open("/proc/self/status", encoding="utf-8") as file:  # noqa: PTH123
     peak = next((int(line.split()[1]) for line in file if line.startswith("VmHWM")), 0)

@@ -6,6 +6,7 @@ Imports next to nothing: it is on the way of every cold start.
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import sys
 import time
@@ -29,6 +30,7 @@ LONGEST_HOLD_MS = 10_000
 # Set by Lambda; its own client decides by it too whether there are hooks to run.
 _INITIALIZATION = os.environ.get("AWS_LAMBDA_INITIALIZATION_TYPE", "")
 
+_log = logging.getLogger(__name__)
 _preparations: list[Callable[[], object]] = []  # those that have not been run
 _before_snapshot: list[Callable[[], object]] = []
 _after_restore: list[Callable[[], object]] = []
@@ -111,11 +113,8 @@ def _run_preparations() -> None:
         try:
             preparation()
         except Exception:
-            import logging  # noqa: PLC0415 - hardly ever needed
-
-            text = "a preparation failed, the first request is slower: %s"
             # No error: a model may take nothing but sizes that it does not tell.
-            logging.getLogger(__name__).warning(text, preparation, exc_info=True)
+            _log.warning("a preparation failed, the first request is slower: %s", preparation, exc_info=True)
 
 
 def _get_ready_for_snapshot() -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import logging
+import logging
 
 
 class AddFields:
@@ -23,7 +19,5 @@ class AddFields:
 
 def add_to_log_lines(**fields: str) -> None:
     """Add fields to whatever is logged through the handlers that Lambda has set up."""
-    # Code that set up handlers has imported it; nothing else needs it before there is a line to log.
-    if (logging := sys.modules.get("logging")) is not None:
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(AddFields(**fields))
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(AddFields(**fields))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from inference_runtime.errors import OutOfMemoryError
 from inference_runtime.tensors.tensor import concatenate, zeros
 
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from inference_runtime.tensors.tensor import Tensor
 
     Shapes = tuple[tuple[int, ...], ...]
+
+_log = logging.getLogger(__name__)
 
 
 class Batches:
@@ -87,7 +91,7 @@ class Batches:
                         f"{count} items of {_described(chunk)} do not fit the memory: {error}"
                     ) from error
                 self._found[_shapes(inputs)] = count // 2
-                _warn("%d items of %s do not fit the memory: %d at a time", count, _described(chunk), count // 2)
+                _log.warning("%d items of %s do not fit the memory: %d at a time", count, _described(chunk), count // 2)
             else:
                 done += count
                 yield dict(zip(self._names, outputs, strict=True))
@@ -113,9 +117,3 @@ def _shapes(inputs: Mapping[str, Tensor]) -> Shapes:
 
 def _described(inputs: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {tensor.dtype} {list(tensor.shape[1:])}" for name, tensor in inputs.items())
-
-
-def _warn(text: str, *values: object) -> None:
-    import logging  # noqa: PLC0415 - hardly ever needed
-
-    logging.getLogger(__name__).warning(text, *values)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 
 from inference_runtime.engine.batches import Batches
 from inference_runtime.errors import OutOfMemoryError, RetryableError, StageError
@@ -19,6 +21,9 @@ MAX_BATCH_ON_CPU = 16
 
 EXIT_DELAY = 0.5
 """Seconds that a process whose GPU failed has left, so that those who wait get their answers."""
+
+
+_log = logging.getLogger(__name__)
 
 
 def _max_batch() -> int:
@@ -126,11 +131,8 @@ class LocalEngine:
 
     def _give_up(self, error: Exception) -> None:
         # CUDA fails in this process from now on, whatever it is asked for, and nothing can reset it.
-        import logging  # noqa: PLC0415 - hardly ever needed
-        import threading  # noqa: PLC0415
-
         self.broken = True
-        logging.getLogger(__name__).critical("the GPU failed, this process ends: %s", error)
+        _log.critical("the GPU failed, this process ends: %s", error)
         timer = threading.Timer(EXIT_DELAY, os._exit, [1])
         timer.daemon = True
         timer.start()

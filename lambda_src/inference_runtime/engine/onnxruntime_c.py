@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import allocate_lock  # `threading` takes milliseconds to import
 from ctypes import (
     CDLL,
     CFUNCTYPE,
@@ -34,8 +33,8 @@ from ctypes import (
 )
 from functools import lru_cache
 from math import prod
+from threading import Lock
 
-from inference_runtime.engine.onnxruntime_plan import MOST_PLANS, Plan, is_foreseeable, is_small, key_of
 from inference_runtime.engine.session import TensorInfo
 from inference_runtime.errors import StageError
 from inference_runtime.tensors.tensor import ITEM_SIZES, STRING, Tensor
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from inference_runtime.engine.onnxruntime_plan import Key
     from inference_runtime.engine.session import Threads
 
 API_VERSION = 24
@@ -93,10 +91,6 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "AllocatorFree": (76, c_void_p, c_void_p),
     "GetAllocatorWithDefaultOptions": (78, c_void_p),
     "AddSessionConfigEntry": (130, c_void_p, c_char_p, c_char_p),
-    "RunWithBinding": (133, c_void_p, c_void_p, c_void_p),
-    "CreateIoBinding": (134, c_void_p, c_void_p),
-    "BindInput": (136, c_void_p, c_char_p, c_void_p),
-    "BindOutput": (137, c_void_p, c_char_p, c_void_p),
     "GetResizedStringTensorElementBuffer": (252, c_void_p, c_size_t, c_size_t, c_void_p),
     "GetTensorElementTypeAndShapeDataReference": (414, c_void_p, c_void_p, c_void_p, c_void_p),
 }
@@ -106,13 +100,12 @@ _RELEASES = {
     "ReleaseValue": 96,
     "ReleaseTypeInfo": 98,
     "ReleaseSessionOptions": 100,
-    "ReleaseIoBinding": 135,
 }
 _SLOT = 8  # bytes of a pointer
 _ROOM = 3
 _GET_ERROR_CODE, _GET_ERROR_MESSAGE = 1, 2
 _MOST_OF_STRING_AT = 2**31 - 1  # it takes a C int as the size, up to Python 3.11
-_LONG = frozenset({"CreateEnv", "CreateSession", "Run", "RunWithBinding"})
+_LONG = frozenset({"CreateEnv", "CreateSession", "Run"})
 
 
 class _ApiBase(Structure):
@@ -222,7 +215,7 @@ class Library:
 
 
 _library: Library | None = None
-_loading = allocate_lock()
+_loading = Lock()
 
 
 def load_library() -> Library:
@@ -311,10 +304,7 @@ class CSession:
             library.call("CreateSession", library.environment, os.fsencode(path), options, byref(session))
         finally:
             library.releases["ReleaseSessionOptions"](options)
-        # Plans of the shapes that were seen, None for one that failed. They go with the session: a thread that still
-        # runs the model when it is closed has both.
-        plans: dict[Key, Plan | None] = {}
-        self._open: tuple[Handle, dict[Key, Plan | None]] | None = Handle(library, session.value or 0), plans
+        self._handle: Handle | None = Handle(library, session.value or 0)
         # Functions that each run calls, without a look-up.
         functions, releases = library.functions, library.releases
         self._run = functions["Run"]
@@ -327,7 +317,6 @@ class CSession:
         self._input_order = [value.name for value in self.inputs]
         self._input_names = _c_strings(self._input_order)
         self._output_names = _c_strings([value.name for value in self.outputs])
-        self._foreseeable = is_foreseeable(self.inputs, self.outputs)
 
     def _values(self, session: c_void_p, kind: str) -> list[TensorInfo]:
         count = c_size_t()
@@ -369,26 +358,9 @@ class CSession:
         OnnxRuntimeError
             With ONNX Runtime's own message, if it fails.
         """
-        if (opened := self._open) is None:
+        # A thread that still runs the model when it is closed keeps the session.
+        if (handle := self._handle) is None:
             raise StageError("the model is closed")
-        handle, plans = opened
-        if not self._foreseeable:
-            return self._run_once(handle, inputs)
-        key = key_of(inputs)
-        if plan := plans.get(key):
-            if (outputs := plan.run(inputs.values())) is not None:
-                return outputs
-            if plan.failed:
-                plans[key] = None
-        outputs = self._run_once(handle, inputs)
-        # More inputs than the model asks for stand for its constants, which may be outputs too.
-        asked = len(inputs) == len(self.inputs)
-        if asked and key not in plans and len(plans) < MOST_PLANS and is_small(inputs, outputs):
-            named = {value.name: output for value, output in zip(self.outputs, outputs, strict=True)}
-            plans[key] = Plan(self._library, handle, inputs, named)
-        return outputs
-
-    def _run_once(self, handle: Handle, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         many, count = len(inputs), len(self.outputs)
         order = list(inputs)
         names = self._input_names if order == self._input_order else self._names_of(order)
@@ -477,7 +449,7 @@ class CSession:
 
     def close(self) -> None:
         """Give the memory back, as soon as no thread runs the model any more."""
-        self._open = None
+        self._handle = None
 
 
 @lru_cache(maxsize=64)

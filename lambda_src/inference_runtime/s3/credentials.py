@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from datetime import datetime
+from typing import NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 from inference_runtime.errors import RetryableError
 from inference_runtime.timeouts import ATTEMPTS, CONNECT_TIMEOUT
-
-if TYPE_CHECKING:
-    from urllib.parse import SplitResult
 
 EARLY = 300
 """Seconds before they expire that credentials are replaced."""
@@ -81,8 +82,6 @@ class CredentialSource:
 
 def _from_endpoint() -> tuple[Credentials, float]:
     """Return credentials, and when they expire in seconds since 1970."""
-    from urllib.parse import urlsplit  # noqa: PLC0415 - not where the environment has them
-
     if path := os.environ.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"):
         address = _RELATIVE_HOST + path
     elif not (address := os.environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI", "")):
@@ -108,10 +107,6 @@ def _from_endpoint() -> tuple[Credentials, float]:
 
 
 def _asked(url: SplitResult) -> tuple[Credentials, float]:
-    import http.client  # noqa: PLC0415 - as above
-    import json  # noqa: PLC0415
-    from datetime import datetime  # noqa: PLC0415
-
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=CONNECT_TIMEOUT)
     token = _authorization()

@@ -5,6 +5,7 @@ Written without `dataclasses`, whose import alone takes longer than all of this 
 
 from __future__ import annotations
 
+import json
 import struct
 from math import prod
 
@@ -155,8 +156,6 @@ class Tensor:
         """Return the elements as bytes: as they are, or strings as a JSON list."""
         if not isinstance(self.data, list):
             return self.data
-        import json  # noqa: PLC0415 - for strings alone: it takes longer than all other imports of the engine
-
         return json.dumps(self.data).encode()
 
     @classmethod
@@ -177,8 +176,6 @@ class Tensor:
         """
         if dtype != STRING:
             return cls(dtype, shape, data)
-        import json  # noqa: PLC0415 - see above
-
         strings = json.loads(bytes(data))
         if not isinstance(strings, list) or not all(isinstance(string, str) for string in strings):
             raise ValueError(f"tensor of {dtype} {list(shape)!s:.{_SHOWN}} is not a list of strings")
