@@ -35,7 +35,7 @@ IMPORTED = (
     "networkx",
     "requests",
     "safetensors.torch",
-    "matplotlib.backends.backend_svg",
+    "jinja2",
     "PIL.JpegImagePlugin",
 )
 """Modules that most builds import, some of them while torch exports."""

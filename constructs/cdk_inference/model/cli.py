@@ -210,7 +210,7 @@ def cache_clear(cache: Folder = None) -> None:
 def _write_card(built: BuiltModel, output: Path | None) -> list[Path]:
     files = [built.card, built.card.with_suffix(".md")]
     if not all(file.is_file() for file in files):
-        from cdk_inference.model.card import render  # noqa: PLC0415 - needs matplotlib
+        from cdk_inference.model.card import render  # noqa: PLC0415 - needs Jinja and NumPy
 
         render(built.path.parent)
     if output is None:

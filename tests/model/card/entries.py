@@ -76,7 +76,6 @@ def report(candidates: list[dict[str, Any]], gate: dict[str, Any], /, **changes:
     """A report as data."""
     values = {
         "schema_version": 1,
-        "key": "aa4513c1",
         "name": "efficientnet-lite0",
         "model_version": VERSION,
         "architecture": "convolutional",

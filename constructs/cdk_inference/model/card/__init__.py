@@ -14,7 +14,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.card import plots
 from cdk_inference.model.card.entry import read
 from cdk_inference.model.card.escaping import escape_markdown, fence, link_markdown, split_urls
 from cdk_inference.model.card.page import page
@@ -87,6 +86,11 @@ def _units(text: str) -> str:
     return _UNIT.sub("\N{NO-BREAK SPACE}", text)
 
 
+def _pixel(value: float) -> str:
+    """Write a place in a drawing, to a tenth of a pixel."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
 _HTML = Environment(
     loader=PackageLoader("cdk_inference.model.card"),
     autoescape=True,
@@ -95,9 +99,7 @@ _HTML = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_HTML.filters.update(link=_link, units=_units)
-# Our own drawings, whose texts the SVG writer escaped.
-_HTML.globals.update(drawing=Markup, glyph=lambda shape: Markup(plots.glyph(shape)))  # noqa: S704
+_HTML.filters.update(link=_link, units=_units, pixel=_pixel)
 
 # In Markdown every expression is escaped unless it says that it is Markdown.
 _MARKDOWN = Environment(

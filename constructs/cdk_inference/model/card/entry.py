@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 import zipfile
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import cattrs
 import numpy as np
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.card.escaping import clean, clean_all
-from cdk_inference.model.records.manifest import Manifest
+from cdk_inference.model.recipe.structure import structure
+from cdk_inference.model.records.manifest import Manifest, Measured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +69,7 @@ class Report:
     locked: bool = False
     auto: bool = True
     peak_memory_mb: dict[str, float] | None = None
+    measured: Measured | None = None
     parity: dict[str, float] = field(default_factory=dict)
     passes: list[dict[str, Any]] = field(default_factory=list)
 
@@ -174,37 +174,6 @@ def read(folder: Path) -> Entry:
     )
 
 
-def _finite(value: object, _: type) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError("not a finite number")
-    return float(value)
-
-
-def _integer(value: object, _: type) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("not an integer")  # noqa: TRY004
-    return value
-
-
-def _flag(value: object, _: type) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("not true or false")  # noqa: TRY004
-    return value
-
-
-def _text(value: object, _: type) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a text")  # noqa: TRY004  # cattrs reports values by ValueError
-    return value
-
-
-_CONVERTER = cattrs.Converter()
-_CONVERTER.register_structure_hook(float, _finite)
-_CONVERTER.register_structure_hook(int, _integer)
-_CONVERTER.register_structure_hook(bool, _flag)
-_CONVERTER.register_structure_hook(str, _text)
-
-
 def _json(file: Path) -> dict[str, Any]:
     """Return an object from a file, every text in it cleaned."""
     try:
@@ -233,10 +202,9 @@ def _report(file: Path) -> Report:
             "build the model again"
         )
     try:
-        return _CONVERTER.structure(data, Report)
-    except cattrs.BaseValidationError as error:
-        reasons = "; ".join(cattrs.transform_error(error))
-        raise ModelBuildError(f"{file} is damaged: {reasons}; build the model again") from error
+        return structure(data, Report)
+    except ValueError as error:
+        raise ModelBuildError(f"{file} is damaged: {error}; build the model again") from error
 
 
 def _arrays(file: Path) -> dict[str, Array]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cdk_inference.model.card.entry import Candidate, Entry
-    from cdk_inference.model.card.plots import Canvas, Shape
+    from cdk_inference.model.card.plots import Canvas, Drawing, Shape
 
 _MOST_DIFFERENCES = 12
 _NOT_MEASURED = "\N{EN DASH}"
@@ -55,8 +55,8 @@ class Row:
 class Plot:
     """A plot in two sizes, with what it says in formatting."""
 
-    wide: str
-    narrow: str
+    wide: Drawing
+    narrow: Drawing
     alt: str
     square: bool = False
 
@@ -282,7 +282,7 @@ def _trade_off(entry: Entry, rows: list[Row]) -> Plot | None:
     name = formatting.metric_name(gate.metric)
     better = "higher is better" if gate.higher_is_better else "lower is better, and drawn higher"
 
-    def draw(canvas: Canvas) -> str:
+    def draw(canvas: Canvas) -> Drawing:
         return plots.trade_off(
             points,
             canvas,
@@ -369,7 +369,7 @@ def _plot(entry: Entry, task: comparison.Task | None) -> tuple[Plot | None, str]
             f"{show(worst)}; one sample in twenty is below {show(low)}."
         )
 
-        def bars(canvas: Canvas) -> str:
+        def bars(canvas: Canvas) -> Drawing:
             return plots.histogram(
                 values,
                 canvas,
@@ -392,7 +392,7 @@ def _plot(entry: Entry, task: comparison.Task | None) -> tuple[Plot | None, str]
             f"the largest {formatting.figure(float(error.max()))}."
         ).replace("the float32's values", "float32's")
 
-        def dots(canvas: Canvas) -> str:
+        def dots(canvas: Canvas) -> Drawing:
             return plots.scatter(expected, deployed, canvas, expected_label=what, deployed_label="deployed value")
 
         return Plot(dots(plots.SQUARE), dots(plots.NARROW), f"Scatter plot. {note}", square=True), note

@@ -1,63 +1,30 @@
-"""The plots: SVG whose colours and fonts are the page's, so that they follow its dark and light scheme."""
+"""The plots: where lines, marks and labels stand. ``plot.svg.j2`` draws them with the page's colours and fonts."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 import unicodedata
-import warnings
-import xml.etree.ElementTree as ET
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-from matplotlib.ticker import AutoLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+import numpy as np
 
 from cdk_inference.model.card.escaping import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from matplotlib.axes import Axes
-
     from cdk_inference.model.card.entry import Array
 
 Shape = Literal["reference", "shipped", "passed", "other", "failed"]
 
-# Matplotlib draws with these; afterwards each becomes the page's variable of that name.
-_COLOURS = {
-    "ink": "#010203",
-    "muted": "#020304",
-    "line": "#030405",
-    "accent": "#040506",
-    "fail": "#050607",
-    "reference": "#060708",
-    "surface": "#070809",
-}
-_MARKERS: dict[Shape, str] = {"reference": "s", "shipped": "o", "passed": "o", "other": "D", "failed": "X"}
-_HUES: dict[Shape, str] = {
-    "reference": "reference",
-    "shipped": "accent",
-    "passed": "accent",
-    "other": "muted",
-    "failed": "fail",
-}
-# Over matplotlib's own settings, whatever the user's are.
-_SETTINGS = mpl.rc_context(
-    {
-        **{name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")},
-        "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and copied
-        "text.parse_math": False,  # a name with dollar signs is not a formula
-        "font.size": 12,
-    }
-)
-_SVG = "{http://www.w3.org/2000/svg}"
-_XLINK = "{http://www.w3.org/1999/xlink}"
 _MOST_POINTS = 600
 _LOG_FROM = 12  # ratio of the largest to the smallest latency from which a linear axis hides the small ones
-_SMALLEST, _LARGEST = 60.0, 900.0  # area of a marker, square points
+_SMALLEST, _LARGEST = 60.0, 900.0  # area of a mark, square pixels
+_TOP, _RIGHT, _BOTTOM = 40, 14, 46  # margins, pixels
+_LINE_HEIGHT = 15.0
+_BASELINE = 3.5  # pixels from the bottom of a text's box
+_SIZE = 12.0  # font size, pixels
 _EM = 0.56  # mean width of a letter, wider than in the fonts of most systems
 
 
@@ -65,15 +32,14 @@ _EM = 0.56  # mean width of a letter, wider than in the fonts of most systems
 class Canvas:
     """Where a plot will be shown: its size in CSS pixels, and whether there is room for names."""
 
-    key: str
     width: int
     height: int
     names: bool
 
 
-WIDE = Canvas("wide", 960, 400, names=True)
-NARROW = Canvas("narrow", 350, 330, names=False)
-SQUARE = Canvas("wide", 600, 560, names=True)
+WIDE = Canvas(960, 400, names=True)
+NARROW = Canvas(350, 330, names=False)
+SQUARE = Canvas(600, 560, names=True)
 
 
 @dataclass(frozen=True)
@@ -91,34 +57,113 @@ class Point:
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle in points, lower left and upper right corner."""
+    """A rectangle in pixels; `top` is less than `bottom`, as in SVG."""
 
     left: float
-    bottom: float
-    right: float
     top: float
+    right: float
+    bottom: float
 
     def overlaps(self, other: Box) -> bool:
         """Return whether the two share a place."""
         return not (
-            self.right <= other.left or other.right <= self.left or self.top <= other.bottom or other.top <= self.bottom
+            self.right <= other.left or other.right <= self.left or self.bottom <= other.top or other.bottom <= self.top
         )
+
+    def nearest(self, x: float, y: float) -> tuple[float, float]:
+        """Return the place in the rectangle that is nearest to another place."""
+        return min(max(x, self.left), self.right), min(max(y, self.top), self.bottom)
 
     def distance(self, x: float, y: float) -> float:
         """Return how far a place is from the nearest edge."""
-        return math.dist((min(max(x, self.left), self.right), min(max(y, self.bottom), self.top)), (x, y))
+        return math.dist(self.nearest(x, y), (x, y))
 
     def within(self, other: Box) -> bool:
         """Return whether this is inside of the other."""
         return (
             self.left >= other.left
             and self.right <= other.right
-            and self.bottom >= other.bottom
-            and self.top <= other.top
+            and self.top >= other.top
+            and self.bottom <= other.bottom
         )
 
 
-@_SETTINGS
+@dataclass(frozen=True)
+class Text:
+    """A text; `x` is where it starts, ends or has its middle, as the anchor says, and `y` its baseline."""
+
+    x: float
+    y: float
+    text: str
+    role: str = "muted"
+    anchor: Literal["start", "middle", "end"] = "start"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line; the role decides its colour, width and dashes."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    role: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The mark of a candidate; `radius` is half the extent of a circle of its area."""
+
+    x: float
+    y: float
+    radius: float
+    shape: Shape
+    tip: str
+
+
+@dataclass
+class Drawing:
+    """A plot, as its template takes it. What comes first is below."""
+
+    canvas: Canvas
+    boxes: list[tuple[Box, str]] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+    dots: list[tuple[float, float]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    texts: list[Text] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """Places numbers between two pixels."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        return self.start + (value - low) / (high - low) * (self.end - self.start)
+
+    def ticks(self, most: int, *, whole: bool = False) -> list[float]:
+        """Return round numbers, at most so many of them; on a logarithmic scale 1, 2 and 5 of each decade."""
+        if self.log:
+            decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            found = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+            return [value for value in found if self.low <= value <= self.high]
+        power = 10.0 ** math.floor(math.log10((self.high - self.low) / most))
+        for digit in (1, 2, 5, 10, 20):
+            step = max(digit * power, 1) if whole else digit * power
+            first, last = math.ceil(self.low / step), math.floor(self.high / step)
+            if last - first < most:
+                break
+        return [number * step for number in range(first, last + 1)]
+
+
 def trade_off(
     points: Sequence[Point],
     canvas: Canvas,
@@ -129,153 +174,135 @@ def trade_off(
     limit_label: str,
     higher_is_better: bool,
     show_quality: Callable[[float], str],
-) -> str:
-    """Draw quality against latency (or size), marker areas in proportion to `Point.area`.
+) -> Drawing:
+    """Draw quality against latency (or size), with the areas of the marks in proportion to `Point.area`.
 
     A value far beyond the gate is drawn at the edge with an arrow, so that it does not squeeze the others.
     """
-    figure, axes = _axes(canvas, left=64 if canvas.names else 52, bottom=46)
+    area = _area(canvas, left=64 if canvas.names else 52)
     low, high = _quality_range(points, limit, higher_is_better=higher_is_better)
-    axes.set_ylim(low, high)
-    if not higher_is_better:
-        axes.invert_yaxis()  # up is better in every card
-    costs = [p.cost for p in points]
-    log = max(costs) / max(min(costs), 1e-12) > _LOG_FROM
-    if log:
-        axes.set_xscale("log")
-        axes.set_xlim(min(costs) / 1.5, max(costs) * 1.5)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    # Up is better in every card.
+    edges = (area.bottom, area.top) if higher_is_better else (area.top, area.bottom)
+    vertical = _Scale(low, high, *edges)
+    costs = [point.cost for point in points]
+    if max(costs) / max(min(costs), 1e-12) > _LOG_FROM:
+        horizontal = _Scale(min(costs) / 1.5, max(costs) * 1.5, area.left, area.right, log=True)
     else:
-        axes.set_xlim(0, max(costs) * 1.15)
-        axes.xaxis.set_major_locator(AutoLocator() if canvas.names else MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: show_quality(value)))
-    axes.grid(axis="y", color=_COLOURS["line"], linewidth=1)
-    axes.set_xlabel(cost_label, color=_COLOURS["muted"])
-    axes.set_title(quality_label, loc="left", color=_COLOURS["muted"], x=0, pad=14)
-    worse = axes.get_ylim()[0]
-    axes.axhspan(min(worse, limit), max(worse, limit), color=_COLOURS["fail"], alpha=0.07, linewidth=0)
-    axes.axhline(limit, color=_COLOURS["fail"], linewidth=1.25, dashes=(5, 4))
+        horizontal = _Scale(0, max(costs) * 1.15, area.left, area.right)
 
-    largest = max(p.area for p in points)
+    drawing = Drawing(canvas)
+    _axes(
+        drawing,
+        area,
+        [(horizontal(value), f"{value:g}") for value in horizontal.ticks(9 if canvas.names else 5)],
+        [(vertical(value), show_quality(value)) for value in vertical.ticks(6)],
+        cost_label,
+        quality_label,
+    )
+    gate = vertical(limit)
+    drawing.boxes.append((Box(area.left, gate, area.right, area.bottom), "beyond"))
+    drawing.lines.append(Line(area.left, gate, area.right, gate, "gate"))
+    largest = max(point.area for point in points)
     placed = []
-    for point in sorted(points, key=lambda p: -p.area):  # small ones on top of large ones
-        height = 4 if point.shape == "shipped" else 3  # the winner is always to be seen
+    # Small ones stand on top of large ones, and the winner is always to be seen.
+    for point in sorted(points, key=lambda p: (p.shape == "shipped", -p.area)):
         quality = min(max(point.quality, low), high)
-        outside = quality != point.quality
-        area = max(_SMALLEST, _LARGEST * (1 if canvas.names else 0.6) * point.area / largest)
-        if point.shape == "failed":
-            area *= 1.3  # a cross looks smaller than a circle or a square of its extent
-        hue = _COLOURS[_HUES[point.shape]]
-        filled = point.shape in ("shipped", "reference", "failed")
-        axes.scatter(
-            [point.cost],
-            [quality],
-            s=area,
-            marker=_MARKERS[point.shape],
-            facecolor=hue if filled else "none",
-            edgecolor=_COLOURS["surface"] if filled else hue,
-            linewidth=1 if filled else 2,
-            zorder=height,
-            clip_on=False,
-            gid=f"point-{point.number}",
-        )
-        if point.shape == "shipped":
-            ring = (math.sqrt(area) + 9) ** 2
-            axes.scatter([point.cost], [quality], s=ring, facecolor="none", edgecolor=hue, linewidth=1.5, zorder=height)
-        x, y = axes.transData.transform((point.cost, quality)) * 72 / figure.dpi
-        radius = math.sqrt(area) * (0.7 if point.shape == "other" else 0.5) + (5 if point.shape == "shipped" else 0)
-        placed.append((point, float(x), float(y), radius, outside))
-    _label(axes, placed, canvas, limit, limit_label)
-    return _svg(figure, f"trade-{canvas.key}", {f"point-{p.number}": p.tip for p in points})
+        size = max(_SMALLEST, _LARGEST * (1 if canvas.names else 0.6) * point.area / largest)
+        radius = math.sqrt(size) / 2
+        mark = Mark(horizontal(point.cost), vertical(quality), radius, point.shape, point.tip)
+        drawing.marks.append(mark)
+        extent = radius * (1.4 if point.shape == "other" else 1) + (5 if point.shape == "shipped" else 0)
+        placed.append(_Placed(point, mark.x, mark.y, extent, outside=quality != point.quality))
+    _label(drawing, area, placed, gate, limit_label)
+    return drawing
 
 
-@_SETTINGS
-def histogram(values: Array, canvas: Canvas, *, label: str, mean: float, mean_label: str, unit: str) -> str:
+def histogram(values: Array, canvas: Canvas, *, label: str, mean: float, mean_label: str, unit: str) -> Drawing:
     """Draw how many samples have which value."""
-    figure, axes = _axes(canvas, left=44, bottom=46)
+    area = _area(canvas, left=44)
     low, high = float(values.min()), float(values.max())
     if high - low < 1e-9:  # noqa: PLR2004  # all the same: a range of no width has no bins
         low, high = low - 5e-4, high + 5e-4
     bins = int(min(40 if canvas.names else 20, max(8, round(2 * math.sqrt(len(values))))))
-    axes.hist(values, bins=bins, range=(low, high), color=_COLOURS["accent"], rwidth=0.9)
-    axes.axvline(mean, color=_COLOURS["ink"], linewidth=1.25, dashes=(2, 3))
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.xaxis.set_major_locator(MaxNLocator(7 if canvas.names else 4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))
-    axes.grid(axis="y", color=_COLOURS["line"], linewidth=1)
-    axes.set_xlabel(label, color=_COLOURS["muted"])
-    axes.set_title(unit, loc="left", color=_COLOURS["muted"], pad=20)
-    share = (mean - axes.get_xlim()[0]) / (axes.get_xlim()[1] - axes.get_xlim()[0])
-    axes.annotate(
-        mean_label,
-        (mean, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(-6 if share > 0.5 else 6, 6),  # noqa: PLR2004
-        textcoords="offset points",
-        ha="right" if share > 0.5 else "left",  # noqa: PLR2004
-        color=_COLOURS["ink"],
-        annotation_clip=False,
+    counts, _ = np.histogram(values, bins=bins, range=(low, high))
+    width = (high - low) / bins
+    horizontal = _Scale(low - width, high + width, area.left, area.right)
+    vertical = _Scale(0, max(int(counts.max()), 1) * 1.05, area.bottom, area.top)
+    drawing = Drawing(canvas)
+    _axes(
+        drawing,
+        area,
+        [(horizontal(value), f"{value:.6g}") for value in horizontal.ticks(7 if canvas.names else 4)],
+        [(vertical(value), f"{value:g}") for value in vertical.ticks(4, whole=True)],
+        label,
+        unit,
     )
-    return _svg(figure, f"histogram-{canvas.key}", {})
-
-
-@_SETTINGS
-def scatter(expected: Array, deployed: Array, canvas: Canvas, *, expected_label: str, deployed_label: str) -> str:
-    """Draw deployed against expected values, at most a few hundred of them, evenly picked."""
-    figure, axes = _axes(canvas, left=64 if canvas.names else 52, bottom=46)
-    x, y = expected.reshape(-1), deployed.reshape(-1)
-    step = max(1, math.ceil(len(x) / _MOST_POINTS))
-    x, y = x[::step], y[::step]
-    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
-    margin = (high - low) * 0.05 or 0.5
-    axes.set_xlim(low - margin, high + margin)
-    axes.set_ylim(low - margin, high + margin)
-    axes.plot([low, high], [low, high], color=_COLOURS["reference"], linewidth=1.25, zorder=1)
-    axes.scatter(x, y, s=26, color=_COLOURS["accent"], alpha=0.55, linewidth=0, zorder=2)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(6 if canvas.names else 4))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
-    axes.grid(color=_COLOURS["line"], linewidth=1)
-    axes.set_xlabel(expected_label, color=_COLOURS["muted"])
-    axes.set_title(deployed_label, loc="left", color=_COLOURS["muted"], pad=14)
-    return _svg(figure, f"scatter-{canvas.key}", {})
-
-
-def glyph(shape: Shape) -> str:
-    """Draw the marker of a status for the table; the same shape as in the plot."""
-    paths: dict[Shape, str] = {
-        "reference": '<rect x="3" y="3" width="10" height="10" fill="var(--reference)"/>',
-        "shipped": '<circle cx="8" cy="8" r="4" fill="var(--accent)"/>'
-        '<circle cx="8" cy="8" r="7" fill="none" stroke="var(--accent)" stroke-width="1.5"/>',
-        "passed": '<circle cx="8" cy="8" r="5" fill="none" stroke="var(--accent)" stroke-width="2"/>',
-        "other": '<path d="M8 2l6 6-6 6-6-6z" fill="none" stroke="var(--muted)" stroke-width="2"/>',
-        "failed": '<path d="M5 2l3 3 3-3 3 3-3 3 3 3-3 3-3-3-3 3-3-3 3-3-3-3z" fill="var(--fail)"/>',
-    }
-    return f'<svg class="glyph" viewBox="0 0 16 16" aria-hidden="true">{paths[shape]}</svg>'
-
-
-def _axes(canvas: Canvas, *, left: float, bottom: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(canvas.width / 72, canvas.height / 72), dpi=72)
-    axes = figure.add_axes(
+    drawing.boxes += [
         (
-            left / canvas.width,
-            bottom / canvas.height,
-            1 - (left + 14) / canvas.width,
-            1 - (bottom + 40) / canvas.height,
+            Box(
+                horizontal(low + (number + 0.05) * width),
+                vertical(int(count)),
+                horizontal(low + (number + 0.95) * width),
+                area.bottom,
+            ),
+            "bar",
         )
+        for number, count in enumerate(counts)
+        if count
+    ]
+    place = horizontal(mean)
+    drawing.lines.append(Line(place, area.top, place, area.bottom, "mean"))
+    on_the_right = place > (area.left + area.right) / 2
+    drawing.texts.append(
+        Text(place + (-6 if on_the_right else 6), area.top - 6, mean_label, "ink", "end" if on_the_right else "start")
     )
-    figure.patch.set_visible(False)
-    axes.patch.set_visible(False)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(_COLOURS["muted"])
-    axes.tick_params(length=0, labelcolor=_COLOURS["muted"], pad=8)
-    axes.set_axisbelow(True)
-    return figure, axes
+    return drawing
+
+
+def scatter(expected: Array, deployed: Array, canvas: Canvas, *, expected_label: str, deployed_label: str) -> Drawing:
+    """Draw deployed against expected values, at most a few hundred of them, evenly picked."""
+    area = _area(canvas, left=64 if canvas.names else 52)
+    step = max(1, math.ceil(expected.size / _MOST_POINTS))
+    x, y = (values.reshape(-1)[::step].astype(float) for values in (expected, deployed))
+    low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
+    margin = (high - low) * 0.05 or 0.5 * max(1.0, abs(high))
+    horizontal = _Scale(low - margin, high + margin, area.left, area.right)
+    vertical = _Scale(low - margin, high + margin, area.bottom, area.top)
+    ticks = horizontal.ticks(6 if canvas.names else 4)
+    drawing = Drawing(canvas)
+    _axes(
+        drawing,
+        area,
+        [(horizontal(value), f"{value:.4g}") for value in ticks],
+        [(vertical(value), f"{value:.4g}") for value in ticks],
+        expected_label,
+        deployed_label,
+    )
+    drawing.lines += [Line(horizontal(value), area.top, horizontal(value), area.bottom, "grid") for value in ticks]
+    drawing.lines.append(Line(horizontal(low), vertical(low), horizontal(high), vertical(high), "equal"))
+    drawing.dots = [(horizontal(a), vertical(b)) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+    return drawing
+
+
+def _area(canvas: Canvas, *, left: float) -> Box:
+    return Box(left, _TOP, canvas.width - _RIGHT, canvas.height - _BOTTOM)
+
+
+def _axes(
+    drawing: Drawing,
+    area: Box,
+    across: Sequence[tuple[float, str]],
+    up: Sequence[tuple[float, str]],
+    label: str,
+    title: str,
+) -> None:
+    """Draw both axes: places with their labels, what stands below, and what stands above."""
+    drawing.lines += [Line(area.left, place, area.right, place, "grid") for place, _ in up]
+    drawing.lines.append(Line(area.left, area.bottom, area.right, area.bottom, "axis"))
+    drawing.texts += [Text(area.left - 8, place + 4, text, anchor="end") for place, text in up]
+    drawing.texts += [Text(place, area.bottom + 18, text, anchor="middle") for place, text in across]
+    drawing.texts.append(Text((area.left + area.right) / 2, drawing.canvas.height - 8, label, anchor="middle"))
+    drawing.texts.append(Text(area.left, area.top - 20, title))
 
 
 def _quality_range(points: Sequence[Point], limit: float, *, higher_is_better: bool) -> tuple[float, float]:
@@ -292,173 +319,88 @@ def _quality_range(points: Sequence[Point], limit: float, *, higher_is_better: b
     return (low, high) if higher_is_better else (-high, -low)
 
 
-def _width(text: str, size: float) -> float:
-    return sum(1.0 if unicodedata.east_asian_width(c) in "WF" else _EM for c in text) * size
+def _width(text: str) -> float:
+    return sum(1.0 if unicodedata.east_asian_width(c) in "WF" else _EM for c in text) * _SIZE
 
 
-def _label(
-    axes: Axes,
-    placed: Sequence[tuple[Point, float, float, float, bool]],
-    canvas: Canvas,
-    limit: float,
-    limit_label: str,
-) -> None:
-    """Write names, or numbers where names find no room, next to the markers, and none over another."""
-    height = 15.0
-    area = axes.get_window_extent()
-    inside = Box(2, area.y0 + 1, canvas.width - 2, area.y1 + 14)
-    taken = [Box(x - r, y - r, x + r, y + r) for _, x, y, r, _ in placed]
-    gate_y = float(axes.transData.transform((1, limit))[1])
-    taken.append(Box(area.x0, gate_y - 1, area.x1, gate_y + 1))
+@dataclass(frozen=True)
+class _Placed:
+    """A candidate's mark: where it is, how far it reaches, and whether its value is beyond the edge."""
 
-    def write(text: str, box: Box, colour: str, *, bold: bool = False) -> None:
-        axes.annotate(
-            text,
-            (box.left, box.bottom + 3.5),
-            xycoords="figure points",
-            color=_COLOURS[colour],
-            fontweight="bold" if bold else "normal",
-            annotation_clip=False,
-        )
+    point: Point
+    x: float
+    y: float
+    reach: float
+    outside: bool
 
-    gate_width = _width(limit_label, 12)
+
+def _label(drawing: Drawing, area: Box, placed: Sequence[_Placed], gate: float, limit_label: str) -> None:
+    """Write names, or numbers where names find no room, next to the marks, and none over another."""
+    canvas = drawing.canvas
+    inside = Box(2, area.top - 14, canvas.width - 2, area.bottom - 1)
+    taken = [Box(p.x - p.reach, p.y - p.reach, p.x + p.reach, p.y + p.reach) for p in placed]
+    taken.append(Box(area.left, gate - 1, area.right, gate + 1))
+
+    width = _width(limit_label)
     corners = [
-        Box(x, y, x + gate_width, y + height)
-        for x in (area.x1 - gate_width, area.x0 + 4, (area.x0 + area.x1 - gate_width) / 2)
-        for y in (gate_y - height - 2, gate_y + 2)
+        Box(x, y, x + width, y + _LINE_HEIGHT)
+        for x in (area.right - width, area.left + 4, (area.left + area.right - width) / 2)
+        for y in (gate + 2, gate - _LINE_HEIGHT - 2)
     ]
     corner = next((c for c in corners if not any(c.overlaps(t) for t in taken)), corners[0])
     taken.append(corner)
-    write(limit_label, corner, "fail")
+    drawing.texts.append(Text(corner.left, corner.bottom - _BASELINE, limit_label, "fail"))
 
     # The winner and the reference choose first.
     order = {"shipped": 0, "reference": 1}
-    centres = [(x, y) for _, x, y, _, _ in placed]
-    for point, x, y, radius, outside in sorted(placed, key=lambda p: (order.get(p[0].shape, 2), p[0].number)):
-        arrow = " ↓" if outside else ""
-        number = f"{point.number}{arrow}"
-        name = f"{clean(point.name, 44)}{arrow}"
-        tries = [(name, centres), (number, centres)] if canvas.names else [(number, centres)]
-        if point.shape in order:  # in a crowd, with a line from the marker
+    centres = [(p.x, p.y) for p in placed]
+    for mark in sorted(placed, key=lambda p: (order.get(p.point.shape, 2), p.point.number)):
+        point, arrow = mark.point, " ↓" if mark.outside else ""
+        number, name = f"{point.number}{arrow}", f"{clean(point.name, 44)}{arrow}"
+        tries: list[tuple[str, Sequence[tuple[float, float]]]] = [(number, centres)]
+        if canvas.names:
+            tries.insert(0, (name, centres))
+        if point.shape in order:  # in a crowd, with a line from the mark
             tries.insert(1, (tries[0][0], []))
         for text, others in tries:
-            box = _free(x, y, radius, _width(text, 12), height, taken, inside, others)
+            box = _free(mark, _width(text), taken, inside, others)
             if box is not None:
                 break
         else:
-            continue  # its number stands in the table, and its marker tells its name
+            continue  # its number stands in the table, and its mark tells its name
         taken.append(box)
-        near = (min(max(x, box.left), box.right), min(max(y, box.bottom), box.top))
-        if math.dist(near, (x, y)) > radius + 9:
-            axes.annotate(
-                "",
-                xy=(x, y),
-                xytext=near,
-                xycoords="figure points",
-                textcoords="figure points",
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": _COLOURS["muted"],
-                    "linewidth": 0.8,
-                    "shrinkA": 1,
-                    "shrinkB": radius + 1,
-                },
-                annotation_clip=False,
-            )
-        write(text, box, "ink" if point.shape in ("shipped", "reference") else "muted", bold=point.shape == "shipped")
+        near = box.nearest(mark.x, mark.y)
+        distance = math.dist(near, (mark.x, mark.y))
+        if distance > mark.reach + 9:
+            share = (mark.reach + 1) / distance
+            edge = (mark.x + (near[0] - mark.x) * share, mark.y + (near[1] - mark.y) * share)
+            drawing.lines.append(Line(*edge, *near, "leader"))
+        role = {"shipped": "strong", "reference": "ink"}.get(point.shape, "muted")
+        drawing.texts.append(Text(box.left, box.bottom - _BASELINE, text, role))
 
 
 def _free(
-    x: float,
-    y: float,
-    radius: float,
-    width: float,
-    height: float,
-    taken: Sequence[Box],
-    inside: Box,
-    centres: Sequence[tuple[float, float]],
+    mark: _Placed, width: float, taken: Sequence[Box], inside: Box, centres: Sequence[tuple[float, float]]
 ) -> Box | None:
-    """Return the nearest free place for a text around a marker, which no other marker is closer to."""
+    """Return the nearest free place for a text around a mark, which no other mark is closer to."""
+    x, y, height = mark.x, mark.y, _LINE_HEIGHT
     for gap in (5, 11, 18, 27, 38, 52):
-        reach = radius + gap
+        reach = mark.reach + gap
         slant = reach * 0.75
-        for left, bottom in (
+        for left, top in (
             (x + reach, y - height / 2),
-            (x - width / 2, y + reach - 3),
             (x - width / 2, y - reach - height + 3),
+            (x - width / 2, y + reach - 3),
             (x - reach - width, y - height / 2),
-            (x + slant, y + slant - 4),
             (x + slant, y - slant - height + 4),
-            (x - slant - width, y + slant - 4),
+            (x + slant, y + slant - 4),
             (x - slant - width, y - slant - height + 4),
+            (x - slant - width, y + slant - 4),
         ):
-            box = Box(left, bottom, left + width, bottom + height)
+            box = Box(left, top, left + width, top + height)
             if not box.within(inside) or any(box.overlaps(t) for t in taken):
                 continue
             own = box.distance(x, y)
             if all(box.distance(*other) >= own for other in centres):
                 return box
     return None
-
-
-def _svg(figure: Figure, salt: str, tips: dict[str, str]) -> str:
-    """Return a figure as SVG for the inside of a page, the same bytes for the same figure."""
-    stream = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": salt}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # glyphs that matplotlib's font lacks: the page's fonts show the text
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    root = ET.fromstring(stream.getvalue())  # noqa: S314  # matplotlib wrote it just now
-    names = {value: f"var(--{key})" for key, value in _COLOURS.items()}
-    referenced = set(re.findall(r"#([\w-]+)", " ".join(v for e in root.iter() for v in e.attrib.values())))
-    for parent in root.iter():
-        for child in list(parent):
-            if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
-                parent.remove(child)
-        _adapt(parent, names, referenced, salt)
-        if parent.get("data-tip") in tips:
-            title = ET.Element(f"{_SVG}title")
-            title.text = tips[parent.attrib.pop("data-tip")]
-            parent.insert(0, title)
-        else:
-            parent.attrib.pop("data-tip", None)
-    for name in ("width", "height", "version"):
-        root.attrib.pop(name, None)
-    root.set("style", "stroke-linejoin: round; stroke-linecap: butt")
-    root.set("aria-hidden", "true")
-    root.set("focusable", "false")
-    text = ET.tostring(_unprefixed(root), encoding="unicode")
-    return re.sub(r">\s+<", "><", text)
-
-
-def _adapt(element: ET.Element, names: dict[str, str], referenced: set[str], salt: str) -> None:
-    """Replace colours, drop the fonts, and make what is referred to by id unique in a page with many plots."""
-    style = element.get("style")
-    if style is not None:
-        declarations = [d.strip() for d in style.split(";") if d.strip()]
-        kept = [d for d in declarations if not d.startswith(("font-family", "font-variant", "font-stretch"))]
-        kept = [re.sub(r"^font: (?:(bold|\d+) )?([\d.]+)px .*", _font, d) for d in kept]
-        for colour, variable in names.items():
-            kept = [d.replace(colour, variable) for d in kept]
-        element.set("style", "; ".join(kept))
-    for name, value in list(element.attrib.items()):
-        if name == f"{_XLINK}href":
-            del element.attrib[name]
-            element.set("href", value.replace("#", f"#{salt}-"))
-        elif "url(#" in value:
-            element.set(name, value.replace("url(#", f"url(#{salt}-"))
-    identity = element.attrib.pop("id", None)
-    if identity in referenced:
-        element.set("id", f"{salt}-{identity}")
-    elif identity is not None and identity.startswith("point-"):
-        element.set("data-tip", identity)
-
-
-def _font(match: re.Match[str]) -> str:
-    weight = f"font-weight: {match[1]}; " if match[1] else ""
-    return f"{weight}font-size: {match[2]}px"
-
-
-def _unprefixed(root: ET.Element) -> ET.Element:
-    for element in root.iter():
-        element.tag = element.tag.removeprefix(_SVG)
-    return root
