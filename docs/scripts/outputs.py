@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cdk_inference.costs import SOURCES, Prices
 
@@ -25,9 +26,14 @@ def printed(code: str) -> str:
 
 def written(page: str) -> str:
     """Return the page with its outputs and prices as they are now."""
-    rows = [f"| `{name}` | {price:g} | {SOURCES[name].read} |\n" for name, price in Prices().by_name().items()]
+    rows = [_row(name, price) for name, price in Prices().by_name().items()]
     page = _PRICES.sub(lambda match: match[1] + "".join(rows), page)
     return _EXAMPLE.sub(lambda match: match[1] + printed(match[2]) + match[3], page)
+
+
+def _row(name: str, price: float) -> str:
+    source = SOURCES[name]
+    return f"| `{name}` | {price:g} | [{urlsplit(source.url).hostname}]({source.url}), {source.date} |\n"
 
 
 if __name__ == "__main__":

@@ -99,5 +99,5 @@ def test_python_newer_than_cdk_fails() -> None:
 
 
 def test_unknown_architecture_fails() -> None:
-    with pytest.raises(PropError, match="architecture 'aarch64' is unknown: use 'arm64' or 'x86_64'"):
+    with pytest.raises(PropError, match="architecture must be 'arm64' or 'x86_64', got 'aarch64'"):
         LambdaPlatform("3.14", "aarch64")  # type: ignore[arg-type]

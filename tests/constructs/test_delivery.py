@@ -342,7 +342,7 @@ def test_the_engine(stack: cdk.Stack, model: ModelArtifact, wheels: str | None, 
 @pytest.mark.parametrize(
     ("engine", "wheels", "message"),
     [
-        ("C", None, "engine is 'C'; use 'c_api' or 'python'"),
+        ("C", None, "engine must be 'c_api' or 'python', got 'C'"),
         ("c_api", "aarch64-apple-darwin", "engine is 'c_api', which wheels for aarch64-apple-darwin do not have"),
     ],
 )

@@ -359,7 +359,7 @@ def test_on_the_cpu_it_is_a_zip_with_the_same_handler():
 
 
 def test_another_accelerator_fails():
-    with pytest.raises(PropError, match="context cdk-inference:accelerator is 'tpu'; use 'cpu' or 'gpu'"):
+    with pytest.raises(PropError, match="context cdk-inference:accelerator must be 'cpu' or 'gpu', got 'tpu'"):
         gpu(make_stack(**{"cdk-inference:accelerator": "tpu"}))
 
 

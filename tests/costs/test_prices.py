@@ -8,16 +8,20 @@ from datetime import date
 import pytest
 
 from cdk_inference import PropError
-from cdk_inference.costs.prices import FROM_MEMORY, SOURCES, Prices
+from cdk_inference.costs.prices import SOURCES, Prices
 
 
 def test_every_price_has_a_source_and_a_date() -> None:
     assert SOURCES.keys() == Prices().by_name().keys()
     assert all(source.page.startswith("https://aws.amazon.com/") for source in SOURCES.values())
-    read = {source.read for source in SOURCES.values()}
-    assert FROM_MEMORY in read  # it says so of those that nothing confirmed
-    assert max(text[-10:] for text in read if text[-10:-6].isdecimal()) == Prices().as_of
-    assert date.fromisoformat(Prices().as_of)
+    assert all(source.url.startswith("https://") for source in SOURCES.values())
+    assert max(date.fromisoformat(source.date) for source in SOURCES.values()).isoformat() == Prices().as_of
+
+
+def test_the_old_name_of_a_source_warns() -> None:
+    source = SOURCES["s3_puts"]
+    with pytest.warns(DeprecationWarning, match="use url and date"):
+        assert source.read == f"{source.url}, {source.date}"
 
 
 def test_own_prices_take_the_place_of_single_ones() -> None:
@@ -47,12 +51,12 @@ def test_fees_and_units() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Prices(sqs_requests=-1), "sqs_requests is -1"),
-        (lambda: Prices(ec2_hours={"g6.xlarge": float("nan")}), r"ec2_hours\.g6\.xlarge is nan"),
+        (lambda: Prices(sqs_requests=-1), "sqs_requests must be at least 0, got -1"),
+        (lambda: Prices(ec2_hours={"g6.xlarge": float("nan")}), r"ec2_hours\.g6\.xlarge must be at least 0, got nan"),
         (lambda: Prices().managed_hour("g9.huge"), r"'g9\.huge'.*replace\(prices, ec2_hours="),
         (lambda: Prices().sagemaker_hour("g6.xlarge"), "known: ml"),
-        (lambda: Prices().lambda_gb_second("riscv"), "architecture is 'riscv'"),
-        (lambda: Prices().scaled(0, region="nowhere"), "factor is 0"),
+        (lambda: Prices().lambda_gb_second("riscv"), "architecture must be 'arm64' or 'x86_64', got 'riscv'"),
+        (lambda: Prices().scaled(0, region="nowhere"), "factor must be above 0, got 0"),
     ],
 )
 def test_wrong_prices(make, message) -> None:

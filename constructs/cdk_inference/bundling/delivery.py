@@ -21,6 +21,7 @@ from cdk_inference.common.contents import hash_once
 from cdk_inference.common.descriptions import LAYER, described
 from cdk_inference.common.platform import LambdaPlatform, on_cpu_only
 from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.validation import check_choice
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -354,8 +355,7 @@ def _engine(engine: Engine | None, platform: LambdaPlatform) -> Engine:
     # The library is that of Linux's wheels.
     if engine is None:
         return "c_api" if "linux" in platform.uv_platform else "python"
-    if engine not in {"c_api", "python"}:
-        raise PropError(f"engine is {engine!r}; use 'c_api' or 'python'")
+    check_choice(("c_api", "python"), engine=engine)
     if engine == "c_api" and "linux" not in platform.uv_platform:
         raise PropError(f"engine is 'c_api', which wheels for {platform.uv_platform} do not have; use 'python'")
     return engine

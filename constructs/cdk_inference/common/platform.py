@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
 from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.validation import check_choice
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def on_cpu_only(scope: Construct) -> bool:
         If the context value is not one of the two.
     """
     accelerator = scope.node.try_get_context(ACCELERATOR_KEY)
-    if accelerator not in (None, "cpu", "gpu"):
-        raise PropError(f"context {ACCELERATOR_KEY} is {accelerator!r}; use 'cpu' or 'gpu'")
+    if accelerator is not None:
+        check_choice(("cpu", "gpu"), **{f"context {ACCELERATOR_KEY}": accelerator})
     return bool(accelerator == "cpu")
 
 
@@ -82,8 +83,7 @@ class LambdaPlatform:
             raise PropError(
                 f"python {self.python!r} is not supported: use '3.{_OLDEST_PYTHON}' or newer, such as '3.14'"
             )
-        if self.architecture not in _MACHINES:
-            raise PropError(f"architecture {self.architecture!r} is unknown: use 'arm64' or 'x86_64'")
+        check_choice(_MACHINES, architecture=self.architecture)
 
     def __str__(self) -> str:
         """Return the form that the context key takes, such as ``3.14/arm64``."""

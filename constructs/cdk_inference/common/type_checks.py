@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import starmap, zip_longest
+from math import isfinite
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, cast, get_args, get_origin, is_typeddict
 
@@ -78,7 +79,7 @@ def _is(value: object, kind: Hint) -> bool:
     if is_typeddict(kind):
         return isinstance(value, Mapping)
     if kind in {int, float}:
-        return (isinstance(value, int | kind) and not isinstance(value, bool)) or _is_number_token(value)
+        return (isinstance(value, int | kind) and not isinstance(value, bool)) or is_number_token(value)
     if type(value).__name__ == "InterfaceDynamicProxy":  # CDK returned it as one or more interfaces
         return any(_is(delegate, kind) for delegate in vars(value)["_delegates"])
     if getattr(kind, "_is_protocol", False):
@@ -88,10 +89,11 @@ def _is(value: object, kind: Hint) -> bool:
     return isinstance(value, kind)
 
 
-def _is_number_token(value: object) -> bool:
+def is_number_token(value: object) -> bool:
     """Tell whether only the deployment knows the number; CDK stands a float for it."""
     cdk = sys.modules.get("aws_cdk")
-    return cdk is not None and isinstance(value, float) and bool(cdk.Token.is_unresolved(value))
+    # Node takes neither infinity nor NaN.
+    return cdk is not None and isinstance(value, float) and isfinite(value) and bool(cdk.Token.is_unresolved(value))
 
 
 @cache

@@ -7,17 +7,16 @@ from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.validation import check_above_zero, check_at_least, check_between, check_choice, check_share
 from cdk_inference.costs.quantities import (
     GIB,
     HOUR,
+    LEAST_MIB,
     MONTH_HOURS,
+    MOST_MIB,
     NETWORK_ENDPOINTS,
     VCPU_MIB,
     Architecture,
-    check_above_zero,
-    check_at_least,
-    check_memory,
-    check_share,
     on_vcpus,
     plural,
 )
@@ -136,8 +135,8 @@ class PipelineShape:
             row_kb=self.row_kb,
             hand_over_transitions=self.hand_over_transitions,
         )
-        for name in ("preprocess_memory", "postprocess_memory"):
-            check_memory(name, getattr(self, name))
+        memory = {"preprocess_memory": self.preprocess_memory, "postprocess_memory": self.postprocess_memory}
+        check_between(LEAST_MIB, MOST_MIB, "MiB", **memory)
 
     def batches(self, traffic: Traffic) -> float:
         """Return how many batches a month's traffic makes: no batch reaches from one burst into the next."""
@@ -184,7 +183,7 @@ class CpuOption:
                 f"pinned; build it with precision 'auto', or pass milliseconds="
             )
         check_above_zero(milliseconds=self.milliseconds)
-        check_memory("memory_size", self.memory_size)
+        check_between(LEAST_MIB, MOST_MIB, "MiB", memory_size=self.memory_size)
         check_share(parallel=self.parallel)
 
     @classmethod
@@ -265,8 +264,7 @@ class GpuOption:
                 f"the latency of '{self.name}' on a GPU is not known, and no build can measure it: run "
                 f"benchmarks/gpu.py on such a card, and pass its milliseconds per item as milliseconds="
             )
-        if self.backend not in ("lambda", "sagemaker"):
-            raise PropError(f"backend is '{self.backend}'; it must be lambda or sagemaker")
+        check_choice(("lambda", "sagemaker"), backend=self.backend)
         check_above_zero(milliseconds=self.milliseconds)
         check_at_least(
             0,

@@ -1,21 +1,28 @@
-"""List prices of AWS with their date and source page. Replace the ones that differ for you."""
+"""List prices of AWS, read from ``prices.toml`` with their source and date. Replace the ones that differ for you."""
 
 from __future__ import annotations
 
+import tomllib
+import warnings
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.validation import check_above_zero, check_at_least, check_choice
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-AS_OF = "2026-09-29"
-"""Date of the newest source; the older ones are named in `SOURCES`."""
+_DATA: dict[str, Any] = tomllib.loads(Path(__file__).with_name("prices.toml").read_text("utf-8"))
+_LISTED: dict[str, Any] = {}
+for _source in _DATA["source"]:
+    for _name, _value in _source["prices"].items():
+        _LISTED[_name] = _LISTED.get(_name, {}) | _value if isinstance(_value, dict) else _value
 
-FROM_MEMORY = "from memory, check"
-"""Value of `Source.read` for a price that no stored page or price list confirmed."""
+AS_OF: str = max(source["date"] for source in _DATA["source"])
+"""Date of the newest source; `SOURCES` has the date of each."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +32,23 @@ class Source:
     Parameters
     ----------
     page
-        The owner's page that lists it.
-    read
-        Where the figure was read, and when: the owner's pages show most prices only to a browser.
+        AWS's own page that lists it.
+    url
+        Where the figure was read, since AWS's pages show most prices only to a browser; or AWS's price list, if a
+        public copy of it was read.
+    date
+        Date of that source, or of the reading if the source has none; as ``YYYY-MM-DD``.
     """
 
     page: str
-    read: str
+    url: str
+    date: str
+
+    @property
+    def read(self) -> str:
+        """Return the source and its date. Deprecated: use `url` and `date`."""
+        warnings.warn("Source.read is deprecated; use url and date", DeprecationWarning, stacklevel=2)
+        return f"{self.url}, {self.date}"
 
 
 @check_props
@@ -78,53 +95,35 @@ class Prices:
         An hour of a VPC's interface endpoint in one zone, and of a NAT gateway; what passes through comes on top.
     """
 
-    region: str = "us-east-1"
+    region: str = _DATA["region"]
     as_of: str = AS_OF
-    lambda_arm64: float = 13.3334
-    lambda_x86_64: float = 16.6667
-    lambda_requests: float = 0.20
-    provisioned_arm64: float = 3.3334
-    provisioned_x86_64: float = 4.1667
-    provisioned_duration_arm64: float = 7.7778
-    provisioned_duration_x86_64: float = 9.7222
-    snapshot_cache: float = 1.5046
-    snapshot_restores: float = 139.7998
-    managed_fee: float = 0.15
-    ec2_hours: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "c8g.xlarge": 0.1595,
-            "g4dn.xlarge": 0.526,
-            "g5.xlarge": 1.006,
-            "g6.xlarge": 0.8048,
-            "g6e.xlarge": 1.861,
-            "g6f.large": 0.202,
-        }
-    )
-    sagemaker_hours: Mapping[str, float] = field(
-        default_factory=lambda: {
-            "ml.g4dn.xlarge": 0.736,
-            "ml.g5.xlarge": 1.408,
-            "ml.g6.xlarge": 1.1267,
-            "ml.g6e.xlarge": 2.61,
-        }
-    )
-    express_requests: float = 1.00
-    express_gb_seconds: float = 16.67
-    standard_transitions: float = 25.00
-    sqs_requests: float = 0.40
-    eventbridge_events: float = 1.00
-    pipe_requests: float = 0.40
-    dynamodb_writes: float = 0.625
-    dynamodb_reads: float = 0.125
-    s3_puts: float = 5.00
-    s3_gets: float = 0.40
-    endpoint_hours: float = 0.01
-    nat_gateway_hours: float = 0.045
+    lambda_arm64: float = _LISTED["lambda_arm64"]
+    lambda_x86_64: float = _LISTED["lambda_x86_64"]
+    lambda_requests: float = _LISTED["lambda_requests"]
+    provisioned_arm64: float = _LISTED["provisioned_arm64"]
+    provisioned_x86_64: float = _LISTED["provisioned_x86_64"]
+    provisioned_duration_arm64: float = _LISTED["provisioned_duration_arm64"]
+    provisioned_duration_x86_64: float = _LISTED["provisioned_duration_x86_64"]
+    snapshot_cache: float = _LISTED["snapshot_cache"]
+    snapshot_restores: float = _LISTED["snapshot_restores"]
+    managed_fee: float = _LISTED["managed_fee"]
+    ec2_hours: Mapping[str, float] = field(default_factory=_LISTED["ec2_hours"].copy)
+    sagemaker_hours: Mapping[str, float] = field(default_factory=_LISTED["sagemaker_hours"].copy)
+    express_requests: float = _LISTED["express_requests"]
+    express_gb_seconds: float = _LISTED["express_gb_seconds"]
+    standard_transitions: float = _LISTED["standard_transitions"]
+    sqs_requests: float = _LISTED["sqs_requests"]
+    eventbridge_events: float = _LISTED["eventbridge_events"]
+    pipe_requests: float = _LISTED["pipe_requests"]
+    dynamodb_writes: float = _LISTED["dynamodb_writes"]
+    dynamodb_reads: float = _LISTED["dynamodb_reads"]
+    s3_puts: float = _LISTED["s3_puts"]
+    s3_gets: float = _LISTED["s3_gets"]
+    endpoint_hours: float = _LISTED["endpoint_hours"]
+    nat_gateway_hours: float = _LISTED["nat_gateway_hours"]
 
     def __post_init__(self) -> None:
-        for name, price in self.by_name().items():
-            if not price >= 0:
-                raise PropError(f"{name} is {price}; a price is 0 or more")
+        check_at_least(0, **self.by_name())
 
     def by_name(self) -> dict[str, float]:
         """Return the prices by name; those of instances are called ``ec2_hours.g6.xlarge`` and the like."""
@@ -141,8 +140,7 @@ class Prices:
 
     def scaled(self, factor: float, *, region: str) -> Prices:
         """Return all prices multiplied, as a first guess for another region; the fee, a share, stays."""
-        if not factor > 0:
-            raise PropError(f"factor is {factor}; it must be more than 0")
+        check_above_zero(factor=factor)
         changed: dict[str, object] = {}
         for each in fields(self):
             value = getattr(self, each.name)
@@ -175,8 +173,7 @@ class Prices:
         return self._hour("sagemaker_hours", instance)
 
     def _by_architecture(self, kind: str, architecture: str) -> float:
-        if architecture not in ("arm64", "x86_64"):
-            raise PropError(f"architecture is '{architecture}'; it must be arm64 or x86_64")
+        check_choice(("arm64", "x86_64"), architecture=architecture)
         return float(getattr(self, f"{kind}_{architecture}"))
 
     def _hour(self, table: str, instance: str) -> float:
@@ -189,53 +186,10 @@ class Prices:
         return hours[instance]
 
 
-_LAMBDA = "https://aws.amazon.com/lambda/pricing/"
-_EC2 = "https://aws.amazon.com/ec2/pricing/on-demand/"
-_SAGEMAKER = "https://aws.amazon.com/sagemaker/ai/pricing/"
-_STEP_FUNCTIONS = "https://aws.amazon.com/step-functions/pricing/"
-_EVENTBRIDGE = "https://aws.amazon.com/eventbridge/pricing/"
-
-_LIST_2025 = "a copy of AWS's price list, 2025-10-28"
-_OWNER_2026 = "a transcript of the page, 2026-09-20"
-_LIST_AUGUST = "a copy of AWS's price list, 2026-08-17"
-_LIST_SEPTEMBER = "a copy of AWS's price list, 2026-09-29"
-_TABLES = "several public tables that agree, undated"
-_ARTICLE_2025 = "an article, 2025-07"
-_ARTICLE_2026 = "an article, 2026-03"
-_ARTICLES_2026 = "two articles that quote the page, 2026-04 and 2026-05"
-
 SOURCES: Mapping[str, Source] = {
-    "lambda_arm64": Source(_LAMBDA, _LIST_2025),
-    "lambda_x86_64": Source(_LAMBDA, _LIST_2025),
-    "lambda_requests": Source(_LAMBDA, _LIST_2025),
-    "provisioned_arm64": Source(_LAMBDA, _LIST_2025),
-    "provisioned_x86_64": Source(_LAMBDA, _LIST_2025),
-    "provisioned_duration_arm64": Source(_LAMBDA, _LIST_2025),
-    "provisioned_duration_x86_64": Source(_LAMBDA, _LIST_2025),
-    "snapshot_cache": Source(_LAMBDA, _ARTICLES_2026),
-    "snapshot_restores": Source(_LAMBDA, _ARTICLES_2026),
-    "managed_fee": Source(_LAMBDA, _OWNER_2026),
-    "ec2_hours.c8g.xlarge": Source(_EC2, _LIST_SEPTEMBER),
-    "ec2_hours.g4dn.xlarge": Source(_EC2, _TABLES),
-    "ec2_hours.g5.xlarge": Source(_EC2, _LIST_AUGUST),
-    "ec2_hours.g6.xlarge": Source(_EC2, _LIST_AUGUST),
-    "ec2_hours.g6e.xlarge": Source(_EC2, _LIST_AUGUST),
-    "ec2_hours.g6f.large": Source(_EC2, FROM_MEMORY),
-    "sagemaker_hours.ml.g4dn.xlarge": Source(_SAGEMAKER, _TABLES),
-    "sagemaker_hours.ml.g5.xlarge": Source(_SAGEMAKER, _LIST_AUGUST),
-    "sagemaker_hours.ml.g6.xlarge": Source(_SAGEMAKER, _TABLES),
-    "sagemaker_hours.ml.g6e.xlarge": Source(_SAGEMAKER, _LIST_AUGUST),
-    "express_requests": Source(_STEP_FUNCTIONS, _ARTICLE_2026),
-    "express_gb_seconds": Source(_STEP_FUNCTIONS, _ARTICLE_2026),
-    "standard_transitions": Source(_STEP_FUNCTIONS, "a stored copy of the page, undated"),
-    "sqs_requests": Source("https://aws.amazon.com/sqs/pricing/", FROM_MEMORY),
-    "eventbridge_events": Source(_EVENTBRIDGE, _ARTICLE_2026),
-    "pipe_requests": Source(_EVENTBRIDGE, _ARTICLE_2026),
-    "dynamodb_writes": Source("https://aws.amazon.com/dynamodb/pricing/on-demand/", _ARTICLE_2025),
-    "dynamodb_reads": Source("https://aws.amazon.com/dynamodb/pricing/on-demand/", FROM_MEMORY),
-    "s3_puts": Source("https://aws.amazon.com/s3/pricing/", _TABLES),
-    "s3_gets": Source("https://aws.amazon.com/s3/pricing/", _TABLES),
-    "endpoint_hours": Source("https://aws.amazon.com/privatelink/pricing/", FROM_MEMORY),
-    "nat_gateway_hours": Source("https://aws.amazon.com/vpc/pricing/", "an article, 2026-04"),
+    f"{name}.{instance}" if instance else name: Source(source["page"], source["url"], source["date"])
+    for source in _DATA["source"]
+    for name, value in source["prices"].items()
+    for instance in (value if isinstance(value, dict) else [""])
 }
 """Where each price of `Prices` is from."""
