@@ -24,7 +24,7 @@ WARMING_KEY = "cdk-inference"
 
 WARMING = "warm"
 
-LONGEST_HOLD_MS = 10_000
+MAX_HOLD_MS = 10_000
 """An event that asks for more is held no longer than this."""
 
 # Set by Lambda; its own client decides by it too whether there are hooks to run.
@@ -66,7 +66,7 @@ def _hold_seconds(hold_ms: object) -> float:
     """Return how long to hold an event; what is not such a number is 0, for a warming event must not fail."""
     if isinstance(hold_ms, bool) or not isinstance(hold_ms, (int, float)) or not hold_ms > 0:
         return 0.0
-    return min(hold_ms, LONGEST_HOLD_MS) / 1000
+    return min(hold_ms, MAX_HOLD_MS) / 1000
 
 
 def prepare(function: _Function) -> _Function:

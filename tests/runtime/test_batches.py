@@ -63,7 +63,7 @@ def test_in_any_memory_the_results_are_those_of_one_run(
     calls: list[tuple[int, int]], room: int, most: int | None
 ) -> None:
     card, whole = Card(room), Card(10**9)
-    batches = Batches(card.run, ["twice", "sum"], most=most)
+    batches = Batches(card.run, ["twice", "sum"], max_batch_size=most)
     for count, length in calls:
         inputs = items(count, length)
         outputs = run(batches, inputs)
@@ -75,7 +75,7 @@ def test_in_any_memory_the_results_are_those_of_one_run(
 @given(count=st.integers(1, 30), fixed=st.integers(1, 12))
 def test_a_fixed_batch_is_always_full(count: int, fixed: int) -> None:
     card = Card(10**9)
-    batches = Batches(card.run, ["twice", "sum"], most=1, fixed=fixed)
+    batches = Batches(card.run, ["twice", "sum"], max_batch_size=1, fixed_batch_size=fixed)
     inputs = items(count, 3)
     np.testing.assert_array_equal(run(batches, inputs)["twice"], inputs["x"] * 2)
     assert card.sizes == [fixed] * math.ceil(count / fixed)
@@ -84,7 +84,7 @@ def test_a_fixed_batch_is_always_full(count: int, fixed: int) -> None:
 
 def test_a_batch_runs_whole_and_what_did_not_fit_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     card = Card(room=10 * 8)
-    batches = Batches(card.run, ["twice", "sum"], most=None)
+    batches = Batches(card.run, ["twice", "sum"], max_batch_size=None)
     run(batches, items(10, 4))
     assert card.sizes == [10]
     run(batches, items(50, 4))
@@ -99,7 +99,7 @@ def test_a_batch_runs_whole_and_what_did_not_fit_is_not_tried_again(caplog: pyte
 
 @pytest.mark.parametrize("fixed", [None, 4])
 def test_what_does_not_fit_alone_fails(fixed: int | None) -> None:
-    batches = Batches(Card(room=10).run, ["twice", "sum"], most=None, fixed=fixed)
+    batches = Batches(Card(room=10).run, ["twice", "sum"], max_batch_size=None, fixed_batch_size=fixed)
     with pytest.raises(OutOfMemoryError, match=rf"{fixed or 1} items of x int64 \[7\], y.*Failed to allocate memory"):
         run(batches, items(5, 7))
 
@@ -109,12 +109,13 @@ def test_other_errors_are_not_split() -> None:
         raise ValueError(count)
 
     with pytest.raises(ValueError, match=r"^5$"):
-        run(Batches(fail, ["twice"], most=None), items(5, 1))
+        run(Batches(fail, ["twice"], max_batch_size=None), items(5, 1))
 
 
 @pytest.mark.parametrize("fixed", [None, 4])
 def test_no_items_have_outputs_of_the_models_shapes(fixed: int | None) -> None:
-    outputs = run(Batches(Card(room=100).run, ["twice", "sum"], most=None, fixed=fixed), items(0, 7))
+    batches = Batches(Card(room=100).run, ["twice", "sum"], max_batch_size=None, fixed_batch_size=fixed)
+    outputs = run(batches, items(0, 7))
     assert {name: array.shape for name, array in outputs.items()} == {"twice": (0, 7), "sum": (0,)}
 
 

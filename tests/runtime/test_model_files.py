@@ -38,7 +38,7 @@ ENTRY = {"name": "model.onnx", "key": "k", "size": 1, "sha256": "0" * 64}
 @pytest.fixture
 def server(environment: pytest.MonkeyPatch) -> Iterator[StorageServer]:
     """A bucket with a model of two files, of many ranges, and a function that gets it from there."""
-    environment.setattr(client, "LONGEST_PAUSE", 0)
+    environment.setattr(client, "MAX_RETRY_DELAY", 0)
     environment.setattr(client, "READ_TIMEOUT", 0.5)
     environment.setattr(model_download, "RANGE_BYTES", 1000)
     entries = [

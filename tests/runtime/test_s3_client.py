@@ -59,7 +59,7 @@ STRANGE = [
 
 @pytest.fixture
 def server(environment: pytest.MonkeyPatch) -> Iterator[StorageServer]:
-    environment.setattr(client, "LONGEST_PAUSE", 0)
+    environment.setattr(client, "MAX_RETRY_DELAY", 0)
     environment.setattr(client, "READ_TIMEOUT", 0.5)
     with storage_server() as server:
         environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
@@ -300,7 +300,7 @@ def test_a_connection_is_not_used_again_after_a_freeze(server: StorageServer, en
     environment.setattr(client.time, "time", lambda: clock() + client.IDLE_SECONDS + 1)
     objects.get("b", "k")
     assert len(server.connections) == 2
-    objects.forget()
+    objects.reset()
     objects.get("b", "k")
     assert len(server.connections) == 3
 
@@ -348,7 +348,7 @@ def test_bytes_of_another_size_that_come_late_fail_and_are_no_answer_to_the_next
 
 
 def test_s3_that_cannot_be_reached_fails(environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(client, "LONGEST_PAUSE", 0)
+    environment.setattr(client, "MAX_RETRY_DELAY", 0)
     with storage_server() as server:
         environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
     with pytest.raises(RetryableError, match="ConnectionRefusedError"):
@@ -356,7 +356,7 @@ def test_s3_that_cannot_be_reached_fails(environment: pytest.MonkeyPatch) -> Non
 
 
 def test_tls_is_verified(environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(client, "LONGEST_PAUSE", 0)
+    environment.setattr(client, "MAX_RETRY_DELAY", 0)
     with storage_server(tls=True) as server:
         environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
         with pytest.raises(RetryableError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -427,7 +427,7 @@ def test_a_container_asks_its_endpoint_once(container: Endpoint) -> None:
 
 def test_credentials_are_replaced_before_they_expire(container: Endpoint) -> None:
     source = CredentialSource()
-    container.lifetime = credentials.EARLY - 1
+    container.lifetime = credentials.REFRESH_SECONDS - 1
     assert [source.get().key_id for _ in range(2)] == ["KEY1", "KEY2"]
     # As long as they are valid, an endpoint that is out of order does no harm.
     container.broken = True

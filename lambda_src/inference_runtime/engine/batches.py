@@ -30,9 +30,9 @@ class Batches:
         Runs the model on a batch, and returns its outputs in order. Raises `OutOfMemoryError`.
     names
         Of the outputs.
-    most
+    max_batch_size
         Most items in one run; None for no limit but the memory.
-    fixed
+    fixed_batch_size
         How many items each run must have, if the model was exported so: the last run is filled up by repetition.
     """
 
@@ -41,20 +41,20 @@ class Batches:
         run: Callable[[Mapping[str, Tensor], int], list[Tensor]],
         names: list[str],
         *,
-        most: int | None,
-        fixed: int | None = None,
+        max_batch_size: int | None,
+        fixed_batch_size: int | None = None,
     ) -> None:
         self._run = run
         self._names = names
-        self._most = most
-        self._fixed = fixed
-        self._found: dict[Shapes, int] = {}
+        self._max_batch_size = max_batch_size
+        self._fixed_batch_size = fixed_batch_size
+        self._limits: dict[Shapes, int] = {}
 
     def limit(self, inputs: Mapping[str, Tensor]) -> int | None:
         """Return most items in one run of items like these, as far as known."""
-        if self._fixed:
-            return self._fixed
-        return self._found.get(_shapes(inputs), self._most)
+        if self._fixed_batch_size:
+            return self._fixed_batch_size
+        return self._limits.get(_shapes(inputs), self._max_batch_size)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the outputs by name, with as many items as the inputs have.
@@ -77,38 +77,38 @@ class Batches:
         """
         total = len(next(iter(inputs.values())))
         if total == 0:
-            yield dict(zip(self._names, self._nothing(inputs), strict=True))
+            yield dict(zip(self._names, self._run_empty(inputs), strict=True))
         done = 0
         while done < total:
             limit = self.limit(inputs)
             count = min(limit or total, total - done)
             chunk = {name: tensor.rows(done, done + count) for name, tensor in inputs.items()}
             try:
-                outputs = self._part(chunk, count)
+                outputs = self._run_padded(chunk, count)
             except OutOfMemoryError as error:
-                if self._fixed or count == 1:
+                if self._fixed_batch_size or count == 1:
                     raise OutOfMemoryError(
                         f"{count} items of {_described(chunk)} do not fit the memory: {error}"
                     ) from error
-                self._found[_shapes(inputs)] = count // 2
+                self._limits[_shapes(inputs)] = count // 2
                 _log.warning("%d items of %s do not fit the memory: %d at a time", count, _described(chunk), count // 2)
             else:
                 done += count
                 yield dict(zip(self._names, outputs, strict=True))
 
-    def _part(self, chunk: dict[str, Tensor], count: int) -> list[Tensor]:
-        if not self._fixed or count == self._fixed:
+    def _run_padded(self, chunk: dict[str, Tensor], count: int) -> list[Tensor]:
+        if not self._fixed_batch_size or count == self._fixed_batch_size:
             return self._run(chunk, count)
-        missing = self._fixed - count
+        missing = self._fixed_batch_size - count
         filled = {name: t.take([*range(count), *[count - 1] * missing]) for name, t in chunk.items()}
-        return [output.rows(0, count) for output in self._run(filled, self._fixed)]
+        return [output.rows(0, count) for output in self._run(filled, self._fixed_batch_size)]
 
-    def _nothing(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    def _run_empty(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the outputs for no items: the model knows their shapes."""
-        if not self._fixed:
+        if not (count := self._fixed_batch_size):
             return self._run(inputs, 0)
-        blank = {name: zeros(tensor.dtype, (self._fixed, *tensor.shape[1:])) for name, tensor in inputs.items()}
-        return [output.rows(0, 0) for output in self._run(blank, self._fixed)]
+        blank = {name: zeros(tensor.dtype, (count, *tensor.shape[1:])) for name, tensor in inputs.items()}
+        return [output.rows(0, 0) for output in self._run(blank, count)]
 
 
 def _shapes(inputs: Mapping[str, Tensor]) -> Shapes:

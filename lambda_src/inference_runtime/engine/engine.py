@@ -60,7 +60,7 @@ class LocalEngine:
         most = _max_batch() or (MAX_BATCH_ON_CPU if self.inference == "cpu" else None)
         # A model exported for a fixed batch gets exactly that many items.
         fixed = next((i.shape[0] for i in inputs if i.shape and isinstance(i.shape[0], int)), None)
-        self._batches = Batches(self._run, self.output_names, most=most, fixed=fixed)
+        self._batches = Batches(self._run, self.output_names, max_batch_size=most, fixed_batch_size=fixed)
 
     def start_deadline(self) -> None:
         """Do nothing: what runs in this process cannot be given up but with it."""

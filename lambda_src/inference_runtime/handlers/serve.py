@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 MAX_BODY = 64 * 1024**2
 """Most bytes of a request: an event is far smaller, its tensors are in the work bucket."""
 
-LONGEST = 3600.0
+MAX_REQUEST_SECONDS = 3600.0
 """Seconds that a request may take if `ANSWER_SECONDS` does not say so: SageMaker's own limit."""
 
-STOP = 25.0
+SHUTDOWN_SECONDS = 25.0
 """Seconds for what is being answered when the container is stopped: SageMaker kills it after 30."""
 
 _MAX_LINE = 64
@@ -85,7 +85,7 @@ class Server(ThreadingHTTPServer):
         """Take no more requests, and wait for those that are being answered."""
         self.server_close()
         with self._changed:
-            self._changed.wait_for(lambda: not self._answering, timeout=STOP)
+            self._changed.wait_for(lambda: not self._answering, timeout=SHUTDOWN_SECONDS)
         time.sleep(_PAUSE)  # for the last answer on its way
 
 
@@ -205,7 +205,7 @@ def main() -> None:
     engine = DynamicBatcher(cast("LocalEngine", infer.engine))
     infer.engine = engine
     port = int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
-    most = float(os.environ.get("ANSWER_SECONDS") or LONGEST)
+    most = float(os.environ.get("ANSWER_SECONDS") or MAX_REQUEST_SECONDS)
 
     def healthy() -> bool:
         return not engine.broken and engine.running_seconds <= most

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 RANGE_BYTES = 8 * 1024 * 1024
 """Bytes of one request; S3's own advice is 8 to 16 MB."""
 
-DOWNLOADS = 2
+MAX_DOWNLOADS = 2
 """How often a file is downloaded whose bytes are wrong."""
 
 _MORE_STORAGE = "give the function more ephemeral storage"
@@ -86,7 +86,7 @@ def downloaded_model(folder: Path | None = None) -> str:
                 for file in missing:
                     _download(objects, bucket, file, target)
             finally:
-                objects.forget()  # so many connections are not needed again
+                objects.reset()  # so many connections are not needed again
             size, took = sum(file.size for file in missing), time.monotonic() - began
             _log.info("downloaded %.1f MB of the model in %.2f s", size / 1e6, took)
     return str(target)
@@ -126,7 +126,7 @@ def _check_storage(folder: Path, size: int) -> None:
 
 def _download(objects: S3Client, bucket: str, file: _File, folder: Path) -> None:
     partial = folder / f"{file.name}.partial"
-    for _ in range(DOWNLOADS):
+    for _ in range(MAX_DOWNLOADS):
         found = _fetch(objects, bucket, file, partial)
         if found == file.sha256:
             partial.replace(folder / file.name)

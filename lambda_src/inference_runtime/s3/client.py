@@ -31,7 +31,7 @@ IDLE_SECONDS = 5.0
 """A connection that has been idle for longer is not used again: S3 may have closed it, and a function that was frozen
 has not heard of it."""
 
-LONGEST_PAUSE = 1.0
+MAX_RETRY_DELAY = 1.0
 """Seconds before the second attempt, at most."""
 
 _PARTIAL, _ERRORS, _TOO_MANY, _SERVER_ERRORS = 206, 300, 429, 500
@@ -56,7 +56,7 @@ class S3Error(Exception):
         self.transient = transient
 
 
-class _Stale(Exception):  # noqa: N818 - not an error: nobody sees it
+class _StaleConnectionError(Exception):
     """A connection that was used before turned out to be closed."""
 
 
@@ -115,7 +115,7 @@ class S3Client:
         RetryableError
             If S3 does not give it; the text has S3's error code.
         """
-        return self._try(_Request("GET", bucket, key))
+        return self._retry(_Request("GET", bucket, key))
 
     def put(self, bucket: str, key: str, data: bytes | memoryview) -> None:
         """Write an object.
@@ -125,7 +125,7 @@ class S3Client:
         RetryableError
             If S3 does not take it; the text has S3's error code.
         """
-        self._try(_Request("PUT", bucket, key, body=memoryview(data).cast("B")))
+        self._retry(_Request("PUT", bucket, key, body=memoryview(data).cast("B")))
 
     def read_into(self, bucket: str, key: str, start: int, buffer: memoryview, *, size: int) -> None:
         """Read part of an object into a buffer.
@@ -147,34 +147,34 @@ class S3Client:
             If S3 does not give the part, or the object has another size.
         """
         headers = {"range": f"bytes={start}-{start + len(buffer) - 1}"}
-        self._try(_Request("GET", bucket, key, headers, buffer=buffer, size=size))
+        self._retry(_Request("GET", bucket, key, headers, buffer=buffer, size=size))
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop connections and credentials, as after a restore from a snapshot."""
         with suppress(IndexError):  # there are no more
             while True:
                 self._idle.pop()[1].close()
-        self._credentials.forget()
+        self._credentials.reset()
 
-    def _try(self, request: _Request) -> bytes:
+    def _retry(self, request: _Request) -> bytes:
         verb = "read" if request.method == "GET" else "write"
         address, path = self._locator.locate(request.bucket, request.key)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._ask(request, address, path)
+                return self._request(request, address, path)
             except (S3Error, OSError, http.client.HTTPException) as error:
                 if isinstance(error, S3Error):
                     text, again = str(error), error.transient
                     if error.code in _REFUSED:
-                        self._credentials.forget()
+                        self._credentials.reset()
                 else:
                     text, again = f"{type(error).__name__}: {error}", True
                 if attempt == ATTEMPTS or not again:
                     raise RetryableError(f"cannot {verb} s3://{request.bucket}/{request.key}: {text}") from error
-            time.sleep(LONGEST_PAUSE * os.urandom(1)[0] / 255)
+            time.sleep(MAX_RETRY_DELAY * os.urandom(1)[0] / 255)
         raise AssertionError
 
-    def _ask(self, request: _Request, address: Address, path: str) -> bytes:
+    def _request(self, request: _Request, address: Address, path: str) -> bytes:
         signed = signed_headers(
             request.method,
             path,
@@ -188,24 +188,24 @@ class S3Client:
         if request.method == "PUT":
             sent["content-length"] = str(len(request.body))
         while True:
-            used = self._used(address)
-            connection = used if used is not None else self._connected(address)
+            used = self._idle_connection(address)
+            connection = used if used is not None else self._connect(address)
             try:
                 response = _send(connection, request, path, sent, reused=used is not None)
-                answer = _answer(response, request.buffer, request.size)
-            except _Stale:
+                answer = _read_response(response, request.buffer, request.size)
+            except _StaleConnectionError:
                 connection.close()
                 continue
             except S3Error:
-                self._keep(address, connection, response)
+                self._release(address, connection, response)
                 raise
             except BaseException:
                 connection.close()
                 raise
-            self._keep(address, connection, response)
+            self._release(address, connection, response)
             return answer
 
-    def _used(self, address: Address) -> http.client.HTTPConnection | None:
+    def _idle_connection(self, address: Address) -> http.client.HTTPConnection | None:
         """Return a connection that was used before and still seems to be open."""
         for _ in range(len(self._idle)):
             try:
@@ -215,13 +215,13 @@ class S3Client:
             if where != address:
                 self._idle.appendleft((where, connection, since))
             # By the clock on the wall: the other one stands still while the function is frozen.
-            elif 0 <= time.time() - since < IDLE_SECONDS and _quiet(connection):
+            elif 0 <= time.time() - since < IDLE_SECONDS and _is_open(connection):
                 return connection
             else:
                 connection.close()
         return None
 
-    def _connected(self, address: Address) -> http.client.HTTPConnection:
+    def _connect(self, address: Address) -> http.client.HTTPConnection:
         if address.secure:
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
                 address.host, address.port, timeout=CONNECT_TIMEOUT, context=self._context()
@@ -237,7 +237,7 @@ class S3Client:
             self._tls = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
         return self._tls
 
-    def _keep(
+    def _release(
         self, address: Address, connection: http.client.HTTPConnection, response: http.client.HTTPResponse
     ) -> None:
         if response.will_close or not response.isclosed():
@@ -249,7 +249,7 @@ class S3Client:
                     self._idle.popleft()[1].close()
 
 
-def _quiet(connection: http.client.HTTPConnection) -> bool:
+def _is_open(connection: http.client.HTTPConnection) -> bool:
     """Return whether nothing has arrived on an idle connection: what does arrive there is its end."""
     try:
         return not select.select([connection.sock], [], [], 0)[0]
@@ -269,7 +269,7 @@ def _send(
 
     Raises
     ------
-    _Stale
+    _StaleConnectionError
         If a connection that was used before has been closed. Reading and writing whole objects may be done twice.
     """
     try:
@@ -277,11 +277,11 @@ def _send(
         return connection.getresponse()
     except (ConnectionError, http.client.BadStatusLine, ssl.SSLEOFError) as error:
         if reused:
-            raise _Stale from error
+            raise _StaleConnectionError from error
         raise
 
 
-def _answer(response: http.client.HTTPResponse, buffer: memoryview | None, size: int) -> bytes:
+def _read_response(response: http.client.HTTPResponse, buffer: memoryview | None, size: int) -> bytes:
     """Read what S3 answers: into the buffer, if there is one.
 
     Raises
@@ -290,13 +290,13 @@ def _answer(response: http.client.HTTPResponse, buffer: memoryview | None, size:
         If S3 refuses, or answers something else than what was asked for.
     """
     if response.status >= _ERRORS:
-        raise _error(response)
+        raise _s3_error(response)
     if buffer is None:
         return response.read()
     found = response.headers.get("content-range", "")
     if response.status != _PARTIAL or not found.endswith(f"/{size}"):
         length = found.rpartition("/")[2] or response.headers.get("content-length")
-        # Not read: `_keep` closes the connection, on which the rest still arrives.
+        # Not read: `_release` closes the connection, on which the rest still arrives.
         text = f"the object has {length} bytes, expected {size}"
         raise S3Error(text, code="WrongSize", transient=False)
     filled = 0
@@ -309,7 +309,7 @@ def _answer(response: http.client.HTTPResponse, buffer: memoryview | None, size:
     return b""
 
 
-def _error(response: http.client.HTTPResponse) -> S3Error:
+def _s3_error(response: http.client.HTTPResponse) -> S3Error:
     text = response.read().decode("utf-8", "replace")
     code = _element(text, "Code") or str(response.status)
     message = _element(text, "Message") or response.reason
@@ -336,6 +336,6 @@ def s3_client() -> S3Client:
         As `S3Client` does.
     """
     objects = S3Client()
-    before_snapshot(objects.forget)
-    after_restore(objects.forget)
+    before_snapshot(objects.reset)
+    after_restore(objects.reset)
     return objects

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 from inference_runtime.errors import RetryableError
 from inference_runtime.timeouts import ATTEMPTS, CONNECT_TIMEOUT
 
-EARLY = 300
+REFRESH_SECONDS = 300
 """Seconds before they expire that credentials are replaced."""
 
 _RELATIVE_HOST = "http://169.254.170.2"
@@ -44,8 +44,8 @@ class CredentialSource:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: Credentials | None = None
-        self._expire = 0.0
+        self._cached: Credentials | None = None
+        self._expires = 0.0
 
     def get(self) -> Credentials:
         """Return the credentials that are valid now.
@@ -58,26 +58,26 @@ class CredentialSource:
         key_id, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
         if key_id and secret:
             return Credentials(
-                _sendable(key_id, "AWS_ACCESS_KEY_ID"),
-                _sendable(secret, "AWS_SECRET_ACCESS_KEY"),
-                _sendable(os.environ.get("AWS_SESSION_TOKEN", ""), "AWS_SESSION_TOKEN"),
+                _header_value(key_id, "AWS_ACCESS_KEY_ID"),
+                _header_value(secret, "AWS_SECRET_ACCESS_KEY"),
+                _header_value(os.environ.get("AWS_SESSION_TOKEN", ""), "AWS_SESSION_TOKEN"),
             )
         with self._lock:
-            kept, left = self._kept, self._expire - time.time()
-            if kept is not None and left > EARLY:
-                return kept
+            cached, left = self._cached, self._expires - time.time()
+            if cached is not None and left > REFRESH_SECONDS:
+                return cached
             try:
-                self._kept, self._expire = _from_endpoint()
+                self._cached, self._expires = _from_endpoint()
             except RetryableError:
-                if kept is None or left <= 0:
+                if cached is None or left <= 0:
                     raise
-                return kept
-            return self._kept
+                return cached
+            return self._cached
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Ask for others at the next request: S3 has refused these, or they come from a snapshot."""
         with self._lock:
-            self._kept = None
+            self._cached = None
 
 
 def _from_endpoint() -> tuple[Credentials, float]:
@@ -99,14 +99,14 @@ def _from_endpoint() -> tuple[Credentials, float]:
         )
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _asked(url)
+            return _request(url)
         except (OSError, ValueError, KeyError, TypeError) as error:
             if attempt == ATTEMPTS:
                 raise RetryableError(f"{address} gives no credentials: {type(error).__name__}: {error}") from error
     raise AssertionError
 
 
-def _asked(url: SplitResult) -> tuple[Credentials, float]:
+def _request(url: SplitResult) -> tuple[Credentials, float]:
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
     connection = kind(url.hostname or "", url.port, timeout=CONNECT_TIMEOUT)
     token = _authorization()
@@ -123,20 +123,23 @@ def _asked(url: SplitResult) -> tuple[Credentials, float]:
         raise OSError(f"status {response.status}")
     found = json.loads(answer)
     expire = datetime.fromisoformat(found["Expiration"]).timestamp()
-    names = ("AccessKeyId", "SecretAccessKey", "Token")
-    return Credentials(*[_sendable(found[name], f"{name} of the endpoint for credentials") for name in names]), expire
+    values = (
+        _header_value(found[name], f"{name} of the endpoint for credentials")
+        for name in ("AccessKeyId", "SecretAccessKey", "Token")
+    )
+    return Credentials(*values), expire
 
 
 def _authorization() -> str:
     if path := os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"):
         with open(path, encoding="utf-8") as file:  # noqa: PTH123 - without importing pathlib
-            return _sendable(file.read().strip(), "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
-    return _sendable(
+            return _header_value(file.read().strip(), "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+    return _header_value(
         os.environ.get("AWS_CONTAINER_AUTHORIZATION_TOKEN", "").strip(), "AWS_CONTAINER_AUTHORIZATION_TOKEN"
     )
 
 
-def _sendable(value: object, name: str) -> str:
+def _header_value(value: object, name: str) -> str:
     """Return what can be sent in a header: the error of who tries to send it otherwise would show the secret."""
     if not isinstance(value, str) or not value.isascii() or not value.isprintable():
         raise RetryableError(f"{name} must be a single line of printable ASCII")

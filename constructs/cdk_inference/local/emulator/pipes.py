@@ -143,7 +143,7 @@ class Refusal:
     at: float = field(default_factory=time.time, compare=False)
 
 
-class Outage(Exception):  # noqa: N818
+class OutageError(Exception):
     """A pipe cannot go on now; it tries again later."""
 
 
@@ -217,7 +217,7 @@ class _Pipe:
             self._free.acquire()  # no message is taken before there is room to deliver it
             try:
                 batch = self._collect()
-            except Outage:
+            except OutageError:
                 batch = []
                 self._stopping.wait(_BACKOFF_SECONDS)
             if batch:
@@ -234,7 +234,7 @@ class _Pipe:
         while len(batch) < self.definition.batch_size and time.monotonic() < deadline and not self._stopping.is_set():
             try:
                 batch += self._receive(self.definition.batch_size - len(batch), deadline)
-            except Outage:
+            except OutageError:
                 break  # deliver what we hold
         return batch
 
@@ -265,7 +265,7 @@ class _Pipe:
                     name = self.definition.name
                     self._logger.info("pipe %s: %d of %d messages to be retried", name, len(failed), len(batch))
                 self._delete([message for message in batch if message["MessageId"] not in failed])
-            except Outage:
+            except OutageError:
                 pass  # the visibility timeout gives the messages back to the queue
             if self._retry_after is not None:
                 self._show_again([message for message in batch if message["MessageId"] in failed], self._retry_after)
@@ -345,7 +345,7 @@ class _Pipe:
             if not self._stopping.is_set():
                 self._logger.warning("pipe %s: %s failed: %s", self.definition.name, action, error)
                 self._refusals.append(Refusal(self.definition.name, action, str(error)))
-            raise Outage from error
+            raise OutageError from error
 
 
 class _RoleSession:
