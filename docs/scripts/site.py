@@ -35,6 +35,7 @@ PAGES = {
 MODULES = ("cdk_inference", "cdk_inference.model", "cdk_inference.costs", "cdk_inference.local")
 
 _CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+_INCLUDE = re.compile(r"<!-- include (?:\S+/)?(\S+) -->\n```(\w+)\n")
 _COMMENT = re.compile(r"^<!--.*?-->\n", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[((?:[^][]|\[[^]]*\])*)\]\(([^)\s]+)\)")
 
@@ -64,6 +65,8 @@ def page(source: str, text: str) -> str:
     def prose(part: str) -> str:
         return _LINK.sub(link, _COMMENT.sub("", part))
 
+    text = re.sub("^```console$", "```bash", text, flags=re.MULTILINE)  # console highlights after a prompt only
+    text = _INCLUDE.sub(r'```\2 title="\1"\n', text)
     parts, end = [], 0
     for code in _CODE.finditer(text):
         parts += [prose(text[end : code.start()]), code[0]]
