@@ -1,7 +1,7 @@
 """Build the documentation site into `.site/html`: `make docs`.
 
-Zensical builds from a copy. In it, links to files outside of the documentation lead to the repository, and the
-reference has a page for each subject, made from the public names and their docstrings.
+Zensical builds from a copy. In it, links to files outside of the documentation lead to the repository. The copy also
+has the reference: a page for each subject, made from the public names and their docstrings.
 """
 
 from __future__ import annotations
