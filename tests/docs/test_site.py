@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -14,11 +19,16 @@ import pytest
 from .pages import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
 
 SITE = ROOT / ".site" / "html"
+CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
+PATIENCE = 300_000  # milliseconds: only a hang takes so long
 
 
 class Html(HTMLParser):
@@ -84,3 +94,54 @@ def test_the_reference_has_all_public_names(site: dict[Path, Html]) -> None:
 
     anchors = {anchor.rpartition(".")[2] for path, page in site.items() for anchor in page.anchors if "." in anchor}
     assert set(cdk_inference.__all__) <= anchors
+
+
+@pytest.fixture(scope="module")
+def address(site: dict[Path, Html]) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(SITE))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None and not os.environ.get("CI"):
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=PATIENCE)
+        yield found
+        found.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pages_fit_the_screen_in_both_schemes(browser: Browser, address: str, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    context.set_default_timeout(PATIENCE)
+    view, errors, hosts = context.new_page(), [], set()
+    view.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    view.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
+    for page in ("index.html", "start/tutorial.html", "operate/performance.html", "reference/pipeline.html"):
+        view.goto(address + page)
+        assert view.evaluate("document.documentElement.scrollWidth <= innerWidth"), page
+    shade = view.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
+    assert (max(shade) < 64) if scheme == "dark" else (min(shade) > 192)
+    assert (errors, hosts) == ([], {urlsplit(address).netloc})
+    context.close()
+
+
+def test_the_search_finds_a_heading(browser: Browser, address: str) -> None:
+    view = browser.new_page()
+    view.set_default_timeout(PATIENCE)
+    view.goto(address + "index.html")
+    view.keyboard.press("Control+k")
+    view.keyboard.type("slow and crashing objects")
+    view.locator("a[href*='slow-and-crashing-objects']").first.wait_for()
+    view.close()
