@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aws_cdk import App, Environment, Stack
 
-from cdk_inference import Inference, InferencePipeline, ModelArtifact, ModelDelivery, Postprocess, Preprocess
+from cdk_inference import Execution, Inference, InferencePipeline, ModelArtifact, ModelDelivery, Postprocess, Preprocess
 from cdk_inference.model import PackageFile
 from verify.cases import ACCOUNT, CASES, COLUMNS, MODEL_CACHE, REGION, ROOT, STACK
 
@@ -37,7 +37,7 @@ def pipelines() -> dict[str, dict[str, Any]]:
     }
     return {
         "Photos": photos,
-        "FusedPhotos": {**photos, "fused": True},
+        "FusedPhotos": {**photos, "execution": Execution.fused()},
         "OwnPhotos": {
             "model": _LITE0,
             "preprocess": Preprocess.function(_OWN / "photos.py:preprocess", requirements=_OWN / "requirements.txt"),

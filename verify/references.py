@@ -147,7 +147,9 @@ def _default(stack: Stack) -> None:
 
 
 def _fused(stack: Stack) -> None:
-    _pipeline(stack, fused=True)
+    from cdk_inference import Execution  # noqa: PLC0415
+
+    _pipeline(stack, execution=Execution.fused())
 
 
 def _own_key(stack: Stack) -> None:
@@ -194,15 +196,14 @@ def _sagemaker(stack: Stack) -> None:
 
 
 def _managed_instances(stack: Stack) -> None:
-    from cdk_inference import Capacity, Inference  # noqa: PLC0415
+    from cdk_inference import Capacity, Execution, Inference  # noqa: PLC0415
 
     capacity = Capacity.managed_instances()
     _pipeline(
         stack,
         capacity=capacity,
         inference=Inference.cpu(capacity=capacity, memory_size=2048),
-        preprocess_memory_size=2048,
-        postprocess_memory_size=2048,
+        execution=Execution.staged(preprocess_memory_size=2048, postprocess_memory_size=2048),
     )
 
 

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from cdk_inference.gpu.sagemaker import SageMakerAsync
     from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.pipeline.execution import Execution
+    from cdk_inference.pipeline.execution_strategy import ExecutionStrategy
+    from cdk_inference.pipeline.fused import FusedStages
     from cdk_inference.pipeline.pipeline import InferencePipeline
-    from cdk_inference.pipeline.workflow import FusedLeg, InferenceWorkflow, Leg
+    from cdk_inference.pipeline.routes import FusedRoute, StagedRoute
+    from cdk_inference.pipeline.staged import SeparateStages
+    from cdk_inference.pipeline.workflow import InferenceWorkflow
     from cdk_inference.routing.inference import Inference
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.router import Router
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.fused import FusedFunction
     from cdk_inference.stages.inference import CpuInference
+    from cdk_inference.stages.interfaces import IStage
     from cdk_inference.stages.postprocess import Postprocess, PostprocessFunction
     from cdk_inference.stages.preprocess import Preprocess, PreprocessFunction
     from cdk_inference.storage.results import ResultsTable
@@ -51,12 +57,16 @@ _MODULES = {
     "CpuCapacity": "capacity.managed_instances",
     "CpuInference": "stages.inference",
     "CpuOption": "costs.options",
+    "Execution": "pipeline.execution",
+    "ExecutionStrategy": "pipeline.execution_strategy",
     "FusedFunction": "stages.fused",
-    "FusedLeg": "pipeline.workflow",
+    "FusedRoute": "pipeline.routes",
+    "FusedStages": "pipeline.fused",
     "GpuCapacity": "gpu.capacity",
     "GpuInference": "gpu.inference",
     "GpuOption": "costs.options",
     "GpuWorkflow": "gpu.workflow",
+    "IStage": "stages.interfaces",
     "Inference": "routing.inference",
     "InferenceError": "errors",
     "InferenceNetwork": "capacity.network",
@@ -64,7 +74,6 @@ _MODULES = {
     "InferenceWorkflow": "pipeline.workflow",
     "LambdaGpu": "gpu.inference",
     "LambdaPlatform": "common.platform",
-    "Leg": "pipeline.workflow",
     "ModelArtifact": "model.artifact",
     "ModelBuildError": "errors",
     "ModelDelivery": "bundling.delivery",
@@ -81,10 +90,13 @@ _MODULES = {
     "Routing": "routing.strategies",
     "S3Trigger": "triggers.s3",
     "SageMakerAsync": "gpu.sagemaker",
+    "SeparateStages": "pipeline.staged",
     "StageFunction": "stages.base",
+    "StagedRoute": "pipeline.routes",
     "Traffic": "costs.options",
     "WorkBucket": "storage.work_bucket",
 }
+_RENAMED = {"FusedLeg": "FusedRoute", "Leg": "StagedRoute"}
 
 __all__ = [
     "Capacity",
@@ -94,12 +106,16 @@ __all__ = [
     "CpuCapacity",
     "CpuInference",
     "CpuOption",
+    "Execution",
+    "ExecutionStrategy",
     "FusedFunction",
-    "FusedLeg",
+    "FusedRoute",
+    "FusedStages",
     "GpuCapacity",
     "GpuInference",
     "GpuOption",
     "GpuWorkflow",
+    "IStage",
     "Inference",
     "InferenceError",
     "InferenceNetwork",
@@ -107,7 +123,6 @@ __all__ = [
     "InferenceWorkflow",
     "LambdaGpu",
     "LambdaPlatform",
-    "Leg",
     "ModelArtifact",
     "ModelBuildError",
     "ModelDelivery",
@@ -124,13 +139,20 @@ __all__ = [
     "Routing",
     "S3Trigger",
     "SageMakerAsync",
+    "SeparateStages",
     "StageFunction",
+    "StagedRoute",
     "Traffic",
     "WorkBucket",
 ]
 
 
 def __getattr__(name: str) -> object:
+    if name in _RENAMED:
+        from cdk_inference.common.deprecations import warn_deprecated  # noqa: PLC0415 - only for old names
+
+        warn_deprecated(f"cdk_inference.{name}", _RENAMED[name])
+        name = _RENAMED[name]
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # The objects that imports make stay, and CDK's modules are many thousands of objects. Looking for garbage among

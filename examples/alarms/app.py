@@ -23,7 +23,7 @@ ABOVE = {
     "InvalidResults": (pipeline.metric_failed(), 0),
     "WorkflowFails": (pipeline.workflow.metric_failed(), 0),
     "WorkflowTimesOut": (pipeline.workflow.metric_timed_out(), 0),
-    "InferenceThrottled": (pipeline.inference.metric_throttles(), 100),
+    "InferenceThrottled": (pipeline.stages.inference.metric_throttles(), 100),
     "SlowResults": (pipeline.metric_latency(), Duration.minutes(1).to_milliseconds()),
 }
 for name, (metric, threshold) in ABOVE.items():

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from cdk_inference import (
     CapacitySchedule,
     CpuInference,
+    Execution,
     Inference,
     LambdaPlatform,
     ModelArtifact,
@@ -626,26 +627,29 @@ def ids(stack, *stages):
 
 def test_a_pipelines_capacity_is_that_of_what_is_around_the_model(stack, pipeline):
     photos = pipeline(capacity=Capacity.snap_start())
-    assert with_snapshots(stack) == ids(stack, photos.preprocess, photos.postprocess)
+    assert with_snapshots(stack) == ids(stack, photos.stages.preprocess, photos.stages.postprocess)
 
 
 def test_the_model_has_a_capacity_of_its_own(stack, pipeline):
     photos = pipeline(inference=Inference.cpu(capacity=Capacity.snap_start()), capacity=Capacity.warmed())
-    assert with_snapshots(stack) == ids(stack, photos.inference)
+    assert with_snapshots(stack) == ids(stack, photos.stages.inference)
     assert len(rules(stack)) == 3  # and that of the trigger
 
 
 def test_what_is_behind_a_gpu_has_the_capacity_too(stack, pipeline):
     photos = pipeline(inference=Inference.gpu(), capacity=Capacity.snap_start())
-    assert with_snapshots(stack) == ids(stack, photos.preprocess, photos.postprocess)
+    assert with_snapshots(stack) == ids(stack, photos.stages.preprocess, photos.stages.postprocess)
 
 
 @pytest.mark.parametrize(
     ("props", "message"),
     [
         ({}, "preprocess_memory_size is 1769 MiB; a managed instance, where preprocessing runs, takes 2048"),
-        ({"preprocess_memory_size": 2048}, "postprocess_memory_size is 1024 MiB; a managed instance, where post"),
-        ({"fused": True}, "memory_size is 1769 MiB; a managed instance, where Score runs, takes 2048"),
+        (
+            {"execution": Execution.staged(preprocess_memory_size=2048)},
+            "postprocess_memory_size is 1024 MiB; a managed instance, where post",
+        ),
+        ({"execution": Execution.fused()}, "memory_size is 1769 MiB; a managed instance, where Score runs, takes 2048"),
     ],
 )
 def test_a_pipeline_with_less_memory_than_an_instance_gives_fails(pipeline, props, message):

@@ -19,6 +19,7 @@ from aws_cdk.assertions import Annotations, Match
 from cdk_inference import (
     Capacity,
     CpuInference,
+    Execution,
     Inference,
     InferencePipeline,
     LambdaPlatform,
@@ -389,7 +390,11 @@ def test_a_fused_function_with_a_model_of_a_stack_that_is_not_selected_fails() -
     model = ModelArtifact(cdk.Stack(app, "Models"), "Model", recipe=RECIPE)
     with pytest.raises(PropError, match=r"Functions/Photos/Score runs tiny, .* leave --exclusively out"):
         InferencePipeline(
-            cdk.Stack(app, "Functions"), "Photos", model=model, preprocess=Preprocess.image(size=224), fused=True
+            cdk.Stack(app, "Functions"),
+            "Photos",
+            model=model,
+            preprocess=Preprocess.image(size=224),
+            execution=Execution.fused(),
         )
 
 

@@ -14,6 +14,7 @@ from aws_cdk.assertions import Annotations, Match, Template
 from constructs import Construct
 
 from cdk_inference import (
+    Execution,
     Inference,
     InferencePipeline,
     LambdaGpu,
@@ -67,7 +68,7 @@ def add_pipelines(scope, id, *, region=None, inner="Photos", **props):
     on_sagemaker = route("other", Inference.gpu(backend=SageMakerAsync()), Float16())
     cascade = Routing.cascade(first=small, then=on_lambda, threshold=0.5)
     InferencePipeline(stack, inner, routing=Routing.by_tag("class", {"other": on_sagemaker}, otherwise=cascade))
-    InferencePipeline(stack, f"{inner}2", model=small.model, preprocess=small.preprocess, fused=True)
+    InferencePipeline(stack, f"{inner}2", model=small.model, preprocess=small.preprocess, execution=Execution.fused())
     return stack
 
 

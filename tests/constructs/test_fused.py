@@ -13,8 +13,9 @@ from aws_cdk.assertions import Annotations, Match, Template
 from cdk_inference import (
     Capacity,
     CpuInference,
+    Execution,
     FusedFunction,
-    FusedLeg,
+    FusedRoute,
     GpuInference,
     Inference,
     InferencePipeline,
@@ -56,12 +57,12 @@ def as_list(value):
 
 
 def test_the_whole_template(stack, pipeline, snapshot_json):
-    pipeline(fused=True)
+    pipeline(execution=Execution.fused())
     assert Template.from_stack(stack).to_json()["Resources"] == snapshot_json
 
 
 def test_it_has_one_function_one_task_and_no_work_bucket(stack, pipeline):
-    made = pipeline(fused=True)
+    made = pipeline(execution=Execution.fused())
     properties, mark = function(stack)
     assert properties["Handler"] == "inference_runtime.handlers.fused.handler"
     assert (mark["stage"], mark["stages"]) == ("Score", ["preprocess", "inference", "postprocess"])
@@ -71,14 +72,13 @@ def test_it_has_one_function_one_task_and_no_work_bucket(stack, pipeline):
     assert [name for name, state in states(stack).items() if state["Type"] == "Task"] == ["Score", "Send dead letter"]
     assert len(resources(stack, "AWS::S3::Bucket")) == 1
     assert len(resources(stack, "AWS::Logs::LogGroup")) == 3  # the function, the workflow, the pipe
-    assert isinstance(made.score, FusedFunction)
-    assert made.routes["main"].score is made.score
-    assert made.routes["main"].gpu_workflow is None
+    assert isinstance(made.stages.score, FusedFunction)
+    assert made.routes["main"] is made.stages
 
 
 def test_it_may_do_what_reading_and_writing_rows_takes_and_nothing_else(stack, pipeline):
-    made = pipeline(fused=True, prefix="in/")
-    role = stack.get_logical_id(made.score.role.node.default_child)
+    made = pipeline(execution=Execution.fused(), prefix="in/")
+    role = stack.get_logical_id(made.stages.score.role.node.default_child)
     allowed = {}
     for policy in resources(stack, "AWS::IAM::Policy").values():
         if {"Ref": role} in policy["Properties"]["Roles"]:
@@ -100,7 +100,7 @@ def test_it_may_do_what_reading_and_writing_rows_takes_and_nothing_else(stack, p
 
 def test_the_environment_names_both_stages(stack, pipeline):
     pipeline(
-        fused=True,
+        execution=Execution.fused(),
         postprocess=Postprocess.classification(labels=[f"class {i}" for i in range(10)]),
         result_ttl_days=3,
         max_object_bytes=5,
@@ -124,7 +124,7 @@ def test_long_options_of_both_stages_are_files_of_their_own(stack):
         model=ModelArtifact(stack, "Model", recipe=recipe),
         preprocess=Preprocess.json(fields=fields),
         postprocess=Postprocess.classification(labels=[f"{i}" * 200 for i in range(10)]),
-        fused=True,
+        execution=Execution.fused(),
     )
     variables = function(stack)[0]["Environment"]["Variables"]
     assert variables["PREPROCESS_OPTIONS_FILE"] == "preprocess_options.json"
@@ -133,7 +133,7 @@ def test_long_options_of_both_stages_are_files_of_their_own(stack):
 
 def test_props_of_inference_are_those_of_the_function(stack, pipeline):
     pipeline(
-        fused=True,
+        execution=Execution.fused(),
         inference=Inference.cpu(
             memory_size=3538,
             timeout=cdk.Duration.seconds(20),
@@ -153,7 +153,7 @@ def test_props_of_inference_are_those_of_the_function(stack, pipeline):
 
 
 def test_the_capacity_of_the_pipeline_is_that_of_the_function_unless_inference_has_its_own(stack, pipeline):
-    pipeline(fused=True, capacity=Capacity.provisioned(3))
+    pipeline(execution=Execution.fused(), capacity=Capacity.provisioned(3))
     (alias,) = resources(stack, "AWS::Lambda::Alias").values()
     assert alias["Properties"]["ProvisionedConcurrencyConfig"] == {"ProvisionedConcurrentExecutions": 3}
 
@@ -164,17 +164,19 @@ def test_the_capacity_of_a_staged_pipeline_is_that_of_pre_and_postprocessing(sta
     provisioned = [a["Properties"] for a in aliases if "ProvisionedConcurrencyConfig" in a["Properties"]]
     assert [p["ProvisionedConcurrencyConfig"] for p in provisioned] == [{"ProvisionedConcurrentExecutions": 3}] * 2
     named = {properties["FunctionName"]["Ref"] for properties in provisioned}
-    ids = {stack.get_logical_id(f.function.node.default_child) for f in (made.preprocess, made.postprocess)}
+    ids = {
+        stack.get_logical_id(f.function.node.default_child) for f in (made.stages.preprocess, made.stages.postprocess)
+    }
     assert named == ids
 
 
 def test_what_a_waiting_execution_invokes_is_an_alias_whatever_the_capacity(stack, pipeline):
     made = pipeline(inference=Inference.gpu(backend=SageMakerAsync()), capacity=Capacity.snap_start())
-    assert made.postprocess.target.node.id == "Alias"
+    assert made.stages.postprocess.target.node.id == "Alias"
 
 
 def test_one_invocation_has_more_time_than_one_of_three(stack, pipeline):
-    pipeline(fused=True, stage_timeout=cdk.Duration.seconds(100))
+    pipeline(execution=Execution.fused(), stage_timeout=cdk.Duration.seconds(100))
     assert function(stack)[0]["Timeout"] == 100
     later = make_stack()
     InferencePipeline(
@@ -182,7 +184,7 @@ def test_one_invocation_has_more_time_than_one_of_three(stack, pipeline):
         "Photos",
         model=ModelArtifact(later, "Model", recipe=RECIPE),
         preprocess=Preprocess.image(size=224),
-        fused=True,
+        execution=Execution.fused(),
     )
     assert function(later)[0]["Timeout"] == 40
     (choice,) = states(later)["Time left?"]["Choices"]
@@ -217,7 +219,7 @@ def test_too_little_memory_for_the_model_warns(stack):
         model=model,
         preprocess=Preprocess.image(size=224),
         inference=Inference.cpu(memory_size=256),
-        fused=True,
+        execution=Execution.fused(),
     )
     Annotations.from_stack(stack).has_warning("/Stack/Photos/Score", Match.string_like_regexp("memory_size is 256"))
 
@@ -232,25 +234,25 @@ def test_it_makes_a_workflow_without_a_pipeline(stack, model):
         trigger=S3Trigger(stack, "T"),
         results=ResultsTable(stack, "R"),
     )
-    workflow = InferenceWorkflow(stack, "Workflow", legs=[FusedLeg(score=score)], timeout=cdk.Duration.seconds(41))
+    workflow = InferenceWorkflow(stack, "Workflow", routes=[FusedRoute(score=score)], timeout=cdk.Duration.seconds(41))
     assert isinstance(workflow.state_machine, sfn.StateMachine)
     with pytest.raises(PropError, match=r"may take 40 s, and the workflow ends after 39 s"):
-        InferenceWorkflow(stack, "Short", legs=[FusedLeg(score=score)], timeout=cdk.Duration.seconds(39))
+        InferenceWorkflow(stack, "Short", routes=[FusedRoute(score=score)], timeout=cdk.Duration.seconds(39))
 
 
-def test_a_fused_leg_with_a_slow_stage_fails(stack, model):
+def test_a_fused_route_with_a_slow_stage_fails(stack, model):
     class Slow(CpuInference):
-        slow = True
+        max_wait = cdk.Duration.minutes(9)
 
     slow = Slow(stack, "Slow", model=model, work=WorkBucket(stack, "Work"))
-    with pytest.raises(PropError, match="is slow: an express workflow ends after 5 minutes"):
-        InferenceWorkflow(stack, "Workflow", legs=[FusedLeg(score=slow)])
+    with pytest.raises(PropError, match="must have a gpu_workflow for Stack/Slow, got none"):
+        InferenceWorkflow(stack, "Workflow", routes=[FusedRoute(score=slow)])
 
 
-def test_a_fused_leg_on_a_gpu_fails(stack, model):
+def test_a_fused_route_on_a_gpu_fails(stack, model):
     slow = GpuInference(stack, "Gpu", model=model, work=WorkBucket(stack, "Work"), backend=SageMakerAsync())
     with pytest.raises(PropError, match="score must be a StageFunction, got an instance of GpuInference"):
-        FusedLeg(score=slow)
+        FusedRoute(score=slow)
 
 
 def route(stack, name, inference=None):
@@ -261,7 +263,7 @@ def route(stack, name, inference=None):
 def test_each_route_is_a_function_of_its_own(stack):
     a, b = route(stack, "a"), route(stack, "b")
     split = Routing.split({"x": (1, a), "y": (1, Routing.by_size(limit=9, below=a, otherwise=b))})
-    made = InferencePipeline(stack, "Photos", routing=split, fused=True)
+    made = InferencePipeline(stack, "Photos", routing=split, execution=Execution.fused())
     tasks = {name: state for name, state in states(stack).items() if state["Type"] == "Task"}
     assert tasks.keys() == {"a: Score", "b: Score", "Send dead letter"}
     payload = tasks["a: Score"]["Arguments"]["Payload"]
@@ -269,17 +271,20 @@ def test_each_route_is_a_function_of_its_own(stack):
     assert payload["variant"] == "{% $variant %}"
     assert len(resources(stack, "AWS::Lambda::Function")) == 2
     assert made.routes["a"].score is not made.routes["b"].score
-    with pytest.raises(PropError, match=r"take .routes\['a'\].score"):
-        _ = made.score
+    with pytest.raises(PropError, match=r"take .routes\['a'\]"):
+        _ = made.stages.score
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda a, b, gpu: Routing.cascade(first=a, then=b, threshold=0.5), "fused is True, and 'a>b' is a cascade"),
+        (
+            lambda a, b, gpu: Routing.cascade(first=a, then=b, threshold=0.5),
+            "execution must be Execution.staged() for the cascade 'a>b', got Execution.fused()",
+        ),
         (
             lambda a, b, gpu: Routing.by_size(limit=9, below=a, otherwise=gpu),
-            "fused is True, and route 'gpu' does not run on the CPU…give the GPU a pipeline of its own",
+            "inference of route 'gpu' must be Inference.cpu(…) with Execution.fused(), got GpuStrategy",
         ),
     ],
 )
@@ -291,11 +296,9 @@ def test_cascades_and_gpus_are_refused(stack, make, message):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"preprocess_memory_size": 3000}, "preprocess_memory_size is 3000…use inference=Inference.cpu(memory_size=…)"),
-        ({"postprocess_memory_size": 3000}, "postprocess_memory_size is 3000"),
         ({"stage_timeout": cdk.Duration.seconds(101)}, "stage_timeout is 101 s…takes 3 invocations…use at most 100 s"),
         ({"inference": Inference.cpu(timeout=cdk.Duration.seconds(101))}, "the timeout of inference on route main is"),
-        ({"inference": Inference.gpu(backend=SageMakerAsync())}, "route 'main' does not run on the CPU"),
+        ({"inference": Inference.gpu(backend=SageMakerAsync())}, "inference of route 'main' must be Inference.cpu("),
         ({"max_object_bytes": 0}, "max_object_bytes is 0"),
         ({"result_ttl_days": 0}, "result_ttl_days is 0"),
         ({"postprocess": Postprocess.classification(labels=["a", "b"], top=1)}, "labels has 2 names"),
@@ -303,22 +306,9 @@ def test_cascades_and_gpus_are_refused(stack, make, message):
 )
 def test_a_wrong_prop_fails_with_its_value_and_the_fix(pipeline, props, message):
     with pytest.raises(PropError) as error:
-        pipeline(fused=True, **props)
-    for part in message.replace("=…)", "=\0)").split("…"):
-        assert part.replace("\0", "…") in str(error.value)
-
-
-@pytest.mark.parametrize("part", ["preprocess", "inference", "postprocess", "work"])
-def test_parts_that_there_are_not_say_what_to_use_and_fail(pipeline, part):
-    made = pipeline(fused=True)
-    with pytest.raises(PropError, match=r"the pipeline is fused") as error:
-        getattr(made, part)
-    assert part == "work" or ".score" in str(error.value)
-
-
-def test_a_staged_pipeline_has_no_function_for_all_and_fails(pipeline):
-    with pytest.raises(PropError, match=r"the pipeline is not fused; take \.preprocess"):
-        _ = pipeline().score
+        pipeline(execution=Execution.fused(), **props)
+    for part in message.split("…"):
+        assert part in str(error.value)
 
 
 @pytest.fixture
@@ -348,12 +338,14 @@ def stages(folder, before="a", after="b", sources=((), ()), requirements=((), ()
 
 
 def make(stack, **props):
-    return InferencePipeline(stack, "Mine", model=ModelArtifact(stack, "M", recipe=RECIPE), fused=True, **props)
+    return InferencePipeline(
+        stack, "Mine", model=ModelArtifact(stack, "M", recipe=RECIPE), execution=Execution.fused(), **props
+    )
 
 
 def refused(message, stack, **props):
     with pytest.raises(PropError) as error:
-        InferencePipeline(stack, "Mine", fused=True, **props)
+        InferencePipeline(stack, "Mine", execution=Execution.fused(), **props)
     for part in message.split("…"):
         assert part in str(error.value)
 

@@ -141,7 +141,7 @@ def test_props_reach_the_function(stack):
         max_environments=5,
         concurrency=4,
     )
-    inference = gpu(stack, backend=backend, timeout=cdk.Duration.minutes(3), patience=cdk.Duration.minutes(5))
+    inference = gpu(stack, backend=backend, timeout=cdk.Duration.minutes(3), max_wait=cdk.Duration.minutes(5))
     function = only(stack, "AWS::Lambda::Function")["Properties"]
     config = function["CapacityProviderConfig"]["LambdaManagedInstancesCapacityProviderConfig"]
     assert function["AcceleratorConfig"]["AcceleratorMemorySize"] == 6
@@ -152,7 +152,7 @@ def test_props_reach_the_function(stack):
         "MinExecutionEnvironments": 1,
         "MaxExecutionEnvironments": 5,
     }
-    assert (inference.slow, inference.patience.to_minutes()) == (True, 5)
+    assert inference.max_wait.to_minutes() == 5
 
 
 def test_another_gpu_is_another_version():
@@ -345,7 +345,7 @@ def test_the_provider_of_another_stack(stack):
 
 def test_on_the_cpu_it_is_a_zip_with_the_same_handler():
     stack = make_stack(**{"cdk-inference:accelerator": "cpu"})
-    inference = gpu(stack, backend=LambdaGpu(min_environments=1), patience=cdk.Duration.minutes(2))
+    inference = gpu(stack, backend=LambdaGpu(min_environments=1), max_wait=cdk.Duration.minutes(2))
     task = inference.task(stack, "Task", payload={})
     function = only(stack, "AWS::Lambda::Function")["Properties"]
     assert function["Handler"] == "inference_runtime.handlers.infer.handler"
@@ -353,7 +353,7 @@ def test_on_the_cpu_it_is_a_zip_with_the_same_handler():
     assert not function.keys() & {"PackageType", "AcceleratorConfig", "CapacityProviderConfig"}
     assert not resources(stack, "AWS::Lambda::CapacityProvider")
     assert not resources(stack, "AWS::EC2::VPC")
-    assert (inference.slow, inference.patience.to_minutes()) == (True, 2)
+    assert inference.max_wait.to_minutes() == 2
     (alias,) = resources(stack, "AWS::Lambda::Alias")  # an execution that waits may see a deployment
     assert stack.resolve(task.to_state_json())["Arguments"]["FunctionName"] == {"Ref": alias}
 
@@ -373,7 +373,7 @@ def bind(stack, inference, **options):
 
 def test_a_cpu_is_the_pipelines_function(stack):
     strategy = Inference.cpu(memory_size=3538)
-    assert (strategy.slow, strategy.patience) == (False, None)
+    assert strategy.max_wait is None
     bind(stack, strategy, confidence=True)
     function = only(stack, "AWS::Lambda::Function")["Properties"]
     assert (function["MemorySize"], function["Timeout"]) == (3538, 7)
@@ -382,8 +382,7 @@ def test_a_cpu_is_the_pipelines_function(stack):
 
 def test_a_gpu_has_a_timeout_and_a_platform_of_its_own(stack):
     strategy = Inference.gpu()
-    assert strategy.slow
-    assert strategy.patience.to_minutes() == 20
+    assert strategy.max_wait.to_minutes() == 20
     made = bind(stack, strategy, platform=LambdaPlatform(architecture="arm64"), reserved_concurrent_executions=3)
     assert isinstance(made, GpuInference)
     assert only(stack, "AWS::Lambda::Function")["Properties"]["Timeout"] == 60
@@ -434,7 +433,7 @@ def test_the_number_beside_one_that_is_not_known_is_checked(stack, props):
         gpu(stack, backend=LambdaGpu(**props, **{other: number(stack, "Other")}))
 
 
-@pytest.mark.parametrize("prop", ["patience", "timeout"])
+@pytest.mark.parametrize("prop", ["max_wait", "timeout"])
 def test_a_duration_that_is_known_at_deployment_only_fails(stack, prop):
     duration = cdk.Duration.seconds(number(stack, "Seconds"))
     with pytest.raises(PropError, match=f"{prop} is known only at deployment.*give a duration such as"):
@@ -465,9 +464,9 @@ def test_a_model_for_cpus_fails(stack, precision):
 
 
 @pytest.mark.parametrize("minutes", [0.5, 2000])
-def test_a_patience_out_of_range_fails(stack, minutes):
-    with pytest.raises(PropError, match=r"patience is .* s; it must be between 60 and 21600"):
-        gpu(stack, patience=cdk.Duration.seconds(int(minutes * 60)))
+def test_a_wait_out_of_range_fails(stack, minutes):
+    with pytest.raises(PropError, match=r"max_wait is .* s; it must be between 60 and 21600"):
+        gpu(stack, max_wait=cdk.Duration.seconds(int(minutes * 60)))
 
 
 def test_a_region_without_gpus_fails_unless_it_is_named():

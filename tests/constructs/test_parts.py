@@ -14,7 +14,6 @@ from aws_cdk.assertions import Template
 from cdk_inference import (
     CpuInference,
     InferenceWorkflow,
-    Leg,
     Postprocess,
     PostprocessFunction,
     Preprocess,
@@ -22,6 +21,7 @@ from cdk_inference import (
     PropError,
     ResultsTable,
     S3Trigger,
+    StagedRoute,
     StageFunction,
     WorkBucket,
 )
@@ -54,8 +54,8 @@ def test_the_stages_make_a_workflow_without_a_pipeline(stack, model):
     workflow = InferenceWorkflow(
         stack,
         "Workflow",
-        legs=[
-            Leg(
+        routes=[
+            StagedRoute(
                 preprocess=PreprocessFunction(
                     stack, "Pre", stage=Preprocess.image(size=224), model=model, trigger=trigger, work=work
                 ),

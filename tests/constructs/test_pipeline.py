@@ -14,6 +14,7 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk.assertions import Annotations, Match, Template
 
 from cdk_inference import (
+    Execution,
     Inference,
     InferencePipeline,
     LambdaPlatform,
@@ -162,7 +163,7 @@ def test_no_policy_is_managed_and_each_function_has_its_own_role(template):
 def test_each_function_may_do_only_its_own_part(stack, pipeline):
     made = pipeline(prefix="in/")
     allowed = {}
-    for stage in (made.preprocess, made.inference, made.postprocess):
+    for stage in (made.stages.preprocess, made.stages.inference, made.stages.postprocess):
         role = stack.get_logical_id(stage.role.node.default_child)
         documents = [
             policy["Properties"]["PolicyDocument"]
@@ -353,7 +354,7 @@ def test_an_imported_bucket_is_read_and_not_changed(stack, pipeline):
 def test_a_bucket_of_the_users_is_read_with_its_own_key(stack, pipeline):
     theirs = kms.Key(stack, "Theirs")
     made = pipeline(bucket=s3.Bucket(stack, "Inbox", encryption_key=theirs))
-    role = stack.get_logical_id(made.preprocess.role.node.default_child)
+    role = stack.get_logical_id(made.stages.preprocess.role.node.default_child)
     (policy,) = [
         p["Properties"]["PolicyDocument"]
         for p in resources(stack, "AWS::IAM::Policy").values()
@@ -402,10 +403,10 @@ def test_alarms_can_be_added_on_every_metric(stack, pipeline):
         "ExecutionTime": made.workflow.metric_time(),
         "ExecutionFailed": made.trigger.metric_pipe_failed(),
         "ExecutionThrottled": made.trigger.metric_pipe_throttled(),
-        "Errors": made.inference.metric_errors(),
-        "Throttles": made.inference.metric_throttles(),
-        "Duration": made.inference.metric_duration(),
-        "Invocations": made.preprocess.metric_invocations(),
+        "Errors": made.stages.inference.metric_errors(),
+        "Throttles": made.stages.inference.metric_throttles(),
+        "Duration": made.stages.inference.metric_duration(),
+        "Invocations": made.stages.preprocess.metric_invocations(),
         "WriteThrottleEvents": made.results.metric_throttled_writes(),
     }
     for name, metric in metrics.items():
@@ -434,7 +435,7 @@ def test_two_pipelines_share_a_model_and_a_table(stack, model):
 
 def test_a_stage_can_be_granted_more(stack, pipeline):
     bucket = s3.Bucket(stack, "Extra")
-    bucket.grant_read(pipeline().preprocess)
+    bucket.grant_read(pipeline().stages.preprocess)
     text = json.dumps(resources(stack, "AWS::IAM::Policy"))
     assert stack.get_logical_id(bucket.node.default_child) in text
 
@@ -532,7 +533,9 @@ def test_copies_of_an_app_do_not_share_their_metrics():
 
 def test_metrics_have_a_name_in_ascii_that_is_their_own(stack, model):
     names = {
-        name: InferencePipeline(stack, name, model=model, preprocess=Preprocess.image(size=224), fused=True)
+        name: InferencePipeline(
+            stack, name, model=model, preprocess=Preprocess.image(size=224), execution=Execution.fused()
+        )
         .metric_failed()
         .to_metric_config()
         .metric_stat.dimensions[0]

@@ -39,6 +39,7 @@ from cdk_inference import (
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.common.prop_types import find_wrong
 from cdk_inference.model import Float16
+from cdk_inference.pipeline.deprecated import OldProps
 from cdk_inference.stages.base import FunctionOptions
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ OPTIONS = {
     "Any": (),  # CDK's, which checks them
     "Unpack[FunctionOptions]": tuple(FunctionOptions.__annotations__),
     "Unpack[ManagedInstancesOptions]": tuple(ManagedInstancesOptions.__annotations__),
+    "Unpack[OldProps]": tuple(OldProps.__annotations__),
 }
 ANYTHING = {("GpuInference.task", "output"), ("StageFunction.task", "output")}
 """These props are annotated with `object`."""
@@ -62,7 +64,7 @@ def signatures() -> Iterator[tuple[str, Callable[..., object], Callable[..., obj
     """Each constructor, factory and method of each public class: how to call it, and what says what it takes."""
     for name in cdk_inference.__all__:
         cls = getattr(cdk_inference, name)
-        if issubclass(cls, Exception):
+        if issubclass(cls, Exception) or is_protocol(cls):
             continue
         if cls.__init__ is not object.__init__ and not inspect.isabstract(cls):
             yield name, cls, cls.__init__
@@ -73,6 +75,10 @@ def signatures() -> Iterator[tuple[str, Callable[..., object], Callable[..., obj
                 yield f"{name}.{member}", getattr(cls, member), value.__func__
             elif inspect.isfunction(value):
                 yield f"{name}.{member}", partial(value, None), value
+
+
+def is_protocol(cls: type) -> bool:
+    return getattr(cls, "_is_protocol", False)
 
 
 def public_props() -> list[Any]:
@@ -114,7 +120,11 @@ def odd_function() -> None: ...
             {"batch_size": None},
             "batch_size must be an int, got None; leave it out for its default, 32",
         ),
-        (InferencePipeline, {"fused": "no"}, "fused must be a bool, got str 'no'; use True or False"),
+        (
+            InferencePipeline,
+            {"execution": "fused"},
+            "execution must be an ExecutionStrategy, got str 'fused'; use Execution.staged or Execution.fused",
+        ),
         (
             InferencePipeline,
             {"stage_timeout": 60},

@@ -11,7 +11,7 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk.assertions import Template
 
-from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
+from cdk_inference import Execution, InferencePipeline, ModelArtifact, Postprocess, Preprocess
 from cdk_inference.model import build_model
 from tests.model.conftest import write_recipe
 
@@ -30,7 +30,7 @@ def best(outputs, item):
 class Synthesized:
     """The resources of an app by their paths, with a model and stages in a folder."""
 
-    def __init__(self, folder: Path, output: Path, *, fused: bool = False) -> None:
+    def __init__(self, folder: Path, output: Path, *, execution: Any = None) -> None:
         context = {"aws:cdk:enable-path-metadata": True}
         about = folder / "description.txt"
         description = about.read_text() if about.exists() else None
@@ -47,7 +47,7 @@ class Synthesized:
             model=model,
             preprocess=Preprocess.image(size=16),
             postprocess=Postprocess.function(f"{post}:best"),
-            fused=fused,
+            execution=execution,
         )
         self.version = model.version
         self.template: dict[str, Any] = Template.from_stack(stack).to_json()
@@ -133,9 +133,9 @@ def test_what_a_change_redeploys(before: Path, tmp_path: Path, change: str) -> N
 def test_another_machine_folder_time_zone_and_version_of_a_tool_redeploy_nothing(
     before: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways = {"stages": False, "fused": True}
+    ways = {"stages": Execution.staged(), "fused": Execution.fused()}
     one = shutil.copytree(before, tmp_path / "one")
-    first = {way: Synthesized(one, tmp_path / "a" / way, fused=fused) for way, fused in ways.items()}
+    first = {way: Synthesized(one, tmp_path / "a" / way, execution=execution) for way, execution in ways.items()}
     known = importlib.metadata.version
     newer = {"cdk-inference": "99.0"}
     monkeypatch.setattr(importlib.metadata, "version", lambda name: newer.get(name) or known(name))
@@ -144,7 +144,7 @@ def test_another_machine_folder_time_zone_and_version_of_a_tool_redeploy_nothing
     shutil.rmtree(folder / "cache")
     for path in (folder / "recipe").iterdir():
         path.touch()
-    second = {way: Synthesized(folder, tmp_path / f"{way}.out", fused=fused) for way, fused in ways.items()}
+    second = {way: Synthesized(folder, tmp_path / f"{way}.out", execution=execution) for way, execution in ways.items()}
     for way in ways:
         assert second[way].version == first[way].version
         assert second[way].template["Resources"] == first[way].template["Resources"]

@@ -19,6 +19,7 @@ from cdk_inference import (
     Capacity,
     CapacitySchedule,
     CpuInference,
+    Execution,
     Inference,
     InferencePipeline,
     LambdaPlatform,
@@ -75,7 +76,7 @@ def add_routed_pipeline(app):
 
 
 def add_fused_pipeline(app):
-    return add_pipeline(app, fused=lambda _: True)
+    return add_pipeline(app, execution=lambda _: Execution.fused())
 
 
 def add_capacities(app):
@@ -119,7 +120,7 @@ def report(app):
         {},
         {"bucket": lambda stack: s3.Bucket.from_bucket_name(stack, "Inbox", "my-photos")},
         {"encryption_key": lambda stack: kms.Key(stack, "Mine", enable_key_rotation=True), "prefix": lambda _: "in/"},
-        {"fused": lambda _: True},
+        {"execution": lambda _: Execution.fused()},
     ],
     ids=["defaults", "imported-bucket", "own-key", "fused"],
 )
@@ -141,7 +142,7 @@ def test_every_acknowledgment_has_its_reason_and_is_used(app):
 
 def test_an_acknowledgment_does_not_hide_what_a_user_adds_so_nag_fails(app):
     stack = add_pipeline(app)
-    stack.node.find_child("Photos").preprocess.role.add_to_policy(
+    stack.node.find_child("Photos").stages.preprocess.role.add_to_policy(
         cdk.aws_iam.PolicyStatement(actions=["s3:*"], resources=["arn:aws:s3:::other/*"])
     )
     violations, _ = report(app)

@@ -20,7 +20,6 @@ from cdk_inference import (
     Inference,
     InferencePipeline,
     InferenceWorkflow,
-    Leg,
     ModelArtifact,
     Postprocess,
     PostprocessFunction,
@@ -32,12 +31,13 @@ from cdk_inference import (
     Routing,
     S3Trigger,
     SageMakerAsync,
+    StagedRoute,
     WorkBucket,
 )
 from cdk_inference.gpu.inference import GpuBackend
 from cdk_inference.model import TensorSpec
+from cdk_inference.routing.plan import RoutePlan
 from cdk_inference.routing.router import routed_expression
-from cdk_inference.routing.strategies import RoutePlan
 
 from .conftest import RECIPE, make_stack, resources, states_of
 
@@ -60,7 +60,7 @@ def routes():
 class NoGpu(GpuBackend):
     """Stands for any GPU: a template of how it is waited for needs none."""
 
-    def bind(self, scope, *, model, work, timeout, patience, options):  # noqa: ARG002
+    def bind(self, scope, *, model, work, timeout, max_wait, options):  # noqa: ARG002
         return CpuInference(scope, "Function", model=model, work=work, timeout=timeout, **options)
 
 
@@ -326,10 +326,10 @@ def test_a_pipeline_with_a_gpu_alone_hands_over_too():
         "Photos",
         model=model,
         preprocess=Preprocess.image(size=224),
-        inference=Inference.gpu(backend=NoGpu(), patience=cdk.Duration.minutes(5)),
+        inference=Inference.gpu(backend=NoGpu(), max_wait=cdk.Duration.minutes(5)),
     )
     assert pipeline.routes["main"].gpu_workflow is not None
-    assert pipeline.inference.slow
+    assert pipeline.stages.inference.max_wait.to_minutes() == 5
 
 
 # Refused routings.
@@ -340,7 +340,7 @@ def test_a_pipeline_with_a_gpu_alone_hands_over_too():
     [
         (lambda a, b: Routing.by_size(limit=0, below=a, otherwise=b), "limit is 0"),
         (lambda a, b: Routing.by_key({}, otherwise=b), "patterns is empty"),
-        (lambda a, b: Routing.by_key({"": a}, otherwise=b), "patterns has an empty text"),
+        (lambda a, b: Routing.by_key({"": a}, otherwise=b), "patterns has an empty string"),
         (lambda a, b: Routing.by_tag("", {"x": a}, otherwise=b), "name of the tags is empty"),
         (lambda a, b: Routing.by_metadata("", {"x": a}, otherwise=b), "name of the metadata is empty"),
         (lambda a, b: Routing.by_model([a, b], otherwise=b), "a name of its own for each"),
@@ -408,14 +408,14 @@ def test_two_routes_of_one_name_fail(routes):
 
 def test_an_express_workflow_with_a_slow_stage_fails():
     stack = make_stack()
-    with pytest.raises(PropError, match="is slow: an express workflow ends after 5 minutes"):
-        InferenceWorkflow(stack, "Workflow", legs=[leg(stack, on_gpu=True)])
+    with pytest.raises(PropError, match=r"must have a gpu_workflow for Stack/Infer, got none"):
+        InferenceWorkflow(stack, "Workflow", routes=[route(stack, on_gpu=True)])
 
 
-def leg(stack, *, on_gpu=False):
+def route(stack, *, on_gpu=False):
     trigger, work, results = S3Trigger(stack, "T"), WorkBucket(stack, "W"), ResultsTable(stack, "R")
     model = ModelArtifact(stack, "Model", recipe=RECIPE)
-    return Leg(
+    return StagedRoute(
         preprocess=PreprocessFunction(
             stack, "Pre", stage=Preprocess.image(size=224), model=model, trigger=trigger, work=work
         ),
@@ -447,8 +447,8 @@ def test_a_pipeline_without_a_way_to_go_or_with_two_fails(routes, props, message
 def test_the_stages_of_a_pipeline_with_two_routes_must_be_named(routes):
     stack = make_stack()
     pipeline = build(stack, lambda a, b: Routing.by_size(limit=9, below=a, otherwise=b))
-    with pytest.raises(PropError, match=r"take .routes\['a'\].inference"):
-        _ = pipeline.inference
+    with pytest.raises(PropError, match=r"stages is for one route, got a, b; take .routes\['a'\]"):
+        _ = pipeline.stages.inference
 
 
 @pytest.mark.parametrize("seconds", [61, 120, 900])
@@ -461,7 +461,7 @@ def test_inference_with_a_timeout_of_its_own_that_does_not_fit_fails(seconds):
 def test_stages_that_take_longer_than_their_workflow_fail():
     stack = make_stack()
     with pytest.raises(PropError, match=r"may take 90 s, and the workflow ends after 60 s"):
-        InferenceWorkflow(stack, "Workflow", legs=[leg(stack)], timeout=cdk.Duration.seconds(60))
+        InferenceWorkflow(stack, "Workflow", routes=[route(stack)], timeout=cdk.Duration.seconds(60))
 
 
 @pytest.mark.parametrize(

@@ -32,13 +32,13 @@ from inference_runtime.errors import RetryableError
 from .conftest import RECIPE, make_stack, resources
 
 
-def add_pipeline(stack, backend=None, patience=None, **props):
+def add_pipeline(stack, backend=None, max_wait=None, **props):
     return InferencePipeline(
         stack,
         "Photos",
         model=ModelArtifact(stack, "Model", recipe=RECIPE),
         preprocess=Preprocess.image(size=224),
-        inference=Inference.gpu(backend=backend or SageMakerAsync(), patience=patience),
+        inference=Inference.gpu(backend=backend or SageMakerAsync(), max_wait=max_wait),
         **props,
     )
 
@@ -196,7 +196,7 @@ def test_the_workflow_waits_with_a_token_until_an_answer_is_lost_for_certain(sta
     payload = infer["Arguments"]["Payload"]
     assert "$states.context.Task.Token" in payload["token"]
     assert payload["request"].keys() == {"groups", "only"}
-    # In the queue for half of the patience; then a run; then the answer, for which Lambda tries three times.
+    # In the queue for half of the wait; then a run; then the answer, for which Lambda tries three times.
     assert infer["TimeoutSeconds"] == 600 + 60 + 300
     assert "$min([600, 1200 - " in payload["wait"]
     caught = [error for catch in infer["Catch"] for error in catch["ErrorEquals"]]
@@ -206,12 +206,12 @@ def test_the_workflow_waits_with_a_token_until_an_answer_is_lost_for_certain(sta
 
 
 @pytest.mark.parametrize(
-    ("patience", "wait"), [(60, 60), (100, 60), (200, 100), (21_600, 10_800)], ids=["1 m", "100 s", "200 s", "6 h"]
+    ("max_wait", "wait"), [(60, 60), (100, 60), (200, 100), (21_600, 10_800)], ids=["1 m", "100 s", "200 s", "6 h"]
 )
-def test_a_request_waits_for_half_of_the_patience(stack, patience, wait):
-    add_pipeline(stack, patience=cdk.Duration.seconds(patience))
+def test_a_request_waits_for_half_of_that_time(stack, max_wait, wait):
+    add_pipeline(stack, max_wait=cdk.Duration.seconds(max_wait))
     infer = gpu_machine(stack)["States"]["Infer"]
-    assert f"$min([{wait}, {patience} - " in infer["Arguments"]["Payload"]["wait"]
+    assert f"$min([{wait}, {max_wait} - " in infer["Arguments"]["Payload"]["wait"]
     assert infer["Arguments"]["Payload"]["wait"].startswith("{% $max([60, ")
 
 

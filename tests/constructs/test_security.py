@@ -15,6 +15,7 @@ from aws_cdk.assertions import Annotations, Match, Template
 
 from cdk_inference import (
     Capacity,
+    Execution,
     Inference,
     InferenceNetwork,
     InferencePipeline,
@@ -25,10 +26,10 @@ from cdk_inference import (
     Route,
     Routing,
     SageMakerAsync,
+    StagedRoute,
     WorkBucket,
 )
 from cdk_inference.model import Float16
-from cdk_inference.pipeline.workflow import Leg
 
 from .conftest import RECIPE, make_stack, resources
 
@@ -155,7 +156,13 @@ def test_an_imported_key_warns_of_what_log_delivery_needs(stack, pipeline):
 def test_a_workflow_without_a_key_leaves_encryption_to_aws(stack, pipeline):
     made = pipeline()
     workflow = InferenceWorkflow(
-        stack, "Alone", legs=[Leg(preprocess=made.preprocess, inference=made.inference, postprocess=made.postprocess)]
+        stack,
+        "Alone",
+        routes=[
+            StagedRoute(
+                preprocess=made.stages.preprocess, inference=made.stages.inference, postprocess=made.stages.postprocess
+            )
+        ],
     )
     alone = resources(stack, "AWS::StepFunctions::StateMachine")[
         stack.get_logical_id(workflow.state_machine.node.default_child)
@@ -176,8 +183,10 @@ def refs(stack, constructs):
     return [{"Ref": stack.get_logical_id(construct.node.default_child)} for construct in constructs]
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["stages", "fused"])
-def test_every_function_is_in_the_vpc_of_its_pipeline(stack, model, fused):
+@pytest.mark.parametrize(
+    ("execution", "functions"), [(Execution.staged(), 7), (Execution.fused(), 3)], ids=["stages", "fused"]
+)
+def test_every_function_is_in_the_vpc_of_its_pipeline(stack, model, execution, functions):
     vpc = ec2.Vpc(stack, "Mine", max_azs=2, nat_gateways=1)
     decided = Routing.by_function(
         f"{Path(__file__).parent / 'deciding.py'}:decide",
@@ -186,9 +195,9 @@ def test_every_function_is_in_the_vpc_of_its_pipeline(stack, model, fused):
             "right": Route("right", model=model, preprocess=Preprocess.image(size=224)),
         },
     )
-    InferencePipeline(stack, "Photos", routing=decided, fused=fused, vpc=vpc)
+    InferencePipeline(stack, "Photos", routing=decided, execution=execution, vpc=vpc)
     found = placed(stack)
-    assert len(found) == (3 if fused else 7)
+    assert len(found) == functions
     groups = resources(stack, "AWS::EC2::SecurityGroup")
     for config in found.values():
         assert config["SubnetIds"] == refs(stack, vpc.private_subnets)
@@ -211,7 +220,7 @@ def test_subnets_and_security_groups_are_those_that_are_given(stack, pipeline):
 
 def test_lambda_may_connect_a_function_to_the_vpc_and_the_function_itself_may_not(stack, pipeline):
     made = pipeline(vpc=ec2.Vpc(stack, "Mine", max_azs=2, nat_gateways=1))
-    for stage in (made.preprocess, made.inference, made.postprocess):
+    for stage in (made.stages.preprocess, made.stages.inference, made.stages.postprocess):
         (statement,) = [s for s in statements_of(stack, stage.role) if "ec2:CreateNetworkInterface" in s["Action"]]
         assert statement["Condition"] == {"Null": {"lambda:SourceFunctionArn": "true"}}
         dependencies = resources(stack, "AWS::Lambda::Function")[
@@ -243,8 +252,7 @@ def on_instances(stack, **props):
         preprocess=Preprocess.image(size=224),
         capacity=capacity,
         inference=Inference.cpu(capacity=capacity, memory_size=2048),
-        preprocess_memory_size=2048,
-        postprocess_memory_size=2048,
+        execution=Execution.staged(preprocess_memory_size=2048, postprocess_memory_size=2048),
         **props,
     )
 
@@ -311,7 +319,7 @@ def test_a_model_of_sagemaker_is_in_the_vpc_of_its_pipeline(stack):
         "Subnets": refs(stack, vpc.private_subnets),
         "SecurityGroupIds": [stack.resolve(group.security_group_id)],
     }
-    actions = {a for s in statements_of(stack, made.inference.stage.endpoint.role) for a in s["Action"]}
+    actions = {a for s in statements_of(stack, made.stages.inference.stage.endpoint.role) for a in s["Action"]}
     assert "ec2:CreateNetworkInterfacePermission" in actions
     assert None not in placed(stack).values()
 

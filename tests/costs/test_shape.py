@@ -9,7 +9,7 @@ import aws_cdk as cdk
 from aws_cdk import Duration
 from aws_cdk.assertions import Template
 
-from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
+from cdk_inference import Execution, InferencePipeline, ModelArtifact, Preprocess
 from cdk_inference.capacity.network import InferenceNetwork
 from cdk_inference.costs.options import MOST_IN_A_BATCH, CpuOption, GpuOption, PipelineShape
 from cdk_inference.gpu.workflow import GpuWorkflow
@@ -25,7 +25,7 @@ def pipeline(**props: bool) -> InferencePipeline:
 
 
 def test_a_fused_pipeline_has_one_function_and_no_tensors() -> None:
-    resources = Template.from_stack(cdk.Stack.of(pipeline(fused=True))).to_json()["Resources"].values()
+    resources = Template.from_stack(cdk.Stack.of(pipeline(execution=Execution.fused()))).to_json()["Resources"].values()
     (function,) = (r["Properties"] for r in resources if r["Type"] == "AWS::Lambda::Function")
     assert function["MemorySize"] == CpuOption("model", milliseconds=1).memory_size
     roles = {r["Metadata"]["cdk-inference"]["role"] for r in resources if "cdk-inference" in r.get("Metadata", {})}
@@ -37,10 +37,10 @@ def test_transitions_of_a_batch_that_goes_well() -> None:
     workflow = GpuWorkflow(
         made,
         "Gpu",
-        inference=made.inference,
-        postprocess=made.postprocess,
+        inference=made.stages.inference,
+        postprocess=made.stages.postprocess,
         trigger=made.trigger,
-        patience=Duration.minutes(20),
+        max_wait=Duration.minutes(20),
     )
     machines = Template.from_stack(cdk.Stack.of(made)).find_resources("AWS::StepFunctions::StateMachine")
     (properties,) = (

@@ -22,7 +22,16 @@ from aws_cdk.assertions import Template
 from constructs import Construct
 
 import cdk_inference
-from cdk_inference import CapacityStrategy, Inference, InferencePipeline, ModelArtifact, Preprocess, Route, Routing
+from cdk_inference import (
+    CapacityStrategy,
+    Execution,
+    Inference,
+    InferencePipeline,
+    ModelArtifact,
+    Preprocess,
+    Route,
+    Routing,
+)
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.model import Float16
 from cdk_inference.stages.base import FunctionOptions
@@ -123,7 +132,9 @@ def placed() -> dict[str, Any]:
     stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Placed")
     model = ModelArtifact(stack, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
     vpc = ec2.Vpc(stack, "Vpc", max_azs=2, restrict_default_security_group=False)
-    InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224), fused=True, vpc=vpc)
+    InferencePipeline(
+        stack, "Photos", model=model, preprocess=Preprocess.image(size=224), execution=Execution.fused(), vpc=vpc
+    )
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
 
@@ -187,7 +198,7 @@ def test_every_prop_is_documented() -> None:
     constructs = {"InferencePipeline", "S3Trigger", "InferenceWorkflow", "ResultsTable", "WorkBucket", "ModelArtifact"}
     functions = {"PreprocessFunction", "CpuInference", "PostprocessFunction", "FunctionOptions"}
     gpu = {"GpuInference", "LambdaGpu", "InferenceNetwork", "ManagedInstancesOptions", "SageMakerAsync", "GpuWorkflow"}
-    routing = {"Route", "Router", "Leg", "FusedFunction", "FusedLeg"}
+    routing = {"Route", "Router", "StagedRoute", "FusedFunction", "FusedRoute"}
     assert {case.values[0] for case in PROPS} >= constructs | functions | gpu | routing
 
 

@@ -105,7 +105,7 @@ class Gpu:
             seconds: embedded.machine(f"gpu-{seconds}", self._definition(seconds), "STANDARD") for seconds in (3, 600)
         }
 
-    def _definition(self, patience: int) -> str:
+    def _definition(self, max_wait: int) -> str:
         stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
 
         def stage(name: str) -> StageFunction:
@@ -127,11 +127,11 @@ class Gpu:
             inference=inference,
             postprocess=stage("postprocess"),
             trigger=S3Trigger(stack, "Trigger"),
-            patience=cdk.Duration.seconds(patience),
+            max_wait=cdk.Duration.seconds(max_wait),
         )
         return definition(stack, workflow.state_machine, TriggerDeadLetterQueue=self._dead)
 
-    def start(self, *ids: str, patience: int = 600, name: str | None = None, **more: object) -> str:
+    def start(self, *ids: str, max_wait: int = 600, name: str | None = None, **more: object) -> str:
         """Hand over a batch of items."""
         good = [index for index, one in enumerate(ids) if "reject" not in one]
         items = [
@@ -155,7 +155,7 @@ class Gpu:
             **more,
         }
         started = self._embedded.client("stepfunctions").start_execution(
-            stateMachineArn=self._machines[patience], name=name or f"run-{self._count}", input=json.dumps(request)
+            stateMachineArn=self._machines[max_wait], name=name or f"run-{self._count}", input=json.dumps(request)
         )
         return str(started["executionArn"])
 
@@ -263,7 +263,7 @@ def test_a_gpu_that_is_not_ready_says_nothing_about_the_items(gpu):
 
 
 def test_a_gpu_that_is_never_ready_is_quoted(gpu):
-    gpu.wait(gpu.start("never-ready", patience=3))
+    gpu.wait(gpu.start("never-ready", max_wait=3))
     (row,) = gpu.rows().values()
     assert row["status"] == "FAILED"
     assert row["reason"].endswith('of the hand-over: NotReadyError: no "instance" yet')  # quotes, which JSON escapes
@@ -299,10 +299,10 @@ def test_a_gpu_that_refuses_for_a_while_is_waited_for(gpu):
     assert states > 15  # it was refused more than once
 
 
-def test_a_gpu_that_never_comes_fails_every_item_with_the_reason_once_patience_is_over(gpu):
+def test_a_gpu_that_never_comes_fails_every_item_with_the_reason_once_the_wait_is_over(gpu):
     gpu.refuse()
     try:
-        gpu.wait(gpu.start("a", "b", "reject-c", patience=3))
+        gpu.wait(gpu.start("a", "b", "reject-c", max_wait=3))
     finally:
         gpu.accept()
     rows = gpu.rows()

@@ -11,20 +11,20 @@ import pytest
 from aws_cdk import aws_s3 as s3
 
 from cdk_inference import (
-    FusedLeg,
+    FusedRoute,
     GpuWorkflow,
     InferenceWorkflow,
-    Leg,
     ModelArtifact,
     Preprocess,
     Route,
     Router,
     Routing,
     S3Trigger,
+    StagedRoute,
     StageFunction,
 )
 from cdk_inference.bundling.packages import ZipPackage
-from cdk_inference.routing.strategies import RoutePlan
+from cdk_inference.routing.plan import RoutePlan
 from tests.constructs.conftest import RECIPE
 from tests.waiting import wait_until
 
@@ -161,24 +161,26 @@ class Routed:
                 inference=stages["g"]["infer"],
                 postprocess=stages["g"]["postprocess"],
                 trigger=trigger,
-                patience=cdk.Duration.seconds(60),
+                max_wait=cdk.Duration.seconds(60),
             )
         workflow = InferenceWorkflow(
             stack,
             "Workflow",
-            legs=[
-                FusedLeg(score=_stage(stack, f"{leg.route.name}-score"), name=leg.name, route=leg.route.name)
-                if fused
-                else Leg(
-                    preprocess=stages[leg.route.name]["preprocess"],
-                    inference=stages[leg.route.name]["infer"],
-                    postprocess=stages[leg.route.name]["postprocess"],
-                    name=leg.name,
-                    route=leg.route.name,
-                    gpu_workflow=gpu if leg.route.name == "g" else None,
-                    escalation=leg.escalation,
+            routes=[
+                FusedRoute(
+                    score=_stage(stack, f"{planned.route.name}-score"), name=planned.name, route=planned.route.name
                 )
-                for leg in plan.legs.values()
+                if fused
+                else StagedRoute(
+                    preprocess=stages[planned.route.name]["preprocess"],
+                    inference=stages[planned.route.name]["infer"],
+                    postprocess=stages[planned.route.name]["postprocess"],
+                    name=planned.name,
+                    route=planned.route.name,
+                    gpu_workflow=gpu if planned.route.name == "g" else None,
+                    escalation=planned.escalation,
+                )
+                for planned in plan.planned.values()
             ],
             router=Router(stack, "Router", plan=plan, trigger=trigger),
             trigger=trigger,

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import aws_cdk as cdk
 import pytest
 
-from cdk_inference import S3Trigger
+from cdk_inference import FusedRoute, InferenceWorkflow, S3Trigger, StagedRoute
 from cdk_inference.bundling.packages import ZipPackage
-from cdk_inference.pipeline.workflow import FusedLeg, InferenceWorkflow, Leg
 from cdk_inference.stages.base import StageFunction
 
 from .embedded import Embedded, QuickEmulator, definition
@@ -126,15 +125,15 @@ class Express:
                 timeout=cdk.Duration.seconds(4),
             )
 
-        leg = (
-            FusedLeg(score=stage("score"))
+        route = (
+            FusedRoute(score=stage("score"))
             if fused
-            else Leg(preprocess=stage("preprocess"), inference=stage("infer"), postprocess=stage("postprocess"))
+            else StagedRoute(preprocess=stage("preprocess"), inference=stage("infer"), postprocess=stage("postprocess"))
         )
         workflow = InferenceWorkflow(
             stack,
             "Workflow",
-            legs=[leg],
+            routes=[route],
             trigger=S3Trigger(stack, "Trigger", max_receive_count=TRIES) if trigger else None,
             timeout=cdk.Duration.seconds(seconds),
         )

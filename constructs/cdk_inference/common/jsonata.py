@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 EMPTY = "{% '' %}"
-"""An empty text to assign: AWS's own validator takes a bare one for a missing value."""
+"""An empty string to assign: AWS's own validator takes a bare one for a missing value."""
 
 
 def one_line(expression: str) -> str:
@@ -15,3 +17,8 @@ def one_line(expression: str) -> str:
         The expression; none of its texts goes over a line.
     """
     return " ".join(line.strip() for line in expression.splitlines())
+
+
+def string_literal(value: str) -> str:
+    """Return a string as JSONata spells it."""
+    return json.dumps(value, ensure_ascii=False)

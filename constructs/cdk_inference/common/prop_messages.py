@@ -9,7 +9,7 @@ from enum import Enum
 from types import ModuleType, NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from cdk_inference.common.type_checks import find_wrong, is_union
+from cdk_inference.common.type_checks import find_wrong, is_union, plain
 
 if TYPE_CHECKING:
     from cdk_inference.common.type_checks import Hint, Wrong
@@ -22,6 +22,7 @@ _MADE_BY = {
     "Construct": "self, or the stack",
     "CpuOption": "CpuOption(…) or CpuOption.of",
     "Duration": "Duration.seconds or Duration.minutes",
+    "ExecutionStrategy": "Execution.staged or Execution.fused",
     "GpuBackend": "LambdaGpu() or SageMakerAsync()",
     "IBucket": "a Bucket, such as Bucket.from_bucket_name(self, 'Inbox', 'its-name')",
     "IGpuCapacity": "a GpuCapacity, or GpuCapacity.from_capacity_provider_arn",
@@ -57,7 +58,7 @@ def wrong_type(wrong: Wrong, default: object) -> str:
 
 
 def _alternatives(hint: Hint) -> tuple[Hint, ...]:
-    return get_args(hint) if is_union(hint) else (hint,)
+    return tuple(map(plain, get_args(hint))) if is_union(hint) else (plain(hint),)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from functools import cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast, get_args
 
+from cdk_inference.common.deprecations import RENAMED_PROPS, with_new_names
 from cdk_inference.common.prop_messages import unknown_prop, wrong_type
 from cdk_inference.common.type_checks import ABSENT, Hint, Wrong, find_wrong
 from cdk_inference.errors import PropError
@@ -44,11 +45,13 @@ def check_arguments(function: Callable[P, R]) -> Callable[P, R]:
 
     The function then raises a `PropError` that names the argument, its type, the value and a fix.
     """
+    renamed = getattr(function, RENAMED_PROPS, {})
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        _check(cast("FunctionType", function), args, kwargs)
-        return function(*args, **kwargs)
+        named = with_new_names(renamed, function.__qualname__, kwargs) if renamed else kwargs
+        _check(cast("FunctionType", function), args, named)
+        return function(*args, **named)  # type: ignore[arg-type]
 
     return checked
 

@@ -43,8 +43,15 @@ def is_union(hint: Hint) -> bool:
     return get_origin(hint) in {Union, UnionType}
 
 
+def plain(hint: Hint) -> Hint:
+    """Return a class of this library without its type arguments, and any other annotation as it is."""
+    origin = get_origin(hint)
+    return origin if str(getattr(origin, "__module__", "")).startswith("cdk_inference") else hint
+
+
 def find_wrong(name: str, value: object, hint: Hint) -> Wrong | None:
     """Return what of a value does not fit an annotation, or ``None``."""
+    hint = plain(hint)
     origin: Any = get_origin(hint)
     args = get_args(hint)
     if is_union(hint):

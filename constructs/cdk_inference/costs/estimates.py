@@ -56,7 +56,7 @@ class Estimate:
         By service; they add up to ``usd_per_month``. Uploads, storage, logs and traces are not in it.
     seconds
         From a full batch's arrival to its rows, if everything is warm; and if the GPU must start first. In a cascade
-        all items of a batch may go on to the second leg.
+        all items of a batch may go on to the second model.
     prices
         What was charged.
     """
@@ -124,10 +124,10 @@ def estimate(
     bill = _Bill(traffic, shape, prices or Prices())
     bill.front()
     if isinstance(option, CascadeOption):
-        bill.leg(option.first, share=1)
-        bill.leg(option.then, share=option.escalation)
+        bill.model(option.first, share=1)
+        bill.model(option.then, share=option.escalation)
     else:
-        bill.leg(option, share=1)
+        bill.model(option, share=1)
     return Estimate(option, traffic, tuple(bill.lines()), (bill.warm, bill.warm + bill.start), bill.prices)
 
 
@@ -165,11 +165,11 @@ class _Bill:
         self._count("pipe requests", batches, prices.pipe_requests)
         self._count("express executions", batches, prices.express_requests)
 
-    def leg(self, option: CpuOption | GpuOption, *, share: float) -> None:
-        """Add a leg that a share of the items takes."""
+    def model(self, option: CpuOption | GpuOption, *, share: float) -> None:
+        """Add a model that scores a share of the items."""
         prices, shape = self.prices, self._shape
         items = self._items * share
-        # A batch takes the leg if any of its items does, each for itself.
+        # A batch goes to the model if any of its items does, each for itself.
         batches = self._batches * (-math.expm1(self._mean * math.log1p(-share)) if share < 1 else 1)
         # A fused function has one size, that of the option.
         fused = option if shape.fused and isinstance(option, CpuOption) else None
@@ -184,7 +184,7 @@ class _Bill:
         tensors = 0.0 if fused else batches * (shape.work_objects + (1 if sagemaker else 0))
         self._count("S3 PUTs of tensors", tensors, prices.s3_puts)
         self._count("S3 GETs of tensors", tensors, prices.s3_gets)
-        # Every item is postprocessed by the leg that answers it last: the row is written once.
+        # Every item is postprocessed by the route that answers it last: the row is written once.
         written = self._items if share == 1 else 0.0
         self._count("DynamoDB writes", written * math.ceil(shape.row_kb), prices.dynamodb_writes)
 

@@ -97,7 +97,7 @@ class PipelineShape:
     architecture
         Of the functions on a CPU.
     work_objects
-        Tensors of a batch that are too large for the workflow's state, each put and got once for each leg.
+        Tensors of a batch that are too large for the workflow's state, each put and got once for each model.
     row_kb
         Size of a row.
     express_mb
@@ -324,16 +324,16 @@ class GpuOption:
 @check_props
 @dataclass(frozen=True)
 class CascadeOption:
-    """The first leg scores all items, and the second those of which the first is unsure.
+    """The first model scores all items, and the second those of which the first is unsure.
 
     Parameters
     ----------
     name
         For people.
     first
-        The cheap leg.
+        The cheap model.
     then
-        The good leg.
+        The good model.
     escalation
         Share of the items that go on to it: `Calibration` expects one.
     quality

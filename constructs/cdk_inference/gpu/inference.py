@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
 import jsii
 from aws_cdk import Duration, Tokenization
@@ -16,6 +16,7 @@ from cdk_inference.bundling.delivery import model_folder, shipped_files
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.managed_instances import LEAST_MEMORY, MOST_MEMORY, REGIONS
 from cdk_inference.capacity.strategy import CapacityStrategy
+from cdk_inference.common.deprecations import renamed_attribute, renamed_props
 from cdk_inference.common.durations import seconds
 from cdk_inference.common.platform import on_cpu_only
 from cdk_inference.common.prop_types import check_props
@@ -24,6 +25,7 @@ from cdk_inference.gpu.capacity import GpuCapacity, IGpuCapacity
 from cdk_inference.gpu.image import ImagePackage
 from cdk_inference.stages.base import FunctionOptions, StageFunction, grant_work, mark_model
 from cdk_inference.stages.inference import INFERENCE_HANDLER, inference_environment
+from cdk_inference.stages.interfaces import SLOW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,18 +36,19 @@ if TYPE_CHECKING:
     from aws_cdk import aws_stepfunctions as sfn
 
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.stages.interfaces import IInvocable
     from cdk_inference.storage.work_bucket import WorkBucket
 
 # The runtime looks for a GPU, and says so if there is none.
 _CUDA = {"ACCELERATOR": "cuda"}
-LONGEST_PATIENCE = 6 * 60 * 60  # an execution has at most 25,000 events: about ten hours of being refused
+LONGEST_WAIT = 6 * 60 * 60  # an execution has at most 25,000 events: about ten hours of being refused
 _FALLBACK_MEMORY = 3538
 _LAST_SECONDS = 10  # of an invocation: what was answered is written, or what hangs is killed
 # A GPU has no use for 8-bit graphs: CUDA has no kernels for them, and falls back to the CPU node by node.
 _GPU_PRECISIONS = frozenset({"float16", "float32"})
 
 
-def default_patience() -> Duration:
+def default_max_wait() -> Duration:
     """Return how long a batch waits for a GPU. A function: durations are Node's, which imports must not wait for."""
     return Duration.minutes(20)
 
@@ -53,46 +56,6 @@ def default_patience() -> Duration:
 def default_timeout() -> Duration:
     """Return how long one run of a batch may take."""
     return Duration.minutes(1)
-
-
-class GpuStage(Protocol):
-    """The interface that a workflow needs of a bound backend; `StageFunction` has it too."""
-
-    timeout: Duration
-
-    @property
-    def transient_errors(self) -> tuple[str, ...]:
-        """Errors of an invocation that say nothing about the items."""
-
-    @property
-    def grant_principal(self) -> iam.IPrincipal:
-        """The principal that runs the model."""
-
-    def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee do what `task` does."""
-
-    def task(
-        self,
-        scope: Construct,
-        id: str,
-        *,
-        payload: Mapping[str, object] | str,
-        assign: Mapping[str, object] | None = None,
-        output: object = None,
-    ) -> sfn.CustomState:
-        """Make the state that runs the model."""
-
-    def metric_errors(self, **options: Any) -> cloudwatch.Metric:
-        """Count what failed as a whole."""
-
-    def metric_throttles(self, **options: Any) -> cloudwatch.Metric:
-        """Count what was refused."""
-
-    def metric_duration(self, **options: Any) -> cloudwatch.Metric:
-        """Measure the milliseconds of a run."""
-
-    def metric_invocations(self, **options: Any) -> cloudwatch.Metric:
-        """Count the runs."""
 
 
 class GpuBackend(ABC):
@@ -106,9 +69,9 @@ class GpuBackend(ABC):
         model: ModelArtifact,
         work: WorkBucket,
         timeout: Duration,
-        patience: Duration,
+        max_wait: Duration,
         options: FunctionOptions,
-    ) -> GpuStage:
+    ) -> IInvocable:
         """Make what runs the model, within the construct `scope`.
 
         Parameters
@@ -119,7 +82,7 @@ class GpuBackend(ABC):
             As those of `GpuInference`.
         timeout
             Of one run of a batch.
-        patience
+        max_wait
             How long a batch may wait for the GPU.
         options
             As those of `StageFunction`.
@@ -176,9 +139,9 @@ class LambdaGpu(GpuBackend):
         model: ModelArtifact,
         work: WorkBucket,
         timeout: Duration,
-        patience: Duration,  # noqa: ARG002 - the workflow waits
+        max_wait: Duration,  # noqa: ARG002 - the workflow waits
         options: FunctionOptions,
-    ) -> GpuStage:
+    ) -> IInvocable:
         """Make the function, and the capacity provider if there is none."""
         capacity = self.capacity
         if capacity is None:
@@ -200,13 +163,14 @@ class LambdaGpu(GpuBackend):
 
 @jsii.implements(iam.IGrantable)
 @check_props
+@renamed_props(patience="max_wait")
 class GpuInference(Construct):
     """Runs the model on a batch of tensors, on a GPU that is paid for only while there is something to do.
 
     While it is idle, no instance is paid for; a network of its own is, about 29 USD a month, see `InferenceNetwork`.
 
-    It has the interface of a `StageFunction`, and is *slow*: from zero, a GPU is there after minutes, in which
-    requests fail. A workflow tries for as long as `patience` says.
+    It is an `IStage`. From zero, a GPU is there after minutes, in which requests fail; a workflow tries for as
+    long as `max_wait` says.
 
     With the context key ``cdk-inference:accelerator=cpu``, which the local target passes, it is a zip function that
     runs the same model with the same handler on the CPU.
@@ -219,7 +183,7 @@ class GpuInference(Construct):
         Where large tensors are read and written.
     backend
         Whose GPU. Default: that of a Lambda function.
-    patience
+    max_wait
         How long a batch may wait for the GPU, 1 minute to 6 hours: it then goes to the dead-letter queue. Default: 20
         minutes.
     timeout
@@ -233,13 +197,12 @@ class GpuInference(Construct):
         What the backend made, or the zip function.
     model_version
         Version of the model.
-    slow
-        True: it can take longer than an express workflow may wait.
     transient_errors
         Errors of an invocation that say nothing about the items.
     """
 
-    slow: ClassVar[bool] = True
+    slow = SLOW
+    patience = renamed_attribute("GpuInference.patience", "max_wait")
 
     def __init__(
         self,
@@ -249,7 +212,7 @@ class GpuInference(Construct):
         model: ModelArtifact,
         work: WorkBucket,
         backend: GpuBackend | None = None,
-        patience: Duration | None = None,
+        max_wait: Duration | None = None,
         timeout: Duration | None = None,
         **options: Unpack[FunctionOptions],
     ) -> None:
@@ -261,28 +224,34 @@ class GpuInference(Construct):
                 f"platform is {platform}; GPU functions are x86_64 only: leave it out, or use architecture='x86_64'"
             )
         _check_precision(model)
-        self.patience = patience if patience is not None else default_patience()
+        self.max_wait = max_wait if max_wait is not None else default_max_wait()
         self.timeout = timeout if timeout is not None else default_timeout()
-        for name, duration in (("patience", self.patience), ("timeout", self.timeout)):
+        for name, duration in (("max_wait", self.max_wait), ("timeout", self.timeout)):
             if duration.is_unresolved():
                 raise PropError(
                     f"{name} is known only at deployment, and what waits for a GPU is computed from it before; "
                     f"give a duration such as Duration.minutes(20)"
                 )
-        seconds("patience", self.patience, least=60, most=LONGEST_PATIENCE)
-        self.stage: GpuStage
+        seconds("max_wait", self.max_wait, least=60, most=LONGEST_WAIT)
+        self.reserved_concurrent_executions = options.get("reserved_concurrent_executions")
+        self.stage: IInvocable
         if on_cpu_only(self):
             self.stage = CpuFallback(self, "OnCpu", model=model, work=work, timeout=self.timeout, options=options)
         else:
             made_by = backend if backend is not None else LambdaGpu()
             self.stage = made_by.bind(
-                self, model=model, work=work, timeout=self.timeout, patience=self.patience, options=options
+                self, model=model, work=work, timeout=self.timeout, max_wait=self.max_wait, options=options
             )
 
     @property
     def transient_errors(self) -> tuple[str, ...]:
         """Errors of an invocation that say nothing about the items."""
         return self.stage.transient_errors
+
+    @property
+    def stage_functions(self) -> tuple[StageFunction, ...]:
+        """The functions that run the model, see `IStage`."""
+        return self.stage.stage_functions
 
     @property
     @jsii.member(jsii_name="grantPrincipal")

@@ -11,7 +11,7 @@ from aws_cdk import Token
 from cdk_inference.common.durations import seconds
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
-from cdk_inference.gpu.inference import GpuBackend, GpuStage
+from cdk_inference.gpu.inference import GpuBackend
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.base import FunctionOptions
+    from cdk_inference.stages.interfaces import IInvocable
     from cdk_inference.storage.work_bucket import WorkBucket
 
 _GPU_FAMILY = re.compile(r"(?:g|gr|p)\d+[a-z]*(?:-[a-z0-9]+)?")
@@ -68,9 +69,9 @@ class SageMakerAsync(GpuBackend):
         model: ModelArtifact,
         work: WorkBucket,
         timeout: Duration,
-        patience: Duration,
+        max_wait: Duration,
         options: FunctionOptions,
-    ) -> GpuStage:
+    ) -> IInvocable:
         """Make the endpoint, its scaling, and the functions that ask it and hand back its answers."""
         # Not at the top: they load parts of CDK that no other app needs.
         from cdk_inference.gpu.image import gpu_image  # noqa: PLC0415
@@ -102,7 +103,7 @@ class SageMakerAsync(GpuBackend):
             endpoint=endpoint,
             work=work,
             timeout=timeout,
-            patience=patience,
+            max_wait=max_wait,
             options=options,
         )
 

@@ -66,7 +66,7 @@ class AsyncStage(Construct):
         Where requests and answers go.
     timeout
         Of one run of a batch.
-    patience
+    max_wait
         How long a batch may wait for the GPU. A request is in the queue for half of it at most, so that one that gets
         lost is made again.
     options
@@ -96,14 +96,14 @@ class AsyncStage(Construct):
         endpoint: AsyncEndpoint,
         work: WorkBucket,
         timeout: Duration,
-        patience: Duration,
+        max_wait: Duration,
         options: FunctionOptions,
     ) -> None:
         super().__init__(scope, id)
         self.endpoint = endpoint
         self.timeout = timeout
-        self._patience = int(patience.to_seconds())
-        self._wait = max(self._patience // 2, _SHORTEST_WAIT)  # SageMaker allows six hours, and so does patience
+        self._max_wait = int(max_wait.to_seconds())
+        self._wait = max(self._max_wait // 2, _SHORTEST_WAIT)  # SageMaker allows six hours, and so does max_wait
         self.tokens = _tokens(self, options.get("encryption_key"))
         # SNS comes here when, say, it may not use a key of ours: so SQS encrypts with its own.
         self.unanswered_queue = sqs.Queue(
@@ -181,6 +181,11 @@ class AsyncStage(Construct):
         encryption.grant(work.bucket.encryption_key, stage, actions)
 
     @property
+    def stage_functions(self) -> tuple[StageFunction, ...]:
+        """None: the endpoint runs the model, and these functions work with any version of it."""
+        return ()
+
+    @property
     @jsii.member(jsii_name="grantPrincipal")
     def grant_principal(self) -> iam.IPrincipal:
         """The role that the model runs with."""
@@ -224,7 +229,7 @@ class AsyncStage(Construct):
             As those of `StageFunction.task`.
         """
         left = (
-            f"{self._patience} - $floor(($toMillis($states.context.State.EnteredTime)"
+            f"{self._max_wait} - $floor(($toMillis($states.context.State.EnteredTime)"
             " - $toMillis($states.context.Execution.StartTime)) / 1000)"
         )
         state: dict[str, object] = {

@@ -12,6 +12,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from cdk_inference.common import acknowledgments
+from cdk_inference.common.deprecations import renamed_props
 from cdk_inference.common.descriptions import RULE, described
 from cdk_inference.common.jsonata import EMPTY, one_line
 from cdk_inference.common.metadata import mark
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_kms as kms
 
-    from cdk_inference.gpu.inference import GpuInference
     from cdk_inference.stages.base import StageFunction
+    from cdk_inference.stages.interfaces import IStage
     from cdk_inference.triggers.s3 import S3Trigger
 
 FIRST_WAIT = 5
@@ -63,6 +64,7 @@ _EVENT = one_line("""{% $string({
 
 
 @check_props
+@renamed_props(patience="max_wait")
 class GpuWorkflow(Construct):
     """A standard state machine that scores what was preprocessed, for as long as it takes a GPU to come.
 
@@ -71,7 +73,7 @@ class GpuWorkflow(Construct):
 
     While inference is refused, it waits and tries again, each time up to twice as long; nothing is polled. An
     invocation that dies makes it split the batch, until the item that kills it is alone, and does so twice. What cannot
-    be scored within the patience, or kills its invocation, or whose row cannot be written, goes to the dead-letter
+    be scored within `max_wait`, or kills its invocation, or whose row cannot be written, goes to the dead-letter
     queue as the event that it came with, and a row says why. An execution that fails as a whole is reported to the
     queue of what could not be delivered, with its input unless EventBridge leaves that out as too large.
 
@@ -83,7 +85,7 @@ class GpuWorkflow(Construct):
         The stages.
     trigger
         Whose dead-letter queue takes what failed.
-    patience
+    max_wait
         How long inference is tried.
     encryption_key
         Customer managed key of the log group, the queue, the definition and the executions. Default: AWS encrypts with
@@ -104,10 +106,10 @@ class GpuWorkflow(Construct):
         scope: Construct,
         id: str,
         *,
-        inference: GpuInference | StageFunction,
+        inference: IStage,
         postprocess: StageFunction,
         trigger: S3Trigger,
-        patience: Duration,
+        max_wait: Duration,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         log_removal_policy: RemovalPolicy | None = None,
@@ -125,20 +127,20 @@ class GpuWorkflow(Construct):
             "StateMachine",
             comment=f"scores preprocessed batches with {inference.node.path}",
             definition_body=sfn.DefinitionBody.from_chainable(
-                _Definition(self, patience, inference.model_version or NO_MODEL).build(
+                _Definition(self, max_wait, inference.model_version or NO_MODEL).build(
                     inference, postprocess, trigger.dead_letter_queue.queue_url
                 )
             ),
             query_language=sfn.QueryLanguage.JSONATA,
             state_machine_type=sfn.StateMachineType.STANDARD,
-            # Ends what hangs. Splitting a batch and storing its rows come on top of the patience.
-            timeout=patience.plus(patience).plus(Duration.hours(_STORING_HOURS)).plus(_splitting(inference)),
+            # Ends what hangs. Splitting a batch and storing its rows come on top of the wait.
+            timeout=max_wait.plus(max_wait).plus(Duration.hours(_STORING_HOURS)).plus(_splitting(inference)),
             tracing_enabled=True,
             logs=sfn.LogOptions(destination=self.log_group, level=sfn.LogLevel.ERROR, include_execution_data=False),
         )
         inference.grant_invoke(self.state_machine)
         postprocess.grant_invoke(self.state_machine)
-        trigger.grant_bury(self.state_machine)
+        trigger.grant_send_dead_letter(self.state_machine)
         self.rule = self._report_failures(trigger)
         self._key = encryption_key
         encryption.encrypt_executions(self.state_machine, encryption_key)
@@ -232,15 +234,13 @@ class _Definition:
     was refused in a row; ``refusal``, what the last error said; ``broken``, what postprocessing failed on, by id.
     """
 
-    def __init__(self, scope: Construct, patience: Duration, model_version: str) -> None:
+    def __init__(self, scope: Construct, max_wait: Duration, model_version: str) -> None:
         self._scope = scope
-        self._patience = patience
+        self._max_wait = max_wait
         self._model_version = model_version
         self._more = sfn.Choice.jsonata(scope, "More to do?")
 
-    def build(
-        self, inference: GpuInference | StageFunction, postprocess: StageFunction, dead_letters: str
-    ) -> sfn.IChainable:
+    def build(self, inference: IStage, postprocess: StageFunction, dead_letters: str) -> sfn.IChainable:
         """Return the first state."""
         receive = sfn.Pass.jsonata(
             self._scope,
@@ -304,14 +304,14 @@ class _Definition:
         )
         self._more.when(
             sfn.Condition.jsonata("{% $count($failed) > 0 %}"),
-            self._bury(postprocess, dead_letters),
+            self._send_dead_letters(postprocess, dead_letters),
             comment="something failed",
         )
         self._more.otherwise(sfn.Succeed.jsonata(self._scope, "Done"))
         return receive
 
     def _wait_for_inference(self, infer: sfn.CustomState, transient: tuple[str, ...]) -> None:
-        minutes = f"{self._patience.to_minutes(integral=False):g}"
+        minutes = f"{self._max_wait.to_minutes(integral=False):g}"
         time_left = sfn.Choice.jsonata(self._scope, "Time left for inference?")
         wait = self._wait("Wait for inference")
         give_up = sfn.Pass.jsonata(
@@ -327,7 +327,7 @@ class _Definition:
         waits_for = [*transient, *CONFIGURATION_ERRORS]
         infer.add_catch(time_left, errors=waits_for, assign={"refusal": _REFUSAL})
         time_left.when(
-            sfn.Condition.jsonata(self._within_patience()), wait, comment=f"within {minutes} minutes"
+            sfn.Condition.jsonata(self._within_max_wait()), wait, comment=f"within {minutes} minutes"
         ).otherwise(give_up)
         wait.next(infer)
         give_up.next(self._more)
@@ -395,13 +395,13 @@ class _Definition:
             assign={"tries": "{% $tries + 1 %}", **assign},
         )
 
-    def _within_patience(self) -> str:
+    def _within_max_wait(self) -> str:
         return (
             "{% $toMillis($states.context.State.EnteredTime) - $toMillis($states.context.Execution.StartTime) "
-            f"< {int(self._patience.to_milliseconds())} %}}"
+            f"< {int(self._max_wait.to_milliseconds())} %}}"
         )
 
-    def _bury(self, postprocess: StageFunction, dead_letters: str) -> sfn.Map:
+    def _send_dead_letters(self, postprocess: StageFunction, dead_letters: str) -> sfn.Map:
         """Put the events of what failed into the dead-letter queue, and then say so in the rows."""
         send = sfn.CustomState(
             self._scope,
@@ -419,7 +419,7 @@ class _Definition:
             backoff_rate=2,
             jitter_strategy=sfn.JitterType.FULL,
         )
-        bury = sfn.Map.jsonata(
+        send_all = sfn.Map.jsonata(
             self._scope,
             "Bury",
             items=sfn.ProvideItems.jsonata("{% [$failed] %}"),
@@ -429,7 +429,7 @@ class _Definition:
             },
             max_concurrency=4,
         )
-        bury.item_processor(send)
+        send_all.item_processor(send)
         record = postprocess.task(
             self._scope,
             "Record failures",
@@ -439,10 +439,10 @@ class _Definition:
             "'first': $first, 'route': $route, 'variant': $variant} %}",
             output={},
         )
-        return bury.next(record)  # type: ignore[return-value]
+        return send_all.next(record)  # type: ignore[return-value]
 
 
-def _splitting(inference: GpuInference | StageFunction) -> Duration:
+def _splitting(inference: IStage) -> Duration:
     """Return how long it takes to find two items in a full batch that time out."""
     halvings = math.ceil(math.log2(MAX_BATCH_SIZE))
     return Duration.seconds(2 * (halvings + 2) * int(inference.timeout.to_seconds()))

@@ -1,30 +1,33 @@
-"""The pipeline: wires the trigger, the three stages, the workflow and the results together."""
+"""The pipeline: wires the trigger, the stages, the workflow and the results together."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Unpack
 
-from aws_cdk import Annotations, CfnOutput, Duration, Token
+from aws_cdk import Annotations, CfnOutput, Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_logs as logs
 from constructs import Construct
+from typing_extensions import TypeVar
 
-from cdk_inference.common.durations import seconds
+from cdk_inference.common.deprecations import renamed_attribute, warn_deprecated
 from cdk_inference.common.environments import check_environment
 from cdk_inference.common.metadata import mark, metrics_name
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
-from cdk_inference.pipeline.route_stages import FusedStages, RouteStages
-from cdk_inference.pipeline.workflow import PARTS, InferenceWorkflow
-from cdk_inference.routing.inference import CpuStrategy, Inference
+from cdk_inference.pipeline.deprecated import chosen_execution
+from cdk_inference.pipeline.execution_strategy import PipelineParts, RouteStages
+from cdk_inference.pipeline.staged import SeparateStages
+from cdk_inference.pipeline.timeouts import EXPRESS_LIMIT_SECONDS, check_timeouts
+from cdk_inference.pipeline.workflow import InferenceWorkflow
+from cdk_inference.routing.inference import Inference
+from cdk_inference.routing.plan import RoutePlan
 from cdk_inference.routing.route import Route
 from cdk_inference.routing.router import Router
-from cdk_inference.routing.strategies import RoutePlan
 from cdk_inference.stages.postprocess import Postprocess
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
 from cdk_inference.storage.results import ResultsTable
-from cdk_inference.storage.work_bucket import WorkBucket
 from cdk_inference.triggers.s3 import S3Trigger
 
 if TYPE_CHECKING:
@@ -39,32 +42,27 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import Traffic
-    from cdk_inference.gpu.inference import GpuInference
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.pipeline.route_stages import RouteOptions, WorkflowLogs
-    from cdk_inference.routing.strategies import Branch
+    from cdk_inference.pipeline.deprecated import OldProps
+    from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, WorkflowLogs
+    from cdk_inference.routing.plan import Branch
     from cdk_inference.stages.base import FunctionOptions
-    from cdk_inference.stages.fused import FusedFunction
-    from cdk_inference.stages.inference import CpuInference
-    from cdk_inference.stages.postprocess import PostprocessFunction
-    from cdk_inference.stages.preprocess import Preprocess, PreprocessFunction
+    from cdk_inference.stages.preprocess import Preprocess
 
 METRIC_NAMESPACE = "cdk-inference"
-_EXPRESS_LIMIT_SECONDS = 300
-_STAGE_TIMEOUTS = {1: 30, 2: 18}
-_FUSED_TIMEOUT = 40
-_STAGE_MEMORY = {"preprocess_memory_size": 1769, "postprocess_memory_size": 1024}
+
+StagesT = TypeVar("StagesT", bound=RouteStages, default=SeparateStages)
 
 
 @check_props
-class InferencePipeline(Construct):
+class InferencePipeline(Construct, Generic[StagesT]):
     """Scores every object that lands in a bucket, and keeps the result in a table.
 
     S3 → EventBridge → queue → pipe → workflow (preprocess → infer → postprocess) → DynamoDB. Every object version ends
     as one row, or as one message in the dead-letter queue; what a GPU could not score ends as both.
 
-    With a `routing`, there are several models, and each item goes where it is cheapest to get right. When `fused`, one
-    function does what three do else, with the same user code and the same rows.
+    With a `routing`, there are several models, and each item goes where it is cheapest to get right. With
+    `Execution.fused`, one function does the work of three, with the same user code and the same rows.
 
     Parameters
     ----------
@@ -79,9 +77,9 @@ class InferencePipeline(Construct):
         Where the model runs. Goes with `model`. Default: `Inference.cpu`.
     routing
         A strategy of `Routing`. Default: everything goes to `model`.
-    fused
-        Whether preprocessing, inference and postprocessing of a route are one function: one cold start, one invocation
-        a batch, no tensors on their way. On the CPU, and without cascades. Default: a function for each.
+    execution
+        Which functions run the stages of a route: `Execution.staged` or `Execution.fused`. Default: a function for each
+        stage, `Execution.staged`.
     bucket
         Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our
         own, versioned, encrypted, TLS only, without public access.
@@ -103,13 +101,10 @@ class InferencePipeline(Construct):
         throttled is given back for as long as need be. Default: 10.
     stage_timeout
         Of one invocation of each function. Finding the items that time out takes 5 invocations, one after the other,
-        of both models of a cascade. All must fit into the 5 minutes of an express workflow. When `fused`, it takes 3.
-        Default: 30 seconds, 18 with a cascade, or 40 when `fused`.
+        of both models of a cascade. All must fit into the 5 minutes of an express workflow. With `Execution.fused` it
+        takes 3. Default: 30 seconds, 18 with a cascade, or 40 with `Execution.fused`.
     workflow_timeout
         Of one batch; a message that failed is tried again about this much later. Default: 5 minutes.
-    preprocess_memory_size, postprocess_memory_size
-        MiB of the functions; 1,769 MiB are one vCPU. A fused function has that of its `inference`. Default: 1,769 and
-        1,024.
     capacity
         Where environments of preprocessing and postprocessing come from; of a fused function, if its `inference` does
         not say so. Default: Lambda makes them on demand.
@@ -117,9 +112,6 @@ class InferencePipeline(Construct):
         Larger objects are rejected before they are read. Default: 64 MiB.
     reserved_concurrent_executions
         Concurrency that is kept for each function, and its limit. Default: none.
-    traffic
-        What is expected; with it, warnings say when capacity that is always on would be cheaper, and when a GPU would
-        not be done with a burst in time. Default: unknown.
     result_ttl_days
         Days after which DynamoDB deletes a row. Default: rows stay.
     platform
@@ -137,13 +129,16 @@ class InferencePipeline(Construct):
     removal_policy
         Of the buckets, the table, the logs and the key. Default: RETAIN. DESTROY is honoured only with the context flag
         ``cdk-inference:allow-destroy=true``.
+    **old
+        Deprecated props: `fused`, `preprocess_memory_size`, `postprocess_memory_size` and `traffic`.
 
     Attributes
     ----------
     trigger, workflow, results
         The parts, each with grants and metrics of its own.
     routes
-        The stages of each route, by its name; without a routing, those of ``"main"``.
+        The stages of each route, by its name: `SeparateStages` or `FusedStages`. Without a routing, the name is
+        ``"main"``.
 
     Raises
     ------
@@ -164,7 +159,7 @@ class InferencePipeline(Construct):
         postprocess: Postprocess | None = None,
         inference: Inference | None = None,
         routing: Branch | None = None,
-        fused: bool = False,
+        execution: ExecutionStrategy[StagesT] | None = None,
         bucket: s3.IBucket | None = None,
         prefix: str = "",
         suffixes: Sequence[str] = (),
@@ -175,12 +170,9 @@ class InferencePipeline(Construct):
         max_receive_count: int = 10,
         stage_timeout: Duration | None = None,
         workflow_timeout: Duration | None = None,
-        preprocess_memory_size: int = _STAGE_MEMORY["preprocess_memory_size"],
-        postprocess_memory_size: int = _STAGE_MEMORY["postprocess_memory_size"],
         capacity: CapacityStrategy | None = None,
         max_object_bytes: int = 64 * 1024 * 1024,
         reserved_concurrent_executions: int | None = None,
-        traffic: Traffic | None = None,
         result_ttl_days: int | None = None,
         platform: LambdaPlatform | None = None,
         vpc: ec2.IVpc | None = None,
@@ -188,19 +180,18 @@ class InferencePipeline(Construct):
         security_groups: Sequence[ec2.ISecurityGroup] | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         removal_policy: RemovalPolicy | None = None,
+        **old: Unpack[OldProps],
     ) -> None:
         super().__init__(scope, id)
         plan = RoutePlan.of(_branch(model, preprocess, inference, routing))
-        legs_in_turn = 2 if any(leg.escalation for leg in plan.legs.values()) else 1
-        if fused:
-            _check_fused(plan, preprocess_memory_size, postprocess_memory_size)
-        elif capacity is not None:
-            capacity.check_memory("preprocess_memory_size", preprocess_memory_size, "preprocessing")
-            capacity.check_memory("postprocess_memory_size", postprocess_memory_size, "postprocessing")
-        default_stage_timeout = Duration.seconds(_FUSED_TIMEOUT if fused else _STAGE_TIMEOUTS[legs_in_turn])
-        per_stage = stage_timeout if stage_timeout is not None else default_stage_timeout
-        per_batch = workflow_timeout if workflow_timeout is not None else Duration.seconds(_EXPRESS_LIMIT_SECONDS)
-        _check_timeouts(batch_size, per_stage, per_batch, plan, fused=fused)
+        self._plan, self._capacity = plan, capacity
+        self._execution: ExecutionStrategy[StagesT] = chosen_execution(execution, old)
+        self._execution.check(plan, capacity)
+        models = 2 if any(planned.escalation for planned in plan.planned.values()) else 1
+        default_timeout = Duration.seconds(self._execution.default_timeout(models))
+        per_stage = stage_timeout if stage_timeout is not None else default_timeout
+        per_batch = workflow_timeout if workflow_timeout is not None else Duration.seconds(EXPRESS_LIMIT_SECONDS)
+        check_timeouts(batch_size, per_stage, per_batch, plan, functions_in_turn=self._execution.functions_in_turn)
 
         if encryption_key is None:
             key: kms.IKey = encryption.create_key(self, "Key", removal_policy=data_removal_policy(self, removal_policy))
@@ -227,7 +218,6 @@ class InferencePipeline(Construct):
         )
         for route in plan.routes.values():
             _check_suffixes(suffixes, route.preprocess)
-        self._work = None if fused else WorkBucket(self, "Work", encryption_key=key, removal_policy=removal_policy)
         self.results = (
             results
             if results is not None
@@ -250,88 +240,66 @@ class InferencePipeline(Construct):
         }
         # Without a routing the stages are the pipeline's own children.
         parent = self if routing is None else Construct(self, "Routes")
-        self.routes: dict[str, RouteStages | FusedStages] = {}
-        for name, route in plan.routes.items():
-            within = parent if routing is None else Construct(parent, name)
-            common: RouteOptions = {
-                "trigger": self.trigger,
-                "results": self.results,
-                "postprocess": postprocess if postprocess is not None else Postprocess.outputs(),
-                "max_object_bytes": max_object_bytes,
-                "result_ttl_days": result_ttl_days,
-                "timeout": per_stage,
-                "capacity": capacity,
-                "functions": options,
-            }
-            if self._work is None:
-                self.routes[name] = FusedStages.create(within, route, **common)
-                continue
-            self.routes[name] = RouteStages.create(
-                within,
-                route,
-                work=self._work,
-                confidence=any(leg.escalation for leg in plan.legs.values() if leg.route is route),
-                preprocess_memory_size=preprocess_memory_size,
-                postprocess_memory_size=postprocess_memory_size,
-                workflow=kept,
-                **common,
-            )
+        self.routes: dict[str, StagesT] = self._execution.bind(
+            self,
+            plan,
+            {name: parent if routing is None else Construct(parent, name) for name in plan.routes},
+            PipelineParts(
+                trigger=self.trigger,
+                results=self.results,
+                postprocess=postprocess if postprocess is not None else Postprocess.outputs(),
+                max_object_bytes=max_object_bytes,
+                result_ttl_days=result_ttl_days,
+                timeout=per_stage,
+                capacity=capacity,
+                functions=options,
+                workflows=kept,
+            ),
+        )
         self.workflow = InferenceWorkflow(
             self,
             "Workflow",
-            legs=[self.routes[leg.route.name].leg(leg, routed=routing is not None) for leg in plan.legs.values()],
+            routes=[
+                self.routes[planned.route.name].workflow_route(planned, routed=routing is not None)
+                for planned in plan.planned.values()
+            ],
             router=None if routing is None else Router(self, "Router", plan=plan, trigger=self.trigger, **options),
             trigger=self.trigger,
             timeout=per_batch,
             **kept,
         )
         self.trigger.add_target(self.workflow.state_machine)
-        self._report(plan, traffic, fused=fused, chosen=fused and capacity is not None)
+        self._report()
+        if "traffic" in old:
+            warn_deprecated("InferencePipeline(traffic=…)", "pipeline.advise(traffic)")
+            if old["traffic"] is not None:
+                self.advise(old["traffic"])
 
     @property
-    def preprocess(self) -> PreprocessFunction:
-        """The preprocessing function of a pipeline with one route."""
-        return self._only("preprocess").preprocess
-
-    @property
-    def inference(self) -> CpuInference | GpuInference:
-        """The inference stage of a pipeline with one route."""
-        return self._only("inference").inference
-
-    @property
-    def postprocess(self) -> PostprocessFunction:
-        """The postprocessing function of a pipeline with one route."""
-        return self._only("postprocess").postprocess
-
-    @property
-    def score(self) -> FusedFunction:
-        """The function of a fused pipeline with one route."""
-        return self._only("score").score
-
-    @property
-    def work(self) -> WorkBucket:
-        """Where large tensors go; a fused pipeline has none."""
-        if self._work is None:
-            raise PropError("the pipeline is fused: no tensors travel, so that it has no work bucket")
-        return self._work
-
-    def _only(self, stage: str) -> RouteStages | FusedStages:
+    def stages(self) -> StagesT:
+        """The stages of a pipeline with one route; with several routes, take those of `routes`."""
         if len(self.routes) > 1:
             names = ", ".join(self.routes)
-            raise PropError(f"the pipeline has the routes {names}; take .routes['{next(iter(self.routes))}'].{stage}")
+            raise PropError(f"stages is for one route, got {names}; take .routes['{next(iter(self.routes))}']")
         return next(iter(self.routes.values()))
 
-    def _report(self, plan: RoutePlan, traffic: Traffic | None, *, fused: bool, chosen: bool) -> None:
+    preprocess = renamed_attribute("InferencePipeline.preprocess", "stages.preprocess")
+    inference = renamed_attribute("InferencePipeline.inference", "stages.inference")
+    postprocess = renamed_attribute("InferencePipeline.postprocess", "stages.postprocess")
+    score = renamed_attribute("InferencePipeline.score", "stages.score")
+    work = renamed_attribute("InferencePipeline.work", "stages.work")
+
+    def _report(self) -> None:
         """Say what was calibrated and decided: in the template, in outputs, and as warnings."""
-        cascades, summaries = [], []
-        for leg in plan.legs.values():
-            calibration = None if leg.escalation is None else leg.escalation.calibration
-            if leg.escalation is None or calibration is None:
+        plan, cascades, summaries = self._plan, [], []
+        for planned in plan.planned.values():
+            calibration = None if planned.escalation is None else planned.escalation.calibration
+            if planned.escalation is None or calibration is None:
                 continue
             from cdk_inference.routing.route_costs import cascade_costs  # noqa: PLC0415 - for cascades
 
-            then = plan.routes[plan.destinations[leg.escalation.then].leg]
-            costs = cascade_costs(leg.route, then, calibration)
+            then = plan.routes[plan.destinations[planned.escalation.then].planned]
+            costs = cascade_costs(planned.route, then, calibration)
             cascades.append(calibration.manifest(cost_per_million=costs))
             summaries.append(calibration.summary)
             if calibration.warning:
@@ -343,12 +311,28 @@ class InferencePipeline(Construct):
             decisions = "\n\n".join(plan.decisions)
             CfnOutput(self, "Decision", value=decisions, description="why items go where they go")
             Annotations.of(self).add_info_v2("cdk-inference:decision", decisions)
-        if traffic is not None and plan.entry:  # all items begin there
-            from cdk_inference.routing.route_costs import advise, warn_of_backlog  # noqa: PLC0415 - for who asks
 
-            route = plan.legs[plan.destinations[plan.entry].leg].route
-            if not chosen:  # who has chosen a capacity needs no advice
-                advise(self, route, traffic, fused=fused)
+    def advise(self, traffic: Traffic) -> None:
+        """Warn at synth if the pipeline does not fit the traffic that you expect.
+
+        The warnings say when capacity that is always on would be cheaper, and when a GPU would not be done with a burst
+        in time. Without warnings, nothing better is known.
+
+        Parameters
+        ----------
+        traffic
+            How many objects come, and when.
+
+        Raises
+        ------
+        PropError
+            The latency of the model is not known, see `Route`.
+        """
+        from cdk_inference.routing.route_costs import warn_of_backlog  # noqa: PLC0415 - only for those who ask
+
+        if self._plan.entry:  # all items begin there
+            route = self._plan.planned[self._plan.destinations[self._plan.entry].planned].route
+            self._execution.advise_capacity(self, route, traffic, self._capacity)
             warn_of_backlog(self, route, traffic)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
@@ -426,58 +410,3 @@ def _check_suffixes(suffixes: Sequence[str], preprocess: Preprocess) -> None:
                 f"suffixes has '{suffix}', which the preprocessing cannot read; "
                 f"it reads {', '.join(preprocess.suffixes)}"
             )
-
-
-def _check_fused(plan: RoutePlan, *memory_sizes: int) -> None:
-    """Refuse what a fused function cannot do, and props of functions that there are not."""
-    for leg in plan.legs.values():
-        if leg.escalation is not None:
-            raise PropError(
-                f"fused is True, and '{leg.name}' is a cascade, which hands on what its first model is unsure of; "
-                "leave fused out, or the cascade"
-            )
-    for route in plan.routes.values():
-        if not isinstance(route.inference, CpuStrategy):
-            raise PropError(
-                f"fused is True, and route '{route.name}' does not run on the CPU, where a fused function runs; leave "
-                "fused out, use Inference.cpu(), or give the GPU a pipeline of its own"
-            )
-    for (prop, default), given in zip(_STAGE_MEMORY.items(), memory_sizes, strict=True):
-        if given != default:
-            raise PropError(
-                f"fused is True, and {prop} is {given}, of which there is no function; "
-                "use inference=Inference.cpu(memory_size=…)"
-            )
-
-
-def _check_timeouts(
-    batch_size: int, stage_timeout: Duration, workflow_timeout: Duration, plan: RoutePlan, *, fused: bool
-) -> None:
-    workflow = seconds("workflow_timeout", workflow_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
-    stage = seconds("stage_timeout", stage_timeout, least=1, most=_EXPRESS_LIMIT_SECONDS)
-    if workflow is None or stage is None or Token.is_unresolved(batch_size):
-        return
-    # The batch, its parts, and single items.
-    rounds = 1 + (batch_size > 1) + (batch_size > PARTS)
-    # After the first of three stages, the last part still has two to go.
-    invocations = rounds if fused else rounds + 2
-    for leg in plan.legs.values():
-        routes = [leg.route]
-        if leg.escalation is not None:
-            routes.append(plan.routes[plan.destinations[leg.escalation.then].leg])
-        slowest = [max(stage, _own_timeout(route)) for route in routes]
-        if invocations * sum(slowest) > workflow:
-            which = "stage_timeout" if max(slowest) == stage else f"the timeout of inference on route {routes[-1].name}"
-            raise PropError(
-                f"{which} is {max(slowest)} s: finding the objects that time out in a batch of {batch_size} takes "
-                f"{invocations * len(routes)} invocations, which do not fit into the workflow's {workflow} s; "
-                f"use at most {workflow // (invocations * len(routes))} s, or smaller batches"
-            )
-
-
-def _own_timeout(route: Route) -> float:
-    """Return the seconds that inference on a route may take in the express workflow, if it says so itself."""
-    inference = route.inference
-    if not isinstance(inference, CpuStrategy) or inference.timeout is None:
-        return 0
-    return seconds("timeout", inference.timeout, least=1, most=_EXPRESS_LIMIT_SECONDS) or 0

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 from cdk_inference.bundling.delivery import ModelDelivery
+from cdk_inference.common.deprecations import renamed_attribute, renamed_props
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.stages.inference import CpuInference
+from cdk_inference.stages.interfaces import SLOW
 
 if TYPE_CHECKING:
     from aws_cdk import Duration
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from cdk_inference.gpu.inference import GpuBackend, GpuInference
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.base import FunctionOptions
+    from cdk_inference.stages.interfaces import IStage
     from cdk_inference.storage.work_bucket import WorkBucket
 
 
@@ -63,11 +66,12 @@ class Inference(ABC):
         )
 
     @classmethod
+    @renamed_props(patience="max_wait")
     def gpu(
         cls,
         *,
         backend: GpuBackend | None = None,
-        patience: Duration | None = None,
+        max_wait: Duration | None = None,
         timeout: Duration | None = None,
     ) -> Inference:
         """Run it on a GPU that is paid for only while there is something to do.
@@ -79,27 +83,25 @@ class Inference(ABC):
         ----------
         backend
             Whose GPU. Default: that of a Lambda function on a capacity provider of its own.
-        patience
+        max_wait
             How long a batch may wait for the GPU. Default: 20 minutes.
         timeout
             Of one run of a batch; the pipeline's own is that of its express workflow. Default: one minute.
         """
-        from cdk_inference.gpu.inference import LambdaGpu, default_patience, default_timeout  # noqa: PLC0415 - for GPUs
+        from cdk_inference.gpu.inference import LambdaGpu, default_max_wait, default_timeout  # noqa: PLC0415 - for GPUs
 
         return GpuStrategy(
             backend=backend if backend is not None else LambdaGpu(),
-            longest_wait=patience if patience is not None else default_patience(),
+            longest_wait=max_wait if max_wait is not None else default_max_wait(),
             timeout=timeout if timeout is not None else default_timeout(),
         )
 
-    @property
-    def slow(self) -> bool:
-        """Whether it can take longer than an express workflow may wait."""
-        return False
+    slow = SLOW
+    patience = renamed_attribute("Inference.patience", "max_wait")
 
     @property
-    def patience(self) -> Duration | None:
-        """How long a batch may wait, if it is slow."""
+    def max_wait(self) -> Duration | None:
+        """How long a batch may wait for the model; None if it always answers within an express workflow."""
         return None
 
     @abstractmethod
@@ -113,7 +115,7 @@ class Inference(ABC):
         timeout: Duration,
         confidence: bool = False,
         **options: Unpack[FunctionOptions],
-    ) -> CpuInference | GpuInference:
+    ) -> IStage:
         """Make what runs the model.
 
         Parameters
@@ -175,13 +177,8 @@ class GpuStrategy(Inference):
     timeout: Duration
 
     @property
-    def slow(self) -> bool:
-        """Whether it can take longer than an express workflow may wait: minutes, from zero."""
-        return True
-
-    @property
-    def patience(self) -> Duration:
-        """How long a batch may wait."""
+    def max_wait(self) -> Duration:
+        """How long a batch may wait: from zero, a GPU takes minutes to start."""
         return self.longest_wait
 
     def bind(
@@ -210,7 +207,7 @@ class GpuStrategy(Inference):
             model=model,
             work=work,
             backend=self.backend,
-            patience=self.patience,
+            max_wait=self.max_wait,
             timeout=self.timeout,
             **options,
         )

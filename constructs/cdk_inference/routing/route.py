@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cdk_inference.common.jsonata import string_literal
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.routing.inference import Inference
-from cdk_inference.routing.strategies import text
 
 if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.routing.strategies import RoutePlan
+    from cdk_inference.routing.plan import RoutePlan
     from cdk_inference.stages.postprocess import Postprocess
     from cdk_inference.stages.preprocess import Preprocess
 
@@ -63,4 +63,4 @@ class Route:
 
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
         """Make the route a destination of the plan, and return the JSONata expression that names it."""
-        return text(plan.destination(self, variant))
+        return string_literal(plan.destination(self, variant))

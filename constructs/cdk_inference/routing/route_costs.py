@@ -12,7 +12,7 @@ from cdk_inference.costs.advice import always_on_advice
 from cdk_inference.costs.estimates import estimate
 from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
 from cdk_inference.errors import PropError
-from cdk_inference.gpu.inference import LONGEST_PATIENCE, LambdaGpu
+from cdk_inference.gpu.inference import LONGEST_WAIT, LambdaGpu
 from cdk_inference.gpu.sagemaker import SageMakerAsync
 from cdk_inference.model.cascade import calibrate
 from cdk_inference.routing.inference import CpuStrategy, GpuStrategy
@@ -95,15 +95,15 @@ def cascade_option(name: str, first: Route, then: Route, agreement: float) -> Ca
 
 def cascade_costs(first: Route, then: Route, calibration: Calibration) -> dict[str, float]:
     """Return US dollars for a million items by each route alone and by the cascade, as far as latencies are known."""
-    legs = {}
+    alone = {}
     for route in (first, then):
         try:
-            legs[route.name] = option(route)
-            estimate(legs[route.name], _MILLION)
+            alone[route.name] = option(route)
+            estimate(alone[route.name], _MILLION)
         except PropError:  # no latency, or no price
-            legs.pop(route.name, None)
-    options: dict[str, CpuOption | GpuOption | CascadeOption] = dict(legs)
-    one, two = legs.get(first.name), legs.get(then.name)
+            alone.pop(route.name, None)
+    options: dict[str, CpuOption | GpuOption | CascadeOption] = dict(alone)
+    one, two = alone.get(first.name), alone.get(then.name)
     if isinstance(one, CpuOption) and two is not None:
         options["cascade"] = CascadeOption(
             "cascade", first=one, then=two, escalation=calibration.escalation_rate, quality=calibration.agreement
@@ -138,7 +138,7 @@ def advise(scope: Construct, route: Route, traffic: Traffic, *, fused: bool = Fa
 def warn_of_backlog(scope: Construct, route: Route, traffic: Traffic) -> None:
     """Warn if the GPU of a route that all items take cannot do a burst in time.
 
-    Batches are handed over as they come, and the patience of each counts from then on, also while others are on the
+    Batches are handed over as they come, and the `max_wait` of each counts from then on, also while others are on the
     GPU.
     """
     inference = route.inference
@@ -151,22 +151,22 @@ def warn_of_backlog(scope: Construct, route: Route, traffic: Traffic) -> None:
         prop, gpus, least = "max_instances", backend.max_instances, 0
     else:
         return
-    if Token.is_unresolved(gpus) or Token.is_unresolved(least) or inference.patience.is_unresolved():
+    if Token.is_unresolved(gpus) or Token.is_unresolved(least) or inference.max_wait.is_unresolved():
         return
     start = 0.0 if least else GpuOption.start_seconds
     items = traffic.items_per_month / traffic.bursts_per_month
     work, comes = items * route.milliseconds / 1000, traffic.burst_hours * 3600
-    patience = inference.patience.to_seconds()
+    max_wait = inference.max_wait.to_seconds()
     longest = max(start, start + work / gpus - comes)
-    if longest <= patience:
+    if longest <= max_wait:
         return
-    enough = math.ceil(work / (comes + patience - start)) if patience > start else None
+    enough = math.ceil(work / (comes + max_wait - start)) if max_wait > start else None
     more = "" if enough is None or enough <= gpus else f"{prop}={enough}, "
-    waits = f"a patience of {math.ceil(longest / 60)} minutes, " if longest <= LONGEST_PATIENCE else ""
+    waits = f"max_wait=Duration.minutes({math.ceil(longest / 60)}), " if longest <= LONGEST_WAIT else ""
     Annotations.of(scope).add_warning_v2(
         "cdk-inference:backlog",
         f"route {route.name}: the last of a burst of {items:,.0f} items waits {longest / 60:,.0f} minutes for {gpus} "
-        f"GPUs, {start / 60:.0f} of them for the first to start, and its patience is {patience / 60:.0f} minutes: what "
+        f"GPUs, {start / 60:.0f} of them for the first to start, and max_wait is {max_wait / 60:.0f} minutes: what "
         f"waits longer gets rows that say FAILED, and goes to the dead-letter queue; use {more}{waits}or upload more "
         "slowly",
     )

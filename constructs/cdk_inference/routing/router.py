@@ -12,15 +12,15 @@ from constructs import Construct
 
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.jsonata import one_line
+from cdk_inference.common.jsonata import one_line, string_literal
 from cdk_inference.common.prop_types import check_props
-from cdk_inference.routing.strategies import GIVE_BACK, text
+from cdk_inference.routing.plan import GIVE_BACK
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from cdk_inference.routing.strategies import Decider, RoutePlan
+    from cdk_inference.routing.plan import Decider, RoutePlan
     from cdk_inference.triggers.s3 import S3Trigger
 
 _REMEMBER = {
@@ -65,7 +65,7 @@ _ROUTED = f"""[$map($batch, function($one) {{ (
   $which := $version and $version != "null" ? $version : $object.etag;
   $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & $which;
   SHARE{{
-    "destination": $m.lost or $exists($m.refused) ? {text(GIVE_BACK)} : CHOSEN,
+    "destination": $m.lost or $exists($m.refused) ? {string_literal(GIVE_BACK)} : CHOSEN,
     "message_id": $m.message_id,
     "lost": $m.lost ? true : false,
     "refused": $exists($m.refused) ? $m.refused : null
@@ -129,28 +129,28 @@ class Router(Construct):
         *,
         on_error: Callable[[sfn.CustomState], None],
     ) -> sfn.IChainable:
-        """Return the state that sends a batch to its leg, or sorts it if it has no destination yet.
+        """Return the state that sends a batch to its route, or sorts it if it has no destination yet.
 
         Parameters
         ----------
         entries
-            The first state of each leg.
+            The first state of each route.
         on_error
             Adds the workflow's catchers to a state.
         """
         known = [one for one in self.plan.destinations.values() if one.name != self.plan.entry]
         if not known:
-            return entries[self.plan.destinations[self.plan.entry].leg]
+            return entries[self.plan.destinations[self.plan.entry].planned]
         which = sfn.Choice.jsonata(scope, "Which route?")
         for destination in known:
             which.when(
-                sfn.Condition.jsonata(f"{{% $destination = {text(destination.name)} %}}"),
-                entries[destination.leg],
+                sfn.Condition.jsonata(f"{{% $destination = {string_literal(destination.name)} %}}"),
+                entries[destination.planned],
                 comment=f"to {destination.name}",
                 assign={"variant": destination.variant if destination.variant is not None else "{% null %}"},
             )
         if self.plan.entry:
-            which.otherwise(entries[self.plan.destinations[self.plan.entry].leg])
+            which.otherwise(entries[self.plan.destinations[self.plan.entry].planned])
             return which
         route = sfn.Pass.jsonata(scope, "Route", outputs=f"{{% {routed_expression(self.plan.expression)} %}}")
         sort = sfn.Pass.jsonata(
@@ -200,11 +200,13 @@ class Router(Construct):
         gone.when(sfn.Condition.jsonata(_GONE), none).otherwise(lost)
         tasks = []
         if self.plan.tags:
-            found = f"{{'tags': $merge([{{}}, $states.result.TagSet[Key in {_texts(self.plan.tags)}].{{Key: Value}}])}}"
+            found = (
+                f"{{'tags': $merge([{{}}, $states.result.TagSet[Key in {_strings(self.plan.tags)}].{{Key: Value}}])}}"
+            )
             tasks.append(_s3_task(scope, "Read tags", "getObjectTagging", found))
         if self.plan.metadata:
             kept = (
-                f"$sift($states.result.Metadata, function($value, $name) {{ $name in {_texts(self.plan.metadata)} }})"
+                f"$sift($states.result.Metadata, function($value, $name) {{ $name in {_strings(self.plan.metadata)} }})"
             )
             found = f"{{'metadata': $merge([{{}}, {kept}])}}"
             tasks.append(_s3_task(scope, "Read metadata", "headObject", found))
@@ -248,8 +250,8 @@ def routed_expression(chosen: str) -> str:
     return f"{before.replace('SHARE', share)} {chosen}{after}"
 
 
-def _texts(values: Sequence[str]) -> str:
-    return f"[{', '.join(text(value) for value in values)}]"
+def _strings(values: Sequence[str]) -> str:
+    return f"[{', '.join(string_literal(value) for value in values)}]"
 
 
 def _s3_task(scope: Construct, id: str, action: str, found: str) -> sfn.CustomState:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from cdk_inference.common.jsonata import string_literal
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
+from cdk_inference.routing.plan import GIVE_BACK, Decider, Escalation
 from cdk_inference.stages.stage_code import user_code
 
 if TYPE_CHECKING:
@@ -19,30 +20,15 @@ if TYPE_CHECKING:
 
     from cdk_inference.costs.options import Option, Traffic
     from cdk_inference.costs.prices import Prices
-    from cdk_inference.model.cascade import Calibration
+    from cdk_inference.routing.plan import Branch, RoutePlan
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.stage_code import StageCode
 
-GIVE_BACK = ""
-"""The destination of an item that has none, because the lookup failed or nobody decides."""
-
 _SPECIAL = re.compile(r"[^\w /-]", re.ASCII)
 
-_LONGEST_LEG = 80 - len(": Anything to score?")  # 80: what Step Functions takes for the name of a state
 _ANY = r"[\s\S]*"  # a dot does not match line breaks
 
 Value = TypeVar("Value")
-
-
-class Branch(Protocol):
-    """Where items may go: a `Route`, or a strategy of `Routing` that chooses among branches."""
-
-    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
-        """Add what is needed to the plan, and return the JSONata expression for the name of an item's destination.
-
-        The expression may use ``$m``, the message with what the plan looked up (``tags``, ``metadata``, ``decisions``),
-        ``$key``, ``$size``, and ``$share(salt)``, a number in [0, 1) that is always the same for one object version.
-        """
 
 
 @check_props
@@ -244,7 +230,7 @@ class Routing:
             raise PropError(f"threshold is {threshold}; a confidence is between 0 and 1")
         if agreement is not None and not 0 < agreement <= 1:
             raise PropError(f"agreement is {agreement}; it must be above 0 and at most 1")
-        if first.inference.slow:
+        if first.inference.max_wait is not None:
             raise PropError(f"route '{first.name}' is first in a cascade but runs on a GPU; begin with one on a CPU")
         scores = first.model.outputs[0]
         if len(scores.shape) < 2:  # noqa: PLR2004 (items and classes)
@@ -293,128 +279,6 @@ class Routing:
 
 
 @dataclass(frozen=True)
-class Escalation:
-    """Passes on the items that the first leg of a cascade is not sure of.
-
-    Parameters
-    ----------
-    threshold
-        Items with a lower confidence are escalated.
-    then
-        The destination of these.
-    row_version
-        Version in the sort key of rows, the same for both models.
-    calibration
-        By what the threshold was found; None if it was given.
-    """
-
-    threshold: float
-    then: str
-    row_version: str
-    calibration: Calibration | None
-
-
-@dataclass(frozen=True)
-class PlannedLeg:
-    """The part of a workflow that scores the items of one route.
-
-    Parameters
-    ----------
-    name
-        The route's; in a cascade's first leg, both routes'.
-    route
-        Whose functions it uses.
-    escalation
-        If it is the first leg of a cascade.
-    """
-
-    name: str
-    route: Route
-    escalation: Escalation | None = None
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Where an item may be sent: a leg, and the variant of an experiment if it is part of one."""
-
-    name: str
-    leg: str
-    variant: str | None
-
-
-@dataclass(frozen=True)
-class Decider:
-    """A function of the user's that decides, with the number under which its decisions are found."""
-
-    number: int
-    code: StageCode
-
-
-@dataclass
-class RoutePlan:
-    """The needs of a routing, collected while its branches are bound.
-
-    Attributes
-    ----------
-    routes, legs, destinations
-        By name, in the order in which they were met.
-    deciders
-        The user's functions that decide.
-    tags, metadata
-        Names of the tags and of the metadata that are looked up for each object; others are not kept.
-    expression
-        JSONata for the name of an item's destination.
-    decisions
-        What was decided while the app synthesizes, and why.
-    """
-
-    routes: dict[str, Route] = field(default_factory=dict)
-    legs: dict[str, PlannedLeg] = field(default_factory=dict)
-    destinations: dict[str, Destination] = field(default_factory=dict)
-    deciders: list[Decider] = field(default_factory=list)
-    tags: list[str] = field(default_factory=list)
-    metadata: list[str] = field(default_factory=list)
-    expression: str = ""
-    decisions: list[str] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, branch: Branch) -> RoutePlan:
-        """Bind a routing, and return its plan."""
-        plan = cls()
-        plan.expression = branch.bind(plan)
-        return plan
-
-    @property
-    def entry(self) -> str:
-        """The destination of every item, if there is nothing to choose; otherwise ``""``."""
-        return str(json.loads(self.expression)) if self.expression.startswith('"') else GIVE_BACK
-
-    def destination(self, route: Route, variant: str | None, escalation: Escalation | None = None) -> str:
-        """Return the name under which a route is reached.
-
-        Raises
-        ------
-        PropError
-            Another route has the name, or another cascade the same two routes.
-        """
-        if self.routes.setdefault(route.name, route) is not route:
-            raise PropError(f"two routes are called '{route.name}'; give each a name of its own")
-        leg = route.name if escalation is None else f"{route.name}>{self.destinations[escalation.then].leg}"
-        name = leg if variant is None else f"{leg} ({variant})"
-        if escalation is not None:
-            leg = name  # it escalates to a destination that knows the variant
-        if len(leg) > _LONGEST_LEG:
-            raise PropError(
-                f"states of '{leg}' would have names of more than 80 characters; shorten the names of routes and labels"
-            )
-        planned = PlannedLeg(leg, route, escalation)
-        if self.legs.setdefault(leg, planned) != planned:
-            raise PropError(f"there are two cascades '{leg}' with different thresholds; make it one")
-        self.destinations[name] = Destination(name, leg, variant)
-        return name
-
-
-@dataclass(frozen=True)
 class _Choice:
     """The branch of the first condition that holds."""
 
@@ -443,8 +307,8 @@ class _ByAttribute:
         names = plan.tags if self.kind == "tags" else plan.metadata
         if self.name not in names:
             names.append(self.name)
-        found = f"$lookup($m.{self.kind}, {text(self.name)})"
-        cases = tuple((f"{found} = {text(value)}", branch) for value, branch in self.values.items())
+        found = f"$lookup($m.{self.kind}, {string_literal(self.name)})"
+        cases = tuple((f"{found} = {string_literal(value)}", branch) for value, branch in self.values.items())
         return _Choice(cases, self.otherwise).bind(plan, variant)
 
 
@@ -458,7 +322,7 @@ class _Split:
         total = sum(weight for weight, _ in self.weights.values())
         bounds = [reached / total for reached in accumulate(weight for weight, _ in self.weights.values())]
         *shares, (_, last) = zip(bounds, (branch for _, branch in self.weights.values()), strict=True)
-        share = f"$share({text(self.salt)})"
+        share = f"$share({string_literal(self.salt)})"
         cases = tuple(
             (f"{share} < {bound:.9f}", _Labelled(branch, label))
             for (bound, branch), label in zip(shares, labels, strict=False)
@@ -487,9 +351,10 @@ class _ByFunction:
         plan.deciders.append(decider)
         found = f'$lookup($m.decisions, "{decider.number}")'
         chosen = "".join(
-            f"{found} = {text(label)} ? {branch.bind(plan, variant)} : " for label, branch in self.branches.items()
+            f"{found} = {string_literal(label)} ? {branch.bind(plan, variant)} : "
+            for label, branch in self.branches.items()
         )
-        return f"({chosen}{text(GIVE_BACK)})"
+        return f"({chosen}{string_literal(GIVE_BACK)})"
 
 
 @dataclass(frozen=True)
@@ -512,7 +377,7 @@ class _Cascade:
         then = plan.destination(self.then, variant)
         version = f"{self.first.model.version}+{self.then.model.version}"
         escalation = Escalation(threshold, then, version, calibration)
-        return text(plan.destination(self.first, variant, escalation))
+        return string_literal(plan.destination(self.first, variant, escalation))
 
 
 @dataclass(frozen=True)
@@ -543,11 +408,6 @@ class _Cheapest:
         return branches[decision.chosen.name].bind(plan, variant)
 
 
-def text(value: str) -> str:
-    """Return a text as JSONata spells it."""
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _matches(pattern: str) -> str:
     """Return the condition that the whole key fits a pattern."""
     regex = _ANY.join(_SPECIAL.sub(_escaped, part).replace("/", r"\/") for part in pattern.split("*"))
@@ -564,5 +424,5 @@ def _check_branches(prop: str, branches: Mapping[str, Value]) -> Mapping[str, Va
         raise PropError(f"{prop} is empty; give one branch at least")
     for label in branches:
         if not label:
-            raise PropError(f"{prop} has an empty text; say what the branch is for")
+            raise PropError(f"{prop} has an empty string; say what the branch is for")
     return branches

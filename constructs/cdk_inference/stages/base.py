@@ -22,6 +22,7 @@ from cdk_inference.common.metadata import mark, metrics_name, model_facts
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.errors import PropError
+from cdk_inference.stages.interfaces import SLOW
 from cdk_inference.storage.defaults import log_group
 from cdk_inference.storage.work_bucket import TENSORS
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.stages.interfaces import IStage
     from cdk_inference.storage.work_bucket import WorkBucket
 
 NOT_READY_ERRORS = state_errors("lambda:Invoke", Kind.NOT_READY)
@@ -126,8 +128,8 @@ class StageFunction(Construct):
         Its role and its log group.
     model_version
         Version of the model that it runs; None if it runs none.
-    slow
-        Whether it can take longer than an express workflow may wait.
+    max_wait
+        How long a batch may wait for it; None, since a function answers within an express workflow.
     transient_errors
         Errors of an invocation that say nothing about the items.
     reserved_concurrent_executions
@@ -135,7 +137,8 @@ class StageFunction(Construct):
     """
 
     model_version: str | None = None
-    slow: ClassVar[bool] = False
+    max_wait: Duration | None = None
+    slow = SLOW
     transient_errors: ClassVar[tuple[str, ...]] = TRANSIENT_ERRORS
 
     def __init__(
@@ -243,6 +246,11 @@ class StageFunction(Construct):
         """The function's role, so that a stage is what others grant to."""
         return self.role
 
+    @property
+    def stage_functions(self) -> tuple[StageFunction, ...]:
+        """Itself, see `IStage`."""
+        return (self,)
+
     def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee invoke what workflows invoke of this function, and nothing else."""
         return iam.Grant.add_to_principal(
@@ -319,14 +327,14 @@ def _storage(mebibytes: int) -> Size | None:
     return None if mebibytes == _DEFAULT_STORAGE else Size.mebibytes(mebibytes)
 
 
-def move_together(*stages: object) -> None:
+def move_together(*stages: IStage) -> None:
     """Have no alias of the stages move before all of their functions have their new code.
 
     The stages of a route depend on each other, such as labels and a model. Without this, the alias of a small function
     would move while a large one is still being updated, and batches would meet stages of two deployments meanwhile. If
     a function cannot be updated, no alias moves at all.
     """
-    functions = [stage for stage in stages if isinstance(stage, StageFunction)]
+    functions = [function for stage in stages for function in stage.stage_functions]
     for stage in functions:
         for other in functions:
             resource = other.function.node.default_child

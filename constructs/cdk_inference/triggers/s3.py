@@ -16,6 +16,7 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk_inference.common import acknowledgments
+from cdk_inference.common.deprecations import renamed_attribute
 from cdk_inference.common.descriptions import PIPE, ROLE, RULE, described
 from cdk_inference.common.durations import seconds
 from cdk_inference.common.environments import check_environment
@@ -352,12 +353,14 @@ class S3Trigger(Construct):
         """Let a rule of EventBridge put what else got lost into ``undelivered_queue``."""
         _allow_events(self.undelivered_queue, rule)
 
-    def grant_bury(self, grantee: iam.IGrantable) -> iam.Grant:
+    def grant_send_dead_letter(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put messages into the dead-letter queue."""
         encryption.grant(self._key, grantee, encryption.ENCRYPT)
         return iam.Grant.add_to_principal(
             grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self.dead_letter_queue.queue_arn]
         )
+
+    grant_bury = renamed_attribute("S3Trigger.grant_bury", "grant_send_dead_letter")
 
     def leave_dead_letters_to(self, workflow: iam.IGrantable) -> iam.Grant:
         """Let a workflow decide which messages become dead letters, and put them into the queue itself.
@@ -367,7 +370,7 @@ class S3Trigger(Construct):
         """
         queue = cast("sqs.CfnQueue", self.queue.node.default_child)
         queue.add_property_override("RedrivePolicy.maxReceiveCount", MOST_RECEIVES)
-        return self.grant_bury(workflow)
+        return self.grant_send_dead_letter(workflow)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects under the prefix."""

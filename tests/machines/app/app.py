@@ -4,7 +4,7 @@ from pathlib import Path
 
 import aws_cdk as cdk
 
-from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
+from cdk_inference import Execution, InferencePipeline, ModelArtifact, Postprocess, Preprocess
 
 HERE = Path(__file__).parent
 
@@ -16,7 +16,7 @@ InferencePipeline(
     model=ModelArtifact(stack, "Model", recipe=HERE / "model" / "recipe.py"),
     preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
     postprocess=Postprocess.function(HERE / "größer.py:postprocess", requirements=["inflection==0.5.1"]),
-    fused=True,
+    execution=Execution.fused(),
     suffixes=[".json"],
     removal_policy=cdk.RemovalPolicy.DESTROY,
 )

@@ -24,7 +24,7 @@ pipeline = InferencePipeline(
     model=ModelArtifact(stack, "Model", recipe=HERE / "model" / "recipe.py"),
     preprocess=Preprocess.function(HERE / "stages.py:preprocess"),
     postprocess=Postprocess.function(HERE / "stages.py:postprocess"),
-    inference=Inference.gpu(backend=SageMakerAsync(), patience=cdk.Duration.minutes(1)),
+    inference=Inference.gpu(backend=SageMakerAsync(), max_wait=cdk.Duration.minutes(1)),
     batch_size=8,
     batch_window=cdk.Duration.seconds(2),
     stage_timeout=cdk.Duration.seconds(20),

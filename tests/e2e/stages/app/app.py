@@ -11,6 +11,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 
 from cdk_inference import (
+    Execution,
     Inference,
     InferencePipeline,
     LambdaPlatform,
@@ -36,14 +37,14 @@ stack = cdk.Stack(app, "Stages")
 options = {"removal_policy": cdk.RemovalPolicy.DESTROY}
 model = ModelArtifact(stack, "Model", recipe=HERE / "model" / "recipe.py")
 
-for name, fused in {"Obedient": False, "Fused": True}.items():
+for name, execution in {"Obedient": Execution.staged(), "Fused": Execution.fused()}.items():
     InferencePipeline(
         stack,
         name,
         model=model,
         preprocess=Preprocess.function(HERE / "obey.py:preprocess", sources=[HERE / "words.py"]),
         postprocess=Postprocess.function(HERE / "tell.py:postprocess", requirements=["inflection==0.5.1"]),
-        fused=fused,
+        execution=execution,
         batch_window=cdk.Duration.seconds(2),
         max_receive_count=1,
         stage_timeout=cdk.Duration.seconds(8),

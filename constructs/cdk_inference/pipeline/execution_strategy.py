@@ -1,0 +1,147 @@
+"""The interface of every kind of execution: which functions run the stages of a route."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Generic, TypedDict, TypeVar
+
+from cdk_inference.common.prop_types import check_props
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aws_cdk import Duration, RemovalPolicy
+    from aws_cdk import aws_kms as kms
+    from aws_cdk import aws_logs as logs
+    from constructs import Construct
+
+    from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.costs.options import Traffic
+    from cdk_inference.pipeline.routes import WorkflowRoute
+    from cdk_inference.routing.plan import PlannedRoute, RoutePlan
+    from cdk_inference.routing.route import Route
+    from cdk_inference.stages.base import FunctionOptions
+    from cdk_inference.stages.postprocess import Postprocess
+    from cdk_inference.storage.results import ResultsTable
+    from cdk_inference.triggers.s3 import S3Trigger
+
+
+class WorkflowLogs(TypedDict):
+    """Props of every workflow; see `InferenceWorkflow`."""
+
+    encryption_key: kms.IKey | None
+    log_retention: logs.RetentionDays
+    log_removal_policy: RemovalPolicy | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineParts:
+    """The parts and settings of a pipeline that all of its routes share.
+
+    Attributes
+    ----------
+    trigger, results
+        The parts that they use.
+    postprocess
+        For a route without postprocessing.
+    max_object_bytes, result_ttl_days, timeout, capacity
+        As those of `InferencePipeline`.
+    functions
+        Props of all functions.
+    workflows
+        Props of all workflows.
+    """
+
+    trigger: S3Trigger
+    results: ResultsTable
+    postprocess: Postprocess
+    max_object_bytes: int
+    result_ttl_days: int | None
+    timeout: Duration
+    capacity: CapacityStrategy | None
+    functions: FunctionOptions
+    workflows: WorkflowLogs
+
+
+class RouteStages(ABC):
+    """The functions of a route."""
+
+    @abstractmethod
+    def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> WorkflowRoute:
+        """Return a way through a workflow that uses these functions.
+
+        Parameters
+        ----------
+        planned
+            What the routing says of it.
+        routed
+            Whether the pipeline has a routing, so that states and rows name the route.
+        """
+
+
+Stages = TypeVar("Stages", bound=RouteStages)
+
+
+@check_props
+class ExecutionStrategy(ABC, Generic[Stages]):
+    """Which functions run the stages of a route. `Execution` has a factory for each kind."""
+
+    functions_in_turn: ClassVar[int]
+    """How many functions a batch goes through, one after the other."""
+
+    @abstractmethod
+    def default_timeout(self, models: int) -> int:
+        """Return the seconds of one invocation, unless the pipeline says otherwise.
+
+        Parameters
+        ----------
+        models
+            How many models an item may go through, one after the other.
+        """
+
+    @abstractmethod
+    def check(self, plan: RoutePlan, capacity: CapacityStrategy | None) -> None:
+        """Refuse routes and a capacity that cannot be executed this way.
+
+        Raises
+        ------
+        PropError
+            A route cannot be executed this way.
+        """
+
+    @abstractmethod
+    def bind(
+        self, scope: Construct, plan: RoutePlan, scopes: Mapping[str, Construct], parts: PipelineParts
+    ) -> dict[str, Stages]:
+        """Create the functions of all routes, and what they share; return the stages by the name of their route.
+
+        Parameters
+        ----------
+        scope
+            The pipeline.
+        plan
+            The routes.
+        scopes
+            The scope of each route's functions, by its name.
+        parts
+            What all routes share.
+        """
+
+    @abstractmethod
+    def advise_capacity(
+        self, scope: Construct, route: Route, traffic: Traffic, capacity: CapacityStrategy | None
+    ) -> None:
+        """Warn if a route that all items take would cost less with another capacity.
+
+        Parameters
+        ----------
+        scope
+            The construct that gets the warning.
+        route
+            The route.
+        traffic
+            How much is expected.
+        capacity
+            The pipeline's.
+        """

@@ -1,0 +1,170 @@
+"""Execution by separate functions: one for each stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from cdk_inference.capacity.strategy import ON_DEMAND
+from cdk_inference.common.prop_types import check_props
+from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, RouteStages
+from cdk_inference.pipeline.routes import StagedRoute
+from cdk_inference.stages.base import move_together
+from cdk_inference.stages.postprocess import PostprocessFunction
+from cdk_inference.stages.preprocess import PreprocessFunction
+from cdk_inference.storage.work_bucket import WorkBucket
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from constructs import Construct
+
+    from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.costs.options import Traffic
+    from cdk_inference.gpu.workflow import GpuWorkflow
+    from cdk_inference.pipeline.execution_strategy import PipelineParts
+    from cdk_inference.routing.plan import PlannedRoute, RoutePlan
+    from cdk_inference.routing.route import Route
+    from cdk_inference.stages.interfaces import IStage
+
+_TIMEOUTS = {1: 30, 2: 18}
+
+
+@check_props
+@dataclass(frozen=True)
+class SeparateStages(RouteStages):
+    """The functions of a route, one for each stage.
+
+    Attributes
+    ----------
+    preprocess, inference, postprocess
+        The stages.
+    work
+        The bucket for tensors that are too large for the state of the workflow. All routes of a pipeline share it.
+    gpu_workflow
+        The workflow that waits for the GPU; None on a CPU.
+    """
+
+    preprocess: PreprocessFunction
+    inference: IStage
+    postprocess: PostprocessFunction
+    work: WorkBucket
+    gpu_workflow: GpuWorkflow | None
+
+    def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> StagedRoute:
+        """Return a way through a workflow that uses these functions."""
+        return StagedRoute(
+            preprocess=self.preprocess,
+            inference=self.inference,
+            postprocess=self.postprocess,
+            name=planned.name if routed else "",
+            route=planned.route.name if routed else None,
+            gpu_workflow=self.gpu_workflow,
+            escalation=planned.escalation,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedExecution(ExecutionStrategy[SeparateStages]):
+    """A function for each stage, see `Execution.staged`."""
+
+    functions_in_turn: ClassVar[int] = 3
+
+    preprocess_memory_size: int
+    postprocess_memory_size: int
+
+    def default_timeout(self, models: int) -> int:
+        """Return the seconds of one invocation: a third of the time for each stage, and time to find a slow item."""
+        return _TIMEOUTS[models]
+
+    def check(self, plan: RoutePlan, capacity: CapacityStrategy | None) -> None:  # noqa: ARG002 - it takes any route
+        """Refuse a memory size that the capacity does not have."""
+        if capacity is not None:
+            capacity.check_memory("preprocess_memory_size", self.preprocess_memory_size, "preprocessing")
+            capacity.check_memory("postprocess_memory_size", self.postprocess_memory_size, "postprocessing")
+
+    def bind(
+        self, scope: Construct, plan: RoutePlan, scopes: Mapping[str, Construct], parts: PipelineParts
+    ) -> dict[str, SeparateStages]:
+        """Create the work bucket, and the functions of each route."""
+        work = WorkBucket(
+            scope,
+            "Work",
+            encryption_key=parts.workflows["encryption_key"],
+            removal_policy=parts.workflows["log_removal_policy"],
+        )
+        deciding = [planned.route for planned in plan.planned.values() if planned.escalation]
+        return {
+            name: self._create(scopes[name], route, work, parts, confidence=route in deciding)
+            for name, route in plan.routes.items()
+        }
+
+    def _create(
+        self, scope: Construct, route: Route, work: WorkBucket, parts: PipelineParts, *, confidence: bool
+    ) -> SeparateStages:
+        """Create the stages of a route; with confidence, inference says how sure it is, for a cascade."""
+        capacity = parts.capacity if parts.capacity is not None else ON_DEMAND
+        preprocess = PreprocessFunction(
+            scope,
+            "Preprocess",
+            stage=route.preprocess,
+            model=route.model,
+            trigger=parts.trigger,
+            work=work,
+            max_object_bytes=parts.max_object_bytes,
+            memory_size=self.preprocess_memory_size,
+            timeout=parts.timeout,
+            capacity=capacity,
+            **parts.functions,
+        )
+        inference = route.inference.bind(
+            scope,
+            "Inference",
+            model=route.model,
+            work=work,
+            timeout=parts.timeout,
+            confidence=confidence,
+            **parts.functions,
+        )
+        postprocess = PostprocessFunction(
+            scope,
+            "Postprocess",
+            stage=route.postprocess if route.postprocess is not None else parts.postprocess,
+            model=route.model,
+            work=work,
+            results=parts.results,
+            result_ttl_days=parts.result_ttl_days,
+            memory_size=self.postprocess_memory_size,
+            timeout=parts.timeout,
+            capacity=capacity,
+            **parts.functions,
+        )
+        move_together(preprocess, inference, postprocess)
+        if confidence:
+            work.grant_write(postprocess)  # answers that are too large for the state, on their way to the next model
+        gpu_workflow = None
+        if inference.max_wait is not None:
+            from cdk_inference.gpu.workflow import GpuWorkflow  # noqa: PLC0415 - only apps with a GPU wait for it
+
+            gpu_workflow = GpuWorkflow(
+                scope,
+                "GpuWorkflow",
+                inference=inference,
+                postprocess=postprocess,
+                trigger=parts.trigger,
+                max_wait=inference.max_wait,
+                **parts.workflows,
+            )
+        return SeparateStages(preprocess, inference, postprocess, work, gpu_workflow)
+
+    def advise_capacity(
+        self,
+        scope: Construct,
+        route: Route,
+        traffic: Traffic,
+        capacity: CapacityStrategy | None,  # noqa: ARG002 - it is not that of inference
+    ) -> None:
+        """Warn if inference would cost less with capacity that is always on."""
+        from cdk_inference.routing.route_costs import advise  # noqa: PLC0415 - only for those who ask
+
+        advise(scope, route, traffic)

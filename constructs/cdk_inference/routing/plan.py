@@ -1,0 +1,153 @@
+"""The plan of a routing: the routes, destinations and look-ups that its branches need."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from cdk_inference.errors import PropError
+
+if TYPE_CHECKING:
+    from cdk_inference.model.cascade import Calibration
+    from cdk_inference.routing.route import Route
+    from cdk_inference.stages.stage_code import StageCode
+
+GIVE_BACK = ""
+"""The destination of an item that has none, because the lookup failed or nobody decides."""
+
+_LONGEST_NAME = 80 - len(": Anything to score?")  # 80: what Step Functions takes for the name of a state
+
+
+class Branch(Protocol):
+    """Where items may go: a `Route`, or a strategy of `Routing` that chooses among branches."""
+
+    def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
+        """Add what is needed to the plan, and return the JSONata expression for the name of an item's destination.
+
+        The expression may use ``$m``, the message with what the plan looked up (``tags``, ``metadata``, ``decisions``),
+        ``$key``, ``$size``, and ``$share(salt)``, a number in [0, 1) that is always the same for one object version.
+        """
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """Passes on the items that the first model of a cascade is not sure of.
+
+    Parameters
+    ----------
+    threshold
+        Items with a lower confidence are escalated.
+    then
+        The destination of these.
+    row_version
+        Version in the sort key of rows, the same for both models.
+    calibration
+        By what the threshold was found; None if it was given.
+    """
+
+    threshold: float
+    then: str
+    row_version: str
+    calibration: Calibration | None
+
+
+@dataclass(frozen=True)
+class PlannedRoute:
+    """A way through a workflow: the functions of a route, and what a cascade adds to them.
+
+    Parameters
+    ----------
+    name
+        The route's; for the first model of a cascade, both routes'.
+    route
+        Whose functions it uses.
+    escalation
+        If it is the first model of a cascade.
+    """
+
+    name: str
+    route: Route
+    escalation: Escalation | None = None
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where an item may be sent: a planned route, and the variant of an experiment if it is part of one."""
+
+    name: str
+    planned: str
+    variant: str | None
+
+
+@dataclass(frozen=True)
+class Decider:
+    """A function of the user's that decides, with the number under which its decisions are found."""
+
+    number: int
+    code: StageCode
+
+
+@dataclass
+class RoutePlan:
+    """The needs of a routing, collected while its branches are bound.
+
+    Attributes
+    ----------
+    routes, planned, destinations
+        By name, in the order in which they were met.
+    deciders
+        The user's functions that decide.
+    tags, metadata
+        Names of the tags and of the metadata that are looked up for each object; others are not kept.
+    expression
+        JSONata for the name of an item's destination.
+    decisions
+        What was decided while the app synthesizes, and why.
+    """
+
+    routes: dict[str, Route] = field(default_factory=dict)
+    planned: dict[str, PlannedRoute] = field(default_factory=dict)
+    destinations: dict[str, Destination] = field(default_factory=dict)
+    deciders: list[Decider] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    expression: str = ""
+    decisions: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, branch: Branch) -> RoutePlan:
+        """Bind a routing, and return its plan."""
+        plan = cls()
+        plan.expression = branch.bind(plan)
+        return plan
+
+    @property
+    def entry(self) -> str:
+        """The destination of every item, if there is nothing to choose; otherwise ``""``."""
+        return str(json.loads(self.expression)) if self.expression.startswith('"') else GIVE_BACK
+
+    def destination(self, route: Route, variant: str | None, escalation: Escalation | None = None) -> str:
+        """Return the name under which a route is reached.
+
+        Raises
+        ------
+        PropError
+            Another route has the name, or another cascade the same two routes.
+        """
+        if self.routes.setdefault(route.name, route) is not route:
+            raise PropError(f"two routes are called '{route.name}'; give each a name of its own")
+        label = route.name if escalation is None else f"{route.name}>{self.destinations[escalation.then].planned}"
+        name = label if variant is None else f"{label} ({variant})"
+        if escalation is not None:
+            label = name  # it escalates to a destination that knows the variant
+        if len(label) > _LONGEST_NAME:
+            raise PropError(
+                f"states of '{label}' would have names of more than 80 characters; shorten the names of routes and "
+                "labels"
+            )
+        planned = PlannedRoute(label, route, escalation)
+        if self.planned.setdefault(label, planned) != planned:
+            raise PropError(f"there are two cascades '{label}' with different thresholds; make it one")
+        self.destinations[name] = Destination(name, label, variant)
+        return name
