@@ -212,9 +212,9 @@ def _capacities(stack: Stack) -> None:
     from cdk_inference import Capacity, CapacitySchedule, CpuInference, WorkBucket  # noqa: PLC0415
 
     model, work = _model(stack), WorkBucket(stack, "Work")
-    schedules = [CapacitySchedule(environments=5, hour=8, week_days="MON-FRI", time_zone="Europe/Berlin")]
-    provisioned = Capacity.provisioned(1, schedules=schedules, target_utilization=0.7, max_environments=9)
-    capacities = {"Snapshots": Capacity.snap_start(), "Warmed": Capacity.warmed(6), "Provisioned": provisioned}
+    schedules = [CapacitySchedule(min_capacity=5, hour=8, week_day="MON-FRI", time_zone="Europe/Berlin")]
+    provisioned = Capacity.provisioned(1, schedules=schedules, target_utilization=0.7, max_capacity=9)
+    capacities = {"Snapshots": Capacity.snap_start(), "Warmed": Capacity.keep_warm(6), "Provisioned": provisioned}
     for id, capacity in capacities.items():
         CpuInference(stack, id, model=model, work=work, capacity=capacity)
 

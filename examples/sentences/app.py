@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aws_cdk import App, CfnOutput, Stack
+from aws_cdk import App, CfnOutput, Size, Stack
 
 from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
 from cdk_inference.model import PackageFile
@@ -19,7 +19,7 @@ pipeline = InferencePipeline(
     preprocess=Preprocess.text(tokenizer=TOKENIZER),
     postprocess=Postprocess.embedding(),
     suffixes=[".txt"],
-    max_object_bytes=1_000_000,
+    max_object_size=Size.bytes(1_000_000),
 )
 CfnOutput(stack, "InboxBucket", value=pipeline.trigger.bucket.bucket_name, description="Put texts here")
 CfnOutput(stack, "ResultsTable", value=pipeline.results.table.table_name, description="Find their vectors here")

@@ -69,7 +69,7 @@ def test_provisioned_concurrency_is_that_of_the_alias_that_is_invoked(stack):
 
 
 def test_no_provisioned_environment_fails():
-    with pytest.raises(PropError, match="environments is 0; provisioned concurrency is at least 1"):
+    with pytest.raises(PropError, match="min_capacity must be at least 1, got 0"):
         Capacity.provisioned(0)
 
 
@@ -198,7 +198,7 @@ def stage(stack, id="Stage", capacity=ON_DEMAND, **code):
 
 @pytest.mark.parametrize(
     "capacity",
-    [ON_DEMAND, Capacity.snap_start(), Capacity.warmed(), Capacity.provisioned(1)],
+    [ON_DEMAND, Capacity.snap_start(), Capacity.keep_warm(), Capacity.provisioned(1)],
     ids=["on-demand", "snapshots", "warmed", "provisioned"],
 )
 def test_an_alias_is_invoked(stack, capacity):
@@ -274,9 +274,9 @@ def test_snapshots_of_much_ephemeral_storage_fail(stack):
 
 def test_the_local_target_makes_no_snapshots_and_scales_and_warms_nothing():
     stack = make_stack(**{"cdk-inference:accelerator": "cpu"})
-    schedule = CapacitySchedule(environments=2, hour=8)
+    schedule = CapacitySchedule(min_capacity=2, hour=8)
     stage(stack, "Snapshots", capacity=Capacity.snap_start(), runtime=lambda_.Runtime.PYTHON_3_11)
-    stage(stack, "Warmed", capacity=Capacity.warmed(2))
+    stage(stack, "Warmed", capacity=Capacity.keep_warm(2))
     stage(stack, "Provisioned", capacity=Capacity.provisioned(1, schedules=[schedule]))
     assert not [f for f in resources(stack, "AWS::Lambda::Function").values() if "SnapStart" in f["Properties"]]
     for kind in ("Events::Rule", "Lambda::EventInvokeConfig", "ApplicationAutoScaling::ScalableTarget"):
@@ -355,8 +355,8 @@ def test_environments_by_the_clock(stack):
     capacity = Capacity.provisioned(
         1,
         schedules=[
-            CapacitySchedule(environments=5, hour=8, week_days="MON-FRI", time_zone="Europe/Berlin"),
-            CapacitySchedule(environments=0, hour=18, minute=30),
+            CapacitySchedule(min_capacity=5, hour=8, week_day="MON-FRI", time_zone="Europe/Berlin"),
+            CapacitySchedule(min_capacity=0, hour=18, minute=30),
         ],
     )
     infer(stack, capacity=capacity)
@@ -384,7 +384,7 @@ def test_environments_by_the_clock(stack):
 
 
 def test_environments_by_the_load(stack):
-    infer(stack, capacity=Capacity.provisioned(2, target_utilization=0.7, max_environments=20))
+    infer(stack, capacity=Capacity.provisioned(2, target_utilization=0.7, max_capacity=20))
     target, (policy,) = scaled(stack)
     assert (target["MinCapacity"], target["MaxCapacity"]) == (2, 20)
     assert "ScheduledActions" not in target
@@ -396,10 +396,10 @@ def test_environments_by_the_load(stack):
 
 def test_a_schedule_says_how_many_there_are_at_least_where_the_load_decides(stack):
     schedules = [
-        CapacitySchedule(environments=5, hour=8),
-        CapacitySchedule(environments=1, hour=20, max_environments=3),
+        CapacitySchedule(min_capacity=5, hour=8),
+        CapacitySchedule(min_capacity=1, hour=20, max_capacity=3),
     ]
-    infer(stack, capacity=Capacity.provisioned(2, schedules=schedules, target_utilization=0.5, max_environments=9))
+    infer(stack, capacity=Capacity.provisioned(2, schedules=schedules, target_utilization=0.5, max_capacity=9))
     target, policies = scaled(stack)
     assert len(policies) == 1
     actions = [each["ScalableTargetAction"] for each in target["ScheduledActions"]]
@@ -408,7 +408,7 @@ def test_a_schedule_says_how_many_there_are_at_least_where_the_load_decides(stac
 
 def test_the_maximum_may_be_known_at_deployment_only(stack):
     number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
-    infer(stack, capacity=Capacity.provisioned(2, target_utilization=0.7, max_environments=number))
+    infer(stack, capacity=Capacity.provisioned(2, target_utilization=0.7, max_capacity=number))
     assert scaled(stack)[0]["MaxCapacity"] == {"Ref": "Number"}
 
 
@@ -416,8 +416,8 @@ def test_the_maximum_may_be_known_at_deployment_only(stack):
 def test_schedules_of_a_number_that_is_known_at_deployment_only(stack, load):
     number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
     if load:
-        load = {**load, "max_environments": number}
-    schedules = [CapacitySchedule(environments=5, hour=8)]
+        load = {**load, "max_capacity": number}
+    schedules = [CapacitySchedule(min_capacity=5, hour=8)]
     infer(stack, capacity=Capacity.provisioned(2 if load else number, schedules=schedules, **load))
     target = scaled(stack)[0]
     assert target["MaxCapacity"] == {"Ref": "Number"}
@@ -429,38 +429,41 @@ def test_schedules_of_a_number_that_is_known_at_deployment_only(stack, load):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"environments": 1.5}, r"environments must be an int, got float 1\.5"),
-        ({"environments": "2"}, "environments must be an int, got str '2'"),
-        ({"environments": 0, "target_utilization": 0.7, "max_environments": 3}, "is 0; .* also while nothing happens"),
-        ({"target_utilization": 0.7}, "target_utilization is set and max_environments is not"),
+        ({"min_capacity": 1.5}, r"min_capacity must be an int, got float 1\.5"),
+        ({"min_capacity": "2"}, "min_capacity must be an int, got str '2'"),
         (
-            {"max_environments": 3},
-            r"max_environments is 3, and nothing goes up to it; pass target_utilization, such as 0\.7",
+            {"min_capacity": 0, "target_utilization": 0.7, "max_capacity": 3},
+            "at least 1, got 0; .* nothing happens",
+        ),
+        ({"target_utilization": 0.7}, "target_utilization needs max_capacity, got none"),
+        (
+            {"max_capacity": 3},
+            r"max_capacity needs target_utilization, got max_capacity=3 without it; set it \(for example 0\.7\)",
         ),
         (
-            {"schedules": [CapacitySchedule(environments=1, hour=8, max_environments=4)]},
-            "max_environments is 4, and nothing goes up to it",
+            {"schedules": [CapacitySchedule(min_capacity=1, hour=8, max_capacity=4)]},
+            "max_capacity needs target_utilization, got max_capacity=4",
         ),
-        ({"target_utilization": 0.05, "max_environments": 3}, r"target_utilization is 0\.05; .* 0\.1 to 0\.9"),
-        ({"target_utilization": 70, "max_environments": 3}, "target_utilization is 70; it is a share"),
+        ({"target_utilization": 0.05, "max_capacity": 3}, r"target_utilization must be .* 0\.1 to 0\.9, got 0\.05"),
+        ({"target_utilization": 70, "max_capacity": 3}, "target_utilization must be a share .*, got 70"),
         (
-            {"environments": 4, "target_utilization": 0.7, "max_environments": 3},
-            "environments is 4, more than max_environments, 3; raise the maximum",
+            {"min_capacity": 4, "target_utilization": 0.7, "max_capacity": 3},
+            "min_capacity must be at most max_capacity, 3, got 4; raise max_capacity",
         ),
-        ({"target_utilization": 0.7, "max_environments": 2.5}, r"max_environments must be an int, got float 2\.5"),
+        ({"target_utilization": 0.7, "max_capacity": 2.5}, r"max_capacity must be an int, got float 2\.5"),
         (
             {
                 "target_utilization": 0.7,
-                "max_environments": 3,
-                "schedules": [CapacitySchedule(environments=4, hour=8)],
+                "max_capacity": 3,
+                "schedules": [CapacitySchedule(min_capacity=4, hour=8)],
             },
-            "environments of a schedule is 4, more than max_environments, 3",
+            "min_capacity of a schedule must be at most max_capacity, 3, got 4",
         ),
     ],
 )
 def test_numbers_that_contradict_each_other_fail(props, message):
     with pytest.raises(PropError, match=message):
-        Capacity.provisioned(**{"environments": 1, **props})
+        Capacity.provisioned(**{"min_capacity": 1, **props})
 
 
 @pytest.mark.parametrize(
@@ -469,21 +472,21 @@ def test_numbers_that_contradict_each_other_fail(props, message):
         ({"hour": 24}, "hour of a schedule must be 0 to 23, got 24"),
         ({"hour": "8"}, "hour must be an int, got str '8'"),
         ({"minute": 7.5}, "minute must be an int, got float 7.5"),
-        ({"environments": "many"}, "environments must be an int, got str 'many'"),
+        ({"min_capacity": "many"}, "min_capacity must be an int, got str 'many'"),
         ({"hour": -1}, "hour of a schedule must be 0 to 23, got -1"),
         ({"minute": 60}, "minute of a schedule must be 0 to 59, got 60"),
-        ({"environments": -1}, "environments of a schedule must be at least 0, got -1"),
-        ({"week_days": "Monday"}, "week_days of a schedule is 'Monday'; use the like of 'MON-FRI'"),
-        ({"week_days": "MON,"}, "week_days of a schedule is 'MON,'"),
+        ({"min_capacity": -1}, "min_capacity of a schedule must be at least 0, got -1"),
+        ({"week_day": "Monday"}, "week_day of a schedule is 'Monday'; use the like of 'MON-FRI'"),
+        ({"week_day": "MON,"}, "week_day of a schedule is 'MON,'"),
         ({"time_zone": "Europe/Atlantis"}, "time_zone of a schedule is 'Europe/Atlantis'; use a name of the IANA"),
         ({"time_zone": "/etc/passwd"}, "time_zone of a schedule is '/etc/passwd'"),
         ({"time_zone": "Europe"}, "time_zone of a schedule is 'Europe'"),
-        ({"environments": 5, "max_environments": 4}, "environments of a schedule is 5, more than max_environments, 4"),
+        ({"min_capacity": 5, "max_capacity": 4}, "min_capacity of a schedule must be at most max_capacity, 4, got 5"),
     ],
 )
 def test_a_schedule_that_cannot_be_fails(props, message):
     with pytest.raises(PropError, match=re.escape(message)):
-        CapacitySchedule(**{"environments": 1, "hour": 8, **props})
+        CapacitySchedule(**{"min_capacity": 1, "hour": 8, **props})
 
 
 DAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
@@ -494,35 +497,35 @@ DAYS = ("MON", "TUE", "WED", "THU", "FRI", "SAT", "SUN")
     st.integers(0, 59),
     st.none() | st.lists(st.sampled_from(DAYS), min_size=1).map(",".join) | st.sampled_from(["MON-FRI", "SAT-SUN,WED"]),
 )
-def test_a_schedule_is_a_cron_expression_of_six_fields(hour, minute, week_days):
-    expression = CapacitySchedule(environments=1, hour=hour, minute=minute, week_days=week_days).expression
+def test_a_schedule_is_a_cron_expression_of_six_fields(hour, minute, week_day):
+    expression = CapacitySchedule(min_capacity=1, hour=hour, minute=minute, week_day=week_day).expression
     fields = re.fullmatch(r"cron\((.*)\)", expression)[1].split(" ")
     assert fields[:2] == [str(minute), str(hour)]
-    assert fields[3:] == ["*", week_days or "?", "*"]
+    assert fields[3:] == ["*", week_day or "?", "*"]
     # One of the two days must be a question mark.
-    assert fields[2] == ("?" if week_days else "*")
+    assert fields[2] == ("?" if week_day else "*")
 
 
 def test_the_time_of_a_schedule_is_an_int_or_a_token(stack):
     number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
-    assert CapacitySchedule(environments=1, hour=8).expression == "cron(0 8 * * ? *)"
-    expression = CapacitySchedule(environments=1, hour=number).expression
+    assert CapacitySchedule(min_capacity=1, hour=8).expression == "cron(0 8 * * ? *)"
+    expression = CapacitySchedule(min_capacity=1, hour=number).expression
     assert stack.resolve(expression) == {"Fn::Join": ["", ["cron(0 ", {"Ref": "Number"}, " * * ? *)"]]}
 
 
 def test_less_is_not_reserved_than_may_be_provisioned(stack):
-    schedules = [CapacitySchedule(environments=6, hour=8)]
+    schedules = [CapacitySchedule(min_capacity=6, hour=8)]
     infer(stack, "Enough", capacity=Capacity.provisioned(1, schedules=schedules), reserved_concurrent_executions=6)
     for capacity in (
         Capacity.provisioned(1, schedules=schedules),
-        Capacity.provisioned(1, target_utilization=0.7, max_environments=6),
+        Capacity.provisioned(1, target_utilization=0.7, max_capacity=6),
     ):
         with pytest.raises(PropError, match="is 5, and 6 environments are provisioned; reserve at least 6"):
             infer(stack, "Less", capacity=capacity, reserved_concurrent_executions=5)
         stack.node.try_remove_child("Less")
 
 
-# --- warmed ---
+# --- kept warm ---
 
 
 def rules(stack):
@@ -530,7 +533,7 @@ def rules(stack):
 
 
 def test_what_is_invoked_is_kept_warm(stack):
-    target = invoked(stack, infer(stack, capacity=Capacity.warmed()))
+    target = invoked(stack, infer(stack, capacity=Capacity.keep_warm()))
     (alias,) = resources(stack, "AWS::Lambda::Alias")
     assert target == {"Ref": alias}
     (rule,) = rules(stack)
@@ -542,7 +545,7 @@ def test_what_is_invoked_is_kept_warm(stack):
 
 
 def test_several_environments_are_warmed_at_a_time(stack):
-    infer(stack, capacity=Capacity.warmed(7, every=cdk.Duration.minutes(1)))
+    infer(stack, capacity=Capacity.keep_warm(7, every=cdk.Duration.minutes(1)))
     assert [rule["ScheduleExpression"] for rule in rules(stack)] == ["rate(1 minute)"] * 2
     targets = [target for rule in rules(stack) for target in rule["Targets"]]
     assert len(targets) == 7
@@ -553,13 +556,13 @@ def test_several_environments_are_warmed_at_a_time(stack):
 
 
 def test_the_event_of_the_rule_is_one_that_handlers_answer(stack):
-    infer(stack, capacity=Capacity.warmed(2))
+    infer(stack, capacity=Capacity.keep_warm(2))
     event = json.loads(rules(stack)[0]["Targets"][0]["Input"])
     assert answers_warming(lambda *_: "handled")({**event, "hold_ms": 1}, None) == {"warm": True}
 
 
 def test_a_warming_event_that_fails_is_not_tried_again(stack):
-    infer(stack, capacity=Capacity.warmed(2))
+    infer(stack, capacity=Capacity.keep_warm(2))
     for target in rules(stack)[0]["Targets"]:
         assert target["RetryPolicy"] == {"MaximumRetryAttempts": 0, "MaximumEventAgeInSeconds": 60}
         assert "DeadLetterConfig" not in target
@@ -570,7 +573,7 @@ def test_a_warming_event_that_fails_is_not_tried_again(stack):
 
 
 def test_nobody_but_the_rules_may_invoke_for_warming(stack):
-    target = invoked(stack, infer(stack, capacity=Capacity.warmed(6)))
+    target = invoked(stack, infer(stack, capacity=Capacity.keep_warm(6)))
     permissions = [each["Properties"] for each in resources(stack, "AWS::Lambda::Permission").values()]
     assert sorted(each["SourceArn"]["Fn::GetAtt"][0] for each in permissions) == sorted(
         resources(stack, "AWS::Events::Rule")
@@ -595,19 +598,19 @@ def test_nobody_but_the_rules_may_invoke_for_warming(stack):
 )
 def test_what_cannot_be_kept_warm_fails(props, message):
     with pytest.raises(PropError, match=message):
-        Capacity.warmed(**props)
+        Capacity.keep_warm(**props)
 
 
 def test_how_often_may_be_known_at_deployment_only(stack):
     number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
-    infer(stack, capacity=Capacity.warmed(every=cdk.Duration.minutes(number)))
+    infer(stack, capacity=Capacity.keep_warm(every=cdk.Duration.minutes(number)))
     (rule,) = rules(stack)
     assert "Number" in str(rule["ScheduleExpression"])
 
 
 def test_less_is_not_reserved_than_is_kept_warm(stack):
     with pytest.raises(PropError, match="is 1, and 2 environments are kept warm; reserve at least 2, or keep fewer"):
-        infer(stack, capacity=Capacity.warmed(2), reserved_concurrent_executions=1)
+        infer(stack, capacity=Capacity.keep_warm(2), reserved_concurrent_executions=1)
 
 
 # --- of a pipeline ---
@@ -631,7 +634,7 @@ def test_a_pipelines_capacity_is_that_of_what_is_around_the_model(stack, pipelin
 
 
 def test_the_model_has_a_capacity_of_its_own(stack, pipeline):
-    photos = pipeline(inference=Inference.cpu(capacity=Capacity.snap_start()), capacity=Capacity.warmed())
+    photos = pipeline(inference=Inference.cpu(capacity=Capacity.snap_start()), capacity=Capacity.keep_warm())
     assert with_snapshots(stack) == ids(stack, photos.stages.inference)
     assert len(rules(stack)) == 3  # and that of the trigger
 

@@ -8,21 +8,32 @@ from aws_cdk.assertions import Annotations, Match, Template
 
 import cdk_inference
 from cdk_inference import (
+    Capacity,
+    CapacitySchedule,
+    CpuOption,
     Execution,
+    FusedFunction,
     GpuInference,
     Inference,
     InferencePipeline,
     InferenceWorkflow,
     ModelArtifact,
+    Postprocess,
+    PostprocessFunction,
     Preprocess,
+    PreprocessFunction,
     PropError,
+    ResultsTable,
+    Routing,
+    S3Trigger,
     SageMakerAsync,
     StagedRoute,
     Traffic,
     WorkBucket,
 )
+from cdk_inference.costs import choose
 
-from .conftest import RECIPE, make_stack
+from .conftest import RECIPE, make_stack, resources
 
 
 @pytest.fixture
@@ -49,6 +60,10 @@ def warns(old: str, new: str):
         ({"fused": False}, {}),
         ({"preprocess_memory_size": 2000}, {"execution": Execution.staged(preprocess_memory_size=2000)}),
         ({"postprocess_memory_size": 2000}, {"execution": Execution.staged(postprocess_memory_size=2000)}),
+        ({"batch_window": cdk.Duration.seconds(9)}, {"max_batching_window": cdk.Duration.seconds(9)}),
+        ({"max_object_bytes": 1000}, {"max_object_size": cdk.Size.bytes(1000)}),
+        ({"result_ttl_days": 30}, {"result_ttl": cdk.Duration.days(30)}),
+        ({"result_ttl_days": None}, {}),
     ],
 )
 def test_old_props_of_a_pipeline_make_the_same_template_and_warn(make, old, new):
@@ -130,6 +145,65 @@ def test_slow_warns(pipeline):
         assert not pipeline().stages.inference.slow
     with warns(r"CpuStrategy\.slow", r"\.max_wait"):
         assert not Inference.cpu().slow
+
+
+def test_old_props_of_functions_and_triggers_warn(stack, model):
+    trigger, work, results = S3Trigger(stack, "Trigger"), WorkBucket(stack, "Work"), ResultsTable(stack, "Results")
+    image, outputs = Preprocess.image(size=224), Postprocess.outputs()
+    with warns("max_object_bytes", "max_object_size="):
+        PreprocessFunction(stack, "A", stage=image, model=model, trigger=trigger, work=work, max_object_bytes=9)
+    with warns("result_ttl_days", "result_ttl="):
+        PostprocessFunction(stack, "B", stage=outputs, model=model, work=work, results=results, result_ttl_days=2)
+    with warns("max_object_bytes", "max_object_size="), warns("result_ttl_days", "result_ttl="):
+        FusedFunction(
+            stack,
+            "C",
+            preprocess=image,
+            model=model,
+            postprocess=outputs,
+            trigger=trigger,
+            results=results,
+            max_object_bytes=9,
+            result_ttl_days=2,
+        )
+    with warns("batch_window", "max_batching_window="):
+        S3Trigger(stack, "D", batch_window=cdk.Duration.seconds(2))
+    found = [f["Properties"]["Environment"]["Variables"] for f in resources(stack, "AWS::Lambda::Function").values()]
+    assert [(v.get("MAX_OBJECT_BYTES"), v.get("RESULT_TTL_DAYS")) for v in found] == [
+        ("9", None),
+        (None, "2"),
+        ("9", "2"),
+    ]
+
+
+def test_old_names_of_capacities_warn():
+    with warns("Capacity.warmed", "Capacity.keep_warm"):
+        assert Capacity.warmed(3) == Capacity.keep_warm(3)
+    with warns(r"CapacitySchedule\(", "") as warned:
+        schedule = CapacitySchedule(environments=1, hour=8, week_days="MON", max_environments=2)
+    assert len(warned) == 3
+    assert schedule == CapacitySchedule(min_capacity=1, hour=8, week_day="MON", max_capacity=2)
+    for old, new in {
+        "environments": "min_capacity",
+        "week_days": "week_day",
+        "max_environments": "max_capacity",
+    }.items():
+        with warns(f"CapacitySchedule.{old}", rf"\.{new}"):
+            assert getattr(schedule, old) == getattr(schedule, new)
+    with warns(r"Capacity.provisioned\(", ""):
+        old = Capacity.provisioned(environments=1, target_utilization=0.5, max_environments=3)
+    assert old == Capacity.provisioned(1, target_utilization=0.5, max_capacity=3)
+
+
+def test_old_props_of_choices_by_cost_warn(stack):
+    options = [CpuOption("a", milliseconds=1, quality=1)]
+    with warns(r"choose\(least_quality=…\)", "min_quality="), warns(r"choose\(most_seconds=…\)", "max_seconds="):
+        choose(options, Traffic(items_per_month=1), least_quality=0.5, most_seconds=100)
+    route = cdk_inference.Route(
+        "a", model=ModelArtifact(stack, "Model", recipe=RECIPE), preprocess=Preprocess.image(size=224)
+    )
+    with warns(r"Routing.cheapest\(most_seconds=…\)", "max_seconds="):
+        Routing.cheapest(cpu=route, gpu=route, traffic=Traffic(items_per_month=1), most_seconds=1)
 
 
 def test_a_grant_by_its_old_name_warns(stack, pipeline):

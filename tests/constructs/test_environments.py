@@ -192,8 +192,8 @@ def test_a_description_keeps_both_ends():
         ({"prefix": "p" * 1025}, "prefix must have at most 1024 bytes, as keys of S3 do, got 1025"),
         ({"prefix": "p" * 900, "suffixes": [".jpg", ".png", ".gif"]}, "of at most 4,096 characters, got 5"),
         (
-            {"batch_window": cdk.Duration.seconds(0)},
-            "batch_window must be at least 1 s for batches of more than 10, got 0 s with batch_size=32",
+            {"max_batching_window": cdk.Duration.seconds(0)},
+            "max_batching_window must be at least 1 s for batches of more than 10, got 0 s with batch_size=32",
         ),
     ],
 )
@@ -211,7 +211,7 @@ def test_a_pattern_above_the_default_quota_warns(stack):
 
 @pytest.mark.parametrize("prefix", ["/in/", "bücher/", "in (1)/#&'\"/"])
 def test_prefixes_that_s3_and_iam_accept(stack, pipeline, prefix):
-    pipeline(prefix=prefix, batch_size=10, batch_window=cdk.Duration.seconds(0))
+    pipeline(prefix=prefix, batch_size=10, max_batching_window=cdk.Duration.seconds(0))
     (rule,) = resources(stack, "AWS::Events::Rule").values()
     assert rule["Properties"]["EventPattern"]["detail"]["object"] == {"key": [{"prefix": prefix}]}
     assert json.dumps(f"/{prefix}*")[1:-1] in json.dumps(resources(stack, "AWS::IAM::Policy"))

@@ -102,8 +102,8 @@ def test_the_environment_names_both_stages(stack, pipeline):
     pipeline(
         execution=Execution.fused(),
         postprocess=Postprocess.classification(labels=[f"class {i}" for i in range(10)]),
-        result_ttl_days=3,
-        max_object_bytes=5,
+        result_ttl=cdk.Duration.days(3),
+        max_object_size=cdk.Size.bytes(5),
     )
     properties, _ = function(stack)
     variables = properties["Environment"]["Variables"]
@@ -299,8 +299,8 @@ def test_cascades_and_gpus_are_refused(stack, make, message):
         ({"stage_timeout": cdk.Duration.seconds(101)}, "stage_timeout is 101 s…takes 3 invocations…use at most 100 s"),
         ({"inference": Inference.cpu(timeout=cdk.Duration.seconds(101))}, "the timeout of inference on route main is"),
         ({"inference": Inference.gpu(backend=SageMakerAsync())}, "inference of route 'main' must be Inference.cpu("),
-        ({"max_object_bytes": 0}, "max_object_bytes is 0"),
-        ({"result_ttl_days": 0}, "result_ttl_days is 0"),
+        ({"max_object_size": cdk.Size.bytes(0)}, "max_object_size must be at least 1 byte, got 0"),
+        ({"result_ttl": cdk.Duration.days(0)}, "result_ttl must be longer than 0, got 0 days"),
         ({"postprocess": Postprocess.classification(labels=["a", "b"], top=1)}, "labels has 2 names"),
     ],
 )

@@ -264,7 +264,7 @@ def test_data_goes_when_asked_twice():
 
 
 def test_the_table_recovers_and_expires(stack, pipeline):
-    pipeline(result_ttl_days=30)
+    pipeline(result_ttl=cdk.Duration.days(30))
     (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
     properties = table["Properties"]
     assert properties["Replicas"][0]["PointInTimeRecoverySpecification"] == {"PointInTimeRecoveryEnabled": True}
@@ -278,7 +278,7 @@ def test_the_table_recovers_and_expires(stack, pipeline):
 
 
 def test_the_pipe_batches_and_waits(stack, pipeline):
-    pipeline(batch_size=16, batch_window=cdk.Duration.seconds(5), workflow_timeout=cdk.Duration.seconds(210))
+    pipeline(batch_size=16, max_batching_window=cdk.Duration.seconds(5), workflow_timeout=cdk.Duration.seconds(210))
     (pipe,) = resources(stack, "AWS::Pipes::Pipe").values()
     assert pipe["Properties"]["SourceParameters"] == {
         "SqsQueueParameters": {"BatchSize": 16, "MaximumBatchingWindowInSeconds": 5}
@@ -445,11 +445,11 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
     [
         ({"batch_size": 0}, "batch_size is 0; it must be between 1 and 32"),
         ({"batch_size": 33}, "batch_size is 33; it must be between 1 and 32"),
-        ({"batch_window": cdk.Duration.seconds(301)}, "batch_window is 301 s"),
-        ({"batch_window": cdk.Duration.millis(500)}, "batch_window is 0.5 s; AWS takes whole seconds"),
+        ({"max_batching_window": cdk.Duration.seconds(301)}, "max_batching_window is 301 s"),
+        ({"max_batching_window": cdk.Duration.millis(500)}, "max_batching_window is 0.5 s; AWS takes whole seconds"),
         ({"stage_timeout": cdk.Duration.seconds(0)}, "stage_timeout is 0 s"),
         ({"reserved_concurrent_executions": 0}, "reserved_concurrent_executions is 0"),
-        ({"max_object_bytes": 0}, "max_object_bytes is 0"),
+        ({"max_object_size": cdk.Size.bytes(0)}, "max_object_size must be at least 1 byte, got 0"),
         ({"max_receive_count": 0}, "max_receive_count is 0"),
         ({"prefix": "in*"}, "prefix 'in*' has '*', which a policy would not take literally"),
         ({"suffixes": ".jpg"}, "suffixes must be a list of str, got str '.jpg'; use ['.jpg']"),
@@ -461,7 +461,7 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
             {"inference": Inference.cpu(memory_size=64)},
             "memory_size is 64 MiB; Lambda, where Inference runs, takes 128 to 10240",
         ),
-        ({"result_ttl_days": 0}, "result_ttl_days is 0"),
+        ({"result_ttl": cdk.Duration.days(0)}, "result_ttl must be longer than 0, got 0 days"),
         ({"postprocess": Postprocess.classification(labels=["a", "b"], top=1)}, "labels has 2 names…has 10 classes"),
     ],
 )

@@ -156,7 +156,7 @@ def odd_function() -> None: ...
             InferencePipeline,
             {"capacity": True},
             "capacity must be a CapacityStrategy, got bool True; use Capacity.snap_start, Capacity.provisioned, "
-            "Capacity.warmed or Capacity.managed_instances",
+            "Capacity.keep_warm or Capacity.managed_instances",
         ),
         (
             InferencePipeline,
@@ -288,9 +288,9 @@ def test_what_cdk_makes_fits() -> None:
     "make",
     [
         lambda _: Capacity.provisioned(
-            2, schedules=(CapacitySchedule(environments=1, hour=3),), target_utilization=0.7, max_environments=4
+            2, schedules=(CapacitySchedule(min_capacity=1, hour=3),), target_utilization=0.7, max_capacity=4
         ),
-        lambda _: Capacity.warmed(every=cdk.Duration.minutes(4)),
+        lambda _: Capacity.keep_warm(every=cdk.Duration.minutes(4)),
         lambda _: Inference.cpu(timeout=cdk.Duration.seconds(9), capacity=Capacity.snap_start()),
         lambda _: CpuOption("a", milliseconds=3),
         lambda stack: InferenceNetwork(stack, "Network", availability_zones=["eu-west-1a", "eu-west-1b"]),

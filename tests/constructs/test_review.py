@@ -83,9 +83,9 @@ def add_capacities(app):
     """Add a function with each way to shorten a cold start."""
     stack = cdk.Stack(app, "Stack")
     model, work = ModelArtifact(stack, "Model", recipe=RECIPE), WorkBucket(stack, "Work")
-    schedules = [CapacitySchedule(environments=5, hour=8, week_days="MON-FRI", time_zone="Europe/Berlin")]
-    provisioned = Capacity.provisioned(1, schedules=schedules, target_utilization=0.7, max_environments=9)
-    capacities = {"Snapshots": Capacity.snap_start(), "Warmed": Capacity.warmed(6), "Provisioned": provisioned}
+    schedules = [CapacitySchedule(min_capacity=5, hour=8, week_day="MON-FRI", time_zone="Europe/Berlin")]
+    provisioned = Capacity.provisioned(1, schedules=schedules, target_utilization=0.7, max_capacity=9)
+    capacities = {"Snapshots": Capacity.snap_start(), "Warmed": Capacity.keep_warm(6), "Provisioned": provisioned}
     for id, capacity in capacities.items():
         CpuInference(stack, id, model=model, work=work, capacity=capacity)
 

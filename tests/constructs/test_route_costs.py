@@ -78,7 +78,7 @@ def test_a_heavy_model_with_much_traffic_goes_to_the_gpu():
 def test_a_gpu_that_has_to_start_is_too_slow_for_who_can_not_wait():
     stack = make_stack()
     cpu, gpu = cpu_and_gpu(stack, 900, 2)
-    plan = RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, traffic=STEADY, most_seconds=120))
+    plan = RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, traffic=STEADY, max_seconds=120))
     assert list(plan.routes) == ["cpu"]
 
 

@@ -374,14 +374,14 @@ class TestChoice:
         small, large = replace(SMALL, quality=0.75), replace(LARGE, milliseconds=300, quality=0.81)
         cascade = CascadeOption("cascade", first=small, then=large, escalation=0.2, quality=0.80)
         gpu = replace(GPU, quality=0.82)
-        decision = choose([small, large, cascade, gpu, replace(SMALL, name="?")], STEADY, least_quality=0.8)
+        decision = choose([small, large, cascade, gpu, replace(SMALL, name="?")], STEADY, min_quality=0.8)
         assert decision.chosen.name == "cascade"
         assert decision.refused == {
             "small": "its quality is 0.75, and 0.8 is wanted",
             "?": "its quality is not known, and 0.8 is wanted",
         }
         assert "small is out: its quality is 0.75" in decision.explain()
-        decision = choose([gpu, large], STEADY, most_seconds=20)
+        decision = choose([gpu, large], STEADY, max_seconds=20)
         assert decision.chosen.name == "large"
         assert decision.refused["gpu"].startswith("a batch may take 301.0 s")
 
@@ -391,7 +391,7 @@ class TestChoice:
 
     def test_no_option_is_left(self) -> None:
         with pytest.raises(PropError, match=r"no option meets the wishes.*small: a batch may take .* large: "):
-            choose([SMALL, LARGE], STEADY, most_seconds=0.001)
+            choose([SMALL, LARGE], STEADY, max_seconds=0.001)
 
     @pytest.mark.parametrize("options", [[], [SMALL, SMALL]])
     def test_options_have_names_of_their_own(self, options) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cdk_inference.capacity.keep_warm import Warmed
+from cdk_inference.capacity.keep_warm import KeepWarm
 from cdk_inference.capacity.on_managed_instances import OnManagedInstances
 from cdk_inference.capacity.provisioned import Provisioned
 from cdk_inference.capacity.snap_start import SnapStart
+from cdk_inference.common.deprecations import renamed_props, warn_deprecated
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 
@@ -40,26 +41,27 @@ class Capacity:
         return SnapStart()
 
     @classmethod
+    @renamed_props(environments="min_capacity", max_environments="max_capacity")
     def provisioned(
         cls,
-        environments: int,
+        min_capacity: int,
         *,
         schedules: Sequence[CapacitySchedule] = (),
         target_utilization: float | None = None,
-        max_environments: int | None = None,
+        max_capacity: int | None = None,
     ) -> CapacityStrategy:
         """Keep this many environments ready, and pay for them always: no cold start up to this concurrency.
 
         Parameters
         ----------
-        environments
-            How many; with a target utilization: how many at least.
+        min_capacity
+            How many environments; with a target utilization: how many at least.
         schedules
             When how many are provisioned, by the clock. Default: always the same.
         target_utilization
             Share of the environments that is to be at work, 0.1 to 0.9: Application Auto Scaling adds and removes some
             to keep to it. Default: their number does not follow the load.
-        max_environments
+        max_capacity
             How many there may be, with a target utilization.
 
         Raises
@@ -67,10 +69,10 @@ class Capacity:
         PropError
             A value is out of range, or contradicts another.
         """
-        return Provisioned(environments, tuple(schedules), target_utilization, max_environments)
+        return Provisioned(min_capacity, tuple(schedules), target_utilization, max_capacity)
 
     @classmethod
-    def warmed(cls, environments: int = 1, *, every: Duration | None = None) -> CapacityStrategy:
+    def keep_warm(cls, environments: int = 1, *, every: Duration | None = None) -> CapacityStrategy:
         """Invoke this many environments at the same time every few minutes, so that Lambda keeps them: a cheap try.
 
         Lambda promises nothing: it may end an environment at any time, an environment that answers a warming event is
@@ -88,7 +90,13 @@ class Capacity:
         PropError
             A value is out of range.
         """
-        return Warmed(environments, every)
+        return KeepWarm(environments, every)
+
+    @classmethod
+    def warmed(cls, environments: int = 1, *, every: Duration | None = None) -> CapacityStrategy:
+        """Do what `keep_warm` does, under its old name."""
+        warn_deprecated("Capacity.warmed", "Capacity.keep_warm")
+        return cls.keep_warm(environments, every=every)
 
     @classmethod
     def managed_instances(

@@ -26,8 +26,8 @@ _MINUTE = 60
 
 
 @dataclass(frozen=True)
-class Warmed(CapacityStrategy):
-    """See `Capacity.warmed`."""
+class KeepWarm(CapacityStrategy):
+    """See `Capacity.keep_warm`."""
 
     environments: int = 1
     every: Duration | None = None
@@ -35,7 +35,7 @@ class Warmed(CapacityStrategy):
     def __post_init__(self) -> None:
         # How many targets there are must be known when the template is written.
         if Token.is_unresolved(self.environments):
-            raise PropError("environments of Capacity.warmed must be known at synth, got a token; use a number")
+            raise PropError("environments of Capacity.keep_warm must be known at synth, got a token; use a number")
         if not 1 <= self.environments <= MOST_ENVIRONMENTS:
             raise PropError(
                 f"environments is {self.environments}; 1 to {MOST_ENVIRONMENTS} can be kept warm: more are better "

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class OnManagedInstances(CapacityStrategy):
     """Instances of EC2, see `Capacity.managed_instances`."""
 
-    least_memory: ClassVar[int] = LEAST_MEMORY
-    most_memory: ClassVar[int] = MOST_MEMORY
+    min_memory_size: ClassVar[int] = LEAST_MEMORY
+    max_memory_size: ClassVar[int] = MOST_MEMORY
     has_network: ClassVar[bool] = True
 
     capacity: CpuCapacity | None

@@ -11,6 +11,7 @@ from aws_cdk import TimeZone, Token, Tokenization
 from aws_cdk import aws_lambda as lambda_
 
 from cdk_inference.capacity.strategy import CapacityStrategy, live_alias, reserve_at_least
+from cdk_inference.common.deprecations import renamed_attribute, renamed_props
 from cdk_inference.common.platform import on_cpu_only
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
@@ -22,26 +23,27 @@ if TYPE_CHECKING:
 
 _LEAST_UTILIZATION, _MOST_UTILIZATION = 0.1, 0.9
 _DAY = "(?:MON|TUE|WED|THU|FRI|SAT|SUN)"
-_WEEK_DAYS = re.compile(rf"{_DAY}(?:-{_DAY})?(?:,{_DAY}(?:-{_DAY})?)*")
+_WEEK_DAY = re.compile(rf"{_DAY}(?:-{_DAY})?(?:,{_DAY}(?:-{_DAY})?)*")
 
 
 @check_props
+@renamed_props(environments="min_capacity", max_environments="max_capacity", week_days="week_day")
 @dataclass(frozen=True, kw_only=True)
 class CapacitySchedule:
     """From when on how many environments are provisioned; until another schedule says something else.
 
     Parameters
     ----------
-    environments
-        How many; with a target utilization: how many at least. 0 for none.
+    min_capacity
+        How many environments; with a target utilization: how many at least. 0 for none.
     hour, minute
         The time of day.
-    week_days
+    week_day
         Such as ``"MON-FRI"`` or ``"SAT,SUN"``. Default: every day.
     time_zone
         Whose time, by its name in the IANA database, such as ``"Europe/Berlin"``; daylight saving time counts. Default:
         UTC.
-    max_environments
+    max_capacity
         How many at most from then on, with a target utilization. Default: what `Capacity.provisioned` says.
 
     Raises
@@ -50,30 +52,34 @@ class CapacitySchedule:
         There is no such time, day or time zone, or the numbers contradict each other.
     """
 
-    environments: int
+    min_capacity: int
     hour: int
     minute: int = 0
-    week_days: str | None = None
+    week_day: str | None = None
     time_zone: str = "Etc/UTC"
-    max_environments: int | None = None
+    max_capacity: int | None = None
+
+    environments = renamed_attribute("CapacitySchedule.environments", "min_capacity")
+    max_environments = renamed_attribute("CapacitySchedule.max_environments", "max_capacity")
+    week_days = renamed_attribute("CapacitySchedule.week_days", "week_day")
 
     def __post_init__(self) -> None:
-        _at_least("environments of a schedule", self.environments, least=0)
+        _at_least("min_capacity of a schedule", self.min_capacity, least=0)
         for name, value, most in (("hour", self.hour, 23), ("minute", self.minute, 59)):
             if not Token.is_unresolved(value) and not 0 <= value <= most:
                 raise PropError(f"{name} of a schedule must be 0 to {most}, got {value}")
-        days = self.week_days
-        if days is not None and not Token.is_unresolved(days) and not _WEEK_DAYS.fullmatch(days):
-            raise PropError(f"week_days of a schedule is '{days}'; use the like of 'MON-FRI' or 'SAT,SUN'")
+        days = self.week_day
+        if days is not None and not Token.is_unresolved(days) and not _WEEK_DAY.fullmatch(days):
+            raise PropError(f"week_day of a schedule is '{days}'; use the like of 'MON-FRI' or 'SAT,SUN'")
         _check_time_zone(self.time_zone)
-        if self.max_environments is not None:
-            _at_least("max_environments of a schedule", self.max_environments, least=1)
-            _ordered("of a schedule", self.environments, self.max_environments)
+        if self.max_capacity is not None:
+            _at_least("max_capacity of a schedule", self.max_capacity, least=1)
+            _ordered("of a schedule", self.min_capacity, self.max_capacity)
 
     @property
     def expression(self) -> str:
         """The cron expression that AWS takes."""
-        days = "* * ?" if self.week_days is None else f"? * {self.week_days}"
+        days = "* * ?" if self.week_day is None else f"? * {self.week_day}"
         minute, hour = (
             Tokenization.stringify_number(value) if Token.is_unresolved(value) else str(int(value))
             for value in (self.minute, self.hour)
@@ -85,56 +91,55 @@ class CapacitySchedule:
 class Provisioned(CapacityStrategy):
     """See `Capacity.provisioned`."""
 
-    environments: int
+    min_capacity: int
     schedules: Sequence[CapacitySchedule] = ()
     target_utilization: float | None = None
-    max_environments: int | None = None
+    max_capacity: int | None = None
 
     def __post_init__(self) -> None:
-        target, most = self.target_utilization, self.max_environments
-        if not Token.is_unresolved(self.environments) and self.environments < 1:
-            least = "; at least as many are there, also while nothing happens" if target is not None else ""
-            raise PropError(f"environments is {self.environments}; provisioned concurrency is at least 1{least}")
-        scheduled = [each.max_environments for each in self.schedules if each.max_environments is not None]
+        target, most = self.target_utilization, self.max_capacity
+        if not Token.is_unresolved(self.min_capacity) and self.min_capacity < 1:
+            least = "; so many environments are there while nothing happens, too" if target is not None else ""
+            raise PropError(f"min_capacity must be at least 1, got {self.min_capacity}{least}")
+        scheduled = [each.max_capacity for each in self.schedules if each.max_capacity is not None]
         if target is None:
             if most is not None or scheduled:
                 named = most if most is not None else scheduled[0]
                 raise PropError(
-                    f"max_environments is {named}, and nothing goes up to it; pass target_utilization, such as 0.7, or "
-                    "leave it out"
+                    f"max_capacity needs target_utilization, got max_capacity={named} without it; set it (for example "
+                    "0.7) or remove max_capacity"
                 )
             return
         if not Token.is_unresolved(target) and not _LEAST_UTILIZATION <= target <= _MOST_UTILIZATION:
             raise PropError(
-                f"target_utilization is {target:g}; it is a share of the environments, "
-                f"{_LEAST_UTILIZATION} to {_MOST_UTILIZATION}"
+                f"target_utilization must be a share of the environments, {_LEAST_UTILIZATION} to {_MOST_UTILIZATION}, "
+                f"got {target:g}"
             )
         if most is None:
             raise PropError(
-                f"target_utilization is set and max_environments is not; say how many environments there may be, more "
-                f"than the {self.environments} that there are at least"
+                f"target_utilization needs max_capacity, got none; set max_capacity to at least {self.min_capacity}"
             )
-        _at_least("max_environments", most, least=1)
-        _ordered("", self.environments, most)
+        _at_least("max_capacity", most, least=1)
+        _ordered("", self.min_capacity, most)
         for each in self.schedules:
-            if each.max_environments is None:
-                _ordered("of a schedule", each.environments, most)
+            if each.max_capacity is None:
+                _ordered("of a schedule", each.min_capacity, most)
 
     @property
-    def most_environments(self) -> int | None:
+    def highest_capacity(self) -> int | None:
         """How many environments there may be; ``None`` if that is known at deployment only."""
         numbers = [
-            self.environments,
-            self.max_environments,
-            *(each.environments for each in self.schedules),
-            *(each.max_environments for each in self.schedules),
+            self.min_capacity,
+            self.max_capacity,
+            *(each.min_capacity for each in self.schedules),
+            *(each.max_capacity for each in self.schedules),
         ]
         known = [number for number in numbers if number is not None]
         return None if any(map(Token.is_unresolved, known)) else max(known)
 
     def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002
         """Refuse to reserve less than is provisioned, as Lambda does."""
-        reserve_at_least(self.most_environments, reserved, "provisioned", "provision fewer")
+        reserve_at_least(self.highest_capacity, reserved, "provisioned", "provision fewer")
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
         """Return an alias: Lambda moves it when the new version's environments are ready, and the old ones serve on."""
@@ -142,7 +147,7 @@ class Provisioned(CapacityStrategy):
             scope,
             function,
             # The local target makes environments as they are needed, and scales nothing.
-            provisioned_concurrent_executions=None if on_cpu_only(scope) else self.environments,
+            provisioned_concurrent_executions=None if on_cpu_only(scope) else self.min_capacity,
         )
         if (self.schedules or self.target_utilization is not None) and not on_cpu_only(scope):
             self._scale(alias)
@@ -151,20 +156,20 @@ class Provisioned(CapacityStrategy):
     def _scale(self, alias: lambda_.Alias) -> None:
         from aws_cdk import aws_applicationautoscaling as scaling  # noqa: PLC0415 # few need it, and all would wait
 
-        most = self.most_environments
+        most = self.highest_capacity
         if most is None:  # each schedule sets its own
-            most = self.max_environments if self.max_environments is not None else self.environments
-        attribute = alias.add_auto_scaling(min_capacity=self.environments, max_capacity=most)
+            most = self.max_capacity if self.max_capacity is not None else self.min_capacity
+        attribute = alias.add_auto_scaling(min_capacity=self.min_capacity, max_capacity=most)
         if self.target_utilization is not None:
             attribute.scale_on_utilization(utilization_target=self.target_utilization)
         for number, each in enumerate(self.schedules):
-            upper = each.max_environments if each.max_environments is not None else self.max_environments
+            upper = each.max_capacity if each.max_capacity is not None else self.max_capacity
             attribute.scale_on_schedule(
                 f"Schedule{number}",
                 schedule=scaling.Schedule.expression(each.expression),
-                min_capacity=each.environments,
+                min_capacity=each.min_capacity,
                 # Without a target nothing is between the two: so many they are.
-                max_capacity=upper if upper is not None else each.environments,
+                max_capacity=upper if upper is not None else each.min_capacity,
                 time_zone=TimeZone.of(each.time_zone),
             )
 
@@ -177,8 +182,8 @@ def _at_least(name: str, value: float, *, least: int) -> None:
 def _ordered(what: str, least: int, most: int) -> None:
     if not Token.is_unresolved(least) and not Token.is_unresolved(most) and least > most:
         raise PropError(
-            " ".join(filter(None, ["environments", what, f"is {least}, more than max_environments, {most}; "]))
-            + "raise the maximum"
+            " ".join(filter(None, ["min_capacity", what, f"must be at most max_capacity, {most}, got {least}; "]))
+            + "raise max_capacity"
         )
 
 

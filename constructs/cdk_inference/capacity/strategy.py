@@ -45,8 +45,8 @@ class Surroundings:
 class CapacityStrategy(ABC):
     """Where the environments of a function come from. `Capacity` has a factory for each kind."""
 
-    least_memory: ClassVar[int] = 128
-    most_memory: ClassVar[int] = 10_240
+    min_memory_size: ClassVar[int] = 128
+    max_memory_size: ClassVar[int] = 10_240
     has_network: ClassVar[bool] = False
     """Whether functions share the network of the capacity instead of having separate ones."""
 
@@ -79,10 +79,10 @@ class CapacityStrategy(ABC):
         function
             What the function is called in messages.
         """
-        if not Token.is_unresolved(memory_size) and not self.least_memory <= memory_size <= self.most_memory:
+        if not Token.is_unresolved(memory_size) and not self.min_memory_size <= memory_size <= self.max_memory_size:
             raise PropError(
-                f"{prop} is {memory_size} MiB; {self}, where {function} runs, takes {self.least_memory} to "
-                f"{self.most_memory}"
+                f"{prop} is {memory_size} MiB; {self}, where {function} runs, takes {self.min_memory_size} to "
+                f"{self.max_memory_size}"
             )
 
     @abstractmethod

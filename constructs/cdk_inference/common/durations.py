@@ -1,8 +1,10 @@
-"""Durations as AWS takes them: in whole seconds."""
+"""Durations as AWS takes them, in whole seconds, and as environment variables hold them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from aws_cdk import Tokenization
 
 from cdk_inference.errors import PropError
 
@@ -26,3 +28,19 @@ def seconds(prop: str, duration: Duration, *, least: int, most: int) -> int | No
     if not least <= value <= most:
         raise PropError(f"{prop} is {int(value)} s; it must be between {least} and {most} seconds")
     return int(value)
+
+
+def days_text(prop: str, duration: Duration) -> str:
+    """Return the days of a duration as a string, which is resolved at deployment if the duration is a token.
+
+    Raises
+    ------
+    PropError
+        The duration is 0; the message names the prop.
+    """
+    if duration.is_unresolved():
+        return Tokenization.stringify_number(duration.to_days())
+    days = duration.to_days(integral=False)
+    if days <= 0:
+        raise PropError(f"{prop} must be longer than 0, got {days:g} days")
+    return str(int(days) if days == int(days) else days)

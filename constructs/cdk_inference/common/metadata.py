@@ -25,7 +25,7 @@ _LONGEST_NAME = 246  # CDK takes 255 for the value of a dimension, and 9 are for
 _KEPT_PATH = "_cdk_inference_path"
 
 
-def mark(construct: IConstruct, role: str, **facts: object) -> None:
+def add_metadata(construct: IConstruct, role: str, **facts: object) -> None:
     """Write the role of a resource, its pipeline and facts about it into its CloudFormation metadata."""
     node = construct.node
     resource = construct if isinstance(construct, CfnResource) else cast("CfnResource", node.default_child)

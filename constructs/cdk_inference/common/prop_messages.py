@@ -18,7 +18,7 @@ _LONGEST_VALUE = 60
 _MADE_BY = {
     "Architecture": "Architecture.ARM_64 or Architecture.X86_64",
     "Branch": "a Route, or a strategy such as Routing.split",
-    "CapacityStrategy": "Capacity.snap_start, Capacity.provisioned, Capacity.warmed or Capacity.managed_instances",
+    "CapacityStrategy": "Capacity.snap_start, Capacity.provisioned, Capacity.keep_warm or Capacity.managed_instances",
     "Construct": "self, or the stack",
     "CpuOption": "CpuOption(…) or CpuOption.of",
     "Duration": "Duration.seconds or Duration.minutes",

@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cdk_inference.common.deprecations import renamed_props
+from cdk_inference.common.prop_types import check_arguments
 from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, Option, PipelineShape, Traffic
 from cdk_inference.costs.prices import Prices
 from cdk_inference.costs.quantities import GIB, MILLION, MONTH_HOURS, amount, on_vcpus
@@ -260,14 +262,16 @@ class Decision:
         return "\n\n".join(["\n".join([self.reason, *out]), *(each.explain() for each in self.estimates)])
 
 
+@check_arguments
+@renamed_props(least_quality="min_quality", most_seconds="max_seconds")
 def choose(
     options: Sequence[Option],
     traffic: Traffic,
     *,
     shape: PipelineShape | None = None,
     prices: Prices | None = None,
-    least_quality: float | None = None,
-    most_seconds: float | None = None,
+    min_quality: float | None = None,
+    max_seconds: float | None = None,
 ) -> Decision:
     """Choose the cheapest option that meets the wishes; of equally cheap ones, the first.
 
@@ -277,9 +281,9 @@ def choose(
         To choose from.
     traffic, shape, prices
         As in `estimate`.
-    least_quality
+    min_quality
         Options with a lower ``quality``, or an unknown one, are out.
-    most_seconds
+    max_seconds
         Options that may take longer from a full batch's arrival to its rows are out; the start of a GPU counts.
 
     Raises
@@ -294,12 +298,12 @@ def choose(
     refused: dict[str, str] = {}
     for each in estimates:
         quality, slowest = each.option.quality, each.seconds[1]
-        if least_quality is not None and quality is None:
-            refused[each.name] = f"its quality is not known, and {least_quality:g} is wanted"
-        elif least_quality is not None and quality is not None and quality < least_quality:
-            refused[each.name] = f"its quality is {quality:g}, and {least_quality:g} is wanted"
-        elif most_seconds is not None and slowest > most_seconds:
-            refused[each.name] = f"a batch may take {slowest:,.1f} s, and {most_seconds:g} s are wanted"
+        if min_quality is not None and quality is None:
+            refused[each.name] = f"its quality is not known, and {min_quality:g} is wanted"
+        elif min_quality is not None and quality is not None and quality < min_quality:
+            refused[each.name] = f"its quality is {quality:g}, and {min_quality:g} is wanted"
+        elif max_seconds is not None and slowest > max_seconds:
+            refused[each.name] = f"a batch may take {slowest:,.1f} s, and {max_seconds:g} s are wanted"
     left = [each for each in estimates if each.name not in refused]
     if not left:
         why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())

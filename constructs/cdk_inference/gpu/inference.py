@@ -23,7 +23,7 @@ from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.capacity import GpuCapacity, IGpuCapacity
 from cdk_inference.gpu.image import ImagePackage
-from cdk_inference.stages.base import FunctionOptions, StageFunction, grant_work, mark_model
+from cdk_inference.stages.base import FunctionOptions, StageFunction, add_model_metadata, grant_work
 from cdk_inference.stages.inference import INFERENCE_HANDLER, inference_environment
 from cdk_inference.stages.interfaces import SLOW
 
@@ -337,14 +337,14 @@ class LambdaGpuFunction(StageFunction):
             capacity=_OnGpu(backend, capacity),
             **cast("FunctionOptions", {name: value for name, value in options.items() if name not in dropped}),
         )
-        mark_model(self, model, stage=scope.node.id)
+        add_model_metadata(self, model, stage=scope.node.id)
         grant_work(self, work)
 
 
 @dataclass(frozen=True)
 class _OnGpu(CapacityStrategy):
-    least_memory: ClassVar[int] = LEAST_MEMORY
-    most_memory: ClassVar[int] = MOST_MEMORY
+    min_memory_size: ClassVar[int] = LEAST_MEMORY
+    max_memory_size: ClassVar[int] = MOST_MEMORY
     has_network: ClassVar[bool] = True
 
     backend: LambdaGpu
@@ -398,7 +398,7 @@ class CpuFallback(StageFunction):
             timeout=timeout,
             **options,
         )
-        mark_model(self, model, stage=scope.node.id)
+        add_model_metadata(self, model, stage=scope.node.id)
         grant_work(self, work)
 
 

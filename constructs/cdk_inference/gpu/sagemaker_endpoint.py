@@ -16,7 +16,7 @@ from constructs import Construct
 from cdk_inference.capacity.network import check_placement, closed_security_group, selected_subnets
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.descriptions import ROLE, described
-from cdk_inference.common.metadata import mark, metrics_name
+from cdk_inference.common.metadata import add_metadata, metrics_name
 from cdk_inference.gpu.sagemaker_scaling import ScaleToZero
 from cdk_inference.stages.inference import inference_environment
 from cdk_inference.storage import encryption
@@ -158,7 +158,7 @@ class AsyncEndpoint(Construct):
             self, "Endpoint", endpoint_name=name, endpoint_config_name=config.attr_endpoint_config_name
         )
         self.endpoint.node.add_dependency(self.role, self.log_group, self.succeeded, self.failed)
-        mark(self.endpoint, "endpoint")
+        add_metadata(self.endpoint, "endpoint")
         ScaleToZero(self, "Scaling", endpoint=self.endpoint, variant=VARIANT, max_instances=max_instances)
 
     @property

@@ -17,7 +17,7 @@ from constructs import Construct
 
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.metadata import mark
+from cdk_inference.common.metadata import add_metadata
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.sagemaker_endpoint import ANSWERS, REQUESTS, VARIANT
 from cdk_inference.gpu.sagemaker_scaling import NAMESPACE
@@ -114,7 +114,7 @@ class AsyncStage(Construct):
             redrive_allow_policy=sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL),
             retention_period=Duration.days(14),
         )
-        mark(self.unanswered_queue, "unanswered-queue")
+        add_metadata(self.unanswered_queue, "unanswered-queue")
         acknowledgments.explain(self.unanswered_queue, "dead-letter-queue")
         self.submit = self._submit(work, options)
         self.callback = self._callback(work, options)
@@ -312,5 +312,5 @@ def _tokens(scope: Construct, key: kms.IKey | None) -> dynamodb.TableV2:
         cast("dynamodb.CfnGlobalTable", table.node.default_child).add_property_override(
             "Replicas.0.SSESpecification", {"KMSMasterKeyId": key.key_arn}
         )
-    mark(table, "tokens")
+    add_metadata(table, "tokens")
     return table

@@ -15,7 +15,7 @@ from cdk_inference.common import acknowledgments
 from cdk_inference.common.deprecations import renamed_props
 from cdk_inference.common.descriptions import RULE, described
 from cdk_inference.common.jsonata import EMPTY, one_line
-from cdk_inference.common.metadata import mark
+from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.stages.base import CONFIGURATION_ERRORS, NO_MODEL
@@ -144,7 +144,7 @@ class GpuWorkflow(Construct):
         self.rule = self._report_failures(trigger)
         self._key = encryption_key
         encryption.encrypt_executions(self.state_machine, encryption_key)
-        mark(self.state_machine, "gpu-state-machine")
+        add_metadata(self.state_machine, "gpu-state-machine")
         acknowledgments.explain(self.state_machine, "errors-logged-only")
         acknowledgments.policy_of(self.state_machine.role, "tracing-and-log-delivery")
 

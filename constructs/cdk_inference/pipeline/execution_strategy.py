@@ -11,7 +11,7 @@ from cdk_inference.common.prop_types import check_props
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aws_cdk import Duration, RemovalPolicy
+    from aws_cdk import Duration, RemovalPolicy, Size
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_logs as logs
     from constructs import Construct
@@ -42,22 +42,20 @@ class PipelineParts:
     Attributes
     ----------
     trigger, results
-        The parts that they use.
+        Shared parts.
     postprocess
         For a route without postprocessing.
-    max_object_bytes, result_ttl_days, timeout, capacity
+    max_object_size, result_ttl, timeout, capacity
         As those of `InferencePipeline`.
-    functions
-        Props of all functions.
-    workflows
-        Props of all workflows.
+    functions, workflows
+        Their common props.
     """
 
     trigger: S3Trigger
     results: ResultsTable
     postprocess: Postprocess
-    max_object_bytes: int
-    result_ttl_days: int | None
+    max_object_size: Size | None
+    result_ttl: Duration | None
     timeout: Duration
     capacity: CapacityStrategy | None
     functions: FunctionOptions

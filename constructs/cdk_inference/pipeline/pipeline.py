@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Unpack
 
-from aws_cdk import Annotations, CfnOutput, Duration
+from aws_cdk import Annotations, CfnOutput, Duration, Size
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 from typing_extensions import TypeVar
 
-from cdk_inference.common.deprecations import renamed_attribute, warn_deprecated
+from cdk_inference.common.deprecations import renamed_attribute, renamed_props, warn_deprecated
 from cdk_inference.common.environments import check_environment
-from cdk_inference.common.metadata import mark, metrics_name
+from cdk_inference.common.metadata import add_metadata, metrics_name
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.deprecated import chosen_execution
@@ -55,6 +55,11 @@ StagesT = TypeVar("StagesT", bound=RouteStages, default=SeparateStages)
 
 
 @check_props
+@renamed_props(
+    batch_window="max_batching_window",
+    max_object_bytes=("max_object_size", Size.bytes),
+    result_ttl_days=("result_ttl", Duration.days),
+)
 class InferencePipeline(Construct, Generic[StagesT]):
     """Scores every object that lands in a bucket, and keeps the result in a table.
 
@@ -94,7 +99,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
         Customer managed key of all data, logs included. Default: a key of our own, which rotates.
     batch_size
         Most objects the workflow gets at once, 1 to 32. Default: 32.
-    batch_window
+    max_batching_window
         Longest time to wait for a batch to fill up, 0 to 300 seconds. Default: 1 second.
     max_receive_count
         Times an object that fails by itself is delivered before it goes to the dead-letter queue, 1 to 1,000. What is
@@ -108,12 +113,12 @@ class InferencePipeline(Construct, Generic[StagesT]):
     capacity
         Where environments of preprocessing and postprocessing come from; of a fused function, if its `inference` does
         not say so. Default: Lambda makes them on demand.
-    max_object_bytes
+    max_object_size
         Larger objects are rejected before they are read. Default: 64 MiB.
     reserved_concurrent_executions
         Concurrency that is kept for each function, and its limit. Default: none.
-    result_ttl_days
-        Days after which DynamoDB deletes a row. Default: rows stay.
+    result_ttl
+        The time after which DynamoDB deletes a row. Default: rows stay.
     platform
         Python version and architecture of the functions. Default: the newest Python of Lambda, on arm64.
     vpc
@@ -166,14 +171,14 @@ class InferencePipeline(Construct, Generic[StagesT]):
         results: ResultsTable | None = None,
         encryption_key: kms.IKey | None = None,
         batch_size: int = 32,
-        batch_window: Duration | None = None,
+        max_batching_window: Duration | None = None,
         max_receive_count: int = 10,
         stage_timeout: Duration | None = None,
         workflow_timeout: Duration | None = None,
         capacity: CapacityStrategy | None = None,
-        max_object_bytes: int = 64 * 1024 * 1024,
+        max_object_size: Size | None = None,
         reserved_concurrent_executions: int | None = None,
-        result_ttl_days: int | None = None,
+        result_ttl: Duration | None = None,
         platform: LambdaPlatform | None = None,
         vpc: ec2.IVpc | None = None,
         vpc_subnets: ec2.SubnetSelection | None = None,
@@ -210,7 +215,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
             suffixes=suffixes,
             encryption_key=key,
             batch_size=batch_size,
-            batch_window=batch_window,
+            max_batching_window=max_batching_window,
             max_receive_count=max_receive_count,
             processing_timeout=per_batch,
             log_retention=log_retention,
@@ -248,8 +253,8 @@ class InferencePipeline(Construct, Generic[StagesT]):
                 trigger=self.trigger,
                 results=self.results,
                 postprocess=postprocess if postprocess is not None else Postprocess.outputs(),
-                max_object_bytes=max_object_bytes,
-                result_ttl_days=result_ttl_days,
+                max_object_size=max_object_size,
+                result_ttl=result_ttl,
                 timeout=per_stage,
                 capacity=capacity,
                 functions=options,
@@ -305,7 +310,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
             if calibration.warning:
                 Annotations.of(self).add_warning_v2("cdk-inference:cascade", calibration.warning)
         if cascades:
-            mark(self.workflow.state_machine, "state-machine", cascades=cascades)
+            add_metadata(self.workflow.state_machine, "state-machine", cascades=cascades)
             CfnOutput(self, "Cascades", value="; ".join(summaries), description="which model's answer counts, and why")
         if plan.decisions:
             decisions = "\n\n".join(plan.decisions)

@@ -11,7 +11,7 @@ from constructs import Construct
 
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.deprecations import renamed_props
-from cdk_inference.common.metadata import mark
+from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.definition import PARTS, WorkflowDefinition
@@ -135,7 +135,7 @@ class InferenceWorkflow(Construct):
             trigger.leave_dead_letters_to(self.state_machine)
         self._key = encryption_key
         encryption.encrypt_executions(self.state_machine, encryption_key)
-        mark(self.state_machine, "state-machine")
+        add_metadata(self.state_machine, "state-machine")
         acknowledgments.explain(self.state_machine, "errors-logged-only")
         acknowledgments.policy_of(self.state_machine.role, "tracing-and-log-delivery")
 

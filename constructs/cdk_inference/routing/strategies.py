@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, TypeVar
 
+from cdk_inference.common.deprecations import renamed_props
 from cdk_inference.common.jsonata import string_literal
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
@@ -243,6 +244,7 @@ class Routing:
         return _Cascade(first, then, 0.99 if agreement is None and threshold is None else agreement, threshold)
 
     @staticmethod
+    @renamed_props(most_seconds="max_seconds")
     def cheapest(
         *,
         cpu: Route,
@@ -250,7 +252,7 @@ class Routing:
         traffic: Traffic,
         first: Route | None = None,
         agreement: float = 0.99,
-        most_seconds: float | None = None,
+        max_seconds: float | None = None,
         prices: Prices | None = None,
     ) -> Branch:
         """Choose the cheapest of a CPU, a GPU and a cascade while the app synthesizes, and say why.
@@ -265,7 +267,7 @@ class Routing:
             A cheap model on the CPU; with it, cascades of it and either of the others are options too.
         agreement
             As in `cascade`.
-        most_seconds
+        max_seconds
             Options are out that may take longer from a full batch's arrival to its rows; a GPU has to start.
         prices
             Default: list prices of us-east-1, see `Prices`.
@@ -275,7 +277,7 @@ class Routing:
         PropError
             A latency is not known, or no option is quick enough; the message has the figures.
         """
-        return _Cheapest(cpu, gpu, first, agreement, traffic, most_seconds, prices)
+        return _Cheapest(cpu, gpu, first, agreement, traffic, max_seconds, prices)
 
 
 @dataclass(frozen=True)
@@ -387,7 +389,7 @@ class _Cheapest:
     first: Route | None
     agreement: float
     traffic: Traffic
-    most_seconds: float | None
+    max_seconds: float | None
     prices: Prices | None
 
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
@@ -403,7 +405,7 @@ class _Cheapest:
                 name = f"{self.first.name}, then {then.name}"
                 branches[name] = Routing.cascade(first=self.first, then=then, agreement=self.agreement)
                 options.append(cascade_option(name, self.first, then, self.agreement))
-        decision = choose(options, self.traffic, prices=self.prices, most_seconds=self.most_seconds)
+        decision = choose(options, self.traffic, prices=self.prices, max_seconds=self.max_seconds)
         plan.decisions.append(decision.explain())
         return branches[decision.chosen.name].bind(plan, variant)
 

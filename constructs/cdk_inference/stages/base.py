@@ -18,7 +18,7 @@ from cdk_inference.capacity.strategy import ON_DEMAND, Surroundings
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.descriptions import FUNCTION, described
 from cdk_inference.common.durations import seconds
-from cdk_inference.common.metadata import mark, metrics_name, model_facts
+from cdk_inference.common.metadata import add_metadata, metrics_name, model_facts
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.errors import PropError
@@ -230,7 +230,7 @@ class StageFunction(Construct):
         )
         self.target = capacity.publish(self, self.function)
         self.version = self.function.current_version
-        mark(self.function, "function", stage=id)
+        add_metadata(self.function, "function", stage=id)
         acknowledgments.explain(
             self.function,
             "function-without-reserved-concurrency",
@@ -342,9 +342,9 @@ def move_together(*stages: IStage) -> None:
                 stage.target.node.add_dependency(resource)
 
 
-def mark_model(function: StageFunction, model: ModelArtifact, *, stage: str | None = None) -> None:
+def add_model_metadata(function: StageFunction, model: ModelArtifact, *, stage: str | None = None) -> None:
     """Write into the function's metadata which model it runs, in the stage of this name (default: its own id)."""
-    mark(function.function, "function", stage=stage or function.node.id, model=model_facts(model.manifest))
+    add_metadata(function.function, "function", stage=stage or function.node.id, model=model_facts(model.manifest))
 
 
 def grant_work(stage: StageFunction, work: WorkBucket) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Unpack
 
-from aws_cdk import Duration
+from aws_cdk import Duration, Size
 
 from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.metadata import mark, model_facts
+from cdk_inference.common.deprecations import renamed_props
+from cdk_inference.common.metadata import add_metadata, model_facts
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.costs.memory import warn_of_memory
 from cdk_inference.errors import PropError
@@ -41,6 +42,7 @@ _BEFORE, _AFTER = "PREPROCESS", "POSTPROCESS"
 
 
 @check_props
+@renamed_props(max_object_bytes=("max_object_size", Size.bytes), result_ttl_days=("result_ttl", Duration.days))
 class FusedFunction(StageFunction):
     """Reads a batch of objects, runs the model on them, and writes a row for each.
 
@@ -59,10 +61,10 @@ class FusedFunction(StageFunction):
         Where the objects are; the function may read them.
     results
         The table; the function may put rows.
-    max_object_bytes
+    max_object_size
         Larger objects are rejected before they are read. Default: 64 MiB.
-    result_ttl_days
-        Days after which DynamoDB deletes a row. Default: rows stay.
+    result_ttl
+        The time after which DynamoDB deletes a row. Default: rows stay.
     confidence
         Whether rows say how sure the model was, as those of a cascade do.
     memory_size
@@ -92,8 +94,8 @@ class FusedFunction(StageFunction):
         postprocess: Postprocess,
         trigger: S3Trigger,
         results: ResultsTable,
-        max_object_bytes: int = 64 * 1024 * 1024,
-        result_ttl_days: int | None = None,
+        max_object_size: Size | None = None,
+        result_ttl: Duration | None = None,
         confidence: bool = False,
         memory_size: int = 1769,
         timeout: Duration | None = None,
@@ -118,8 +120,8 @@ class FusedFunction(StageFunction):
             environment={
                 **before.environment(_BEFORE),
                 **after.environment(_AFTER),
-                **reading_environment(model, max_object_bytes),
-                **recording_environment(results, result_ttl_days),
+                **reading_environment(model, max_object_size),
+                **recording_environment(results, result_ttl),
                 **engine_environment(model, confidence=confidence),
             },
             memory_size=memory_size,
@@ -128,7 +130,7 @@ class FusedFunction(StageFunction):
             **options,
         )
         self.model_version = model.version
-        mark(
+        add_metadata(
             self.function,
             "function",
             stage=id,

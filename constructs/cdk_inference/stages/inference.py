@@ -11,7 +11,7 @@ from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.costs.memory import warn_of_memory
-from cdk_inference.stages.base import FunctionOptions, StageFunction, grant_work, mark_model
+from cdk_inference.stages.base import FunctionOptions, StageFunction, add_model_metadata, grant_work
 
 if TYPE_CHECKING:
     from constructs import Construct
@@ -84,7 +84,7 @@ class CpuInference(StageFunction):
             **options,
         )
         self.model_version = model.version
-        mark_model(self, model)
+        add_model_metadata(self, model)
         grant_work(self, work)
         warn_of_memory(self, model, memory_size)
 

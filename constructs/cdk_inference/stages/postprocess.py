@@ -11,7 +11,9 @@ from aws_cdk import Duration
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.metadata import mark
+from cdk_inference.common.deprecations import renamed_props
+from cdk_inference.common.durations import days_text
+from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction
@@ -178,6 +180,7 @@ class Postprocess:
 
 
 @check_props
+@renamed_props(result_ttl_days=("result_ttl", Duration.days))
 class PostprocessFunction(StageFunction):
     """Turns the model's outputs into predictions, and writes a row for each object.
 
@@ -191,8 +194,8 @@ class PostprocessFunction(StageFunction):
         Where large tensors are read.
     results
         The table; the function may put rows.
-    result_ttl_days
-        Days after which DynamoDB deletes a row. Default: rows stay.
+    result_ttl
+        The time after which DynamoDB deletes a row. Default: rows stay.
     memory_size
         Default: 1,024 MiB.
     timeout
@@ -212,7 +215,7 @@ class PostprocessFunction(StageFunction):
         model: ModelArtifact,
         work: WorkBucket,
         results: ResultsTable,
-        result_ttl_days: int | None = None,
+        result_ttl: Duration | None = None,
         memory_size: int = 1024,
         timeout: Duration | None = None,
         capacity: CapacityStrategy = ON_DEMAND,
@@ -231,7 +234,7 @@ class PostprocessFunction(StageFunction):
             description=f"stores what {model.manifest.name} says",
             environment={
                 **code.environment(),
-                **recording_environment(results, result_ttl_days),
+                **recording_environment(results, result_ttl),
                 "WORK_BUCKET": work.bucket.bucket_name,
             },
             memory_size=memory_size,
@@ -239,13 +242,13 @@ class PostprocessFunction(StageFunction):
             capacity=capacity,
             **options,
         )
-        mark(self.function, "function", stage=id, table=results.table.table_name)
+        add_metadata(self.function, "function", stage=id, table=results.table.table_name)
         work.grant_read(self)
         results.grant_write_rows(self)
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)
 
 
-def recording_environment(results: ResultsTable, result_ttl_days: int | None) -> dict[str, str]:
+def recording_environment(results: ResultsTable, result_ttl: Duration | None) -> dict[str, str]:
     """Return the variables of a handler that writes rows.
 
     Raises
@@ -253,11 +256,9 @@ def recording_environment(results: ResultsTable, result_ttl_days: int | None) ->
     PropError
         Rows would be deleted at once.
     """
-    if result_ttl_days is None:
+    if result_ttl is None:
         return {"RESULTS_TABLE": results.table.table_name}
-    if result_ttl_days < 1:
-        raise PropError(f"result_ttl_days is {result_ttl_days}; it must be at least 1")
-    return {"RESULTS_TABLE": results.table.table_name, "RESULT_TTL_DAYS": str(result_ttl_days)}
+    return {"RESULTS_TABLE": results.table.table_name, "RESULT_TTL_DAYS": days_text("result_ttl", result_ttl)}
 
 
 def _one_output(outputs: Sequence[TensorSpec], name: str | None, what: str) -> TensorSpec:

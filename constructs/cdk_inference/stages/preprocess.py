@@ -7,13 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from aws_cdk import Duration
+from aws_cdk import Duration, Size
 
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.cache import cache_root
+from cdk_inference.common.deprecations import renamed_props
 from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.sizes import bytes_text
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model.recipe.tensors import DTYPES
 from cdk_inference.stages.base import FunctionOptions, StageFunction
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from cdk_inference.triggers.s3 import S3Trigger
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+DEFAULT_MAX_OBJECT_BYTES = str(64 * 1024 * 1024)
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -304,6 +308,7 @@ class Preprocess:
 
 
 @check_props
+@renamed_props(max_object_bytes=("max_object_size", Size.bytes))
 class PreprocessFunction(StageFunction):
     """Reads a batch of objects and makes the tensors that the model takes.
 
@@ -317,7 +322,7 @@ class PreprocessFunction(StageFunction):
         Where the objects are; the function may read them.
     work
         Where tensors go that are too large for the state of the workflow.
-    max_object_bytes
+    max_object_size
         Larger objects are rejected before they are read. Default: 64 MiB.
     memory_size
         Default: 1,769 MiB.
@@ -338,7 +343,7 @@ class PreprocessFunction(StageFunction):
         model: ModelArtifact,
         trigger: S3Trigger,
         work: WorkBucket,
-        max_object_bytes: int = 64 * 1024 * 1024,
+        max_object_size: Size | None = None,
         memory_size: int = 1769,
         timeout: Duration | None = None,
         capacity: CapacityStrategy = ON_DEMAND,
@@ -358,7 +363,7 @@ class PreprocessFunction(StageFunction):
             description=f"reads objects and makes the input of {model.manifest.name}",
             environment={
                 **code.environment(),
-                **reading_environment(model, max_object_bytes),
+                **reading_environment(model, max_object_size),
                 "WORK_BUCKET": work.bucket.bucket_name,
             },
             memory_size=memory_size,
@@ -372,7 +377,7 @@ class PreprocessFunction(StageFunction):
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)
 
 
-def reading_environment(model: ModelArtifact, max_object_bytes: int) -> dict[str, str]:
+def reading_environment(model: ModelArtifact, max_object_size: Size | None) -> dict[str, str]:
     """Return the variables of a handler that reads objects for a model.
 
     Raises
@@ -380,10 +385,9 @@ def reading_environment(model: ModelArtifact, max_object_bytes: int) -> dict[str
     PropError
         No object is that small.
     """
-    if max_object_bytes < 1:
-        raise PropError(f"max_object_bytes is {max_object_bytes}; it must be at least 1")
+    most = DEFAULT_MAX_OBJECT_BYTES if max_object_size is None else bytes_text("max_object_size", max_object_size)
     inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
-    return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": str(max_object_bytes)}
+    return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": most}
 
 
 def _check_columns(prop: str, names: Sequence[str], dtype: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aws_cdk import aws_dynamodb as dynamodb
 from constructs import Construct
 
-from cdk_inference.common.metadata import mark
+from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
@@ -81,7 +81,7 @@ class ResultsTable(Construct):
             cast("dynamodb.CfnGlobalTable", self.table.node.default_child).add_property_override(
                 "Replicas.0.SSESpecification", {"KMSMasterKeyId": encryption_key.key_arn}
             )
-        mark(self.table, "results")
+        add_metadata(self.table, "results")
 
     def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee read rows (get, query, scan)."""

@@ -9,7 +9,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from cdk_inference.common.metadata import mark
+from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import private_bucket
@@ -54,7 +54,7 @@ class WorkBucket(Construct):
                 s3.LifecycleRule(expiration=Duration.days(1), abort_incomplete_multipart_upload_after=Duration.days(1))
             ],
         )
-        mark(self.bucket, "work")
+        add_metadata(self.bucket, "work")
 
     def grant_write(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put tensors."""

@@ -16,11 +16,11 @@ from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.deprecations import renamed_attribute
+from cdk_inference.common.deprecations import renamed_attribute, renamed_props
 from cdk_inference.common.descriptions import PIPE, ROLE, RULE, described
 from cdk_inference.common.durations import seconds
 from cdk_inference.common.environments import check_environment
-from cdk_inference.common.metadata import mark
+from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
@@ -90,6 +90,7 @@ def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[st
 
 
 @check_props
+@renamed_props(batch_window="max_batching_window")
 class S3Trigger(Construct):
     """Queue the new objects of a bucket, and start a workflow with batches of them.
 
@@ -109,7 +110,7 @@ class S3Trigger(Construct):
         Customer managed key of the bucket and the queues. Default: S3 and SQS encrypt with keys that they manage.
     batch_size
         Most objects the workflow gets at once, 1 to 32. Default: 32.
-    batch_window
+    max_batching_window
         Longest time to wait for a batch to fill up, 0 to 300 seconds; at least 1 for batches of more than 10. With
         little traffic, AWS may wait for up to 20 seconds, whatever is set. Default: 1 second.
     max_receive_count
@@ -148,14 +149,14 @@ class S3Trigger(Construct):
         suffixes: Sequence[str] = (),
         encryption_key: kms.IKey | None = None,
         batch_size: int = 32,
-        batch_window: Duration | None = None,
+        max_batching_window: Duration | None = None,
         max_receive_count: int = 10,
         processing_timeout: Duration | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        window = batch_window if batch_window is not None else Duration.seconds(1)
+        window = max_batching_window if max_batching_window is not None else Duration.seconds(1)
         hidden = processing_timeout if processing_timeout is not None else Duration.minutes(5)
         _validate(
             prefix=prefix, suffixes=suffixes, batch_size=batch_size, window=window, max_receive_count=max_receive_count
@@ -209,9 +210,9 @@ class S3Trigger(Construct):
         self.log_group = log_group(
             self, key=encryption_key, retention=log_retention, removal_policy=removal_policy, folder=PIPE_LOGS
         )
-        mark(self.queue, "queue")
-        mark(self.dead_letter_queue, "dead-letter-queue")
-        mark(self.undelivered_queue, "undelivered-queue")
+        add_metadata(self.queue, "queue")
+        add_metadata(self.dead_letter_queue, "dead-letter-queue")
+        add_metadata(self.undelivered_queue, "undelivered-queue")
         for queue in (self.dead_letter_queue, self.undelivered_queue):
             acknowledgments.explain(queue, "dead-letter-queue")
 
@@ -236,7 +237,7 @@ class S3Trigger(Construct):
         ).notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
             event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
         )
-        mark(bucket, "inbox")
+        add_metadata(bucket, "inbox")
         return bucket
 
     def _create_rule(self, prefix: str, suffixes: Sequence[str]) -> events.CfnRule:
@@ -345,7 +346,7 @@ class S3Trigger(Construct):
         )
         for policy in role.node.children:  # the pipe checks its permissions when it is created
             pipe.node.add_dependency(policy)
-        mark(pipe, "pipe", bucket=self.bucket.bucket_name, prefix=self.prefix)
+        add_metadata(pipe, "pipe", bucket=self.bucket.bucket_name, prefix=self.prefix)
         self._pipe = pipe
         return pipe
 
@@ -466,11 +467,11 @@ def _validate(
         raise PropError(f"batch_size is {batch_size}; it must be between 1 and {MAX_BATCH_SIZE}")
     if not Token.is_unresolved(max_receive_count) and not 1 <= max_receive_count <= 1000:  # noqa: PLR2004
         raise PropError(f"max_receive_count is {max_receive_count}; it must be between 1 and 1000")
-    waits = seconds("batch_window", window, least=0, most=300)
+    waits = seconds("max_batching_window", window, least=0, most=300)
     if waits == 0 and not Token.is_unresolved(batch_size) and batch_size > _LARGEST_WITHOUT_WINDOW:
         raise PropError(
-            f"batch_window must be at least 1 s for batches of more than {_LARGEST_WITHOUT_WINDOW}, got 0 s with "
-            f"batch_size={batch_size}; wait for a second, or use batch_size={_LARGEST_WITHOUT_WINDOW}"
+            f"max_batching_window must be at least 1 s for batches of more than {_LARGEST_WITHOUT_WINDOW}, got 0 s "
+            f"with batch_size={batch_size}; wait for a second, or use batch_size={_LARGEST_WITHOUT_WINDOW}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Deployed functions answer what the rules of `Capacity.warmed` send them."""
+"""Deployed functions answer what the rules of `Capacity.keep_warm` send them."""
 
 from __future__ import annotations
 

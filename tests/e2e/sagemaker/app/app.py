@@ -26,7 +26,7 @@ pipeline = InferencePipeline(
     postprocess=Postprocess.function(HERE / "stages.py:postprocess"),
     inference=Inference.gpu(backend=SageMakerAsync(), max_wait=cdk.Duration.minutes(1)),
     batch_size=8,
-    batch_window=cdk.Duration.seconds(2),
+    max_batching_window=cdk.Duration.seconds(2),
     stage_timeout=cdk.Duration.seconds(20),
     removal_policy=cdk.RemovalPolicy.DESTROY,
 )

@@ -45,7 +45,7 @@ for name, execution in {"Obedient": Execution.staged(), "Fused": Execution.fused
         preprocess=Preprocess.function(HERE / "obey.py:preprocess", sources=[HERE / "words.py"]),
         postprocess=Postprocess.function(HERE / "tell.py:postprocess", requirements=["inflection==0.5.1"]),
         execution=execution,
-        batch_window=cdk.Duration.seconds(2),
+        max_batching_window=cdk.Duration.seconds(2),
         max_receive_count=1,
         stage_timeout=cdk.Duration.seconds(8),
         **options,
