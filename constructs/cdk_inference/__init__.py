@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from cdk_inference.stages.interfaces import IStage
     from cdk_inference.stages.postprocess import Postprocess, PostprocessFunction
     from cdk_inference.stages.preprocess import Preprocess, PreprocessFunction
-    from cdk_inference.storage.results import ResultsTable
-    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.storage.results import IResultsTable, ResultsTable
+    from cdk_inference.storage.work_bucket import IWorkBucket, WorkBucket
+    from cdk_inference.triggers.base import IS3Trigger
     from cdk_inference.triggers.s3 import S3Trigger
 
 _MODULES = {
@@ -66,7 +67,10 @@ _MODULES = {
     "GpuInference": "gpu.inference",
     "GpuOption": "costs.options",
     "GpuWorkflow": "gpu.workflow",
+    "IResultsTable": "storage.results",
+    "IS3Trigger": "triggers.base",
     "IStage": "stages.interfaces",
+    "IWorkBucket": "storage.work_bucket",
     "Inference": "routing.inference",
     "InferenceError": "errors",
     "InferenceNetwork": "capacity.network",
@@ -115,7 +119,10 @@ __all__ = [
     "GpuInference",
     "GpuOption",
     "GpuWorkflow",
+    "IResultsTable",
+    "IS3Trigger",
     "IStage",
+    "IWorkBucket",
     "Inference",
     "InferenceError",
     "InferenceNetwork",

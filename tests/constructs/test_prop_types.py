@@ -66,7 +66,7 @@ def signatures() -> Iterator[tuple[str, Callable[..., object], Callable[..., obj
         cls = getattr(cdk_inference, name)
         if issubclass(cls, Exception) or is_protocol(cls):
             continue
-        if cls.__init__ is not object.__init__ and not inspect.isabstract(cls):
+        if "__init__" in vars(cls) and not inspect.isabstract(cls):
             yield name, cls, cls.__init__
         for member, value in vars(cls).items():
             if member.startswith("_"):
@@ -145,7 +145,8 @@ def odd_function() -> None: ...
         (
             InferencePipeline,
             {"results": dynamodb.TableV2},
-            "results must be a ResultsTable, got the class TableV2; use ResultsTable(…)",
+            "results must be an IResultsTable, got the class TableV2; "
+            "use ResultsTable(…) or ResultsTable.from_table_arn",
         ),
         (
             InferencePipeline,

@@ -17,6 +17,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.assertions import Template
 from constructs import Construct
@@ -90,6 +91,7 @@ def names(code: str) -> dict[str, Any]:
         "ec2": ec2,
         "kms": kms,
         "s3": s3,
+        "sqs": sqs,
         "app": app,
         "stack": stack,
         "preprocess": preprocess,

@@ -27,9 +27,12 @@ _MADE_BY = {
     "IBucket": "a Bucket, such as Bucket.from_bucket_name(self, 'Inbox', 'its-name')",
     "IGpuCapacity": "a GpuCapacity, or GpuCapacity.from_capacity_provider_arn",
     "IKey": "a Key, such as Key.from_key_arn(self, 'Key', 'its-arn')",
+    "IResultsTable": "ResultsTable(…) or ResultsTable.from_table_arn",
+    "IS3Trigger": "S3Trigger(…) or S3Trigger.from_trigger_attributes",
     "ISecurityGroup": "a SecurityGroup, such as SecurityGroup.from_security_group_id(self, 'Group', 'its-id')",
     "IGrantable": "a role, a user or a function",
     "IVpc": "a Vpc, such as Vpc.from_lookup(self, 'Vpc', vpc_id='its-id')",
+    "IWorkBucket": "WorkBucket(…) or WorkBucket.from_bucket_name",
     "LambdaPlatform": "LambdaPlatform(architecture='x86_64')",
     "SubnetSelection": "SubnetSelection(subnet_type=SubnetType.PRIVATE_WITH_EGRESS)",
 }

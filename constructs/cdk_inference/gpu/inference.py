@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.interfaces import IInvocable
-    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 # The runtime looks for a GPU, and says so if there is none.
 _CUDA = {"ACCELERATOR": "cuda"}
@@ -67,7 +67,7 @@ class GpuBackend(ABC):
         scope: Construct,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         timeout: Duration,
         max_wait: Duration,
         options: FunctionOptions,
@@ -137,7 +137,7 @@ class LambdaGpu(GpuBackend):
         scope: Construct,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         timeout: Duration,
         max_wait: Duration,  # noqa: ARG002 - the workflow waits
         options: FunctionOptions,
@@ -210,7 +210,7 @@ class GpuInference(Construct):
         id: str,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         backend: GpuBackend | None = None,
         max_wait: Duration | None = None,
         timeout: Duration | None = None,
@@ -313,7 +313,7 @@ class LambdaGpuFunction(StageFunction):
         backend: LambdaGpu,
         capacity: IGpuCapacity,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         timeout: Duration,
         options: FunctionOptions,
     ) -> None:
@@ -379,7 +379,7 @@ class CpuFallback(StageFunction):
         id: str,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         timeout: Duration,
         options: FunctionOptions,
     ) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.stages.interfaces import IInvocable
-    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 _GPU_FAMILY = re.compile(r"(?:g|gr|p)\d+[a-z]*(?:-[a-z0-9]+)?")
 _OLD_FAMILY = re.compile(r"g[23]s?|p[23](?:dn)?")  # CUDA 13, which the image has, begins with Turing: g4dn
@@ -67,7 +67,7 @@ class SageMakerAsync(GpuBackend):
         scope: Construct,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         timeout: Duration,
         max_wait: Duration,
         options: FunctionOptions,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_ecr_assets as ecr_assets
 
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 REQUESTS = "sagemaker/requests"
 ANSWERS = "sagemaker/answers"
@@ -104,7 +104,7 @@ class AsyncEndpoint(Construct):
         id: str,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         image: ecr_assets.DockerImageAsset,
         instance_type: str,
         max_instances: int,
@@ -173,7 +173,7 @@ class AsyncEndpoint(Construct):
             self, id, master_key=key or kms.Alias.from_alias_name(self, f"{id}Key", "alias/aws/sns"), enforce_ssl=True
         )
 
-    def _role(self, work: WorkBucket, image: ecr_assets.DockerImageAsset, key: kms.IKey | None) -> iam.Role:
+    def _role(self, work: IWorkBucket, image: ecr_assets.DockerImageAsset, key: kms.IKey | None) -> iam.Role:
         role = iam.Role(
             self,
             "Role",
@@ -232,7 +232,7 @@ class AsyncEndpoint(Construct):
     def _config(
         self,
         served: sagemaker.CfnModel,
-        work: WorkBucket,
+        work: IWorkBucket,
         instance_type: str,
         concurrency: int,
         key: kms.IKey | None,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.gpu.sagemaker_endpoint import AsyncEndpoint
     from cdk_inference.stages.base import FunctionOptions
-    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 SUBMIT_ERRORS = ("Lambda.Unknown", "Sandbox.Timedout")
 """How a function ends that dies or hangs. The one that submits does nothing with the items."""
@@ -94,7 +94,7 @@ class AsyncStage(Construct):
         id: str,
         *,
         endpoint: AsyncEndpoint,
-        work: WorkBucket,
+        work: IWorkBucket,
         timeout: Duration,
         max_wait: Duration,
         options: FunctionOptions,
@@ -119,7 +119,7 @@ class AsyncStage(Construct):
         self.submit = self._submit(work, options)
         self.callback = self._callback(work, options)
 
-    def _submit(self, work: WorkBucket, options: FunctionOptions) -> StageFunction:
+    def _submit(self, work: IWorkBucket, options: FunctionOptions) -> StageFunction:
         submit = StageFunction(
             self,
             "Submit",
@@ -146,7 +146,7 @@ class AsyncStage(Construct):
         acknowledgments.objects_under(submit.role, work.bucket, f"{REQUESTS}/*")
         return submit
 
-    def _callback(self, work: WorkBucket, options: FunctionOptions) -> StageFunction:
+    def _callback(self, work: IWorkBucket, options: FunctionOptions) -> StageFunction:
         callback = StageFunction(
             self,
             "Callback",
@@ -175,7 +175,7 @@ class AsyncStage(Construct):
         return callback
 
     @staticmethod
-    def _grant_key(stage: StageFunction, work: WorkBucket, options: FunctionOptions, actions: tuple[str, ...]) -> None:
+    def _grant_key(stage: StageFunction, work: IWorkBucket, options: FunctionOptions, actions: tuple[str, ...]) -> None:
         key = options.get("encryption_key")
         encryption.grant(key, stage, encryption.TABLE)
         encryption.grant(work.bucket.encryption_key, stage, actions)

@@ -21,7 +21,8 @@ from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.stages.base import CONFIGURATION_ERRORS, NO_MODEL
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import STATE_MACHINE_LOGS, log_group
-from cdk_inference.triggers.s3 import MAX_BATCH_SIZE, dead_letter
+from cdk_inference.triggers.base import dead_letter
+from cdk_inference.triggers.s3 import MAX_BATCH_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.interfaces import IStage
-    from cdk_inference.triggers.s3 import S3Trigger
+    from cdk_inference.triggers.base import IS3Trigger
 
 FIRST_WAIT = 5
 LONGEST_WAIT = 60
@@ -108,7 +109,7 @@ class GpuWorkflow(Construct):
         *,
         inference: IStage,
         postprocess: StageFunction,
-        trigger: S3Trigger,
+        trigger: IS3Trigger,
         max_wait: Duration,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
@@ -148,7 +149,7 @@ class GpuWorkflow(Construct):
         acknowledgments.explain(self.state_machine, "errors-logged-only")
         acknowledgments.policy_of(self.state_machine.role, "tracing-and-log-delivery")
 
-    def _report_failures(self, trigger: S3Trigger) -> events.CfnRule:
+    def _report_failures(self, trigger: IS3Trigger) -> events.CfnRule:
         """Keep the input of executions that fail as a whole: their messages are no longer in the queue."""
         rule = events.CfnRule(
             self,

@@ -10,7 +10,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from cdk_inference.common.jsonata import EMPTY, string_literal
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.stages.base import CONFIGURATION_ERRORS, TRANSIENT_ERRORS
-from cdk_inference.triggers.s3 import dead_letter
+from cdk_inference.triggers.base import dead_letter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.pipeline.routes import WorkflowRoute
     from cdk_inference.routing.router import Router
-    from cdk_inference.triggers.s3 import S3Trigger
+    from cdk_inference.triggers.base import IS3Trigger
 
 PARTS = 4
 """How many parts of a batch are scored at the same time, and into how many a batch is split whose invocation died."""
@@ -57,7 +57,7 @@ class WorkflowDefinition:
     ``[…]`` around lists.
     """
 
-    def __init__(self, scope: Construct, *, last_start: int, trigger: S3Trigger | None) -> None:
+    def __init__(self, scope: Construct, *, last_start: int, trigger: IS3Trigger | None) -> None:
         self.scope = scope
         self._last_start = last_start
         self._trigger = trigger
@@ -187,7 +187,7 @@ class WorkflowDefinition:
         )
         self.died.when(sfn.Condition.jsonata("{% $count($batch) > 1 %}"), split).otherwise(fail_item)
 
-    def _send_dead_letters(self, trigger: S3Trigger) -> sfn.Chain:
+    def _send_dead_letters(self, trigger: IS3Trigger) -> sfn.Chain:
         """Put what failed often enough into the dead-letter queue, with the reason, and give back the rest."""
         tries = Tokenization.stringify_number(trigger.max_receive_count)
         tried = f"$number($messages[message_id = $one.message_id].receive_count) >= {tries}"

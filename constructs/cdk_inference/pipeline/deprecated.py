@@ -30,7 +30,7 @@ def chosen_execution(execution: ExecutionStrategy[Any] | None, old: OldProps) ->
     PropError
         Old and new props contradict each other.
     """
-    sizes = {}
+    sizes: dict[str, Any] = {}
     for name in ("preprocess_memory_size", "postprocess_memory_size"):
         if name in old:
             warn_deprecated(f"InferencePipeline({name}=…)", f"execution=Execution.staged({name}=…)")

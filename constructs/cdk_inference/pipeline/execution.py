@@ -9,6 +9,7 @@ from cdk_inference.pipeline.staged import StagedExecution
 
 if TYPE_CHECKING:
     from cdk_inference.pipeline.fused import FusedExecution
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 
 @check_props
@@ -16,7 +17,13 @@ class Execution:
     """Which functions run the stages of a route: one for each stage, or one for all of them."""
 
     @classmethod
-    def staged(cls, *, preprocess_memory_size: int = 1769, postprocess_memory_size: int = 1024) -> StagedExecution:
+    def staged(
+        cls,
+        *,
+        preprocess_memory_size: int = 1769,
+        postprocess_memory_size: int = 1024,
+        work: IWorkBucket | None = None,
+    ) -> StagedExecution:
         """Run each stage in a separate function; `InferencePipeline.stages` is a `SeparateStages`.
 
         Each stage has only the permissions, the memory and the packages that it needs, inference may run on a GPU, and
@@ -26,9 +33,13 @@ class Execution:
         ----------
         preprocess_memory_size, postprocess_memory_size
             MiB of the functions; 1,769 MiB are one vCPU. Default: 1,769 and 1,024.
+        work
+            A work bucket to share. Default: a new one.
         """
         return StagedExecution(
-            preprocess_memory_size=preprocess_memory_size, postprocess_memory_size=postprocess_memory_size
+            preprocess_memory_size=preprocess_memory_size,
+            postprocess_memory_size=postprocess_memory_size,
+            work=work,
         )
 
     @classmethod

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.stages.postprocess import Postprocess
-    from cdk_inference.storage.results import ResultsTable
-    from cdk_inference.triggers.s3 import S3Trigger
+    from cdk_inference.storage.results import IResultsTable
+    from cdk_inference.triggers.base import IS3Trigger
 
 
 class WorkflowLogs(TypedDict):
@@ -51,8 +51,8 @@ class PipelineParts:
         Their common props.
     """
 
-    trigger: S3Trigger
-    results: ResultsTable
+    trigger: IS3Trigger
+    results: IResultsTable
     postprocess: Postprocess
     max_object_size: Size | None
     result_ttl: Duration | None

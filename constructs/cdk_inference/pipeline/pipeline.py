@@ -48,8 +48,11 @@ if TYPE_CHECKING:
     from cdk_inference.routing.plan import Branch
     from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.stages.preprocess import Preprocess
+    from cdk_inference.storage.results import IResultsTable
+    from cdk_inference.triggers.base import IS3Trigger
 
 METRIC_NAMESPACE = "cdk-inference"
+_BATCH_SIZE, _MAX_RECEIVE_COUNT = 32, 10
 
 StagesT = TypeVar("StagesT", bound=RouteStages, default=SeparateStages)
 
@@ -85,6 +88,9 @@ class InferencePipeline(Construct, Generic[StagesT]):
     execution
         Which functions run the stages of a route: `Execution.staged` or `Execution.fused`. Default: a function for each
         stage, `Execution.staged`.
+    trigger
+        A trigger to use, such as `S3Trigger.from_trigger_attributes`. It has the bucket, the keys and the size of
+        batches. Default: a new one.
     bucket
         Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our
         own, versioned, encrypted, TLS only, without public access.
@@ -165,14 +171,15 @@ class InferencePipeline(Construct, Generic[StagesT]):
         inference: Inference | None = None,
         routing: Branch | None = None,
         execution: ExecutionStrategy[StagesT] | None = None,
+        trigger: IS3Trigger | None = None,
         bucket: s3.IBucket | None = None,
         prefix: str = "",
         suffixes: Sequence[str] = (),
-        results: ResultsTable | None = None,
+        results: IResultsTable | None = None,
         encryption_key: kms.IKey | None = None,
-        batch_size: int = 32,
+        batch_size: int = _BATCH_SIZE,
         max_batching_window: Duration | None = None,
-        max_receive_count: int = 10,
+        max_receive_count: int = _MAX_RECEIVE_COUNT,
         stage_timeout: Duration | None = None,
         workflow_timeout: Duration | None = None,
         capacity: CapacityStrategy | None = None,
@@ -196,6 +203,8 @@ class InferencePipeline(Construct, Generic[StagesT]):
         default_timeout = Duration.seconds(self._execution.default_timeout(models))
         per_stage = stage_timeout if stage_timeout is not None else default_timeout
         per_batch = workflow_timeout if workflow_timeout is not None else Duration.seconds(EXPRESS_LIMIT_SECONDS)
+        _check_trigger(trigger, bucket, prefix, suffixes, batch_size, max_batching_window, max_receive_count)
+        batch_size = trigger.batch_size if trigger is not None else batch_size
         check_timeouts(batch_size, per_stage, per_batch, plan, functions_in_turn=self._execution.functions_in_turn)
 
         if encryption_key is None:
@@ -207,19 +216,23 @@ class InferencePipeline(Construct, Generic[StagesT]):
             check_environment(self, "results", results.table, fix="use a table of that account and Region")
         encryption.allow_logs(key, self)
 
-        self.trigger = S3Trigger(
-            self,
-            "Trigger",
-            bucket=bucket,
-            prefix=prefix,
-            suffixes=suffixes,
-            encryption_key=key,
-            batch_size=batch_size,
-            max_batching_window=max_batching_window,
-            max_receive_count=max_receive_count,
-            processing_timeout=per_batch,
-            log_retention=log_retention,
-            removal_policy=removal_policy,
+        self.trigger: IS3Trigger = (
+            trigger
+            if trigger is not None
+            else S3Trigger(
+                self,
+                "Trigger",
+                bucket=bucket,
+                prefix=prefix,
+                suffixes=suffixes,
+                encryption_key=key,
+                batch_size=batch_size,
+                max_batching_window=max_batching_window,
+                max_receive_count=max_receive_count,
+                processing_timeout=per_batch,
+                log_retention=log_retention,
+                removal_policy=removal_policy,
+            )
         )
         for route in plan.routes.values():
             _check_suffixes(suffixes, route.preprocess)
@@ -406,6 +419,28 @@ def _branch(
     if preprocess is None:
         raise PropError("preprocess is not given; say how objects become the model's input, such as Preprocess.image")
     return Route("main", model=model, preprocess=preprocess, inference=inference or Inference.cpu())
+
+
+def _check_trigger(
+    trigger: IS3Trigger | None,
+    bucket: s3.IBucket | None,
+    prefix: str,
+    suffixes: Sequence[str],
+    batch_size: int,
+    window: Duration | None,
+    max_receive_count: int,
+) -> None:
+    given = {
+        "bucket": bucket is not None,
+        "prefix": bool(prefix),
+        "suffixes": bool(suffixes),
+        "batch_size": batch_size != _BATCH_SIZE,
+        "max_batching_window": window is not None,
+        "max_receive_count": max_receive_count != _MAX_RECEIVE_COUNT,
+    }
+    names = [name for name, is_given in given.items() if is_given]
+    if trigger is not None and names:
+        raise PropError(f"{names[0]} must be left out with a trigger, got both; give it to the trigger")
 
 
 def _check_suffixes(suffixes: Sequence[str], preprocess: Preprocess) -> None:

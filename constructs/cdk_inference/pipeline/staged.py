@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from cdk_inference.capacity.strategy import ON_DEMAND
+from cdk_inference.common.environments import check_environment
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, RouteStages
 from cdk_inference.pipeline.routes import StagedRoute
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.interfaces import IStage
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 _TIMEOUTS = {1: 30, 2: 18}
 
@@ -48,7 +50,7 @@ class SeparateStages(RouteStages):
     preprocess: PreprocessFunction
     inference: IStage
     postprocess: PostprocessFunction
-    work: WorkBucket
+    work: IWorkBucket
     gpu_workflow: GpuWorkflow | None
 
     def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> StagedRoute:
@@ -72,6 +74,7 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
 
     preprocess_memory_size: int
     postprocess_memory_size: int
+    work: IWorkBucket | None = None
 
     def default_timeout(self, models: int) -> int:
         """Return the seconds of one invocation: a third of the time for each stage, and time to find a slow item."""
@@ -87,12 +90,16 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
         self, scope: Construct, plan: RoutePlan, scopes: Mapping[str, Construct], parts: PipelineParts
     ) -> dict[str, SeparateStages]:
         """Create the work bucket, and the functions of each route."""
-        work = WorkBucket(
-            scope,
-            "Work",
-            encryption_key=parts.workflows["encryption_key"],
-            removal_policy=parts.workflows["log_removal_policy"],
-        )
+        work = self.work
+        if work is None:
+            work = WorkBucket(
+                scope,
+                "Work",
+                encryption_key=parts.workflows["encryption_key"],
+                removal_policy=parts.workflows["log_removal_policy"],
+            )
+        else:
+            check_environment(scope, "work", work.bucket, fix="use a bucket of that account and Region")
         deciding = [planned.route for planned in plan.planned.values() if planned.escalation]
         return {
             name: self._create(scopes[name], route, work, parts, confidence=route in deciding)
@@ -100,7 +107,7 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
         }
 
     def _create(
-        self, scope: Construct, route: Route, work: WorkBucket, parts: PipelineParts, *, confidence: bool
+        self, scope: Construct, route: Route, work: IWorkBucket, parts: PipelineParts, *, confidence: bool
     ) -> SeparateStages:
         """Create the stages of a route; with confidence, inference says how sure it is, for a cascade."""
         capacity = parts.capacity if parts.capacity is not None else ON_DEMAND

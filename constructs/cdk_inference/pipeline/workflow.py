@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.pipeline.routes import WorkflowRoute
     from cdk_inference.routing.router import Router
-    from cdk_inference.triggers.s3 import S3Trigger
+    from cdk_inference.triggers.base import IS3Trigger
 
 _DEAD_LETTERS = 10_000  # milliseconds that are kept for them
 
@@ -93,7 +93,7 @@ class InferenceWorkflow(Construct):
         *,
         routes: Sequence[WorkflowRoute],
         router: Router | None = None,
-        trigger: S3Trigger | None = None,
+        trigger: IS3Trigger | None = None,
         timeout: Duration | None = None,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,

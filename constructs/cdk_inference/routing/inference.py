@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.stages.interfaces import IStage
-    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 
 @check_props
@@ -111,7 +111,7 @@ class Inference(ABC):
         id: str,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         timeout: Duration,
         confidence: bool = False,
         **options: Unpack[FunctionOptions],
@@ -147,7 +147,7 @@ class CpuStrategy(Inference):
         id: str,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         timeout: Duration,
         confidence: bool = False,
         **options: Unpack[FunctionOptions],
@@ -187,7 +187,7 @@ class GpuStrategy(Inference):
         id: str,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         timeout: Duration,  # noqa: ARG002 - it has its own
         confidence: bool = False,
         **options: Unpack[FunctionOptions],

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cdk_inference.routing.plan import Decider, RoutePlan
-    from cdk_inference.triggers.s3 import S3Trigger
+    from cdk_inference.triggers.base import IS3Trigger
 
 _REMEMBER = {
     "lookup_error": "{% $states.errorOutput.Error %}",
@@ -95,7 +95,7 @@ class Router(Construct):
         id: str,
         *,
         plan: RoutePlan,
-        trigger: S3Trigger,
+        trigger: IS3Trigger,
         **options: Unpack[FunctionOptions],
     ) -> None:
         super().__init__(scope, id)

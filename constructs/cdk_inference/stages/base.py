@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.interfaces import IStage
-    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 NOT_READY_ERRORS = state_errors("lambda:Invoke", Kind.NOT_READY)
 """Errors of an invocation that pass once something has started or was restored, perhaps after minutes."""
@@ -347,7 +347,7 @@ def add_model_metadata(function: StageFunction, model: ModelArtifact, *, stage: 
     add_metadata(function.function, "function", stage=stage or function.node.id, model=model_facts(model.manifest))
 
 
-def grant_work(stage: StageFunction, work: WorkBucket) -> None:
+def grant_work(stage: StageFunction, work: IWorkBucket) -> None:
     """Let a function that runs a model read its inputs and write its outputs."""
     work.grant_read(stage)
     work.grant_write(stage)

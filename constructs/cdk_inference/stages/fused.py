@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from cdk_inference.stages.postprocess import Postprocess
     from cdk_inference.stages.preprocess import Preprocess
     from cdk_inference.stages.stage_code import StageCode
-    from cdk_inference.storage.results import ResultsTable
-    from cdk_inference.triggers.s3 import S3Trigger
+    from cdk_inference.storage.results import IResultsTable
+    from cdk_inference.triggers.base import IS3Trigger
 
 STAGES = ("preprocess", "inference", "postprocess")
 """The stages in the function, in this order."""
@@ -92,8 +92,8 @@ class FusedFunction(StageFunction):
         preprocess: Preprocess,
         model: ModelArtifact,
         postprocess: Postprocess,
-        trigger: S3Trigger,
-        results: ResultsTable,
+        trigger: IS3Trigger,
+        results: IResultsTable,
         max_object_size: Size | None = None,
         result_ttl: Duration | None = None,
         confidence: bool = False,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdk_inference.bundling.packages import Engine
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 INFERENCE_HANDLER = "inference_runtime.handlers.infer.handler"
 
@@ -57,7 +57,7 @@ class CpuInference(StageFunction):
         id: str,
         *,
         model: ModelArtifact,
-        work: WorkBucket,
+        work: IWorkBucket,
         confidence: bool = False,
         memory_size: int = 1769,
         timeout: Duration | None = None,
@@ -89,7 +89,7 @@ class CpuInference(StageFunction):
         warn_of_memory(self, model, memory_size)
 
 
-def inference_environment(model: ModelArtifact, work: WorkBucket, *, confidence: bool = False) -> dict[str, str]:
+def inference_environment(model: ModelArtifact, work: IWorkBucket, *, confidence: bool = False) -> dict[str, str]:
     """Return the variables of the handler that runs a model, on whatever it runs."""
     return {**engine_environment(model, confidence=confidence), "WORK_BUCKET": work.bucket.bucket_name}
 

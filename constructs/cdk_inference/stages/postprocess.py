@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.recipe.tensors import TensorSpec
-    from cdk_inference.storage.results import ResultsTable
-    from cdk_inference.storage.work_bucket import WorkBucket
+    from cdk_inference.storage.results import IResultsTable
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 _TOP = 5
 
@@ -213,8 +213,8 @@ class PostprocessFunction(StageFunction):
         *,
         stage: Postprocess,
         model: ModelArtifact,
-        work: WorkBucket,
-        results: ResultsTable,
+        work: IWorkBucket,
+        results: IResultsTable,
         result_ttl: Duration | None = None,
         memory_size: int = 1024,
         timeout: Duration | None = None,
@@ -248,7 +248,7 @@ class PostprocessFunction(StageFunction):
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)
 
 
-def recording_environment(results: ResultsTable, result_ttl: Duration | None) -> dict[str, str]:
+def recording_environment(results: IResultsTable, result_ttl: Duration | None) -> dict[str, str]:
     """Return the variables of a handler that writes rows.
 
     Raises

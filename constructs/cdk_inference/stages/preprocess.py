@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
     from cdk_inference.model.recipe.tensors import TensorSpec
-    from cdk_inference.storage.work_bucket import WorkBucket
-    from cdk_inference.triggers.s3 import S3Trigger
+    from cdk_inference.storage.work_bucket import IWorkBucket
+    from cdk_inference.triggers.base import IS3Trigger
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -341,8 +341,8 @@ class PreprocessFunction(StageFunction):
         *,
         stage: Preprocess,
         model: ModelArtifact,
-        trigger: S3Trigger,
-        work: WorkBucket,
+        trigger: IS3Trigger,
+        work: IWorkBucket,
         max_object_size: Size | None = None,
         memory_size: int = 1769,
         timeout: Duration | None = None,

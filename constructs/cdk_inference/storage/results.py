@@ -9,6 +9,7 @@ from constructs import Construct
 
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
+from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
 
@@ -24,7 +25,46 @@ EXPIRY_ATTRIBUTE = "expires_at"
 
 
 @check_props
-class ResultsTable(Construct):
+class IResultsTable(Construct):
+    """A results table: a `ResultsTable`, or one of another stack.
+
+    Attributes
+    ----------
+    table
+        The table, for everything this construct does not cover. Its own grants do not know the encryption key: use
+        those of this construct, or grant the key too.
+    """
+
+    table: dynamodb.ITableV2
+    _key: kms.IKey | None
+
+    def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee read rows (get, query, scan)."""
+        encryption.grant(self._key, grantee, encryption.DECRYPT)
+        return self.table.grant(
+            grantee,
+            "dynamodb:GetItem",
+            "dynamodb:BatchGetItem",
+            "dynamodb:Query",
+            "dynamodb:Scan",
+            "dynamodb:DescribeTable",
+        )
+
+    def grant_write_rows(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put rows, and nothing else."""
+        encryption.grant(self._key, grantee, encryption.TABLE)
+        return self.table.grant(grantee, "dynamodb:PutItem")
+
+    def metric_throttled_writes(self, **options: Any) -> cloudwatch.Metric:
+        """Count the writes that DynamoDB throttled, as a sum over 5 minutes."""
+        return self.table.metric(
+            "WriteThrottleEvents",
+            **{"statistic": "Sum", "dimensions_map": {"TableName": self.table.table_name}, **options},
+        )
+
+
+@check_props
+class ResultsTable(IResultsTable):
     """A DynamoDB table that keeps what the model said of each object.
 
     The partition key is ``bucket/key`` of the object; the sort key is its version id and the model version, so a new
@@ -44,8 +84,7 @@ class ResultsTable(Construct):
     Attributes
     ----------
     table
-        The table, for everything this construct does not cover. Its own grants do not know the encryption key: use
-        those of this construct, or grant the key too.
+        As that of `IResultsTable`.
     """
 
     def __init__(
@@ -83,26 +122,57 @@ class ResultsTable(Construct):
             )
         add_metadata(self.table, "results")
 
-    def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee read rows (get, query, scan)."""
-        encryption.grant(self._key, grantee, encryption.DECRYPT)
-        return self.table.grant(
-            grantee,
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:Query",
-            "dynamodb:Scan",
-            "dynamodb:DescribeTable",
-        )
+    @classmethod
+    def from_table_name(cls, scope: Construct, id: str, table_name: str) -> IResultsTable:
+        """Use the results table of another stack by its name, in the account and Region of this stack."""
+        return cls.from_table_attributes(scope, id, table_name=table_name)
 
-    def grant_write_rows(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee put rows, and nothing else."""
-        encryption.grant(self._key, grantee, encryption.TABLE)
-        return self.table.grant(grantee, "dynamodb:PutItem")
+    @classmethod
+    def from_table_arn(cls, scope: Construct, id: str, table_arn: str) -> IResultsTable:
+        """Use the results table of another stack by its ARN."""
+        return cls.from_table_attributes(scope, id, table_arn=table_arn)
 
-    def metric_throttled_writes(self, **options: Any) -> cloudwatch.Metric:
-        """Count the writes that DynamoDB throttled, as a sum over 5 minutes."""
-        return self.table.metric(
-            "WriteThrottleEvents",
-            **{"statistic": "Sum", "dimensions_map": {"TableName": self.table.table_name}, **options},
+    @classmethod
+    def from_table_attributes(
+        cls,
+        scope: Construct,
+        id: str,
+        *,
+        table_arn: str | None = None,
+        table_name: str | None = None,
+        encryption_key: kms.IKey | None = None,
+    ) -> IResultsTable:
+        """Use the results table of another stack, with its key.
+
+        Parameters
+        ----------
+        table_arn, table_name
+            One of the two.
+        encryption_key
+            Customer managed key of the table; grants include it. Default: none.
+
+        Raises
+        ------
+        PropError
+            Both or none of ARN and name are given.
+        """
+        if (table_arn is None) == (table_name is None):
+            raise PropError(f"table_arn or table_name must be given, got {'none' if table_arn is None else 'both'}")
+        return _ImportedTable(scope, id, table_arn=table_arn, table_name=table_name, encryption_key=encryption_key)
+
+
+class _ImportedTable(IResultsTable):
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        table_arn: str | None,
+        table_name: str | None,
+        encryption_key: kms.IKey | None,
+    ) -> None:
+        super().__init__(scope, id)
+        self._key = encryption_key
+        self.table = dynamodb.TableV2.from_table_attributes(
+            self, "Table", table_arn=table_arn, table_name=table_name, encryption_key=encryption_key
         )

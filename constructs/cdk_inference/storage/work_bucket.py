@@ -11,6 +11,7 @@ from constructs import Construct
 
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
+from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import private_bucket
 
@@ -23,7 +24,35 @@ TENSORS = "tensors/*"
 
 
 @check_props
-class WorkBucket(Construct):
+class IWorkBucket(Construct):
+    """A bucket for tensors on their way: a `WorkBucket`, or one of another stack.
+
+    Attributes
+    ----------
+    bucket
+        The bucket, for everything this construct does not cover.
+    """
+
+    bucket: s3.IBucket
+    _key: kms.IKey | None
+
+    def grant_write(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put tensors."""
+        encryption.grant(self._key, grantee, encryption.ENCRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee, actions=["s3:PutObject"], resource_arns=[self.bucket.arn_for_objects(TENSORS)]
+        )
+
+    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee get tensors."""
+        encryption.grant(self._key, grantee, encryption.DECRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee, actions=["s3:GetObject"], resource_arns=[self.bucket.arn_for_objects(TENSORS)]
+        )
+
+
+@check_props
+class WorkBucket(IWorkBucket):
     """A bucket for what does not fit into the state of a workflow (262,144 bytes); objects expire after a day.
 
     Parameters
@@ -31,7 +60,7 @@ class WorkBucket(Construct):
     encryption_key
         Customer managed key. Default: S3 encrypts with a key that it manages.
     removal_policy
-        Default: RETAIN, although it only holds copies: CloudFormation cannot delete a bucket that is not empty.
+        Default: RETAIN, since CloudFormation cannot delete a bucket that is not empty.
     """
 
     def __init__(
@@ -56,16 +85,59 @@ class WorkBucket(Construct):
         )
         add_metadata(self.bucket, "work")
 
-    def grant_write(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee put tensors."""
-        encryption.grant(self._key, grantee, encryption.ENCRYPT)
-        return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["s3:PutObject"], resource_arns=[self.bucket.arn_for_objects(TENSORS)]
-        )
+    @classmethod
+    def from_bucket_name(cls, scope: Construct, id: str, bucket_name: str) -> IWorkBucket:
+        """Use a bucket of another stack by its name."""
+        return cls.from_bucket_attributes(scope, id, bucket_name=bucket_name)
 
-    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee get tensors."""
-        encryption.grant(self._key, grantee, encryption.DECRYPT)
-        return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["s3:GetObject"], resource_arns=[self.bucket.arn_for_objects(TENSORS)]
+    @classmethod
+    def from_bucket_arn(cls, scope: Construct, id: str, bucket_arn: str) -> IWorkBucket:
+        """Use a bucket of another stack by its ARN."""
+        return cls.from_bucket_attributes(scope, id, bucket_arn=bucket_arn)
+
+    @classmethod
+    def from_bucket_attributes(
+        cls,
+        scope: Construct,
+        id: str,
+        *,
+        bucket_arn: str | None = None,
+        bucket_name: str | None = None,
+        encryption_key: kms.IKey | None = None,
+    ) -> IWorkBucket:
+        """Use a bucket of another stack, with its key.
+
+        Its owner deletes old objects: add a lifecycle rule that expires them after a day.
+
+        Parameters
+        ----------
+        bucket_arn, bucket_name
+            One of the two.
+        encryption_key
+            Customer managed key of the bucket; grants include it. Default: none.
+
+        Raises
+        ------
+        PropError
+            Both or none of ARN and name are given.
+        """
+        if (bucket_arn is None) == (bucket_name is None):
+            raise PropError(f"bucket_arn or bucket_name must be given, got {'none' if bucket_arn is None else 'both'}")
+        return _ImportedBucket(scope, id, bucket_arn=bucket_arn, bucket_name=bucket_name, encryption_key=encryption_key)
+
+
+class _ImportedBucket(IWorkBucket):
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        bucket_arn: str | None,
+        bucket_name: str | None,
+        encryption_key: kms.IKey | None,
+    ) -> None:
+        super().__init__(scope, id)
+        self._key = encryption_key
+        self.bucket = s3.Bucket.from_bucket_attributes(
+            self, "Bucket", bucket_arn=bucket_arn, bucket_name=bucket_name, encryption_key=encryption_key
         )

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from aws_cdk import Annotations, Duration, Stack, Token
 from aws_cdk import aws_events as events
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
-from aws_cdk import aws_pipes as pipes
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
-from constructs import Construct
 
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.deprecations import renamed_attribute, renamed_props
-from cdk_inference.common.descriptions import PIPE, ROLE, RULE, described
+from cdk_inference.common.deprecations import renamed_props
+from cdk_inference.common.descriptions import RULE, described
 from cdk_inference.common.durations import seconds
 from cdk_inference.common.environments import check_environment
 from cdk_inference.common.metadata import add_metadata
@@ -25,14 +23,14 @@ from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import PIPE_LOGS, log_group, private_bucket
+from cdk_inference.triggers.base import IS3Trigger, allow_events
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aws_cdk import RemovalPolicy
-    from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_kms as kms
-    from aws_cdk import aws_stepfunctions as sfn
+    from constructs import Construct
 
 MAX_BATCH_SIZE = 32
 """Messages a workflow takes at once.
@@ -42,12 +40,6 @@ take 7,200 of them: a key of 1,024 bytes is six times as long once it is escaped
 """
 
 _UPLOAD_DAYS = 7  # a multipart upload that is not complete by then is abandoned
-
-# Quotes around a path to a string and none around one to an object, as AWS documents it. All paths are in every
-# message: what AWS does about a path that is missing is not documented clearly.
-_INPUT_TEMPLATE = (
-    '{"message_id": "<$.messageId>", "receive_count": "<$.attributes.ApproximateReceiveCount>", "body": <$.body>}'
-)
 
 MOST_RECEIVES = 1000
 """Times that SQS delivers a message at most before it is a dead letter: the largest number that it takes."""
@@ -69,29 +61,9 @@ _FORWARD = (
 )
 
 
-def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[str, object]:
-    """Return the arguments with which a workflow sends a dead letter: the message, and why it failed.
-
-    Parameters
-    ----------
-    queue_url
-        The dead-letter queue.
-    body
-        What the message holds, as the trigger's queue had it.
-    error, cause
-        Name and text of the error, which readers of the queue find in the attributes ``Error`` and ``Cause``.
-    """
-    attributes = {"Error": error, "Cause": cause}
-    return {
-        "QueueUrl": queue_url,
-        "MessageBody": body,
-        "MessageAttributes": {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()},
-    }
-
-
 @check_props
 @renamed_props(batch_window="max_batching_window")
-class S3Trigger(Construct):
+class S3Trigger(IS3Trigger):
     """Queue the new objects of a bucket, and start a workflow with batches of them.
 
     EventBridge rule → queue with a dead-letter queue → EventBridge pipe. Notifications come through EventBridge rather
@@ -167,9 +139,8 @@ class S3Trigger(Construct):
         self._key = encryption_key
         # A bucket of the user's has a key of its own; one that is imported by name may be under ours.
         self._bucket_key = encryption_key if bucket is None else bucket.encryption_key or encryption_key
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._window = window
-        self._pipe: pipes.CfnPipe | None = None
         self.prefix = prefix
         self.max_receive_count = max_receive_count
         self.bucket = bucket if bucket is not None else self._create_bucket(encryption_key, removal_policy)
@@ -266,8 +237,8 @@ class S3Trigger(Construct):
             ],
         )
         sender = iam.ServicePrincipal("events.amazonaws.com")
-        _allow_events(self.queue, rule)
-        _allow_events(self.undelivered_queue, rule)
+        allow_events(self.queue, rule)
+        allow_events(self.undelivered_queue, rule)
         if self._key is not None:
             # By account, since naming the rule would close a circle: key, rule, queue, key.
             added = self._key.add_to_resource_policy(
@@ -282,87 +253,6 @@ class S3Trigger(Construct):
                 encryption.warn_of_imported_key(self, "events.amazonaws.com", encryption.ENCRYPT)
         return rule
 
-    def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
-        """Start the express workflow with each batch, and wait for it.
-
-        The workflow gets a list of ``{"message_id", "receive_count", "body"}``, where the count is a text and the body
-        the event of EventBridge. It returns ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages
-        stay in the queue.
-        """
-        stack = Stack.of(self)
-        role = iam.Role(
-            self,
-            "PipeRole",
-            assumed_by=iam.ServicePrincipal(
-                "pipes.amazonaws.com",
-                conditions={
-                    "StringEquals": {"aws:SourceAccount": stack.account},
-                    "ArnLike": {"aws:SourceArn": stack.format_arn(service="pipes", resource="pipe", resource_name="*")},
-                },
-            ),
-            description=described(f"takes messages from the queue of {self.node.path} and starts its workflow", ROLE),
-            inline_policies={
-                "Pipe": iam.PolicyDocument(
-                    statements=[
-                        iam.PolicyStatement(
-                            actions=["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"],
-                            resources=[self.queue.queue_arn],
-                        ),
-                        iam.PolicyStatement(
-                            actions=["states:StartSyncExecution"], resources=[workflow.state_machine_arn]
-                        ),
-                    ]
-                )
-            },
-        )
-        encryption.grant(self._key, role, encryption.DECRYPT)
-        self.log_group.grant_write(role)
-        acknowledgments.explain(role, "inline-policy")
-        acknowledgments.policy_of(role)
-        pipe = pipes.CfnPipe(
-            self,
-            "Pipe",
-            source=self.queue.queue_arn,
-            target=workflow.state_machine_arn,
-            role_arn=role.role_arn,
-            log_configuration=pipes.CfnPipe.PipeLogConfigurationProperty(
-                level="ERROR",
-                cloudwatch_logs_log_destination=pipes.CfnPipe.CloudwatchLogsLogDestinationProperty(
-                    log_group_arn=self.log_group.log_group_arn
-                ),
-            ),
-            description=described(f"hands the queue of {self.node.path} to its workflow in batches", PIPE),
-            source_parameters=pipes.CfnPipe.PipeSourceParametersProperty(
-                sqs_queue_parameters=pipes.CfnPipe.PipeSourceSqsQueueParametersProperty(
-                    batch_size=self._batch_size, maximum_batching_window_in_seconds=self._window.to_seconds()
-                )
-            ),
-            target_parameters=pipes.CfnPipe.PipeTargetParametersProperty(
-                input_template=_INPUT_TEMPLATE,
-                step_function_state_machine_parameters=pipes.CfnPipe.PipeTargetStateMachineParametersProperty(
-                    invocation_type="REQUEST_RESPONSE"
-                ),
-            ),
-        )
-        for policy in role.node.children:  # the pipe checks its permissions when it is created
-            pipe.node.add_dependency(policy)
-        add_metadata(pipe, "pipe", bucket=self.bucket.bucket_name, prefix=self.prefix)
-        self._pipe = pipe
-        return pipe
-
-    def allow_undelivered(self, rule: events.CfnRule) -> None:
-        """Let a rule of EventBridge put what else got lost into ``undelivered_queue``."""
-        _allow_events(self.undelivered_queue, rule)
-
-    def grant_send_dead_letter(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee put messages into the dead-letter queue."""
-        encryption.grant(self._key, grantee, encryption.ENCRYPT)
-        return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self.dead_letter_queue.queue_arn]
-        )
-
-    grant_bury = renamed_attribute("S3Trigger.grant_bury", "grant_send_dead_letter")
-
     def leave_dead_letters_to(self, workflow: iam.IGrantable) -> iam.Grant:
         """Let a workflow decide which messages become dead letters, and put them into the queue itself.
 
@@ -373,76 +263,93 @@ class S3Trigger(Construct):
         queue.add_property_override("RedrivePolicy.maxReceiveCount", MOST_RECEIVES)
         return self.grant_send_dead_letter(workflow)
 
-    def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee put objects under the prefix."""
-        encryption.grant(self._bucket_key, grantee, encryption.ENCRYPT)
-        return iam.Grant.add_to_principal(
-            grantee=grantee,
-            actions=["s3:PutObject"],
-            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
-        )
+    @classmethod
+    def from_trigger_attributes(
+        cls,
+        scope: Construct,
+        id: str,
+        *,
+        bucket: s3.IBucket,
+        queue: sqs.IQueue,
+        dead_letter_queue: sqs.IQueue,
+        undelivered_queue: sqs.IQueue,
+        prefix: str = "",
+        batch_size: int = 32,
+        max_batching_window: Duration | None = None,
+        max_receive_count: int = 10,
+        encryption_key: kms.IKey | None = None,
+        log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
+        removal_policy: RemovalPolicy | None = None,
+    ) -> IS3Trigger:
+        """Use the bucket and the queues of another stack's trigger, to start a workflow of this stack.
 
-    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee read the objects under the prefix.
+        Only one workflow can take the messages of a queue. The owner's queue must hide messages for as long as the
+        workflow takes. Its `max_receive_count` should be 1,000, so that the workflow decides what a dead letter is.
 
-        Listing is part of it: without it S3 answers 403 rather than 404 for an object that is gone.
-        """
-        encryption.grant(self._bucket_key, grantee, encryption.DECRYPT)
-        return iam.Grant.add_to_principal(
-            grantee=grantee,
-            actions=["s3:GetObject", "s3:GetObjectVersion"],
-            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
-        ).combine(
-            iam.Grant.add_to_principal(
-                grantee=grantee, actions=["s3:ListBucket"], resource_arns=[self.bucket.bucket_arn]
-            )
-        )
-
-    def metric_queue_depth(self, **options: Any) -> cloudwatch.Metric:
-        """Count the messages waiting, the maximum over 5 minutes."""
-        return self.queue.metric_approximate_number_of_messages_visible(**options)
-
-    def metric_oldest_message_age(self, **options: Any) -> cloudwatch.Metric:
-        """Measure the age in seconds of the oldest message, the maximum over 5 minutes."""
-        return self.queue.metric_approximate_age_of_oldest_message(**options)
-
-    def metric_pipe_failed(self, **options: Any) -> cloudwatch.Metric:
-        """Count the executions of the pipe that failed, as a sum over 5 minutes.
+        Parameters
+        ----------
+        bucket, queue, dead_letter_queue, undelivered_queue
+            The parts of that trigger, such as ``Queue.from_queue_arn(self, "Queue", arn)``.
+        prefix
+            That of the trigger. Default: all keys.
+        batch_size, max_batching_window, max_receive_count
+            As those of `S3Trigger`, for the workflow of this stack.
+        encryption_key
+            Customer managed key of the queues and the bucket. Default: none.
+        log_retention, removal_policy
+            Of the pipe's log group. Default: one month, and RETAIN.
 
         Raises
         ------
         PropError
-            There is no pipe: `add_target` makes it.
+            A prop is out of range, or the bucket is in another account or Region.
         """
-        return self._metric_pipe("ExecutionFailed", options)
-
-    def metric_pipe_throttled(self, **options: Any) -> cloudwatch.Metric:
-        """Count the executions of the pipe that were throttled, as a sum over 5 minutes; see `metric_pipe_failed`."""
-        return self._metric_pipe("ExecutionThrottled", options)
-
-    def _metric_pipe(self, name: str, options: dict[str, Any]) -> cloudwatch.Metric:
-        from aws_cdk import aws_cloudwatch as cloudwatch  # noqa: PLC0415 - for who asks
-
-        if self._pipe is None:
-            raise PropError(f"{self.node.path} must have a target before its pipe has metrics, got none; add_target()")
-        return cloudwatch.Metric(
-            **{
-                "namespace": "AWS/EventBridge/Pipes",
-                "metric_name": name,
-                "dimensions_map": {"PipeName": self._pipe.ref},
-                "statistic": cloudwatch.Stats.SUM,
-                "period": Duration.minutes(5),
-                **options,
-            }
+        return _ImportedTrigger(
+            scope,
+            id,
+            bucket=bucket,
+            queue=queue,
+            dead_letter_queue=dead_letter_queue,
+            undelivered_queue=undelivered_queue,
+            prefix=prefix,
+            batch_size=batch_size,
+            window=max_batching_window if max_batching_window is not None else Duration.seconds(1),
+            max_receive_count=max_receive_count,
+            encryption_key=encryption_key,
+            log_retention=log_retention,
+            removal_policy=removal_policy,
         )
 
-    def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
-        """Count the events that EventBridge was not able to deliver to the queue, the maximum over 5 minutes."""
-        return self.undelivered_queue.metric_approximate_number_of_messages_visible(**options)
 
-    def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:
-        """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
-        return self.dead_letter_queue.metric_approximate_number_of_messages_visible(**options)
+class _ImportedTrigger(IS3Trigger):
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        bucket: s3.IBucket,
+        queue: sqs.IQueue,
+        dead_letter_queue: sqs.IQueue,
+        undelivered_queue: sqs.IQueue,
+        prefix: str,
+        batch_size: int,
+        window: Duration,
+        max_receive_count: int,
+        encryption_key: kms.IKey | None,
+        log_retention: logs.RetentionDays,
+        removal_policy: RemovalPolicy | None,
+    ) -> None:
+        super().__init__(scope, id)
+        _validate(prefix=prefix, suffixes=(), batch_size=batch_size, window=window, max_receive_count=max_receive_count)
+        check_environment(self, "bucket", bucket, fix=_FORWARD)
+        self.bucket, self.prefix = bucket, prefix
+        self.queue, self.dead_letter_queue, self.undelivered_queue = queue, dead_letter_queue, undelivered_queue
+        self.batch_size, self._window, self.max_receive_count = batch_size, window, max_receive_count
+        self._key = encryption_key
+        self._bucket_key = bucket.encryption_key or encryption_key
+        self.log_group = log_group(
+            self, key=encryption_key, retention=log_retention, removal_policy=removal_policy, folder=PIPE_LOGS
+        )
 
 
 def _validate(
@@ -481,17 +388,6 @@ def _no_sources() -> sqs.RedriveAllowPolicy:
     The trigger's own dead-letter queue cannot name its one source: the two queues would refer to each other.
     """
     return sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL)
-
-
-def _allow_events(queue: sqs.Queue, rule: events.CfnRule) -> None:
-    queue.add_to_resource_policy(
-        iam.PolicyStatement(
-            principals=[iam.ServicePrincipal("events.amazonaws.com")],
-            actions=["sqs:SendMessage"],
-            resources=[queue.queue_arn],
-            conditions={"ArnEquals": {"aws:SourceArn": rule.attr_arn}},
-        )
-    )
 
 
 def _warn_without_events(bucket: s3.IBucket, scope: Construct) -> None:

@@ -1,0 +1,256 @@
+"""The pipe, grants and metrics of an S3 trigger, whichever stack owns its bucket and queues."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aws_cdk import Annotations, Duration, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_pipes as pipes
+from constructs import Construct
+
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.deprecations import renamed_attribute
+from cdk_inference.common.descriptions import PIPE, ROLE, described
+from cdk_inference.common.metadata import add_metadata
+from cdk_inference.common.prop_types import check_props
+from cdk_inference.errors import PropError
+from cdk_inference.storage import encryption
+
+if TYPE_CHECKING:
+    from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_events as events
+    from aws_cdk import aws_kms as kms
+    from aws_cdk import aws_logs as logs
+    from aws_cdk import aws_s3 as s3
+    from aws_cdk import aws_sqs as sqs
+    from aws_cdk import aws_stepfunctions as sfn
+
+# Quotes around a path to a string and none around one to an object, as AWS documents it. All paths are in every
+# message: what AWS does about a path that is missing is not documented clearly.
+_INPUT_TEMPLATE = (
+    '{"message_id": "<$.messageId>", "receive_count": "<$.attributes.ApproximateReceiveCount>", "body": <$.body>}'
+)
+
+
+def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[str, object]:
+    """Return the arguments with which a workflow sends a dead letter: the message, and why it failed.
+
+    Parameters
+    ----------
+    queue_url
+        The dead-letter queue.
+    body
+        What the message holds, as the trigger's queue had it.
+    error, cause
+        Name and text of the error, which readers of the queue find in the attributes ``Error`` and ``Cause``.
+    """
+    attributes = {"Error": error, "Cause": cause}
+    return {
+        "QueueUrl": queue_url,
+        "MessageBody": body,
+        "MessageAttributes": {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()},
+    }
+
+
+@check_props
+class IS3Trigger(Construct):
+    """Objects of a bucket that start a workflow in batches: an `S3Trigger`, or one of another stack.
+
+    Attributes
+    ----------
+    bucket, queue, dead_letter_queue, undelivered_queue, log_group
+        The parts. Events that EventBridge cannot deliver to the queue goes to ``undelivered_queue``.
+    prefix, batch_size, max_receive_count
+        As those of `S3Trigger`.
+    """
+
+    bucket: s3.IBucket
+    queue: sqs.IQueue
+    dead_letter_queue: sqs.IQueue
+    undelivered_queue: sqs.IQueue
+    log_group: logs.LogGroup
+    prefix: str
+    batch_size: int
+    max_receive_count: int
+    _key: kms.IKey | None
+    _bucket_key: kms.IKey | None
+    _window: Duration
+    _pipe: pipes.CfnPipe | None = None
+
+    def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
+        """Start the express workflow with each batch, and wait for it.
+
+        The workflow gets a list of ``{"message_id", "receive_count", "body"}``, where the count is a text and the body
+        the event of EventBridge. It returns ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages
+        stay in the queue.
+        """
+        stack = Stack.of(self)
+        role = iam.Role(
+            self,
+            "PipeRole",
+            assumed_by=iam.ServicePrincipal(
+                "pipes.amazonaws.com",
+                conditions={
+                    "StringEquals": {"aws:SourceAccount": stack.account},
+                    "ArnLike": {"aws:SourceArn": stack.format_arn(service="pipes", resource="pipe", resource_name="*")},
+                },
+            ),
+            description=described(f"takes messages from the queue of {self.node.path} and starts its workflow", ROLE),
+            inline_policies={
+                "Pipe": iam.PolicyDocument(
+                    statements=[
+                        iam.PolicyStatement(
+                            actions=["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"],
+                            resources=[self.queue.queue_arn],
+                        ),
+                        iam.PolicyStatement(
+                            actions=["states:StartSyncExecution"], resources=[workflow.state_machine_arn]
+                        ),
+                    ]
+                )
+            },
+        )
+        encryption.grant(self._key, role, encryption.DECRYPT)
+        self.log_group.grant_write(role)
+        acknowledgments.explain(role, "inline-policy")
+        acknowledgments.policy_of(role)
+        pipe = pipes.CfnPipe(
+            self,
+            "Pipe",
+            source=self.queue.queue_arn,
+            target=workflow.state_machine_arn,
+            role_arn=role.role_arn,
+            log_configuration=pipes.CfnPipe.PipeLogConfigurationProperty(
+                level="ERROR",
+                cloudwatch_logs_log_destination=pipes.CfnPipe.CloudwatchLogsLogDestinationProperty(
+                    log_group_arn=self.log_group.log_group_arn
+                ),
+            ),
+            description=described(f"hands the queue of {self.node.path} to its workflow in batches", PIPE),
+            source_parameters=pipes.CfnPipe.PipeSourceParametersProperty(
+                sqs_queue_parameters=pipes.CfnPipe.PipeSourceSqsQueueParametersProperty(
+                    batch_size=self.batch_size, maximum_batching_window_in_seconds=self._window.to_seconds()
+                )
+            ),
+            target_parameters=pipes.CfnPipe.PipeTargetParametersProperty(
+                input_template=_INPUT_TEMPLATE,
+                step_function_state_machine_parameters=pipes.CfnPipe.PipeTargetStateMachineParametersProperty(
+                    invocation_type="REQUEST_RESPONSE"
+                ),
+            ),
+        )
+        for policy in role.node.children:  # the pipe checks its permissions when it is created
+            pipe.node.add_dependency(policy)
+        add_metadata(pipe, "pipe", bucket=self.bucket.bucket_name, prefix=self.prefix)
+        self._pipe = pipe
+        return pipe
+
+    def allow_undelivered(self, rule: events.CfnRule) -> None:
+        """Let a rule of EventBridge put what else got lost into ``undelivered_queue``."""
+        allow_events(self.undelivered_queue, rule)
+
+    def grant_send_dead_letter(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put messages into the dead-letter queue."""
+        encryption.grant(self._key, grantee, encryption.ENCRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self.dead_letter_queue.queue_arn]
+        )
+
+    grant_bury = renamed_attribute("S3Trigger.grant_bury", "grant_send_dead_letter")
+
+    def leave_dead_letters_to(self, workflow: iam.IGrantable) -> iam.Grant:
+        """Let a workflow decide which messages become dead letters, and put them into the queue itself.
+
+        The redrive policy of an imported queue stays as its owner made it.
+        """
+        return self.grant_send_dead_letter(workflow)
+
+    def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put objects under the prefix."""
+        encryption.grant(self._bucket_key, grantee, encryption.ENCRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=["s3:PutObject"],
+            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
+        )
+
+    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee read the objects under the prefix.
+
+        Listing is part of it: without it S3 answers 403 rather than 404 for an object that is gone.
+        """
+        encryption.grant(self._bucket_key, grantee, encryption.DECRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=["s3:GetObject", "s3:GetObjectVersion"],
+            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
+        ).combine(
+            iam.Grant.add_to_principal(
+                grantee=grantee, actions=["s3:ListBucket"], resource_arns=[self.bucket.bucket_arn]
+            )
+        )
+
+    def metric_queue_depth(self, **options: Any) -> cloudwatch.Metric:
+        """Count the messages waiting, the maximum over 5 minutes."""
+        return self.queue.metric_approximate_number_of_messages_visible(**options)
+
+    def metric_oldest_message_age(self, **options: Any) -> cloudwatch.Metric:
+        """Measure the age in seconds of the oldest message, the maximum over 5 minutes."""
+        return self.queue.metric_approximate_age_of_oldest_message(**options)
+
+    def metric_pipe_failed(self, **options: Any) -> cloudwatch.Metric:
+        """Count the executions of the pipe that failed, as a sum over 5 minutes.
+
+        Raises
+        ------
+        PropError
+            There is no pipe: `add_target` makes it.
+        """
+        return self._metric_pipe("ExecutionFailed", options)
+
+    def metric_pipe_throttled(self, **options: Any) -> cloudwatch.Metric:
+        """Count the executions of the pipe that were throttled, as a sum over 5 minutes; see `metric_pipe_failed`."""
+        return self._metric_pipe("ExecutionThrottled", options)
+
+    def _metric_pipe(self, name: str, options: dict[str, Any]) -> cloudwatch.Metric:
+        from aws_cdk import aws_cloudwatch as cloudwatch  # noqa: PLC0415 - for who asks
+
+        if self._pipe is None:
+            raise PropError(f"{self.node.path} must have a target before its pipe has metrics, got none; add_target()")
+        return cloudwatch.Metric(
+            **{
+                "namespace": "AWS/EventBridge/Pipes",
+                "metric_name": name,
+                "dimensions_map": {"PipeName": self._pipe.ref},
+                "statistic": cloudwatch.Stats.SUM,
+                "period": Duration.minutes(5),
+                **options,
+            }
+        )
+
+    def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
+        """Count the events that EventBridge was not able to deliver to the queue, the maximum over 5 minutes."""
+        return self.undelivered_queue.metric_approximate_number_of_messages_visible(**options)
+
+    def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:
+        """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
+        return self.dead_letter_queue.metric_approximate_number_of_messages_visible(**options)
+
+
+def allow_events(queue: sqs.IQueue, rule: events.CfnRule) -> None:
+    """Let a rule send to a queue; the policy of an imported queue cannot be changed, and a warning says so."""
+    result = queue.add_to_resource_policy(
+        iam.PolicyStatement(
+            principals=[iam.ServicePrincipal("events.amazonaws.com")],
+            actions=["sqs:SendMessage"],
+            resources=[queue.queue_arn],
+            conditions={"ArnEquals": {"aws:SourceArn": rule.attr_arn}},
+        )
+    )
+    if not result.statement_added:
+        Annotations.of(rule).add_warning_v2(
+            "cdk-inference:imported-queue",
+            f"the policy of the imported queue {queue.node.path} must allow events.amazonaws.com the action "
+            "sqs:SendMessage; add a statement there with the rule as aws:SourceArn",
+        )
