@@ -32,7 +32,7 @@ from cdk_inference.capacity.managed_instances import CpuCapacity
 from cdk_inference.capacity.snap_start import violations_of
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.stages.base import StageFunction
-from inference_runtime.lifecycle import LONGEST_HOLD_MS, answers_warming
+from inference_runtime.lifecycle import MAX_HOLD_MS, answers_warming
 
 from .conftest import RECIPE, make_stack, resources
 
@@ -552,7 +552,7 @@ def test_several_environments_are_warmed_at_a_time(stack):
     assert max(len(rule["Targets"]) for rule in rules(stack)) == 5  # AWS's limit
     for target in targets:
         assert json.loads(target["Input"]) == {"cdk-inference": "warm", "hold_ms": HOLD_MS}
-    assert HOLD_MS < LONGEST_HOLD_MS
+    assert HOLD_MS < MAX_HOLD_MS
 
 
 def test_the_event_of_the_rule_is_one_that_handlers_answer(stack):
