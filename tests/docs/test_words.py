@@ -14,8 +14,8 @@ MOST = {
     "is no": 0,
     "beside": 3,
     "else": 0,
-    "of its own": 32,
-    "long sentence": 71,
+    "of its own": 31,
+    "long sentence": 70,
     "long line": 10,
 }
 """How many places break each rule today. Lower a number when you have mended some; none may rise."""

@@ -1,7 +1,7 @@
 """A client that reads and writes objects of S3, and imports nothing but the standard library.
 
-It serves the function whose cold start counts. docs/delivery.md compares it with botocore, which takes longer to import
-than a model to load, and with obstore, which survives neither a fork nor a snapshot. Like botocore, it makes two
+It serves the function whose cold start counts. docs/guide/delivery.md compares it with botocore, which takes longer to
+import than a model to load, and with obstore, which survives neither a fork nor a snapshot. Like botocore, it makes two
 attempts, has time limits, and uses connections again.
 """
 
