@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST = {
-    "headless": 100,
+    "headless": 94,
     "is no": 0,
     "beside": 3,
     "else": 0,
-    "of its own": 31,
-    "long sentence": 70,
+    "of its own": 29,
+    "long sentence": 69,
     "long line": 10,
 }
 """How many places break each rule today. Lower a number when you have mended some; none may rise."""
