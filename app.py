@@ -6,8 +6,9 @@ from pathlib import Path
 
 import aws_cdk as cdk
 
-from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
+from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess, hide_tracebacks
 
+hide_tracebacks()
 HERE = Path(__file__).parent
 MODEL = HERE / "model_assets" / "efficientnet_lite"
 

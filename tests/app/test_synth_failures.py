@@ -20,8 +20,9 @@ pytestmark = pytest.mark.slow
 APP = """
 import aws_cdk as cdk
 
-from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
+from cdk_inference import InferencePipeline, ModelArtifact, Preprocess, hide_tracebacks
 
+hide_tracebacks()
 app = cdk.App()
 stack = cdk.Stack(app, "Failing")
 model = ModelArtifact(stack, "Model", recipe="model/recipe.py")

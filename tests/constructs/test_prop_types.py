@@ -64,7 +64,7 @@ def signatures() -> Iterator[tuple[str, Callable[..., object], Callable[..., obj
     """Each constructor, factory and method of each public class: how to call it, and what says what it takes."""
     for name in cdk_inference.__all__:
         cls = getattr(cdk_inference, name)
-        if issubclass(cls, Exception) or is_protocol(cls):
+        if not inspect.isclass(cls) or issubclass(cls, Exception) or is_protocol(cls):
             continue
         if "__init__" in vars(cls) and not inspect.isabstract(cls):
             yield name, cls, cls.__init__

@@ -29,6 +29,7 @@ import aws_cdk as cdk
 import cdk_inference
 from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
 
+cdk_inference.hide_tracebacks()
 app = cdk.App()
 stack = cdk.Stack(app, "Small")
 model = ModelArtifact(stack, "Model", recipe=Path(__file__).parent / "model" / "recipe.py")

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -28,6 +29,8 @@ _KILL_WITH_PARENT = Path(__file__).parent / "emulator" / "_kill_with_parent.py"
 _ADMINISTRATOR = "arn:aws:iam::aws:policy/AdministratorAccess"  # the default where no other account is trusted
 _KEPT_LINES = 60  # of the output, for the message of a failure
 _LOOK_SECONDS = 0.5  # between two looks at whether the embedded AWS still runs
+# As `hide_tracebacks` prints it, or as the last line of a traceback.
+_ERROR = re.compile(r"^(?:error|cdk_inference\.errors\.\w+): ")
 _NOTICE_SECONDS = 5.0  # until whoever watches an embedded AWS that does not answer knows why
 
 
@@ -294,11 +297,11 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 def _reason(lines: list[str]) -> str:
     """Return the app's own error message if its output has one, otherwise all that there is."""
-    starts = [index for index, line in enumerate(lines) if line.startswith("error: ")]
+    starts = [index for index, line in enumerate(lines) if _ERROR.match(line)]
     if not starts:
         return "\n" + "\n".join(lines).strip()
     message = [line for line in lines[starts[0] :] if not line.endswith("Subprocess exited with error 1")]
-    return "\n".join(message).strip().removeprefix("error: ")
+    return _ERROR.sub("", "\n".join(message).strip(), count=1)
 
 
 def _installed(module: str, distribution: str) -> Path:
