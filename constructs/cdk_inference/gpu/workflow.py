@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aws_cdk import Duration, Stack
 from aws_cdk import aws_events as events
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
-from constructs import Construct
 
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.deprecations import renamed_props
 from cdk_inference.common.descriptions import RULE, described
 from cdk_inference.common.jsonata import EMPTY, one_line
-from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.stages.base import CONFIGURATION_ERRORS, NO_MODEL
+from cdk_inference.stages.state_machine import LoggedStateMachine
 from cdk_inference.storage import encryption
-from cdk_inference.storage.defaults import STATE_MACHINE_LOGS, log_group
 from cdk_inference.triggers.base import dead_letter
 from cdk_inference.triggers.s3 import MAX_BATCH_SIZE
 
@@ -28,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aws_cdk import RemovalPolicy
-    from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_kms as kms
+    from constructs import Construct
 
     from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.interfaces import IStage
@@ -66,7 +64,7 @@ _EVENT = one_line("""{% $string({
 
 @check_props
 @renamed_props(patience="max_wait")
-class GpuWorkflow(Construct):
+class GpuWorkflow(LoggedStateMachine):
     """A standard state machine that scores what was preprocessed, for as long as it takes a GPU to come.
 
     Input: what preprocessing returned (``items``, ``rejected``, ``groups``), and what rows shall say besides
@@ -116,38 +114,23 @@ class GpuWorkflow(Construct):
         log_removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        self.log_group = log_group(
-            self,
-            key=encryption_key,
-            retention=log_retention,
-            removal_policy=log_removal_policy,
-            folder=STATE_MACHINE_LOGS,
-        )
-        self.state_machine = sfn.StateMachine(
-            self,
-            "StateMachine",
-            comment=f"scores preprocessed batches with {inference.node.path}",
-            definition_body=sfn.DefinitionBody.from_chainable(
-                _Definition(self, max_wait, inference.model_version or NO_MODEL).build(
-                    inference, postprocess, trigger.dead_letter_queue.queue_url
-                )
+        self._create(
+            first_state=_Definition(self, max_wait, inference.model_version or NO_MODEL).build(
+                inference, postprocess, trigger.dead_letter_queue.queue_url
             ),
-            query_language=sfn.QueryLanguage.JSONATA,
+            comment=f"scores preprocessed batches with {inference.node.path}",
             state_machine_type=sfn.StateMachineType.STANDARD,
             # Ends what hangs. Splitting a batch and storing its rows come on top of the wait.
             timeout=max_wait.plus(max_wait).plus(Duration.hours(_STORING_HOURS)).plus(_splitting(inference)),
-            tracing_enabled=True,
-            logs=sfn.LogOptions(destination=self.log_group, level=sfn.LogLevel.ERROR, include_execution_data=False),
+            encryption_key=encryption_key,
+            log_retention=log_retention,
+            log_removal_policy=log_removal_policy,
         )
         inference.grant_invoke(self.state_machine)
         postprocess.grant_invoke(self.state_machine)
         trigger.grant_send_dead_letter(self.state_machine)
         self.rule = self._report_failures(trigger)
-        self._key = encryption_key
-        encryption.encrypt_executions(self.state_machine, encryption_key)
-        add_metadata(self.state_machine, "gpu-state-machine")
-        acknowledgments.explain(self.state_machine, "errors-logged-only")
-        acknowledgments.policy_of(self.state_machine.role, "tracing-and-log-delivery")
+        self._complete("gpu-state-machine")
 
     def _report_failures(self, trigger: IS3Trigger) -> events.CfnRule:
         """Keep the input of executions that fail as a whole: their messages are no longer in the queue."""
@@ -211,18 +194,6 @@ class GpuWorkflow(Construct):
             jitter_strategy=sfn.JitterType.FULL,
         )
         return task
-
-    def metric_failed(self, **options: Any) -> cloudwatch.Metric:
-        """Count the executions that failed as a whole, as a sum over 5 minutes."""
-        return self.state_machine.metric_failed(**options)
-
-    def metric_timed_out(self, **options: Any) -> cloudwatch.Metric:
-        """Count the executions that ran out of time, as a sum over 5 minutes."""
-        return self.state_machine.metric_timed_out(**options)
-
-    def metric_time(self, **options: Any) -> cloudwatch.Metric:
-        """Measure the milliseconds of an execution, waiting included, the average over 5 minutes."""
-        return self.state_machine.metric_time(**options)
 
 
 class _Definition:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aws_cdk import Duration, Token
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
-from constructs import Construct
 
-from cdk_inference.common import acknowledgments
 from cdk_inference.common.deprecations import renamed_props
-from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.definition import PARTS, WorkflowDefinition
+from cdk_inference.stages.state_machine import LoggedStateMachine
 from cdk_inference.storage import encryption
-from cdk_inference.storage.defaults import STATE_MACHINE_LOGS, log_group
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aws_cdk import RemovalPolicy
-    from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_kms as kms
+    from constructs import Construct
 
     from cdk_inference.pipeline.routes import WorkflowRoute
     from cdk_inference.routing.router import Router
@@ -35,7 +32,7 @@ _DEAD_LETTERS = 10_000  # milliseconds that are kept for them
 
 @check_props
 @renamed_props(legs="routes")
-class InferenceWorkflow(Construct):
+class InferenceWorkflow(LoggedStateMachine):
     """An express state machine that takes a batch of messages through the stages.
 
     Input: a list of ``{"message_id", "receive_count", "body"}``, as `S3Trigger` sends it. Output:
@@ -102,27 +99,16 @@ class InferenceWorkflow(Construct):
         super().__init__(scope, id)
         limit = timeout if timeout is not None else Duration.minutes(5)
         _check_routes(routes, router, limit)
-        self.log_group = log_group(
-            self,
-            key=encryption_key,
-            retention=log_retention,
-            removal_policy=log_removal_policy,
-            folder=STATE_MACHINE_LOGS,
-        )
-        self.state_machine = sfn.StateMachine(
-            self,
-            "StateMachine",
-            comment=f"scores batches of objects with {', '.join(route.model_stage.node.path for route in routes)}",
-            definition_body=sfn.DefinitionBody.from_chainable(
-                WorkflowDefinition(self, last_start=_last_start(limit, routes), trigger=trigger).build(
-                    routes, router, at_once=_at_once(routes)
-                )
+        self._create(
+            first_state=WorkflowDefinition(self, last_start=_last_start(limit, routes), trigger=trigger).build(
+                routes, router, at_once=_at_once(routes)
             ),
-            query_language=sfn.QueryLanguage.JSONATA,
+            comment=f"scores batches of objects with {', '.join(route.model_stage.node.path for route in routes)}",
             state_machine_type=sfn.StateMachineType.EXPRESS,
             timeout=limit,
-            tracing_enabled=True,
-            logs=sfn.LogOptions(destination=self.log_group, level=sfn.LogLevel.ERROR, include_execution_data=False),
+            encryption_key=encryption_key,
+            log_retention=log_retention,
+            log_removal_policy=log_removal_policy,
         )
         for route in routes:
             for stage in route.express_stages:
@@ -133,28 +119,12 @@ class InferenceWorkflow(Construct):
             router.grant(self.state_machine)
         if trigger is not None:
             trigger.leave_dead_letters_to(self.state_machine)
-        self._key = encryption_key
-        encryption.encrypt_executions(self.state_machine, encryption_key)
-        add_metadata(self.state_machine, "state-machine")
-        acknowledgments.explain(self.state_machine, "errors-logged-only")
-        acknowledgments.policy_of(self.state_machine.role, "tracing-and-log-delivery")
+        self._complete("state-machine")
 
     def grant_start_sync_execution(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee run a batch and wait for the answer."""
         encryption.grant_executions(self.state_machine, self._key, grantee)
         return self.state_machine.grant_start_sync_execution(grantee)
-
-    def metric_failed(self, **options: Any) -> cloudwatch.Metric:
-        """Count the executions that failed as a whole, as a sum over 5 minutes."""
-        return self.state_machine.metric_failed(**options)
-
-    def metric_timed_out(self, **options: Any) -> cloudwatch.Metric:
-        """Count the executions that ran out of time, as a sum over 5 minutes."""
-        return self.state_machine.metric_timed_out(**options)
-
-    def metric_time(self, **options: Any) -> cloudwatch.Metric:
-        """Measure the milliseconds of an execution, the average over 5 minutes."""
-        return self.state_machine.metric_time(**options)
 
 
 def _check_routes(routes: Sequence[WorkflowRoute], router: Router | None, limit: Duration) -> None:
