@@ -42,7 +42,7 @@ class Reference:
     Parameters
     ----------
     name
-        Of the app, which has one stack of this name.
+        The name of the app, which has one stack of this name.
     path
         Its template.
     """

@@ -1,6 +1,6 @@
 """Reusable AWS CDK constructs for event-driven ML inference.
 
-The names are imported on first use: the model build and the local target live in this package too, and must not wait
+The names are imported on first use. The model build and the local target live in this package too, and must not wait
 seconds for aws-cdk-lib.
 """
 

@@ -48,7 +48,7 @@ def page(source: str, text: str) -> str:
     source
         The file, relative to the repository.
     text
-        What it says.
+        The text of the page.
     """
     here = PurePosixPath(PAGES[source]).parent
 

@@ -72,9 +72,10 @@ def _hold_seconds(hold_ms: object) -> float:
 def prepare(function: _Function) -> _Function:
     """Run this function before the first request, where that makes no request wait.
 
-    Such as one inference, which reads the model's pages into memory. It is done before a snapshot is taken, when a
-    provisioned environment initializes (at once: what the function uses must be there), and in the first warming event.
-    In an environment made for a request it is not done at all. If it fails, that is logged: the function works without.
+    Such as one inference, which reads the model's pages into memory. It is done before a snapshot is taken, and in the
+    first warming event. When a provisioned environment initializes, it is done at once: what the function uses must be
+    there. In an environment made for a request it is not done at all. If it fails, that is logged: the function works
+    without.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ def _begin_with_snapshot() -> None:
 
 
 def _reseed() -> None:
-    """Give the environment random numbers of its own: all that begin with one snapshot would draw the same.
+    """Give the environment other random numbers: all that begin with one snapshot would draw the same.
 
     `secrets`, `uuid4` and `os.urandom` ask the kernel, and need nothing. A generator that other code made for itself
     stays as it is.

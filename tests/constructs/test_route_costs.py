@@ -250,7 +250,7 @@ def backlog(inference, traffic=BURST, milliseconds=10):
 
 
 def test_a_burst_that_outlasts_the_wait_is_warned_of_with_what_would_do():
-    # a million items of 10 ms are 10,000 s of work, on 2 GPUs 5,000 s; they start 300 s late and come for 1,800 s
+    # A million items of 10 ms are 10,000 s of work, on 2 GPUs 5,000 s. They start 300 s late and come for 1,800 s.
     (warning,) = backlog(Inference.gpu())
     assert "the last of a burst of 1,000,000 items waits 58 minutes for 2 GPUs, 5 of them" in warning
     assert "max_wait is 20 minutes" in warning

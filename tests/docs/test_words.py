@@ -10,12 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MOST = {
-    "headless": 94,
+    "headless": 1,
     "is no": 0,
     "beside": 3,
     "else": 0,
-    "of its own": 29,
-    "long sentence": 69,
+    "of its own": 0,
+    "long sentence": 32,
     "long line": 10,
 }
 """How many places break each rule today. Lower a number when you have mended some; none may rise."""

@@ -2,7 +2,7 @@
 
 The validators are AWS's own language service, `asl-validator` and `statelint`. The scenarios run in a small interpreter
 of ours. It evaluates every expression with the reference implementation of JSONata, in the version that Step Functions
-names. What it talks to is played in `world.mjs`.
+names. The other side is played in `world.mjs`.
 """
 
 from __future__ import annotations

@@ -105,9 +105,9 @@ class ModelDelivery(ABC):
         model
             The model.
         name
-            What the stage is called in messages.
+            The name of the stage in messages.
         platform
-            Of the function.
+            The platform of the function.
 
         Raises
         ------

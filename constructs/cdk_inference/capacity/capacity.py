@@ -75,8 +75,8 @@ class Capacity:
     def keep_warm(cls, environments: int = 1, *, every: Duration | None = None) -> CapacityStrategy:
         """Invoke this many environments at the same time every few minutes, so that Lambda keeps them: a cheap try.
 
-        Lambda promises nothing: it may end an environment at any time, an environment that answers a warming event is
-        not there for a request meanwhile, and requests beyond the environments have cold starts as before.
+        Lambda promises nothing: it may end an environment at any time. While an environment answers a warming event, it
+        cannot take a request. Requests beyond the environments have cold starts as before.
 
         Parameters
         ----------

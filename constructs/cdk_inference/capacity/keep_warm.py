@@ -62,8 +62,8 @@ class KeepWarm(CapacityStrategy):
         from aws_cdk import aws_events as events  # noqa: PLC0415 # few need them, and all would wait
         from aws_cdk import aws_events_targets as targets  # noqa: PLC0415
 
-        # A warming event that fails is worth nothing later: neither EventBridge nor Lambda, which would go on for 6
-        # hours, tries it again, and none is kept in a dead-letter queue.
+        # A warming event that fails is worth nothing later. Neither EventBridge nor Lambda, which would go on for 6
+        # hours, tries it again. None is kept in a dead-letter queue.
         target.configure_async_invoke(retry_attempts=0, max_event_age=Duration.minutes(1))
         acknowledgments.explain(target.node.find_child("EventInvokeConfig"), "rule-of-last-resort")
         event: dict[str, object] = {"cdk-inference": "warm"}

@@ -41,8 +41,8 @@ class CapacitySchedule:
     week_day
         Such as ``"MON-FRI"`` or ``"SAT,SUN"``. Default: every day.
     time_zone
-        Whose time, by its name in the IANA database, such as ``"Europe/Berlin"``; daylight saving time counts. Default:
-        UTC.
+        The time zone by its name in the IANA database, such as ``"Europe/Berlin"``; daylight saving time counts.
+        Default: UTC.
     max_capacity
         How many at most from then on, with a target utilization. Default: what `Capacity.provisioned` says.
 

@@ -77,7 +77,7 @@ class CapacityStrategy(ABC):
         prop, memory_size
             The prop that says how much, and its MiB.
         function
-            What the function is called in messages.
+            The name of the function in messages.
         """
         if not Token.is_unresolved(memory_size) and not self.min_memory_size <= memory_size <= self.max_memory_size:
             raise PropError(
@@ -108,7 +108,7 @@ def live_alias(scope: Construct, function: lambda_.Function, **options: Any) -> 
     Parameters
     ----------
     **options
-        Of `aws_lambda.Alias`.
+        Options of `aws_lambda.Alias`.
     """
     return lambda_.Alias(scope, "Alias", alias_name=ALIAS, version=function.current_version, **options)
 

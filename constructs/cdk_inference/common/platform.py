@@ -123,7 +123,7 @@ class LambdaPlatform:
         scope
             Construct whose context is asked for ``cdk-inference:platform``.
         requested
-            What the user's props say, if anything.
+            The platform that the user's props name, if they name one.
 
         Raises
         ------

@@ -36,7 +36,7 @@ class AlwaysOnAdvice:
     units
         How many are kept.
     unit
-        What: environments or instances, and of which size.
+        The unit: environments or instances, and their size.
     memory_size, environments
         MiB of the function, and how many environments of it run on that.
     on_demand_usd, always_on_usd
@@ -79,16 +79,16 @@ def always_on_advice(
 ) -> AlwaysOnAdvice | None:
     """Say whether capacity that is always on would be cheaper for a function on the CPU, and which.
 
-    Provisioned concurrency is compared as environments, and Managed Instances as vCPUs; both for the whole month, and
-    as many as the traffic keeps busy while it comes. Costs that are alike, such as requests, are left out. On
-    Managed Instances a function has at least 2,048 MiB, and a vCPU for each 2 GiB.
+    Provisioned concurrency is compared as environments, and Managed Instances as vCPUs. Both are counted for the whole
+    month, and as many as the traffic keeps busy while it comes. Costs that are alike, such as requests, are left out.
+    On Managed Instances a function has at least 2,048 MiB, and a vCPU for each 2 GiB.
 
     Parameters
     ----------
     option
         The function.
     traffic
-        What is expected.
+        The expected traffic.
     prices
         List prices.
     instance, instance_vcpus

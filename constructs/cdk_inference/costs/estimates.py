@@ -32,7 +32,7 @@ class CostLine:
     Parameters
     ----------
     service
-        What is billed.
+        The service that bills it.
     usd
         For a month.
     how
@@ -51,7 +51,7 @@ class Estimate:
     Parameters
     ----------
     option
-        What was estimated.
+        The option that was estimated.
     traffic
         For which traffic.
     lines
@@ -60,7 +60,7 @@ class Estimate:
         From a full batch's arrival to its rows, if everything is warm; and if the GPU must start first. In a cascade
         all items of a batch may go on to the second model.
     prices
-        What was charged.
+        The prices of the estimate.
     """
 
     option: Option
@@ -110,7 +110,7 @@ def estimate(
 ) -> Estimate:
     """Estimate what a month of a pipeline costs.
 
-    Free tiers, volume discounts, retries, cold starts and taxes are left out, and so is what does not depend on the
+    Free tiers, volume discounts, retries, cold starts and taxes are left out. So are costs that do not depend on the
     option: uploads, storage, logs, traces.
 
     Raises

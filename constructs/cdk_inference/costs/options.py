@@ -95,7 +95,7 @@ class PipelineShape:
     preprocess_memory, postprocess_memory
         MiB of the functions.
     architecture
-        Of the functions on a CPU.
+        The architecture of the functions on a CPU.
     work_objects
         Tensors of a batch that are too large for the workflow's state, each put and got once for each model.
     row_kb
@@ -155,13 +155,13 @@ class CpuOption:
     name
         For people, such as the model's name.
     milliseconds
-        Of one item on one vCPU: `of` takes it from a model's manifest. Better: the mean duration of the deployed
-        function divided by the items of a batch.
+        The latency of one item on one vCPU: `of` takes it from a model's manifest. Better: the mean duration of the
+        deployed function divided by the items of a batch.
     memory_size
         MiB of the function. Less than one vCPU is proportionally slower; of more, ``parallel`` is the share of the
         work that they speed up.
     architecture
-        Of the function.
+        The architecture of the function.
     parallel
         Share of the work that a second vCPU halves; an assumption, see above.
     quality
@@ -227,7 +227,7 @@ class GpuOption:
     name
         For people.
     milliseconds
-        Of one item in a full batch, measured on such a card: nothing in the build can know it.
+        The latency of one item in a full batch, measured on such a card: nothing in the build can know it.
     backend
         ``"lambda"``, a function on Managed Instances, or ``"sagemaker"``, asynchronous inference.
     instance

@@ -81,7 +81,7 @@ class GpuBackend(ABC):
         model, work
             As those of `GpuInference`.
         timeout
-            Of one run of a batch.
+            The time limit of one run of a batch.
         max_wait
             How long a batch may wait for the GPU.
         options
@@ -106,11 +106,11 @@ class LambdaGpu(GpuBackend):
         How many environments there are, idle or not, and how many there may be. With a minimum of 0, nothing runs and
         no instance is paid for while there is nothing to do; the network is.
     concurrency
-        Requests at a time in one environment, each in a process of its own. While one process has the model on the
-        GPU, the others read and write tensors, and what they ask for at about the same time runs as one batch: with 1,
-        the GPU waits for S3.
+        Requests at a time in one environment, each in a separate process. While one process has the model on the
+        GPU, the others read and write tensors. Requests at about the same time run as one batch. With 1, the GPU waits
+        for S3.
     capacity
-        A capacity provider to share with other functions. Default: one of our own.
+        A capacity provider to share with other functions. Default: a new one.
     vpc
         Where the instances of a new provider are, see `GpuCapacity`. Default: the `vpc` of the pipeline, or a new
         `InferenceNetwork`.
@@ -167,12 +167,12 @@ class LambdaGpu(GpuBackend):
 class GpuInference(Construct):
     """Runs the model on a batch of tensors, on a GPU that is paid for only while there is something to do.
 
-    While it is idle, no instance is paid for; a network of its own is, about 29 USD a month, see `InferenceNetwork`.
+    While it is idle, no instance is paid for; a new network is, about 29 USD a month, see `InferenceNetwork`.
 
     It is an `IStage`. From zero, a GPU is there after minutes, in which requests fail; a workflow tries for as
     long as `max_wait` says.
 
-    With the context key ``cdk-inference:accelerator=cpu``, which the local target passes, it is a zip function that
+    With the context key ``cdk-inference:accelerator=cpu``, which the local target passes, it is a zip function. That
     runs the same model with the same handler on the CPU.
 
     Parameters
@@ -182,19 +182,19 @@ class GpuInference(Construct):
     work
         Where large tensors are read and written.
     backend
-        Whose GPU. Default: that of a Lambda function.
+        The backend that has the GPU. Default: a Lambda function.
     max_wait
         How long a batch may wait for the GPU, 1 minute to 6 hours: it then goes to the dead-letter queue. Default: 20
         minutes.
     timeout
-        Of one run of a batch. Default: one minute.
+        The time limit of one run of a batch. Default: one minute.
     **options
         As those of `StageFunction`.
 
     Attributes
     ----------
     stage
-        What the backend made, or the zip function.
+        The construct that the backend made, or the zip function.
     model_version
         Version of the model.
     transient_errors
@@ -328,7 +328,7 @@ class LambdaGpuFunction(StageFunction):
                 **inference_environment(model, work),
                 **_CUDA,
                 "ACCELERATOR_MEMORY_GIB": Tokenization.stringify_number(backend.accelerator_memory),
-                # Tells the runtime that its workers are forked, so that a process of its own holds the model.
+                # Tells the runtime that its workers are forked, so that a separate process holds the model.
                 "GPU_CONCURRENCY": Tokenization.stringify_number(backend.concurrency),
                 "ANSWER_SECONDS": f"{_answer_seconds(timeout):g}",
             },

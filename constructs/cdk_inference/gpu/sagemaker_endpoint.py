@@ -67,7 +67,7 @@ class AsyncEndpoint(Construct):
     Parameters
     ----------
     model
-        What it runs.
+        The model that it runs.
     work
         Where requests, answers and large tensors are.
     image
@@ -75,7 +75,7 @@ class AsyncEndpoint(Construct):
     instance_type, max_instances, concurrency
         As those of `SageMakerAsync`.
     timeout
-        Of one run of a batch: a container in which one takes longer ends.
+        The time limit of one run of a batch: a container in which one takes longer ends.
     encryption_key
         Customer managed key of the topics, the answers and the log group. Default: keys that AWS manages.
     log_retention
@@ -93,7 +93,7 @@ class AsyncEndpoint(Construct):
     arn
         Its ARN.
     role
-        What it runs with.
+        The role that it runs with.
     succeeded, failed
         The topics.
     """
@@ -241,7 +241,7 @@ class AsyncEndpoint(Construct):
         config = sagemaker.CfnEndpointConfig(
             self,
             "Config",
-            # No key for the volumes: instances with a GPU have disks of their own, which they encrypt, and then
+            # No key for the volumes: instances with a GPU have local disks, which they encrypt, and then
             # SageMaker refuses one.
             production_variants=[
                 sagemaker.CfnEndpointConfig.ProductionVariantProperty(

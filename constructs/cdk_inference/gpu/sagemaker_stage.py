@@ -40,8 +40,8 @@ SUBMIT_ERRORS = ("Lambda.Unknown", "Sandbox.Timedout")
 ANSWER_ERRORS = ("SageMakerServiceError", "SageMakerOutputLost", "States.Timeout")
 """SageMaker did not run the request, or its answer was lost.
 
-A request that expires or hangs SageMaker itself ends, and says so: when nothing comes at all, the answer was lost on
-the way, or the instance with it, and no object is to blame.
+A request that expires or hangs SageMaker itself ends, and says so. When nothing comes at all, the answer was lost on
+the way, or the instance with it. No object is to blame then.
 """
 
 _SHORTEST_WAIT = 60
@@ -65,7 +65,7 @@ class AsyncStage(Construct):
     work
         Where requests and answers go.
     timeout
-        Of one run of a batch.
+        The time limit of one run of a batch.
     max_wait
         How long a batch may wait for the GPU. A request is in the queue for half of it at most, so that one that gets
         lost is made again.

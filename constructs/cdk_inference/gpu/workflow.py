@@ -71,10 +71,10 @@ class GpuWorkflow(LoggedStateMachine):
     (``first``, ``route``, ``variant``).
 
     While inference is refused, it waits and tries again, each time up to twice as long; nothing is polled. An
-    invocation that dies makes it split the batch, until the item that kills it is alone, and does so twice. What cannot
-    be scored within `max_wait`, or kills its invocation, or whose row cannot be written, goes to the dead-letter
-    queue as the event that it came with, and a row says why. An execution that fails as a whole is reported to the
-    queue of what could not be delivered, with its input unless EventBridge leaves that out as too large.
+    invocation that dies makes it split the batch, until the item that kills it is alone, and does so twice. An item
+    goes to the dead-letter queue if it cannot be scored within `max_wait`, or kills its invocation, or its row cannot
+    be written. It goes there as the event that it came with, and a row says why. An execution that fails as a whole is reported to the
+    queue of undelivered events. The report has its input, unless EventBridge leaves that out as too large.
 
     A batch makes five state transitions if all goes well.
 
@@ -83,7 +83,7 @@ class GpuWorkflow(LoggedStateMachine):
     inference, postprocess
         The stages.
     trigger
-        Whose dead-letter queue takes what failed.
+        The trigger whose dead-letter queue takes what failed.
     max_wait
         How long inference is tried.
     encryption_key
@@ -170,7 +170,7 @@ class GpuWorkflow(LoggedStateMachine):
         input
             See the class; ``items`` must be in the variable of that name.
         output
-            Of the state.
+            The output of the state.
         """
         task = sfn.CustomState(
             scope,
@@ -330,7 +330,7 @@ class _Definition:
         again = self._wait("Wait to try it again", once="{% [$append($once, $current)] %}")
         died.when(sfn.Condition.jsonata("{% $count($current) > 1 %}"), split, comment="more than one")
         died.when(sfn.Condition.jsonata("{% $current[0] in $once %}"), fail_item, comment="one, and again")
-        # An instance can go for reasons of its own, and one item is often a whole batch.
+        # An instance can disappear for other reasons, and one item is often a whole batch.
         died.otherwise(again)
         again.next(infer)
         split.next(self._more)

@@ -58,8 +58,8 @@ class Cloud:
     check
         Raises `LocalError` once a part of the embedded AWS has ended. Default: nobody knows.
     report
-        Returns the last thing that one of some pipes was not able to do since a moment in milliseconds since the epoch,
-        if there is one. Default: nobody knows.
+        Returns the last failure of some pipes since a moment in milliseconds since the epoch, if there is one. Default:
+        nobody knows.
     """
 
     def __init__(
@@ -361,7 +361,7 @@ class Cloud:
         key
             Key of the object, if there is one file.
         prefix
-            What the keys start with, by default the pipeline's prefix. File names follow.
+            The beginning of the keys, by default the pipeline's prefix. File names follow.
         pipeline
             Name of the pipeline, if there are several.
 
@@ -398,7 +398,7 @@ class Cloud:
         Parameters
         ----------
         uploads
-            What ``put`` returned.
+            The result of ``put``.
         timeout
             Seconds to wait.
         pipeline
@@ -455,15 +455,15 @@ class Cloud:
 
 
 class LocalCloud(Cloud):
-    """An embedded AWS of our own: it starts with the ``with`` block and ends with it, without a trace.
+    """An embedded AWS for one block: it starts with the ``with`` block and ends with it, without a trace.
 
     >>> with LocalCloud() as cloud:                     # doctest: +SKIP
     ...     cloud.deploy("my-app")
     ...     uploads = cloud.put("photograph.jpg")
     ...     cloud.wait_for(uploads)
 
-    A part that ends unexpectedly ends all of it: what waits for it raises `LocalError` at once, and so does the end of
-    the ``with`` block if nothing has raised it before.
+    A part that ends unexpectedly ends all of it. A call that waits for it raises `LocalError` at once. So does the end
+    of the ``with`` block if nothing has raised it before.
 
     Parameters
     ----------

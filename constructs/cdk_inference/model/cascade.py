@@ -72,9 +72,9 @@ class Accuracy:
     Parameters
     ----------
     first, then
-        Of each model alone.
+        The figures of each model alone.
     cascade
-        Of both together, at the calibrated threshold.
+        The figures of both together, at the calibrated threshold.
     """
 
     first: float
@@ -227,7 +227,7 @@ class Answers:
     Parameters
     ----------
     name, version
-        Of the model.
+        The name and version of the model.
     classes
         How many it tells apart.
     top
@@ -261,10 +261,10 @@ def calibrate(
 ) -> Calibration:
     """Find how sure the first model must be, for the cascade to agree with the second as often as asked for.
 
-    Both models, as they are deployed, run over the evaluation data of their recipes, which must be the same samples in
-    the same order, each as the model takes it. The threshold is the lowest on a grid of 0.01 at which answering with
-    the first model where it is at least so sure, and with the second elsewhere, agrees with the second on the target
-    share of all samples. Confidence is the highest softmax of the first output.
+    Both models, as they are deployed, run over the evaluation data of their recipes. These must be the same samples in
+    the same order, each as the model takes it. Where the first model is at least as sure as the threshold, it answers,
+    and elsewhere the second. The threshold is the lowest on a grid of 0.01 at which these answers agree with the second
+    model's on the target share of all samples. Confidence is the highest softmax of the first output.
 
     Measurements and decision are written to ``<first>+<then>.cascade.lock.json`` next to the first recipe. With a
     lock that fits both models' versions, their evaluation data and the tools, nothing is measured, and the calibration
@@ -382,7 +382,7 @@ def decide(table: Table, agreement: float) -> Decision:
 def lower_bound(hits: int, samples: int) -> float:
     """Return the share that is exceeded with 95 % confidence, given how many of the samples hit.
 
-    The exact one-sided bound of Clopper and Pearson (Biometrika 26, 1934, 404-413): the share at which so many hits, or
+    The exact one-sided bound of Clopper and Pearson (Biometrika 26, 1934, 404-413). At this share, so many hits, or
     more, have a probability of 5 %. Approximations promise too much for shares near 1.
     """
     if hits == 0:
@@ -597,7 +597,7 @@ def _key(deployed: _Deployed) -> str:
 
 
 def _run(deployed: _Deployed, folder: Path) -> None:
-    """Run a model in a process of its own, since data functions of two recipes may import files of the same name."""
+    """Run a model in a separate process, since data functions of two recipes may import files of the same name."""
     manifest, project = deployed.model.manifest, deployed.project
     # As the deployed functions do; see `Manifest.batch_dependent`.
     singly = manifest.batch_dependent and isinstance(manifest.inputs[0].shape[0], str)

@@ -72,7 +72,7 @@ class RouteStages(ABC):
         Parameters
         ----------
         planned
-            What the routing says of it.
+            The routing's plan of the route.
         routed
             Whether the pipeline has a routing, so that states and rows name the route.
         """
@@ -123,7 +123,7 @@ class ExecutionStrategy(ABC, Generic[Stages]):
         scopes
             The scope of each route's functions, by its name.
         parts
-            What all routes share.
+            The parts that all routes share.
         """
 
     @abstractmethod

@@ -92,30 +92,30 @@ class InferencePipeline(Construct, Generic[StagesT]):
         A trigger to use, such as `S3Trigger.from_trigger_attributes`. It has the bucket, the keys and the size of
         batches. Default: a new one.
     bucket
-        Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our
-        own, versioned, encrypted, TLS only, without public access.
+        Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a new
+        bucket, versioned, encrypted, TLS only, without public access.
     prefix
         Only keys that start with it. Default: all keys.
     suffixes
         Only keys that end with one of them, in lower or upper case. Default: all keys; what the preprocessing cannot
         read is rejected with a row that says so.
     results
-        A table to share with other pipelines. Default: a table of our own.
+        A table to share with other pipelines. Default: a new table.
     encryption_key
-        Customer managed key of all data, logs included. Default: a key of our own, which rotates.
+        Customer managed key of all data, logs included. Default: a new key, which rotates.
     batch_size
         Most objects the workflow gets at once, 1 to 32. Default: 32.
     max_batching_window
         Longest time to wait for a batch to fill up, 0 to 300 seconds. Default: 1 second.
     max_receive_count
-        Times an object that fails by itself is delivered before it goes to the dead-letter queue, 1 to 1,000. What is
-        throttled is given back for as long as need be. Default: 10.
+        Times an object that fails by itself is delivered before it goes to the dead-letter queue, 1 to 1,000. Throttled
+        objects are given back for as long as necessary. Default: 10.
     stage_timeout
-        Of one invocation of each function. Finding the items that time out takes 5 invocations, one after the other,
-        of both models of a cascade. All must fit into the 5 minutes of an express workflow. With `Execution.fused` it
-        takes 3. Default: 30 seconds, 18 with a cascade, or 40 with `Execution.fused`.
+        The time limit of one invocation of each function. Finding the items that time out takes 5 invocations, one
+        after the other, of both models of a cascade. All must fit into the 5 minutes of an express workflow. With
+        `Execution.fused` it takes 3. Default: 30 seconds, 18 with a cascade, or 40 with `Execution.fused`.
     workflow_timeout
-        Of one batch; a message that failed is tried again about this much later. Default: 5 minutes.
+        The time limit of one batch; a message that failed is tried again about this much later. Default: 5 minutes.
     capacity
         Where environments of preprocessing and postprocessing come from; of a fused function, if its `inference` does
         not say so. Default: Lambda makes them on demand.
@@ -133,20 +133,20 @@ class InferencePipeline(Construct, Generic[StagesT]):
     vpc_subnets
         Subnets of the VPC. Default: its private subnets, or its isolated ones if it has no others.
     security_groups
-        Of all functions, instances and models. Default: each has a group of its own, which lets nothing in and HTTPS
-        out.
+        Security groups of all functions, instances and models. Default: each has a new group, which lets nothing in
+        and HTTPS out.
     log_retention
         Default: one month.
     removal_policy
-        Of the buckets, the table, the logs and the key. Default: RETAIN. DESTROY is honoured only with the context flag
-        ``cdk-inference:allow-destroy=true``.
+        The policy of the buckets, the table, the logs and the key. Default: RETAIN. DESTROY is honoured only with the
+        context flag ``cdk-inference:allow-destroy=true``.
     **old
         Deprecated props: `fused`, `preprocess_memory_size`, `postprocess_memory_size` and `traffic`.
 
     Attributes
     ----------
     trigger, workflow, results
-        The parts, each with grants and metrics of its own.
+        The parts, each with its grants and metrics.
     routes
         The stages of each route, by its name: `SeparateStages` or `FusedStages`. Without a routing, the name is
         ``"main"``.

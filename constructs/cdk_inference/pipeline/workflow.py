@@ -38,19 +38,19 @@ class InferenceWorkflow(LoggedStateMachine):
     Input: a list of ``{"message_id", "receive_count", "body"}``, as `S3Trigger` sends it. Output:
     ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``, the messages that must be tried again.
 
-    The stages handle the errors of single items themselves. When an invocation dies as a whole (out of memory, a
-    crash, a timeout), the batch is split into four parts, which are scored at the same time, each with its items
-    isolated from each other; what dies then is split into single items. An item that still dies fails alone. Messages
-    that came back are kept from new ones, and isolated at once.
+    The stages handle the errors of single items themselves. When an invocation dies as a whole (out of memory, a crash,
+    a timeout), the batch is split into four parts. These are scored at the same time, each with its items isolated from
+    each other. A part that dies then is split into single items. An item that still dies fails alone. Messages that
+    came back are kept from new ones, and isolated at once.
 
-    An item that fails by itself is given back to the queue; with a trigger, it goes to the dead-letter queue with its
-    error once it has been delivered ``max_receive_count`` times. When Lambda or another service is not available,
-    items are given back however often that happens. So is what is left when the time might not suffice for another
-    part: an execution that ran out of time would report its finished part as failed too. When something must be
+    An item that fails by itself is given back to the queue. With a trigger, it goes to the dead-letter queue with its
+    error once it has been delivered ``max_receive_count`` times. When Lambda or another service is not available, items
+    are given back however often that happens. So are the items that are left when the time might not suffice for
+    another part. An execution that ran out of time would report its finished part as failed too. When something must be
     repaired, such as a missing permission, the execution fails at its end, and its messages stay in the queue.
 
-    With several routes, items are sorted by destination first, and each part is a separate batch. What the first model
-    of a cascade is not sure of becomes a batch of the second. A route on a GPU ends after preprocessing: a workflow
+    With several routes, items are sorted by destination first, and each part is a separate batch. Items of which the
+    first model of a cascade is not sure become a batch of the second. A route on a GPU ends after preprocessing: a workflow
     that may wait takes over. A fused route has one state, "Score".
 
     Parameters
@@ -60,10 +60,10 @@ class InferenceWorkflow(LoggedStateMachine):
     router
         Sorts the items, if there is more than one route.
     trigger
-        Whose dead-letter queue takes what fails by itself too often. Default: all of it is given back, and the queue
-        that the messages come from decides.
+        The trigger whose dead-letter queue takes what fails by itself too often. Default: all of it is given back, and
+        the queue that the messages come from decides.
     timeout
-        Of one execution, at most 5 minutes. Default: 5 minutes.
+        The time limit of one execution, at most 5 minutes. Default: 5 minutes.
     encryption_key
         Customer managed key of the log group, the definition and the executions. Default: AWS encrypts with its own.
     log_retention

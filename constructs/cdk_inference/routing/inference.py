@@ -48,11 +48,11 @@ class Inference(ABC):
         memory_size
             MiB; 1,769 MiB are one vCPU.
         timeout
-            Of one invocation. Default: the pipeline's.
+            The time limit of one invocation. Default: the pipeline's.
         capacity
             Where environments come from. Default: Lambda makes them on demand.
         engine
-            What runs the model: ONNX Runtime's shared library (``"c_api"``), or its Python package (``"python"``).
+            The engine: ONNX Runtime's shared library (``"c_api"``), or its Python package (``"python"``).
             Default: the library, where the platform's wheels are Linux's.
         delivery
             How the model gets into the function. Default: by its size, see `ModelDelivery.auto`.
@@ -76,17 +76,18 @@ class Inference(ABC):
     ) -> Inference:
         """Run it on a GPU that is paid for only while there is something to do.
 
-        While it is idle, no instance is paid for; a network of its own is, about 29 USD a month, see
+        While it is idle, no instance is paid for; a new network is, about 29 USD a month, see
         `InferenceNetwork`.
 
         Parameters
         ----------
         backend
-            Whose GPU. Default: that of a Lambda function on a capacity provider of its own.
+            The backend that has the GPU. Default: a Lambda function on a new capacity provider.
         max_wait
             How long a batch may wait for the GPU. Default: 20 minutes.
         timeout
-            Of one run of a batch; the pipeline's own is that of its express workflow. Default: one minute.
+            The time limit of one run of a batch; the pipeline's own is that of its express workflow. Default: one
+            minute.
         """
         from cdk_inference.gpu.inference import LambdaGpu, default_max_wait, default_timeout  # noqa: PLC0415 - for GPUs
 
@@ -123,7 +124,7 @@ class Inference(ABC):
         model, work
             As those of `CpuInference`.
         timeout
-            Of one invocation, unless the strategy has one of its own.
+            The time limit of one invocation, unless the strategy has another.
         confidence
             Whether the answer says how sure the model is of each item.
         **options

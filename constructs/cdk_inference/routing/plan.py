@@ -61,7 +61,7 @@ class PlannedRoute:
     name
         The route's; for the first model of a cascade, both routes'.
     route
-        Whose functions it uses.
+        The route whose functions it uses.
     escalation
         If it is the first model of a cascade.
     """
@@ -103,7 +103,7 @@ class RoutePlan:
     expression
         JSONata for the name of an item's destination.
     decisions
-        What was decided while the app synthesizes, and why.
+        The decisions of the synth, and why.
     """
 
     routes: dict[str, Route] = field(default_factory=dict)

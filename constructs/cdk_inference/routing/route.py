@@ -28,7 +28,7 @@ class Route:
     Parameters
     ----------
     name
-        What rows, states and construct ids call it: up to 31 letters, digits, dashes and underscores.
+        The name in rows, states and construct ids: up to 31 letters, digits, dashes and underscores.
     model
         The model to run.
     preprocess
@@ -38,8 +38,8 @@ class Route:
     inference
         Where the model runs. Default: `Inference.cpu`.
     milliseconds
-        Of one item on one vCPU, or on the GPU in a full batch, for estimates of costs. Default: on a CPU, what the
-        model's lock says; on a GPU it is not known: ``benchmarks/gpu.py`` measures it.
+        The latency of one item on one vCPU, or on the GPU in a full batch, for estimates of costs. Default: on a CPU,
+        what the model's lock says; on a GPU it is not known: ``benchmarks/gpu.py`` measures it.
 
     Raises
     ------

@@ -82,7 +82,7 @@ class Router(Construct):
     Parameters
     ----------
     plan
-        What is chosen by what.
+        The plan of the routing.
     trigger
         Where the objects are.
     **options

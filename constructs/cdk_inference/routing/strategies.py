@@ -188,7 +188,7 @@ class Routing:
             By label. An item for which the function fails, or returns another label, fails: it is tried again, and goes
             to the dead-letter queue in the end.
         requirements
-            What it imports, as a list or the path of a requirements file.
+            The packages that it imports, as a list or the path of a requirements file.
         sources
             More files and folders that it needs, put next to it.
 
@@ -213,8 +213,8 @@ class Routing:
         then
             Runs anywhere.
         agreement
-            The share of the evaluation samples for which the cascade must give the answer of ``then``; the threshold is
-            found at the first synth, and recorded in a lock next to the first recipe. Default: 0.99.
+            The share of the evaluation samples on which the cascade must answer as ``then``; the threshold is found at
+            the first synth, and recorded in a lock next to the first recipe. Default: 0.99.
         threshold
             The confidence below which items are escalated, from 0 to 1, if you know better.
 
@@ -262,7 +262,7 @@ class Routing:
         cpu, gpu
             The same model, for the one and for the other. Latencies must be known, see `Route`.
         traffic
-            What is expected.
+            The expected traffic.
         first
             A cheap model on the CPU; with it, cascades of it and either of the others are options too.
         agreement

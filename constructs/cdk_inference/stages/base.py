@@ -81,8 +81,8 @@ class FunctionOptions(TypedDict, total=False):
 class StageFunction(Construct):
     """A function that runs one stage of a pipeline.
 
-    Each has a role of its own that may write its logs and trace segments and nothing else until it is granted more,
-    a log group with JSON logs, and active tracing.
+    Each has a log group with JSON logs, active tracing, and a role. The role may write its logs and trace segments, and
+    nothing else until it is granted more.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class StageFunction(Construct):
     memory_size
         MiB; 1,769 MiB are one vCPU.
     timeout
-        Of one invocation.
+        The time limit of one invocation.
     capacity
         Where environments come from. Default: Lambda makes them on demand.
     reserved_concurrent_executions
@@ -123,7 +123,7 @@ class StageFunction(Construct):
     version
         The version that is published when code or configuration change.
     target
-        What workflows invoke: an alias that moves to each new version.
+        The target that workflows invoke: an alias that moves to each new version.
     role, log_group
         Its role and its log group.
     model_version
@@ -331,8 +331,8 @@ def move_together(*stages: IStage) -> None:
     """Have no alias of the stages move before all of their functions have their new code.
 
     The stages of a route depend on each other, such as labels and a model. Without this, the alias of a small function
-    would move while a large one is still being updated, and batches would meet stages of two deployments meanwhile. If
-    a function cannot be updated, no alias moves at all.
+    would move while a large one is still being updated. Meanwhile, batches would meet stages of two deployments. If a
+    function cannot be updated, no alias moves at all.
     """
     functions = [function for stage in stages for function in stage.stage_functions]
     for stage in functions:

@@ -46,8 +46,8 @@ _BEFORE, _AFTER = "PREPROCESS", "POSTPROCESS"
 class FusedFunction(StageFunction):
     """Reads a batch of objects, runs the model on them, and writes a row for each.
 
-    One cold start instead of three, one invocation and no tensors that travel. What the three functions may do, its one
-    role may.
+    One cold start instead of three, one invocation and no tensors that travel. Its one role may do
+    what the three functions may do.
 
     Parameters
     ----------

@@ -43,7 +43,7 @@ class CpuInference(StageFunction):
     capacity
         Where environments come from. Default: Lambda makes them on demand.
     engine
-        What runs the model: ONNX Runtime's shared library (``"c_api"``), or its Python package (``"python"``). Default:
+        The engine: ONNX Runtime's shared library (``"c_api"``), or its Python package (``"python"``). Default:
         the library, where the platform's wheels are Linux's.
     delivery
         How the model gets into the function. Default: by its size, see `ModelDelivery.auto`.

@@ -189,7 +189,7 @@ class PostprocessFunction(StageFunction):
     stage
         How the outputs for one object become a prediction.
     model
-        Whose outputs they are.
+        The model that gives the outputs.
     work
         Where large tensors are read.
     results

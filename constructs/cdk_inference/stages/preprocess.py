@@ -134,7 +134,7 @@ class Preprocess:
         columns
             Their names, in the order that the model takes.
         dtype
-            Of the array.
+            The type of the array.
         header
             Whether the first line names the columns. Without, they are taken in the order of ``columns``.
         delimiter
@@ -184,7 +184,8 @@ class Preprocess:
         field
             Field of a JSON object that holds the text. Default: the whole object is the text.
         too_long
-            What becomes of longer texts: ``truncate`` keeps their first ``max_length`` tokens, ``reject`` rejects them.
+            The treatment of longer texts: ``truncate`` keeps their first ``max_length`` tokens, ``reject`` rejects
+            them.
 
         Raises
         ------
@@ -261,8 +262,8 @@ class Preprocess:
         entry
             ``path/to/file.py:function``.
         requirements
-            What it imports, as a list or the path of a requirements file. Pin them: a bundle is only as reproducible
-            as its requirements.
+            The packages that it imports, as a list or the path of a requirements file. Pin them: a bundle is only as
+            reproducible as its requirements.
         sources
             More files and folders that it needs, put next to it.
         suffixes
@@ -282,7 +283,7 @@ class Preprocess:
         Raises
         ------
         PropError
-            What the stage makes is not what the model takes.
+            The stage's output must fit the model's inputs.
         """
         if self.produces is not None:
             dtype, shape = self.produces
@@ -317,7 +318,7 @@ class PreprocessFunction(StageFunction):
     stage
         How one object becomes an array.
     model
-        Whose inputs the arrays must fit.
+        The model whose inputs the arrays must fit.
     trigger
         Where the objects are; the function may read them.
     work

@@ -67,7 +67,7 @@ class IResultsTable(Construct):
 class ResultsTable(IResultsTable):
     """A DynamoDB table that keeps what the model said of each object.
 
-    The partition key is ``bucket/key`` of the object; the sort key is its version id and the model version, so a new
+    The partition key is ``bucket/key`` of the object; the sort key is its version id and the model version. A new
     object version or a new model adds a row, and a replay writes the same one.
 
     Parameters

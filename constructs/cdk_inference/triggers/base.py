@@ -41,7 +41,7 @@ def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[st
     queue_url
         The dead-letter queue.
     body
-        What the message holds, as the trigger's queue had it.
+        The message's body, as the trigger's queue had it.
     error, cause
         Name and text of the error, which readers of the queue find in the attributes ``Error`` and ``Cause``.
     """

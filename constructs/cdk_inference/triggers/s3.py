@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 MAX_BATCH_SIZE = 32
 """Messages a workflow takes at once.
 
-Pipes would take 10,000, but the input of a workflow is limited to 262,144 characters, and the event of one object can
-take 7,200 of them: a key of 1,024 bytes is six times as long once it is escaped.
+Pipes would take 10,000, but the input of a workflow is limited to 262,144 characters. The event of one object can take
+7,200 of them: a key of 1,024 bytes is six times as long once it is escaped.
 """
 
 _UPLOAD_DAYS = 7  # a multipart upload that is not complete by then is abandoned
@@ -72,8 +72,8 @@ class S3Trigger(IS3Trigger):
     Parameters
     ----------
     bucket
-        Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a bucket of our
-        own, versioned, encrypted, TLS only, without public access.
+        Where objects land. An imported bucket must have EventBridge notifications enabled. Default: a new
+        bucket, versioned, encrypted, TLS only, without public access.
     prefix
         Only keys that start with it, in characters of Latin-1: IAM policies name it. Default: all keys.
     suffixes
@@ -93,9 +93,9 @@ class S3Trigger(IS3Trigger):
         Longest time the workflow takes; the queue hides a message for this and 30 seconds more, plus the window.
         Default: 5 minutes, the limit of an express workflow.
     log_retention
-        Of the pipe's log group. Default: one month.
+        The retention of the pipe's log group. Default: one month.
     removal_policy
-        Of the bucket and the log group. Default: RETAIN. DESTROY is honoured only with the context flag
+        The policy of the bucket and the log group. Default: RETAIN. DESTROY is honoured only with the context flag
         ``cdk-inference:allow-destroy=true``.
 
     Attributes
@@ -137,7 +137,7 @@ class S3Trigger(IS3Trigger):
             check_environment(self, "bucket", bucket, fix=_FORWARD)
         encryption.check_key(self, encryption_key)
         self._key = encryption_key
-        # A bucket of the user's has a key of its own; one that is imported by name may be under ours.
+        # The user's bucket knows its key; one that is imported by name may be under ours.
         self._bucket_key = encryption_key if bucket is None else bucket.encryption_key or encryption_key
         self.batch_size = batch_size
         self._window = window
@@ -214,8 +214,8 @@ class S3Trigger(IS3Trigger):
     def _create_rule(self, prefix: str, suffixes: Sequence[str]) -> events.CfnRule:
         """Deliver the events of new objects to the queue.
 
-        With the L2 rule, a queue under a customer managed key would take messages from the rules of any account, and
-        the key's policy would get wildcards.
+        With the L2 rule, a queue under a customer managed key would take messages from the rules of any account. The
+        key's policy would get wildcards.
         """
         pattern = {
             "source": ["aws.s3"],
@@ -297,7 +297,7 @@ class S3Trigger(IS3Trigger):
         encryption_key
             Customer managed key of the queues and the bucket. Default: none.
         log_retention, removal_policy
-            Of the pipe's log group. Default: one month, and RETAIN.
+            The retention of the pipe's log group. Default: one month, and RETAIN.
 
         Raises
         ------

@@ -21,15 +21,15 @@ _log = logging.getLogger(__name__)
 class Batches:
     """Splits items into runs, and puts the outputs together again.
 
-    A batch that does not fit the memory is halved, and items of that shape are run that many at a time from then on:
-    what one run takes depends on nothing else, so that trying more again would only fail again.
+    A batch that does not fit the memory is halved, and items of that shape are run that many at a time from then on.
+    The memory of a run depends on nothing else, so that trying more again would only fail again.
 
     Parameters
     ----------
     run
         Runs the model on a batch, and returns its outputs in order. Raises `OutOfMemoryError`.
     names
-        Of the outputs.
+        The names of the outputs.
     max_batch_size
         Most items in one run; None for no limit but the memory.
     fixed_batch_size

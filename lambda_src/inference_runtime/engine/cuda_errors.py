@@ -1,4 +1,4 @@
-"""Classifies errors of a GPU by the strings of ONNX Runtime: it has no exceptions of its own for these."""
+"""Classifies errors of a GPU by the strings of ONNX Runtime: it has no exceptions for these."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 
 from inference_runtime.errors import KernelFaultError, OutOfMemoryError, RetryableError
 
-# An arena that cannot grow says one of the first three (onnxruntime/core/framework/bfc_arena.cc), a failed call of CUDA
-# its number and text, and one of cuBLAS, cuDNN or cuFFT its status (onnxruntime/core/providers/cuda/cuda_call.cc).
+# An arena that cannot grow says one of the first three (onnxruntime/core/framework/bfc_arena.cc). A failed call of CUDA
+# says its number and text, and one of cuBLAS, cuDNN or cuFFT its status (onnxruntime/core/providers/cuda/cuda_call.cc).
 # Status names: the libraries' own references. std::bad_alloc is memory of the host.
 _MEMORY = re.compile(
     r"Failed to allocate memory for requested buffer"

@@ -46,7 +46,7 @@ class LocalEngine:
     StageError
         If the function is configured wrongly.
     Exception
-        What `open_session` raises.
+        Any error of `open_session`.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class LocalEngine:
         Raises
         ------
         Exception
-            What `infer` raises.
+            Any error of `infer`.
         """
         self.check(inputs)
         yield from self._batches.runs(inputs)

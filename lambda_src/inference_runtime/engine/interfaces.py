@@ -19,7 +19,7 @@ class Engine(Protocol):
     inference
         Where: `cpu` or `gpu`.
     output_names
-        Of the model.
+        The outputs of the model.
     """
 
     inference: str

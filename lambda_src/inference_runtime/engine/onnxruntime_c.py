@@ -426,7 +426,7 @@ class CSession:
             memmove(buffer, data, len(data))
 
     def _read_output(self, output: TensorInfo, value: int, slots: Any) -> Tensor:  # noqa: ANN401 - an array of ctypes
-        """Return a value of ONNX Runtime's as a tensor with bytes of its own."""
+        """Return a value of ONNX Runtime's as a tensor with a copy of the bytes."""
         if output.dtype not in ITEM_SIZES and output.dtype != STRING:
             raise StageError(f"model output {output.name!r} is {output.dtype}, which cannot travel")
         room = addressof(slots) + (len(slots) - _ROOM) * _SLOT

@@ -8,7 +8,7 @@ class OnnxRuntimeError(Exception):
 
 
 class Fail(OnnxRuntimeError):  # noqa: N818 - these are the package's names, by which logs and workflows know them
-    """Anything that has no name of its own."""
+    """Any error without a more precise name."""
 
 
 class InvalidArgument(OnnxRuntimeError):  # noqa: N818

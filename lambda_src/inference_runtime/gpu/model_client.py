@@ -39,8 +39,8 @@ START_TIMEOUT = 300.0
 REQUEST_TIMEOUT = 600.0
 """Seconds that an invocation may take, if `ANSWER_SECONDS` does not say so.
 
-The construct sets it below the function's timeout: a card that hangs would outlast every invocation otherwise, and to
-the workflow, whose invocations die, that is some item's fault.
+The construct sets it below the function's timeout. A card that hangs would outlast every invocation otherwise, and the
+workflow, whose invocations die, would blame some item.
 """
 
 _MAX_STARTS = 3
@@ -90,7 +90,7 @@ class ModelClient:
         ModelServerDiedError
             If it died twice on these inputs.
         Exception
-            What `LocalEngine.infer` raises.
+            Any error of `LocalEngine.infer`.
         """
         deadline = getattr(self._local, "deadline", None) or time.monotonic() + self._request_timeout
         for attempt in range(_MAX_ATTEMPTS):

@@ -1,7 +1,7 @@
 """The process that has the model on the card, for all processes of the execution environment: `model_client` starts it.
 
 Run as `python -m inference_runtime.gpu.model_server SOCKET`. The process that starts it holds the lock that allows one
-such process, and passes it on: the lock is free again when this process has ended, however that came about.
+such process, and passes it on. The lock is free again when this process has ended, however that came about.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ModelServer:
     Parameters
     ----------
     path
-        Of the socket.
+        The path of the socket.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Handler of the inference function: runs batches through the model with ONNX Runtime, on a CPU or a GPU.
 
-Its cold start is the one that counts, so that it imports what it uses when it uses it: not numpy, which takes longer
-than to load most models, and no client of S3 before a tensor comes or goes by reference.
+Its cold start is the one that counts, so that it imports what it uses when it uses it. It never imports numpy, which
+takes longer than to load most models. It imports no client of S3 before a tensor comes or goes by reference.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ def open_engine() -> Engine:
     """Return what runs the model of this function.
 
     On Managed Instances (`GPU_CONCURRENCY` is set) one process has the model for all: each concurrent invocation has a
-    process of its own there, and their parent imports the handler too, so that each would take its copy of the card's
-    memory. A process that was forked after it used CUDA could not use it at all.
+    separate process there. Their parent imports the handler too, so that each would take its copy of the card's memory.
+    A process that was forked after it used CUDA could not use it at all.
     """
     if os.environ.get("GPU_CONCURRENCY"):
         from inference_runtime.gpu.model_client import ModelClient  # noqa: PLC0415 - no other function needs it

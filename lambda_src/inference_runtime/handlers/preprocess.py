@@ -1,7 +1,7 @@
 """Handler of the preprocessing function: reads objects and turns them into batches of model inputs.
 
-Logs with the standard library: this is the first function that every object meets, and Powertools would add
-50 to 90 ms to its cold start for a log format that Lambda has itself.
+Logs with the standard library. This is the first function that every object meets. Powertools would add 50 to 90 ms to
+its cold start for a log format that Lambda has itself.
 """
 
 from __future__ import annotations

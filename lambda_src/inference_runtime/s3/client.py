@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 IDLE_SECONDS = 5.0
-"""A connection that has been idle for longer is not used again: S3 may have closed it, and a function that was frozen
+"""A connection that has been idle for longer is not used again. S3 may have closed it, and a function that was frozen
 has not heard of it."""
 
 MAX_RETRY_DELAY = 1.0

@@ -1,6 +1,6 @@
 """When an invocation must have answered.
 
-A row whose invocation is killed before it answers counts as a failure: its message comes back, and may end as a dead
+A row whose invocation is killed before it answers counts as a failure. Its message comes back, and may end as a dead
 letter that has a row. So rows are written only while there is time to say so, and items are preprocessed only while
 there is time to score them.
 """

@@ -57,7 +57,7 @@ def check_inputs(returned: object, specs: Sequence[InputSpec]) -> dict[str, Arra
     Raises
     ------
     StageError
-        If names or types are not the model's: these do not depend on the object, so the function is at fault, and the
+        Names or types are not the model's. These do not depend on the object, so the function is at fault, and the
         message is kept for after the fix.
     RejectItem
         If a shape does not fit, or a value is NaN or infinite.

@@ -1,4 +1,4 @@
-"""Preprocesses items in a process of their own, so that one that crashes or hangs ends alone.
+"""Preprocesses items in a separate process, so that one that crashes or hangs ends alone.
 
 The process is started for a batch and ends with it. It is not forked: this one has threads, and in a fused function the
 model. A pair of sockets connects the two, since queues and semaphores need `/dev/shm`, which Lambda does not have.
@@ -59,7 +59,7 @@ class Isolation:
     Parameters
     ----------
     prefix
-        What the names of the user code's variables begin with, see `load_stage`.
+        The beginning of the names of the user code's variables, see `load_stage`.
     left
         Returns the seconds that are left for all items, in which a process must start.
     """
@@ -87,7 +87,7 @@ class Isolation:
         Parameters
         ----------
         data, item
-            What the user's function takes.
+            The arguments of the user's function.
         seconds
             That it may take.
 

@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 class _SupersededError(Exception):
-    """The object was overwritten after this event; the overwrite has an event of its own."""
+    """The object was overwritten after this event; the overwrite has another event."""
 
 
 class _RetryError(Exception):
@@ -98,11 +98,11 @@ class Preprocessor:
     function
         The user's: `function(data, item) -> array`, or a dict of arrays.
     inputs
-        What the model expects.
+        The inputs that the model expects.
     max_bytes
         Larger objects are rejected before they are read.
     prefix
-        What the names of the user code's variables begin with, for the process that loads it for isolated items.
+        The beginning of the names of the user code's variables, for the process that loads it for isolated items.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Preprocessor:
         s3
             Thread-safe client.
         prefix
-            What the names of the user code's variables begin with, see `load_stage`.
+            The beginning of the names of the user code's variables, see `load_stage`.
 
         Raises
         ------
@@ -163,9 +163,9 @@ class Preprocessor:
             Is filled meanwhile: complete when all is yielded. A message that is then neither in there nor yielded is
             done: a duplicate, or superseded by a newer object.
         deadline
-            Of the invocation. Without one, items may take any time.
+            The deadline of the invocation. Without one, items may take any time.
         share
-            Of the time until then that several items may take.
+            The share of the time until then that several items may take.
         isolate
             Whether to preprocess the items in another process: one that kills it, or does not end in time, then fails
             by itself.

@@ -80,7 +80,7 @@ def row(
     confidence
         How sure the model was.
     first
-        What another model said before, see `answers`.
+        The earlier answer of another model, see `answers`.
     """
     strings = {
         "object": f"{item.bucket}/{item.key}",

@@ -57,11 +57,11 @@ class TensorStore:
         Parameters
         ----------
         response
-            What else the response holds.
+            The rest of the response.
         groups
             Item indices, and tensors by name with the batch as first axis.
         member
-            What the tensors are called: `inputs` or `outputs`.
+            The key of the tensors: `inputs` or `outputs`.
         limit
             Most bytes that the response may take as JSON.
 

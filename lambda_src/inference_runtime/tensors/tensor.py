@@ -165,9 +165,9 @@ class Tensor:
         Parameters
         ----------
         dtype, shape
-            Of that tensor.
+            The type and shape of that tensor.
         data
-            What `encoded` returned; of numbers it is kept, not copied.
+            The result of `encoded`; numbers are kept, not copied.
 
         Raises
         ------

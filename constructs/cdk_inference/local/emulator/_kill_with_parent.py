@@ -1,6 +1,6 @@
 """Runs a command for as long as the parent lives, then ends it with everything that it started.
 
-Run as a file, in a session of its own. Closing stdin ends the command.
+Run as a file, in a new session. Closing stdin ends the command.
 """
 
 from __future__ import annotations

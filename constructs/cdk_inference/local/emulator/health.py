@@ -93,7 +93,7 @@ class Health:
         part
             Name of the part, such as ``"pipe orders"``.
         error
-            What it raised.
+            The error that it raised.
         """
         if self._failure is None:
             self.logger.error("%s raised", part, exc_info=error)

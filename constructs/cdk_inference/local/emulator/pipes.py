@@ -1,7 +1,7 @@
 """SQS to Step Functions pipes: MiniStack creates them but never polls them.
 
-Each pipe is taken from the deployed template and acts with its own role, so that a missing permission shows here as
-it would in AWS.
+Each pipe is taken from the deployed template and acts with its own role. A missing permission shows here as it would in
+AWS.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Refusal:
     pipe
         Name of the pipe.
     action
-        What it tried, such as ``"StartSyncExecution"``; ``"AssumeRole"`` for its role.
+        The action that it tried, such as ``"StartSyncExecution"``; ``"AssumeRole"`` for its role.
     message
         Why it failed.
     at
@@ -304,7 +304,7 @@ class _Pipe:
         return render(definition.input_template, _record(message, definition.source_arn), variables)
 
     def _delete(self, messages: list[dict[str, Any]]) -> None:
-        # One by one: MiniStack takes DeleteMessageBatch for an IAM action of its own, which no policy allows.
+        # One by one: MiniStack takes DeleteMessageBatch for a separate IAM action, which no policy allows.
         url = _queue_url(self._endpoint, self.definition.source_arn)
         for message in messages:
             with self._acting("DeleteMessage"):

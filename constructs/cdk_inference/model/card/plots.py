@@ -123,7 +123,7 @@ class Mark:
 
 @dataclass
 class Drawing:
-    """A plot, as its template takes it. What comes first is below."""
+    """A plot, as its template takes it. The first parts are drawn below the others."""
 
     canvas: Canvas
     boxes: list[tuple[Box, str]] = field(default_factory=list)

@@ -34,8 +34,8 @@ def text_preprocessor(
 ) -> Callable[[bytes, Item], dict[str, Array]]:
     """Return a preprocessing function for text in UTF-8.
 
-    Texts are padded to the next multiple of a few tokens, so that those of similar length share a batch: nothing of
-    the padding reaches a model that respects its attention mask.
+    Texts are padded to the next multiple of a few tokens, so that those of similar length share a batch. Nothing of the
+    padding reaches a model that respects its attention mask.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def text_preprocessor(
     field
         Member of a JSON object that holds the text. Without it the whole object is the text.
     too_long
-        What becomes of longer texts: `truncate` keeps the first `max_length` tokens, or those of the first
-        100 x `max_length` characters if these are fewer; `reject` rejects the text.
+        The treatment of longer texts: `truncate` keeps the first `max_length` tokens (of at most 100 x `max_length`
+        characters); `reject` rejects the text.
 
     Returns
     -------

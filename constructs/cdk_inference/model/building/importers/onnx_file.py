@@ -429,7 +429,7 @@ def _open(model: bytes, subject: str) -> ort.InferenceSession:
     for level in (AS_WRITTEN, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC):
         try:
             return open_session(model, level=level)
-        except Exception as error:  # onnxruntime's errors have no common base of their own
+        except Exception as error:  # onnxruntime's errors have no common base class
             failure = error
     for pattern in _MISSING_OPERATOR:
         if found := pattern.search(str(failure)):
