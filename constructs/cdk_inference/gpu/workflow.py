@@ -73,8 +73,9 @@ class GpuWorkflow(LoggedStateMachine):
     While inference is refused, it waits and tries again, each time up to twice as long; nothing is polled. An
     invocation that dies makes it split the batch, until the item that kills it is alone, and does so twice. An item
     goes to the dead-letter queue if it cannot be scored within `max_wait`, or kills its invocation, or its row cannot
-    be written. It goes there as the event that it came with, and a row says why. An execution that fails as a whole is reported to the
-    queue of undelivered events. The report has its input, unless EventBridge leaves that out as too large.
+    be written. It goes there as the event that it came with, and a row says why. An execution that fails as a whole is
+    reported to the queue of undelivered events. The report has its input, unless EventBridge leaves that out as too
+    large.
 
     A batch makes five state transitions if all goes well.
 

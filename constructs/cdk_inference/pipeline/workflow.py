@@ -50,8 +50,8 @@ class InferenceWorkflow(LoggedStateMachine):
     repaired, such as a missing permission, the execution fails at its end, and its messages stay in the queue.
 
     With several routes, items are sorted by destination first, and each part is a separate batch. Items of which the
-    first model of a cascade is not sure become a batch of the second. A route on a GPU ends after preprocessing: a workflow
-    that may wait takes over. A fused route has one state, "Score".
+    first model of a cascade is not sure become a batch of the second. A route on a GPU ends after preprocessing: a
+    workflow that may wait takes over. A fused route has one state, "Score".
 
     Parameters
     ----------
