@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CONTENDERS = Path(__file__).parent / "contenders"
 MODELS = {
     "minilm": ("all-MiniLM-L6-v2", ROOT / "model_assets" / "minilm" / "recipe.py"),
-    "resnet18": ("ResNet-18", ROOT / "tests" / "model" / "recipes" / "resnet18" / "recipe.py"),
+    "resnet18": ("ResNet-18", ROOT / "tests" / "constructs" / "model" / "recipes" / "resnet18" / "recipe.py"),
     "lite0": ("EfficientNet-Lite0", ROOT / "model_assets" / "efficientnet_lite" / "lite0.py"),
     "digits": ("CNN for digits", ROOT / "model_assets" / "digits_cnn" / "recipe.py"),
 }

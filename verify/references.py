@@ -175,7 +175,7 @@ def _routed(stack: Stack) -> None:
     cascade = Routing.cascade(first=small, then=large, threshold=0.5)
     by_metadata = Routing.by_metadata("model", {"other": other}, otherwise=cascade)
     decided = Routing.by_function(
-        f"{ROOT / 'tests' / 'constructs' / 'deciding.py'}:decide", {"left": by_metadata, "right": small}
+        f"{ROOT / 'tests' / 'constructs' / 'routing' / 'deciding.py'}:decide", {"left": by_metadata, "right": small}
     )
     _pipeline(stack, routing=Routing.by_tag("class", {"cheap": small}, otherwise=decided))
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OPTIONS = {"FunctionOptions": FunctionOptions, "ManagedInstancesOptions": ManagedInstancesOptions}
-NOT_RUN = {"local.md"}  # starts an embedded AWS: tests/local does that
+NOT_RUN = {"local.md"}  # starts an embedded AWS: tests/constructs/local does that
 CODE = [
     pytest.param(page, code, id=f"{page.path.stem}-{line}")
     for page in PAGES
@@ -119,7 +119,7 @@ def routed() -> dict[str, Any]:
     half = ModelArtifact(stack, "Half", recipe=recipe, precision=Float16())
     large = Route("large", model=half, inference=Inference.gpu(), **options)
     decided = Routing.by_function(
-        ROOT / "tests" / "constructs" / "deciding.py:decide",
+        ROOT / "tests" / "constructs" / "routing" / "deciding.py:decide",
         {"left": Routing.cascade(first=small, then=large, threshold=0.5), "right": small},
     )
     tagged = Routing.by_tag("tag", {"a": large}, otherwise=decided)

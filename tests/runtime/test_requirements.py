@@ -19,7 +19,7 @@ EXCLUDED = {
     "onnxruntime": {"flatbuffers", "numpy", "packaging", "protobuf"},
 }
 FOLDER = Path(__file__).parents[2] / "lambda_src" / "requirements"
-# Those of the container image are installed nowhere here: tests/bundling/test_gpu_image.py resolves them.
+# Those of the container image are installed nowhere here: tests/constructs/bundling/test_gpu_image.py resolves them.
 IMAGE = [FOLDER / "inference-gpu-cuda.txt", FOLDER / "inference-gpu.txt"]
 FILES = sorted(set(FOLDER.glob("*.txt")) - set(IMAGE))
 

@@ -20,7 +20,7 @@ from verify.models import judge
 from verify.models.judge import CASES, Row, compare
 
 from cdk_inference.model import TensorSpec
-from tests.model import graphs
+from tests.constructs.model import graphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -136,7 +136,7 @@ class Routed:
             "decided": self._deploy(
                 "decided",
                 lambda a, b, g: Routing.by_function(
-                    Path(__file__).parent.parent / "constructs" / "deciding.py:decide", {"left": a, "right": b}
+                    Path(__file__).parents[1] / "constructs" / "routing" / "deciding.py:decide", {"left": a, "right": b}
                 ),
             ),
             "split": self._deploy("split", lambda a, b, g: Routing.split({"old": (1, a), "new": (1, b)})),

@@ -16,8 +16,8 @@ _FOR_TOOLS = frozenset({".a", ".la", ".pxd", ".pyc"})
 _LICENSES = ("licen", "copying", "notice", "authors")
 
 # Patterns, in which "*" stands for any part of a path, of what nobody imports of the runtime's own requirements. Their
-# versions are pinned, and tests/bundling/test_trimming.py imports and uses what is left. For numpy it is what there is
-# for tests and for building extensions; f2py stays, since "from numpy import *" imports it.
+# versions are pinned, and tests/constructs/bundling/test_trimming.py imports and uses the rest. For numpy it is what is
+# there for tests and for building extensions; f2py stays, since "from numpy import *" imports it.
 _UNUSED = (
     *("numpy/tests/*", "numpy/*/tests/*", "numpy/conftest.py", "numpy/_pyinstaller/*"),
     *("numpy/_core/include/*", "numpy/_core/lib/*", "numpy/random/lib/*", "numpy/random/_examples/*"),
