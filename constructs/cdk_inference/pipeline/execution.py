@@ -31,8 +31,10 @@ class Execution:
 
         Parameters
         ----------
-        preprocess_memory_size, postprocess_memory_size
-            MiB of the functions; 1,769 MiB are one vCPU. Default: 1,769 and 1,024.
+        preprocess_memory_size
+            MiB of the preprocessing function; 1,769 MiB are one vCPU. Default: 1,769.
+        postprocess_memory_size
+            MiB of the postprocessing function. Default: 1,024.
         work
             A work bucket to share. Default: a new one.
         """
