@@ -146,7 +146,7 @@ def bundle(
     )
     files = source_files(sources)
     for module in sorted(_modules(files) & sys.stdlib_module_names):
-        raise PropError(f"source {module!r} of {name} would hide Python's own module of that name: rename it")
+        raise PropError(f"sources of {name} must not hide Python's own modules, got {module!r}; rename it")
     inputs = {
         "format": _FORMAT,
         "uv": uv_version(),
@@ -344,8 +344,8 @@ class _Wheels:
             chosen, missing = chosen_files(part, kept)
             if missing:
                 raise PropError(
-                    f"{', '.join(requirements.named)} has no file {missing[0]!r} for {platform.uv_platform}, which"
-                    f" {name} needs: choose another engine or LambdaPlatform"
+                    f"{', '.join(requirements.named)} must have the file {missing[0]!r} for {platform.uv_platform}, "
+                    f"which {name} needs, got none; choose another engine or LambdaPlatform"
                 )
             files.update(chosen)
             installed |= others
@@ -365,10 +365,11 @@ def _contents(
     installed, distributions = wheels.install(partial, platform, name)
     if clash := sorted(installed.keys() & sources.keys()):
         raise PropError(
-            f"{_origin(sources[clash[0]])} would overwrite {clash[0]!r} of a requirement of {name}: rename it"
+            f"sources of {name} must not overwrite files of its requirements, got {clash[0]!r} from "
+            f"{_origin(sources[clash[0]])}; rename it"
         )
     for module in sorted(_modules(sources) & {path.split("/")[0].split(".")[0] for path in installed}):
-        raise PropError(f"source {module!r} of {name} would hide the module of that name of a requirement: rename it")
+        raise PropError(f"sources of {name} must not hide modules of its requirements, got {module!r}; rename it")
     files: dict[str, Path | bytes] = {**installed, **sources}
     _check_size(files, name)
     facts: dict[str, Any] = {"distributions": distributions}
@@ -403,11 +404,12 @@ def source_files(sources: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]
     for prefix, source in sources.items():
         path = PurePosixPath(prefix)
         if path.is_absolute() or ".." in path.parts:
-            raise PropError(f"{prefix!r} is not a path within a zip: make it relative, without '..'")
+            raise PropError(f"a path in the zip must be relative and without '..', got {prefix!r}")
         for name, file in [(str(path), source)] if isinstance(source, bytes) else _walk(path, source, ()):
             if name in files:
                 raise PropError(
-                    f"{_origin(files[name])} and {_origin(file)} would both become {name!r} in the zip: rename one"
+                    f"{name!r} in the zip must have one source, got {_origin(files[name])} and {_origin(file)}; rename "
+                    "one"
                 )
             files[name] = file
     return files
@@ -431,9 +433,9 @@ def _walk(name: PurePosixPath, path: Path, parents: tuple[Path, ...]) -> Iterato
     if path.is_file():
         yield str(name), path
     elif not path.is_dir():
-        raise PropError(f"source {str(path)!r} does not exist: correct the path, or remove the broken link")
+        raise PropError(f"source must exist, got {str(path)!r}; correct the path, or remove the broken link")
     elif (real := path.resolve()) in parents:
-        raise PropError(f"source {str(path)!r} is a link to a folder around it: remove the link")
+        raise PropError(f"source must not be a link to a folder around it, got {str(path)!r}; remove the link")
     else:
         for child in path.iterdir():
             if not is_clutter(child) and child.suffix != ".pyc":
@@ -445,8 +447,8 @@ def _check_versions(installed: Mapping[str, str], others: Mapping[str, str], nam
     for distribution, wanted in others.items():
         if (other := installed.get(distribution, wanted)) != wanted:
             raise PropError(
-                f"requirements of {name}: {distribution}=={other} beside {wanted}, of which the runtime takes single"
-                f" files: require {distribution}=={wanted}"
+                f"requirements of {name} must include {distribution}=={wanted}, of which the runtime takes single "
+                f"files, got {distribution}=={other}; require {distribution}=={wanted}"
             )
 
 
@@ -462,8 +464,8 @@ def _check_size(files: Mapping[str, Path | bytes], name: str) -> None:
     if (total := sizes.total()) > _UNPACKED_LIMIT:
         largest = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in sizes.most_common(5))
         raise PropError(
-            f"the code of {name} is {total / 1e6:.0f} MB unpacked, and Lambda takes {_UNPACKED_LIMIT / 1e6:.0f} MB:"
-            f" remove requirements; the largest parts are {largest}"
+            f"the code of {name} must be at most {_UNPACKED_LIMIT / 1e6:.0f} MB unpacked, got {total / 1e6:.0f} MB; "
+            f"remove requirements (the largest parts are {largest})"
         )
 
 

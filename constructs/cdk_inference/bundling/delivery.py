@@ -154,8 +154,8 @@ class ModelPackage:
             size = _size(shipped_files(path))
             if not Token.is_unresolved(self.memory_size) and size > self.memory_size * _MIB:
                 raise PropError(
-                    f"memory_size of {name} is {self.memory_size} MiB, and the model alone has {_mib(size)} MiB: "
-                    "give the function more memory"
+                    f"memory_size of {name} must be larger than its model of {_mib(size)} MiB, got {self.memory_size} "
+                    "MiB; give the function more memory"
                 )
             packaged = self.delivery.bind(scope, package=package, model=self.model, name=name, platform=resolved)
         return replace(packaged, environment={"INFERENCE_ENGINE": engine, **packaged.environment})
@@ -252,8 +252,8 @@ class S3Delivery(ModelDelivery):
         storage = _storage(size)
         if storage > _MOST_STORAGE:
             raise PropError(
-                f"the model of {name} has {_mib(size)} MiB, and /tmp of a function at most {_MOST_STORAGE}: "
-                "deliver it in an image"
+                f"ephemeral storage of {name} must be at most {_MOST_STORAGE} MiB, got {storage} MiB for its model of "
+                f"{_mib(size)} MiB; deliver it in an image"
             )
         files, objects, bucket = [], [], ""
         for file_name, file in sorted(shipped_files(path).items()):
@@ -284,11 +284,14 @@ class ImageDelivery(ModelDelivery):
             return AutoDelivery().bind(scope, package=package, model=model, name=name, platform=platform)
         if platform.wheels is not None:
             raise PropError(
-                f"{name} is delivered in an image, which has Amazon Linux; leave out wheels={platform.wheels!r}"
+                f"wheels must be left out for {name}, whose image has Amazon Linux, got {platform.wheels!r}"
             )
         path = _path(model)
         if (size := _size(shipped_files(path))) > _IMAGE_LIMIT:
-            raise PropError(f"the model of {name} has {_mib(size)} MiB, and an image at most {_mib(_IMAGE_LIMIT)}")
+            raise PropError(
+                f"the model of {name} must be at most {_mib(_IMAGE_LIMIT)} MiB in an image, got {_mib(size)} MiB; use "
+                "a smaller model"
+            )
         from aws_cdk import aws_ecr_assets as ecr_assets  # noqa: PLC0415 - not for the other deliveries
 
         from cdk_inference.bundling.images import placeholder, staged  # noqa: PLC0415
@@ -327,8 +330,8 @@ def model_folder(scope: IConstruct, model: ModelArtifact) -> Path | None:
     stack = Stack.of(scope)
     if model.path is None and stack.bundling_required:
         raise PropError(
-            f"{scope.node.path} runs {model.manifest.name}, which is built with stack '{Stack.of(model).node.path}', "
-            f"and that is not selected beside '{stack.node.path}': select both, or leave --exclusively out"
+            f"stack '{Stack.of(model).node.path}' must be selected with '{stack.node.path}', where {scope.node.path} "
+            f"runs its model {model.manifest.name}; select both, or leave --exclusively out"
         )
     return model.path
 
@@ -357,13 +360,15 @@ def _engine(engine: Engine | None, platform: LambdaPlatform) -> Engine:
         return "c_api" if "linux" in platform.uv_platform else "python"
     check_choice(("c_api", "python"), engine=engine)
     if engine == "c_api" and "linux" not in platform.uv_platform:
-        raise PropError(f"engine is 'c_api', which wheels for {platform.uv_platform} do not have; use 'python'")
+        raise PropError(f"engine must be 'python' with wheels for {platform.uv_platform}, got 'c_api'")
     return engine
 
 
 def _path(model: ModelArtifact) -> Path:
     if model.path is None:
-        raise PropError("the model was not built, since its stack is not selected; there is nothing to deliver")
+        raise PropError(
+            "the model must be built before it is delivered, got one whose stack is not selected; select that stack too"
+        )
     return model.path
 
 
@@ -412,8 +417,8 @@ def _planned_size(path: Path) -> int:
 
 
 def _too_large(name: str, where: str, model: int, code: int) -> str:
-    beside = f" and its code {code / 1e6:.0f} MB" if code else ""
+    with_code = f" and {code / 1e6:.0f} MB of code" if code else ""
     return (
-        f"the model of {name} has {model / 1e6:.0f} MB{beside}, and Lambda takes {_UNPACKED_LIMIT / 1e6:.0f} MB of zip "
-        f"and layers together, unpacked: do not deliver it by {where}, but with ModelDelivery.s3() or .image()"
+        f"zip and layers of {name} must be at most {_UNPACKED_LIMIT / 1e6:.0f} MB unpacked, got a model of "
+        f"{model / 1e6:.0f} MB{with_code}; deliver it with ModelDelivery.s3() or .image(), not by {where}"
     )

@@ -153,8 +153,8 @@ class Requirements:
             raise PropError(self._explain(done.stderr, platform, name))
         if wrong := self.contradicted(installed_distributions(target)):
             raise PropError(
-                f"requirements of {name}: installed {', '.join(wrong)}: something outside of the requirements changes"
-                " them, such as a setting of uv"
+                f"requirements of {name} must be installed as they are written, got {', '.join(wrong)}; find what "
+                "changes them, such as a setting of uv"
             )
 
     def contradicted(self, installed: dict[str, str]) -> list[str]:

@@ -126,7 +126,7 @@ class Capacity:
             GiB of memory for each vCPU: 2, 4 or 8.
         """
         if capacity is not None and vpc is not None:
-            raise PropError("capacity and vpc are both set; the capacity has a VPC already")
+            raise PropError("vpc must be left out with capacity, got both; the capacity has a VPC already")
         return OnManagedInstances(
             capacity=capacity,
             vpc=vpc,

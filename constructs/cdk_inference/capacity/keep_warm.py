@@ -38,13 +38,13 @@ class KeepWarm(CapacityStrategy):
             raise PropError("environments of Capacity.keep_warm must be known at synth, got a token; use a number")
         if not 1 <= self.environments <= MOST_ENVIRONMENTS:
             raise PropError(
-                f"environments is {self.environments}; 1 to {MOST_ENVIRONMENTS} can be kept warm: more are better "
-                "provisioned, with Capacity.provisioned()"
+                f"environments of Capacity.keep_warm must be 1 to {MOST_ENVIRONMENTS}, got {self.environments}; use "
+                "Capacity.provisioned() for more"
             )
         if self.every is not None:
             value = seconds("every", self.every, least=_MINUTE, most=60 * _MINUTE)
             if value is not None and value % _MINUTE:
-                raise PropError(f"every is {value} s; a rule of EventBridge takes whole minutes")
+                raise PropError(f"every must be in whole minutes, as the rules of EventBridge are, got {value} s")
 
     def check(self, *, reserved: int | None, ephemeral_mib: int = 512) -> None:  # noqa: ARG002
         """Refuse to reserve less than is kept warm: the events themselves would be throttled."""

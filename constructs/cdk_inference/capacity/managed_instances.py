@@ -14,6 +14,7 @@ from constructs import Construct
 from cdk_inference.capacity.network import check_placement, closed_security_group, selected_subnets, shared_network
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.validation import check_between
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import unique_name
@@ -139,7 +140,9 @@ class ManagedInstances(Construct):
         super().__init__(scope, id)
         check_region(self, regions)
         if allowed_instance_types and excluded_instance_types:
-            raise PropError("allowed_instance_types and excluded_instance_types are both set; Lambda takes one of them")
+            raise PropError(
+                "allowed_instance_types must not be set with excluded_instance_types, got both; keep one of them"
+            )
         check_placement(vpc, vpc_subnets, security_groups)
         if subnets and vpc_subnets is not None:
             raise PropError("subnets must not be set with vpc_subnets, got both; keep one of them")
@@ -266,22 +269,20 @@ def place(
         A value is out of range.
     """
     if not Token.is_unresolved(memory_gib_per_vcpu) and memory_gib_per_vcpu not in _GIB_PER_VCPU:
-        raise PropError(f"memory_gib_per_vcpu is {memory_gib_per_vcpu}; instances have 2, 4 or 8 GiB for each vCPU")
-    if not Token.is_unresolved(concurrency) and not 1 <= concurrency <= _MOST_CONCURRENCY:
-        raise PropError(
-            f"concurrency is {concurrency}; an environment takes 1 to {_MOST_CONCURRENCY} requests at a time"
-        )
+        raise PropError(f"memory_gib_per_vcpu must be 2, 4 or 8, as instances have, got {memory_gib_per_vcpu}")
+    check_between(1, _MOST_CONCURRENCY, "requests at a time", concurrency=concurrency)
     # A token may stand for any number.
     least = 0 if Token.is_unresolved(min_environments) else min_environments
     most = _MOST_ENVIRONMENTS if Token.is_unresolved(max_environments) else max_environments
     if not 0 <= least <= most <= _MOST_ENVIRONMENTS or most < 1:
         raise PropError(
-            f"min_environments is {min_environments} and max_environments {max_environments}; there must be at most "
-            f"{_MOST_ENVIRONMENTS}, at least 1, and no fewer than the minimum, which may be 0"
+            f"max_environments must be 1 to {_MOST_ENVIRONMENTS}, and min_environments 0 to max_environments, got "
+            f"max_environments={max_environments} and min_environments={min_environments}"
         )
     if function.runtime.name in _OLD_RUNTIMES:
         raise PropError(
-            f"{function.node.path} runs {function.runtime.name}; managed instances have Python 3.13 and newer"
+            f"runtime of {function.node.path} must be Python 3.13 or newer on managed instances, got "
+            f"{function.runtime.name}"
         )
     resource = function.node.default_child
     assert isinstance(resource, lambda_.CfnFunction)  # noqa: S101 - for mypy
@@ -312,8 +313,8 @@ def check_region(scope: Construct, regions: Sequence[str]) -> None:
     region = Stack.of(scope).region
     if not Token.is_unresolved(region) and region not in regions:
         raise PropError(
-            f"the stack is in {region}; managed instances are known to be in {', '.join(regions)}: if AWS has brought "
-            f"them to {region}, pass regions=['{region}']"
+            f"region of the stack must be one with managed instances ({', '.join(regions)}), got {region}; if AWS has "
+            f"brought them to {region}, pass regions=['{region}']"
         )
 
 

@@ -82,7 +82,8 @@ class InferenceNetwork(Construct):
         super().__init__(scope, id)
         if availability_zones is not None and len(availability_zones) < _ZONES:
             raise PropError(
-                f"availability_zones names {len(availability_zones)}; name {_ZONES}: what one lacks another may have"
+                f"availability_zones must name at least {_ZONES}, got {len(availability_zones)}; add one, for "
+                "instances that the others lack"
             )
         self.vpc = ec2.Vpc(
             self,

@@ -44,8 +44,8 @@ class OnManagedInstances(CapacityStrategy):
         """Refuse reserved concurrency: Lambda has none on its instances."""
         if reserved is not None:
             raise PropError(
-                "reserved_concurrent_executions is set, which functions on managed instances do not have; "
-                "leave it out: max_environments times concurrency is what bounds them"
+                f"reserved_concurrent_executions must be left out on managed instances, got {reserved}; "
+                "max_environments times concurrency is the bound there"
             )
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:

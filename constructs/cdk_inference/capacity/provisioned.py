@@ -70,7 +70,7 @@ class CapacitySchedule:
                 raise PropError(f"{name} of a schedule must be 0 to {most}, got {value}")
         days = self.week_day
         if days is not None and not Token.is_unresolved(days) and not _WEEK_DAY.fullmatch(days):
-            raise PropError(f"week_day of a schedule is '{days}'; use the like of 'MON-FRI' or 'SAT,SUN'")
+            raise PropError(f"week_day of a schedule must be like 'MON-FRI' or 'SAT,SUN', got '{days}'")
         _check_time_zone(self.time_zone)
         if self.max_capacity is not None:
             _at_least("max_capacity of a schedule", self.max_capacity, least=1)
@@ -190,7 +190,9 @@ def _ordered(what: str, least: int, most: int) -> None:
 def _check_time_zone(name: str) -> None:
     if Token.is_unresolved(name) or _is_time_zone(name) or not _is_time_zone("Europe/Berlin"):  # no database here
         return
-    raise PropError(f"time_zone of a schedule is '{name}'; use a name of the IANA database, such as 'Europe/Berlin'")
+    raise PropError(
+        f"time_zone of a schedule must be a name of the IANA database, got '{name}'; use one such as 'Europe/Berlin'"
+    )
 
 
 def _is_time_zone(name: str) -> bool:

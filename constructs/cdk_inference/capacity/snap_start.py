@@ -35,8 +35,8 @@ class SnapStart(CapacityStrategy):
         """Refuse more ephemeral storage than a snapshot has."""
         if ephemeral_mib > MOST_STORAGE:
             raise PropError(
-                f"the function has {ephemeral_mib} MiB in /tmp, for its model, and SnapStart takes at most "
-                f"{MOST_STORAGE}; deliver it in another way, such as ModelDelivery.image(), or use another capacity"
+                f"ephemeral storage must be at most {MOST_STORAGE} MiB with SnapStart, got {ephemeral_mib} MiB for the "
+                "model; deliver it in another way, such as ModelDelivery.image(), or use another capacity"
             )
 
     def publish(self, scope: Construct, function: lambda_.Function) -> lambda_.IFunction:
@@ -63,7 +63,8 @@ def _check(function: lambda_.Function) -> None:
     """
     if not _has_snapshots(function.runtime.name):
         raise PropError(
-            f"{function.node.path} runs {function.runtime.name}; SnapStart takes Python 3.{_OLDEST_PYTHON} and newer"
+            f"runtime of {function.node.path} must be Python 3.{_OLDEST_PYTHON} or newer with SnapStart, got "
+            f"{function.runtime.name}"
         )
     check_templates(function, "snap-start", violations_of)
 

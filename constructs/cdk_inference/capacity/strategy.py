@@ -81,8 +81,8 @@ class CapacityStrategy(ABC):
         """
         if not Token.is_unresolved(memory_size) and not self.min_memory_size <= memory_size <= self.max_memory_size:
             raise PropError(
-                f"{prop} is {memory_size} MiB; {self}, where {function} runs, takes {self.min_memory_size} to "
-                f"{self.max_memory_size}"
+                f"{prop} must be {self.min_memory_size} to {self.max_memory_size} MiB on {self}, where {function} "
+                f"runs, got {memory_size} MiB"
             )
 
     @abstractmethod
@@ -119,8 +119,8 @@ def reserve_at_least(environments: int | None, reserved: int | None, what: str, 
         return
     if reserved < environments:
         raise PropError(
-            f"reserved_concurrent_executions is {reserved}, and {environments} environments are {what}; reserve at "
-            f"least {environments}, or {instead}"
+            f"reserved_concurrent_executions must be at least {environments}, as many environments as are {what}, got "
+            f"{reserved}; reserve more, or {instead}"
         )
 
 

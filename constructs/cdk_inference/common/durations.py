@@ -24,9 +24,9 @@ def seconds(prop: str, duration: Duration, *, least: int, most: int) -> int | No
         return None
     value = duration.to_seconds(integral=False)
     if value != int(value):
-        raise PropError(f"{prop} is {value} s; AWS takes whole seconds")
+        raise PropError(f"{prop} must be in whole seconds, got {value} s")
     if not least <= value <= most:
-        raise PropError(f"{prop} is {int(value)} s; it must be between {least} and {most} seconds")
+        raise PropError(f"{prop} must be between {least} and {most} seconds, got {int(value)}")
     return int(value)
 
 

@@ -81,7 +81,7 @@ class LambdaPlatform:
         match = re.fullmatch(r"3\.(\d+)", self.python)
         if match is None or int(match[1]) < (_OLDEST_HOST_PYTHON if self.wheels else _OLDEST_PYTHON):
             raise PropError(
-                f"python {self.python!r} is not supported: use '3.{_OLDEST_PYTHON}' or newer, such as '3.14'"
+                f"python must be '3.{_OLDEST_PYTHON}' or newer, got {self.python!r}; use one such as '3.14'"
             )
         check_choice(_MACHINES, architecture=self.architecture)
 
@@ -101,7 +101,9 @@ class LambdaPlatform:
         """Return the platform of this interpreter on this machine, whose wheels a local emulator can load."""
         machine = platform.machine().lower()
         if machine not in _ARCHITECTURES:
-            raise PropError(f"Lambda has no architecture like this machine's, {machine!r}: use arm64 or x86_64")
+            raise PropError(
+                f"this machine must be of an architecture that Lambda has, arm64 or x86_64, got {machine!r}"
+            )
         architecture = _ARCHITECTURES[machine]
         uv_machine = _MACHINES[architecture]
         libc, version = platform.libc_ver()
@@ -160,8 +162,8 @@ class LambdaPlatform:
                 int(name.removeprefix("PYTHON_3_")) for name in dir(lambda_.Runtime) if name.startswith("PYTHON_3_")
             )
             raise PropError(
-                f"python {self.python!r} is not a Lambda runtime that the installed aws-cdk-lib knows:"
-                f" use '3.{_OLDEST_PYTHON}' to '3.{known[-1]}', or upgrade aws-cdk-lib"
+                f"python must be '3.{_OLDEST_PYTHON}' to '3.{known[-1]}', which the installed aws-cdk-lib knows, got "
+                f"{self.python!r}; use one of these, or upgrade aws-cdk-lib"
             )
         return runtime
 

@@ -121,7 +121,8 @@ def estimate(
     shape = shape or PipelineShape()
     if shape.fused and not isinstance(option, CpuOption):
         raise PropError(
-            f"the shape is fused, and '{option.name}' is not on the CPU alone; estimate it with another shape"
+            f"shape must not be fused for '{option.name}', which is not on the CPU alone, got fused=True; estimate it "
+            "with another shape"
         )
     bill = _Bill(traffic, shape, prices or Prices())
     bill.front()
@@ -293,7 +294,7 @@ def choose(
     """
     names = [option.name for option in options]
     if not names or len(set(names)) < len(names):
-        raise PropError(f"options are {names}; give at least one, each with a name of its own")
+        raise PropError(f"options must be at least one, each with a unique name, got {names}")
     estimates = tuple(estimate(option, traffic, shape=shape, prices=prices) for option in options)
     refused: dict[str, str] = {}
     for each in estimates:
@@ -307,7 +308,9 @@ def choose(
     left = [each for each in estimates if each.name not in refused]
     if not left:
         why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-        raise PropError(f"no option meets the wishes ({why}); lower them, or add an option")
+        raise PropError(
+            f"options must include one that meets the wishes, got none ({why}); lower them, or add an option"
+        )
     chosen = min(left, key=lambda each: each.usd_per_month)
     others = ", ".join(f"{each.name} {each.usd_per_month:,.2f}" for each in left if each is not chosen)
     reason = f"{chosen.name} is cheapest: {chosen.usd_per_month:,.2f} USD a month for {traffic.describe()}"

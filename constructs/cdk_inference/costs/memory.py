@@ -107,7 +107,10 @@ def choices(
     least = least_memory(measured)
     enough = sorted(size for size in sizes if size >= least)
     if not enough:
-        raise PropError(f"the model needs {least} MiB, and the largest size to choose from has {max(sizes, default=0)}")
+        raise PropError(
+            f"sizes must include one of at least {least} MiB, which the model takes, got at most "
+            f"{max(sizes, default=0)} MiB"
+        )
     price = (prices or Prices()).lambda_gb_second(architecture)
     found = []
     for size in enough:
@@ -143,8 +146,8 @@ def recommend(found: Sequence[MemoryChoice], *, max_latency_ms: float | None = N
     if not quick:
         best = min(found, key=lambda each: each.milliseconds)
         raise PropError(
-            f"max_latency_ms is {max_latency_ms:g}, and the least is {best.milliseconds:g} ms, "
-            f"with {best.memory_size} MiB"
+            f"max_latency_ms must be at least {best.milliseconds:g}, the latency with {best.memory_size} MiB, got "
+            f"{max_latency_ms:g}"
         )
     return min(quick, key=lambda each: (each.usd_per_million, each.milliseconds))
 

@@ -59,8 +59,8 @@ class Traffic:
         hours = self.bursts_per_month * self.burst_hours
         if hours > MONTH_HOURS * (1 + 1e-9):
             raise PropError(
-                f"{self.bursts_per_month:g} bursts of {self.burst_hours:g} hours are {hours:g} hours; "
-                f"a month has {MONTH_HOURS}"
+                f"bursts must fit into the {MONTH_HOURS} hours of a month, got {self.bursts_per_month:g} bursts of "
+                f"{self.burst_hours:g} hours, which are {hours:g} hours"
             )
 
     @property
@@ -179,8 +179,8 @@ class CpuOption:
     def __post_init__(self) -> None:
         if self.milliseconds is None:
             raise PropError(
-                f"the latency of '{self.name}' on a CPU is not known: its manifest has none, since its precision is "
-                f"pinned; build it with precision 'auto', or pass milliseconds="
+                f"milliseconds of '{self.name}' must be known, got none in its manifest, since its precision is "
+                "pinned; build it with precision 'auto', or pass milliseconds="
             )
         check_above_zero(milliseconds=self.milliseconds)
         check_between(LEAST_MIB, MOST_MIB, "MiB", memory_size=self.memory_size)
@@ -261,8 +261,8 @@ class GpuOption:
     def __post_init__(self) -> None:
         if self.milliseconds is None:
             raise PropError(
-                f"the latency of '{self.name}' on a GPU is not known, and no build can measure it: run "
-                f"benchmarks/gpu.py on such a card, and pass its milliseconds per item as milliseconds="
+                f"milliseconds of '{self.name}' must be given, got none, and no build can measure a GPU; run "
+                "benchmarks/gpu.py on such a card, and pass its milliseconds per item as milliseconds="
             )
         check_choice(("lambda", "sagemaker"), backend=self.backend)
         check_above_zero(milliseconds=self.milliseconds)

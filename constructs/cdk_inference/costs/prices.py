@@ -180,8 +180,8 @@ class Prices:
         hours: Mapping[str, float] = getattr(self, table)
         if instance not in hours:
             raise PropError(
-                f"no price is known of instance type '{instance}' (known: {', '.join(sorted(hours))}); "
-                f"pass prices=replace(prices, {table}={{**prices.{table}, '{instance}': …}})"
+                f"instance must be a type with a known price ({', '.join(sorted(hours))}), got '{instance}'; pass "
+                f"prices=replace(prices, {table}={{**prices.{table}, '{instance}': …}})"
             )
         return hours[instance]
 

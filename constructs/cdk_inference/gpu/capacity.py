@@ -153,8 +153,7 @@ def _add(
 ) -> lambda_.Alias:
     if not Token.is_unresolved(accelerator_memory) and accelerator_memory not in ACCELERATOR_MEMORY:
         raise PropError(
-            f"accelerator_memory is {accelerator_memory} GiB; Lambda gives an environment "
-            f"{', '.join(map(str, ACCELERATOR_MEMORY))}"
+            f"accelerator_memory must be one of {', '.join(map(str, ACCELERATOR_MEMORY))} GiB, got {accelerator_memory}"
         )
     resource = function.node.default_child
     assert isinstance(resource, lambda_.CfnFunction)  # noqa: S101 - for mypy

@@ -130,7 +130,7 @@ class LambdaGpu(GpuBackend):
 
     def __post_init__(self) -> None:
         if self.capacity is not None and self.vpc is not None:
-            raise PropError("capacity and vpc are both set; the capacity has a VPC already")
+            raise PropError("vpc must be left out with capacity, got both; the capacity has a VPC already")
 
     def bind(
         self,
@@ -221,7 +221,7 @@ class GpuInference(Construct):
         platform = options.get("platform")
         if platform is not None and platform.architecture != "x86_64":
             raise PropError(
-                f"platform is {platform}; GPU functions are x86_64 only: leave it out, or use architecture='x86_64'"
+                f"platform must be x86_64 for GPU functions, got {platform}; leave it out, or use architecture='x86_64'"
             )
         _check_precision(model)
         self.max_wait = max_wait if max_wait is not None else default_max_wait()
@@ -229,8 +229,8 @@ class GpuInference(Construct):
         for name, duration in (("max_wait", self.max_wait), ("timeout", self.timeout)):
             if duration.is_unresolved():
                 raise PropError(
-                    f"{name} is known only at deployment, and what waits for a GPU is computed from it before; "
-                    f"give a duration such as Duration.minutes(20)"
+                    f"{name} must be known at synth, where what waits for a GPU is computed from it, got a token; give "
+                    "a duration such as Duration.minutes(20)"
                 )
         seconds("max_wait", self.max_wait, least=60, most=LONGEST_WAIT)
         self.reserved_concurrent_executions = options.get("reserved_concurrent_executions")
@@ -411,6 +411,6 @@ def _check_precision(model: ModelArtifact) -> None:
     precision = model.manifest.precision
     if precision not in _GPU_PRECISIONS and not (model.path is None and precision == "auto"):
         raise PropError(
-            f"model {model.manifest.name} is in {precision}, which is for CPUs; make one for the GPU of the same "
-            "recipe: ModelArtifact(…, precision=Float16())"
+            f"precision of model {model.manifest.name} must be {' or '.join(sorted(_GPU_PRECISIONS))} on a GPU, got "
+            f"{precision}; make a model of the same recipe for it: ModelArtifact(…, precision=Float16())"
         )

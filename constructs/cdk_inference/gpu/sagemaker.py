@@ -58,9 +58,9 @@ class SageMakerAsync(GpuBackend):
     def __post_init__(self) -> None:
         _check_instance_type(self.instance_type)
         if not Token.is_unresolved(self.max_instances) and self.max_instances < 1:
-            raise PropError(f"max_instances is {self.max_instances}; it must be at least 1")
+            raise PropError(f"max_instances must be at least 1, got {self.max_instances}")
         if not Token.is_unresolved(self.concurrency) and not 1 <= self.concurrency <= _MAX_CONCURRENCY:
-            raise PropError(f"concurrency is {self.concurrency}; it must be 1 to {_MAX_CONCURRENCY}")
+            raise PropError(f"concurrency must be 1 to {_MAX_CONCURRENCY}, got {self.concurrency}")
 
     def bind(
         self,
@@ -113,15 +113,18 @@ def _check_instance_type(instance_type: str) -> None:
         return
     match = re.fullmatch(r"ml\.([a-z0-9-]+)\.(?:\d*x)?large", instance_type)
     if match is None:
-        raise PropError(f"instance_type is '{instance_type}'; SageMaker's are like 'ml.g5.xlarge'")
+        raise PropError(f"instance_type must be like 'ml.g5.xlarge', got '{instance_type}'")
     if _ARM_FAMILY.fullmatch(match[1]):
-        raise PropError(f"instance_type is '{instance_type}', which is arm64; the image is x86_64: use 'ml.g5.xlarge'")
+        raise PropError(
+            f"instance_type must be x86_64, as the image is, got '{instance_type}', which is arm64; use 'ml.g5.xlarge'"
+        )
     if not _GPU_FAMILY.fullmatch(match[1]):
         raise PropError(
-            f"instance_type is '{instance_type}', which has no NVIDIA GPU: use one like 'ml.g5.xlarge', "
-            "or Inference.cpu()"
+            f"instance_type must have an NVIDIA GPU, got '{instance_type}'; use one like 'ml.g5.xlarge', or "
+            "Inference.cpu()"
         )
     if _OLD_FAMILY.fullmatch(match[1]):
         raise PropError(
-            f"instance_type is '{instance_type}', whose GPU is too old for CUDA 13: use one like 'ml.g4dn.xlarge'"
+            f"instance_type must have a GPU that is new enough for CUDA 13, got '{instance_type}'; use one like "
+            "'ml.g4dn.xlarge'"
         )

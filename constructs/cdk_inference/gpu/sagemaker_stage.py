@@ -202,8 +202,8 @@ class AsyncStage(Construct):
         machine = getattr(grantee, "state_machine_arn", None)
         if machine is None:
             raise PropError(
-                f"grant_invoke of {self.node.path} got a {type(grantee).__name__}; only a state machine can wait for "
-                "SageMaker: pass it itself, not its role"
+                f"grantee of {self.node.path} must be a state machine, which alone can wait for SageMaker, got a "
+                f"{type(grantee).__name__}; pass the state machine itself, not its role"
             )
         iam.Grant.add_to_principal(
             grantee=self.callback,

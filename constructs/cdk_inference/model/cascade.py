@@ -304,7 +304,7 @@ def calibrate(
     """
     number = isinstance(agreement, int | float) and not isinstance(agreement, bool)
     if not number or not 0 < agreement <= 1:
-        raise PropError(f"agreement is {agreement!r}, must be a share above 0 and at most 1, such as 0.99")
+        raise PropError(f"agreement must be a share above 0 and at most 1, such as 0.99, got {agreement!r}")
     for model in (first, then):
         _check_scores(model)
     if first.project is None or then.project is None or first.path is None or then.path is None:

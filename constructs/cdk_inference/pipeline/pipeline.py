@@ -298,7 +298,9 @@ class InferencePipeline(Construct, Generic[StagesT]):
         """The stages of a pipeline with one route; with several routes, take those of `routes`."""
         if len(self.routes) > 1:
             names = ", ".join(self.routes)
-            raise PropError(f"stages is for one route, got {names}; take .routes['{next(iter(self.routes))}']")
+            raise PropError(
+                f"stages must be those of one route, got {names}; take .routes['{next(iter(self.routes))}']"
+            )
         return next(iter(self.routes.values()))
 
     preprocess = renamed_attribute("InferencePipeline.preprocess", "stages.preprocess")
@@ -410,14 +412,14 @@ def _branch(
         props = {"model": model, "preprocess": preprocess, "inference": inference}
         given = [name for name, prop in props.items() if prop is not None]
         if given:
-            raise PropError(
-                f"routing and {given[0]} are both given; each route has its own, so leave out {', '.join(given)}"
-            )
+            raise PropError(f"{', '.join(given)} must be left out with routing, got both; each route has its own")
         return routing
     if model is None:
         raise PropError("model must be a ModelArtifact, got None; pass one, or a routing")
     if preprocess is None:
-        raise PropError("preprocess is not given; say how objects become the model's input, such as Preprocess.image")
+        raise PropError(
+            "preprocess must be set, got None; say how objects become the model's input, such as Preprocess.image"
+        )
     return Route("main", model=model, preprocess=preprocess, inference=inference or Inference.cpu())
 
 
@@ -447,6 +449,5 @@ def _check_suffixes(suffixes: Sequence[str], preprocess: Preprocess) -> None:
     for suffix in suffixes:
         if preprocess.suffixes is not None and suffix.lower() not in preprocess.suffixes:
             raise PropError(
-                f"suffixes has '{suffix}', which the preprocessing cannot read; "
-                f"it reads {', '.join(preprocess.suffixes)}"
+                f"suffixes must be ones that the preprocessing reads ({', '.join(preprocess.suffixes)}), got '{suffix}'"
             )

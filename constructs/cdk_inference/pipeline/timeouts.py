@@ -55,9 +55,9 @@ def check_timeouts(
         if invocations * sum(slowest) > workflow:
             which = "stage_timeout" if max(slowest) == stage else f"the timeout of inference on route {routes[-1].name}"
             raise PropError(
-                f"{which} is {max(slowest)} s: finding the objects that time out in a batch of {batch_size} takes "
-                f"{invocations * len(routes)} invocations, which do not fit into the workflow's {workflow} s; "
-                f"use at most {workflow // (invocations * len(routes))} s, or smaller batches"
+                f"{which} must be at most {workflow // (invocations * len(routes))} s, got {max(slowest)} s; finding "
+                f"the objects that time out in a batch of {batch_size} takes {invocations * len(routes)} invocations "
+                f"within the workflow's {workflow} s, so use a shorter timeout, or smaller batches"
             )
 
 

@@ -140,8 +140,8 @@ def _check_routes(routes: Sequence[WorkflowRoute], router: Router | None, limit:
         longest = _longest(route)
         if longest is not None and not limit.is_unresolved() and longest > limit.to_milliseconds():
             raise PropError(
-                f"the stages of {stage.node.path} may take {longest // 1000} s, and the workflow ends after "
-                f"{limit.to_seconds():g} s; give them shorter timeouts"
+                f"timeouts of the stages of {stage.node.path} must fit into the workflow's {limit.to_seconds():g} s, "
+                f"got {longest // 1000} s; give them shorter timeouts"
             )
 
 

@@ -200,7 +200,10 @@ class GpuStrategy(Inference):
         from cdk_inference.gpu.inference import GpuInference  # noqa: PLC0415 - for GPUs
 
         if confidence:
-            raise PropError("a model that decides what is escalated runs on a GPU; use Inference.cpu() for it")
+            raise PropError(
+                "inference of a model that decides what is escalated must be on a CPU, got a GPU; use Inference.cpu() "
+                "for it"
+            )
         options.pop("platform", None)
         return GpuInference(
             scope,

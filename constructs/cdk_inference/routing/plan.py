@@ -136,18 +136,18 @@ class RoutePlan:
             Another route has the name, or another cascade the same two routes.
         """
         if self.routes.setdefault(route.name, route) is not route:
-            raise PropError(f"two routes are called '{route.name}'; give each a name of its own")
+            raise PropError(f"names of routes must be unique, got '{route.name}' twice; rename one")
         label = route.name if escalation is None else f"{route.name}>{self.destinations[escalation.then].planned}"
         name = label if variant is None else f"{label} ({variant})"
         if escalation is not None:
             label = name  # it escalates to a destination that knows the variant
         if len(label) > _LONGEST_NAME:
             raise PropError(
-                f"states of '{label}' would have names of more than 80 characters; shorten the names of routes and "
-                "labels"
+                f"state names must have at most 80 characters, got longer ones for '{label}'; shorten the "
+                "names of routes and labels"
             )
         planned = PlannedRoute(label, route, escalation)
         if self.planned.setdefault(label, planned) != planned:
-            raise PropError(f"there are two cascades '{label}' with different thresholds; make it one")
+            raise PropError(f"cascade '{label}' must have one threshold, got two; use the same cascade in both places")
         self.destinations[name] = Destination(name, label, variant)
         return name

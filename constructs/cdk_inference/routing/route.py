@@ -57,8 +57,8 @@ class Route:
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise PropError(
-                f"route name '{self.name}' cannot be used: take a letter, and up to 30 letters, digits, dashes and "
-                "underscores"
+                f"route name must be a letter, followed by up to 30 letters, digits, dashes and underscores, got "
+                f"'{self.name}'"
             )
 
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:

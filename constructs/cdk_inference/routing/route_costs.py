@@ -56,17 +56,21 @@ def option(route: Route, name: str | None = None) -> CpuOption | GpuOption:
 
 def _on_lambda(name: str, milliseconds: float | None, backend: GpuBackend) -> GpuOption:
     if not isinstance(backend, LambdaGpu):
-        raise PropError(f"what '{name}' costs is not known: its backend is a {type(backend).__name__}; leave it out")
+        raise PropError(
+            f"backend of '{name}' must be LambdaGpu for its costs to be known, got {type(backend).__name__}; leave it "
+            "out"
+        )
     if Token.is_unresolved(backend.accelerator_memory) or Token.is_unresolved(backend.min_environments):
         raise PropError(
-            f"what '{name}' costs is not known: its accelerator_memory and min_environments are only at deployment; "
+            f"accelerator_memory and min_environments of '{name}' must be known at synth for its costs, got a token; "
             "give numbers, or compare options of cdk_inference.costs yourself"
         )
     instance = next((each for memory, each in _INSTANCES if memory >= backend.accelerator_memory), None)
     if instance is None:
         raise PropError(
-            f"what '{name}' costs is not known: no instance with {backend.accelerator_memory} GiB of GPU memory has a "
-            "price here; compare a GpuOption(instance=…) of your own with cdk_inference.costs.choose"
+            f"accelerator_memory of '{name}' must be that of an instance with a price here, got "
+            f"{backend.accelerator_memory} GiB; compare a GpuOption(instance=…) of your own with "
+            "cdk_inference.costs.choose"
         )
     return GpuOption(
         name,
@@ -88,7 +92,7 @@ def cascade_option(name: str, first: Route, then: Route, agreement: float) -> Ca
     """
     cheap = option(first)
     if not isinstance(cheap, CpuOption):
-        raise PropError(f"route '{first.name}' is first in a cascade but runs on a GPU; begin with one on a CPU")
+        raise PropError(f"first must be a route on a CPU, got '{first.name}' on a GPU; begin with one on a CPU")
     calibration = calibrate(first.model, then.model, agreement=agreement)
     return CascadeOption(name, first=cheap, then=option(then), escalation=calibration.escalation_rate)
 

@@ -57,7 +57,7 @@ class Routing:
             The limit is below 1.
         """
         if limit < 1:
-            raise PropError(f"limit is {limit}; no object is smaller than that: give a number of bytes from 1")
+            raise PropError(f"limit must be at least 1 byte, got {limit}")
         # An event without a size is malformed, and any branch finds that out.
         small = f'($type($size) = "number" ? $size < {limit} : false)'
         return _Choice(((small, below),), otherwise)
@@ -142,7 +142,7 @@ class Routing:
         """
         names = [route.model.manifest.name for route in routes]
         if len(set(names)) < len(names):
-            raise PropError(f"routes have the models {', '.join(names)}; by_model needs a name of its own for each")
+            raise PropError(f"models of the routes must have unique names for by_model, got {', '.join(names)}")
         return Routing.by_metadata(metadata, dict(zip(names, routes, strict=True)), otherwise=otherwise)
 
     @staticmethod
@@ -167,7 +167,7 @@ class Routing:
         _check_branches("weights", weights)
         for label, (weight, _) in weights.items():
             if not (math.isfinite(weight) and weight > 0):
-                raise PropError(f"weights has {weight} for '{label}'; it must be above 0, or leave the branch out")
+                raise PropError(f"weights must be above 0, got {weight} for '{label}'; leave the branch out instead")
         return _Split(dict(weights), ",".join(weights) if salt is None else salt)
 
     @staticmethod
@@ -226,21 +226,21 @@ class Routing:
             The two models' evaluation data are not the same samples, or a frozen lock does not fit.
         """
         if agreement is not None and threshold is not None:
-            raise PropError("agreement and threshold are both given; the one is there to find the other: leave one out")
+            raise PropError("threshold must be left out with agreement, by which it is found, got both; leave one out")
         if threshold is not None and not 0 <= threshold <= 1:
-            raise PropError(f"threshold is {threshold}; a confidence is between 0 and 1")
+            raise PropError(f"threshold must be between 0 and 1, got {threshold}")
         if agreement is not None and not 0 < agreement <= 1:
-            raise PropError(f"agreement is {agreement}; it must be above 0 and at most 1")
+            raise PropError(f"agreement must be above 0 and at most 1, got {agreement}")
         if first.inference.max_wait is not None:
-            raise PropError(f"route '{first.name}' is first in a cascade but runs on a GPU; begin with one on a CPU")
+            raise PropError(f"first must be a route on a CPU, got '{first.name}' on a GPU; begin with one on a CPU")
         scores = first.model.outputs[0]
         if len(scores.shape) < 2:  # noqa: PLR2004 (items and classes)
             raise PropError(
-                f"route '{first.name}' is first in a cascade, but its model's first output '{scores.name}' has no "
-                "scores of classes to be unsure by; put them first among the outputs"
+                f"first must have a model whose first output holds scores of classes, got '{scores.name}' of "
+                f"'{first.name}'; put the scores first among the outputs"
             )
         if first is then:
-            raise PropError(f"route '{first.name}' is both first and then in a cascade; give another")
+            raise PropError(f"then must be another route than first, got '{first.name}' for both")
         return _Cascade(first, then, 0.99 if agreement is None and threshold is None else agreement, threshold)
 
     @staticmethod
@@ -303,7 +303,7 @@ class _ByAttribute:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise PropError(f"the name of the {self.kind} is empty; name what to choose by")
+            raise PropError(f"the name of the {self.kind} must not be empty, got ''; name what to choose by")
 
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
         names = plan.tags if self.kind == "tags" else plan.metadata
@@ -423,8 +423,8 @@ def _escaped(found: re.Match[str]) -> str:
 
 def _check_branches(prop: str, branches: Mapping[str, Value]) -> Mapping[str, Value]:
     if not branches:
-        raise PropError(f"{prop} is empty; give one branch at least")
+        raise PropError(f"{prop} must have at least one branch, got none")
     for label in branches:
         if not label:
-            raise PropError(f"{prop} has an empty string; say what the branch is for")
+            raise PropError(f"labels of {prop} must not be empty, got ''; say what the branch is for")
     return branches

@@ -178,9 +178,7 @@ class StageFunction(Construct):
         if reserved_concurrent_executions is not None and not (
             Token.is_unresolved(reserved_concurrent_executions) or reserved_concurrent_executions >= 1
         ):
-            raise PropError(
-                f"reserved_concurrent_executions is {reserved_concurrent_executions}; nothing runs with less than 1"
-            )
+            raise PropError(f"reserved_concurrent_executions must be at least 1, got {reserved_concurrent_executions}")
         self.timeout = timeout
         self.reserved_concurrent_executions = reserved_concurrent_executions
         self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
@@ -200,8 +198,8 @@ class StageFunction(Construct):
         if size > _MAX_ENVIRONMENT_BYTES:
             largest = max(variables, key=lambda name: len(variables[name]))
             raise PropError(
-                f"the environment of {self.node.path} has {size} bytes, and Lambda takes {_MAX_ENVIRONMENT_BYTES}; "
-                f"{largest} is the largest: shorten what goes into it"
+                f"the environment of {self.node.path} must be at most {_MAX_ENVIRONMENT_BYTES} bytes, got {size}; "
+                f"shorten what goes into {largest}, the largest variable"
             )
         placement: dict[str, Any] = {}
         if vpc is not None and not capacity.has_network:

@@ -172,8 +172,9 @@ def _sources(before: StageCode, after: StageCode) -> dict[str, Path | bytes]:
             # A folder hides the module of the same name.
             if _module(other) == _module(name) and not (other == name and _same(files[other], source)):
                 raise PropError(
-                    f"preprocess brings '{_origin(other, files[other])}' and postprocess '{_origin(name, source)}', "
-                    f"both called '{_module(name)}'; a fused function has one package: rename one, or share one file"
+                    f"modules of a fused function must have unique names, got '{_origin(other, files[other])}' of "
+                    f"preprocess and '{_origin(name, source)}' of postprocess, both called '{_module(name)}'; rename "
+                    "one, or share one file"
                 )
     return {**files, **after.files(_AFTER)}
 
@@ -203,8 +204,8 @@ def _check_versions(before: StageCode, after: StageCode) -> None:
     for name, line in _versions(after).items():
         if name in wanted and _contradict(wanted[name], line):
             raise PropError(
-                f"preprocess requires '{wanted[name]}' and postprocess '{line}'; a fused function has one package: "
-                "agree on a version, or leave fused out"
+                f"requirements of preprocess and postprocess must agree in a fused function, got '{wanted[name]}' and "
+                f"'{line}'; agree on a version, or leave Execution.fused() out"
             )
 
 

@@ -15,6 +15,7 @@ from cdk_inference.common.deprecations import renamed_props
 from cdk_inference.common.durations import days_text
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.validation import check_choice
 from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.stage_code import BUILTIN, LABELS_FILE, StageCode, shape_text, user_code
@@ -85,12 +86,11 @@ class Postprocess:
             names = list(labels)
             options["labels"] = names
         if not names:
-            raise PropError("labels is empty; classification needs the name of every class")
+            raise PropError("labels must hold the name of every class, got none")
         options["top"] = min(_TOP, len(names)) if top is None else top
         if top is not None and not 1 <= top <= len(names):
-            raise PropError(f"top is {top}, but there are {len(names)} classes")
-        if activation not in ("softmax", "none"):
-            raise PropError(f"activation is '{activation}'; use 'softmax' or 'none'")
+            raise PropError(f"top must be 1 to {len(names)}, the number of classes, got {top}")
+        check_choice(("softmax", "none"), activation=activation)
         code = StageCode(
             f"{BUILTIN}.classification:classification_postprocessor",
             options=options,
@@ -124,8 +124,7 @@ class Postprocess:
         PropError
             The encoding is unknown.
         """
-        if encoding not in ("binary", "list"):
-            raise PropError(f"encoding is '{encoding}'; use 'binary' or 'list'")
+        check_choice(("binary", "list"), encoding=encoding)
         code = StageCode(
             f"{BUILTIN}.embedding:embedding_postprocessor",
             options={"output": output, "normalize": normalize, "encoding": encoding},
@@ -165,16 +164,16 @@ class Postprocess:
             spec = _one_output(outputs, self.output, "the vector")
             if len(spec.shape) != 2 or not spec.dtype.startswith("float"):  # noqa: PLR2004
                 raise PropError(
-                    f"the model's output '{spec.name}' is {spec.dtype} {shape_text(spec.shape)}, which is no vector of "
-                    "floats for each object; name another output, or bring your own function"
+                    f"output must be a vector of floats for each object, got '{spec.name}', which is {spec.dtype} "
+                    f"{shape_text(spec.shape)}; name another output, or bring your own function"
                 )
         if self.classes is not None:
             spec = _one_output(outputs, self.output, "the classes")
             width = spec.shape[-1]
             if not isinstance(width, str) and width != self.classes:
                 raise PropError(
-                    f"labels has {self.classes} names, but the model's output '{spec.name}' has {width} classes; "
-                    "pass one name for each class, in order"
+                    f"labels must have one name for each of the {width} classes of the model's output '{spec.name}', "
+                    f"in order, got {self.classes}"
                 )
         return self.code
 
@@ -265,7 +264,7 @@ def _one_output(outputs: Sequence[TensorSpec], name: str | None, what: str) -> T
     named = [spec for spec in outputs if name in (None, spec.name)]
     if len(named) != 1:
         raise PropError(
-            f"output is {name!r}, but the model's outputs are {', '.join(spec.name for spec in outputs)}; "
+            f"output must be one of the model's outputs, {', '.join(spec.name for spec in outputs)}, got {name!r}; "
             f"name the one that holds {what}"
         )
     return named[0]
@@ -273,7 +272,7 @@ def _one_output(outputs: Sequence[TensorSpec], name: str | None, what: str) -> T
 
 def _read_lines(path: Path, prop: str) -> list[str]:
     if not path.is_file():
-        raise PropError(f"{prop}: there is no file '{path}' (looked in {Path.cwd()})")
+        raise PropError(f"{prop} must be an existing file, got '{path}'; looked in {Path.cwd()}")
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

@@ -16,6 +16,7 @@ from cdk_inference.common.cache import cache_root
 from cdk_inference.common.deprecations import renamed_props
 from cdk_inference.common.prop_types import check_props
 from cdk_inference.common.sizes import bytes_text
+from cdk_inference.common.validation import check_choice
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model.recipe.tensors import DTYPES
 from cdk_inference.stages.base import FunctionOptions, StageFunction
@@ -85,15 +86,13 @@ class Preprocess:
             A value is out of range.
         """
         if not 1 <= size <= 4096:  # noqa: PLR2004
-            raise PropError(f"size is {size}; an image has between 1 and 4096 pixels a side")
-        if resize not in ("center_crop", "stretch", "pad"):
-            raise PropError(f"resize is '{resize}'; use 'center_crop', 'stretch' or 'pad'")
-        if interpolation not in ("nearest", "bilinear", "bicubic", "lanczos"):
-            raise PropError(f"interpolation is '{interpolation}'; use 'nearest', 'bilinear', 'bicubic' or 'lanczos'")
+            raise PropError(f"size must be between 1 and 4096 pixels, got {size}")
+        check_choice(("center_crop", "stretch", "pad"), resize=resize)
+        check_choice(("nearest", "bilinear", "bicubic", "lanczos"), interpolation=interpolation)
         if not 0 < crop <= 1:
-            raise PropError(f"crop is {crop}; it must be above 0 and at most 1")
+            raise PropError(f"crop must be above 0 and at most 1, got {crop}")
         if max_pixels < 1:
-            raise PropError(f"max_pixels is {max_pixels}; it must be at least 1")
+            raise PropError(f"max_pixels must be at least 1, got {max_pixels}")
         options = {
             "size": size,
             "resize": resize,
@@ -147,7 +146,7 @@ class Preprocess:
         """
         _check_columns("columns", columns, dtype)
         if len(delimiter) != 1:
-            raise PropError(f"delimiter is {delimiter!r}; it must be one character")
+            raise PropError(f"delimiter must be one character, got {delimiter!r}")
         return cls(
             StageCode(
                 f"{BUILTIN}.tabular:csv_preprocessor",
@@ -193,16 +192,17 @@ class Preprocess:
             A value is out of range, or the file is missing or no tokenizer.
         """
         if not 8 <= max_length <= 8192:  # noqa: PLR2004
-            raise PropError(f"max_length is {max_length}; it must be between 8 and 8192 tokens")
+            raise PropError(f"max_length must be between 8 and 8192 tokens, got {max_length}")
         if not 1 <= pad_to_multiple_of <= max_length or max_length % pad_to_multiple_of:
             raise PropError(
-                f"pad_to_multiple_of is {pad_to_multiple_of}, of which max_length, {max_length}, is no multiple; "
-                "change one of them"
+                f"pad_to_multiple_of must be a divisor of max_length, {max_length}, got {pad_to_multiple_of}; change "
+                "one of them"
             )
         if field == "":
-            raise PropError("field is ''; name the field of the JSON object that holds the text, or leave it out")
-        if too_long not in ("truncate", "reject"):
-            raise PropError(f"too_long is '{too_long}'; use 'truncate' or 'reject'")
+            raise PropError(
+                "field must name the field of the JSON object that holds the text, got ''; name it, or leave field out"
+            )
+        check_choice(("truncate", "reject"), too_long=too_long)
         options = {
             "tokenizer_file": TOKENIZER_FILE,
             "max_length": max_length,
@@ -234,10 +234,9 @@ class Preprocess:
         PropError
             The dtype is unknown, or a size is below 1.
         """
-        if dtype not in DTYPES:
-            raise PropError(f"dtype is '{dtype}'; use one of {', '.join(DTYPES)}")
+        check_choice(DTYPES, dtype=dtype)
         if any(size < 1 for size in shape):
-            raise PropError(f"shape is {shape_text(shape)}; every size must be at least 1")
+            raise PropError(f"every size of shape must be at least 1, got {shape_text(shape)}")
         return cls(
             StageCode(
                 f"{BUILTIN}.tensor:tensor_preprocessor",
@@ -297,7 +296,7 @@ class Preprocess:
             if not fits:
                 takes = ", ".join(f"{i.name}: {i.dtype} {shape_text(i.shape)}" for i in inputs)
                 raise PropError(
-                    f"preprocess makes {dtype} {shape_text(('batch', *shape))}, but the model takes {takes}; "
+                    f"preprocess must make what the model takes, {takes}, got {dtype} {shape_text(('batch', *shape))}; "
                     "change the stage's props or bring your own function"
                 )
         if self.tokens is not None:
@@ -393,22 +392,23 @@ def reading_environment(model: ModelArtifact, max_object_size: Size | None) -> d
 
 def _check_columns(prop: str, names: Sequence[str], dtype: str) -> None:
     if not names or len(set(names)) != len(names):
-        raise PropError(f"{prop} is {names!r}; list the names of the numbers that the model takes, in order")
+        raise PropError(f"{prop} must be the unique names of the numbers that the model takes, in order, got {names!r}")
     if dtype not in DTYPES or dtype == "bool":
-        raise PropError(f"dtype is '{dtype}'; use a type of numbers, such as 'float32'")
+        raise PropError(f"dtype must be a type of numbers, such as 'float32', got '{dtype}'")
 
 
 def _check_token_inputs(inputs: Sequence[TensorSpec], max_length: int, multiple: int) -> None:
     for spec in inputs:
         if spec.name not in TOKEN_INPUTS or spec.dtype not in ("int32", "int64") or len(spec.shape) != 2:  # noqa: PLR2004
             raise PropError(
-                f"preprocess makes {', '.join(TOKEN_INPUTS)}: int64 or int32 (batch, tokens), but the model takes "
-                f"{spec.name}: {spec.dtype} {shape_text(spec.shape)}; bring your own function"
+                f"the model must take {', '.join(TOKEN_INPUTS)} as int64 or int32 (batch, tokens), got {spec.name}: "
+                f"{spec.dtype} {shape_text(spec.shape)}; bring your own function"
             )
         size = spec.shape[1]
         if not isinstance(size, str) and not size == max_length == multiple:
             raise PropError(
-                f"the model takes exactly {size} tokens; pass max_length={size} and pad_to_multiple_of={size}"
+                f"max_length and pad_to_multiple_of must be {size}, as many tokens as the model takes, got "
+                f"{max_length} and {multiple}"
             )
 
 
@@ -416,21 +416,21 @@ def _tokenizer_file(tokenizer: str | Path | Download | HubFile | PackageFile) ->
     if isinstance(tokenizer, str | Path):
         path = Path(tokenizer)
         if not path.is_file():
-            raise PropError(f"tokenizer: there is no file '{path}' (looked in {Path.cwd()})")
+            raise PropError(f"tokenizer must be an existing file, got '{path}'; looked in {Path.cwd()}")
     else:
         from cdk_inference.model.files.fetch import fetch  # noqa: PLC0415 - with its HTTP client it takes 0.2 s to import
 
         try:
             path = fetch(tokenizer, Path.cwd(), cache_root())
         except ModelBuildError as error:
-            raise PropError(f"tokenizer: {error}") from None
+            raise PropError(f"tokenizer cannot be read: {error}") from None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PropError(f"tokenizer: '{path}' is not JSON: {error}") from None
+        raise PropError(f"tokenizer must be JSON, got '{path}': {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise PropError(
-            f"tokenizer: '{path}' has no model; pass the tokenizer.json of a fast tokenizer, as its save_pretrained "
-            "writes it"
+            f"tokenizer must have a model, got none in '{path}'; pass the tokenizer.json of a fast tokenizer, as its "
+            "save_pretrained writes it"
         )
     return path

@@ -104,24 +104,27 @@ def user_code(
     file, colon, name = str(entry).rpartition(":")
     path = Path(file)
     if not colon or not name.isidentifier() or path.suffix != ".py" or not path.stem.isidentifier():
-        raise PropError(f"entry '{entry}' is not of the form 'path/to/file.py:function'")
+        raise PropError(f"entry must be of the form 'path/to/file.py:function', got '{entry}'")
     if not path.is_file():
-        raise PropError(f"entry: there is no file '{path}' (looked in {Path.cwd()})")
+        raise PropError(f"entry must be an existing file, got '{path}'; looked in {Path.cwd()}")
     _check_function(path, name, takes)
     needs: tuple[str | Path, ...]
     if isinstance(requirements, str | Path):
         needs = (Path(requirements),)
         if not needs[0].is_file():
-            raise PropError(f"requirements: there is no file '{requirements}' (looked in {Path.cwd()})")
+            raise PropError(f"requirements must be an existing file, got '{requirements}'; looked in {Path.cwd()}")
     else:
         needs = tuple(requirements)
     files: dict[str, Path] = {}
     for source in (path, *map(Path, sources)):
         if not source.exists():
-            raise PropError(f"sources: there is no file or folder '{source}' (looked in {Path.cwd()})")
+            raise PropError(f"sources must be existing files or folders, got '{source}'; looked in {Path.cwd()}")
         name_in_package = source.resolve().name
         if name_in_package in _TAKEN or name_in_package in files:
-            raise PropError(f"sources: '{source}' and something else are both called '{name_in_package}'; rename it")
+            raise PropError(
+                f"sources must have unique names in the package, got '{source}' and something else called "
+                f"'{name_in_package}'; rename it"
+            )
         files[name_in_package] = source
     return StageCode(
         f"{path.stem}:{name}", requirements=needs, sources=files, runtime_requirements=runtime_requirements
@@ -133,17 +136,19 @@ def _check_function(path: Path, name: str, takes: Sequence[str]) -> None:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     except (SyntaxError, UnicodeDecodeError) as error:
-        raise PropError(f"entry: '{path}' is not valid Python: {error}") from None
+        raise PropError(f"entry must be valid Python, got '{path}': {error}") from None
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
             arguments = node.args
             positional = [*arguments.posonlyargs, *arguments.args]
             needed = len(positional) - len(arguments.defaults) + sum(d is None for d in arguments.kw_defaults)
             if needed > len(takes) or (len(positional) < len(takes) and not arguments.vararg):
-                raise PropError(f"entry: '{name}' in '{path}' must be a function of ({', '.join(takes)})")
+                raise PropError(
+                    f"entry must be a function of ({', '.join(takes)}), got '{name}' in '{path}' with other arguments"
+                )
             return
     found = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    raise PropError(f"entry: there is no function '{name}' in '{path}'; it has {', '.join(found) or 'none'}")
+    raise PropError(f"entry must be a function in '{path}', got '{name}'; it has {', '.join(found) or 'none'}")
 
 
 def shape_text(shape: Sequence[int | str]) -> str:

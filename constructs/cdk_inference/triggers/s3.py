@@ -366,14 +366,17 @@ def _validate(
         )
     for special in ("*", "?", "${"):
         if special in prefix:
-            raise PropError(f"prefix '{prefix}' has '{special}', which a policy would not take literally; use another")
+            raise PropError(
+                f"prefix must not contain '{special}', which a policy would not take literally, got '{prefix}'; use "
+                "another"
+            )
     for suffix in suffixes:
         if not suffix.startswith(".") or "*" in suffix or len(suffix) < 2:  # noqa: PLR2004
-            raise PropError(f"suffix '{suffix}' is not of the form '.jpg'")
+            raise PropError(f"suffixes must be of the form '.jpg', got '{suffix}'")
     if not Token.is_unresolved(batch_size) and not 1 <= batch_size <= MAX_BATCH_SIZE:
-        raise PropError(f"batch_size is {batch_size}; it must be between 1 and {MAX_BATCH_SIZE}")
+        raise PropError(f"batch_size must be between 1 and {MAX_BATCH_SIZE}, got {batch_size}")
     if not Token.is_unresolved(max_receive_count) and not 1 <= max_receive_count <= 1000:  # noqa: PLR2004
-        raise PropError(f"max_receive_count is {max_receive_count}; it must be between 1 and 1000")
+        raise PropError(f"max_receive_count must be between 1 and 1000, got {max_receive_count}")
     waits = seconds("max_batching_window", window, least=0, most=300)
     if waits == 0 and not Token.is_unresolved(batch_size) and batch_size > _LARGEST_WITHOUT_WINDOW:
         raise PropError(

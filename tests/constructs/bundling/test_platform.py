@@ -60,7 +60,7 @@ def test_host_takes_the_wheels_that_it_can_load(monkeypatch, system, libc, machi
 
 def test_host_with_a_foreign_processor_fails(monkeypatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    with pytest.raises(PropError, match=r"'riscv64'.*arm64 or x86_64"):
+    with pytest.raises(PropError, match=r"arm64 or x86_64, got 'riscv64'"):
         LambdaPlatform.host()
 
 
@@ -82,19 +82,19 @@ def test_context_that_is_no_platform_fails(value) -> None:
 
 @pytest.mark.parametrize("python", ["3.11", "3.10", "2.7", "3.14.1", "14", "python3.14", ""])
 def test_python_that_is_no_lambda_version_fails(python) -> None:
-    with pytest.raises(PropError, match=f"python {python!r} is not supported: use '3.12' or newer"):
+    with pytest.raises(PropError, match=f"python must be '3.12' or newer, got {python!r}"):
         LambdaPlatform(python)
 
 
 def test_python_of_amazon_linux_2_is_for_the_host_alone() -> None:
     host = LambdaPlatform("3.11", "x86_64", wheels="x86_64-manylinux_2_36")
     assert (host.uv_platform, host.runtime.name) == ("x86_64-manylinux_2_36", "python3.11")
-    with pytest.raises(PropError, match=r"python '3\.10' is not supported"):
+    with pytest.raises(PropError, match=r"got '3\.10'"):
         LambdaPlatform("3.10", "x86_64", wheels="x86_64-manylinux_2_36")
 
 
 def test_python_newer_than_cdk_fails() -> None:
-    with pytest.raises(PropError, match=r"'3\.99' is not a Lambda runtime .* use '3\.12' to '3\.\d+'"):
+    with pytest.raises(PropError, match=r"python must be '3\.12' to '3\.\d+', .* got '3\.99'"):
         _ = LambdaPlatform("3.99").runtime
 
 

@@ -74,12 +74,12 @@ def test_model_without_a_curve_scales_no_further_than_one_thread() -> None:
 
 
 def test_target_that_no_size_reaches_fails() -> None:
-    with pytest.raises(PropError, match=r"max_latency_ms is 0.1, and the least is .* ms, with \d+ MiB"):
+    with pytest.raises(PropError, match=r"max_latency_ms must be at least .*, the latency with \d+ MiB, got 0.1"):
         recommend(choices(MEASURED), max_latency_ms=0.1)
 
 
 def test_model_that_needs_more_than_all_sizes_fails() -> None:
-    with pytest.raises(PropError, match="needs 12567 MiB, and the largest size to choose from has 10240"):
+    with pytest.raises(PropError, match=r"sizes must include one of at least 12567 MiB, .* got at most 10240 MiB"):
         choices(replace(MEASURED, batch_peak_mb=10_487.5))
 
 

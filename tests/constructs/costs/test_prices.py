@@ -54,7 +54,7 @@ def test_fees_and_units() -> None:
         (lambda: Prices(sqs_requests=-1), "sqs_requests must be at least 0, got -1"),
         (lambda: Prices(ec2_hours={"g6.xlarge": float("nan")}), r"ec2_hours\.g6\.xlarge must be at least 0, got nan"),
         (lambda: Prices().managed_hour("g9.huge"), r"'g9\.huge'.*replace\(prices, ec2_hours="),
-        (lambda: Prices().sagemaker_hour("g6.xlarge"), "known: ml"),
+        (lambda: Prices().sagemaker_hour("g6.xlarge"), "known price .ml"),
         (lambda: Prices().lambda_gb_second("riscv"), "architecture must be 'arm64' or 'x86_64', got 'riscv'"),
         (lambda: Prices().scaled(0, region="nowhere"), "factor must be above 0, got 0"),
     ],

@@ -234,7 +234,7 @@ def test_a_network_takes_the_zones_it_is_given(stack):
     InferenceNetwork(stack, "Network", availability_zones=["us-east-1a", "us-east-1b"])
     zones = [subnet["Properties"]["AvailabilityZone"] for subnet in resources(stack, "AWS::EC2::Subnet").values()]
     assert zones == ["us-east-1a", "us-east-1b"]
-    with pytest.raises(PropError, match="availability_zones names 1; name 2"):
+    with pytest.raises(PropError, match="availability_zones must name at least 2, got 1"):
         InferenceNetwork(stack, "Small", availability_zones=["us-east-1a"])
 
 
@@ -388,7 +388,9 @@ def test_a_gpu_has_a_timeout_and_a_platform_of_its_own(stack):
 
 
 def test_the_first_model_of_a_cascade_is_not_on_a_gpu(stack):
-    with pytest.raises(PropError, match=r"decides what is escalated runs on a GPU; use Inference.cpu\(\)"):
+    with pytest.raises(
+        PropError, match=r"decides what is escalated must be on a CPU, got a GPU; use Inference.cpu\(\)"
+    ):
         bind(stack, Inference.gpu(), confidence=True)
 
 
@@ -398,12 +400,12 @@ def test_the_first_model_of_a_cascade_is_not_on_a_gpu(stack):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"accelerator_memory": 20}, "accelerator_memory is 20 GiB; Lambda gives an environment 3, 6, 12, 16, 24, 48"),
-        ({"memory_size": 1769}, "memory_size is 1769 MiB; a managed instance, where .* runs, takes 2048 to 32768"),
-        ({"memory_gib_per_vcpu": 3}, "memory_gib_per_vcpu is 3; instances have 2, 4 or 8"),
-        ({"concurrency": 0}, "concurrency is 0; an environment takes 1 to 1600"),
-        ({"max_environments": 0}, "min_environments is 0 and max_environments 0"),
-        ({"min_environments": 3, "max_environments": 2}, "min_environments is 3 and max_environments 2"),
+        ({"accelerator_memory": 20}, "accelerator_memory must be one of 3, 6, 12, 16, 24, 48 GiB, got 20"),
+        ({"memory_size": 1769}, "memory_size must be 2048 to 32768 MiB on a managed instance, where .* runs, got 1769"),
+        ({"memory_gib_per_vcpu": 3}, "memory_gib_per_vcpu must be 2, 4 or 8, .* got 3"),
+        ({"concurrency": 0}, "concurrency must be 1 to 1,600 requests at a time, got 0"),
+        ({"max_environments": 0}, "got max_environments=0 and min_environments=0"),
+        ({"min_environments": 3, "max_environments": 2}, "got max_environments=2 and min_environments=3"),
     ],
 )
 def test_a_prop_that_cannot_work_fails(stack, props, message):
@@ -428,29 +430,31 @@ def test_what_is_known_at_deployment_only_may_be_anything(stack):
 @pytest.mark.parametrize("props", [{"max_environments": 0}, {"min_environments": -1}, {"max_environments": 15_001}])
 def test_the_number_beside_one_that_is_not_known_is_checked(stack, props):
     (other,) = {"min_environments", "max_environments"} - props.keys()
-    with pytest.raises(PropError, match="there must be at most 15000, at least 1"):
+    with pytest.raises(PropError, match="max_environments must be 1 to 15000"):
         gpu(stack, backend=LambdaGpu(**props, **{other: number(stack, "Other")}))
 
 
 @pytest.mark.parametrize("prop", ["max_wait", "timeout"])
 def test_a_duration_that_is_known_at_deployment_only_fails(stack, prop):
     duration = cdk.Duration.seconds(number(stack, "Seconds"))
-    with pytest.raises(PropError, match=f"{prop} is known only at deployment.*give a duration such as"):
+    with pytest.raises(PropError, match=f"{prop} must be known at synth.*got a token; give a duration such as"):
         gpu(stack, **{prop: duration})
 
 
 def test_a_capacity_has_a_vpc_already(stack):
-    with pytest.raises(PropError, match="capacity and vpc are both set"):
+    with pytest.raises(PropError, match="vpc must be left out with capacity, got both"):
         LambdaGpu(capacity=GpuCapacity(stack, "Gpus"), vpc=ec2.Vpc(stack, "Vpc"))
 
 
 def test_instance_types_are_allowed_or_excluded(stack):
-    with pytest.raises(PropError, match="allowed_instance_types and excluded_instance_types are both set"):
+    with pytest.raises(
+        PropError, match="allowed_instance_types must not be set with excluded_instance_types, got both"
+    ):
         GpuCapacity(stack, "Gpus", allowed_instance_types=["g6.xlarge"], excluded_instance_types=["g5.xlarge"])
 
 
 def test_a_gpu_on_arm64_fails(stack):
-    with pytest.raises(PropError, match=r"platform is 3\.14/arm64; GPU functions are x86_64 only"):
+    with pytest.raises(PropError, match=r"platform must be x86_64 for GPU functions, got 3\.14/arm64"):
         gpu(stack, platform=LambdaPlatform())
 
 
@@ -458,22 +462,27 @@ def test_a_gpu_on_arm64_fails(stack):
 def test_a_model_for_cpus_fails(stack, precision):
     model = ModelArtifact(stack, "Model", recipe=RECIPE)
     model.manifest = replace(model.manifest, precision=precision)
-    with pytest.raises(PropError, match=rf"model tiny is in {precision}, which is for CPUs; .* precision=Float16\(\)"):
+    with pytest.raises(
+        PropError,
+        match=rf"precision of model tiny must be float16 or float32 .*, got {precision}; .* precision=Float16\(\)",
+    ):
         GpuInference(stack, "Infer", model=model, work=WorkBucket(stack, "Work"))
 
 
 @pytest.mark.parametrize("minutes", [0.5, 2000])
 def test_a_wait_out_of_range_fails(stack, minutes):
-    with pytest.raises(PropError, match=r"max_wait is .* s; it must be between 60 and 21600"):
+    with pytest.raises(PropError, match=r"max_wait must be between 60 and 21600 seconds, got "):
         gpu(stack, max_wait=cdk.Duration.seconds(int(minutes * 60)))
 
 
 def test_a_region_without_gpus_fails_unless_it_is_named():
     env = cdk.Environment(account="111111111111", region="eu-north-1")
     app = cdk.App(context={"aws:cdk:bundling-stacks": []})
-    with pytest.raises(PropError, match=r"the stack is in eu-north-1; .* pass regions=\['eu-north-1'\]"):
+    with pytest.raises(
+        PropError, match=r"region of the stack must be .*, got eu-north-1; .* pass regions=\['eu-north-1'\]"
+    ):
         gpu(cdk.Stack(app, "North", env=env))
-    with pytest.raises(PropError, match="the stack is in eu-north-1"):
+    with pytest.raises(PropError, match=r"region of the stack must be .*, got eu-north-1"):
         GpuCapacity.from_capacity_provider_arn(cdk.Stack(app, "Other", env=env), "Shared", PROVIDER_ARN)
     stack = cdk.Stack(app, "There", env=env)
     zones = InferenceNetwork(stack, "Network", availability_zones=["eu-north-1a", "eu-north-1b"])

