@@ -102,7 +102,7 @@ def evaluate(
     if model is None:
         model = build_model(recipe, cache=cache, architecture=architecture).path / MODEL
     elif not model.is_file():
-        raise ModelBuildError(f"model {model} does not exist")
+        raise ModelBuildError(f"model must be an existing file, got {model}")
     project = open_project(recipe, cache=cache, architecture=architecture)
     result = _run(project, "evaluate", "judgement.json", model=str(model.absolute()))
     if as_json:

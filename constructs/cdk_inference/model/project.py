@@ -179,14 +179,17 @@ def open_project(
     """
     if isinstance(recipe, ModelRecipe):
         if folder is None:
-            raise ModelBuildError(f"recipe '{recipe.name}' was passed as an object: pass the folder of its files too")
+            raise ModelBuildError(
+                f"folder must be given with recipe '{recipe.name}', which is not a file, got None; pass the folder of "
+                "its files"
+            )
         root = Path(folder).absolute()
     else:
         recipe, own = load_recipe(recipe)
         root = Path(folder).absolute() if folder is not None else own
     recipe = with_precision(recipe, precision)
     if not root.is_dir():
-        raise ModelBuildError(f"recipe '{recipe.name}': folder {root} does not exist")
+        raise ModelBuildError(f"folder of recipe '{recipe.name}' must exist, got {root}")
     if architecture not in ARCHITECTURES:
         raise ModelBuildError(f"architecture must be {' or '.join(ARCHITECTURES)}, got {architecture!r}")
     tools, missing = _versions(recipe)
@@ -261,7 +264,7 @@ def build_project(project: Project, *, frozen_lock: bool = False, search: bool =
     """Build what was opened; see `build_model`."""
     frozen = frozen_lock or os.environ.get(FROZEN, "") not in ("", "0")
     if frozen and search:
-        raise ModelBuildError("the lock is frozen, and a search was asked for: choose one")
+        raise ModelBuildError("search must be left out with a frozen lock, got both; choose one")
     lock = None if search else _valid_lock(project, frozen=frozen)
     if not search and (built := read_entry(project.entry(project.key(lock)))):
         return built

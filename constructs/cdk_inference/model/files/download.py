@@ -110,7 +110,7 @@ def _download(url: str, sha256: str, target: Path, token: str | None, token_vari
     if (found := hash_file(part)) != sha256:
         kind, size = _kind(part), part.stat().st_size
         part.unlink()
-        raise ModelBuildError(f"{url} is another file: expected sha256 {sha256}, got {found} ({size} bytes{kind})")
+        raise ModelBuildError(f"{url} must have sha256 {sha256}, got {found} ({size} bytes{kind})")
     part.replace(target)
 
 
@@ -163,7 +163,7 @@ def _write(response: requests.Response, url: str, part: Path, have: int) -> None
     length = response.headers.get("Content-Length", "")
     size = have + (int(length) if length.isdecimal() else 0)
     if size > LIMIT:
-        raise ModelBuildError(f"{url} has {size / 1e9:.1f} GB, more than the limit of {LIMIT / 1e9:.1f} GB")
+        raise ModelBuildError(f"{url} must be at most {LIMIT / 1e9:.1f} GB, got {size / 1e9:.1f} GB")
     if size - have > (free := shutil.disk_usage(part.parent).free):
         raise ModelBuildError(
             f"{url} has {size / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {part.parent}; "
@@ -174,7 +174,7 @@ def _write(response: requests.Response, url: str, part: Path, have: int) -> None
             have += len(piece)
             if have > LIMIT:
                 part.unlink()
-                raise ModelBuildError(f"{url} has more than the limit of {LIMIT / 1e9:.1f} GB")
+                raise ModelBuildError(f"{url} must be at most {LIMIT / 1e9:.1f} GB, got more")
             file.write(piece)
 
 

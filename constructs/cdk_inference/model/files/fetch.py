@@ -64,7 +64,7 @@ def _in_folder(path: str, folder: Path) -> Path:
     target = folder / path
     if not target.exists():
         near = _near(path, (p.relative_to(folder).as_posix() for p in target.parent.glob("*") if p.is_file()))
-        raise ModelBuildError(f"file '{path}' does not exist in {folder}{near}")
+        raise ModelBuildError(f"file must exist in {folder}, got '{path}'{near}")
     if not target.is_file():
         raise ModelBuildError(f"file '{path}' in {folder} is a folder, must be a file")
     for parent in (target, *target.parents):
@@ -72,7 +72,9 @@ def _in_folder(path: str, folder: Path) -> Path:
             break
         if is_clutter(parent):
             # The cache key leaves such folders out: a change would not be noticed.
-            raise ModelBuildError(f"file '{path}' is in '{parent.name}', which tools write to; move it elsewhere")
+            raise ModelBuildError(
+                f"file must not be in '{parent.name}', which tools write to, got '{path}'; move it elsewhere"
+            )
     return target
 
 
@@ -91,7 +93,9 @@ def _in_package(file: PackageFile) -> Path:
         if candidate.is_file():
             return candidate
     near = _near(file.path, listed)
-    raise ModelBuildError(f"package '{file.package}' {distribution.version} has no file '{file.path}'{near}")
+    raise ModelBuildError(
+        f"file must exist in package '{file.package}' {distribution.version}, got '{file.path}'{near}"
+    )
 
 
 def _editable_roots(distribution: importlib.metadata.Distribution) -> list[Path]:

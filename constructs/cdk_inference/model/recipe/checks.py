@@ -16,10 +16,11 @@ def check(condition: object, field: str, value: object, expected: str) -> None:
     Raises
     ------
     ModelBuildError
-        ``recipe field '<field>' is <value>, must be <expected>``.
+        ``recipe field '<field>' must be <expected>, got <value>``; a fix that follows ``; `` in ``expected`` ends it.
     """
     if not condition:
-        raise ModelBuildError(f"recipe field '{field}' is {value!r}, must be {expected}")
+        rule, *fix = expected.split("; ", 1)
+        raise ModelBuildError("; ".join([f"recipe field '{field}' must be {rule}, got {value!r}", *fix]))
 
 
 def check_inside(field: str, value: object) -> None:

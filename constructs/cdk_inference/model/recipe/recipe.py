@@ -112,7 +112,7 @@ class ModelRecipe:
         if self.calibration is not None:
             check_function("calibration", self.calibration)
         static = isinstance(self.precision, StaticInt8)
-        check(self.calibration is not None or not static, "calibration", None, "given, StaticInt8 needs it")
+        check(self.calibration is not None or not static, "calibration", None, "given with StaticInt8")
         packages = check_names("packages", self.packages, "names of distributions, a tuple of strings")
         object.__setattr__(self, "packages", tuple(dict.fromkeys((*packages, *packages_of(self.source)))))
 
@@ -150,7 +150,9 @@ def load_recipe(path: str | Path) -> tuple[ModelRecipe, Path]:
             f"{rule}, got the model {file}; write a recipe.py next to it, with RECIPE = ModelRecipe(source={source}, …)"
         )
     if not file.is_file():
-        raise ModelBuildError(f"recipe file {file} does not exist; pass the path of a file that defines RECIPE")
+        raise ModelBuildError(
+            f"recipe must be an existing file, got {file}; pass the path of a file that defines RECIPE"
+        )
     try:
         recipe = runpy.run_path(str(file)).get("RECIPE")
     except ModelBuildError as error:
@@ -161,7 +163,9 @@ def load_recipe(path: str | Path) -> tuple[ModelRecipe, Path]:
         raise ModelBuildError(f"recipe file {file} raised {type(error).__name__} on line {line}: {error}") from error
     if not isinstance(recipe, ModelRecipe):
         found = "no RECIPE" if recipe is None else f"a RECIPE of type {type(recipe).__name__}"
-        raise ModelBuildError(f"recipe file {file} defines {found}; write RECIPE = ModelRecipe(...)")
+        raise ModelBuildError(
+            f"recipe file {file} must define a ModelRecipe, got {found}; write RECIPE = ModelRecipe(...)"
+        )
     return recipe, file.parent
 
 

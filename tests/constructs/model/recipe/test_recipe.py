@@ -147,14 +147,14 @@ def test_shape_is_right_or_fails_by_name(shape: list[Any]) -> None:
     if valid:
         assert TensorSpec("x", "float32", tuple(shape)).shape == tuple(shape)
     else:
-        with pytest.raises(ModelBuildError, match=r"recipe field 'x\.shape' is"):
+        with pytest.raises(ModelBuildError, match=r"recipe field 'x\.shape' must be "):
             TensorSpec("x", "float32", tuple(shape))
 
 
 @given(percentile=st.floats())
 def test_percentile_outside_its_range_fails(percentile: float) -> None:
     assume(not 50 < percentile <= 100)
-    with pytest.raises(ModelBuildError, match="recipe field 'percentile' is"):
+    with pytest.raises(ModelBuildError, match="recipe field 'percentile' must be "):
         StaticInt8(percentile=percentile)
 
 
@@ -179,7 +179,7 @@ def test_percentile_outside_its_range_fails(percentile: float) -> None:
 )
 def test_wrong_field_fails_with_its_name(field: str, changes: dict[str, Any]) -> None:
     recipe_with()
-    with pytest.raises(ModelBuildError, match=f"recipe field '{field}' is "):
+    with pytest.raises(ModelBuildError, match=f"recipe field '{field}' must be "):
         recipe_with(**changes)
 
 
@@ -234,7 +234,7 @@ SHA = "0" * 64
     ],
 )
 def test_wrong_part_fails_with_the_field_name(make: Callable[[], object], field: str) -> None:
-    with pytest.raises(ModelBuildError, match=f"recipe field '{field}' is "):
+    with pytest.raises(ModelBuildError, match=f"recipe field '{field}' must be "):
         make()
 
 
@@ -264,11 +264,11 @@ def test_recipe_file_gives_the_recipe_and_its_folder(make_recipe: Callable[..., 
             "import no_such_module",
             r"recipe\.py raised ModuleNotFoundError on line 1: No module named 'no_such_module'$",
         ),
-        ("recipe = 1", r"recipe\.py defines no RECIPE; write RECIPE = ModelRecipe\(\.\.\.\)$"),
-        ("RECIPE = 'efficientnet'", r"recipe\.py defines a RECIPE of type str; write "),
+        ("recipe = 1", r"recipe\.py must define a ModelRecipe, got no RECIPE; write RECIPE = ModelRecipe\(\.\.\.\)$"),
+        ("RECIPE = 'efficientnet'", r"recipe\.py must define a ModelRecipe, got a RECIPE of type str; write "),
         (
             "from cdk_inference.model import Evaluation\nRECIPE = Evaluation(data='data.py')",
-            r"recipe\.py: recipe field 'evaluation\.data' is 'data\.py', must be 'file\.py:function'",
+            r"recipe\.py: recipe field 'evaluation\.data' must be 'file\.py:function', .*, got 'data\.py'",
         ),
     ],
 )
@@ -280,7 +280,9 @@ def test_bad_recipe_file_fails_with_file_and_reason(tmp_path: Path, text: str, m
 
 
 def test_missing_recipe_file_fails_with_its_path(tmp_path: Path) -> None:
-    message = rf"recipe file {tmp_path}/nothing\.py does not exist; pass the path of a file that defines RECIPE"
+    message = (
+        rf"recipe must be an existing file, got {tmp_path}/nothing\.py; pass the path of a file that defines RECIPE"
+    )
     with pytest.raises(ModelBuildError, match=message):
         load_recipe(tmp_path / "nothing.py")
 

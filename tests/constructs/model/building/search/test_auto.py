@@ -209,7 +209,7 @@ def test_frozen_lock_that_does_not_fit_fails(
     monkeypatch.setenv("CDK_INFERENCE_FROZEN_LOCK", "1")
     with pytest.raises(ModelBuildError, match=r"tiny\.arm64\.lock\.json does not fit: there is none"):
         build_model(copied, cache=found[1])
-    with pytest.raises(ModelBuildError, match="the lock is frozen, and a search was asked for"):
+    with pytest.raises(ModelBuildError, match="search must be left out with a frozen lock"):
         build_model(copied, cache=found[1], search=True)
 
 
