@@ -37,7 +37,7 @@ def confidences(scores: Tensor) -> list[float]:
 
 
 def _confidence(rows: list[Sequence[float]]) -> float:
-    # The formula and the tolerance of the build, which calibrates the threshold: model/build/metrics.py.
+    # The formula and the tolerance of the build, which calibrates the threshold: evaluation/metrics.py.
     sums_to_one = all(min(row) >= 0 and abs(sum(row) - 1) <= 1e-3 + 1e-5 for row in rows)
     return round(min([1.0, *((max(row) if sums_to_one else _softmax(row)) for row in rows)]), DIGITS)
 

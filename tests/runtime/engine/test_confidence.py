@@ -38,6 +38,11 @@ def test_probabilities_are_taken_as_they_are_whatever_else_is_in_the_batch() -> 
     assert confidences(Tensor.of(scores)) == [0.75, 0.6004, 0.952574, 0.0]
 
 
+def test_probabilities_that_were_rounded_up_are_no_more_than_sure() -> None:
+    scores = np.array([[1.001, 0.0]], np.float16)  # a little more than one, within the tolerance
+    assert confidences(Tensor.of(scores)) == metrics.confidences(scores).tolist() == [1.0]
+
+
 def test_what_is_no_number_is_not_sure() -> None:
     scores = np.array([[np.nan, 1], [np.inf, 1], [-np.inf, -np.inf], [-np.inf, 3]])
     assert confidences(Tensor.of(scores)) == [0.0, 0.0, 0.0, 1.0]

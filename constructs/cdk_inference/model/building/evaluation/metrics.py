@@ -180,7 +180,7 @@ def confidences(scores: Array) -> Array:
     """Return the highest softmax along the last axis; what sums up to one already is taken as it is."""
     values = scores.astype(np.float64)
     if values.size and values.min() >= 0 and np.allclose(values.sum(axis=-1), 1.0, atol=1e-3):
-        return np.asarray(values.max(axis=-1))
+        return np.asarray(np.minimum(values.max(axis=-1), 1.0))
     exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
     return np.asarray(exponentials.max(axis=-1) / exponentials.sum(axis=-1))
 
