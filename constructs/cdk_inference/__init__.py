@@ -157,7 +157,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name in _RENAMED:
-        from cdk_inference.common.deprecations import warn_deprecated  # noqa: PLC0415 - only for old names
+        from cdk_inference.common.props.deprecations import warn_deprecated  # noqa: PLC0415 - only for old names
 
         warn_deprecated(f"cdk_inference.{name}", _RENAMED[name])
         name = _RENAMED[name]

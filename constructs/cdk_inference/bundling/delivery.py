@@ -18,10 +18,10 @@ from aws_cdk import aws_lambda as lambda_
 from cdk_inference.bundling.bundle import files_zip, lambda_source, source_files
 from cdk_inference.bundling.packages import PackagedCode
 from cdk_inference.common.contents import hash_once
-from cdk_inference.common.descriptions import LAYER, described
 from cdk_inference.common.platform import LambdaPlatform, on_cpu_only
-from cdk_inference.common.prop_types import check_props
-from cdk_inference.common.validation import check_choice
+from cdk_inference.common.props.descriptions import LAYER, described
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_choice
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:

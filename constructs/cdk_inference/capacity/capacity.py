@@ -8,8 +8,8 @@ from cdk_inference.capacity.keep_warm import KeepWarm
 from cdk_inference.capacity.on_managed_instances import OnManagedInstances
 from cdk_inference.capacity.provisioned import Provisioned
 from cdk_inference.capacity.snap_start import SnapStart
-from cdk_inference.common.deprecations import renamed_props, warn_deprecated
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_props, warn_deprecated
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:

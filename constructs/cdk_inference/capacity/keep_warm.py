@@ -9,8 +9,8 @@ from aws_cdk import Duration, Token
 
 from cdk_inference.capacity.strategy import CapacityStrategy, live_alias, reserve_at_least
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.durations import seconds
 from cdk_inference.common.platform import on_cpu_only
+from cdk_inference.common.props.durations import seconds
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:

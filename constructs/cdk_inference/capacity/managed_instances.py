@@ -13,8 +13,8 @@ from constructs import Construct
 
 from cdk_inference.capacity.network import check_placement, closed_security_group, selected_subnets, shared_network
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.prop_types import check_props
-from cdk_inference.common.validation import check_between
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_between
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import unique_name

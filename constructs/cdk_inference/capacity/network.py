@@ -11,8 +11,8 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.descriptions import SECURITY_GROUP, described
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.descriptions import SECURITY_GROUP, described
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.storage.defaults import log_group
 

@@ -11,9 +11,9 @@ from aws_cdk import TimeZone, Token, Tokenization
 from aws_cdk import aws_lambda as lambda_
 
 from cdk_inference.capacity.strategy import CapacityStrategy, live_alias, reserve_at_least
-from cdk_inference.common.deprecations import renamed_attribute, renamed_props
 from cdk_inference.common.platform import on_cpu_only
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_attribute, renamed_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 
 from cdk_inference.capacity.managed_instances import ALIAS
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:

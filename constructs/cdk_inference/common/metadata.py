@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aws_cdk import CfnResource, NestedStack, Stack
 
-from cdk_inference.common.descriptions import described
+from cdk_inference.common.props.descriptions import described
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Self
 
-from cdk_inference.common.prop_types import check_props
-from cdk_inference.common.validation import check_choice
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_choice
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cdk_inference.common.validation import check_above_zero, check_at_least, check_share
+from cdk_inference.common.props.validation import check_above_zero, check_at_least, check_share
 from cdk_inference.costs.prices import Prices
 from cdk_inference.costs.quantities import (
     GIB,

@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cdk_inference.common.deprecations import renamed_props
-from cdk_inference.common.prop_types import check_arguments
+from cdk_inference.common.props.deprecations import renamed_props
+from cdk_inference.common.props.prop_types import check_arguments
 from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, Option, PipelineShape, Traffic
 from cdk_inference.costs.prices import Prices
 from cdk_inference.costs.quantities import GIB, MILLION, MONTH_HOURS, amount, on_vcpus

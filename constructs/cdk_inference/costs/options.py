@@ -6,8 +6,14 @@ import math
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cdk_inference.common.prop_types import check_props
-from cdk_inference.common.validation import check_above_zero, check_at_least, check_between, check_choice, check_share
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import (
+    check_above_zero,
+    check_at_least,
+    check_between,
+    check_choice,
+    check_share,
+)
 from cdk_inference.costs.quantities import (
     GIB,
     HOUR,

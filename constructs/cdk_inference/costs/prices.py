@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.common.prop_types import check_props
-from cdk_inference.common.validation import check_above_zero, check_at_least, check_choice
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_above_zero, check_at_least, check_choice
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:

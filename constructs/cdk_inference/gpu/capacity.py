@@ -16,7 +16,7 @@ from cdk_inference.capacity.managed_instances import (
     place,
 )
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.checks import ACCELERATOR_MEMORY, check_templates
 

@@ -16,10 +16,10 @@ from cdk_inference.bundling.delivery import model_folder, shipped_files
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.managed_instances import LEAST_MEMORY, MOST_MEMORY, REGIONS
 from cdk_inference.capacity.strategy import CapacityStrategy
-from cdk_inference.common.deprecations import renamed_attribute, renamed_props
-from cdk_inference.common.durations import seconds
 from cdk_inference.common.platform import on_cpu_only
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_attribute, renamed_props
+from cdk_inference.common.props.durations import seconds
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.capacity import GpuCapacity, IGpuCapacity
 from cdk_inference.gpu.image import ImagePackage

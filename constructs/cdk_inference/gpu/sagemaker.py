@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Token
 
-from cdk_inference.common.durations import seconds
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.durations import seconds
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.inference import GpuBackend
 

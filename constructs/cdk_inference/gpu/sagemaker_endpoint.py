@@ -15,8 +15,8 @@ from constructs import Construct
 
 from cdk_inference.capacity.network import check_placement, closed_security_group, selected_subnets
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.descriptions import ROLE, described
 from cdk_inference.common.metadata import add_metadata, metrics_name
+from cdk_inference.common.props.descriptions import ROLE, described
 from cdk_inference.gpu.sagemaker_scaling import ScaleToZero
 from cdk_inference.stages.inference import inference_environment
 from cdk_inference.storage import encryption

@@ -11,10 +11,10 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.deprecations import renamed_props
-from cdk_inference.common.descriptions import RULE, described
 from cdk_inference.common.jsonata import EMPTY, one_line
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_props
+from cdk_inference.common.props.descriptions import RULE, described
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.stages.base import CONFIGURATION_ERRORS, NO_MODEL
 from cdk_inference.stages.state_machine import LoggedStateMachine

@@ -10,7 +10,7 @@ from constructs import Construct
 
 from cdk_inference.common.contents import hash_once
 from cdk_inference.common.platform import LambdaPlatform
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.prop_types import check_props
 
 if TYPE_CHECKING:
     from pathlib import Path

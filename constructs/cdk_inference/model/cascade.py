@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.cache import hash_data
-from cdk_inference.common.prop_types import check_arguments
+from cdk_inference.common.props.prop_types import check_arguments
 from cdk_inference.common.store import Store
 from cdk_inference.common.terminal import say
 from cdk_inference.errors import ModelBuildError, PropError

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.cache import cache_root, hash_data, hash_folder, make_cache
-from cdk_inference.common.prop_types import check_arguments
+from cdk_inference.common.props.prop_types import check_arguments
 from cdk_inference.common.store import limit_bytes, prune, touch
 from cdk_inference.common.terminal import say
 from cdk_inference.errors import ModelBuildError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from cdk_inference.common.deprecations import warn_deprecated
+from cdk_inference.common.props.deprecations import warn_deprecated
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.execution import Execution
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Generic, TypedDict, TypeVar
 
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.prop_types import check_props
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

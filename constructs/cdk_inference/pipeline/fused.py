@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, RouteStages
 from cdk_inference.pipeline.routes import FusedRoute

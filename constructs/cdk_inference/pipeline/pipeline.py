@@ -10,10 +10,10 @@ from aws_cdk import aws_logs as logs
 from constructs import Construct
 from typing_extensions import TypeVar
 
-from cdk_inference.common.deprecations import renamed_attribute, renamed_props, warn_deprecated
 from cdk_inference.common.environments import check_environment
 from cdk_inference.common.metadata import add_metadata, metrics_name
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_attribute, renamed_props, warn_deprecated
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.deprecated import chosen_execution
 from cdk_inference.pipeline.execution_strategy import PipelineParts, RouteStages

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common.environments import check_environment
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, RouteStages
 from cdk_inference.pipeline.routes import StagedRoute
 from cdk_inference.stages.base import move_together

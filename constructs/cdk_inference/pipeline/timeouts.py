@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Token
 
-from cdk_inference.common.durations import seconds
+from cdk_inference.common.props.durations import seconds
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.definition import PARTS
 from cdk_inference.routing.inference import CpuStrategy

@@ -8,8 +8,8 @@ from aws_cdk import Duration, Token
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 
-from cdk_inference.common.deprecations import renamed_props
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.definition import PARTS, WorkflowDefinition
 from cdk_inference.stages.state_machine import LoggedStateMachine

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
 from cdk_inference.bundling.delivery import ModelDelivery
-from cdk_inference.common.deprecations import renamed_attribute, renamed_props
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_attribute, renamed_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.stages.inference import CpuInference
 from cdk_inference.stages.interfaces import SLOW

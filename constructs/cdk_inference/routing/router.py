@@ -13,7 +13,7 @@ from constructs import Construct
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.jsonata import one_line, string_literal
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.routing.plan import GIVE_BACK
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, TypeVar
 
-from cdk_inference.common.deprecations import renamed_props
 from cdk_inference.common.jsonata import string_literal
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.routing.plan import GIVE_BACK, Decider, Escalation
 from cdk_inference.stages.stage_code import user_code

@@ -16,10 +16,10 @@ from constructs import Construct
 from cdk_inference.capacity.network import allow_interfaces, check_placement, closed_security_group
 from cdk_inference.capacity.strategy import ON_DEMAND, Surroundings
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.descriptions import FUNCTION, described
-from cdk_inference.common.durations import seconds
 from cdk_inference.common.metadata import add_metadata, metrics_name, model_facts
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.descriptions import FUNCTION, described
+from cdk_inference.common.props.durations import seconds
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.errors import PropError
 from cdk_inference.stages.interfaces import SLOW

@@ -10,9 +10,9 @@ from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.deprecations import renamed_props
 from cdk_inference.common.metadata import add_metadata, model_facts
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.costs.memory import warn_of_memory
 from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction

@@ -9,7 +9,7 @@ from aws_cdk import Duration
 from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.costs.memory import warn_of_memory
 from cdk_inference.stages.base import FunctionOptions, StageFunction, add_model_metadata, grant_work
 

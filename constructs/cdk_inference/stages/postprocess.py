@@ -11,11 +11,11 @@ from aws_cdk import Duration
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.deprecations import renamed_props
-from cdk_inference.common.durations import days_text
 from cdk_inference.common.metadata import add_metadata
-from cdk_inference.common.prop_types import check_props
-from cdk_inference.common.validation import check_choice
+from cdk_inference.common.props.deprecations import renamed_props
+from cdk_inference.common.props.durations import days_text
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_choice
 from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.stage_code import BUILTIN, LABELS_FILE, StageCode, shape_text, user_code

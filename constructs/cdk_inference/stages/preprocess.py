@@ -13,10 +13,10 @@ from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.cache import cache_root
-from cdk_inference.common.deprecations import renamed_props
-from cdk_inference.common.prop_types import check_props
-from cdk_inference.common.sizes import bytes_text
-from cdk_inference.common.validation import check_choice
+from cdk_inference.common.props.deprecations import renamed_props
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.sizes import bytes_text
+from cdk_inference.common.props.validation import check_choice
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model.recipe.tensors import DTYPES
 from cdk_inference.stages.base import FunctionOptions, StageFunction

@@ -10,8 +10,8 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_stepfunctions as sfn
 
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.descriptions import KEY, described
 from cdk_inference.common.environments import check_environment
+from cdk_inference.common.props.descriptions import KEY, described
 
 if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy

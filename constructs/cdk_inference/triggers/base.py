@@ -10,10 +10,10 @@ from aws_cdk import aws_pipes as pipes
 from constructs import Construct
 
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.deprecations import renamed_attribute
-from cdk_inference.common.descriptions import PIPE, ROLE, described
 from cdk_inference.common.metadata import add_metadata
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_attribute
+from cdk_inference.common.props.descriptions import PIPE, ROLE, described
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 

@@ -14,12 +14,12 @@ from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.deprecations import renamed_props
-from cdk_inference.common.descriptions import RULE, described
-from cdk_inference.common.durations import seconds
 from cdk_inference.common.environments import check_environment
 from cdk_inference.common.metadata import add_metadata
-from cdk_inference.common.prop_types import check_props
+from cdk_inference.common.props.deprecations import renamed_props
+from cdk_inference.common.props.descriptions import RULE, described
+from cdk_inference.common.props.durations import seconds
+from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import PIPE_LOGS, log_group, private_bucket

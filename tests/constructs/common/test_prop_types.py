@@ -37,7 +37,7 @@ from cdk_inference import (
     Traffic,
 )
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
-from cdk_inference.common.prop_types import find_wrong
+from cdk_inference.common.props.prop_types import find_wrong
 from cdk_inference.model import Float16
 from cdk_inference.pipeline.deprecated import OldProps
 from cdk_inference.stages.base import FunctionOptions

@@ -7,7 +7,7 @@ import math
 import pytest
 from aws_cdk import Token
 
-from cdk_inference.common.validation import (
+from cdk_inference.common.props.validation import (
     check_above_zero,
     check_at_least,
     check_between,

@@ -29,7 +29,7 @@ from cdk_inference import (
     SageMakerAsync,
     WorkBucket,
 )
-from cdk_inference.common.descriptions import described
+from cdk_inference.common.props.descriptions import described
 from cdk_inference.model import Float16
 
 ACCOUNT = "111111111111"

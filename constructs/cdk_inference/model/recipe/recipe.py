@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.common.prop_types import check_arguments
+from cdk_inference.common.props.prop_types import check_arguments
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.recipe.checks import check, check_function, check_names
 from cdk_inference.model.recipe.evaluation import Evaluation

@@ -13,9 +13,9 @@ from functools import cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast, get_args
 
-from cdk_inference.common.deprecations import RENAMED_PROPS, with_new_names
-from cdk_inference.common.prop_messages import unknown_prop, wrong_type
-from cdk_inference.common.type_checks import ABSENT, Hint, Wrong, find_wrong
+from cdk_inference.common.props.deprecations import RENAMED_PROPS, with_new_names
+from cdk_inference.common.props.prop_messages import unknown_prop, wrong_type
+from cdk_inference.common.props.type_checks import ABSENT, Hint, Wrong, find_wrong
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from cdk_inference.common.type_checks import is_number_token
+from cdk_inference.common.props.type_checks import is_number_token
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:

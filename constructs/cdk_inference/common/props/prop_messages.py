@@ -9,10 +9,10 @@ from enum import Enum
 from types import ModuleType, NoneType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from cdk_inference.common.type_checks import find_wrong, is_union, plain
+from cdk_inference.common.props.type_checks import find_wrong, is_union, plain
 
 if TYPE_CHECKING:
-    from cdk_inference.common.type_checks import Hint, Wrong
+    from cdk_inference.common.props.type_checks import Hint, Wrong
 
 _LONGEST_VALUE = 60
 _MADE_BY = {

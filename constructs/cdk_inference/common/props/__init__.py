@@ -1,0 +1,1 @@
+"""Checks, units and deprecations of props."""
