@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -97,7 +98,9 @@ class Tools:
             "--no-fund",
             "--loglevel=error",
         )
-        subprocess.run(["npm", "ci", *options], cwd=folder, check=True)
+        # Without this, Node trusts only the certificates that it ships, and not those of a company's proxy.
+        environment = {"NODE_USE_SYSTEM_CA": "1", **os.environ}
+        subprocess.run(["npm", "ci", *options], cwd=folder, env=environment, check=True)
 
     @staticmethod
     def _install_cdk_nag_2(folder: Path) -> None:
