@@ -101,6 +101,9 @@ class Tools:
         # Without this, Node trusts only the certificates that it ships, and not those of a company's proxy.
         environment = {"NODE_USE_SYSTEM_CA": "1", **os.environ}
         subprocess.run(["npm", "ci", *options], cwd=folder, env=environment, check=True)
+        # npm writes this last. When it is interrupted, its exit code may be 0.
+        if not (folder / "node_modules" / ".package-lock.json").is_file():
+            raise OSError("npm ended before it was done")
 
     @staticmethod
     def _install_cdk_nag_2(folder: Path) -> None:
