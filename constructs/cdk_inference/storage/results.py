@@ -9,7 +9,7 @@ from constructs import Construct
 
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.prop_types import check_props
-from cdk_inference.errors import PropError
+from cdk_inference.common.props.validation import check_either
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
 
@@ -156,8 +156,7 @@ class ResultsTable(IResultsTable):
         PropError
             Both or none of ARN and name are given.
         """
-        if (table_arn is None) == (table_name is None):
-            raise PropError(f"table_arn or table_name must be given, got {'none' if table_arn is None else 'both'}")
+        check_either(table_arn=table_arn, table_name=table_name)
         return _ImportedTable(scope, id, table_arn=table_arn, table_name=table_name, encryption_key=encryption_key)
 
 

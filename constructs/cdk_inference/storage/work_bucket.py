@@ -11,7 +11,7 @@ from constructs import Construct
 
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.prop_types import check_props
-from cdk_inference.errors import PropError
+from cdk_inference.common.props.validation import check_either
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import private_bucket
 
@@ -121,8 +121,7 @@ class WorkBucket(IWorkBucket):
         PropError
             Both or none of ARN and name are given.
         """
-        if (bucket_arn is None) == (bucket_name is None):
-            raise PropError(f"bucket_arn or bucket_name must be given, got {'none' if bucket_arn is None else 'both'}")
+        check_either(bucket_arn=bucket_arn, bucket_name=bucket_name)
         return _ImportedBucket(scope, id, bucket_arn=bucket_arn, bucket_name=bucket_name, encryption_key=encryption_key)
 
 

@@ -50,6 +50,13 @@ def check_choice(choices: Iterable[str], **values: str) -> None:
         check(f"'{value}'" in (*others, last), name, rule, f"'{value}'")
 
 
+def check_either(**values: object) -> None:
+    """Refuse both of two values that name the same thing, and none of them."""
+    given = sum(value is not None for value in values.values())
+    if given != 1:
+        raise PropError(f"{' or '.join(values)} must be given, got {'both' if given else 'none'}")
+
+
 def check(fits: bool, name: str, rule: str, value: object) -> None:
     """Refuse a value that does not fit: ``<name> must be <rule>, got <value>``.
 
