@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help=f"measure on this CPU as if it ended at AVX2; default subjects: {', '.join(INT8)}",
     )
-    parser.add_argument("--quick", action="store_true", help="the tiny model, two rounds: only tries everything out")
+    parser.add_argument("--quick", action="store_true", help="the tiny model, one round: only tries everything out")
     parser.add_argument("--output", type=Path, help="JSON file that gets the figures, instead of the docs")
     parser.add_argument("--work", type=Path, default=cache_root() / "benchmarks", help="folder that saves work")
     parser.add_argument("--publish", type=Path, help="measure nothing, write this JSON file's figures into the docs")

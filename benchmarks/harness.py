@@ -35,7 +35,7 @@ class Settings:
     work
         Folder for what is unpacked, installed and exported; it may be kept, and saves time then.
     quick
-        Whether to try everything out with the tiny model and few rounds: the figures mean nothing then.
+        Whether to try everything out with the tiny model and one round: the figures mean nothing then.
     """
 
     work: Path
@@ -43,7 +43,7 @@ class Settings:
 
     def rounds(self, wanted: int) -> int:
         """Return how many rounds to make."""
-        return min(wanted, 2) if self.quick else wanted
+        return 1 if self.quick else wanted
 
 
 @dataclass(frozen=True)

@@ -66,14 +66,33 @@ def compare_resources(settings: Settings) -> tuple[Path, Path, Path]:
     SystemExit
         If they differ in a resource, or in what properties it has.
     """
-    ours, theirs = settings.work / "reference.out", settings.work / "handwritten.out"
+    ours = settings.work / "reference.out"
     _synth(REFERENCE, ours)
-    assets = handwritten_assets(ours, settings.work / "handwritten.assets")
+    return (ours, *handwritten(ours, settings.work))
+
+
+def handwritten(ours: Path, work: Path) -> tuple[Path, Path]:
+    """Synthesize the hand-written app once, and return its assembly and its files.
+
+    Parameters
+    ----------
+    ours
+        The assembly of the reference app.
+    work
+        Folder for the result.
+
+    Raises
+    ------
+    SystemExit
+        If it differs from the reference app in a resource, or in what properties it has.
+    """
+    theirs = work / "handwritten.out"
+    assets = handwritten_assets(ours, work / "handwritten.assets")
     _synth(HANDWRITTEN, theirs, ASSETS=str(assets))
     one, other = described(ours), described(theirs)
     if one != other:
         raise SystemExit(f"the hand-written app is another: ours has {one - other}, it has {other - one}")
-    return ours, theirs, assets
+    return theirs, assets
 
 
 def handwritten_assets(assembly: Path, target: Path) -> Path:

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from benchmarks.subjects.synth import handwritten, resources
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.common.cache import cache_root
@@ -165,3 +166,8 @@ def test_listing_stacks_builds_nothing(
     assert "build" not in listed.stderr
     assert "bundling" not in listed.stderr
     assert not (tmp_path / "cache" / "models").exists()
+
+
+def test_the_handwritten_app_of_the_benchmarks_has_the_same_resources(for_aws: Path, tmp_path: Path) -> None:
+    theirs, _ = handwritten(for_aws, tmp_path)
+    assert len(resources(theirs)) == len(resources(for_aws))

@@ -1,4 +1,4 @@
-"""The benchmarks work, and compare what they say they compare: with the tiny model, and few rounds."""
+"""The benchmarks work, and compare what they say they compare: with the tiny model, and one round."""
 
 from __future__ import annotations
 
@@ -75,25 +75,10 @@ def test_the_packaged_function_is_measured_against_its_rivals(figures: dict[str,
 
 @pytest.mark.performance
 def test_the_packaged_function_is_quicker_than_its_rivals(figures: dict[str, dict]) -> None:
-    """Few rounds are far from the goals, but so far every machine must be."""
+    """One round is far from the goals, but so far every machine must be."""
     assert figures["cold_start/digits"]["ratio"] > 1.3
     assert figures["cold_start_eager/digits"]["ratio"] > 3
     assert figures["handler/digits"]["ratio"] > 1.3
-
-
-@pytest.mark.slow
-def test_the_handwritten_app_has_the_resources_of_the_reference_app(tmp_path: Path) -> None:
-    build_model(ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
-    script = (
-        "import sys; from pathlib import Path; from benchmarks.subjects import synth\n"
-        "from benchmarks.harness import Settings\n"
-        "settings = Settings(Path(sys.argv[1]), quick=True)\n"
-        "synth.compare_resources(settings)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
