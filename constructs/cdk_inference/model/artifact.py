@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aws_cdk import CfnOutput, Stack
@@ -11,11 +12,10 @@ from constructs import Construct
 from cdk_inference.common.contents import hash_once
 from cdk_inference.common.platform import LambdaPlatform
 from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.errors import ModelBuildError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from cdk_inference.model.project import Project
+    from cdk_inference.model.project import BuiltModel, Project
     from cdk_inference.model.recipe.precision import Pinned
     from cdk_inference.model.recipe.recipe import ModelRecipe
     from cdk_inference.model.recipe.tensors import TensorSpec
@@ -74,7 +74,6 @@ class ModelArtifact(Construct):
         # Here, so that an app's imports do not wait for what builds models, nor for cattrs.
         from cdk_inference.model.project import build_project, open_project, with_precision  # noqa: PLC0415
         from cdk_inference.model.recipe.recipe import ModelRecipe, load_recipe  # noqa: PLC0415
-        from cdk_inference.model.records.manifest import ASSEMBLY_METADATA  # noqa: PLC0415
 
         self.path: Path | None = None
         """Folder with ``model.onnx``, ``manifest.json`` and, if there are large weights, ``model.weights``."""
@@ -87,12 +86,56 @@ class ModelArtifact(Construct):
             self.project = open_project(
                 recipe, folder=recipe_folder, cache=cache_dir, precision=precision, architecture=architecture
             )
-            built = build_project(self.project, frozen_lock=frozen_lock)
-            self.path, self.manifest, self.asset_hash = built.path, built.manifest, built.asset_hash
-            self.node.add_metadata(ASSEMBLY_METADATA, _record(built.path, built.manifest))
+            self._adopt(build_project(self.project, frozen_lock=frozen_lock))
         else:
             declared = recipe if isinstance(recipe, ModelRecipe) else load_recipe(recipe)[0]
             self.manifest, self.asset_hash = _placeholder(with_precision(declared, precision)), "unbuilt"
+        self._add_outputs()
+
+    @classmethod
+    def from_registry(
+        cls,
+        scope: Construct,
+        id: str,
+        *,
+        registry: str | Path,
+        name: str,
+        version: str,
+        platform: LambdaPlatform | None = None,
+        cache_dir: str | Path | None = None,
+    ) -> ModelArtifact:
+        """Use a model that was built elsewhere, and pushed with ``python -m cdk_inference.model push``.
+
+        Neither torch nor the ``model`` extra is needed. A model that was pulled once comes from the cache, without a
+        call to the registry. It cannot be part of a `Routing.cascade`, whose threshold is measured on a recipe's data.
+
+        Parameters
+        ----------
+        scope, id
+            As in every construct.
+        registry
+            A folder, or ``s3://bucket/prefix``, which needs the extra ``registry``.
+        name, version
+            As ``python -m cdk_inference.model list`` shows them.
+        platform
+            Platform of the functions that run it. Default: the platform of functions for which none is given.
+        cache_dir
+            Cache root, by default ``$CDK_INFERENCE_CACHE`` or the user's cache folder.
+
+        Raises
+        ------
+        ModelBuildError
+            If the registry has no such model or one that is damaged, or if the model was built for other CPUs.
+        """
+        return _PulledModel(scope, id, registry, name, version, platform, cache_dir)
+
+    def _adopt(self, built: BuiltModel) -> None:
+        self.path, self.manifest, self.asset_hash = built.path, built.manifest, built.asset_hash
+        from cdk_inference.model.records.manifest import ASSEMBLY_METADATA  # noqa: PLC0415 - as above
+
+        self.node.add_metadata(ASSEMBLY_METADATA, _record(built.path, built.manifest))
+
+    def _add_outputs(self) -> None:
         name = self.manifest.name
         CfnOutput(self, "Version", value=self.version, description=f"version of {name}: changes with its bytes alone")
         CfnOutput(self, "Precision", value=_precision(self.manifest), description=f"precision and size of {name}")
@@ -112,6 +155,33 @@ class ModelArtifact(Construct):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs."""
         return self.manifest.outputs
+
+
+class _PulledModel(ModelArtifact):
+    """A model of a registry; see `ModelArtifact.from_registry`."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        registry: str | Path,
+        name: str,
+        version: str,
+        platform: LambdaPlatform | None,
+        cache_dir: str | Path | None,
+    ) -> None:
+        Construct.__init__(self, scope, id)
+        from cdk_inference.model.registry.registry import Registry  # noqa: PLC0415 - as above
+
+        self.project, self.frozen_lock = None, True
+        self._adopt(Registry(registry).pull(name, version, cache=None if cache_dir is None else Path(cache_dir)))
+        architecture = LambdaPlatform.resolve(self, platform).architecture
+        if self.manifest.target not in ("any", architecture):
+            raise ModelBuildError(
+                f"model {name!r}, version {version!r}, must be built for {architecture}, got one for "
+                f"{self.manifest.target}; push one with --architecture {architecture}, or give it another platform"
+            )
+        self._add_outputs()
 
 
 def _record(path: Path, manifest: Manifest) -> str:

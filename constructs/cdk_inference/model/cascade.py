@@ -307,6 +307,12 @@ def calibrate(
         raise PropError(f"agreement must be a share above 0 and at most 1, such as 0.99, got {agreement!r}")
     for model in (first, then):
         _check_scores(model)
+    for model in (first, then):
+        if model.project is None and model.path is not None:
+            raise ModelBuildError(
+                f"a cascade must measure its models on the data of their recipes, got {model.manifest.name!r} from a "
+                "registry; make it with recipe="
+            )
     if first.project is None or then.project is None or first.path is None or then.path is None:
         return _placeholder(first, then, float(agreement))
     _check_class_names(first.project, then.project)

@@ -30,6 +30,7 @@ from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, 
 from cdk_inference.model.recipe.structure import structure
 from cdk_inference.model.recipe.targets import DEFAULT_ARCHITECTURE, Architecture
 from cdk_inference.model.records.manifest import Measured
+from cdk_inference.model.registry.commands import list_models, pull, push
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +45,9 @@ app = typer.Typer(
 )
 cache_app = typer.Typer(help="The cache of models, passes, files and bundles.", no_args_is_help=True)
 app.add_typer(cache_app, name="cache")
+app.command()(push)
+app.command()(pull)
+app.command("list")(list_models)
 
 _WIDE = 200  # where nobody looks, nothing is folded
 _INTERRUPTED = 130

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from cdk_inference.model import cli
+from cdk_inference.model.registry import commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,8 @@ def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     command, output, errors, ended = ["model", *map(str, arguments)], io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), redirect_stderr(errors):
         patch.setattr(sys, "argv", command)
-        patch.setattr(cli, "_out", Console(highlight=False, soft_wrap=True, width=cli._WIDE))
+        for module in (cli, commands):
+            patch.setattr(module, "_out", Console(highlight=False, soft_wrap=True, width=cli._WIDE))
         try:
             cli.main()
         except SystemExit as end:
@@ -144,3 +146,17 @@ def test_wrong_use_fails_with_one_message(
 ) -> None:
     done = run(*(a.format(recipe=tiny[0], cache=tiny[1]) for a in arguments), code=code)
     assert message in done.stderr
+
+
+def test_models_are_pushed_listed_and_pulled(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> None:
+    recipe, cache, built = tiny
+    registry = ("--registry", tmp_path / "registry")
+    assert f"tiny {built.version}, 0.0" in run("push", recipe, "--cache", cache, *registry).stdout
+    assert f" {built.version} " in run("list", *registry).stdout
+    assert [model["version"] for model in json.loads(run("list", "tiny", "--json", *registry).stdout)] == [
+        built.version
+    ]
+    output = tmp_path / "output"
+    run("pull", "tiny", built.version, *registry, "--cache", tmp_path / "cache", "--output", output)
+    assert (output / "artifact" / "model.onnx").read_bytes() == (built.path / "model.onnx").read_bytes()
+    assert "of model 'tiny', got " in run("pull", "tiny", "abc", *registry, code=1).stderr
