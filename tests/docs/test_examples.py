@@ -77,8 +77,17 @@ def stage_functions(resources: dict[str, Any]) -> list[str]:
 
 def test_every_example_has_a_test() -> None:
     examples = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
-    # tests/e2e/stages runs the backfill, and test_tutorial.py the shapes.
-    assert examples == {"minimal", "own_functions", "sentences", "alarms", "cascade", "backfill", "shapes"}
+    # tests/e2e/stages runs the backfill, test_tutorial.py the shapes, and test_continuous_delivery.py what it is about.
+    assert examples == {
+        "minimal",
+        "own_functions",
+        "sentences",
+        "alarms",
+        "cascade",
+        "backfill",
+        "shapes",
+        "continuous_delivery",
+    }
 
 
 def test_minimal(synth: Synth) -> None:

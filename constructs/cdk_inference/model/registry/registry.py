@@ -103,7 +103,7 @@ class Registry:
         return sorted((one for one in found if name in (None, one.name)), key=lambda one: one.pushed_at)
 
     def push(self, built: BuiltModel, *, lock: Path | None = None, replace: bool = False) -> RegisteredModel:
-        """Store a built model. What is there already is not stored again.
+        """Store a built model, unless the registry has it already.
 
         Parameters
         ----------

@@ -119,7 +119,7 @@ def test_pushes_at_the_same_time_lose_nothing(built: BuiltModel, address: str) -
 def test_pushes_at_the_same_time_lose_models_without_the_condition_of_s3(
     built: BuiltModel, on_s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the test above shows is not luck: a second push between reading and writing is lost."""
+    """The test above does not pass by luck: a second push between reading and writing would be lost."""
     put = Bucket._put
 
     def unconditional(self: Bucket, name: str, data: bytes, condition: dict[str, str]) -> bool:
