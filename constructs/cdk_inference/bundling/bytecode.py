@@ -91,8 +91,8 @@ def interpreter(python: str) -> str:
     found, reason = _search(python)
     if found is None:
         raise BytecodeError(
-            f"there is no CPython {python} on this machine, and uv got none ({reason}); run 'uv python install"
-            f" {python}', and synthesize again"
+            f"CPython {python} must be on this machine, got none, and uv installed none ({reason}); run "
+            f"'uv python install {python}', and synthesize again"
         )
     return found
 
@@ -188,7 +188,7 @@ def compile_modules(
     )
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
-        raise BytecodeError(f"{executable} could not compile for Python {python} ({reason}): repair or remove it")
+        raise BytecodeError(f"{executable} cannot compile for Python {python} ({reason}); repair or remove it")
     return {path.relative_to(compiled).as_posix(): path for path in compiled.rglob("*.pyc")}
 
 
@@ -236,6 +236,6 @@ def _checked(executable: str, python: str) -> str | None:
             [executable, "-I", "-S", "-c", _CHECK], capture_output=True, text=True, check=False
         )
     except OSError as error:
-        raise BytecodeError(f"{executable} does not start ({error.strerror}): repair or remove it") from None
+        raise BytecodeError(f"{executable} cannot start ({error.strerror}); repair or remove it") from None
     words = done.stdout.rstrip("\n").split(" ", 3)
     return words[3] if words[:3] == ["CPython", python, "final"] else None

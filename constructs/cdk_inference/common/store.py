@@ -110,7 +110,7 @@ def limit_bytes() -> float:
     with contextlib.suppress(ValueError):
         if (limit := float(value or LIMIT_GB)) > 0:
             return limit * 1e9
-    raise ModelBuildError(f"CDK_INFERENCE_CACHE_LIMIT_GB is {value!r}, must be a number of gigabytes above 0")
+    raise ModelBuildError(f"CDK_INFERENCE_CACHE_LIMIT_GB must be a number of gigabytes above 0, got {value!r}")
 
 
 def entries(root: Path) -> Iterator[tuple[Path, float, int]]:

@@ -278,10 +278,10 @@ def service_credentials(endpoint: str, role_arn: str, *, service: str, source_ar
         return dict(call(endpoint, SERVICE_CREDENTIALS, body))
     except urllib.error.HTTPError as error:
         if error.code != HTTPStatus.FORBIDDEN:
-            raise LocalError(f"the embedded AWS answered {error.code} when {service} asked for {role_arn}") from error
+            raise LocalError(f"{service} cannot assume {role_arn}: the embedded AWS answered {error.code}") from error
         raise LocalError(json.load(error)["message"]) from error
     except OSError as error:
-        raise LocalError(f"the embedded AWS did not answer when {service} asked for {role_arn}: {error}") from error
+        raise LocalError(f"{service} cannot assume {role_arn}: the embedded AWS did not answer: {error}") from error
 
 
 def call(endpoint: str, path: str, body: bytes | None = None) -> Any:  # noqa: ANN401

@@ -90,15 +90,19 @@ class Background:
             state = self._read()
             endpoint = str(state["endpoint"])
             if "key" not in state:
-                raise LocalError("the embedded AWS was started by another version: destroy it, then deploy again")
+                raise LocalError("the embedded AWS must be of this version, got another; destroy it, then deploy again")
             aws.use_key(endpoint, aws.Key(**state["key"]))
             return Cloud(endpoint, self.folder, check=self._check, report=self._last_report)
         if reason := self.failure():
-            raise NothingDeployedError(f"the embedded AWS of this project is gone: {reason}; deploy again")
+            raise NothingDeployedError(
+                f"the embedded AWS of this project must run, got one that has ended: {reason}; deploy again"
+            )
         if self._state.exists():
             self._remove()
-            raise NothingDeployedError("the embedded AWS of this project is gone, it was killed: deploy again")
-        raise NothingDeployedError(f"nothing is deployed locally from {self._project}: deploy first")
+            raise NothingDeployedError(
+                "the embedded AWS of this project must run, got one that was killed; deploy again"
+            )
+        raise NothingDeployedError(f"{self._project} must be deployed locally; deploy it first")
 
     def start(self) -> tuple[Cloud, bool]:
         """Return the embedded AWS, after starting it if it does not run.
@@ -134,7 +138,7 @@ class Background:
             if ended or time.monotonic() > deadline:
                 process.terminate()
                 tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-                raise LocalError(f"the embedded AWS did not start:\n{tail}")
+                raise LocalError(f"the embedded AWS cannot start:\n{tail}")
             time.sleep(0.05)
         return self.cloud(), True
 
@@ -158,7 +162,7 @@ class Background:
             deadline = time.monotonic() + _STOP_SECONDS
             while self.running():
                 if time.monotonic() > deadline:
-                    raise LocalError(f"process {pid} of the embedded AWS does not end: see {self.log}")
+                    raise LocalError(f"process {pid} of the embedded AWS cannot be stopped; see {self.log}")
                 time.sleep(0.05)
         self._remove()
         return running
@@ -210,7 +214,9 @@ class Background:
                     if not self._state.exists():
                         break
         except Timeout as error:
-            raise LocalError(f"the embedded AWS of {self._project} runs already") from error
+            raise LocalError(
+                f"the embedded AWS of {self._project} cannot be started twice; destroy the one that runs"
+            ) from error
         logger.info("stopped")
 
     def _check_own(self, cloud: LocalCloud) -> None:
@@ -226,7 +232,8 @@ class Background:
         """Raise if the process has ended, as seen by another process."""
         if not self.running() or self._reason.exists():
             raise LocalError(
-                f"the embedded AWS of this project is gone: {self.failure() or 'it was stopped or killed'}"
+                f"the embedded AWS of this project must run, got one that has ended: "
+                f"{self.failure() or 'it was stopped or killed'}"
             )
 
     def _last_report(self, since: int, pipes: Collection[str]) -> str | None:
@@ -239,7 +246,9 @@ class Background:
         try:
             return dict(json.loads(self._state.read_text()))
         except (OSError, ValueError) as error:
-            raise NothingDeployedError(f"the embedded AWS of {self._project} is just starting: try again") from error
+            raise NothingDeployedError(
+                f"the embedded AWS of {self._project} cannot be used while it starts; try again"
+            ) from error
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -112,7 +112,8 @@ class CdkCli:
         """
         if app is None and not (folder / "cdk.json").is_file():
             raise LocalError(
-                f"no cdk.json in {folder}: go to the folder of the app, or give its command with app/--app"
+                f"{folder} must have a cdk.json, got none; go to the folder of the app, or give its command with "
+                "app/--app"
             )
         chosen = ["--app", app] if app else []
         pairs = [part for name, value in context.items() for part in ("--context", f"{name}={value}")]
@@ -307,5 +308,5 @@ def _reason(lines: list[str]) -> str:
 def _installed(module: str, distribution: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise LocalError(f"{distribution} is not installed: pip install 'cdk-inference[local]'")
+        raise LocalError(f"{distribution} must be installed; pip install 'cdk-inference[local]'")
     return Path(spec.origin).parent

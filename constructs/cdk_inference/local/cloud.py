@@ -272,9 +272,9 @@ class Cloud:
         found = [s for s in named if (account or s.env.account, region or s.env.region) == s.env]
         if len(found) > 1:
             places = ", ".join("/".join(stack.env) for stack in found)
-            raise LocalError(f"stack {name!r} is in {places}: choose one with account and region")
+            raise LocalError(f"stack {name!r} must be in one place, got {places}; choose one with account and region")
         if not found:
-            raise LocalError(f"there is no stack {name!r} in the embedded AWS: deploy it first")
+            raise LocalError(f"stack {name!r} must be deployed in the embedded AWS; deploy it first")
         return found[0]
 
     def _stacks(self) -> list[Stack]:
@@ -341,12 +341,12 @@ class Cloud:
         """
         found = self.pipelines()
         if not found:
-            raise LocalError("no pipeline is deployed in the embedded AWS: deploy an app first")
+            raise LocalError("a pipeline must be deployed in the embedded AWS, got none; deploy an app first")
         names = ", ".join(sorted(found))
         if name is None and len(found) > 1:
-            raise LocalError(f"several pipelines are deployed: choose one of {names}")
+            raise LocalError(f"pipeline must be one of {names}, got none; choose one")
         if name is not None and name not in found:
-            raise LocalError(f"no pipeline {name!r} is deployed: choose one of {names}")
+            raise LocalError(f"pipeline must be one of {names}, got {name!r}")
         return found[name] if name is not None else next(iter(found.values()))
 
     def put(
@@ -378,9 +378,9 @@ class Cloud:
         paths = [Path(file) for file in files]
         for path in paths:
             if not path.is_file():
-                raise LocalError(f"no such file: {path}")
+                raise LocalError(f"files must exist, got {path}")
         if key is not None and len(paths) != 1:
-            raise LocalError(f"one key cannot name {len(paths)} files: use a prefix")
+            raise LocalError(f"key must be left out, got {len(paths)} files; use a prefix")
         target = self.pipeline(pipeline)
         start = target.prefix if prefix is None else prefix
         return [target.put(key or f"{start}{path.name}", path.read_bytes()) for path in paths]

@@ -75,7 +75,7 @@ class Stack:
         try:
             body = self._cloudformation.get_template(StackName=self.name)["TemplateBody"]
         except ClientError as error:
-            raise LocalError(f"there is no stack {self.name!r} in the embedded AWS: deploy it first") from error
+            raise LocalError(f"stack {self.name!r} must be deployed in the embedded AWS; deploy it first") from error
         return dict(json.loads(body) if isinstance(body, str) else body)
 
     def resources(

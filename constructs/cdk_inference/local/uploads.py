@@ -217,8 +217,8 @@ class Pipeline:
             if late:
                 shown = ", ".join(missing[:_SHOWN_KEYS]) + (", ..." if len(missing) > _SHOWN_KEYS else "")
                 raise LocalError(
-                    f"{len(missing)} of {len(uploads)} objects have neither a row nor a dead letter "
-                    f"after {timeout:.0f} s: {shown}; {described}"
+                    f"{len(uploads)} objects must have a row or a dead letter after {timeout:.0f} s, got neither for "
+                    f"{len(missing)}: {shown}; {described}"
                 )
             if on_line and described:
                 on_line(f"{_progress(found.values(), len(uploads))}; {described}")

@@ -216,7 +216,7 @@ class Calibration:
         data = json.loads(text)
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
-            raise ValueError(f"calibration has schema version {version!r}, expected {SCHEMA_VERSION}")
+            raise ValueError(f"calibration must have schema version {SCHEMA_VERSION}, got {version!r}")
         return structure(data, cls)
 
 
@@ -468,23 +468,22 @@ def _check_class_names(first: Project, then: Project) -> None:
     for index, (one, two) in enumerate(zip_longest(*names)):
         if one != two:
             raise ModelBuildError(
-                f"{_pair(first.recipe.name, then.recipe.name)}: class {index} is {one!r} to the one and {two!r} to the "
-                "other; a cascade needs models of the same classes in the same order"
+                f"'{first.recipe.name}' and '{then.recipe.name}' must have the same classes in the same order, got "
+                f"{one!r} and {two!r} as class {index}; cascade models of the same classes"
             )
 
 
 def _check_same_samples(first: Answers, then: Answers) -> None:
-    pair = _pair(first.name, then.name)
+    pair = f"'{first.name}' and '{then.name}'"
     if first.classes != then.classes:
         raise ModelBuildError(
-            f"{pair}: '{first.name}' tells {first.classes} classes apart and '{then.name}' {then.classes}; a cascade "
-            "needs models of the same classes in the same order"
+            f"{pair} must have the same classes in the same order, got {first.classes} and {then.classes} classes; "
+            "cascade models of the same classes"
         )
     way_out = "let both recipes' evaluation yield the same samples in the same order"
     if len(first.top) != len(then.top):
         raise ModelBuildError(
-            f"{pair}: '{first.name}' is evaluated on {len(first.top)} samples and '{then.name}' on {len(then.top)}; "
-            f"{way_out}"
+            f"{pair} must be evaluated on the same samples, got {len(first.top)} and {len(then.top)} samples; {way_out}"
         )
     for what, one, two in (
         ("described as", first.descriptions, then.descriptions),
@@ -493,13 +492,9 @@ def _check_same_samples(first: Answers, then: Answers) -> None:
         different = (i for i, (a, b) in enumerate(zip(one or (), two or (), strict=False)) if a != b)
         if one is not None and two is not None and (index := next(different, None)) is not None:
             raise ModelBuildError(
-                f"{pair}: evaluation sample {index} is {what} {one[index]!r} for '{first.name}' and {two[index]!r} for "
-                f"'{then.name}'; {way_out}"
+                f"{pair} must be evaluated on the same samples, got sample {index} {what} {one[index]!r} and "
+                f"{two[index]!r}; {way_out}"
             )
-
-
-def _pair(first: str, then: str) -> str:
-    return f"'{first}' and '{then}' make no cascade"
 
 
 def _placeholder(first: ModelArtifact, then: ModelArtifact, agreement: float) -> Calibration:

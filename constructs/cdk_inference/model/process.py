@@ -79,7 +79,9 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     if error is not None:
         raise ModelBuildError(error.replace("{log}", str(log)))
     if process.returncode != 0:
-        raise ModelBuildError(f"model '{name}': the build process {ending(process.returncode)}; see {log}")
+        raise ModelBuildError(
+            f"model '{name}' cannot be built: the build process {ending(process.returncode)}; see {log}"
+        )
     (work / "request.json").unlink()
 
 

@@ -270,7 +270,8 @@ def build_project(project: Project, *, frozen_lock: bool = False, search: bool =
         return built
     if project.missing:
         raise ModelBuildError(
-            f"model '{project.recipe.name}' is not in the cache {project.cache}: {_how_to_install(project)}"
+            f"model '{project.recipe.name}' must be built, as it is not in the cache {project.cache}: "
+            f"{_how_to_install(project)}"
         )
     with readable_errors(project), locked(project):
         # Somebody else may have built, or searched, while we waited.
@@ -292,7 +293,9 @@ def _build(project: Project, lock: Lock | None, *, search: bool) -> BuiltModel:
         if searching:
             lock = read_lock(work / "lock.json")
             if lock is None:
-                raise ModelBuildError(f"model '{project.recipe.name}': the build process ended without a result")
+                raise ModelBuildError(
+                    f"model '{project.recipe.name}' cannot be built: the build process ended without a result"
+                )
             _keep_lock(project, work / "lock.json")
         entry = project.entry(project.key(lock))
         shutil.rmtree(entry, ignore_errors=True)
@@ -300,7 +303,7 @@ def _build(project: Project, lock: Lock | None, *, search: bool) -> BuiltModel:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     if (built := read_entry(entry)) is None:
-        raise ModelBuildError(f"the artifact in {entry} is not readable; delete it and try again")
+        raise ModelBuildError(f"the artifact in {entry} cannot be read; delete it and try again")
     say(_summary(built.manifest))
     try:
         prune(project.cache, limit_bytes())
@@ -339,8 +342,8 @@ def _valid_lock(project: Project, *, frozen: bool, quiet: bool = False) -> Lock 
             stale = str(error)
     if frozen:
         raise ModelBuildError(
-            f"recipe '{project.recipe.name}': the lock {project.lock_file} does not fit: {stale}; "
-            "build without a frozen lock, review the new lock and commit it"
+            f"the frozen lock {project.lock_file} must fit recipe '{project.recipe.name}', got one that does not: "
+            f"{stale}; build without a frozen lock, review the new lock and commit it"
         )
     kept = read_lock(_kept_lock(project))
     if kept is not None:
@@ -453,7 +456,7 @@ def _how_to_install(project: Project) -> str:
     name = next((name for name in project.missing if name not in TOOLS), None)
     if name is None or set(TOOLS).intersection(project.missing):
         return MISSING_EXTRA
-    return f"recipe '{project.recipe.name}' names package '{name}', which is not installed: pip install {name}"
+    return f"recipe '{project.recipe.name}' needs package '{name}', which is not installed; pip install {name}"
 
 
 def read_entry(entry: Path) -> BuiltModel | None:

@@ -259,7 +259,7 @@ def test_interpreter_that_fails_is_named(stack: Stack, tmp_path: Path, monkeypat
     monkeypatch.setattr(bundling, "interpreter", lambda _: str(broken))
     assert compiled_names(pack(stack, {"detect.py": SOURCES["detect.py"]})) == []
     Annotations.from_stack(stack).has_warning(
-        "*", Match.string_like_regexp(f"{broken} could not compile for Python .*libpython is missing.*remove it")
+        "*", Match.string_like_regexp(f"{broken} cannot compile for Python .*libpython is missing.*remove it")
     )
 
 
@@ -340,7 +340,9 @@ def test_interpreter_is_downloaded_unless_that_is_forbidden(
 def test_forbidden_download_fails_at_once_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
     monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
-    with pytest.raises(BytecodeError, match=r"no CPython 3\.99 on this machine, .*; run 'uv python install 3\.99'"):
+    with pytest.raises(
+        BytecodeError, match=r"CPython 3\.99 must be on this machine, got none, .*; run 'uv python install 3\.99'"
+    ):
         bytecode.interpreter("3.99")
 
 
@@ -398,5 +400,5 @@ def test_a_named_interpreter_that_does_not_start_fails_with_its_path(
     monkeypatch.setenv(bytecode.COMPILERS, missing)
     monkeypatch.setenv("UV_PYTHON_DOWNLOADS", "never")
     monkeypatch.setattr(bytecode, "_search", bytecode._search.__wrapped__)
-    with pytest.raises(BytecodeError, match=r"python3\.99 does not start \(No such file or directory\)"):
+    with pytest.raises(BytecodeError, match=r"python3\.99 cannot start \(No such file or directory\)"):
         bytecode.interpreter("3.99")

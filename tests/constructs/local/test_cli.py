@@ -93,7 +93,7 @@ def test_from_deploy_to_destroy(app: Path) -> None:
 def test_a_command_with_nothing_deployed_fails(app: Path, command: list[str]) -> None:
     answer = run(app, *command)
     assert answer.returncode == 3
-    assert answer.stderr == f"error: nothing is deployed locally from {app}: deploy first\n"
+    assert answer.stderr == f"error: {app} must be deployed locally; deploy it first\n"
 
 
 def test_a_wrong_option_fails(app: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_wrong_option_fails(app: Path) -> None:
 def test_a_folder_without_an_app_fails_and_leaves_nothing(tmp_path: Path) -> None:
     answer = run(tmp_path, "deploy")
     assert answer.returncode == 1
-    assert f"error: no cdk.json in {tmp_path}" in answer.stderr
+    assert f"error: {tmp_path} must have a cdk.json, got none" in answer.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -149,7 +149,7 @@ def test_a_killed_cloud_is_noticed(app: Path) -> None:
         serving.wait()
         answer = run(app, "results")
         assert answer.returncode == 3
-        assert "is gone, it was killed: deploy again" in answer.stderr
+        assert "must run, got one that was killed; deploy again" in answer.stderr
         assert not state.exists()
     finally:
         serving.kill()
@@ -192,7 +192,8 @@ def test_a_cloud_that_ends_by_itself_says_why(app: Path) -> None:
         assert waiting.returncode == 1
         log = app / ".cdk-inference/emulator.log"
         reason = (
-            "the embedded AWS of this project is gone: the emulator of the embedded AWS was killed by SIGKILL; "
+            "the embedded AWS of this project must run, got one that has ended: "
+            "the emulator of the embedded AWS was killed by SIGKILL; "
             f"its log: {log}"
         )
         assert said.splitlines()[-1] == f"error: {reason}"
@@ -225,7 +226,10 @@ def test_logs_that_are_followed_end_with_the_cloud(app: Path) -> None:
             serving.kill()
             said = following.stderr.read()
         assert following.returncode == 1
-        assert said == "error: the embedded AWS of this project is gone: it was stopped or killed\n"
+        assert (
+            said
+            == "error: the embedded AWS of this project must run, got one that has ended: it was stopped or killed\n"
+        )
     finally:
         serving.kill()
         serving.communicate()
@@ -259,7 +263,7 @@ def test_a_second_background_process_fails(app: Path) -> None:
         wait_until((app / ".cdk-inference/local.json").exists)
         second = run(app, "serve")
         assert second.returncode == 1
-        assert "runs already" in second.stderr
+        assert "cannot be started twice" in second.stderr
     finally:
         first.terminate()
         assert first.wait(PATIENCE) == 0

@@ -167,7 +167,7 @@ def test_an_emulator_that_does_not_start_fails_with_its_report(monkeypatch: pyte
     running = Emulator()
     with pytest.raises(LocalError, match="no room for a cloud"):
         running.start()
-    with pytest.raises(LocalError, match="not running"):
+    with pytest.raises(LocalError, match="must be running"):
         _ = running.state
 
 

@@ -145,7 +145,9 @@ def test_a_refusal_is_not_an_end_and_is_told_when_the_time_is_over(cloud: LocalC
         cloud.wait_for([upload], timeout=1, on_line=lines.append)
     message = str(failure.value)
     refused = "last error: pipe marked: AssumeRole failed: the trust policy of arn:aws:iam::"
-    assert message.startswith(f"1 of 1 objects have neither a row nor a dead letter after 1 s: any; {refused}")
+    assert message.startswith(
+        f"1 objects must have a row or a dead letter after 1 s, got neither for 1: any; {refused}"
+    )
     assert lines[-1].startswith(f"0 of 1 objects have a row; {refused}")
     for said in (message, lines[-1]):
         assert said.endswith("; queue: 0 visible, 0 in flight; executions: 0 running, 0 failed")

@@ -158,7 +158,10 @@ def test_a_definition_has_the_defaults_of_aws() -> None:
     [
         ({"Enrichment": "arn"}, "pipe p uses Enrichment"),
         ({"SourceParameters": {"FilterCriteria": {"Filters": []}}}, "pipe p uses FilterCriteria"),
-        ({"TargetParameters": {"InputTemplate": {"Ref": "X"}}}, "input template of pipe p refers to resources"),
+        (
+            {"TargetParameters": {"InputTemplate": {"Ref": "X"}}},
+            "pipe p cannot run locally with an input template that refers to resources",
+        ),
     ],
 )
 def test_what_the_stand_in_does_not_have_fails(properties: dict[str, Any], message: str) -> None:

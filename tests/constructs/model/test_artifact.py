@@ -129,6 +129,6 @@ def test_app_with_a_recipe_that_raises_fails_with_one_line(tmp_path: Path) -> No
     )
     assert result.returncode == 1
     assert result.stderr.splitlines()[-1] == (
-        f"error: recipe file {tmp_path}/recipe.py raised ZeroDivisionError on line 1: division by zero"
+        f"error: recipe file {tmp_path}/recipe.py cannot be run: ZeroDivisionError on line 1: division by zero"
     )
     assert "Traceback" not in result.stderr

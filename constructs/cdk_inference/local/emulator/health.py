@@ -148,7 +148,7 @@ def answering(check: Callable[[], None]) -> Iterator[None]:
             time.sleep(0.05)
         check()
         if isinstance(error, _UNANSWERED):
-            raise LocalError(f"the embedded AWS does not answer: {error}") from error
+            raise LocalError(f"the embedded AWS cannot be reached: {error}") from error
         raise
 
 

@@ -73,7 +73,7 @@ def render(template: str | None, record: Mapping[str, Any], variables: Mapping[s
     try:
         return json.loads(text)
     except ValueError as error:
-        raise LocalError(f"the input template does not give JSON: {error} in {text[:300]!r}") from error
+        raise LocalError(f"the input template must give JSON, got {text[:300]!r}: {error}") from error
 
 
 def _parsed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _depth(text: str) -> int:
 def _select(document: Any, path: str) -> Any:  # noqa: ANN401
     rest = path.removeprefix("$")
     if "".join(step.group() for step in _STEP.finditer(rest)) != rest:
-        raise LocalError(f"the input template has a path that pipes do not know: {path!r}")
+        raise LocalError(f"the input template must have paths that pipes know, got {path!r}")
     found = document
     for position, step in enumerate(_STEP.finditer(rest)):
         name, index, quoted = step.groups()

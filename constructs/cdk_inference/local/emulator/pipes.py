@@ -100,13 +100,13 @@ class PipeDefinition:
         unknown = [name for name in ("Enrichment",) if properties.get(name)]
         unknown += [name for name in ("FilterCriteria",) if source.get(name)]
         if unknown:
-            raise LocalError(f"pipe {resource.physical_id} uses {', '.join(unknown)}, which does not run locally")
+            raise LocalError(f"pipe {resource.physical_id} cannot run locally with {', '.join(unknown)}")
         queue = source.get("SqsQueueParameters", {})
         invocation = target.get("StepFunctionStateMachineParameters", {}).get("InvocationType", "FIRE_AND_FORGET")
         template = target.get("InputTemplate")
         if template is not None and not isinstance(template, str):
             raise LocalError(
-                f"the input template of pipe {resource.physical_id} refers to resources, which does not run locally"
+                f"pipe {resource.physical_id} cannot run locally with an input template that refers to resources"
             )
         return cls(
             name=described["Name"],
@@ -281,7 +281,8 @@ class _Pipe:
             payload = json.dumps([self._render(message) for message in batch])
             if len(payload) > _MAX_INPUT:
                 raise LocalError(
-                    f"{len(batch)} messages give an input of {len(payload)} characters, at most {_MAX_INPUT}"
+                    f"the input of an execution must be at most {_MAX_INPUT} characters, got {len(payload)} for "
+                    f"{len(batch)} messages"
                 )
             states = self._client("stepfunctions")
             if not definition.synchronous:
@@ -289,7 +290,9 @@ class _Pipe:
                 return set()
             answer = states.start_sync_execution(stateMachineArn=definition.target_arn, input=payload)
             if answer["status"] != "SUCCEEDED":
-                raise LocalError(f"the execution {answer['status']}: {answer.get('error')} {answer.get('cause')}")
+                raise LocalError(
+                    f"the execution must succeed, got {answer['status']}: {answer.get('error')} {answer.get('cause')}"
+                )
         return failed_messages(answer.get("output", ""), ids)
 
     def _render(self, message: dict[str, Any]) -> Any:  # noqa: ANN401

@@ -96,11 +96,13 @@ class Passes:
             Naming the files that changed, or that were read and do not count.
         """
         if changed := changed_files(expected, hash_files(folder, recipe)):
-            raise ModelBuildError(f"files in {folder} changed during the build ({', '.join(changed[:5])}): build again")
+            raise ModelBuildError(
+                f"files in {folder} must not change during the build, got {', '.join(changed[:5])}; build again"
+            )
         if self._reads is not None and (missed := self._reads.missed(expected)):
             raise ModelBuildError(
-                f"the build read {missed[0]} in {folder}, but does not notice when it changes, since no file that the "
-                "recipe's functions import names it; write its name as a string where it is read or imported"
+                f"the build must notice when a file in {folder} changes, got {missed[0]}, which no file that the "
+                "recipe's functions import names; write its name as a string where it is read or imported"
             )
 
     def event(self, data: dict[str, object]) -> None:

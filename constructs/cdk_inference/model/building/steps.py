@@ -94,7 +94,7 @@ def _prepare(
     """Export and clean the model; return it with the cosine similarity of the outputs to the original's."""
     names = recipe.evaluation.class_names
     if names is not None and not (folder / names).is_file():
-        raise ModelBuildError(f"evaluation.class_names is '{names}', but {folder / names} does not exist")
+        raise ModelBuildError(f"evaluation.class_names must be an existing file, got '{names}'; write {folder / names}")
     with passes.timed("example"):
         example = first_batch(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
 
@@ -164,8 +164,8 @@ def _rebuild(trials: Trials, lock: Lock, work: Path) -> None:
     digest = weights.digest(shipped)
     if digest != lock.sha256:
         raise ModelBuildError(
-            f"the lock does not match: {describe(lock.precision)} gives a model with sha256 {digest[:12]}..., "
-            f"the lock has {lock.sha256[:12]}...; the code that builds changed, or this processor rounds otherwise: "
+            f"the model must have the sha256 of its lock, {lock.sha256[:12]}..., got {digest[:12]}... with "
+            f"{describe(lock.precision)}; the code that builds changed, or this processor rounds otherwise: "
             f"delete {lock.name}.{lock.target}.lock.json (or build with --search), and review what changes"
         )
     _package(trials, lock, shipped, work, locked=True)

@@ -130,13 +130,13 @@ def read(folder: Path) -> Entry:
     report = _report(folder / "report.json")
     if manifest.model_version != report.model_version:
         raise ModelBuildError(
-            f"{folder} mixes two builds: manifest.json is of version {manifest.model_version}, report.json of "
-            f"{report.model_version}; build the model again"
+            f"{folder} must hold one build, got version {manifest.model_version} in manifest.json and "
+            f"{report.model_version} in report.json; build the model again"
         )
     shipped = [c for c in report.candidates if c.status == "shipped"]
     if len(shipped) != 1:
         raise ModelBuildError(
-            f"{folder / 'report.json'} marks {len(shipped)} candidates as shipped, expected 1; build the model again"
+            f"{folder / 'report.json'} must mark one candidate as shipped, got {len(shipped)}; build the model again"
         )
     evaluation = _arrays(folder / "evaluation.npz")
     samples = _arrays(folder / "samples.npz")
@@ -148,19 +148,21 @@ def read(folder: Path) -> Entry:
     sizes = {shape[0] for pair in shapes.values() for shape in pair}
     if any(a != b for a, b in shapes.values()) or len(sizes) > 1 or (labels is not None and {len(labels)} != sizes):
         raise ModelBuildError(
-            f"{folder / 'evaluation.npz'}: float and deployed outputs do not belong together ({shapes}, labels "
-            f"{None if labels is None else labels.shape}); build the model again"
+            f"{folder / 'evaluation.npz'}: float and deployed outputs must have the same shapes, got {shapes} and "
+            f"labels {None if labels is None else labels.shape}; build the model again"
         )
     inputs = {i.name: samples[f"input_{i.name}"] for i in manifest.inputs if f"input_{i.name}" in samples}
     if len({len(a) for a in inputs.values()}) > 1:
-        raise ModelBuildError(f"{folder / 'samples.npz'}: inputs differ in their number; build the model again")
+        raise ModelBuildError(
+            f"{folder / 'samples.npz'}: inputs must have the same number of samples; build the model again"
+        )
     descriptions = samples.get("descriptions")
     # Inputs of different sizes are not kept: the descriptions stand for them.
     kept = [*inputs.values(), *([] if descriptions is None else [descriptions])]
     count = len(kept[0]) if kept else 0
     numbers = samples.get("numbers", np.arange(count))[: None if kept else 0]
     if numbers.dtype.kind not in "iu" or numbers.shape != (count,) or np.any(numbers < 0):
-        raise ModelBuildError(f"{folder / 'samples.npz'}: 'numbers' does not number {count} samples; build again")
+        raise ModelBuildError(f"{folder / 'samples.npz'}: 'numbers' must number {count} samples; build the model again")
     return Entry(
         manifest=manifest,
         report=report,
@@ -183,7 +185,7 @@ def _json(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelBuildError(f"{file} cannot be read: {error}; build the model again") from error
     if not isinstance(data, dict):
-        raise ModelBuildError(f"{file} holds no JSON object; build the model again")
+        raise ModelBuildError(f"{file} must hold a JSON object, got {type(data).__name__}; build the model again")
     return data
 
 
@@ -191,20 +193,20 @@ def _manifest(file: Path) -> Manifest:
     try:
         return Manifest.from_json(json.dumps(_json(file)))
     except ValueError as error:
-        raise ModelBuildError(f"{file} is damaged: {error}; build the model again") from error
+        raise ModelBuildError(f"{file} cannot be used: {error}; build the model again") from error
 
 
 def _report(file: Path) -> Report:
     data = _json(file)
     if data.get("schema_version") != REPORT_VERSION:
         raise ModelBuildError(
-            f"{file} has schema version {data.get('schema_version')!r}, expected {REPORT_VERSION}; "
+            f"{file} must have schema version {REPORT_VERSION}, got {data.get('schema_version')!r}; "
             "build the model again"
         )
     try:
         return structure(data, Report)
     except ValueError as error:
-        raise ModelBuildError(f"{file} is damaged: {error}; build the model again") from error
+        raise ModelBuildError(f"{file} cannot be used: {error}; build the model again") from error
 
 
 def _arrays(file: Path) -> dict[str, Array]:
@@ -231,7 +233,7 @@ def _numbers(arrays: dict[str, Array], name: str, folder: Path) -> Array:
     array = arrays[name]
     if array.dtype.kind not in "biuf" or array.ndim == 0 or not np.all(np.isfinite(array)):
         raise ModelBuildError(
-            f"{folder / 'evaluation.npz'}: '{name}' is {array.dtype} {array.shape} with values that are no finite "
-            "numbers, expected one row of numbers for each sample; build the model again"
+            f"{folder / 'evaluation.npz'}: '{name}' must have a row of finite numbers for each sample, got "
+            f"{array.dtype} {array.shape}; build the model again"
         )
     return array

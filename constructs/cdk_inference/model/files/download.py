@@ -166,7 +166,7 @@ def _write(response: requests.Response, url: str, part: Path, have: int) -> None
         raise ModelBuildError(f"{url} must be at most {LIMIT / 1e9:.1f} GB, got {size / 1e9:.1f} GB")
     if size - have > (free := shutil.disk_usage(part.parent).free):
         raise ModelBuildError(
-            f"{url} has {size / 1e9:.2f} GB, but only {free / 1e9:.2f} GB are free in {part.parent}; "
+            f"{url} needs {(size - have) / 1e9:.2f} GB in {part.parent}, got {free / 1e9:.2f} GB that are free; "
             "make room or choose another cache with CDK_INFERENCE_CACHE"
         )
     with part.open("ab" if have else "wb") as file:

@@ -66,7 +66,7 @@ def _in_folder(path: str, folder: Path) -> Path:
         near = _near(path, (p.relative_to(folder).as_posix() for p in target.parent.glob("*") if p.is_file()))
         raise ModelBuildError(f"file must exist in {folder}, got '{path}'{near}")
     if not target.is_file():
-        raise ModelBuildError(f"file '{path}' in {folder} is a folder, must be a file")
+        raise ModelBuildError(f"file '{path}' in {folder} must be a file, got a folder")
     for parent in (target, *target.parents):
         if parent == folder:
             break
@@ -83,7 +83,7 @@ def _in_package(file: PackageFile) -> Path:
     try:
         distribution = importlib.metadata.distribution(file.package)
     except importlib.metadata.PackageNotFoundError:
-        raise ModelBuildError(f"package '{file.package}' is not installed: pip install {file.package}") from None
+        raise ModelBuildError(f"package '{file.package}' must be installed; pip install {file.package}") from None
     listed = {p.as_posix(): p for p in distribution.files or ()}
     if file.path in listed:
         candidates = [Path(str(distribution.locate_file(listed[file.path])))]

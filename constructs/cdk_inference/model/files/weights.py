@@ -71,7 +71,7 @@ def join(path: Path) -> bytes:
     try:
         model = onnx.load_model_from_string(data)
     except Exception as error:  # protobuf's
-        raise ModelBuildError(f"{path} is damaged, or no ONNX file: {error}") from error
+        raise ModelBuildError(f"{path} cannot be read as an ONNX graph: {error}; export or copy it again") from error
     aside = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     for tensor in aside:
         tensor.raw_data = _read(path, tensor)
@@ -84,7 +84,7 @@ def _read(path: Path, tensor: onnx.TensorProto) -> bytes:
     where = {entry.key: entry.value for entry in tensor.external_data}
     name = where.get("location", "")
     if not name or "/" in name or "\\" in name or name in (".", ".."):
-        raise ModelBuildError(f"{path} has weights in '{name:.80}', must be a file beside it")
+        raise ModelBuildError(f"{path} must have its weights in a file next to it, got '{name:.80}'")
     file = path.with_name(name)
     try:
         offset, length = int(where["offset"]), int(where["length"])
@@ -94,7 +94,9 @@ def _read(path: Path, tensor: onnx.TensorProto) -> bytes:
     except (OSError, ValueError, KeyError) as error:
         raise ModelBuildError(f"{path}: its weights in {file} cannot be read: {error}") from error
     if len(data) != length:
-        raise ModelBuildError(f"{file} is too short for the weights of {path.name}; copy both files together")
+        raise ModelBuildError(
+            f"{file} must hold all weights of {path.name}, got a shorter file; copy both files together"
+        )
     return data
 
 

@@ -160,7 +160,9 @@ def load_recipe(path: str | Path) -> tuple[ModelRecipe, Path]:
     except Exception as error:
         frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
         line = getattr(error, "lineno", None) or (frames[-1] if frames else "?")
-        raise ModelBuildError(f"recipe file {file} raised {type(error).__name__} on line {line}: {error}") from error
+        raise ModelBuildError(
+            f"recipe file {file} cannot be run: {type(error).__name__} on line {line}: {error}"
+        ) from error
     if not isinstance(recipe, ModelRecipe):
         found = "no RECIPE" if recipe is None else f"a RECIPE of type {type(recipe).__name__}"
         raise ModelBuildError(

@@ -266,8 +266,8 @@ class LockFile:
                 found = f"it has no threshold for an agreement of {agreement:g}, only for {known}"
             if isinstance(found, str):
                 raise ModelBuildError(
-                    f"the cascade of '{self.first}' and '{self.then}': the lock {self.path} does not fit: {found}; "
-                    "synthesize without a frozen lock, review the new lock and commit it"
+                    f"the frozen lock {self.path} must fit '{self.first}' and '{self.then}', got one that does not: "
+                    f"{found}; synthesize without a frozen lock, review the new lock and commit it"
                 )
         if isinstance(found, Entry):
             return found
@@ -315,7 +315,7 @@ class LockFile:
         lock = read_checked(path, CascadeLock, SCHEMA_VERSION, "measure again")
         if lock is not None and (lock.first, lock.then) != (self.first, self.then):
             raise ModelBuildError(
-                f"the lock {path} is of '{lock.first}' and '{lock.then}', not of '{self.first}' and '{self.then}'; "
+                f"the lock {path} must be of '{self.first}' and '{self.then}', got '{lock.first}' and '{lock.then}'; "
                 "rename it, or delete it to measure again"
             )
         return lock

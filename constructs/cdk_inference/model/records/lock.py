@@ -244,4 +244,4 @@ def read_checked(path: Path, kind: type[C], schema_version: int, again: str) -> 
         reason = f"it has schema version {version!r}, expected {schema_version}"
     except (ValueError, RecursionError, ModelBuildError) as error:
         reason = str(error)[:300]
-    raise ModelBuildError(f"the lock {path} is damaged: {reason}; restore it, or delete it to {again}")
+    raise ModelBuildError(f"the lock {path} cannot be used: {reason}; restore it, or delete it to {again}")

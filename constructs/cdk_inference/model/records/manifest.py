@@ -173,5 +173,5 @@ class Manifest:
         data = json.loads(text)
         version = data.get("schema_version") if isinstance(data, dict) else None
         if version != SCHEMA_VERSION:
-            raise ValueError(f"manifest has schema version {version!r}, expected {SCHEMA_VERSION}")
+            raise ValueError(f"manifest must have schema version {SCHEMA_VERSION}, got {version!r}")
         return structure(data, cls)

@@ -41,29 +41,29 @@ def test_files_of_a_recipe_import_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("(3, 2)", "(3, 4)", r"batch 0: 'x' is declared as float32 \('batch', 2\), got float32 \(3, 4\)$"),
-        ("np.float32", "np.float64", r"batch 0: 'x' is declared as float32 .*, got float64 \(3, 2\)$"),
-        ("np.ones(3, bool)", "np.ones(4, bool)", r"batch 0: 'mask' is declared as bool .*, got bool \(4,\)$"),
-        ('"mask"', '"masks"', r"batch 0: expected a dict with \['mask', 'x'\], got \['masks', 'x'\]$"),
-        ("yield {", "return; yield {", r"evaluation\.data 'd\.py:batches' yielded no batches$"),
+        ("(3, 2)", "(3, 4)", r"batch 0: 'x' must be float32 \('batch', 2\), as declared, got float32 \(3, 4\)$"),
+        ("np.float32", "np.float64", r"batch 0: 'x' must be float32 .*, got float64 \(3, 2\)$"),
+        ("np.ones(3, bool)", "np.ones(4, bool)", r"batch 0: 'mask' must be bool .*, got bool \(4,\)$"),
+        ('"mask"', '"masks"', r"batch 0 must be a dict with \['mask', 'x'\], got \['masks', 'x'\]$"),
+        ("yield {", "return; yield {", r"evaluation\.data 'd\.py:batches' must yield at least one batch, got none$"),
         (
             "def batches",
             "def batch",
-            r"evaluation\.data is 'd\.py:batches', but .*d\.py defines no function 'batches'$",
+            r"evaluation\.data must name a function that .*d\.py defines, got 'd\.py:batches'$",
         ),
         (
             "np.zeros((3, 2), np.float32)",
             "np.full((3, 2), np.nan, np.float32)",
-            r"batch 0: 'x' has 6 of 6 values that are NaN",
+            r"batch 0: 'x' must be finite, got 6 of 6 values",
         ),
         (
             "np.zeros((3, 2), np.float32)",
             "np.full((3, 2), np.inf, np.float32)",
-            r"batch 0: 'x' has 6 of 6 values that are NaN",
+            r"batch 0: 'x' must be finite, got 6 of 6 values",
         ),
-        ("(3, 2)", "(0, 2)", r"batch 0: 'mask' is declared as bool .*, got bool \(3,\)$"),
-        ("yield {", "yield [1]; yield {", r"batch 0: expected a dict with \['mask', 'x'\], got list$"),
-        ("yield {", "yield (1,); yield {", r"batch 0: expected \(inputs, labels\) or .*, got 1 members$"),
+        ("(3, 2)", "(0, 2)", r"batch 0: 'mask' must be bool .*, got bool \(3,\)$"),
+        ("yield {", "yield [1]; yield {", r"batch 0 must be a dict with \['mask', 'x'\], got list$"),
+        ("yield {", "yield (1,); yield {", r"batch 0 must be \(inputs, labels\) or .*, got 1 members$"),
     ],
 )
 def test_batches_unlike_their_declaration_fail(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -72,12 +72,12 @@ def test_batches_unlike_their_declaration_fail(tmp_path: Path, old: str, new: st
 
 
 def test_function_that_yields_no_batches_but_something_else_fails(tmp_path: Path) -> None:
-    with pytest.raises(ModelBuildError, match=r"evaluation\.data 'd\.py:batches' returned int, must yield batches$"):
+    with pytest.raises(ModelBuildError, match=r"evaluation\.data 'd\.py:batches' must yield batches, got int$"):
         load(tmp_path, "def batches():\n    return 5\n")
 
 
 def test_missing_file_fails(tmp_path: Path) -> None:
-    with pytest.raises(ModelBuildError, match=r"factory is 'f\.py:build', but .*f\.py does not exist$"):
+    with pytest.raises(ModelBuildError, match=r"factory must name an existing file, got 'f\.py:build'; write .*f\.py$"):
         load_function(tmp_path, "f.py:build", "factory")
 
 
@@ -96,10 +96,10 @@ def test_labels_and_descriptions_come_along(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "texts", "message"),
     [
-        ("[0, 1]", "None", r"batch 0: 2 labels for 3 samples; give one per sample$"),
-        ("np.array(7)", "None", r"batch 0: one of labels for 3 samples; give one per sample$"),
-        ("np.arange(4)", "None", r"batch 0: 4 labels for 3 samples; give one per sample$"),
-        ("None", "['a']", r"batch 0: 1 descriptions for 3 samples; give one per sample$"),
+        ("[0, 1]", "None", r"batch 0 must have 3 labels, one per sample, got 2$"),
+        ("np.array(7)", "None", r"batch 0 must have 3 labels, one per sample, got a single value$"),
+        ("np.arange(4)", "None", r"batch 0 must have 3 labels, one per sample, got 4$"),
+        ("None", "['a']", r"batch 0 must have 3 descriptions, one per sample, got 1$"),
     ],
 )
 def test_labels_or_descriptions_of_another_number_fail(tmp_path: Path, labels: str, texts: str, message: str) -> None:

@@ -348,20 +348,20 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda f: (f / "artifact" / "manifest.json").unlink(), r"manifest\.json does not exist"),
     "no report": (lambda f: (f / "report.json").unlink(), r"report\.json does not exist"),
     "half a report": (lambda f: (f / "report.json").write_text('{"schema'), r"report\.json cannot be read"),
-    "a list": (lambda f: (f / "report.json").write_text("[]"), r"report\.json holds no JSON object"),
-    "another schema": (lambda f: _report(f, schema_version=9), r"schema version 9, expected 1"),
-    "no gate": (lambda f: _report(f, gate=None), r"report\.json is damaged: .*gate"),
+    "a list": (lambda f: (f / "report.json").write_text("[]"), r"report\.json must hold a JSON object, got list"),
+    "another schema": (lambda f: _report(f, schema_version=9), r"schema version 1, got 9"),
+    "no gate": (lambda f: _report(f, gate=None), r"report\.json cannot be used: .*gate"),
     "a text for a number": (
         lambda f: _report(f, candidates=[{**entries.CANDIDATES[0], "quality": "good"}]),
-        r"report\.json is damaged: .*quality",
+        r"report\.json cannot be used: .*quality",
     ),
     "not a number": (
         lambda f: _report(f, candidates=[{**entries.CANDIDATES[0], "quality": float("nan")}]),
-        r"report\.json is damaged: .*quality",
+        r"report\.json cannot be used: .*quality",
     ),
-    "nothing shipped": (lambda f: _report(f, candidates=entries.CANDIDATES[:2]), r"marks 0 candidates as shipped"),
-    "no candidates": (lambda f: _report(f, candidates=[]), r"marks 0 candidates as shipped"),
-    "another version": (lambda f: _report(f, model_version="0" * 12), r"mixes two builds"),
+    "nothing shipped": (lambda f: _report(f, candidates=entries.CANDIDATES[:2]), r"must mark one candidate .*, got 0"),
+    "no candidates": (lambda f: _report(f, candidates=[]), r"must mark one candidate as shipped, got 0"),
+    "another version": (lambda f: _report(f, model_version="0" * 12), r"must hold one build"),
     "an array file that is none": (lambda f: (f / "evaluation.npz").write_bytes(b"PK"), r"evaluation\.npz cannot be"),
     "a truncated array file": (
         lambda f: (f / "samples.npz").write_bytes((f / "samples.npz").read_bytes()[:5000]),
@@ -373,15 +373,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "outputs of different sizes": (
         lambda f: np.savez(f / "evaluation.npz", float_logits=np.ones((5, 9)), deployed_logits=np.ones((4, 9))),
-        r"do not belong together",
+        r"must have the same shapes",
     ),
     "outputs that are not finite": (
         lambda f: np.savez(f / "evaluation.npz", float_logits=np.full((3, 9), np.nan), deployed_logits=np.ones((3, 9))),
-        r"'float_logits' is float64 \(3, 9\)",
+        r"'float_logits' must .*, got float64 \(3, 9\)",
     ),
     "numbers of other samples": (
         lambda f: np.savez(f / "samples.npz", input_images=np.zeros((2, 9, 9, 3), np.uint8), numbers=np.arange(5)),
-        r"does not number 2 samples",
+        r"must number 2 samples",
     ),
 }  # fmt: skip
 

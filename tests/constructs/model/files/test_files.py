@@ -302,7 +302,7 @@ def test_file_that_the_disk_cannot_hold_is_refused(web: Web, tmp_path: Path) -> 
     web.answers = [huge]
     limit, downloads.LIMIT = downloads.LIMIT, 2**61
     try:
-        with pytest.raises(ModelBuildError, match=r"has 1152921504\.61 GB, but only .* GB are free in "):
+        with pytest.raises(ModelBuildError, match=r"needs 1152921504\.61 GB in .*, got .* GB that are free"):
             fetch(Download(f"{web.url}/w.bin", SHA256), tmp_path, tmp_path / "cache")
     finally:
         downloads.LIMIT = limit
@@ -369,7 +369,7 @@ def test_link_of_the_user_is_followed(tmp_path: Path) -> None:
         ("../model.onnx", r"must be inside of the recipe's folder"),
         ("/etc/passwd", r"must be inside of the recipe's folder"),
         ("modle.onnx", r"file must exist in .*, got 'modle\.onnx'; did you mean 'model\.onnx'\?"),
-        ("weights", r"is a folder"),
+        ("weights", r"must be a file, got a folder"),
         (".venv/model.onnx", r"file must not be in '\.venv', which tools write to"),
     ],
 )
@@ -416,5 +416,5 @@ def test_file_that_a_package_lacks_fails(site: Path) -> None:
 
 
 def test_package_that_is_not_installed_fails(tmp_path: Path) -> None:
-    with pytest.raises(ModelBuildError, match=r"package 'no-such-package' is not installed: pip install no-such-pack"):
+    with pytest.raises(ModelBuildError, match=r"package 'no-such-package' must be installed; pip install no-such-pack"):
         fetch(PackageFile("no-such-package", "a"), tmp_path, tmp_path / "cache")

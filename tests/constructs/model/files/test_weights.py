@@ -101,11 +101,11 @@ def _elsewhere(location: str) -> Callable[[Path], None]:
     ("change", "reason"),
     [
         (lambda f: (f / "model.weights").unlink(), "cannot be read: .*No such file"),
-        (lambda f: (f / "model.weights").write_bytes(b"short"), "is too short .*copy both files together"),
-        (lambda f: (f / "model.onnx").write_bytes(b"no model"), "is damaged, or no ONNX file"),
-        (_elsewhere("../model.weights"), "must be a file beside it"),
-        (_elsewhere("/etc/passwd"), "must be a file beside it"),
-        (_elsewhere(""), "must be a file beside it"),
+        (lambda f: (f / "model.weights").write_bytes(b"short"), "must hold all weights .*copy both files together"),
+        (lambda f: (f / "model.onnx").write_bytes(b"no model"), "cannot be read as an ONNX graph"),
+        (_elsewhere("../model.weights"), "must have its weights in a file next to it"),
+        (_elsewhere("/etc/passwd"), "must have its weights in a file next to it"),
+        (_elsewhere(""), "must have its weights in a file next to it"),
     ],
 )
 def test_joining_fails_with_the_reason(tmp_path: Path, change: Callable[[Path], None], reason: str) -> None:

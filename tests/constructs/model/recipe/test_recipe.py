@@ -258,11 +258,11 @@ def test_recipe_file_gives_the_recipe_and_its_folder(make_recipe: Callable[..., 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x = 1\nRECIPE = 1 / 0", r"recipe\.py raised ZeroDivisionError on line 2: division by zero$"),
-        ("RECIPE = (", r"recipe\.py raised SyntaxError on line 1: "),
+        ("x = 1\nRECIPE = 1 / 0", r"recipe\.py cannot be run: ZeroDivisionError on line 2: division by zero$"),
+        ("RECIPE = (", r"recipe\.py cannot be run: SyntaxError on line 1: "),
         (
             "import no_such_module",
-            r"recipe\.py raised ModuleNotFoundError on line 1: No module named 'no_such_module'$",
+            r"recipe\.py cannot be run: ModuleNotFoundError on line 1: No module named 'no_such_module'$",
         ),
         ("recipe = 1", r"recipe\.py must define a ModelRecipe, got no RECIPE; write RECIPE = ModelRecipe\(\.\.\.\)$"),
         ("RECIPE = 'efficientnet'", r"recipe\.py must define a ModelRecipe, got a RECIPE of type str; write "),
@@ -350,7 +350,7 @@ def test_manifest_survives_json() -> None:
 
 def test_manifest_of_another_schema_fails() -> None:
     text = MANIFEST.to_json().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99')
-    with pytest.raises(ValueError, match=f"manifest has schema version 99, expected {SCHEMA_VERSION}"):
+    with pytest.raises(ValueError, match=f"manifest must have schema version {SCHEMA_VERSION}, got 99"):
         Manifest.from_json(text)
 
 

@@ -182,10 +182,10 @@ def test_damaged_lock_fails_with_the_way_out(tmp_path: Path, text: str, reason: 
     (tmp_path / NAME).write_text(text)
     file = LockFile(*NAMES, tmp_path, tmp_path / "cache")
     with pytest.raises(
-        ModelBuildError, match=rf"{NAME.replace('+', '.')} is damaged: .*{reason}.*; restore it, or del"
+        ModelBuildError, match=rf"{NAME.replace('+', '.')} cannot be used: .*{reason}.*; restore it, or del"
     ):
         file.find(BASIS, 0.9)
-    with pytest.raises(ModelBuildError, match="is damaged"):
+    with pytest.raises(ModelBuildError, match="cannot be used"):
         file.record(entry_of(BASIS, 0.9))
     assert (tmp_path / NAME).read_text() == text
 
@@ -193,7 +193,7 @@ def test_damaged_lock_fails_with_the_way_out(tmp_path: Path, text: str, reason: 
 def test_lock_of_other_models_fails(tmp_path: Path) -> None:
     """Names of recipes have dashes, so that a name with dashes could be that of two pairs."""
     (tmp_path / NAME).write_text(CascadeLock("large", "small", ()).to_json())
-    with pytest.raises(ModelBuildError, match="is of 'large' and 'small', not of 'small' and 'large'; rename it, or"):
+    with pytest.raises(ModelBuildError, match="must be of 'small' and 'large', got 'large' and 'small'; rename it, or"):
         LockFile(*NAMES, tmp_path, tmp_path).find(BASIS, 0.9)
 
 
@@ -362,9 +362,13 @@ def test_stale_lock_is_measured_anew_and_says_why(
     reason = reason.format(
         first=models.first.version, then=models.then.version, pillow=models.first.project.tools["pillow"]
     )
-    with pytest.raises(ModelBuildError, match=r"does not fit: .*; synthesize without a frozen lock, review") as error:
+    with pytest.raises(
+        ModelBuildError, match=r"one that does not: .*; synthesize without a frozen lock, review"
+    ) as error:
         models.calibrate(frozen_lock=True)
-    assert f"the cascade of 'small' and 'large': the lock {models.lock} does not fit: {reason}; " in str(error.value)
+    assert f"the frozen lock {models.lock} must fit 'small' and 'large', got one that does not: {reason}; " in str(
+        error.value
+    )
     assert capfd.readouterr().err == ""
     assert models.calibrate() == found
     assert capfd.readouterr().err.splitlines() == [
@@ -404,7 +408,7 @@ def test_frozen_lock_fails_rather_than_measure(
             models.first = models.artifact("small", frozen_lock=True)
         case "then":
             models.then = models.artifact("large", precision=Float32(), frozen_lock=True)
-    with pytest.raises(ModelBuildError, match=r"small\+large\.cascade\.lock\.json does not fit: there is none; synth"):
+    with pytest.raises(ModelBuildError, match=r"small\+large\.cascade\.lock\.json must fit .*: there is none; synth"):
         models.calibrate(**options)
     file = LockFile(*NAMES, models.lock.parent, models.cache)
     monkeypatch.delenv("CDK_INFERENCE_FROZEN_LOCK", raising=False)
@@ -413,7 +417,8 @@ def test_frozen_lock_fails_rather_than_measure(
         monkeypatch.setenv("CDK_INFERENCE_FROZEN_LOCK", "1")
     text = file.path.read_bytes()
     with pytest.raises(
-        ModelBuildError, match=r"does not fit: it has no threshold for an agreement of 0\.9, only for 0\.95; synthesize"
+        ModelBuildError,
+        match=r"one that does not: it has no threshold for an agreement of 0\.9, only for 0\.95; synthesize",
     ):
         models.calibrate(**options)
     assert models.calibrate(0.95, **options).target == 0.95
@@ -424,7 +429,9 @@ def test_frozen_lock_fails_rather_than_measure(
 @pytest.mark.slow
 def test_damaged_lock_fails_before_anything_is_measured(models: Models, tmp_path: Path) -> None:
     models.lock.write_text("<<<<<<< HEAD")
-    with pytest.raises(ModelBuildError, match=r"the lock .*small\+large\.cascade\.lock\.json is damaged: .*; restore"):
+    with pytest.raises(
+        ModelBuildError, match=r"the lock .*small\+large\.cascade\.lock\.json cannot be used: .*; restore"
+    ):
         models.calibrate(cache=tmp_path / "fresh")
     assert not (tmp_path / "fresh").exists()
 
@@ -452,7 +459,7 @@ def test_first_recipe_in_a_folder_that_cannot_be_written_keeps_its_threshold_in_
     assert capfd.readouterr().err == ""
     models.calibrate(0.8, cache=cache)
     assert len(json.loads(kept.read_text())["entries"][0]["decisions"]) == 2
-    with pytest.raises(ModelBuildError, match="does not fit: there is none"):
+    with pytest.raises(ModelBuildError, match="one that does not: there is none"):
         models.calibrate(cache=cache, frozen_lock=True)
     assert not models.lock.exists()
 

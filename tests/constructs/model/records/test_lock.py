@@ -128,7 +128,7 @@ def test_damaged_lock_fails_with_the_way_out(tmp_path: Path, text: str, reason: 
     file = tmp_path / "m.lock.json"
     file.write_text(text)
     with pytest.raises(
-        ModelBuildError, match=rf"the lock .*m\.lock\.json is damaged: .*{reason}.*; restore it, or delete"
+        ModelBuildError, match=rf"the lock .*m\.lock\.json cannot be used: .*{reason}.*; restore it, or delete"
     ):
         read_lock(file)
 

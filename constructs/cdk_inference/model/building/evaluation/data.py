@@ -77,17 +77,17 @@ def load_function(folder: Path, reference: str, field_name: str) -> Callable[...
     file_name, _, function_name = reference.partition(":")
     file = folder / file_name
     if not file.is_file():
-        raise ModelBuildError(f"{field_name} is '{reference}', but {file} does not exist")
+        raise ModelBuildError(f"{field_name} must name an existing file, got '{reference}'; write {file}")
     if str(folder) not in sys.path:
         sys.path.append(str(folder))  # last: a file of the recipe must not shadow a package
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ModelBuildError(f"{field_name} is '{reference}', but {file} is not a Python file")
+        raise ModelBuildError(f"{field_name} must name a Python file, got '{reference}'")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ModelBuildError(f"{field_name} is '{reference}', but {file} defines no function '{function_name}'")
+        raise ModelBuildError(f"{field_name} must name a function that {file} defines, got '{reference}'")
     return function  # type: ignore[no-any-return]
 
 
@@ -120,14 +120,12 @@ def iterate(
     try:
         batches = iter(yielded)
     except TypeError:
-        raise ModelBuildError(
-            f"{field_name} '{reference}' returned {type(yielded).__name__}, must yield batches"
-        ) from None
+        raise ModelBuildError(f"{field_name} '{reference}' must yield batches, got {type(yielded).__name__}") from None
     index = -1
     for index, item in enumerate(batches):
         yield _check_batch(item, inputs, f"{field_name} '{reference}', batch {index}")
     if index < 0:
-        raise ModelBuildError(f"{field_name} '{reference}' yielded no batches")
+        raise ModelBuildError(f"{field_name} '{reference}' must yield at least one batch, got none")
 
 
 def _check_batch(item: object, inputs: Sequence[TensorSpec], where: str) -> tuple[Batch, Any, list[str] | None]:
@@ -135,22 +133,24 @@ def _check_batch(item: object, inputs: Sequence[TensorSpec], where: str) -> tupl
     if isinstance(item, tuple):
         if len(item) not in (_LABELLED, _DESCRIBED):
             raise ModelBuildError(
-                f"{where}: expected (inputs, labels) or (inputs, labels, descriptions), got {len(item)} members"
+                f"{where} must be (inputs, labels) or (inputs, labels, descriptions), got {len(item)} members"
             )
         batch, labels, descriptions = (*item, None)[:3]
     if not isinstance(batch, dict) or set(batch) != {s.name for s in inputs}:
         got = sorted(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
-        raise ModelBuildError(f"{where}: expected a dict with {sorted(s.name for s in inputs)}, got {got}")
+        raise ModelBuildError(f"{where} must be a dict with {sorted(s.name for s in inputs)}, got {got}")
     sizes: dict[str, int] = {}
     for spec in inputs:
         check_array(batch[spec.name], spec, where, sizes)
         _check_finite(batch[spec.name], spec, where)
     counts = {len(array) for array in batch.values()}
     if 0 in counts:
-        raise ModelBuildError(f"{where}: has no samples")
+        raise ModelBuildError(f"{where} must have samples, got none; leave empty batches out")
     if len(counts) > 1:
         found = ", ".join(f"'{name}' {len(array)}" for name, array in batch.items())
-        raise ModelBuildError(f"{where}: has different numbers of samples: {found}; the first axis must be the batch")
+        raise ModelBuildError(
+            f"{where} must have the same number of samples for each input, got {found}; make the first axis the batch"
+        )
     if labels is not None:
         labels = np.asarray(labels) if not isinstance(labels, list) else labels
         _check_count("labels", labels, counts, where)
@@ -163,13 +163,13 @@ def _check_batch(item: object, inputs: Sequence[TensorSpec], where: str) -> tupl
 def _check_count(what: str, values: Any, counts: set[int], where: str) -> None:  # noqa: ANN401 - anything with a length
     sized = not isinstance(values, np.ndarray) or values.ndim > 0
     if not sized or len(values) not in counts:
-        got = len(values) if sized else "one of"
-        raise ModelBuildError(f"{where}: {got} {what} for {min(counts)} samples; give one per sample")
+        got = len(values) if sized else "a single value"
+        raise ModelBuildError(f"{where} must have {min(counts)} {what}, one per sample, got {got}")
 
 
 def _check_finite(array: np.ndarray[Any, Any], spec: TensorSpec, where: str) -> None:
     if array.dtype.kind == "f" and (bad := int(array.size - np.count_nonzero(np.isfinite(array)))):
-        raise ModelBuildError(f"{where}: '{spec.name}' has {bad} of {array.size} values that are NaN or infinite")
+        raise ModelBuildError(f"{where}: '{spec.name}' must be finite, got {bad} of {array.size} values that are not")
 
 
 def check_array(array: object, spec: TensorSpec, where: str, sizes: dict[str, int]) -> None:
@@ -187,4 +187,4 @@ def check_array(array: object, spec: TensorSpec, where: str, sizes: dict[str, in
     )
     if not fits:
         got = f"{dtype} {shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise ModelBuildError(f"{where}: '{spec.name}' is declared as {spec.dtype} {spec.shape}, got {got}")
+        raise ModelBuildError(f"{where}: '{spec.name}' must be {spec.dtype} {spec.shape}, as declared, got {got}")

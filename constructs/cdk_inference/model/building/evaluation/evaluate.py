@@ -52,7 +52,7 @@ def predict(
             arrays: list[Array] = session.run(names, batch)
         except Exception as error:  # onnxruntime has no base class for errors of operators
             reason = str(error).strip().splitlines()[0][:300]
-            raise ModelBuildError(f"{what}, evaluation batch {index}: onnxruntime failed: {reason}") from error
+            raise ModelBuildError(f"{what} cannot run on evaluation batch {index}: {reason}") from error
         check_outputs(arrays, recipe, batch, f"{what}, evaluation batch {index}")
         collected.append(arrays)
     return collected
@@ -71,7 +71,7 @@ def start(
     try:
         return open_session(model, exact=exact, level=level)
     except Exception as error:
-        raise ModelBuildError(f"{what}: onnxruntime refuses it: {str(error).strip().splitlines()[0][:300]}") from error
+        raise ModelBuildError(f"onnxruntime cannot load {what}: {str(error).strip().splitlines()[0][:300]}") from error
 
 
 def check_outputs(arrays: Sequence[Array], recipe: ModelRecipe, batch: Batch, where: str) -> None:
@@ -84,13 +84,13 @@ def check_outputs(arrays: Sequence[Array], recipe: ModelRecipe, batch: Batch, wh
         check_array(array, spec, where, sizes)
         if len(array) != count:
             raise ModelBuildError(
-                f"{where}: output '{spec.name}' has shape {array.shape} for {count} samples; "
-                "the first axis of inputs and outputs must be the batch"
+                f"{where}: output '{spec.name}' must have {count} rows, one per sample, got shape {array.shape}; "
+                "make the first axis of inputs and outputs the batch"
             )
         bad = int(np.size(array) - np.count_nonzero(np.isfinite(array)))
         if bad:
             raise ModelBuildError(
-                f"{where}: output '{spec.name}' has {bad} of {np.size(array)} values that are NaN or infinite; "
+                f"{where}: output '{spec.name}' must be finite, got {bad} of {np.size(array)} values that are not; "
                 "fix the model, or the weights it loads"
             )
 
@@ -113,7 +113,8 @@ def check_export(
     for ours, theirs, spec in zip(exported, original, recipe.outputs, strict=True):
         if ours.shape != theirs.shape:
             raise ModelBuildError(
-                f"the exported graph is not the model: output '{spec.name}' has shape {ours.shape}, not {theirs.shape}"
+                f"the exported graph must compute what the model does, got shape {ours.shape} for output '{spec.name}' "
+                f"where the model has {theirs.shape}"
             )
         if not theirs.size:
             continue
@@ -122,8 +123,9 @@ def check_export(
         allowed = share * max(TINY, float(np.max(np.abs(theirs.astype(np.float64)))))
         if difference > allowed:
             raise ModelBuildError(
-                f"the exported graph is not the model: output '{spec.name}' differs by {difference:.3g}, "
-                f"allowed {allowed:.3g}; look for data-dependent branches or randomness in the module"
+                f"the exported graph must compute what the model does, up to {allowed:.3g}, got a difference of "
+                f"{difference:.3g} in output '{spec.name}'; look for data-dependent branches or randomness in the "
+                "module"
             )
     return round(float(np.mean(cosines([exported], [original]))), 3)
 

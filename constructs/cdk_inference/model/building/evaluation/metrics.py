@@ -76,7 +76,7 @@ class Judge:
         else:
             value, count = self._mean_absolute_error(outputs)
         if not np.isfinite(value):
-            raise ModelBuildError(f"metric '{metric}' is {value}, must be a finite number")
+            raise ModelBuildError(f"metric '{metric}' must be a finite number, got {value}")
         return value, count
 
     def _own(self, outputs: Outputs) -> float:
@@ -86,7 +86,7 @@ class Judge:
             return float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
             raise ModelBuildError(
-                f"metric '{self.evaluation.metric}' returned {type(value).__name__}, must return a number"
+                f"metric '{self.evaluation.metric}' must return a number, got {type(value).__name__}"
             ) from None
 
     def _top(self, outputs: Outputs, places: int) -> Score:
@@ -97,8 +97,8 @@ class Judge:
             scores, reference = batch[output], floats[output]
             if scores.ndim < _CLASSIFIED or places >= scores.shape[-1]:
                 raise ModelBuildError(
-                    f"metric '{self.evaluation.metric}' tells nothing about output '{self.names[output]}' of shape "
-                    f"{scores.shape}: it needs more than {places} classes on the last axis; "
+                    f"metric '{self.evaluation.metric}' needs more than {places} classes on the last axis, got "
+                    f"{scores.shape} as the shape of output '{self.names[output]}'; "
                     "use another, such as 'cosine' or 'mean_absolute_error'"
                 )
             sure: Array = confidences(reference) >= (self.evaluation.min_confidence or 0.0)
@@ -113,8 +113,8 @@ class Judge:
         found = np.concatenate([h.reshape(-1) for h in hits])
         if not found.size:
             raise ModelBuildError(
-                f"no evaluation sample counts: the float model is on none of them {self.evaluation.min_confidence:.0%} "
-                "sure; lower min_confidence, or give data that the model was trained for"
+                f"evaluation.data must have samples of which the float model is {self.evaluation.min_confidence:.0%} "
+                "sure, got none; lower min_confidence, or give data that the model was trained for"
             )
         if len(known) == 1:
             raise ModelBuildError(
@@ -129,8 +129,8 @@ class Judge:
         fits = labels.shape == scores.shape[:-1] and labels.dtype.kind in "iu"
         if not fits or (labels.size and not 0 <= labels.min() <= labels.max() < classes):
             raise ModelBuildError(
-                f"metric '{self.evaluation.metric}': labels of evaluation batch {index} are {labels.dtype} "
-                f"{labels.shape}, must be class numbers from 0 to {classes - 1} of shape {scores.shape[:-1]}"
+                f"metric '{self.evaluation.metric}': labels of evaluation batch {index} must be class "
+                f"numbers from 0 to {classes - 1} of shape {scores.shape[:-1]}, got {labels.dtype} {labels.shape}"
             )
         return labels
 
@@ -138,7 +138,7 @@ class Judge:
         labels = self.samples.labels[index]
         if labels is None:
             raise ModelBuildError(
-                f"metric '{self.evaluation.metric}' needs labels: evaluation data must yield (inputs, labels)"
+                f"metric '{self.evaluation.metric}' needs labels, got none; yield (inputs, labels) from evaluation.data"
             )
         return labels
 
@@ -152,8 +152,8 @@ class Judge:
                 labels = np.asarray(self._labels(index))
                 if labels.size != batch[0].size or labels.dtype.kind not in "fiu":
                     raise ModelBuildError(
-                        f"metric 'mean_absolute_error': labels of evaluation batch {index} are {labels.dtype} "
-                        f"{labels.shape}, output '{self.names[0]}' is {batch[0].shape}"
+                        f"metric 'mean_absolute_error': labels of evaluation batch {index} must be numbers of shape "
+                        f"{batch[0].shape}, as output '{self.names[0]}', got {labels.dtype} {labels.shape}"
                     )
                 pairs = [(batch[0], labels.reshape(batch[0].shape))]
             errors += [np.abs(a.astype(np.float64) - b.astype(np.float64)).reshape(-1) for a, b in pairs]

@@ -339,7 +339,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
             if not needs[user]:
                 heappush(ready, user)
     if len(order) != len(graph.node):
-        raise ModelBuildError("the graph has a cycle")
+        raise ModelBuildError("the graph must have no cycle; export the model again")
     copies = [onnx.NodeProto.FromString(graph.node[i].SerializeToString()) for i in order]
     del graph.node[:]
     graph.node.extend(copies)

@@ -78,7 +78,7 @@ class TorchModel:
             except Exception as error:
                 shapes = ", ".join(f"{s.name} {s.dtype} {list(batch[s.name].shape)}" for s in self._recipe.inputs)
                 raise ModelBuildError(
-                    f"{self._subject}: the module fails on ({shapes}) with {type(error).__name__}: "
+                    f"{self._subject}: the module cannot run on ({shapes}): {type(error).__name__}: "
                     f"{shorten(error)}{blame(error, self._folder)}"
                 ) from error
         arrays = [_to_numpy(t, self._subject) for t in result]
@@ -109,14 +109,15 @@ class TorchModel:
         except Exception as error:
             raise ModelBuildError(f"{self._subject} {self._explain(error)}") from error
         if translated is None:
-            raise ModelBuildError(f"{self._subject}: the exporter returned nothing")
+            raise ModelBuildError(f"{self._subject} cannot be exported: the exporter returned nothing")
         if not self._program and translated.exported_program is not None:
             self._check_sizes(translated.exported_program, batch)
         try:
             model = translated.model_proto
         except ValueError as error:  # protobuf's limit
             raise ModelBuildError(
-                f"{self._subject} does not fit into an ONNX file of 2 GB: {shorten(error)}"
+                f"{self._subject} must fit into an ONNX file of 2 GB: {shorten(error)}; use a smaller model, or split "
+                "it"
             ) from error
         rename(model.graph, inputs | outputs)
         declare(model, self._recipe)
@@ -180,9 +181,9 @@ class TorchModel:
             cause = cause.__cause__
         for cause in causes:
             if isinstance(cause, ModelBuildError):
-                return str(cause)
+                return f"cannot be exported: {cause}"
             if missing := _MISSING_OPERATOR.search(str(cause)):
-                return f"uses the operator {missing.group(1)}, which ONNX export lacks; compute it from other operators"
+                return f"cannot use {missing.group(1)}, which ONNX export lacks; compute it from other operators"
         if type(error).__name__ == "TorchExportError" and len(causes) > 1:
             return f"cannot be exported: {self._explain_trace(causes[1])}"
         return f"cannot be translated to ONNX: {type(causes[-1]).__name__}: {shorten(causes[-1])}"
@@ -237,7 +238,7 @@ def select(result: Any, names: Sequence[str]) -> list[torch.Tensor]:  # noqa: AN
         if not all(name in fields for name in names):
             returned = ", ".join(str(name) for name in fields)
             raise ModelBuildError(
-                f"the module returns a {type(result).__name__} of ({returned}), declared are ({declared}); "
+                f"the module must return ({declared}), as declared, got a {type(result).__name__} of ({returned}); "
                 "name the outputs as it does"
             )
         tensors = pytree.tree_leaves([fields[name] for name in names])
@@ -245,7 +246,7 @@ def select(result: Any, names: Sequence[str]) -> list[torch.Tensor]:  # noqa: AN
         tensors = pytree.tree_leaves(result)
     kinds = ", ".join(type(t).__name__ for t in tensors)
     if len(tensors) != len(names) or not all(isinstance(t, torch.Tensor) for t in tensors):
-        raise ModelBuildError(f"the module returns ({kinds}), declared are ({declared})")
+        raise ModelBuildError(f"the module must return ({declared}), as declared, got ({kinds})")
     return tensors
 
 
@@ -286,13 +287,13 @@ def check_tensors(tensors: Mapping[str, Any], subject: str, fix: str) -> None:
     for name, tensor in known.items():
         if not _is_plain(tensor):
             raise ModelBuildError(
-                f"{subject} that torch has quantized ({name}); give float weights, which the build quantizes for the "
-                "functions' CPUs"
+                f"{subject} must be float, got '{name}', which torch has quantized; give float weights, which the "
+                "build quantizes for the functions' CPUs"
             )
         if tensor.is_floating_point() and tensor.dtype not in _FLOATS:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ModelBuildError(
-                f"{subject} of type {kind} ({name}), with which ONNX Runtime cannot compute on CPUs; {fix}"
+                f"{subject} must be of a type that ONNX Runtime computes on CPUs, got {kind} for '{name}'; {fix}"
             )
 
 
@@ -318,5 +319,7 @@ def _to_numpy(tensor: torch.Tensor, subject: str) -> np.ndarray[Any, Any]:
     try:
         array: np.ndarray[Any, Any] = tensor.detach().cpu().resolve_conj().numpy()
     except TypeError as error:
-        raise ModelBuildError(f"{subject}: the module returns {tensor.dtype}, which numpy lacks; cast it") from error
+        raise ModelBuildError(
+            f"{subject}: the module must return a type that numpy has, got {tensor.dtype}; cast it"
+        ) from error
     return array

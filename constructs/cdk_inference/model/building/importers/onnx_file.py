@@ -65,7 +65,7 @@ def load_onnx(recipe: ModelRecipe, path: Path, external: Iterable[Path] = ()) ->
         _check_opset(model, subject)
         single = _check_tensors(model, recipe, subject)
     except (TypeError, AttributeError) as error:  # texts that are not UTF-8 come as bytes
-        raise ModelBuildError(f"{subject} is damaged: it contains strings that are not valid UTF-8") from error
+        raise ModelBuildError(f"{subject} must contain only strings of valid UTF-8; export it again") from error
     return OnnxModel(recipe, model, subject, single=single)
 
 
@@ -137,7 +137,7 @@ class OnnxModel:
             raise
         except Exception as error:
             shapes = ", ".join(f"{s.name} {list(batch[s.name].shape)}" for s in self._recipe.inputs)
-            raise ModelBuildError(f"{self._subject} fails on ({shapes}): {_reason(error)}") from error
+            raise ModelBuildError(f"{self._subject} cannot run on ({shapes}): {_reason(error)}") from error
 
     def _converted(self, model: onnx.ModelProto, batch: Batch) -> onnx.ModelProto:
         """Convert to a newer operator set; if that is not possible or not right, keep what runs."""
@@ -177,29 +177,33 @@ class OnnxModel:
             spell(s.name, s.dtype, (1, *s.shape[1:])) for s in (*self._recipe.inputs, *self._recipe.outputs)
         )
         raise ModelBuildError(
-            f"{self._subject} is made for one sample, and fails or gives other results for a batch; declare {fixed}, "
-            "or export it again with a dynamic batch"
+            f"{self._subject} must compute each sample of a batch as it does alone, got a graph for one sample; "
+            f"declare {fixed}, or export it again with a dynamic batch"
         )
 
 
 def _read(path: Path, subject: str) -> onnx.ModelProto:
     kind = describe_file(path)
-    if kind != "of an unknown format":
-        raise ModelBuildError(f"{subject} is {kind}" if kind == "empty" else f"{subject} is no ONNX file, but {kind}")
+    if kind != "a file of an unknown format":
+        raise ModelBuildError(f"{subject} must be an ONNX graph, got {kind}")
     if (size := path.stat().st_size) >= _LIMIT:
-        raise ModelBuildError(f"{subject} has {size / 1e9:.1f} GB; graphs of 2 GB and more cannot be deployed")
+        raise ModelBuildError(
+            f"{subject} must be below 2 GB, got {size / 1e9:.1f} GB; use a smaller model, or split it into two"
+        )
     try:
         model = onnx.load_model_from_string(path.read_bytes())
     except Exception as error:  # protobuf's
-        raise ModelBuildError(f"{subject} is damaged, maybe truncated, or no ONNX file: {shorten(error)}") from error
+        raise ModelBuildError(
+            f"{subject} must be an ONNX graph, got a damaged, maybe truncated one: {shorten(error)}"
+        ) from error
     if not model.ir_version or not model.graph.output or not model.opset_import:
-        raise ModelBuildError(f"{subject} is damaged, maybe truncated, or no ONNX file: it has no graph")
+        raise ModelBuildError(f"{subject} must be an ONNX graph, got a damaged, maybe truncated one: it has no graph")
     return model
 
 
 def _check_opset(model: onnx.ModelProto, subject: str) -> None:
     if (version := _opset(model)) < _OLDEST and any(o.domain in ("", "ai.onnx") for o in model.opset_import):
-        raise ModelBuildError(f"{subject} has operator set {version}, must be {_OLDEST} or later; export it again")
+        raise ModelBuildError(f"{subject} must have operator set {_OLDEST} or later, got {version}; export it again")
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -243,7 +247,7 @@ def _include_weights(model: onnx.ModelProto, folder: Path, given: dict[str, Path
         offset, length = _extent(where, file, tensor.name, subject)
         total += length
         if total >= _LIMIT:
-            raise ModelBuildError(f"{subject} has weights of 2 GB and more in other files, which cannot be deployed")
+            raise ModelBuildError(f"{subject} must have weights below 2 GB; use a smaller model, or split it into two")
         pieces.append((tensor, file, offset, length))
     for tensor, file, offset, length in pieces:
         with file.open("rb") as stream:
@@ -256,20 +260,25 @@ def _include_weights(model: onnx.ModelProto, folder: Path, given: dict[str, Path
 def _external_file(location: str, folder: Path, given: dict[str, Path], subject: str) -> Path:
     parts = PurePosixPath(location)
     if not location.isprintable() or len(location) > _MAX_LOCATION:
-        raise ModelBuildError(f"{subject} is refused: it has weights in a file named {location!r:.80}")
+        raise ModelBuildError(
+            f"{subject} must name the files of its weights in printable characters, got {location!r:.80}"
+        )
     if not location or parts.is_absolute() or ".." in parts.parts or "\\" in location or "\0" in location:
-        raise ModelBuildError(f"{subject} is refused: it has weights in '{location}', outside of its folder")
+        raise ModelBuildError(f"{subject} must have its weights in its folder, got '{location}'")
     if (file := given.get(parts.name)) is not None:
         return file
     file = folder / location
     if not file.resolve().is_relative_to(folder.resolve()) or file.is_symlink():
-        raise ModelBuildError(f"{subject} is refused: its weights in '{location}' are a link")
+        raise ModelBuildError(
+            f"{subject} must have its weights in its folder, got the link '{location}'; copy the file there"
+        )
     if not file.is_file():
         raise ModelBuildError(
-            f"{subject} has weights in '{location}', which is not beside it; put it there, or name it in external_data"
+            f"{subject} needs its weights in '{location}' next to it, got no such file; put it there, or name it in "
+            "external_data"
         )
     if (kind := describe_file(file)).startswith(("a git-lfs", "an HTML")):
-        raise ModelBuildError(f"{subject} has weights in '{location}', which is {kind}")
+        raise ModelBuildError(f"{subject} needs its weights in '{location}', got {kind}")
     return file
 
 
@@ -282,9 +291,9 @@ def _extent(where: dict[str, str], file: Path, name: str, subject: str) -> tuple
         offset, length = -1, -1
     if offset < 0 or length < 0 or offset + length > size:
         raise ModelBuildError(
-            f"{subject}: the weights {name!r:.80} at offset {where.get('offset', 0)}, "
-            f"length {where.get('length', 'all')} are beyond the end of {file.name} ({size} bytes); "
-            "it is truncated, or of another model"
+            f"{subject}: the weights {name!r:.80} must lie within the {size} bytes of {file.name}, got offset "
+            f"{where.get('offset', 0)} and length {where.get('length', 'all')}; the file is truncated, or of another "
+            "model"
         )
     return offset, length
 
@@ -317,7 +326,7 @@ def _check_tensors(model: onnx.ModelProto, recipe: ModelRecipe, subject: str) ->
                 ([spell(s.name, s.dtype, s.shape) for s in specs] for specs in (recipe.inputs, recipe.outputs)),
             )
         )
-        raise ModelBuildError(f"{subject} has {actual}; the recipe declares {declared}")
+        raise ModelBuildError(f"{subject} must have {declared}, as the recipe declares, got {actual}")
     return batches == {True}
 
 
@@ -328,7 +337,7 @@ def _check_kind(value: onnx.ValueInfoProto, subject: str) -> None:
         return
     found = "text" if text else f"a {(kind or 'nothing').removesuffix('_type')}"
     raise ModelBuildError(
-        f"{subject}: its output '{value.name}' is {found}, must be a tensor of numbers; convert scikit-learn "
+        f"{subject}: its output '{value.name}' must be a tensor of numbers, got {found}; convert scikit-learn "
         "classifiers with options={'zipmap': False}, or declare the other outputs alone"
     )
 
@@ -339,7 +348,7 @@ def _check_input(value: onnx.ValueInfoProto, subject: str) -> None:
         return  # what has no type is not what is declared
     found = "text" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
     raise ModelBuildError(
-        f"{subject}: its input {value.name!r:.80} is {found}, must be a tensor of numbers; export the part of the "
+        f"{subject}: its input {value.name!r:.80} must be a tensor of numbers, got {found}; export the part of the "
         "model that takes numbers, and let a preprocessing stage make them"
     )
 
@@ -420,7 +429,9 @@ def _serialize(model: onnx.ModelProto, subject: str) -> bytes:
     try:
         data: bytes = model.SerializeToString()
     except Exception as error:  # protobuf's
-        raise ModelBuildError(f"{subject} has 2 GB or more with its weights, which cannot be deployed") from error
+        raise ModelBuildError(
+            f"{subject} must be below 2 GB with its weights; use a smaller model, or split it into two"
+        ) from error
     return data
 
 
@@ -435,7 +446,7 @@ def _open(model: bytes, subject: str) -> ort.InferenceSession:
         if found := pattern.search(str(failure)):
             version = f" (version {found['version']})" if not found["version"].startswith("-") else ""
             raise ModelBuildError(
-                f"{subject} uses the operator {found['op']}{version}, which onnxruntime {ort.__version__} lacks; "
+                f"{subject} cannot use the operator {found['op']}{version}, which onnxruntime {ort.__version__} lacks; "
                 "export it without"
             ) from failure
     raise ModelBuildError(f"onnxruntime {ort.__version__} cannot load {subject}: {_reason(failure)}") from failure
@@ -451,7 +462,7 @@ def _reason(error: BaseException) -> str:
 
 def _array(value: object, name: str, subject: str) -> np.ndarray[Any, Any]:
     if not isinstance(value, np.ndarray):
-        raise ModelBuildError(f"{subject}: its output '{name}' is a {type(value).__name__}, must be a tensor")
+        raise ModelBuildError(f"{subject}: its output '{name}' must be a tensor, got {type(value).__name__}")
     return value
 
 

@@ -44,8 +44,8 @@ def check_size(size: int, subject: str) -> None:
     """
     if size >= MAX_BYTES:
         raise ModelBuildError(
-            f"{subject} of {size / 1e9:.1f} GB, must be below {MAX_BYTES / 1e9:.1f} GB, the limit of an ONNX graph "
-            "with its weights; use a smaller model, or split it into two"
+            f"{subject} must be below {MAX_BYTES / 1e9:.1f} GB, the limit of an ONNX graph with its weights, got "
+            f"{size / 1e9:.1f} GB; use a smaller model, or split it into two"
         )
 
 
@@ -53,7 +53,7 @@ def check_batch(batch: Batch, inputs: Sequence[TensorSpec], where: str) -> dict[
     """Return the symbolic sizes of a batch, after checking names, types and shapes."""
     sizes: dict[str, int] = {}
     if set(batch) != {spec.name for spec in inputs}:
-        raise ModelBuildError(f"{where}: expected {sorted(s.name for s in inputs)}, got {sorted(batch)}")
+        raise ModelBuildError(f"{where} must have {sorted(s.name for s in inputs)}, got {sorted(batch)}")
     for spec in inputs:
         check_array(batch[spec.name], spec, where, sizes)
     return sizes
@@ -89,7 +89,9 @@ def check_outputs(
             for a, s in zip(arrays, outputs, strict=True)
         ]
         declared = [spell(s.name, s.dtype, s.shape) for s in outputs]
-        raise ModelBuildError(f"{where} returns {', '.join(actual)}; the recipe declares {', '.join(declared)}")
+        raise ModelBuildError(
+            f"{where} must return {', '.join(declared)}, as the recipe declares, got {', '.join(actual)}"
+        )
 
 
 def declare(model: onnx.ModelProto, recipe: ModelRecipe) -> None:

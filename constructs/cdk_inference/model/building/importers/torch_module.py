@@ -41,7 +41,7 @@ def load_module(recipe: ModelRecipe, source: TorchModule, folder: Path, weights:
         If the factory fails or returns no module, or the weights are not those of the module.
     """
     if weights is not None:
-        check_size(weights.stat().st_size, f"weights {weights.name} are a file")
+        check_size(weights.stat().st_size, f"weights {weights.name}")
     module = create_module(folder, source.factory)
     if weights is not None:
         load_weights(module, weights)
@@ -65,12 +65,12 @@ def create_module(folder: Path, reference: str) -> torch.nn.Module:
     except (Exception, SystemExit) as error:
         raise ModelBuildError(f"{subject} {_explain(error, folder)}") from error
     if not isinstance(module, torch.nn.Module):
-        raise ModelBuildError(f"{subject} returned {type(module).__name__}, must return a torch.nn.Module")
+        raise ModelBuildError(f"{subject} must return a torch.nn.Module, got {type(module).__name__}")
     _check_layers(module, subject)
     unset = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if unset:
-        raise ModelBuildError(f"{subject} returned a module without values on device 'meta': {_list(unset)}")
-    check_tensors(module.state_dict(), f"{subject} returned a module with weights", "return module.float()")
+        raise ModelBuildError(f"{subject} must return a module with values, got device 'meta' for {_list(unset)}")
+    check_tensors(module.state_dict(), f"weights of {subject}", "return module.float()")
     return module.eval().requires_grad_(requires_grad=False)
 
 
@@ -80,13 +80,14 @@ def _check_layers(module: torch.nn.Module, subject: str) -> None:
         where = f" (layer '{name}')" if name else ""
         if isinstance(layer, torch.jit.ScriptModule):
             raise ModelBuildError(
-                f"{subject} returned a TorchScript module{where}, which torch.export cannot trace; return the module "
-                "that was scripted, or convert it with torch.onnx and pass it as OnnxFile(...)"
+                f"{subject} must return a module that torch.export can trace, got a TorchScript module{where}; return "
+                "the module that was scripted, or convert it with torch.onnx and pass it as OnnxFile(...)"
             )
         if _QUANTIZED.match(type(layer).__module__):
             raise ModelBuildError(
-                f"{subject} returned a module that torch has quantized{where or f' ({type(layer).__name__})'}; "
-                "return the float module, which the build quantizes for the functions' CPUs"
+                f"{subject} must return a float module, got one that torch has quantized"
+                f"{where or f' ({type(layer).__name__})'}; return the original, which the build quantizes for the "
+                "functions' CPUs"
             )
 
 
@@ -99,21 +100,21 @@ def _check_arguments(factory: Any, subject: str) -> None:  # noqa: ANN401 - the 
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
     if needed:
         raise ModelBuildError(
-            f"{subject} needs arguments ({', '.join(needed)}), but is called without; give them default values"
+            f"{subject} must take no arguments without default values, got {', '.join(needed)}; give them defaults"
         )
 
 
 def _explain(error: BaseException, folder: Path) -> str:
     where = blame(error, folder)
     if isinstance(error, pickle.UnpicklingError) or "weights_only=True" in str(error):
-        return f"unpickles a file{where}, {_PICKLED}"
+        return f"must not unpickle a file{where}, {_PICKLED}"
     hint = ""
     if isinstance(error, FileNotFoundError):
         hint = "; paths are relative to where the build runs, use Path(__file__).parent / ..."
     elif isinstance(error, ModuleNotFoundError):
-        hint = f"; pip install it and name it in ModelRecipe(packages=...), or put {error.name}.py beside the recipe"
+        hint = f"; pip install it and name it in ModelRecipe(packages=...), or put {error.name}.py next to the recipe"
     reason = error.msg if isinstance(error, SyntaxError) else shorten(error)
-    return f"raised {type(error).__name__}: {reason}{where}{hint}"
+    return f"must return a torch.nn.Module, got {type(error).__name__}: {reason}{where}{hint}"
 
 
 def load_weights(module: torch.nn.Module, path: Path) -> None:
@@ -132,7 +133,7 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     missing = [k for k in state if k not in weights and (not state[k].numel() or state[k].data_ptr() not in given)]
     unexpected = [key for key in weights if key not in state]
     reshaped = [
-        f"{key} is {list(weights[key].shape)}, must be {list(tensor.shape)}"
+        f"{key} must be {list(tensor.shape)}, got {list(weights[key].shape)}"
         for key, tensor in state.items()
         if key in weights and weights[key].shape != tensor.shape
     ]
@@ -142,7 +143,7 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
         if keys
     ]
     if problems:
-        raise ModelBuildError(f"weights {path.name} are not those of the module; {'; '.join(problems)}")
+        raise ModelBuildError(f"weights {path.name} must be those of the module; {'; '.join(problems)}")
     module.load_state_dict(weights, strict=False)
 
 
@@ -156,7 +157,7 @@ def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
     """
     kind = describe_file(path)
     if kind not in _READABLE and path.suffix != ".safetensors":
-        raise ModelBuildError(f"weights {path.name} are {kind}, must be safetensors or a state dict of torch.save")
+        raise ModelBuildError(f"weights {path.name} must be safetensors or a state dict of torch.save, got {kind}")
     try:
         if kind == "safetensors" or path.suffix == ".safetensors":
             weights: Any = load_file(path)
@@ -168,14 +169,18 @@ def read_weights(path: Path) -> Mapping[str, torch.Tensor]:
     except ModelBuildError:
         raise
     except pickle.UnpicklingError as error:
-        raise ModelBuildError(f"weights {path.name} would have to be unpickled, {_PICKLED}") from error
+        raise ModelBuildError(f"weights {path.name} must not need unpickling, {_PICKLED}") from error
     except Exception as error:
-        raise ModelBuildError(f"weights {path.name} are damaged, or {kind}: {shorten(error)}") from error
+        raise ModelBuildError(
+            f"weights {path.name} cannot be read: {shorten(error)}; save or copy them again"
+        ) from error
     if not isinstance(weights, dict) or not all(isinstance(w, torch.Tensor) for w in weights.values()):
         found = type(weights).__name__
         if isinstance(weights, dict):
             found = "a dict of " + _list([f"{key} ({type(value).__name__})" for key, value in weights.items()])
-        raise ModelBuildError(f"weights {path.name} hold {found}; save the state_dict() of the module alone")
+        raise ModelBuildError(
+            f"weights {path.name} must hold tensors by name, got {found}; save the state_dict() of the module alone"
+        )
     return weights
 
 

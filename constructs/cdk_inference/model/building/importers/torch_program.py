@@ -84,9 +84,9 @@ def load_program(recipe: ModelRecipe, path: Path) -> TorchModel:
         If the file is damaged, could run code when it is loaded, or holds another program than the recipe declares.
     """
     if (kind := describe_file(path)) != "zip":
-        raise ModelBuildError(f"program {path.name} is {kind}, must be a .pt2 file of torch.export.save")
+        raise ModelBuildError(f"program {path.name} must be a .pt2 file of torch.export.save, got {kind}")
     check_archive(path)
-    check_size(path.stat().st_size, f"program {path.name} has records")
+    check_size(path.stat().st_size, f"program {path.name}")
     try:
         check_program(path)
         program = _load(path)
@@ -99,7 +99,7 @@ def load_program(recipe: ModelRecipe, path: Path) -> TorchModel:
         ) from error
     subject = f"program {path.name}"
     check_tensors(
-        {**program.state_dict, **program.constants}, f"{subject} has weights", "save it again after module.float()"
+        {**program.state_dict, **program.constants}, f"weights of {subject}", "save it again after module.float()"
     )
     _check_inputs(program, recipe, subject)
     # A program's checks of its inputs are Python code too; the recipe's declarations take its place. The exporter
@@ -168,7 +168,7 @@ def check_program(path: Path) -> None:
 
 
 def _refuse(path: Path, reason: str) -> None:
-    raise ModelBuildError(f"program {path.name} is refused: it {reason}")
+    raise ModelBuildError(f"program {path.name} cannot be trusted: it {reason}")
 
 
 def _check_json(path: Path, data: Any) -> None:  # noqa: ANN401 - JSON
@@ -323,7 +323,7 @@ def _check_inputs(program: torch.export.ExportedProgram, recipe: ModelRecipe, su
         actual = ", ".join(spell(str(name), *tensor) for name, tensor in zip(names, found, strict=True))
         declared = ", ".join(spell(s.name, s.dtype, s.shape) for s in recipe.inputs)
         raise ModelBuildError(
-            f"{subject} was exported with {actual}; the recipe declares {declared}; declare what it has, "
+            f"{subject} must have {declared}, as the recipe declares, got {actual}; declare what it has, "
             "or export it again with dynamic_shapes"
         )
 

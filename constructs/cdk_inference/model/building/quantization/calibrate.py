@@ -73,7 +73,7 @@ def calibrate(
                 _add(found[name], name, values, index, counted=method == "percentile")
         count += 1
     if count == 0:
-        raise ModelBuildError("the calibration data is empty; yield at least one batch")
+        raise ModelBuildError("calibration.data must yield at least one batch, got none")
     share = percentile / 100 if method == "percentile" else 1.0
     return {name: d.range(share) for name, d in found.items() if d.is_quantizable}
 
@@ -145,7 +145,7 @@ def _add(found: _Distribution, name: str, values: Array, index: int, *, counted:
         return
     low, high = float(values.min()), float(values.max())
     if np.isnan(low) or np.isnan(high):
-        raise ModelBuildError(f"calibration batch {index}: the activation '{name}' is NaN; look at the data")
+        raise ModelBuildError(f"calibration batch {index}: the activation '{name}' must not be NaN; look at the data")
     if low < -_HUGE or high > _HUGE:
         found.is_quantizable = False
         return
@@ -179,7 +179,7 @@ def _run(session: ort.InferenceSession, names: Sequence[str], batch: Batch, inde
         return list(session.run(names, dict(batch))) if names else []
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise ModelBuildError(f"calibration batch {index}: the model does not take it: {reason}") from error
+        raise ModelBuildError(f"calibration batch {index}: the model cannot take it: {reason}") from error
 
 
 def _split(session: ort.InferenceSession, batch: Batch, size: int) -> Iterator[Batch]:

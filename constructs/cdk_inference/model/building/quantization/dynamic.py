@@ -47,7 +47,7 @@ def convert_dynamic(model: onnx.ModelProto, precision: DynamicInt8, *, saturates
     changed = quantize_embeddings(graph, kept)
     changed += store(graph, [n.name for n in graph.node if n.name not in {*kept, *dynamic}])
     if not (changed or dynamic or in_blocks):
-        raise ModelBuildError("the model has no matrix products, LSTMs or embeddings with weights that can be in int8")
+        raise ModelBuildError("dynamic int8 needs matrix products, LSTMs or embeddings with weights that fit, got none")
     matrices = gemms_as_products(model)
     renamed = [matrices.get(n, n) for n in dynamic]
     if in_blocks:

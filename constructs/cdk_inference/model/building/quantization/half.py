@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def convert_half(model: onnx.ModelProto, precision: Float16) -> onnx.ModelProto:
     """Return the model with weights and arithmetic in float16."""
     if not any(w.data_type == TensorProto.FLOAT for w in model.graph.initializer):
-        raise ModelBuildError("the model has no float32 weights to convert to float16")
+        raise ModelBuildError("float16 needs float32 weights to convert, got none")
     kept = named(model.graph, precision.keep_float, "keep_float")
     logging.getLogger("onnxruntime.transformers").setLevel(logging.ERROR)
     converted: onnx.ModelProto = convert_float_to_float16(

@@ -33,7 +33,7 @@ def named(graph: onnx.GraphProto, names: Iterable[str], field: str) -> set[str]:
         if not nodes:
             known = ", ".join(sorted({n.op_type for n in graph.node})[:_EXAMPLES])
             raise ModelBuildError(
-                f"precision field '{field}' names '{name}', which is no node or operator of the model; "
+                f"precision field '{field}' must name nodes or operators of the model, got '{name}'; "
                 f"operators are {known}, ...; nodes are named like '{graph.node[0].name if graph.node else ''}'"
             )
         found |= nodes

@@ -96,7 +96,9 @@ def convert_static(
     static = _quantizable(model.graph, complete, kept | mixed | tail, around_convolutions=bool(precision.dynamic))
     heavy = [n.name for n in model.graph.node if n.name in static and n.op_type in (*CONVOLUTIONS, "Gemm", "MatMul")]
     if not heavy:
-        raise ModelBuildError("the model has no convolutions or products with constant weights and known ranges")
+        raise ModelBuildError(
+            "static int8 needs convolutions or products with constant weights and known ranges, got none"
+        )
     dynamic = [n for n in products(model.graph, kept) if n in mixed]
     dynamic += [n.name for n in model.graph.node if n.name in mixed and n.op_type == "LSTM"]
     if dynamic:

@@ -35,7 +35,9 @@ def convert_weight_only(model: onnx.ModelProto, precision: WeightOnly) -> onnx.M
     changed = quantize_embeddings(graph, kept)
     changed += store(graph, [n.name for n in graph.node if n.name not in kept])
     if not (changed or chosen):
-        raise ModelBuildError("the model has no float weights of products, convolutions or embeddings to quantize")
+        raise ModelBuildError(
+            "weight-only quantization needs float weights of products, convolutions or embeddings, got none"
+        )
     if chosen:
         ONNXModel(model).replace_gemm_with_matmul()
         names = {n.name for n in model.graph.node}

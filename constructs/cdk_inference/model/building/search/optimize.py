@@ -66,7 +66,7 @@ def _fused(model: bytes, target: Path) -> bytes:
         optimized = _optimized(model, target, disabled)
         if _weight_bytes(optimized) <= _weight_bytes(onnx.load_from_string(model)) + MIN_STORED:
             return serialize(optimized)
-    raise ModelBuildError("fusing makes its weights larger")
+    raise ModelBuildError("fused operators must not make its weights larger")
 
 
 def _weight_bytes(model: onnx.ModelProto) -> int:

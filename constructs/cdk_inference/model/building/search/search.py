@@ -86,7 +86,7 @@ def pinned(trials: Trials, precision: Pinned) -> Outcome:
         if isinstance(precision, StaticInt8):
             hint = f"calibrate on data closer to what the model will see, {hint}"
         raise ModelBuildError(
-            f"the gate failed with {describe(precision)}: {trial.failure} "
+            f"precision must be one that passes the gate, got {describe(precision)}: {trial.failure} "
             f"(float32 has {trial.metric.baseline:.4g}, max_drop={trials.recipe.evaluation.max_drop:g}); {hint}"
         )
     tried = _aligned([reference] if trial is reference else [reference, trial])
@@ -214,6 +214,6 @@ def _nothing_passes(tried: Sequence[Trial]) -> str:
     figures = [f"{describe(t.precision)}: {t.failure or 'slower than float32'}" for t in tried]
     nearest = min(tried, key=lambda t: t.misses)
     return (
-        f"the gate failed with every candidate: {' | '.join(figures)}. "
-        f"The nearest miss is {describe(nearest.precision)}; loosen the limit that it misses, or give a better model"
+        f"a candidate must pass the gate, got {' | '.join(figures)}; "
+        f"loosen the limit that the nearest, {describe(nearest.precision)}, misses, or give a better model"
     )

@@ -222,8 +222,8 @@ class Trials:
         gate = limit(self.recipe.evaluation, self.baseline)
         if not passes(self.recipe.evaluation, value, gate):
             raise ModelBuildError(
-                f"the packaged model has {self.recipe.evaluation.metric} {value:.6g}, which misses the gate {gate:.6g} "
-                "that it passed as a candidate; give evaluation data and a model without randomness"
+                f"the packaged model must pass the gate {gate:.6g}, as it did as a candidate, got "
+                f"{self.recipe.evaluation.metric} {value:.6g}; give evaluation data and a model without randomness"
             )
 
     def ship(self, file: Path, precision: Pinned) -> Path:

@@ -37,7 +37,7 @@ def test_outputs_as_declared_pass() -> None:
 def test_value_that_is_not_finite_fails(bad: float) -> None:
     y = np.zeros((4, 3), np.float32)
     y[2, 1] = bad
-    with pytest.raises(ModelBuildError, match="here: output 'y' has 1 of 12 values that are NaN or infinite; fix"):
+    with pytest.raises(ModelBuildError, match="here: output 'y' must be finite, got 1 of 12 values that are not; fix"):
         check(y)
 
 
@@ -46,7 +46,7 @@ def test_value_that_is_not_finite_fails(bad: float) -> None:
     [np.zeros((4, 2), np.float32), np.zeros((4, 3), np.float64), np.zeros((5, 3), np.float32), np.zeros(4, np.float32)],
 )
 def test_output_unlike_its_declaration_fails(y: np.ndarray) -> None:
-    with pytest.raises(ModelBuildError, match=r"here: 'y' is declared as float32 \('batch', 3\), got "):
+    with pytest.raises(ModelBuildError, match=r"here: 'y' must be float32 \('batch', 3\), as declared, got "):
         check(y)
 
 
@@ -58,7 +58,7 @@ def test_list_for_an_array_fails() -> None:
 def test_export_that_computes_something_else_fails() -> None:
     y = np.ones((4, 3), np.float32)
     assert evaluate.check_export([y], [y + np.float32(1e-6)], RECIPE) == 1.0
-    with pytest.raises(ModelBuildError, match=r"output 'y' differs by 0\.1, allowed 0\.001; look for"):
+    with pytest.raises(ModelBuildError, match=r"up to 0\.001, got a difference of 0\.1 in output 'y'; look for"):
         evaluate.check_export([y], [y + np.float32(0.1)], RECIPE)
 
 

@@ -122,7 +122,7 @@ def test_operator_sets_from_9_are_read(open_net, version: int) -> None:
 
 
 def test_older_operator_set_is_refused(open_net) -> None:
-    with pytest.raises(ModelBuildError, match=r"net\.onnx has operator set 6, must be 7 or later; export it again"):
+    with pytest.raises(ModelBuildError, match=r"net\.onnx must have operator set 7 or later, got 6; export it again"):
         open_net(make(opset=6))
 
 
@@ -212,7 +212,7 @@ def test_graph_for_one_sample_that_mixes_samples_fails(open_net) -> None:
     model = make(nodes, [value("x", [1, 4])], [value("y", [1, 3])], {"w": WEIGHT, "axis": np.array([0])})
     loaded = open_net(model)
     loaded.run(EXAMPLE)
-    why = r'fails or gives other results for a batch; declare TensorSpec\("x", "float32", \(1, 4\)\), TensorSp'
+    why = r'got a graph for one sample; declare TensorSpec\("x", "float32", \(1, 4\)\), TensorSp'
     with pytest.raises(ModelBuildError, match=why):
         loaded.export(EXAMPLE)
 
@@ -230,8 +230,8 @@ MISMATCHES = {
 @pytest.mark.parametrize("inputs", MISMATCHES.values(), ids=MISMATCHES)
 def test_declared_inputs_fail_by_another(open_net, inputs: list[TensorSpec]) -> None:
     why = (
-        r'net\.onnx has inputs=\(TensorSpec\("x", "float32", \("N", 4\)\),\), outputs=\(TensorSpec\("y", '
-        r'"float32", \("N", 3\)\),\); the recipe declares inputs=\(TensorSpec\('
+        r'net\.onnx must have inputs=\(TensorSpec\(.*, as the recipe declares, got inputs=\(TensorSpec\("x", '
+        r'"float32", \("N", 4\)\),\), outputs=\(TensorSpec\("y", "float32", \("N", 3\)\),\)$'
     )
     with pytest.raises(ModelBuildError, match=why):
         open_net(make(), inputs=inputs)
@@ -239,7 +239,7 @@ def test_declared_inputs_fail_by_another(open_net, inputs: list[TensorSpec]) -> 
 
 def test_declared_output_fails_that_the_graph_lacks(open_net) -> None:
     with pytest.raises(
-        ModelBuildError, match=r'outputs=\(TensorSpec\("y", "float32", \("batch", "size_1"\)\),\); the recipe'
+        ModelBuildError, match=r'got .*outputs=\(TensorSpec\("y", "float32", \("batch", "size_1"\)\),\)$'
     ):
         open_net(make(outputs=[value("y", [None, None])]), outputs=[TensorSpec("scores", "float32", ("batch", 3))])
 
@@ -255,13 +255,13 @@ def test_message_about_a_graph_with_many_outputs_is_short(open_net) -> None:
 def test_output_that_is_not_as_the_graph_says_fails(open_net) -> None:
     y = TensorSpec("y", "float32", ("batch", 9))
     with pytest.raises(
-        ModelBuildError, match=r'the graph returns TensorSpec\("y", "float32", \("batch", 3\)\); the recipe'
+        ModelBuildError, match=r'the graph must return .*, got TensorSpec\("y", "float32", \("batch", 3\)\)$'
     ):
         open_net(make(outputs=[value("y", None)]), outputs=[y]).run({"x": EXAMPLE["x"][:2]})
 
 
 def test_example_of_another_type_fails(open_net) -> None:
-    with pytest.raises(ModelBuildError, match=r"'x' is declared as float32 .*, got float64"):
+    with pytest.raises(ModelBuildError, match=r"'x' must be float32 .*, got float64"):
         open_net(make()).run({"x": EXAMPLE["x"].astype(np.float64)})
 
 
@@ -269,7 +269,7 @@ def test_example_that_the_graph_cannot_compute_fails(open_net) -> None:
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
     model = make(nodes, outputs=[value("y", [None, 5])], weights={"shape": np.array([-1, 5])})
     loaded = open_net(model, outputs=[TensorSpec("y", "float32", ("rows", 5))])
-    with pytest.raises(ModelBuildError, match=r"net\.onnx fails on \(x \[3, 4\]\): .*[Rr]eshape"):
+    with pytest.raises(ModelBuildError, match=r"net\.onnx cannot run on \(x \[3, 4\]\): .*[Rr]eshape"):
         loaded.run(EXAMPLE)
 
 
@@ -286,22 +286,25 @@ def test_classifier_that_returns_a_map_is_refused(open_net) -> None:
     y = TensorSpec("y", "float32", ("batch", 4))
     check(open_net(model, outputs=[y]), EXAMPLE, [EXAMPLE["x"]])
     with pytest.raises(
-        ModelBuildError, match=r"output 'p' is a sequence, must be a tensor of numbers; .*'zipmap': False"
+        ModelBuildError, match=r"output 'p' must be a tensor of numbers, got a sequence; .*'zipmap': False"
     ):
         open_net(model, outputs=[y, TensorSpec("p", "float32", ("batch", 4))])
 
 
 def test_text_outputs_are_refused(open_net) -> None:
     nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.STRING)]
-    with pytest.raises(ModelBuildError, match=r"output 'y' is text, must be a tensor of numbers"):
+    with pytest.raises(ModelBuildError, match=r"output 'y' must be a tensor of numbers, got text"):
         open_net(make(nodes, outputs=[value("y", ["N", 4], TensorProto.STRING)], weights={}))
 
 
 UNKNOWN = {
-    "an operator of nobody": (helper.make_node("Frobnicate", ["x"], ["y"]), r"uses the operator Frobnicate .*lacks"),
+    "an operator of nobody": (
+        helper.make_node("Frobnicate", ["x"], ["y"]),
+        r"cannot use the operator Frobnicate .*lacks",
+    ),
     "another domain": (
         helper.make_node("Do", ["x"], ["y"], domain="com.example"),
-        r"uses the operator com\.example[:.]Do, which onnxruntime .* lacks",
+        r"cannot use the operator com\.example[:.]Do, which onnxruntime .* lacks",
     ),
 }
 
@@ -373,7 +376,9 @@ def test_external_weights_may_come_from_the_cache(tmp_path: Path) -> None:
         files.append(Download(f"https://example.com/{name}", sha256))
     source = OnnxFile(files[0], external_data=(files[1],))
     check(load(recipe(source, [X], [Y]), tmp_path / "recipe", tmp_path / "cache"), EXAMPLE, [EXPECTED])
-    with pytest.raises(ModelBuildError, match=r"'original\.data', which is not beside it; .*name it in external_data"):
+    with pytest.raises(
+        ModelBuildError, match=r"'original\.data' next to it, got no such file; .*name it in external_data"
+    ):
         load(recipe(OnnxFile(files[0]), [X], [Y]), tmp_path / "recipe", tmp_path / "cache")
 
 
@@ -387,7 +392,7 @@ def test_external_weights_outside_of_the_folder_are_refused(open_net, tmp_path: 
     (tmp_path / "folder").symlink_to(tmp_path.parent)
     save_external(make(), tmp_path)
     redirect(tmp_path, location=location)
-    with pytest.raises(ModelBuildError, match=r"net\.onnx is refused: (it has|its) weights in '"):
+    with pytest.raises(ModelBuildError, match=r"net\.onnx must have its weights in its folder, got "):
         open_net()
 
 
@@ -398,9 +403,7 @@ def test_external_weights_outside_of_the_folder_are_refused(open_net, tmp_path: 
 def test_external_weights_beyond_the_file_are_refused(open_net, tmp_path: Path, changes: dict[str, str]) -> None:
     save_external(make(), tmp_path)
     redirect(tmp_path, **changes)
-    with pytest.raises(
-        ModelBuildError, match=r"the weights 'w' at offset .* are beyond the end of net\.data \(48 bytes\)"
-    ):
+    with pytest.raises(ModelBuildError, match=r"the weights 'w' must lie within the 48 bytes of net\.data, got offset"):
         open_net()
 
 
@@ -415,10 +418,10 @@ def test_external_weights_of_another_size_fail(open_net, tmp_path: Path, changes
 def test_missing_external_weights_fail(open_net, tmp_path: Path) -> None:
     save_external(make(), tmp_path)
     (tmp_path / "net.data").unlink()
-    with pytest.raises(ModelBuildError, match=r"has weights in 'net\.data', which is not beside it"):
+    with pytest.raises(ModelBuildError, match=r"needs its weights in 'net\.data' next to it"):
         open_net()
     (tmp_path / "net.data").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid")
-    with pytest.raises(ModelBuildError, match=r"'net\.data', which is a git-lfs pointer"):
+    with pytest.raises(ModelBuildError, match=r"'net\.data', got a git-lfs pointer"):
         open_net()
 
 
@@ -434,7 +437,7 @@ def test_many_references_to_the_same_weights_are_refused(open_net, tmp_path: Pat
     for i in range(20):
         model.graph.initializer.add().CopyFrom(tensor)
         model.graph.initializer[-1].name = f"w{i}"
-    with pytest.raises(ModelBuildError, match=r"weights of 2 GB and more in other files, which cannot be deployed"):
+    with pytest.raises(ModelBuildError, match=r"must have weights below 2 GB"):
         open_net(model.SerializeToString())
 
 
@@ -442,19 +445,22 @@ def test_file_of_2_gb_is_refused(open_net, tmp_path: Path) -> None:
     with (tmp_path / "net.onnx").open("wb") as file:
         file.write(make().SerializeToString())
         file.truncate(2**31)  # takes no space
-    with pytest.raises(ModelBuildError, match=r"net\.onnx has 2\.1 GB; graphs of 2 GB and more cannot be deployed"):
+    with pytest.raises(ModelBuildError, match=r"net\.onnx must be below 2 GB, got 2\.1 GB"):
         open_net()
 
 
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", r"net\.onnx is empty"),
-        (b"<!DOCTYPE html>", r"no ONNX file, but an HTML page"),
-        (b"version https://git-lfs.github.com/spec/v1\n", r"no ONNX file, but a git-lfs pointer; fetch the file with"),
-        (b"PK\3\4", r"no ONNX file, but zip"),
-        (json.dumps({"a": 1}).encode(), r"damaged, maybe truncated, or no ONNX file"),
-        (bytes(range(160, 255)), r"damaged, maybe truncated, or no ONNX file"),
+        (b"", r"net\.onnx must be an ONNX graph, got an empty file"),
+        (b"<!DOCTYPE html>", r"must be an ONNX graph, got an HTML page"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            r"must be an ONNX graph, got a git-lfs pointer; fetch the file with",
+        ),
+        (b"PK\3\4", r"must be an ONNX graph, got zip"),
+        (json.dumps({"a": 1}).encode(), r"must be an ONNX graph, got a damaged, maybe truncated one"),
+        (bytes(range(160, 255)), r"must be an ONNX graph, got a damaged, maybe truncated one"),
     ],
     ids=["empty", "html", "lfs", "zip", "json", "bytes"],
 )

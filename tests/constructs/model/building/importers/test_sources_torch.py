@@ -177,26 +177,26 @@ FACTORIES = {
     "raises": (
         "return Net()",
         "raise ValueError('no such size')",
-        r"raised ValueError: no such size \(factory\.py line 14: `raise",
+        r"got ValueError: no such size \(factory\.py line 14: `raise",
     ),
     "exits": ("return Net()", "raise SystemExit(3)", r"raised SystemExit: 3 \(factory\.py line 14"),
-    "returns no module": ("return Net()", "return Net", r"returned type, must return a torch\.nn\.Module"),
+    "returns no module": ("return Net()", "return Net", r"must return a torch\.nn\.Module, got type"),
     "needs an argument": (
         "def build():",
         "def build(size, *, depth, width=3):",
-        r"needs arguments \(size, depth\).*default",
+        r"must take no arguments .*, got size, depth; .*default",
     ),
     "lacks a file": (
         "return Net()",
         "return open('weights.bin')",
-        r"raised FileNotFoundError: .*weights\.bin' \(factory\.py line 14.*Path\(__file__\)\.parent",
+        r"got FileNotFoundError: .*weights\.bin' \(factory\.py line 14.*Path\(__file__\)\.parent",
     ),
     "lacks a package": (
         "import torch\n",
         "import torch\nimport no_such\n",
         r"ModuleNotFoundError: .*line 2: `import no_such.*packages=",
     ),
-    "is no Python": ("def build():", "def build(:", r"raised SyntaxError: .*\(factory\.py line 13: `def build\(:`"),
+    "is no Python": ("def build():", "def build(:", r"got SyntaxError: .*\(factory\.py line 13: `def build\(:`"),
     "is missing": ("def build():", "def other():", r"defines no function 'build'"),
     "has no values": ("return Net()", "return Net().to('meta')", r"'meta': first\.weight, first\.bias, second\.weight"),
 }
@@ -227,7 +227,7 @@ def test_factory_that_unpickles_is_refused(open_net, tmp_path: Path, monkeypatch
     file, trace = tmp_path / "model.pt", tmp_path / "trace"
     torch.save({"w": Evil(trace)}, file)
     with pytest.raises(
-        ModelBuildError, match=r"unpickles a file \(factory\.py line 14.*save the tensors alone, safetensors"
+        ModelBuildError, match=r"must not unpickle a file \(factory\.py line 14.*save the tensors alone, safetensors"
     ):
         open_net(HEAD.replace("return Net()", f"return {call.format(file)}"))
     assert not trace.exists()
@@ -368,11 +368,11 @@ def test_torchscript_weights_are_refused(open_net, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"", r"are empty, must be safetensors"),
-        (b"version https://git-lfs.github.com/spec/v1\noid", r"are a git-lfs pointer"),
-        (b"<!DOCTYPE html>", r"are an HTML page"),
+        (b"", r"must be safetensors .*, got an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", r"got a git-lfs pointer"),
+        (b"<!DOCTYPE html>", r"got an HTML page"),
         (b"\x1f\x8b\x08", r"are compressed with gzip"),
-        (b"something", r"are of an unknown format"),
+        (b"something", r"got a file of an unknown format"),
     ],
 )
 def test_weights_of_another_kind_are_refused(open_net, tmp_path: Path, content: bytes, why: str) -> None:
@@ -472,7 +472,7 @@ MODULES = {
     "uses what ONNX lacks": (
         FORWARD,
         "return self.second(torch.special.bessel_j0(self.first(x)))",
-        r"uses the operator \w+\.\w*bessel_j0\w*, which ONNX export lacks",
+        r"cannot use \w+\.\w*bessel_j0\w*, which ONNX export lacks",
     ),
 }
 
@@ -492,30 +492,34 @@ RUNS = {
     "of other sizes": (
         "nn.Linear(4, 8)",
         "nn.Linear(5, 8)",
-        r"fails on \(x float32 \[3, 4\]\) with RuntimeError: .*factory\.py line 11",
+        r"cannot run on \(x float32 \[3, 4\]\): RuntimeError: .*factory\.py line 11",
     ),
     "with more arguments": (
         "self, x",
         "self, x, y",
-        r"fails on .* with TypeError: .*missing 1 required positional argument: 'y'",
+        r"cannot run on .*: TypeError: .*missing 1 required positional argument: 'y'",
     ),
     "that returns a dict of others": (
         FORWARD,
         "return {'logits': x}",
-        r"returns a dict of \(logits\), declared are \(y\)",
+        r"must return \(y\), as declared, got a dict of \(logits\)",
     ),
-    "that returns more": (FORWARD, "return x, x", r"returns \(Tensor, Tensor\), declared are \(y\)"),
-    "that returns a number": (FORWARD, "return 3", r"returns \(int\), declared are \(y\)"),
+    "that returns more": (FORWARD, "return x, x", r"must return \(y\), as declared, got \(Tensor, Tensor\)"),
+    "that returns a number": (FORWARD, "return 3", r"must return \(y\), as declared, got \(int\)"),
     "of another type": (
         FORWARD,
         "return self.second(self.first(x)).double()",
-        r'returns TensorSpec\("y", "float64", \("batch", 3\)\); the recipe declares TensorSpec\("y", "float32", ',
+        r'must return TensorSpec\("y", "float32", .*, got TensorSpec\("y", "float64", \("batch", 3\)\)',
     ),
-    "of another shape": (FORWARD, "return x", r'the module returns TensorSpec\("y", "float32", \("batch", 4\)\)'),
+    "of another shape": (
+        FORWARD,
+        "return x",
+        r'as the recipe declares, got TensorSpec\("y", "float32", \("batch", 4\)\)',
+    ),
     "of a type that numpy lacks": (
         FORWARD,
         "return self.second(self.first(x)).bfloat16()",
-        r"returns torch\.bfloat16, which numpy",
+        r"must return a type that numpy has, got torch\.bfloat16",
     ),
 }
 
@@ -530,7 +534,7 @@ def test_run_fails_of_a_module(open_net, old: str, new: str, why: str) -> None:
 @pytest.mark.parametrize(
     ("batch", "why"),
     [
-        ({"x": EXAMPLE["x"].astype(np.float64)}, r"'x' is declared as float32 .*, got float64"),
+        ({"x": EXAMPLE["x"].astype(np.float64)}, r"'x' must be float32 .*, got float64"),
         ({"x": EXAMPLE["x"][:, :3]}, r"got float32 \(3, 3\)"),
         ({"z": EXAMPLE["x"]}, r"expected \['x'\], got \['z'\]"),
     ],
@@ -607,16 +611,16 @@ KINDS_OF_MODULES = {
     "bfloat16": ("Net().bfloat16()", r"with weights of type bfloat16 \(first\.weight\), .*; return module\.float\(\)"),
     "TorchScript": (
         "torch.jit.script(Net())",
-        r"returned a TorchScript module, .*; return the module that was scripted",
+        r"got a TorchScript module; return the module that was scripted",
     ),
-    "TorchScript inside": ("nn.Sequential(torch.jit.script(Net()))", r"returned a TorchScript module \(layer '0'\)"),
+    "TorchScript inside": ("nn.Sequential(torch.jit.script(Net()))", r"got a TorchScript module \(layer '0'\)"),
     "dynamic int8": (
         "torch.ao.quantization.quantize_dynamic(Net())",
-        r"returned a module that torch has quantized \(layer 'first'\); return the float module",
+        r"float module, got one that torch has quantized \(layer 'first'\); return the original",
     ),
     "too large": (
         "nn.Embedding(2**20, 600, _weight=torch.zeros(1).expand(2**20, 600))",
-        r"with weights of 2\.5 GB, must be below 2\.1 GB",
+        r"weights of factory .* must be below 2\.1 GB, .*, got 2\.5 GB",
     ),
 }
 

@@ -127,7 +127,7 @@ def test_quantized_models_are_recognised_and_left_alone(precision: Pinned, tmp_p
 
 
 def test_an_unknown_node_to_keep_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelBuildError, match=r"'keep_float' names 'Conv_99', which is no node or operator"):
+    with pytest.raises(ModelBuildError, match=r"'keep_float' must name nodes or operators of the model, got 'Conv_99'"):
         candidates(prepared(cnn(), tmp_path), Auto(keep_float=("Conv_99",)), calibrated=True)
 
 

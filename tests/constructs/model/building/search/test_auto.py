@@ -142,7 +142,10 @@ def test_model_in_the_cache_needs_none_of_the_tools_that_built_it(found: tuple[P
 def test_model_that_is_not_in_the_cache_fails_without_the_tools(
     found: tuple[Path, Path, BuiltModel], copied: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ModelBuildError, match=r"model 'tiny' is not in the cache .*: building a model needs the .*pip"):
+    with pytest.raises(
+        ModelBuildError,
+        match=r"model 'tiny' must be built, as it is not in the cache .*: building a model needs the .*pip",
+    ):
         build_model(copied, cache=tmp_path / "cache")
     (copied.parent / "tiny.arm64.lock.json").unlink()
     with pytest.raises(ModelBuildError, match=r"^building a model needs the \"model\" extra"):
@@ -196,18 +199,18 @@ def test_frozen_lock_that_does_not_fit_fails(
 ) -> None:
     text = copied.read_text()
     copied.write_text(text.replace("max_drop=0.1", "max_drop=0.1, floor=1.1"))
-    with pytest.raises(ModelBuildError, match=r"does not fit: its model has top1_agreement .*, beyond the gate 1\.1;"):
+    with pytest.raises(
+        ModelBuildError, match=r"one that does not: its model has top1_agreement .*, beyond the gate 1\.1;"
+    ):
         build_model(copied, cache=found[1], frozen_lock=True)
     copied.write_text(text.replace("max_drop=0.1", "min_confidence=0.1"))
     (copied.parent / "numbers.bin").write_bytes(b"1")
-    why = (
-        r"lock\.json does not fit: numbers\.bin is new, recipe field evaluation\.min_confidence changed; build without"
-    )
+    why = r"one that does not: numbers\.bin is new, recipe field evaluation\.min_confidence changed; build without"
     with pytest.raises(ModelBuildError, match=why):
         build_model(copied, cache=found[1], frozen_lock=True)
     (copied.parent / "tiny.arm64.lock.json").unlink()
     monkeypatch.setenv("CDK_INFERENCE_FROZEN_LOCK", "1")
-    with pytest.raises(ModelBuildError, match=r"tiny\.arm64\.lock\.json does not fit: there is none"):
+    with pytest.raises(ModelBuildError, match=r"tiny\.arm64\.lock\.json must fit .*: there is none"):
         build_model(copied, cache=found[1])
     with pytest.raises(ModelBuildError, match="search must be left out with a frozen lock"):
         build_model(copied, cache=found[1], search=True)
@@ -238,9 +241,7 @@ def test_lock_that_does_not_match_fails_and_leaves_nothing(
     other = replace(lock, sha256="1" * 64).to_json()
     shutil.copytree(found[1] / "passes", tmp_path / "cache" / "passes", ignore=shutil.ignore_patterns(".*"))
     file.write_text(other)
-    with pytest.raises(
-        ModelBuildError, match=r"the lock does not match: .* gives a model with sha256 .*: delete tiny\."
-    ):
+    with pytest.raises(ModelBuildError, match=r"must have the sha256 of its lock, .*: delete tiny\."):
         build_model(copied, cache=tmp_path / "cache")
     assert not list((tmp_path / "cache" / "models").glob("*/"))
     assert file.read_text() == other
@@ -248,7 +249,7 @@ def test_lock_that_does_not_match_fails_and_leaves_nothing(
 
 def test_damaged_lock_fails_before_anything_is_built(copied: Path, tmp_path: Path) -> None:
     (copied.parent / "tiny.arm64.lock.json").write_text("<<<<<<< HEAD")
-    with pytest.raises(ModelBuildError, match=r"the lock .*tiny\.arm64\.lock\.json is damaged: "):
+    with pytest.raises(ModelBuildError, match=r"the lock .*tiny\.arm64\.lock\.json cannot be used: "):
         build_model(copied, cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
@@ -293,9 +294,9 @@ def test_nothing_passes_fails_with_every_figure(tmp_path: Path) -> None:
     with pytest.raises(ModelBuildError) as error:
         build_model(recipe, cache=tmp_path / "cache")
     message = str(error.value)
-    assert message.startswith("model 'tiny': the gate failed with every candidate: float32: 0.")
+    assert message.startswith("model 'tiny': a candidate must pass the gate, got float32: 0.")
     assert "MB is above max_size_mb 0.0001 | static int8" in message
-    assert "The nearest miss is static int8" in message
+    assert "the nearest, static int8" in message
     assert not list((tmp_path / "recipe").glob("*.lock.json"))
 
 
