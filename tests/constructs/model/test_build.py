@@ -190,17 +190,17 @@ def failing_build(file: Path, cache: Path) -> str:
         ),
         pytest.param(
             {"factory": ("model = Tiny()", "import os; os._exit(3)")},
-            "model 'tiny': the build process ended with code 3; see ",
+            "model 'tiny' cannot be built: the build process ended with code 3; see ",
             id="process ends",
         ),
         pytest.param(
             {"factory": ("model = Tiny()", "import os; os.kill(os.getpid(), 9)")},
-            "model 'tiny': the build process was killed, most likely because the machine ran out of memory; see ",
+            "model 'tiny' cannot be built: the build process was killed, most likely because the machine ran out of ",
             id="process is killed",
         ),
         pytest.param(
             {"factory": ("model = Tiny()", "import os; os.abort()")},
-            "model 'tiny': the build process was ended by signal 6 (SIGABRT); see ",
+            "model 'tiny' cannot be built: the build process was ended by signal 6 (SIGABRT); see ",
             id="process crashes",
         ),
         pytest.param(
@@ -215,7 +215,7 @@ def failing_build(file: Path, cache: Path) -> str:
                     "def evaluation():\n    open(__file__.replace('data.py', 'NOTE' + 'S.md'))",
                 )
             },
-            "model 'tiny': the build must notice when a file in .* changes, got NOTES.md",
+            "model 'tiny': the build must notice changes of all files that it reads, got NOTES.md in ",
             id="unnoticed file",
         ),
         pytest.param(

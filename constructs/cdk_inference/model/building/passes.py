@@ -101,8 +101,8 @@ class Passes:
             )
         if self._reads is not None and (missed := self._reads.missed(expected)):
             raise ModelBuildError(
-                f"the build must notice when a file in {folder} changes, got {missed[0]}, which no file that the "
-                "recipe's functions import names; write its name as a string where it is read or imported"
+                f"the build must notice changes of all files that it reads, got {missed[0]} in {folder}, which no file "
+                "that the recipe's functions import names; write its name as a string where it is read or imported"
             )
 
     def event(self, data: dict[str, object]) -> None:

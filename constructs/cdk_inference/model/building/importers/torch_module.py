@@ -70,7 +70,7 @@ def create_module(folder: Path, reference: str) -> torch.nn.Module:
     unset = [name for name, tensor in module.state_dict().items() if tensor.is_meta]
     if unset:
         raise ModelBuildError(f"{subject} must return a module with values, got device 'meta' for {_list(unset)}")
-    check_tensors(module.state_dict(), f"weights of {subject}", "return module.float()")
+    check_tensors(module.state_dict(), f"{subject}: the weights", "return module.float()")
     return module.eval().requires_grad_(requires_grad=False)
 
 

@@ -174,7 +174,7 @@ def test_program_with_branches_is_loaded(tmp_path: Path) -> None:
         ),
         (
             (TensorSpec("x", "float64", ("batch", 4)),),
-            r'the recipe declares TensorSpec\("x", "float64", \("batch", 4\)\)',
+            r'must have TensorSpec\("x", "float64", \("batch", 4\)\), as the',
         ),
         ((TensorSpec("x", "float32", ("batch", "size")),), r"or export it again with dynamic_shapes"),
         ((X, TensorSpec("mask", "float32", ("batch", 4))), r"as the recipe declares, got "),
