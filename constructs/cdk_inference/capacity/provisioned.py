@@ -14,6 +14,7 @@ from cdk_inference.capacity.strategy import CapacityStrategy, live_alias, reserv
 from cdk_inference.common.platform import on_cpu_only
 from cdk_inference.common.props.deprecations import renamed_attribute, renamed_props
 from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_at_least, check_between
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -64,16 +65,15 @@ class CapacitySchedule:
     week_days = renamed_attribute("CapacitySchedule.week_days", "week_day")
 
     def __post_init__(self) -> None:
-        _at_least("min_capacity of a schedule", self.min_capacity, least=0)
-        for name, value, most in (("hour", self.hour, 23), ("minute", self.minute, 59)):
-            if not Token.is_unresolved(value) and not 0 <= value <= most:
-                raise PropError(f"{name} of a schedule must be 0 to {most}, got {value}")
+        check_at_least(0, **{"min_capacity of a schedule": self.min_capacity})
+        check_between(0, 23, **{"hour of a schedule": self.hour})
+        check_between(0, 59, **{"minute of a schedule": self.minute})
         days = self.week_day
         if days is not None and not Token.is_unresolved(days) and not _WEEK_DAY.fullmatch(days):
             raise PropError(f"week_day of a schedule must be like 'MON-FRI' or 'SAT,SUN', got '{days}'")
         _check_time_zone(self.time_zone)
         if self.max_capacity is not None:
-            _at_least("max_capacity of a schedule", self.max_capacity, least=1)
+            check_at_least(1, **{"max_capacity of a schedule": self.max_capacity})
             _ordered("of a schedule", self.min_capacity, self.max_capacity)
 
     @property
@@ -99,7 +99,7 @@ class Provisioned(CapacityStrategy):
     def __post_init__(self) -> None:
         target, most = self.target_utilization, self.max_capacity
         if not Token.is_unresolved(self.min_capacity) and self.min_capacity < 1:
-            least = "; so many environments are there while nothing happens, too" if target is not None else ""
+            least = "; that many environments are there while nothing happens, too" if target is not None else ""
             raise PropError(f"min_capacity must be at least 1, got {self.min_capacity}{least}")
         scheduled = [each.max_capacity for each in self.schedules if each.max_capacity is not None]
         if target is None:
@@ -110,16 +110,12 @@ class Provisioned(CapacityStrategy):
                     "0.7) or remove max_capacity"
                 )
             return
-        if not Token.is_unresolved(target) and not _LEAST_UTILIZATION <= target <= _MOST_UTILIZATION:
-            raise PropError(
-                f"target_utilization must be a share of the environments, {_LEAST_UTILIZATION} to {_MOST_UTILIZATION}, "
-                f"got {target:g}"
-            )
+        check_between(_LEAST_UTILIZATION, _MOST_UTILIZATION, "of the environments", target_utilization=target)
         if most is None:
             raise PropError(
                 f"target_utilization needs max_capacity, got none; set max_capacity to at least {self.min_capacity}"
             )
-        _at_least("max_capacity", most, least=1)
+        check_at_least(1, max_capacity=most)
         _ordered("", self.min_capacity, most)
         for each in self.schedules:
             if each.max_capacity is None:
@@ -168,15 +164,10 @@ class Provisioned(CapacityStrategy):
                 f"Schedule{number}",
                 schedule=scaling.Schedule.expression(each.expression),
                 min_capacity=each.min_capacity,
-                # Without a target nothing is between the two: so many they are.
+                # Without a target, both bounds are the same.
                 max_capacity=upper if upper is not None else each.min_capacity,
                 time_zone=TimeZone.of(each.time_zone),
             )
-
-
-def _at_least(name: str, value: float, *, least: int) -> None:
-    if not Token.is_unresolved(value) and value < least:
-        raise PropError(f"{name} must be at least {least}, got {value}")
 
 
 def _ordered(what: str, least: int, most: int) -> None:

@@ -10,6 +10,7 @@ from aws_cdk import Token
 
 from cdk_inference.common.props.durations import seconds
 from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_at_least, check_between
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.inference import GpuBackend
 
@@ -57,10 +58,8 @@ class SageMakerAsync(GpuBackend):
 
     def __post_init__(self) -> None:
         _check_instance_type(self.instance_type)
-        if not Token.is_unresolved(self.max_instances) and self.max_instances < 1:
-            raise PropError(f"max_instances must be at least 1, got {self.max_instances}")
-        if not Token.is_unresolved(self.concurrency) and not 1 <= self.concurrency <= _MAX_CONCURRENCY:
-            raise PropError(f"concurrency must be 1 to {_MAX_CONCURRENCY}, got {self.concurrency}")
+        check_at_least(1, max_instances=self.max_instances)
+        check_between(1, _MAX_CONCURRENCY, concurrency=self.concurrency)
 
     def bind(
         self,

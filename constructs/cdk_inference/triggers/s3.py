@@ -20,6 +20,7 @@ from cdk_inference.common.props.deprecations import renamed_props
 from cdk_inference.common.props.descriptions import RULE, described
 from cdk_inference.common.props.durations import seconds
 from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_between
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import PIPE_LOGS, log_group, private_bucket
@@ -167,8 +168,8 @@ class S3Trigger(IS3Trigger):
             visibility_timeout=hidden.plus(window).plus(Duration.seconds(30)),
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letter_queue, max_receive_count=max_receive_count),
         )
-        # Under a key of SQS's own: EventBridge comes here when, say, it may not use ours. And apart from the dead
-        # letters, which SQS moves back into the queue only if they come from there.
+        # Its key is SQS's own: EventBridge sends here when, for example, it may not use ours. And it is apart from the
+        # dead letters, which SQS moves back into the queue only if they come from there.
         self.undelivered_queue = sqs.Queue(
             self,
             "UndeliveredQueue",
@@ -373,10 +374,8 @@ def _validate(
     for suffix in suffixes:
         if not suffix.startswith(".") or "*" in suffix or len(suffix) < 2:  # noqa: PLR2004
             raise PropError(f"suffixes must be of the form '.jpg', got '{suffix}'")
-    if not Token.is_unresolved(batch_size) and not 1 <= batch_size <= MAX_BATCH_SIZE:
-        raise PropError(f"batch_size must be between 1 and {MAX_BATCH_SIZE}, got {batch_size}")
-    if not Token.is_unresolved(max_receive_count) and not 1 <= max_receive_count <= 1000:  # noqa: PLR2004
-        raise PropError(f"max_receive_count must be between 1 and 1000, got {max_receive_count}")
+    check_between(1, MAX_BATCH_SIZE, batch_size=batch_size)
+    check_between(1, 1000, max_receive_count=max_receive_count)
     waits = seconds("max_batching_window", window, least=0, most=300)
     if waits == 0 and not Token.is_unresolved(batch_size) and batch_size > _LARGEST_WITHOUT_WINDOW:
         raise PropError(

@@ -449,8 +449,14 @@ def test_schedules_of_a_number_that_is_known_at_deployment_only(stack, load):
             {"schedules": [CapacitySchedule(min_capacity=1, hour=8, max_capacity=4)]},
             "max_capacity needs target_utilization, got max_capacity=4",
         ),
-        ({"target_utilization": 0.05, "max_capacity": 3}, r"target_utilization must be .* 0\.1 to 0\.9, got 0\.05"),
-        ({"target_utilization": 70, "max_capacity": 3}, "target_utilization must be a share .*, got 70"),
+        (
+            {"target_utilization": 0.05, "max_capacity": 3},
+            r"target_utilization must be 0\.1 to 0\.9 of the environments, got 0\.05",
+        ),
+        (
+            {"target_utilization": 70, "max_capacity": 3},
+            "target_utilization must be 0.1 to 0.9 of the environments, got 70",
+        ),
         (
             {"min_capacity": 4, "target_utilization": 0.7, "max_capacity": 3},
             "min_capacity must be at most max_capacity, 3, got 4; raise max_capacity",

@@ -338,8 +338,8 @@ def test_instance_types_with_a_gpu(good):
         ({"instance_type": "ml.g5g.xlarge"}, "must be x86_64, as the image is, got 'ml.g5g.xlarge', which is arm64"),
         ({"instance_type": "ml.p6e-gb200.36xlarge"}, "which is arm64"),
         ({"max_instances": 0}, "max_instances must be at least 1, got 0"),
-        ({"concurrency": 0}, "concurrency must be 1 to 1000, got 0"),
-        ({"concurrency": 1001}, "concurrency must be 1 to 1000, got 1001"),
+        ({"concurrency": 0}, "concurrency must be 1 to 1,000, got 0"),
+        ({"concurrency": 1001}, "concurrency must be 1 to 1,000, got 1001"),
     ],
 )
 def test_props_that_cannot_work_fail(props, says):

@@ -442,8 +442,8 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
 @pytest.mark.parametrize(
     ("props", "message"),
     [
-        ({"batch_size": 0}, "batch_size must be between 1 and 32, got 0"),
-        ({"batch_size": 33}, "batch_size must be between 1 and 32, got 33"),
+        ({"batch_size": 0}, "batch_size must be 1 to 32, got 0"),
+        ({"batch_size": 33}, "batch_size must be 1 to 32, got 33"),
         (
             {"max_batching_window": cdk.Duration.seconds(301)},
             "max_batching_window must be between 0 and 300 seconds, got 301",
@@ -452,7 +452,7 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
         ({"stage_timeout": cdk.Duration.seconds(0)}, "stage_timeout must be…got 0"),
         ({"reserved_concurrent_executions": 0}, "reserved_concurrent_executions must be at least 1, got 0"),
         ({"max_object_size": cdk.Size.bytes(0)}, "max_object_size must be at least 1 byte, got 0"),
-        ({"max_receive_count": 0}, "max_receive_count must be between 1 and 1000, got 0"),
+        ({"max_receive_count": 0}, "max_receive_count must be 1 to 1,000, got 0"),
         ({"prefix": "in*"}, "prefix must not contain '*', which a policy would not take literally, got 'in*'"),
         ({"suffixes": ".jpg"}, "suffixes must be a list of str, got str '.jpg'; use ['.jpg']"),
         ({"suffixes": [".jpgg"]}, "suffixes must be ones that the preprocessing reads (.bmp…got '.jpgg'"),
