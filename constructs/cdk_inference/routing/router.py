@@ -10,7 +10,6 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.jsonata import one_line, string_literal
 from cdk_inference.common.props.prop_types import check_props
@@ -285,12 +284,7 @@ def _decider_function(scope: Construct, decider: Decider, options: FunctionOptio
     return StageFunction(
         scope,
         f"Decider{decider.number}",
-        package=ZipPackage(
-            handler="inference_runtime.handlers.decide.handler",
-            runtime_requirements=code.runtime_requirements,
-            requirements=code.requirements,
-            sources=code.files(),
-        ),
+        package=code.package("inference_runtime.handlers.decide.handler"),
         environment=code.environment(),
         description=f"decides for items of {scope.node.path}",
         memory_size=512,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 from aws_cdk import Duration
 
-from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import add_metadata
@@ -224,12 +223,7 @@ class PostprocessFunction(StageFunction):
         super().__init__(
             scope,
             id,
-            package=ZipPackage(
-                handler="inference_runtime.handlers.postprocess.handler",
-                runtime_requirements=code.runtime_requirements,
-                requirements=code.requirements,
-                sources=code.files(),
-            ),
+            package=code.package("inference_runtime.handlers.postprocess.handler"),
             description=f"stores what {model.manifest.name} says",
             environment={
                 **code.environment(),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, Unpack
 
 from aws_cdk import Duration, Size
 
-from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.cache import cache_root
@@ -353,13 +352,7 @@ class PreprocessFunction(StageFunction):
         super().__init__(
             scope,
             id,
-            package=ZipPackage(
-                handler="inference_runtime.handlers.preprocess.handler",
-                runtime_requirements=code.runtime_requirements,
-                requirements=code.requirements,
-                excluded_requirements=code.excluded_requirements,
-                sources=code.files(),
-            ),
+            package=code.package("inference_runtime.handlers.preprocess.handler"),
             description=f"reads objects and makes the input of {model.manifest.name}",
             environment={
                 **code.environment(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -74,6 +75,16 @@ class StageCode:
         """Return what to put into the package: the sources, and options that the environment would not hold."""
         too_long = len(self._options) > _MAX_INLINE_OPTIONS
         return {**self.sources, **({_options_file(prefix): self._options} if too_long else {})}
+
+    def package(self, handler: str) -> ZipPackage:
+        """Return the package of a function that runs this stage alone."""
+        return ZipPackage(
+            handler=handler,
+            runtime_requirements=self.runtime_requirements,
+            requirements=self.requirements,
+            excluded_requirements=self.excluded_requirements,
+            sources=self.files(),
+        )
 
     @property
     def _options(self) -> bytes:
