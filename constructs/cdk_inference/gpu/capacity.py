@@ -63,7 +63,7 @@ class GpuCapacity(ManagedInstances):
         return SharedGpuCapacity(scope, id, capacity_provider_arn, regions=regions)
 
     def add_function(
-        self,
+        self: IGpuCapacity,
         function: lambda_.Function,
         *,
         accelerator_memory: int = 24,
@@ -98,10 +98,21 @@ class GpuCapacity(ManagedInstances):
         PropError
             A value is out of range.
         """
-        return _add(
+        if not Token.is_unresolved(accelerator_memory) and accelerator_memory not in ACCELERATOR_MEMORY:
+            raise PropError(
+                f"accelerator_memory must be one of {', '.join(map(str, ACCELERATOR_MEMORY))} GiB, got "
+                f"{accelerator_memory}"
+            )
+        resource = function.node.default_child
+        assert isinstance(resource, lambda_.CfnFunction)  # noqa: S101 - for mypy
+        # Newer than CDK: neither its constructs nor its schema know the property, nor that a version depends on it.
+        lambda_.Function.classify_version_property("AcceleratorConfig", True)
+        resource.add_property_override("AcceleratorConfig.AcceleratorMemorySize", accelerator_memory)
+        acknowledgments.accelerator(resource)
+        check_templates(function)
+        return place(
             function,
             self.capacity_provider_arn,
-            accelerator_memory=accelerator_memory,
             min_environments=min_environments,
             max_environments=max_environments,
             concurrency=concurrency,
@@ -112,61 +123,11 @@ class GpuCapacity(ManagedInstances):
 class SharedGpuCapacity(Construct):
     """The capacity provider of another stack, see `GpuCapacity.from_capacity_provider_arn`."""
 
+    add_function = GpuCapacity.add_function
+
     def __init__(
         self, scope: Construct, id: str, capacity_provider_arn: str, *, regions: Sequence[str] = REGIONS
     ) -> None:
         super().__init__(scope, id)
         check_region(self, regions)
         self.capacity_provider_arn = capacity_provider_arn
-
-    def add_function(
-        self,
-        function: lambda_.Function,
-        *,
-        accelerator_memory: int = 24,
-        min_environments: int = 0,
-        max_environments: int = 2,
-        concurrency: int = 1,
-        memory_gib_per_vcpu: int = 4,
-    ) -> lambda_.Alias:
-        """Run a function on a GPU, and return the alias to invoke; see `GpuCapacity.add_function`."""
-        return _add(
-            function,
-            self.capacity_provider_arn,
-            accelerator_memory=accelerator_memory,
-            min_environments=min_environments,
-            max_environments=max_environments,
-            concurrency=concurrency,
-            memory_gib_per_vcpu=memory_gib_per_vcpu,
-        )
-
-
-def _add(
-    function: lambda_.Function,
-    capacity_provider_arn: str,
-    *,
-    accelerator_memory: int,
-    min_environments: int,
-    max_environments: int,
-    concurrency: int,
-    memory_gib_per_vcpu: int,
-) -> lambda_.Alias:
-    if not Token.is_unresolved(accelerator_memory) and accelerator_memory not in ACCELERATOR_MEMORY:
-        raise PropError(
-            f"accelerator_memory must be one of {', '.join(map(str, ACCELERATOR_MEMORY))} GiB, got {accelerator_memory}"
-        )
-    resource = function.node.default_child
-    assert isinstance(resource, lambda_.CfnFunction)  # noqa: S101 - for mypy
-    # Newer than CDK: neither its constructs nor its schema know the property, nor that a version depends on it.
-    lambda_.Function.classify_version_property("AcceleratorConfig", True)
-    resource.add_property_override("AcceleratorConfig.AcceleratorMemorySize", accelerator_memory)
-    acknowledgments.accelerator(resource)
-    check_templates(function)
-    return place(
-        function,
-        capacity_provider_arn,
-        min_environments=min_environments,
-        max_environments=max_environments,
-        concurrency=concurrency,
-        memory_gib_per_vcpu=memory_gib_per_vcpu,
-    )
