@@ -99,6 +99,14 @@ def test_the_reference_has_all_public_names(site: dict[Path, Html]) -> None:
     assert set(cdk_inference.__all__) <= anchors
 
 
+def test_the_reference_shows_the_values_of_defaults(site: dict[Path, Html]) -> None:
+    text = {path.stem: re.sub("<[^>]*>", "", path.read_text(encoding="utf-8")) for path in site}
+    private = [found for page in text.values() for found in re.findall(r"(?:=|default:\s*)_[A-Z]\w+", page)]
+    assert private == []
+    assert re.search(r"\bbursts_per_month\s+\(\s*float,\s+default:\s+1\s", text["costs"])
+    assert re.search(r"\bburst_hours\s+\(\s*float,\s+default:\s+730\s", text["costs"])
+
+
 @pytest.fixture(scope="module")
 def address(site: dict[Path, Html]) -> Iterator[str]:
     class Quiet(SimpleHTTPRequestHandler):

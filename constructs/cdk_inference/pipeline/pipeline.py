@@ -157,8 +157,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
         A prop cannot work; the message names it, its value and the fix.
     """
 
-    is_pipeline = True
-    """Tells the parts, however deep they are, which pipeline they belong to."""
+    is_pipeline = True  # so that parts, however deep they are, find the pipeline that they belong to
 
     def __init__(
         self,
