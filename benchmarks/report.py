@@ -47,8 +47,8 @@ class Group:
     note
         The comparison, and how it is made.
     rows
-        By the figure's name, or by its part before the slash: the name of the row, where ``{model}`` stands for the
-        figure's model, and the name of the rival.
+        The name of the row and the name of the rival, by the figure's name or by its part before the slash. In the
+        name of the row, ``{model}`` stands for the figure's model.
     ours
         The name of our side.
     plotted

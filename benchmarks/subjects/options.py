@@ -1,4 +1,4 @@
-"""Measures options for a quicker warm synth of every CDK app in Python: the reference app with each, and without."""
+"""Measures options for a faster warm synth of every CDK app in Python: the reference app with each, and without."""
 
 from __future__ import annotations
 

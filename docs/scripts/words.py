@@ -30,7 +30,7 @@ PATTERNS = {
     "of its own": re.compile(r"\bof (?:our|its|their) own\b"),
 }
 RULES = (*PATTERNS, "long sentence", "long line")
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`*\[])")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"`*\[])")
 _CODE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _QUIET = re.compile(r"^\s*(?:noqa|type:|fmt:|pragma|!)|^https?://\S+$")
 
@@ -133,8 +133,12 @@ def _paragraphs(text: str) -> Iterator[tuple[int, str]]:
                 yield start, " ".join(gathered)
             gathered = []
             continue
+        item = stripped.startswith(("- ", "* "))
+        if item and gathered:
+            yield start, " ".join(gathered)
+            gathered = []
         start = start if gathered else number
-        gathered.append(stripped)
+        gathered.append(stripped[2:] if item else stripped)
 
 
 def _is_field(line: str, lines: Sequence[str], number: int) -> bool:

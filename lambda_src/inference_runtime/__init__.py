@@ -2,8 +2,8 @@
 
 User code needs two names from here: `RejectItem` to refuse an object with a reason, and `Item` for annotations.
 
-Modules of the inference function define `TYPE_CHECKING` themselves, which type checkers take for true: importing
-`typing` is part of what a cold start is made of.
+Modules of the inference function define `TYPE_CHECKING` themselves, and type checkers take it for true. An import of
+`typing` would make a cold start longer.
 """
 
 from __future__ import annotations

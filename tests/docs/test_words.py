@@ -15,8 +15,8 @@ MOST = {
     "beside": 3,
     "else": 0,
     "of its own": 0,
-    "long sentence": 32,
-    "long line": 10,
+    "long sentence": 0,
+    "long line": 0,
 }
 """How many places break each rule today. Lower a number when you have mended some; none may rise."""
 

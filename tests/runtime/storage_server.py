@@ -24,9 +24,9 @@ class StorageServer:
     """The stored objects by the path as it was sent. The requests, their connections, and those that are open. The
     troubles that the next requests meet.
 
-    A trouble is None, a status, S3's error code, or one of `hang`, `reset` (before the answer), `cut` (within the
-    body), `late` (the body is sent when the client sends something more, or goes away) and `close` (after the answer,
-    without saying so).
+    A trouble is None, a status, S3's error code, or a word. The server may `hang`, `reset` before the answer, `cut` the
+    body, or `close` after the answer, without notice. The body of a `late` answer is sent when the client sends
+    something more, or goes away.
     """
 
     def __init__(self) -> None:

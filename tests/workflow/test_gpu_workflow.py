@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-# A message is its own order: "kills-infer" kills the process that scores it, "kills-once" does so the first time only,
-# "stuck" has a row that cannot be written, "not-ready" is refused a few times and "never-ready" always, "slow" takes
-# longer than the function may.
+# A message is its own order. "kills-infer" kills the process that scores it, and "kills-once" does so the first time
+# only. "stuck" has a row that cannot be written. "not-ready" is refused a few times, and "never-ready" always. "slow"
+# takes longer than the function may.
 _INFER = """
 import os
 import time

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 TRIES = 3
 # A message is its own order: "…-kills-infer-…" kills the process that infers, "…-hangs-…" does so slowly. Preprocessing
 # finds what "kills-preprocess" if it isolates items; "kills-both-preprocess" gets through that, too. "refused-infer" is
-# answered with the error that its name ends with, "early" and "late" cannot be read or written now, "bug" and
+# answered with the error that its name ends with. "early" and "late" cannot be read or written now. "bug" and
 # "afterwards-bug" fail by themselves. "long" ones take so much time that two are left over.
 _STAGE = """
 import json

@@ -55,7 +55,7 @@ class Row:
     sizes
         Megabytes in float32 and as deployed.
     speedup
-        How much quicker than float32; None if it was not measured.
+        How much faster than float32; None if it was not measured.
     agreement, bound
         How much of what users see is the same, and must be.
     failure

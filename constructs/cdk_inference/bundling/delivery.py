@@ -77,8 +77,8 @@ class ModelDelivery(ABC):
     def s3(cls) -> ModelDelivery:
         """Download it from CDK's asset bucket when an environment starts, in ranges and checked by SHA-256.
 
-        The function gets as much ``/tmp`` as it takes, which is paid for above 512 MiB, and may read its model there
-        and nothing else.
+        The function gets as much ``/tmp`` as the model takes; you pay for what is above 512 MiB. It may read its model
+        in that bucket, and nothing else.
         """
         return S3Delivery()
 
@@ -389,7 +389,7 @@ def _size(sources: Path | Mapping[str, Path | bytes]) -> int:
 
 
 def _storage(size: int) -> int:
-    """Return the MiB of /tmp that a model of so many bytes takes."""
+    """Return the MiB of /tmp that a model of this many bytes takes."""
     return max(_LEAST_STORAGE, _mib(size) + _SPARE_STORAGE)
 
 

@@ -15,7 +15,7 @@ _INSTALLER_FILES = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.js
 _FOR_TOOLS = frozenset({".a", ".la", ".pxd", ".pyc"})
 _LICENSES = ("licen", "copying", "notice", "authors")
 
-# Patterns, in which "*" stands for any part of a path, of what nobody imports of the runtime's own requirements. Their
+# Patterns, in which "*" stands for any part of a path, of what nothing imports of the runtime's own requirements. Their
 # versions are pinned, and tests/constructs/bundling/test_trimming.py imports and uses the rest. For numpy it is what is
 # there for tests and for building extensions; f2py stays, since "from numpy import *" imports it.
 _UNUSED = (

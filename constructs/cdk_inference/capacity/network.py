@@ -41,8 +41,9 @@ class InferenceNetwork(Construct):
 
     Functions in it reach S3 and DynamoDB through gateway endpoints, which are free. It reaches CloudWatch Logs and
     X-Ray through an interface endpoint each, because Lambda's managed instances send logs through the VPC. These two
-    cost about 29 USD a month in us-east-1 (2 endpoints in 2 zones, 730 hours at 0.01 USD each), and 0.01 USD for each
-    GB. They cost that whether anything runs or not: share a network between pipelines, or pass a VPC that has them.
+    cost about 29 USD a month in us-east-1: 2 endpoints in 2 zones, 730 hours at 0.01 USD each. Each GB costs another
+    0.01 USD. You pay for the hours whether anything runs or not, so share a network between pipelines, or pass a VPC
+    that has these endpoints.
     Flow logs record every connection, for 0.50 USD for each GB of records.
 
     Its default security group is not closed, since CloudFormation cannot do that. Nothing is in that group, and it lets

@@ -114,7 +114,7 @@ def live_alias(scope: Construct, function: lambda_.Function, **options: Any) -> 
 
 
 def reserve_at_least(environments: int | None, reserved: int | None, what: str, instead: str) -> None:
-    """Refuse to reserve less concurrency than so many environments have, if both are known."""
+    """Refuse to reserve less concurrency than these environments have, if both numbers are known."""
     if environments is None or reserved is None or Token.is_unresolved(reserved):
         return
     if reserved < environments:

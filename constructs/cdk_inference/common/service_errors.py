@@ -29,7 +29,7 @@ class Kind(StrEnum):
     """Somebody must repair something. The objects are not to blame, and wait in the queue until then."""
 
     DONE = "done"
-    """The effect of the call has happened already, or nobody waits for it any more."""
+    """The effect of the call has happened already, or nothing waits for it any more."""
 
 
 _KMS = {

@@ -83,7 +83,7 @@ class Store:
             try:
                 partial.rename(entry)
             except OSError:
-                if self.get(key) is None:  # nobody else was quicker
+                if self.get(key) is None:  # no other process was faster
                     raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)

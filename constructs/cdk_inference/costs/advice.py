@@ -42,7 +42,7 @@ class AlwaysOnAdvice:
     on_demand_usd, always_on_usd
         For a month of the inference function: as it is, and with the offer.
     break_even_items
-        Items a month from which so many units are cheaper.
+        Items a month from which this many units are cheaper.
     items
         Items a month that are expected.
     """

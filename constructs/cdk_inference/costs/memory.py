@@ -137,7 +137,7 @@ def recommend(found: Sequence[MemoryChoice], *, max_latency_ms: float | None = N
     Raises
     ------
     PropError
-        If none is that quick.
+        If none is that fast.
     """
     if max_latency_ms is None:
         measured = [each for each in found if each.measured] or list(found)

@@ -46,8 +46,8 @@ class Traffic:
     items_per_month
         Objects.
     bursts_per_month, burst_hours
-        The objects come in so many bursts of equal size, each spread evenly over so many hours. Default: one burst
-        that lasts all month, which is steady traffic.
+        How many bursts of equal size the objects come in, and over how many hours each is evenly spread. Default: one
+        burst that lasts all month, which is steady traffic.
     batch_fill
         How full the batches are, as a share of the shape's ``batch_size``. Default: full.
     """

@@ -34,8 +34,8 @@ class Source:
     page
         AWS's own page that lists it.
     url
-        Where the figure was read, since AWS's pages show most prices only to a browser; or AWS's price list, if a
-        public copy of it was read.
+        Where the figure was read: AWS's pages show most prices only to a browser. It is AWS's price list if a public
+        copy of that was read.
     date
         Date of that source, or of the reading if the source has none; as ``YYYY-MM-DD``.
     """

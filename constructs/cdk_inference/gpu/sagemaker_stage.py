@@ -105,7 +105,7 @@ class AsyncStage(Construct):
         self._max_wait = int(max_wait.to_seconds())
         self._wait = max(self._max_wait // 2, _SHORTEST_WAIT)  # SageMaker allows six hours, and so does max_wait
         self.tokens = _tokens(self, options.get("encryption_key"))
-        # SNS comes here when, say, it may not use a key of ours: so SQS encrypts with its own.
+        # SNS sends here when, for example, it may not use the pipeline's key. So SQS encrypts with its own.
         self.unanswered_queue = sqs.Queue(
             self,
             "UnansweredQueue",

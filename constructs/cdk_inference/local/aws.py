@@ -68,7 +68,7 @@ DEFAULT_ENV = Env()
 
 @dataclass(frozen=True)
 class Key:
-    """The key of one embedded AWS, without which it answers nobody.
+    """The key of one embedded AWS, without which it refuses all requests.
 
     Parameters
     ----------

@@ -56,10 +56,10 @@ class Cloud:
     folder
         Folder for the cloud assembly and for what the CDK CLI remembers.
     check
-        Raises `LocalError` once a part of the embedded AWS has ended. Default: nobody knows.
+        Raises `LocalError` once a part of the embedded AWS has ended. Default: it never raises.
     report
         Returns the last failure of some pipes since a moment in milliseconds since the epoch, if there is one. Default:
-        nobody knows.
+        it knows of none.
     """
 
     def __init__(

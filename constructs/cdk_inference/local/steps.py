@@ -1,4 +1,4 @@
-"""Progress on the terminal: what is being done and for how long; plain lines where nobody watches."""
+"""Progress on the terminal: what is being done and for how long; plain lines without a terminal."""
 
 from __future__ import annotations
 

@@ -108,10 +108,10 @@ class Pipeline:
     parts
         The rest of it, to say what it is doing. Default: unknown.
     check
-        Raises `LocalError` once a part of the embedded AWS has ended. Default: nobody knows.
+        Raises `LocalError` once a part of the embedded AWS has ended. Default: it never raises.
     report
         Returns the last failure of some pipes since a moment in milliseconds since the epoch, if there is one. Default:
-        nobody knows.
+        it knows of none.
     told
         Faults of functions that a caller knows of, by time and name. Default: none.
     """

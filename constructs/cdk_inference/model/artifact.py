@@ -40,8 +40,8 @@ class ModelArtifact(Construct):
     recipe_folder
         Folder that the recipe's paths are relative to; needed with a `ModelRecipe`, by default that of the file.
     precision
-        Instead of the recipe's, one that leaves nothing to choose: `Float16` for a GPU, say, next to the 8 bits of the
-        same recipe on a CPU. It must pass the recipe's gate, and needs no lock.
+        A precision that takes the place of the recipe's and leaves nothing to choose, such as `Float16` for a GPU. It
+        must pass the recipe's gate, and needs no lock. Default: the recipe's.
     platform
         Platform of the functions that run it. For x86_64, weights of 8 bits leave room in the 16-bit sums of CPUs
         without VNNI. For arm64, they have their full range. Default: the platform of functions for which none is given.

@@ -136,7 +136,7 @@ class Calibration:
 
     @property
     def warning(self) -> str | None:
-        """The reason why the cascade is useless on the evaluation data, with the fix; None if it is of use."""
+        """The reason why the cascade is useless on the evaluation data, with the fix; None if it is useful."""
         if not self.samples:
             return None
         pair = f"the cascade of {self.first} and {self.then}"
@@ -229,7 +229,7 @@ class Answers:
     name, version
         The name and version of the model.
     classes
-        How many it tells apart.
+        How many classes it tells apart.
     top
         The best class of each sample.
     confidences
@@ -263,8 +263,8 @@ def calibrate(
 
     Both models, as they are deployed, run over the evaluation data of their recipes. These must be the same samples in
     the same order, each as the model takes it. Where the first model is at least as sure as the threshold, it answers,
-    and elsewhere the second. The threshold is the lowest on a grid of 0.01 at which these answers agree with the second
-    model's on the target share of all samples. Confidence is the highest softmax of the first output.
+    and elsewhere the second. The threshold is the lowest on a grid of 0.01 at which the target share of these answers
+    agrees with the second model's. Confidence is the highest softmax of the first output.
 
     Measurements and decision are written to ``<first>+<then>.cascade.lock.json`` next to the first recipe. With a
     lock that fits both models' versions, their evaluation data and the tools, nothing is measured, and the calibration
@@ -405,7 +405,7 @@ def lower_bound(hits: int, samples: int) -> float:
 
 
 def _given(places: list[int], first: list[bool], then: list[bool]) -> list[int]:
-    """Return, for each threshold of the grid, how many hits whoever answers has: the second model where it is asked."""
+    """Return how many hits there are at each threshold of the grid: the second model's where it is asked."""
     counts = [sum(first)] + [0] * (len(GRID) - 1)
     for place, one, two in zip(places, first, then, strict=True):
         counts[place] += two - one

@@ -49,7 +49,7 @@ app.command()(push)
 app.command()(pull)
 app.command("list")(list_models)
 
-_WIDE = 200  # where nobody looks, nothing is folded
+_WIDE = 200  # without a terminal, nothing is folded
 _INTERRUPTED = 130
 _PRECISIONS: dict[str, Callable[[], Pinned]] = {
     "float32": Float32,
@@ -156,7 +156,7 @@ def card(
 @app.command()
 def memory(
     recipe: Recipe,
-    max_latency_ms: Annotated[float | None, typer.Option(help="The cheapest size that is as quick as this.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="The cheapest size that is as fast as this.")] = None,
     architecture: Cpu = DEFAULT_ARCHITECTURE,
     as_json: Json = False,
     cache: Folder = None,

@@ -79,7 +79,7 @@ class BuiltModel:
 
     @property
     def card(self) -> Path:
-        """The model card, as one HTML file; ``card.md`` lies next to it. It does not ship."""
+        """The model card, as one HTML file; ``card.md`` is next to it. Neither ships."""
         return self.path.parent / "card.html"
 
 
@@ -212,9 +212,9 @@ def build_model(
 ) -> BuiltModel:
     """Build a recipe, or take it from the cache.
 
-    The cache key covers the recipe, the bytes of the files in its folder that the build can read, the lock, the
-    versions of Python, the tools and the recipe's packages, the source of those that are installed from a folder, and
-    the code that builds. torch is imported by the build process only.
+    The cache key covers the recipe, the bytes of the files in its folder that the build can read, and the lock. It also
+    covers the code that builds, and the versions of Python, the tools and the recipe's packages. A package that is
+    installed from a folder counts by its source. Only the build process imports torch.
 
     If the recipe's precision is `Auto`, a search decides. Its decision is written to
     ``<name>.<architecture>.lock.json`` in the recipe's folder. With a lock that fits the recipe and the tools, nothing
@@ -394,7 +394,7 @@ def _keep_lock(project: Project, found: Path) -> None:
 
 @contextlib.contextmanager
 def locked(project: Project) -> Iterator[None]:
-    """Let nobody else build the project meanwhile."""
+    """Keep other processes from building the project meanwhile."""
     from filelock import FileLock  # noqa: PLC0415 - a model that is in the cache needs none
 
     make_cache(project.cache)

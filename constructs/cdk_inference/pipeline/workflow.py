@@ -79,8 +79,8 @@ class InferenceWorkflow(LoggedStateMachine):
     Raises
     ------
     PropError
-        Batches may have to wait for a route and no workflow takes over, its timeouts do not fit into the workflow's, or
-        there are several routes and nothing to sort by.
+        Batches may have to wait for a route, and no workflow takes over. The timeouts of a route do not fit into the
+        workflow's. Or there are several routes, and no router.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cdk_inference.stages.stage_code import StageCode
 
 GIVE_BACK = ""
-"""The destination of an item that has none, because the lookup failed or nobody decides."""
+"""The destination of an item that has none, because the lookup failed or nothing decides."""
 
 _LONGEST_NAME = 80 - len(": Anything to score?")  # 80: what Step Functions takes for the name of a state
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cdk_inference.routing.route import Route
 
 _MILLION = Traffic(items_per_month=1_000_000)
-# The cheapest that has so many GiB; Lambda may give more than it is asked for.
+# The cheapest with this many GiB; Lambda may give more than it is asked for.
 _INSTANCES = ((3, "g6f.large"), (16, "g4dn.xlarge"), (24, "g6.xlarge"), (48, "g6e.xlarge"))
 
 

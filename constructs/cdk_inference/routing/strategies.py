@@ -213,8 +213,8 @@ class Routing:
         then
             Runs anywhere.
         agreement
-            The share of the evaluation samples on which the cascade must answer as ``then``; the threshold is found at
-            the first synth, and recorded in a lock next to the first recipe. Default: 0.99.
+            The share of the evaluation samples on which the cascade must answer as ``then``. The first synth finds the
+            threshold, and records it in a lock next to the first recipe. Default: 0.99.
         threshold
             The confidence below which items are escalated, from 0 to 1, if you know better.
 
@@ -275,7 +275,7 @@ class Routing:
         Raises
         ------
         PropError
-            A latency is not known, or no option is quick enough; the message has the figures.
+            A latency is not known, or no option is fast enough; the message has the figures.
         """
         return _Cheapest(cpu, gpu, first, agreement, traffic, max_seconds, prices)
 

@@ -51,7 +51,7 @@ class Batches:
         self._limits: dict[Shapes, int] = {}
 
     def limit(self, inputs: Mapping[str, Tensor]) -> int | None:
-        """Return most items in one run of items like these, as far as known."""
+        """Return the most items like these that one run takes, or None if that is not known."""
         if self._fixed_batch_size:
             return self._fixed_batch_size
         return self._limits.get(_shapes(inputs), self._max_batch_size)

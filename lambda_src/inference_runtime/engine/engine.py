@@ -108,7 +108,7 @@ class LocalEngine:
             raise StageError(f"inputs have the shapes {shapes}, expected the same number of items first in each")
 
     def limit(self, inputs: Mapping[str, Tensor]) -> int | None:
-        """Return most items in one run of items like these, as far as known."""
+        """Return the most items like these that one run takes, or None if that is not known."""
         return self._batches.limit(inputs)
 
     def _run(self, chunk: Mapping[str, Tensor], count: int) -> list[Tensor]:

@@ -364,8 +364,8 @@ class CSession:
         many, count = len(inputs), len(self.outputs)
         order = list(inputs)
         names = self._input_names if order == self._input_order else self._names_of(order)
-        # Values that are given, values that are returned, and room for what functions return, all of them this run's
-        # own. Numbers are passed on quicker than objects of ctypes.
+        # The slots hold the values that are given, those that are returned, and what functions return. They belong to
+        # this run alone. Passing numbers is faster than passing objects of ctypes.
         slots = (c_size_t * (many + count + _ROOM))()
         given = addressof(slots)
         returned = given + many * _SLOT

@@ -38,7 +38,7 @@ class Threads:
     count
         How many threads do.
     spin
-        Whether they wait busily for each other, between two operators. That is quicker where each has a vCPU, and where
+        Whether they wait busily for each other, between two operators. That is faster where each has a vCPU, and where
         they share less it takes the time of those that compute.
     """
 

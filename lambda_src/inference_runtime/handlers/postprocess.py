@@ -57,8 +57,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     dict
         `retry`, the ids of messages whose rows could not be written now. `failures`, `[{"message_id", "error",
         "cause"}]`: what user code broke on, what has no output, and rows that the table never takes. How many rows were
-        written that say `succeeded`, `rejected` and `failed`: a replay's rows, which the table has already, are not
-        counted again, here or in the metrics. `unsure`, `[{"message_id", "answer"}]`.
+        written that say `succeeded`, `rejected` and `failed`. The table has a replay's rows already, so neither this
+        nor the metrics count them again. `unsure`, `[{"message_id", "answer"}]`.
     """
     deadline = Deadline(context)
     batch = _Batch.from_event(event)

@@ -44,8 +44,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:  # noqa: 
     Parameters
     ----------
     event
-        `token`, of the task that waits for the answer; `request`, the event of the inference handler; `wait`, the
-        seconds that the request may stay in the queue.
+        `token` is that of the task that waits for the answer. `request` is the event of the inference handler. `wait`
+        is how many seconds the request may stay in the queue.
     context
         Unused.
 
@@ -57,15 +57,15 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:  # noqa: 
     Raises
     ------
     RetryableError
-        SageMaker, the table or the bucket does not take it. Also if the endpoint is not there (yet), or the role may
-        not use it: the objects have not caused what is refused before the model runs.
+        SageMaker, the table or the bucket does not take it. Nor does SageMaker if there is no endpoint yet, or if the
+        role may not use it. The model has not run then, so the objects are not the cause.
     """
     token = event["token"]
     # A replay of the same invocation writes the same, and at worst asks the model twice.
     inference_id = hashlib.sha256(token.encode()).hexdigest()
     key = f"{REQUESTS}/{inference_id}.json"
     try:
-        # The token first: the answer may be quicker than what comes after the call.
+        # The token comes first: the answer may arrive before what follows the call.
         _dynamodb.put_item(
             TableName=_table,
             Item={

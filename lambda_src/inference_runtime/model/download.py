@@ -58,7 +58,7 @@ def downloaded_model(folder: Path | None = None) -> str:
     Parameters
     ----------
     folder
-        Where this user's folder is made, and the model's in there. Processes that share it download once. Default:
+        Where this user's folder is made, and the model's inside of it. Processes that share it download once. Default:
         `/tmp`, or `TMPDIR`.
 
     Raises
@@ -86,7 +86,7 @@ def downloaded_model(folder: Path | None = None) -> str:
                 for file in missing:
                     _download(objects, bucket, file, target)
             finally:
-                objects.reset()  # so many connections are not needed again
+                objects.reset()  # that many connections are not needed again
             size, took = sum(file.size for file in missing), time.monotonic() - began
             _log.info("downloaded %.1f MB of the model in %.2f s", size / 1e6, took)
     return str(target)

@@ -15,8 +15,8 @@ LAYER_FOLDER = "inference_model"
 def model_path() -> str:
     """Return the path of `model.onnx`; files that belong to it lie next to it.
 
-    `MODEL_DELIVERY` says where it comes from: `package` (the default), in the function's own zip or image; `layer`; or
-    `s3`, from where it is downloaded now, unless that was done before in this environment.
+    `MODEL_DELIVERY` says where it comes from. `package`, the default, is the function's own zip or image. The others
+    are `layer` and `s3`. From S3 it is downloaded now, unless this environment has done so before.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """A client that reads and writes objects of S3, and imports nothing but the standard library.
 
-It serves the function whose cold start counts. docs/guide/delivery.md compares it with botocore, which takes longer to
-import than a model to load, and with obstore, which survives neither a fork nor a snapshot. Like botocore, it makes two
-attempts, has time limits, and uses connections again.
+It serves the function whose cold start counts. The guide on delivery compares it with botocore, which takes longer to
+import than a model to load. It also compares obstore, which survives neither a fork nor a snapshot. Like botocore, this
+client makes two attempts, has time limits, and uses connections again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _REFUSED = frozenset({"ExpiredToken", "InvalidToken", "TokenRefreshRequired"})
 
 
 class S3Error(Exception):
-    """S3 refused a request, or answered something else than what was asked for.
+    """S3 refused a request, or answered something other than what was asked for.
 
     Attributes
     ----------
@@ -210,7 +210,7 @@ class S3Client:
         for _ in range(len(self._idle)):
             try:
                 where, connection, since = self._idle.pop()
-            except IndexError:  # another thread was quicker
+            except IndexError:  # another thread was faster
                 return None
             if where != address:
                 self._idle.appendleft((where, connection, since))
@@ -245,7 +245,7 @@ class S3Client:
         else:
             self._idle.append((address, connection, time.time()))
             if len(self._idle) > MAX_CONNECTIONS:
-                with suppress(IndexError):  # another thread was quicker
+                with suppress(IndexError):  # another thread was faster
                     self._idle.popleft()[1].close()
 
 
@@ -287,7 +287,7 @@ def _read_response(response: http.client.HTTPResponse, buffer: memoryview | None
     Raises
     ------
     S3Error
-        If S3 refuses, or answers something else than what was asked for.
+        If S3 refuses, or answers something other than what was asked for.
     """
     if response.status >= _ERRORS:
         raise _s3_error(response)
@@ -296,7 +296,7 @@ def _read_response(response: http.client.HTTPResponse, buffer: memoryview | None
     found = response.headers.get("content-range", "")
     if response.status != _PARTIAL or not found.endswith(f"/{size}"):
         length = found.rpartition("/")[2] or response.headers.get("content-length")
-        # Not read: `_release` closes the connection, on which the rest still arrives.
+        # The body is not read: `_release` closes the connection, on which the rest still arrives.
         text = f"the object has {length} bytes, expected {size}"
         raise S3Error(text, code="WrongSize", transient=False)
     filled = 0

@@ -56,8 +56,8 @@ class Item:
         """Read a queue message with an S3 "Object Created" event of EventBridge.
 
         Its `body` is the event, with `time` and `detail`; or the message has these two itself. `body` and `detail` may
-        be JSON strings, and the message's id is `message_id` or `messageId`: it does not matter whether a pipe has a
-        template for its input, or what that makes of the body.
+        be JSON strings, and the message's id is `message_id` or `messageId`. So a pipe may have a template for its
+        input, whatever that makes of the body.
 
         EventBridge carries keys as they are, unlike S3's own notifications: nothing is decoded here.
 

@@ -186,9 +186,9 @@ class Postprocessor:
         Returns
         -------
         dict
-            `retry`, the ids of messages whose rows could not be written now; `failures`, `[{"message_id", "error",
-            "cause"}]`, the broken ones and those whose rows the table never takes; and how many rows were written that
-            say `succeeded`, `rejected` and `failed`.
+            `retry`, the ids of messages whose rows could not be written now. `failures`, `[{"message_id", "error",
+            "cause"}]`, the broken ones and those whose rows the table never takes. How many rows were written that say
+            `succeeded`, `rejected` and `failed`.
         """
         deadline.check()
         now = datetime.now(UTC)

@@ -160,7 +160,7 @@ class Preprocessor:
         messages
             As those of the preprocessing function's event.
         batch
-            Is filled meanwhile: complete when all is yielded. A message that is then neither in there nor yielded is
+            Is filled meanwhile: complete when all is yielded. A message that is then neither among them nor yielded is
             done: a duplicate, or superseded by a newer object.
         deadline
             The deadline of the invocation. Without one, items may take any time.
@@ -290,7 +290,7 @@ class Preprocessor:
 
 
 class _Watch:
-    """Logs which item is being preprocessed when an invocation's time is over: nobody is told otherwise.
+    """Logs which item is being preprocessed when an invocation's time is over; nothing else would say so.
 
     A thread can do so unless a call of C keeps Python's lock. Then the item is found when it comes again, isolated.
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def load_stage(prefix: str = "STAGE") -> Callable[..., Any]:
     """Return the function that `STAGE_FUNCTION` names, as `module:attribute`.
 
-    With options the attribute is a factory, called with them as keywords: `STAGE_OPTIONS` is a JSON object, or
-    `STAGE_OPTIONS_FILE` the path of a file with one, relative to `LAMBDA_TASK_ROOT`. A file may be larger than the 4 KB
-    that Lambda has for the environment.
+    With options the attribute is a factory, called with them as keywords. `STAGE_OPTIONS` is a JSON object, or
+    `STAGE_OPTIONS_FILE` is the path of a file with one, relative to `LAMBDA_TASK_ROOT`. A file may be larger than the
+    4 KB that Lambda has for the environment.
 
     Parameters
     ----------

@@ -81,7 +81,7 @@ def receive(connection: socket.socket) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def _possible(name: object, dtype: str, shape: list[int], size: int) -> bool:
-    """Tell whether this can be a tensor's name, and one of this type and shape has so many bytes."""
+    """Tell whether this can be a tensor's name, and one of this type and shape has that many bytes."""
     if not isinstance(name, str) or min([size, *shape]) < 0:
         return False
     return dtype == STRING or (dtype in ITEM_SIZES and size == math.prod(shape) * ITEM_SIZES[dtype])

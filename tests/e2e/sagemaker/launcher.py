@@ -1,10 +1,10 @@
 """The embedded AWS, in three points more like Step Functions than MiniStack is.
 
-- A task whose function fails to submit has failed; MiniStack waits for an answer until the task's timeout.
-- The error is called like the exception; MiniStack calls all of them Runtime.HandlerError. Ours have their name in the
+- A task whose function fails to submit has failed. MiniStack waits for an answer until the task's timeout.
+- The error has the name of the exception. MiniStack calls all of them Runtime.HandlerError. Ours have their name in the
   message too.
-- Whoever answers a task needs the permission for the state machine; MiniStack asks for one on everything, as the
-  service authorization reference has it (https://github.com/aws/aws-cdk/pull/8486 has what was found in AWS).
+- Whoever answers a task needs the permission for the state machine. MiniStack asks for one on everything, as the
+  service authorization reference does. https://github.com/aws/aws-cdk/pull/8486 says what was found in AWS.
 """
 
 from __future__ import annotations

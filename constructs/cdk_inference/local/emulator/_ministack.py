@@ -28,8 +28,8 @@ from xml.sax.saxutils import escape
 # Packages that Lambda's Python runtimes offer a function besides its bundle.
 _LAMBDA_PACKAGES = ("boto3", "botocore", "dateutil", "jmespath", "s3transfer", "six", "urllib3")
 
-# Ours, next to MiniStack's own /_ministack/: credentials of a role for a service that acts with it, functions
-# whose process does not run, and where there are stacks. aws.py has the same names.
+# These are ours, next to MiniStack's own /_ministack/; aws.py has the same names. A service gets the credentials of the
+# role that it acts with. The others list functions whose process does not run, and places that have stacks.
 _SERVICE_CREDENTIALS = "/_cdk-inference/service-credentials"
 _FAULTS = "/_cdk-inference/faults"
 _ENVIRONMENTS = "/_cdk-inference/environments"

@@ -134,7 +134,7 @@ def answering(check: Callable[[], None]) -> Iterator[None]:
     Raises
     ------
     LocalError
-        If a part has ended, or nobody answers.
+        If a part has ended, or nothing answers.
     """
     check()
     try:

@@ -333,7 +333,7 @@ class _Pipe:
                     name, message_id = self.definition.name, message["MessageId"]
                     self._logger.warning("pipe %s: message %s stays hidden: %s", name, message_id, error)
                 if not isinstance(error, ClientError):
-                    return  # nobody answers: each further message would be tried for a second, too
+                    return  # nothing answers: each further message would be tried for a second, too
 
     def _client(self, service: str) -> Any:  # noqa: ANN401
         with self._acting("AssumeRole"):

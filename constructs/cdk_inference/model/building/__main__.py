@@ -29,7 +29,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def main(work: Path) -> int:
     """Do what is asked for, and turn every failure into one message."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever interrupts wants no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interruption needs no traceback
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
         os.dup2(2, 1)  # libraries that print must not mix with the events
         request = json.loads((work / "request.json").read_text("utf-8"))

@@ -150,7 +150,7 @@ class _Scale:
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, most: int, *, whole: bool = False) -> list[float]:
-        """Return round numbers, at most so many of them; on a logarithmic scale 1, 2 and 5 of each decade."""
+        """Return at most this many round numbers; on a logarithmic scale 1, 2 and 5 of each decade."""
         if self.log:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             found = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]

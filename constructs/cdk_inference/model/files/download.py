@@ -74,7 +74,7 @@ def download(url: str, sha256: str, target: Path, *, token: str | None = None, t
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / ".lock"):
-            if not _is_whole(target, sha256):  # nobody else fetched it while we waited
+            if not _is_whole(target, sha256):  # no other process fetched it while we waited
                 _download(url, sha256, target, token, token_variable)
     except OSError as error:
         with contextlib.suppress(OSError):

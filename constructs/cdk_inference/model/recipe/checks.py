@@ -66,6 +66,6 @@ def is_function(value: object) -> bool:
 def is_inside(path: str) -> bool:
     """Tell whether a path is relative and stays below where it starts.
 
-    Nobody would notice a change of a file outside of the recipe's folder.
+    The build would not notice a change of a file outside of the recipe's folder.
     """
     return bool(path) and "\0" not in path and not Path(path).is_absolute() and ".." not in Path(path).parts

@@ -30,8 +30,8 @@ class Evaluation:
     ----------
     data
         ``"file.py:function"``; the function takes no arguments and yields batches, from data that calibration has not
-        seen. A batch is a dict from input name to array, or a tuple of that, labels (one per sample, or None) and,
-        optionally, descriptions (one text per sample, for the model card).
+        seen. A batch is a dict from input name to array, or a tuple that begins with such a dict. Labels come next, one
+        per sample, or None. Descriptions may follow, one string per sample, for the model card.
     metric
         ``"top1_agreement"``: share of samples whose highest output is the same as the float model's (``"top5_..."``:
         is among its five highest); each position of a sequence counts by itself. ``"top1_sequence_agreement"``: share
@@ -40,8 +40,8 @@ class Evaluation:
         that of the group that is least alike. These need no labels and are 1.0 for the float model.
         ``"top1"``, ``"top5"``: accuracy, with class numbers as labels.
         ``"mean_absolute_error"``: to the labels, or to the float model's outputs without labels; lower is better.
-        ``"file.py:function"``: your own, called with two lists of as many members as there are batches: outputs, each
-        a dict from output name to array, and labels; returns a number, higher is better.
+        ``"file.py:function"``: your own function of two lists, the outputs and the labels, with a member for each
+        batch. Outputs are dicts from output name to array. It returns a number; higher is better.
         Classification metrics look at the first output of float numbers that has classes on its last axis. The samples
         that count must have two or more classes.
     max_drop

@@ -24,7 +24,7 @@ class Auto:
     ----------
     objective
         The goal: ``"latency"``, then size; or ``"size"``, then latency. A candidate that is slower than
-        float32 by more than a tenth never ships. Nor does one that loses precision without being quicker or smaller.
+        float32 by more than a tenth never ships. Nor does one that loses precision without being faster or smaller.
     keep_float
         Nodes of the exported graph (``"Conv_12"``) or operators (``"Softmax"``) that stay float in every candidate.
     """

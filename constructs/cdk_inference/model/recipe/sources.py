@@ -162,7 +162,7 @@ class OnnxFile:
     file
         The ``.onnx`` file.
     external_data
-        Files with its weights, if it is not in the recipe's folder: in there they are found next to it.
+        Files with its weights, if it is not in the recipe's folder, where they are found next to it.
     """
 
     file: File

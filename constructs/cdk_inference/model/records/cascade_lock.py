@@ -208,7 +208,7 @@ class CascadeLock:
         )
 
     def recorded(self, entry: Entry) -> CascadeLock:
-        """Return the lock with an entry, without those that it replaces and those that hold for nobody any more."""
+        """Return the lock with an entry, without those that it replaces and those that no longer hold."""
         kept = (
             each for each in self.entries if each.basis.is_of_now(entry.basis) and not entry.basis.replaces(each.basis)
         )
@@ -292,7 +292,7 @@ class LockFile:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Let nobody else who has the same cache measure the pair, or write its lock, meanwhile."""
+        """Keep other processes with this cache from measuring the pair, or writing its lock, meanwhile."""
         from filelock import FileLock  # noqa: PLC0415 - a lock that fits needs none
 
         make_cache(self.cache)

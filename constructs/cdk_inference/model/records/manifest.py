@@ -113,9 +113,9 @@ class Manifest:
     target
         The target of the build: ``"arm64"``, ``"x86_64"``, or ``"any"`` if it has no 8-bit products.
     exact_on
-        CPUs on which it gives the same answers, so that `metric`, `parity` and `distributions` hold there:
-        ``("arm64", "x86_64")``, or ``("arm64", "x86_64 with VNNI")`` if 16-bit sums of its 8-bit products could
-        saturate on the others.
+        CPUs on which it gives the same answers, so that `metric`, `parity` and `distributions` hold there. It is
+        ``("arm64", "x86_64")`` if 16-bit sums of its 8-bit products cannot saturate on any CPU. Otherwise, it is
+        ``("arm64", "x86_64 with VNNI")``.
     opset
         ONNX operator set version.
     size_bytes, baseline_size_bytes

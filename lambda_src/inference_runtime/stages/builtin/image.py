@@ -129,7 +129,7 @@ def image_preprocessor(
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _refuse_bomb(image, max_pixels)
             _refuse_wide_planes(image)
-            # JPEG can be decoded at a fraction of its size, quicker and in less memory. Three times what is needed
+            # JPEG can be decoded at a fraction of its size, faster and in less memory. Three times what is needed
             # leaves nothing to see of it.
             image.draft(image.mode, (math.ceil(3 * size / crop),) * 2)
             plain = _to_8_bit(image)

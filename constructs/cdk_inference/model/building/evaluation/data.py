@@ -73,7 +73,7 @@ def digest_batches(batches: Sequence[Batch]) -> str:
 
 
 def load_function(folder: Path, reference: str, field_name: str) -> Callable[..., Any]:
-    """Load ``"file.py:function"`` from the recipe's folder; files in there may import each other."""
+    """Load ``"file.py:function"`` from the recipe's folder; files there may import each other."""
     file_name, _, function_name = reference.partition(":")
     file = folder / file_name
     if not file.is_file():

@@ -32,11 +32,11 @@ _MEMORY = "cdk_inference.model.building.evaluation.memory"
 
 ROUND_SECONDS = 0.2
 MIN_PAIRS, MAX_PAIRS = 3, 100
-"""A round of alternated runs takes this long, with at least and at most so many pairs."""
+"""A round of alternated runs takes this long, with at least and at most this many pairs."""
 
 MIN_ROUNDS, MAX_ROUNDS = 6, 40
 MAX_SECONDS = 12.0
-"""Rounds are repeated until the ratio is clear, at most so many and, from the third on, no longer than this."""
+"""Rounds are repeated until the ratio is clear, at most this many times and, from the third on, no longer than this."""
 
 CONFIDENCE = 0.95
 
@@ -53,14 +53,14 @@ _LONG_ROUND = 1.0  # seconds, after which one pair is enough
 
 @dataclass(frozen=True)
 class Timing:
-    """How quick a model is, next to float32.
+    """How fast a model is, next to float32.
 
     Parameters
     ----------
     float32_ms, ms
         Median milliseconds of a sample on one thread, of float32 and of this model.
     speedup
-        How much quicker this model is: the median over rounds of alternated runs.
+        How much faster this model is: the median over rounds of alternated runs.
     low, high
         Between these, the speedup lies with `CONFIDENCE`.
     """
@@ -73,7 +73,7 @@ class Timing:
 
     @property
     def clear(self) -> bool:
-        """Whether it is known if the model is quicker than float32, as quick, or slower, each by more than `TIE`."""
+        """Whether it is known if the model is faster than float32, as fast, or slower, each by more than `TIE`."""
         return is_clear(self.low, self.high)
 
 
@@ -86,7 +86,7 @@ def typical_sample(batches: Sequence[Batch], inputs: Sequence[TensorSpec]) -> Ba
 
 
 def latency(float32: bytes, candidate: bytes, sample: Batch, *, rounds: int = MAX_ROUNDS) -> Timing:
-    """Return how quick both models are on one thread.
+    """Return how fast both models are on one thread.
 
     They run alternately, so that both meet the same machine, each time after a run that is not counted. A deployed
     function has no other model that takes the caches. Each round opens both models anew, since where their weights come
@@ -99,7 +99,7 @@ def latency(float32: bytes, candidate: bytes, sample: Batch, *, rounds: int = MA
     sample
         The sample that they run.
     rounds
-        At most so many.
+        At most this many.
     """
     times: list[tuple[float, float]] = []
     gains: list[float] = []
@@ -137,7 +137,7 @@ def interval(gains: Sequence[float]) -> tuple[float, float]:
 
 
 def is_clear(low: float, high: float) -> bool:
-    """Tell whether bounds of a speedup lie on one side of what counts as slower, and of what counts as quicker."""
+    """Tell whether bounds of a speedup lie on one side of what counts as slower, and of what counts as faster."""
     return not any(low < limit < high for limit in (1.0 / (1.0 + TIE), 1.0 + TIE))
 
 

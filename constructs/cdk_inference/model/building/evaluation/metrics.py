@@ -204,8 +204,8 @@ def likeness(outputs: Outputs, reference: Outputs) -> float:
 
     This is the mean cosine similarity of the samples. Among several outputs, or channels, the largest numbers would
     decide about that alone: boxes in pixels hide what happens to scores. So each group of channels of one scale is also
-    compared separately, over all samples. Its likeness is its cosine similarity times the ratio of its lengths: scores
-    that are all too low are not like those of the float model. The least value counts.
+    compared separately, over all samples. Its likeness is its cosine similarity times the ratio of its lengths. So
+    scores that are all too low are not like those of the float model. The least value counts.
 
     Raises
     ------

@@ -319,7 +319,7 @@ def replace_nodes(graph: onnx.GraphProto, replaced: Mapping[str, Iterable[onnx.N
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Put each node behind those that make what it takes, in a body of it too, and otherwise keep their order."""
+    """Put each node after those that make its inputs, in nested graphs too, and otherwise keep their order."""
     made = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
     needs: dict[int, set[int]] = {}
     for name, users in _takers(graph).items():

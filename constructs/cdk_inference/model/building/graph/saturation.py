@@ -2,8 +2,8 @@
 
 x86_64 CPUs without VNNI multiply unsigned activations by signed weights in pairs. They add each pair in 16 bits
 (``vpmaddubsw``; Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2). A sum beyond 32,767 saturates.
-With activations of up to 255, the sum stays within the range, whatever the data, if two weights of one sign that are
-added first make at most 128. 255 * 128 is 32,640. Arm's dot products, VNNI and AMX add in 32 bits.
+Activations are at most 255, and 255 * 128 is 32,640. So data cannot saturate a sum if two weights of one sign that are
+added first make at most 128. Arm's dot products, VNNI and AMX add in 32 bits.
 
 Nothing saturates in products of unsigned weights, nor in depthwise convolutions, which ONNX Runtime adds in 32 bits.
 """

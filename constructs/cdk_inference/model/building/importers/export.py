@@ -29,7 +29,7 @@ OPSET = 18  # the lowest that the exporter writes without converting: the widest
 
 _FLOATS = (torch.float16, torch.float32, torch.float64)
 _TRACED = 2  # sizes of the example are at least this
-_LARGE = 2**16  # nobody bounds a size by more
+_LARGE = 2**16  # no model bounds a size by more
 
 _OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[3]))
 _MISSING_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
@@ -225,7 +225,7 @@ def select(result: Any, names: Sequence[str]) -> list[torch.Tensor]:  # noqa: AN
     Raises
     ------
     ModelBuildError
-        If they are not in there, or are not tensors.
+        If one is missing, or is not a tensor.
     """
     declared = ", ".join(names)
     fields: dict[str, Any] | None = None

@@ -163,7 +163,7 @@ def _open(model: onnx.ModelProto) -> tuple[ort.InferenceSession, list[str]]:
     augmented.CopyFrom(model)
     wanted = activations(model.graph)
     present = {v.name for v in model.graph.output}
-    # Without a type: onnxruntime infers it, which onnx cannot behind operators of onnxruntime's own.
+    # Without a type: onnxruntime infers it, which onnx cannot after operators of onnxruntime's own.
     augmented.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in present)
     try:
         session = open_session(augmented.SerializeToString())

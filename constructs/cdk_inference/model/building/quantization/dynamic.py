@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.precision import DynamicInt8
 
 BLOCK_SIZE = 256
-"""Block size of the weight-only products: larger blocks are quicker, and in 8 bits as exact."""
+"""Block size of the weight-only products: larger blocks are faster, and in 8 bits as exact."""
 
 
 def convert_dynamic(model: onnx.ModelProto, precision: DynamicInt8, *, saturates: bool) -> onnx.ModelProto:
@@ -76,7 +76,7 @@ def quantize_products(model: onnx.ModelProto, nodes: list[str], *, saturates: bo
         nodes_to_quantize=nodes,
         nodes_to_exclude=[],
         op_types_to_quantize=["MatMul", "LSTM"],
-        # Types that inference cannot find, behind operators of onnxruntime's own: all others are float32 here.
+        # Types that inference cannot find, after operators of onnxruntime's own: all others are float32 here.
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": TensorProto.FLOAT},
     )
     if saturates:

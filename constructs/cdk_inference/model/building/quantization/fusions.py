@@ -1,4 +1,4 @@
-"""Rewrites that make what surrounds the quantized products quick; exact, and in operators that run on every CPU."""
+"""Rewrites that make what surrounds the quantized products fast; exact, and in operators that run on every CPU."""
 
 from __future__ import annotations
 

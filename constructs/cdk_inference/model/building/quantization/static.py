@@ -57,7 +57,7 @@ OPERATORS = (
     "Transpose",
     "Unsqueeze",
 )
-# Operators behind which a tail begins. A mean evens out the rounding of its input.
+# Operators after which a tail begins. A mean evens out the rounding of its input.
 _HEAVY = (
     *CONVOLUTIONS,
     *("Einsum", "Gemm", "GRU", "LSTM", "MatMul", "RNN"),
@@ -198,7 +198,7 @@ def _quantize(
     model: onnx.ModelProto, nodes: set[str], ranges: Mapping[str, tuple[float, float]], *, saturates: bool
 ) -> onnx.ModelProto:
     logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))  # the quantizer logs to the root
-    # A value with a range is float; onnx cannot infer that behind operators of onnxruntime's own.
+    # A value with a range is float; onnx cannot infer that after operators of onnxruntime's own.
     present = {v.name for v in (*model.graph.input, *model.graph.output)}
     del model.graph.value_info[:]
     model.graph.value_info.extend(
@@ -229,7 +229,7 @@ def _quantize(
 
 
 def _tail(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of the nodes behind the last products: they have little to compute, and make the outputs.
+    """Return the names of the nodes after the last products: they have little to compute, and make the outputs.
 
     A detector joins boxes and scores there, which 8 bits with one range cannot hold. Or it takes a sigmoid, before
     which the percentile clips the best scores.

@@ -1,4 +1,4 @@
-"""Makes the first, strided convolution of a quantized image network as quick as the others. Exact.
+"""Makes the first, strided convolution of a quantized image network as fast as the others. Exact.
 
 8-bit kernels take channels in fours: a convolution of three colours is copied together pixel by pixel instead, and
 takes longer than any other. With strides of two, blocks of 2 x 2 pixels become twelve channels, and the kernel half as

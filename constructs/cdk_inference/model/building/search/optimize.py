@@ -1,11 +1,12 @@
 """Does, while building, what ONNX Runtime would do to the graph at each start of a function.
 
-Only what is right on every CPU of either architecture, and the same whichever machine builds:
+Each change must be right on every CPU of either architecture, and the same whichever machine builds:
 
-- its level "extended": fusions with standard operators and with its own, which all of its CPU builds have;
-- not its level "layout", which blocks weights for the vector width of the CPU that it runs on. A function applies that
-  level itself, at the start;
-- no weights that its kernels packed: their layout is that of one kind of CPU, which it does not check, and version
+- It applies the level "extended": fusions with standard operators and with ONNX Runtime's own. All CPU builds have
+  these.
+- It leaves out the level "layout", which blocks weights for the vector width of the CPU. A function applies that level
+  itself, at the start.
+- It keeps no weights that kernels have packed. Their layout is that of one kind of CPU, which nothing checks. Version
   1.31.1 gave wrong answers with those of MiniLM, on the machine that had packed them.
 """
 

@@ -111,12 +111,12 @@ def choose(eligible: Sequence[Trial], objective: str) -> Trial:
     the first of those that are most like it. A latency decides only if it is better by more than its noise.
     """
     best = list(eligible)
-    for narrow in (_quickest, _smallest) if objective == "latency" else (_smallest, _quickest):
+    for narrow in (_fastest, _smallest) if objective == "latency" else (_smallest, _fastest):
         best = narrow(best)
     return max(best, key=lambda t: (isinstance(t.precision, Float32), t.cosine or 0.0))
 
 
-def _quickest(trials: Sequence[Trial]) -> list[Trial]:
+def _fastest(trials: Sequence[Trial]) -> list[Trial]:
     """Return all but those that are slower than another, whatever the noise, by more than a tie."""
     bar = max(_bounds(t)[0] for t in trials)
     return [t for t in trials if _bounds(t)[1] * (1.0 + TIE) >= bar]
@@ -186,7 +186,7 @@ def _aligned(tried: Sequence[Trial]) -> list[Trial]:
 def _record(trial: Trial, best: Trial | None, *, only: bool = False) -> Candidate:
     if trial is best:
         float32 = isinstance(trial.precision, Float32) and not only
-        reason = "nothing that passes is quicker or smaller" if float32 else "" if only else _noise(trial)
+        reason = "nothing that passes is faster or smaller" if float32 else "" if only else _noise(trial)
         return trial.candidate("shipped", reason)
     if trial.metric is None:
         return trial.candidate("error", trial.failure)

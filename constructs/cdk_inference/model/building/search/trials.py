@@ -59,7 +59,7 @@ class Trial:
     metric
         Quality and gate.
     latency
-        How quick it is, next to float32.
+        How fast it is, next to float32.
     failure
         Why it cannot ship; empty if it can.
     misses
@@ -83,7 +83,7 @@ class Trial:
 
     @property
     def speedup(self) -> float:
-        """How much quicker than float32; 0 if that is not known."""
+        """How much faster than float32; 0 if that is not known."""
         return self.latency.speedup if self.latency else 0.0
 
     def candidate(self, status: str, reason: str) -> Candidate:
@@ -199,7 +199,7 @@ class Trials:
         failure, misses = self._judge(value, gate, weights.size(shipped), latency)
         try:
             cosine = round(likeness(outputs, self.reference), 4)
-        except ModelBuildError:  # boxes, say, of which another number was found
+        except ModelBuildError:  # for example boxes, of which another number was found
             cosine = None
         return Trial(precision, shipped, ranges, outputs, metric, cosine, latency, failure, misses)
 
