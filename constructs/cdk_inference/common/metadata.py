@@ -37,6 +37,7 @@ def model_facts(manifest: Manifest) -> dict[str, Any]:
     """Return what a manifest says of the model itself, without what differs when the same model is built again."""
     facts: dict[str, Any] = json.loads(manifest.to_json())
     del facts["measured"]
+    facts.pop("baseline", None)  # pages of numbers, which the artifact has
     facts["provenance"] = {name: facts["provenance"][name] for name in ("license", "origin")}
     return facts
 

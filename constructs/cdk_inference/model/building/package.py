@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 
 from cdk_inference.model.building.evaluation import measure
+from cdk_inference.model.building.evaluation.baseline import baseline
 from cdk_inference.model.building.evaluation.metrics import scores_output
 from cdk_inference.model.building.graph.graph import BATCH_WIDE
 from cdk_inference.model.building.graph.saturation import saturating
@@ -69,6 +70,7 @@ def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], archite
         measured=_measured(trials, best.shipped, best.latency),
         distributions=distributions(trials.recipe, best.outputs),
         candidates=outcome.candidates,
+        baseline=baseline(trials.recipe, trials.samples, best.outputs),
     )
 
 
@@ -182,6 +184,7 @@ def make_manifest(recipe: ModelRecipe, lock: Lock, *, shipped: Path, float32: Pa
             "recipe": recipe_hash,
             **{f"version:{name}": number for name, number in lock.tools.items()},
         },
+        baseline=lock.baseline,
     )
 
 

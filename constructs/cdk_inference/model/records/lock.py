@@ -15,7 +15,7 @@ from cdk_inference.model.recipe.precision import Pinned
 from cdk_inference.model.recipe.structure import structure, unstructure
 from cdk_inference.model.recipe.targets import Target
 from cdk_inference.model.records.fingerprint import changed_files
-from cdk_inference.model.records.manifest import Distribution, Measured, Metric
+from cdk_inference.model.records.manifest import Distribution, Measured, Metric, Observation, without_empty_baseline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +27,7 @@ SCHEMA_VERSION = 4
 
 _SAME = 1e-4  # of the gate, which is recorded with five digits
 _PAIR = re.compile(r"\[\s+(-?[\d.e+-]+),\s+(-?[\d.e+-]+)\s+\]")
+_BINS = re.compile(r'"(?:counts|edges)": \[[^\]]+\]')
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ class Lock:
         See `cdk_inference.model.Manifest`.
     candidates
         All that was tried.
+    baseline
+        See `cdk_inference.model.Manifest`.
     """
 
     name: str
@@ -117,6 +120,7 @@ class Lock:
     measured: Measured
     distributions: dict[str, Distribution]
     candidates: tuple[Candidate, ...]
+    baseline: tuple[Observation, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -126,12 +130,12 @@ class Lock:
 
     def to_data(self) -> dict[str, Any]:
         """Return the lock as JSON-compatible data."""
-        data: dict[str, Any] = unstructure(self)
-        return data
+        return without_empty_baseline(unstructure(self))
 
     def to_json(self) -> str:
         """Serialize for a review: sorted keys, one activation a line, and a checksum against bad merges."""
         text = json.dumps(self.to_data() | {"checksum": self.digest}, indent=1, sort_keys=True)
+        text = _BINS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text)
         return _PAIR.sub(r"[\1, \2]", text) + "\n"
 
     def stale(self, basis: Mapping[str, str], tools: Mapping[str, str]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from cdk_inference.model.recipe.structure import structure, unstructure
 from cdk_inference.model.recipe.targets import Target
@@ -95,6 +96,31 @@ class Distribution:
 
 
 @dataclass(frozen=True)
+class Observation:
+    """A number of each evaluation sample, counted by bins: what production is compared with, to notice drift.
+
+    Parameters
+    ----------
+    source
+        ``"input"`` or ``"output"``.
+    tensor
+        The name of that input or output.
+    kind
+        Which number of it, such as ``"confidence"`` or ``"brightness"``; see `inference_runtime.monitoring`.
+    edges
+        Where each bin but the first begins, ascending.
+    counts
+        Samples in each bin. The samples that placed the edges are not counted.
+    """
+
+    source: Literal["input", "output"]
+    tensor: str
+    kind: str
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Facts about a built model; nothing in here depends on the clock or a folder.
 
@@ -136,6 +162,9 @@ class Manifest:
         unless its batch is fixed.
     provenance
         Licence, origin, hash of the recipe and versions of the tools.
+    baseline
+        What the evaluation data and the answers to them are like, to notice drift. Empty if a lock of an older version
+        has none.
     """
 
     name: str
@@ -155,11 +184,12 @@ class Manifest:
     distributions: dict[str, Distribution]
     batch_dependent: bool
     provenance: dict[str, str]
+    baseline: tuple[Observation, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
         """Serialize with sorted keys and a final newline."""
-        return json.dumps(unstructure(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(without_empty_baseline(unstructure(self)), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -175,3 +205,8 @@ class Manifest:
         if version != SCHEMA_VERSION:
             raise ValueError(f"manifest must have schema version {SCHEMA_VERSION}, got {version!r}")
         return structure(data, cls)
+
+
+def without_empty_baseline(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out a baseline that is not there, so that locks and artifacts from before there were any stay the same."""
+    return {name: value for name, value in data.items() if name != "baseline" or value}

@@ -1,0 +1,1 @@
+"""Drift: what is counted of each batch, and how a window of counts is judged."""
