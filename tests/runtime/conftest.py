@@ -102,6 +102,25 @@ def table(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
+def windows(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
+    """A new table for the counts of a drift monitor, which handlers then have."""
+    name = f"windows-{os.getpid()}-{next(_numbers)}"
+    dynamodb.create_table(
+        TableName=name,
+        BillingMode="PAY_PER_REQUEST",
+        AttributeDefinitions=[
+            {"AttributeName": "model", "AttributeType": "S"},
+            {"AttributeName": "started_at", "AttributeType": "S"},
+        ],
+        KeySchema=[{"AttributeName": "model", "KeyType": "HASH"}, {"AttributeName": "started_at", "KeyType": "RANGE"}],
+    )
+    environment.setenv("DRIFT_TABLE", name)
+    environment.setenv("DRIFT_MODEL", "m1#baseline")
+    environment.setenv("DRIFT_WINDOW", "86400")
+    return name
+
+
+@pytest.fixture
 def tokens(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
     """A new table for the tokens of tasks that wait for SageMaker."""
     name = f"tokens-{os.getpid()}-{next(_numbers)}"

@@ -27,6 +27,7 @@ from inference_runtime.tensors.tensor import arrays_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from inference_runtime.monitoring.counter import Bins
     from inference_runtime.stages.postprocessor import Outcome
     from inference_runtime.stages.rows import Attribute
     from inference_runtime.tensors.tensor import Array, Tensor
@@ -83,14 +84,18 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     # Closed also if the model fails: objects that are being read belong to this invocation.
     isolate = event.get("isolate") is True
     reading = _preprocessor.inputs(event["messages"], batch, deadline=deadline, share=READING, isolate=isolate)
+    input_bins: dict[int, list[int]] = {}
+    observed: dict[int, Bins] = {}
     with closing(reading) as inputs:
-        for indices, outputs in chain.from_iterable(map(_run, _parts(inputs))):
+        for indices, outputs in chain.from_iterable(map(_run, _parts(_noted(inputs, input_bins)))):
             scored = True
             if _with_confidence:
                 sure.update(zip(indices, confidences(outputs[_engine.output_names[0]]), strict=True))
-            found, lost = _postprocessor.outcomes(arrays_of(outputs), enumerate(indices), batch.items)
+            arrays = arrays_of(outputs)
+            found, lost = _postprocessor.outcomes(arrays, enumerate(indices), batch.items)
             outcomes |= found
             broken |= lost
+            observed |= _postprocessor.observe(arrays, enumerate(indices), found, input_bins)
     outcomes |= {each["index"]: {"status": "REJECTED", "reason": each["reason"]} for each in batch.rejected}
 
     said: dict[str, Any] = {
@@ -104,7 +109,13 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         return row(batch.items[index], **outcomes[index], **common, **said, confidence=sure.get(index))
 
     recorded = _postprocessor.record(
-        batch.items, outcomes, make_row, broken=broken, model_version=_version, deadline=deadline
+        batch.items,
+        outcomes,
+        make_row,
+        broken=broken,
+        model_version=_version,
+        deadline=deadline,
+        observed=observed,
     )
     return {
         **recorded,
@@ -112,6 +123,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         "failures": [*batch.failed, *recorded["failures"]],
         "unfinished": batch.unfinished,
     }
+
+
+def _noted(inputs: Iterable[Inputs], bins: dict[int, list[int]]) -> Iterator[Inputs]:
+    """Yield the items, and note what the drift monitor counts of their inputs, if there is one."""
+    for index, arrays in inputs:
+        if _postprocessor.drift is not None:
+            bins[index] = _postprocessor.drift.inputs_of(arrays)
+        yield index, arrays
 
 
 def _parts(inputs: Iterable[Inputs]) -> Iterator[list[Inputs]]:

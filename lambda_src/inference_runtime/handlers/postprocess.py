@@ -23,8 +23,12 @@ from inference_runtime.tensors.tensor import arrays_of
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+    from inference_runtime.monitoring.counter import Bins
     from inference_runtime.stages.postprocessor import Outcome
     from inference_runtime.stages.rows import Attribute
+
+INPUT_BINS = "bins"
+"""Member of an item in which preprocessing says what the drift monitor counts of its inputs."""
 
 _s3: S3Client = client("s3")
 _store = TensorStore(lambda: BotocoreObjectStore(_s3), required("WORK_BUCKET"))
@@ -63,12 +67,13 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     deadline = Deadline(context)
     batch = _Batch.from_event(event)
     _postprocessor.log_as(batch.model_version)
-    outcomes, broken = _outcomes(event, batch)
+    outcomes, broken, observed = _outcomes(event, batch)
     for index in batch.handled - outcomes.keys() - broken.keys():
         broken[index] = StageError("inference returned nothing for the object")
+    unsure = sorted(batch.unsure.keys() & outcomes.keys())
     answers = [
         {"message_id": batch.items[index].message_id, "answer": batch.answer(index, outcomes.pop(index))}
-        for index in sorted(batch.unsure.keys() & outcomes.keys())
+        for index in unsure
     ]
     recorded = _postprocessor.record(
         batch.items,
@@ -77,7 +82,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         broken=broken,
         model_version=batch.model_version,
         deadline=deadline,
-        escalated=None if event.get("unsure") is None else len(answers),
+        escalated=None if event.get("unsure") is None else unsure,
+        observed=observed,
     )
     return {**recorded, "unsure": answers}
 
@@ -87,6 +93,7 @@ class _Batch:
     """The part of the event about its items, by index."""
 
     items: list[Item]
+    input_bins: dict[int, list[int]]
     handled: set[int]
     unsure: dict[int, float]
     confidences: dict[int, float]
@@ -99,12 +106,14 @@ class _Batch:
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> _Batch:
+        input_bins = {index: value.pop(INPUT_BINS, ()) for index, value in enumerate(event["items"])}
         items = [Item.from_json(value) for value in event["items"]]
         only = event.get("only")
         scored = {index for group in event["groups"] for index in group["indices"]}
         unsure = {index: sure for index, sure in _confidences(event.get("unsure")).items() if index in scored}
         return cls(
             items=items,
+            input_bins=input_bins,
             handled=set(range(len(items))) if only is None else set(only),
             unsure=unsure,
             confidences=_confidences(event.get("confidences")) | unsure,
@@ -155,13 +164,16 @@ def _confidences(entries: list[dict[str, Any]] | None) -> dict[int, float]:
     return {entry["index"]: entry["confidence"] for entry in entries or ()}
 
 
-def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, Outcome], dict[int, BaseException]]:
-    """Return the outcomes of the items at hand, and what user code raised for others, by index."""
+def _outcomes(
+    event: dict[str, Any], batch: _Batch
+) -> tuple[dict[int, Outcome], dict[int, BaseException], dict[int, Bins]]:
+    """Return the outcomes of the items at hand, what user code raised for others, and what is counted, by index."""
     outcomes: dict[int, Outcome] = {}
     for status in ("FAILED", "REJECTED"):
         for entry in event.get(status.lower()) or ():
             outcomes[entry["index"]] = {"status": status, "reason": reason_of(entry["reason"])}
     broken: dict[int, BaseException] = {}
+    observed: dict[int, Bins] = {}
     for group in event["groups"]:
         rows = [(row, index) for row, index in enumerate(group["indices"]) if index in batch.handled]
         if not rows:
@@ -170,4 +182,8 @@ def _outcomes(event: dict[str, Any], batch: _Batch) -> tuple[dict[int, Outcome],
         found, lost = _postprocessor.outcomes(outputs, rows, batch.items)
         outcomes |= found
         broken |= lost
-    return {index: outcome for index, outcome in outcomes.items() if index in batch.handled - broken.keys()}, broken
+        # Items that another model passed on are like no baseline.
+        own = [(row, index) for row, index in rows if batch.items[index].message_id not in batch.first]
+        observed |= _postprocessor.observe(outputs, own, found, batch.input_bins)
+    kept = {index: outcome for index, outcome in outcomes.items() if index in batch.handled - broken.keys()}
+    return kept, broken, observed

@@ -7,6 +7,7 @@ its cold start for a log format that Lambda has itself.
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.aws import BotocoreObjectStore, client
@@ -19,7 +20,11 @@ from inference_runtime.stages.preprocessor import Batch, Preprocessor
 from inference_runtime.tensors.store import TensorStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mypy_boto3_s3 import S3Client
+
+    from inference_runtime.tensors.tensor import Array
 
 RESPONSE_LIMIT = 180_000
 """Most bytes of the response as JSON, of the 262,144 that a workflow state may hold; the results need the rest.
@@ -55,8 +60,11 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     batch = Batch()
     isolate = event.get("isolate") is True
     scored = list(_preprocessor.inputs(event["messages"], batch, deadline=Deadline(context), isolate=isolate))
+    items = [item.to_json() for item in batch.items]
+    if "DRIFT_INPUTS" in os.environ:
+        _observe(items, scored)
     response = {
-        "items": [item.to_json() for item in batch.items],
+        "items": items,
         "rejected": batch.rejected,
         "retry": batch.retry,
         "failed": batch.failed,
@@ -65,3 +73,12 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     first = {message_id_of(message): message["first"] for message in event["messages"] if message.get("first")}
     limit = RESPONSE_LIMIT - (len(json.dumps(first)) if first else 0)
     return _store.dump_groups(response, group_by_shape(scored), "inputs", limit)
+
+
+def _observe(items: list[dict[str, Any]], scored: Iterable[tuple[int, dict[str, Array]]]) -> None:
+    """Add to each item what the drift monitor counts of its inputs."""
+    from inference_runtime.monitoring.observations import bins_of, observed_in  # noqa: PLC0415 - only with a monitor
+
+    observed = observed_in("DRIFT_INPUTS")
+    for index, arrays in scored:
+        items[index]["bins"] = bins_of(observed, arrays)

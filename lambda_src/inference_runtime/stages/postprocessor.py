@@ -22,10 +22,11 @@ from inference_runtime.stages.user_code import load_stage
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from mypy_boto3_dynamodb import DynamoDBClient
 
+    from inference_runtime.monitoring.counter import Bins, DriftCounter
     from inference_runtime.stages.deadline import Deadline
     from inference_runtime.stages.item import Item
     from inference_runtime.stages.rows import Attribute
@@ -55,11 +56,15 @@ class Postprocessor:
         The user's: `function(outputs, item) -> dict`.
     pipeline
         The pipeline that metrics and logs belong to.
+    drift
+        Counts what objects and answers are like, if the pipeline has a drift monitor.
 
     Attributes
     ----------
     metrics
         Is flushed by its decorator around the handler.
+    drift
+        As given.
     """
 
     def __init__(
@@ -70,7 +75,9 @@ class Postprocessor:
         ttl_days: float | None,
         function: Callable[[Mapping[str, Array], Item], object],
         pipeline: str,
+        drift: DriftCounter | None = None,
     ) -> None:
+        self.drift = drift
         self._dynamodb = dynamodb
         self._table = table
         self._ttl = None if ttl_days is None else timedelta(days=ttl_days)
@@ -102,6 +109,7 @@ class Postprocessor:
             table=required("RESULTS_TABLE"),
             ttl_days=float(days) if days else None,
             function=load_stage(prefix),
+            drift=_drift_counter(dynamodb),
         )
 
     def log_as(self, model_version: str) -> None:
@@ -132,6 +140,32 @@ class Postprocessor:
                 broken[index] = error
         return found, broken
 
+    def observe(
+        self,
+        outputs: Mapping[str, Array],
+        rows: Iterable[tuple[int, int]],
+        outcomes: Mapping[int, Outcome],
+        input_bins: Mapping[int, Sequence[int]],
+    ) -> dict[int, Bins]:
+        """Return what the drift monitor counts of items, by index; nothing without a monitor, or of failed items.
+
+        Parameters
+        ----------
+        outputs, rows
+            As those of `outcomes`.
+        outcomes
+            What that returned.
+        input_bins
+            What is counted of the inputs, by index.
+        """
+        if self.drift is None:
+            return {}
+        return {
+            index: self.drift.bins({name: array[row] for name, array in outputs.items()}, input_bins.get(index, ()))
+            for row, index in rows
+            if index in outcomes and outcomes[index]["status"] != "FAILED"
+        }
+
     def _outcome(self, outputs: Mapping[str, Array], item: Item) -> Outcome:
         for name, array in outputs.items():
             if array.dtype.kind == "f" and (bad := array.size - int(np.isfinite(array).sum())):
@@ -154,7 +188,8 @@ class Postprocessor:
         broken: Mapping[int, BaseException],
         model_version: str,
         deadline: Deadline,
-        escalated: int | None = None,
+        escalated: Collection[int] | None = None,
+        observed: Mapping[int, Bins] | None = None,
     ) -> dict[str, Any]:
         """Write the rows, and add the metrics.
 
@@ -176,7 +211,10 @@ class Postprocessor:
         deadline
             The deadline of the invocation.
         escalated
-            How many items go on to a better model; None where there is no cascade.
+            The items that go on to a better model, by index; None where there is no cascade.
+        observed
+            What the drift monitor counts of items, by index. It counts an item when its row is new, and each time that
+            it goes on.
 
         Raises
         ------
@@ -209,7 +247,12 @@ class Postprocessor:
             status: sum(outcomes[index]["status"] == status.upper() for index in recorded)
             for status in ("succeeded", "rejected", "failed")
         }
-        self._count(counts, [items[index] for index in recorded], len(again) + len(failed), escalated)
+        passed_on = None if escalated is None else len(escalated)
+        self._count(counts, [items[index] for index in recorded], len(again) + len(failed), passed_on)
+        if self.drift is not None and observed is not None and deadline.left() > 0:
+            seen = [observed[index] for index in (*recorded, *(escalated or ())) if index in observed]
+            others = {"rejected": counts["rejected"], "failed": counts["failed"], "escalated": passed_on or 0}
+            self.drift.add(seen, others)
         self.metrics.add_metadata("model_version", model_version)
         return {
             "retry": [items[index].message_id for index in again],
@@ -267,6 +310,14 @@ class Postprocessor:
         if not new:
             self._log.info("the table has this result or a newer one", extra=_about(item))
         return new
+
+
+def _drift_counter(dynamodb: DynamoDBClient) -> DriftCounter | None:
+    if "DRIFT_TABLE" not in os.environ:
+        return None
+    from inference_runtime.monitoring.counter import DriftCounter  # noqa: PLC0415 - only with a drift monitor
+
+    return DriftCounter.from_environment(dynamodb)
 
 
 def _latency(item: Item) -> float | None:

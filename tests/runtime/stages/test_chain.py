@@ -52,6 +52,27 @@ def colour_model(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def counts(windows: str, dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+    """Watch the colours for drift, and return how to read the counts of all windows."""
+    outputs = [["logits", "label", [0.5, 1.5]], ["logits", "confidence", [0.9]]]
+    environment.setenv("DRIFT_OUTPUTS", json.dumps(outputs))
+    environment.setenv("DRIFT_INPUTS", json.dumps([["image", "brightness", [60, 100]], ["image", "sharpness", [0.5]]]))
+
+    def read() -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for item in dynamodb.scan(TableName=windows, ConsistentRead=True)["Items"]:
+            assert item["model"]["S"] == "m1#baseline"
+            assert item["started_at"]["S"].endswith("T00:00:00+00:00")
+            assert int(item["expires_at"]["N"]) > 0
+            for name, value in item.items():
+                if name.startswith(("n_", "o", "i")):
+                    found[name] = found.get(name, 0) + int(value["N"])
+        return found
+
+    return read
+
+
+@pytest.fixture
 def staged(
     colour_model: None, bucket: str, table: str, environment: pytest.MonkeyPatch, load: Callable[[str], Any]
 ) -> Callable[[list[Any]], dict[str, Any]]:
@@ -183,6 +204,42 @@ def test_delivered_again_and_out_of_order_there_is_one_row_and_the_newest_wins(
     assert chain([newer])["retry"] == []
     assert len(dynamodb.scan(TableName=table)["Items"]) == 1
     assert rows(dynamodb, table)["a.jpg"]["prediction"]["M"]["label"]["S"] == "blue"
+
+
+def test_the_drift_monitor_counts_each_new_row_once(
+    counts: Callable[[], dict[str, Any]], chain: Any, inbox: Inbox
+) -> None:
+    messages = [
+        inbox.put("red.jpg", photo("red")),
+        inbox.put("red too.png", photo("red", "PNG")),
+        inbox.put("blue.jpg", photo("blue")),
+        inbox.put("white.png", photo("white", "PNG")),
+        inbox.put("text.jpg", b"no image at all"),
+    ]
+    expected = {
+        "n_objects": 4,
+        "n_rejected": 1,
+        "o0_0": 3,  # red; of white, the first class
+        "o0_2": 1,
+        "o1_0": 1,
+        "o1_1": 3,
+        "i0_1": 3,
+        "i0_2": 1,
+        "i1_0": 4,
+    }
+    chain(messages)
+    assert counts() == expected
+    chain(messages)  # delivered again
+    assert counts() == expected
+    chain([inbox.put("green.jpg", photo("green"))])
+    assert counts()["n_objects"] == 5
+
+
+def test_a_drift_table_that_takes_nothing_fails_no_batch(
+    counts: Callable[[], dict[str, Any]], windows: str, chain: Any, inbox: Inbox, dynamodb: DynamoDBClient
+) -> None:
+    dynamodb.delete_table(TableName=windows)
+    assert chain([inbox.put("red.jpg", photo("red"))]) == {**NOTHING, "succeeded": 1, "rejected": 0, "failed": 0}
 
 
 def test_a_large_batch_keeps_its_order(chain: Any, inbox: Inbox, dynamodb: DynamoDBClient, table: str) -> None:
