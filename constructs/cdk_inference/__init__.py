@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cdk_inference.gpu.sagemaker import SageMakerAsync
     from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.monitoring.drift import DriftMonitor
     from cdk_inference.pipeline.execution import Execution
     from cdk_inference.pipeline.execution_strategy import ExecutionStrategy
     from cdk_inference.pipeline.fused import FusedStages
@@ -57,6 +58,7 @@ _MODULES = {
     "CpuCapacity": "capacity.managed_instances",
     "CpuInference": "stages.inference",
     "CpuOption": "costs.options",
+    "DriftMonitor": "monitoring.drift",
     "Execution": "pipeline.execution",
     "ExecutionStrategy": "pipeline.execution_strategy",
     "FusedFunction": "stages.fused",
@@ -110,6 +112,7 @@ __all__ = [
     "CpuCapacity",
     "CpuInference",
     "CpuOption",
+    "DriftMonitor",
     "Execution",
     "ExecutionStrategy",
     "FusedFunction",

@@ -183,6 +183,13 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
         "ReplicatedWriteConflictException": Kind.BUSY,
         "TransactionConflictException": Kind.BUSY,
     },
+    "dynamodb:UpdateItem": {
+        **_DYNAMODB,
+        "ConditionalCheckFailedException": Kind.DONE,
+        "ItemCollectionSizeLimitExceededException": Kind.ITEM,
+        "ReplicatedWriteConflictException": Kind.BUSY,
+        "TransactionConflictException": Kind.BUSY,
+    },
     "dynamodb:GetItem": _DYNAMODB,
     "sagemaker:InvokeEndpointAsync": {
         "AccessDeniedException": Kind.CONFIGURATION,

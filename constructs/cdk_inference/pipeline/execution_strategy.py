@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline.routes import WorkflowRoute
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
     from cdk_inference.routing.route import Route
-    from cdk_inference.stages.base import FunctionOptions
+    from cdk_inference.stages.base import FunctionOptions, StageFunction
     from cdk_inference.stages.postprocess import Postprocess
     from cdk_inference.storage.results import IResultsTable
     from cdk_inference.triggers.base import IS3Trigger
@@ -64,6 +64,16 @@ class PipelineParts:
 
 class RouteStages(ABC):
     """The functions of a route."""
+
+    @property
+    @abstractmethod
+    def input_stage(self) -> StageFunction:
+        """The function that has the model's inputs, of each object by itself."""
+
+    @property
+    @abstractmethod
+    def output_stage(self) -> StageFunction:
+        """The function that has the model's outputs and writes the rows."""
 
     @abstractmethod
     def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> WorkflowRoute:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline.execution_strategy import PipelineParts
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
     from cdk_inference.routing.route import Route
+    from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.fused import FusedFunction
 
 _TIMEOUT = 40
@@ -38,6 +39,16 @@ class FusedStages(RouteStages):
     """
 
     score: FusedFunction
+
+    @property
+    def input_stage(self) -> StageFunction:
+        """The function."""
+        return self.score
+
+    @property
+    def output_stage(self) -> StageFunction:
+        """The function."""
+        return self.score
 
     def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> FusedRoute:
         """Return a way through a workflow that uses the function."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import Traffic
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.monitoring.drift import DriftMonitor
     from cdk_inference.pipeline.deprecated import OldProps
     from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, WorkflowLogs
     from cdk_inference.routing.plan import Branch
@@ -255,23 +256,24 @@ class InferencePipeline(Construct, Generic[StagesT]):
             "log_retention": log_retention,
             "log_removal_policy": removal_policy,
         }
+        self._parts = PipelineParts(
+            trigger=self.trigger,
+            results=self.results,
+            postprocess=postprocess if postprocess is not None else Postprocess.outputs(),
+            max_object_size=max_object_size,
+            result_ttl=result_ttl,
+            timeout=per_stage,
+            capacity=capacity,
+            functions=options,
+            workflows=kept,
+        )
         # Without a routing the stages are the pipeline's own children.
         parent = self if routing is None else Construct(self, "Routes")
         self.routes: dict[str, StagesT] = self._execution.bind(
             self,
             plan,
             {name: parent if routing is None else Construct(parent, name) for name in plan.routes},
-            PipelineParts(
-                trigger=self.trigger,
-                results=self.results,
-                postprocess=postprocess if postprocess is not None else Postprocess.outputs(),
-                max_object_size=max_object_size,
-                result_ttl=result_ttl,
-                timeout=per_stage,
-                capacity=capacity,
-                functions=options,
-                workflows=kept,
-            ),
+            self._parts,
         )
         self.workflow = InferenceWorkflow(
             self,
@@ -353,6 +355,68 @@ class InferencePipeline(Construct, Generic[StagesT]):
             route = self._plan.planned[self._plan.destinations[self._plan.entry].planned].route
             self._execution.advise_capacity(self, route, traffic, self._capacity)
             warn_of_backlog(self, route, traffic)
+
+    def add_drift_monitor(
+        self,
+        id: str = "Drift",
+        *,
+        window: Duration | None = None,
+        false_alarm_rate: float = 0.01,
+        min_objects: int = 50,
+        metric_per_statistic: bool = False,
+    ) -> DriftMonitor:
+        """Compare what is scored with the evaluation data of the models, and record a metric of how unlike it is.
+
+        All routes are watched, but the second model of a cascade: it only gets what the first one is unsure of, which
+        no evaluation data are like.
+
+        Parameters
+        ----------
+        id
+            Of the construct.
+        window
+            The time whose objects are judged together: 5, 6, 10, 12, 15, 20 or 30 minutes, or 1, 2, 3, 4, 6, 8, 12 or
+            24 hours, in UTC. Default: one hour.
+        false_alarm_rate
+            How likely a window without drift is said to drift, whatever the number of statistics. 1 % of hourly windows
+            are 7 a month: an alarm may ask for two in a row. Default: 0.01.
+        min_objects
+            A window with fewer gives no data. Default: 50.
+        metric_per_statistic
+            Whether to record a metric for each statistic too, at 0.30 USD a month each. Default: only the highest is
+            a metric; the log has all.
+
+        Raises
+        ------
+        PropError
+            A model has no baseline, or one of too few samples; a window does not divide a day; or a number is out of
+            range.
+        """
+        from cdk_inference.monitoring.drift import DriftMonitor  # noqa: PLC0415 - only for those who ask
+        from cdk_inference.monitoring.watched import WatchedRoute  # noqa: PLC0415
+
+        postprocess = self._parts.postprocess
+        return DriftMonitor(
+            self,
+            id,
+            routes=[
+                WatchedRoute(
+                    name=name,
+                    model=planned.route.model,
+                    postprocess=planned.route.postprocess if planned.route.postprocess is not None else postprocess,
+                    input_stage=self.routes[name].input_stage,
+                    output_stage=self.routes[name].output_stage,
+                    escalation=planned.escalation,
+                )
+                for name, planned in self._plan.first_hand.items()
+            ],
+            window=window,
+            false_alarm_rate=false_alarm_rate,
+            min_objects=min_objects,
+            metric_per_statistic=metric_per_statistic,
+            removal_policy=self._parts.workflows["log_removal_policy"],
+            **self._parts.functions,
+        )
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline.execution_strategy import PipelineParts
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
     from cdk_inference.routing.route import Route
+    from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.interfaces import IStage
     from cdk_inference.storage.work_bucket import IWorkBucket
 
@@ -52,6 +53,16 @@ class SeparateStages(RouteStages):
     postprocess: PostprocessFunction
     work: IWorkBucket
     gpu_workflow: GpuWorkflow | None
+
+    @property
+    def input_stage(self) -> StageFunction:
+        """The preprocessing."""
+        return self.preprocess
+
+    @property
+    def output_stage(self) -> StageFunction:
+        """The postprocessing."""
+        return self.postprocess
 
     def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> StagedRoute:
         """Return a way through a workflow that uses these functions."""

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from cdk_inference.common.jsonata import string_literal
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -126,6 +127,19 @@ class RoutePlan:
     def entry(self) -> str:
         """The destination of every item, if there is nothing to choose; otherwise ``""``."""
         return str(json.loads(self.expression)) if self.expression.startswith('"') else GIVE_BACK
+
+    @property
+    def first_hand(self) -> dict[str, PlannedRoute]:
+        """The routes that items are sent to from the queue, by name, but those that only get what a cascade passes on.
+
+        A route without escalation counts, where items also take it alone.
+        """
+        found: dict[str, PlannedRoute] = {}
+        for name, destination in self.destinations.items():
+            planned = self.planned[destination.planned]
+            if string_literal(name) in self.expression and (planned.route.name not in found or not planned.escalation):
+                found[planned.route.name] = planned
+        return found
 
     def destination(self, route: Route, variant: str | None, escalation: Escalation | None = None) -> str:
         """Return the name under which a route is reached.

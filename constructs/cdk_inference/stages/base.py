@@ -194,13 +194,8 @@ class StageFunction(Construct):
         packaged = package.resolve(self, name=id, platform=platform)
         capacity.check(reserved=reserved_concurrent_executions, ephemeral_mib=packaged.ephemeral_mib)
         variables = {"PIPELINE": metrics_name(self), **environment, **packaged.environment}
-        size = sum(len(name.encode()) + len(value.encode()) for name, value in variables.items())
-        if size > _MAX_ENVIRONMENT_BYTES:
-            largest = max(variables, key=lambda name: len(variables[name]))
-            raise PropError(
-                f"the environment of {self.node.path} must be at most {_MAX_ENVIRONMENT_BYTES} bytes, got {size}; "
-                f"shorten what goes into {largest}, the largest variable"
-            )
+        self._check_environment(variables)
+        self._variables = variables
         placement: dict[str, Any] = {}
         if vpc is not None and not capacity.has_network:
             groups = security_groups if security_groups is not None else [closed_security_group(self, vpc)]
@@ -237,6 +232,28 @@ class StageFunction(Construct):
         )
         acknowledgments.policy_of(self.role, "tracing")
         acknowledgments.python_of_the_host(self.function)
+
+    def add_variables(self, variables: Mapping[str, str]) -> None:
+        """Add variables to the function's environment.
+
+        Raises
+        ------
+        PropError
+            The environment would be larger than Lambda allows.
+        """
+        self._variables = {**self._variables, **variables}
+        self._check_environment(self._variables)
+        for name, value in variables.items():
+            self.function.add_environment(name, value)
+
+    def _check_environment(self, variables: Mapping[str, str]) -> None:
+        size = sum(len(name.encode()) + len(value.encode()) for name, value in variables.items())
+        if size > _MAX_ENVIRONMENT_BYTES:
+            largest = max(variables, key=lambda name: len(variables[name]))
+            raise PropError(
+                f"the environment of {self.node.path} must be at most {_MAX_ENVIRONMENT_BYTES} bytes, got {size}; "
+                f"shorten what goes into {largest}, the largest variable"
+            )
 
     @property
     @jsii.member(jsii_name="grantPrincipal")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aws_cdk import aws_dynamodb as dynamodb
 from constructs import Construct
@@ -11,7 +11,7 @@ from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_either
 from cdk_inference.storage import encryption
-from cdk_inference.storage.removal import data_removal_policy
+from cdk_inference.storage.tables import private_table
 
 if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
@@ -100,26 +100,17 @@ class ResultsTable(IResultsTable):
         super().__init__(scope, id)
         encryption.check_key(self, encryption_key)
         self._key = encryption_key
-        self.table = dynamodb.TableV2(
+        self.table = private_table(
             self,
             "Table",
-            partition_key=dynamodb.Attribute(name=PARTITION_KEY, type=dynamodb.AttributeType.STRING),
-            sort_key=dynamodb.Attribute(name=SORT_KEY, type=dynamodb.AttributeType.STRING),
-            time_to_live_attribute=EXPIRY_ATTRIBUTE,
-            encryption=dynamodb.TableEncryptionV2.aws_managed_key()
-            if encryption_key
-            else dynamodb.TableEncryptionV2.dynamo_owned_key(),
-            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
-                point_in_time_recovery_enabled=point_in_time_recovery
-            ),
+            partition_key=PARTITION_KEY,
+            sort_key=SORT_KEY,
+            expiry_attribute=EXPIRY_ATTRIBUTE,
+            encryption_key=encryption_key,
+            removal_policy=removal_policy,
+            point_in_time_recovery=point_in_time_recovery,
             deletion_protection=deletion_protection,
-            removal_policy=data_removal_policy(self, removal_policy),
         )
-        if encryption_key is not None:
-            # TableEncryptionV2.customer_managed_key refuses stacks without an explicit region, even without replicas.
-            cast("dynamodb.CfnGlobalTable", self.table.node.default_child).add_property_override(
-                "Replicas.0.SSESpecification", {"KMSMasterKeyId": encryption_key.key_arn}
-            )
         add_metadata(self.table, "results")
 
     @classmethod
