@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 import jsii
 from aws_cdk import Duration, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
-from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from aws_cdk import aws_sqs as sqs
@@ -23,11 +22,13 @@ from cdk_inference.gpu.sagemaker_endpoint import ANSWERS, REQUESTS, VARIANT
 from cdk_inference.gpu.sagemaker_scaling import NAMESPACE
 from cdk_inference.stages.base import TRANSIENT_ERRORS, StageFunction
 from cdk_inference.storage import encryption
+from cdk_inference.storage.tables import private_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aws_cdk import CfnResource
+    from aws_cdk import aws_dynamodb as dynamodb
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.gpu.sagemaker_endpoint import AsyncEndpoint
@@ -296,21 +297,14 @@ class AsyncStage(Construct):
 
 def _tokens(scope: Construct, key: kms.IKey | None) -> dynamodb.TableV2:
     """Create the table of the tasks that wait."""
-    table = dynamodb.TableV2(
+    table = private_table(
         scope,
         "Tokens",
-        partition_key=dynamodb.Attribute(name="inference_id", type=dynamodb.AttributeType.STRING),
+        key=key,
+        partition_key="inference_id",
         time_to_live_attribute="expires_at",
-        encryption=dynamodb.TableEncryptionV2.aws_managed_key()
-        if key
-        else dynamodb.TableEncryptionV2.dynamo_owned_key(),
         # No data: without the workflow's executions, which go with the stack too, tokens are of no use.
         removal_policy=RemovalPolicy.DESTROY,
     )
-    if key is not None:
-        # As for the results: TableEncryptionV2.customer_managed_key refuses stacks without an explicit region.
-        cast("dynamodb.CfnGlobalTable", table.node.default_child).add_property_override(
-            "Replicas.0.SSESpecification", {"KMSMasterKeyId": key.key_arn}
-        )
     add_metadata(table, "tokens")
     return table

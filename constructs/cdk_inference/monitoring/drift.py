@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
@@ -20,6 +21,7 @@ from cdk_inference.common.props.validation import check_at_least
 from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.storage import encryption
+from cdk_inference.storage.removal import data_removal_policy
 from cdk_inference.storage.tables import private_table
 
 if TYPE_CHECKING:
@@ -101,11 +103,14 @@ class DriftMonitor(Construct):
         self.table = private_table(
             self,
             "Windows",
+            key=key,
             partition_key="model",
             sort_key="started_at",
-            expiry_attribute="expires_at",
-            encryption_key=key,
-            removal_policy=removal_policy,
+            time_to_live_attribute="expires_at",
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
+            removal_policy=data_removal_policy(self, removal_policy),
         )
         add_metadata(self.table, "drift-windows")
         for route in routes:

@@ -11,6 +11,7 @@ from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_either
 from cdk_inference.storage import encryption
+from cdk_inference.storage.removal import data_removal_policy
 from cdk_inference.storage.tables import private_table
 
 if TYPE_CHECKING:
@@ -103,13 +104,15 @@ class ResultsTable(IResultsTable):
         self.table = private_table(
             self,
             "Table",
+            key=encryption_key,
             partition_key=PARTITION_KEY,
             sort_key=SORT_KEY,
-            expiry_attribute=EXPIRY_ATTRIBUTE,
-            encryption_key=encryption_key,
-            removal_policy=removal_policy,
-            point_in_time_recovery=point_in_time_recovery,
+            time_to_live_attribute=EXPIRY_ATTRIBUTE,
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=point_in_time_recovery
+            ),
             deletion_protection=deletion_protection,
+            removal_policy=data_removal_policy(self, removal_policy),
         )
         add_metadata(self.table, "results")
 
