@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline.routes import FusedRoute, StagedRoute
     from cdk_inference.pipeline.staged import SeparateStages
     from cdk_inference.pipeline.workflow import InferenceWorkflow
+    from cdk_inference.releases.abort_rules import AbortOn, AbortRule
+    from cdk_inference.releases.release import Release
+    from cdk_inference.releases.strategy import ReleaseStrategy
     from cdk_inference.routing.inference import Inference
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.router import Router
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
     from cdk_inference.triggers.s3 import S3Trigger
 
 _MODULES = {
+    "AbortOn": "releases.abort_rules",
+    "AbortRule": "releases.abort_rules",
     "Capacity": "capacity.capacity",
     "CapacitySchedule": "capacity.provisioned",
     "CapacityStrategy": "capacity.strategy",
@@ -89,6 +94,8 @@ _MODULES = {
     "PreprocessFunction": "stages.preprocess",
     "Prices": "costs.prices",
     "PropError": "errors",
+    "Release": "releases.release",
+    "ReleaseStrategy": "releases.strategy",
     "ResultsTable": "storage.results",
     "Route": "routing.route",
     "Router": "routing.router",
@@ -105,6 +112,8 @@ _MODULES = {
 _RENAMED = {"FusedLeg": "FusedRoute", "Leg": "StagedRoute"}
 
 __all__ = [
+    "AbortOn",
+    "AbortRule",
     "Capacity",
     "CapacitySchedule",
     "CapacityStrategy",
@@ -143,6 +152,8 @@ __all__ = [
     "PreprocessFunction",
     "Prices",
     "PropError",
+    "Release",
+    "ReleaseStrategy",
     "ResultsTable",
     "Route",
     "Router",

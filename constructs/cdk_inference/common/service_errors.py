@@ -191,6 +191,14 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
         "TransactionConflictException": Kind.BUSY,
     },
     "dynamodb:GetItem": _DYNAMODB,
+    "dynamodb:Query": _DYNAMODB,
+    "dynamodb:UpdateItem": {
+        **_DYNAMODB,
+        "ConditionalCheckFailedException": Kind.DONE,  # somebody else was first
+        "ItemCollectionSizeLimitExceededException": Kind.ITEM,
+        "ReplicatedWriteConflictException": Kind.BUSY,
+        "TransactionConflictException": Kind.BUSY,
+    },
     "sagemaker:InvokeEndpointAsync": {
         "AccessDeniedException": Kind.CONFIGURATION,
         "InternalFailure": Kind.BUSY,
@@ -213,9 +221,17 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
 }
 """By call and code."""
 
-_PREFIXES = {"lambda:Invoke": "Lambda", "states:StartExecution": "StepFunctions", "sqs:SendMessage": "SQS"}
+_PREFIXES = {
+    "dynamodb:GetItem": "DynamoDB",
+    "dynamodb:UpdateItem": "DynamoDB",
+    "lambda:Invoke": "Lambda",
+    "states:StartExecution": "StepFunctions",
+    "sqs:SendMessage": "SQS",
+}
 # Step Functions' own names for errors of the SDK that it calls with, which no service's model lists.
 _OF_THE_SDK = {
+    "dynamodb:GetItem": ("AmazonDynamoDBException", "SdkClientException"),
+    "dynamodb:UpdateItem": ("AmazonDynamoDBException", "SdkClientException"),
     "lambda:Invoke": ("AWSLambdaException", "ClientExecutionTimeoutException", "SdkClientException"),
     "states:StartExecution": ("SdkClientException", "SfnException"),
     "sqs:SendMessage": ("AmazonSQSException", "SdkClientException"),
@@ -231,7 +247,7 @@ def state_errors(call: str, *kinds: Kind) -> tuple[str, ...]:
     Parameters
     ----------
     call
-        One of ``lambda:Invoke``, ``states:StartExecution`` and ``sqs:SendMessage``.
+        One of those that state machines make, such as ``lambda:Invoke``.
     kinds
         Which errors.
     """

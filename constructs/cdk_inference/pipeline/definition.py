@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from constructs import Construct
 
     from cdk_inference.pipeline.routes import WorkflowRoute
+    from cdk_inference.releases.control import ReleaseControl
     from cdk_inference.routing.router import Router
     from cdk_inference.triggers.base import IS3Trigger
 
@@ -57,10 +58,18 @@ class WorkflowDefinition:
     ``[…]`` around lists.
     """
 
-    def __init__(self, scope: Construct, *, last_start: int, trigger: IS3Trigger | None) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        *,
+        last_start: int,
+        trigger: IS3Trigger | None,
+        release: ReleaseControl | None = None,
+    ) -> None:
         self.scope = scope
         self._last_start = last_start
         self._trigger = trigger
+        self._release = release
         self._routed = False
         self.give_back = sfn.Pass.jsonata(
             scope, "Give back part", outputs={"back": "{% [$batch.message_id] %}", "misconfigured": _DENIED}
@@ -99,6 +108,7 @@ class WorkflowDefinition:
                 "failed": "{% [$append($failed, $states.result.failed)] %}",
                 "misconfigured": "{% [$append($misconfigured, $states.result.misconfigured)] %}",
                 "answers": "{% $merge([$answers, $states.result.answers.{message_id: answer}]) %}",
+                **({} if self._release is None else {"tallies": "{% [$append($tallies, $states.result.tally)] %}"}),
             },
         )
         score.item_processor(self._part(routes, router))
@@ -115,17 +125,22 @@ class WorkflowDefinition:
             ),
             comment="somebody must repair something",
         )
-        report = sfn.Pass.jsonata(
+        report: sfn.IChainable = sfn.Pass.jsonata(
             self.scope,
             "Report failures",
             outputs={"batchItemFailures": "{% [$append($back, $failed.message_id).{'itemIdentifier': $}] %}"},
         )
+        if self._release is not None:
+            report = self._release.count(self.scope, report)
         if self._trigger is not None:
             send = self._send_dead_letters(self._trigger)
             more.when(sfn.Condition.jsonata("{% $count($failed) > 0 %}"), send, comment="some failed by themselves")
             send.next(report)
         more.otherwise(report)
-        receive.next(score).next(more)
+        if self._release is not None:
+            receive.next(self._release.read(self.scope)).next(score).next(more)
+        else:
+            receive.next(score).next(more)
         return receive
 
     def _part(self, routes: Sequence[WorkflowRoute], router: Router | None) -> sfn.IChainable:
@@ -182,7 +197,8 @@ class WorkflowDefinition:
                         "error": "{% $states.input.Error %}",
                         "cause": f"{{% {_SAID} %}}",
                     }
-                ]
+                ],
+                **({} if self._release is None else self._release.tally_of_the_dead()),
             },
         )
         self.died.when(sfn.Condition.jsonata("{% $count($batch) > 1 %}"), split).otherwise(fail_item)
@@ -250,6 +266,19 @@ class WorkflowDefinition:
             for ids, to in (escalated or {}).items()
         ]
         return f"{{% [{', '.join([again, *others])}] %}}"
+
+    def tally(self, failures: str) -> Mapping[str, object]:
+        """Return what the state that writes rows adds to its output: how many came out well, for a release.
+
+        Parameters
+        ----------
+        failures
+            Expression for the objects that failed by themselves.
+        """
+        if self._release is None:
+            return {}
+        written = {name: f"$states.result.Payload.{name}" for name in ("succeeded", "rejected", "failed")}
+        return self._release.tally(written, failures)
 
     def catch(self, state: sfn.CustomState) -> None:
         """Add the catchers that each state with an invocation has."""

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from cdk_inference.monitoring.drift import DriftMonitor
     from cdk_inference.pipeline.deprecated import OldProps
     from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, WorkflowLogs
+    from cdk_inference.releases.strategy import Arms, ReleaseStrategy
     from cdk_inference.routing.plan import Branch
     from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.stages.preprocess import Preprocess
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 METRIC_NAMESPACE = "cdk-inference"
 _BATCH_SIZE, _MAX_RECEIVE_COUNT = 32, 10
+_OWN = "main"  # the route of the pipeline's own model
 
 StagesT = TypeVar("StagesT", bound=RouteStages, default=SeparateStages)
 
@@ -86,6 +88,8 @@ class InferencePipeline(Construct, Generic[StagesT]):
         Where the model runs. Goes with `model`. Default: `Inference.cpu`.
     routing
         A strategy of `Routing`. Default: everything goes to `model`.
+    release
+        How a new model takes over: a strategy of `Release`. Default: with the deployment, all at once.
     execution
         Which functions run the stages of a route: `Execution.staged` or `Execution.fused`. Default: a function for each
         stage, `Execution.staged`.
@@ -170,6 +174,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
         postprocess: Postprocess | None = None,
         inference: Inference | None = None,
         routing: Branch | None = None,
+        release: ReleaseStrategy | None = None,
         execution: ExecutionStrategy[StagesT] | None = None,
         trigger: IS3Trigger | None = None,
         bucket: s3.IBucket | None = None,
@@ -195,7 +200,9 @@ class InferencePipeline(Construct, Generic[StagesT]):
         **old: Unpack[OldProps],
     ) -> None:
         super().__init__(scope, id)
-        plan = RoutePlan.of(_branch(model, preprocess, inference, routing))
+        arms = None if release is None else _arms(release, model, preprocess, inference, routing)
+        plan = RoutePlan.of(_branch(model, preprocess, inference, routing) if arms is None else arms)
+        routed = routing is not None or arms is not None
         self._plan, self._capacity = plan, capacity
         self._execution: ExecutionStrategy[StagesT] = chosen_execution(execution, old)
         self._execution.check(plan, capacity)
@@ -256,7 +263,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
             "log_retention": log_retention,
             "log_removal_policy": removal_policy,
         }
-        self._parts = PipelineParts(
+        self._parts = parts = PipelineParts(
             trigger=self.trigger,
             results=self.results,
             postprocess=postprocess if postprocess is not None else Postprocess.outputs(),
@@ -267,22 +274,20 @@ class InferencePipeline(Construct, Generic[StagesT]):
             functions=options,
             workflows=kept,
         )
-        # Without a routing the stages are the pipeline's own children.
-        parent = self if routing is None else Construct(self, "Routes")
-        self.routes: dict[str, StagesT] = self._execution.bind(
-            self,
-            plan,
-            {name: parent if routing is None else Construct(parent, name) for name in plan.routes},
-            self._parts,
-        )
+        # The stages of the pipeline's own model are its own children, and a release leaves them where they are.
+        parent = Construct(self, "Routes") if routed else self
+        scopes = {name: self if name == _OWN and routing is None else Construct(parent, name) for name in plan.routes}
+        self.routes: dict[str, StagesT] = self._execution.bind(self, plan, scopes, parts)
+        control = None if release is None or arms is None else release.bind(self, arms, self.routes, parts)
         self.workflow = InferenceWorkflow(
             self,
             "Workflow",
             routes=[
-                self.routes[planned.route.name].workflow_route(planned, routed=routing is not None)
+                self.routes[planned.route.name].workflow_route(planned, routed=routed)
                 for planned in plan.planned.values()
             ],
-            router=None if routing is None else Router(self, "Router", plan=plan, trigger=self.trigger, **options),
+            router=Router(self, "Router", plan=plan, trigger=self.trigger, **options) if routed else None,
+            release=control,
             trigger=self.trigger,
             timeout=per_batch,
             **kept,
@@ -483,7 +488,26 @@ def _branch(
         raise PropError(
             "preprocess must be set, got None; say how objects become the model's input, such as Preprocess.image"
         )
-    return Route("main", model=model, preprocess=preprocess, inference=inference or Inference.cpu())
+    return _own_route(model, preprocess, inference)
+
+
+def _arms(
+    release: ReleaseStrategy,
+    model: ModelArtifact | None,
+    preprocess: Preprocess | None,
+    inference: Inference | None,
+    routing: Branch | None,
+) -> Arms | None:
+    if routing is not None:
+        if release.side_by_side:
+            raise PropError("routing must be left out with a release, got both; release its models one after the other")
+        return None
+    own = None if model is None or preprocess is None else _own_route(model, preprocess, inference)
+    return release.arms(own)
+
+
+def _own_route(model: ModelArtifact, preprocess: Preprocess, inference: Inference | None) -> Route:
+    return Route(_OWN, model=model, preprocess=preprocess, inference=inference or Inference.cpu())
 
 
 def _check_trigger(

@@ -123,6 +123,7 @@ class StagedRoute(WorkflowRoute):
                 "failed": "{% [$append($prepared.failed, $states.result.Payload.failures)] %}",
                 "parts": definition.parts("[$prepared.unfinished]", escalated),
                 **({"answers": "{% [$states.result.Payload.unsure] %}"} if self.escalation else {}),
+                **definition.tally("$append($prepared.failed, $states.result.Payload.failures)"),
             },
         )
         score = (
@@ -239,6 +240,7 @@ class FusedRoute(WorkflowRoute):
                 "back": "{% [$states.result.Payload.retry] %}",
                 "failed": "{% [$states.result.Payload.failures] %}",
                 "parts": definition.parts("[$states.result.Payload.unfinished]"),
+                **definition.tally("$states.result.Payload.failures"),
             },
         )
         definition.catch(score)

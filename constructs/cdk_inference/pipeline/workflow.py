@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from constructs import Construct
 
     from cdk_inference.pipeline.routes import WorkflowRoute
+    from cdk_inference.releases.control import ReleaseControl
     from cdk_inference.routing.router import Router
     from cdk_inference.triggers.base import IS3Trigger
 
@@ -59,6 +60,8 @@ class InferenceWorkflow(LoggedStateMachine):
         The ways that items can take: a `StagedRoute` or a `FusedRoute` for each.
     router
         Sorts the items, if there is more than one route.
+    release
+        Has the share of a candidate, and counts what came out, if there is one.
     trigger
         The trigger whose dead-letter queue takes what fails by itself too often. Default: all of it is given back, and
         the queue that the messages come from decides.
@@ -90,6 +93,7 @@ class InferenceWorkflow(LoggedStateMachine):
         *,
         routes: Sequence[WorkflowRoute],
         router: Router | None = None,
+        release: ReleaseControl | None = None,
         trigger: IS3Trigger | None = None,
         timeout: Duration | None = None,
         encryption_key: kms.IKey | None = None,
@@ -100,9 +104,9 @@ class InferenceWorkflow(LoggedStateMachine):
         limit = timeout if timeout is not None else Duration.minutes(5)
         _check_routes(routes, router, limit)
         self._create(
-            first_state=WorkflowDefinition(self, last_start=_last_start(limit, routes), trigger=trigger).build(
-                routes, router, at_once=_at_once(routes)
-            ),
+            first_state=WorkflowDefinition(
+                self, last_start=_last_start(limit, routes), trigger=trigger, release=release
+            ).build(routes, router, at_once=_at_once(routes)),
             comment=f"scores batches of objects with {', '.join(route.model_stage.node.path for route in routes)}",
             state_machine_type=sfn.StateMachineType.EXPRESS,
             timeout=limit,
@@ -117,6 +121,8 @@ class InferenceWorkflow(LoggedStateMachine):
                 route.gpu_workflow.grant_start_execution(self.state_machine)
         if router is not None:
             router.grant(self.state_machine)
+        if release is not None:
+            release.grant(self.state_machine)
         if trigger is not None:
             trigger.leave_dead_letters_to(self.state_machine)
         self._complete("state-machine")

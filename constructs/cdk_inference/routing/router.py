@@ -54,15 +54,19 @@ $share := function($salt) { (
 """The first 32 bits of a hash, as a share of all: JSONata reads no hexadecimal numbers."""
 
 
-_ROUTED = f"""[$map($batch, function($one) {{ (
-  $m := $merge([$one, $states.input[message_id = $one.message_id]]);
-  $event := $type($m.body) = "object" ? $m.body : $m;
+_IDENTITY = """\
+$event := $type($m.body) = "object" ? $m.body : $m;
   $object := $event.detail.object;
   $key := $object.key;
   $size := $object.size;
   $version := $object.`version-id`;
   $which := $version and $version != "null" ? $version : $object.etag;
-  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & $which;
+  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & $which;"""
+"""The names by which branches know a message ``$m``."""
+
+_ROUTED = f"""[$map($batch, function($one) {{ (
+  $m := $merge([$one, $states.input[message_id = $one.message_id]]);
+  {_IDENTITY}
   SHARE{{
     "destination": $m.lost or $exists($m.refused) ? {string_literal(GIVE_BACK)} : CHOSEN,
     "message_id": $m.message_id,
@@ -247,6 +251,22 @@ def routed_expression(chosen: str) -> str:
     # Around the names that the user chose, in which nothing may be changed.
     before, after = (one_line(part) for part in _ROUTED.split("CHOSEN"))
     return f"{before.replace('SHARE', share)} {chosen}{after}"
+
+
+def sampled_expression(messages: str, percent: str, salt: str) -> str:
+    """Return the JSONata for those of some messages whose objects are in a sample.
+
+    Parameters
+    ----------
+    messages, percent
+        Expressions for the messages, and for how many percent of them the sample takes.
+    salt
+        Samples with different salts are independent of each other, and of the shares of a routing.
+    """
+    share = f"$share({string_literal(salt)}) * 100 < {percent}"
+    is_object = '$type($key) = "string"'
+    inside = one_line(f"{_IDENTITY} {_SHARE}; {is_object} ? {share} : false")
+    return f"[$filter({messages}, function($m) {{ ( {inside} ) }})]"
 
 
 def _strings(values: Sequence[str]) -> str:

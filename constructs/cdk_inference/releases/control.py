@@ -1,0 +1,218 @@
+"""The table of a release, and the states by which a workflow reads its share and counts its results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aws_cdk import Duration, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from cdk_inference.common.metadata import add_metadata
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.service_errors import Kind, state_errors
+from cdk_inference.releases.strategy import CANDIDATE, SHARE, STABLE
+from cdk_inference.storage import encryption
+from cdk_inference.storage.removal import data_removal_policy
+from cdk_inference.storage.tables import private_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aws_cdk import RemovalPolicy
+    from aws_cdk import aws_kms as kms
+
+    from cdk_inference.releases.strategy import Arms
+
+RELEASE, RECORD, STATE = "release", "record", "state"
+"""The keys of the table, and the record of a release that has its share."""
+
+_RECEIVED = "($exists(receive_count) ? $number(receive_count) : 1)"
+_FRESH = f"$fresh := [$batch[{_RECEIVED} = 1].message_id]"
+"""Only an object's first delivery counts: the next ones say the same again."""
+
+
+@check_props
+class ReleaseControl(Construct):
+    """The state of a release, and what a workflow does with it.
+
+    The table has a few records for each release, by its id: ``state`` with the share, and what was counted. They stay
+    when the next release begins.
+
+    Parameters
+    ----------
+    release_id
+        The id of the release: a hash of what is released.
+    arms
+        The two models.
+    steps
+        The shares of the candidate, in percent.
+    compared
+        The percentage of the objects that both models answer.
+    encryption_key
+        Customer managed key of the table. Default: DynamoDB encrypts with a key that AWS owns.
+    removal_policy
+        Default: RETAIN, see `data_removal_policy`.
+
+    Attributes
+    ----------
+    table
+        The table, for everything this construct does not cover.
+    release_id
+        As given.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        release_id: str,
+        arms: Arms,
+        steps: Sequence[float],
+        compared: float,
+        encryption_key: kms.IKey | None = None,
+        removal_policy: RemovalPolicy | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        self.release_id = release_id
+        self.arms = arms
+        self._key = encryption_key
+        self.table = private_table(
+            self,
+            "Table",
+            key=encryption_key,
+            partition_key=RELEASE,
+            sort_key=RECORD,
+            removal_policy=data_removal_policy(self, removal_policy),
+        )
+        add_metadata(
+            self.table,
+            "releases",
+            release=release_id,
+            steps=list(steps),
+            compared=compared,
+            stable=_facts(arms, STABLE),
+            candidate=_facts(arms, CANDIDATE),
+        )
+
+    def grant(self, workflow: sfn.StateMachine) -> None:
+        """Let a workflow read the share, and add to what was counted."""
+        self.grant_records(workflow, "dynamodb:GetItem", "dynamodb:UpdateItem")
+
+    def grant_records(self, grantee: iam.IGrantable, *actions: str) -> None:
+        """Let the grantee use the records of this release, and of no other."""
+        encryption.grant(self._key, grantee, encryption.TABLE)
+        iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=list(actions),
+            resource_arns=[self.table.table_arn],
+            conditions={"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [self.release_id]}},
+        )
+
+    def read(self, scope: Construct) -> sfn.CustomState:
+        """Make the state that reads the share into variables, before a batch is sorted.
+
+        A release that has not begun has no record, and its candidate no share. If the table does not answer, the
+        execution fails, and the batch stays in the queue: an object does not change its arm for an outage.
+        """
+        item = "$states.result.Item"
+        state = sfn.CustomState(
+            scope,
+            "Read release",
+            state_json={
+                "Type": "Task",
+                "Resource": self.integration("getItem"),
+                "Arguments": {"TableName": self.table.table_name, "Key": self.key(STATE)},
+                "Assign": {
+                    SHARE.removeprefix("$"): f"{{% $exists({item}.share.N) ? $number({item}.share.N) : 0 %}}",
+                    "compared": f"{{% $exists({item}.compared.N) ? $number({item}.compared.N) : 0 %}}",
+                    "counted": f"{{% {item}.status.S = 'RUNNING' ? 'step-' & {item}.step.N : '' %}}",
+                    "tallies": [],
+                },
+                "Output": "{% $states.input %}",
+            },
+        )
+        retry_busy(state, "dynamodb:GetItem")
+        return state
+
+    def tally(self, written: Mapping[str, str], failures: str) -> dict[str, object]:
+        """Return what a state adds to the output of a part: how many objects came out well, and how many did not.
+
+        Parameters
+        ----------
+        written
+            Expressions for the number of rows by status.
+        failures
+            Expression for the failures of objects that got no row, with their ``message_id``.
+        """
+        failed = f"$count([{failures}[message_id in $fresh]])"
+        return {
+            "tally": f"{{% ({_FRESH}; {{'arm': $variant, 'ok': {written['succeeded']}, "
+            f"'errors': {written['failed']} + {written['rejected']} + {failed}}}) %}}"
+        }
+
+    def tally_of_the_dead(self) -> dict[str, object]:
+        """Return what is added for an object that killed its invocation."""
+        return {
+            "tally": f"{{% {{'arm': $variant, 'ok': 0, 'errors': $count([$batch[{_RECEIVED} = 1]]) }} %}}",
+        }
+
+    def count(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
+        """Make the states that add up what came out of a batch, and go on with the next state, whatever happens."""
+        sums = {
+            f":{arm}_{kind}": {"N": f"{{% $string($sum([0, $tallies[arm = '{arm}'].{kind}])) %}}"}
+            for arm in (STABLE, CANDIDATE)
+            for kind in ("ok", "errors")
+        }
+        count = sfn.CustomState(
+            scope,
+            "Count arms",
+            state_json={
+                "Type": "Task",
+                "Resource": self.integration("updateItem"),
+                "Arguments": {
+                    "TableName": self.table.table_name,
+                    "Key": self.key("{% $counted %}"),
+                    "UpdateExpression": f"ADD {', '.join(f'{name[1:]} {name}' for name in sums)}",
+                    "ExpressionAttributeValues": sums,
+                },
+                "Output": {},
+            },
+        )
+        retry_busy(count, "dynamodb:UpdateItem")
+        uncounted = sfn.Pass.jsonata(scope, "Not counted", outputs={})
+        count.add_catch(uncounted, errors=[sfn.Errors.ALL])
+        anything = sfn.Choice.jsonata(scope, "Anything to count?")
+        anything.when(
+            sfn.Condition.jsonata("{% $counted != '' and $count($tallies) > 0 %}"), count, comment="the release runs"
+        )
+        anything.otherwise(then)
+        count.next(then)
+        uncounted.next(then)
+        return anything
+
+    def integration(self, action: str) -> str:
+        """Return the resource of a state that calls DynamoDB."""
+        return f"arn:{Stack.of(self).partition}:states:::dynamodb:{action}"
+
+    def key(self, record: str) -> dict[str, object]:
+        """Return the key of a record, as states name it."""
+        return {RELEASE: {"S": self.release_id}, RECORD: {"S": record}}
+
+
+def retry_busy(state: sfn.CustomState, call: str) -> None:
+    """Try a call of DynamoDB again while it is busy."""
+    state.add_retry(
+        errors=list(state_errors(call, Kind.BUSY)),
+        interval=Duration.seconds(1),
+        max_attempts=3,
+        backoff_rate=2,
+        jitter_strategy=sfn.JitterType.FULL,
+    )
+
+
+def _facts(arms: Arms, arm: str) -> dict[str, str]:
+    route = arms.stable if arm == STABLE else arms.candidate
+    return {"route": route.name, "model": route.model.manifest.name, "version": route.model.version}

@@ -1,0 +1,41 @@
+"""A pipeline that releases a candidate, which does to each object what the object tells it to."""
+
+from pathlib import Path
+
+import aws_cdk as cdk
+from aws_cdk import aws_cloudwatch as cloudwatch
+
+from cdk_inference import AbortOn, InferencePipeline, ModelArtifact, Postprocess, Preprocess, Release, Route
+
+HERE = Path(__file__).parent
+
+app = cdk.App()
+stack = cdk.Stack(app, "Releases")
+old, new = (ModelArtifact(stack, name, recipe=HERE / "models" / f"{name}.py") for name in ("old", "new"))
+alarm = cloudwatch.Alarm(
+    stack,
+    "Alarm",
+    metric=cloudwatch.Metric(namespace="Tests", metric_name="Anything"),
+    threshold=1,
+    evaluation_periods=1,
+)
+InferencePipeline(
+    stack,
+    "Numbers",
+    model=old,
+    preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
+    postprocess=Postprocess.classification(labels=["a", "b", "c", "d"]),
+    release=Release.canary(
+        candidate=Route("new", model=new, preprocess=Preprocess.function(HERE / "obey.py:preprocess")),
+        steps=[50, 100],
+        bake_time=cdk.Duration.seconds(1),
+        window=cdk.Duration.seconds(10),
+        abort_on=[AbortOn.errors(), AbortOn.latency(), AbortOn.disagreement(), alarm],
+        compared=50,
+    ),
+    max_receive_count=1,
+    stage_timeout=cdk.Duration.seconds(5),
+    workflow_timeout=cdk.Duration.minutes(2),
+    removal_policy=cdk.RemovalPolicy.DESTROY,
+)
+app.synth()

@@ -1,0 +1,70 @@
+"""Which model answers which object, and who can change that."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdk_inference.releases.deployed import ReleaseError
+
+if TYPE_CHECKING:
+    import boto3
+
+    from tests.e2e.releases.conftest import Releasing
+
+pytestmark = pytest.mark.e2e
+
+
+def arms(releasing: Releasing, keys: list[str]) -> dict[str, str]:
+    """Return which arm answered each object, once all have their row."""
+    assert set(releasing.pipeline.ends(keys).values()) == {"SUCCEEDED"}
+    rows = releasing.pipeline.rows(*keys)
+    versions = {(row["variant"], row["route"], row["model_version"]) for row in rows}
+    assert len({variant for variant, _, _ in versions}) == len(versions)  # no row mixes builds
+    assert {(variant, route) for variant, route, _ in versions} <= {("stable", "main"), ("candidate", "new")}
+    return {row["key"]: row["variant"] for row in rows}
+
+
+def test_an_object_goes_to_the_arm_that_its_share_says_however_often_it_is_delivered(releasing: Releasing) -> None:
+    assert set(arms(releasing, releasing.put("not-begun", 4)).values()) == {"stable"}
+    releasing.set(share=50, compared=0, step=0)
+    keys = releasing.put("half", 24)
+    half = arms(releasing, keys)
+    assert set(half.values()) == {"stable", "candidate"}
+    counts = releasing.status().counts["step-0"]
+    assert (counts["stable_ok"], counts["candidate_ok"]) == tuple(
+        map(list(half.values()).count, ("stable", "candidate"))
+    )
+    releasing.deliver_again(releasing.pipeline.rows(*keys))
+    assert {row["key"]: row["variant"] for row in releasing.pipeline.rows(*keys)} == half  # one row each, as before
+    assert releasing.status().counts["step-0"] == counts
+
+
+def test_an_operator_promotes_and_aborts_by_one_write_each(releasing: Releasing, session: boto3.Session) -> None:
+    run = [sys.executable, "-m", "cdk_inference.release"]
+    shown = subprocess.run([*run, "status", "Releases"], capture_output=True, text=True, check=True)
+    assert "NOT_BEGUN" in shown.stdout
+    assert subprocess.run([*run, "promote", "Releases"], capture_output=True, check=True).returncode == 0
+    assert set(arms(releasing, releasing.put("promoted", 4)).values()) == {"candidate"}
+    aborted = subprocess.run(
+        [*run, "abort", "Releases", "--reason", "as it was told", "--json"], capture_output=True, text=True, check=True
+    )
+    said = json.loads(aborted.stdout)
+    assert (said["status"], said["share"], said["history"][-1]["reason"]) == ("ABORTED", 0, "as it was told")
+    assert set(arms(releasing, releasing.put("aborted", 4)).values()) == {"stable"}
+    again = subprocess.run([*run, "promote", "Releases"], capture_output=True, text=True, check=False)
+    assert again.returncode == 1
+    assert again.stderr.startswith("error: release")
+    assert subprocess.run([*run, "status", "Releases"], capture_output=True, check=False).returncode == 1
+
+
+def test_a_decision_after_the_end_fails(releasing: Releasing) -> None:
+    releasing.deployed.abort("first")
+    with pytest.raises(ReleaseError, match="must be RUNNING, got ABORTED"):
+        releasing.deployed.promote("too late")
+    with pytest.raises(ReleaseError, match="got ABORTED"):
+        releasing.deployed.abort("again")
