@@ -183,13 +183,6 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
         "ReplicatedWriteConflictException": Kind.BUSY,
         "TransactionConflictException": Kind.BUSY,
     },
-    "dynamodb:UpdateItem": {
-        **_DYNAMODB,
-        "ConditionalCheckFailedException": Kind.DONE,
-        "ItemCollectionSizeLimitExceededException": Kind.ITEM,
-        "ReplicatedWriteConflictException": Kind.BUSY,
-        "TransactionConflictException": Kind.BUSY,
-    },
     "dynamodb:GetItem": _DYNAMODB,
     "dynamodb:Query": _DYNAMODB,
     "dynamodb:UpdateItem": {
