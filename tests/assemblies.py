@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import runpy
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,12 @@ _OF_THE_CLI = {
     "cdk-inference:allow-destroy": "true",
 }
 """The context that the CDK CLI, started for an embedded AWS, gives an app."""
+
+
+@functools.cache
+def template_validation() -> cdk.CloudFormationValidatePlugin:
+    """Return CDK's own validation of templates, which tests leave out otherwise: loading it takes seconds."""
+    return cdk.CloudFormationValidatePlugin()
 
 
 def synthesized(

@@ -29,6 +29,9 @@ os.environ["UV_PYTHON_DOWNLOADS"] = "never"
 # uv leaves compiling to the first import. Without this, each of a thousand processes would compile aws-cdk-lib again.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# CDK's own validation of templates takes more CPU time than all the rest of a synth. `template_validation` is for tests
+# of what it says, and test_targets.py lets it look at the reference app.
+os.environ["CDK_VALIDATION"] = "false"
 # ONNX Runtime's; the runtime and the build of models set it for themselves.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 

@@ -16,6 +16,7 @@ OPTIONS = {
     "optimized": "with `python -O`",
     "no_collection": "with `gc.disable()` at its top",
     "node_compile_cache": "with `NODE_COMPILE_CACHE`",
+    "no_validation": "with `CDK_VALIDATION=false`",
 }
 RIVAL = "the same without"
 
@@ -35,6 +36,7 @@ def measure(settings: Settings) -> list[Figure]:
         "node_compile_cache": synth.timed(
             synth.REFERENCE, out / "node_compile_cache.out", NODE_COMPILE_CACHE=str(out / "node-cache")
         ),
+        "no_validation": synth.timed(synth.REFERENCE, out / "no_validation.out", CDK_VALIDATION="false"),
     }
     found = alternate(contenders, settings.rounds(ROUNDS))
     return [

@@ -56,8 +56,11 @@ def for_aws(
     """The reference app's cloud assembly for AWS. Afterwards, the caches hold all that it needs."""
     built("efficientnet_lite/lite0.py", LambdaPlatform().architecture)
     output = tmp_path_factory.mktemp("aws") / "cdk.out"
-    synth = cdk(repository, "synth", "--quiet", "--output", str(output))
+    synth = cdk(repository, "synth", "--quiet", "--output", str(output), CDK_VALIDATION="true")
     assert synth.returncode == 0, synth.stderr
+    reports = json.loads((output / "validation-report.json").read_text())["pluginReports"]
+    found = {report["pluginName"]: report["violations"] for report in reports}
+    assert found.get("CloudFormation Validate", []) == []
     return output
 
 

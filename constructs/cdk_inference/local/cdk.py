@@ -205,6 +205,7 @@ class CdkCli:
             "CDK_HOME": str(self._home),
             "CDK_DISABLE_VERSION_CHECK": "true",
             "CDK_DISABLE_CLI_TELEMETRY": "true",
+            "CDK_VALIDATION": "false",  # it takes seconds and only warns; the deployment itself tells more
             "NO_COLOR": "1",
             "PYTHONUNBUFFERED": "1",
         }

@@ -18,6 +18,7 @@ from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk.assertions import Template
 from cdk_nag import AwsSolutionsChecks
+from tests.assemblies import template_validation
 from tests.constructs.conftest import RECIPE, make_stack, resources
 
 from cdk_inference import LambdaPlatform, ModelArtifact, PropError, WorkBucket
@@ -579,7 +580,7 @@ def test_a_version_beside_the_alias_fails(stack):
 
 def reviewed(tmp_path, **props):
     app = cdk.App(outdir=str(tmp_path / "cdk.out"), context={"aws:cdk:bundling-stacks": []})
-    Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+    Validations.of(app).add_plugins(AwsSolutionsChecks(app), template_validation())
     stack = cdk.Stack(app, "Stack")
     gpu(stack, **{name: make(stack) for name, make in props.items()})
     return app

@@ -15,6 +15,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk.assertions import Template
 from cdk_nag import AwsSolutionsChecks
+from tests.assemblies import template_validation
 from tests.constructs.conftest import RECIPE, make_stack, resources
 
 from cdk_inference import (
@@ -363,7 +364,7 @@ def test_a_run_of_more_than_an_hour_fails(stack):
 @pytest.mark.parametrize("own_key", [False, True])
 def test_cdk_nag_has_no_finding_that_is_not_acknowledged(tmp_path, own_key):
     app = cdk.App(outdir=str(tmp_path / "cdk.out"), context={"aws:cdk:bundling-stacks": []})
-    Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+    Validations.of(app).add_plugins(AwsSolutionsChecks(app), template_validation())
     stack = cdk.Stack(app, "Stack")
     if own_key:
         add_pipeline(stack, encryption_key=kms.Key(stack, "Mine", enable_key_rotation=True))

@@ -14,6 +14,7 @@ from aws_cdk import Validations
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
 from cdk_nag import AwsSolutionsChecks
+from tests.assemblies import template_validation
 from tests.constructs.conftest import RECIPE
 
 from cdk_inference import (
@@ -38,7 +39,7 @@ from cdk_inference.model import Float16
 @pytest.fixture
 def app(tmp_path):
     app = cdk.App(outdir=str(tmp_path / "cdk.out"), context={"aws:cdk:bundling-stacks": []})
-    Validations.of(app).add_plugins(AwsSolutionsChecks(app))
+    Validations.of(app).add_plugins(AwsSolutionsChecks(app), template_validation())
     return app
 
 
