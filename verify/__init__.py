@@ -1,4 +1,4 @@
-"""Run what ships on machines that this one is not: emulated CPUs, and the architecture and Python of the functions.
+"""Show what ships to outside judges, and to machines that this one is not.
 
-Developers and CI use it; the wheel does not contain it. Everything that runs here is emulation, not hardware.
+Developers and CI use it; the wheel does not contain it. Where another CPU is involved, it is emulated.
 """

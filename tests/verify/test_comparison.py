@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from verify.comparison import EXACT, Limits, compare, decoded, plain_row
+from verify.arm64.comparison import EXACT, Limits, compare, decoded, plain_row
 
 LOOSE = Limits(relative=0.1, absolute=0.02, cosine=0.99)
 

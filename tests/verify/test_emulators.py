@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aws_cdk import App, Stack
-from verify.arm64 import limits_for, unfit
-from verify.comparison import EXACT
+from verify.arm64 import __main__ as arm64
+from verify.arm64.__main__ import limits_for, unfit
+from verify.arm64.comparison import EXACT
+from verify.arm64.functions import Function
+from verify.arm64.runner import Answer, FunctionError, Services, host_python
 from verify.debian import UnavailableError
-from verify.functions import Function
-from verify.runner import Answer, FunctionError, Services, host_python
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.bundling import bytecode
 from cdk_inference.bundling.bundle import bundle
 from cdk_inference.local import aws
-from verify import arm64, emulators
+from verify import emulators
 
 if TYPE_CHECKING:
     from pathlib import Path

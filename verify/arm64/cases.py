@@ -8,7 +8,7 @@ from cdk_inference.local.aws import ACCOUNT, REGION
 
 __all__ = ["ACCOUNT", "CASES", "COLUMNS", "MODEL_CACHE", "REGION", "ROOT", "STACK"]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STACK = "Verify"
 
 MODEL_CACHE = "VERIFY_MODEL_CACHE"

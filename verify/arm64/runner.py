@@ -20,7 +20,7 @@ from cdk_inference.local import aws
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from verify.functions import Assembly, Function
+    from verify.arm64.functions import Assembly, Function
 
 _PROCESS = Path(__file__).with_name("lambda_process.py")
 # Packages of Lambda's Python besides the standard library.

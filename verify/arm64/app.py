@@ -1,6 +1,6 @@
-"""The app whose functions are verified, see `verify.cases`.
+"""The app whose functions are verified, see `verify.arm64.cases`.
 
-``python -m verify.app`` synthesizes it for the platform in the context, into ``$CDK_OUTDIR``.
+``python -m verify.arm64.app`` synthesizes it for the platform in the context, into ``$CDK_OUTDIR``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from aws_cdk import App, Environment, Stack
 
 from cdk_inference import Execution, Inference, InferencePipeline, ModelArtifact, ModelDelivery, Postprocess, Preprocess
 from cdk_inference.model import PackageFile
-from verify.cases import ACCOUNT, CASES, COLUMNS, MODEL_CACHE, REGION, ROOT, STACK
+from verify.arm64.cases import ACCOUNT, CASES, COLUMNS, MODEL_CACHE, REGION, ROOT, STACK
 
 if TYPE_CHECKING:
     from constructs import Construct

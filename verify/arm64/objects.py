@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from verify.cases import COLUMNS, ROOT
-from verify.runner import FunctionError, host_python
+from verify.arm64.cases import COLUMNS, ROOT
+from verify.arm64.runner import FunctionError, host_python
 
 if TYPE_CHECKING:
-    from verify.functions import Function
+    from verify.arm64.functions import Function
 
 _PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
 _SENTENCES = ROOT / "model_assets" / "minilm" / "sentences.txt"

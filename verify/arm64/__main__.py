@@ -25,17 +25,17 @@ from cdk_inference.common.cache import cache_root
 from cdk_inference.common.platform import CONTEXT_KEY, LambdaPlatform
 from cdk_inference.local.emulator.emulator import Emulator
 from verify import emulators
-from verify.cases import CASES, MODEL_CACHE, ROOT, STACK
-from verify.comparison import EXACT, Comparison, Limits, compare, decoded, plain_row
+from verify.arm64.cases import CASES, MODEL_CACHE, ROOT, STACK
+from verify.arm64.comparison import EXACT, Comparison, Limits, compare, decoded, plain_row
+from verify.arm64.functions import Assembly
+from verify.arm64.objects import objects_for
+from verify.arm64.runner import Answer, FunctionError, Services, host_python
 from verify.debian import UnavailableError
-from verify.functions import Assembly
-from verify.objects import objects_for
-from verify.runner import Answer, FunctionError, Services, host_python
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from verify.functions import Function
+    from verify.arm64.functions import Function
 
 TARGET = LambdaPlatform()
 """The platform to verify: the default of every function."""
@@ -159,7 +159,7 @@ def synthesized(folder: Path, target: LambdaPlatform) -> Assembly:
     }
     if (node := binaries / "node").exists():
         environment["JSII_NODE"] = str(node)
-    subprocess.run([sys.executable, "-m", "verify.app"], cwd=ROOT, env=environment, stdout=sys.stderr, check=True)
+    subprocess.run([sys.executable, "-m", "verify.arm64.app"], cwd=ROOT, env=environment, stdout=sys.stderr, check=True)
     return Assembly(folder, STACK)
 
 
