@@ -6,16 +6,13 @@ import contextlib
 import json
 import os
 import shutil
-import stat
 import sys
 import tempfile
 import time
 import zipfile
-from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
-from operator import itemgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Annotations, Stack
@@ -24,13 +21,22 @@ from aws_cdk import aws_lambda as lambda_
 from cdk_inference.bundling.bytecode import BytecodeError, compile_modules, interpreter, settings, traces
 from cdk_inference.bundling.trimming import chosen_files, needed_files
 from cdk_inference.bundling.wheels import Requirements, installed_distributions, uv_version
-from cdk_inference.common.cache import cache_root, hash_file, is_clutter
-from cdk_inference.common.contents import content_digest, is_settled, mode_of
+from cdk_inference.bundling.zip_files import (
+    UNPACKED_LIMIT,
+    check_size,
+    modules,
+    origin,
+    size_of,
+    source_files,
+    write_zip,
+)
+from cdk_inference.common.cache import cache_root, hash_file
+from cdk_inference.common.contents import content_digest, is_settled
 from cdk_inference.common.store import touch
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from constructs import Construct
 
@@ -38,7 +44,6 @@ if TYPE_CHECKING:
 
 # Raise this when the same inputs give another zip than before: it voids what is cached.
 _FORMAT = 4
-_UNPACKED_LIMIT = 262_144_000  # bytes, AWS's "250 MB" for a zip function
 # Nothing tells of a download that is possible now, or of an interpreter in an unusual place: look again after a while.
 _SEARCH_SECONDS = 3600
 _ZIP = "code.zip"
@@ -145,7 +150,7 @@ def bundle(
         [(Requirements(part.requirements), tuple(part.kept)) for part in parts],
     )
     files = source_files(sources)
-    for module in sorted(_modules(files) & sys.stdlib_module_names):
+    for module in sorted(modules(files) & sys.stdlib_module_names):
         raise PropError(f"sources of {name} must not hide Python's own modules, got {module!r}; rename it")
     inputs = {
         "format": _FORMAT,
@@ -218,7 +223,7 @@ def files_zip(scope: Construct, *, name: str, sources: Mapping[str, Path | bytes
     folder = bundles / _key({"format": _FORMAT, "files": digest})
 
     def contents(_: Path) -> tuple[dict[str, Path | bytes], dict[str, Any]]:
-        _check_size(files, name)
+        check_size(files, name)
         return files, {"asset_hash": digest}
 
     made = _read(folder) or _make(folder, contents, name)
@@ -304,7 +309,7 @@ def _make(
         complete.mkdir(parents=True)
         try:
             files, made = contents(partial)
-            _write_zip(complete / _ZIP, files)
+            write_zip(complete / _ZIP, files)
             made["zip_sha256"] = hash_file(complete / _ZIP)
             _write_record(complete, made)
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one
@@ -366,21 +371,21 @@ def _contents(
     if clash := sorted(installed.keys() & sources.keys()):
         raise PropError(
             f"sources of {name} must not overwrite files of its requirements, got {clash[0]!r} from "
-            f"{_origin(sources[clash[0]])}; rename it"
+            f"{origin(sources[clash[0]])}; rename it"
         )
-    for module in sorted(_modules(sources) & {path.split("/")[0].split(".")[0] for path in installed}):
+    for module in sorted(modules(sources) & {path.split("/")[0].split(".")[0] for path in installed}):
         raise PropError(f"sources of {name} must not hide modules of its requirements, got {module!r}; rename it")
     files: dict[str, Path | bytes] = {**installed, **sources}
-    _check_size(files, name)
+    check_size(files, name)
     facts: dict[str, Any] = {"distributions": distributions}
     compiled: dict[str, Path] = {}
     if compiler is not None:
         compiled = compile_modules(files, partial / "bytecode", python=platform.python, executable=compiler)
-        if (size := sum(map(_size, [*files.values(), *compiled.values()]))) > _UNPACKED_LIMIT:
+        if (size := sum(map(size_of, [*files.values(), *compiled.values()]))) > UNPACKED_LIMIT:
             compiled = {}
             facts["lack"] = (
                 f"with bytecode, {name} would be {size / 1e6:.0f} MB unpacked, and Lambda takes"
-                f" {_UNPACKED_LIMIT / 1e6:.0f} MB: remove requirements"
+                f" {UNPACKED_LIMIT / 1e6:.0f} MB: remove requirements"
             )
     # Patch versions of Python write other bytecode for the same sources, which must not cause a deployment.
     facts["asset_hash"] = _key({"files": content_digest(files), "python": platform.python, "bytecode": bool(compiled)})
@@ -398,50 +403,6 @@ def _placeholder(bundles: Path) -> BundledCode:
     return BundledCode(path, sha256(b"placeholder").hexdigest())
 
 
-def source_files(sources: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
-    """Return the user's and our own files by their path in the zip; symbolic links are followed."""
-    files: dict[str, Path | bytes] = {}
-    for prefix, source in sources.items():
-        path = PurePosixPath(prefix)
-        if path.is_absolute() or ".." in path.parts:
-            raise PropError(f"a path in the zip must be relative and without '..', got {prefix!r}")
-        for name, file in [(str(path), source)] if isinstance(source, bytes) else _walk(path, source, ()):
-            if name in files:
-                raise PropError(
-                    f"{name!r} in the zip must have one source, got {_origin(files[name])} and {_origin(file)}; rename "
-                    "one"
-                )
-            files[name] = file
-    return files
-
-
-def _origin(content: Path | bytes) -> str:
-    return "a generated file" if isinstance(content, bytes) else str(content)
-
-
-def _modules(sources: Mapping[str, Path | bytes]) -> set[str]:
-    """Return the modules that sources define at the root, where Python looks before anywhere else.
-
-    A folder without ``__init__.py`` is not among them: modules that are elsewhere go before it.
-    """
-    paths = [PurePosixPath(name) for name in sources]
-    files = {path.stem for path in paths if len(path.parts) == 1 and path.suffix == ".py"}
-    return files | {path.parts[0] for path in paths if len(path.parts) == 2 and path.name == "__init__.py"}  # noqa: PLR2004
-
-
-def _walk(name: PurePosixPath, path: Path, parents: tuple[Path, ...]) -> Iterator[tuple[str, Path]]:
-    if path.is_file():
-        yield str(name), path
-    elif not path.is_dir():
-        raise PropError(f"source must exist, got {str(path)!r}; correct the path, or remove the broken link")
-    elif (real := path.resolve()) in parents:
-        raise PropError(f"source must not be a link to a folder around it, got {str(path)!r}; remove the link")
-    else:
-        for child in path.iterdir():
-            if not is_clutter(child) and child.suffix != ".pyc":
-                yield from _walk(name / child.name, child, (*parents, real))
-
-
 def _check_versions(installed: Mapping[str, str], others: Mapping[str, str], name: str) -> None:
     """Refuse two versions of a distribution: their files would lie in one folder."""
     for distribution, wanted in others.items():
@@ -450,31 +411,3 @@ def _check_versions(installed: Mapping[str, str], others: Mapping[str, str], nam
                 f"requirements of {name} must include {distribution}=={wanted}, of which the runtime takes single "
                 f"files, got {distribution}=={other}; require {distribution}=={wanted}"
             )
-
-
-def _size(content: Path | bytes) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
-
-
-def _check_size(files: Mapping[str, Path | bytes], name: str) -> None:
-    """Refuse what Lambda would refuse, while the largest parts can still be named."""
-    sizes: Counter[str] = Counter()
-    for path, content in files.items():
-        sizes[PurePosixPath(path).parts[0]] += _size(content)
-    if (total := sizes.total()) > _UNPACKED_LIMIT:
-        largest = ", ".join(f"{part} {size / 1e6:.0f} MB" for part, size in sizes.most_common(5))
-        raise PropError(
-            f"the code of {name} must be at most {_UNPACKED_LIMIT / 1e6:.0f} MB unpacked, got {total / 1e6:.0f} MB; "
-            f"remove requirements (the largest parts are {largest})"
-        )
-
-
-def _write_zip(target: Path, files: Mapping[str, Path | bytes]) -> None:
-    with zipfile.ZipFile(target, "w") as archive:
-        for name, content in sorted(files.items(), key=itemgetter(0)):
-            entry = zipfile.ZipInfo(name)  # dated 1980-01-01
-            entry.create_system = 3  # Unix, so that the mode counts
-            entry.external_attr = (stat.S_IFREG | mode_of(content)) << 16
-            # Level 5: onnxruntime and numpy take 60 % of the default's time and come out 1 % larger.
-            data = content if isinstance(content, bytes) else content.read_bytes()
-            archive.writestr(entry, data, zipfile.ZIP_DEFLATED, compresslevel=5)

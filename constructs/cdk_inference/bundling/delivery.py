@@ -15,8 +15,9 @@ from aws_cdk import Annotations, Stack, Token
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.bundling.bundle import files_zip, lambda_source, source_files
+from cdk_inference.bundling.bundle import files_zip, lambda_source
 from cdk_inference.bundling.packages import PackagedCode
+from cdk_inference.bundling.zip_files import UNPACKED_LIMIT, size_of, source_files
 from cdk_inference.common.contents import hash_once
 from cdk_inference.common.platform import LambdaPlatform, on_cpu_only
 from cdk_inference.common.props.descriptions import LAYER, described
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from cdk_inference.stages.base import StageFunction
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-_UNPACKED_LIMIT = 262_144_000  # bytes of a zip and its layers
 _IMAGE_LIMIT = 10 * 1024**3  # bytes
 _LEAST_STORAGE, _MOST_STORAGE = 512, 10_240  # MiB of /tmp
 
@@ -178,9 +178,9 @@ class AutoDelivery(ModelDelivery):
         # The user's own requirements can be of any size.
         if not package.requirements and size + _size(package.sources) <= _ALWAYS_ZIPPED:
             return ZipDelivery()
-        if size <= _UNPACKED_LIMIT:
+        if size <= UNPACKED_LIMIT:
             code = package.bundled(scope, name=name, platform=platform)
-            if _planned_size(code.zip_path) + size <= _UNPACKED_LIMIT:
+            if _planned_size(code.zip_path) + size <= UNPACKED_LIMIT:
                 return ZipDelivery()
         if on_cpu_only(scope) or platform.wheels is not None or _storage(size) == _LEAST_STORAGE:
             return S3Delivery()
@@ -196,7 +196,7 @@ class ZipDelivery(ModelDelivery):
     ) -> PackagedCode:
         """Bundle code and model together; bundling refuses what is too large."""
         path = _path(model)
-        if (size := _size(shipped_files(path))) > _UNPACKED_LIMIT:
+        if (size := _size(shipped_files(path))) > UNPACKED_LIMIT:
             raise PropError(_too_large(name, "zip", size, 0))
         both = replace(package, sources={**package.sources, **shipped_files(path, "model")})
         return both.resolve(scope, name=name, platform=platform)
@@ -213,7 +213,7 @@ class LayerDelivery(ModelDelivery):
         path = _path(model)
         size = _size(shipped_files(path))
         code = package.bundled(scope, name=name, platform=platform)
-        if size + (beside := _unpacked_size(code.zip_path)) > _UNPACKED_LIMIT:
+        if size + (beside := _unpacked_size(code.zip_path)) > UNPACKED_LIMIT:
             raise PropError(_too_large(name, "layer", size, beside))
         # In the folder that Lambda puts onto Python's path, so that the function finds it wherever layers are unpacked.
         zipped = files_zip(scope, name=f"the layer of {name}", sources=shipped_files(path, "python/inference_model"))
@@ -385,7 +385,7 @@ def shipped_files(model: Path, folder: str = ".") -> dict[str, Path]:
 def _size(sources: Path | Mapping[str, Path | bytes]) -> int:
     """Return the bytes of a folder, or of what is in a package."""
     files = source_files(sources if isinstance(sources, Mapping) else {".": sources})
-    return sum(len(file) if isinstance(file, bytes) else file.stat().st_size for file in files.values())
+    return sum(map(size_of, files.values()))
 
 
 def _storage(size: int) -> int:
@@ -419,6 +419,6 @@ def _planned_size(path: Path) -> int:
 def _too_large(name: str, where: str, model: int, code: int) -> str:
     with_code = f" and {code / 1e6:.0f} MB of code" if code else ""
     return (
-        f"zip and layers of {name} must be at most {_UNPACKED_LIMIT / 1e6:.0f} MB unpacked, got a model of "
+        f"zip and layers of {name} must be at most {UNPACKED_LIMIT / 1e6:.0f} MB unpacked, got a model of "
         f"{model / 1e6:.0f} MB{with_code}; deliver it with ModelDelivery.s3() or .image(), not by {where}"
     )

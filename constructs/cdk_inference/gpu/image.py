@@ -9,10 +9,11 @@ from aws_cdk import Stack
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.bundling.bundle import lambda_source, source_files
+from cdk_inference.bundling.bundle import lambda_source
 from cdk_inference.bundling.delivery import model_folder, shipped_files
 from cdk_inference.bundling.images import placeholder, staged
 from cdk_inference.bundling.packages import PackagedCode
+from cdk_inference.bundling.zip_files import source_files
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -264,7 +264,7 @@ def test_interpreter_that_fails_is_named(stack: Stack, tmp_path: Path, monkeypat
 
 
 def test_bytecode_that_does_not_fit_is_left_out(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundling, "_UNPACKED_LIMIT", 2 * len(SOURCES["detect.py"]))
+    monkeypatch.setattr(bundling, "UNPACKED_LIMIT", 2 * len(SOURCES["detect.py"]))
     assert compiled_names(pack(stack, {"detect.py": SOURCES["detect.py"]})) == []
     Annotations.from_stack(stack).has_warning("*", Match.string_like_regexp("with bytecode, Detect would be .* Lambda"))
 
