@@ -10,7 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cdk_inference.model.cascade import Calibration, calibrate
+    from cdk_inference.model.calibration import Calibration
+    from cdk_inference.model.cascade import calibrate
     from cdk_inference.model.project import BuiltModel, build_model
     from cdk_inference.model.recipe.evaluation import Evaluation
     from cdk_inference.model.recipe.precision import Auto, DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "Auto": "recipe.precision",
     "BuiltModel": "project",
-    "Calibration": "cascade",
+    "Calibration": "calibration",
     "Download": "recipe.sources",
     "DynamicInt8": "recipe.precision",
     "Evaluation": "recipe.evaluation",

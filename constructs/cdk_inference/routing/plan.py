@@ -10,7 +10,7 @@ from cdk_inference.common.jsonata import string_literal
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
-    from cdk_inference.model.cascade import Calibration
+    from cdk_inference.model.calibration import Calibration
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.stage_code import StageCode
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from constructs import Construct
 
     from cdk_inference.gpu.inference import GpuBackend
-    from cdk_inference.model.cascade import Calibration
+    from cdk_inference.model.calibration import Calibration
     from cdk_inference.routing.route import Route
 
 _MILLION = Traffic(items_per_month=1_000_000)
