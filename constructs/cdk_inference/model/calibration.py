@@ -1,4 +1,4 @@
-"""What the calibration of a cascade found."""
+"""The result of calibrating a cascade."""
 
 from __future__ import annotations
 

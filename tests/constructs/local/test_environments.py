@@ -63,5 +63,5 @@ def test_two_accounts_and_regions_work(cloud: LocalCloud, tmp_path: Path) -> Non
         assert queue.env == (account, region)
         [url] = cloud.client("sqs", account=account, region=region).list_queues()["QueueUrls"]
         assert url.endswith(f"queue-of-{account}")
-    with pytest.raises(LocalError, match="111111111111/eu-west-1, 222222222222/ap-south-1: choose one"):
+    with pytest.raises(LocalError, match="111111111111/eu-west-1, 222222222222/ap-south-1; choose one"):
         cloud.stack("Queues")

@@ -276,8 +276,8 @@ def test_waiting_shows_executions_that_fail_and_why(cloud: LocalCloud) -> None:
     create(cloud.client("cloudformation"), "Marked", body)
     send(cloud)
     line = (
-        r"0 of 1 objects have a row; last error: pipe marked: StartSyncExecution failed: the execution FAILED: "
-        r"Broken as it was told; queue: \d visible, \d in flight; executions: \d running, [1-9]\d* failed"
+        r"0 of 1 objects have a row; last error: pipe marked: StartSyncExecution failed: the execution must succeed, "
+        r"got FAILED: Broken as it was told; queue: \d visible, \d in flight; executions: \d running, [1-9]\d* failed"
     )
     with pytest.raises(Seen):
         cloud.wait_for([cloud.pipeline().put("any", b"x")], timeout=FOREVER, on_line=until(line))

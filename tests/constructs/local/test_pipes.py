@@ -156,8 +156,8 @@ def test_a_definition_has_the_defaults_of_aws() -> None:
 @pytest.mark.parametrize(
     ("properties", "message"),
     [
-        ({"Enrichment": "arn"}, "pipe p uses Enrichment"),
-        ({"SourceParameters": {"FilterCriteria": {"Filters": []}}}, "pipe p uses FilterCriteria"),
+        ({"Enrichment": "arn"}, "pipe p cannot run locally with Enrichment"),
+        ({"SourceParameters": {"FilterCriteria": {"Filters": []}}}, "pipe p cannot run locally with FilterCriteria"),
         (
             {"TargetParameters": {"InputTemplate": {"Ref": "X"}}},
             "pipe p cannot run locally with an input template that refers to resources",
