@@ -1,7 +1,7 @@
 """Shows in the reference what a reader of a signature wants to know.
 
-It is an extension of griffe, which reads the source for the reference: a default that the source names, such as
-``_BATCH_SIZE``, becomes its value, and fields that share a description, such as ``width, height``, have a default each.
+It is an extension of griffe, which reads the source for the reference. A default that the source names, such as
+``_BATCH_SIZE``, becomes its value. Fields that share a description, such as ``width, height``, have a default each.
 """
 
 from __future__ import annotations

@@ -237,7 +237,7 @@ class Background:
             )
 
     def _last_report(self, since: int, pipes: Collection[str]) -> str | None:
-        """Return the last thing that one of these pipes was not able to do."""
+        """Return the last thing that one of these pipes could not do."""
         matches = ((_NOT_ABLE.match(message), message) for at, message in _lines(self.log) if at >= since)
         failed = [message for match, message in matches if match and match[1] in pipes]
         return failed[-1] if failed else None

@@ -117,7 +117,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
     project: Project = Path(),
 ) -> None:
-    """Print the log events of the functions, what the pipes were not able to do, and errors of the emulator."""
+    """Print the log events of the functions, what the pipes could not do, and errors of the emulator."""
     background = Background(project)
     cloud = background.cloud()
     seen: set[tuple[int, str, str]] = set()

@@ -465,7 +465,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
         return self.metric("Latency", **{"statistic": cloudwatch.Stats.p(95), **options})
 
     def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
-        """Count the events that EventBridge was not able to deliver to the queue, the maximum over 5 minutes."""
+        """Count the events that EventBridge could not deliver to the queue, the maximum over 5 minutes."""
         return self.trigger.metric_undelivered(**options)
 
     def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:

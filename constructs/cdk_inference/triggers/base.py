@@ -230,7 +230,7 @@ class IS3Trigger(Construct):
         )
 
     def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
-        """Count the events that EventBridge was not able to deliver to the queue, the maximum over 5 minutes."""
+        """Count the events that EventBridge could not deliver to the queue, the maximum over 5 minutes."""
         return self.undelivered_queue.metric_approximate_number_of_messages_visible(**options)
 
     def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:

@@ -79,7 +79,7 @@ class Situation:
     since
         Milliseconds since the epoch.
     report
-        Returns the last thing that one of these pipes was not able to do since then, if there is one.
+        Returns the last thing that one of these pipes could not do since then, if there is one.
     told
         Faults of functions that were told before; those that are told now are added.
     """

@@ -123,7 +123,7 @@ class PipeDefinition:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Something that a pipe was not able to do.
+    """Something that a pipe could not do.
 
     Parameters
     ----------
