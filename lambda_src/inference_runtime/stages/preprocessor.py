@@ -160,7 +160,7 @@ class Preprocessor:
         messages
             As those of the preprocessing function's event.
         batch
-            Is filled meanwhile: complete when all is yielded. A message that is then neither among them nor yielded is
+            Is filled meanwhile: complete when all is yielded. A message that is then neither in it nor yielded is
             done: a duplicate, or superseded by a newer object.
         deadline
             The deadline of the invocation. Without one, items may take any time.
