@@ -66,8 +66,8 @@ class CapacitySchedule:
 
     def __post_init__(self) -> None:
         check_at_least(0, **{"min_capacity of a schedule": self.min_capacity})
-        check_between(0, 23, **{"hour of a schedule": self.hour})
-        check_between(0, 59, **{"minute of a schedule": self.minute})
+        check_between(0, 23, "", **{"hour of a schedule": self.hour})
+        check_between(0, 59, "", **{"minute of a schedule": self.minute})
         days = self.week_day
         if days is not None and not Token.is_unresolved(days) and not _WEEK_DAY.fullmatch(days):
             raise PropError(f"week_day of a schedule must be like 'MON-FRI' or 'SAT,SUN', got '{days}'")
