@@ -73,3 +73,11 @@ def test_the_second_leg_that_a_cascade_needs_is_as_said() -> None:
             traffic = Traffic(items_per_month=1_000_000)
             pays[each] = estimate(cascade, traffic).usd_per_month < estimate(then, traffic).usd_per_month
         assert list(pays.values()) == [False, True]
+
+
+def test_the_costs_of_a_drift_monitor_are_those_of_the_prices() -> None:
+    prices, drift = Prices(), page("drift.md").prose
+    assert f"| The metric `Drift` | {prices.cloudwatch_metrics:.2f} a month |" in drift
+    assert f"| Counting | {prices.dynamodb_writes / 32:.2f} for each million objects |" in drift
+    assert f"at {100 * prices.cloudwatch_metrics:.2f} a month" in drift
+    assert f"| Drift monitor | {prices.cloudwatch_metrics:.2f} |" in PAGE.prose

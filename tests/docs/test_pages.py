@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -87,6 +88,7 @@ def names(code: str) -> dict[str, Any]:
     return {
         **{name: getattr(cdk_inference, name) for name in cdk_inference.__all__},
         **{name: getattr(cdk, name) for name in ("App", "CfnOutput", "Duration", "RemovalPolicy", "Stack")},
+        "cloudwatch": cloudwatch,
         "dynamodb": dynamodb,
         "ec2": ec2,
         "kms": kms,

@@ -91,6 +91,8 @@ class Prices:
         A million write request units, of 1 KB each, and read request units, of 4 KB each, on demand.
     s3_puts, s3_gets
         A million requests.
+    cloudwatch_metrics, cloudwatch_alarms, cloudwatch_dashboards
+        A month of a custom metric, of a standard alarm and of a dashboard.
     endpoint_hours, nat_gateway_hours
         An hour of a VPC's interface endpoint in one zone, and of a NAT gateway; what passes through comes on top.
     """
@@ -119,6 +121,9 @@ class Prices:
     dynamodb_reads: float = _LISTED["dynamodb_reads"]
     s3_puts: float = _LISTED["s3_puts"]
     s3_gets: float = _LISTED["s3_gets"]
+    cloudwatch_metrics: float = _LISTED["cloudwatch_metrics"]
+    cloudwatch_alarms: float = _LISTED["cloudwatch_alarms"]
+    cloudwatch_dashboards: float = _LISTED["cloudwatch_dashboards"]
     endpoint_hours: float = _LISTED["endpoint_hours"]
     nat_gateway_hours: float = _LISTED["nat_gateway_hours"]
 

@@ -1,1 +1,1 @@
-"""What tells a team how a deployed pipeline is doing: drift, dashboards and alarms."""
+"""Tells a team how a deployed pipeline is doing: drift, dashboards and alarms."""

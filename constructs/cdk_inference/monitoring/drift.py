@@ -40,27 +40,27 @@ _MINUTE_AFTER = 2  # when late batches have been counted
 class DriftMonitor(Construct):
     """Compares what a pipeline scores with the evaluation data of its models; made by `pipeline.add_drift_monitor`.
 
-    Postprocessing adds fixed-bin counts of each batch to one item of a table, a window each: of labels, confidence,
-    margin and entropy, or of a vector's elements or projections, and of inputs, such as brightness, tokens or numeric
-    features. No object, input or output is kept. A function on a schedule tests each window that has ended against
-    the counts of the evaluation data in the model's manifest, writes the verdict with its evidence to its log, and
-    records the metric ``Drift``. The test is one of two samples (chi-squared, with the exact mean and variance of small
-    samples), corrected for the number of statistics (Holm, 1979). A window with few objects gives no data.
+    Postprocessing adds fixed-bin counts of each batch to one item of a table for each window. It counts labels,
+    confidence, margin and entropy, or elements or projections of a vector. It also counts inputs: brightness, tokens or
+    numeric features, for example. No object, input or output is kept. A function on a schedule tests each window that
+    has ended against the counts of the evaluation data in the model's manifest. It logs the verdict with its evidence,
+    and records the metric ``Drift``. The test is one of two samples (chi-squared, with the exact mean and variance of
+    small samples), corrected for the number of statistics (Holm, 1979). A window with few objects gives no data.
 
     An object is counted once, when its row is new. Objects whose counts cannot be written are missing from the
-    window. A count may be added twice if DynamoDB's answer to it is lost, and for an object that a cascade passes on
-    and that is delivered again.
+    window. A count may be added twice if DynamoDB's answer to it is lost. So may that of an object that a cascade
+    passes on, if it is delivered again.
 
     Parameters
     ----------
     routes
-        What to watch.
+        The routes to watch.
     window
         See `InferencePipeline.add_drift_monitor`, as for the next three.
     false_alarm_rate, min_objects, metric_per_statistic
         See there.
     removal_policy
-        Of the table.
+        The policy of the table.
     **options
         As those of `StageFunction`.
 
@@ -171,7 +171,7 @@ class DriftMonitor(Construct):
         Parameters
         ----------
         route
-            Whose model. Default: the only route.
+            The route whose model it is about. Default: the only route.
         statistic
             Such as ``"image brightness"``, with `metric_per_statistic`. Default: the one with most evidence.
         **options

@@ -1,4 +1,4 @@
-"""What a drift monitor watches of a route: which numbers of its model, and the functions that count them."""
+"""The routes that a drift monitor watches: the numbers of their models, and the functions that count them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class WatchedRoute:
 
     @cached_property
     def observations(self) -> list[Observation]:
-        """What is observed: of outputs first, and either of classes or of a vector."""
+        """The numbers that are observed: of outputs first, and either of classes or of a vector."""
         kept = [one for one in self.model.manifest.baseline if one.source == "input" or self._fits(one)]
         return kept[:MOST_STATISTICS]
 
@@ -90,7 +90,7 @@ class WatchedRoute:
 
     @property
     def key(self) -> str:
-        """What counts are kept under: the model and the bins, since counts of other bins must not be added up."""
+        """The key of the counts: the model and the bins, since counts of other bins must not be added up."""
         bins = [(one.tensor, one.kind, one.edges) for one in self.observations]
         return f"{self.model.version}#{sha256(json.dumps(bins).encode()).hexdigest()[:8]}"
 

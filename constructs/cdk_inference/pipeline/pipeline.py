@@ -372,19 +372,19 @@ class InferencePipeline(Construct, Generic[StagesT]):
     ) -> DriftMonitor:
         """Compare what is scored with the evaluation data of the models, and record a metric of how unlike it is.
 
-        All routes are watched, but the second model of a cascade: it only gets what the first one is unsure of, which
-        no evaluation data are like.
+        All routes are watched, but the second model of a cascade. It only gets what the first one is unsure of, and no
+        evaluation data are like that.
 
         Parameters
         ----------
         id
-            Of the construct.
+            The id of the construct.
         window
-            The time whose objects are judged together: 5, 6, 10, 12, 15, 20 or 30 minutes, or 1, 2, 3, 4, 6, 8, 12 or
-            24 hours, in UTC. Default: one hour.
+            The time whose objects are judged together. It divides an hour or a day, such as 5, 15 or 30 minutes, or 1,
+            6 or 24 hours, in UTC. Default: one hour.
         false_alarm_rate
-            How likely a window without drift is said to drift, whatever the number of statistics. 1 % of hourly windows
-            are 7 a month: an alarm may ask for two in a row. Default: 0.01.
+            How likely a window without drift is said to drift, whatever the number of statistics. Default: 0.01. That
+            is 7 hourly windows a month, so an alarm may ask for two in a row.
         min_objects
             A window with fewer gives no data. Default: 50.
         metric_per_statistic

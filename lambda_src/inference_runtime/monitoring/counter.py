@@ -1,6 +1,6 @@
 """Counts what was observed of the objects of a window, in one item of a table for each window and model.
 
-A metric for each bin would cost 0.30 USD a month, and there are a hundred; CloudWatch also gives no exact counts of an
+A metric for each bin would cost 0.30 USD a month, and there are a hundred. CloudWatch also gives no exact counts of an
 interval back while data may still arrive. One atomic update for each batch is exact, and costs one write unit.
 """
 
@@ -53,7 +53,7 @@ class DriftCounter:
     window
         Seconds of a window.
     outputs, inputs
-        What is observed; inputs only where this function has them.
+        The numbers that are observed; inputs only where this function has them.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class DriftCounter:
         seen
             The bins of each object.
         others
-            What else is counted, such as ``rejected``.
+            Further counts, such as ``rejected``.
         """
         counts = Counter({f"n_{name}": count for name, count in others.items()})
         for bins in seen:

@@ -1,7 +1,7 @@
 """Tells whether two samples of counts come from one distribution, in plain Python: its function has no packages.
 
 Both samples vary: the baseline is itself a sample. So this is the test of homogeneity of a table with two rows, with
-both its margins fixed, and no threshold on an index such as PSI, whose values without drift depend on both sizes.
+both its margins fixed. A threshold on an index such as PSI would not do: without drift, PSI depends on both sizes.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def chi_squared(bins: Sequence[tuple[int, int]]) -> float:
 def p_value(bins: Sequence[tuple[int, int]]) -> float:
     """Return how likely two samples of one distribution differ as much as these, or more.
 
-    For two bins this is the exact probability (Fisher's, two-sided). For more, the statistic's distribution is taken
-    for a gamma distribution with its exact mean and variance. A plain chi-squared distribution has these only if all
-    counts are large.
+    For two bins this is the exact probability (Fisher's, two-sided). For more, it is the larger of two approximations:
+    a gamma distribution with the statistic's exact mean and variance, and the chi-squared distribution. The latter has
+    them only if all counts are large; the former falls off too early in the far tail of small samples.
 
     Returns
     -------
@@ -67,9 +67,9 @@ def p_value(bins: Sequence[tuple[int, int]]) -> float:
         return 1.0
     if len(bins) == 2:  # noqa: PLR2004
         return max(SMALLEST_P, _fisher(*bins))
-    mean, variance = _moments(bins)
-    shape = mean * mean / variance
-    return max(SMALLEST_P, _upper_gamma(shape, chi_squared(bins) * mean / variance))
+    statistic, (mean, variance) = chi_squared(bins), _moments(bins)
+    exact_moments = _upper_gamma(mean * mean / variance, statistic * mean / variance)
+    return max(SMALLEST_P, exact_moments, _upper_gamma((len(bins) - 1) / 2, statistic / 2))
 
 
 def _moments(bins: Sequence[tuple[int, int]]) -> tuple[float, float]:
@@ -93,7 +93,7 @@ def _moments(bins: Sequence[tuple[int, int]]) -> tuple[float, float]:
 
 
 def _fisher(first: tuple[int, int], second: tuple[int, int]) -> float:
-    """Return the probability of all tables with two bins that are no likelier than this one."""
+    """Return the probability of all tables with two bins that are not likelier than this one."""
     n, m, inside = first[0] + second[0], first[1] + second[1], sum(first)
 
     def chance(count: int) -> float:

@@ -21,7 +21,7 @@ def judge(
     Parameters
     ----------
     counts
-        What `DriftCounter` added up, by attribute.
+        The sums of `DriftCounter`, by attribute.
     statistics
         `{"name", "attribute", "baseline"}`: the name, what its attributes begin with, and the baseline's counts by bin.
         The statistic ``n_escalated`` has the objects that were not escalated first.
@@ -33,9 +33,9 @@ def judge(
     Returns
     -------
     dict
-        `verdict`, `objects`, `rejected`, `failed` and `escalated`. Unless there are too few objects, besides: `drift`,
-        the evidence against no drift of the statistic that has most, as a share of what is needed (from 1 on it is
-        drift), and `statistics`, most evidence first.
+        `verdict`, `objects`, `rejected`, `failed` and `escalated`. With enough objects, `drift` is the most
+        evidence that a statistic has, as a share of the limit. From 1 on it is drift. `statistics` has all
+        of them, most evidence first.
     """
     totals = {name: counts.get(f"n_{name}", 0) for name in ("objects", "rejected", "failed", "escalated")}
     if totals["objects"] < min_objects or not statistics:

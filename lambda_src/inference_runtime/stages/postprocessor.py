@@ -154,9 +154,9 @@ class Postprocessor:
         outputs, rows
             As those of `outcomes`.
         outcomes
-            What that returned.
+            The outcomes that it returned.
         input_bins
-            What is counted of the inputs, by index.
+            The bins of the inputs, by index.
         """
         if self.drift is None:
             return {}
@@ -213,7 +213,7 @@ class Postprocessor:
         escalated
             The items that go on to a better model, by index; None where there is no cascade.
         observed
-            What the drift monitor counts of items, by index. It counts an item when its row is new, and each time that
+            The bins that the drift monitor counts, by index. It counts an item when its row is new, and each time that
             it goes on.
 
         Raises

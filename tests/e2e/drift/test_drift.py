@@ -1,4 +1,4 @@
-"""What is uploaded is counted, and windows that have ended are judged by a function that may do nothing else."""
+"""Uploads are counted, and windows that have ended are judged by a function that may do nothing else."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ class Manifest:
     provenance
         Licence, origin, hash of the recipe and versions of the tools.
     baseline
-        What the evaluation data and the answers to them are like, to notice drift. Empty if a lock of an older version
+        Counts of the evaluation data and of the answers to them, to notice drift. Empty if a lock of an older version
         has none.
     """
 
