@@ -1,8 +1,8 @@
 """Measure the drift monitor: ``python -m benchmarks.drift``, or ``python -m benchmarks.drift null``.
 
 False alarms are counted over windows that are drawn without drift, at sizes of 50 to 10,000, each against its own
-baseline. Shifts are planted into real data: digits are blurred, or some of them come more often, and English texts are
-mixed with German ones (the messages of programs of this machine, and their translations).
+baseline. Shifts are planted into real data. Digits are blurred, or some of them come more often. English texts are
+mixed with German ones: messages of programs of this machine, and their translations.
 """
 
 from __future__ import annotations

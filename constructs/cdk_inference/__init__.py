@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cdk_inference.gpu.sagemaker import SageMakerAsync
     from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.monitoring.alarms import PipelineAlarms
+    from cdk_inference.monitoring.dashboard import PipelineDashboard
     from cdk_inference.monitoring.drift import DriftMonitor
     from cdk_inference.pipeline.execution import Execution
     from cdk_inference.pipeline.execution_strategy import ExecutionStrategy
@@ -87,6 +89,8 @@ _MODULES = {
     "ModelArtifact": "model.artifact",
     "ModelBuildError": "errors",
     "ModelDelivery": "bundling.delivery",
+    "PipelineAlarms": "monitoring.alarms",
+    "PipelineDashboard": "monitoring.dashboard",
     "PipelineShape": "costs.options",
     "Postprocess": "stages.postprocess",
     "PostprocessFunction": "stages.postprocess",
@@ -145,6 +149,8 @@ __all__ = [
     "ModelArtifact",
     "ModelBuildError",
     "ModelDelivery",
+    "PipelineAlarms",
+    "PipelineDashboard",
     "PipelineShape",
     "Postprocess",
     "PostprocessFunction",

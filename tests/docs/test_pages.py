@@ -18,6 +18,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.assertions import Template
@@ -76,6 +77,7 @@ def names(code: str) -> dict[str, Any]:
         "large": lambda: Route("large", model=model(), preprocess=preprocess),
         "pipeline": lambda: InferencePipeline(other, "Photos", model=model(), preprocess=preprocess),
         "key": lambda: kms.Key(other, "Key"),
+        "topic": lambda: sns.Topic(other, "Topic"),
         **{who: functools.partial(iam.User, other, who) for who in ("reader", "uploader", "producer", "operator")},
         "express_workflow": lambda: sfn.StateMachine(
             other,

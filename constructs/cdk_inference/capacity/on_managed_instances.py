@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class OnManagedInstances(CapacityStrategy):
     """Instances of EC2, see `Capacity.managed_instances`."""
 
+    billed_by_duration: ClassVar[bool] = False
     min_memory_size: ClassVar[int] = LEAST_MEMORY
     max_memory_size: ClassVar[int] = MOST_MEMORY
     has_network: ClassVar[bool] = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 from zoneinfo import ZoneInfo
 
 from aws_cdk import TimeZone, Token, Tokenization
@@ -90,6 +90,8 @@ class CapacitySchedule:
 @dataclass(frozen=True)
 class Provisioned(CapacityStrategy):
     """See `Capacity.provisioned`."""
+
+    billed_by_duration: ClassVar[bool] = False
 
     min_capacity: int
     schedules: Sequence[CapacitySchedule] = ()

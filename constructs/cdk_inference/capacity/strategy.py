@@ -47,6 +47,8 @@ class CapacityStrategy(ABC):
 
     min_memory_size: ClassVar[int] = 128
     max_memory_size: ClassVar[int] = 10_240
+    billed_by_duration: ClassVar[bool] = True
+    """Whether Lambda bills a function's duration at the price on demand."""
     has_network: ClassVar[bool] = False
     """Whether functions share the network of the capacity instead of having separate ones."""
 

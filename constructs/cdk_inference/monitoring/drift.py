@@ -159,6 +159,11 @@ class DriftMonitor(Construct):
         )
         acknowledgments.explain(self.rule, "rule-of-last-resort")
 
+    @property
+    def watched(self) -> dict[str, str]:
+        """The names of the models that are watched, by route."""
+        return {name: route.model.manifest.name for name, route in self._routes.items()}
+
     def metric_drift(
         self, *, route: str | None = None, statistic: str | None = None, **options: Any
     ) -> cloudwatch.Metric:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.base import FunctionOptions, StageFunction
+    from cdk_inference.stages.interfaces import IStage
     from cdk_inference.stages.postprocess import Postprocess
     from cdk_inference.storage.results import IResultsTable
     from cdk_inference.triggers.base import IS3Trigger
@@ -64,6 +65,11 @@ class PipelineParts:
 
 class RouteStages(ABC):
     """The functions of a route."""
+
+    @property
+    @abstractmethod
+    def by_name(self) -> dict[str, IStage]:
+        """The stages by what they do, in the order in which a batch goes through them."""
 
     @property
     @abstractmethod

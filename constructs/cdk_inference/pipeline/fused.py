@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.fused import FusedFunction
+    from cdk_inference.stages.interfaces import IStage
 
 _TIMEOUT = 40
 
@@ -39,6 +40,11 @@ class FusedStages(RouteStages):
     """
 
     score: FusedFunction
+
+    @property
+    def by_name(self) -> dict[str, IStage]:
+        """The function."""
+        return {"score": self.score}
 
     @property
     def input_stage(self) -> StageFunction:

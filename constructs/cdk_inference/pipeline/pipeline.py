@@ -38,11 +38,15 @@ if TYPE_CHECKING:
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_s3 as s3
+    from aws_cdk import aws_sns as sns
 
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import Traffic
+    from cdk_inference.costs.prices import Prices
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.monitoring.alarms import PipelineAlarms
+    from cdk_inference.monitoring.dashboard import PipelineDashboard
     from cdk_inference.monitoring.drift import DriftMonitor
     from cdk_inference.pipeline.deprecated import OldProps
     from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, WorkflowLogs
@@ -155,6 +159,8 @@ class InferencePipeline(Construct, Generic[StagesT]):
     routes
         The stages of each route, by its name: `SeparateStages` or `FusedStages`. Without a routing, the name is
         ``"main"``.
+    drift_monitors
+        Those of `add_drift_monitor`.
 
     Raises
     ------
@@ -204,6 +210,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
         plan = RoutePlan.of(_branch(model, preprocess, inference, routing) if arms is None else arms)
         routed = routing is not None or arms is not None
         self._plan, self._capacity = plan, capacity
+        self.drift_monitors: list[DriftMonitor] = []
         self._execution: ExecutionStrategy[StagesT] = chosen_execution(execution, old)
         self._execution.check(plan, capacity)
         models = 2 if any(planned.escalation for planned in plan.planned.values()) else 1
@@ -401,7 +408,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
         from cdk_inference.monitoring.watched import WatchedRoute  # noqa: PLC0415
 
         postprocess = self._parts.postprocess
-        return DriftMonitor(
+        monitor = DriftMonitor(
             self,
             id,
             routes=[
@@ -422,6 +429,85 @@ class InferencePipeline(Construct, Generic[StagesT]):
             removal_policy=self._parts.workflows["log_removal_policy"],
             **self._parts.functions,
         )
+        self.drift_monitors.append(monitor)
+        return monitor
+
+    def add_dashboard(
+        self, id: str = "Dashboard", *, name: str | None = None, prices: Prices | None = None
+    ) -> PipelineDashboard:
+        """Add a dashboard: what goes through, how long it takes, what fails, what it costs, and drift.
+
+        Add drift monitors before. A dashboard costs 3 USD a month, after the first three of an account.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        name
+            The dashboard's name. Default: CloudFormation chooses one.
+        prices
+            The prices of the estimate for 1,000 objects. Default: list prices of us-east-1.
+        """
+        from cdk_inference.monitoring.dashboard import PipelineDashboard  # noqa: PLC0415 - only for those who ask
+
+        return PipelineDashboard(self, id, pipeline=self, name=name, prices=prices)
+
+    def add_alarms(
+        self,
+        id: str = "Alarms",
+        *,
+        topic: sns.ITopic | None = None,
+        actions: Sequence[cloudwatch.IAlarmAction] = (),
+        max_latency: Duration | None = None,
+        max_message_age: Duration | None = None,
+        max_rejected_share: float = 0.2,
+        runbook: str = "docs/operate/runbook.md",
+    ) -> PipelineAlarms:
+        """Add alarms on what needs a person.
+
+        Each says in its description why, where its threshold is from, and which section of the runbook helps. Add drift
+        monitors before. An alarm costs 0.10 USD a month.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        topic
+            The topic that is notified.
+        actions
+            Further actions of each alarm, such as those of ``aws_cloudwatch_actions``. Default: none.
+        max_latency
+            The 95th percentile of the time from an object's event to its row. Default: 5 minutes.
+        max_message_age
+            The age of the oldest message in the queue. Default: 15 minutes.
+        max_rejected_share
+            The share of objects that may be refused for what they contain, if there are 20 or more. Default: 0.2.
+        runbook
+            Where the runbook is, as descriptions name it; an anchor is added. Default: the page of this library.
+
+        Raises
+        ------
+        PropError
+            The share is not one.
+        """
+        from cdk_inference.monitoring.alarms import PipelineAlarms  # noqa: PLC0415 - only for those who ask
+
+        return PipelineAlarms(
+            self,
+            id,
+            pipeline=self,
+            topic=topic,
+            actions=actions,
+            max_latency=max_latency,
+            max_message_age=max_message_age,
+            max_rejected_share=max_rejected_share,
+            runbook=runbook,
+        )
+
+    @property
+    def escalates(self) -> bool:
+        """Whether a cascade passes objects on."""
+        return any(planned.escalation is not None for planned in self._plan.planned.values())
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""

@@ -55,6 +55,11 @@ class SeparateStages(RouteStages):
     gpu_workflow: GpuWorkflow | None
 
     @property
+    def by_name(self) -> dict[str, IStage]:
+        """The three stages."""
+        return {"preprocess": self.preprocess, "inference": self.inference, "postprocess": self.postprocess}
+
+    @property
     def input_stage(self) -> StageFunction:
         """The preprocessing."""
         return self.preprocess

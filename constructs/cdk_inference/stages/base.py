@@ -132,8 +132,10 @@ class StageFunction(Construct):
         How long a batch may wait for it; None, since a function answers within an express workflow.
     transient_errors
         Errors of an invocation that say nothing about the items.
-    reserved_concurrent_executions
+    memory_size, reserved_concurrent_executions
         As given.
+    billed_by_duration
+        Whether Lambda bills its duration at the price on demand.
     """
 
     model_version: str | None = None
@@ -180,6 +182,8 @@ class StageFunction(Construct):
         ):
             raise PropError(f"reserved_concurrent_executions must be at least 1, got {reserved_concurrent_executions}")
         self.timeout = timeout
+        self.memory_size = memory_size
+        self.billed_by_duration = capacity.billed_by_duration
         self.reserved_concurrent_executions = reserved_concurrent_executions
         self.log_group = log_group(self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy)
         description = described(description, FUNCTION)

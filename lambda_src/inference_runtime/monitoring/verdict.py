@@ -10,6 +10,9 @@ from inference_runtime.monitoring.two_samples import SMALLEST_P, chi_squared, ho
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+_MARGIN = 0.8
+"""Share of the false-alarm rate that is used: far in the tail, probabilities are up to a tenth too small."""
+
 DRIFT, NO_DRIFT, TOO_FEW = "DRIFT", "NO_DRIFT", "TOO_FEW_OBJECTS"
 
 
@@ -41,9 +44,10 @@ def judge(
     if totals["objects"] < min_objects or not statistics:
         return {"verdict": TOO_FEW, **totals}
     found = [_compared(counts, statistic, totals) for statistic in statistics]
-    level = false_alarm_rate / len(found)
+    rate = _MARGIN * false_alarm_rate
+    level = rate / len(found)
     p_values = [one["p_value"] for one in found]
-    for one, rejected in zip(found, holm(p_values, false_alarm_rate), strict=True):
+    for one, rejected in zip(found, holm(p_values, rate), strict=True):
         one["drifted"] = rejected
         one["drift"] = round(log(max(SMALLEST_P, one["p_value"])) / log(level), 4)
     found.sort(key=lambda one: -one["drift"])

@@ -22,31 +22,12 @@ from cdk_inference import (
     Route,
     Routing,
 )
-from cdk_inference.model.records.manifest import Metric, Observation
+from cdk_inference.model.records.manifest import Observation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CLASSES = [Observation("output", "logits", kind, (0.5, 0.7), (100, 100, 100)) for kind in ("label", "confidence")]
-VECTOR = [Observation("output", "logits", f"feature {place}", (0.0,), (150, 150)) for place in range(2)]
-INPUTS = [Observation("input", "image", "brightness", (90.0, 120.0), (50, 200, 50))]
-
-
-def built(model: ModelArtifact, *observations: Observation, metric: str = "top1_agreement") -> ModelArtifact:
-    """Have a placeholder look as if it was built, with a baseline."""
-    model.manifest = replace(
-        model.manifest,
-        size_bytes=1,
-        model_version="0123456789ab",
-        metric=Metric(metric, 1.0, 1.0, 0.9, 300),
-        baseline=observations or (*CLASSES, *VECTOR, *INPUTS),
-    )
-    return model
-
-
-@pytest.fixture
-def model(stack: cdk.Stack) -> ModelArtifact:
-    return built(ModelArtifact(stack, "Model", recipe=RECIPE))
+    Built = Callable[..., ModelArtifact]
 
 
 def variables(stack: cdk.Stack, description: str) -> dict[str, Any]:
@@ -99,7 +80,7 @@ def test_the_table_is_encrypted_with_the_key_of_the_pipeline_and_forgets(
     assert table["DeletionPolicy"] == "RetainExceptOnCreate"
 
 
-def test_a_pipeline_without_a_monitor_stays_as_it_is() -> None:
+def test_a_pipeline_without_a_monitor_stays_as_it_is(built: Built) -> None:
     plain = make_stack()
     InferencePipeline(
         plain,
@@ -161,14 +142,16 @@ def test_a_model_without_a_baseline_fails(
         pipeline().add_drift_monitor()
 
 
-def test_a_baseline_of_few_samples_fails(model: ModelArtifact, pipeline: Callable[..., InferencePipeline]) -> None:
+def test_a_baseline_of_few_samples_fails(
+    built: Built, model: ModelArtifact, pipeline: Callable[..., InferencePipeline]
+) -> None:
     built(model, Observation("output", "logits", "label", (0.5,), (20, 12)))
     with pytest.raises(PropError, match=r"evaluation\.data of tiny must have at least 50 samples .*, got 32"):
         pipeline().add_drift_monitor()
 
 
 def test_more_numbers_than_fit_are_left_out_or_fail(
-    stack: cdk.Stack, model: ModelArtifact, pipeline: Callable[..., InferencePipeline]
+    built: Built, stack: cdk.Stack, model: ModelArtifact, pipeline: Callable[..., InferencePipeline]
 ) -> None:
     many = [Observation("input", "image", f"feature {n}", (0.0, 1.5, 2.25), (100,) * 4) for n in range(40)]
     built(model, *many)
@@ -185,7 +168,7 @@ def test_a_fused_function_counts_inputs_and_outputs(
 
 
 def test_of_a_vector_its_elements_are_watched(
-    stack: cdk.Stack, model: ModelArtifact, pipeline: Callable[..., InferencePipeline]
+    built: Built, stack: cdk.Stack, model: ModelArtifact, pipeline: Callable[..., InferencePipeline]
 ) -> None:
     built(model, metric="cosine")
     pipeline().add_drift_monitor()
@@ -196,14 +179,14 @@ def test_of_a_vector_its_elements_are_watched(
 
 
 def test_with_labels_a_vector_is_one_of_classes(
-    stack: cdk.Stack, model: ModelArtifact, pipeline: Callable[..., InferencePipeline]
+    built: Built, stack: cdk.Stack, model: ModelArtifact, pipeline: Callable[..., InferencePipeline]
 ) -> None:
     built(model, metric="cosine")
     pipeline(postprocess=Postprocess.classification(labels=list("abcdefghij"))).add_drift_monitor()
     assert [one[1] for one in json.loads(variables(stack, "stores what")["DRIFT_OUTPUTS"])] == ["label", "confidence"]
 
 
-def test_of_a_cascade_the_first_model_is_watched(stack: cdk.Stack, model: ModelArtifact) -> None:
+def test_of_a_cascade_the_first_model_is_watched(built: Built, stack: cdk.Stack, model: ModelArtifact) -> None:
     other = built(ModelArtifact(stack, "Other", recipe=RECIPE))
     first, second = (
         Route(name, model=one, preprocess=Preprocess.image(size=224))
@@ -222,7 +205,7 @@ def test_of_a_cascade_the_first_model_is_watched(stack: cdk.Stack, model: ModelA
         monitor.metric_drift(route="large")
 
 
-def test_each_route_of_a_split_is_watched(stack: cdk.Stack, model: ModelArtifact) -> None:
+def test_each_route_of_a_split_is_watched(built: Built, stack: cdk.Stack, model: ModelArtifact) -> None:
     other = built(ModelArtifact(stack, "Other", recipe=RECIPE))
     routes = [
         Route(name, model=one, preprocess=Preprocess.image(size=224)) for name, one in (("a", model), ("b", other))

@@ -1,0 +1,208 @@
+"""The dashboard of a pipeline: what goes through, how long it takes, what fails, what it costs, and drift."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aws_cdk import Duration, Token
+from aws_cdk import aws_cloudwatch as cloudwatch
+from constructs import Construct
+
+from cdk_inference.common.metadata import add_metadata
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.costs.prices import Prices
+from cdk_inference.monitoring.stages import stages_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from cdk_inference.monitoring.stages import NamedStage
+    from cdk_inference.pipeline.pipeline import InferencePipeline
+    from cdk_inference.stages.base import StageFunction
+
+_HALF, _HEIGHT = 12, 6  # columns of 24, and rows
+_QUANTILES = (50, 95, 99)
+_EXPRESS_GIB = 64 / 1024  # memory of an execution, in steps of which Step Functions bills
+_SQS_REQUESTS = 1.2  # a send for each, and a receive and a delete for each ten
+
+COLD_STARTS = (
+    'filter type = "platform.report" | stats '
+    "100 * count(record.metrics.initDurationMs) / count(*) as percent by bin(5m)"
+)
+"""Query of Logs Insights: Lambda reports cold starts in its log, and as no metric."""
+
+
+@check_props
+class PipelineDashboard(Construct):
+    """The dashboard of a pipeline; made by `pipeline.add_dashboard`, which has the props.
+
+    Attributes
+    ----------
+    dashboard
+        CloudWatch's: add your own widgets.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        pipeline: InferencePipeline[Any],
+        name: str | None = None,
+        prices: Prices | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        stages = stages_of(pipeline)
+        self.dashboard = cloudwatch.Dashboard(
+            self, "Dashboard", dashboard_name=name, default_interval=Duration.hours(3)
+        )
+        add_metadata(self.dashboard, "dashboard")
+        self.dashboard.add_widgets(*_objects(pipeline))
+        self.dashboard.add_widgets(*_queues(pipeline))
+        self.dashboard.add_widgets(*_workflow(pipeline))
+        for stage in stages:
+            self.dashboard.add_widgets(*_stage(stage))
+        self.dashboard.add_widgets(_graph("Batch fill, percent", [_batch_fill(pipeline)]), _cold_starts(stages))
+        used = prices if prices is not None else Prices()
+        widgets = [_graph("USD for 1,000 objects, without GPUs", [cost_per_thousand(pipeline, used)])]
+        drift = [
+            monitor.metric_drift(route=route, label=f"{monitor.node.id} {route}")
+            for monitor in pipeline.drift_monitors
+            for route in monitor.watched
+        ]
+        if drift:
+            limit = cloudwatch.HorizontalAnnotation(value=1, label="drift")
+            widgets.append(_graph("Drift", drift, left_annotations=[limit]))
+        self.dashboard.add_widgets(*widgets)
+
+
+def cost_per_thousand(pipeline: InferencePipeline[Any], prices: Prices) -> cloudwatch.MathExpression:
+    """Return the estimated USD for 1,000 objects: durations and requests as measured, times list prices.
+
+    Functions on demand, the express workflow, and what each object costs by itself: its event, its messages, its read
+    and its write of up to 1 KB. Uploads, logs, keys, GPUs and capacity that is always on are not in it.
+    """
+    metrics: dict[str, cloudwatch.IMetric] = {
+        "succeeded": pipeline.metric_succeeded(),
+        "rejected": pipeline.metric_rejected(),
+        "failed": pipeline.metric_failed(),
+        "executions": pipeline.workflow.state_machine.metric_started(statistic="Sum"),
+        "milliseconds": pipeline.workflow.metric_time(statistic="Sum"),
+    }
+    each = (
+        prices.eventbridge_events + _SQS_REQUESTS * prices.sqs_requests + prices.s3_gets + prices.dynamodb_writes
+    ) / 1e6
+    terms = [
+        f"objects * {each:.6g}",
+        f"executions * {(prices.express_requests + prices.pipe_requests) / 1e6:.6g}",
+        f"milliseconds * {prices.express_gb_seconds * _EXPRESS_GIB / 1e9:.6g}",
+    ]
+    for number, function in enumerate(_functions(pipeline)):
+        gib = function.memory_size / 1024
+        architecture = "x86_64" if function.function.architecture.name == "x86_64" else "arm64"
+        metrics[f"duration{number}"] = function.metric_duration(statistic="Sum")
+        metrics[f"invocations{number}"] = function.metric_invocations()
+        terms.append(f"duration{number} * {prices.lambda_gb_second(architecture) * gib / 1000:.6g}")
+        terms.append(f"invocations{number} * {prices.lambda_requests / 1e6:.6g}")
+    total = " + ".join(terms).replace("objects", "(succeeded + rejected + failed)")
+    return cloudwatch.MathExpression(
+        expression=f"IF(succeeded + rejected + failed > 0, 1000 * ({total}) / (succeeded + rejected + failed))",
+        using_metrics=metrics,
+        label="USD for 1,000 objects",
+    )
+
+
+def _functions(pipeline: InferencePipeline[Any]) -> Iterator[StageFunction]:
+    """Yield the functions that are billed by their duration."""
+    for stage in stages_of(pipeline):
+        for function in stage.stage.stage_functions:
+            if function.billed_by_duration and not Token.is_unresolved(function.memory_size):
+                yield function
+
+
+def _objects(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
+    counts = [
+        pipeline.metric_succeeded(),
+        pipeline.metric_rejected(),
+        pipeline.metric_failed(),
+        pipeline.metric_retried(),
+    ]
+    if pipeline.escalates:
+        counts.append(pipeline.metric_escalated())
+    latency = [pipeline.metric_latency(statistic=f"p{each}", label=f"p{each}") for each in _QUANTILES]
+    return [_graph("Objects in 5 minutes", counts), _graph("From event to row, ms", latency)]
+
+
+def _queues(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
+    trigger = pipeline.trigger
+    return [
+        _graph(
+            "Queue: messages, and the age of the oldest in s",
+            [trigger.metric_queue_depth()],
+            right=[trigger.metric_oldest_message_age()],
+        ),
+        _graph("Dead letters and undelivered events", [trigger.metric_dead_letters(), trigger.metric_undelivered()]),
+    ]
+
+
+def _workflow(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
+    workflow = pipeline.workflow
+    times = [workflow.metric_time(statistic=f"p{each}", label=f"p{each}") for each in _QUANTILES]
+    failures = [workflow.metric_failed(), workflow.metric_timed_out(), pipeline.results.metric_throttled_writes()]
+    return [_graph("Workflow, ms", times), _graph("Workflow: failures; table: throttled writes", failures)]
+
+
+def _stage(stage: NamedStage) -> list[cloudwatch.IWidget]:
+    label = stage.label.capitalize()
+    durations = [stage.stage.metric_duration(statistic=f"p{each}", label=f"p{each}") for each in _QUANTILES]
+    counts = [stage.stage.metric_invocations(), stage.stage.metric_errors(), stage.stage.metric_throttles()]
+    return [_graph(f"{label}, ms", durations), _graph(f"{label}: invocations, errors, throttles", counts)]
+
+
+def _batch_fill(pipeline: InferencePipeline[Any]) -> cloudwatch.MathExpression:
+    """Return how full batches are: rows of an invocation that writes them, as percent of the most."""
+    writing = [each.output_stage for each in pipeline.routes.values()]
+    invocations = {f"i{number}": each.metric_invocations() for number, each in enumerate(writing)}
+    total = " + ".join(invocations)
+    return cloudwatch.MathExpression(
+        expression=f"IF({total} > 0, 100 * (s + r + f) / ({total}) / {pipeline.trigger.batch_size})",
+        using_metrics={
+            "s": pipeline.metric_succeeded(),
+            "r": pipeline.metric_rejected(),
+            "f": pipeline.metric_failed(),
+            **invocations,
+        },
+        label="batch fill",
+    )
+
+
+def _cold_starts(stages: Sequence[NamedStage]) -> cloudwatch.IWidget:
+    groups = dict.fromkeys(
+        function.log_group.log_group_name for stage in stages for function in stage.stage.stage_functions
+    )
+    return cloudwatch.LogQueryWidget(
+        title="Cold starts, percent of invocations",
+        log_group_names=list(groups),
+        query_string=COLD_STARTS,
+        view=cloudwatch.LogQueryVisualizationType.LINE,
+        width=_HALF,
+        height=_HEIGHT,
+    )
+
+
+def _graph(
+    title: str,
+    left: Sequence[cloudwatch.IMetric],
+    *,
+    right: Sequence[cloudwatch.IMetric] | None = None,
+    left_annotations: Sequence[cloudwatch.HorizontalAnnotation] | None = None,
+) -> cloudwatch.GraphWidget:
+    return cloudwatch.GraphWidget(
+        title=title,
+        left=list(left),
+        right=list(right) if right is not None else None,
+        left_annotations=list(left_annotations) if left_annotations is not None else None,
+        left_y_axis=cloudwatch.YAxisProps(min=0),
+        width=_HALF,
+        height=_HEIGHT,
+    )
