@@ -13,6 +13,7 @@ import pytest
 from aws_cdk import Validations
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sns as sns
 from cdk_nag import AwsSolutionsChecks
 from tests.assemblies import template_validation
 from tests.constructs.conftest import RECIPE
@@ -101,6 +102,24 @@ def add_deliveries(app):
         CpuInference(stack, name, model=model, work=work, delivery=getattr(ModelDelivery, name)())
 
 
+def add_monitored_pipeline(app):
+    """Add a pipeline with all that tells how it is doing."""
+    stack = cdk.Stack(app, "Stack")
+    pipeline = InferencePipeline(
+        stack,
+        "Photos",
+        model=ModelArtifact(stack, "Model", recipe=RECIPE),
+        preprocess=Preprocess.image(size=224),
+    )
+    pipeline.add_drift_monitor()
+    pipeline.add_dashboard()
+    pipeline.add_alarms(
+        topic=sns.Topic(
+            stack, "Topic", enforce_ssl=True, master_key=kms.Key(stack, "TopicKey", enable_key_rotation=True)
+        )
+    )
+
+
 def report(app):
     """Return the findings of cdk-nag and those that were acknowledged."""
     try:
@@ -169,6 +188,12 @@ def test_cdk_nag_has_no_finding_in_the_local_target(app, add):
     assert [v for v in acknowledged if v["ruleName"] == "AwsSolutions-L1"]
 
 
+def test_cdk_nag_has_no_finding_in_what_monitors_a_pipeline(app):
+    add_monitored_pipeline(app)
+    violations, _ = report(app)
+    assert [(v["ruleName"], v["violatingResources"]) for v in violations] == []
+
+
 def test_cdk_nag_fails_an_old_python_that_a_user_chose(app):
     platform = LambdaPlatform("3.12")
     add_pipeline(app, platform=lambda _: platform)
@@ -186,7 +211,14 @@ def test_cdk_nag_has_no_finding_in_functions(app, add):
 
 def test_cfn_lint_is_clean(tmp_path):
     templates = []
-    for add in (add_pipeline, add_fused_pipeline, add_routed_pipeline, add_capacities, add_deliveries):
+    for add in (
+        add_pipeline,
+        add_fused_pipeline,
+        add_routed_pipeline,
+        add_capacities,
+        add_deliveries,
+        add_monitored_pipeline,
+    ):
         app = cdk.App(outdir=str(tmp_path / add.__name__), context={"aws:cdk:bundling-stacks": []})
         add(app)
         app.synth()

@@ -69,7 +69,18 @@ def test_like_objects_are_no_drift_and_unlike_ones_are(cloud: LocalCloud, record
 
 
 def test_the_metric_is_the_one_that_alarms_look_at(cloud: LocalCloud, records: Watched) -> None:
-    (alarm,) = cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    alarms = cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    (drift,) = (alarm for alarm in alarms if alarm.get("MetricName") == "Drift")
     row = records.rows()[0]
-    dimensions = {each["Name"]: each["Value"] for each in alarm["Dimensions"]}
+    dimensions = {each["Name"]: each["Value"] for each in drift["Dimensions"]}
     assert dimensions == {"pipeline": "Drift/Records", "model_version": row["model_version"]}
+    assert all("docs/operate/runbook.md#" in alarm["AlarmDescription"] for alarm in alarms)
+
+
+def test_the_dashboard_is_there(cloud: LocalCloud, records: Watched) -> None:
+    body = json.loads(cloud.client("cloudwatch").get_dashboard(DashboardName="records")["DashboardBody"])
+    titles = {widget["properties"]["title"] for widget in body["widgets"]}
+    assert {"Objects in 5 minutes", "Drift", "USD for 1,000 objects, without GPUs"} <= titles
+    (query,) = (widget["properties"]["query"] for widget in body["widgets"] if widget["type"] == "log")
+    log_group = cloud.client("lambda").get_function_configuration(FunctionName=records.functions["Inference"])
+    assert f"SOURCE '{log_group['LoggingConfig']['LogGroup']}'" in query

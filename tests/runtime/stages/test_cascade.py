@@ -20,6 +20,7 @@ from inference_runtime.stages.item import Item
 from inference_runtime.stages.rows import prediction_attribute
 
 if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
 
     from conftest import Inbox
@@ -279,3 +280,20 @@ def test_any_prediction_arrives_as_it_was_in_an_answer_of_bounded_size(
     text = json.dumps(given_back)  # with escapes: the longest form that it can have on its way
     assert len(text) <= MAX_ANSWER_BYTES
     assert first_attribute(store, json.loads(text), attribute)["M"]["prediction"] == attribute
+
+
+def test_the_drift_monitor_counts_what_the_first_model_passes_on_and_nothing_of_the_second(
+    windows: str, configure: Any, item: Any, environment: pytest.MonkeyPatch, dynamodb: DynamoDBClient
+) -> None:
+    def counts() -> dict[str, int]:
+        found = dynamodb.scan(TableName=windows, ConsistentRead=True)["Items"]
+        return {
+            name: int(value["N"]) for each in found for name, value in each.items() if name.startswith(("n_", "o0"))
+        }
+
+    environment.setenv("DRIFT_OUTPUTS", json.dumps([["y", "feature 0", [2.0]]]))
+    batch, handler = [item("sure"), item("unsure"), item("broken")], configure()
+    first = by_message(handler([(batch[0], one), (batch[1], two), (batch[2], nan)], **FIRST, unsure=unsure(1)))
+    assert counts() == {"n_objects": 2, "n_escalated": 1, "n_failed": 1, "o0_0": 1, "o0_1": 1}
+    handler([(batch[1], two)], **SECOND, first=first)
+    assert counts()["n_objects"] == 2

@@ -376,6 +376,22 @@ def _date_lines() -> None:
         handler.setFormatter(formatter)
 
 
+def _take_metric_math() -> None:
+    """Let alarms on metric math be created, which MiniStack refuses; they never have data."""
+    from ministack.services.cloudformation import provisioners  # noqa: PLC0415
+
+    record = provisioners._cw_metric_alarm_record
+    provisioners._cw_metric_alarm_record = lambda name, alarm: record(name, _without_math(alarm))
+
+
+def _without_math(alarm: dict[str, Any]) -> dict[str, Any]:
+    """Return the properties of an alarm with a metric that has no data, in place of metric math."""
+    if not alarm.get("Metrics"):
+        return alarm
+    kept = {name: value for name, value in alarm.items() if name != "Metrics"}
+    return {**kept, "Namespace": "metric-math", "MetricName": "not evaluated here"}
+
+
 def main(state: Path) -> None:
     """Serve until stdin closes."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -403,6 +419,7 @@ def main(state: Path) -> None:
     # And an error of the function's by its class; MiniStack has one name for all. Ours begin with theirs.
     call_lambda = stepfunctions._call_lambda
     stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
+    _take_metric_math()
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
     _date_lines()
     faults = _Faults()

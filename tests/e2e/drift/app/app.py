@@ -1,8 +1,9 @@
-"""A pipeline over records of four numbers, with a drift monitor."""
+"""A pipeline over records of four numbers, with all that tells how it is doing."""
 
 from pathlib import Path
 
 import aws_cdk as cdk
+from aws_cdk import aws_sns as sns
 
 from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
 
@@ -19,13 +20,8 @@ pipeline = InferencePipeline(
     max_batching_window=cdk.Duration.seconds(1),
     removal_policy=cdk.RemovalPolicy.DESTROY,
 )
-monitor = pipeline.add_drift_monitor(window=cdk.Duration.minutes(5))
-monitor.metric_drift().create_alarm(
-    stack,
-    "Drifted",
-    threshold=1,
-    evaluation_periods=1,
-    treat_missing_data=cdk.aws_cloudwatch.TreatMissingData.NOT_BREACHING,
-)
+pipeline.add_drift_monitor(window=cdk.Duration.minutes(5))
+pipeline.add_dashboard(name="records")
+pipeline.add_alarms(topic=sns.Topic(stack, "Topic"))
 
 app.synth()
