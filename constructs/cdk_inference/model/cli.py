@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import webbrowser
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -29,7 +29,8 @@ from cdk_inference.model.project import BuiltModel, Project, build_model, open_p
 from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
 from cdk_inference.model.recipe.structure import structure
 from cdk_inference.model.recipe.targets import DEFAULT_ARCHITECTURE, Architecture
-from cdk_inference.model.records.manifest import Measured
+from cdk_inference.model.records.lock import read_lock
+from cdk_inference.model.records.manifest import Measured, Observation
 from cdk_inference.model.registry.commands import list_models, pull, push
 
 if TYPE_CHECKING:
@@ -134,6 +135,20 @@ def compare(
         _out.print_json(json.dumps(candidates))
     else:
         _show(project.recipe.name, project.recipe.evaluation.metric, candidates)
+
+
+@app.command()
+def baseline(recipe: Recipe, architecture: Cpu = DEFAULT_ARCHITECTURE, cache: Folder = None) -> None:
+    """Add to a lock what a drift monitor compares with, without a new search. The decision stays as it is."""
+    project = open_project(recipe, cache=cache, architecture=architecture)
+    lock = read_lock(project.lock_file)
+    if lock is None:
+        raise ModelBuildError(f"{project.lock_file} must exist, got none; build the recipe, which writes it")
+    built = build_model(recipe, cache=cache, architecture=architecture, frozen_lock=True)
+    found = _run(project, "baseline", "baseline.json", model=str((built.path / MODEL).absolute()))
+    text = replace(lock, baseline=structure(found, tuple[Observation, ...])).to_json()
+    project.lock_file.write_text(text, "utf-8")
+    _out.print(f"{project.lock_file} compares {len(found)} statistics; commit it")
 
 
 @app.command()

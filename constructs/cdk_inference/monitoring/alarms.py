@@ -40,7 +40,7 @@ class AlarmRule:
     section
         The section of the runbook, as its anchor.
     metric
-        What is compared.
+        The metric that is compared.
     above
         The alarm goes off above this.
     reason

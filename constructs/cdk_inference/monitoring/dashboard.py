@@ -79,8 +79,8 @@ class PipelineDashboard(Construct):
 def cost_per_thousand(pipeline: InferencePipeline[Any], prices: Prices) -> cloudwatch.MathExpression:
     """Return the estimated USD for 1,000 objects: durations and requests as measured, times list prices.
 
-    Functions on demand, the express workflow, and what each object costs by itself: its event, its messages, its read
-    and its write of up to 1 KB. Uploads, logs, keys, GPUs and capacity that is always on are not in it.
+    This has functions on demand, the express workflow, and for each object its event, its messages, its read and its
+    write of up to 1 KB. Uploads, logs, keys, GPUs and capacity that is always on are not in it.
     """
     metrics: dict[str, cloudwatch.IMetric] = {
         "succeeded": pipeline.metric_succeeded(),

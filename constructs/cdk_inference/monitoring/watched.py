@@ -61,7 +61,7 @@ class WatchedRoute:
         if not self.observations:
             raise PropError(
                 f"model of route '{self.name}' must have a baseline to notice drift, got {manifest.name} with a lock "
-                "from before there were any; search once more: python -m cdk_inference.model build --search"
+                "from before there were any; add one with: python -m cdk_inference.model baseline RECIPE"
             )
         samples = max(sum(one.counts) for one in self.observations)
         if samples < LEAST_SAMPLES:

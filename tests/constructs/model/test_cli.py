@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from rich.console import Console
 
-from cdk_inference.model import cli
+from cdk_inference.model import build_model, cli
+from cdk_inference.model.records.lock import read_lock
 from cdk_inference.model.registry import commands
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from cdk_inference.model import BuiltModel
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
 
 
 def run_process(*arguments: object) -> str:
@@ -109,6 +114,31 @@ def test_compare_measures_every_precision_and_keeps_nothing(tiny_copy: tuple[Pat
     assert all(c["status"] == "error" or c["latency_ms"] > 0 for c in told)
     assert sorted((cache / "models").iterdir()) == before
     assert "float16" in run("compare", recipe, "--cache", cache).stdout
+
+
+def test_baseline_is_added_to_a_lock_that_has_none(tmp_path: Path) -> None:
+    """The lock decides the same model as before, and the next build has the baseline in its manifest."""
+    folder = tmp_path / "digits_cnn"
+    shutil.copytree(ROOT / "model_assets" / "digits_cnn", folder)
+    file = folder / "digits-cnn.arm64.lock.json"
+    before = read_lock(file)
+    assert before is not None
+    assert not before.baseline
+    shown = run("baseline", folder / "recipe.py", "--cache", tmp_path / "cache").stdout
+    after = read_lock(file)
+    assert after is not None
+    assert shown == f"{file} compares {len(after.baseline)} statistics; commit it\n"
+    assert replace(after, baseline=()) == before
+    assert {one.kind for one in after.baseline} >= {"label", "confidence", "margin", "entropy", "sharpness"}
+    built = build_model(folder / "recipe.py", cache=tmp_path / "cache", frozen_lock=True)
+    assert built.manifest.baseline == after.baseline
+    assert built.version == before.sha256[:12]
+
+
+def test_baseline_fails_without_a_lock(tiny: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, _ = tiny
+    errors = run("baseline", recipe, "--cache", cache, code=1).stderr
+    assert "tiny.arm64.lock.json must exist, got none; build the recipe, which writes it" in errors
 
 
 def test_card_is_copied_to_where_it_is_wanted(tiny: tuple[Path, Path, BuiltModel], tmp_path: Path) -> None:

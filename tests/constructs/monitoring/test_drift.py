@@ -138,7 +138,7 @@ def test_a_model_without_a_baseline_fails(
     stack: cdk.Stack, model: ModelArtifact, pipeline: Callable[..., InferencePipeline]
 ) -> None:
     model.manifest = replace(model.manifest, baseline=())
-    with pytest.raises(PropError, match=r"model of route 'main' must have a baseline .* cdk_inference\.model build"):
+    with pytest.raises(PropError, match=r"model of route 'main' must have a baseline .* cdk_inference\.model baseline"):
         pipeline().add_drift_monitor()
 
 

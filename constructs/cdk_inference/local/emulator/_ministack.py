@@ -378,7 +378,7 @@ def _date_lines() -> None:
 
 def _take_metric_math() -> None:
     """Let alarms on metric math be created, which MiniStack refuses; they never have data."""
-    from ministack.services.cloudformation import provisioners  # noqa: PLC0415
+    from ministack.services.cloudformation import provisioners  # type: ignore[import-untyped]  # noqa: PLC0415
 
     record = provisioners._cw_metric_alarm_record
     provisioners._cw_metric_alarm_record = lambda name, alarm: record(name, _without_math(alarm))

@@ -63,6 +63,10 @@ def _mode(name: str) -> Callable[..., None]:
         from cdk_inference.model.building.evaluation.answers import answer  # noqa: PLC0415 - without what only builds need
 
         return answer
+    if name == "baseline":
+        from cdk_inference.model.building.evaluation.baseline import count  # noqa: PLC0415 - the same
+
+        return count
     from cdk_inference.model.building import steps  # noqa: PLC0415
 
     return {"build": steps.build, "compare": steps.compare_all, "evaluate": steps.evaluate}[name]

@@ -5,11 +5,17 @@ The functions compute the same numbers of each object: inference_runtime/monitor
 
 from __future__ import annotations
 
+import json
 from hashlib import shake_256
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cdk_inference.model.building.evaluation.data import load_samples
+from cdk_inference.model.building.evaluation.evaluate import predict
+from cdk_inference.model.files import weights
+from cdk_inference.model.recipe.structure import unstructure
 from cdk_inference.model.records.manifest import Observation
 
 if TYPE_CHECKING:
@@ -17,6 +23,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.building.evaluation.data import Samples
     from cdk_inference.model.building.evaluation.metrics import Array, Outputs
+    from cdk_inference.model.building.passes import Passes
     from cdk_inference.model.recipe.recipe import ModelRecipe
     from cdk_inference.model.recipe.tensors import TensorSpec
 
@@ -59,6 +66,24 @@ def baseline(recipe: ModelRecipe, samples: Samples, outputs: Outputs) -> tuple[O
             if edges:
                 found.append(Observation(source, spec.name, kind, edges, counts))  # type: ignore[arg-type]
     return tuple(found)
+
+
+def count(
+    recipe: ModelRecipe,
+    request: dict[str, Any],
+    folder: Path,
+    cache: Path,  # noqa: ARG001 - every mode is called alike
+    work: Path,
+    passes: Passes,
+) -> None:
+    """Write the baseline of a deployed model to ``baseline.json``, for a lock that has none. This needs no torch."""
+    with passes.timed("baseline"):
+        samples = load_samples(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
+        model = weights.join(Path(request["model"]))
+        outputs = predict(model, recipe, samples.inputs, "the deployed model")
+        passes.check_files(folder, recipe, request["files"])
+    found = [unstructure(one) for one in baseline(recipe, samples, outputs)]
+    (work / "baseline.json").write_text(json.dumps(found), "utf-8")
 
 
 def _output_kinds(spec: TensorSpec) -> Iterator[str]:
