@@ -166,6 +166,31 @@ def _named_errors(stepfunctions: Any, call_lambda: Any, function: str, event: An
         raise
 
 
+def _announce_stacks() -> None:
+    """Have EventBridge tell when a stack is deployed, as in AWS: rules may start what has to begin then."""
+    from ministack.services import cloudformation, eventbridge  # noqa: PLC0415
+    from ministack.services.cloudformation import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        changesets,
+        handlers,
+    )
+
+    deploy = handlers._deploy_stack_async
+
+    async def announced(name: str, stack_id: str, *given: Any, **named: Any) -> None:
+        await deploy(name, stack_id, *given, **named)
+        status = cloudformation._stacks[name]["StackStatus"]
+        detail = {"stack-id": stack_id, "status-details": {"status": status, "status-reason": ""}}
+        event = {
+            "Source": "aws.cloudformation",
+            "DetailType": "CloudFormation Stack Status Change",
+            "Detail": json.dumps(detail),
+            "Resources": [stack_id],
+        }
+        eventbridge._put_events({"Entries": [event]}, allow_aws_source=True)
+
+    handlers._deploy_stack_async = changesets._deploy_stack_async = announced
+
+
 class _Faults:
     """Functions whose process was killed from outside, or does not start.
 
@@ -421,6 +446,7 @@ def main(state: Path) -> None:
     stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
     _take_metric_math()
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
+    _announce_stacks()
     _date_lines()
     faults = _Faults()
     faults.watch(lambda_runtime.Worker)
