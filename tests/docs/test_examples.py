@@ -87,7 +87,19 @@ def test_every_example_has_a_test() -> None:
         "backfill",
         "shapes",
         "continuous_delivery",
+        "release",
     }
+
+
+def test_release(synth: Synth) -> None:
+    resources = synth("release")
+    (table,) = (
+        table["Metadata"]["cdk-inference"]
+        for table in resources.values()
+        if table.get("Metadata", {}).get("cdk-inference", {}).get("role") == "releases"
+    )
+    assert (table["steps"], table["compared"]) == ([20, 100], 25)
+    assert "transposed:preprocess" in stage_functions(resources)
 
 
 def test_minimal(synth: Synth) -> None:

@@ -131,7 +131,7 @@ class WorkflowDefinition:
             outputs={"batchItemFailures": "{% [$append($back, $failed.message_id).{'itemIdentifier': $}] %}"},
         )
         if self._release is not None:
-            report = self._release.count(self.scope, report)
+            report = self._release.finish(self.scope, report)
         if self._trigger is not None:
             send = self._send_dead_letters(self._trigger)
             more.when(sfn.Condition.jsonata("{% $count($failed) > 0 %}"), send, comment="some failed by themselves")

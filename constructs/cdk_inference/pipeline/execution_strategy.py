@@ -66,6 +66,9 @@ class PipelineParts:
 class RouteStages(ABC):
     """The functions of a route."""
 
+    outputs_travel: ClassVar[bool] = False
+    """Whether the outputs of the model leave its function, so that a release can compare them."""
+
     @property
     @abstractmethod
     def by_name(self) -> dict[str, IStage]:

@@ -48,6 +48,8 @@ class SeparateStages(RouteStages):
         The workflow that waits for the GPU; None on a CPU.
     """
 
+    outputs_travel: ClassVar[bool] = True
+
     preprocess: PreprocessFunction
     inference: IStage
     postprocess: PostprocessFunction

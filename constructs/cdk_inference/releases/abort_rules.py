@@ -1,4 +1,4 @@
-"""What aborts a release: rules that compare the candidate with the stable model, and alarms."""
+"""The reasons to abort a release: rules that compare the candidate with the stable model, and alarms."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from aws_cdk import Annotations
+from aws_cdk import aws_cloudwatch as cloudwatch
 
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check, check_at_least
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
-    from aws_cdk import aws_cloudwatch as cloudwatch
     from constructs import Construct
 
     from cdk_inference.releases.strategy import Arms
@@ -49,13 +49,15 @@ class AbortRule(ABC):
 
 @check_props
 class AbortOn:
-    """What aborts a release.
+    """Reasons to abort a release.
 
-    A rule gathers evidence with every result. It fires as soon as the evidence against "the candidate is no worse" is
-    stronger than the release's `confidence` asks for, and can never fire on results that are not there. Looking often
-    costs nothing: the evidence is a test martingale, which exceeds 1 / (1 - confidence) with at most the probability
-    1 - confidence at any time, if the candidate is no worse (Ville 1939; Howard, Ramdas, McAuliffe and Sekhon,
-    "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals of Statistics 49, 2021).
+    A rule gathers evidence with every result. It fires once the evidence against the candidate is as strong as the
+    release's `confidence` asks for. It can never fire on results that are not there.
+
+    Looking often costs nothing, since the evidence is a test martingale. If the candidate meets the rule, its
+    probability of ever exceeding 1 / (1 - confidence) is at most 1 - confidence (Ville 1939). See Howard,
+    Ramdas, McAuliffe and Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals of
+    Statistics 49 (2021).
     """
 
     @classmethod
@@ -169,6 +171,13 @@ class AlarmRule(AbortRule):
     """An alarm of the user's."""
 
     alarm: cloudwatch.IAlarm
+
+    def __post_init__(self) -> None:
+        if isinstance(self.alarm, cloudwatch.CompositeAlarm):
+            raise PropError(
+                f"abort_on must name metric alarms, got the composite alarm {self.alarm.node.path}; name its alarms, "
+                "since whoever reads a composite alarm must be allowed to see all alarms of the account"
+            )
 
     def bind(self, scope: Construct, arms: Arms) -> dict[str, object]:  # noqa: ARG002 - it fits all models
         """Name the alarm; AWS takes one that does not exist for healthy, and the release must not."""

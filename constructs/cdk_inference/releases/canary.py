@@ -5,25 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+from aws_cdk import Duration
 
 from cdk_inference.common.metadata import pipeline_path
 from cdk_inference.common.props.durations import seconds
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check, check_between
 from cdk_inference.errors import PropError
+from cdk_inference.releases.abort_rules import AbortOn, AbortRule, AlarmRule
 from cdk_inference.releases.control import ReleaseControl
 from cdk_inference.releases.strategy import Arms, ReleaseStrategy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from aws_cdk import Duration
     from aws_cdk import aws_cloudwatch as cloudwatch
     from constructs import Construct
 
     from cdk_inference.pipeline.execution_strategy import PipelineParts, RouteStages
-    from cdk_inference.releases.abort_rules import AbortRule
+    from cdk_inference.pipeline.staged import SeparateStages
     from cdk_inference.routing.route import Route
 
 _DAY = 24 * 60 * 60
@@ -70,26 +72,80 @@ class Canary(ReleaseStrategy):
         return Arms(stable, self.candidate, self.salt or "release", answers=bool(self.steps))
 
     def bind(
-        self,
-        scope: Construct,
-        arms: Arms,
-        stages: Mapping[str, RouteStages],  # noqa: ARG002 - nothing compares them yet
-        parts: PipelineParts,
+        self, scope: Construct, arms: Arms, stages: Mapping[str, RouteStages], parts: PipelineParts
     ) -> ReleaseControl:
-        """Create the table."""
-        workflows = parts.workflows
-        return ReleaseControl(
+        """Create the table, and what judges the release and moves its share."""
+        from cdk_inference.releases.stepper import ReleaseStepper  # noqa: PLC0415 - events and targets load slowly
+
+        functions, workflows = parts.functions, parts.workflows
+        rules = self._rules(stages[arms.candidate.name])
+        facts = [rule.bind(scope, arms) for rule in rules]
+        compared = self.compared if any(rule.compares for rule in rules) else 0
+        control = ReleaseControl(
             scope,
             "Release",
-            release_id=self._id(scope, arms),
+            release_id=self.release_id(scope, arms),
             arms=arms,
             steps=self.steps,
-            compared=self.compared,
+            compared=compared,
             encryption_key=workflows["encryption_key"],
             removal_policy=workflows["log_removal_policy"],
         )
+        if compared:
+            from cdk_inference.releases.comparison import ReleaseComparison  # noqa: PLC0415 - only to compare
 
-    def _id(self, scope: Construct, arms: Arms) -> str:
-        """Return what the release is known by: the same models and steps are the same release."""
+            control.comparison = ReleaseComparison(
+                control,
+                "Comparison",
+                control=control,
+                stable=cast("SeparateStages", stages[arms.stable.name]),
+                candidate=cast("SeparateStages", stages[arms.candidate.name]),
+                comparison=_comparison(facts),
+                functions=functions,
+                workflows=workflows,
+            )
+        ReleaseStepper(
+            control,
+            "Stepper",
+            control=control,
+            steps=self.steps,
+            compared=compared,
+            bake_time=self.bake_time if self.bake_time is not None else Duration.minutes(30),
+            window=self.window if self.window is not None else Duration.minutes(5),
+            rules=facts,
+            alarms=[rule.alarm for rule in rules if isinstance(rule, AlarmRule)],
+            confidence=self.confidence,
+            min_samples=self.min_samples,
+            functions=functions,
+            workflows=workflows,
+        )
+        return control
+
+    def _rules(self, stages: RouteStages) -> list[AbortRule]:
+        if self.abort_on is None:
+            compare = [AbortOn.latency(), AbortOn.disagreement()] if stages.outputs_travel else []
+            rules = [AbortOn.errors(), *compare]
+        else:
+            rules = [rule if isinstance(rule, AbortRule) else AlarmRule(rule) for rule in self.abort_on]
+        if not stages.outputs_travel and (not self.steps or any(rule.compares for rule in rules)):
+            raise PropError(
+                "execution must be Execution.staged() to compare the answers of two models, got one whose outputs "
+                "stay in a function; remove execution, or use a canary with AbortOn.errors() alone"
+            )
+        return rules
+
+    def release_id(self, scope: Construct, arms: Arms) -> str:
+        """Return what a release is known by: the same models and steps in the same pipeline are the same release."""
         released = [pipeline_path(scope), arms.stable.model.version, arms.candidate.model.version, self.salt]
         return sha256(json.dumps([*released, self.steps, self.compared]).encode()).hexdigest()[:12]
+
+
+def _comparison(rules: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """Return how answers are compared, as the rules ask for it."""
+    by_name = {rule["rule"]: rule for rule in rules}
+    disagreement = by_name.get("disagreement", {"metric": "cosine", "min_confidence": 0.0})
+    return {
+        "metric": disagreement["metric"],
+        "min_confidence": disagreement["min_confidence"],
+        "times": by_name.get("latency", {"times": 2.0})["times"],
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aws_cdk import Duration, Stack
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
@@ -13,6 +14,7 @@ from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.releases.strategy import CANDIDATE, SHARE, STABLE
+from cdk_inference.routing.router import sampled_expression
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
 from cdk_inference.storage.tables import private_table
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_kms as kms
 
+    from cdk_inference.releases.comparison import ReleaseComparison
     from cdk_inference.releases.strategy import Arms
 
 RELEASE, RECORD, STATE = "release", "record", "state"
@@ -61,7 +64,11 @@ class ReleaseControl(Construct):
         The table, for everything this construct does not cover.
     release_id
         As given.
+    comparison
+        The workflow that lets both models answer the same objects, if there is one.
     """
+
+    comparison: ReleaseComparison | None = None
 
     def __init__(
         self,
@@ -85,6 +92,9 @@ class ReleaseControl(Construct):
             key=encryption_key,
             partition_key=RELEASE,
             sort_key=RECORD,
+            point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+                point_in_time_recovery_enabled=True
+            ),
             removal_policy=data_removal_policy(self, removal_policy),
         )
         add_metadata(
@@ -98,8 +108,10 @@ class ReleaseControl(Construct):
         )
 
     def grant(self, workflow: sfn.StateMachine) -> None:
-        """Let a workflow read the share, and add to what was counted."""
+        """Let a workflow read the share, add to what was counted, and have answers compared."""
         self.grant_records(workflow, "dynamodb:GetItem", "dynamodb:UpdateItem")
+        if self.comparison is not None:
+            self.comparison.grant_start_execution(workflow)
 
     def grant_records(self, grantee: iam.IGrantable, *actions: str) -> None:
         """Let the grantee use the records of this release, and of no other."""
@@ -115,7 +127,7 @@ class ReleaseControl(Construct):
         """Make the state that reads the share into variables, before a batch is sorted.
 
         A release that has not begun has no record, and its candidate no share. If the table does not answer, the
-        execution fails, and the batch stays in the queue: an object does not change its arm for an outage.
+        execution fails, and its batch stays in the queue. No object changes its arm because of an outage.
         """
         item = "$states.result.Item"
         state = sfn.CustomState(
@@ -159,8 +171,23 @@ class ReleaseControl(Construct):
             "tally": f"{{% {{'arm': $variant, 'ok': 0, 'errors': $count([$batch[{_RECEIVED} = 1]]) }} %}}",
         }
 
-    def count(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
-        """Make the states that add up what came out of a batch, and go on with the next state, whatever happens."""
+    def finish(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
+        """Make the states that count what came out of a batch and compare a sample; they go on, whatever happens."""
+        return self._count(scope, then if self.comparison is None else self._compare(scope, self.comparison, then))
+
+    def _compare(self, scope: Construct, comparison: ReleaseComparison, then: sfn.IChainable) -> sfn.IChainable:
+        fresh = f"$messages[{_RECEIVED} = 1]"
+        sample = sampled_expression(fresh, "$compared", f"{self.arms.salt}/compared")
+        # Within the task, whose errors can be caught: no object is lost to a sample that cannot be computed.
+        start = comparison.start_task(scope, "Compare sample", messages=sample)
+        start.add_catch(sfn.Pass.jsonata(scope, "Not compared", outputs={}).next(then), errors=[sfn.Errors.ALL])
+        start.next(then)
+        compares = sfn.Choice.jsonata(scope, "Anything to compare?")
+        compares.when(sfn.Condition.jsonata("{% $compared > 0 %}"), start, comment="a share is compared")
+        compares.otherwise(then)
+        return compares
+
+    def _count(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
         sums = {
             f":{arm}_{kind}": {"N": f"{{% $string($sum([0, $tallies[arm = '{arm}'].{kind}])) %}}"}
             for arm in (STABLE, CANDIDATE)

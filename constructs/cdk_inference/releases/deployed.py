@@ -27,7 +27,7 @@ class ReleaseError(InferenceError):
 
 @dataclass(frozen=True)
 class Status:
-    """What the records of a release say.
+    """The records of a release.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Status:
     history
         Every decision, oldest first, each with its evidence.
     counts
-        What was counted, by record.
+        The numbers that were counted, by record.
     """
 
     release: str

@@ -61,8 +61,8 @@ class Release:
         window
             How often the release is judged. Default: 5 minutes.
         abort_on
-            What ends the release: alarms, and rules of `AbortOn`. Default: `AbortOn.errors`, `AbortOn.latency` and
-            `AbortOn.disagreement`; with `Execution.fused`, the first.
+            The reasons to end the release: alarms, and rules of `AbortOn`. Default: `AbortOn.errors`,
+            `AbortOn.latency` and `AbortOn.disagreement`; with `Execution.fused`, the first.
         compared
             The percentage of the objects that both models answer, so that their answers and latencies are compared.
         confidence

@@ -72,9 +72,9 @@ class ReleaseStrategy(ABC):
 class Arms:
     """Two models side by side: a branch that sends a share of the objects to the candidate.
 
-    The share is a variable of the workflow, which reads it from a table. Which objects are in it is a salted hash of
-    their identity: an object that is delivered again goes the same way, and one that is in a share is in each larger
-    one too.
+    The share is a variable of the workflow, which reads it from a table. A salted hash of an
+    object's identity decides whether it is in the share. So an object that is delivered again goes the same way, and a
+    larger share contains each smaller one.
 
     Parameters
     ----------

@@ -1,0 +1,52 @@
+"""Handler of the function that judges a release: it reads, and says what follows; the state machine writes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from inference_runtime.aws import client
+from inference_runtime.environment import required
+from inference_runtime.lifecycle import answers_warming
+from inference_runtime.releases.judgement import END, Plan, Records, judge
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+_release = required("RELEASE")
+_table = required("RELEASES_TABLE")
+_plan = Plan.parse(required("RELEASE_PLAN"))
+_dynamodb: DynamoDBClient = client("dynamodb")
+
+
+@answers_warming
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+    """Judge the release.
+
+    Parameters
+    ----------
+    event
+        `{"release", "now", "alarms"}`: the release that asks, the milliseconds since the epoch by the clock of whoever
+        asks, and `[{"name", "state"}]`, the alarms that exist.
+    context
+        Unused.
+
+    Returns
+    -------
+    dict
+        What `judge` says; ``end`` if another release has been deployed since.
+    """
+    if event["release"] != _release:
+        return {"decision": END, "reason": f"the release {_release} has been deployed since", "step": 0}
+    alarms = {alarm["name"]: alarm["state"] for alarm in event["alarms"]}
+    return judge(_plan, _records(), alarms, now=event["now"])
+
+
+def _records() -> Records:
+    items = _dynamodb.query(
+        TableName=_table,
+        KeyConditionExpression="#release = :release",
+        ExpressionAttributeNames={"#release": "release"},
+        ExpressionAttributeValues={":release": {"S": _release}},
+        ConsistentRead=True,
+    )["Items"]
+    return Records.parse(items)
