@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade test verify verify-versions verify-arm64 verify-models bench docs dist lint format audit hashes venv clean
+.PHONY: demo demo-text demo-cascade demo-release test verify verify-versions verify-arm64 verify-models bench docs dist lint format audit hashes venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs
 	@$(ACTIVATED) $(PY) -m demos.photographs
@@ -21,6 +21,9 @@ demo-text: $(VENV)/.text ## deploy the example for texts instead, and find sente
 
 demo-cascade: $(VENV)/.demo ## deploy the example with two models, and see which of them labels which photograph
 	@$(ACTIVATED) $(PY) -m demos.cascade
+
+demo-release: $(VENV)/.demo ## release a bad model, and watch how it is rolled back, and why
+	@$(ACTIVATED) $(PY) -m demos.release
 
 test: venv ## all tests: pytest's own options go to PYTEST, as in PYTEST='-m "not e2e" -x'
 	$(ACTIVATED) $(PY) -m pytest -n 4 --dist loadgroup $(PYTEST)
