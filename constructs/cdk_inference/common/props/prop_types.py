@@ -83,7 +83,7 @@ def _check(function: FunctionType, args: tuple[object, ...], kwargs: Mapping[str
         prop = props.get(name)
         if prop is None and closed:
             raise PropError(unknown_prop(function.__qualname__, name, props))
-        if prop is None or value is prop.default or not isinstance(prop.annotation, str):
+        if prop is None or name == "self" or value is prop.default or not isinstance(prop.annotation, str):
             continue
         if wrong := _wrong_argument(prop.module, name, value, prop.annotation):
             raise PropError(wrong_type(wrong, prop.default))
