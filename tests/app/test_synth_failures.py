@@ -74,7 +74,7 @@ def below_the_gate(app: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "subject", "value", "fix"),
     [
-        (wrong_prop, "batch_size", "got 0", "must be between 1 and"),
+        (wrong_prop, "batch_size", "got 0", "must be 1 to 32"),
         (raising_recipe, "recipe.py", "'nmae' is not defined", "on line"),
         (raising_factory, "factory.py:build", "'Linaer'", "factory.py line 6"),
         (below_the_gate, "top1_agreement", "is below the gate 0.99", "or set precision=Auto()"),
