@@ -228,7 +228,7 @@ class Routing:
         if agreement is not None and threshold is not None:
             raise PropError("threshold must be left out with agreement, by which it is found, got both; leave one out")
         if threshold is not None and not 0 <= threshold <= 1:
-            raise PropError(f"threshold must be between 0 and 1, got {threshold}")
+            raise PropError(f"threshold must be 0 to 1, got {threshold}")
         if agreement is not None and not 0 < agreement <= 1:
             raise PropError(f"agreement must be above 0 and at most 1, got {agreement}")
         if first.inference.max_wait is not None:

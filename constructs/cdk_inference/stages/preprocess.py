@@ -85,7 +85,7 @@ class Preprocess:
             A value is out of range.
         """
         if not 1 <= size <= 4096:  # noqa: PLR2004
-            raise PropError(f"size must be between 1 and 4096 pixels, got {size}")
+            raise PropError(f"size must be 1 to 4,096 pixels, got {size}")
         check_choice(("center_crop", "stretch", "pad"), resize=resize)
         check_choice(("nearest", "bilinear", "bicubic", "lanczos"), interpolation=interpolation)
         if not 0 < crop <= 1:
@@ -191,7 +191,7 @@ class Preprocess:
             A value is out of range, or the file is missing or no tokenizer.
         """
         if not 8 <= max_length <= 8192:  # noqa: PLR2004
-            raise PropError(f"max_length must be between 8 and 8192 tokens, got {max_length}")
+            raise PropError(f"max_length must be 8 to 8,192 tokens, got {max_length}")
         if not 1 <= pad_to_multiple_of <= max_length or max_length % pad_to_multiple_of:
             raise PropError(
                 f"pad_to_multiple_of must be a divisor of max_length, {max_length}, got {pad_to_multiple_of}; change "

@@ -606,7 +606,7 @@ def test_nobody_but_the_rules_may_invoke_for_warming(stack):
         ({"environments": cdk.Token.as_number({"Ref": "Number"})}, "must be known at synth, got a token"),
         ({"environments": "3"}, "environments must be an int, got str '3'; use 3"),
         ({"every": cdk.Duration.seconds(90)}, "every must be in whole minutes, .* EventBridge are, got 90 s"),
-        ({"every": cdk.Duration.seconds(30)}, "every must be between 60 and 3600 seconds, got 30"),
+        ({"every": cdk.Duration.seconds(30)}, "every must be 60 to 3,600 seconds, got 30"),
         ({"every": cdk.Duration.hours(2)}, "every must be .*, got 7200"),
     ],
 )

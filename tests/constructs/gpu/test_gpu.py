@@ -472,7 +472,7 @@ def test_a_model_for_cpus_fails(stack, precision):
 
 @pytest.mark.parametrize("minutes", [0.5, 2000])
 def test_a_wait_out_of_range_fails(stack, minutes):
-    with pytest.raises(PropError, match=r"max_wait must be between 60 and 21600 seconds, got "):
+    with pytest.raises(PropError, match=r"max_wait must be 60 to 21,600 seconds, got "):
         gpu(stack, max_wait=cdk.Duration.seconds(int(minutes * 60)))
 
 

@@ -350,7 +350,7 @@ def test_props_that_cannot_work_fail(props, says):
 
 def test_a_run_of_more_than_an_hour_fails(stack):
     model = ModelArtifact(stack, "Model", recipe=RECIPE)
-    with pytest.raises(PropError, match="timeout must be between 1 and 3600 seconds, got 3601"):
+    with pytest.raises(PropError, match="timeout must be 1 to 3,600 seconds, got 3601"):
         GpuInference(
             stack,
             "Infer",

@@ -446,7 +446,7 @@ def test_a_stage_can_be_granted_more(stack, pipeline):
         ({"batch_size": 33}, "batch_size must be 1 to 32, got 33"),
         (
             {"max_batching_window": cdk.Duration.seconds(301)},
-            "max_batching_window must be between 0 and 300 seconds, got 301",
+            "max_batching_window must be 0 to 300 seconds, got 301",
         ),
         ({"max_batching_window": cdk.Duration.millis(500)}, "max_batching_window must be in whole seconds, got 0.5 s"),
         ({"stage_timeout": cdk.Duration.seconds(0)}, "stage_timeout must be…got 0"),

@@ -347,7 +347,7 @@ def test_a_pipeline_with_a_gpu_alone_hands_over_too():
         (lambda a, b: Routing.split({"x": (float("nan"), a)}), "weights must be above 0, got nan for 'x'"),
         (lambda a, b: Routing.by_function("nowhere.py:decide", {"x": a}), "must be an existing file"),
         (lambda a, b: Routing.by_function(f"{__file__}:build", {"x": a}), r"must be a function of \(item\)"),
-        (lambda a, b: Routing.cascade(first=a, then=b, threshold=1.1), "threshold must be between 0 and 1, got 1.1"),
+        (lambda a, b: Routing.cascade(first=a, then=b, threshold=1.1), "threshold must be 0 to 1, got 1.1"),
         (lambda a, b: Routing.cascade(first=a, then=b, threshold=-0.1), "got -0.1"),
         (lambda a, b: Routing.cascade(first=a, then=b, threshold=float("nan")), "got nan"),
         (lambda a, b: Routing.cascade(first=a, then=b, agreement=0), "agreement must be above 0 .*, got 0"),

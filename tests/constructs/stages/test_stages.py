@@ -121,7 +121,7 @@ def test_a_source_whose_name_is_taken_fails(stage_file, tmp_path, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size must be between 1 and 4096 pixels, got 0"),
+        ({"size": 0}, "size must be 1 to 4,096 pixels, got 0"),
         ({"size": 224, "resize": "crop"}, "resize must be 'center_crop', 'stretch' or 'pad', got 'crop'"),
         ({"size": 224, "crop": 1.5}, "crop must be above 0 and at most 1, got 1.5"),
         ({"size": 224, "max_pixels": 0}, "max_pixels must be at least 1, got 0"),
@@ -250,8 +250,8 @@ def test_a_text_stage_reads_anything_and_records_in_json(tokenizer):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_length": 7}, "max_length must be between 8 and 8192 tokens, got 7"),
-        ({"max_length": 8193}, "max_length must be between 8 and 8192 tokens, got 8193"),
+        ({"max_length": 7}, "max_length must be 8 to 8,192 tokens, got 7"),
+        ({"max_length": 8193}, "max_length must be 8 to 8,192 tokens, got 8193"),
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of must be .*, got 0"),
         ({"max_length": 250}, "pad_to_multiple_of must be a divisor of max_length, 250, got 16"),
         ({"field": ""}, "field must name .*, got ''"),

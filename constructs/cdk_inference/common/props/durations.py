@@ -26,7 +26,7 @@ def seconds(prop: str, duration: Duration, *, least: int, most: int) -> int | No
     if value != int(value):
         raise PropError(f"{prop} must be in whole seconds, got {value} s")
     if not least <= value <= most:
-        raise PropError(f"{prop} must be between {least} and {most} seconds, got {int(value)}")
+        raise PropError(f"{prop} must be {least:,} to {most:,} seconds, got {int(value)}")
     return int(value)
 
 
