@@ -11,11 +11,11 @@ from cdk_inference import InferencePipeline, ModelArtifact, Preprocess
 
 REGISTRY = os.environ["CDK_INFERENCE_REGISTRY"]
 MODEL = Path(os.environ.get("MODEL_FILE", "model.json"))
-"""What `push --json` printed: name and version of the model to deploy."""
+"""The file that `push --json` wrote: it has name and version of the model to deploy."""
 
 
 class Service(Stage):
-    """What is deployed to one environment."""
+    """The stacks of one environment."""
 
     def __init__(self, scope: Construct, id: str) -> None:
         super().__init__(scope, id)
