@@ -7,6 +7,7 @@ mixed with German ones: messages of programs of this machine, and their translat
 
 from __future__ import annotations
 
+import contextlib
 import gettext
 import sys
 from pathlib import Path
@@ -127,9 +128,9 @@ def shifts_of_texts() -> None:
 
     messages: dict[str, str] = {}
     for file in sorted(Path("/usr/share/locale/de/LC_MESSAGES").glob("*.mo")):
-        with file.open("rb") as stream:
+        with file.open("rb") as stream, contextlib.suppress(UnicodeDecodeError):  # some are not in UTF-8
             found: dict[Any, str] = gettext.GNUTranslations(stream)._catalog  # type: ignore[attr-defined]
-        messages |= {k: v for k, v in found.items() if isinstance(k, str) and 30 <= len(k) <= 200 and v != k}  # noqa: PLR2004
+            messages |= {k: v for k, v in found.items() if isinstance(k, str) and 30 <= len(k) <= 200 and v != k}  # noqa: PLR2004
     texts = sorted(messages)[:: max(1, len(messages) // 1800)][:1800]
     if not texts:
         _say("texts: this machine has no German messages")

@@ -79,8 +79,8 @@ class PipelineDashboard(Construct):
 def cost_per_thousand(pipeline: InferencePipeline[Any], prices: Prices) -> cloudwatch.MathExpression:
     """Return the estimated USD for 1,000 objects: durations and requests as measured, times list prices.
 
-    This has functions on demand, the express workflow, and for each object its event, its messages, its read and its
-    write of up to 1 KB. Uploads, logs, keys, GPUs and capacity that is always on are not in it.
+    This has functions on demand and the express workflow. Each object adds its event, messages, read, and write of up
+    to 1 KB. Uploads, logs, keys, GPUs and capacity that is always on are not in it.
     """
     metrics: dict[str, cloudwatch.IMetric] = {
         "succeeded": pipeline.metric_succeeded(),
@@ -138,17 +138,24 @@ def _queues(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
     return [
         _graph(
             "Queue: messages, and the age of the oldest in s",
-            [trigger.metric_queue_depth()],
-            right=[trigger.metric_oldest_message_age()],
+            [trigger.metric_queue_depth(label="messages")],
+            right=[trigger.metric_oldest_message_age(label="seconds")],
         ),
-        _graph("Dead letters and undelivered events", [trigger.metric_dead_letters(), trigger.metric_undelivered()]),
+        _graph(
+            "Dead letters and undelivered events",
+            [trigger.metric_dead_letters(label="dead letters"), trigger.metric_undelivered(label="undelivered")],
+        ),
     ]
 
 
 def _workflow(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
     workflow = pipeline.workflow
     times = [workflow.metric_time(statistic=f"p{each}", label=f"p{each}") for each in _QUANTILES]
-    failures = [workflow.metric_failed(), workflow.metric_timed_out(), pipeline.results.metric_throttled_writes()]
+    failures = [
+        workflow.metric_failed(label="failed"),
+        workflow.metric_timed_out(label="timed out"),
+        pipeline.results.metric_throttled_writes(label="throttled writes"),
+    ]
     return [_graph("Workflow, ms", times), _graph("Workflow: failures; table: throttled writes", failures)]
 
 

@@ -402,8 +402,13 @@ class InferencePipeline(Construct, Generic[StagesT]):
         ------
         PropError
             A model has no baseline, or one of too few samples; a window does not divide a day; or a number is out of
-            range.
+            range. Or there is a drift monitor already.
         """
+        if self.drift_monitors:
+            raise PropError(
+                f"{self.node.path} must have one drift monitor, got another, '{id}'; it watches all routes, so use "
+                f"'{self.drift_monitors[0].node.id}'"
+            )
         from cdk_inference.monitoring.drift import DriftMonitor  # noqa: PLC0415 - only for those who ask
         from cdk_inference.monitoring.watched import WatchedRoute  # noqa: PLC0415
 

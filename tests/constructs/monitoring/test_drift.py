@@ -217,6 +217,13 @@ def test_each_route_of_a_split_is_watched(built: Built, stack: cdk.Stack, model:
     assert monitor.metric_drift(route="a", statistic="image brightness").dimensions["statistic"] == "image brightness"
 
 
+def test_a_second_monitor_fails(pipeline: Callable[..., InferencePipeline]) -> None:
+    made = pipeline()
+    made.add_drift_monitor()
+    with pytest.raises(PropError, match=r"must have one drift monitor, got another, 'Hourly'; .* 'Drift'"):
+        made.add_drift_monitor("Hourly")
+
+
 def test_a_placeholder_has_a_monitor_too(stack: cdk.Stack) -> None:
     """As in `cdk ls`, where nothing is built."""
     unbuilt = ModelArtifact(stack, "Unbuilt", recipe=RECIPE)
