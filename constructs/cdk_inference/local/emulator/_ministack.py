@@ -7,6 +7,7 @@ stops it.
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.util
 import json
 import logging
@@ -189,6 +190,16 @@ def _announce_stacks() -> None:
         eventbridge._put_events({"Entries": [event]}, allow_aws_source=True)
 
     handlers._deploy_stack_async = changesets._deploy_stack_async = announced
+
+
+def _stream_of(body: bytes) -> str:
+    """Return the ARN of the stream that a request names itself, or by an iterator that MiniStack made."""
+    named = json.loads(body)
+    try:
+        iterator = json.loads(base64.urlsafe_b64decode(named["ShardIterator"])) if "ShardIterator" in named else {}
+        return str(named.get("StreamArn") or iterator["arn"])
+    except (ValueError, KeyError):
+        return "*"
 
 
 class _Faults:
@@ -430,7 +441,7 @@ def main(state: Path) -> None:
     from hypercorn.asyncio import serve  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
     from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
-    from ministack.core import lambda_runtime  # noqa: PLC0415
+    from ministack.core import iam_actions, lambda_runtime  # noqa: PLC0415
     from ministack.services import lambda_svc, stepfunctions  # noqa: PLC0415
 
     # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.
@@ -445,6 +456,11 @@ def main(state: Path) -> None:
     call_lambda = stepfunctions._call_lambda
     stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
     _take_metric_math()
+    # Policies name streams; MiniStack asks whether all of them are allowed.
+    arn_of = iam_actions.extract_resource_arn
+    iam_actions.extract_resource_arn = lambda service, method, path, headers, body, *rest: (
+        _stream_of(body) if service == "dynamodbstreams" else arn_of(service, method, path, headers, body, *rest)
+    )
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
     _announce_stacks()
     _date_lines()

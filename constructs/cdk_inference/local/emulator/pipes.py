@@ -1,4 +1,4 @@
-"""SQS to Step Functions pipes: MiniStack creates them but never polls them.
+"""Pipes that MiniStack creates but never polls: SQS to Step Functions, and those of `stream_pipes`.
 
 Each pipe is taken from the deployed template and acts with its own role. A missing permission shows here as it would in
 AWS.
@@ -12,11 +12,10 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
@@ -24,25 +23,26 @@ from botocore.parsers import ResponseParserError
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import Health
 from cdk_inference.local.emulator.input_template import render
+from cdk_inference.local.emulator.pipe_role import OutageError, PipeRole, Refusal, env_of
+from cdk_inference.local.emulator.stream_pipes import StreamPipe, StreamPipeDefinition
 from cdk_inference.local.errors import LocalError
 from cdk_inference.local.stacks import Resource, Stack, deployed
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
-_SERVICE = "pipes.amazonaws.com"
 _MAX_RECEIVE = 10  # SQS gives at most ten messages at once
 _MAX_INPUT = 262_144  # characters of an execution's input
 _BATCHES_IN_FLIGHT = max(2, min(5, os.cpu_count() or 1))  # AWS begins with five; each wants its own functions
 _LOOK_SECONDS = 0.5  # between two looks at what is deployed
 _BACKOFF_SECONDS = 1.0
 _POLL_SECONDS = 1
-_SESSION_SECONDS = 1800.0
 _KEPT_REFUSALS = 1000
 
 _Place = tuple[aws.Env, str]  # where a stack is, and its name
+_AnyDefinition: TypeAlias = "PipeDefinition | StreamPipeDefinition"
 
 
 @dataclass(frozen=True)
@@ -121,32 +121,6 @@ class PipeDefinition:
         )
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """Something that a pipe could not do.
-
-    Parameters
-    ----------
-    pipe
-        Name of the pipe.
-    action
-        The action that it tried, such as ``"StartSyncExecution"``; ``"AssumeRole"`` for its role.
-    message
-        Why it failed.
-    at
-        When, in seconds since the epoch.
-    """
-
-    pipe: str
-    action: str
-    message: str
-    at: float = field(default_factory=time.time, compare=False)
-
-
-class OutageError(Exception):
-    """A pipe cannot go on now; it tries again later."""
-
-
 def failed_messages(output: str, sent: Sequence[str]) -> set[str]:
     """Read which messages an execution wants to see again.
 
@@ -187,14 +161,22 @@ class _Pipe:
     ) -> None:
         self.definition = definition
         self._endpoint = endpoint
-        self._refusals = refusals
         self._logger = logger
         self._on_end = on_end
         self._retry_after = retry_after
         self._stopping = threading.Event()
         self._free = threading.Semaphore(_BATCHES_IN_FLIGHT)
         self._deliveries = ThreadPoolExecutor(_BATCHES_IN_FLIGHT, thread_name_prefix=f"pipe-{definition.name}")
-        self._session = _RoleSession(endpoint, definition)
+        self._role = PipeRole(
+            endpoint,
+            name=definition.name,
+            arn=definition.arn,
+            role_arn=definition.role_arn,
+            services=("sqs", "stepfunctions"),
+            refusals=refusals,
+            logger=logger,
+            stopping=self._stopping,
+        )
         self._poller = threading.Thread(target=self._poll, name=f"pipe-{definition.name}", daemon=True)
         self._poller.start()
 
@@ -240,8 +222,8 @@ class _Pipe:
 
     def _receive(self, wanted: int, deadline: float | None = None) -> list[dict[str, Any]]:
         wait = _POLL_SECONDS if deadline is None else min(_POLL_SECONDS, max(0, int(deadline - time.monotonic())))
-        with self._acting("ReceiveMessage"):
-            sqs = self._client("sqs")
+        with self._role.acting("ReceiveMessage"):
+            sqs = self._role.client("sqs")
             answer = sqs.receive_message(
                 QueueUrl=_queue_url(self._endpoint, self.definition.source_arn),
                 MaxNumberOfMessages=min(wanted, _MAX_RECEIVE),
@@ -277,14 +259,14 @@ class _Pipe:
     def _execute(self, batch: list[dict[str, Any]], ids: list[str]) -> set[str]:
         definition = self.definition
         action = "StartSyncExecution" if definition.synchronous else "StartExecution"
-        with self._acting(action):
+        with self._role.acting(action):
             payload = json.dumps([self._render(message) for message in batch])
             if len(payload) > _MAX_INPUT:
                 raise LocalError(
                     f"the input of an execution must be at most {_MAX_INPUT} characters, got {len(payload)} for "
                     f"{len(batch)} messages"
                 )
-            states = self._client("stepfunctions")
+            states = self._role.client("stepfunctions")
             if not definition.synchronous:
                 states.start_execution(stateMachineArn=definition.target_arn, input=payload)
                 return set()
@@ -310,8 +292,8 @@ class _Pipe:
         # One by one: MiniStack takes DeleteMessageBatch for a separate IAM action, which no policy allows.
         url = _queue_url(self._endpoint, self.definition.source_arn)
         for message in messages:
-            with self._acting("DeleteMessage"):
-                sqs = self._client("sqs")
+            with self._role.acting("DeleteMessage"):
+                sqs = self._role.client("sqs")
                 try:
                     sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
                 except sqs.exceptions.ReceiptHandleIsInvalid:
@@ -321,7 +303,7 @@ class _Pipe:
 
     def _show_again(self, messages: list[dict[str, Any]], seconds: int) -> None:
         """Make messages visible before their visibility timeout is over; the pipe's role need not have the right."""
-        sqs = aws.client(self._endpoint, "sqs", _env(self.definition.source_arn))
+        sqs = aws.client(self._endpoint, "sqs", env_of(self.definition.source_arn))
         url = _queue_url(self._endpoint, self.definition.source_arn)
         for message in messages:
             try:
@@ -335,50 +317,9 @@ class _Pipe:
                 if not isinstance(error, ClientError):
                     return  # nothing answers: each further message would be tried for a second, too
 
-    def _client(self, service: str) -> Any:  # noqa: ANN401
-        with self._acting("AssumeRole"):
-            return self._session.client(service)
-
-    @contextmanager
-    def _acting(self, action: str) -> Iterator[None]:
-        """Record why an action failed, and give up for now."""
-        try:
-            yield
-        except (ClientError, BotoCoreError, ResponseParserError, LocalError) as error:
-            if not self._stopping.is_set():
-                self._logger.warning("pipe %s: %s failed: %s", self.definition.name, action, error)
-                self._refusals.append(Refusal(self.definition.name, action, str(error)))
-            raise OutageError from error
-
-
-class _RoleSession:
-    """Clients with the credentials that the pipes service gets for a pipe's role."""
-
-    def __init__(self, endpoint: str, definition: PipeDefinition) -> None:
-        self._endpoint = endpoint
-        self._role_arn = definition.role_arn
-        self._pipe_arn = definition.arn
-        self._lock = threading.Lock()
-        self._clients: dict[str, Any] = {}
-        self._renewal: float | None = None  # none before the first session: the clock may start anywhere
-
-    def client(self, service: str) -> Any:  # noqa: ANN401
-        with self._lock:
-            if self._renewal is None or time.monotonic() > self._renewal:
-                self._assume()
-            return self._clients[service]
-
-    def _assume(self) -> None:
-        credentials = aws.service_credentials(
-            self._endpoint, self._role_arn, service=_SERVICE, source_arn=self._pipe_arn
-        )
-        region = _env(self._pipe_arn).region
-        self._clients = aws.role_clients(self._endpoint, credentials, ("sqs", "stepfunctions"), region)
-        self._renewal = time.monotonic() + _SESSION_SECONDS
-
 
 class PipeRunner:
-    """Runs the SQS to Step Functions pipes of every deployed stack, and follows deployments.
+    """Runs the pipes of every deployed stack, and follows deployments.
 
     Parameters
     ----------
@@ -398,7 +339,7 @@ class PipeRunner:
         self._stopping = threading.Event()
         self._refusals: deque[Refusal] = deque(maxlen=_KEPT_REFUSALS)
         self._marks: dict[_Place, str] = {}
-        self._pipes: dict[_Place, list[_Pipe]] = {}
+        self._pipes: dict[_Place, list[_Pipe | StreamPipe]] = {}
         self._watcher = threading.Thread(target=self._watch, name="pipes", daemon=True)
 
     @property
@@ -407,7 +348,7 @@ class PipeRunner:
         return list(self._refusals)
 
     @property
-    def running(self) -> list[PipeDefinition]:
+    def running(self) -> list[_AnyDefinition]:
         """The pipes that run now."""
         return [pipe.definition for pipes in list(self._pipes.values()) for pipe in pipes]
 
@@ -469,22 +410,26 @@ class PipeRunner:
                     self.health.logger.warning("cannot look at what is deployed: %s", error)
             self._stopping.wait(_LOOK_SECONDS)
 
-    def _definitions(self, env: aws.Env, stack: str) -> list[PipeDefinition]:
+    def _definitions(self, env: aws.Env, stack: str) -> list[_AnyDefinition]:
         pipes, cloudformation = (aws.client(self._endpoint, service, env) for service in ("pipes", "cloudformation"))
-        found = []
-        for resource in Stack(cloudformation, stack, env).resources(type="AWS::Pipes::Pipe"):
+        resources = Stack(cloudformation, stack, env).resources()
+        found: list[_AnyDefinition] = []
+        for resource in (resource for resource in resources if resource.type == "AWS::Pipes::Pipe"):
             described = pipes.describe_pipe(Name=resource.physical_id)
-            services = [described[end].split(":")[2] for end in ("Source", "Target")]
-            if services != ["sqs", "states"] or described["DesiredState"] != "RUNNING":
+            services = tuple(described[end].split(":")[2] for end in ("Source", "Target"))
+            if described["DesiredState"] != "RUNNING":
                 continue
             try:
-                found.append(PipeDefinition.of(resource, described))
+                if services == ("sqs", "states"):
+                    found.append(PipeDefinition.of(resource, described))
+                elif services == ("dynamodb", "events"):
+                    found.append(StreamPipeDefinition.of(resource, described, resources))
             except LocalError as error:
                 self.health.logger.warning("%s", error)
                 self._refusals.append(Refusal(resource.physical_id, "CreatePipe", str(error)))
         return found
 
-    def _replace(self, wanted: dict[_Place, list[PipeDefinition]]) -> None:
+    def _replace(self, wanted: dict[_Place, list[_AnyDefinition]]) -> None:
         """Stop the pipes that are gone or changed, start those that are new."""
         keep = {
             name: [pipe for pipe in self._pipes.get(name, []) if pipe.definition in definitions]
@@ -502,10 +447,14 @@ class PipeRunner:
                 if definition not in have:
                     log = self.health.logger
                     log.info("pipe %s runs: %s -> %s", definition.name, definition.source_arn, definition.target_arn)
-                    keep[name].append(
-                        _Pipe(self._endpoint, definition, self._refusals, log, self._end, self._retry_after)
-                    )
+                    keep[name].append(self._run(definition))
         self._pipes = keep
+
+    def _run(self, definition: _AnyDefinition) -> _Pipe | StreamPipe:
+        log = self.health.logger
+        if isinstance(definition, StreamPipeDefinition):
+            return StreamPipe(self._endpoint, definition, self._refusals, log, self._end)
+        return _Pipe(self._endpoint, definition, self._refusals, log, self._end, self._retry_after)
 
 
 def _record(message: dict[str, Any], source_arn: str) -> dict[str, Any]:
@@ -523,17 +472,12 @@ def _record(message: dict[str, Any], source_arn: str) -> dict[str, Any]:
         "md5OfBody": message.get("MD5OfBody", ""),
         "eventSource": "aws:sqs",
         "eventSourceARN": source_arn,
-        "awsRegion": _env(source_arn).region,
+        "awsRegion": env_of(source_arn).region,
     }
 
 
 def _lower(name: str) -> str:
     return name[:1].lower() + name[1:]
-
-
-def _env(arn: str) -> aws.Env:
-    *_, region, account, _ = arn.split(":", 5)
-    return aws.Env(account, region)
 
 
 def _queue_url(endpoint: str, arn: str) -> str:
