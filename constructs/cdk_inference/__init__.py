@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
     from cdk_inference.costs.prices import Prices
     from cdk_inference.errors import InferenceError, ModelBuildError, PropError, hide_tracebacks
+    from cdk_inference.events.patterns import result_pattern
+    from cdk_inference.events.result_events import ResultEvents
     from cdk_inference.gpu.capacity import GpuCapacity
     from cdk_inference.gpu.inference import GpuInference, LambdaGpu
     from cdk_inference.gpu.sagemaker import SageMakerAsync
@@ -100,6 +102,7 @@ _MODULES = {
     "PropError": "errors",
     "Release": "releases.release",
     "ReleaseStrategy": "releases.strategy",
+    "ResultEvents": "events.result_events",
     "ResultsTable": "storage.results",
     "Route": "routing.route",
     "Router": "routing.router",
@@ -112,6 +115,7 @@ _MODULES = {
     "Traffic": "costs.options",
     "WorkBucket": "storage.work_bucket",
     "hide_tracebacks": "errors",
+    "result_pattern": "events.patterns",
 }
 _RENAMED = {"FusedLeg": "FusedRoute", "Leg": "StagedRoute"}
 
@@ -160,6 +164,7 @@ __all__ = [
     "PropError",
     "Release",
     "ReleaseStrategy",
+    "ResultEvents",
     "ResultsTable",
     "Route",
     "Router",
@@ -172,6 +177,7 @@ __all__ = [
     "Traffic",
     "WorkBucket",
     "hide_tracebacks",
+    "result_pattern",
 ]
 
 

@@ -14,6 +14,8 @@ import pytest
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_events as events
+from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_logs as logs
@@ -93,9 +95,11 @@ def names(code: str) -> dict[str, Any]:
         "cloudwatch": cloudwatch,
         "dynamodb": dynamodb,
         "ec2": ec2,
+        "events": events,
         "kms": kms,
         "s3": s3,
         "sqs": sqs,
+        "targets": targets,
         "app": app,
         "stack": stack,
         "preprocess": preprocess,
@@ -115,7 +119,7 @@ def template() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def routed() -> dict[str, Any]:
-    """The template of a pipeline that asks S3 and a function of the user's, and has a GPU."""
+    """The template of a pipeline that asks S3 and a function of the user's, and has a GPU and events."""
     stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Routed")
     recipe = ROOT / "model_assets" / "efficientnet_lite" / "lite0.py"
     options = {"preprocess": Preprocess.image(size=224)}
@@ -127,7 +131,8 @@ def routed() -> dict[str, Any]:
         {"left": Routing.cascade(first=small, then=large, threshold=0.5), "right": small},
     )
     tagged = Routing.by_tag("tag", {"a": large}, otherwise=decided)
-    InferencePipeline(stack, "Photos", routing=Routing.by_metadata("name", {"a": large}, otherwise=tagged))
+    pipeline = InferencePipeline(stack, "Photos", routing=Routing.by_metadata("name", {"a": large}, otherwise=tagged))
+    pipeline.on_result("Every")
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 try:
     from cdk_inference.local.cloud import Cloud, LocalCloud
-    from cdk_inference.local.emulator.pipes import PipeRunner, Refusal
+    from cdk_inference.local.emulator.pipe_role import Refusal
+    from cdk_inference.local.emulator.pipes import PipeRunner
     from cdk_inference.local.errors import LocalError
     from cdk_inference.local.stacks import Resource, Stack
     from cdk_inference.local.uploads import Outcome, Upload

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from types import TracebackType
 
-    from cdk_inference.local.emulator.pipes import Refusal
+    from cdk_inference.local.emulator.pipe_role import Refusal
     from cdk_inference.local.stacks import Resource
 
 _TIMEOUT = 120.0

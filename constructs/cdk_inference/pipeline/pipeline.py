@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_ec2 as ec2
+    from aws_cdk import aws_events as events
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_s3 as s3
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import Traffic
     from cdk_inference.costs.prices import Prices
+    from cdk_inference.events.patterns import Status
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.monitoring.alarms import PipelineAlarms
     from cdk_inference.monitoring.dashboard import PipelineDashboard
@@ -513,6 +515,79 @@ class InferencePipeline(Construct, Generic[StagesT]):
     def escalates(self) -> bool:
         """Whether a cascade passes objects on."""
         return any(planned.escalation is not None for planned in self._plan.planned.values())
+
+    def on_result(
+        self,
+        id: str,
+        *,
+        target: events.IRuleTarget | None = None,
+        statuses: Sequence[Status] = (),
+        routes: Sequence[str] = (),
+        event_bus: events.IEventBus | None = None,
+        event_pattern: events.EventPattern | None = None,
+        description: str | None = None,
+        rule_name: str | None = None,
+    ) -> events.Rule:
+        """Send an event to a target for each row that this pipeline writes.
+
+        The event has the row's keys, the object's bucket and key, status, route, variant, model version and time. It
+        has neither prediction nor reason: whoever may read them finds the row by ``object`` and ``version``. An event
+        may come twice, with the same ``event_id``.
+
+        The first rule of a table turns its stream on and creates the pipe, see `ResultEvents`.
+
+        Parameters
+        ----------
+        id
+            Of the rule.
+        target
+            The target of the events, such as ``aws_events_targets.SqsQueue(queue)``. Default: none yet.
+        statuses
+            ``"SUCCEEDED"``, ``"REJECTED"`` and ``"FAILED"``. Default: all.
+        routes
+            Names of routes. Default: all.
+        event_bus
+            Where events go. It is the same for all rules of a table. Default: the default bus of the account.
+        event_pattern
+            More conditions on the event. Default: none.
+        description, rule_name
+            As those of CDK's rules. Default: none, and CloudFormation makes a name.
+
+        Raises
+        ------
+        PropError
+            A status or a route does not exist, the events of the table go to another bus, or the stream of an
+            imported table is not known.
+        """
+        from aws_cdk import aws_events as events  # noqa: PLC0415 - only for those who ask
+
+        from cdk_inference.events.patterns import result_pattern  # noqa: PLC0415
+        from cdk_inference.events.result_events import ResultEvents  # noqa: PLC0415
+
+        unknown = [name for name in routes if name not in self.routes]
+        if unknown:
+            raise PropError(f"routes must be of {', '.join(self.routes)}, got '{unknown[0]}'")
+        pattern = result_pattern(
+            statuses=statuses,
+            routes=routes,
+            buckets=[self.trigger.bucket.bucket_name],
+            prefix=self.trigger.prefix,
+            tables=[self.results.table.table_arn],
+        )
+        rule = events.Rule(
+            self,
+            id,
+            event_bus=ResultEvents.of(self.results, event_bus).event_bus,
+            event_pattern=event_pattern,
+            description=description,
+            rule_name=rule_name,
+        )
+        rule.add_event_pattern(
+            source=pattern.source, detail_type=pattern.detail_type, resources=pattern.resources, detail=pattern.detail
+        )
+        if target is not None:
+            rule.add_target(target)
+        return rule
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aws_cdk import aws_dynamodb as dynamodb
 from constructs import Construct
@@ -10,6 +10,7 @@ from constructs import Construct
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_either
+from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
 from cdk_inference.storage.tables import private_table
@@ -38,6 +39,23 @@ class IResultsTable(Construct):
 
     table: dynamodb.ITableV2
     _key: kms.IKey | None
+
+    @property
+    def encryption_key(self) -> kms.IKey | None:
+        """Customer managed key of the table, if it has one."""
+        return self._key
+
+    def enable_stream(self) -> str:
+        """Turn the stream of new rows on, and return its ARN.
+
+        The stream keeps rows for 24 hours, under the key of the table.
+
+        Raises
+        ------
+        PropError
+            The table is imported, and its stream is not known.
+        """
+        raise NotImplementedError
 
     def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee read rows (get, query, scan)."""
@@ -116,6 +134,15 @@ class ResultsTable(IResultsTable):
         )
         add_metadata(self.table, "results")
 
+    def enable_stream(self) -> str:
+        """As that of `IResultsTable`."""
+        table = cast("dynamodb.CfnGlobalTable", self.table.node.default_child)
+        # The only view with which a table may have replicas too.
+        table.stream_specification = dynamodb.CfnGlobalTable.StreamSpecificationProperty(
+            stream_view_type="NEW_AND_OLD_IMAGES"
+        )
+        return table.attr_stream_arn
+
     @classmethod
     def from_table_name(cls, scope: Construct, id: str, table_name: str) -> IResultsTable:
         """Use the results table of another stack by its name, in the account and Region of this stack."""
@@ -134,6 +161,7 @@ class ResultsTable(IResultsTable):
         *,
         table_arn: str | None = None,
         table_name: str | None = None,
+        table_stream_arn: str | None = None,
         encryption_key: kms.IKey | None = None,
     ) -> IResultsTable:
         """Use the results table of another stack, with its key.
@@ -142,6 +170,8 @@ class ResultsTable(IResultsTable):
         ----------
         table_arn, table_name
             One of the two.
+        table_stream_arn
+            ARN of the stream of new rows, which events need: see `enable_stream`. Default: none.
         encryption_key
             Customer managed key of the table; grants include it. Default: none.
 
@@ -151,7 +181,14 @@ class ResultsTable(IResultsTable):
             Both or none of ARN and name are given.
         """
         check_either(table_arn=table_arn, table_name=table_name)
-        return _ImportedTable(scope, id, table_arn=table_arn, table_name=table_name, encryption_key=encryption_key)
+        return _ImportedTable(
+            scope,
+            id,
+            table_arn=table_arn,
+            table_name=table_name,
+            table_stream_arn=table_stream_arn,
+            encryption_key=encryption_key,
+        )
 
 
 class _ImportedTable(IResultsTable):
@@ -162,10 +199,24 @@ class _ImportedTable(IResultsTable):
         *,
         table_arn: str | None,
         table_name: str | None,
+        table_stream_arn: str | None,
         encryption_key: kms.IKey | None,
     ) -> None:
         super().__init__(scope, id)
-        self._key = encryption_key
+        self._key, self._stream_arn = encryption_key, table_stream_arn
         self.table = dynamodb.TableV2.from_table_attributes(
-            self, "Table", table_arn=table_arn, table_name=table_name, encryption_key=encryption_key
+            self,
+            "Table",
+            table_arn=table_arn,
+            table_name=table_name,
+            table_stream_arn=table_stream_arn,
+            encryption_key=encryption_key,
         )
+
+    def enable_stream(self) -> str:
+        if self._stream_arn is None:
+            raise PropError(
+                f"table_stream_arn of the imported table {self.node.path} must be set for events, got None; give it to "
+                "ResultsTable.from_table_attributes, or make the events in the stack that owns the table"
+            )
+        return self._stream_arn

@@ -192,6 +192,16 @@ def _announce_stacks() -> None:
     handlers._deploy_stack_async = changesets._deploy_stack_async = announced
 
 
+def _name_streams() -> None:
+    """Check policies against the stream of a request: MiniStack asks whether all streams are allowed."""
+    from ministack.core import iam_actions  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    arn_of = iam_actions.extract_resource_arn
+    iam_actions.extract_resource_arn = lambda service, method, path, headers, body, *rest: (
+        _stream_of(body) if service == "dynamodbstreams" else arn_of(service, method, path, headers, body, *rest)
+    )
+
+
 def _stream_of(body: bytes) -> str:
     """Return the ARN of the stream that a request names itself, or by an iterator that MiniStack made."""
     named = json.loads(body)
@@ -441,7 +451,7 @@ def main(state: Path) -> None:
     from hypercorn.asyncio import serve  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
     from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
-    from ministack.core import iam_actions, lambda_runtime  # noqa: PLC0415
+    from ministack.core import lambda_runtime  # noqa: PLC0415
     from ministack.services import lambda_svc, stepfunctions  # noqa: PLC0415
 
     # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.
@@ -456,12 +466,8 @@ def main(state: Path) -> None:
     call_lambda = stepfunctions._call_lambda
     stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
     _take_metric_math()
-    # Policies name streams; MiniStack asks whether all of them are allowed.
-    arn_of = iam_actions.extract_resource_arn
-    iam_actions.extract_resource_arn = lambda service, method, path, headers, body, *rest: (
-        _stream_of(body) if service == "dynamodbstreams" else arn_of(service, method, path, headers, body, *rest)
-    )
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
+    _name_streams()
     _announce_stacks()
     _date_lines()
     faults = _Faults()

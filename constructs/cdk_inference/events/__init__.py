@@ -1,0 +1,1 @@
+"""Events on a bus for what a pipeline does, and the patterns that pick them."""

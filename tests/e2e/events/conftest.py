@@ -1,0 +1,34 @@
+"""The app whose results are events, deployed once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdk_inference.local import LocalCloud
+from tests.assemblies import synthesized
+from tests.e2e.quick import QuickEmulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e.conftest import Watched
+
+APP = Path(__file__).with_name("app")
+
+
+@pytest.fixture(scope="package")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    app = synthesized(APP / "app.py", tmp_path_factory.mktemp("events"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
+        with LocalCloud() as cloud:
+            cloud.deploy(app)
+            yield cloud
+
+
+@pytest.fixture(scope="package")
+def records(watch: type[Watched], cloud: LocalCloud) -> Watched:
+    return watch(cloud, "Events/Records")
