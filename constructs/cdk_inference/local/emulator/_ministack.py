@@ -438,20 +438,9 @@ def _without_math(alarm: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "Namespace": "metric-math", "MetricName": "not evaluated here"}
 
 
-def main(state: Path) -> None:
-    """Serve until stdin closes."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    sys.addaudithook(_listen_nowhere_else)
-    port = listener.getsockname()[1]
-    key = json.loads((state / "key.json").read_text())
-    gate = _Gate(port, key["id"], key["secret"])
-    os.environ["GATEWAY_PORT"] = str(port)
-    threading.Thread(target=_follow_parent, args=(state,), daemon=True).start()
-
-    from hypercorn.asyncio import serve  # noqa: PLC0415
-    from hypercorn.config import Config  # noqa: PLC0415
-    from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
-    from ministack.core import lambda_runtime  # noqa: PLC0415
+def _behave_as_aws() -> None:
+    """Mend what MiniStack does in another way than AWS."""
+    from ministack.core import lambda_runtime  # type: ignore[import-untyped]  # noqa: PLC0415
     from ministack.services import lambda_svc, stepfunctions  # noqa: PLC0415
 
     # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.
@@ -469,6 +458,24 @@ def main(state: Path) -> None:
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
     _name_streams()
     _announce_stacks()
+
+
+def main(state: Path) -> None:
+    """Serve until stdin closes."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    sys.addaudithook(_listen_nowhere_else)
+    port = listener.getsockname()[1]
+    key = json.loads((state / "key.json").read_text())
+    gate = _Gate(port, key["id"], key["secret"])
+    os.environ["GATEWAY_PORT"] = str(port)
+    threading.Thread(target=_follow_parent, args=(state,), daemon=True).start()
+
+    from hypercorn.asyncio import serve  # noqa: PLC0415
+    from hypercorn.config import Config  # noqa: PLC0415
+    from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.core import lambda_runtime  # noqa: PLC0415
+
+    _behave_as_aws()
     _date_lines()
     faults = _Faults()
     faults.watch(lambda_runtime.Worker)
