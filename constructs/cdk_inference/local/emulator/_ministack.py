@@ -308,7 +308,7 @@ class _Gate:
 
     def _unsigned(self, scope: dict[str, Any], headers: dict[str, str], body: bytes) -> str | None:
         """Return what is wrong with a request's signature, if anything is."""
-        from ministack.core import iam_evaluator, responses, router, sigv4  # type: ignore[import-untyped]  # noqa: PLC0415
+        from ministack.core import iam_evaluator, responses, router, sigv4  # noqa: PLC0415
 
         path = (scope.get("raw_path") or quote(scope["path"]).encode()).decode("latin-1")
         query = parse_qs(scope["query_string"].decode("utf-8", "replace"), keep_blank_values=True)
@@ -424,7 +424,7 @@ def _date_lines() -> None:
 
 def _take_metric_math() -> None:
     """Let alarms on metric math be created, which MiniStack refuses; they never have data."""
-    from ministack.services.cloudformation import provisioners  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services.cloudformation import provisioners  # noqa: PLC0415
 
     record = provisioners._cw_metric_alarm_record
     provisioners._cw_metric_alarm_record = lambda name, alarm: record(name, _without_math(alarm))
@@ -440,7 +440,7 @@ def _without_math(alarm: dict[str, Any]) -> dict[str, Any]:
 
 def _behave_as_aws() -> None:
     """Mend what MiniStack does in another way than AWS."""
-    from ministack.core import lambda_runtime  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.core import lambda_runtime  # noqa: PLC0415
     from ministack.services import lambda_svc, stepfunctions  # noqa: PLC0415
 
     # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.

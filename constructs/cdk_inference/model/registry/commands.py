@@ -70,7 +70,7 @@ def list_models(
     as_json: Json = False,
 ) -> None:
     """Show the models of a registry, the newest last."""
-    models = Registry(registry).list(name)
+    models = Registry(registry).models(name)
     if as_json:
         _out.print_json(json.dumps([asdict(model) for model in models]))
         return

@@ -90,7 +90,7 @@ class Registry:
         self._address = str(address)
         self._place = place(address)
 
-    def list(self, name: str | None = None) -> list[RegisteredModel]:
+    def models(self, name: str | None = None) -> list[RegisteredModel]:
         """Return the models in the order in which they were pushed, the newest last.
 
         Parameters
@@ -154,7 +154,7 @@ class Registry:
             if not self._place.has(_MARK):
                 self._place.upload(Path(folder) / _MARK, _MARK)
         self._place.change(_INDEX, lambda data: self._with(data, descriptor, replace=replace), _INDEX_BYTES)
-        (kept,) = (one for one in self.list(built.manifest.name) if one.version == built.version)
+        (kept,) = (one for one in self.models(built.manifest.name) if one.version == built.version)
         return kept
 
     def pull(self, name: str, version: str, *, cache: Path | None = None) -> BuiltModel:
@@ -165,7 +165,7 @@ class Registry:
         Parameters
         ----------
         name, version
-            As `list` has them.
+            As `models` has them.
         cache
             Cache root, by default `cache_root()`.
 
@@ -182,7 +182,7 @@ class Registry:
         return read_entry(entry) or self._fetch(name, version, root, entry)
 
     def _fetch(self, name: str, version: str, root: Path, entry: Path) -> BuiltModel:
-        versions = self.list(name)
+        versions = self.models(name)
         model = next((one for one in versions if one.version == version), None)
         if model is None:
             known = ", ".join(one.version for one in versions[-5:]) or "none"

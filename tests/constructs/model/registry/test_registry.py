@@ -62,8 +62,8 @@ def test_a_pushed_model_is_pulled_elsewhere_byte_for_byte(built: BuiltModel, add
     lock = tmp_path / "tiny.arm64.lock.json"
     lock.write_text("{}")
     pushed = Registry(address).push(built, lock=lock)
-    assert Registry(address).list() == Registry(address).list("tiny") == [pushed]
-    assert Registry(address).list("huge") == []
+    assert Registry(address).models() == Registry(address).models("tiny") == [pushed]
+    assert Registry(address).models("huge") == []
     assert (pushed.name, pushed.version) == ("tiny", built.version)
     assert pushed.size == sum(map(len, files(built.path).values()))
     pulled = Registry(address).pull("tiny", built.version, cache=tmp_path / "cache")
@@ -80,7 +80,7 @@ def test_what_is_there_is_not_stored_again(built: BuiltModel, address: str, tmp_
     again = shutil.copytree(built.path.parent, tmp_path / "again")
     (again / "report.json").write_text("{}")
     assert Registry(address).push(replace(built, path=again / "artifact")) == first
-    assert Registry(address).list() == [first]
+    assert Registry(address).models() == [first]
 
 
 def test_another_build_of_the_same_version_fails_unless_it_replaces_the_first(
@@ -94,7 +94,7 @@ def test_another_build_of_the_same_version_fails_unless_it_replaces_the_first(
     with pytest.raises(ModelBuildError, match=r"one build of tiny-\w{12}, got a second one with another manifest"):
         Registry(address).push(other)
     Registry(address).push(other, replace=True)
-    assert len(Registry(address).list()) == 1
+    assert len(Registry(address).models()) == 1
     assert Registry(address).pull("tiny", built.version, cache=tmp_path / "cache").manifest.opset == 99
 
 
@@ -113,7 +113,7 @@ def test_pushes_at_the_same_time_lose_nothing(built: BuiltModel, address: str) -
 
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(push, names))
-    assert sorted(model.name for model in Registry(address).list()) == names
+    assert sorted(model.name for model in Registry(address).models()) == names
 
 
 def test_pushes_at_the_same_time_lose_models_without_the_condition_of_s3(
@@ -129,7 +129,7 @@ def test_pushes_at_the_same_time_lose_models_without_the_condition_of_s3(
 
     monkeypatch.setattr(Bucket, "_put", unconditional)
     Registry(on_s3).push(built)
-    assert [model.name for model in Registry(on_s3).list()] == ["tiny"]
+    assert [model.name for model in Registry(on_s3).models()] == ["tiny"]
 
 
 def test_an_image_in_the_same_layout_stays(built: BuiltModel, tmp_path: Path) -> None:
@@ -175,12 +175,12 @@ def test_a_damaged_registry_fails_and_leaves_nothing(
 def test_a_damaged_index_fails(built: BuiltModel, tmp_path: Path, index: str) -> None:
     (tmp_path / "index.json").write_text(index.replace("MODEL", MEDIA_TYPE))
     if index == '{"manifests": {}}':
-        assert Registry(tmp_path).list() == []
+        assert Registry(tmp_path).models() == []
         return
     with pytest.raises(ModelBuildError, match="must be an OCI index; it is damaged"):
         Registry(tmp_path).push(built)
     with pytest.raises(ModelBuildError, match="must be an OCI index; it is damaged"):
-        Registry(tmp_path).list()
+        Registry(tmp_path).models()
 
 
 def test_a_digest_that_leads_elsewhere_fails(built: BuiltModel, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_an_unknown_version_fails_and_names_those_that_are_there(
 
 def test_a_bucket_that_does_not_exist_fails(on_s3: str) -> None:
     with pytest.raises(ModelBuildError, match=r"the registry s3://nobodys/ does not answer: .*NoSuchBucket"):
-        Registry("s3://nobodys").list()
+        Registry("s3://nobodys").models()
 
 
 @pytest.mark.parametrize("wrong", ["gs://bucket/prefix", "s3://", "https://registry.example/models"])
