@@ -14,7 +14,6 @@ from tests.waiting import PATIENCE, wait_until
 
 from cdk_inference.local import LocalError, Resource, aws
 from cdk_inference.local.emulator.emulator import Emulator
-from cdk_inference.local.emulator.pipe_role import Refusal
 from cdk_inference.local.emulator.pipes import PipeDefinition, PipeRunner, failed_messages
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cdk_inference.local import LocalCloud
+    from cdk_inference.local.emulator.pipe_role import Refusal
     from cdk_inference.local.uploads import Pipeline
 
 DESCRIBED = {"Name": "p", "Arn": "arn:pipe", "RoleArn": "arn:role", "Source": "arn:queue", "Target": "arn:machine"}
