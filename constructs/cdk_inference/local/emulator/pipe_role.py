@@ -57,11 +57,11 @@ class PipeRole:
     endpoint
         URL of the embedded AWS.
     name, arn, role_arn
-        Of the pipe and its role.
+        The pipe and its role.
     services
-        What the pipe calls, as boto3 names it.
+        The services that the pipe calls, as boto3 names them.
     refusals
-        What the pipe is not able to do is added.
+        A list to which failures of the pipe are added.
     logger
         Hears of it too.
     stopping

@@ -42,7 +42,7 @@ class StreamPipeDefinition:
     name, arn, role_arn, source_arn, target_arn
         As DescribePipe gives them.
     source, detail_type, resources
-        Of the events.
+        Members of each event.
     filters
         Patterns as JSON; a record that matches one becomes an event. None means all.
     input_template
