@@ -163,6 +163,9 @@ class InferencePipeline(Construct, Generic[StagesT]):
         ``"main"``.
     drift_monitors
         Those of `add_drift_monitor`.
+    release
+        The table of a release, and its state machine: ``release.stepper.metric_failed()`` counts what was aborted.
+        None without one.
 
     Raises
     ------
@@ -287,7 +290,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
         parent = Construct(self, "Routes") if routed else self
         scopes = {name: self if name == _OWN and routing is None else Construct(parent, name) for name in plan.routes}
         self.routes: dict[str, StagesT] = self._execution.bind(self, plan, scopes, parts)
-        control = None if release is None or arms is None else release.bind(self, arms, self.routes, parts)
+        self.release = None if release is None or arms is None else release.bind(self, arms, self.routes, parts)
         self.workflow = InferenceWorkflow(
             self,
             "Workflow",
@@ -296,7 +299,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
                 for planned in plan.planned.values()
             ],
             router=Router(self, "Router", plan=plan, trigger=self.trigger, **options) if routed else None,
-            release=control,
+            release=self.release,
             trigger=self.trigger,
             timeout=per_batch,
             **kept,

@@ -104,7 +104,7 @@ class Canary(ReleaseStrategy):
                 functions=functions,
                 workflows=workflows,
             )
-        ReleaseStepper(
+        control.stepper = ReleaseStepper(
             control,
             "Stepper",
             control=control,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.releases.comparison import ReleaseComparison
+    from cdk_inference.releases.stepper import ReleaseStepper
     from cdk_inference.releases.strategy import Arms
 
 RELEASE, RECORD, STATE = "release", "record", "state"
@@ -66,9 +67,12 @@ class ReleaseControl(Construct):
         As given.
     comparison
         The workflow that lets both models answer the same objects, if there is one.
+    stepper
+        The state machine that judges the release and moves its share.
     """
 
     comparison: ReleaseComparison | None = None
+    stepper: ReleaseStepper
 
     def __init__(
         self,
@@ -159,6 +163,8 @@ class ReleaseControl(Construct):
         failures
             Expression for the failures of objects that got no row, with their ``message_id``.
         """
+        if not self.arms.answers:  # all rows are those of the stable model
+            return {}
         failed = f"$count([{failures}[message_id in $fresh]])"
         return {
             "tally": f"{{% ({_FRESH}; {{'arm': $variant, 'ok': {written['succeeded']}, "
@@ -167,13 +173,17 @@ class ReleaseControl(Construct):
 
     def tally_of_the_dead(self) -> dict[str, object]:
         """Return what is added for an object that killed its invocation."""
+        if not self.arms.answers:
+            return {}
         return {
             "tally": f"{{% {{'arm': $variant, 'ok': 0, 'errors': $count([$batch[{_RECEIVED} = 1]]) }} %}}",
         }
 
     def finish(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
         """Make the states that count what came out of a batch and compare a sample; they go on, whatever happens."""
-        return self._count(scope, then if self.comparison is None else self._compare(scope, self.comparison, then))
+        if self.comparison is not None:
+            then = self._compare(scope, self.comparison, then)
+        return self._count(scope, then) if self.arms.answers else then
 
     def _compare(self, scope: Construct, comparison: ReleaseComparison, then: sfn.IChainable) -> sfn.IChainable:
         fresh = f"$messages[{_RECEIVED} = 1]"

@@ -52,7 +52,7 @@ class Releasing:
     def __init__(self, pipeline: Watched) -> None:
         self.pipeline = pipeline
         self.cloud = pipeline.cloud
-        (table,) = self.cloud.resources(role="releases")
+        (table,) = self.cloud.resources(role="releases", pipeline=pipeline.name)
         self.table = table.physical_id
         self.id = table.metadata["release"]
         self.deployed = DeployedRelease(table, self.cloud.client("dynamodb"))
@@ -72,7 +72,7 @@ class Releasing:
 
     def wait_for_comparisons(self) -> None:
         """Wait until no comparison runs: what it counts would be the next test's."""
-        (machine,) = self.cloud.resources(role="comparison-state-machine")
+        (machine,) = self.cloud.resources(role="comparison-state-machine", pipeline=self.pipeline.name)
         workflows = self.cloud.client("stepfunctions")
 
         def running() -> list[Any]:
@@ -102,7 +102,7 @@ class Releasing:
     @cached_property
     def machine(self) -> str:
         """The state machine that moves the share."""
-        (machine,) = self.cloud.resources(role="release-state-machine")
+        (machine,) = self.cloud.resources(role="release-state-machine", pipeline=self.pipeline.name)
         return machine.physical_id
 
     def begin(self, *, wait: bool = True) -> str:
@@ -128,6 +128,12 @@ class Releasing:
         """Return how often an execution has judged."""
         events = self.pipeline.history(execution)
         return sum(event.get("stateExitedEventDetails", {}).get("name") == "Judge release" for event in events)
+
+    def failed_judgements(self, execution: str) -> int:
+        """Return how often nobody judged."""
+        events = self.pipeline.history(execution)
+        failed = (event.get("taskFailedEventDetails", {}).get("error", "") for event in events)
+        return sum(error.startswith("Lambda.TooManyRequests") for error in failed)
 
     @contextmanager
     def alarm(self) -> Iterator[None]:
@@ -205,6 +211,11 @@ class Releasing:
             stateMachineArn=self.pipeline.machine, input=json.dumps(messages)
         )
         assert json.loads(answer["output"]) == {"batchItemFailures": []}
+
+
+@pytest.fixture(scope="package")
+def shadow(watch: type[Watched], cloud: LocalCloud) -> Releasing:
+    return Releasing(watch(cloud, "Releases/Shadow"))
 
 
 @pytest.fixture(scope="package")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdk_inference.releases.deployed import ReleaseError
+from cdk_inference.releases.deployed import DeployedRelease, ReleaseError
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     import boto3
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tests.e2e.releases.conftest import Releasing
 
 pytestmark = pytest.mark.e2e
+
+NAMES = ("Releases", "--pipeline", "Releases/Numbers")
 
 
 def test_an_object_goes_to_the_arm_that_its_share_says_however_often_it_is_delivered(releasing: Releasing) -> None:
@@ -36,20 +39,20 @@ def test_an_object_goes_to_the_arm_that_its_share_says_however_often_it_is_deliv
 
 def test_an_operator_promotes_and_aborts_by_one_write_each(releasing: Releasing, session: boto3.Session) -> None:
     run = [sys.executable, "-m", "cdk_inference.release"]
-    shown = subprocess.run([*run, "status", "Releases"], capture_output=True, text=True, check=True)
+    shown = subprocess.run([*run, "status", *NAMES], capture_output=True, text=True, check=True)
     assert "NOT_BEGUN" in shown.stdout
-    assert subprocess.run([*run, "promote", "Releases"], capture_output=True, check=True).returncode == 0
+    assert subprocess.run([*run, "promote", *NAMES], capture_output=True, check=True).returncode == 0
     assert set(releasing.arms(releasing.put("promoted", 4)).values()) == {"candidate"}
     aborted = subprocess.run(
-        [*run, "abort", "Releases", "--reason", "as it was told", "--json"], capture_output=True, text=True, check=True
+        [*run, "abort", *NAMES, "--reason", "as it was told", "--json"], capture_output=True, text=True, check=True
     )
     said = json.loads(aborted.stdout)
     assert (said["status"], said["share"], said["history"][-1]["reason"]) == ("ABORTED", 0, "as it was told")
     assert set(releasing.arms(releasing.put("aborted", 4)).values()) == {"stable"}
-    again = subprocess.run([*run, "promote", "Releases"], capture_output=True, text=True, check=False)
+    again = subprocess.run([*run, "promote", *NAMES], capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert again.stderr.startswith("error: release")
-    assert subprocess.run([*run, "status", "Releases"], capture_output=True, check=False).returncode == 1
+    assert subprocess.run([*run, "status", *NAMES], capture_output=True, check=False).returncode == 1
 
 
 def test_a_decision_after_the_end_fails(releasing: Releasing) -> None:
@@ -58,3 +61,22 @@ def test_a_decision_after_the_end_fails(releasing: Releasing) -> None:
         releasing.deployed.promote("too late")
     with pytest.raises(ReleaseError, match="got ABORTED"):
         releasing.deployed.abort("again")
+
+
+def test_a_release_that_is_not_named_fails(releasing: Releasing, session: boto3.Session) -> None:
+    for pipeline, message in ((None, "Releases/Numbers, Releases/Shadow, got none"), ("Other", "got 'Other'")):
+        with pytest.raises(ReleaseError, match=message):
+            DeployedRelease.find(session, "Releases", pipeline)
+
+
+def test_a_shadow_answers_besides_and_writes_no_row(shadow: Releasing) -> None:
+    wait_until(lambda: shadow.status().status == "RUNNING", shadow.status)
+    keys = shadow.put("shadow", 24, "wrong")
+    assert set(shadow.pipeline.ends(keys).values()) == {"SUCCEEDED"}
+    rows = shadow.pipeline.rows(*keys)
+    assert {(row["route"], row.get("variant")) for row in rows} == {("main", None)}
+    assert len(rows) == len(keys)
+    wait_until(lambda: shadow.status().status == "ABORTED", shadow.status, every=0.5)
+    assert shadow.status().history[-1]["reason"].startswith("the candidate's answers agree too little")
+    with pytest.raises(ReleaseError, match="release must have steps to be promoted"):
+        shadow.deployed.promote("although it never answers")

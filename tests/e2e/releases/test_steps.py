@@ -49,7 +49,7 @@ def test_a_good_candidate_gets_all_objects(releasing: Releasing) -> None:
         (
             "slow",
             "latency",
-            "the candidate is slower than the stable model on the same objects: over 2 times as long on ",
+            "the candidate is slower than the stable model on the same objects: over 1.25 times as long on ",
         ),
     ],
 )
@@ -88,6 +88,15 @@ def test_a_candidate_that_nobody_asks_is_neither_aborted_nor_advanced(releasing:
     assert (releasing.status().status, releasing.status().share) == ("RUNNING", 50)
     releasing.deployed.abort("enough")
     assert releasing.ended(execution) == ("SUCCEEDED", None, None)  # the judge sees that it is over
+
+
+def test_a_judge_that_does_not_answer_is_asked_again(releasing: Releasing) -> None:
+    with releasing.pipeline.throttled("Judge"):
+        execution = releasing.begin()
+        wait_until(lambda: releasing.failed_judgements(execution), lambda: releasing.pipeline.history(execution))
+        assert releasing.status().status == "RUNNING"
+    with releasing.alarm():
+        assert releasing.ended(execution)[1] == "ReleaseAborted"
 
 
 def test_two_executions_abort_once(releasing: Releasing) -> None:

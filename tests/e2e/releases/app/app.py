@@ -1,4 +1,4 @@
-"""A pipeline that releases a candidate, which does to each object what the object tells it to."""
+"""Pipelines that release a candidate, which does to each object what the object tells it to."""
 
 from pathlib import Path
 
@@ -19,24 +19,30 @@ alarm = cloudwatch.Alarm(
     threshold=1,
     evaluation_periods=1,
 )
-InferencePipeline(
-    stack,
-    "Numbers",
-    model=old,
-    preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
-    postprocess=Postprocess.classification(labels=["a", "b", "c", "d"]),
-    release=Release.canary(
-        candidate=Route("new", model=new, preprocess=Preprocess.function(HERE / "obey.py:preprocess")),
+candidate = Route("new", model=new, preprocess=Preprocess.function(HERE / "obey.py:preprocess"))
+RELEASES = {
+    "Numbers": Release.canary(
+        candidate=candidate,
         steps=[50, 100],
         bake_time=cdk.Duration.seconds(1),
         window=cdk.Duration.seconds(10),
-        abort_on=[AbortOn.errors(), AbortOn.latency(), AbortOn.disagreement(), alarm],
+        abort_on=[AbortOn.errors(), AbortOn.latency(times=1.25), AbortOn.disagreement(), alarm],
         compared=100,
         min_samples=10,
     ),
-    max_receive_count=1,
-    stage_timeout=cdk.Duration.seconds(5),
-    workflow_timeout=cdk.Duration.minutes(2),
-    removal_policy=cdk.RemovalPolicy.DESTROY,
-)
+    "Shadow": Release.shadow(candidate, 100, window=cdk.Duration.seconds(10), abort_on=[AbortOn.disagreement()]),
+}
+for name, release in RELEASES.items():
+    InferencePipeline(
+        stack,
+        name,
+        model=old,
+        preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
+        postprocess=Postprocess.classification(labels=["a", "b", "c", "d"]),
+        release=release,
+        max_receive_count=1,
+        stage_timeout=cdk.Duration.seconds(5),
+        workflow_timeout=cdk.Duration.minutes(2),
+        removal_policy=cdk.RemovalPolicy.DESTROY,
+    )
 app.synth()
