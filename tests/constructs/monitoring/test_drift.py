@@ -23,6 +23,7 @@ from cdk_inference import (
     Routing,
 )
 from cdk_inference.model.records.manifest import Observation
+from cdk_inference.monitoring.drift import _schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,12 +104,16 @@ def test_a_pipeline_without_a_monitor_stays_as_it_is(built: Built) -> None:
         (1440, "2 0/24 * * ? *"),
     ],
 )
-def test_windows_are_judged_two_minutes_after_their_end(
-    stack: cdk.Stack, pipeline: Callable[..., InferencePipeline], minutes: int, cron: str
+def test_windows_are_judged_two_minutes_after_their_end(minutes: int, cron: str) -> None:
+    assert _schedule(60 * minutes).expression_string == f"cron({cron})"
+
+
+def test_the_metric_is_of_the_model_and_the_window(
+    stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]
 ) -> None:
-    monitor = pipeline().add_drift_monitor(window=cdk.Duration.minutes(minutes))
+    monitor = pipeline().add_drift_monitor(window=cdk.Duration.minutes(30))
     (rule,) = (r for name, r in resources(stack, "AWS::Events::Rule").items() if "Drift" in name)
-    assert rule["Properties"]["ScheduleExpression"] == f"cron({cron})"
+    assert rule["Properties"]["ScheduleExpression"] == "cron(2/30 * * * ? *)"
     metric = stack.resolve(monitor.metric_drift().to_metric_config().metric_stat)
     assert metric["metricName"] == "Drift"
     assert {d["name"]: d["value"] for d in metric["dimensions"]} == {
@@ -117,21 +122,19 @@ def test_windows_are_judged_two_minutes_after_their_end(
     }
 
 
-@pytest.mark.parametrize(
-    ("props", "message"),
-    [
-        ({"window": cdk.Duration.minutes(7)}, "window must be 5 minutes or more, and divide an hour .*, got 7 minutes"),
-        ({"window": cdk.Duration.minutes(1)}, "window must be 5 minutes or more, and divide an hour .*, got 1 minutes"),
-        ({"window": cdk.Duration.minutes(90)}, "window must be .*, got 90 minutes"),
-        ({"window": cdk.Duration.days(2)}, "window must be .*, got 2880 minutes"),
-        ({"false_alarm_rate": 0.0}, "false_alarm_rate must be above 0 and at most 0.5, got 0.0"),
-        ({"min_objects": 0}, "min_objects must be at least 1, got 0"),
-    ],
-)
-def test_wrong_props_fail(pipeline: Callable[..., InferencePipeline], props: dict[str, Any], message: str) -> None:
+def test_wrong_props_fail(pipeline: Callable[..., InferencePipeline]) -> None:
     made = pipeline()
-    with pytest.raises(PropError, match=message):
-        made.add_drift_monitor(**props)
+    wrong: dict[str, dict[str, Any]] = {
+        "window must be 5 minutes or more, and divide an hour .*, got 7 minutes": {"window": cdk.Duration.minutes(7)},
+        "window must be 5 minutes or more, and divide an hour .*, got 1 minutes": {"window": cdk.Duration.minutes(1)},
+        "window must be .*, got 90 minutes": {"window": cdk.Duration.minutes(90)},
+        "window must be .*, got 2880 minutes": {"window": cdk.Duration.days(2)},
+        "false_alarm_rate must be above 0 and at most 0.5, got 0.0": {"false_alarm_rate": 0.0},
+        "min_objects must be at least 1, got 0": {"min_objects": 0},
+    }
+    for number, (message, props) in enumerate(wrong.items()):
+        with pytest.raises(PropError, match=message):
+            made.add_drift_monitor(f"Drift{number}", **props)
 
 
 def test_a_model_without_a_baseline_fails(
