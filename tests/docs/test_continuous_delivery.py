@@ -31,7 +31,7 @@ CONTEXT = {
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What CodeBuild has of the repository."""
+    """The files that CodeBuild has of the repository."""
     for name in ("examples", "model_assets"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "cdk.json").write_text(json.dumps({"context": CONTEXT}))
