@@ -15,7 +15,7 @@ stack = Stack(app, "Digits", description="Releases a model that reads digits (cd
 stable = ModelArtifact(stack, "Stable", recipe=MODEL / "recipe.py", precision=Float32())
 smaller = ModelArtifact(stack, "Smaller", recipe=MODEL / "recipe.py", precision=Float16())
 
-# The model passed its gate. What comes before the model has a mistake, unless you ask for a good candidate.
+# The model passed its gate. The preprocessing has a mistake, unless you ask for a good candidate.
 good = app.node.try_get_context("candidate") == "good"
 preprocess = Preprocess.tensor() if good else Preprocess.function(HERE / "transposed.py:preprocess")
 

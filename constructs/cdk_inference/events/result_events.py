@@ -45,7 +45,7 @@ ATTRIBUTES = (
     "inference",
     "recorded_at",
 )
-"""What an event has of a row: neither the prediction nor the reason, which may quote the object."""
+"""The attributes of a row that an event has: neither prediction nor reason, which may quote the object."""
 
 # In quotes, a path that leads nowhere is an empty string, and the event stays valid JSON.
 _DETAIL = {"event_id": "<$.eventID>"} | {name: f"<$.dynamodb.NewImage.{name}.S>" for name in ATTRIBUTES}

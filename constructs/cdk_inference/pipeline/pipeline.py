@@ -542,7 +542,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
         Parameters
         ----------
         id
-            Of the rule.
+            The id of the rule.
         target
             The target of the events, such as ``aws_events_targets.SqsQueue(queue)``. Default: none yet.
         statuses
@@ -559,7 +559,7 @@ class InferencePipeline(Construct, Generic[StagesT]):
         Raises
         ------
         PropError
-            A status or a route does not exist, the events of the table go to another bus, or the stream of an
+            A status or a route does not exist, or the events of the table go to another bus. Also if the stream of an
             imported table is not known.
         """
         from aws_cdk import aws_events as events  # noqa: PLC0415 - only for those who ask

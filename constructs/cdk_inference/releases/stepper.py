@@ -50,7 +50,7 @@ class ReleaseStepper(LoggedStateMachine):
     It begins when CloudFormation has created or updated the stack. From then on it waits for a window, and lets a
     function judge. All that it writes is in its definition: it can take the share away, and give the shares that were
     deployed, one after the other. The function can write nothing. Every write has the condition that the release is as
-    it was judged, so that of two executions that decide at the same time, one does it and the other judges again.
+    it was judged. If two executions decide at the same time, one writes and the other judges again.
 
     An execution that aborts a release fails with ``ReleaseAborted`` and the reason.
 
@@ -67,7 +67,7 @@ class ReleaseStepper(LoggedStateMachine):
     window
         How often the release is judged.
     rules
-        What aborts it, as the function takes it.
+        The rules that abort it, as the function takes them.
     alarms
         The alarms that abort it.
     confidence, min_samples

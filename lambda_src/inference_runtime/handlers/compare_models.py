@@ -43,7 +43,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, float]:  # noqa
     Returns
     -------
     dict
-        What was added.
+        The numbers that were added.
     """
     candidate = event["candidate"]
     counts = _comparison.counts(

@@ -33,7 +33,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     Returns
     -------
     dict
-        What `judge` says; ``end`` if another release has been deployed since.
+        The answer of `judge`, or ``end`` if another release has been deployed since.
     """
     if event["release"] != _release:
         return {"decision": END, "reason": f"the release {_release} has been deployed since", "step": 0}

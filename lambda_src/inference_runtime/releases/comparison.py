@@ -1,4 +1,4 @@
-"""What two models made of the same objects, as numbers to add up."""
+"""The answers of two models to the same objects, as numbers to add up."""
 
 from __future__ import annotations
 
@@ -48,9 +48,12 @@ class Comparison:
         Returns
         -------
         dict
-            `objects`, those that both were given; `candidate_errors` and `stable_errors`, those that only one of them
-            failed on; `answered`, those whose answers were compared, and `disagreement`, the sum over these; `timed`, 1
-            if the batch tells which model is slower, and `slow`, 1 if it is the candidate.
+            - `objects`: how many both were given.
+            - `candidate_errors` and `stable_errors`: how many only one of them failed on.
+            - `answered`: how many answers were compared.
+            - `disagreement`: the sum over these.
+            - `timed`: 1 if the batch tells which model is slower.
+            - `slow`: 1 if it is the candidate.
         """
         counts: dict[str, float] = dict.fromkeys(
             ("objects", "candidate_errors", "stable_errors", "answered", "disagreement", "timed", "slow"), 0
@@ -88,7 +91,7 @@ def answers_of(arm: Mapping[str, Any], outputs: Mapping[int, list[Array]]) -> di
     Parameters
     ----------
     arm
-        What preprocessing returned: its `items`, and those that `failed`.
+        The answer of preprocessing: its `items`, and those that `failed`.
     outputs
         The model's outputs by index.
     """

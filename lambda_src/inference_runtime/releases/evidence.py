@@ -15,16 +15,17 @@ def log_evidence(bad: float, total: float, allowed: float) -> float:
     """Return the logarithm of the evidence against "at most this share of the results is bad".
 
     It is the likelihood ratio of a mixture of larger shares and the allowed one: a test martingale, if the hypothesis
-    holds. So the evidence exceeds 1/alpha at any time with at most the probability alpha (Ville's inequality): it may
-    be looked at after each result, by several who look at the same time, and nothing has to be corrected for that. The
-    method is Wald's sequential test (1945) with Robbins' mixture (1970); see Howard, Ramdas, McAuliffe and Sekhon,
-    "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals of Statistics 49 (2021).
+    holds. So the evidence exceeds 1/alpha at any time with at most the probability alpha (Ville's inequality). It may
+    be looked at after each result, and by several at the same time: nothing has to be corrected for that.
+
+    The method is Wald's sequential test (1945) with Robbins' mixture (1970). See also Howard, Ramdas, McAuliffe and
+    Sekhon, "Time-uniform, nonparametric, nonasymptotic confidence sequences", Annals of Statistics 49 (2021).
 
     Parameters
     ----------
     bad
-        How many results are bad. Results between good and bad count with a part, from 0 to 1: the ratio is convex in
-        them, so that its expectation is at most that of results that are either.
+        How many results are bad. Results between good and bad count with a part, from 0 to 1. The ratio is convex in
+        them, so its expectation is at most that of results that are either.
     total
         How many results there are.
     allowed

@@ -26,7 +26,7 @@ _MEANT = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What was deployed of a release.
+    """A release as it was deployed.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Plan:
     bake_ms
         Milliseconds that each step lasts at least.
     rules
-        What aborts it.
+        The rules that abort it.
     confidence
         The rules together abort a candidate that meets them with at most the probability that is missing to 1.
     min_samples
@@ -61,7 +61,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Records:
-    """What the table says of a release."""
+    """The records of a release in the table."""
 
     status: str = ""
     step: int = 0
@@ -93,9 +93,9 @@ def judge(plan: Plan, records: Records, alarms: Mapping[str, str], *, now: float
     Parameters
     ----------
     plan
-        What was deployed.
+        The release as it was deployed.
     records
-        What was counted.
+        The counts so far.
     alarms
         The states of the alarms that exist, by name.
     now

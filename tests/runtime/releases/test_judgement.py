@@ -1,4 +1,4 @@
-"""What follows from what was counted: abort, advance, hold or end."""
+"""The decisions that follow from counts: abort, advance, hold or end."""
 
 from __future__ import annotations
 
