@@ -103,6 +103,7 @@ def apps() -> dict[str, Callable[[Stack], None]]:
         "ManagedInstances": _managed_instances,
         "Capacities": _capacities,
         "Deliveries": _deliveries,
+        "Audited": _audited,
     }
 
 
@@ -150,6 +151,19 @@ def _fused(stack: Stack) -> None:
     from cdk_inference import Execution  # noqa: PLC0415
 
     _pipeline(stack, execution=Execution.fused())
+
+
+def _audited(stack: Stack) -> None:
+    from cdk_inference import AuditLog, Execution, InferencePipeline, Preprocess  # noqa: PLC0415
+
+    pipeline = InferencePipeline(
+        stack,
+        "Photos",
+        model=_model(stack),
+        preprocess=Preprocess.image(size=224),
+        execution=Execution.fused(),
+    )
+    pipeline.audit(AuditLog(stack, "Log"))
 
 
 def _own_key(stack: Stack) -> None:

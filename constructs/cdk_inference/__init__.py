@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cdk_inference.audit.audit_log import AuditLog
     from cdk_inference.bundling.delivery import ModelDelivery
     from cdk_inference.capacity.capacity import Capacity
     from cdk_inference.capacity.managed_instances import CpuCapacity
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "AbortOn": "releases.abort_rules",
     "AbortRule": "releases.abort_rules",
+    "AuditLog": "audit.audit_log",
     "Capacity": "capacity.capacity",
     "CapacitySchedule": "capacity.provisioned",
     "CapacityStrategy": "capacity.strategy",
@@ -122,6 +124,7 @@ _RENAMED = {"FusedLeg": "FusedRoute", "Leg": "StagedRoute"}
 __all__ = [
     "AbortOn",
     "AbortRule",
+    "AuditLog",
     "Capacity",
     "CapacitySchedule",
     "CapacityStrategy",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_cloudtrail as cloudtrail
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ec2 as ec2
@@ -28,6 +29,7 @@ from constructs import Construct
 
 import cdk_inference
 from cdk_inference import (
+    AuditLog,
     CapacityStrategy,
     Execution,
     Inference,
@@ -40,6 +42,7 @@ from cdk_inference import (
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.model import Float16
 from cdk_inference.stages.base import FunctionOptions
+from inference_runtime.audit.answers import with_answer_hash
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.rows import row
 
@@ -94,6 +97,7 @@ def names(code: str) -> dict[str, Any]:
         **{name: getattr(cdk, name) for name in ("App", "CfnOutput", "Duration", "RemovalPolicy", "Stack")},
         "cloudwatch": cloudwatch,
         "dynamodb": dynamodb,
+        "cloudtrail": cloudtrail,
         "ec2": ec2,
         "events": events,
         "kms": kms,
@@ -119,7 +123,7 @@ def template() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def routed() -> dict[str, Any]:
-    """The template of a pipeline that asks S3 and a function of the user's, and has a GPU and events."""
+    """The template of a pipeline that asks S3 and a function of the user's, and has a GPU, events and a log."""
     stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Routed")
     recipe = ROOT / "model_assets" / "efficientnet_lite" / "lite0.py"
     options = {"preprocess": Preprocess.image(size=224)}
@@ -132,7 +136,7 @@ def routed() -> dict[str, Any]:
     )
     tagged = Routing.by_tag("tag", {"a": large}, otherwise=decided)
     pipeline = InferencePipeline(stack, "Photos", routing=Routing.by_metadata("name", {"a": large}, otherwise=tagged))
-    pipeline.on_result("Every")
+    pipeline.audit(AuditLog(stack, "Log"))
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
 
@@ -236,19 +240,21 @@ def test_strategies_have_these_props() -> None:
 
 def test_row_attributes_are_those_that_are_written() -> None:
     item = Item("id", "bucket", "key", None, "etag", 1, "0" * 32, "2026-01-01T00:00:00Z", "message")
-    written = row(
-        item,
-        status="SUCCEEDED",
-        model_version="1",
-        inference="cpu",
-        recorded_at="2026-01-01T00:00:00Z",
-        prediction={"M": {}},
-        reason="none",
-        expires_at=1,
-        route="large",
-        variant="a",
-        confidence=0.5,
-        first={"M": {}},
+    written = with_answer_hash(
+        row(
+            item,
+            status="SUCCEEDED",
+            model_version="1",
+            inference="cpu",
+            recorded_at="2026-01-01T00:00:00Z",
+            prediction={"M": {}},
+            reason="none",
+            expires_at=1,
+            route="large",
+            variant="a",
+            confidence=0.5,
+            first={"M": {}},
+        )
     )
     (rows,) = page("results-table.md").tables("attributes").values()
     assert {name.strip("`"): kind for name, kind, _ in rows} == {

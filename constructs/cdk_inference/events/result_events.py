@@ -44,8 +44,9 @@ ATTRIBUTES = (
     "model_version",
     "inference",
     "recorded_at",
+    "answer_sha256",
 )
-"""The attributes of a row that an event has: neither prediction nor reason, which may quote the object."""
+"""The attributes of a row that its event has: neither the prediction nor the reason, which may quote the object."""
 
 # In quotes, a path that leads nowhere is an empty string, and the event stays valid JSON.
 _DETAIL = {"event_id": "<$.eventID>"} | {name: f"<$.dynamodb.NewImage.{name}.S>" for name in ATTRIBUTES}

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_s3 as s3
     from aws_cdk import aws_sns as sns
 
+    from cdk_inference.audit.audit_log import AuditLog
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import Traffic
@@ -591,6 +592,31 @@ class InferencePipeline(Construct, Generic[StagesT]):
         if target is not None:
             rule.add_target(target)
         return rule
+
+    def audit(self, log: AuditLog, id: str = "Audit") -> None:
+        """Record what this pipeline answers, and which models are deployed, in a log that nobody can change.
+
+        Rows get the hash of their prediction, ``answer_sha256``. Answers are recorded through `on_result`.
+
+        Parameters
+        ----------
+        log
+            The log, which pipelines of a Region may share.
+        id
+            The id of the construct that has the rules.
+
+        Raises
+        ------
+        PropError
+            As that of `on_result`.
+        """
+        from cdk_inference.events.result_events import ResultEvents  # noqa: PLC0415 - only for those who ask
+
+        self.on_result(f"{id}Results", target=log.target(self), description="records the answers of a pipeline")
+        for stages in self.routes.values():
+            stages.output_stage.add_variables({"ANSWER_HASH": "sha256"})
+        models = {name: planned.route.model.version for name, planned in self._plan.planned.items()}
+        log.follow(self, id, models=models, event_bus=ResultEvents.of(self.results).event_bus)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""

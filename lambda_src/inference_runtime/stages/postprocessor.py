@@ -58,6 +58,8 @@ class Postprocessor:
         The pipeline that metrics and logs belong to.
     drift
         Counts what objects and answers are like, if the pipeline has a drift monitor.
+    hashed
+        Adds the hash of the answer to a row, if the pipeline has an audit log.
 
     Attributes
     ----------
@@ -76,8 +78,10 @@ class Postprocessor:
         function: Callable[[Mapping[str, Array], Item], object],
         pipeline: str,
         drift: DriftCounter | None = None,
+        hashed: Callable[[dict[str, Attribute]], dict[str, Attribute]] | None = None,
     ) -> None:
         self.drift = drift
+        self._hashed = hashed
         self._dynamodb = dynamodb
         self._table = table
         self._ttl = None if ttl_days is None else timedelta(days=ttl_days)
@@ -110,6 +114,7 @@ class Postprocessor:
             ttl_days=float(days) if days else None,
             function=load_stage(prefix),
             drift=_drift_counter(dynamodb),
+            hashed=_with_answer_hash(),
         )
 
     def log_as(self, model_version: str) -> None:
@@ -300,6 +305,8 @@ class Postprocessor:
         if hanging.is_set():
             self._log.error("DynamoDB did not answer to an earlier request of the batch", extra=_about(item))
             return None
+        if self._hashed is not None:
+            attributes = self._hashed(attributes)
         try:
             new = put_row(self._dynamodb, self._table, attributes)
         except (BotoCoreError, ClientError) as error:
@@ -318,6 +325,14 @@ def _drift_counter(dynamodb: DynamoDBClient) -> DriftCounter | None:
     from inference_runtime.monitoring.counter import DriftCounter  # noqa: PLC0415 - only with a drift monitor
 
     return DriftCounter.from_environment(dynamodb)
+
+
+def _with_answer_hash() -> Callable[[dict[str, Attribute]], dict[str, Attribute]] | None:
+    if "ANSWER_HASH" not in os.environ:
+        return None
+    from inference_runtime.audit.answers import with_answer_hash  # noqa: PLC0415 - only with an audit log
+
+    return with_answer_hash
 
 
 def _latency(item: Item) -> float | None:

@@ -8,7 +8,7 @@ from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_sqs as sqs
 
-from cdk_inference import Execution, InferencePipeline, ModelArtifact, Postprocess, Preprocess
+from cdk_inference import AuditLog, Execution, InferencePipeline, ModelArtifact, Postprocess, Preprocess
 
 MODEL = Path(__file__).parents[2] / "drift" / "app" / "model"
 
@@ -28,6 +28,7 @@ for name, statuses in {"All": [], "Rejected": ["REJECTED"]}.items():
     queue = sqs.Queue(stack, f"{name}Queue", queue_name=name)
     pipeline.on_result(name, target=targets.SqsQueue(queue), statuses=statuses)
 
+pipeline.audit(AuditLog(stack, "Log", max_batching_window=cdk.Duration.seconds(1)))
 events.EventBus(stack, "Neighbour", event_bus_name="neighbour")
 dynamodb.TableV2(
     stack,

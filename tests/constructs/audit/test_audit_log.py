@@ -1,0 +1,106 @@
+"""The template of an audit log: what is locked, for how long, and who may do what."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import aws_cdk as cdk
+import pytest
+from aws_cdk import aws_iam as iam
+from tests.constructs.conftest import resources
+
+from cdk_inference import AuditLog, InferencePipeline, PropError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def bucket(stack: cdk.Stack) -> dict[str, Any]:
+    (found,) = (each for name, each in resources(stack, "AWS::S3::Bucket").items() if name.startswith("Log"))
+    return found
+
+
+def actions(stack: cdk.Stack, part: str) -> set[str]:
+    return {
+        action
+        for name, policy in resources(stack, "AWS::IAM::Policy").items()
+        if part in name
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+
+
+@pytest.mark.parametrize(
+    ("props", "mode", "days"),
+    [({}, "GOVERNANCE", 365), ({"compliance_mode": True, "retention": cdk.Duration.days(200)}, "COMPLIANCE", 200)],
+)
+def test_files_are_locked_versioned_encrypted_and_retained(
+    stack: cdk.Stack, props: dict[str, Any], mode: str, days: int
+) -> None:
+    AuditLog(stack, "Log", **props)
+    found = bucket(stack)
+    properties = found["Properties"]
+    assert properties["ObjectLockConfiguration"]["Rule"]["DefaultRetention"] == {"Mode": mode, "Days": days}
+    assert properties["VersioningConfiguration"] == {"Status": "Enabled"}
+    (rule,) = properties["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
+    assert all(properties["PublicAccessBlockConfiguration"].values())
+    for kind in ("AWS::S3::Bucket", "AWS::KMS::Key", "AWS::SecretsManager::Secret"):
+        assert {each["DeletionPolicy"] for each in resources(stack, kind).values()} == {"RetainExceptOnCreate"}
+
+
+def test_the_writer_may_only_add(stack: cdk.Stack) -> None:
+    AuditLog(stack, "Log")
+    of_s3 = {action for action in actions(stack, "Writer") if action.startswith(("s3:", "secretsmanager:"))}
+    assert of_s3 == {"s3:PutObject", "secretsmanager:GetSecretValue"}
+
+
+def test_a_reader_may_neither_write_nor_unlock(stack: cdk.Stack) -> None:
+    AuditLog(stack, "Log").grant_query(iam.User(stack, "Auditor"))
+    expected = {"s3:GetObject", "s3:ListBucket", "secretsmanager:GetSecretValue", "kms:Decrypt"}
+    assert actions(stack, "Auditor") == expected
+
+
+def test_a_pipeline_sends_answers_decisions_and_deployments(
+    stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]
+) -> None:
+    pipeline().audit(AuditLog(stack, "Log"))
+    rules = {name: each["Properties"] for name, each in resources(stack, "AWS::Events::Rule").items()}
+    answers, decisions, deployments = (
+        next(rule for name, rule in rules.items() if part in name)
+        for part in ("AuditResults", "AuditDecisions", "AuditDeployments")
+    )
+    assert answers["EventPattern"]["detail-type"] == ["Inference Result"]
+    assert decisions["EventPattern"] == {
+        "source": ["cdk-inference"],
+        "detail-type": [{"anything-but": ["Inference Result"]}],
+        "detail": {"pipeline": ["Stack/Photos"]},
+    }
+    assert deployments["EventPattern"]["detail"]["stack-id"] == [{"Ref": "AWS::StackId"}]
+    (target,) = deployments["Targets"]
+    assert '"models":{"main":"unbuilt"}' in target["InputTransformer"]["InputTemplate"]
+    assert all("DeadLetterConfig" in target for rule in (answers, decisions, deployments) for target in rule["Targets"])
+    hashing = [
+        each["Properties"]["Description"]
+        for each in resources(stack, "AWS::Lambda::Function").values()
+        if "ANSWER_HASH" in each["Properties"]["Environment"]["Variables"]
+    ]
+    assert len(hashing) == 1
+
+
+def test_a_pipeline_without_a_log_hashes_nothing(stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]) -> None:
+    pipeline()
+    assert "ANSWER_HASH" not in json.dumps(resources(stack, "AWS::Lambda::Function"))
+
+
+@pytest.mark.parametrize(
+    ("props", "message"),
+    [
+        ({"retention": cdk.Duration.hours(36)}, "retention must be whole days, 1 or more, got 1.5 days"),
+        ({"max_batching_window": cdk.Duration.seconds(0)}, "max_batching_window must be"),
+    ],
+)
+def test_a_duration_out_of_range_fails(stack: cdk.Stack, props: dict[str, Any], message: str) -> None:
+    with pytest.raises(PropError, match=message):
+        AuditLog(stack, "Log", **props)
