@@ -49,6 +49,9 @@ PULL = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownload
 READ = ("s3:GetObject", "s3:GetObjectVersion")
 TAGS = ("s3:GetObjectTagging", "s3:GetObjectVersionTagging")
 
+TAKE = ("sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage")
+STREAM = ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")
+
 IMAGE = "image"
 """The handler of a function in a container: ours run models."""
 
@@ -178,6 +181,7 @@ class Flows:
             "inference_runtime.handlers.submit.handler": (self._submits,),
             "inference_runtime.handlers.callback.handler": (self._calls_back,),
             "inference_runtime.handlers.decide.handler": (),
+            "inference_runtime.handlers.audit.handler": (self._writes_log,),
         }.get(handler)
         if does is None:
             self.untraced.append(f"{function.id} has the handler {handler}, of which nothing is known")
@@ -242,6 +246,15 @@ class Flows:
                 self._allow(role, ("sqs:SendMessage", "sqs:GetQueueAttributes", "sqs:GetQueueUrl"), destination)
                 self._key(role, destination, ENCRYPT)
 
+    def _writes_log(self, function: Part, role: str, variables: Mapping[str, str]) -> None:
+        self._objects(role, ("s3:PutObject",), variables["AUDIT_BUCKET"], "records/", ENCRYPT)
+        self._allow(role, ("secretsmanager:GetSecretValue",), variables["AUDIT_SECRET"])
+        for mapping in self.template.of("AWS::Lambda::EventSourceMapping"):
+            if mapping.properties["FunctionName"].partition(":")[0] == function.ref:
+                # The last two are CDK's: `grant_consume_messages` gives them.
+                taken = (*TAKE, "sqs:ChangeMessageVisibility", "sqs:GetQueueUrl")
+                self._allow(role, taken, mapping.properties["EventSourceArn"])
+
     def _outputs(self) -> Iterator[dict[str, Any]]:
         for config in self.template.of("AWS::SageMaker::EndpointConfig"):
             yield config.properties["AsyncInferenceConfig"]["OutputConfig"]
@@ -280,11 +293,18 @@ class Flows:
         properties = pipe.properties
         role = properties["RoleArn"]
         self._trust(role, "pipes.amazonaws.com", pipe.arn)
-        self._allow(role, ("sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"), properties["Source"])
-        self._key(role, properties["Source"], DECRYPT)
-        self._allow(role, ("states:StartSyncExecution",), properties["Target"])
-        # Its API reference asks this of who starts a synchronous execution, and no more.
-        self._execution_key(role, self.template.named(properties["Target"]), DECRYPT)
+        if ":dynamodb:" in properties["Source"]:
+            self._allow(role, STREAM, properties["Source"])
+            self._key(role, properties["Source"].partition("/stream/")[0], DECRYPT)
+            self._allow(role, ("events:PutEvents",), properties["Target"])
+            dead_letters = properties["SourceParameters"]["DynamoDBStreamParameters"]["DeadLetterConfig"]["Arn"]
+            self._allow(role, ("sqs:SendMessage",), dead_letters)
+        else:
+            self._allow(role, TAKE, properties["Source"])
+            self._key(role, properties["Source"], DECRYPT)
+            self._allow(role, ("states:StartSyncExecution",), properties["Target"])
+            # Its API reference asks this of who starts a synchronous execution, and no more.
+            self._execution_key(role, self.template.named(properties["Target"]), DECRYPT)
         destination = properties["LogConfiguration"]["CloudwatchLogsLogDestination"]
         self._allow(role, LOGS, destination["LogGroupArn"])
 
@@ -294,6 +314,9 @@ class Flows:
             if ":function:" in target["Arn"]:
                 self._serve("events.amazonaws.com", ("lambda:InvokeFunction",), target["Arn"], about)
                 continue
+            if "InputTransformer" in target:  # CDK's target of a rule gives these
+                asked = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl")
+                self._serve("events.amazonaws.com", asked, target["Arn"], about)
             for queue in filter(None, (target["Arn"], target.get("DeadLetterConfig", {}).get("Arn"))):
                 self._serve("events.amazonaws.com", ("sqs:SendMessage",), queue, about)
                 key = self._key_of(queue)
@@ -405,8 +428,8 @@ class Flows:
     def _imported_key(self, bucket: str) -> str | None:
         """Return the pipeline's key, which an imported bucket may have: its inbox is traced to one queue."""
         for rule in self.template.of("AWS::Events::Rule"):
-            names = rule.properties.get("EventPattern", {}).get("detail", {}).get("bucket", {}).get("name", ())
-            if bucket in names:
+            buckets = rule.properties.get("EventPattern", {}).get("detail", {}).get("bucket", {})
+            if isinstance(buckets, dict) and bucket in buckets.get("name", ()):
                 return self._key_of(rule.properties["Targets"][0]["Arn"])
         return None
 

@@ -213,8 +213,10 @@ class Questions:
             if part.kind in ("AWS::Lambda::Version", "AWS::Lambda::Alias"):
                 found["lambda"].add(part.ref)
         for edge in flows:  # what is used without being in the template, such as CDK's buckets and repositories
-            if not edge.resource.startswith("*") and _service(edge.resource) in ("ecr", "s3"):
+            if not edge.resource.startswith("*") and _service(edge.resource) in ("ecr", "events", "s3"):
                 found[_service(edge.resource)].add(edge.resource.removesuffix("*"))
+            elif "/stream/" in edge.resource:
+                found["dynamodb"].add(edge.resource)
         prefixes = {edge.resource.partition("/")[2].removesuffix("*") for edge in flows if ":s3:::" in edge.resource}
         for service, resources in found.items():
             for resource in list(resources):

@@ -37,6 +37,7 @@ _ARNS = {
     "AWS::S3::Bucket": "s3:::{}",
     "AWS::SNS::Topic": "sns:{region}:{account}:{}",
     "AWS::SQS::Queue": "sqs:{region}:{account}:{}",
+    "AWS::SecretsManager::Secret": "secretsmanager:{region}:{account}:secret:{}-AbCdEf",
     "AWS::SageMaker::Endpoint": "sagemaker:{region}:{account}:endpoint/{}",
     "AWS::StepFunctions::StateMachine": "states:{region}:{account}:stateMachine:{}",
 }
@@ -45,7 +46,7 @@ _NAMES = {
     "AWS::SageMaker::Endpoint": "EndpointName",
 }
 # `Ref` is the ARN of these, and the name of all others.
-_REF_IS_ARN = {"AWS::SNS::Topic", "AWS::StepFunctions::StateMachine"}
+_REF_IS_ARN = {"AWS::SNS::Topic", "AWS::SecretsManager::Secret", "AWS::StepFunctions::StateMachine"}
 
 
 def arn(service_and_resource: str, account: str = ACCOUNT) -> str:
@@ -193,6 +194,10 @@ class Template:
 
     def _attribute(self, id: str, name: str) -> Any:
         if name in ("Arn", "TopicArn", "AliasArn", "FunctionArn"):
+            return self._arn(id)
+        if name == "StreamArn":
+            return f"{self._arn(id)}/stream/2026-01-01T00:00:00.000"
+        if name == "Id" and self._resources[id]["Type"] == "AWS::SecretsManager::Secret":
             return self._arn(id)
         if name == "Version":
             return "7"

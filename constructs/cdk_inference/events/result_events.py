@@ -156,7 +156,6 @@ class ResultEvents(Construct):
                                 "dynamodb:DescribeStream",
                                 "dynamodb:GetRecords",
                                 "dynamodb:GetShardIterator",
-                                "dynamodb:ListStreams",
                             ],
                             resources=[stream],
                         ),
