@@ -46,8 +46,8 @@ class AuditLog(Construct):
     """Keeps what pipelines answered, and which models were deployed, in files that nobody can change or delete.
 
     Rules → queue → function → bucket with Object Lock. A record of an answer has the object's version, the model's
-    version, status, route, times, and hashes of the object's name and of the answer: HMAC-SHA-256 with a secret of
-    the log. Whoever knows the object and may read the secret finds its records; nobody else can tell whom a record is
+    version, status, route and times. It also has hashes of the object's name and of the answer: HMAC-SHA-256 with a
+    secret of the log. Whoever knows the object and may read the secret finds its records; nobody else can tell whom a record is
     about. Deleting the secret anonymizes the log, where a law asks for that.
 
     Give it to pipelines with `pipeline.audit`. Records come at least once: copies have the same ``record``.

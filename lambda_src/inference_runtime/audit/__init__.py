@@ -1,1 +1,1 @@
-"""What an audit log keeps of answers and events: hashes, and nothing that tells persons."""
+"""The records of answers and events: hashes, and nothing that tells persons."""

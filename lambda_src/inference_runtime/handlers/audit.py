@@ -29,7 +29,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     Returns
     -------
     dict
-        ``batchItemFailures``: the messages that are no events of ours, and those whose file S3 did not take.
+        ``batchItemFailures``: other messages than our events, and those whose file S3 did not take.
     """
     failed: list[str] = []
     told: list[dict[str, Any]] = []
