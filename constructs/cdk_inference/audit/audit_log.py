@@ -47,8 +47,8 @@ class AuditLog(Construct):
 
     Rules → queue → function → bucket with Object Lock. A record of an answer has the object's version, the model's
     version, status, route and times. It also has hashes of the object's name and of the answer: HMAC-SHA-256 with a
-    secret of the log. Whoever knows the object and may read the secret finds its records; nobody else can tell whom a record is
-    about. Deleting the secret anonymizes the log, where a law asks for that.
+    secret of the log. Whoever knows the object and may read the secret finds its records; nobody else can tell whom a
+    record is about. Deleting the secret anonymizes the log, where a law asks for that.
 
     Give it to pipelines with `pipeline.audit`. Records come at least once: copies have the same ``record``.
 
