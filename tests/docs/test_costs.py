@@ -81,3 +81,15 @@ def test_the_costs_of_a_drift_monitor_are_those_of_the_prices() -> None:
     assert f"| Counting | {prices.dynamodb_writes / 32:.2f} for each million objects |" in drift
     assert f"at {100 * prices.cloudwatch_metrics:.2f} a month" in drift
     assert f"| Drift monitor | {prices.cloudwatch_metrics:.2f} |" in PAGE.prose
+
+
+def test_events_and_the_audit_log_cost_what_the_prices_say() -> None:
+    prices = Prices()
+    least, most = (prices.eventbridge_events + prices.pipe_requests / batch for batch in (10, 1))
+    assert f"add {least:.2f} to {most:.2f} USD" in PAGE.prose
+    audit = page("audit.md").prose
+    assert f"| events and pipe | {least:.2f} to {most:.2f} |" in audit
+    few, many = (prices.sqs_requests * (1 + 2 / batch) for batch in (10, 1))
+    assert f"{few:.2f} to {many:.2f} |" in audit
+    large, small = (prices.s3_puts / records for records in (1000, 23))
+    assert f"{large:.2f} to {small:.2f} |" in audit

@@ -178,7 +178,7 @@ class _PulledModel(ModelArtifact):
         architecture = LambdaPlatform.resolve(self, platform).architecture
         if self.manifest.target not in ("any", architecture):
             raise ModelBuildError(
-                f"model {name!r}, version {version!r}, must be built for {architecture}, got one for "
+                f"version {version!r} of model {name!r} must be built for {architecture}, got one for "
                 f"{self.manifest.target}; push one with --architecture {architecture}, or give it another platform"
             )
         self._add_outputs()

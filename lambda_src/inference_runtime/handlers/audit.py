@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from inference_runtime.audit.records import files, lines, record
 from inference_runtime.aws import client, error_code
 from inference_runtime.environment import required
+from inference_runtime.lifecycle import answers_warming
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -23,6 +24,7 @@ _secret = client("secretsmanager").get_secret_value(SecretId=required("AUDIT_SEC
 _log = logging.getLogger(__name__)
 
 
+@answers_warming
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
     """Write each message as a record, in one file for each pipeline and day, and never over a file.
 

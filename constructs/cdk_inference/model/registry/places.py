@@ -167,7 +167,7 @@ class Bucket:
             condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
             if changed == data or self._ask(lambda: self._put(name, changed, condition)):  # noqa: B023 - called at once
                 return
-        raise ModelBuildError(f"{self}{name} was changed by others {CHANGES} times in a row; try again")
+        raise ModelBuildError(f"{self}{name} cannot be changed: others did {CHANGES} times in a row; try again")
 
     def _read(self, name: str, limit: int) -> tuple[bytes | None, str | None]:
         answer = self._ask(lambda: self._s3.get_object(**self._where(name)))
@@ -195,7 +195,7 @@ class Bucket:
         except self._errors as error:
             if _code(error) in ("NoSuchKey", "404"):
                 return None
-            raise ModelBuildError(f"the registry {self} does not answer: {error}") from None
+            raise ModelBuildError(f"the registry {self} cannot be used: {error}") from None
 
     def __str__(self) -> str:
         """Return its address."""

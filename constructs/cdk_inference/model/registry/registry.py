@@ -203,7 +203,7 @@ class Registry:
                     raise self._damaged(title, digest)
             if read_entry(partial) is None:
                 raise ModelBuildError(
-                    f"model {name!r}, version {version!r}, of the registry {self._address} must be an artifact of "
+                    f"version {version!r} of model {name!r} in the registry {self._address} must be an artifact of "
                     f"schema {SCHEMA_VERSION}, got another; push it again with this version of cdk-inference"
                 )
             shutil.rmtree(entry, ignore_errors=True)
@@ -213,7 +213,10 @@ class Registry:
         built = read_entry(entry)
         if built is None or (built.manifest.name, built.version) != (name, version):
             shutil.rmtree(entry, ignore_errors=True)
-            raise ModelBuildError(f"the registry {self._address} has another model where it says {name} {version}")
+            raise ModelBuildError(
+                f"the registry {self._address} must have {name} {version} where it says so, got another model; "
+                "push it again"
+            )
         return built
 
     def _files(self, model: RegisteredModel) -> dict[str, str]:

@@ -211,7 +211,7 @@ def test_an_unknown_version_fails_and_names_those_that_are_there(
 
 
 def test_a_bucket_that_does_not_exist_fails(on_s3: str) -> None:
-    with pytest.raises(ModelBuildError, match=r"the registry s3://nobodys/ does not answer: .*NoSuchBucket"):
+    with pytest.raises(ModelBuildError, match=r"the registry s3://nobodys/ cannot be used: .*NoSuchBucket"):
         Registry("s3://nobodys").models()
 
 
