@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_runtime.aws import client
 from inference_runtime.environment import required
+from inference_runtime.lifecycle import answers_warming
 from inference_runtime.monitoring.table import PARTITION_KEY, SORT_KEY
 from inference_runtime.monitoring.verdict import judge
 
@@ -37,6 +38,7 @@ _configuration: dict[str, Any] = json.loads(
 )
 
 
+@answers_warming
 def handler(event: dict[str, Any], context: object) -> list[dict[str, Any]]:  # noqa: ARG001 - Lambda's signature
     """Judge the windows that have ended, log each verdict with its evidence, and record the metric ``Drift``.
 
