@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from aws_cdk import aws_sns as sns
 
-    from cdk_inference.pipeline.pipeline import InferencePipeline
+    from cdk_inference.pipeline.operated import OperatedPipeline
 
 RUNBOOK = "docs/operate/runbook.md"
 """The page in the repository of this library."""
@@ -75,7 +75,7 @@ class PipelineAlarms(Construct):
         scope: Construct,
         id: str,
         *,
-        pipeline: InferencePipeline[Any],
+        pipeline: OperatedPipeline,
         topic: sns.ITopic | None = None,
         actions: Sequence[cloudwatch.IAlarmAction] = (),
         max_latency: Duration | None = None,
@@ -109,9 +109,7 @@ class PipelineAlarms(Construct):
             self.alarms[rule.name] = alarm
 
 
-def _rules(
-    pipeline: InferencePipeline[Any], latency: Duration, age: Duration, rejected_share: float
-) -> Iterator[AlarmRule]:
+def _rules(pipeline: OperatedPipeline, latency: Duration, age: Duration, rejected_share: float) -> Iterator[AlarmRule]:
     yield from _rules_of_objects(pipeline, latency, rejected_share)
     yield from _rules_of_queues(pipeline, age)
     yield from _rules_of_workflows(pipeline)
@@ -157,9 +155,7 @@ def _rules(
             )
 
 
-def _rules_of_objects(
-    pipeline: InferencePipeline[Any], latency: Duration, rejected_share: float
-) -> Iterator[AlarmRule]:
+def _rules_of_objects(pipeline: OperatedPipeline, latency: Duration, rejected_share: float) -> Iterator[AlarmRule]:
     yield AlarmRule(
         name="FailedResults",
         section="failed-results",
@@ -196,7 +192,7 @@ def _rules_of_objects(
     )
 
 
-def _rules_of_queues(pipeline: InferencePipeline[Any], age: Duration) -> Iterator[AlarmRule]:
+def _rules_of_queues(pipeline: OperatedPipeline, age: Duration) -> Iterator[AlarmRule]:
     yield AlarmRule(
         name="DeadLetters",
         section="dead-letters",
@@ -223,7 +219,7 @@ def _rules_of_queues(pipeline: InferencePipeline[Any], age: Duration) -> Iterato
     )
 
 
-def _rules_of_workflows(pipeline: InferencePipeline[Any]) -> Iterator[AlarmRule]:
+def _rules_of_workflows(pipeline: OperatedPipeline) -> Iterator[AlarmRule]:
     yield AlarmRule(
         name="WorkflowFails",
         section="failing-workflows",

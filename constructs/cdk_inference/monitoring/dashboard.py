@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aws_cdk import Duration, Token
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from cdk_inference.monitoring.stages import NamedStage
-    from cdk_inference.pipeline.pipeline import InferencePipeline
+    from cdk_inference.pipeline.operated import OperatedPipeline
     from cdk_inference.stages.base import StageFunction
 
 _HALF, _HEIGHT = 12, 6  # columns of 24, and rows
@@ -47,7 +47,7 @@ class PipelineDashboard(Construct):
         scope: Construct,
         id: str,
         *,
-        pipeline: InferencePipeline[Any],
+        pipeline: OperatedPipeline,
         name: str | None = None,
         prices: Prices | None = None,
     ) -> None:
@@ -76,7 +76,7 @@ class PipelineDashboard(Construct):
         self.dashboard.add_widgets(*widgets)
 
 
-def cost_per_thousand(pipeline: InferencePipeline[Any], prices: Prices) -> cloudwatch.MathExpression:
+def cost_per_thousand(pipeline: OperatedPipeline, prices: Prices) -> cloudwatch.MathExpression:
     """Return the estimated USD for 1,000 objects: durations and requests as measured, times list prices.
 
     This has functions on demand and the express workflow. Each object adds its event, messages, read, and write of up
@@ -112,7 +112,7 @@ def cost_per_thousand(pipeline: InferencePipeline[Any], prices: Prices) -> cloud
     )
 
 
-def _functions(pipeline: InferencePipeline[Any]) -> Iterator[StageFunction]:
+def _functions(pipeline: OperatedPipeline) -> Iterator[StageFunction]:
     """Yield the functions that are billed by their duration."""
     for stage in stages_of(pipeline):
         for function in stage.stage.stage_functions:
@@ -120,7 +120,7 @@ def _functions(pipeline: InferencePipeline[Any]) -> Iterator[StageFunction]:
                 yield function
 
 
-def _objects(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
+def _objects(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
     counts = [
         pipeline.metric_succeeded(),
         pipeline.metric_rejected(),
@@ -133,7 +133,7 @@ def _objects(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
     return [_graph("Objects in 5 minutes", counts), _graph("From event to row, ms", latency)]
 
 
-def _queues(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
+def _queues(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
     trigger = pipeline.trigger
     return [
         _graph(
@@ -148,7 +148,7 @@ def _queues(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
     ]
 
 
-def _workflow(pipeline: InferencePipeline[Any]) -> list[cloudwatch.IWidget]:
+def _workflow(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
     workflow = pipeline.workflow
     times = [workflow.metric_time(statistic=f"p{each}", label=f"p{each}") for each in _QUANTILES]
     failures = [
@@ -166,7 +166,7 @@ def _stage(stage: NamedStage) -> list[cloudwatch.IWidget]:
     return [_graph(f"{label}, ms", durations), _graph(f"{label}: invocations, errors, throttles", counts)]
 
 
-def _batch_fill(pipeline: InferencePipeline[Any]) -> cloudwatch.MathExpression:
+def _batch_fill(pipeline: OperatedPipeline) -> cloudwatch.MathExpression:
     """Return how full batches are: rows of an invocation that writes them, as percent of the most."""
     writing = [each.output_stage for each in pipeline.routes.values()]
     invocations = {f"i{number}": each.metric_invocations() for number, each in enumerate(writing)}

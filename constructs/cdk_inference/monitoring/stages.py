@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cdk_inference.pipeline.pipeline import InferencePipeline
+    from cdk_inference.pipeline.operated import OperatedPipeline
     from cdk_inference.stages.interfaces import IStage
 
 
@@ -40,7 +40,7 @@ class NamedStage:
         return f"{self.name} of {self.route}" if self.routed else self.name
 
 
-def stages_of(pipeline: InferencePipeline[Any]) -> list[NamedStage]:
+def stages_of(pipeline: OperatedPipeline) -> list[NamedStage]:
     """Return the stages of all routes, in the order in which a batch goes through them."""
     routed = len(pipeline.routes) > 1
     return [

@@ -1,0 +1,340 @@
+"""What a team does with a pipeline that runs: metrics, drift, dashboard, alarms, events and audit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from constructs import Construct
+
+from cdk_inference.common.metadata import metrics_name
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.errors import PropError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aws_cdk import aws_events as events
+    from aws_cdk import aws_iam as iam
+    from aws_cdk import aws_sns as sns
+
+    from cdk_inference.audit.audit_log import AuditLog
+    from cdk_inference.costs.prices import Prices
+    from cdk_inference.events.patterns import Status
+    from cdk_inference.monitoring.alarms import PipelineAlarms
+    from cdk_inference.monitoring.dashboard import PipelineDashboard
+    from cdk_inference.monitoring.drift import DriftMonitor
+    from cdk_inference.pipeline.execution_strategy import PipelineParts, RouteStages
+    from cdk_inference.pipeline.workflow import InferenceWorkflow
+    from cdk_inference.routing.plan import RoutePlan
+    from cdk_inference.storage.results import IResultsTable
+    from cdk_inference.triggers.base import IS3Trigger
+
+METRIC_NAMESPACE = "cdk-inference"
+
+
+@check_props
+class OperatedPipeline(Construct):
+    """A pipeline, as those see it who operate it; see `InferencePipeline`."""
+
+    trigger: IS3Trigger
+    results: IResultsTable
+    workflow: InferenceWorkflow
+    routes: Mapping[str, RouteStages]
+    drift_monitors: list[DriftMonitor]
+    _plan: RoutePlan
+    _parts: PipelineParts
+
+    def add_drift_monitor(
+        self,
+        id: str = "Drift",
+        *,
+        window: Duration | None = None,
+        false_alarm_rate: float = 0.01,
+        min_objects: int = 50,
+        metric_per_statistic: bool = False,
+    ) -> DriftMonitor:
+        """Compare what is scored with the evaluation data of the models, and record a metric of how unlike it is.
+
+        All routes are watched, but the second model of a cascade. It only gets what the first one is unsure of, and no
+        evaluation data are like that.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        window
+            The time whose objects are judged together. It divides an hour or a day, such as 5, 15 or 30 minutes, or 1,
+            6 or 24 hours, in UTC. Default: one hour.
+        false_alarm_rate
+            How likely a window without drift is said to drift, whatever the number of statistics. Default: 0.01. That
+            is 7 hourly windows a month, so an alarm may ask for two in a row.
+        min_objects
+            A window with fewer gives no data. Default: 50.
+        metric_per_statistic
+            Whether to record a metric for each statistic too, at 0.30 USD a month each. Default: only the highest is
+            a metric; the log has all.
+
+        Raises
+        ------
+        PropError
+            A model has no baseline, or one of too few samples; a window does not divide a day; or a number is out of
+            range. Or there is a drift monitor already.
+        """
+        if self.drift_monitors:
+            raise PropError(
+                f"{self.node.path} must have one drift monitor, got another, '{id}'; it watches all routes, so use "
+                f"'{self.drift_monitors[0].node.id}'"
+            )
+        from cdk_inference.monitoring.drift import DriftMonitor  # noqa: PLC0415 - only for those who ask
+        from cdk_inference.monitoring.watched import WatchedRoute  # noqa: PLC0415
+
+        postprocess = self._parts.postprocess
+        monitor = DriftMonitor(
+            self,
+            id,
+            routes=[
+                WatchedRoute(
+                    name=name,
+                    model=planned.route.model,
+                    postprocess=planned.route.postprocess if planned.route.postprocess is not None else postprocess,
+                    input_stage=self.routes[name].input_stage,
+                    output_stage=self.routes[name].output_stage,
+                    escalation=planned.escalation,
+                )
+                for name, planned in self._plan.first_hand.items()
+            ],
+            window=window,
+            false_alarm_rate=false_alarm_rate,
+            min_objects=min_objects,
+            metric_per_statistic=metric_per_statistic,
+            removal_policy=self._parts.workflows["log_removal_policy"],
+            **self._parts.functions,
+        )
+        self.drift_monitors.append(monitor)
+        return monitor
+
+    def add_dashboard(
+        self, id: str = "Dashboard", *, name: str | None = None, prices: Prices | None = None
+    ) -> PipelineDashboard:
+        """Add a dashboard: what goes through, how long it takes, what fails, what it costs, and drift.
+
+        Add drift monitors before. A dashboard costs 3 USD a month, after the first three of an account.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        name
+            The dashboard's name. Default: CloudFormation chooses one.
+        prices
+            The prices of the estimate for 1,000 objects. Default: list prices of us-east-1.
+        """
+        from cdk_inference.monitoring.dashboard import PipelineDashboard  # noqa: PLC0415 - only for those who ask
+
+        return PipelineDashboard(self, id, pipeline=self, name=name, prices=prices)
+
+    def add_alarms(
+        self,
+        id: str = "Alarms",
+        *,
+        topic: sns.ITopic | None = None,
+        actions: Sequence[cloudwatch.IAlarmAction] = (),
+        max_latency: Duration | None = None,
+        max_message_age: Duration | None = None,
+        max_rejected_share: float = 0.2,
+        runbook: str = "docs/operate/runbook.md",
+    ) -> PipelineAlarms:
+        """Add alarms on what needs a person.
+
+        Each says in its description why, where its threshold is from, and which section of the runbook helps. Add drift
+        monitors before. An alarm costs 0.10 USD a month.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        topic
+            The topic that is notified.
+        actions
+            Further actions of each alarm, such as those of ``aws_cloudwatch_actions``. Default: none.
+        max_latency
+            The 95th percentile of the time from an object's event to its row. Default: 5 minutes.
+        max_message_age
+            The age of the oldest message in the queue. Default: 15 minutes.
+        max_rejected_share
+            The share of objects that may be refused for what they contain, if there are 20 or more. Default: 0.2.
+        runbook
+            Where the runbook is, as descriptions name it; an anchor is added. Default: the page of this library.
+
+        Raises
+        ------
+        PropError
+            The share is not one.
+        """
+        from cdk_inference.monitoring.alarms import PipelineAlarms  # noqa: PLC0415 - only for those who ask
+
+        return PipelineAlarms(
+            self,
+            id,
+            pipeline=self,
+            topic=topic,
+            actions=actions,
+            max_latency=max_latency,
+            max_message_age=max_message_age,
+            max_rejected_share=max_rejected_share,
+            runbook=runbook,
+        )
+
+    @property
+    def escalates(self) -> bool:
+        """Whether a cascade passes objects on."""
+        return any(planned.escalation is not None for planned in self._plan.planned.values())
+
+    def on_result(
+        self,
+        id: str,
+        *,
+        target: events.IRuleTarget | None = None,
+        statuses: Sequence[Status] = (),
+        routes: Sequence[str] = (),
+        event_bus: events.IEventBus | None = None,
+        event_pattern: events.EventPattern | None = None,
+        description: str | None = None,
+        rule_name: str | None = None,
+    ) -> events.Rule:
+        """Send an event to a target for each row that this pipeline writes.
+
+        The event has the row's keys, the object's bucket and key, status, route, variant, model version and time. It
+        has neither prediction nor reason: whoever may read them finds the row by ``object`` and ``version``. An event
+        may come twice, with the same ``event_id``.
+
+        The first rule of a table turns its stream on and creates the pipe, see `ResultEvents`.
+
+        Parameters
+        ----------
+        id
+            The id of the rule.
+        target
+            The target of the events, such as ``aws_events_targets.SqsQueue(queue)``. Default: none yet.
+        statuses
+            ``"SUCCEEDED"``, ``"REJECTED"`` and ``"FAILED"``. Default: all.
+        routes
+            Names of routes. Default: all.
+        event_bus
+            Where events go. It is the same for all rules of a table. Default: the default bus of the account.
+        event_pattern
+            More conditions on the event. Default: none.
+        description, rule_name
+            As those of CDK's rules. Default: none, and CloudFormation makes a name.
+
+        Raises
+        ------
+        PropError
+            A status or a route does not exist, or the events of the table go to another bus. Also if the stream of an
+            imported table is not known.
+        """
+        from aws_cdk import aws_events as events  # noqa: PLC0415 - only for those who ask
+
+        from cdk_inference.events.patterns import result_pattern  # noqa: PLC0415
+        from cdk_inference.events.result_events import ResultEvents  # noqa: PLC0415
+
+        unknown = [name for name in routes if name not in self.routes]
+        if unknown:
+            raise PropError(f"routes must be of {', '.join(self.routes)}, got '{unknown[0]}'")
+        pattern = result_pattern(
+            statuses=statuses,
+            routes=routes,
+            buckets=[self.trigger.bucket.bucket_name],
+            prefix=self.trigger.prefix,
+            tables=[self.results.table.table_arn],
+        )
+        rule = events.Rule(
+            self,
+            id,
+            event_bus=ResultEvents.of(self.results, event_bus).event_bus,
+            event_pattern=event_pattern,
+            description=description,
+            rule_name=rule_name,
+        )
+        rule.add_event_pattern(
+            source=pattern.source, detail_type=pattern.detail_type, resources=pattern.resources, detail=pattern.detail
+        )
+        if target is not None:
+            rule.add_target(target)
+        return rule
+
+    def audit(self, log: AuditLog, id: str = "Audit") -> None:
+        """Record what this pipeline answers, and which models are deployed, in a log that nobody can change.
+
+        Rows get the hash of their prediction, ``answer_sha256``. Answers are recorded through `on_result`.
+
+        Parameters
+        ----------
+        log
+            The log, which pipelines of a Region may share.
+        id
+            The id of the construct that has the rules.
+
+        Raises
+        ------
+        PropError
+            As that of `on_result`.
+        """
+        from cdk_inference.events.result_events import ResultEvents  # noqa: PLC0415 - only for those who ask
+
+        self.on_result(f"{id}Results", target=log.target(self), description="records the answers of a pipeline")
+        for stages in self.routes.values():
+            stages.output_stage.add_variables({"ANSWER_HASH": "sha256"})
+        models = {name: planned.route.model.version for name, planned in self._plan.planned.items()}
+        log.follow(self, id, models=models, event_bus=ResultEvents.of(self.results).event_bus)
+
+    def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put objects into the inbox."""
+        return self.trigger.grant_put(grantee)
+
+    def metric(self, name: str, **options: Any) -> cloudwatch.Metric:
+        """Return a metric that the postprocessing function records for this pipeline, as a sum over 5 minutes."""
+        return cloudwatch.Metric(
+            **{
+                "namespace": METRIC_NAMESPACE,
+                "metric_name": name,
+                "dimensions_map": {"pipeline": metrics_name(self)},
+                "statistic": cloudwatch.Stats.SUM,
+                "period": Duration.minutes(5),
+                **options,
+            }
+        )
+
+    def metric_succeeded(self, **options: Any) -> cloudwatch.Metric:
+        """Count the objects that got a prediction, as a sum over 5 minutes."""
+        return self.metric("Succeeded", **options)
+
+    def metric_rejected(self, **options: Any) -> cloudwatch.Metric:
+        """Count the objects that were refused for what they contain, as a sum over 5 minutes."""
+        return self.metric("Rejected", **options)
+
+    def metric_failed(self, **options: Any) -> cloudwatch.Metric:
+        """Count the objects for which no valid result came out, as a sum over 5 minutes."""
+        return self.metric("Failed", **options)
+
+    def metric_retried(self, **options: Any) -> cloudwatch.Metric:
+        """Count the objects that postprocessing gave back to the queue, as a sum over 5 minutes."""
+        return self.metric("Retried", **options)
+
+    def metric_escalated(self, **options: Any) -> cloudwatch.Metric:
+        """Count the objects that a cascade's first model was not sure of, as a sum over 5 minutes."""
+        return self.metric("Escalated", **options)
+
+    def metric_latency(self, **options: Any) -> cloudwatch.Metric:
+        """Measure the milliseconds from an object's event to its row, the 95th percentile over 5 minutes."""
+        return self.metric("Latency", **{"statistic": cloudwatch.Stats.p(95), **options})
+
+    def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
+        """Count the events that EventBridge could not deliver to the queue, the maximum over 5 minutes."""
+        return self.trigger.metric_undelivered(**options)
+
+    def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:
+        """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
+        return self.trigger.metric_dead_letters(**options)
