@@ -97,6 +97,9 @@ def test_the_reference_has_all_public_names(site: dict[Path, Html]) -> None:
 
     anchors = {anchor.rpartition(".")[2] for path, page in site.items() for anchor in page.anchors if "." in anchor}
     assert set(cdk_inference.__all__) <= anchors
+    # Methods of a base class too: those who read about a pipeline do not know that it has one.
+    page = next(page for path, page in site.items() if path.match("reference/pipeline.html"))
+    assert any(anchor.endswith("InferencePipeline.metric_rejected") for anchor in page.anchors)
 
 
 def test_the_reference_shows_the_values_of_defaults(site: dict[Path, Html]) -> None:
