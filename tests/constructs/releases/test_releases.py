@@ -121,7 +121,7 @@ def test_another_salt_or_other_steps_are_another_release():
         ({"compared": 101}, "compared must be 0 to 100, got 101"),
         ({"confidence": 1.0}, "confidence must be at least 0.5 and below 1, got 1.0"),
         ({"min_samples": 0}, "min_samples must be at least 1, got 0"),
-        ({"bake_time": cdk.Duration.days(15)}, "bake_time must be between 1 and 1209600 seconds, got 1296000"),
+        ({"bake_time": cdk.Duration.days(15)}, "bake_time must be 1 to 1,209,600 seconds, got 1296000"),
         ({"abort_on": ["HighErrors"]}, "abort_on"),
     ],
 )
