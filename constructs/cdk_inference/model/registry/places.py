@@ -140,7 +140,7 @@ class Bucket:
             ) from None
         self._errors = (BotoCoreError, ClientError, S3UploadFailedError)
         self._bucket, self._prefix = bucket, f"{prefix}/" if prefix else ""
-        self._s3: Any = boto3.client("s3")
+        self._s3: Any = boto3.Session().client("s3")  # the default session would keep these credentials for others
 
     def read(self, name: str, limit: int) -> bytes | None:
         """See `Place`."""
