@@ -1,4 +1,4 @@
-"""What a team does with a pipeline that runs: metrics, drift, dashboard, alarms, events and audit."""
+"""How a team watches a pipeline that runs: metrics, drift, dashboard, alarms, events and audit."""
 
 from __future__ import annotations
 
