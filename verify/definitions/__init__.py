@@ -131,6 +131,8 @@ def _apps(name: str, template: Template) -> Iterator[dict[str, Any]]:
     machines = {part.arn: {"definition": json.loads(_text(part))} for part in template.of(_MACHINE)}
     functions = dict(_functions(template))
     for pipe in template.of("AWS::Pipes::Pipe"):
+        if pipe.properties["Target"] not in machines:  # that of the events has a table's stream and a bus
+            continue
         queue = template.named(pipe.properties["Source"])
         if queue is None:
             raise ValueError(f"{name}: the queue of {pipe.id} is not in the template")

@@ -33,6 +33,7 @@ LACKS = frozenset(
         "AWS::Lambda::Alias",
         "AWS::Lambda::CapacityProvider",
         "AWS::Lambda::EventInvokeConfig",
+        "AWS::Lambda::EventSourceMapping",
         "AWS::Lambda::Permission",
         "AWS::Lambda::Version",
         "AWS::Pipes::Pipe",
@@ -42,6 +43,7 @@ LACKS = frozenset(
         "AWS::SQS::QueuePolicy",
         "AWS::SageMaker::Endpoint",
         "AWS::SageMaker::EndpointConfig",
+        "AWS::SecretsManager::Secret",
     }
 )
 """Types that moto does not create, or not as we use them; the page about development names them."""

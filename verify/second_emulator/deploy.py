@@ -18,6 +18,7 @@ from moto.cloudformation.parsing import resource_class_from_type
 REGION = "eu-west-1"
 _ABSENT = "arn:aws:absent:eu-west-1:123456789012:not-in-moto"
 _UNUSABLE = {
+    "AWS::Lambda::EventSourceMapping",  # takes apart the ARN of an alias, which is missing too
     "AWS::Lambda::Permission",  # fails for versions
     "AWS::Lambda::Version",  # a reference to one is not a text
     "AWS::SageMaker::Endpoint",  # its list of instance types is older than the types
