@@ -15,6 +15,7 @@ from constructs import Construct
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.environments import check_environment
 from cdk_inference.common.metadata import add_metadata
+from cdk_inference.common.principals import pipes_principal
 from cdk_inference.common.props.descriptions import PIPE, ROLE, described
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
@@ -140,13 +141,7 @@ class ResultEvents(Construct):
         role = iam.Role(
             self,
             "PipeRole",
-            assumed_by=iam.ServicePrincipal(
-                "pipes.amazonaws.com",
-                conditions={
-                    "StringEquals": {"aws:SourceAccount": stack.account},
-                    "ArnLike": {"aws:SourceArn": stack.format_arn(service="pipes", resource="pipe", resource_name="*")},
-                },
-            ),
+            assumed_by=pipes_principal(stack),
             description=described(f"puts the rows of {results.node.path} on an event bus", ROLE),
             inline_policies={
                 "Pipe": iam.PolicyDocument(

@@ -11,6 +11,7 @@ from constructs import Construct
 
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import add_metadata
+from cdk_inference.common.principals import pipes_principal
 from cdk_inference.common.props.deprecations import renamed_attribute
 from cdk_inference.common.props.descriptions import PIPE, ROLE, described
 from cdk_inference.common.props.prop_types import check_props
@@ -89,13 +90,7 @@ class IS3Trigger(Construct):
         role = iam.Role(
             self,
             "PipeRole",
-            assumed_by=iam.ServicePrincipal(
-                "pipes.amazonaws.com",
-                conditions={
-                    "StringEquals": {"aws:SourceAccount": stack.account},
-                    "ArnLike": {"aws:SourceArn": stack.format_arn(service="pipes", resource="pipe", resource_name="*")},
-                },
-            ),
+            assumed_by=pipes_principal(stack),
             description=described(f"takes messages from the queue of {self.node.path} and starts its workflow", ROLE),
             inline_policies={
                 "Pipe": iam.PolicyDocument(
