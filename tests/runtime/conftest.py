@@ -83,19 +83,23 @@ def bucket(s3: S3Client, environment: pytest.MonkeyPatch) -> str:
     return name
 
 
-@pytest.fixture
-def table(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
-    """A new results table."""
-    name = f"table-{os.getpid()}-{next(_numbers)}"
+def make_table(dynamodb: DynamoDBClient, prefix: str, partition_key: str, sort_key: str) -> str:
+    """Create a table whose keys are strings, and return its name."""
+    name = f"{prefix}-{os.getpid()}-{next(_numbers)}"
+    keys = {partition_key: "HASH", sort_key: "RANGE"}
     dynamodb.create_table(
         TableName=name,
         BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[
-            {"AttributeName": "object", "AttributeType": "S"},
-            {"AttributeName": "version", "AttributeType": "S"},
-        ],
-        KeySchema=[{"AttributeName": "object", "KeyType": "HASH"}, {"AttributeName": "version", "KeyType": "RANGE"}],
+        AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
+        KeySchema=[{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],
     )
+    return name
+
+
+@pytest.fixture
+def table(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
+    """A new results table."""
+    name = make_table(dynamodb, "table", "object", "version")
     environment.setenv("RESULTS_TABLE", name)
     environment.setenv("PIPELINE", "photos")
     return name
@@ -104,16 +108,7 @@ def table(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def windows(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch) -> str:
     """A new table for the counts of a drift monitor, which handlers then have."""
-    name = f"windows-{os.getpid()}-{next(_numbers)}"
-    dynamodb.create_table(
-        TableName=name,
-        BillingMode="PAY_PER_REQUEST",
-        AttributeDefinitions=[
-            {"AttributeName": "model", "AttributeType": "S"},
-            {"AttributeName": "started_at", "AttributeType": "S"},
-        ],
-        KeySchema=[{"AttributeName": "model", "KeyType": "HASH"}, {"AttributeName": "started_at", "KeyType": "RANGE"}],
-    )
+    name = make_table(dynamodb, "windows", "model", "started_at")
     environment.setenv("DRIFT_TABLE", name)
     environment.setenv("DRIFT_MODEL", "m1#baseline")
     environment.setenv("DRIFT_WINDOW", "86400")

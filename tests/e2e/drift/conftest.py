@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cdk_inference.local import LocalCloud
 from tests.assemblies import synthesized
-from tests.e2e.quick import QuickEmulator
+from tests.e2e.quick import quick_cloud
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cdk_inference.local import LocalCloud
     from tests.e2e.conftest import Watched
 
 APP = Path(__file__).with_name("app")
@@ -22,11 +22,8 @@ APP = Path(__file__).with_name("app")
 @pytest.fixture(scope="package")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     app = synthesized(APP / "app.py", tmp_path_factory.mktemp("drift"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
-        with LocalCloud() as cloud:
-            cloud.deploy(app)
-            yield cloud
+    with quick_cloud(app) as cloud:
+        yield cloud
 
 
 @pytest.fixture(scope="package")
