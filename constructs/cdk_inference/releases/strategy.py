@@ -52,8 +52,8 @@ class ReleaseStrategy(ABC):
     @abstractmethod
     def bind(
         self, scope: Construct, arms: Arms, stages: Mapping[str, RouteStages], parts: PipelineParts
-    ) -> ReleaseControl:
-        """Create what watches the release and moves its share.
+    ) -> ReleaseControl | None:
+        """Create what watches the release and moves its share; None if nothing does.
 
         Parameters
         ----------
@@ -121,8 +121,5 @@ class AllAtOnce(ReleaseStrategy):
     def arms(self, model: Route | None) -> None:
         """Return no arms."""
 
-    def bind(
-        self, scope: Construct, arms: Arms, stages: Mapping[str, RouteStages], parts: PipelineParts
-    ) -> ReleaseControl:
-        """There is nothing to watch."""
-        raise NotImplementedError
+    def bind(self, scope: Construct, arms: Arms, stages: Mapping[str, RouteStages], parts: PipelineParts) -> None:
+        """Create nothing: the deployment itself is the release."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, cast
 
 from aws_cdk import aws_dynamodb as dynamodb
@@ -45,6 +46,7 @@ class IResultsTable(Construct):
         """Customer managed key of the table, if it has one."""
         return self._key
 
+    @abstractmethod
     def enable_stream(self) -> str:
         """Turn the stream of new rows on, and return its ARN.
 
@@ -55,7 +57,6 @@ class IResultsTable(Construct):
         PropError
             The table is imported, and its stream is not known.
         """
-        raise NotImplementedError
 
     def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee read rows (get, query, scan)."""
