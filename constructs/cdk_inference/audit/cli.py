@@ -94,7 +94,7 @@ def _show(found: Iterable[dict[str, Any]], *, as_json: bool) -> None:
         else:
             _out.print(_line(one), markup=False)
     if not number:
-        _err.print("there are no such records", markup=False)
+        _err.print("no records were found", markup=False)
         raise typer.Exit(_FAILED)
 
 

@@ -73,7 +73,7 @@ Folder = Annotated[Path | None, typer.Option("--cache", help="Cache root, by def
 def build(
     recipe: Recipe,
     search: Annotated[bool, typer.Option("--search", help="Search again, whatever the lock says.")] = False,
-    frozen: Annotated[bool, typer.Option("--frozen", help="Fail if there is no lock that fits.")] = False,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Fail if no lock fits.")] = False,
     precision: Annotated[PrecisionKind | None, typer.Option(help="Instead of the recipe's.")] = None,
     architecture: Cpu = DEFAULT_ARCHITECTURE,
     as_json: Json = False,

@@ -185,7 +185,7 @@ class DriftMonitor(Construct):
         Raises
         ------
         PropError
-            There is no such route, or there are several and none is named.
+            The route is not watched, or none is named although there are several.
         """
         if route is None and len(self._routes) == 1:
             route = next(iter(self._routes))

@@ -34,7 +34,7 @@ def push(
     architecture: Annotated[
         Architecture, typer.Option("--architecture", help="CPUs of the functions that run the model.")
     ] = DEFAULT_ARCHITECTURE,
-    frozen: Annotated[bool, typer.Option("--frozen", help="Fail if there is no lock that fits.")] = False,
+    frozen: Annotated[bool, typer.Option("--frozen", help="Fail if no lock fits.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace another build of the same version.")] = False,
     as_json: Json = False,
     cache: Folder = None,

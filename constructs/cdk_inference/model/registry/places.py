@@ -189,7 +189,7 @@ class Bucket:
         return {"Bucket": self._bucket, "Key": self._prefix + name}
 
     def _ask(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - boto3's answers
-        """Call S3, and return None if there is no such object."""
+        """Call S3, and return None if the object does not exist."""
         try:
             return call()
         except self._errors as error:

@@ -172,7 +172,7 @@ class Registry:
         Raises
         ------
         ModelBuildError
-            If there is no such model, or a file is missing or damaged.
+            If the registry lacks the model, or a file is missing or damaged.
         """
         for what, value in (("name", name), ("version", version)):
             if not _PLAIN.fullmatch(value):
