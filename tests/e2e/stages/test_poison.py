@@ -22,8 +22,9 @@ def test_in_a_batch_of_32_only_the_object_that_kills_the_process_fails(obedient:
     assert ends == {key: "DEAD_LETTER" if order == b"exit" else "SUCCEEDED" for key, order in hostile.batch.items()}
     assert list(ends.values()).count("DEAD_LETTER") == 1
     starts = [obedient.history(execution)[0]["executionStartedEventDetails"] for execution in obedient.executions()]
-    (batch,) = [start["input"] for start in starts if '"batch/13"' in start["input"]]
-    assert len(json.loads(batch)) == 32
+    # A busy machine may give the batch back, and then there are several.
+    batches = [json.loads(start["input"]) for start in starts if '"batch/13"' in start["input"]]
+    assert max(map(len, batches)) == 32
 
 
 def test_crashes_and_timeouts_in_the_same_batch_fail_alone(obedient: Watched, hostile: Hostile) -> None:

@@ -372,12 +372,12 @@ async def _refuse(scope: dict[str, Any], send: Any, reason: str) -> None:  # noq
 
 
 async def _body(receive: Any) -> bytes:  # noqa: ANN401
-    body, more = b"", True
+    parts, more = [], True
     while more:
         part = await receive()
-        body += part.get("body", b"")
+        parts.append(part.get("body", b""))
         more = part.get("more_body", False)
-    return body
+    return b"".join(parts)
 
 
 def _again(body: bytes, receive: Any) -> Any:  # noqa: ANN401
