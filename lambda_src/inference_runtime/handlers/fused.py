@@ -116,6 +116,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         model_version=_version,
         deadline=deadline,
         observed=observed,
+        route=said["route"],
+        variant=said["variant"],
     )
     return {
         **recorded,

@@ -84,6 +84,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         deadline=deadline,
         escalated=None if event.get("unsure") is None else unsure,
         observed=observed,
+        route=batch.route,
+        variant=batch.variant,
     )
     return {**recorded, "unsure": answers}
 

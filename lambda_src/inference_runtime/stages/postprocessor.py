@@ -56,6 +56,8 @@ class Postprocessor:
         The user's: `function(outputs, item) -> dict`.
     pipeline
         The pipeline that metrics and logs belong to.
+    recorded_by
+        Which of ``route`` and ``variant`` have metrics of their own, besides those of the pipeline.
     drift
         Counts what objects and answers are like, if the pipeline has a drift monitor.
     hashed
@@ -77,6 +79,7 @@ class Postprocessor:
         ttl_days: float | None,
         function: Callable[[Mapping[str, Array], Item], object],
         pipeline: str,
+        recorded_by: Collection[str] = (),
         drift: DriftCounter | None = None,
         hashed: Callable[[dict[str, Attribute]], dict[str, Attribute]] | None = None,
     ) -> None:
@@ -86,6 +89,7 @@ class Postprocessor:
         self._table = table
         self._ttl = None if ttl_days is None else timedelta(days=ttl_days)
         self._function = function
+        self._recorded_by = recorded_by
         self._log = Logger(service=pipeline)
         self.metrics = Metrics(namespace=NAMESPACE)
         self.metrics.set_default_dimensions(pipeline=pipeline)
@@ -113,6 +117,7 @@ class Postprocessor:
             table=required("RESULTS_TABLE"),
             ttl_days=float(days) if days else None,
             function=load_stage(prefix),
+            recorded_by=[name for name in ("route", "variant") if f"{name.upper()}_METRICS" in os.environ],
             drift=_drift_counter(dynamodb),
             hashed=_with_answer_hash(),
         )
@@ -195,6 +200,8 @@ class Postprocessor:
         deadline: Deadline,
         escalated: Collection[int] | None = None,
         observed: Mapping[int, Bins] | None = None,
+        route: str | None = None,
+        variant: str | None = None,
     ) -> dict[str, Any]:
         """Write the rows, and add the metrics.
 
@@ -220,6 +227,8 @@ class Postprocessor:
         observed
             The bins that the drift monitor counts, by index. It counts an item when its row is new, and each time that
             it goes on.
+        route, variant
+            Those of the rows.
 
         Raises
         ------
@@ -254,6 +263,9 @@ class Postprocessor:
         }
         passed_on = None if escalated is None else len(escalated)
         self._count(counts, [items[index] for index in recorded], len(again) + len(failed), passed_on)
+        for name, value in (("route", route), ("variant", variant)):
+            if value is not None and name in self._recorded_by:
+                self.metrics.add_dimensions(**{name: _ascii(value)})
         if self.drift is not None and observed is not None and deadline.left() > 0:
             seen = [observed[index] for index in (*recorded, *(escalated or ())) if index in observed]
             others = {"rejected": counts["rejected"], "failed": counts["failed"], "escalated": passed_on or 0}
@@ -333,6 +345,11 @@ def _with_answer_hash() -> Callable[[dict[str, Attribute]], dict[str, Attribute]
     from inference_runtime.audit.answers import with_answer_hash  # noqa: PLC0415 - only with an audit log
 
     return with_answer_hash
+
+
+def _ascii(value: str) -> str:
+    """Return the value of a dimension, which must be ASCII; the constructs name it alike."""
+    return value.encode("ascii", "backslashreplace").decode()
 
 
 def _latency(item: Item) -> float | None:

@@ -215,6 +215,16 @@ def test_metrics_are_those_of_postprocessing(score: Any, inbox: Inbox, capsys: p
     assert len(emf["Latency"]) == 11
 
 
+def test_metrics_are_those_of_the_route_too(
+    code: Any, inbox: Inbox, environment: pytest.MonkeyPatch, load: Callable[[str], Any], capsys: Any
+) -> None:
+    environment.setenv("ROUTE_METRICS", "1")
+    load("fused")({"messages": [inbox.put("a", b"[1, 2]")], "route": "small", "variant": "control"})
+    [emf] = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert emf["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [["pipeline"], ["pipeline", "route"]]
+    assert (emf["route"], "variant" in emf) == ("small", False)
+
+
 def test_a_large_batch_takes_little_memory(score: Any, inbox: Inbox, table: str) -> None:
     numbers, count = 2**20, 32  # 4 MiB for each of 32 items
     messages = [inbox.put(f"{i}", f"zeros {numbers}".encode()) for i in range(count)]

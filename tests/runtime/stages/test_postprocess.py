@@ -310,6 +310,25 @@ def test_metrics(configure: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(emf["Latency"]) == 3
 
 
+def test_routes_and_variants_have_metrics_if_they_are_asked_for(
+    configure: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, by_both = configure(), configure(ROUTE_METRICS="1", VARIANT_METRICS="1")
+    by_both([(item("a"), one)], route="small", variant="après")
+    by_both([(item("b"), one)], route="small", variant=None)
+    by_both([(item("c"), one)])
+    plain([(item("d"), one)], route="small", variant="après")
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert [emf["_aws"]["CloudWatchMetrics"][0]["Dimensions"] for emf in found] == [
+        [["pipeline"], ["pipeline", "route"], ["pipeline", "variant"]],
+        [["pipeline"], ["pipeline", "route"]],
+        [["pipeline"]],
+        [["pipeline"]],
+    ]
+    # CloudWatch takes ASCII only
+    assert (found[0]["pipeline"], found[0]["route"], found[0]["variant"]) == ("photos", "small", "apr\\xe8s")
+
+
 @pytest.mark.parametrize("event_time", ["yesterday", "", "2026-01-02T03:04:05"])
 def test_an_event_without_a_proper_time_is_stored_without_latency(
     configure: Any, rows: Any, capsys: pytest.CaptureFixture[str], event_time: str
