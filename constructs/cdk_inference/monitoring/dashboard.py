@@ -1,4 +1,4 @@
-"""The dashboard of a pipeline: what goes through, how long it takes, what fails, what it costs, and drift."""
+"""The dashboard of a pipeline: what goes through and where, how long it takes, what fails, what it costs, and drift."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from constructs import Construct
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.costs.prices import Prices
+from cdk_inference.monitoring.comparison import comparisons
 from cdk_inference.monitoring.stages import stages_of
+from cdk_inference.monitoring.widgets import graph, log_graph, log_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from cdk_inference.monitoring.drift import DriftMonitor
     from cdk_inference.monitoring.stages import NamedStage
     from cdk_inference.pipeline.operated import OperatedPipeline
     from cdk_inference.stages.base import StageFunction
+    from cdk_inference.stages.state_machine import LoggedStateMachine
 
-_HALF, _HEIGHT = 12, 6  # columns of 24, and rows
 _QUANTILES = (50, 95, 99)
 _EXPRESS_GIB = 64 / 1024  # memory of an execution, in steps of which Step Functions bills
 _SQS_REQUESTS = 1.2  # a send for each, and a receive and a delete for each ten
@@ -30,6 +33,12 @@ COLD_STARTS = (
     "100 * count(record.metrics.initDurationMs) / count(*) as percent by bin(5m)"
 )
 """Query of Logs Insights: Lambda reports cold starts in its log, and as no metric."""
+
+VERDICTS = (
+    "filter ispresent(verdict) "
+    "| fields window, model_version, verdict, Drift, objects | sort @timestamp desc | limit 20"
+)
+"""Query of Logs Insights for what drift monitors said."""
 
 
 @check_props
@@ -58,22 +67,18 @@ class PipelineDashboard(Construct):
         )
         add_metadata(self.dashboard, "dashboard")
         self.dashboard.add_widgets(*_objects(pipeline))
+        for row in comparisons(pipeline):
+            self.dashboard.add_widgets(*row)
         self.dashboard.add_widgets(*_queues(pipeline))
-        self.dashboard.add_widgets(*_workflow(pipeline))
+        for row in _workflows(pipeline):
+            self.dashboard.add_widgets(*row)
         for stage in stages:
             self.dashboard.add_widgets(*_stage(stage))
-        self.dashboard.add_widgets(_graph("Batch fill, percent", [_batch_fill(pipeline)]), _cold_starts(stages))
+        self.dashboard.add_widgets(graph("Batch fill, percent", [_batch_fill(pipeline)]), _cold_starts(stages))
         used = prices if prices is not None else Prices()
-        widgets = [_graph("USD for 1,000 objects, without GPUs", [cost_per_thousand(pipeline, used)])]
-        drift = [
-            monitor.metric_drift(route=route, label=f"{monitor.node.id} {route}")
-            for monitor in pipeline.drift_monitors
-            for route in monitor.watched
-        ]
-        if drift:
-            limit = cloudwatch.HorizontalAnnotation(value=1, label="drift")
-            widgets.append(_graph("Drift", drift, left_annotations=[limit]))
-        self.dashboard.add_widgets(*widgets)
+        self.dashboard.add_widgets(graph("USD for 1,000 objects, without GPUs", [cost_per_thousand(pipeline, used)]))
+        for monitor in pipeline.drift_monitors:
+            self.dashboard.add_widgets(*_drift(monitor))
 
 
 def cost_per_thousand(pipeline: OperatedPipeline, prices: Prices) -> cloudwatch.MathExpression:
@@ -130,40 +135,61 @@ def _objects(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
     if pipeline.escalates:
         counts.append(pipeline.metric_escalated())
     latency = [pipeline.metric_latency(statistic=f"p{each}", label=f"p{each}") for each in _QUANTILES]
-    return [_graph("Objects in 5 minutes", counts), _graph("From event to row, ms", latency)]
+    return [graph("Objects in 5 minutes", counts), graph("From event to row, ms", latency)]
 
 
 def _queues(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
     trigger = pipeline.trigger
     return [
-        _graph(
+        graph(
             "Queue: messages, and the age of the oldest in s",
             [trigger.metric_queue_depth(label="messages")],
             right=[trigger.metric_oldest_message_age(label="seconds")],
         ),
-        _graph(
+        graph(
             "Dead letters and undelivered events",
             [trigger.metric_dead_letters(label="dead letters"), trigger.metric_undelivered(label="undelivered")],
         ),
     ]
 
 
-def _workflow(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
+def _workflows(pipeline: OperatedPipeline) -> Iterator[list[cloudwatch.IWidget]]:
     workflow = pipeline.workflow
-    times = [workflow.metric_time(statistic=f"p{each}", label=f"p{each}") for each in _QUANTILES]
-    failures = [
-        workflow.metric_failed(label="failed"),
-        workflow.metric_timed_out(label="timed out"),
-        pipeline.results.metric_throttled_writes(label="throttled writes"),
+    throttled = pipeline.results.metric_throttled_writes(label="throttled writes")
+    yield [
+        _times("Workflow, ms", workflow),
+        graph("Workflow: failures; table: throttled writes", [*_failures(workflow), throttled]),
     ]
-    return [_graph("Workflow, ms", times), _graph("Workflow: failures; table: throttled writes", failures)]
+    for name, stages in pipeline.routes.items():
+        waiting: LoggedStateMachine | None = getattr(stages, "gpu_workflow", None)
+        if waiting is not None:
+            of = f" of {name}" if len(pipeline.routes) > 1 else ""
+            yield [
+                _times(f"GPU workflow{of}, waiting included, ms", waiting),
+                graph(f"GPU workflow{of}: failures", _failures(waiting)),
+            ]
+
+
+def _times(title: str, workflow: LoggedStateMachine) -> cloudwatch.IWidget:
+    return graph(title, [workflow.metric_time(statistic=f"p{each}", label=f"p{each}") for each in _QUANTILES])
+
+
+def _failures(workflow: LoggedStateMachine) -> list[cloudwatch.IMetric]:
+    return [workflow.metric_failed(label="failed"), workflow.metric_timed_out(label="timed out")]
+
+
+def _drift(monitor: DriftMonitor) -> list[cloudwatch.IWidget]:
+    evidence = [monitor.metric_drift(route=route, label=f"{monitor.node.id} {route}") for route in monitor.watched]
+    limit = cloudwatch.HorizontalAnnotation(value=1, label="drift")
+    verdicts = log_table("Drift: verdicts", [monitor.function.log_group.log_group_name], VERDICTS)
+    return [graph("Drift", evidence, left_annotations=[limit]), verdicts]
 
 
 def _stage(stage: NamedStage) -> list[cloudwatch.IWidget]:
     label = stage.label.capitalize()
     durations = [stage.stage.metric_duration(statistic=f"p{each}", label=f"p{each}") for each in _QUANTILES]
     counts = [stage.stage.metric_invocations(), stage.stage.metric_errors(), stage.stage.metric_throttles()]
-    return [_graph(f"{label}, ms", durations), _graph(f"{label}: invocations, errors, throttles", counts)]
+    return [graph(f"{label}, ms", durations), graph(f"{label}: invocations, errors, throttles", counts)]
 
 
 def _batch_fill(pipeline: OperatedPipeline) -> cloudwatch.MathExpression:
@@ -187,29 +213,4 @@ def _cold_starts(stages: Sequence[NamedStage]) -> cloudwatch.IWidget:
     groups = dict.fromkeys(
         function.log_group.log_group_name for stage in stages for function in stage.stage.stage_functions
     )
-    return cloudwatch.LogQueryWidget(
-        title="Cold starts, percent of invocations",
-        log_group_names=list(groups),
-        query_string=COLD_STARTS,
-        view=cloudwatch.LogQueryVisualizationType.LINE,
-        width=_HALF,
-        height=_HEIGHT,
-    )
-
-
-def _graph(
-    title: str,
-    left: Sequence[cloudwatch.IMetric],
-    *,
-    right: Sequence[cloudwatch.IMetric] | None = None,
-    left_annotations: Sequence[cloudwatch.HorizontalAnnotation] | None = None,
-) -> cloudwatch.GraphWidget:
-    return cloudwatch.GraphWidget(
-        title=title,
-        left=list(left),
-        right=list(right) if right is not None else None,
-        left_annotations=list(left_annotations) if left_annotations is not None else None,
-        left_y_axis=cloudwatch.YAxisProps(min=0),
-        width=_HALF,
-        height=_HEIGHT,
-    )
+    return log_graph("Cold starts, percent of invocations", list(groups), COLD_STARTS)

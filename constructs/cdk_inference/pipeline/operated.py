@@ -1,20 +1,18 @@
-"""How a team watches a pipeline that runs: metrics, drift, dashboard, alarms, events and audit."""
+"""How a team watches a pipeline that runs: drift, dashboard, alarms, events and audit."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aws_cdk import Duration
-from aws_cdk import aws_cloudwatch as cloudwatch
-from constructs import Construct
-
-from cdk_inference.common.metadata import metrics_name
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
+from cdk_inference.pipeline.measured import MeasuredPipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from aws_cdk import Duration
+    from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_events as events
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_sns as sns
@@ -25,25 +23,20 @@ if TYPE_CHECKING:
     from cdk_inference.monitoring.alarms import PipelineAlarms
     from cdk_inference.monitoring.dashboard import PipelineDashboard
     from cdk_inference.monitoring.drift import DriftMonitor
-    from cdk_inference.pipeline.execution_strategy import PipelineParts, RouteStages
+    from cdk_inference.pipeline.execution_strategy import PipelineParts
     from cdk_inference.pipeline.workflow import InferenceWorkflow
-    from cdk_inference.routing.plan import RoutePlan
+    from cdk_inference.releases.control import ReleaseControl
     from cdk_inference.storage.results import IResultsTable
-    from cdk_inference.triggers.base import IS3Trigger
-
-METRIC_NAMESPACE = "cdk-inference"
 
 
 @check_props
-class OperatedPipeline(Construct):
+class OperatedPipeline(MeasuredPipeline):
     """A pipeline, as those see it who operate it; see `InferencePipeline`."""
 
-    trigger: IS3Trigger
     results: IResultsTable
     workflow: InferenceWorkflow
-    routes: Mapping[str, RouteStages]
+    release: ReleaseControl | None
     drift_monitors: list[DriftMonitor]
-    _plan: RoutePlan
     _parts: PipelineParts
 
     def add_drift_monitor(
@@ -120,7 +113,9 @@ class OperatedPipeline(Construct):
     ) -> PipelineDashboard:
         """Add a dashboard: what goes through, how long it takes, what fails, what it costs, and drift.
 
-        Add drift monitors before. A dashboard costs 3 USD a month, after the first three of an account.
+        It compares routes and variants, if there are several, and has metrics recorded for each, as `metric` does. A
+        release adds its share and its decisions. Add drift monitors before. A dashboard costs 3 USD a month, after the
+        first three of an account.
 
         Parameters
         ----------
@@ -186,11 +181,6 @@ class OperatedPipeline(Construct):
             max_rejected_share=max_rejected_share,
             runbook=runbook,
         )
-
-    @property
-    def escalates(self) -> bool:
-        """Whether a cascade passes objects on."""
-        return any(planned.escalation is not None for planned in self._plan.planned.values())
 
     def on_result(
         self,
@@ -293,48 +283,3 @@ class OperatedPipeline(Construct):
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""
         return self.trigger.grant_put(grantee)
-
-    def metric(self, name: str, **options: Any) -> cloudwatch.Metric:
-        """Return a metric that the postprocessing function records for this pipeline, as a sum over 5 minutes."""
-        return cloudwatch.Metric(
-            **{
-                "namespace": METRIC_NAMESPACE,
-                "metric_name": name,
-                "dimensions_map": {"pipeline": metrics_name(self)},
-                "statistic": cloudwatch.Stats.SUM,
-                "period": Duration.minutes(5),
-                **options,
-            }
-        )
-
-    def metric_succeeded(self, **options: Any) -> cloudwatch.Metric:
-        """Count the objects that got a prediction, as a sum over 5 minutes."""
-        return self.metric("Succeeded", **options)
-
-    def metric_rejected(self, **options: Any) -> cloudwatch.Metric:
-        """Count the objects that were refused for what they contain, as a sum over 5 minutes."""
-        return self.metric("Rejected", **options)
-
-    def metric_failed(self, **options: Any) -> cloudwatch.Metric:
-        """Count the objects for which no valid result came out, as a sum over 5 minutes."""
-        return self.metric("Failed", **options)
-
-    def metric_retried(self, **options: Any) -> cloudwatch.Metric:
-        """Count the objects that postprocessing gave back to the queue, as a sum over 5 minutes."""
-        return self.metric("Retried", **options)
-
-    def metric_escalated(self, **options: Any) -> cloudwatch.Metric:
-        """Count the objects that a cascade's first model was not sure of, as a sum over 5 minutes."""
-        return self.metric("Escalated", **options)
-
-    def metric_latency(self, **options: Any) -> cloudwatch.Metric:
-        """Measure the milliseconds from an object's event to its row, the 95th percentile over 5 minutes."""
-        return self.metric("Latency", **{"statistic": cloudwatch.Stats.p(95), **options})
-
-    def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
-        """Count the events that EventBridge could not deliver to the queue, the maximum over 5 minutes."""
-        return self.trigger.metric_undelivered(**options)
-
-    def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:
-        """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
-        return self.trigger.metric_dead_letters(**options)

@@ -212,7 +212,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT]):
         arms = None if release is None else arms_of(release, model, preprocess, inference, routing)
         plan = RoutePlan.of(branch_of(model, preprocess, inference, routing) if arms is None else arms)
         routed = routing is not None or arms is not None
-        self._plan, self._capacity = plan, capacity
+        self._plan, self._routed, self._capacity = plan, routed, capacity
         self.drift_monitors: list[DriftMonitor] = []
         self._execution: ExecutionStrategy[StagesT] = chosen_execution(execution, old)
         self._execution.check(plan, capacity)

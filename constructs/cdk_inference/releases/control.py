@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Duration, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_inference.common.metadata import add_metadata
+from cdk_inference.common.metadata import add_metadata, metrics_name
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.releases.strategy import CANDIDATE, SHARE, STABLE
@@ -125,6 +126,22 @@ class ReleaseControl(Construct):
             actions=list(actions),
             resource_arns=[self.table.table_arn],
             conditions={"ForAllValues:StringEquals": {"dynamodb:LeadingKeys": [self.release_id]}},
+        )
+
+    def metric_share(self, **options: Any) -> cloudwatch.Metric:
+        """Measure the candidate's share in percent after each decision, the minimum over 5 minutes.
+
+        A shadow has no share, and after the end of a release there are no decisions.
+        """
+        return cloudwatch.Metric(
+            **{
+                "namespace": "cdk-inference",
+                "metric_name": "CandidateShare",
+                "dimensions_map": {"pipeline": metrics_name(self)},
+                "statistic": cloudwatch.Stats.MINIMUM,
+                "period": Duration.minutes(5),
+                **options,
+            }
         )
 
     def read(self, scope: Construct) -> sfn.CustomState:

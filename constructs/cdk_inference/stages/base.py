@@ -245,9 +245,10 @@ class StageFunction(Construct):
         PropError
             The environment would be larger than Lambda allows.
         """
-        self._variables = {**self._variables, **variables}
+        new = {name: value for name, value in variables.items() if self._variables.get(name) != value}
+        self._variables = {**self._variables, **new}
         self._check_environment(self._variables)
-        for name, value in variables.items():
+        for name, value in new.items():
             self.function.add_environment(name, value)
 
     def _check_environment(self, variables: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from inference_runtime.aws import client
 from inference_runtime.environment import required
 from inference_runtime.lifecycle import answers_warming
+from inference_runtime.logs import print_metric
 from inference_runtime.monitoring.table import PARTITION_KEY, SORT_KEY
 from inference_runtime.monitoring.verdict import judge
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mypy_boto3_dynamodb import DynamoDBClient
-
-NAMESPACE = "cdk-inference"
 
 CONFIGURATION = "drift.json"
 """The file in the package that says what to judge: the models, with their baselines."""
@@ -99,11 +98,7 @@ def _publish(said: dict[str, Any]) -> None:
 
 def _log_line(said: dict[str, Any], dimensions: list[str]) -> None:
     members = {name: value for name, value in said.items() if name != "drift"}
-    if "drift" in said:  # without it, the metric has no data, which is neither drift nor none
-        members["Drift"] = said["drift"]
-        metric = {"Namespace": NAMESPACE, "Dimensions": [dimensions], "Metrics": [{"Name": "Drift", "Unit": "None"}]}
-        members["_aws"] = {"Timestamp": int(time.time() * 1000), "CloudWatchMetrics": [metric]}
-    print(json.dumps(members))  # noqa: T201 - one line of the log
+    print_metric(members, "Drift", said.get("drift"), dimensions=dimensions)
 
 
 def _close(key: str, started_at: str, found: dict[str, Any]) -> None:

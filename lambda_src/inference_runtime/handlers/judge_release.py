@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 from inference_runtime.aws import client
 from inference_runtime.environment import required
 from inference_runtime.lifecycle import answers_warming
-from inference_runtime.releases.judgement import END, Plan, Records, judge
+from inference_runtime.logs import print_metric
+from inference_runtime.releases.judgement import END, Plan, Records, judge, share_after
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-_release = required("RELEASE")
+_release, _pipeline = required("RELEASE"), required("PIPELINE")
 _table = required("RELEASES_TABLE")
 _plan = Plan.parse(required("RELEASE_PLAN"))
 _dynamodb: DynamoDBClient = client("dynamodb")
@@ -20,7 +21,7 @@ _dynamodb: DynamoDBClient = client("dynamodb")
 
 @answers_warming
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
-    """Judge the release.
+    """Judge the release, log the decision with its evidence, and record the metric ``CandidateShare``.
 
     Parameters
     ----------
@@ -38,7 +39,11 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     if event["release"] != _release:
         return {"decision": END, "reason": f"the release {_release} has been deployed since", "step": 0}
     alarms = {alarm["name"]: alarm["state"] for alarm in event["alarms"]}
-    return judge(_plan, _records(), alarms, now=event["now"])
+    records = _records()
+    said = judge(_plan, records, alarms, now=event["now"])
+    line = {"pipeline": _pipeline, "release": _release, "release_status": records.status, **said}
+    print_metric(line, "CandidateShare", share_after(_plan, records, said["decision"]), dimensions=["pipeline"])
+    return said
 
 
 def _records() -> Records:

@@ -67,6 +67,7 @@ class Records:
     step: int = 0
     changed_at: float = math.inf
     counts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    share: float = 0.0
 
     @classmethod
     def parse(cls, items: Sequence[Mapping[str, Any]]) -> Records:
@@ -82,6 +83,7 @@ class Records:
             step=int(state.get("step", {}).get("N", 0)),
             changed_at=float(state.get("changed_at", {}).get("N", math.inf)),
             counts=counts,
+            share=float(state.get("share", {}).get("N", 0)),
         )
 
 
@@ -119,6 +121,15 @@ def judge(plan: Plan, records: Records, alarms: Mapping[str, str], *, now: float
             return {"decision": ABORT, "reason": f"{_MEANT[name]}: {each['figures']}", **said}
     few = next((name for name, each in found.items() if each["samples"] < plan.min_samples), None)
     return {**_go_on(plan, records, alarms, few, now), **said}
+
+
+def share_after(plan: Plan, records: Records, decision: str) -> float | None:
+    """Return the candidate's share in percent once a decision is carried out; None of a shadow, which has none."""
+    if not plan.steps:
+        return None
+    if decision == ABORT:
+        return 0.0
+    return float([*plan.steps, 100][records.step + 1]) if decision == ADVANCE else records.share
 
 
 def _go_on(plan: Plan, records: Records, alarms: Mapping[str, str], few: str | None, now: float) -> dict[str, str]:

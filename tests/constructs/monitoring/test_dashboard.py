@@ -83,7 +83,7 @@ def test_widgets_do_not_overlap(stack: cdk.Stack, pipeline: Callable[..., Infere
     cells = [(x + dx, y + dy) for x, y, width, height in places for dx in range(width) for dy in range(height)]
     assert len(cells) == len(set(cells))
     assert max(x for x, _ in cells) < 24
-    assert titles(stack)[-1] == "Drift"
+    assert titles(stack)[-2:] == ["Drift", "Drift: verdicts"]
 
 
 def test_routes_and_fused_functions_are_named(stack: cdk.Stack, model: ModelArtifact) -> None:
@@ -97,9 +97,12 @@ def test_routes_and_fused_functions_are_named(stack: cdk.Stack, model: ModelArti
     assert {"smallScoreThrottled", "largeScoreThrottled"} <= alarms(stack).keys()
 
 
-def test_a_gpu_has_its_alarms(stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]) -> None:
-    pipeline(inference=Inference.gpu()).add_alarms()
+def test_a_gpu_has_its_alarms_and_widgets(stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]) -> None:
+    made = pipeline(inference=Inference.gpu())
+    made.add_alarms()
+    made.add_dashboard()
     assert "mainGpuWorkflowFails" in alarms(stack)
+    assert {"GPU workflow, waiting included, ms", "GPU workflow: failures"} <= set(titles(stack))
 
 
 def test_the_costs_of_a_thousand_objects_are_those_of_the_prices(

@@ -54,7 +54,7 @@ def test_what_is_no_photograph_fails(command: Command, photos: Watched, project:
 
 
 def test_the_metrics_go_where_the_pipeline_says(command: Command, photos: Watched) -> None:
-    from cdk_inference.pipeline.operated import METRIC_NAMESPACE
+    from cdk_inference.pipeline.measured import METRIC_NAMESPACE
 
     photos.put("measured.jpg", b"no photograph")
     photos.ends(["measured.jpg"])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_runtime.releases.judgement import Plan, Records, judge
+from inference_runtime.releases.judgement import Plan, Records, judge, share_after
 
 ALARM = {"rule": "alarm", "name": "Alarm"}
 PLAN = Plan(
@@ -105,6 +105,15 @@ def test_a_shadow_never_advances() -> None:
 
 def test_the_next_step_needs_results_of_its_own() -> None:
     assert decided(replace(records(), step=1))[0] == "hold"
+
+
+@pytest.mark.parametrize(
+    ("step", "decision", "share"), [(0, "hold", 5), (0, "advance", 25), (2, "advance", 100), (1, "abort", 0)]
+)
+def test_the_share_that_is_shown_is_the_one_after_the_decision(step: int, decision: str, share: float) -> None:
+    running = replace(records(), step=step, share=5)
+    assert share_after(PLAN, running, decision) == share
+    assert share_after(replace(PLAN, steps=[]), running, decision) is None
 
 
 @given(
