@@ -88,6 +88,7 @@ def test_every_example_has_a_test() -> None:
         "shapes",
         "continuous_delivery",
         "release",
+        "monitoring_facade",
     }
 
 
@@ -152,6 +153,18 @@ def test_alarms_all_notify_the_topic(synth: Synth) -> None:
         "Latency",
     }
     assert all(alarm["AlarmActions"] == [{"Ref": topic}] for alarm in alarms)
+
+
+def test_the_monitoring_facade_takes_the_metrics(synth: Synth) -> None:
+    resources = synth("monitoring_facade")
+    (alarm,) = properties(resources, "AWS::CloudWatch::Alarm")
+    (topic,) = (name for name, resource in resources.items() if resource["Type"] == "AWS::SNS::Topic")
+    assert (alarm["MetricName"], alarm["Namespace"], alarm["Threshold"]) == ("Latency", "cdk-inference", 300_000)
+    assert alarm["AlarmActions"] == [{"Ref": topic}]
+    (dashboard,) = properties(resources, "AWS::CloudWatch::Dashboard")
+    body = json.dumps(dashboard["DashboardBody"])
+    assert all(name in body for name in ("Succeeded", "Rejected", "Failed", "Latency", "MonitoredPhotos/Photos"))
+    assert "ApproximateAgeOfOldestMessage" in body
 
 
 def test_own_functions(synth: Synth) -> None:
