@@ -145,9 +145,26 @@ class Watched:
 
     def logs(self, stage: str) -> str:
         """Return what a function has logged so far."""
-        function = self._client("lambda").get_function_configuration(FunctionName=self.functions[stage])
+        return self._log(self.functions[stage])
+
+    def metrics(self, by: str) -> Counter[tuple[str, str]]:
+        """Sum what the postprocessing of all routes has recorded, by the value of a dimension and the metric."""
+        found: Counter[tuple[str, str]] = Counter()
+        for function in self.cloud.resources(pipeline=self.name, type="AWS::Lambda::Function"):
+            if function.metadata.get("stage") != "Postprocess":
+                continue
+            records = [json.loads(line) for line in self._log(function.physical_id).splitlines() if '"_aws"' in line]
+            for record in records:
+                (directive,) = record["_aws"]["CloudWatchMetrics"]
+                if ["pipeline", by] in directive["Dimensions"]:
+                    for name in ("Succeeded", "Rejected", "Failed"):
+                        found[record[by], name] += sum(record[name])
+        return found
+
+    def _log(self, function: str) -> str:
+        configuration = self._client("lambda").get_function_configuration(FunctionName=function)
         pages = self._client("logs").get_paginator("filter_log_events")
-        group = function["LoggingConfig"]["LogGroup"]
+        group = configuration["LoggingConfig"]["LogGroup"]
         return "\n".join(e["message"] for page in pages.paginate(logGroupName=group) for e in page["events"])
 
     def executions(self) -> list[str]:

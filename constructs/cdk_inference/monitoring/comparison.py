@@ -22,13 +22,14 @@ DECISIONS = (
 
 def comparisons(pipeline: OperatedPipeline) -> Iterator[list[cloudwatch.IWidget]]:
     """Yield the rows of widgets of routes, variants and a release; none where there is one route."""
-    routes, variants = pipeline.answering_routes, pipeline.variants
+    pairs = pipeline.routes_and_variants
+    routes = list(dict.fromkeys(route for route, _ in pairs))
+    variants = list(dict.fromkeys(variant for _, variant in pairs if variant is not None))
     # Where each variant is a route, as in a release, the metrics of both would be the same, and billed twice.
-    alike = [[route] for route in routes] == list(variants.values())
-    if len(routes) > 1 and not alike:
+    if len(routes) > 1 and not len(pairs) == len(routes) == len(variants):
         yield from _compared(pipeline, "route", routes)
     if len(variants) > 1:
-        yield from _compared(pipeline, "variant", list(variants))
+        yield from _compared(pipeline, "variant", variants)
     if pipeline.release is not None:
         yield _release(pipeline.release)
 

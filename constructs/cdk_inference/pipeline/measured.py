@@ -37,14 +37,13 @@ class MeasuredPipeline(Construct):
         return any(planned.escalation is not None for planned in self._plan.planned.values())
 
     @property
-    def variants(self) -> dict[str, list[str]]:
-        """The routes of each variant, as rows name them: those of `Routing.split`, or the two arms of a release."""
-        return self._plan.variants if self._routed else {}
+    def routes_and_variants(self) -> list[tuple[str, str | None]]:
+        """The pairs of route and variant that rows may have; none without a routing or a release.
 
-    @property
-    def answering_routes(self) -> list[str]:
-        """The routes that rows may name: none without a routing, and not the candidate of a shadow release."""
-        return self._plan.answering_routes if self._routed else []
+        Variants are the labels of `Routing.split`, or the two arms of a release. The candidate of a shadow release has
+        no rows.
+        """
+        return self._plan.routes_and_variants if self._routed else []
 
     def metric(
         self, name: str, *, route: str | None = None, variant: str | None = None, **options: Any
@@ -76,9 +75,9 @@ class MeasuredPipeline(Construct):
             raise PropError(f"variant must be left out with route, got '{variant}' and '{route}'; name one")
         dimensions = {"pipeline": metrics_name(self)}
         if route is not None:
-            dimensions["route"] = self._recorded("route", route, self.answering_routes)
+            dimensions["route"] = self._recorded("route", route)
         if variant is not None:
-            dimensions["variant"] = self._recorded("variant", variant, self.variants)
+            dimensions["variant"] = self._recorded("variant", variant)
         return cloudwatch.Metric(
             **{
                 "namespace": METRIC_NAMESPACE,
@@ -90,8 +89,10 @@ class MeasuredPipeline(Construct):
             }
         )
 
-    def _recorded(self, dimension: str, value: str, known: Mapping[str, object] | list[str]) -> str:
+    def _recorded(self, dimension: str, value: str) -> str:
         """Have the functions record metrics by a dimension, and return the value as they do."""
+        place = ("route", "variant").index(dimension)
+        known = dict.fromkeys(name for pair in self.routes_and_variants if (name := pair[place]) is not None)
         if value not in known:
             names = ", ".join(known) or f"left out, since the pipeline has no {dimension}s"
             raise PropError(f"{dimension} must be {'one of ' if known else ''}{names}, got '{value}'")

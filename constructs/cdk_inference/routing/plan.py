@@ -142,19 +142,10 @@ class RoutePlan:
         return found
 
     @property
-    def answering_routes(self) -> list[str]:
-        """The names of the routes that an item may be sent to; a model that only compares is not among them."""
-        return list(dict.fromkeys(self.planned[each.planned].route.name for each in self.destinations.values()))
-
-    @property
-    def variants(self) -> dict[str, list[str]]:
-        """The names of the routes of each variant."""
-        found: dict[str, list[str]] = {}
-        for destination in self.destinations.values():
-            if destination.variant is not None:
-                routes = found.setdefault(destination.variant, [])
-                routes.append(self.planned[destination.planned].route.name)
-        return {variant: list(dict.fromkeys(routes)) for variant, routes in found.items()}
+    def routes_and_variants(self) -> list[tuple[str, str | None]]:
+        """The pairs of route and variant that rows may have; a model that only compares is in none."""
+        pairs = ((self.planned[each.planned].route.name, each.variant) for each in self.destinations.values())
+        return list(dict.fromkeys(pairs))
 
     def destination(self, route: Route, variant: str | None, escalation: Escalation | None = None) -> str:
         """Return the name under which a route is reached.

@@ -117,11 +117,7 @@ def test_a_cascade_in_a_split_has_routes_and_variants(
     pipeline.add_dashboard()
     assert {"Objects by route", "Objects by variant"} <= set(titles(stack))
     assert recorded(stack) == {"outputs": {"ROUTE_METRICS", "VARIANT_METRICS"}}
-    assert {name: sorted(routes) for name, routes in pipeline.variants.items()} == {
-        "one": ["large"],
-        "two": ["large", "small"],
-    }
-    assert sorted(pipeline.answering_routes) == ["large", "small"]
+    assert set(pipeline.routes_and_variants) == {("large", "one"), ("large", "two"), ("small", "two")}
 
 
 def test_the_dashboard_of_a_release_has_each_arm_once_and_the_decisions(
@@ -140,7 +136,7 @@ def test_the_dashboard_of_a_release_has_each_arm_once_and_the_decisions(
         "Release: decisions",
     ]
     assert "Objects by route" not in shown  # an arm is a route
-    assert made.variants == {"stable": ["main"], "candidate": ["new"]}
+    assert made.routes_and_variants == [("main", "stable"), ("new", "candidate")]
     assert recorded(stack) == {"outputs": {"VARIANT_METRICS"}}
     assert made.release is not None
     assert dimensions(stack, made.release.metric_share()) == {"pipeline": "Stack/Photos"}
@@ -152,6 +148,6 @@ def test_the_dashboard_of_a_shadow_compares_no_rows(
     candidate = Route("new", model=ModelArtifact(stack, "New", recipe=RECIPE), preprocess=Preprocess.image(size=224))
     made = pipeline(release=Release.shadow(candidate, 10))
     made.add_dashboard()
-    assert (made.answering_routes, made.variants) == (["main"], {})
+    assert made.routes_and_variants == [("main", None)]
     assert titles(stack)[2] == "Release: decisions"
     assert recorded(stack) == {}

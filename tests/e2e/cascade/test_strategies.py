@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.waiting import wait_until
+
 if TYPE_CHECKING:
     from tests.e2e.conftest import Watched
 
@@ -94,6 +96,26 @@ def test_both_models_of_a_cascade_may_be_on_a_cpu(rows: dict[str, dict[str, Any]
 
 def test_what_the_users_function_does_not_decide_is_a_dead_letter(numbers: Watched, undecided: dict[str, str]) -> None:
     assert numbers.ends(undecided) == undecided
+
+
+def test_metrics_by_route_and_variant_are_those_of_the_rows(
+    numbers: Watched, rows: dict[str, dict[str, Any]], undecided: dict[str, str]
+) -> None:
+    numbers.ends(undecided)  # one of which has a row
+    before = {by: numbers.metrics(by) for by in ("route", "variant")}
+    measured = {f"split/measured/{number}.json": body() for number in range(8)}
+    measured |= {"cascade/measured.json": body(1.2), "measured.json": b"no numbers"}
+    for key, data in measured.items():
+        numbers.put(key, data)
+    numbers.ends(measured)
+    written = numbers.rows(*measured)
+    expected = {by: Counter((row[by], row["status"].capitalize()) for row in written if by in row) for by in before}
+    assert {by: counts.total() for by, counts in expected.items()} == {"route": 10, "variant": 8}
+
+    def recorded() -> dict[str, Counter[tuple[str, str]]]:
+        return {by: numbers.metrics(by) - before[by] for by in before}
+
+    wait_until(lambda: recorded() == expected, recorded, every=0.5)
 
 
 def test_the_same_object_always_goes_the_same_way(numbers: Watched, rows: dict[str, dict[str, Any]]) -> None:

@@ -79,8 +79,8 @@ def test_the_metric_is_the_one_that_alarms_look_at(cloud: LocalCloud, records: W
 
 def test_the_dashboard_is_there(cloud: LocalCloud, records: Watched) -> None:
     body = json.loads(cloud.client("cloudwatch").get_dashboard(DashboardName="records")["DashboardBody"])
-    titles = {widget["properties"]["title"] for widget in body["widgets"]}
-    assert {"Objects in 5 minutes", "Drift", "USD for 1,000 objects, without GPUs"} <= titles
-    (query,) = (widget["properties"]["query"] for widget in body["widgets"] if widget["type"] == "log")
-    log_group = cloud.client("lambda").get_function_configuration(FunctionName=records.functions["Inference"])
-    assert f"SOURCE '{log_group['LoggingConfig']['LogGroup']}'" in query
+    widgets = {widget["properties"]["title"]: widget["properties"] for widget in body["widgets"]}
+    assert {"Objects in 5 minutes", "Drift", "USD for 1,000 objects, without GPUs"} <= widgets.keys()
+    for title, function in {"Cold starts, percent of invocations": "Inference", "Drift: verdicts": "Judge"}.items():
+        configuration = cloud.client("lambda").get_function_configuration(FunctionName=records.functions[function])
+        assert f"SOURCE '{configuration['LoggingConfig']['LogGroup']}'" in widgets[title]["query"]

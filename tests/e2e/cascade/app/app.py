@@ -15,7 +15,7 @@ small, large = (
     Route(name, model=ModelArtifact(stack, name, recipe=HERE / "models" / f"{name}.py"), preprocess=preprocess)
     for name in ("small", "large")
 )
-InferencePipeline(
+pipeline = InferencePipeline(
     stack,
     "Numbers",
     routing=Routing.by_key(
@@ -35,4 +35,5 @@ InferencePipeline(
     workflow_timeout=cdk.Duration.minutes(2),
     removal_policy=cdk.RemovalPolicy.DESTROY,
 )
+pipeline.add_dashboard()
 app.synth()
