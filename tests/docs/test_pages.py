@@ -19,6 +19,7 @@ from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sns as sns
@@ -100,7 +101,9 @@ def names(code: str) -> dict[str, Any]:
         "cloudtrail": cloudtrail,
         "ec2": ec2,
         "events": events,
+        "iam": iam,
         "kms": kms,
+        "lambda_": lambda_,
         "s3": s3,
         "sqs": sqs,
         "targets": targets,
@@ -317,5 +320,5 @@ def test_retained_resources_are_named(template: dict[str, Any]) -> None:
 def test_every_metric_is_listed() -> None:
     constructs = (getattr(cdk_inference, name) for name in cdk_inference.__all__)
     metrics = {name for c in constructs if inspect.isclass(c) for name in dir(c) if name.startswith("metric")}
-    (table,) = re.findall(r"## Metrics\n\n(.*?)\n\n", page("operations.md").text, re.DOTALL)
+    (table,) = re.findall(r"## Metrics\n\n(.*?)\n\n", page("monitoring.md").text, re.DOTALL)
     assert metrics == set(re.findall(r"`(metric\w*)`", table))

@@ -50,9 +50,9 @@ class MeasuredPipeline(Construct):
     ) -> cloudwatch.Metric:
         """Return a metric that the postprocessing function records for this pipeline, as a sum over 5 minutes.
 
-        Without a route and a variant, a metric counts all objects. Once you have asked for a metric of a route, the
-        functions record all of these metrics for each route too, and the same goes for variants. CloudWatch bills each
-        of them, at 0.30 USD a month.
+        Without a route and a variant, a metric counts all objects. Once you ask for a metric of a route, the functions
+        record all metrics for each route. The same goes for variants. CloudWatch bills each metric, at 0.30 USD a
+        month.
 
         Parameters
         ----------

@@ -57,7 +57,7 @@ class Postprocessor:
     pipeline
         The pipeline that metrics and logs belong to.
     recorded_by
-        Which of ``route`` and ``variant`` have metrics of their own, besides those of the pipeline.
+        ``"route"`` and ``"variant"``, if these have separate metrics besides those of the pipeline.
     drift
         Counts what objects and answers are like, if the pipeline has a drift monitor.
     hashed
