@@ -84,6 +84,11 @@ class Releasing:
     def status(self) -> Status:
         return self.deployed.status()
 
+    def last_line(self) -> dict[str, Any]:
+        """Return what the judge has logged of its last decision."""
+        lines = [line for line in self.pipeline.logs("Judge").splitlines() if '"decision"' in line]
+        return dict(json.loads(lines[-1]))
+
     def set(self, **numbers: float) -> None:
         """Write a state as the release itself would have, before anybody judges it."""
         numbers = {"step": 0, "changed_at": 0} | numbers

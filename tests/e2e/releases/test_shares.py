@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,9 +26,16 @@ NAMES = ("Releases", "--pipeline", "Releases/Numbers")
 def test_an_object_goes_to_the_arm_that_its_share_says_however_often_it_is_delivered(releasing: Releasing) -> None:
     assert set(releasing.arms(releasing.put("not-begun", 4)).values()) == {"stable"}
     releasing.set(share=50, compared=0)
+    recorded = releasing.pipeline.metrics("variant")
     keys = releasing.put("half", 24)
     half = releasing.arms(keys)
     assert set(half.values()) == {"stable", "candidate"}
+    of_arms = Counter((arm, "Succeeded") for arm in half.values())
+    wait_until(
+        lambda: releasing.pipeline.metrics("variant") - recorded == of_arms,
+        lambda: releasing.pipeline.metrics("variant") - recorded,
+        every=0.5,
+    )
     counts = releasing.status().counts["step-0"]
     assert (counts["stable_ok"], counts["candidate_ok"]) == tuple(
         map(list(half.values()).count, ("stable", "candidate"))

@@ -34,6 +34,7 @@ def test_a_good_candidate_gets_all_objects(releasing: Releasing) -> None:
         ("judge", "PROMOTED", 100),
     ]
     assert set(releasing.pipeline.ends(keys).values()) == {"SUCCEEDED"}
+    assert releasing.last_line()["CandidateShare"] == 100
 
 
 @pytest.mark.parametrize(
@@ -72,6 +73,8 @@ def test_a_bad_candidate_is_caught_within_one_window(
     decision = found.history[-1]
     assert decision["reason"].startswith(reason)
     assert decision["evidence"][rule]["fires"]
+    line = releasing.last_line()
+    assert (line["decision"], line["reason"], line["CandidateShare"]) == ("abort", decision["reason"], 0)
     assert set(releasing.arms(releasing.put(f"after-{candidate}", 4)).values()) == {"stable"}
 
 

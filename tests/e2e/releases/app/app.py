@@ -33,7 +33,7 @@ RELEASES = {
     "Shadow": Release.shadow(candidate, 100, window=cdk.Duration.seconds(10), abort_on=[AbortOn.disagreement()]),
 }
 for name, release in RELEASES.items():
-    InferencePipeline(
+    pipeline = InferencePipeline(
         stack,
         name,
         model=old,
@@ -45,4 +45,5 @@ for name, release in RELEASES.items():
         workflow_timeout=cdk.Duration.minutes(2),
         removal_policy=cdk.RemovalPolicy.DESTROY,
     )
+    pipeline.add_dashboard()
 app.synth()
