@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.constructs.local.processes import group
 from tests.constructs.local.templates import create, pipeline
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 from cdk_inference.local import LocalCloud, LocalError, aws
 from cdk_inference.local.emulator.health import Health
 from cdk_inference.local.emulator.parts import _error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from cdk_inference.local.uploads import Pipeline
+    from cdk_inference.local.uploads import Pipeline, Upload
 
 pytestmark = pytest.mark.timeout(600)
-
-FOREVER = 3600  # seconds that a wait would last; pytest's own limit is the shorter one
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +41,7 @@ def cloud(temporary: Path) -> Iterator[LocalCloud]:
         yield cloud
 
 
-def wait(cloud: LocalCloud, on_line: Callable[[str], None] | None = None, timeout: float = FOREVER) -> str:
+def wait(cloud: LocalCloud, on_line: Callable[[str], None] | None = None, timeout: float = PATIENCE) -> str:
     """Wait for an object of which nobody hears, and return why that fails."""
     with pytest.raises(LocalError) as failure:
         cloud.wait_for([cloud.pipeline().put("any", b"x")], timeout=timeout, on_line=on_line)
@@ -82,7 +80,7 @@ def test_a_killed_emulator_ends_the_wait(cloud: LocalCloud, capfd: pytest.Captur
 
 def test_a_killed_emulator_ends_the_cdk_cli(cloud: LocalCloud, tmp_path: Path) -> None:
     started = tmp_path / "started"
-    command = f"{sys.executable} -c \"import pathlib, time; pathlib.Path('{started}').touch(); time.sleep({FOREVER})\""
+    command = f"{sys.executable} -c \"import pathlib, time; pathlib.Path('{started}').touch(); time.sleep({PATIENCE})\""
 
     def kill() -> None:
         wait_until(started.exists)
@@ -107,7 +105,7 @@ def test_a_thread_of_a_pipe_that_raises_ends_the_wait(
     create(cloud.client("cloudformation"), "Marked", pipeline())
     send(cloud)
     with pytest.raises(LocalError) as failure:  # the pipe may have ended before there is anything to wait for
-        cloud.wait_for([cloud.pipeline().put("any", b"x")], timeout=FOREVER)
+        cloud.wait_for([cloud.pipeline().put("any", b"x")], timeout=PATIENCE)
     assert re.match(rf"pipe marked ended unexpectedly: KeyError: '{missing}'; its log: ", str(failure.value))
     assert f"KeyError: '{missing}'" in log_in(str(failure.value))
     assert log_in(str(failure.value)).count("Traceback") == 1
@@ -118,7 +116,7 @@ def test_a_thread_of_a_pipe_that_raises_ends_the_wait(
 def test_a_watcher_that_raises_ends_the_wait(cloud: LocalCloud) -> None:
     create(cloud.client("cloudformation"), "Marked", pipeline(BatchSize="many"))
     with pytest.raises(LocalError) as failure:
-        cloud.wait_for([cloud.pipeline().put("any", b"x")], timeout=FOREVER)
+        cloud.wait_for([cloud.pipeline().put("any", b"x")], timeout=PATIENCE)
     assert str(failure.value).startswith("the watcher of deployments ended unexpectedly: ValueError: invalid literal")
 
 
@@ -217,7 +215,7 @@ def test_a_killed_worker_ends_the_wait(local_cloud: LocalCloud, probe: Pipeline)
     upload = probe.put("in/hang", b"x")
     try:
         with pytest.raises(LocalError) as failure:
-            probe.wait_for([upload], FOREVER, on_line=kill)
+            probe.wait_for([upload], PATIENCE, on_line=kill)
     finally:
         local_cloud.client("s3").delete_object(Bucket=upload.bucket, Key=upload.key)
     assert re.match(
@@ -225,8 +223,8 @@ def test_a_killed_worker_ends_the_wait(local_cloud: LocalCloud, probe: Pipeline)
         str(failure.value),
     )
     local_cloud.check()  # the others go on
-    assert [o.status for o in probe.wait_for([upload], FOREVER)] == ["DEAD_LETTER"]  # so does whoever waits again
-    assert [o.status for o in probe.wait_for([probe.put("in/good after it", b"x")], FOREVER)] == ["SUCCEEDED"]
+    assert [o.status for o in probe.wait_for([upload], PATIENCE)] == ["DEAD_LETTER"]  # so does whoever waits again
+    assert [o.status for o in probe.wait_for([probe.put("in/good after it", b"x")], PATIENCE)] == ["SUCCEEDED"]
 
 
 @pytest.mark.e2e
@@ -234,7 +232,7 @@ def test_a_function_that_does_not_start_ends_the_wait(local_cloud: LocalCloud, r
     local_cloud.deploy(ready(stack="Broken", broken="true"))
     broken = local_cloud.pipeline("Broken")
     with pytest.raises(LocalError) as failure:
-        broken.wait_for([broken.put("in/any", b"x")], FOREVER)
+        broken.wait_for([broken.put("in/any", b"x")], PATIENCE)
     assert re.match(
         r"function Score\w+ does not start: .*No module named 'nonexistent'; its log group: ", str(failure.value)
     )
@@ -261,12 +259,23 @@ class Seen(Exception):  # noqa: N818
     """Ends a wait that has shown what it should."""
 
 
-def until(pattern: str) -> Callable[[str], None]:
-    def look(line: str) -> None:
+def check_shown(wait: Callable[..., object], uploads: Sequence[Upload], pattern: str) -> None:
+    """Wait until a line is shown, and fail with the last one if none is."""
+    line = ""
+
+    def look(shown: str) -> None:
+        nonlocal line
+        line = shown
         if re.fullmatch(pattern, line):
             raise Seen
 
-    return look
+    try:
+        wait(uploads, timeout=PATIENCE, on_line=look)
+    except Seen:
+        return
+    except LocalError as error:
+        pytest.fail(f"no line was {pattern!r}, and the last one was {line!r}: {error}")
+    pytest.fail(f"all is done, no line was {pattern!r}, and the last one was {line!r}")
 
 
 def test_waiting_shows_executions_that_fail_and_why(cloud: LocalCloud) -> None:
@@ -279,22 +288,20 @@ def test_waiting_shows_executions_that_fail_and_why(cloud: LocalCloud) -> None:
         r"0 of 1 objects have a row; last error: pipe marked: StartSyncExecution failed: the execution must succeed, "
         r"got FAILED: Broken as it was told; queue: \d visible, \d in flight; executions: \d running, [1-9]\d* failed"
     )
-    with pytest.raises(Seen):
-        cloud.wait_for([cloud.pipeline().put("any", b"x")], timeout=FOREVER, on_line=until(line))
+    check_shown(cloud.wait_for, [cloud.pipeline().put("any", b"x")], line)
 
 
 @pytest.mark.e2e
 def test_waiting_shows_how_many_are_done(local_cloud: LocalCloud, probe: Pipeline) -> None:
     done, hanging = probe.put("in/done", b"x"), None
-    assert probe.wait_for([done], FOREVER)[0].status == "SUCCEEDED"
+    assert probe.wait_for([done], PATIENCE)[0].status == "SUCCEEDED"
     hanging = probe.put("in/hang on", b"x")
     line = r"1 of 2 objects have a row; queue: 0 visible, 1 in flight; executions: 1 running, 0 failed"
     try:
-        with pytest.raises(Seen):
-            probe.wait_for([done, hanging], FOREVER, on_line=until(line))
+        check_shown(probe.wait_for, [done, hanging], line)
     finally:
         local_cloud.client("s3").delete_object(Bucket=hanging.bucket, Key=hanging.key)
-    [ended] = probe.wait_for([hanging], FOREVER)
+    [ended] = probe.wait_for([hanging], PATIENCE)
     assert ended.status == "DEAD_LETTER"
 
 
