@@ -16,7 +16,7 @@ def one_line(expression: str) -> str:
     expression
         The expression; none of its texts goes over a line.
     """
-    return " ".join(line.strip() for line in expression.splitlines())
+    return " ".join(line.strip() for line in expression.split("\n"))  # other line breaks may be in texts
 
 
 def string_literal(value: str) -> str:

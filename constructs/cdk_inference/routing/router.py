@@ -45,14 +45,10 @@ _DETAIL = (
 )
 
 _SHARE = """\
-$share := function($salt) { (
-    $digits := $hash($salt & "\\n" & $identity, "SHA-256");
-    $reduce([0..7], function($sum, $place) {
-      $sum * 16 + $length($substringBefore("0123456789abcdef", $substring($digits, $place, 1)))
-    }, 0) / 4294967296
-  ) }"""
-"""The first 32 bits of a hash, as a share of all: JSONata reads no hexadecimal numbers."""
-
+$share := function($salt) {
+    $number("0x" & $substring($hash($salt & "\\n" & $identity, "SHA-256"), 0, 8)) / 4294967296
+  }"""
+"""The first 32 bits of a hash, as a share of all."""
 
 _IDENTITY = """\
 $event := $type($m.body) = "object" ? $m.body : $m;
@@ -64,8 +60,8 @@ $event := $type($m.body) = "object" ? $m.body : $m;
   $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & $which;"""
 """The names by which branches know a message ``$m``."""
 
-_ROUTED = f"""[$map($batch, function($one) {{ (
-  $m := $merge([$one, $states.input[message_id = $one.message_id]]);
+_ROUTED = f"""($found := $merge([{{}}, $states.input.{{message_id: $}}]); [$map($batch, function($one) {{ (
+  $m := $merge([$one, $lookup($found, $one.message_id)]);
   {_IDENTITY}
   SHARE{{
     "destination": $m.lost or $exists($m.refused) ? {string_literal(GIVE_BACK)} : CHOSEN,
@@ -73,7 +69,7 @@ _ROUTED = f"""[$map($batch, function($one) {{ (
     "lost": $m.lost ? true : false,
     "refused": $exists($m.refused) ? $m.refused : null
   }}
-) }})]"""
+) }})])"""
 
 
 @check_props

@@ -37,12 +37,13 @@ from cdk_inference import (
 )
 from cdk_inference.gpu.inference import GpuBackend
 from cdk_inference.model import TensorSpec
+from cdk_inference.releases.strategy import Arms
 from cdk_inference.routing.plan import RoutePlan
-from cdk_inference.routing.router import routed_expression
+from cdk_inference.routing.router import routed_expression, sampled_expression
 
 DECIDING = Path(__file__).parent / "deciding.py"
-BATCH = 20
-"""Messages that an expression gets at once: each is looked up among all of them."""
+BATCH = 32
+"""Messages that an expression gets at once, as in a full batch."""
 
 
 def message(key="a.jpg", size=100, version="v1", bucket="inbox", **looked_up):
@@ -105,24 +106,28 @@ def granted(branch, action):
     }
 
 
-def go(branch, *messages):
-    """Return the destination of each message, by the expression of the state machine."""
-    expression = jsonata.Jsonata(routed_expression(RoutePlan.of(branch).expression).replace("$states.input", "$input"))
-    expression.register_lambda("hash", lambda text, _: hashlib.sha256(text.encode()).hexdigest())
+def go(branch, *messages, **variables):
+    """Return the destination of each message, by the expression of the state machine and the workflow's variables."""
+    text = routed_expression(RoutePlan.of(branch).expression)
     return [
-        way for first in range(0, len(messages), BATCH) for way in ways(expression, messages[first : first + BATCH])
+        one["destination"]
+        for first in range(0, len(messages), BATCH)
+        for one in evaluated(text, messages[first : first + BATCH], **variables)
     ]
 
 
-def ways(expression, messages):
-    """Return the destination of each message of a batch."""
+def evaluated(text, messages, **variables):
+    """Return what an expression of the state machine makes of a batch."""
+    expression = jsonata.Jsonata(text.replace("$states.input", "$input"))
+    expression.register_lambda("hash", lambda text, _: hashlib.sha256(text.encode()).hexdigest())
     looked_up = ("tags", "metadata", "decisions", "lost", "refused")
     messages = tuple({**one, "message_id": str(number)} for number, one in enumerate(messages))
     frame = expression.create_frame()
     frame.bind("batch", [{name: value for name, value in m.items() if name not in looked_up} for m in messages])
     frame.bind("input", [{n: v for n, v in m.items() if n in (*looked_up, "message_id")} for m in messages])
-    routed = expression.evaluate(None, frame)
-    return [one["destination"] for one in routed]
+    for name, value in variables.items():
+        frame.bind(name, value)
+    return expression.evaluate(None, frame)
 
 
 def test_by_size_sends_smaller_objects_one_way(routes):
@@ -198,14 +203,26 @@ def test_a_split_has_the_shares_that_it_was_given(routes, weights):
         assert abs(gone.count(f"{label} ({label})") / 200 - share) < 5 * (share * (1 - share) / 200) ** 0.5 + 0.01
 
 
-@settings(deadline=None, max_examples=50)
-@given(key=st.text(max_size=30), version=st.text(max_size=10))
-def test_an_object_version_always_goes_the_same_way_and_experiments_do_not_correlate(routes, key, version):
-    branch = Routing.split({"x": (1, routes["a"]), "y": (1, routes["b"])})
-    one, two = go(branch, message(key, version=version), message(key, version=version, tags={"any": "thing"}))
-    assert one == two
-    reference = int(hashlib.sha256(f"x,y\ninbox\n{key}\n{version or 'e'}".encode()).hexdigest()[:8], 16) / 2**32
-    assert one == ("a (x)" if reference < 0.5 else "b (y)")
+@settings(deadline=None, max_examples=25)
+@given(
+    objects=st.lists(st.tuples(st.text(max_size=30), st.text(max_size=10)), min_size=1, max_size=8),
+    percent=st.integers(1, 99),
+    salt=st.text(max_size=5),
+)
+def test_a_split_a_release_and_a_sample_take_the_same_objects_at_each_delivery(routes, objects, percent, salt):
+    def share(key, version):
+        digits = hashlib.sha256(f"{salt}\ninbox\n{key}\n{version or 'e'}".encode()).hexdigest()
+        return int(digits[:8], 16) / 2**32
+
+    taken = [share(*each) * 100 < percent for each in objects]
+    split = Routing.split({"x": (percent, routes["a"]), "y": (100 - percent, routes["b"])}, salt=salt)
+    release = Arms(stable=routes["b"], candidate=routes["a"], salt=salt)
+    for looked_up in ({}, {"tags": {"any": "thing"}}):
+        messages = [message(key, version=version, **looked_up) for key, version in objects]
+        assert [way == "a (x)" for way in go(split, *messages)] == taken
+        assert [way == "a (candidate)" for way in go(release, *messages, candidate_share=percent)] == taken
+        sample = evaluated(sampled_expression("$batch", str(percent), salt), messages)
+        assert [int(each["message_id"]) for each in sample] == [n for n, one in enumerate(taken) if one]
 
 
 def test_two_experiments_with_different_salts_split_independently(routes):
