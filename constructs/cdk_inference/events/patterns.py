@@ -18,6 +18,12 @@ SOURCE = "cdk-inference"
 RESULT = "Inference Result"
 """The detail type of the event for a row."""
 
+DECISION = "Release Decision"
+"""The detail type of the event for a decision about a release."""
+
+VERDICT = "Drift Verdict"
+"""The detail type of the event for a verdict of a drift monitor."""
+
 Status = Literal["SUCCEEDED", "REJECTED", "FAILED"]
 _STATUSES = ("SUCCEEDED", "REJECTED", "FAILED")
 

@@ -6,8 +6,9 @@ import json
 from typing import TYPE_CHECKING
 
 from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.events.buses import check_same_bus
 from cdk_inference.events.patterns import RESULT
-from cdk_inference.events.table_events import TableEvents, check_same_bus
+from cdk_inference.events.table_events import TableEvents
 
 if TYPE_CHECKING:
     from aws_cdk import aws_events as events

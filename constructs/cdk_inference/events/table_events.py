@@ -6,19 +6,17 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Duration, Stack
-from aws_cdk import aws_events as events
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_pipes as pipes
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.environments import check_environment
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.principals import pipes_principal
 from cdk_inference.common.props.descriptions import PIPE, ROLE, described
 from cdk_inference.common.props.prop_types import check_props
-from cdk_inference.errors import PropError
+from cdk_inference.events.buses import bus_of
 from cdk_inference.events.patterns import SOURCE
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import PIPE_LOGS, log_group
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_events as events
     from aws_cdk import aws_kms as kms
 
 _BATCH_SIZE = 10  # an event bus takes no more from a pipe at once
@@ -90,13 +89,8 @@ class TableEvents(Construct):
         event_bus: events.IEventBus | None = None,
     ) -> None:
         super().__init__(scope, id)
-        if event_bus is not None:
-            fix = "use a bus there, and let a rule forward what the other bus is to get"
-            check_environment(self, "event_bus", event_bus, fix=fix)
         self._about = about
-        self.event_bus: events.IEventBus = (
-            event_bus if event_bus is not None else events.EventBus.from_event_bus_name(self, "DefaultBus", "default")
-        )
+        self.event_bus = bus_of(self, event_bus)
         self.dead_letter_queue = sqs.Queue(
             self,
             "DeadLetterQueue",
@@ -183,25 +177,3 @@ class TableEvents(Construct):
     def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
         """Count the batches that the bus did not take, the maximum over 5 minutes."""
         return self.dead_letter_queue.metric_approximate_number_of_messages_visible(**options)
-
-
-def check_same_bus(used: events.IEventBus, event_bus: events.IEventBus | None) -> None:
-    """Refuse a second bus for the same events.
-
-    Parameters
-    ----------
-    used
-        Where events go already.
-    event_bus
-        Where they are to go, if anybody says so.
-
-    Raises
-    ------
-    PropError
-        It is another one.
-    """
-    if event_bus is not None and event_bus.node.path != used.node.path:
-        raise PropError(
-            f"event_bus must be the same for all events of a table, got {event_bus.node.path} after "
-            f"{used.node.path}; let a rule there forward what the other bus is to get"
-        )

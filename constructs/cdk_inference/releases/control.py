@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from aws_cdk import Duration, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -13,6 +13,7 @@ from constructs import Construct
 
 from cdk_inference.common.metadata import add_metadata, metrics_name
 from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_choice
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.releases.strategy import CANDIDATE, SHARE, STABLE
 from cdk_inference.routing.router import sampled_expression
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aws_cdk import RemovalPolicy
+    from aws_cdk import aws_events as events
     from aws_cdk import aws_kms as kms
 
     from cdk_inference.releases.comparison import ReleaseComparison
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 RELEASE, RECORD, STATE = "release", "record", "state"
 """The keys of the table, and the record of a release that has its share."""
+
+ReleaseStatus = Literal["RUNNING", "PROMOTED", "ABORTED"]
 
 _RECEIVED = "($exists(receive_count) ? $number(receive_count) : 1)"
 _FRESH = f"$fresh := [$batch[{_RECEIVED} = 1].message_id]"
@@ -64,7 +68,7 @@ class ReleaseControl(Construct):
     ----------
     table
         The table, for everything this construct does not cover.
-    release_id
+    release_id, encryption_key
         As given.
     comparison
         The workflow that lets both models answer the same objects, if there is one.
@@ -90,7 +94,7 @@ class ReleaseControl(Construct):
         super().__init__(scope, id)
         self.release_id = release_id
         self.arms = arms
-        self._key = encryption_key
+        self.encryption_key = encryption_key
         self.table = private_table(
             self,
             "Table",
@@ -120,7 +124,7 @@ class ReleaseControl(Construct):
 
     def grant_records(self, grantee: iam.IGrantable, *actions: str) -> None:
         """Let the grantee use the records of this release, and of no other."""
-        encryption.grant(self._key, grantee, encryption.TABLE)
+        encryption.grant(self.encryption_key, grantee, encryption.TABLE)
         iam.Grant.add_to_principal(
             grantee=grantee,
             actions=list(actions),
@@ -143,6 +147,77 @@ class ReleaseControl(Construct):
                 **options,
             }
         )
+
+    def on_decision(
+        self,
+        id: str,
+        *,
+        target: events.IRuleTarget | None = None,
+        statuses: Sequence[ReleaseStatus] = (),
+        event_bus: events.IEventBus | None = None,
+        event_pattern: events.EventPattern | None = None,
+        description: str | None = None,
+        rule_name: str | None = None,
+    ) -> events.Rule:
+        """Send an event to a target for each decision about this release, an operator's too.
+
+        The event has the release, the versions of both models, the status, the step, the shares and the ``history``.
+        Its last entry is the decision as JSON: who decided, when, why, and the evidence. An event may come twice, with
+        the same ``event_id``. The first rule turns the stream of the table on and creates a pipe.
+
+        Parameters
+        ----------
+        id
+            The id of the rule.
+        target
+            The target of the events, such as ``aws_events_targets.SqsQueue(queue)``. Default: none yet.
+        statuses
+            What the release is after the decision: ``"RUNNING"``, ``"PROMOTED"`` or ``"ABORTED"``. Default: all.
+        event_bus
+            Where events go. It is the same for all rules of a release. Default: the default bus of the account.
+        event_pattern
+            More conditions on the event. Default: none.
+        description, rule_name
+            As those of CDK's rules. Default: none, and CloudFormation makes a name.
+
+        Raises
+        ------
+        PropError
+            A status does not exist, or the events go to another bus.
+        """
+        from cdk_inference.events.buses import rule_about  # noqa: PLC0415 - only for those who ask
+        from cdk_inference.events.patterns import DECISION  # noqa: PLC0415
+
+        for status in statuses:
+            check_choice(get_args(ReleaseStatus), statuses=status)
+        return rule_about(
+            self,
+            id,
+            detail_type=DECISION,
+            detail={"release": [self.release_id], "status": statuses},
+            event_bus=self.announce(event_bus),
+            target=target,
+            event_pattern=event_pattern,
+            description=description,
+            rule_name=rule_name,
+        )
+
+    def announce(self, event_bus: events.IEventBus | None = None) -> events.IEventBus:
+        """Put an event on a bus for each decision, and return the bus.
+
+        Parameters
+        ----------
+        event_bus
+            As that of `on_decision`.
+
+        Raises
+        ------
+        PropError
+            The events go to another bus.
+        """
+        from cdk_inference.releases.decisions import decision_events  # noqa: PLC0415 - only for those who ask
+
+        return decision_events(self, event_bus).event_bus
 
     def read(self, scope: Construct) -> sfn.CustomState:
         """Make the state that reads the share into variables, before a batch is sorted.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from aws_cdk import aws_dynamodb as dynamodb
 from constructs import Construct
@@ -14,7 +14,7 @@ from cdk_inference.common.props.validation import check_either
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
-from cdk_inference.storage.tables import private_table
+from cdk_inference.storage.tables import enable_stream, private_table
 
 if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
@@ -137,12 +137,7 @@ class ResultsTable(IResultsTable):
 
     def enable_stream(self) -> str:
         """As that of `IResultsTable`."""
-        table = cast("dynamodb.CfnGlobalTable", self.table.node.default_child)
-        # The only view with which a table may have replicas too.
-        table.stream_specification = dynamodb.CfnGlobalTable.StreamSpecificationProperty(
-            stream_view_type="NEW_AND_OLD_IMAGES"
-        )
-        return table.attr_stream_arn
+        return enable_stream(self.table)
 
     @classmethod
     def from_table_name(cls, scope: Construct, id: str, table_name: str) -> IResultsTable:

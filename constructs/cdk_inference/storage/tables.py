@@ -31,3 +31,13 @@ def private_table(
             "Replicas.0.SSESpecification", {"KMSMasterKeyId": key.key_arn}
         )
     return table
+
+
+def enable_stream(table: dynamodb.ITable) -> str:
+    """Turn the stream of a table on, and return its ARN."""
+    made = cast("dynamodb.CfnGlobalTable", table.node.default_child)
+    # The only view with which a table may have replicas too.
+    made.stream_specification = dynamodb.CfnGlobalTable.StreamSpecificationProperty(
+        stream_view_type="NEW_AND_OLD_IMAGES"
+    )
+    return made.attr_stream_arn

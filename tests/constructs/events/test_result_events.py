@@ -93,7 +93,9 @@ def test_a_rule_is_on_the_bus_that_gets_the_events(
     for part in ("Every", "Again"):
         assert only(stack, "AWS::Events::Rule", part)["EventBusName"] == {"Ref": name}
     assert only(stack, "AWS::Pipes::Pipe", "Events")["Target"] == {"Fn::GetAtt": [name, "Arn"]}
-    with pytest.raises(PropError, match="event_bus must be the same for all events of a table, got Stack/Other after"):
+    with pytest.raises(
+        PropError, match="event_bus must be the same for all rules of these events, got Stack/Other after"
+    ):
         made.on_result("Third", event_bus=events.EventBus(stack, "Other"))
 
 

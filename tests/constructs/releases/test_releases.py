@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_events as events
 from aws_cdk.assertions import Annotations, Match
 from tests.constructs.conftest import RECIPE, make_stack, resources, states_of
 
@@ -335,3 +336,41 @@ def test_the_gate_of_the_build_goes_on_in_production(metric: str, given: dict[st
             rule.bind(released.stack, arms)
     else:
         assert rule.bind(released.stack, arms) == {"rule": "disagreement", "min_confidence": 0.0, **bound}
+
+
+def test_a_decision_is_an_event_only_if_somebody_listens():
+    quiet, released = Released(), Released()
+    quiet.pipeline()
+    assert len(resources(quiet.stack, "AWS::Pipes::Pipe")) == 1
+    release = released.pipeline().release
+    release.on_decision("Aborted", statuses=["ABORTED"])
+    release.on_decision("Every")
+    with pytest.raises(PropError, match="statuses must be 'RUNNING', 'PROMOTED' or 'ABORTED', got 'DONE'"):
+        release.on_decision("Other", statuses=["DONE"])
+    with pytest.raises(PropError, match="event_bus must be the same for all rules of these events, got Stack/Bus"):
+        release.on_decision("Third", event_bus=events.EventBus(released.stack, "Bus"))
+    assert released.definition("Stepper") == quiet.definition("Stepper")
+    (pipe,) = (
+        each["Properties"] for name, each in resources(released.stack, "AWS::Pipes::Pipe").items() if "Release" in name
+    )
+    (pattern,) = pipe["SourceParameters"]["FilterCriteria"]["Filters"]
+    assert json.loads(pattern["Pattern"]) == {
+        "eventName": ["INSERT", "MODIFY"],
+        "dynamodb": {"Keys": {"release": {"S": [release.release_id]}, "record": {"S": ["state"]}}},
+    }
+    template = pipe["TargetParameters"]["InputTemplate"]
+    assert '"history": <$.dynamodb.NewImage.history.L>' in template  # a list goes without quotes
+    assert json.loads(template.replace("<$.dynamodb.NewImage.history.L>", "[]"))["candidate"] == "unbuilt"
+    (role,) = (
+        each["Properties"]["Policies"][0]["PolicyDocument"]["Statement"]
+        for name, each in resources(released.stack, "AWS::IAM::Role").items()
+        if "DecisionsPipeRole" in name
+    )
+    assert [statement["Action"] for statement in role][1:] == ["events:PutEvents", "sqs:SendMessage"]
+    rules = {name: each["Properties"] for name, each in resources(released.stack, "AWS::Events::Rule").items()}
+    (aborted,) = (rule["EventPattern"] for name, rule in rules.items() if "Aborted" in name)
+    assert aborted == {
+        "source": ["cdk-inference"],
+        "detail-type": ["Release Decision"],
+        "detail": {"pipeline": ["Stack/Photos"], "release": [release.release_id], "status": ["ABORTED"]},
+    }
