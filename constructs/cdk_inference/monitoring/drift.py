@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, get_args
 
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
@@ -17,8 +17,10 @@ from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import add_metadata, metrics_name
 from cdk_inference.common.props.prop_types import check_props
-from cdk_inference.common.props.validation import check_at_least
+from cdk_inference.common.props.validation import check_at_least, check_choice
 from cdk_inference.errors import PropError
+from cdk_inference.events.buses import bus_of, check_same_bus, rule_about
+from cdk_inference.events.patterns import SOURCE, VERDICT
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
 
     from cdk_inference.monitoring.watched import WatchedRoute
+
+DriftVerdict = Literal["DRIFT", "NO_DRIFT", "TOO_FEW_OBJECTS"]
 
 _HOUR, _DAY = 3600, 86_400
 _LEAST_WINDOW = 300
@@ -99,6 +103,7 @@ class DriftMonitor(Construct):
             raise PropError(f"false_alarm_rate must be above 0 and at most 0.5, got {false_alarm_rate}")
         check_at_least(1, min_objects=min_objects)
         self._routes = {route.name: route for route in routes}
+        self._event_bus: events.IEventBus | None = None
         self._key = key = options.get("encryption_key")
         self.table = private_table(
             self,
@@ -158,6 +163,82 @@ class DriftMonitor(Construct):
             targets=[targets.LambdaFunction(self.function.target)],
         )
         acknowledgments.explain(self.rule, "rule-of-last-resort")
+
+    def on_verdict(
+        self,
+        id: str,
+        *,
+        target: events.IRuleTarget | None = None,
+        verdicts: Sequence[DriftVerdict] = (),
+        event_bus: events.IEventBus | None = None,
+        event_pattern: events.EventPattern | None = None,
+        description: str | None = None,
+        rule_name: str | None = None,
+    ) -> events.Rule:
+        """Send an event to a target for each window that was judged.
+
+        The event has the window, the model's version, the verdict, and all statistics with their counts. An event may
+        come twice, with the same ``event_id``. The first rule lets the function that judges put these events.
+
+        Parameters
+        ----------
+        id
+            The id of the rule.
+        target
+            The target of the events, such as ``aws_events_targets.SqsQueue(queue)``. Default: none yet.
+        verdicts
+            ``"DRIFT"``, ``"NO_DRIFT"`` and ``"TOO_FEW_OBJECTS"``. Default: all.
+        event_bus
+            Where events go. It is the same for all rules of a monitor. Default: the default bus of the account.
+        event_pattern
+            More conditions on the event. Default: none.
+        description, rule_name
+            As those of CDK's rules. Default: none, and CloudFormation makes a name.
+
+        Raises
+        ------
+        PropError
+            A verdict does not exist, or the events go to another bus.
+        """
+        for verdict in verdicts:
+            check_choice(get_args(DriftVerdict), verdicts=verdict)
+        return rule_about(
+            self,
+            id,
+            detail_type=VERDICT,
+            detail={"verdict": verdicts},
+            event_bus=self.announce(event_bus),
+            target=target,
+            event_pattern=event_pattern,
+            description=description,
+            rule_name=rule_name,
+        )
+
+    def announce(self, event_bus: events.IEventBus | None = None) -> events.IEventBus:
+        """Put an event on a bus for each verdict, and return the bus.
+
+        Parameters
+        ----------
+        event_bus
+            As that of `on_verdict`.
+
+        Raises
+        ------
+        PropError
+            The events go to another bus.
+        """
+        if self._event_bus is not None:
+            check_same_bus(self._event_bus, event_bus)
+            return self._event_bus
+        self._event_bus = bus = bus_of(self, event_bus)
+        self.function.add_variables({"EVENT_BUS": bus.event_bus_arn})
+        iam.Grant.add_to_principal(
+            grantee=self.function,
+            actions=["events:PutEvents"],
+            resource_arns=[bus.event_bus_arn],
+            conditions={"StringEquals": {"events:source": SOURCE, "events:detail-type": VERDICT}},
+        )
+        return bus
 
     @property
     def watched(self) -> dict[str, str]:

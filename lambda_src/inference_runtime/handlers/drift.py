@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from inference_runtime.aws import client
 from inference_runtime.environment import required
+from inference_runtime.errors import RetryableError
 from inference_runtime.lifecycle import answers_warming
 from inference_runtime.logs import print_metric
 from inference_runtime.monitoring.table import PARTITION_KEY, SORT_KEY
@@ -20,6 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from mypy_boto3_dynamodb import DynamoDBClient
+
+SOURCE = "cdk-inference"
+
+VERDICT = "Drift Verdict"
+"""The detail type of the event for a verdict."""
 
 CONFIGURATION = "drift.json"
 """The file in the package that says what to judge: the models, with their baselines."""
@@ -31,7 +40,10 @@ LOOK_BACK_SECONDS = 2 * 24 * 3600
 """Windows that were not judged in time are judged later, unless they are older than this."""
 
 _dynamodb: DynamoDBClient = client("dynamodb")
+_log = logging.getLogger(__name__)
 _table, _pipeline = required("DRIFT_TABLE"), required("PIPELINE")
+_bus = os.environ.get("EVENT_BUS", "")
+_events: Any = client("events") if _bus else None
 _configuration: dict[str, Any] = json.loads(
     Path(os.environ.get("LAMBDA_TASK_ROOT", ""), CONFIGURATION).read_text("utf-8")
 )
@@ -41,12 +53,19 @@ _configuration: dict[str, Any] = json.loads(
 def handler(event: dict[str, Any], context: object) -> list[dict[str, Any]]:  # noqa: ARG001 - Lambda's signature
     """Judge the windows that have ended, log each verdict with its evidence, and record the metric ``Drift``.
 
+    If somebody wants events, each verdict is one.
+
     Returns
     -------
     list
         The verdicts, as they are logged.
+
+    Raises
+    ------
+    RetryableError
+        Events could not be sent. These windows are judged again, and events for them have the same ``event_id``.
     """
-    verdicts = []
+    verdicts, unsent = [], []
     for model in _configuration["models"]:
         for started_at, counts in _open_windows(model["key"]):
             found = judge(
@@ -57,9 +76,14 @@ def handler(event: dict[str, Any], context: object) -> list[dict[str, Any]]:  # 
             )
             said = {"pipeline": _pipeline, "model_version": model["version"], "window": started_at, **found}
             _publish(said)
+            if _events is not None and not _announce(said, model["key"]):
+                unsent.append(started_at)
+                continue
             # Last: a window whose verdict got lost is judged again.
             _close(model["key"], started_at, found)
             verdicts.append(said)
+    if unsent:
+        raise RetryableError(f"cannot send the verdicts of {len(unsent)} windows; see the log for the reasons")
     return verdicts
 
 
@@ -94,6 +118,20 @@ def _publish(said: dict[str, Any]) -> None:
             _log_line(
                 {**kept, "statistic": one["name"], "drift": one["drift"]}, ["pipeline", "model_version", "statistic"]
             )
+
+
+def _announce(said: dict[str, Any], key: str) -> bool:
+    """Send an event with the verdict, and return whether the bus took it."""
+    detail = {"event_id": f"{key} {said['window']}", **said, "baseline": key}
+    entry = {"Source": SOURCE, "DetailType": VERDICT, "Detail": json.dumps(detail), "EventBusName": _bus}
+    try:
+        (answer,) = _events.put_events(Entries=[entry])["Entries"]
+    except (BotoCoreError, ClientError):
+        _log.exception("cannot send the verdict of window %s", said["window"])
+        return False
+    if "ErrorCode" in answer:
+        _log.error("cannot send the verdict of window %s: %s", said["window"], answer)
+    return "ErrorCode" not in answer
 
 
 def _log_line(said: dict[str, Any], dimensions: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_events as events
 from aws_cdk.assertions import Template
 from tests.constructs.conftest import RECIPE, make_stack, resources
 
@@ -49,6 +50,51 @@ def statements(stack: cdk.Stack, table: str) -> dict[str, list[str]]:
                 actions = statement["Action"]
                 found.setdefault(name, []).extend([actions] if isinstance(actions, str) else actions)
     return found
+
+
+def test_a_monitor_that_nobody_listens_to_puts_no_events(
+    stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]
+) -> None:
+    pipeline().add_drift_monitor()
+    quiet = json.dumps(Template.from_stack(stack).to_json())
+    assert not [word for word in ("events:PutEvents", "EVENT_BUS") if word in quiet]
+
+
+def test_the_judge_may_put_verdicts_on_its_bus_and_nothing_else(
+    stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]
+) -> None:
+    monitor = pipeline().add_drift_monitor()
+    bus = events.EventBus(stack, "Bus")
+    monitor.on_verdict("Drifted", verdicts=["DRIFT"], event_bus=bus)
+    monitor.on_verdict("Every")
+    with pytest.raises(PropError, match="verdicts must be 'DRIFT', 'NO_DRIFT' or 'TOO_FEW_OBJECTS', got 'MAYBE'"):
+        monitor.on_verdict("Other", verdicts=["MAYBE"])
+    with pytest.raises(PropError, match="event_bus must be the same for all rules of these events, got Stack/Other"):
+        monitor.on_verdict("Third", event_bus=events.EventBus.from_event_bus_name(stack, "Other", "other"))
+    (name,) = resources(stack, "AWS::Events::EventBus")
+    puts = [
+        statement
+        for policy in resources(stack, "AWS::IAM::Policy").values()
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]
+        if statement["Action"] == "events:PutEvents"
+    ]
+    assert puts == [
+        {
+            "Action": "events:PutEvents",
+            "Condition": {"StringEquals": {"events:source": "cdk-inference", "events:detail-type": "Drift Verdict"}},
+            "Effect": "Allow",
+            "Resource": {"Fn::GetAtt": [name, "Arn"]},
+        }
+    ]
+    rules = {name: each["Properties"] for name, each in resources(stack, "AWS::Events::Rule").items()}
+    drifted, every = (next(rule for name, rule in rules.items() if part in name) for part in ("Drifted", "Every"))
+    assert drifted["EventBusName"] == every["EventBusName"] == {"Ref": name}
+    assert drifted["EventPattern"] == {
+        "source": ["cdk-inference"],
+        "detail-type": ["Drift Verdict"],
+        "detail": {"pipeline": ["Stack/Photos"], "verdict": ["DRIFT"]},
+    }
+    assert every["EventPattern"]["detail"] == {"pipeline": ["Stack/Photos"]}
 
 
 def test_functions_are_told_what_to_count_and_may_add_to_the_table(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
+
+from inference_runtime.errors import RetryableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +124,51 @@ def test_too_few_objects_are_no_drift_and_no_data(
     (line,) = logged(capsys)
     assert "_aws" not in line
     assert "Drift" not in line
+
+
+@pytest.fixture
+def listener(environment: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
+    """Have verdicts sent to a bus, and return what takes the events about them."""
+    events, sqs = boto3.client("events"), boto3.client("sqs")
+    name = f"verdicts-{time.monotonic_ns()}"
+    bus, queue = events.create_event_bus(Name=name)["EventBusArn"], sqs.create_queue(QueueName=name)["QueueUrl"]
+    arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.put_rule(Name=name, EventBusName=name, EventPattern='{"source": ["cdk-inference"]}')
+    events.put_targets(Rule=name, EventBusName=name, Targets=[{"Id": "queue", "Arn": arn}])
+    environment.setenv("EVENT_BUS", bus)
+
+    def taken() -> list[dict[str, Any]]:
+        found = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
+        return [json.loads(message["Body"]) for message in found]
+
+    return taken
+
+
+def test_a_verdict_is_an_event_with_all_evidence(
+    window: Window, judge: Judge, listener: Callable[[], list[dict[str, Any]]]
+) -> None:
+    begins = [window(3, SAME), window(2, OTHER)]
+    found = judge()
+    events = listener()
+    assert {(event["source"], event["detail-type"]) for event in events} == {("cdk-inference", "Drift Verdict")}
+    details = sorted((event["detail"] for event in events), key=lambda detail: detail["window"])
+    for begin, detail, said in zip(begins, details, found, strict=True):
+        assert detail == {**said, "event_id": f"m1#baseline {begin}", "baseline": "m1#baseline"}
+
+
+def test_a_window_whose_verdict_the_bus_does_not_take_is_judged_again(
+    window: Window, judge: Judge, environment: pytest.MonkeyPatch, listener: Callable[[], list[dict[str, Any]]]
+) -> None:
+    begins = [window(3, SAME), window(2, OTHER)]
+    bus = os.environ["EVENT_BUS"]
+    environment.setenv("AWS_ENDPOINT_URL_EVENTBRIDGE", "http://127.0.0.1:1")
+    with pytest.raises(RetryableError, match="cannot send the verdicts of 2 windows"):
+        judge()
+    environment.delenv("AWS_ENDPOINT_URL_EVENTBRIDGE")
+    environment.setenv("EVENT_BUS", bus)
+    assert [one["window"] for one in judge()] == begins
+    assert sorted(event["detail"]["window"] for event in listener()) == begins
+    assert judge() == []
 
 
 def test_nothing_to_judge_is_fine(judge: Judge) -> None:

@@ -202,6 +202,26 @@ def _name_streams() -> None:
     )
 
 
+def _name_events() -> None:
+    """Check policies against the source and the type of events, which MiniStack does not look at."""
+    from ministack.core import iam_actions  # noqa: PLC0415
+
+    keys_of = iam_actions.request_tag_context
+    iam_actions.request_tag_context = lambda service, action, body, params: (
+        {**keys_of(service, action, body, params), **(_events_of(body) if action == "events:PutEvents" else {})}
+    )
+
+
+def _events_of(body: bytes) -> dict[str, str]:
+    """Return what all events of a request have in common. AWS looks at each by itself."""
+    entries = json.loads(body)["Entries"]
+    found = {}
+    for key, member in (("events:source", "Source"), ("events:detail-type", "DetailType")):
+        values = {str(entry.get(member, "")) for entry in entries}
+        found[key] = values.pop() if len(values) == 1 else ""
+    return found
+
+
 def _stream_of(body: bytes) -> str:
     """Return the ARN of the stream that a request names itself, or by an iterator that MiniStack made."""
     named = json.loads(body)
@@ -457,6 +477,7 @@ def _behave_as_aws() -> None:
     _take_metric_math()
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
     _name_streams()
+    _name_events()
     _announce_stacks()
 
 
