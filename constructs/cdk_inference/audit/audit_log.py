@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Unpack
 
-from aws_cdk import Aws, Duration
+from aws_cdk import Aws, CustomResource, Duration, RemovalPolicy
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
@@ -29,11 +29,18 @@ from cdk_inference.storage.removal import data_removal_policy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from aws_cdk import aws_cloudtrail as cloudtrail
     from aws_cdk import aws_cloudwatch as cloudwatch
+
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.pipeline.operated import OperatedPipeline
 
 RECORDS = "records/*"
 DEPLOYMENT = "Deployment"
 """The type of the record of a deployment."""
+
+_RECORDED = "Custom::RecordedModels"
+_RECORDING_LIMIT = Duration.minutes(10)  # Lambda tries three times, within three minutes
 
 _BATCH_SIZE = 1000
 _TIMEOUT = Duration.minutes(1)
@@ -62,6 +69,9 @@ class AuditLog(Construct):
         whoever has ``s3:BypassGovernanceRetention`` may.
     max_batching_window
         The longest time to wait for a file to fill up, 1 to 300 seconds. Default: 60 seconds.
+    trail
+        A trail that records who puts or deletes objects, for the buckets and prefixes of all pipelines of the log. Its
+        data events cost 1.00 USD per million. Default: nobody records that.
     **options
         As those of `StageFunction`. The `encryption_key` is that of the files too. Default: a new key, which rotates.
 
@@ -84,6 +94,7 @@ class AuditLog(Construct):
         retention: Duration | None = None,
         compliance_mode: bool = False,
         max_batching_window: Duration | None = None,
+        trail: cloudtrail.Trail | None = None,
         **options: Unpack[FunctionOptions],
     ) -> None:
         super().__init__(scope, id)
@@ -102,7 +113,7 @@ class AuditLog(Construct):
             options = {**options, "encryption_key": key}
         else:
             encryption.check_key(self, key)
-        self._key = key
+        self._key, self._trail = key, trail
         lock = s3.ObjectLockRetention.compliance if compliance_mode else s3.ObjectLockRetention.governance
         self.bucket = private_bucket(
             self,
@@ -178,8 +189,10 @@ class AuditLog(Construct):
         """Return the target of a rule whose events are about a pipeline."""
         return self._target({"pipeline": metrics_name(pipeline), "event": events.EventField.from_path("$")})
 
-    def follow(self, pipeline: Construct, id: str, *, models: Mapping[str, str], event_bus: events.IEventBus) -> None:
-        """Record the deployments of a pipeline, and the decisions about it that are events.
+    def follow(
+        self, pipeline: OperatedPipeline, id: str, *, models: Mapping[str, ModelArtifact], event_bus: events.IEventBus
+    ) -> None:
+        """Record the deployments of a pipeline, the changes of its models, and the decisions that are events.
 
         Parameters
         ----------
@@ -188,7 +201,7 @@ class AuditLog(Construct):
         id
             The id of the construct that has the rules.
         models
-            Versions of its models, by route.
+            Its models, by route.
         event_bus
             The bus with events of this library. Those that name the pipeline in their detail are recorded whole.
         """
@@ -206,7 +219,7 @@ class AuditLog(Construct):
             targets=[self.target(pipeline)],
         )
         detail = {
-            "models": dict(models),
+            "models": {route: model.version for route, model in models.items()},
             "stack": events.EventField.from_path("$.detail.stack-id"),
             "status": events.EventField.from_path("$.detail.status-details.status"),
         }
@@ -222,6 +235,33 @@ class AuditLog(Construct):
             ),
             targets=[self._target({"pipeline": name, "event": {**event, "detail": detail}})],
         )
+        self._record_models(scope, name, models)
+        if self._trail is not None:
+            from aws_cdk import aws_cloudtrail as cloudtrail  # noqa: PLC0415 - only for those who ask
+
+            inbox = pipeline.trigger
+            self._trail.add_s3_event_selector(
+                [cloudtrail.S3EventSelector(bucket=inbox.bucket, object_prefix=inbox.prefix)],
+                read_write_type=cloudtrail.ReadWriteType.WRITE_ONLY,
+                include_management_events=False,
+            )
+
+    def _record_models(self, scope: Construct, name: str, models: Mapping[str, ModelArtifact]) -> None:
+        """Have CloudFormation ask the writer for a record when a deployment changes a model: it knows the old one."""
+        facts = {
+            route: {"model": model.manifest.name, "version": model.version, "artifact": model.asset_hash}
+            for route, model in models.items()
+        }
+        change = CustomResource(
+            scope,
+            "Models",
+            resource_type=_RECORDED,
+            service_token=self.function.target.function_arn,
+            service_timeout=_RECORDING_LIMIT,
+            properties={"Pipeline": name, "Models": facts},
+            removal_policy=RemovalPolicy.RETAIN,  # there is nothing to delete
+        )
+        change.node.add_dependency(self.function)  # with its rights
 
     def _target(self, message: Mapping[str, object]) -> targets.SqsQueue:
         return targets.SqsQueue(

@@ -37,6 +37,7 @@ class OperatedPipeline(MeasuredPipeline):
     workflow: InferenceWorkflow
     release: ReleaseControl | None
     drift_monitors: list[DriftMonitor]
+    _audit_bus: events.IEventBus | None = None  # that of the events that an audit log wants
     _parts: PipelineParts
 
     def add_drift_monitor(
@@ -105,6 +106,8 @@ class OperatedPipeline(MeasuredPipeline):
             removal_policy=self._parts.workflows["log_removal_policy"],
             **self._parts.functions,
         )
+        if self._audit_bus is not None:
+            monitor.announce(self._audit_bus)
         self.drift_monitors.append(monitor)
         return monitor
 
@@ -256,9 +259,11 @@ class OperatedPipeline(MeasuredPipeline):
         return rule
 
     def audit(self, log: AuditLog, id: str = "Audit") -> None:
-        """Record what this pipeline answers, and which models are deployed, in a log that nobody can change.
+        """Record what this pipeline answers, and what is decided about its models, in a log that nobody can change.
 
-        Rows get the hash of their prediction, ``answer_sha256``. Answers are recorded through `on_result`.
+        Rows get the hash of their prediction, ``answer_sha256``. Answers are recorded through `on_result`. Deployments
+        and changes of models are recorded, and so are decisions about a `release` and verdicts of a drift monitor,
+        whether it is added before or after.
 
         Parameters
         ----------
@@ -270,15 +275,18 @@ class OperatedPipeline(MeasuredPipeline):
         Raises
         ------
         PropError
-            As that of `on_result`.
+            As that of `on_result`. Or decisions or verdicts go to another bus than the rows of the table.
         """
         from cdk_inference.events.result_events import ResultEvents  # noqa: PLC0415 - only for those who ask
 
         self.on_result(f"{id}Results", target=log.target(self), description="records the answers of a pipeline")
         for stages in self.routes.values():
             stages.output_stage.add_variables({"ANSWER_HASH": "sha256"})
-        models = {name: planned.route.model.version for name, planned in self._plan.planned.items()}
-        log.follow(self, id, models=models, event_bus=ResultEvents.of(self.results).event_bus)
+        self._audit_bus = bus = ResultEvents.of(self.results).event_bus
+        for part in (*self.drift_monitors, *filter(None, [self.release])):
+            part.announce(bus)
+        models = {name: planned.route.model for name, planned in self._plan.planned.items()}
+        log.follow(self, id, models=models, event_bus=bus)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put objects into the inbox."""

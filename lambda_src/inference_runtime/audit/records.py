@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RESULT = "Inference Result"
-"""The detail type of the event for a row."""
+RESULT, DECISION = "Inference Result", "Release Decision"
+"""The detail types of the events for a row, and for a decision about a release."""
+
+MODEL_CHANGE = "Model Change"
+"""The type of the record of a deployment that changes a model."""
 
 FOLDER = "records"
 
@@ -53,15 +56,47 @@ def record(message: dict[str, Any], secret: bytes) -> dict[str, Any]:
     """
     event = message["event"]
     detail, kind = event["detail"], event["detail-type"]
-    told = {"record": _id(event["id"]), "time": event["time"], "type": kind, "pipeline": message["pipeline"]}
+    # The id that EventBridge gives is another one when an event is sent again.
+    event_id = detail["event_id"] if kind == RESULT else detail.get("event_id", event["id"])
+    told = {"record": _id(event_id), "time": event["time"], "type": kind, "pipeline": message["pipeline"]}
     if kind != RESULT:
-        return {**told, "detail": detail}
-    told["record"] = _id(detail["event_id"])  # that of EventBridge is another one when the pipe tries again
+        return {**told, "detail": _decided(detail, secret) if kind == DECISION else detail}
     told |= {name: detail[name] for name in _OF_RESULTS if detail.get(name)}
     told["object"] = pseudonym(secret, detail["object"])
     if detail.get("answer_sha256"):
         told["answer"] = pseudonym(secret, detail["answer_sha256"])
     return told
+
+
+def _decided(detail: dict[str, Any], secret: bytes) -> dict[str, Any]:
+    """Return what is kept of a decision about a release: the last entry of the history, which the table keeps.
+
+    What an operator writes may name persons: a hash stands for it, which proves what the table says.
+    """
+    decision = json.loads(detail["history"][-1]["S"])
+    if decision["by"] == "operator":
+        decision["reason"] = pseudonym(secret, decision["reason"])
+    return {name: value for name, value in detail.items() if name != "history"} | {"decision": decision}
+
+
+def model_change(request: dict[str, Any], time: str) -> dict[str, Any] | None:
+    """Return the message about a change of models, or None if they are as they were.
+
+    Parameters
+    ----------
+    request
+        A request of CloudFormation to create or update a custom resource.
+    time
+        When it came, ISO 8601, UTC.
+    """
+    models = request["ResourceProperties"]["Models"]
+    before = request.get("OldResourceProperties", {}).get("Models", {})
+    if models == before:
+        return None
+    resource = {"stack": request["StackId"], "resource": request["LogicalResourceId"]}
+    event = {"id": " ".join([*resource.values(), request["RequestId"]]), "time": time, "detail-type": MODEL_CHANGE}
+    detail = {**resource, "models": models, "before": before}
+    return {"pipeline": request["ResourceProperties"]["Pipeline"], "event": {**event, "detail": detail}}
 
 
 def _id(event_id: str) -> str:

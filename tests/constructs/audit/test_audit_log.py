@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_cloudtrail as cloudtrail
 from aws_cdk import aws_iam as iam
 from tests.constructs.conftest import resources
 
-from cdk_inference import AuditLog, InferencePipeline, PropError
+from cdk_inference import AuditLog, InferencePipeline, Preprocess, PropError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +88,51 @@ def test_a_pipeline_sends_answers_decisions_and_deployments(
         if "ANSWER_HASH" in each["Properties"]["Environment"]["Variables"]
     ]
     assert len(hashing) == 1
+
+
+def test_cloudformation_asks_for_a_record_when_models_change(
+    stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]
+) -> None:
+    pipeline().audit(AuditLog(stack, "Log"))
+    (change,) = resources(stack, "Custom::RecordedModels").values()
+    asked = change["Properties"]
+    assert asked["Models"] == {"main": {"model": "tiny", "version": "unbuilt", "artifact": "unbuilt"}}
+    assert (asked["Pipeline"], asked["ServiceTimeout"]) == ("Stack/Photos", "600")
+    assert "LogWriter" in json.dumps(asked["ServiceToken"])
+    assert any("LogWriterRoleDefaultPolicy" in name for name in change["DependsOn"])
+    assert change["DeletionPolicy"] == "Retain"
+
+
+@pytest.mark.parametrize("audited", ["before", "after"])
+def test_verdicts_go_where_the_log_listens_whichever_came_first(
+    stack: cdk.Stack, pipeline: Callable[..., InferencePipeline], audited: str
+) -> None:
+    made, log = pipeline(), AuditLog(stack, "Log")
+    if audited == "before":
+        made.audit(log)
+    made.add_drift_monitor()
+    if audited == "after":
+        made.audit(log)
+    (judge,) = (
+        each["Properties"]["Environment"]["Variables"]
+        for name, each in resources(stack, "AWS::Lambda::Function").items()
+        if "DriftJudge" in name
+    )
+    assert "event-bus/default" in json.dumps(judge["EVENT_BUS"])
+    assert "events:PutEvents" in actions(stack, "DriftJudge")
+
+
+def test_a_trail_records_who_writes_to_the_inbox_and_nothing_else(stack: cdk.Stack, model: Any) -> None:
+    trail = cloudtrail.Trail(stack, "Trail", enable_file_validation=True, is_multi_region_trail=False)
+    made = InferencePipeline(stack, "Photos", model=model, preprocess=Preprocess.image(size=224), prefix="in/")
+    made.audit(AuditLog(stack, "Log", trail=trail))
+    (found,) = resources(stack, "AWS::CloudTrail::Trail").values()
+    (selector,) = found["Properties"]["EventSelectors"]
+    assert (selector["ReadWriteType"], selector["IncludeManagementEvents"]) == ("WriteOnly", False)
+    (data,) = selector["DataResources"]
+    (inbox,) = (name for name in resources(stack, "AWS::S3::Bucket") if "Inbox" in name or "TriggerBucket" in name)
+    assert data["Type"] == "AWS::S3::Object"
+    assert data["Values"] == [{"Fn::Join": ["", [{"Fn::GetAtt": [inbox, "Arn"]}, "/in/"]]}]
 
 
 def test_a_pipeline_without_a_log_hashes_nothing(stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]) -> None:

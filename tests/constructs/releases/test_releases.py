@@ -15,6 +15,7 @@ from tests.constructs.conftest import RECIPE, make_stack, resources, states_of
 
 from cdk_inference import (
     AbortOn,
+    AuditLog,
     Execution,
     Inference,
     InferencePipeline,
@@ -374,3 +375,12 @@ def test_a_decision_is_an_event_only_if_somebody_listens():
         "detail-type": ["Release Decision"],
         "detail": {"pipeline": ["Stack/Photos"], "release": [release.release_id], "status": ["ABORTED"]},
     }
+
+
+def test_an_audit_log_gets_the_decisions_of_a_release():
+    released = Released()
+    released.pipeline().audit(AuditLog(released.stack, "Log"))
+    pipes = resources(released.stack, "AWS::Pipes::Pipe")
+    assert [each["Properties"]["TargetParameters"] for name, each in pipes.items() if "Release" in name]
+    (change,) = resources(released.stack, "Custom::RecordedModels").values()
+    assert set(change["Properties"]["Models"]) == {"main", "new"}

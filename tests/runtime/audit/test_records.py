@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference_runtime.audit.answers import answer_sha256, with_answer_hash
-from inference_runtime.audit.records import files, lines, pseudonym, record
+from inference_runtime.audit.records import files, lines, model_change, pseudonym, record
 from inference_runtime.stages.rows import prediction_attribute
 
 EVENT = {
@@ -57,9 +57,58 @@ def test_a_record_of_an_answer_has_no_name_of_the_object() -> None:
 def test_an_answer_that_the_pipe_sends_again_is_the_same_record() -> None:
     first, second = (record({"pipeline": "p", "event": {**EVENT, "id": each}}, b"") for each in ("1", "2"))
     assert first == second
-    verdict = {**EVENT, "detail-type": "Verdict"}
+    verdict = {**EVENT, "detail-type": "Verdict", "detail": {}}
     one, other = (record({"pipeline": "p", "event": {**verdict, "id": each}}, b"") for each in ("1", "2"))
     assert one["record"] != other["record"]
+    verdict["detail"] = {"event_id": "m1 2026-11-28T23:00:00+00:00", "verdict": "DRIFT"}
+    one, other = (record({"pipeline": "p", "event": {**verdict, "id": each}}, b"") for each in ("1", "2"))
+    assert one == other
+
+
+def decided(by: str, reason: str) -> dict[str, object]:
+    history = [{"S": json.dumps({"by": by, "reason": each, "evidence": {"errors": {}}})} for each in ("first", reason)]
+    detail = {"event_id": "e", "pipeline": "p", "status": "ABORTED", "share": "0", "history": history}
+    told = record({"pipeline": "p", "event": {**EVENT, "detail-type": "Release Decision", "detail": detail}}, b"secret")
+    return told["detail"]
+
+
+def test_a_record_of_a_decision_has_the_last_one_with_its_evidence() -> None:
+    assert decided("judge", "it is slow") == {
+        "event_id": "e",
+        "pipeline": "p",
+        "status": "ABORTED",
+        "share": "0",
+        "decision": {"by": "judge", "reason": "it is slow", "evidence": {"errors": {}}},
+    }
+
+
+@given(name=st.text(min_size=4).filter(lambda text: not set(text) <= set("0123456789abcdef")))
+def test_what_an_operator_writes_is_a_hash_in_the_record(name: str) -> None:
+    told = decided("operator", f"asked for by {name}")
+    assert told["decision"]["reason"] == pseudonym(b"secret", f"asked for by {name}")
+    assert "asked for" not in lines([told]).decode()
+
+
+def request(**changes: object) -> dict[str, object]:
+    models = {"main": {"model": "tiny", "version": "2", "artifact": "f2"}}
+    asked = {"StackId": "arn:stack", "LogicalResourceId": "Models", "RequestId": "r", "RequestType": "Update"}
+    return {**asked, "ResourceProperties": {"Pipeline": "p", "Models": models}, **changes}
+
+
+def test_a_change_of_models_says_what_was_before() -> None:
+    old = {"main": {"model": "tiny", "version": "1", "artifact": "f1"}}
+    message = model_change(request(OldResourceProperties={"Models": old}), "2026-11-28T23:59:59+00:00")
+    told = record(message, b"")
+    assert (told["type"], told["pipeline"], told["time"]) == ("Model Change", "p", "2026-11-28T23:59:59+00:00")
+    assert told["detail"]["before"] == old
+    assert told["detail"]["models"]["main"]["version"] == "2"
+    assert record(model_change(request(), "later"), b"")["record"] == told["record"]
+    assert model_change(request(), "now")["event"]["detail"]["before"] == {}
+
+
+def test_a_deployment_that_leaves_the_models_alone_is_no_change() -> None:
+    same = request()["ResourceProperties"]
+    assert model_change(request(OldResourceProperties=same), "now") is None
 
 
 def test_records_are_in_one_file_for_each_pipeline_and_day_in_any_order() -> None:
