@@ -41,6 +41,7 @@ Since = Annotated[datetime | None, typer.Option(formats=_FORMATS, help="First da
 Until = Annotated[datetime | None, typer.Option(formats=_FORMATS, help="Last day, in UTC. Default: today.")]
 Log = Annotated[str | None, typer.Option(help="Path of the log, if the stack has several.")]
 Pipeline = Annotated[str | None, typer.Option(help="Only of this pipeline, as metrics name it.")]
+Type = Annotated[str | None, typer.Option("--type", help="Only of this type, such as 'Drift Verdict'.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on each line.")]
 Profile = Annotated[str | None, typer.Option(help="Profile of the AWS configuration.")]
 Region = Annotated[str | None, typer.Option(help="Region of the stack.")]
@@ -69,12 +70,14 @@ def records(
     until: Until = None,
     log: Log = None,
     pipeline: Pipeline = None,
+    kind: Type = None,
     as_json: Json = False,
     profile: Profile = None,
     region: Region = None,
 ) -> None:
-    """Show all records of some days."""
-    _show(_log(stack, log, profile, region).records(*_days(since, until), pipeline=pipeline), as_json=as_json)
+    """Show all records of some days, or those of a type: answers, models, deployments, decisions or verdicts."""
+    found = _log(stack, log, profile, region).records(*_days(since, until), pipeline=pipeline)
+    _show((one for one in found if kind in (None, one["type"])), as_json=as_json)
 
 
 def _log(stack: str, log: str | None, profile: str | None, region: str | None) -> DeployedLog:
@@ -99,12 +102,50 @@ def _show(found: Iterable[dict[str, Any]], *, as_json: bool) -> None:
 
 
 def _line(one: dict[str, Any]) -> str:
-    if "detail" in one:
-        said = json.dumps(one["detail"], sort_keys=True)
-    else:
-        parts = ("status", "model_version", "route", "variant", "version", "object", "answer")
-        said = " ".join(f"{name}={one[name]}" for name in parts if name in one)
+    said = _SAID.get(one["type"], _everything)(one)
     return f"{one['time']}  {one['type']}  {one['pipeline']}  {said}"
+
+
+def _everything(one: dict[str, Any]) -> str:
+    return json.dumps(one["detail"], sort_keys=True)
+
+
+def _answer(one: dict[str, Any]) -> str:
+    return _parts(one, "status", "model_version", "route", "variant", "version", "object", "answer")
+
+
+def _decision(one: dict[str, Any]) -> str:
+    detail = one["detail"]
+    parts = _parts(detail, "release", "stable", "candidate", "status", "share")
+    return f"{parts} {_parts(detail['decision'], 'by', 'reason')}"
+
+
+def _verdict(one: dict[str, Any]) -> str:
+    drifted = ", ".join(each["name"] for each in one["detail"].get("statistics", ()) if each["drifted"])
+    parts = _parts(one["detail"], "verdict", "window", "objects", "drift", "model_version")
+    return f"{parts} drifted={drifted or 'none'}"
+
+
+def _change(one: dict[str, Any]) -> str:
+    before, models = one["detail"]["before"], one["detail"]["models"]
+    versions = {
+        route: tuple(each.get(route, {}).get("version", "none") for each in (before, models))
+        for route in sorted({*before, *models})
+    }
+    return " ".join(f"{route}={old}→{new}" for route, (old, new) in versions.items() if old != new)
+
+
+_SAID = {
+    "Inference Result": _answer,
+    "Release Decision": _decision,
+    "Drift Verdict": _verdict,
+    "Model Change": _change,
+}
+"""What one line tells of a record; ``--json`` tells everything."""
+
+
+def _parts(facts: dict[str, Any], *names: str) -> str:
+    return " ".join(f"{name}={facts[name]}" for name in names if name in facts)
 
 
 def main() -> None:

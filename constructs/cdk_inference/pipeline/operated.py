@@ -283,8 +283,10 @@ class OperatedPipeline(MeasuredPipeline):
         for stages in self.routes.values():
             stages.output_stage.add_variables({"ANSWER_HASH": "sha256"})
         self._audit_bus = bus = ResultEvents.of(self.results).event_bus
-        for part in (*self.drift_monitors, *filter(None, [self.release])):
-            part.announce(bus)
+        for monitor in self.drift_monitors:
+            monitor.announce(bus)
+        if self.release is not None:
+            self.release.announce(bus)
         models = {name: planned.route.model for name, planned in self._plan.planned.items()}
         log.follow(self, id, models=models, event_bus=bus)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +110,75 @@ def test_a_decision_about_the_pipeline_is_recorded_whole(log: DeployedLog, cloud
     assert cloud.client("events").put_events(Entries=entries)["FailedEntryCount"] == 0
     wait_until(lambda: bool(told(log, type="Drift Verdict")))
     assert [one["detail"] for one in told(log, type="Drift Verdict")] == [detail]
+
+
+def test_a_verdict_is_recorded_with_its_evidence(records: Watched, log: DeployedLog, cloud: LocalCloud) -> None:
+    function = cloud.client("lambda").get_function_configuration(FunctionName=records.functions["Score"])
+    variables = function["Environment"]["Variables"]
+    now = int(time.time())
+    begin = datetime.fromtimestamp(now - now % 300 - 3600, UTC).isoformat()
+    counts = {"n_objects": 64, "n_rejected": 1}
+    for prefix, observed in (("o", "DRIFT_OUTPUTS"), ("i", "DRIFT_INPUTS")):
+        counts |= {f"{prefix}{place}_0": 64 for place in range(len(json.loads(variables[observed])))}
+    item = {"model": {"S": variables["DRIFT_MODEL"]}, "started_at": {"S": begin}}
+    item |= {name: {"N": str(count)} for name, count in counts.items()}
+    cloud.client("dynamodb").put_item(TableName=variables["DRIFT_TABLE"], Item=item)
+    answer = cloud.client("lambda").invoke(FunctionName=records.functions["Judge"], Payload=b"{}")
+    assert "FunctionError" not in answer, answer["Payload"].read()
+    wait_until(lambda: any(one["detail"].get("window") == begin for one in told(log, type="Drift Verdict")))
+    (one,) = (one for one in told(log, type="Drift Verdict") if one["detail"].get("window") == begin)
+    detail = one["detail"]
+    assert (detail["verdict"], detail["objects"], detail["rejected"]) == ("DRIFT", 64, 1)
+    assert detail["baseline"] == variables["DRIFT_MODEL"]
+    assert detail["baseline"].startswith(detail["model_version"])
+    assert {"p_value", "window", "baseline", "drifted"} <= set(detail["statistics"][0])
+
+
+def test_a_deployment_that_changes_a_model_is_recorded_with_the_old_one(
+    log: DeployedLog, cloud: LocalCloud, bucket: str
+) -> None:
+    (created,) = told(log, type="Model Change")
+    first = created["detail"]["models"]["main"]
+    assert created["detail"]["before"] == {}
+    assert len(first["version"]) == 12
+    assert len(first["artifact"]) == 64
+    cloudformation = cloud.client("cloudformation")
+    template = cloud.stack("Events").template()
+    (change,) = (each for each in template["Resources"].values() if each["Type"] == "Custom::RecordedModels")
+    second = change["Properties"]["Models"]["main"] = {**first, "version": "fedcba987654", "artifact": "f" * 64}
+    s3 = cloud.client("s3")
+    s3.create_bucket(Bucket="templates")
+    s3.put_object(Bucket="templates", Key="changed", Body=json.dumps(template).encode())
+    cloudformation.update_stack(
+        StackName="Events",
+        TemplateURL=f"{cloud.endpoint}/templates/changed",
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM"],
+    )
+    cloudformation.get_waiter("stack_update_complete").wait(StackName="Events", WaiterConfig={"Delay": 1})
+    _, changed = sorted(told(log, type="Model Change"), key=lambda one: len(one["detail"]["before"]))
+    assert (changed["detail"]["before"], changed["detail"]["models"]) == ({"main": first}, {"main": second})
+    assert changed["detail"]["stack"] == created["detail"]["stack"]
+    wait_until(lambda: [one for one in told(log, type="Deployment") if one["detail"]["status"] == "UPDATE_COMPLETE"])
+
+
+def test_the_judge_may_put_verdicts_and_no_other_event_and_on_no_other_bus(records: Watched, cloud: LocalCloud) -> None:
+    function = cloud.client("lambda").get_function_configuration(FunctionName=records.functions["Judge"])
+    bus = function["Environment"]["Variables"]["EVENT_BUS"]
+    credentials = aws.service_credentials(
+        cloud.endpoint, function["Role"], service="lambda.amazonaws.com", source_arn=function["FunctionArn"]
+    )
+    events = aws.role_clients(cloud.endpoint, credentials, ["events"])["events"]
+    verdict = {"Source": "cdk-inference", "DetailType": "Drift Verdict", "Detail": "{}", "EventBusName": bus}
+    assert events.put_events(Entries=[verdict])["FailedEntryCount"] == 0
+    for other in (
+        {"DetailType": "Release Decision"},
+        {"Source": "somebody"},
+        {"EventBusName": bus.replace("default", "neighbour")},
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            events.put_events(Entries=[verdict | other])
+        with pytest.raises(ClientError, match="AccessDenied"):
+            events.put_events(Entries=[verdict, verdict | other])
 
 
 def test_messages_that_come_again_change_nothing(cloud: LocalCloud, writer: str, bucket: str) -> None:

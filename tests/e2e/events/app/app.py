@@ -29,6 +29,7 @@ for name, statuses in {"All": [], "Rejected": ["REJECTED"]}.items():
     pipeline.on_result(name, target=targets.SqsQueue(queue), statuses=statuses)
 
 pipeline.audit(AuditLog(stack, "Log", max_batching_window=cdk.Duration.seconds(1)))
+pipeline.add_drift_monitor(window=cdk.Duration.minutes(5))
 events.EventBus(stack, "Neighbour", event_bus_name="neighbour")
 dynamodb.TableV2(
     stack,
