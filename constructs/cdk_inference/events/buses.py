@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aws_cdk import Stack
 from aws_cdk import aws_events as events
 
 from cdk_inference.common.environments import check_environment
@@ -54,7 +55,8 @@ def check_same_bus(used: events.IEventBus, event_bus: events.IEventBus | None) -
     PropError
         It is another one.
     """
-    if event_bus is not None and event_bus.node.path != used.node.path:
+    resolve = Stack.of(used).resolve  # the same bus may be imported twice
+    if event_bus is not None and resolve(event_bus.event_bus_arn) != resolve(used.event_bus_arn):
         raise PropError(
             f"event_bus must be the same for all rules of these events, got {event_bus.node.path} after "
             f"{used.node.path}; let a rule there forward what the other bus is to get"

@@ -110,7 +110,8 @@ def test_verdicts_go_where_the_log_listens_whichever_came_first(
     made, log = pipeline(), AuditLog(stack, "Log")
     if audited == "before":
         made.audit(log)
-    made.add_drift_monitor()
+    monitor = made.add_drift_monitor()
+    monitor.on_verdict("Drifted")
     if audited == "after":
         made.audit(log)
     (judge,) = (

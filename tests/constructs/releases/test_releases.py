@@ -379,7 +379,9 @@ def test_a_decision_is_an_event_only_if_somebody_listens():
 
 def test_an_audit_log_gets_the_decisions_of_a_release():
     released = Released()
-    released.pipeline().audit(AuditLog(released.stack, "Log"))
+    pipeline = released.pipeline()
+    pipeline.release.on_decision("Every")
+    pipeline.audit(AuditLog(released.stack, "Log"))
     pipes = resources(released.stack, "AWS::Pipes::Pipe")
     assert [each["Properties"]["TargetParameters"] for name, each in pipes.items() if "Release" in name]
     (change,) = resources(released.stack, "Custom::RecordedModels").values()

@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cdk_inference.audit.deployed import DeployedLog
 from cdk_inference.releases.deployed import DeployedRelease, ReleaseError
 from tests.waiting import wait_until
 
@@ -77,7 +79,7 @@ def test_a_release_that_is_not_named_fails(releasing: Releasing, session: boto3.
             DeployedRelease.find(session, "Releases", pipeline)
 
 
-def test_a_shadow_answers_besides_and_writes_no_row(shadow: Releasing) -> None:
+def test_a_shadow_answers_besides_and_writes_no_row(shadow: Releasing, session: boto3.Session) -> None:
     wait_until(lambda: shadow.status().status == "RUNNING", shadow.status)
     keys = shadow.put("shadow", 24, "wrong")
     assert set(shadow.pipeline.ends(keys).values()) == {"SUCCEEDED"}
@@ -86,5 +88,16 @@ def test_a_shadow_answers_besides_and_writes_no_row(shadow: Releasing) -> None:
     assert len(rows) == len(keys)
     wait_until(lambda: shadow.status().status == "ABORTED", shadow.status, every=0.5)
     assert shadow.status().history[-1]["reason"].startswith("the candidate's answers agree too little")
+    log, today = DeployedLog.find(session, "Releases"), datetime.now(UTC).date()
+
+    def judged() -> list[dict[str, Any]]:
+        found = [
+            one.get("detail", {}).get("decision", {}) for one in log.records(today, today, pipeline="Releases/Shadow")
+        ]
+        return [decision for decision in found if decision.get("by") == "judge"]
+
+    wait_until(judged, every=0.5)
+    assert judged() == [shadow.status().history[-1]]
+    assert judged()[0]["evidence"]["disagreement"]["fires"]
     with pytest.raises(ReleaseError, match="release must have steps to be promoted"):
         shadow.deployed.promote("although it never answers")

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_sqs as sqs
 
-from cdk_inference import AbortOn, InferencePipeline, ModelArtifact, Postprocess, Preprocess, Release, Route
+from cdk_inference import AbortOn, AuditLog, InferencePipeline, ModelArtifact, Postprocess, Preprocess, Release, Route
 
 HERE = Path(__file__).parent
 
@@ -46,4 +48,7 @@ for name, release in RELEASES.items():
         removal_policy=cdk.RemovalPolicy.DESTROY,
     )
     pipeline.add_dashboard()
+queue = sqs.Queue(stack, "Queue", queue_name="aborted")
+pipeline.release.on_decision("Aborted", target=targets.SqsQueue(queue), statuses=["ABORTED"])
+pipeline.audit(AuditLog(stack, "Log", max_batching_window=cdk.Duration.seconds(1)))
 app.synth()
