@@ -68,7 +68,7 @@ def _widget(widget: dict[str, Any]) -> list[str]:
     lines = [
         f'<rect x="{left}" y="{top}" width="{width}" height="{height}" rx="4" fill="#ffffff" stroke="#d0d7de"/>',
         f'<text x="{left + 12}" y="{top + 24}" font-size="14" font-weight="bold" fill="#1f2328">{title}</text>',
-        f'<path d="M{left + 12} {top + 36}V{top + height - 32}H{left + width - 12}" fill="none" stroke="#d0d7de"/>',
+        f'<path d="{_lines(widget, left + 12, top + 36, width - 24, height - 68)}" fill="none" stroke="#d0d7de"/>',
     ]
     for annotation in widget["properties"].get("annotations", {}).get("horizontal", ()):
         middle = top + height // 2
@@ -86,6 +86,13 @@ def _widget(widget: dict[str, Any]) -> list[str]:
         ]
         place += 32 + _WIDE * len(label)
     return lines
+
+
+def _lines(widget: dict[str, Any], left: int, top: int, width: int, height: int) -> str:
+    """Return the lines of a table, or the axes of a graph."""
+    if widget["properties"].get("view") == "table":
+        return "".join(f"M{left} {top + each * height // 3}h{width}" for each in range(4))
+    return f"M{left} {top}v{height}h{width}"
 
 
 if __name__ == "__main__":

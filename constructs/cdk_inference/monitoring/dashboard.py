@@ -13,7 +13,7 @@ from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.costs.prices import Prices
 from cdk_inference.monitoring.comparison import comparisons
 from cdk_inference.monitoring.stages import stages_of
-from cdk_inference.monitoring.widgets import graph, log_graph, log_table
+from cdk_inference.monitoring.widgets import WIDTH_OF_THREE, graph, log_graph, log_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,9 +74,12 @@ class PipelineDashboard(Construct):
             self.dashboard.add_widgets(*row)
         for stage in stages:
             self.dashboard.add_widgets(*_stage(stage))
-        self.dashboard.add_widgets(graph("Batch fill, percent", [_batch_fill(pipeline)]), _cold_starts(stages))
-        used = prices if prices is not None else Prices()
-        self.dashboard.add_widgets(graph("USD for 1,000 objects, without GPUs", [cost_per_thousand(pipeline, used)]))
+        cost = cost_per_thousand(pipeline, prices if prices is not None else Prices())
+        self.dashboard.add_widgets(
+            graph("Batch fill, percent", [_batch_fill(pipeline)], width=WIDTH_OF_THREE),
+            _cold_starts(stages),
+            graph("USD for 1,000 objects, without GPUs", [cost], width=WIDTH_OF_THREE),
+        )
         for monitor in pipeline.drift_monitors:
             self.dashboard.add_widgets(*_drift(monitor))
 
@@ -213,4 +216,4 @@ def _cold_starts(stages: Sequence[NamedStage]) -> cloudwatch.IWidget:
     groups = dict.fromkeys(
         function.log_group.log_group_name for stage in stages for function in stage.stage.stage_functions
     )
-    return log_graph("Cold starts, percent of invocations", list(groups), COLD_STARTS)
+    return log_graph("Cold starts, percent of invocations", list(groups), COLD_STARTS, width=WIDTH_OF_THREE)
