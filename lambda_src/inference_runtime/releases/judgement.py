@@ -169,13 +169,19 @@ def _evidence(rule: Mapping[str, Any], plan: Plan, records: Records) -> dict[str
 
 
 def _errors(rule: Mapping[str, Any], plan: Plan, records: Records) -> tuple[float, float, str]:
-    """Compare the arms' errors, step by step: the candidate's share of the objects is another in each."""
+    """Compare the arms' errors, step by step: the candidate's share of the objects is another in each.
+
+    If the stable model's results come later than the candidate's, so do its errors. The share of the results that are
+    there counts then.
+    """
     logarithm = 0.0
     sums: dict[str, float] = {}
     for step, share in enumerate(plan.steps):
         counts = records.counts.get(f"step-{step}", {})
         bad, good = counts.get("candidate_errors", 0), counts.get("stable_errors", 0)
-        logarithm += log_evidence(bad, bad + good, share_of_errors(share / 100, rule["times"]))
+        answered, others = bad + counts.get("candidate_ok", 0), good + counts.get("stable_ok", 0)
+        weight = max(share / 100, answered / (answered + others) if answered else 0)
+        logarithm += log_evidence(bad, bad + good, share_of_errors(weight, rule["times"]))
         for name, count in counts.items():
             sums[name] = sums.get(name, 0) + count
     pairs = records.counts.get(PAIRS, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,6 +85,24 @@ def test_a_rule_with_too_few_results_does_not_let_the_candidate_go_on() -> None:
 def test_errors_of_both_arms_do_not_abort() -> None:
     broken = {"stable_ok": 475.0, "stable_errors": 475.0, "candidate_ok": 25.0, "candidate_errors": 25.0}
     assert decided(records(step_0=broken))[0] == "advance"
+
+
+def test_late_results_of_the_stable_model_rarely_abort_a_candidate_that_is_as_good() -> None:
+    """Of each second batch, the stable model's results come five batches later than the candidate's."""
+    plan = replace(PLAN, steps=[25, 100], rules=[{"rule": "errors", "times": 1.0}], confidence=0.95)
+    random = np.random.default_rng(3)
+    aborted = 0
+    for _ in range(1000):
+        candidate, stable = random.binomial(25, 0.1, 12), random.binomial(75, 0.1, 12)
+        for look in range(2, 13, 2):
+            there = [batch for batch in range(look) if batch % 2 == 0 or batch + 5 < look]
+            bad, good = int(candidate[:look].sum()), int(stable[there].sum())
+            counts = {"candidate_errors": bad, "candidate_ok": 25 * look - bad}
+            counts |= {"stable_errors": good, "stable_ok": 75 * len(there) - good}
+            if decided(records(step_0={name: float(count) for name, count in counts.items()}), plan)[0] == "abort":
+                aborted += 1
+                break
+    assert aborted / 1000 <= 1 - plan.confidence
 
 
 def test_an_alarm_aborts_and_an_unknown_one_holds() -> None:
