@@ -154,15 +154,27 @@ def _fused(stack: Stack) -> None:
 
 
 def _audited(stack: Stack) -> None:
-    from cdk_inference import AuditLog, Execution, InferencePipeline, Preprocess  # noqa: PLC0415
+    from cdk_inference import (  # noqa: PLC0415
+        AbortOn,
+        AuditLog,
+        Execution,
+        InferencePipeline,
+        Preprocess,
+        Release,
+        Route,
+    )
 
+    preprocess = Preprocess.image(size=224)
+    candidate = Route("new", model=_model(stack, "new"), preprocess=preprocess)
     pipeline = InferencePipeline(
         stack,
         "Photos",
         model=_model(stack),
-        preprocess=Preprocess.image(size=224),
+        preprocess=preprocess,
         execution=Execution.fused(),
+        release=Release.canary(candidate=candidate, abort_on=[AbortOn.errors()]),
     )
+    pipeline.add_drift_monitor()
     pipeline.audit(AuditLog(stack, "Log"))
 
 

@@ -52,10 +52,13 @@ TAGS = ("s3:GetObjectTagging", "s3:GetObjectVersionTagging")
 TAKE = ("sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage")
 STREAM = ("dynamodb:DescribeStream", "dynamodb:GetRecords", "dynamodb:GetShardIterator")
 
+LEADING_KEYS = "dynamodb:LeadingKeys"
+"""The condition key with the partition keys of a request: AWS tells them of every request for items."""
+
 IMAGE = "image"
 """The handler of a function in a container: ours run models."""
 
-UNGUARDED = frozenset({"lambda.amazonaws.com", "sagemaker.amazonaws.com"})
+UNGUARDED = frozenset({"events.amazonaws.com", "lambda.amazonaws.com", "sagemaker.amazonaws.com"})
 """Services whose calls for a role carry no account that its trust policy could ask for."""
 
 
@@ -182,6 +185,8 @@ class Flows:
             "inference_runtime.handlers.callback.handler": (self._calls_back,),
             "inference_runtime.handlers.decide.handler": (),
             "inference_runtime.handlers.audit.handler": (self._writes_log,),
+            "inference_runtime.handlers.drift.handler": (self._judges_windows,),
+            "inference_runtime.handlers.judge_release.handler": (self._judges_release,),
         }.get(handler)
         if does is None:
             self.untraced.append(f"{function.id} has the handler {handler}, of which nothing is known")
@@ -219,6 +224,18 @@ class Flows:
 
     def _writes_rows(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
         self._table(role, "dynamodb:PutItem", variables["RESULTS_TABLE"])
+        if "DRIFT_TABLE" in variables:
+            self._table(role, "dynamodb:UpdateItem", variables["DRIFT_TABLE"])
+
+    def _judges_windows(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        for action in ("dynamodb:Query", "dynamodb:UpdateItem"):
+            self._table(role, action, variables["DRIFT_TABLE"])
+        if variables.get("EVENT_BUS"):
+            about = {"events:source": "cdk-inference", "events:detail-type": "Drift Verdict"}
+            self._allow(role, ("events:PutEvents",), variables["EVENT_BUS"], about)
+
+    def _judges_release(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        self._table(role, "dynamodb:Query", variables["RELEASES_TABLE"], variables["RELEASE"])
 
     def _submits(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
         self._table(role, "dynamodb:PutItem", variables["TOKENS_TABLE"])
@@ -274,8 +291,13 @@ class Flows:
             if call.integration in ("lambda:invoke", "lambda:invoke.waitForTaskToken"):
                 self._allow(role, ("lambda:InvokeFunction",), given["FunctionName"])
             elif call.integration == "states:startExecution":
-                self._allow(role, ("states:StartExecution",), given["StateMachineArn"])
-                self._execution_key(role, self.template.named(given["StateMachineArn"]))
+                itself = given["StateMachineArn"] == "{% $states.context.StateMachine.Id %}"
+                started = machine.arn if itself else given["StateMachineArn"]
+                self._allow(role, ("states:StartExecution",), started)
+                self._execution_key(role, self.template.named(started))
+            elif call.integration in ("dynamodb:getItem", "dynamodb:updateItem"):
+                action = call.integration.replace(":g", ":G").replace(":u", ":U")
+                self._table(role, action, given["TableName"], given["Key"]["release"]["S"])
             elif call.integration == "sqs:sendMessage":
                 queue = self.template.named(given["QueueUrl"])
                 self._allow(role, ("sqs:SendMessage",), queue.arn if queue else "")
@@ -313,6 +335,11 @@ class Flows:
         for target in rule.properties["Targets"]:
             if ":function:" in target["Arn"]:
                 self._serve("events.amazonaws.com", ("lambda:InvokeFunction",), target["Arn"], about)
+                continue
+            if ":stateMachine:" in target["Arn"]:
+                self._trust(target["RoleArn"], "events.amazonaws.com", rule.arn)
+                self._allow(target["RoleArn"], ("states:StartExecution",), target["Arn"])
+                self._execution_key(target["RoleArn"], self.template.named(target["Arn"]))
                 continue
             if "InputTransformer" in target:  # CDK's target of a rule gives these
                 asked = ("sqs:GetQueueAttributes", "sqs:GetQueueUrl")
@@ -398,9 +425,10 @@ class Flows:
         self._allow(role, actions, arn(f"s3:::{bucket}/{prefix}*"))
         self._key(role, bucket, key_actions)
 
-    def _table(self, role: str, action: str, name: str) -> None:
+    def _table(self, role: str, action: str, name: str, leading_key: str | None = None) -> None:
         table = self.template.named(name)
-        self._allow(role, (action,), table.arn if table else "")
+        about = {} if leading_key is None else {LEADING_KEYS: leading_key}
+        self._allow(role, (action,), table.arn if table else "", about)
         self._key(role, name, TABLE)
 
     def _execution_key(self, role: str, machine: Part | None, actions: tuple[str, ...] = ENCRYPT) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from verify.policies.flows import Flows
+from verify.policies.flows import LEADING_KEYS, Flows
 from verify.policies.template import ACCOUNT, OTHER_ACCOUNT, REGION, Template, arn, aslist, policies_of
 
 if TYPE_CHECKING:
@@ -409,7 +409,8 @@ def _contexts(service: str, edges: list[Edge], *, insecure: bool) -> Iterator[tu
         Whether it is allowed without TLS, for want of a policy of the resource.
     """
     plain = any(not edge.context for edge in edges)
-    yield _call(service), plain
+    if plain or not any(LEADING_KEYS in dict(edge.context) for edge in edges):
+        yield _call(service), plain
     if plain and service in ("s3", "sqs", "sns"):
         yield {**_call(service), "aws:SecureTransport": "false"}, insecure
     for edge in edges:

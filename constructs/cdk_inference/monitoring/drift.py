@@ -232,11 +232,13 @@ class DriftMonitor(Construct):
             return self._event_bus
         self._event_bus = bus = bus_of(self, event_bus)
         self.function.add_variables({"EVENT_BUS": bus.event_bus_arn})
+        only = {"events:source": SOURCE, "events:detail-type": VERDICT}
         iam.Grant.add_to_principal(
             grantee=self.function,
             actions=["events:PutEvents"],
             resource_arns=[bus.event_bus_arn],
-            conditions={"StringEquals": {"events:source": SOURCE, "events:detail-type": VERDICT}},
+            # A request has several events. Without the second condition, one that had none would do.
+            conditions={"ForAllValues:StringEquals": only, "Null": dict.fromkeys(only, "false")},
         )
         return bus
 

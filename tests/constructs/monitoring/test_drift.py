@@ -81,7 +81,10 @@ def test_the_judge_may_put_verdicts_on_its_bus_and_nothing_else(
     assert puts == [
         {
             "Action": "events:PutEvents",
-            "Condition": {"StringEquals": {"events:source": "cdk-inference", "events:detail-type": "Drift Verdict"}},
+            "Condition": {
+                "ForAllValues:StringEquals": {"events:source": "cdk-inference", "events:detail-type": "Drift Verdict"},
+                "Null": {"events:source": "false", "events:detail-type": "false"},
+            },
             "Effect": "Allow",
             "Resource": {"Fn::GetAtt": [name, "Arn"]},
         }

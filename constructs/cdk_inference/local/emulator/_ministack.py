@@ -212,14 +212,11 @@ def _name_events() -> None:
     )
 
 
-def _events_of(body: bytes) -> dict[str, str]:
-    """Return what all events of a request have in common. AWS looks at each by itself."""
+def _events_of(body: bytes) -> dict[str, list[str]]:
+    """Return the sources and types of the events of a request."""
     entries = json.loads(body)["Entries"]
-    found = {}
-    for key, member in (("events:source", "Source"), ("events:detail-type", "DetailType")):
-        values = {str(entry.get(member, "")) for entry in entries}
-        found[key] = values.pop() if len(values) == 1 else ""
-    return found
+    members = {"events:source": "Source", "events:detail-type": "DetailType"}
+    return {key: sorted({str(entry.get(member, "")) for entry in entries}) for key, member in members.items()}
 
 
 def _stream_of(body: bytes) -> str:
