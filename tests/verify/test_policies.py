@@ -62,13 +62,6 @@ def drop_condition(statements: Statements, number: int) -> bool:
 
 
 @pytest.mark.slow
-def test_apps_as_they_are_pass():
-    verdict = ask({name: template(name) for name in ("Default", "SageMaker")}, Tools())
-    assert verdict.checked > 1000
-    assert not verdict.findings
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("change", [remove, widen, drop_condition])
 def test_each_statement_that_is_changed_fails(change):
     broken = mutants(template("Fused"), change)
