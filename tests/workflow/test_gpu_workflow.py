@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_stepfunctions as sfn
 
 from cdk_inference import S3Trigger, StageFunction
 from cdk_inference.bundling.packages import ZipPackage
@@ -19,6 +20,8 @@ from .embedded import Embedded, Lines, QuickEmulator, definition
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from constructs import Construct
 
 pytestmark = pytest.mark.e2e
 
@@ -72,6 +75,7 @@ def handler(event, context):
     failed = {one["index"]: one["reason"] for one in event.get("failed") or []}
     rejected = {one["index"] for one in event["rejected"]}
     retry, bugs = [], []
+    counts = {"SUCCEEDED": 0, "REJECTED": 0, "FAILED": 0, "LOST": 0}
     for i in only:
         if "kills-postprocess" in ids[i] and i not in failed:
             os._exit(1)
@@ -82,12 +86,24 @@ def handler(event, context):
             bugs.append({"message_id": ids[i], "error": "ValueError", "cause": "a bug"})
             continue
         status = "FAILED" if i in failed else "REJECTED" if i in rejected else "SUCCEEDED" if i in scored else "LOST"
+        counts[status] += 1
         row = {"id": ids[i], "status": status, "reason": failed.get(i)}
         row |= {"route": event["route"], "first": event["first"]}
         with Path(os.environ["ROWS"]).open("a") as file:
             file.write(json.dumps(row) + "\\n")
-    return {"retry": retry, "failures": bugs}
+    return {"retry": retry, "failures": bugs, **{name.lower(): count for name, count in counts.items()}}
 """
+
+
+class Shown:
+    """Shows in the output of an execution what it would count."""
+
+    def grant(self, workflow: sfn.StateMachine) -> None:
+        """Nothing is called."""
+
+    def finish(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:  # noqa: ARG002 - it is the end
+        outputs = {name: f"{{% ${name} %}}" for name in ("counted", "ok", "errors")}
+        return sfn.Pass.jsonata(scope, "Counted", outputs=outputs)
 
 
 class Gpu:
@@ -104,8 +120,9 @@ class Gpu:
         self._machines = {
             seconds: embedded.machine(f"gpu-{seconds}", self._definition(seconds), "STANDARD") for seconds in (3, 600)
         }
+        self._machines[601] = embedded.machine("gpu-counting", self._definition(601, Shown()), "STANDARD")
 
-    def _definition(self, max_wait: int) -> str:
+    def _definition(self, max_wait: int, outcomes: Shown | None = None) -> str:
         stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
 
         def stage(name: str) -> StageFunction:
@@ -128,6 +145,7 @@ class Gpu:
             postprocess=stage("postprocess"),
             trigger=S3Trigger(stack, "Trigger"),
             max_wait=cdk.Duration.seconds(max_wait),
+            outcomes=outcomes,
         )
         return definition(stack, workflow.state_machine, TriggerDeadLetterQueue=self._dead)
 
@@ -170,6 +188,11 @@ class Gpu:
         events = states.get_execution_history(executionArn=execution, maxResults=1000)["events"]
         assert found["status"] == "SUCCEEDED", events[-3:]
         return sum(event["type"].endswith("StateEntered") for event in events)
+
+    def output(self, execution: str) -> dict[str, object]:
+        """Return the output of an execution that has ended."""
+        found = self._embedded.client("stepfunctions").describe_execution(executionArn=execution)
+        return dict(json.loads(found["output"]))
 
     def rows(self) -> dict[str, dict]:
         """Return the rows that were written, by id. A row that is written twice says the same."""
@@ -222,6 +245,14 @@ def test_a_good_batch_takes_five_states(gpu):
     assert rows["a"]["first"] == {"a": {"confidence": 0.5}}
     assert gpu.dead() == []
     assert states == 5
+
+
+def test_what_became_of_a_batch_is_counted_once_for_each_item(gpu):
+    execution = gpu.start("a", "b", "kills-infer", "reject", "bug", max_wait=601, counted="step-1")
+    gpu.wait(execution)
+    assert gpu.output(execution) == {"counted": "step-1", "ok": 2, "errors": 3}
+    assert sorted(gpu.rows()) == ["a", "b", "bug", "kills-infer", "reject"]
+    assert sorted(gpu.dead()) == ["bug", "kills-infer"]
 
 
 def test_one_item_alone_works_too(gpu):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aws_cdk import Duration, Stack
 from aws_cdk import aws_events as events
@@ -62,6 +62,16 @@ _EVENT = one_line("""{% $string({
 }) %}""")
 
 
+class Outcomes(Protocol):
+    """Counts what became of the objects of a batch."""
+
+    def grant(self, workflow: sfn.StateMachine) -> None:
+        """Let the workflow do what the states of `finish` do."""
+
+    def finish(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
+        """Make the states that count ``$ok`` and ``$errors``, for whom ``$counted`` of the input says."""
+
+
 @check_props
 @renamed_props(patience="max_wait")
 class GpuWorkflow(LoggedStateMachine):
@@ -87,6 +97,8 @@ class GpuWorkflow(LoggedStateMachine):
         The trigger whose dead-letter queue takes what failed.
     max_wait
         How long inference is tried.
+    outcomes
+        Counts what became of a batch at its end. Default: nothing counts it.
     encryption_key
         Customer managed key of the log group, the queue, the definition and the executions. Default: AWS encrypts with
         its own.
@@ -110,13 +122,14 @@ class GpuWorkflow(LoggedStateMachine):
         postprocess: StageFunction,
         trigger: IS3Trigger,
         max_wait: Duration,
+        outcomes: Outcomes | None = None,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         log_removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
         self._create(
-            first_state=_Definition(self, max_wait, inference.model_version or NO_MODEL).build(
+            first_state=_Definition(self, max_wait, inference.model_version or NO_MODEL, outcomes).build(
                 inference, postprocess, trigger.dead_letter_queue.queue_url
             ),
             comment=f"scores preprocessed batches with {inference.node.path}",
@@ -130,6 +143,8 @@ class GpuWorkflow(LoggedStateMachine):
         inference.grant_invoke(self.state_machine)
         postprocess.grant_invoke(self.state_machine)
         trigger.grant_send_dead_letter(self.state_machine)
+        if outcomes is not None:
+            outcomes.grant(self.state_machine)
         self.rule = self._report_failures(trigger)
         self._complete("gpu-state-machine")
 
@@ -204,13 +219,19 @@ class _Definition:
     the indices of the items at hand, and ``pending``, lists of those still to come; ``scored``, what inference returned
     for the current ones, and ``unstored``, the indices whose rows are not written yet; ``failed``, indices with
     reasons; ``once``, the indices of items that were alone when their invocation died; ``tries``, how often something
-    was refused in a row; ``refusal``, what the last error said; ``broken``, what postprocessing failed on, by id.
+    was refused in a row; ``refusal``, what the last error said; ``broken``, what postprocessing failed on, by id. If
+    somebody counts them: ``ok`` and ``errors``, how many rows were written, and ``counted`` as in the input.
     """
 
-    def __init__(self, scope: Construct, max_wait: Duration, model_version: str) -> None:
+    def __init__(
+        self, scope: Construct, max_wait: Duration, model_version: str, outcomes: Outcomes | None = None
+    ) -> None:
         self._scope = scope
         self._max_wait = max_wait
         self._model_version = model_version
+        self._counts = outcomes is not None
+        done = sfn.Succeed.jsonata(scope, "Done")
+        self._end = done if outcomes is None else outcomes.finish(scope, done)
         self._more = sfn.Choice.jsonata(scope, "More to do?")
 
     def build(self, inference: IStage, postprocess: StageFunction, dead_letters: str) -> sfn.IChainable:
@@ -234,6 +255,7 @@ class _Definition:
                 "refusal": EMPTY,
                 "broken": {},
                 "once": [],
+                **({"ok": 0, "errors": 0, "counted": "{% $states.input.counted %}"} if self._counts else {}),
             },
         )
         infer = inference.task(
@@ -259,6 +281,7 @@ class _Definition:
                 "rejected": "{% [$filter($rejected, function($one) { "
                 f"$items[$one.index].message_id in {_UNWRITTEN} }})] %}}",
                 "broken": "{% $merge([{}, $states.result.Payload.failures.{message_id: error & ': ' & cause}]) %}",
+                **self._counted(),
             },
             output={},
         )
@@ -280,8 +303,18 @@ class _Definition:
             self._send_dead_letters(postprocess, dead_letters),
             comment="something failed",
         )
-        self._more.otherwise(sfn.Succeed.jsonata(self._scope, "Done"))
+        self._more.otherwise(self._end)
         return receive
+
+    def _counted(self) -> dict[str, str]:
+        """Return the variables that are assigned when rows were written, if somebody counts them."""
+        if not self._counts:
+            return {}
+        written = "$states.result.Payload."
+        return {
+            "ok": f"{{% $ok + {written}succeeded %}}",
+            "errors": f"{{% $errors + {written}rejected + {written}failed %}}",
+        }
 
     def _wait_for_inference(self, infer: sfn.CustomState, transient: tuple[str, ...]) -> None:
         minutes = f"{self._max_wait.to_minutes(integral=False):g}"
@@ -410,8 +443,11 @@ class _Definition:
             f"'inference': 'none', 'model_version': '{self._model_version}', "
             "'only': [$append($failed.index, $rejected.index)], "
             "'first': $first, 'route': $route, 'variant': $variant} %}",
+            assign=self._counted() or None,
             output={},
         )
+        if self._counts:
+            record.next(self._end)
         return send_all.next(record)  # type: ignore[return-value]
 
 

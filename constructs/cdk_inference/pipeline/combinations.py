@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.errors import PropError
 from cdk_inference.routing.inference import Inference
+from cdk_inference.routing.plan import RoutePlan
 from cdk_inference.routing.route import Route
 
 if TYPE_CHECKING:
@@ -25,7 +26,31 @@ OWN = "main"
 """The route of the pipeline's own model."""
 
 
-def branch_of(
+def plan_of(
+    release: ReleaseStrategy | None,
+    model: ModelArtifact | None,
+    preprocess: Preprocess | None,
+    inference: Inference | None,
+    routing: Branch | None,
+) -> tuple[RoutePlan, Arms | None]:
+    """Return the plan of all routes, and the models of a release that runs two side by side.
+
+    Raises
+    ------
+    PropError
+        These props do not go together.
+    """
+    own = None if model is None or preprocess is None else _own_route(model, preprocess, inference)
+    arms = None if release is None else release.arms(own)
+    if arms is None:
+        return RoutePlan.of(_branch_of(model, preprocess, inference, routing)), None
+    branch = arms.stable if routing is None else _branch_of(model, preprocess, inference, routing)
+    plan = RoutePlan.of(branch, {arms.stable: arms})
+    arms.check(plan)
+    return plan, arms
+
+
+def _branch_of(
     model: ModelArtifact | None, preprocess: Preprocess | None, inference: Inference | None, routing: Branch | None
 ) -> Branch:
     """Return what items go through: the routing, or the route of the one model."""
@@ -42,22 +67,6 @@ def branch_of(
             "preprocess must be set, got None; say how objects become the model's input, such as Preprocess.image"
         )
     return _own_route(model, preprocess, inference)
-
-
-def arms_of(
-    release: ReleaseStrategy,
-    model: ModelArtifact | None,
-    preprocess: Preprocess | None,
-    inference: Inference | None,
-    routing: Branch | None,
-) -> Arms | None:
-    """Return the models of a release, if it runs them side by side."""
-    if routing is not None:
-        if release.side_by_side:
-            raise PropError("routing must be left out with a release, got both; release its models one after the other")
-        return None
-    own = None if model is None or preprocess is None else _own_route(model, preprocess, inference)
-    return release.arms(own)
 
 
 def _own_route(model: ModelArtifact, preprocess: Preprocess, inference: Inference | None) -> Route:

@@ -267,18 +267,21 @@ class WorkflowDefinition:
         ]
         return f"{{% [{', '.join([again, *others])}] %}}"
 
-    def tally(self, failures: str) -> Mapping[str, object]:
-        """Return what the state that writes rows adds to its output: how many came out well, for a release.
+    def tally(self, failures: str, *, written: bool = True) -> Mapping[str, object]:
+        """Return what the last state of a part adds to its output: how many came out well, for a release.
 
         Parameters
         ----------
         failures
             Expression for the objects that failed by themselves.
+        written
+            Whether the state writes rows.
         """
-        if self._release is None:
-            return {}
-        written = {name: f"$states.result.Payload.{name}" for name in ("succeeded", "rejected", "failed")}
-        return self._release.tally(written, failures)
+        return {} if self._release is None else self._release.tally(failures, written=written)
+
+    def handed_over(self) -> Mapping[str, object]:
+        """Return what a workflow that takes over a batch must know to count it, for a release."""
+        return {} if self._release is None else self._release.handed_over()
 
     def catch(self, state: sfn.CustomState) -> None:
         """Add the catchers that each state with an invocation has."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.costs.options import Traffic
     from cdk_inference.pipeline.routes import WorkflowRoute
+    from cdk_inference.releases.control import ReleaseControl
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.base import FunctionOptions, StageFunction
@@ -50,6 +51,8 @@ class PipelineParts:
         As those of `InferencePipeline`.
     functions, workflows
         Their common props.
+    release
+        The table of a release, if two models run side by side.
     """
 
     trigger: IS3Trigger
@@ -61,13 +64,11 @@ class PipelineParts:
     capacity: CapacityStrategy | None
     functions: FunctionOptions
     workflows: WorkflowLogs
+    release: ReleaseControl | None = None
 
 
 class RouteStages(ABC):
     """The functions of a route."""
-
-    outputs_travel: ClassVar[bool] = False
-    """Whether the outputs of the model leave its function, so that a release can compare them."""
 
     @property
     @abstractmethod
@@ -106,6 +107,9 @@ class ExecutionStrategy(ABC, Generic[Stages]):
 
     functions_in_turn: ClassVar[int]
     """How many functions a batch goes through, one after the other."""
+
+    outputs_travel: ClassVar[bool] = False
+    """Whether the outputs of models leave their functions, so that a release can compare them."""
 
     @abstractmethod
     def default_timeout(self, models: int) -> int:

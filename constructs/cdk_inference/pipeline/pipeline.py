@@ -18,10 +18,9 @@ from cdk_inference.pipeline.combinations import (
     BATCH_SIZE,
     MAX_RECEIVE_COUNT,
     OWN,
-    arms_of,
-    branch_of,
     check_suffixes,
     check_trigger,
+    plan_of,
 )
 from cdk_inference.pipeline.deprecated import chosen_execution
 from cdk_inference.pipeline.execution_strategy import PipelineParts, RouteStages
@@ -29,7 +28,6 @@ from cdk_inference.pipeline.operated import OperatedPipeline
 from cdk_inference.pipeline.staged import SeparateStages
 from cdk_inference.pipeline.timeouts import EXPRESS_LIMIT_SECONDS, check_timeouts
 from cdk_inference.pipeline.workflow import InferenceWorkflow
-from cdk_inference.routing.plan import RoutePlan
 from cdk_inference.routing.router import Router
 from cdk_inference.stages.postprocess import Postprocess
 from cdk_inference.storage import encryption
@@ -209,8 +207,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT]):
         **old: Unpack[OldProps],
     ) -> None:
         super().__init__(scope, id)
-        arms = None if release is None else arms_of(release, model, preprocess, inference, routing)
-        plan = RoutePlan.of(branch_of(model, preprocess, inference, routing) if arms is None else arms)
+        plan, arms = plan_of(release, model, preprocess, inference, routing)
         routed = routing is not None or arms is not None
         self._plan, self._routed, self._capacity = plan, routed, capacity
         self.drift_monitors: list[DriftMonitor] = []
@@ -273,6 +270,11 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT]):
             "log_retention": log_retention,
             "log_removal_policy": removal_policy,
         }
+        self.release = (
+            None
+            if release is None or arms is None
+            else release.bind(self, arms, kept, outputs_travel=self._execution.outputs_travel)
+        )
         self._parts = parts = PipelineParts(
             trigger=self.trigger,
             results=self.results,
@@ -283,12 +285,14 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT]):
             capacity=capacity,
             functions=options,
             workflows=kept,
+            release=self.release,
         )
         # The stages of the pipeline's own model are its own children, and a release leaves them where they are.
         parent = Construct(self, "Routes") if routed else self
         scopes = {name: self if name == OWN and routing is None else Construct(parent, name) for name in plan.routes}
         self.routes: dict[str, StagesT] = self._execution.bind(self, plan, scopes, parts)
-        self.release = None if release is None or arms is None else release.bind(self, arms, self.routes, parts)
+        if release is not None and self.release is not None:
+            release.watch(self.release, self.routes, parts)
         self.workflow = InferenceWorkflow(
             self,
             "Workflow",

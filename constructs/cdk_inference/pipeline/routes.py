@@ -159,6 +159,7 @@ class StagedRoute(WorkflowRoute):
             "back": "{% [$prepared.retry] %}",
             "failed": "{% [$prepared.failed] %}",
             "parts": definition.parts("[$prepared.unfinished]"),
+            **definition.tally("$prepared.failed", written=False),
         }
         start = gpu_workflow.start_task(
             definition.scope,
@@ -168,6 +169,7 @@ class StagedRoute(WorkflowRoute):
                 "rejected": "{% $rejected %}",
                 "groups": "{% [$states.input.groups] %}",
                 **self._row_facts(),
+                **definition.handed_over(),
             },
             output=done,
         )

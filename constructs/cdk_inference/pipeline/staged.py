@@ -48,8 +48,6 @@ class SeparateStages(RouteStages):
         The workflow that waits for the GPU; None on a CPU.
     """
 
-    outputs_travel: ClassVar[bool] = True
-
     preprocess: PreprocessFunction
     inference: IStage
     postprocess: PostprocessFunction
@@ -89,6 +87,7 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
     """A function for each stage, see `Execution.staged`."""
 
     functions_in_turn: ClassVar[int] = 3
+    outputs_travel: ClassVar[bool] = True
 
     preprocess_memory_size: int
     postprocess_memory_size: int
@@ -178,6 +177,7 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
                 postprocess=postprocess,
                 trigger=parts.trigger,
                 max_wait=inference.max_wait,
+                outcomes=None if parts.release is None else parts.release.outcomes(route),
                 **parts.workflows,
             )
         return SeparateStages(preprocess, inference, postprocess, work, gpu_workflow)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_cloudwatch as cloudwatch
     from constructs import Construct
 
-    from cdk_inference.pipeline.execution_strategy import PipelineParts, RouteStages
+    from cdk_inference.pipeline.execution_strategy import PipelineParts, RouteStages, WorkflowLogs
     from cdk_inference.pipeline.staged import SeparateStages
     from cdk_inference.routing.route import Route
 
@@ -68,30 +68,32 @@ class Canary(ReleaseStrategy):
             raise PropError("stable must be left out with the pipeline's model, got both; leave one out")
         stable = self.stable if self.stable is not None else model
         if stable is None:
-            raise PropError("stable must be a Route, got None; pass one, or the pipeline's model")
+            raise PropError("stable must be a Route, got None; pass one of the routing, or give the pipeline a model")
         return Arms(stable, self.candidate, self.salt or "release", answers=bool(self.steps))
 
-    def bind(
-        self, scope: Construct, arms: Arms, stages: Mapping[str, RouteStages], parts: PipelineParts
-    ) -> ReleaseControl:
-        """Create the table, and what judges the release and moves its share."""
-        from cdk_inference.releases.stepper import ReleaseStepper  # noqa: PLC0415 - events and targets load slowly
-
-        functions, workflows = parts.functions, parts.workflows
-        rules = self._rules(stages[arms.candidate.name])
-        facts = [rule.bind(scope, arms) for rule in rules]
-        compared = self.compared if any(rule.compares for rule in rules) else 0
-        control = ReleaseControl(
+    def bind(self, scope: Construct, arms: Arms, workflows: WorkflowLogs, *, outputs_travel: bool) -> ReleaseControl:
+        """Create the table."""
+        rules = self._rules(arms, outputs_travel=outputs_travel)
+        return ReleaseControl(
             scope,
             "Release",
             release_id=self.release_id(scope, arms),
             arms=arms,
             steps=self.steps,
-            compared=compared,
+            rules=rules,
+            compared=self.compared if any(rule.compares for rule in rules) else 0,
             encryption_key=workflows["encryption_key"],
             removal_policy=workflows["log_removal_policy"],
         )
-        if compared:
+
+    def watch(self, control: ReleaseControl, stages: Mapping[str, RouteStages], parts: PipelineParts) -> None:
+        """Create what compares the models, judges the release and moves its share."""
+        from cdk_inference.releases.stepper import ReleaseStepper  # noqa: PLC0415 - events and targets load slowly
+
+        arms, rules = control.arms, control.rules
+        functions, workflows = parts.functions, parts.workflows
+        facts = [rule.bind(control, arms) for rule in rules]
+        if control.compared:
             from cdk_inference.releases.comparison import ReleaseComparison  # noqa: PLC0415 - only to compare
 
             control.comparison = ReleaseComparison(
@@ -109,7 +111,7 @@ class Canary(ReleaseStrategy):
             "Stepper",
             control=control,
             steps=self.steps,
-            compared=compared,
+            compared=control.compared,
             bake_time=self.bake_time if self.bake_time is not None else Duration.minutes(30),
             window=self.window if self.window is not None else Duration.minutes(5),
             rules=facts,
@@ -119,19 +121,25 @@ class Canary(ReleaseStrategy):
             functions=functions,
             workflows=workflows,
         )
-        return control
 
-    def _rules(self, stages: RouteStages) -> list[AbortRule]:
+    def _rules(self, arms: Arms, *, outputs_travel: bool) -> list[AbortRule]:
         if self.abort_on is None:
-            compare = [AbortOn.latency(), AbortOn.disagreement()] if stages.outputs_travel else []
+            compare = [AbortOn.latency(), AbortOn.disagreement()] if outputs_travel and arms.on_gpu is None else []
             rules = [AbortOn.errors(), *compare]
         else:
             rules = [rule if isinstance(rule, AbortRule) else AlarmRule(rule) for rule in self.abort_on]
-        if not stages.outputs_travel and (not self.steps or any(rule.compares for rule in rules)):
-            raise PropError(
-                "execution must be Execution.staged() to compare the answers of two models, got one whose outputs "
-                "stay in a function; remove execution, or use a canary with AbortOn.errors() alone"
-            )
+        if not self.steps or any(rule.compares for rule in rules):
+            if not outputs_travel:
+                raise PropError(
+                    "execution must be Execution.staged() to compare the answers of two models, got one whose outputs "
+                    "stay in a function; remove execution, or use a canary with AbortOn.errors() alone"
+                )
+            if arms.on_gpu is not None:
+                raise PropError(
+                    "inference of both models must be Inference.cpu(…) to compare their answers, got a GPU for "
+                    f"'{arms.on_gpu.name}', which may take longer than an express workflow; use a canary with "
+                    "AbortOn.errors() and alarms"
+                )
         return rules
 
     def release_id(self, scope: Construct, arms: Arms) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from aws_cdk import Duration, Stack
@@ -11,6 +12,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
+from cdk_inference.common.jsonata import string_literal
 from cdk_inference.common.metadata import add_metadata, metrics_name
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_choice
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
     from aws_cdk import aws_events as events
     from aws_cdk import aws_kms as kms
 
+    from cdk_inference.releases.abort_rules import AbortRule
     from cdk_inference.releases.comparison import ReleaseComparison
     from cdk_inference.releases.stepper import ReleaseStepper
     from cdk_inference.releases.strategy import Arms
+    from cdk_inference.routing.route import Route
 
 RELEASE, RECORD, STATE = "release", "record", "state"
 """The keys of the table, and the record of a release that has its share."""
@@ -57,6 +61,8 @@ class ReleaseControl(Construct):
         The two models.
     steps
         The shares of the candidate, in percent.
+    rules
+        The reasons to abort it.
     compared
         The percentage of the objects that both models answer.
     encryption_key
@@ -68,7 +74,7 @@ class ReleaseControl(Construct):
     ----------
     table
         The table, for everything this construct does not cover.
-    release_id, encryption_key
+    release_id, arms, rules, compared, encryption_key
         As given.
     comparison
         The workflow that lets both models answer the same objects, if there is one.
@@ -87,13 +93,14 @@ class ReleaseControl(Construct):
         release_id: str,
         arms: Arms,
         steps: Sequence[float],
+        rules: Sequence[AbortRule],
         compared: float,
         encryption_key: kms.IKey | None = None,
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
         self.release_id = release_id
-        self.arms = arms
+        self.arms, self.rules, self.compared = arms, rules, compared
         self.encryption_key = encryption_key
         self.table = private_table(
             self,
@@ -245,31 +252,41 @@ class ReleaseControl(Construct):
         retry_busy(state, "dynamodb:GetItem")
         return state
 
-    def tally(self, written: Mapping[str, str], failures: str) -> dict[str, object]:
-        """Return what a state adds to the output of a part: how many objects came out well, and how many did not.
+    def outcomes(self, route: Route) -> ArmOutcomes | None:
+        """Return what counts the outcomes of a batch that leaves the workflow, if it is of a model that writes rows."""
+        arm = next((arm for arm, name in self.arms.destinations.items() if self.arms.route(arm) is route), None)
+        return None if arm is None or not self.arms.answers else ArmOutcomes(self, arm)
+
+    def tally(self, failures: str, *, written: bool = True) -> dict[str, object]:
+        """Return what a state adds to the output of a part: its destination, and what became of its objects.
 
         Parameters
         ----------
-        written
-            Expressions for the number of rows by status.
         failures
             Expression for the failures of objects that got no row, with their ``message_id``.
+        written
+            Whether the state writes rows; otherwise, somebody else counts those.
         """
-        if not self.arms.answers:  # all rows are those of the stable model
-            return {}
+        rows = [f"$states.result.Payload.{name}" if written else "0" for name in ("succeeded", "failed", "rejected")]
         failed = f"$count([{failures}[message_id in $fresh]])"
-        return {
-            "tally": f"{{% ({_FRESH}; {{'arm': $variant, 'ok': {written['succeeded']}, "
-            f"'errors': {written['failed']} + {written['rejected']} + {failed}}}) %}}"
-        }
+        return self._tally(ok=rows[0], errors=" + ".join([*rows[1:], failed]))
 
     def tally_of_the_dead(self) -> dict[str, object]:
         """Return what is added for an object that killed its invocation."""
-        if not self.arms.answers:
-            return {}
-        return {
-            "tally": f"{{% {{'arm': $variant, 'ok': 0, 'errors': $count([$batch[{_RECEIVED} = 1]]) }} %}}",
-        }
+        return self._tally(ok="0", errors="$count($fresh)")
+
+    def handed_over(self) -> dict[str, object]:
+        """Return the input of a workflow that takes over a batch, and counts it by `outcomes`."""
+        return {"counted": f"{{% ({_FRESH}; $count($fresh) > 0 ? $counted : '') %}}"} if self.arms.answers else {}
+
+    def _tally(self, *, ok: str, errors: str) -> dict[str, object]:
+        members = {"destination": "$destination"}
+        if self.arms.answers:
+            members |= {"ok": ok, "errors": errors}
+        if self.compared:
+            members["ids"] = "$fresh"
+        listed = ", ".join(f"'{name}': {value}" for name, value in members.items())
+        return {"tally": f"{{% ({_FRESH}; {{{listed}}}) %}}"} if len(members) > 1 else {}
 
     def finish(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
         """Make the states that count what came out of a batch and compare a sample; they go on, whatever happens."""
@@ -278,8 +295,9 @@ class ReleaseControl(Construct):
         return self._count(scope, then) if self.arms.answers else then
 
     def _compare(self, scope: Construct, comparison: ReleaseComparison, then: sfn.IChainable) -> sfn.IChainable:
-        fresh = f"$messages[{_RECEIVED} = 1]"
-        sample = sampled_expression(fresh, "$compared", f"{self.arms.salt}/compared")
+        ways = ", ".join(map(string_literal, self.arms.destinations.values()))
+        of_arms = f"($ids := $tallies[destination in [{ways}]].ids; $messages[message_id in $ids])"
+        sample = sampled_expression(of_arms, "$compared", f"{self.arms.salt}/compared")
         # Within the task, whose errors can be caught: no object is lost to a sample that cannot be computed.
         start = comparison.start_task(scope, "Compare sample", messages=sample)
         start.add_catch(sfn.Pass.jsonata(scope, "Not compared", outputs={}).next(then), errors=[sfn.Errors.ALL])
@@ -291,21 +309,40 @@ class ReleaseControl(Construct):
 
     def _count(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
         sums = {
-            f":{arm}_{kind}": {"N": f"{{% $string($sum([0, $tallies[arm = '{arm}'].{kind}])) %}}"}
-            for arm in (STABLE, CANDIDATE)
+            f"{arm}_{kind}": f"$sum([0, $tallies[destination = {string_literal(way)}].{kind}])"
+            for arm, way in self.arms.destinations.items()
             for kind in ("ok", "errors")
         }
+        anything = sfn.Choice.jsonata(scope, "Anything to count?")
+        anything.when(
+            sfn.Condition.jsonata("{% $counted != '' and $count($tallies) > 0 %}"),
+            self.count_state(scope, "Count arms", sums, then),
+            comment="the release runs",
+        )
+        anything.otherwise(then)
+        return anything
+
+    def count_state(self, scope: Construct, id: str, sums: Mapping[str, str], then: sfn.IChainable) -> sfn.CustomState:
+        """Make the state that adds to the record of ``$counted``, and goes on, whatever happens.
+
+        Parameters
+        ----------
+        sums
+            JSONata of what is added to each attribute.
+        """
         count = sfn.CustomState(
             scope,
-            "Count arms",
+            id,
             state_json={
                 "Type": "Task",
                 "Resource": self.integration("updateItem"),
                 "Arguments": {
                     "TableName": self.table.table_name,
                     "Key": self.key("{% $counted %}"),
-                    "UpdateExpression": f"ADD {', '.join(f'{name[1:]} {name}' for name in sums)}",
-                    "ExpressionAttributeValues": sums,
+                    "UpdateExpression": f"ADD {', '.join(f'{name} :{name}' for name in sums)}",
+                    "ExpressionAttributeValues": {
+                        f":{name}": {"N": f"{{% $string({value}) %}}"} for name, value in sums.items()
+                    },
                 },
                 "Output": {},
             },
@@ -313,14 +350,9 @@ class ReleaseControl(Construct):
         retry_busy(count, "dynamodb:UpdateItem")
         uncounted = sfn.Pass.jsonata(scope, "Not counted", outputs={})
         count.add_catch(uncounted, errors=[sfn.Errors.ALL])
-        anything = sfn.Choice.jsonata(scope, "Anything to count?")
-        anything.when(
-            sfn.Condition.jsonata("{% $counted != '' and $count($tallies) > 0 %}"), count, comment="the release runs"
-        )
-        anything.otherwise(then)
         count.next(then)
         uncounted.next(then)
-        return anything
+        return count
 
     def integration(self, action: str) -> str:
         """Return the resource of a state that calls DynamoDB."""
@@ -329,6 +361,38 @@ class ReleaseControl(Construct):
     def key(self, record: str) -> dict[str, object]:
         """Return the key of a record, as states name it."""
         return {RELEASE: {"S": self.release_id}, RECORD: {"S": record}}
+
+
+@dataclass(frozen=True)
+class ArmOutcomes:
+    """Counts what became of the objects of one model, in a workflow that takes over whole batches.
+
+    Parameters
+    ----------
+    control
+        The release.
+    arm
+        The model.
+    """
+
+    control: ReleaseControl
+    arm: str
+
+    def grant(self, workflow: sfn.StateMachine) -> None:
+        """Let a workflow add to what was counted."""
+        self.control.grant_records(workflow, "dynamodb:UpdateItem")
+
+    def finish(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
+        """Make the states that add ``$ok`` and ``$errors`` to the record of ``$counted``, unless that is empty."""
+        sums = {f"{self.arm}_{kind}": f"${kind}" for kind in ("ok", "errors")}
+        anything = sfn.Choice.jsonata(scope, "Anything to count?")
+        anything.when(
+            sfn.Condition.jsonata("{% $counted != '' %}"),
+            self.control.count_state(scope, "Count arm", sums, then),
+            comment="the release runs",
+        )
+        anything.otherwise(then)
+        return anything
 
 
 def retry_busy(state: sfn.CustomState, call: str) -> None:
@@ -343,5 +407,5 @@ def retry_busy(state: sfn.CustomState, call: str) -> None:
 
 
 def _facts(arms: Arms, arm: str) -> dict[str, str]:
-    route = arms.stable if arm == STABLE else arms.candidate
+    route = arms.route(arm)
     return {"route": route.name, "model": route.model.manifest.name, "version": route.model.version}

@@ -53,7 +53,7 @@ class Release:
         candidate
             The new model, with what comes before and after it.
         stable
-            The model that answers now. Default: the pipeline's `model`.
+            The model that answers now: with a `routing`, one of its routes. Default: the pipeline's `model`.
         steps
             The candidate's shares, in percent: each is larger than the one before, and the last is 100.
         bake_time
@@ -62,7 +62,7 @@ class Release:
             How often the release is judged. Default: 5 minutes.
         abort_on
             The reasons to end the release: alarms, and rules of `AbortOn`. Default: `AbortOn.errors`,
-            `AbortOn.latency` and `AbortOn.disagreement`; with `Execution.fused`, the first.
+            `AbortOn.latency` and `AbortOn.disagreement`; with `Execution.fused` or a model on a GPU, the first.
         compared
             The percentage of the objects that both models answer, so that their answers and latencies are compared.
         confidence

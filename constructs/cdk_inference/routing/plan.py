@@ -10,6 +10,8 @@ from cdk_inference.common.jsonata import string_literal
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cdk_inference.model.calibration import Calibration
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.stage_code import StageCode
@@ -105,6 +107,8 @@ class RoutePlan:
         JSONata for the name of an item's destination.
     decisions
         The decisions of the synth, and why.
+    instead
+        The branches that take the place of a route wherever it is met, as those of a release do.
     """
 
     routes: dict[str, Route] = field(default_factory=dict)
@@ -115,11 +119,12 @@ class RoutePlan:
     metadata: list[str] = field(default_factory=list)
     expression: str = ""
     decisions: list[str] = field(default_factory=list)
+    instead: Mapping[Route, Branch] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, branch: Branch) -> RoutePlan:
+    def of(cls, branch: Branch, instead: Mapping[Route, Branch] | None = None) -> RoutePlan:
         """Bind a routing, and return its plan."""
-        plan = cls()
+        plan = cls(instead=instead or {})
         plan.expression = branch.bind(plan)
         return plan
 

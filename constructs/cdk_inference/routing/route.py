@@ -63,4 +63,6 @@ class Route:
 
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
         """Make the route a destination of the plan, and return the JSONata expression that names it."""
+        if self in plan.instead:
+            return plan.instead[self].bind(plan, variant)
         return string_literal(plan.destination(self, variant))

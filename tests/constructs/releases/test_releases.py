@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aws_cdk as cdk
 import pytest
@@ -12,53 +12,20 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events as events
 from aws_cdk.assertions import Annotations, Match
 from tests.constructs.conftest import RECIPE, make_stack, resources, states_of
+from tests.constructs.releases.released import Released
 
 from cdk_inference import (
     AbortOn,
     AuditLog,
     Execution,
-    Inference,
     InferencePipeline,
     ModelArtifact,
     Preprocess,
     PropError,
     Release,
-    Route,
-    Routing,
 )
 from cdk_inference.model.records.manifest import Metric
 from cdk_inference.releases.strategy import Arms
-
-if TYPE_CHECKING:
-    from cdk_inference import ReleaseStrategy
-
-
-class Released:
-    """A pipeline with a release, and what it is made of."""
-
-    def __init__(self, release: Any = None, **props: Any) -> None:
-        self.stack = make_stack()
-        self.model = ModelArtifact(self.stack, "Old", recipe=RECIPE)
-        self.preprocess = Preprocess.image(size=224)
-        self.candidate = self.route("new")
-        self.props = {"model": self.model, "preprocess": self.preprocess} | props
-        self.release: ReleaseStrategy = release(self) if release else Release.canary(candidate=self.candidate)
-
-    def route(self, name: str, **options: Any) -> Route:
-        return Route(name, model=ModelArtifact(self.stack, name, recipe=RECIPE), preprocess=self.preprocess, **options)
-
-    def pipeline(self) -> InferencePipeline:
-        return InferencePipeline(self.stack, "Photos", release=self.release, **self.props)
-
-    def definition(self, part: str) -> dict[str, Any]:
-        """Return the definition of a state machine, with names in the place of references."""
-        (machine,) = (
-            resource
-            for name, resource in resources(self.stack, "AWS::StepFunctions::StateMachine").items()
-            if part in name
-        )
-        pieces = machine["Properties"]["DefinitionString"]["Fn::Join"][1]
-        return json.loads("".join(piece if isinstance(piece, str) else str(piece["Ref"]) for piece in pieces))
 
 
 def test_all_at_once_is_a_pipeline_without_a_release():
@@ -141,11 +108,6 @@ def test_numbers_that_cannot_work_fail(release: dict[str, Any], message: str):
             "stable must be left out with the pipeline's model, got both",
         ),
         (None, {"model": None}, "stable must be a Route, got None"),
-        (
-            lambda made: Release.canary(candidate=made.route("gpu", inference=Inference.gpu())),
-            {},
-            "candidate must be a route on a CPU, got 'gpu' on a GPU",
-        ),
         (lambda made: Release.canary(candidate=made.route("main")), {}, "names of routes must be unique, got 'main'"),
         (lambda made: Release.shadow(made.route("main"), 10), {}, "names of routes must be unique, got 'main'"),
     ],
@@ -153,13 +115,6 @@ def test_numbers_that_cannot_work_fail(release: dict[str, Any], message: str):
 def test_models_that_do_not_fit_fail(release: Any, props: dict[str, Any], message: str):
     with pytest.raises(PropError, match=message):
         Released(release, **props).pipeline()
-
-
-def test_a_routing_besides_a_release_fails():
-    released = Released(model=None, preprocess=None)
-    released.props["routing"] = Routing.split({"a": (1, released.route("a")), "b": (1, released.route("b"))})
-    with pytest.raises(PropError, match="routing must be left out with a release, got both"):
-        released.pipeline()
 
 
 def test_a_fused_pipeline_counts_its_arms_too():
@@ -175,17 +130,6 @@ def test_a_fused_pipeline_counts_its_arms_too():
     }
 
 
-def statements(released: Released, role: str) -> dict[str, Any]:
-    """Return what a role may do, by action: the resource, and the conditions if there are any."""
-    found = {}
-    for policy in resources(released.stack, "AWS::IAM::Policy").values():
-        if any(role in one["Ref"] for one in policy["Properties"]["Roles"]):
-            for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
-                actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
-                found |= {action: (statement["Resource"], statement.get("Condition")) for action in actions}
-    return found
-
-
 def alarm_of(stack: cdk.Stack) -> cloudwatch.Alarm:
     return cloudwatch.Metric(namespace="Any", metric_name="Thing").create_alarm(
         stack, "Alarm", threshold=1, evaluation_periods=1
@@ -197,7 +141,7 @@ def test_the_stepper_may_write_the_state_and_the_judge_nothing():
         lambda made: Release.canary(candidate=made.candidate, abort_on=[AbortOn.errors(), alarm_of(made.stack)])
     )
     released.pipeline()
-    stepper, judge = statements(released, "StepperStateMachineRole"), statements(released, "StepperJudgeRole")
+    stepper, judge = released.statements("StepperStateMachineRole"), released.statements("StepperJudgeRole")
     data = {action for action in stepper if action.startswith(("dynamodb:", "cloudwatch:", "lambda:", "states:"))}
     assert data == {
         "dynamodb:UpdateItem",

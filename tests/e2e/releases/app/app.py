@@ -7,7 +7,17 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_sqs as sqs
 
-from cdk_inference import AbortOn, AuditLog, InferencePipeline, ModelArtifact, Postprocess, Preprocess, Release, Route
+from cdk_inference import (
+    AbortOn,
+    AuditLog,
+    InferencePipeline,
+    ModelArtifact,
+    Postprocess,
+    Preprocess,
+    Release,
+    Route,
+    Routing,
+)
 
 HERE = Path(__file__).parent
 
@@ -22,26 +32,35 @@ alarm = cloudwatch.Alarm(
     evaluation_periods=1,
 )
 candidate = Route("new", model=new, preprocess=Preprocess.function(HERE / "obey.py:preprocess"))
-RELEASES = {
-    "Numbers": Release.canary(
-        candidate=candidate,
-        steps=[50, 100],
-        bake_time=cdk.Duration.seconds(1),
-        window=cdk.Duration.seconds(10),
-        abort_on=[AbortOn.errors(), AbortOn.latency(times=1.25), AbortOn.disagreement(), alarm],
-        compared=100,
-        min_samples=10,
-    ),
-    "Shadow": Release.shadow(candidate, 100, window=cdk.Duration.seconds(10), abort_on=[AbortOn.disagreement()]),
+numbers = Preprocess.json(fields=["a", "b", "c", "d"])
+main, aside = (Route(name, model=old, preprocess=numbers) for name in ("main", "aside"))
+PIPELINES = {
+    "Numbers": {
+        "model": old,
+        "preprocess": numbers,
+        "release": Release.canary(
+            candidate=candidate,
+            steps=[50, 100],
+            bake_time=cdk.Duration.seconds(1),
+            window=cdk.Duration.seconds(10),
+            abort_on=[AbortOn.errors(), AbortOn.latency(times=1.25), AbortOn.disagreement(), alarm],
+            compared=100,
+            min_samples=10,
+        ),
+    },
+    "Shadow": {
+        "routing": Routing.by_key({"aside/*": aside}, otherwise=main),
+        "release": Release.shadow(
+            candidate, 100, stable=main, window=cdk.Duration.seconds(10), abort_on=[AbortOn.disagreement()]
+        ),
+    },
 }
-for name, release in RELEASES.items():
+for name, props in PIPELINES.items():
     pipeline = InferencePipeline(
         stack,
         name,
-        model=old,
-        preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
+        **props,
         postprocess=Postprocess.classification(labels=["a", "b", "c", "d"]),
-        release=release,
         max_receive_count=1,
         stage_timeout=cdk.Duration.seconds(5),
         workflow_timeout=cdk.Duration.minutes(2),
