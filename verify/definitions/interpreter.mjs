@@ -86,19 +86,21 @@ export class Machine {
         return await this.leave(place, { ...state, Next: state.Default }, { input }, input)
       case 'Task':
       case 'Map':
+      case 'Parallel':
         return await this.tried(place, input)
       default:
         throw new Broken(`${place.name} is a ${state.Type}, which the interpreter does not know`)
     }
   }
 
-  /** Run a task or a map, with its retries and catchers. */
+  /** Run a task, a map or branches, with its retries and catchers. */
   async tried (place, input) {
     const { state, clock } = place
     const used = new Map()
     for (;;) {
       try {
-        const result = state.Type === 'Map' ? await this.map(place, input) : await this.task(place, input)
+        const work = { Map: this.map, Parallel: this.parallel, Task: this.task }[state.Type]
+        const result = await work.call(this, place, input)
         return await this.leave(place, state, { input, result }, result)
       } catch (error) {
         if (!(error instanceof Failed) || (error.error === 'States.Timeout' && error.cause === 'execution')) throw error
@@ -158,6 +160,17 @@ export class Machine {
       results.push(await this.states(state.ItemProcessor, sized(this, given, `an item of ${place.name}`), scopes, lane, place.deadline, context))
     }
     clock.now = Math.max(clock.now, ...lanes.map((lane) => lane.now))
+    return sized(this, results, `the result of ${place.name}`)
+  }
+
+  async parallel (place, input) {
+    const { state, clock } = place
+    const lanes = state.Branches.map(() => ({ now: clock.now }))
+    const results = []
+    for (const [number, branch] of state.Branches.entries()) {
+      results.push(await this.states(branch, input, [{}, ...place.scopes], lanes[number], place.deadline, place.context))
+    }
+    clock.now = Math.max(...lanes.map((lane) => lane.now))
     return sized(this, results, `the result of ${place.name}`)
   }
 
