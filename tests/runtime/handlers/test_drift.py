@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from botocore.client import BaseClient
 
 from inference_runtime.errors import RetryableError
 
@@ -112,6 +113,50 @@ def test_a_window_is_judged_once_and_only_when_it_has_ended(window: Window, judg
     window(24 * 40, OTHER)  # nobody asks any more
     window(2, OTHER, model="m0#baseline")  # of a model that has been replaced
     assert len(judge()) == 1
+    assert judge() == []
+
+
+def test_a_window_of_a_clock_that_is_ahead_waits_until_it_has_ended(window: Window, judge: Judge) -> None:
+    window(-1, OTHER)
+    window(30, SAME)  # of one that is behind
+    (found,) = judge()
+    assert found["verdict"] == "NO_DRIFT"
+
+
+def test_counts_that_come_after_the_verdict_change_nothing(
+    window: Window, judge: Judge, windows: str, dynamodb: DynamoDBClient
+) -> None:
+    begin = window(2, SAME)
+    (found,) = judge()
+    dynamodb.update_item(
+        TableName=windows,
+        Key={"model": {"S": "m1#baseline"}, "started_at": {"S": begin}},
+        UpdateExpression="ADD n_objects :late, o0_0 :late",
+        ExpressionAttributeValues={":late": {"N": "1000"}},
+    )
+    assert judge() == []
+    assert found["verdict"] == "NO_DRIFT"
+
+
+def test_a_judge_that_is_killed_before_it_closes_a_window_says_the_same_next_time(
+    window: Window, judge: Judge, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window(2, OTHER)
+    real = BaseClient._make_api_call
+
+    def killed(self: BaseClient, name: str, arguments: dict[str, Any]) -> Any:
+        if name == "UpdateItem":
+            raise SystemExit("killed")
+        return real(self, name, arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BaseClient, "_make_api_call", killed)
+        with pytest.raises(SystemExit):
+            judge()
+    (again,) = judge()
+    first, second = ({name: one[name] for name in ("window", "verdict", "Drift")} for one in logged(capsys))
+    assert first == second
+    assert again["verdict"] == "DRIFT"
     assert judge() == []
 
 

@@ -87,6 +87,13 @@ def test_errors_of_both_arms_do_not_abort() -> None:
     assert decided(records(step_0=broken))[0] == "advance"
 
 
+def test_errors_that_arrive_late_for_an_earlier_step_abort_too() -> None:
+    late = {"step-0": {"stable_ok": 950.0, "candidate_errors": 20.0, "candidate_ok": 31.0}}
+    later = {"step-1": {"stable_ok": 75.0, "candidate_ok": 25.0}}
+    assert decided(replace(records(), step=1, counts={"pairs": GOOD["pairs"], **late, **later}))[0] == "abort"
+    assert decided(replace(records(), step=1, counts={**GOOD, **later}))[0] == "advance"
+
+
 def test_late_results_of_the_stable_model_rarely_abort_a_candidate_that_is_as_good() -> None:
     """Of each second batch, the stable model's results come five batches later than the candidate's."""
     plan = replace(PLAN, steps=[25, 100], rules=[{"rule": "errors", "times": 1.0}], confidence=0.95)
