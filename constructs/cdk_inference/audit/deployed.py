@@ -57,16 +57,13 @@ class DeployedLog:
         AuditError
             There is none, or more than one to choose from.
         """
-        found = Stack(session.client("cloudformation"), stack).resources(role="audit-log")
-        buckets = {str(bucket.metadata["log"]): bucket for bucket in found}
-        if not buckets:
-            raise AuditError(f"stack must have an audit log, got '{stack}'; name the stack of the AuditLog")
-        names = ", ".join(sorted(buckets))
-        if log is None and len(buckets) > 1:
-            raise AuditError(f"log must be one of {names}, got none; name one")
-        if log is not None and log not in buckets:
-            raise AuditError(f"log must be one of {names}, got '{log}'")
-        return cls(buckets[log] if log is not None else next(iter(buckets.values())), session)
+        bucket = Stack(session.client("cloudformation"), stack).the_one(
+            "audit-log",
+            log=log,
+            missing="stack must have an audit log, {}; name the stack of the AuditLog",
+            error=AuditError,
+        )
+        return cls(bucket, session)
 
     def records(self, first: date, last: date, *, pipeline: str | None = None) -> Iterator[dict[str, Any]]:
         """Read the records of some days, each once, by day.

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
 from cdk_inference.local.aws import DEFAULT_ENV, Env
 from cdk_inference.local.errors import LocalError
+
+if TYPE_CHECKING:
+    from cdk_inference.errors import InferenceError
 
 METADATA_KEY = "cdk-inference"
 _BOOTSTRAP_STACK = "CDKToolkit"
@@ -127,6 +130,36 @@ class Stack:
             and (type is None or resource.type == type)
             and (pipeline is None or resource.metadata.get("pipeline") == pipeline)
         ]
+
+    def the_one(self, role: str, *, missing: str, error: type[InferenceError], **named: str | None) -> Resource:
+        """Return the resource of a role by its name in our metadata; the name may be None if there is only one.
+
+        Parameters
+        ----------
+        role
+            Its role in our metadata.
+        missing
+            The rule and the fix of the message for a stack that has none, around what it got.
+        error
+            What is raised.
+        **named
+            The name, by the fact that has it, such as ``log="Stack/Log"``.
+
+        Raises
+        ------
+        error
+            There is none, none of that name, or more than one to choose from.
+        """
+        ((fact, name),) = named.items()
+        found = {str(resource.metadata[fact]): resource for resource in self.resources(role=role)}
+        if not found:
+            raise error(missing.format(f"got '{self.name}'"))
+        if name is None and len(found) == 1:
+            return next(iter(found.values()))
+        if name not in found:
+            got = "none; name one" if name is None else f"'{name}'"
+            raise error(f"{fact} must be one of {', '.join(sorted(found))}, got {got}")
+        return found[name]
 
 
 def deployed(cloudformation: Any) -> dict[str, str]:  # noqa: ANN401

@@ -95,15 +95,12 @@ class DeployedRelease:
         ReleaseError
             There is none, or more than one to choose from.
         """
-        found = Stack(session.client("cloudformation"), stack).resources(role="releases")
-        tables = {str(table.metadata["pipeline"]): table for table in found}
-        if not tables:
-            raise ReleaseError(f"stack must have a pipeline with a release, got '{stack}'; give its pipeline a release")
-        if pipeline is None and len(tables) > 1:
-            raise ReleaseError(f"pipeline must be one of {', '.join(sorted(tables))}, got none; name one")
-        if pipeline is not None and pipeline not in tables:
-            raise ReleaseError(f"pipeline must be one of {', '.join(sorted(tables))}, got '{pipeline}'")
-        table = tables[pipeline] if pipeline is not None else next(iter(tables.values()))
+        table = Stack(session.client("cloudformation"), stack).the_one(
+            "releases",
+            pipeline=pipeline,
+            missing="stack must have a pipeline with a release, {}; give its pipeline a release",
+            error=ReleaseError,
+        )
         return cls(table, session.client("dynamodb"))
 
     def status(self) -> Status:

@@ -109,6 +109,15 @@ def test_two_executions_abort_once(releasing: Releasing) -> None:
     assert [entry["status"] for entry in releasing.status().history] == ["RUNNING", "ABORTED"]
 
 
+def test_an_execution_that_is_stopped_leaves_the_release_to_the_next(releasing: Releasing) -> None:
+    releasing.begin()
+    releasing.stop()
+    assert releasing.status().status == "RUNNING"
+    with releasing.alarm():
+        assert releasing.ended(releasing.begin(wait=False))[1] == "ReleaseAborted"
+    assert [entry["status"] for entry in releasing.status().history] == ["RUNNING", "ABORTED"]
+
+
 @pytest.mark.parametrize(("guarded", "aborts"), [(True, 1), (False, 2)], ids=["as deployed", "without the condition"])
 def test_the_condition_is_what_lets_one_of_two_abort(releasing: Releasing, guarded: bool, aborts: int) -> None:
     """Both have judged before either writes: the writes are those of the definition."""
