@@ -70,8 +70,8 @@ class AuditLog(Construct):
     max_batching_window
         The longest time to wait for a file to fill up, 1 to 300 seconds. Default: 60 seconds.
     trail
-        A trail that records who puts or deletes objects, for the buckets and prefixes of all pipelines of the log. Its
-        data events cost 1.00 USD per million. Default: nobody records that.
+        A trail that records who puts or deletes objects, for the inbox and prefix of each pipeline of the log, five at
+        most. Its data events cost 1.00 USD per million. Default: nobody records that.
     **options
         As those of `StageFunction`. The `encryption_key` is that of the files too. Default: a new key, which rotates.
 
@@ -243,7 +243,6 @@ class AuditLog(Construct):
             self._trail.add_s3_event_selector(
                 [cloudtrail.S3EventSelector(bucket=inbox.bucket, object_prefix=inbox.prefix)],
                 read_write_type=cloudtrail.ReadWriteType.WRITE_ONLY,
-                include_management_events=False,
             )
 
     def _record_models(self, scope: Construct, name: str, models: Mapping[str, ModelArtifact]) -> None:

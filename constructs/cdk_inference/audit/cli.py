@@ -141,7 +141,7 @@ _SAID = {
     "Drift Verdict": _verdict,
     "Model Change": _change,
 }
-"""What one line tells of a record; ``--json`` tells everything."""
+"""The text for each type of record; ``--json`` has everything."""
 
 
 def _parts(facts: dict[str, Any], *names: str) -> str:

@@ -48,13 +48,13 @@ class TableEvents(Construct):
     encryption_key
         The key of table and stream, if it is a customer managed one.
     about
-        What events are about, for descriptions.
+        A verb and its objects, for descriptions of the pipe and its role.
     role
         The role of the pipe in the metadata of the template.
     detail_type
         The type of the events.
     input_template
-        What events have in ``detail``, as a template of pipes.
+        The template of ``detail``, as pipes take it.
     only
         A pattern of the stream's records that become events, besides ``eventName``.
     event_bus
@@ -120,7 +120,7 @@ class TableEvents(Construct):
             ),
             source_parameters=pipes.CfnPipe.PipeSourceParametersProperty(
                 dynamo_db_stream_parameters=pipes.CfnPipe.PipeSourceDynamoDBStreamParametersProperty(
-                    # What is written while the pipe is created is an event too.
+                    # Rows that are written while the pipe is created are events too.
                     starting_position="TRIM_HORIZON",
                     batch_size=_BATCH_SIZE,
                     maximum_retry_attempts=_RETRIES,

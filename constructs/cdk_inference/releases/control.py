@@ -179,7 +179,7 @@ class ReleaseControl(Construct):
         target
             The target of the events, such as ``aws_events_targets.SqsQueue(queue)``. Default: none yet.
         statuses
-            What the release is after the decision: ``"RUNNING"``, ``"PROMOTED"`` or ``"ABORTED"``. Default: all.
+            The status of the release after the decision: ``"RUNNING"``, ``"PROMOTED"`` or ``"ABORTED"``. Default: all.
         event_bus
             Where events go. It is the same for all rules of a release. Default: the default bus of the account.
         event_pattern

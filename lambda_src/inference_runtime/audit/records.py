@@ -71,7 +71,7 @@ def record(message: dict[str, Any], secret: bytes) -> dict[str, Any]:
 def _decided(detail: dict[str, Any], secret: bytes) -> dict[str, Any]:
     """Return what is kept of a decision about a release: the last entry of the history, which the table keeps.
 
-    What an operator writes may name persons: a hash stands for it, which proves what the table says.
+    The reason that an operator gives may name persons: a hash stands for it, which proves the text in the table.
     """
     decision = json.loads(detail["history"][-1]["S"])
     if decision["by"] == "operator":
