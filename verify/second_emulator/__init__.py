@@ -44,6 +44,7 @@ LACKS = frozenset(
         "AWS::SageMaker::Endpoint",
         "AWS::SageMaker::EndpointConfig",
         "AWS::SecretsManager::Secret",
+        "Custom::RecordedModels",
     }
 )
 """Types that moto does not create, or not as we use them; the page about development names them."""
