@@ -224,7 +224,7 @@ class ReleaseControl(Construct):
         """
         from cdk_inference.releases.decisions import decision_events  # noqa: PLC0415 - only for those who ask
 
-        return decision_events(self, event_bus).event_bus
+        return decision_events(self, {RELEASE: self.release_id, RECORD: STATE}, event_bus).event_bus
 
     def read(self, scope: Construct) -> sfn.CustomState:
         """Make the state that reads the share into variables, before a batch is sorted.

@@ -9,10 +9,11 @@ from cdk_inference.common.metadata import metrics_name
 from cdk_inference.events.buses import check_same_bus
 from cdk_inference.events.patterns import DECISION
 from cdk_inference.events.table_events import TableEvents
-from cdk_inference.releases.control import RECORD, RELEASE, STATE
 from cdk_inference.storage.tables import enable_stream
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aws_cdk import aws_events as events
 
     from cdk_inference.releases.control import ReleaseControl
@@ -22,7 +23,9 @@ _IMAGE = "$.dynamodb.NewImage"
 _HISTORY = f"<{_IMAGE}.history.L>"
 
 
-def decision_events(control: ReleaseControl, event_bus: events.IEventBus | None) -> TableEvents:
+def decision_events(
+    control: ReleaseControl, record: Mapping[str, str], event_bus: events.IEventBus | None
+) -> TableEvents:
     """Return the events for decisions about a release, which the first caller creates.
 
     The state machine and the command line decide by a write each. So nobody can decide without an event, and neither
@@ -32,6 +35,8 @@ def decision_events(control: ReleaseControl, event_bus: events.IEventBus | None)
     ----------
     control
         The release.
+    record
+        The keys of the record that decisions are written to.
     event_bus
         Where events go. Default: where they go already, or the default bus.
 
@@ -55,7 +60,7 @@ def decision_events(control: ReleaseControl, event_bus: events.IEventBus | None)
         role="release-events",
         detail_type=DECISION,
         input_template=_detail(control),
-        only={"dynamodb": {"Keys": {RELEASE: {"S": [control.release_id]}, RECORD: {"S": [STATE]}}}},
+        only={"dynamodb": {"Keys": {name: {"S": [value]} for name, value in record.items()}}},
         event_bus=event_bus,
     )
 
