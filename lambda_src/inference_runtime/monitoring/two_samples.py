@@ -140,8 +140,10 @@ def _upper_gamma(shape: float, value: float) -> float:
 def stability_index(window: Sequence[int], baseline: Sequence[int]) -> float:
     """Return the population stability index (PSI): how large a difference is, whatever the sizes of the samples.
 
-    A share of 0 counts as 0.0001.
+    A share of 0 counts as 0.0001. A sample without counts tells nothing: it is 0 then.
     """
+    if not (sum(window) and sum(baseline)):
+        return 0.0
     shares = [[count / sum(counts) or _EMPTY_SHARE for count in counts] for counts in (window, baseline)]
     total = 0.0
     for one, other in zip(*shares, strict=True):
