@@ -65,6 +65,20 @@ def test_an_answer_that_the_pipe_sends_again_is_the_same_record() -> None:
     assert one == other
 
 
+@given(
+    bucket=st.from_regex(r"[a-z][a-z0-9.-]{2,20}[g-z]", fullmatch=True),
+    key=st.text(st.characters(codec="utf-8"), min_size=1).map(lambda text: f"in/{text}~"),
+    answer=st.text(min_size=1).map(lambda text: f"~{text}~"),
+)
+def test_no_name_of_an_object_gets_into_a_record_however_hostile_it_is(bucket: str, key: str, answer: str) -> None:
+    secrets = {"object": f"{bucket}/{key}", "bucket": bucket, "key": key, "answer_sha256": answer}
+    detail = EVENT["detail"] | secrets | {"id": f"{bucket}~", "reason": key, "prediction": answer}
+    told = record({"pipeline": "p", "event": {**EVENT, "detail": detail}}, b"secret")
+    strings = [value for value in told.values() if isinstance(value, str)]
+    assert len(strings) == len(told)
+    assert not [value for value in strings for name in secrets.values() if name in value]
+
+
 def decided(by: str, reason: str) -> dict[str, object]:
     history = [{"S": json.dumps({"by": by, "reason": each, "evidence": {"errors": {}}})} for each in ("first", reason)]
     detail = {"event_id": "e", "pipeline": "p", "status": "ABORTED", "share": "0", "history": history}
