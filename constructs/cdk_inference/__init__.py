@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline.staged import SeparateStages
     from cdk_inference.pipeline.workflow import InferenceWorkflow
     from cdk_inference.releases.abort_rules import AbortOn, AbortRule
+    from cdk_inference.releases.control import ReleaseControl
     from cdk_inference.releases.release import Release
     from cdk_inference.releases.strategy import ReleaseStrategy
     from cdk_inference.routing.inference import Inference
@@ -103,6 +104,7 @@ _MODULES = {
     "Prices": "costs.prices",
     "PropError": "errors",
     "Release": "releases.release",
+    "ReleaseControl": "releases.control",
     "ReleaseStrategy": "releases.strategy",
     "ResultEvents": "events.result_events",
     "ResultsTable": "storage.results",
@@ -166,6 +168,7 @@ __all__ = [
     "Prices",
     "PropError",
     "Release",
+    "ReleaseControl",
     "ReleaseStrategy",
     "ResultEvents",
     "ResultsTable",
