@@ -104,6 +104,7 @@ def apps() -> dict[str, Callable[[Stack], None]]:
         "Capacities": _capacities,
         "Deliveries": _deliveries,
         "Audited": _audited,
+        "Released": _released,
     }
 
 
@@ -176,6 +177,18 @@ def _audited(stack: Stack) -> None:
     )
     pipeline.add_drift_monitor()
     pipeline.audit(AuditLog(stack, "Log"))
+
+
+def _released(stack: Stack) -> None:
+    from aws_cdk import aws_cloudwatch as cloudwatch  # noqa: PLC0415
+
+    from cdk_inference import AbortOn, Preprocess, Release, Route  # noqa: PLC0415
+
+    metric = cloudwatch.Metric(namespace="Shop", metric_name="Complaints")
+    alarm = metric.create_alarm(stack, "Complaints", threshold=9, evaluation_periods=1)
+    candidate = Route("new", model=_model(stack, "new"), preprocess=Preprocess.image(size=224))
+    rules = [AbortOn.errors(), AbortOn.disagreement(metric="top1_agreement", agreement=0.9), alarm]
+    _pipeline(stack, release=Release.canary(candidate=candidate, abort_on=rules))
 
 
 def _own_key(stack: Stack) -> None:

@@ -36,6 +36,7 @@ _DOES = {
     "inference_runtime.handlers.postprocess.handler": "postprocess",
     "inference_runtime.handlers.fused.handler": "fused",
     "inference_runtime.handlers.decide.handler": "decide",
+    "inference_runtime.handlers.compare_models.handler": "compare",
     IMAGE: "infer",
 }
 """The behaviours of the functions' handlers, as `world.mjs` names them."""

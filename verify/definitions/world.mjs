@@ -144,6 +144,10 @@ export class World {
 
   async call (integration, args, clock, state) {
     switch (integration) {
+      case 'dynamodb:getItem': // of a release in its first step
+        return { Item: { status: { S: 'RUNNING' }, step: { N: '0' }, share: { N: '50' }, compared: { N: '50' } } }
+      case 'dynamodb:updateItem':
+        return this.count(args)
       case 'lambda:invoke': {
         const Payload = this.invoke(args.FunctionName, args.Payload, clock)
         return { ExecutedVersion: '7', Payload, StatusCode: 200 }
@@ -153,17 +157,13 @@ export class World {
       case 'sqs:sendMessage':
         return this.send(args, clock)
       case 'states:startExecution':
-        return this.start(args, clock)
+        return args.Input.items === undefined ? await this.compareWith(args, clock) : this.start(args, clock)
       case 'aws-sdk:s3:getObjectTagging':
         this.lookUp(args, clock)
         return { TagSet: this.tagsOf(args.Key) }
       case 'aws-sdk:s3:headObject':
         this.lookUp(args, clock)
         return { Metadata: this.byKey(args.Key).metadata ?? {} }
-      case 'dynamodb:getItem': // a release: half of the objects go to each model
-        return { Item: { status: { S: 'RUNNING' }, step: { N: '0' }, share: { N: '50' }, compared: { N: '0' } } }
-      case 'dynamodb:updateItem':
-        return {}
       default:
         throw new Broken(`${state} calls ${integration}, which the scenarios do not know`)
     }
@@ -173,6 +173,7 @@ export class World {
     const about = this.app.functions[name]
     if (about === undefined) throw new Broken(`no function has the name ${name}`)
     this.invocations++
+    if (payload['cdk-inference'] === 'warm') return null
     this.refuse(this.scenario.lambda, about, clock)
     return this[about.does](JSON.parse(JSON.stringify(payload)), new Invocation(about, clock))
   }
@@ -291,6 +292,39 @@ export class World {
       failures: [...read.failed, ...written.failures],
       unfinished: read.unfinished
     }
+  }
+
+  /** Add to what a release counts: each object once, at its first delivery. */
+  count ({ Key, ExpressionAttributeValues }) {
+    if (Key.record.S !== 'step-0') throw new Broken(`a release counts for ${Key.record.S}`)
+    for (const [name, { N }] of Object.entries(ExpressionAttributeValues)) {
+      if (!/^\d+$/.test(N)) throw new Broken(`a release counts ${name} ${N}`)
+      this.counted = (this.counted ?? 0) + Number(N)
+    }
+    if (this.counted > this.messages.size) this.problems.push(`a release counts ${this.counted} of ${this.messages.size} objects`)
+    return {}
+  }
+
+  /** Run the comparison of two models, which nobody waits for. */
+  async compareWith ({ StateMachineArn, Input }, clock) {
+    clock.now += STEP
+    const ids = Input.messages.map((message) => message.message_id)
+    if (new Set(ids).size !== ids.length) this.problems.push(`compared twice: ${ids}`)
+    const before = this.compared
+    const ended = await this.run(StateMachineArn, JSON.parse(JSON.stringify(Input)), clock.now)
+    if (ended.status === 'FAILED') this.problems.push(`the comparison failed: ${ended.error} ${ended.cause}`)
+    const harmless = ids.every((id) => [...GOOD, 'superseded'].includes(this.fate(id))) && !this.scenario.lambda
+    if (ids.length > 0 && harmless && this.compared === before) this.problems.push(`${ids} were not compared`)
+    return { ExecutionArn: 'compared', StartDate: 'now' }
+  }
+
+  compare ({ stable, candidate, stable_ms, candidate_ms }) {
+    this.compared = (this.compared ?? 0) + 1
+    const right = [stable, ...(candidate === null ? [] : [candidate])].every((arm) =>
+      [arm.items, arm.failed, arm.groups].every(Array.isArray) && [...arm.items, ...arm.failed].every((one) => this.messages.has(one.message_id)))
+    if (!right) this.problems.push(`compared: ${JSON.stringify([stable, candidate]).slice(0, 300)}`)
+    if (typeof stable_ms !== 'number' || typeof candidate_ms !== 'number') this.problems.push(`compared: ${stable_ms} ${candidate_ms}`)
+    return {}
   }
 
   decide ({ messages }) {

@@ -58,7 +58,7 @@ LEADING_KEYS = "dynamodb:LeadingKeys"
 IMAGE = "image"
 """The handler of a function in a container: ours run models."""
 
-UNGUARDED = frozenset({"events.amazonaws.com", "lambda.amazonaws.com", "sagemaker.amazonaws.com"})
+UNGUARDED = frozenset({"lambda.amazonaws.com", "sagemaker.amazonaws.com"})
 """Services whose calls for a role carry no account that its trust policy could ask for."""
 
 
@@ -187,6 +187,7 @@ class Flows:
             "inference_runtime.handlers.audit.handler": (self._writes_log,),
             "inference_runtime.handlers.drift.handler": (self._judges_windows,),
             "inference_runtime.handlers.judge_release.handler": (self._judges_release,),
+            "inference_runtime.handlers.compare_models.handler": (self._reads_tensors, self._counts_for_release),
         }.get(handler)
         if does is None:
             self.untraced.append(f"{function.id} has the handler {handler}, of which nothing is known")
@@ -236,6 +237,9 @@ class Flows:
 
     def _judges_release(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
         self._table(role, "dynamodb:Query", variables["RELEASES_TABLE"], variables["RELEASE"])
+
+    def _counts_for_release(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        self._table(role, "dynamodb:UpdateItem", variables["RELEASES_TABLE"], variables["RELEASE"])
 
     def _submits(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
         self._table(role, "dynamodb:PutItem", variables["TOKENS_TABLE"])
@@ -298,6 +302,10 @@ class Flows:
             elif call.integration in ("dynamodb:getItem", "dynamodb:updateItem"):
                 action = call.integration.replace(":g", ":G").replace(":u", ":U")
                 self._table(role, action, given["TableName"], given["Key"]["release"]["S"])
+            elif call.integration == "aws-sdk:cloudwatch:describeAlarms":
+                for name in given["AlarmNames"]:
+                    alarm = self.template.named(name)
+                    self._allow(role, ("cloudwatch:DescribeAlarms",), alarm.arn if alarm else "")
             elif call.integration == "sqs:sendMessage":
                 queue = self.template.named(given["QueueUrl"])
                 self._allow(role, ("sqs:SendMessage",), queue.arn if queue else "")

@@ -24,6 +24,7 @@ PSEUDO = {
 
 # By type: the ARN after the account; `{}` is the resource's name.
 _ARNS = {
+    "AWS::CloudWatch::Alarm": "cloudwatch:{region}:{account}:alarm:{}",
     "AWS::DynamoDB::GlobalTable": "dynamodb:{region}:{account}:table/{}",
     "AWS::EC2::SecurityGroup": "ec2:{region}:{account}:security-group/{}",
     "AWS::EC2::Subnet": "ec2:{region}:{account}:subnet/{}",

@@ -7,11 +7,20 @@ from aws_cdk import aws_iam as iam
 
 
 def pipes_principal(stack: Stack) -> iam.ServicePrincipal:
-    """Return EventBridge Pipes, for pipes of the stack's account and Region."""
+    """Return EventBridge Pipes, for a pipe of this account and Region only."""
+    return _on_behalf_of(stack, "pipes", "pipe")
+
+
+def events_principal(stack: Stack) -> iam.ServicePrincipal:
+    """Return EventBridge, for a rule of this account and Region only."""
+    return _on_behalf_of(stack, "events", "rule")
+
+
+def _on_behalf_of(stack: Stack, service: str, resource: str) -> iam.ServicePrincipal:
     return iam.ServicePrincipal(
-        "pipes.amazonaws.com",
+        f"{service}.amazonaws.com",
         conditions={
             "StringEquals": {"aws:SourceAccount": stack.account},
-            "ArnLike": {"aws:SourceArn": stack.format_arn(service="pipes", resource="pipe", resource_name="*")},
+            "ArnLike": {"aws:SourceArn": stack.format_arn(service=service, resource=resource, resource_name="*")},
         },
     )

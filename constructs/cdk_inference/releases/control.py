@@ -286,7 +286,8 @@ class ReleaseControl(Construct):
         if self.compared:
             members["ids"] = "$fresh"
         listed = ", ".join(f"'{name}': {value}" for name, value in members.items())
-        return {"tally": f"{{% ({_FRESH}; {{{listed}}}) %}}"} if len(members) > 1 else {}
+        # A part of a batch has new objects only, or none.
+        return {"tally": f"{{% ({_FRESH}; $count($fresh) > 0 ? {{{listed}}} : {{}}) %}}"} if len(members) > 1 else {}
 
     def finish(self, scope: Construct, then: sfn.IChainable) -> sfn.IChainable:
         """Make the states that count what came out of a batch and compare a sample; they go on, whatever happens."""

@@ -14,6 +14,7 @@ from aws_cdk import aws_stepfunctions as sfn
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.jsonata import EMPTY, one_line
+from cdk_inference.common.principals import events_principal
 from cdk_inference.common.props.descriptions import ROLE, RULE, described
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
@@ -338,7 +339,7 @@ class ReleaseStepper(LoggedStateMachine):
         role = iam.Role(
             self,
             "EventsRole",
-            assumed_by=iam.ServicePrincipal("events.amazonaws.com"),
+            assumed_by=events_principal(stack),
             description=described(f"starts {self.node.path} after deployments", ROLE),
         )
         encryption.grant_executions(self.state_machine, self._key, role)
