@@ -181,11 +181,15 @@ def _audited(stack: Stack) -> None:
 
 def _released(stack: Stack) -> None:
     from aws_cdk import aws_cloudwatch as cloudwatch  # noqa: PLC0415
+    from aws_cdk import aws_cloudwatch_actions as actions  # noqa: PLC0415
+    from aws_cdk import aws_sns as sns  # noqa: PLC0415
 
     from cdk_inference import AbortOn, Preprocess, Release, Route  # noqa: PLC0415
 
     metric = cloudwatch.Metric(namespace="Shop", metric_name="Complaints")
     alarm = metric.create_alarm(stack, "Complaints", threshold=9, evaluation_periods=1)
+    on_call = sns.Topic.from_topic_arn(stack, "OnCall", "arn:aws:sns:eu-west-1:111122223333:on-call")
+    alarm.add_alarm_action(actions.SnsAction(on_call))
     candidate = Route("new", model=_model(stack, "new"), preprocess=Preprocess.image(size=224))
     rules = [AbortOn.errors(), AbortOn.disagreement(metric="top1_agreement", agreement=0.9), alarm]
     _pipeline(stack, release=Release.canary(candidate=candidate, abort_on=rules))

@@ -97,11 +97,18 @@ class Releasing:
         self.cloud.client("dynamodb").put_item(TableName=self.table, Item={**item, **key})
 
     def put(self, prefix: str, count: int, candidate: str = "good") -> list[str]:
-        """Put objects of which the candidate makes what it is told, and return their keys."""
+        """Put objects of which the candidate makes what it is told, and return their keys.
+
+        They are put together, so that they come in few batches.
+        """
         keys = [f"{prefix}/{number}.json" for number in range(count)]
-        for number, key in enumerate(keys):
+
+        def put(number: int) -> None:
             numbers = {name: 1.0 if number % 4 == place else 0.0 for place, name in enumerate("abcd")}
-            self.pipeline.put(key, json.dumps({**numbers, "candidate": candidate}).encode())
+            self.pipeline.put(keys[number], json.dumps({**numbers, "candidate": candidate}).encode())
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(put, range(count)))
         return keys
 
     @cached_property
@@ -200,9 +207,14 @@ class Releasing:
         self._run([self._message(row, "2") for row in rows])
 
     def deliver_one_by_one(self, rows: list[dict[str, Any]]) -> None:
-        """Run the workflow for each event alone, as if it had come just now."""
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda row: self._run([self._message(row, "1")]), rows))
+        """Run the workflow for each event alone, as if it had come just now.
+
+        A few at a time: each function starts a process for each of its invocations that run at once.
+        """
+        with ThreadPoolExecutor(2) as pool:
+            for first in range(0, len(rows), 4):
+                list(pool.map(lambda row: self._run([self._message(row, "1")]), rows[first : first + 4]))
+                self.wait_for_comparisons()
 
     def _message(self, row: dict[str, Any], receive_count: str) -> dict[str, Any]:
         described = {"key": row["key"], "size": int(row["size"]), "etag": row["etag"]}

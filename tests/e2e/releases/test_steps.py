@@ -19,12 +19,12 @@ def test_a_deployment_begins_the_release(begun: str) -> None:
 
 
 def test_a_good_candidate_gets_all_objects(releasing: Releasing) -> None:
-    rows = releasing.stored("good", 12)
+    rows = releasing.stored("good", 10)
     execution = releasing.begin()
-    keys = releasing.put("good", 32)
+    keys = releasing.put("good", 40)
     releasing.deliver_one_by_one(rows)
     wait_until(lambda: releasing.status().share == 100, releasing.status, every=0.5)
-    keys += releasing.put("better", 16)
+    keys += releasing.put("better", 12)
     assert releasing.ended(execution) == ("SUCCEEDED", None, None)
     status = releasing.status()
     assert (status.status, status.share, status.compared) == ("PROMOTED", 100, 0)
@@ -58,8 +58,8 @@ def test_a_bad_candidate_is_caught_within_one_window(
     releasing: Releasing, candidate: str, rule: str, reason: str
 ) -> None:
     if candidate == "slow":
-        rows = releasing.stored(candidate, 20)
-        releasing.set(share=50, compared=100)
+        rows = releasing.stored(candidate, 16)
+        releasing.set(share=0, compared=100)
         releasing.deliver_one_by_one(rows)
     else:
         releasing.set(share=50, compared=100)
