@@ -50,7 +50,7 @@ _DEPLOYED = ["CREATE_COMPLETE", "UPDATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE"]
 
 @check_props
 class AuditLog(Construct):
-    """Keeps what pipelines answered, and which models were deployed, in files that nobody can change or delete.
+    """Keeps answers of pipelines, and decisions about their models, in files that nobody can change or delete.
 
     Rules → queue → function → bucket with Object Lock. A record of an answer has the object's version, the model's
     version, status, route and times. It also has hashes of the object's name and of the answer: HMAC-SHA-256 with a
@@ -58,6 +58,7 @@ class AuditLog(Construct):
     record is about. Deleting the secret anonymizes the log, where a law asks for that.
 
     Give it to pipelines with `pipeline.audit`. Records come at least once: copies have the same ``record``.
+    CloudFormation asks the function for a record when a deployment changes a model, and waits for it.
 
     Parameters
     ----------

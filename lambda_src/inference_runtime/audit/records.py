@@ -51,7 +51,7 @@ def record(message: dict[str, Any], secret: bytes) -> dict[str, Any]:
 
     Raises
     ------
-    KeyError
+    AttributeError, LookupError, TypeError, ValueError
         The event lacks what events of its type have.
     """
     event = message["event"]
@@ -73,8 +73,9 @@ def _decided(detail: dict[str, Any], secret: bytes) -> dict[str, Any]:
 
     The reason that an operator gives may name persons: a hash stands for it, which proves the text in the table.
     """
-    decision = json.loads(detail["history"][-1]["S"])
-    if decision["by"] == "operator":
+    history = detail["history"] or [{"S": "{}"}]  # it is empty if somebody wrote to the table by hand
+    decision = json.loads(history[-1]["S"])
+    if decision.get("by") == "operator":
         decision["reason"] = pseudonym(secret, decision["reason"])
     return {name: value for name, value in detail.items() if name != "history"} | {"decision": decision}
 

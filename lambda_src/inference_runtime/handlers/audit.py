@@ -50,7 +50,7 @@ def _write(messages: list[dict[str, Any]]) -> dict[str, Any]:
     for message in messages:
         try:
             one = record(json.loads(message["body"]), _secret)
-        except (ValueError, KeyError, TypeError):
+        except (AttributeError, LookupError, TypeError, ValueError):
             _log.exception("cannot read message %s", message["messageId"])
             failed.append(message["messageId"])
         else:

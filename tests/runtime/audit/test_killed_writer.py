@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from inference_runtime.errors import RetryableError
 
@@ -102,6 +104,27 @@ def test_a_batch_that_comes_again_in_other_parts_has_each_record_under_one_name(
     by_name = {one["record"]: one for one in found}
     assert sorted(one["detail"]["number"] for one in by_name.values()) == list(range(12))
     assert all(by_name[one["record"]] == one for one in found)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["S", "by", "reason"]), inner),
+    max_leaves=4,
+)
+MALFORMED = JSON | JSON.map(lambda decision: [{"S": json.dumps(decision)}]) | JSON.map(lambda entry: [entry])
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=MALFORMED)
+def test_an_event_that_is_malformed_takes_no_other_with_it(load: Callable[[str], Any], history: object) -> None:
+    event = {"id": "m", "time": "2026-11-20T12:00:00Z", "detail-type": "Release Decision"}
+    detail = {"event_id": "m", "history": history}
+    malformed = {
+        "messageId": "malformed",
+        "body": json.dumps({"pipeline": "q", "event": {**event, "detail": detail}}),
+    }
+    failed = load("audit")({"Records": [malformed, message(1)]})["batchItemFailures"]
+    assert failed in ([], [{"itemIdentifier": "malformed"}])
 
 
 def test_a_change_of_models_that_cannot_be_written_is_not_answered(

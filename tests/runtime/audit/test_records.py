@@ -86,6 +86,12 @@ def decided(by: str, reason: str) -> dict[str, object]:
     return told["detail"]
 
 
+def test_a_share_that_somebody_moves_by_hand_is_recorded_without_a_decision() -> None:
+    detail = {"event_id": "e", "status": "RUNNING", "share": "100", "history": ""}
+    told = record({"pipeline": "p", "event": {**EVENT, "detail-type": "Release Decision", "detail": detail}}, b"")
+    assert told["detail"] == {"event_id": "e", "status": "RUNNING", "share": "100", "decision": {}}
+
+
 def test_a_record_of_a_decision_has_the_last_one_with_its_evidence() -> None:
     assert decided("judge", "it is slow") == {
         "event_id": "e",

@@ -217,7 +217,9 @@ def test_a_window_whose_verdict_the_bus_does_not_take_is_judged_again(
 
 
 def test_a_statistic_that_nobody_counted_is_no_drift(window: Window, judge: Judge) -> None:
-    window(2, {"n_objects": 200, "o0_0": 96, "o0_1": 104, "n_escalated": 20})  # of objects that were prepared before a deployment
+    window(
+        2, {"n_objects": 200, "o0_0": 96, "o0_1": 104, "n_escalated": 20}
+    )  # of objects that were prepared before a deployment
     (found,) = judge()
     (empty,) = (one for one in found["statistics"] if one["name"] == "image brightness")
     assert (found["verdict"], empty["p_value"], empty["stability_index"]) == ("NO_DRIFT", 1.0, 0.0)
