@@ -78,7 +78,7 @@ class GpuWorkflow(LoggedStateMachine):
     """A standard state machine that scores what was preprocessed, for as long as it takes a GPU to come.
 
     Input: what preprocessing returned (``items``, ``rejected``, ``groups``), and what rows shall say besides
-    (``first``, ``route``, ``variant``).
+    (``first``, ``route``, ``variant``). With `outcomes`, also ``counted``: what they are counted for, or ``""``.
 
     While inference is refused, it waits and tries again, each time up to twice as long; nothing is polled. An
     invocation that dies makes it split the batch, until the item that kills it is alone, and does so twice. An item

@@ -141,7 +141,7 @@ class Stack:
         missing
             The rule and the fix of the message for a stack that has none, around what it got.
         error
-            What is raised.
+            The class of the error.
         **named
             The name, by the fact that has it, such as ``log="Stack/Log"``.
 

@@ -95,7 +95,7 @@ def test_errors_that_arrive_late_for_an_earlier_step_abort_too() -> None:
 
 
 def test_late_results_of_the_stable_model_rarely_abort_a_candidate_that_is_as_good() -> None:
-    """Of each second batch, the stable model's results come five batches later than the candidate's."""
+    """The stable model's results for each second batch come five batches later than the candidate's."""
     plan = replace(PLAN, steps=[25, 100], rules=[{"rule": "errors", "times": 1.0}], confidence=0.95)
     random = np.random.default_rng(3)
     aborted = 0
