@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -77,6 +78,21 @@ def test_a_prefix_that_is_dropped_fails():
     text = json.dumps(app).replace(":s3:::my-photos/in/*", ":s3:::my-photos/*")
     found = ask({"OwnKey": json.loads(text)}, Tools()).findings
     assert {(finding.rule, finding.subject[:19]) for finding in found} == {("too wide", "PhotosPreprocessRol")}
+
+
+@pytest.mark.slow
+def test_records_of_all_releases_are_too_much_for_each_role_of_a_release():
+    app = copy.deepcopy(template("Released"))
+    for _, statements in policies(app):
+        for number, statement in enumerate(statements):
+            if "dynamodb:LeadingKeys" in json.dumps(statement):
+                drop_condition(statements, number)
+    found = ask({"Released": app}, Tools()).findings
+    roles = ("Workflow", "ReleaseStepper", "ReleaseStepperJudge", "ReleaseComparisonCompare")
+    assert {finding.rule for finding in found} == {"too wide"}
+    assert {re.sub(r"(StateMachine|Function)?Role\w*", "", finding.subject) for finding in found} == {
+        f"Photos{role}" for role in roles
+    }
 
 
 @pytest.mark.slow
