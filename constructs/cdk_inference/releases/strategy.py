@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from cdk_inference.common.jsonata import string_literal
 from cdk_inference.common.props.prop_types import check_props
@@ -30,9 +30,6 @@ SHARE = "$candidate_share"
 @check_props
 class ReleaseStrategy(ABC):
     """How a new model takes over. `Release` has a factory for each kind."""
-
-    side_by_side: ClassVar[bool] = True
-    """Whether two models run at the same time."""
 
     @abstractmethod
     def arms(self, model: Route | None) -> Arms | None:
@@ -176,8 +173,6 @@ class Arms:
 @dataclass(frozen=True)
 class AllAtOnce(ReleaseStrategy):
     """See `Release.all_at_once`."""
-
-    side_by_side: ClassVar[bool] = False
 
     def arms(self, model: Route | None) -> None:
         """Return no arms."""
