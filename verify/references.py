@@ -191,8 +191,8 @@ def _released(stack: Stack) -> None:
     on_call = sns.Topic.from_topic_arn(stack, "OnCall", "arn:aws:sns:eu-west-1:111122223333:on-call")
     alarm.add_alarm_action(actions.SnsAction(on_call))
     candidate = Route("new", model=_model(stack, "new"), preprocess=Preprocess.image(size=224))
-    rules = [AbortOn.errors(), AbortOn.disagreement(metric="top1_agreement", agreement=0.9), alarm]
-    _pipeline(stack, release=Release.canary(candidate=candidate, abort_on=rules))
+    disagreement = AbortOn.disagreement(metric="top1_agreement", agreement=0.9)
+    _pipeline(stack, release=Release.canary(candidate=candidate, abort_on=[AbortOn.errors(), disagreement, alarm]))
 
 
 def _own_key(stack: Stack) -> None:

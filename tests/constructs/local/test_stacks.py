@@ -1,4 +1,4 @@
-"""What is deployed is found by the name that our metadata gives it."""
+"""Pipelines, releases and audit logs that are deployed are found by their names in our metadata."""
 
 from __future__ import annotations
 
