@@ -193,3 +193,11 @@ def test_a_map_runs_as_many_items_at_a_time_as_it_may():
     ended = interpret(states, *answers, input=["a", "b", "c"])
     assert ended["calls"] == [["T", {"x": "a"}, 0], ["T", {"x": "b"}, 0], ["T", {"x": "c"}, 1000]]
     assert (ended["output"], ended["now"]) == ([1, 2, 3], 5000)
+
+
+def test_branches_run_at_the_same_time_and_the_last_one_counts():
+    branches = [{"StartAt": name, "States": {name: task()}} for name in ("T", "U")]
+    states = {"A": {"Type": "Parallel", "Branches": branches, "Output": "{% $states.result %}", "End": True}}
+    ended = interpret(states, {"takes": 5000, "result": 1}, {"takes": 1000, "result": 2}, input="a")
+    assert ended["calls"] == [["T", {"x": "a"}, 0], ["U", {"x": "a"}, 0]]
+    assert (ended["output"], ended["now"]) == ([1, 2], 5000)
