@@ -1,4 +1,4 @@
-"""Pipelines, releases and audit logs that are deployed are found by their names in our metadata."""
+"""Stacks find what is deployed by the name that our metadata gives it."""
 
 from __future__ import annotations
 
