@@ -209,11 +209,11 @@ class Releasing:
     def deliver_one_by_one(self, rows: list[dict[str, Any]]) -> None:
         """Run the workflow for each event alone, as if it had come just now.
 
-        A few at a time: each function starts a process for each of its invocations that run at once.
+        Two at a time: each function unpacks and starts a process for each of its invocations that run at once.
         """
         with ThreadPoolExecutor(2) as pool:
-            for first in range(0, len(rows), 4):
-                list(pool.map(lambda row: self._run([self._message(row, "1")]), rows[first : first + 4]))
+            for first in range(0, len(rows), 2):
+                list(pool.map(lambda row: self._run([self._message(row, "1")]), rows[first : first + 2]))
                 self.wait_for_comparisons()
 
     def _message(self, row: dict[str, Any], receive_count: str) -> dict[str, Any]:
