@@ -66,6 +66,21 @@ def invoke(endpoint: str, name: str) -> dict[str, object]:
     return dict(json.loads(answer["Payload"].read()))
 
 
+def test_functions_share_the_files_of_a_package_but_not_what_they_write(emulator: Emulator) -> None:
+    code = """
+        import os
+        from pathlib import Path
+        def handler(event, context):
+            own = Path("own.txt")
+            before = own.exists()
+            own.write_text("mine")
+            return {"file": os.stat(__file__).st_ino, "before": before}
+    """
+    one, other = (invoke(emulator.endpoint, make_function(emulator.endpoint, code)) for _ in range(2))
+    assert one["file"] == other["file"]
+    assert one["before"] is other["before"] is False
+
+
 def test_a_role_without_a_right_is_refused(emulator: Emulator) -> None:
     name = make_function(
         emulator.endpoint,
