@@ -81,7 +81,6 @@ def names(code: str) -> dict[str, Any]:
         "model": model,
         "small": lambda: Route("small", model=model(), preprocess=preprocess),
         "large": lambda: Route("large", model=model(), preprocess=preprocess),
-        "larger": lambda: Route("larger", model=model(), preprocess=preprocess),
         "pipeline": lambda: InferencePipeline(other, "Photos", model=model(), preprocess=preprocess),
         "key": lambda: kms.Key(other, "Key"),
         "topic": lambda: sns.Topic(other, "Topic"),
