@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import Watched
 
 REPOSITORY = Path(__file__).parents[3]
+SCRIPT = "examples/sentences/app.py"
 
 
 @pytest.fixture(scope="package")
@@ -25,8 +26,7 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     for name in ("examples/sentences", "model_assets/minilm"):
         shutil.copytree(REPOSITORY / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "cdk.json", project)
-    script = project / "examples/sentences/app.py"
-    app = synthesized(script, tmp_path_factory.mktemp("synthesized"), settings=project / "cdk.json")
+    app = synthesized(project / SCRIPT, tmp_path_factory.mktemp("synthesized"), settings=project / "cdk.json")
     with LocalCloud() as cloud:
         cloud.deploy(app)
         yield cloud

@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cdk_inference import LambdaPlatform
+from tests.e2e.sentences.conftest import REPOSITORY, SCRIPT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
+
+    from cdk_inference.local import LocalCloud
+
+pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.e2e
 def test_the_demo_fails_and_names_the_texts_that_are_not_nearest(
-    built: Callable[..., None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    built("minilm/recipe.py", LambdaPlatform.host().architecture)
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    """In what is deployed already: it takes long, and the fixture has deployed the same app."""
+    monkeypatch.syspath_prepend(str(REPOSITORY))
     demo = importlib.import_module("demos.sentences")
-    demo.console.width = 200
+    deployed = []
+
+    def deploy(folder: Path, *, app: str, **_: object) -> None:
+        deployed.append((folder, app))
+
+    monkeypatch.setattr(cloud, "deploy", deploy)
+    monkeypatch.setattr(demo, "LocalCloud", lambda: nullcontext(cloud))
     monkeypatch.setattr(
         demo,
         "PAIRS",
@@ -31,7 +40,9 @@ def test_the_demo_fails_and_names_the_texts_that_are_not_nearest(
             "A sun begins as a cloud of gas and dust.": "She is the new tennis champion.",
         },
     )
+    demo.console.width = 200
     assert demo.main() == 1
+    assert deployed == [(REPOSITORY, f"python3 {SCRIPT}")]
     shown = capsys.readouterr().out
     wrong = shown.split("another text is nearer than expected: ")[1]
     assert "cat" not in wrong
