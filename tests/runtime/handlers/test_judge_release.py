@@ -45,6 +45,7 @@ class Records:
 @pytest.fixture
 def records(dynamodb: DynamoDBClient, environment: pytest.MonkeyPatch, load: Callable[[str], Any]) -> Records:
     table = make_table(dynamodb, "releases", "release", "record")
+    environment.setenv("PIPELINE", "Stack/Photos")
     environment.setenv("RELEASE", "r1")
     environment.setenv("RELEASES_TABLE", table)
     environment.setenv("RELEASE_PLAN", json.dumps({**PLAN, "min_samples": 20}))
