@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -17,6 +18,10 @@ from tests.warm_builds import install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+# Going through all that imports and collecting tests made, again and again, takes a quarter of their time. Later than
+# that, only what tests make is gone through, and less often: see `pytest_collection_finish`.
+gc.disable()
 
 # How long an example takes says nothing: the machine may be busy. The examples are the same in each run, so that a
 # failure is about the change that was made; `--hypothesis-profile=explore` looks for new ones.
@@ -91,6 +96,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if name == "e2e-e2e":
                 name = "e2e-photographs" if below_tests[1] in _WITH_PHOTOGRAPHS else "e2e"
             item.add_marker(pytest.mark.xdist_group(name))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from here on."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20)
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy  # which imports `stats` when it is used
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
 
 from inference_runtime.monitoring.two_samples import (
     LEAST_EXPECTED,
@@ -19,6 +19,8 @@ from inference_runtime.monitoring.two_samples import (
     stability_index,
 )
 
+pytestmark = pytest.mark.xdist_group("scipy")  # one process imports it: that takes seconds
+
 COUNTS = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 5000)), min_size=2, max_size=12).filter(
     lambda bins: all(sum(column) for column in zip(*bins, strict=True))
 )
@@ -28,19 +30,19 @@ COUNTS = st.lists(st.tuples(st.integers(0, 500), st.integers(0, 5000)), min_size
 def test_the_statistic_is_that_of_scipy(bins: list[tuple[int, int]]) -> None:
     bins = [pair for pair in bins if sum(pair)]
     assert chi_squared(bins) == pytest.approx(
-        stats.chi2_contingency(np.array(bins), correction=False).statistic, rel=1e-9, abs=1e-9
+        scipy.stats.chi2_contingency(np.array(bins), correction=False).statistic, rel=1e-9, abs=1e-9
     )
 
 
 @given(st.floats(0.05, 500), st.floats(0, 2000))
 def test_the_tail_of_the_gamma_distribution_is_that_of_scipy(shape: float, value: float) -> None:
-    assert _upper_gamma(shape, value) == pytest.approx(stats.gamma.sf(value, shape), rel=1e-6, abs=1e-12)
+    assert _upper_gamma(shape, value) == pytest.approx(scipy.stats.gamma.sf(value, shape), rel=1e-6, abs=1e-12)
 
 
 @given(st.integers(0, 400), st.integers(0, 400), st.integers(0, 400), st.integers(0, 400))
 def test_two_bins_have_the_exact_probability_of_scipy(a: int, b: int, c: int, d: int) -> None:
     assert p_value([(a, b), (c, d)]) == pytest.approx(
-        max(1e-300, stats.fisher_exact(np.array([[a, b], [c, d]])).pvalue), rel=1e-6
+        max(1e-300, scipy.stats.fisher_exact(np.array([[a, b], [c, d]])).pvalue), rel=1e-6
     )
 
 
@@ -56,7 +58,7 @@ def test_mean_and_variance_are_those_of_random_tables() -> None:
 
 def test_of_large_samples_the_probability_is_that_of_the_chi_squared_distribution() -> None:
     bins = [(10_100, 50_000), (9_900, 50_300), (10_050, 49_800)]
-    assert p_value(bins) == pytest.approx(stats.chi2_contingency(np.array(bins)).pvalue, rel=1e-3)
+    assert p_value(bins) == pytest.approx(scipy.stats.chi2_contingency(np.array(bins)).pvalue, rel=1e-3)
 
 
 @given(COUNTS)
@@ -105,4 +107,4 @@ def test_windows_without_drift_are_as_rarely_unlikely_as_stated(baseline_size: i
         <= level
         for _ in range(windows)
     )
-    assert hits <= stats.binom.ppf(0.9999, windows, level)
+    assert hits <= scipy.stats.binom.ppf(0.9999, windows, level)
