@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.quant_utils import QuantFormat
 
@@ -75,6 +74,12 @@ def _fitting(rows: int, largest: int) -> int:
 
 
 def _quantize_group(model: onnx.ModelProto, chosen: set[str], bits: int, block_size: int) -> onnx.ModelProto:
+    # Imports sympy, which takes a second.
+    from onnxruntime.quantization.matmul_nbits_quantizer import (  # noqa: PLC0415
+        DefaultWeightOnlyQuantConfig,
+        MatMulNBitsQuantizer,
+    )
+
     config = DefaultWeightOnlyQuantConfig(
         block_size=block_size,
         is_symmetric=True,
