@@ -88,9 +88,9 @@ def _without_vnni(parser: argparse.ArgumentParser, settings: Settings) -> None:
         parser.exit(1, f"error: {error}\n")
     if hidden:
         # The CPU with VNNI builds the models, so that both CPUs run the same files.
-        from benchmarks.prepare import MODELS, prepare  # noqa: PLC0415 - nothing else here needs it
+        from benchmarks.prepare import MODELS, build  # noqa: PLC0415 - nothing else here needs it
 
-        prepare(["digits"] if settings.quick else MODELS, settings.work)
+        build(["digits"] if settings.quick else MODELS, settings.work)
         _become_without_vnni(hidden)
 
 
