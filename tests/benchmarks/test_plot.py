@@ -23,7 +23,9 @@ from benchmarks import plot, report
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.xdist_group("plot")  # one process has the browser
 
 SVG = "{http://www.w3.org/2000/svg}"
 BOLD = {"title", "heading", "ours"}
@@ -135,7 +137,7 @@ ROWS = st.builds(plot.Row, NAMES, st.lists(BARS, min_size=1, max_size=4))
 PANELS = st.builds(plot.Panel, NAMES, NAMES, st.lists(ROWS, min_size=1, max_size=4), st.booleans())
 
 
-@settings(max_examples=60, deadline=None, phases=[Phase.explicit, Phase.generate])  # shrinking takes minutes
+@settings(max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate])  # shrinking takes minutes
 @given(title=NAMES, note=NAMES, panels=st.lists(PANELS, min_size=1, max_size=3))
 def test_any_names_and_values_can_be_read(title: str, note: str, panels: list[plot.Panel]) -> None:
     picture, texts, marks = boxes(plot.draw(title, note, panels))
@@ -203,7 +205,7 @@ DRAWN = """() => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def page() -> Iterator[Page]:
     if CHROMIUM is None and not os.environ.get("CI"):
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     from playwright.sync_api import sync_playwright
@@ -211,7 +213,7 @@ def browser() -> Iterator[Browser]:
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield found
+        yield found.new_page()
         found.close()
 
 
@@ -222,26 +224,25 @@ def luminance(colour: str) -> float:
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def drawn(browser: Browser, svg: str, width: int, scheme: str = "light") -> dict[str, Any]:
-    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+def drawn(page: Page, svg: str, width: int, scheme: str = "light") -> dict[str, Any]:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
     page.set_content(f"<style>body {{ margin: 0 }} svg {{ width: 100%; height: auto }}</style>{svg}")
-    found = page.evaluate(DRAWN)
-    page.close()
-    return found
+    return page.evaluate(DRAWN)
 
 
 @pytest.mark.parametrize("width", [400, 800])
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
-def test_a_browser_draws_it_readably(browser: Browser, width: int, change: Callable[[dict[str, Any]], None]) -> None:
-    found = drawn(browser, report.drawing(changed(change)), width)
+def test_a_browser_draws_it_readably(page: Page, width: int, change: Callable[[dict[str, Any]], None]) -> None:
+    found = drawn(page, report.drawing(changed(change)), width)
     assert found["picture"][3] == width
     texts, marks = ([Box(*box) for box in found[kind]] for kind in ("texts", "marks"))
     assert not list(faults(Box(*found["picture"]), texts, marks))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_have_contrast_in_both_schemes(browser: Browser, scheme: str) -> None:
-    found = drawn(browser, report.drawing(report.read()), 800, scheme)
+def test_colours_have_contrast_in_both_schemes(page: Page, scheme: str) -> None:
+    found = drawn(page, report.drawing(report.read()), 800, scheme)
     behind = luminance(found["panel"])
     assert (behind > 0.5) == (scheme == "light")
     for index, colour in enumerate(found["colours"]):
