@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 if CHROMIUM is None and not os.environ.get("CI"):
@@ -74,13 +74,14 @@ PLOTS = """() => [...document.querySelectorAll(".plot")].map(plot => {
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def blank() -> Iterator[Page]:
+    """One page for all tests: a new one for each takes the browser a second."""
     assert CHROMIUM, "CI has no Chromium: apt-get install chromium"
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
+        yield browser.new_page()
         browser.close()
 
 
@@ -91,24 +92,30 @@ def cards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def open_card(browser: Browser) -> Iterator[Callable[..., Page]]:
+def open_card(blank: Page) -> Iterator[Callable[..., Page]]:
     """Open a file; console messages, errors and requests other than for the file itself fail the test."""
-    contexts, heard = [], []
+    heard: list[tuple[str, str]] = []
+    listeners = {
+        "console": lambda message: heard.append(("console", message.text)),
+        "pageerror": lambda error: heard.append(("error", str(error))),
+        "request": lambda request: heard.append(("request", request.url)),
+    }
+    files = ("data:",)
+    for event, listener in listeners.items():
+        blank.on(event, listener)
 
     def open_card(file: Path, *, width: int = 1280, scheme: Any = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: heard.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: heard.append(f"error: {error}"))
-        page.on("request", lambda r: heard.append(r.url) if not r.url.startswith((file.as_uri(), "data:")) else None)
-        page.goto(file.as_uri(), wait_until="load")
-        return page
+        nonlocal files
+        files = (*files, file.as_uri())
+        blank.set_viewport_size({"width": width, "height": 900})
+        blank.emulate_media(media="screen", color_scheme=scheme)
+        blank.goto(file.as_uri(), wait_until="load")
+        return blank
 
     yield open_card
-    for context in contexts:
-        context.close()
-    assert heard == []
+    for event, listener in listeners.items():
+        blank.remove_listener(event, listener)
+    assert [(kind, text) for kind, text in heard if kind != "request" or not text.startswith(files)] == []
 
 
 @pytest.mark.parametrize("width", WIDTHS)
