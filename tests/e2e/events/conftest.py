@@ -1,4 +1,4 @@
-"""The app whose results are events, deployed once."""
+"""The app whose results are events, and which is watched, deployed once."""
 
 from __future__ import annotations
 
@@ -29,3 +29,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
 @pytest.fixture(scope="package")
 def records(watch: type[Watched], cloud: LocalCloud) -> Watched:
     return watch(cloud, "Events/Records")
+
+
+@pytest.fixture(scope="package")
+def watched(watch: type[Watched], cloud: LocalCloud) -> Watched:
+    return watch(cloud, "Drift/Records")

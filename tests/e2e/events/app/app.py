@@ -1,4 +1,8 @@
-"""A pipeline over records of four numbers, whose results are events on a bus, next to a table and a bus of others."""
+"""Pipelines over records of four numbers.
+
+The results of one are events on a bus, next to a table and a bus of others. The other has all that tells how it is
+doing.
+"""
 
 from pathlib import Path
 
@@ -6,24 +10,31 @@ import aws_cdk as cdk
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
+from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 
 from cdk_inference import AuditLog, Execution, InferencePipeline, ModelArtifact, Postprocess, Preprocess
 
-MODEL = Path(__file__).parents[2] / "drift" / "app" / "model"
+HERE = Path(__file__).parent
 
 app = cdk.App()
-stack = cdk.Stack(app, "Events")
-pipeline = InferencePipeline(
-    stack,
-    "Records",
-    model=ModelArtifact(stack, "Model", recipe=MODEL / "recipe.py"),
-    preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
-    postprocess=Postprocess.classification(labels=["low", "middle", "high"]),
-    execution=Execution.fused(),
-    max_batching_window=cdk.Duration.seconds(1),
-    removal_policy=cdk.RemovalPolicy.DESTROY,
-)
+stack, drift = cdk.Stack(app, "Events"), cdk.Stack(app, "Drift")
+
+
+def records(stack: cdk.Stack, **options: object) -> InferencePipeline:
+    return InferencePipeline(
+        stack,
+        "Records",
+        model=ModelArtifact(stack, "Model", recipe=HERE / "model" / "recipe.py"),
+        preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
+        postprocess=Postprocess.classification(labels=["low", "middle", "high"]),
+        max_batching_window=cdk.Duration.seconds(1),
+        removal_policy=cdk.RemovalPolicy.DESTROY,
+        **options,
+    )
+
+
+pipeline = records(stack, execution=Execution.fused())
 for name, statuses in {"All": [], "Rejected": ["REJECTED"]}.items():
     queue = sqs.Queue(stack, f"{name}Queue", queue_name=name)
     pipeline.on_result(name, target=targets.SqsQueue(queue), statuses=statuses)
@@ -39,5 +50,10 @@ dynamodb.TableV2(
     dynamo_stream=dynamodb.StreamViewType.NEW_IMAGE,
     removal_policy=cdk.RemovalPolicy.DESTROY,
 )
+
+watched = records(drift)
+watched.add_drift_monitor(window=cdk.Duration.minutes(5))
+watched.add_dashboard(name="records")
+watched.add_alarms(topic=sns.Topic(drift, "Topic"))
 
 app.synth()

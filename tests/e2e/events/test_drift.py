@@ -45,19 +45,19 @@ def end_windows(cloud: LocalCloud, minutes: int) -> None:
     dynamodb.put_item(TableName=table, Item=key | {name: {"N": str(count)} for name, count in counts.items()})
 
 
-def test_like_objects_are_no_drift_and_unlike_ones_are(cloud: LocalCloud, records: Watched) -> None:
+def test_like_objects_are_no_drift_and_unlike_ones_are(cloud: LocalCloud, watched: Watched) -> None:
     random = np.random.default_rng(7)
-    upload(records, "like", random.normal(size=(OBJECTS, 4)))
-    records.put("no record", b"no JSON")
-    assert records.ends(["no record"]) == {"no record": "REJECTED"}
+    upload(watched, "like", random.normal(size=(OBJECTS, 4)))
+    watched.put("no record", b"no JSON")
+    assert watched.ends(["no record"]) == {"no record": "REJECTED"}
     end_windows(cloud, 60)
-    upload(records, "unlike", random.normal(size=(OBJECTS, 4)) + np.array([2, 0, 0, 0]))
+    upload(watched, "unlike", random.normal(size=(OBJECTS, 4)) + np.array([2, 0, 0, 0]))
     end_windows(cloud, 30)
 
     # Its schedule may have come first: all verdicts are in the log.
-    answer = cloud.client("lambda").invoke(FunctionName=records.functions["Judge"], Payload=b"{}")
+    answer = cloud.client("lambda").invoke(FunctionName=watched.functions["Judge"], Payload=b"{}")
     assert "FunctionError" not in answer, answer["Payload"].read()
-    like, unlike = (json.loads(line) for line in records.logs("Judge").splitlines() if '"verdict"' in line)
+    like, unlike = (json.loads(line) for line in watched.logs("Judge").splitlines() if '"verdict"' in line)
 
     assert (like["verdict"], like["objects"], like["rejected"]) == ("NO_DRIFT", OBJECTS, 1)
     assert (unlike["verdict"], unlike["objects"], unlike["rejected"]) == ("DRIFT", OBJECTS, 0)
@@ -68,19 +68,19 @@ def test_like_objects_are_no_drift_and_unlike_ones_are(cloud: LocalCloud, record
     assert {line["pipeline"] for line in (like, unlike)} == {"Drift/Records"}
 
 
-def test_the_metric_is_the_one_that_alarms_look_at(cloud: LocalCloud, records: Watched) -> None:
+def test_the_metric_is_the_one_that_alarms_look_at(cloud: LocalCloud, watched: Watched) -> None:
     alarms = cloud.client("cloudwatch").describe_alarms()["MetricAlarms"]
     (drift,) = (alarm for alarm in alarms if alarm.get("MetricName") == "Drift")
-    row = records.rows()[0]
+    row = watched.rows()[0]
     dimensions = {each["Name"]: each["Value"] for each in drift["Dimensions"]}
     assert dimensions == {"pipeline": "Drift/Records", "model_version": row["model_version"]}
     assert all("docs/operate/runbook.md#" in alarm["AlarmDescription"] for alarm in alarms)
 
 
-def test_the_dashboard_is_there(cloud: LocalCloud, records: Watched) -> None:
+def test_the_dashboard_is_there(cloud: LocalCloud, watched: Watched) -> None:
     body = json.loads(cloud.client("cloudwatch").get_dashboard(DashboardName="records")["DashboardBody"])
     widgets = {widget["properties"]["title"]: widget["properties"] for widget in body["widgets"]}
     assert {"Objects in 5 minutes", "Drift", "USD for 1,000 objects, without GPUs"} <= widgets.keys()
     for title, function in {"Cold starts, percent of invocations": "Inference", "Drift: verdicts": "Judge"}.items():
-        configuration = cloud.client("lambda").get_function_configuration(FunctionName=records.functions[function])
+        configuration = cloud.client("lambda").get_function_configuration(FunctionName=watched.functions[function])
         assert f"SOURCE '{configuration['LoggingConfig']['LogGroup']}'" in widgets[title]["query"]
