@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 DEAD_LETTER = "DEAD_LETTER"
 _EVERY = 0.5  # seconds between two looks, each of which reads whole tables and queues
-ENDS = ("ExecutionSucceeded", "ExecutionFailed", "ExecutionTimedOut", "ExecutionAborted")
 
 
 class Watched:
@@ -161,6 +160,10 @@ class Watched:
                         found[record[by], name] += sum(record[name])
         return found
 
+    def _statuses(self) -> dict[str, str]:
+        pages = self._client("stepfunctions").get_paginator("list_executions").paginate(stateMachineArn=self.machine)
+        return {one["executionArn"]: one["status"] for page in pages for one in page["executions"]}
+
     def _log(self, function: str) -> str:
         configuration = self._client("lambda").get_function_configuration(FunctionName=function)
         pages = self._client("logs").get_paginator("filter_log_events")
@@ -169,17 +172,21 @@ class Watched:
 
     def executions(self) -> list[str]:
         """Return the workflow's executions. AWS keeps none for express workflows, the emulator does."""
-        pages = self._client("stepfunctions").get_paginator("list_executions")
-        return [e["executionArn"] for page in pages.paginate(stateMachineArn=self.machine) for e in page["executions"]]
+        return list(self._statuses())
 
     def wait_for_executions(self, before: Iterable[str]) -> None:
         """Wait until there are more executions than before, and all have ended."""
 
         def ended() -> bool:
-            new = set(self.executions()) - set(before)
-            return bool(new) and all(self.history(execution)[-1]["type"] in ENDS for execution in new)
+            statuses = self._statuses()
+            new = statuses.keys() - set(before)
+            return bool(new) and "RUNNING" not in {statuses[execution] for execution in new}
 
         wait_until(ended, lambda: f"executions since: {set(self.executions()) - set(before)}", every=_EVERY)
+
+    def input(self, execution: str) -> str:
+        """Return the input of an execution."""
+        return str(self._client("stepfunctions").describe_execution(executionArn=execution)["input"])
 
     def history(self, execution: str) -> list[dict[str, Any]]:
         """Return the events of an execution."""

@@ -37,7 +37,7 @@ class Hostile:
 
     batch: dict[str, bytes]
     mixed: dict[str, bytes]
-    slow: dict[int, dict[str, bytes]]
+    slow: dict[str, bytes]
     garbage: list[str]
 
 
@@ -54,11 +54,8 @@ def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
         "mixed/sleep": b"sleep",
         "mixed/3": good,
     }
-    # So many of a batch hang for much longer than the function may run.
-    slow = {
-        count: {f"slow-{count}/{i:02}": b"sleep" if i % (32 // count) == 1 else good for i in range(32)}
-        for count in (4, 8)
-    }
+    # These hang for much longer than the function may run.
+    slow = {f"slow/{i:02}": b"sleep" if i % 8 == 1 else good for i in range(32)}
     incomplete = {"bucket": {"name": "any"}, "object": {"key": "incomplete", "size": 1}}
     garbage = [
         "not JSON",
@@ -70,7 +67,7 @@ def hostile(watch: type[Watched], cloud: LocalCloud) -> Hostile:
         json.dumps({"time": "2026-01-01T00:00:00Z", "detail": incomplete}),
     ]
     for pipeline in (watch(cloud, "Stages/Obedient"), watch(cloud, "Stages/Fused")):
-        for orders in (batch, slow[4], slow[8], mixed):
+        for orders in (batch, slow, mixed):
             for key, order in orders.items():
                 pipeline.put(key, order)
             pipeline.wait_for_queued(orders, len(orders))

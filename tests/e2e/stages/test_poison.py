@@ -21,9 +21,9 @@ def test_in_a_batch_of_32_only_the_object_that_kills_the_process_fails(obedient:
     ends = obedient.ends(hostile.batch, timeout=600)
     assert ends == {key: "DEAD_LETTER" if order == b"exit" else "SUCCEEDED" for key, order in hostile.batch.items()}
     assert list(ends.values()).count("DEAD_LETTER") == 1
-    starts = [obedient.history(execution)[0]["executionStartedEventDetails"] for execution in obedient.executions()]
+    inputs = [obedient.input(execution) for execution in obedient.executions()]
     # A busy machine may give the batch back, and then there are several.
-    batches = [json.loads(start["input"]) for start in starts if '"batch/13"' in start["input"]]
+    batches = [json.loads(one) for one in inputs if '"batch/13"' in one]
     assert max(map(len, batches)) == 32
 
 
@@ -38,13 +38,12 @@ def test_crashes_and_timeouts_in_the_same_batch_fail_alone(obedient: Watched, ho
     }
 
 
-@pytest.mark.parametrize("count", [4, 8])
-def test_several_slow_objects_of_32_fail_alone(obedient: Watched, hostile: Hostile, count: int) -> None:
+def test_several_slow_objects_of_32_fail_alone(obedient: Watched, hostile: Hostile) -> None:
     """That one execution finds them is shown in tests/workflow: here, a busy machine may give some back."""
-    orders = hostile.slow[count]
+    orders = hostile.slow
     ends = obedient.ends(orders, timeout=600)
     assert ends == {key: "DEAD_LETTER" if order == b"sleep" else "SUCCEEDED" for key, order in orders.items()}
-    assert list(ends.values()).count("DEAD_LETTER") == count
+    assert list(ends.values()).count("DEAD_LETTER") == 4
     errors = {key: error for key, (error, _) in obedient.reasons().items() if key in orders}
     assert errors.keys() == {key for key, end in ends.items() if end == "DEAD_LETTER"}
     assert "" not in errors.values()
