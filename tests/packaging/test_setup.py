@@ -18,7 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("set-up")]  # they go on with one environment
 
 ROOT = Path(__file__).parents[2]
 PROJECT = """
@@ -88,10 +88,9 @@ def write_uv(folder: Path) -> str:
     return uv.version
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A repository with this one's set-up, in a folder with an odd name."""
-    folder = tmp_path / "ein Ordner ü"
+def write_repository(parent: Path) -> Path:
+    """Write a repository with this one's set-up, in a folder with an odd name."""
+    folder = parent / "ein Ordner ü"
     (folder / "requirements").mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", folder)
     shutil.copy(ROOT / "requirements" / "install.py", folder / "requirements")
@@ -105,6 +104,12 @@ def repository(tmp_path: Path) -> Path:
     (folder / "requirements" / "constraints.txt").write_text(f"uv=={write_uv(index)}\ntorch==1.0\n")
     (folder / "requirements" / "alone.txt").write_text("beta\n")
     return folder
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository that is installed: an environment takes seconds, so that whoever finds one goes on with it."""
+    return write_repository(tmp_path_factory.mktemp("installed"))
 
 
 @pytest.fixture
@@ -163,8 +168,10 @@ def test_pip_brings_torch_where_its_index_cannot_be_reached_and_uv_the_rest(
     assert installers(repository) == {"torch": "pip", "small": "uv", "alpha": "uv", "beta": "uv"}
 
     constraints = repository / "requirements" / "constraints.txt"
-    constraints.write_text(constraints.read_text().replace("torch==1.0", "torch==1.1"))
+    before = constraints.read_text()
+    constraints.write_text(before.replace("torch==1.0", "torch==1.1"))
     fails = install("model")
+    constraints.write_text(before)
     assert fails.returncode == 1
     assert "ERROR: " in fails.stderr  # pip's own words
     assert fails.stderr.endswith(
@@ -175,6 +182,8 @@ def test_pip_brings_torch_where_its_index_cannot_be_reached_and_uv_the_rest(
 def test_an_interrupted_installation_starts_anew(
     repository: Path, environment: dict[str, str], install: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
+    # The set-up begins anew below: here it may go on with what another test left.
+    (repository / ".venv" / "interrupted").unlink(missing_ok=True)
     with subprocess.Popen(
         [sys.executable, "requirements/install.py", ".venv", "model"],
         cwd=repository,
@@ -210,7 +219,8 @@ def test_an_interrupted_installation_starts_anew(
         (".dev", "pyproject.toml", False),
     ],
 )
-def test_what_changed_is_installed_again(repository: Path, stamp: str, changed: str, *, current: bool) -> None:
+def test_what_changed_is_installed_again(tmp_path: Path, stamp: str, changed: str, *, current: bool) -> None:
+    repository = write_repository(tmp_path)
     (repository / "requirements" / "no-deps.txt").touch()
     (repository / ".venv").mkdir()
     for age, path in enumerate((".venv/.dev", ".venv/.text", ".venv/.demo")):
