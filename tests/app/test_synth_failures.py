@@ -6,7 +6,9 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
+import onnx
 import pytest
+from onnx.parser import parse_model
 
 from cdk_inference.model import build_model
 
@@ -32,6 +34,15 @@ app.synth()
 BLANK_CALIBRATION = """
 def calibration():
     yield {"numbers": np.zeros((8, 4), np.float32)}
+"""
+
+
+# A process that builds it need not import torch.
+SUMS = """
+<ir_version: 10, opset_import: ["": 18]>
+sums (float[batch, 4] numbers) => (float[batch, 2] sums) <float[4, 2] weight = {1, 0, 1, 0, 0, 1, 0, 1}> {
+  sums = MatMul(numbers, weight)
+}
 """
 
 
@@ -64,7 +75,9 @@ def raising_factory(app: Path) -> None:
 
 def below_the_gate(app: Path) -> None:
     recipe = app / "model" / "recipe.py"
-    change(recipe, "import Evaluation, Float32", "import Evaluation, StaticInt8")
+    change(recipe, "import Evaluation, Float32", "import Evaluation, OnnxFile, StaticInt8")
+    change(recipe, 'TorchModule("factory.py:build")', 'OnnxFile("sums.onnx")')
+    onnx.save(parse_model(SUMS), recipe.with_name("sums.onnx"))
     change(recipe, 'metric="cosine"', "max_drop=0.01")
     change(recipe, "precision=Float32(),", 'precision=StaticInt8(),\n    calibration="data.py:calibration",')
     data = app / "model" / "data.py"
