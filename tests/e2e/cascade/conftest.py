@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[3]
 STRATEGIES = Path(__file__).with_name("app")
-EXAMPLE = "python3 examples/cascade/app.py"
+EXAMPLE = "examples/cascade/app.py"
 # Objects that the user's function cannot decide, and one that it can, in the same batch.
 UNDECIDED = {
     "function/few but decided.json": "SUCCEEDED",
@@ -42,7 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cloud(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
     made = tmp_path_factory.mktemp("synthesized")
     strategies = synthesized(STRATEGIES / "app.py", made / "strategies")
-    example = synthesized(project / "examples/cascade/app.py", made / "example", settings=project / "cdk.json")
+    example = synthesized(project / EXAMPLE, made / "example", settings=project / "cdk.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
         with LocalCloud(retry_after=2) as cloud:

@@ -10,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from cdk_inference.local import aws
+from tests.assemblies import synthesized
 from tests.constructs.conftest import states_of
 from tests.e2e.cascade.conftest import EXAMPLE
 from tests.waiting import wait_until
@@ -187,5 +188,6 @@ def refused(call: Any) -> None:
         call()
 
 
-def test_a_second_synth_changes_nothing(cloud: LocalCloud, project: Path) -> None:
-    assert cloud.diff(project, app=EXAMPLE) == ""
+def test_a_second_synth_changes_nothing(cloud: LocalCloud, project: Path, tmp_path: Path) -> None:
+    app = synthesized(project / EXAMPLE, tmp_path / "synthesized", settings=project / "cdk.json")
+    assert cloud.diff(app) == ""
