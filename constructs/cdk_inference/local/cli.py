@@ -22,6 +22,7 @@ from rich.text import Text
 from cdk_inference.errors import InferenceError
 from cdk_inference.local import aws
 from cdk_inference.local.background import Background, NothingDeployedError
+from cdk_inference.local.cdk import require_app
 from cdk_inference.local.steps import Steps
 from cdk_inference.local.uploads import SUCCEEDED, Outcome
 
@@ -51,7 +52,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 def deploy(
     stacks: Annotated[list[str] | None, typer.Argument(help="Stacks, all by default.")] = None,
     app_command: Annotated[
-        str | None, typer.Option("--app", help="Command that runs the app, by default the one in cdk.json.")
+        str | None,
+        typer.Option("--app", help="Command that runs the app, by default the one in cdk.json. Or a cloud assembly."),
     ] = None,
     context: Annotated[list[str] | None, typer.Option("--context", "-c", help="Context value, as key=value.")] = None,
     project: Project = Path(),
@@ -59,6 +61,7 @@ def deploy(
 ) -> None:
     """Deploy the app, or its changes, into the embedded AWS, which then runs until destroy."""
     values = _context(context or [])
+    require_app(project.resolve(), app_command)
     background = Background(project)
     with Steps(_err) as steps:
         if not background.running():

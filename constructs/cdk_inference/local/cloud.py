@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cdk_inference.local import aws
-from cdk_inference.local.cdk import CdkCli, environments
+from cdk_inference.local.cdk import CdkCli, environments, given_assembly
 from cdk_inference.local.emulator.emulator import Emulator
 from cdk_inference.local.emulator.health import Health, answering
 from cdk_inference.local.emulator.parts import Parts, log_events
 from cdk_inference.local.emulator.pipes import PipeRunner
 from cdk_inference.local.errors import LocalError
-from cdk_inference.local.stacks import Stack, deployed
+from cdk_inference.local.stacks import BOOTSTRAP_STACK, Stack, deployed
 from cdk_inference.local.uploads import Outcome, Pipeline, Upload
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Cloud:
         """
         with answering(self.check):
             pages = aws.client(self.endpoint, "cloudformation", env).get_paginator("describe_stacks").paginate()
-            return any(stack["StackName"] == "CDKToolkit" for page in pages for stack in page["Stacks"])
+            return any(stack["StackName"] == BOOTSTRAP_STACK for page in pages for stack in page["Stacks"])
 
     def bootstrap(self, env: aws.Env = aws.DEFAULT_ENV, *, trusted: str | None = None) -> None:
         """Create CDK's bootstrap stack, if it is not there.
@@ -154,7 +154,8 @@ class Cloud:
         folder
             Folder of the app.
         app
-            Command that runs it, by default the one in ``cdk.json``.
+            Command that runs it, by default the one in ``cdk.json``. Or a cloud assembly, the folder that
+            ``cdk synth`` made: it is taken as it is.
         context
             More context values.
         output
@@ -166,9 +167,21 @@ class Cloud:
         -------
         Path
             The cloud assembly.
+
+        Raises
+        ------
+        LocalError
+            If the app or the CLI fails, or context is given for a cloud assembly.
         """
+        folder = Path(folder).resolve()
+        if given := given_assembly(folder, app):
+            if context:
+                raise LocalError(
+                    f"context must be left out for a cloud assembly, got {', '.join(context)}; synthesize it with that"
+                )
+            return given
         return self._cdk(on_line).synth(
-            folder=Path(folder).resolve(), output=output or self._folder / "cdk.out", app=app, context=_context(context)
+            folder=folder, output=output or self._folder / "cdk.out", app=app, context=_context(context)
         )
 
     def deploy(
@@ -188,7 +201,7 @@ class Cloud:
         folder
             Folder of the app.
         app
-            Command that runs it, by default the one in ``cdk.json``.
+            Command that runs it, or a cloud assembly, as for ``synth``.
         context
             More context values.
         stacks
@@ -211,7 +224,8 @@ class Cloud:
         tell = on_step or (lambda _: None)
         with ThreadPoolExecutor(1) as side:  # neither needs the other
             bootstrap = side.submit(self.bootstrap)
-            tell("synthesizing the app")
+            if given_assembly(Path(folder).resolve(), app) is None:
+                tell("synthesizing the app")
             assembly = self.synth(folder, app=app, context=context, on_line=on_line)
             deployer = _deployer(assembly)
             if not bootstrap.done():

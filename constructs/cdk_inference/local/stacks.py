@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cdk_inference.errors import InferenceError
 
 METADATA_KEY = "cdk-inference"
-_BOOTSTRAP_STACK = "CDKToolkit"
+BOOTSTRAP_STACK = "CDKToolkit"
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def deployed(cloudformation: Any) -> dict[str, str]:  # noqa: ANN401
         stack["StackName"]: f"{stack['StackId']} {stack.get('LastUpdatedTime') or stack.get('CreationTime')}"
         for page in pages
         for stack in page["Stacks"]
-        if stack["StackName"] != _BOOTSTRAP_STACK
+        if stack["StackName"] != BOOTSTRAP_STACK
         and stack["StackStatus"].endswith("_COMPLETE")
         and not stack["StackStatus"].startswith(("DELETE", "ROLLBACK"))
     }

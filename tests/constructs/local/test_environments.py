@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.assemblies import synthesized
 
-from cdk_inference.local import LocalCloud, LocalError
+from cdk_inference.local import LocalCloud, LocalError, aws
+from cdk_inference.local.cdk import _ADMINISTRATOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,3 +66,11 @@ def test_two_accounts_and_regions_work(cloud: LocalCloud, tmp_path: Path) -> Non
         assert url.endswith(f"queue-of-{account}")
     with pytest.raises(LocalError, match="111111111111/eu-west-1, 222222222222/ap-south-1; choose one"):
         cloud.stack("Queues")
+    # To the CLI, the bootstrap stack is as it would have made it.
+    lines: list[str] = []
+    trusting = ["--trust", aws.ACCOUNT, "--cloudformation-execution-policies", _ADMINISTRATOR]
+    env = aws.Env("111111111111", "eu-west-1")
+    cloud._cdk(lines.append, env).run(
+        "bootstrap", f"aws://{env.account}/{env.region}", *trusting, cwd=tmp_path / "made"
+    )
+    assert any(line.endswith("bootstrapped (no changes).") for line in lines), lines

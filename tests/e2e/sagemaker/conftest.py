@@ -45,7 +45,7 @@ def cloud(sagemaker: FakeSageMaker, tmp_path_factory: pytest.TempPathFactory) ->
             )
             stack = cloud.client("cloudformation").describe_stack_resources(StackName="Asynchronous")["StackResources"]
             names = {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in stack}
-            parts = json.loads((cloud.emulator.state / "cdk.out" / "whole.json").read_text())
+            parts = json.loads((app.with_name("assembly") / "whole.json").read_text())
             sagemaker.serve(cloud.endpoint, parts, names, folder)
             yield cloud
 
