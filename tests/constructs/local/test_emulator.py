@@ -49,7 +49,7 @@ def make_function(endpoint: str, code: str) -> str:
     role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}))["Role"]
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("index.py", textwrap.dedent(code))
+        archive.writestr(zipfile.ZipInfo("index.py"), textwrap.dedent(code))  # of no time, so of the same content
     functions.create_function(
         FunctionName=name,
         Role=role["Arn"],
