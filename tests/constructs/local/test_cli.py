@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,26 +16,73 @@ from tests.constructs.local.processes import children, commands, gone
 from tests.constructs.local.templates import create, pipeline
 from tests.waiting import PATIENCE, wait_until
 
+from cdk_inference.local import cli
 from cdk_inference.local.background import Background
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
-def run(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command line in this process, which has imported it."""
+    terminated, code = signal.getsignal(signal.SIGTERM), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(io.StringIO()) as out,
+        redirect_stderr(io.StringIO()) as err,
+    ):
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["cdk_inference.local", *arguments])
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            signal.signal(signal.SIGTERM, terminated)
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def run_alone(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run it as users do, in a process of its own."""
     command = [sys.executable, "-m", "cdk_inference.local", *arguments]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=os.environ | (env or {})
     )
 
 
+@contextmanager
+def served(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """The background process of a project. Its app synthesizes nothing, so that it cannot be deployed."""
+    (folder / ".cdk-inference").mkdir()
+    command = [sys.executable, "-m", "cdk_inference.local", "serve"]
+    serving = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until((folder / ".cdk-inference/local.json").exists)
+        yield serving
+    finally:
+        serving.terminate()
+        serving.communicate()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project whose embedded AWS runs."""
+    folder = tmp_path_factory.mktemp("project")
+    with served(folder) as serving:
+        yield folder
+        assert serving.poll() is None
+        serving.terminate()
+        assert serving.wait(PATIENCE) == 0
+
+
 @pytest.mark.e2e
-def test_from_deploy_to_destroy(app: Path) -> None:
+def test_from_deploy_to_destroy(app: Path, ready: Callable[..., Path]) -> None:
     good, poison = app / "good one.txt", app / "poison.txt"
     good.write_text("good")
     poison.write_text("poison")
     try:
-        first = run(
+        first = run_alone(
             app,
             "deploy",
             "-c",
@@ -46,7 +95,7 @@ def test_from_deploy_to_destroy(app: Path) -> None:
         assert not (app / "cdk.out").exists()
         state = json.loads((app / ".cdk-inference/local.json").read_text())
 
-        succeeded = run(app, "put", good.name, "--wait", "--json")
+        succeeded = run_alone(app, "put", good.name, "--wait", "--json")
         assert succeeded.returncode == 0, succeeded.stderr
         row = json.loads(succeeded.stdout)
         assert (row["key"], row["status"], row["label"], row["class_index"]) == (
@@ -65,24 +114,21 @@ def test_from_deploy_to_destroy(app: Path) -> None:
         assert named.returncode == 0
         assert named.stdout.endswith("/in/bad\n")
 
+        assembly = ready(visibility="11").with_name("assembly")
+        again = run(app, "deploy", "--app", str(assembly), "--verbose")
+        assert again.returncode == 0, again.stderr
+        assert "synthesizing" not in again.stderr
+        assert "LocalProbe | " in again.stderr  # the CLI's events
+        assert json.loads((app / ".cdk-inference/local.json").read_text()) == state  # the same one, results kept
+
         listed = run(app, "results", "--json")
         assert listed.returncode == 0
         rows = {row["key"]: row for row in map(json.loads, listed.stdout.splitlines())}
         assert {"in/good one.txt", "in/second/good one.txt", "in/second/poison.txt"} <= set(rows)
         assert "SUCCEEDED" in run(app, "results").stdout
         assert "scoring in/good one.txt" in run(app, "logs").stdout
-
-        script = app / "app.py"
-        window = '"maximumBatchingWindowInSeconds": '
-        assert f"{window}1" in script.read_text()
-        script.write_text(script.read_text().replace(f"{window}1", f"{window}2"))
-        again = run(app, "deploy", "-c", "visibility=10", "--verbose")
-        assert again.returncode == 0, again.stderr
-        assert "LocalProbe | " in again.stderr  # the CLI's events
-        assert json.loads((app / ".cdk-inference/local.json").read_text()) == state  # the same one, results kept
-        assert len(run(app, "results", "--json").stdout.splitlines()) >= len(rows)
     finally:
-        ended = run(app, "destroy")
+        ended = run_alone(app, "destroy")
     assert ended.returncode == 0
     assert ended.stdout == "destroyed\n"
     assert gone(state["pid"], app / ".cdk-inference")
@@ -120,7 +166,7 @@ def test_an_app_that_raises_fails_and_leaves_nothing(app: Path) -> None:
     assert sorted(app.iterdir()) == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_deploy_ends_the_app(app: Path, number: signal.Signals) -> None:
     started = app / "started"
     (app / "app.py").write_text(f"import pathlib, time, os\npathlib.Path({str(started)!r}).touch()\ntime.sleep(600)")
@@ -139,51 +185,43 @@ def test_an_interrupted_deploy_ends_the_app(app: Path, number: signal.Signals) -
         run(app, "destroy")
 
 
-def test_a_killed_cloud_is_noticed(app: Path) -> None:
-    # An app that synthesizes nothing: deploying it fails, so we start the background process ourselves.
-    serving = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(app))
+def test_a_killed_cloud_is_noticed_also_by_logs_that_are_followed(app: Path) -> None:
     state = app / ".cdk-inference/local.json"
-    try:
-        wait_until(state.exists)
-        serving.send_signal(signal.SIGKILL)
+    with served(app) as serving:
+        (app / ".cdk-inference/local.log").write_text("2026-01-01T00:00:00.000+00:00 the first line\n")
+        command = [sys.executable, "-m", "cdk_inference.local", "logs", "--follow"]
+        with subprocess.Popen(command, cwd=app, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as following:
+            assert "the first line" in following.stdout.readline()
+            serving.kill()
+            said = following.stderr.read()
+        assert following.returncode == 1
+        ended = "error: the embedded AWS of this project must run, got one that"
+        assert said == f"{ended} has ended: it was stopped or killed\n"
         serving.wait()
         answer = run(app, "results")
         assert answer.returncode == 3
-        assert "must run, got one that was killed; deploy again" in answer.stderr
+        assert answer.stderr == f"{ended} was killed; deploy again\n"
         assert not state.exists()
-    finally:
-        serving.kill()
-        serving.wait()
 
 
-def test_the_printed_environment_reaches_the_cloud_and_is_private(app: Path) -> None:
-    serving = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(app))
-    state = app / ".cdk-inference/local.json"
-    try:
-        wait_until(state.exists)
-        assert state.stat().st_mode & 0o777 == 0o600
-        assert state.parent.stat().st_mode & 0o777 == 0o700
-        call = "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"
-        script = f'eval "$({sys.executable} -m cdk_inference.local env)" && {sys.executable} -c "{call}"'
-        users = {"AWS_PROFILE": "nonexistent", "AWS_SESSION_TOKEN": "theirs", "AWS_ACCESS_KEY_ID": "theirs"}
-        answer = subprocess.run(
-            ["sh", "-c", script], cwd=app, env=os.environ | users, capture_output=True, text=True, check=False
-        )
-        assert answer.stdout == "arn:aws:iam::000000000000:root\n", answer.stderr
-    finally:
-        serving.terminate()
-        serving.wait()
+def test_the_printed_environment_reaches_the_cloud_and_is_private(project: Path) -> None:
+    state = project / ".cdk-inference/local.json"
+    assert state.stat().st_mode & 0o777 == 0o600
+    assert state.parent.stat().st_mode & 0o777 == 0o700
+    call = "import boto3; print(boto3.client('sts').get_caller_identity()['Arn'])"
+    script = f'eval "$({sys.executable} -m cdk_inference.local env)" && {sys.executable} -c "{call}"'
+    users = {"AWS_PROFILE": "nonexistent", "AWS_SESSION_TOKEN": "theirs", "AWS_ACCESS_KEY_ID": "theirs"}
+    answer = subprocess.run(
+        ["sh", "-c", script], cwd=project, env=os.environ | users, capture_output=True, text=True, check=False
+    )
+    assert answer.stdout == "arn:aws:iam::000000000000:root\n", answer.stderr
 
 
 @pytest.mark.timeout(600)
 def test_a_cloud_that_ends_by_itself_says_why(app: Path) -> None:
-    command = [sys.executable, "-m", "cdk_inference.local"]
-    serving = subprocess.Popen([*command, "serve"], cwd=_folder(app), stderr=subprocess.PIPE, text=True)
-    try:
-        state = app / ".cdk-inference/local.json"
-        wait_until(state.exists)
+    with served(app) as serving:
         create(Background(app).cloud().client("cloudformation"), "Marked", pipeline())
-        put = [*command, "put", "app.py", "--wait", "--timeout", "3600"]
+        put = [sys.executable, "-m", "cdk_inference.local", "put", "app.py", "--wait", "--timeout", "3600"]
         with subprocess.Popen(put, cwd=app, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
             assert waiting.stderr.readline() == "waiting for 1 results ...\n"
             [emulator] = children(serving.pid)
@@ -199,76 +237,28 @@ def test_a_cloud_that_ends_by_itself_says_why(app: Path) -> None:
         assert said.splitlines()[-1] == f"error: {reason}"
         assert "Traceback" not in said
         assert log.is_file()
-        assert "Traceback" not in serving.communicate()[1]
-        assert serving.returncode == 1
+        assert "Traceback" not in serving.stderr.read()
+        assert serving.wait() == 1
         later = run(app, "results")
         assert later.returncode == 3
         assert later.stderr == f"error: {reason}; deploy again\n"
         assert run(app, "destroy").stdout == "nothing was deployed\n"
         assert not log.exists()
-    finally:
-        serving.kill()
-        serving.wait()
 
 
-@pytest.mark.timeout(600)
-def test_logs_that_are_followed_end_with_the_cloud(app: Path) -> None:
-    command = [sys.executable, "-m", "cdk_inference.local"]
-    serving = subprocess.Popen([*command, "serve"], cwd=_folder(app), stderr=subprocess.PIPE, text=True)
-    try:
-        log = app / ".cdk-inference/local.log"
-        log.write_text("2026-01-01T00:00:00.000+00:00 the first line\n")
-        wait_until((app / ".cdk-inference/local.json").exists)
-        with subprocess.Popen(
-            [*command, "logs", "--follow"], cwd=app, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as following:
-            assert "the first line" in following.stdout.readline()
-            serving.kill()
-            said = following.stderr.read()
-        assert following.returncode == 1
-        assert (
-            said
-            == "error: the embedded AWS of this project must run, got one that has ended: it was stopped or killed\n"
-        )
-    finally:
-        serving.kill()
-        serving.communicate()
-
-
-def test_two_projects_have_an_embedded_aws_each(app: Path, tmp_path: Path) -> None:
-    folders = [app, tmp_path / "another"]
-    folders[1].mkdir()
-    command = [sys.executable, "-m", "cdk_inference.local", "serve"]
-    serving = [subprocess.Popen(command, cwd=_folder(folder)) for folder in folders]
-    try:
-        states = [folder / ".cdk-inference/local.json" for folder in folders]
-        wait_until(lambda: all(state.exists() for state in states))
-        clouds = [Background(folder).cloud() for folder in folders]
-        assert len({cloud.endpoint for cloud in clouds}) == len(folders)
+def test_two_projects_have_an_embedded_aws_each(app: Path, project: Path) -> None:
+    with served(app) as serving:
+        clouds = [Background(folder).cloud() for folder in (app, project)]
+        assert clouds[0].endpoint != clouds[1].endpoint
         for cloud in clouds:
             create(cloud.client("cloudformation"), "Marked", pipeline())
-        assert run(folders[0], "put", "app.py").returncode == 0
-        assert run(folders[0], "destroy").stdout == "destroyed\n"
-        assert serving[0].wait() == 0
-        assert run(folders[1], "results", "--json").returncode == 0
-    finally:
-        for process in serving:
-            process.terminate()
-            process.wait()
+        assert run(app, "put", "app.py").returncode == 0
+        assert run(app, "destroy").stdout == "destroyed\n"
+        assert serving.wait() == 0
+        assert run(project, "results", "--json").returncode == 0
 
 
-def test_a_second_background_process_fails(app: Path) -> None:
-    first = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(app))
-    try:
-        wait_until((app / ".cdk-inference/local.json").exists)
-        second = run(app, "serve")
-        assert second.returncode == 1
-        assert "cannot be started twice" in second.stderr
-    finally:
-        first.terminate()
-        assert first.wait(PATIENCE) == 0
-
-
-def _folder(app: Path) -> Path:
-    (app / ".cdk-inference").mkdir()
-    return app
+def test_a_second_background_process_fails(project: Path) -> None:
+    second = run_alone(project, "serve")
+    assert second.returncode == 1
+    assert "cannot be started twice" in second.stderr

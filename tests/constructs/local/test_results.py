@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.constructs.local.templates import create, pipeline
-from tests.constructs.local.test_cli import _folder, run
+from tests.constructs.local.test_cli import run, served
 from tests.constructs.local.test_emulator import invoke, make_function
-from tests.waiting import wait_until
 
 from cdk_inference.local import LocalCloud, Outcome
 from cdk_inference.local.background import Background
@@ -65,19 +62,13 @@ def test_results_ask_for_rows_only(cloud: LocalCloud) -> None:
 
 
 def test_an_error_of_the_emulator_is_in_the_logs_and_ends_a_wait(tmp_path: Path) -> None:
-    serving = subprocess.Popen([sys.executable, "-m", "cdk_inference.local", "serve"], cwd=_folder(tmp_path))
-    try:
-        state = tmp_path / ".cdk-inference/local.json"
-        wait_until(state.exists)
+    with served(tmp_path):
         cloud = Background(tmp_path).cloud()
         name = make_function(cloud.endpoint, "def handler(event, context):\n    return 1\n")
         # As with a full disk, no code can be unpacked.
-        temporary = Path(json.loads(state.read_text())["log"]).parent / "tmp"
+        temporary = Path(json.loads((tmp_path / ".cdk-inference/local.json").read_text())["log"]).parent / "tmp"
         shutil.rmtree(temporary)
         temporary.write_text("")
         assert "errorMessage" in invoke(cloud.endpoint, name)
         shown = run(tmp_path, "logs").stdout
         assert f" emulator [lambda] Warm worker execution error for {name}: [Errno 20] Not a directory" in shown
-    finally:
-        serving.terminate()
-        serving.wait()
