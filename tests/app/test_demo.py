@@ -16,6 +16,7 @@ import pytest
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.local import Outcome
+from tests.assemblies import synthesized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ import sys, time
 from pathlib import Path
 print("booted", time.monotonic(), "seconds ago")
 from demos import photographs as demo
-demo.PHOTOGRAPHS = Path(sys.argv[1])
+demo.PHOTOGRAPHS, demo.ROOT = map(Path, sys.argv[1:])
 sys.exit(demo.main())
 """
 
@@ -70,12 +71,15 @@ def freshly_booted() -> tuple[list[str], str]:
 
 
 @pytest.mark.e2e
-def test_the_demo_holds_on_a_machine_that_was_just_booted(demo: ModuleType, built: Callable[..., None]) -> None:
+def test_the_demo_holds_on_a_machine_that_was_just_booted(
+    demo: ModuleType, built: Callable[..., None], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     built("efficientnet_lite/lite0.py", LambdaPlatform.host().architecture)
     accept(demo, coffee="espresso", camera="tripod")
+    app = synthesized(ROOT / "app.py", tmp_path_factory.mktemp("reference"))
     command, refusal = freshly_booted()
     shown = subprocess.run(
-        [*command, sys.executable, "-c", ON_ITS_OWN, str(demo.PHOTOGRAPHS)],
+        [*command, sys.executable, "-c", ON_ITS_OWN, str(demo.PHOTOGRAPHS), str(app)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
