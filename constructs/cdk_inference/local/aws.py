@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass, field
@@ -213,14 +214,14 @@ def client(endpoint: str, service: str, env: Env = DEFAULT_ENV) -> Any:  # noqa:
     Returns
     -------
     botocore.client.BaseClient
-        Thread-safe client. It takes a tenth of a second to make, so the same one is returned each time.
+        Thread-safe client. The same one is returned each time.
     """
     return _root_client(endpoint, service, env, key_of(endpoint))
 
 
 @cache
 def _root_client(endpoint: str, service: str, env: Env, _key: Key) -> Any:  # noqa: ANN401 (ports are used again)
-    return _client(_session(root_credentials(endpoint, env.account), env.region), endpoint, service)
+    return _client(root_credentials(endpoint, env.account), env.region, endpoint, service)
 
 
 def role_clients(
@@ -244,8 +245,7 @@ def role_clients(
     dict
         Thread-safe clients by service.
     """
-    session = _session(credentials, region)
-    return {service: _client(session, endpoint, service) for service in services}
+    return {service: _client(credentials, region, endpoint, service) for service in services}
 
 
 def service_credentials(endpoint: str, role_arn: str, *, service: str, source_arn: str) -> dict[str, str]:
@@ -322,22 +322,29 @@ def environments(endpoint: str) -> list[Env]:
     return [Env(*pair) for pair in call(endpoint, ENVIRONMENTS)["environments"]]
 
 
-def _session(credentials: Mapping[str, str], region: str) -> boto3.session.Session:
-    # A separate session: the default one is shared and not thread-safe. Profiles of the user have no say in it.
+@cache
+def _session() -> boto3.session.Session:
+    # A separate session: the default one is the user's. Profiles of the user have no say in it.
     nowhere = (None, None, os.devnull, None)
     variables = {"profile": (None, None, None, None), "config_file": nowhere, "credentials_file": nowhere}
-    return boto3.session.Session(
-        botocore_session=botocore.session.Session(session_vars=variables),
-        aws_access_key_id=credentials["AccessKeyId"],
-        aws_secret_access_key=credentials["SecretAccessKey"],
-        aws_session_token=credentials.get("SessionToken"),
-        region_name=region,
-    )
+    return boto3.session.Session(botocore_session=botocore.session.Session(session_vars=variables))
 
 
-def _client(session: boto3.session.Session, endpoint: str, service: str) -> Any:  # noqa: ANN401
+_making = threading.Lock()  # a session is not thread-safe, unlike its clients
+
+
+def _client(credentials: Mapping[str, str], region: str, endpoint: str, service: str) -> Any:  # noqa: ANN401
     # inject_host_prefix: StartSyncExecution would go to sync-127.0.0.1.
     options: dict[str, Any] = {"retries": {"total_max_attempts": 2}} | _SYNCHRONOUS.get(service, {})
     # proxies: those of the environment have no way to our loopback address.
     config = Config(inject_host_prefix=False, max_pool_connections=32, proxies={}, **options)
-    return session.client(service, endpoint_url=endpoint, config=config)  # type: ignore[call-overload]
+    with _making:  # of one session, which reads the model of a service once
+        return _session().client(  # type: ignore[call-overload]
+            service,
+            region_name=region,
+            endpoint_url=endpoint,
+            config=config,
+            aws_access_key_id=credentials["AccessKeyId"],
+            aws_secret_access_key=credentials["SecretAccessKey"],
+            aws_session_token=credentials.get("SessionToken"),
+        )
