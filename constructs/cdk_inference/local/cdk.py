@@ -321,7 +321,7 @@ def given_assembly(folder: Path, app: str | None = None) -> Path | None:
     try:
         found = folder / (app or json.loads((folder / "cdk.json").read_text())["app"])
         return found.resolve() if (found / "manifest.json").is_file() else None
-    except (OSError, ValueError, KeyError, TypeError):  # it is no path, or the CLI says what is wrong
+    except (OSError, ValueError, KeyError, TypeError):  # not a path, or the CLI says what is wrong
         return None
 
 
