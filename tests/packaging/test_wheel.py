@@ -13,8 +13,10 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import onnx
 import pytest
 import uv
+from onnx.parser import parse_model
 
 from cdk_inference.bundling.uv_environment import uv_environment
 from cdk_inference.model import build_model
@@ -41,26 +43,27 @@ app.synth()
 print(cdk_inference.__file__)
 """
 RECIPE = """
-from cdk_inference.model import Evaluation, Float32, ModelRecipe, Provenance, TensorSpec, TorchModule
+from cdk_inference.model import Evaluation, Float32, ModelRecipe, OnnxFile, Provenance, TensorSpec
 
 RECIPE = ModelRecipe(
     name="small",
-    source=TorchModule("small.py:build"),
+    source=OnnxFile("small.onnx"),
     precision=Float32(),
     inputs=(TensorSpec("numbers", "float32", ("batch", 4)),),
-    outputs=(TensorSpec("scores", "float32", ("batch", 3)),),
-    evaluation=Evaluation(data="small.py:batches"),
+    outputs=(TensorSpec("scores", "float32", ("batch", 2)),),
+    evaluation=Evaluation(data="data.py:batches"),
     provenance=Provenance(license="Apache-2.0", origin="made for this test"),
 )
 """
+# A process that builds it need not import torch.
 MODEL = """
+<ir_version: 10, opset_import: ["": 18]>
+small (float[batch, 4] numbers) => (float[batch, 2] scores) <float[4, 2] weight = {1, 0, 1, 0, 0, 1, 0, 1}> {
+  scores = MatMul(numbers, weight)
+}
+"""
+DATA = """
 import numpy as np
-import torch
-
-
-def build():
-    torch.manual_seed(0)
-    return torch.nn.Linear(4, 3)
 
 
 def batches():
@@ -106,13 +109,20 @@ def project(tmp_path: Path) -> Path:
     (folder / "model").mkdir(parents=True)
     (folder / "app.py").write_text(APP)
     (folder / "model" / "recipe.py").write_text(RECIPE)
-    (folder / "model" / "small.py").write_text(MODEL)
+    (folder / "model" / "data.py").write_text(DATA)
+    onnx.save(parse_model(MODEL), folder / "model" / "small.onnx")
     return folder
 
 
-def synth(python: Path, project: Path) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache for all apps: what one has bundled, the next finds."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def synth(python: Path, project: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    environment |= {"CDK_INFERENCE_CACHE": str(project / "cache"), "CDK_OUTDIR": str(project / "cdk.out")}
+    environment |= {"CDK_INFERENCE_CACHE": str(cache), "CDK_OUTDIR": str(project / "cdk.out")}
     # `make test` puts Node on PATH; a consumer has installed it.
     return subprocess.run([python, "app.py"], cwd=project, env=environment, capture_output=True, text=True, check=False)
 
@@ -165,8 +175,8 @@ def test_base_install_brings_no_extra(consumer: Path) -> None:
     assert installed & (extras - base) == set()
 
 
-def test_app_without_the_model_extra_fails(consumer: Path, project: Path) -> None:
-    done = synth(consumer, project)
+def test_app_without_the_model_extra_fails(consumer: Path, project: Path, tmp_path: Path) -> None:
+    done = synth(consumer, project, tmp_path / "cache without the model")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert 'pip install "cdk-inference[model]"' in done.stderr
@@ -210,30 +220,32 @@ def test_constructs_without_node_fail(consumer: Path, tmp_path: Path) -> None:
     assert "FileNotFoundError" not in said
 
 
-def test_app_without_the_model_extra_takes_its_model_from_a_registry(consumer: Path, project: Path) -> None:
-    built = build_model(project / "model" / "recipe.py", cache=project / "of the builder")
+def test_app_without_the_model_extra_takes_its_model_from_a_registry(
+    consumer: Path, project: Path, cache: Path
+) -> None:
+    built = build_model(ROOT / "model_assets" / "digits_cnn" / "recipe.py")  # others build it, too
     Registry(project / "registry").push(built)
     shutil.rmtree(project / "model")
     recipe = 'recipe=Path(__file__).parent / "model" / "recipe.py"'
     app = APP.replace("ModelArtifact(", "ModelArtifact.from_registry(")
     (project / "app.py").write_text(
-        app.replace(recipe, f'registry="registry", name="small", version="{built.version}"')
+        app.replace(recipe, f'registry="registry", name="digits-cnn", version="{built.version}"')
     )
     for _ in range(2):  # the second time without the registry
-        done = synth(consumer, project)
+        done = synth(consumer, project, cache)
         assert done.returncode == 0, done.stderr
         shutil.rmtree(project / "registry", ignore_errors=True)
     template = json.loads((project / "cdk.out" / "Small.template.json").read_text())
     assert built.version in [output["Value"] for output in template["Outputs"].values()]
 
 
-def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path) -> None:
+def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path, cache: Path) -> None:
     # The model extra is over a gigabyte: this environment lends it, behind the consumer's own packages.
     extra = Path(sysconfig.get_paths()["purelib"])
     site = Path(call(consumer, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
     (site / "extra.pth").write_text(f"{extra}\n")
     try:
-        done = synth(consumer, project)
+        done = synth(consumer, project, cache)
     finally:
         (site / "extra.pth").unlink()
     assert done.returncode == 0, done.stderr
