@@ -40,6 +40,7 @@ class Watched:
     def __init__(self, cloud: Cloud, name: str, *, bucket: str | None = None, table: str | None = None) -> None:
         self.cloud = cloud
         self._client = cache(cloud.client)  # which asks each time what is deployed where
+        self._client("s3")  # threads that put objects would make one each
         self.name = name
         resources = cloud.resources(pipeline=name)
         parts = {resource.metadata["role"]: resource.physical_id for resource in resources}

@@ -72,11 +72,10 @@ class Releasing:
 
     def wait_for_comparisons(self) -> None:
         """Wait until no comparison runs: what it counts would be the next test's."""
-        (machine,) = self.cloud.resources(role="comparison-state-machine", pipeline=self.pipeline.name)
         workflows = self.cloud.client("stepfunctions")
 
         def running() -> list[Any]:
-            asked = {"stateMachineArn": machine.physical_id, "statusFilter": "RUNNING"}
+            asked = {"stateMachineArn": self.comparison, "statusFilter": "RUNNING"}
             return list(workflows.list_executions(**asked)["executions"])
 
         wait_until(lambda: not running(), running, every=0.25)
@@ -117,6 +116,12 @@ class Releasing:
         (machine,) = self.cloud.resources(role="release-state-machine", pipeline=self.pipeline.name)
         return machine.physical_id
 
+    @cached_property
+    def comparison(self) -> str:
+        """The state machine that compares both arms' answers."""
+        (machine,) = self.cloud.resources(role="comparison-state-machine", pipeline=self.pipeline.name)
+        return machine.physical_id
+
     def begin(self, *, wait: bool = True) -> str:
         """Start the state machine as EventBridge does, wait until the release runs, and return the execution."""
         workflows = self.cloud.client("stepfunctions")
@@ -150,16 +155,20 @@ class Releasing:
     @contextmanager
     def alarm(self) -> Iterator[None]:
         """Have the alarm ring for the length of a block."""
-        (alarm,) = self.cloud.resources(type="AWS::CloudWatch::Alarm")
-        self._set_alarm(alarm.physical_id, "ALARM")
+        self._set_alarm("ALARM")
         try:
             yield
         finally:
-            self._set_alarm(alarm.physical_id, "OK")
+            self._set_alarm("OK")
 
-    def _set_alarm(self, name: str, state: str) -> None:
+    @cached_property
+    def _alarm(self) -> str:
+        (alarm,) = self.cloud.resources(type="AWS::CloudWatch::Alarm")
+        return alarm.physical_id
+
+    def _set_alarm(self, state: str) -> None:
         # By the query protocol: MiniStack reads that of boto3 only with another package.
-        asked = {"Action": "SetAlarmState", "AlarmName": name, "StateValue": state, "StateReason": "a test"}
+        asked = {"Action": "SetAlarmState", "AlarmName": self._alarm, "StateValue": state, "StateReason": "a test"}
         body = urllib.parse.urlencode(asked | {"Version": "2010-08-01"}).encode()
         request = AWSRequest("POST", f"{self.cloud.endpoint}/", data=body)
         request.headers["Content-Type"] = "application/x-www-form-urlencoded"

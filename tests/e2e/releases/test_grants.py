@@ -77,8 +77,7 @@ def test_a_role_uses_the_table_of_releases_as_it_must_and_no_other(
 
 
 def test_only_the_workflow_starts_a_comparison(releasing: Releasing) -> None:
-    (comparison,) = releasing.cloud.resources(role="comparison-state-machine", pipeline=releasing.pipeline.name)
-    start = {"stateMachineArn": comparison.physical_id, "input": '{"messages": []}'}
+    start = {"stateMachineArn": releasing.comparison, "input": '{"messages": []}'}
     assert allowed(clients(releasing, WORKFLOW)["stepfunctions"].start_execution, **start)
     assert not allowed(clients(releasing, STEPPER)["stepfunctions"].start_execution, **start)
     releasing.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections import Counter
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cdk_inference.audit.deployed import DeployedLog
+from cdk_inference.releases.cli import main
 from cdk_inference.releases.deployed import DeployedRelease, ReleaseError
 from tests.waiting import wait_until
 
@@ -47,22 +47,26 @@ def test_an_object_goes_to_the_arm_that_its_share_says_however_often_it_is_deliv
     assert releasing.status().counts["step-0"] == counts
 
 
-def test_an_operator_promotes_and_aborts_by_one_write_each(releasing: Releasing, session: boto3.Session) -> None:
-    run = [sys.executable, "-m", "cdk_inference.release"]
-    shown = subprocess.run([*run, "status", *NAMES], capture_output=True, text=True, check=True)
-    assert "NOT_BEGUN" in shown.stdout
-    assert subprocess.run([*run, "promote", *NAMES], capture_output=True, check=True).returncode == 0
+def test_an_operator_promotes_and_aborts_by_one_write_each(
+    releasing: Releasing, session: boto3.Session, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(command: str, *options: str) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["release", command, *NAMES, *options])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return (ended.value.code, *capsys.readouterr())
+
+    assert "NOT_BEGUN" in run("status")[1]
+    assert run("promote")[0] == 0
     assert set(releasing.arms(releasing.put("promoted", 4)).values()) == {"candidate"}
-    aborted = subprocess.run(
-        [*run, "abort", *NAMES, "--reason", "as it was told", "--json"], capture_output=True, text=True, check=True
-    )
-    said = json.loads(aborted.stdout)
-    assert (said["status"], said["share"], said["history"][-1]["reason"]) == ("ABORTED", 0, "as it was told")
+    code, aborted, _ = run("abort", "--reason", "as it was told", "--json")
+    said = json.loads(aborted)
+    assert (code, said["status"], said["share"], said["history"][-1]["reason"]) == (0, "ABORTED", 0, "as it was told")
     assert set(releasing.arms(releasing.put("aborted", 4)).values()) == {"stable"}
-    again = subprocess.run([*run, "promote", *NAMES], capture_output=True, text=True, check=False)
-    assert again.returncode == 1
-    assert again.stderr.startswith("error: release")
-    assert subprocess.run([*run, "status", *NAMES], capture_output=True, check=False).returncode == 1
+    code, _, error = run("promote")
+    assert code == 1
+    assert error.startswith("error: release")
+    assert run("status")[0] == 1
 
 
 def test_a_decision_after_the_end_fails(releasing: Releasing) -> None:

@@ -61,9 +61,10 @@ def test_a_bad_candidate_is_caught_within_one_window(
         rows = releasing.stored(candidate, 16)
         releasing.set(share=0, compared=100)
         releasing.deliver_one_by_one(rows)
-    else:  # each object costs two processes that crash, at most
+    else:
         releasing.set(share=0 if candidate == "wrong" else 50, compared=100)
-        releasing.pipeline.ends(releasing.put(candidate, 20, candidate))
+        # A comparison in which the candidate crashes counts once, however many objects it has.
+        releasing.pipeline.ends(releasing.put(candidate, 48 if candidate == "crash" else 20, candidate))
     releasing.wait_for_comparisons()
     execution = releasing.begin()
     assert releasing.ended(execution)[:2] == ("FAILED", "ReleaseAborted")
