@@ -17,11 +17,7 @@ from hypothesis import HealthCheck, settings
 from tests.warm_builds import install
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-# Going through all that imports and collecting tests made, again and again, takes a quarter of their time. Later than
-# that, only what tests make is gone through, and less often: see `pytest_collection_finish`.
-gc.disable()
+    from collections.abc import Callable, Generator, Iterator
 
 # How long an example takes says nothing: the machine may be busy. The examples are the same in each run, so that a
 # failure is about the change that was made; `--hypothesis-profile=explore` looks for new ones.
@@ -98,11 +94,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.xdist_group(name))
 
 
-def pytest_collection_finish() -> None:
-    """Collect garbage from here on."""
-    gc.freeze()
-    gc.set_threshold(20_000, 20)
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect tests without going through all that imports made, again and again: it takes a quarter of the time.
+
+    Later than that, only what tests make is gone through, and less often.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(20_000, 20)
+        gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
