@@ -44,7 +44,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def run_alone(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run it as users do, in a new process."""
+    """Run it as users do, in a separate process."""
     command = [sys.executable, "-m", "cdk_inference.local", *arguments]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=300, check=False, env=os.environ | (env or {})
