@@ -47,8 +47,10 @@ class ReleaseStrategy(ABC):
         """
 
     @abstractmethod
-    def bind(self, scope: Construct, arms: Arms, workflows: WorkflowLogs, *, outputs_travel: bool) -> ReleaseControl:
-        """Create the table of the release, before the functions of its models.
+    def bind(
+        self, scope: Construct, arms: Arms, workflows: WorkflowLogs, *, outputs_travel: bool
+    ) -> ReleaseControl | None:
+        """Create the table of the release, before the functions of its models; None if there is nothing to watch.
 
         Parameters
         ----------
@@ -177,10 +179,8 @@ class AllAtOnce(ReleaseStrategy):
     def arms(self, model: Route | None) -> None:
         """Return no arms."""
 
-    def bind(self, scope: Construct, arms: Arms, workflows: WorkflowLogs, *, outputs_travel: bool) -> ReleaseControl:
-        """Nobody calls it: the deployment itself is the release."""
-        raise NotImplementedError
+    def bind(self, scope: Construct, arms: Arms, workflows: WorkflowLogs, *, outputs_travel: bool) -> None:
+        """Create nothing: the deployment itself is the release."""
 
     def watch(self, control: ReleaseControl, stages: Mapping[str, RouteStages], parts: PipelineParts) -> None:
-        """Nobody calls it."""
-        raise NotImplementedError
+        """Watch nothing."""
