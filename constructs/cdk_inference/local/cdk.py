@@ -288,7 +288,7 @@ class CdkCli:
 
 
 def require_app(folder: Path, app: str | None = None) -> None:
-    """Raise if there is no app.
+    """Refuse a folder that does not say how its app runs, unless the app is given.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ def require_app(folder: Path, app: str | None = None) -> None:
     Raises
     ------
     LocalError
-        If neither says how it runs.
+        If it is neither given nor in ``cdk.json``.
     """
     if app is None and not (folder / "cdk.json").is_file():
         raise LocalError(

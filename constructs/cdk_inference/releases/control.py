@@ -142,7 +142,7 @@ class ReleaseControl(Construct):
     def metric_share(self, **options: Any) -> cloudwatch.Metric:
         """Measure the candidate's share in percent after each decision, the minimum over 5 minutes.
 
-        A shadow has no share, and after the end of a release there are no decisions.
+        The metric has no data for a shadow, and none after the end of a release.
         """
         return cloudwatch.Metric(
             **{
