@@ -56,7 +56,8 @@ if TYPE_CHECKING:
     from cdk_inference.stages.preprocess import Preprocess, PreprocessFunction
     from cdk_inference.storage.results import IResultsTable, ResultsTable
     from cdk_inference.storage.work_bucket import IWorkBucket, WorkBucket
-    from cdk_inference.triggers.base import IS3Trigger
+    from cdk_inference.triggers.base import IS3Trigger, ITrigger
+    from cdk_inference.triggers.queue import QueueTrigger
     from cdk_inference.triggers.s3 import S3Trigger
 
 _MODULES = {
@@ -83,6 +84,7 @@ _MODULES = {
     "IResultsTable": "storage.results",
     "IS3Trigger": "triggers.base",
     "IStage": "stages.interfaces",
+    "ITrigger": "triggers.base",
     "IWorkBucket": "storage.work_bucket",
     "Inference": "routing.inference",
     "InferenceError": "errors",
@@ -103,6 +105,7 @@ _MODULES = {
     "PreprocessFunction": "stages.preprocess",
     "Prices": "costs.prices",
     "PropError": "errors",
+    "QueueTrigger": "triggers.queue",
     "Release": "releases.release",
     "ReleaseControl": "releases.control",
     "ReleaseStrategy": "releases.strategy",
@@ -147,6 +150,7 @@ __all__ = [
     "IResultsTable",
     "IS3Trigger",
     "IStage",
+    "ITrigger",
     "IWorkBucket",
     "Inference",
     "InferenceError",
@@ -167,6 +171,7 @@ __all__ = [
     "PreprocessFunction",
     "Prices",
     "PropError",
+    "QueueTrigger",
     "Release",
     "ReleaseControl",
     "ReleaseStrategy",

@@ -16,7 +16,7 @@ from cdk_inference.local import aws
 from tests.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from cdk_inference.local import Cloud
 
@@ -35,16 +35,27 @@ class Watched:
         Its path, such as ``"Stages/Obedient"``.
     bucket, table
         Physical names, where they are not the pipeline's own.
+    parts
+        The physical ids of parts by their roles. By default, those with the pipeline's name.
     """
 
-    def __init__(self, cloud: Cloud, name: str, *, bucket: str | None = None, table: str | None = None) -> None:
+    def __init__(
+        self,
+        cloud: Cloud,
+        name: str,
+        *,
+        bucket: str | None = None,
+        table: str | None = None,
+        parts: Mapping[str, str] | None = None,
+    ) -> None:
         self.cloud = cloud
         self._client = cache(cloud.client)  # which asks each time what is deployed where
         self._client("s3")  # threads that put objects would make one each
         self.name = name
         resources = cloud.resources(pipeline=name)
-        parts = {resource.metadata["role"]: resource.physical_id for resource in resources}
-        self.bucket = bucket or parts["inbox"]
+        if parts is None:
+            parts = {resource.metadata["role"]: resource.physical_id for resource in resources}
+        self.bucket = bucket if bucket is not None else parts["inbox"]
         self.table = table or parts["results"]
         self.queue = self._url(parts["queue"])
         self.dead_letter_queue = self._url(parts["dead-letter-queue"])

@@ -25,6 +25,7 @@ from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import private_bucket
 from cdk_inference.storage.removal import data_removal_policy
+from cdk_inference.triggers.base import IS3Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -241,6 +242,11 @@ class AuditLog(Construct):
             from aws_cdk import aws_cloudtrail as cloudtrail  # noqa: PLC0415 - only for those who ask
 
             inbox = pipeline.trigger
+            if not isinstance(inbox, IS3Trigger):
+                raise PropError(
+                    f"trail must be of pipelines for objects, got {name} with messages; CloudTrail does not "
+                    "record who sends them"
+                )
             self._trail.add_s3_event_selector(
                 [cloudtrail.S3EventSelector(bucket=inbox.bucket, object_prefix=inbox.prefix)],
                 read_write_type=cloudtrail.ReadWriteType.WRITE_ONLY,

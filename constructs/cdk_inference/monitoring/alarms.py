@@ -201,14 +201,15 @@ def _rules_of_queues(pipeline: OperatedPipeline, age: Duration) -> Iterator[Alar
         reason="objects failed by themselves until they were given up",
         source="each waits for a person, and is deleted after 14 days",
     )
-    yield AlarmRule(
-        name="Undelivered",
-        section="undelivered-events",
-        metric=pipeline.metric_undelivered(),
-        above=0,
-        reason="events did not reach the queue, or a workflow that waited failed as a whole",
-        source="nothing tries them again",
-    )
+    if pipeline.trigger.undelivered_queue is not None:
+        yield AlarmRule(
+            name="Undelivered",
+            section="undelivered-events",
+            metric=pipeline.metric_undelivered(),
+            above=0,
+            reason="events did not reach the queue, or a workflow that waited failed as a whole",
+            source="nothing tries them again",
+        )
     yield AlarmRule(
         name="OldMessages",
         section="old-messages",

@@ -151,7 +151,10 @@ def _queues(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
         ),
         graph(
             "Dead letters and undelivered events",
-            [trigger.metric_dead_letters(label="dead letters"), trigger.metric_undelivered(label="undelivered")],
+            [
+                trigger.metric_dead_letters(label="dead letters"),
+                *([trigger.metric_undelivered(label="undelivered")] if trigger.undelivered_queue else []),
+            ],
         ),
     ]
 

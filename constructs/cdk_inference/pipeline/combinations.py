@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cdk_inference.releases.strategy import Arms, ReleaseStrategy
     from cdk_inference.routing.plan import Branch
     from cdk_inference.stages.preprocess import Preprocess
-    from cdk_inference.triggers.base import IS3Trigger
+    from cdk_inference.triggers.base import ITrigger
 
 BATCH_SIZE, MAX_RECEIVE_COUNT = 32, 10
 OWN = "main"
@@ -74,7 +74,7 @@ def _own_route(model: ModelArtifact, preprocess: Preprocess, inference: Inferenc
 
 
 def check_trigger(
-    trigger: IS3Trigger | None,
+    trigger: ITrigger | None,
     bucket: s3.IBucket | None,
     prefix: str,
     suffixes: Sequence[str],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline.routes import WorkflowRoute
     from cdk_inference.releases.control import ReleaseControl
     from cdk_inference.routing.router import Router
-    from cdk_inference.triggers.base import IS3Trigger
+    from cdk_inference.triggers.base import ITrigger
 
 PARTS = 4
 """How many parts of a batch are scored at the same time, and into how many a batch is split whose invocation died."""
@@ -63,7 +63,7 @@ class WorkflowDefinition:
         scope: Construct,
         *,
         last_start: int,
-        trigger: IS3Trigger | None,
+        trigger: ITrigger | None,
         release: ReleaseControl | None = None,
     ) -> None:
         self.scope = scope
@@ -203,7 +203,7 @@ class WorkflowDefinition:
         )
         self.died.when(sfn.Condition.jsonata("{% $count($batch) > 1 %}"), split).otherwise(fail_item)
 
-    def _send_dead_letters(self, trigger: IS3Trigger) -> sfn.Chain:
+    def _send_dead_letters(self, trigger: ITrigger) -> sfn.Chain:
         """Put what failed often enough into the dead-letter queue, with the reason, and give back the rest."""
         tries = Tokenization.stringify_number(trigger.max_receive_count)
         tried = f"$number($messages[message_id = $one.message_id].receive_count) >= {tries}"

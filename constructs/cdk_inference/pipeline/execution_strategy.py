@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cdk_inference.stages.interfaces import IStage
     from cdk_inference.stages.postprocess import Postprocess
     from cdk_inference.storage.results import IResultsTable
-    from cdk_inference.triggers.base import IS3Trigger
+    from cdk_inference.triggers.base import ITrigger
 
 
 class WorkflowLogs(TypedDict):
@@ -55,7 +55,7 @@ class PipelineParts:
         The table of a release, if two models run side by side.
     """
 
-    trigger: IS3Trigger
+    trigger: ITrigger
     results: IResultsTable
     postprocess: Postprocess
     max_object_size: Size | None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.pipeline.execution_strategy import RouteStages
     from cdk_inference.routing.plan import RoutePlan
-    from cdk_inference.triggers.base import IS3Trigger
+    from cdk_inference.triggers.base import ITrigger
 
 METRIC_NAMESPACE = "cdk-inference"
 
@@ -26,7 +26,7 @@ METRIC_NAMESPACE = "cdk-inference"
 class MeasuredPipeline(Construct):
     """A pipeline with its metrics; see `InferencePipeline`."""
 
-    trigger: IS3Trigger
+    trigger: ITrigger
     routes: Mapping[str, RouteStages]
     _plan: RoutePlan
     _routed: bool

@@ -239,7 +239,7 @@ class OperatedPipeline(MeasuredPipeline):
         pattern = result_pattern(
             statuses=statuses,
             routes=routes,
-            buckets=[self.trigger.bucket.bucket_name],
+            buckets=[self.trigger.source],
             prefix=self.trigger.prefix,
             tables=[self.results.table.table_arn],
         )
@@ -291,5 +291,5 @@ class OperatedPipeline(MeasuredPipeline):
         log.follow(self, id, models=models, event_bus=bus)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee put objects into the inbox."""
+        """Let the grantee put objects into the inbox, or messages into the queue of a trigger without a bucket."""
         return self.trigger.grant_put(grantee)

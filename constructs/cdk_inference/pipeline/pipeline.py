@@ -33,6 +33,7 @@ from cdk_inference.stages.postprocess import Postprocess
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
 from cdk_inference.storage.results import ResultsTable
+from cdk_inference.triggers.base import IS3Trigger, ITrigger
 from cdk_inference.triggers.s3 import S3Trigger
 
 if TYPE_CHECKING:
@@ -56,10 +57,10 @@ if TYPE_CHECKING:
     from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.stages.preprocess import Preprocess
     from cdk_inference.storage.results import IResultsTable
-    from cdk_inference.triggers.base import IS3Trigger
 
 
 StagesT = TypeVar("StagesT", bound=RouteStages, default=SeparateStages)
+TriggerT = TypeVar("TriggerT", bound=ITrigger, default=IS3Trigger)
 
 
 @check_props
@@ -68,7 +69,7 @@ StagesT = TypeVar("StagesT", bound=RouteStages, default=SeparateStages)
     max_object_bytes=("max_object_size", Size.bytes),
     result_ttl_days=("result_ttl", Duration.days),
 )
-class InferencePipeline(OperatedPipeline, Generic[StagesT]):
+class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
     """Scores every object that lands in a bucket, and keeps the result in a table.
 
     S3 → EventBridge → queue → pipe → workflow (preprocess → infer → postprocess) → DynamoDB. Every object version ends
@@ -183,7 +184,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT]):
         routing: Branch | None = None,
         release: ReleaseStrategy | None = None,
         execution: ExecutionStrategy[StagesT] | None = None,
-        trigger: IS3Trigger | None = None,
+        trigger: TriggerT | None = None,
         bucket: s3.IBucket | None = None,
         prefix: str = "",
         suffixes: Sequence[str] = (),
@@ -230,10 +231,10 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT]):
             check_environment(self, "results", results.table, fix="use a table of that account and Region")
         encryption.allow_logs(key, self)
 
-        self.trigger: IS3Trigger = (
+        self.trigger: TriggerT = (
             trigger
             if trigger is not None
-            else S3Trigger(
+            else S3Trigger(  # type: ignore[assignment]
                 self,
                 "Trigger",
                 bucket=bucket,

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common.environments import check_environment
 from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.errors import PropError
 from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, RouteStages
 from cdk_inference.pipeline.routes import StagedRoute
 from cdk_inference.stages.base import move_together
 from cdk_inference.stages.postprocess import PostprocessFunction
 from cdk_inference.stages.preprocess import PreprocessFunction
 from cdk_inference.storage.work_bucket import WorkBucket
+from cdk_inference.triggers.base import IS3Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -169,6 +171,12 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
         gpu_workflow = None
         if inference.max_wait is not None:
             from cdk_inference.gpu.workflow import GpuWorkflow  # noqa: PLC0415 - only apps with a GPU wait for it
+
+            if not isinstance(parts.trigger, IS3Trigger):
+                raise PropError(
+                    f"inference of route '{route.name}' must not wait for a GPU with a trigger for messages, got "
+                    f"{type(route.inference).__name__}; use Inference.cpu(…), or put what is sent into an S3 bucket"
+                )
 
             gpu_workflow = GpuWorkflow(
                 scope,

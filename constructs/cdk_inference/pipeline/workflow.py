@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline.routes import WorkflowRoute
     from cdk_inference.releases.control import ReleaseControl
     from cdk_inference.routing.router import Router
-    from cdk_inference.triggers.base import IS3Trigger
+    from cdk_inference.triggers.base import ITrigger
 
 _DEAD_LETTERS = 10_000  # milliseconds that are kept for them
 
@@ -94,7 +94,7 @@ class InferenceWorkflow(LoggedStateMachine):
         routes: Sequence[WorkflowRoute],
         router: Router | None = None,
         release: ReleaseControl | None = None,
-        trigger: IS3Trigger | None = None,
+        trigger: ITrigger | None = None,
         timeout: Duration | None = None,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,

@@ -6,11 +6,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Unpack
 
 from aws_cdk import Duration, Stack
-from aws_cdk import aws_iam as iam
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from cdk_inference.common import acknowledgments
 from cdk_inference.common.jsonata import one_line, string_literal
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.routing.plan import GIVE_BACK
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from cdk_inference.routing.plan import Decider, RoutePlan
-    from cdk_inference.triggers.base import IS3Trigger
+    from cdk_inference.triggers.base import ITrigger
 
 _REMEMBER = {
     "lookup_error": "{% $states.errorOutput.Error %}",
@@ -52,12 +50,14 @@ $share := function($salt) {
 
 _IDENTITY = """\
 $event := $type($m.body) = "object" ? $m.body : $m;
-  $object := $event.detail.object;
+  $item := $m.item;
+  $object := $exists($item) ? {"key": $item.id, "etag": $item.sequence, "size": $length($string($m.body))}
+    : $event.detail.object;
   $key := $object.key;
   $size := $object.size;
   $version := $object.`version-id`;
   $which := $version and $version != "null" ? $version : $object.etag;
-  $identity := $event.detail.bucket.name & "\\n" & $key & "\\n" & $which;"""
+  $identity := ($exists($item) ? $item.source : $event.detail.bucket.name) & "\\n" & $key & "\\n" & $which;"""
 """The names by which branches know a message ``$m``."""
 
 _ROUTED = f"""($found := $merge([{{}}, $states.input.{{message_id: $}}]); [$map($batch, function($one) {{ (
@@ -94,7 +94,7 @@ class Router(Construct):
         id: str,
         *,
         plan: RoutePlan,
-        trigger: IS3Trigger,
+        trigger: ITrigger,
         **options: Unpack[FunctionOptions],
     ) -> None:
         super().__init__(scope, id)
@@ -104,20 +104,9 @@ class Router(Construct):
 
     def grant(self, workflow: sfn.StateMachine) -> None:
         """Let a workflow look up what it chooses by."""
-        if self.plan.metadata:
-            self._trigger.grant_read(workflow)
-        if self.plan.tags:
-            iam.Grant.add_to_principal(
-                grantee=workflow,
-                actions=["s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
-                resource_arns=[self._trigger.bucket.arn_for_objects(f"{self._trigger.prefix}*")],
-            )
-            # Without it S3 answers 403 rather than 404 for an object that is gone.
-            iam.Grant.add_to_principal(
-                grantee=workflow, actions=["s3:ListBucket"], resource_arns=[self._trigger.bucket.bucket_arn]
-            )
         if self.plan.metadata or self.plan.tags:
-            acknowledgments.objects_under(workflow.role, self._trigger.bucket, f"{self._trigger.prefix}*")
+            self._trigger.grant_look_up(workflow, metadata=bool(self.plan.metadata), tags=bool(self.plan.tags))
+            self._trigger.acknowledge_read(workflow.role)
         for function in self.deciders:
             function.grant_invoke(workflow)
 

@@ -9,7 +9,6 @@ from aws_cdk import Duration, Size
 from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
-from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import add_metadata, model_facts
 from cdk_inference.common.props.deprecations import renamed_props
 from cdk_inference.common.props.prop_types import check_props
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from cdk_inference.stages.preprocess import Preprocess
     from cdk_inference.stages.stage_code import StageCode
     from cdk_inference.storage.results import IResultsTable
-    from cdk_inference.triggers.base import IS3Trigger
+    from cdk_inference.triggers.base import ITrigger
 
 STAGES = ("preprocess", "inference", "postprocess")
 """The stages in the function, in this order."""
@@ -92,7 +91,7 @@ class FusedFunction(StageFunction):
         preprocess: Preprocess,
         model: ModelArtifact,
         postprocess: Postprocess,
-        trigger: IS3Trigger,
+        trigger: ITrigger,
         results: IResultsTable,
         max_object_size: Size | None = None,
         result_ttl: Duration | None = None,
@@ -140,7 +139,7 @@ class FusedFunction(StageFunction):
         )
         trigger.grant_read(self)
         results.grant_write_rows(self)
-        acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
+        trigger.acknowledge_read(self.role)
         warn_of_memory(self, model, memory_size)  # at least: the stages need some too
 
 

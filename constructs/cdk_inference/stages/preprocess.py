@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
     from cdk_inference.model.recipe.tensors import TensorSpec
     from cdk_inference.storage.work_bucket import IWorkBucket
-    from cdk_inference.triggers.base import IS3Trigger
+    from cdk_inference.triggers.base import ITrigger
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -340,7 +340,7 @@ class PreprocessFunction(StageFunction):
         *,
         stage: Preprocess,
         model: ModelArtifact,
-        trigger: IS3Trigger,
+        trigger: ITrigger,
         work: IWorkBucket,
         max_object_size: Size | None = None,
         memory_size: int = 1769,
@@ -366,7 +366,7 @@ class PreprocessFunction(StageFunction):
         )
         trigger.grant_read(self)
         work.grant_write(self)
-        acknowledgments.objects_under(self.role, trigger.bucket, f"{trigger.prefix}*")
+        trigger.acknowledge_read(self.role)
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)
 
 

@@ -1,12 +1,13 @@
-"""The pipe, grants and metrics of an S3 trigger, whichever stack owns its bucket and queues."""
+"""The common parts of all triggers: queue, dead letters, and the pipe that hands batches to a workflow."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aws_cdk import Annotations, Duration, Stack
+from aws_cdk import Annotations, Duration, Stack, Token
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_pipes as pipes
+from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk_inference.common import acknowledgments
@@ -14,7 +15,9 @@ from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.principals import pipes_principal
 from cdk_inference.common.props.deprecations import renamed_attribute
 from cdk_inference.common.props.descriptions import PIPE, ROLE, described
+from cdk_inference.common.props.durations import seconds
 from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_between
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 
@@ -24,14 +27,21 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_logs as logs
     from aws_cdk import aws_s3 as s3
-    from aws_cdk import aws_sqs as sqs
     from aws_cdk import aws_stepfunctions as sfn
 
 # Quotes around a path to a string and none around one to an object, as AWS documents it. All paths are in every
 # message: what AWS does about a path that is missing is not documented clearly.
-_INPUT_TEMPLATE = (
-    '{"message_id": "<$.messageId>", "receive_count": "<$.attributes.ApproximateReceiveCount>", "body": <$.body>}'
-)
+_MESSAGE = '"message_id": "<$.messageId>", "receive_count": "<$.attributes.ApproximateReceiveCount>", "body": <$.body>'
+
+
+HELD_SECONDS = 30
+"""How long a pipe holds messages besides the workflow's time: up to 20 seconds before it, and 10 for its own calls."""
+
+MOST_RECEIVES = 1000
+"""Times that SQS delivers a message at most before it is a dead letter: the largest number that it takes."""
+
+_LARGEST_WITHOUT_WINDOW = 10
+"""Lambda's pollers of SQS refuse larger batches without a window; those of pipes are taken to be the same."""
 
 
 def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[str, object]:
@@ -55,36 +65,84 @@ def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[st
 
 
 @check_props
-class IS3Trigger(Construct):
-    """Objects of a bucket that start a workflow in batches: an `S3Trigger`, or one of another stack.
+class ITrigger(Construct):
+    """A source of items, whose queue starts a workflow in batches.
 
     Attributes
     ----------
-    bucket, queue, dead_letter_queue, undelivered_queue, log_group
-        The parts. Events that EventBridge cannot deliver to the queue goes to ``undelivered_queue``.
-    prefix, batch_size, max_receive_count
-        As those of `S3Trigger`.
+    queue, dead_letter_queue, undelivered_queue, log_group
+        The parts. ``undelivered_queue`` has what did not reach the queue; None if nothing can get lost on its way.
+    prefix
+        The beginning of all keys.
+    batch_size, max_receive_count
+        Most items the workflow gets at once, and how often one that fails by itself is delivered.
     """
 
-    bucket: s3.IBucket
     queue: sqs.IQueue
     dead_letter_queue: sqs.IQueue
-    undelivered_queue: sqs.IQueue
+    undelivered_queue: sqs.IQueue | None = None
     log_group: logs.LogGroup
-    prefix: str
+    prefix: str = ""
     batch_size: int
     max_receive_count: int
     _key: kms.IKey | None
-    _bucket_key: kms.IKey | None
     _window: Duration
     _pipe: pipes.CfnPipe | None = None
+
+    @property
+    def source(self) -> str:
+        """The name that rows have for where their items come from, in the attribute ``bucket``."""
+        raise NotImplementedError
+
+    @property
+    def _item_template(self) -> str:
+        """The members that the pipe adds to a message, to say which item it is; none if the body says so."""
+        return ""
+
+    def _add_pipe_metadata(self, pipe: pipes.CfnPipe) -> None:
+        add_metadata(pipe, "pipe", source=self.source)
+
+    def _create_dead_letter_queue(self) -> sqs.Queue:
+        queue = sqs.Queue(
+            self,
+            "DeadLetterQueue",
+            encryption=self._queue_encryption,
+            encryption_master_key=self._key,
+            enforce_ssl=True,
+            retention_period=Duration.days(14),
+        )
+        add_metadata(queue, "dead-letter-queue")
+        acknowledgments.explain(queue, "dead-letter-queue")
+        return queue
+
+    def _create_queue(self, processing_timeout: Duration, *, max_message_size: int | None = None) -> sqs.Queue:
+        queue = sqs.Queue(
+            self,
+            "Queue",
+            encryption=self._queue_encryption,
+            encryption_master_key=self._key,
+            enforce_ssl=True,
+            retention_period=Duration.days(14),
+            redrive_allow_policy=no_sources(),
+            visibility_timeout=processing_timeout.plus(self._window).plus(Duration.seconds(HELD_SECONDS)),
+            dead_letter_queue=sqs.DeadLetterQueue(
+                queue=self.dead_letter_queue, max_receive_count=self.max_receive_count
+            ),
+            max_message_size_bytes=max_message_size,
+        )
+        add_metadata(queue, "queue")
+        return queue
+
+    @property
+    def _queue_encryption(self) -> sqs.QueueEncryption:
+        return sqs.QueueEncryption.KMS if self._key else sqs.QueueEncryption.SQS_MANAGED
 
     def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
         """Start the express workflow with each batch, and wait for it.
 
         The workflow gets a list of ``{"message_id", "receive_count", "body"}``, where the count is a text and the body
-        the event of EventBridge. It returns ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages
-        stay in the queue.
+        the event of EventBridge. With a payload as the body, ``item`` says which one it is. The workflow returns
+        ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages stay in the queue.
         """
         stack = Stack.of(self)
         role = iam.Role(
@@ -129,7 +187,7 @@ class IS3Trigger(Construct):
                 )
             ),
             target_parameters=pipes.CfnPipe.PipeTargetParametersProperty(
-                input_template=_INPUT_TEMPLATE,
+                input_template=f"{{{_MESSAGE}{self._item_template}}}",
                 step_function_state_machine_parameters=pipes.CfnPipe.PipeTargetStateMachineParametersProperty(
                     invocation_type="REQUEST_RESPONSE"
                 ),
@@ -137,13 +195,9 @@ class IS3Trigger(Construct):
         )
         for policy in role.node.children:  # the pipe checks its permissions when it is created
             pipe.node.add_dependency(policy)
-        add_metadata(pipe, "pipe", bucket=self.bucket.bucket_name, prefix=self.prefix)
+        self._add_pipe_metadata(pipe)
         self._pipe = pipe
         return pipe
-
-    def allow_undelivered(self, rule: events.CfnRule) -> None:
-        """Let a rule of EventBridge put what else got lost into ``undelivered_queue``."""
-        allow_events(self.undelivered_queue, rule)
 
     def grant_send_dead_letter(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put messages into the dead-letter queue."""
@@ -152,39 +206,45 @@ class IS3Trigger(Construct):
             grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self.dead_letter_queue.queue_arn]
         )
 
-    grant_bury = renamed_attribute("S3Trigger.grant_bury", "grant_send_dead_letter")
-
     def leave_dead_letters_to(self, workflow: iam.IGrantable) -> iam.Grant:
         """Let a workflow decide which messages become dead letters, and put them into the queue itself.
 
-        The redrive policy of an imported queue stays as its owner made it.
+        SQS counts deliveries, and cannot tell those of an item that fails from those in which a function was throttled.
+        So a queue that the trigger made only moves what was delivered `MOST_RECEIVES` times. The redrive policy of
+        another queue stays as its owner made it.
         """
+        if self.queue.node.scope is self:
+            queue = self.queue.node.default_child
+            if isinstance(queue, sqs.CfnQueue):
+                queue.add_property_override("RedrivePolicy.maxReceiveCount", MOST_RECEIVES)
         return self.grant_send_dead_letter(workflow)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee put objects under the prefix."""
-        encryption.grant(self._bucket_key, grantee, encryption.ENCRYPT)
+        """Let the grantee put items into the queue."""
+        encryption.grant(self._key, grantee, encryption.ENCRYPT)
         return iam.Grant.add_to_principal(
-            grantee=grantee,
-            actions=["s3:PutObject"],
-            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
+            grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self.queue.queue_arn]
         )
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
-        """Let the grantee read the objects under the prefix.
+        """Let the grantee read what the messages refer to: nothing, where they have the items themselves."""
+        return iam.Grant.drop(grantee, "the messages have the items themselves")
 
-        Listing is part of it: without it S3 answers 403 rather than 404 for an object that is gone.
+    def grant_look_up(self, grantee: iam.IGrantable, *, metadata: bool, tags: bool) -> None:  # noqa: ARG002
+        """Let the grantee read what objects are labelled with.
+
+        Raises
+        ------
+        PropError
+            The items are messages.
         """
-        encryption.grant(self._bucket_key, grantee, encryption.DECRYPT)
-        return iam.Grant.add_to_principal(
-            grantee=grantee,
-            actions=["s3:GetObject", "s3:GetObjectVersion"],
-            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
-        ).combine(
-            iam.Grant.add_to_principal(
-                grantee=grantee, actions=["s3:ListBucket"], resource_arns=[self.bucket.bucket_arn]
-            )
+        raise PropError(
+            f"routing must not ask for metadata or tags, which the messages of {self.node.path} do not have; choose by "
+            "another property, or use an S3Trigger"
         )
+
+    def acknowledge_read(self, role: iam.IRole) -> None:
+        """Acknowledge what linters find in the policy of a role that `grant_read` added to."""
 
     def metric_queue_depth(self, **options: Any) -> cloudwatch.Metric:
         """Count the messages waiting, the maximum over 5 minutes."""
@@ -225,12 +285,123 @@ class IS3Trigger(Construct):
         )
 
     def metric_undelivered(self, **options: Any) -> cloudwatch.Metric:
-        """Count the events that EventBridge could not deliver to the queue, the maximum over 5 minutes."""
+        """Count what did not reach the queue, the maximum over 5 minutes.
+
+        Raises
+        ------
+        PropError
+            Nothing can get lost on its way: ``undelivered_queue`` is None.
+        """
+        if self.undelivered_queue is None:
+            raise PropError(
+                f"{self.node.path} must have an undelivered_queue for this metric, got none; what is sent to a queue "
+                "directly is refused, not lost"
+            )
         return self.undelivered_queue.metric_approximate_number_of_messages_visible(**options)
 
     def metric_dead_letters(self, **options: Any) -> cloudwatch.Metric:
         """Count the messages in the dead-letter queue, the maximum over 5 minutes."""
         return self.dead_letter_queue.metric_approximate_number_of_messages_visible(**options)
+
+
+@check_props
+class IS3Trigger(ITrigger):
+    """Objects of a bucket that start a workflow in batches: an `S3Trigger`, or one of another stack.
+
+    Attributes
+    ----------
+    bucket, queue, dead_letter_queue, undelivered_queue, log_group
+        The parts. Events that EventBridge cannot deliver to the queue go to ``undelivered_queue``.
+    prefix, batch_size, max_receive_count
+        As those of `S3Trigger`.
+    """
+
+    bucket: s3.IBucket
+    undelivered_queue: sqs.IQueue
+    _bucket_key: kms.IKey | None
+
+    @property
+    def source(self) -> str:
+        """The name of the bucket."""
+        return self.bucket.bucket_name
+
+    def _add_pipe_metadata(self, pipe: pipes.CfnPipe) -> None:
+        add_metadata(pipe, "pipe", bucket=self.source, prefix=self.prefix)
+
+    def allow_undelivered(self, rule: events.CfnRule) -> None:
+        """Let a rule of EventBridge put what else got lost into ``undelivered_queue``."""
+        allow_events(self.undelivered_queue, rule)
+
+    grant_bury = renamed_attribute("S3Trigger.grant_bury", "grant_send_dead_letter")
+
+    def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put objects under the prefix."""
+        encryption.grant(self._bucket_key, grantee, encryption.ENCRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=["s3:PutObject"],
+            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
+        )
+
+    def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee read the objects under the prefix.
+
+        Listing is part of it: without it S3 answers 403 rather than 404 for an object that is gone.
+        """
+        encryption.grant(self._bucket_key, grantee, encryption.DECRYPT)
+        return iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=["s3:GetObject", "s3:GetObjectVersion"],
+            resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
+        ).combine(
+            iam.Grant.add_to_principal(
+                grantee=grantee, actions=["s3:ListBucket"], resource_arns=[self.bucket.bucket_arn]
+            )
+        )
+
+    def grant_look_up(self, grantee: iam.IGrantable, *, metadata: bool, tags: bool) -> None:
+        """Let the grantee read metadata and tags of the objects under the prefix, and list them; see `grant_read`."""
+        if metadata:
+            self.grant_read(grantee)
+        if tags:
+            iam.Grant.add_to_principal(
+                grantee=grantee,
+                actions=["s3:GetObjectTagging", "s3:GetObjectVersionTagging"],
+                resource_arns=[self.bucket.arn_for_objects(f"{self.prefix}*")],
+            )
+            iam.Grant.add_to_principal(
+                grantee=grantee, actions=["s3:ListBucket"], resource_arns=[self.bucket.bucket_arn]
+            )
+
+    def acknowledge_read(self, role: iam.IRole) -> None:
+        """Acknowledge that objects can only be granted by a pattern."""
+        acknowledgments.objects_under(role, self.bucket, f"{self.prefix}*")
+
+
+def check_batches(*, batch_size: int, window: Duration, max_receive_count: int, most: int) -> None:
+    """Refuse what a pipe or the queue would refuse.
+
+    Raises
+    ------
+    PropError
+        A prop is out of range.
+    """
+    check_between(1, most, batch_size=batch_size)
+    check_between(1, MOST_RECEIVES, max_receive_count=max_receive_count)
+    waits = seconds("max_batching_window", window, least=0, most=300)
+    if waits == 0 and not Token.is_unresolved(batch_size) and batch_size > _LARGEST_WITHOUT_WINDOW:
+        raise PropError(
+            f"max_batching_window must be at least 1 s for batches of more than {_LARGEST_WITHOUT_WINDOW}, got 0 s "
+            f"with batch_size={batch_size}; wait for a second, or use batch_size={_LARGEST_WITHOUT_WINDOW}"
+        )
+
+
+def no_sources() -> sqs.RedriveAllowPolicy:
+    """Let no queue use this one for its dead letters.
+
+    The trigger's own dead-letter queue cannot name its one source: the two queues would refer to each other.
+    """
+    return sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL)
 
 
 def allow_events(queue: sqs.IQueue, rule: events.CfnRule) -> None:

@@ -18,13 +18,11 @@ from cdk_inference.common.environments import check_environment
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.deprecations import renamed_props
 from cdk_inference.common.props.descriptions import RULE, described
-from cdk_inference.common.props.durations import seconds
 from cdk_inference.common.props.prop_types import check_props
-from cdk_inference.common.props.validation import check_between
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import PIPE_LOGS, log_group, private_bucket
-from cdk_inference.triggers.base import IS3Trigger, allow_events
+from cdk_inference.triggers.base import IS3Trigger, allow_events, check_batches, no_sources
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,15 +40,9 @@ Pipes would take 10,000, but the input of a workflow is limited to 262,144 chara
 
 _UPLOAD_DAYS = 7  # a multipart upload that is not complete by then is abandoned
 
-MOST_RECEIVES = 1000
-"""Times that SQS delivers a message at most before it is a dead letter: the largest number that it takes."""
-
 # https://docs.aws.amazon.com/IAM/latest/APIReference/API_PutRolePolicy.html has the pattern.
 _NOT_IN_POLICIES = re.compile(r"[^\x20-\xff]")
 _LONGEST_KEY = 1024
-
-_LARGEST_WITHOUT_WINDOW = 10
-"""Lambda's pollers of SQS refuse larger batches without a window; those of pipes are taken to be the same."""
 
 # https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-quota.html; a higher quota never exceeds the API's limit.
 _PATTERN_QUOTA, _LONGEST_PATTERN = 2048, 4096
@@ -147,27 +139,8 @@ class S3Trigger(IS3Trigger):
         self.bucket = bucket if bucket is not None else self._create_bucket(encryption_key, removal_policy)
         _warn_without_events(self.bucket, self)
 
-        encrypted = sqs.QueueEncryption.KMS if encryption_key else sqs.QueueEncryption.SQS_MANAGED
-        self.dead_letter_queue = sqs.Queue(
-            self,
-            "DeadLetterQueue",
-            encryption=encrypted,
-            encryption_master_key=encryption_key,
-            enforce_ssl=True,
-            retention_period=Duration.days(14),
-        )
-        self.queue = sqs.Queue(
-            self,
-            "Queue",
-            encryption=encrypted,
-            encryption_master_key=encryption_key,
-            enforce_ssl=True,
-            retention_period=Duration.days(14),
-            redrive_allow_policy=_no_sources(),
-            # A pipe may hold messages for 20 seconds before it starts the workflow; 10 are for its own calls.
-            visibility_timeout=hidden.plus(window).plus(Duration.seconds(30)),
-            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letter_queue, max_receive_count=max_receive_count),
-        )
+        self.dead_letter_queue = self._create_dead_letter_queue()
+        self.queue = self._create_queue(hidden)
         # Its key is SQS's own: EventBridge sends here when, for example, it may not use ours. And it is apart from the
         # dead letters, which SQS moves back into the queue only if they come from there.
         self.undelivered_queue = sqs.Queue(
@@ -175,18 +148,15 @@ class S3Trigger(IS3Trigger):
             "UndeliveredQueue",
             encryption=sqs.QueueEncryption.SQS_MANAGED,
             enforce_ssl=True,
-            redrive_allow_policy=_no_sources(),
+            redrive_allow_policy=no_sources(),
             retention_period=Duration.days(14),
         )
         self.rule = self._create_rule(prefix, suffixes)
         self.log_group = log_group(
             self, key=encryption_key, retention=log_retention, removal_policy=removal_policy, folder=PIPE_LOGS
         )
-        add_metadata(self.queue, "queue")
-        add_metadata(self.dead_letter_queue, "dead-letter-queue")
         add_metadata(self.undelivered_queue, "undelivered-queue")
-        for queue in (self.dead_letter_queue, self.undelivered_queue):
-            acknowledgments.explain(queue, "dead-letter-queue")
+        acknowledgments.explain(self.undelivered_queue, "dead-letter-queue")
 
     def _create_bucket(self, key: kms.IKey | None, removal_policy: RemovalPolicy | None) -> s3.Bucket:
         bucket = private_bucket(
@@ -253,16 +223,6 @@ class S3Trigger(IS3Trigger):
             if not added.statement_added:
                 encryption.warn_of_imported_key(self, "events.amazonaws.com", encryption.ENCRYPT)
         return rule
-
-    def leave_dead_letters_to(self, workflow: iam.IGrantable) -> iam.Grant:
-        """Let a workflow decide which messages become dead letters, and put them into the queue itself.
-
-        SQS counts deliveries, and cannot tell those of an object that fails from those in which a function was
-        throttled. So it only moves what was delivered `MOST_RECEIVES` times.
-        """
-        queue = cast("sqs.CfnQueue", self.queue.node.default_child)
-        queue.add_property_override("RedrivePolicy.maxReceiveCount", MOST_RECEIVES)
-        return self.grant_send_dead_letter(workflow)
 
     @classmethod
     def from_trigger_attributes(
@@ -374,22 +334,7 @@ def _validate(
     for suffix in suffixes:
         if not suffix.startswith(".") or "*" in suffix or len(suffix) < 2:  # noqa: PLR2004
             raise PropError(f"suffixes must be of the form '.jpg', got '{suffix}'")
-    check_between(1, MAX_BATCH_SIZE, batch_size=batch_size)
-    check_between(1, 1000, max_receive_count=max_receive_count)
-    waits = seconds("max_batching_window", window, least=0, most=300)
-    if waits == 0 and not Token.is_unresolved(batch_size) and batch_size > _LARGEST_WITHOUT_WINDOW:
-        raise PropError(
-            f"max_batching_window must be at least 1 s for batches of more than {_LARGEST_WITHOUT_WINDOW}, got 0 s "
-            f"with batch_size={batch_size}; wait for a second, or use batch_size={_LARGEST_WITHOUT_WINDOW}"
-        )
-
-
-def _no_sources() -> sqs.RedriveAllowPolicy:
-    """Let no queue use this one for its dead letters.
-
-    The trigger's own dead-letter queue cannot name its one source: the two queues would refer to each other.
-    """
-    return sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL)
+    check_batches(batch_size=batch_size, window=window, max_receive_count=max_receive_count, most=MAX_BATCH_SIZE)
 
 
 def _warn_without_events(bucket: s3.IBucket, scope: Construct) -> None:

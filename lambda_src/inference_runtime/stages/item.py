@@ -1,11 +1,12 @@
-"""One S3 object version on its way through the pipeline."""
+"""One item on its way through the pipeline: a version of an S3 object, or what a message says itself."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from inference_runtime.errors import MalformedMessageError
@@ -13,10 +14,18 @@ from inference_runtime.errors import MalformedMessageError
 SEQUENCER_WIDTH = 32
 _HEX = re.compile(rf"[0-9A-Fa-f]{{1,{SEQUENCER_WIDTH}}}")
 
+SEQUENCE_WIDTH = 64
+MAX_ID_BYTES = 1024
+"""Largest id of a payload: as long as a key of S3, since rows are found by it."""
+
+_DIGITS = re.compile(rf"[0-9]{{1,{SEQUENCE_WIDTH}}}")
+_ARN = re.compile(r"arn:[^:]+:([a-z0-9]+):[^:]*:[^:]*:(?:[a-z]+/)?([^:/]+)")
+_EPOCH = re.compile(r"[0-9]{1,14}")
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One S3 object version.
+    """One S3 object version, or one payload: what a message has in it.
 
     Attributes
     ----------
@@ -24,21 +33,25 @@ class Item:
         SHA-256 over bucket, key and version id (or entity tag and sequencer), in hex: the same for every delivery
         of the same event.
     bucket
-        Name of the bucket.
+        Name of the bucket. A payload has the service that brought it and the name of its source, such as
+        ``sqs:orders``, which no bucket can have.
     key
-        Object key, decoded.
+        Object key, decoded; of a payload, its id.
     version_id
-        Object version, or None in a bucket without versioning.
+        Object version, or None in a bucket without versioning and of a payload.
     etag
-        Entity tag, without quotes.
+        Entity tag, without quotes; of a payload, the SHA-256 of its bytes, in hex.
     size
         Size in bytes.
     sequencer
-        The event's sequencer, padded so that sequencers of one key sort as text: see `pad_sequencer`.
+        The event's sequencer, padded so that sequencers of one key sort as text: see `pad_sequencer`. A payload has its
+        sequence number, padded from the left.
     event_time
         When the event happened, ISO 8601.
     message_id
         Id of the queue message that brought the event.
+    payload
+        The bytes of a payload, as long as the message is at hand; None of an object.
     """
 
     id: str
@@ -50,22 +63,59 @@ class Item:
     sequencer: str
     event_time: str
     message_id: str
+    payload: bytes | None = field(default=None, repr=False)
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Item:
-        """Read a queue message with an S3 "Object Created" event of EventBridge.
+        """Read a queue message with an S3 "Object Created" event of EventBridge, or with a payload.
 
-        Its `body` is the event, with `time` and `detail`; or the message has these two itself. `body` and `detail` may
-        be JSON strings, and the message's id is `message_id` or `messageId`. So a pipe may have a template for its
-        input, whatever that makes of the body.
+        A message has a payload if it has an `item`, ``{"source", "id", "sequence", "time"}``. `body` is then the
+        payload, a text or any other JSON. `source` is an ARN, and `time` milliseconds since the epoch, or ISO 8601.
+
+        Otherwise its `body` is the event, with `time` and `detail`; or the message has these two itself. `body` and
+        `detail` may be JSON strings, and the message's id is `message_id` or `messageId`. So a pipe may have a template
+        for its input, whatever that makes of the body.
 
         EventBridge carries keys as they are, unlike S3's own notifications: nothing is decoded here.
 
         Raises
         ------
         MalformedMessageError
-            If the message does not describe an object.
+            If the message does not describe an object, or a payload.
         """
+        return cls._of_payload(message) if "item" in message else cls._of_event(message)
+
+    @classmethod
+    def _of_payload(cls, message: dict[str, Any]) -> Item:
+        item = message["item"]
+        arn = _ARN.match(_text(_member(item, "source"), "item.source"))
+        if arn is None:
+            raise MalformedMessageError(f"item.source is {item['source']!r:.200}, expected an ARN")
+        source = f"{arn[1]}:{arn[2]}"
+        key = _text(_member(item, "id"), "item.id")
+        if len(key.encode()) > MAX_ID_BYTES:
+            raise MalformedMessageError(f"item.id has {len(key.encode()):,} bytes, expected at most {MAX_ID_BYTES:,}")
+        sequence = _text(_member(item, "sequence"), "item.sequence")
+        if not _DIGITS.fullmatch(sequence):
+            raise MalformedMessageError(f"item.sequence is {sequence!r:.100}, expected 1 to {SEQUENCE_WIDTH} digits")
+        payload = _bytes(message.get("body"))
+        etag = hashlib.sha256(payload).hexdigest()
+        sequencer = sequence.rjust(SEQUENCE_WIDTH, "0")
+        return cls(
+            id=hashlib.sha256(json.dumps([source, key, [etag, sequencer]]).encode()).hexdigest(),
+            bucket=source,
+            key=key,
+            version_id=None,
+            etag=etag,
+            size=len(payload),
+            sequencer=sequencer,
+            event_time=_iso(_text(_member(item, "time"), "item.time")),
+            message_id=_text(message_id_of(message), "message_id"),
+            payload=payload,
+        )
+
+    @classmethod
+    def _of_event(cls, message: dict[str, Any]) -> Item:
         event = message if "detail" in message else _parsed(message.get("body"), "body")
         detail = _parsed(_member(event, "detail"), "detail")
         bucket = _text(_member(_member(detail, "bucket"), "name"), "bucket.name")
@@ -95,8 +145,10 @@ class Item:
         return cls(**value)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object with the attributes as members."""
-        return asdict(self)
+        """Return a JSON object with the attributes as members, but the payload."""
+        found = asdict(self)
+        del found["payload"]
+        return found
 
 
 def pad_sequencer(sequencer: str) -> str:
@@ -123,6 +175,22 @@ def message_id_of(message: object) -> str | None:
         return None
     found = message.get("message_id") or message.get("messageId")
     return found if isinstance(found, str) and found else None
+
+
+def _bytes(body: object) -> bytes:
+    """Return a payload as the bytes that preprocessing gets: a text as it is, and other JSON written tightly."""
+    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise MalformedMessageError("body is not valid Unicode") from error
+
+
+def _iso(time: str) -> str:
+    """Return a time as ISO 8601, if it is milliseconds since the epoch."""
+    if not _EPOCH.fullmatch(time):
+        return time
+    return datetime.fromtimestamp(int(time) / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def _parsed(value: object, name: str) -> object:

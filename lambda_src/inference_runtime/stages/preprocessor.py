@@ -267,6 +267,8 @@ class Preprocessor:
             raise RejectItem("object is empty")
         if item.size > self._max_bytes:
             raise RejectItem(f"object has {item.size:,} bytes, at most {self._max_bytes:,} are read")
+        if item.payload is not None:
+            return item.payload
         if hanging.is_set():
             raise _RetryError("S3 did not answer to an earlier request of the batch")
         # Only the version that the event is about: what a later one holds is for the later event.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,23 @@ def evaluated(text, messages, **variables):
 def test_by_size_sends_smaller_objects_one_way(routes):
     branch = Routing.by_size(limit=1000, below=routes["a"], otherwise=routes["b"])
     assert go(branch, message(size=999), message(size=1000), message(size=0)) == ["a", "b", "a"]
+
+
+def payload(item_id, body="text", sequence="1"):
+    item = {"source": "arn:aws:sqs:eu-west-1:111122223333:orders", "id": item_id, "sequence": sequence, "time": "1"}
+    return {"message_id": "m", "body": body, "item": item}
+
+
+def test_messages_are_routed_by_their_id_and_their_body(routes):
+    by_size = Routing.by_size(limit=1000, below=routes["a"], otherwise=routes["b"])
+    assert go(by_size, payload("x", "y" * 999), payload("x", "y" * 1000), payload("x", {"y": 1})) == ["a", "b", "a"]
+    by_key = Routing.by_key({"a-*": routes["a"]}, otherwise=routes["b"])
+    assert go(by_key, payload("a-1"), payload("b-1"), message("a-1")) == ["a", "b", "a"]
+    by_share = Routing.split({"x": (1, routes["a"]), "y": (1, routes["b"])})
+    found = go(by_share, *(payload(str(number)) for number in range(200)))
+    assert all(60 < number < 140 for number in Counter(found).values())
+    assert len(set(found)) == 2
+    assert found == go(by_share, *(payload(str(number), "another body") for number in range(200)))
 
 
 @pytest.mark.parametrize("body", [None, "text", {}, {"detail": {}}, {"detail": {"object": {"size": "7", "key": 3}}}])

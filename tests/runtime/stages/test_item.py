@@ -167,3 +167,78 @@ def test_a_message_without_a_usable_detail_fails(detail: Any) -> None:
 
 def test_a_whole_number_as_float_is_a_size() -> None:
     assert Item.from_message(message(size=7.0)).size == 7
+
+
+QUEUE = "arn:aws:sqs:eu-central-1:123456789012:orders"
+
+
+def payload(body: Any = "text", **item: Any) -> dict[str, Any]:
+    return {
+        "message_id": "m",
+        "body": body,
+        "item": {"source": QUEUE, "id": "o1", "sequence": "42", "time": "1767323045000", **item},
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "bucket"),
+    [
+        (QUEUE, "sqs:orders"),
+        ("arn:aws-cn:kinesis:cn-north-1:123456789012:stream/clicks", "kinesis:clicks"),
+        ("arn:aws:dynamodb:us-east-1:123456789012:table/users/stream/2026-01-02T03:04:05.678", "dynamodb:users"),
+    ],
+)
+def test_a_payload_becomes_an_item(source: str, bucket: str) -> None:
+    item = Item.from_message(payload(source=source))
+    assert (item.bucket, item.key, item.version_id, item.size) == (bucket, "o1", None, 4)
+    assert item.payload == b"text"
+    assert item.event_time == "2026-01-02T03:04:05.000+00:00"
+    assert item.message_id == "m"
+    assert "payload" not in item.to_json()
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5))
+def test_a_payload_of_json_is_written_anew(body: Any) -> None:
+    item = Item.from_message(payload(body))
+    assert item.payload is not None
+    assert (item.payload.decode() if isinstance(body, str) else json.loads(item.payload)) == body
+    assert item.size == len(item.payload)
+
+
+@given(st.integers(0, 10**64 - 1), st.integers(0, 10**64 - 1))
+def test_sequence_numbers_sort_as_texts(one: int, other: int) -> None:
+    first, second = (Item.from_message(payload(sequence=str(number))) for number in (one, other))
+    assert (first.sequencer < second.sequencer) == (one < other)
+    assert (first.id == second.id) == (one == other)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"source": ""},
+        {"source": "orders"},
+        {"id": ""},
+        {"id": 7},
+        {"id": "ä" * 513},
+        {"id": "\ud800"},
+        {"sequence": ""},
+        {"sequence": "-1"},
+        {"sequence": "1e3"},
+        {"sequence": "1" * 65},
+        {"time": None},
+    ],
+)
+def test_a_payload_without_a_proper_id_fails(item: dict[str, Any]) -> None:
+    with pytest.raises(MalformedMessageError):
+        Item.from_message(payload(**item))
+
+
+@pytest.mark.parametrize("item", [None, 7, [], {}, "o1"])
+def test_an_item_that_is_none_fails(item: Any) -> None:
+    with pytest.raises(MalformedMessageError):
+        Item.from_message({**payload(), "item": item})
+
+
+def test_a_payload_that_is_not_unicode_fails() -> None:
+    with pytest.raises(MalformedMessageError, match="body is not valid Unicode"):
+        Item.from_message(payload("\ud800"))

@@ -1,0 +1,44 @@
+"""The app whose items come from other places than a bucket, deployed once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdk_inference.local import LocalCloud, PipeRunner
+from tests.assemblies import synthesized
+from tests.e2e.quick import QuickEmulator
+from tests.e2e.triggers.messages import Messages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APP = Path(__file__).with_name("app")
+
+
+@pytest.fixture(scope="package")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
+    app = synthesized(APP / "app.py", tmp_path_factory.mktemp("triggers"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
+        with LocalCloud(pipes=False) as cloud:
+            cloud.deploy(app)
+            yield cloud
+
+
+@pytest.fixture(scope="package")
+def pipes(cloud: LocalCloud) -> Iterator[PipeRunner]:
+    with PipeRunner(cloud.endpoint, retry_after=2) as runner:
+        yield runner
+
+
+@pytest.fixture(scope="package")
+def texts(cloud: LocalCloud) -> Messages:
+    return Messages(cloud, "Triggers/Texts", "TextQueue")
+
+
+@pytest.fixture(scope="package")
+def orders(cloud: LocalCloud) -> Messages:
+    return Messages(cloud, "Triggers/Records", "OrderQueue", queue="orders")

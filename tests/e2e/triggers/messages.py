@@ -1,0 +1,63 @@
+"""A pipeline with a queue as its trigger, seen from outside."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from tests.e2e.conftest import Watched
+from tests.waiting import PATIENCE, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cdk_inference.local import Cloud
+
+
+class Messages(Watched):
+    """A deployed pipeline whose items are messages.
+
+    Parameters
+    ----------
+    cloud
+        Where it is deployed.
+    name
+        The pipeline's path.
+    trigger
+        The id of the trigger, next to the pipeline.
+    queue
+        The name of a queue that is not the trigger's own.
+    """
+
+    def __init__(self, cloud: Cloud, name: str, trigger: str, *, queue: str | None = None) -> None:
+        stack, _ = name.split("/")
+        around = [one for one in cloud.resources(pipeline=stack) if one.logical_id.startswith(trigger)]
+        parts = {one.metadata["role"]: one.physical_id for one in [*cloud.resources(pipeline=name), *around]}
+        if queue is not None:
+            parts["queue"] = queue
+        super().__init__(cloud, name, bucket="", parts=parts)
+        self.bucket = f"sqs:{self.queue.rsplit('/', 1)[-1]}"
+
+    def send(self, bodies: Iterable[str]) -> list[str]:
+        """Send messages, and return their ids."""
+        sqs = self.cloud.client("sqs")
+        return [sqs.send_message(QueueUrl=self.queue, MessageBody=body)["MessageId"] for body in bodies]
+
+    def settle(self, items: int, timeout: float = 2 * PATIENCE) -> tuple[dict[str, str], list[str]]:
+        """Wait until so many items have a row or a dead letter and the queue is empty; return statuses and letters."""
+        wait_until(
+            lambda: len(self.rows()) + len(self.dead_bodies()) >= items and not self.messages(self.queue),
+            lambda: f"{len(self.rows())} rows, {len(self.dead_bodies())} dead letters of {items}",
+            timeout=timeout,
+            every=0.5,
+        )
+        rows = self.rows()
+        often = [key for key, times in Counter(row["key"] for row in rows).items() if times > 1]
+        assert not often
+        return {row["key"]: row["status"] for row in rows}, self.dead_bodies()
+
+
+def order(item: object, version: object, **fields: Any) -> str:
+    """Return a message about an order."""
+    return json.dumps({"order": {"id": item, "version": version}, "a": 1, "b": 2, "c": 3, "d": 4, **fields})

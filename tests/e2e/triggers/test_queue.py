@@ -1,0 +1,55 @@
+"""Messages of a queue, from the sender to the row: each ends as one row or one dead letter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.triggers.messages import order
+
+if TYPE_CHECKING:
+    from cdk_inference.local import PipeRunner
+    from tests.e2e.triggers.messages import Messages
+
+pytestmark = pytest.mark.e2e
+
+
+def test_each_message_ends_once(texts: Messages, pipes: PipeRunner) -> None:
+    bodies = {
+        "return [1, 2, 30, 40]": "SUCCEEDED",
+        "return [1, 2]": "REJECTED",
+        'dance\nto "this" \\ and ⚡': "REJECTED",
+        "[1]": "REJECTED",
+        "raise": None,
+        "exit": None,
+        "crash": None,
+    }
+    sent = dict(zip(texts.send(bodies), bodies, strict=True))
+    more = texts.send("return [1, 2, 3, 4]" for _ in range(60))
+    ends, dead = texts.settle(len(sent) + len(more))
+    assert ends == {
+        **{message: bodies[body] for message, body in sent.items() if bodies[body]},
+        **dict.fromkeys(more, "SUCCEEDED"),
+    }
+    # as they were sent, so that they can be sent again
+    assert sorted(dead) == sorted(body for body, end in bodies.items() if end is None)
+    first, *_ = sent
+    row = texts.row(first)
+    assert row["prediction"]["sums"] == [3, 70]
+    assert row["object"] == f"{texts.bucket}/{first}"
+    assert row["size"] == len("return [1, 2, 30, 40]")
+    assert pipes.refusals == []
+
+
+def test_the_last_version_of_an_item_stays(orders: Messages, pipes: PipeRunner) -> None:
+    letters = [order("a", version, a=version) for version in (2, 11, 1, 10, 11, 2)] + [order("b", "7", a=0.5)]
+    malformed = [order("", 1), order("x", -1), order("x", "one"), '{"order": 7}', "no JSON"]
+    orders.send([*letters, *malformed])
+    ends, dead = orders.settle(2 + len(malformed))
+    assert ends == {"a": "SUCCEEDED", "b": "SUCCEEDED"}
+    assert orders.row("a")["prediction"]["sums"] == [13, 7]
+    assert orders.row("a")["sequencer"].lstrip("0") == "11"
+    assert orders.bucket == "sqs:orders"
+    assert len(dead) == len(malformed)
+    assert pipes.refusals == []
