@@ -44,7 +44,8 @@ def is_union(hint: Hint) -> bool:
 
 
 def plain(hint: Hint) -> Hint:
-    """Return a class of this library without its type arguments, and any other annotation as it is."""
+    """Return a class of this library without its type arguments, and the bound of a type variable."""
+    hint = getattr(hint, "__bound__", None) or hint
     origin = get_origin(hint)
     return origin if str(getattr(origin, "__module__", "")).startswith("cdk_inference") else hint
 
