@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cdk_inference.monitoring.alarms import PipelineAlarms
     from cdk_inference.monitoring.dashboard import PipelineDashboard
     from cdk_inference.monitoring.drift import DriftMonitor
+    from cdk_inference.pipeline.direct import DirectPipeline
     from cdk_inference.pipeline.execution import Execution
     from cdk_inference.pipeline.execution_strategy import ExecutionStrategy
     from cdk_inference.pipeline.fused import FusedStages
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from cdk_inference.triggers.base import IS3Trigger, ITrigger
     from cdk_inference.triggers.queue import QueueTrigger
     from cdk_inference.triggers.s3 import S3Trigger
+    from cdk_inference.triggers.s3_notifications import S3NotificationTrigger
 
 _MODULES = {
     "AbortOn": "releases.abort_rules",
@@ -71,6 +73,7 @@ _MODULES = {
     "CpuCapacity": "capacity.managed_instances",
     "CpuInference": "stages.inference",
     "CpuOption": "costs.options",
+    "DirectPipeline": "pipeline.direct",
     "DriftMonitor": "monitoring.drift",
     "Execution": "pipeline.execution",
     "ExecutionStrategy": "pipeline.execution_strategy",
@@ -114,6 +117,7 @@ _MODULES = {
     "Route": "routing.route",
     "Router": "routing.router",
     "Routing": "routing.strategies",
+    "S3NotificationTrigger": "triggers.s3_notifications",
     "S3Trigger": "triggers.s3",
     "SageMakerAsync": "gpu.sagemaker",
     "SeparateStages": "pipeline.staged",
@@ -137,6 +141,7 @@ __all__ = [
     "CpuCapacity",
     "CpuInference",
     "CpuOption",
+    "DirectPipeline",
     "DriftMonitor",
     "Execution",
     "ExecutionStrategy",
@@ -180,6 +185,7 @@ __all__ = [
     "Route",
     "Router",
     "Routing",
+    "S3NotificationTrigger",
     "S3Trigger",
     "SageMakerAsync",
     "SeparateStages",

@@ -60,7 +60,7 @@ class Watched:
         self.queue = self._url(parts["queue"])
         self.dead_letter_queue = self._url(parts["dead-letter-queue"])
         self.functions = {r.metadata["stage"]: r.physical_id for r in resources if "stage" in r.metadata}
-        machine = parts["state-machine"]
+        machine = parts.get("state-machine", "arn:none")  # a direct pipeline has none
         self.machine = machine if machine.startswith("arn:") else self._machine_arn(machine)
 
     def put(self, key: str, data: bytes) -> None:
@@ -222,6 +222,9 @@ def watch() -> type[Watched]:
 def key_of(body: str) -> str | None:
     """Return the key of the object that a message is about, if it is about one."""
     try:
-        return json.loads(body)["detail"]["object"]["key"]
+        event = json.loads(body)
+        if "Records" in event:
+            return urllib.parse.unquote_plus(event["Records"][0]["s3"]["object"]["key"])
+        return event["detail"]["object"]["key"]
     except (ValueError, TypeError, KeyError):
         return None

@@ -119,11 +119,12 @@ def estimate(
         If the table has no price of the option's instance type, or the shape is fused and the option cannot be.
     """
     shape = shape or PipelineShape()
-    if shape.fused and not isinstance(option, CpuOption):
-        raise PropError(
-            f"shape must not be fused for '{option.name}', which is not on the CPU alone, got fused=True; estimate it "
-            "with another shape"
-        )
+    for name, one_function in {"fused": shape.fused, "direct": shape.direct}.items():
+        if one_function and not isinstance(option, CpuOption):
+            raise PropError(
+                f"shape must not be {name} for '{option.name}', which is not on the CPU alone, got {name}=True; "
+                "estimate it with another shape"
+            )
     bill = _Bill(traffic, shape, prices or Prices())
     bill.front()
     if isinstance(option, CascadeOption):
@@ -162,11 +163,13 @@ class _Bill:
     def front(self) -> None:
         """Add what brings the items into the workflow."""
         prices, items, batches = self.prices, self._items, self._batches
-        self._count("EventBridge events", items, prices.eventbridge_events)
+        if not self._shape.direct:
+            self._count("EventBridge events", items, prices.eventbridge_events)
         # A message is sent once; one call receives and one deletes up to ten.
         self._count("SQS requests", items * (1 + 2 / min(_SQS_BATCH, self._mean)), prices.sqs_requests)
-        self._count("pipe requests", batches, prices.pipe_requests)
-        self._count("express executions", batches, prices.express_requests)
+        if not self._shape.direct:
+            self._count("pipe requests", batches, prices.pipe_requests)
+            self._count("express executions", batches, prices.express_requests)
 
     def model(self, option: CpuOption | GpuOption, *, share: float) -> None:
         """Add a model that scores a share of the items."""
@@ -175,7 +178,7 @@ class _Bill:
         # A batch goes to the model if any of its items does, each for itself.
         batches = self._batches * (-math.expm1(self._mean * math.log1p(-share)) if share < 1 else 1)
         # A fused function has one size, that of the option.
-        fused = option if shape.fused and isinstance(option, CpuOption) else None
+        fused = option if (shape.fused or shape.direct) and isinstance(option, CpuOption) else None
         before_mib = fused.memory_size if fused else shape.preprocess_memory
         after_mib = fused.memory_size if fused else shape.postprocess_memory
         before_ms, after_ms = on_vcpus(shape.preprocess_ms, before_mib), on_vcpus(shape.postprocess_ms, after_mib)
@@ -209,7 +212,7 @@ class _Bill:
                 self._count("DynamoDB writes", batches * 2, prices.dynamodb_writes)
                 self._count("DynamoDB reads", batches, prices.dynamodb_reads)
             self._gpu(option, items, batches)
-        chunks = math.ceil(shape.express_mb / _EXPRESS_CHUNK)
+        chunks = 0 if shape.direct else math.ceil(shape.express_mb / _EXPRESS_CHUNK)
         self._count("GB-seconds of express", express * chunks * _EXPRESS_CHUNK / GIB, prices.express_gb_seconds)
         if share:
             self.warm += shape.batch_size * (before_ms + option.item_ms + after_ms) / 1000

@@ -112,6 +112,8 @@ class PipelineShape:
         State transitions of the standard workflow that waits for a GPU, for each batch that goes well.
     fused
         Whether one function does all, with the memory of the option: one invocation a batch, no tensors on their way.
+    direct
+        Whether that function takes the messages itself, as that of a `DirectPipeline` does: no event, pipe or workflow.
     """
 
     batch_size: int = 32
@@ -125,6 +127,7 @@ class PipelineShape:
     express_mb: int = 64
     hand_over_transitions: int = 5
     fused: bool = False
+    direct: bool = False
 
     def __post_init__(self) -> None:
         check_at_least(1, batch_size=self.batch_size, express_mb=self.express_mb)

@@ -16,6 +16,7 @@ from cdk_inference.common.props.deprecations import renamed_props
 from cdk_inference.common.props.descriptions import RULE, described
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.service_errors import Kind, state_errors
+from cdk_inference.errors import PropError
 from cdk_inference.stages.base import CONFIGURATION_ERRORS, NO_MODEL
 from cdk_inference.stages.state_machine import LoggedStateMachine
 from cdk_inference.storage import encryption
@@ -150,6 +151,12 @@ class GpuWorkflow(LoggedStateMachine):
 
     def _report_failures(self, trigger: IS3Trigger) -> events.CfnRule:
         """Keep the input of executions that fail as a whole: their messages are no longer in the queue."""
+        queue = trigger.undelivered_queue
+        if queue is None:
+            raise PropError(
+                f"trigger must have an undelivered_queue for batches that wait, got {trigger.node.path} without one; "
+                "use an S3Trigger"
+            )
         rule = events.CfnRule(
             self,
             "ExecutionFailed",
@@ -162,7 +169,7 @@ class GpuWorkflow(LoggedStateMachine):
                     "stateMachineArn": [self.state_machine.state_machine_arn],
                 },
             },
-            targets=[events.CfnRule.TargetProperty(id="Queue", arn=trigger.undelivered_queue.queue_arn)],
+            targets=[events.CfnRule.TargetProperty(id="Queue", arn=queue.queue_arn)],
         )
         trigger.allow_undelivered(rule)
         acknowledgments.explain(rule, "rule-of-last-resort")

@@ -221,22 +221,23 @@ def _rules_of_queues(pipeline: OperatedPipeline, age: Duration) -> Iterator[Alar
 
 
 def _rules_of_workflows(pipeline: OperatedPipeline) -> Iterator[AlarmRule]:
-    yield AlarmRule(
-        name="WorkflowFails",
-        section="failing-workflows",
-        metric=pipeline.workflow.metric_failed(),
-        above=0,
-        reason="executions fail as a whole: something is misconfigured, such as a permission",
-        source="errors of objects and of services do not fail an execution",
-    )
-    yield AlarmRule(
-        name="WorkflowTimesOut",
-        section="slow-workflows",
-        metric=pipeline.workflow.metric_timed_out(),
-        above=0,
-        reason="executions end before their batch is done, and all of it is tried again",
-        source="a workflow begins no part of a batch for which its time might not suffice",
-    )
+    if pipeline.workflow is not None:
+        yield AlarmRule(
+            name="WorkflowFails",
+            section="failing-workflows",
+            metric=pipeline.workflow.metric_failed(),
+            above=0,
+            reason="executions fail as a whole: something is misconfigured, such as a permission",
+            source="errors of objects and of services do not fail an execution",
+        )
+        yield AlarmRule(
+            name="WorkflowTimesOut",
+            section="slow-workflows",
+            metric=pipeline.workflow.metric_timed_out(),
+            above=0,
+            reason="executions end before their batch is done, and all of it is tried again",
+            source="a workflow begins no part of a batch for which its time might not suffice",
+        )
     yield AlarmRule(
         name="ThrottledWrites",
         section="throttled-writes",

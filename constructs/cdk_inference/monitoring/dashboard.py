@@ -94,17 +94,17 @@ def cost_per_thousand(pipeline: OperatedPipeline, prices: Prices) -> cloudwatch.
         "succeeded": pipeline.metric_succeeded(),
         "rejected": pipeline.metric_rejected(),
         "failed": pipeline.metric_failed(),
-        "executions": pipeline.workflow.state_machine.metric_started(statistic="Sum"),
-        "milliseconds": pipeline.workflow.metric_time(statistic="Sum"),
     }
-    each = (
-        prices.eventbridge_events + _SQS_REQUESTS * prices.sqs_requests + prices.s3_gets + prices.dynamodb_writes
-    ) / 1e6
-    terms = [
-        f"objects * {each:.6g}",
-        f"executions * {(prices.express_requests + prices.pipe_requests) / 1e6:.6g}",
-        f"milliseconds * {prices.express_gb_seconds * _EXPRESS_GIB / 1e9:.6g}",
-    ]
+    event = prices.eventbridge_events if pipeline.trigger.undelivered_queue is not None else 0
+    each = (event + _SQS_REQUESTS * prices.sqs_requests + prices.s3_gets + prices.dynamodb_writes) / 1e6
+    terms = [f"objects * {each:.6g}"]
+    if pipeline.workflow is not None:
+        metrics["executions"] = pipeline.workflow.state_machine.metric_started(statistic="Sum")
+        metrics["milliseconds"] = pipeline.workflow.metric_time(statistic="Sum")
+        terms += [
+            f"executions * {(prices.express_requests + prices.pipe_requests) / 1e6:.6g}",
+            f"milliseconds * {prices.express_gb_seconds * _EXPRESS_GIB / 1e9:.6g}",
+        ]
     for number, function in enumerate(_functions(pipeline)):
         gib = function.memory_size / 1024
         architecture = "x86_64" if function.function.architecture.name == "x86_64" else "arm64"
@@ -162,6 +162,9 @@ def _queues(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
 def _workflows(pipeline: OperatedPipeline) -> Iterator[list[cloudwatch.IWidget]]:
     workflow = pipeline.workflow
     throttled = pipeline.results.metric_throttled_writes(label="throttled writes")
+    if workflow is None:
+        yield [graph("Table: throttled writes", [throttled])]
+        return
     yield [
         _times("Workflow, ms", workflow),
         graph("Workflow: failures; table: throttled writes", [*_failures(workflow), throttled]),

@@ -81,13 +81,15 @@ def check_trigger(
     batch_size: int,
     window: Duration | None,
     max_receive_count: int,
+    *,
+    usual_batch: int = BATCH_SIZE,
 ) -> None:
     """Refuse props of a new trigger next to one that is given."""
     given = {
         "bucket": bucket is not None,
         "prefix": bool(prefix),
         "suffixes": bool(suffixes),
-        "batch_size": batch_size != BATCH_SIZE,
+        "batch_size": batch_size != usual_batch,
         "max_batching_window": window is not None,
         "max_receive_count": max_receive_count != MAX_RECEIVE_COUNT,
     }

@@ -10,6 +10,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, RouteStages
 from cdk_inference.pipeline.routes import FusedRoute
 from cdk_inference.routing.inference import CpuStrategy
+from cdk_inference.stages.fused import HANDLER, FusedFunction
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.base import StageFunction
-    from cdk_inference.stages.fused import FusedFunction
     from cdk_inference.stages.interfaces import IStage
 
 _TIMEOUT = 40
@@ -65,9 +65,17 @@ class FusedStages(RouteStages):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FusedExecution(ExecutionStrategy[FusedStages]):
-    """One function for all stages, see `Execution.fused`."""
+    """One function for all stages, see `Execution.fused`.
+
+    Parameters
+    ----------
+    handler
+        The entry point of the function.
+    """
+
+    handler: str = HANDLER
 
     functions_in_turn: ClassVar[int] = 1
 
@@ -94,7 +102,7 @@ class FusedExecution(ExecutionStrategy[FusedStages]):
         parts: PipelineParts,
     ) -> dict[str, FusedStages]:
         """Create the function of each route."""
-        return {name: _create(scopes[name], route, parts) for name, route in plan.routes.items()}
+        return {name: _create(scopes[name], route, parts, self.handler) for name, route in plan.routes.items()}
 
     def advise_capacity(
         self, scope: Construct, route: Route, traffic: Traffic, capacity: CapacityStrategy | None
@@ -106,9 +114,7 @@ class FusedExecution(ExecutionStrategy[FusedStages]):
             advise(scope, route, traffic, fused=True)
 
 
-def _create(scope: Construct, route: Route, parts: PipelineParts) -> FusedStages:
-    from cdk_inference.stages.fused import FusedFunction  # noqa: PLC0415 - only for fused pipelines
-
+def _create(scope: Construct, route: Route, parts: PipelineParts, handler: str) -> FusedStages:
     strategy = _strategy(route)
     return FusedStages(
         FusedFunction(
@@ -126,6 +132,7 @@ def _create(scope: Construct, route: Route, parts: PipelineParts) -> FusedStages
             capacity=strategy.capacity if strategy.capacity is not None else parts.capacity,
             engine=strategy.engine,
             delivery=strategy.delivery,
+            handler=handler,
             **parts.functions,
         )
     )

@@ -34,7 +34,7 @@ class OperatedPipeline(MeasuredPipeline):
     """A pipeline, as those see it who operate it; see `InferencePipeline`."""
 
     results: IResultsTable
-    workflow: InferenceWorkflow
+    workflow: InferenceWorkflow | None = None
     release: ReleaseControl | None
     drift_monitors: list[DriftMonitor]
     _audit_bus: events.IEventBus | None = None  # that of the events that an audit log wants

@@ -294,7 +294,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         self.routes: dict[str, StagesT] = self._execution.bind(self, plan, scopes, parts)
         if release is not None and self.release is not None:
             release.watch(self.release, self.routes, parts)
-        self.workflow = InferenceWorkflow(
+        self.workflow: InferenceWorkflow = InferenceWorkflow(
             self,
             "Workflow",
             routes=[

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 STAGES = ("preprocess", "inference", "postprocess")
 """The stages in the function, in this order."""
 
+HANDLER = "inference_runtime.handlers.fused.handler"
+DIRECT_HANDLER = "inference_runtime.handlers.direct.handler"
+"""Entry points: for a workflow, and for the event source mapping of a queue."""
+
 _BEFORE, _AFTER = "PREPROCESS", "POSTPROCESS"
 
 
@@ -74,6 +78,8 @@ class FusedFunction(StageFunction):
         Where environments come from. Default: Lambda makes them on demand.
     engine, delivery
         As those of `CpuInference`.
+    handler
+        The entry point within the package. Default: the one that a workflow invokes.
     **options
         As those of `StageFunction`.
 
@@ -101,6 +107,7 @@ class FusedFunction(StageFunction):
         capacity: CapacityStrategy | None = None,
         engine: Engine | None = None,
         delivery: ModelDelivery | None = None,
+        handler: str = HANDLER,
         **options: Unpack[FunctionOptions],
     ) -> None:
         before, after = preprocess.bind(model.inputs), postprocess.bind(model.outputs)
@@ -109,7 +116,7 @@ class FusedFunction(StageFunction):
             scope,
             id,
             package=ModelPackage(
-                package=_package(before, after),
+                package=_package(before, after, handler),
                 model=model,
                 memory_size=memory_size,
                 engine=engine,
@@ -143,9 +150,9 @@ class FusedFunction(StageFunction):
         warn_of_memory(self, model, memory_size)  # at least: the stages need some too
 
 
-def _package(before: StageCode, after: StageCode) -> ZipPackage:
+def _package(before: StageCode, after: StageCode, handler: str = HANDLER) -> ZipPackage:
     return ZipPackage(
-        handler="inference_runtime.handlers.fused.handler",
+        handler=handler,
         runtime_requirements=(before.runtime_requirements, after.runtime_requirements),
         requirements=(*before.requirements, *after.requirements),
         # A package excluded for one stage may still be needed by the other stage's code.

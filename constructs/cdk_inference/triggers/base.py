@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aws_cdk import Annotations, Duration, Stack, Token
+from aws_cdk import Annotations, Duration, Stack, Token, Tokenization
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_pipes as pipes
 from aws_cdk import aws_sqs as sqs
@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_events as events
     from aws_cdk import aws_kms as kms
+    from aws_cdk import aws_lambda as lambda_
     from aws_cdk import aws_logs as logs
     from aws_cdk import aws_s3 as s3
     from aws_cdk import aws_stepfunctions as sfn
+    from constructs import IConstruct
+
+    from cdk_inference.stages.base import StageFunction
 
 # Quotes around a path to a string and none around one to an object, as AWS documents it. All paths are in every
 # message: what AWS does about a path that is missing is not documented clearly.
@@ -99,8 +103,14 @@ class ITrigger(Construct):
         """The members that the pipe adds to a message, to say which item it is; none if the body says so."""
         return ""
 
-    def _add_pipe_metadata(self, pipe: pipes.CfnPipe) -> None:
-        add_metadata(pipe, "pipe", source=self.source)
+    @property
+    def _item_variables(self) -> dict[str, str]:
+        """The variables that say the same to a function without a pipe."""
+        return {}
+
+    def _mark(self, consumer: IConstruct, role: str) -> None:
+        """Write into the metadata of what takes the messages where its items come from."""
+        add_metadata(consumer, role, source=self.source)
 
     def _create_dead_letter_queue(self) -> sqs.Queue:
         queue = sqs.Queue(
@@ -195,9 +205,53 @@ class ITrigger(Construct):
         )
         for policy in role.node.children:  # the pipe checks its permissions when it is created
             pipe.node.add_dependency(policy)
-        self._add_pipe_metadata(pipe)
+        self._mark(pipe, "pipe")
         self._pipe = pipe
         return pipe
+
+    def add_function(
+        self, function: StageFunction, *, max_concurrency: int | None = None
+    ) -> lambda_.CfnEventSourceMapping:
+        """Invoke a function with each batch, by an event source mapping of Lambda; see `DirectPipeline`.
+
+        Parameters
+        ----------
+        function
+            A function with the handler for that. It may take messages and send dead letters.
+        max_concurrency
+            Most invocations at a time, 2 to 1,000. Default: as many as Lambda finds right.
+        """
+        from aws_cdk import aws_lambda as lambda_  # noqa: PLC0415 - only for direct pipelines
+
+        iam.Grant.add_to_principal(
+            grantee=function,
+            actions=["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"],
+            resource_arns=[self.queue.queue_arn],
+        )
+        encryption.grant(self._key, function, encryption.DECRYPT)
+        self.leave_dead_letters_to(function)
+        function.add_variables(
+            {
+                "DEAD_LETTER_QUEUE": self.dead_letter_queue.queue_url,
+                "MAX_RECEIVE_COUNT": Tokenization.stringify_number(self.max_receive_count),
+                **self._item_variables,
+            }
+        )
+        mapping = lambda_.CfnEventSourceMapping(
+            self,
+            "Mapping",
+            function_name=function.target.function_arn,
+            event_source_arn=self.queue.queue_arn,
+            batch_size=self.batch_size,
+            maximum_batching_window_in_seconds=self._window.to_seconds(),
+            function_response_types=["ReportBatchItemFailures"],
+            scaling_config=None
+            if max_concurrency is None
+            else lambda_.CfnEventSourceMapping.ScalingConfigProperty(maximum_concurrency=max_concurrency),
+        )
+        mapping.node.add_dependency(function.role)  # Lambda checks the permissions when the mapping is created
+        self._mark(mapping, "mapping")
+        return mapping
 
     def grant_send_dead_letter(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put messages into the dead-letter queue."""
@@ -311,13 +365,12 @@ class IS3Trigger(ITrigger):
     Attributes
     ----------
     bucket, queue, dead_letter_queue, undelivered_queue, log_group
-        The parts. Events that EventBridge cannot deliver to the queue go to ``undelivered_queue``.
+        The parts. Events that EventBridge cannot deliver to the queue go to ``undelivered_queue``; None without it.
     prefix, batch_size, max_receive_count
         As those of `S3Trigger`.
     """
 
     bucket: s3.IBucket
-    undelivered_queue: sqs.IQueue
     _bucket_key: kms.IKey | None
 
     @property
@@ -325,12 +378,13 @@ class IS3Trigger(ITrigger):
         """The name of the bucket."""
         return self.bucket.bucket_name
 
-    def _add_pipe_metadata(self, pipe: pipes.CfnPipe) -> None:
-        add_metadata(pipe, "pipe", bucket=self.source, prefix=self.prefix)
+    def _mark(self, consumer: IConstruct, role: str) -> None:
+        add_metadata(consumer, role, bucket=self.source, prefix=self.prefix)
 
     def allow_undelivered(self, rule: events.CfnRule) -> None:
         """Let a rule of EventBridge put what else got lost into ``undelivered_queue``."""
-        allow_events(self.undelivered_queue, rule)
+        if self.undelivered_queue is not None:
+            allow_events(self.undelivered_queue, rule)
 
     grant_bury = renamed_attribute("S3Trigger.grant_bury", "grant_send_dead_letter")
 

@@ -51,8 +51,8 @@ class QueueTrigger(ITrigger):
         Where in a message of JSON the id of its item is, such as ``"$.order.id"``. Default: the id that SQS gave the
         message, so that each message is another item.
     sequence
-        Where in a message of JSON the number is by which messages of the same id are ordered, such as ``"$.version"``:
-        a whole number of at most 64 digits, or a string of one. Default: the time at which the message was sent, in
+        Where in a message of JSON the number is that orders messages of the same id, such as ``"$.version"``. It has
+        1 to 64 digits, and may be a string. Default: the time at which the message was sent, in
         milliseconds.
     encryption_key
         Customer managed key of the queues. Default: that of `queue`, or SQS encrypts with its own.
@@ -148,6 +148,15 @@ class QueueTrigger(ITrigger):
             f', "item": {{"source": "<aws.pipes.source-arn>", "id": "<{item_id}>", "sequence": "<{sequence}>", '
             f'"time": "<{sent}>"}}'
         )
+
+    @property
+    def _item_variables(self) -> dict[str, str]:
+        return {"ITEM_ID": _dotted(self._item_id), "ITEM_SEQUENCE": _dotted(self._sequence)}
+
+
+def _dotted(path: str | None) -> str:
+    """Return a path such as ``$.lines[0].id`` as ``lines.0.id``; empty for none."""
+    return "" if path is None else path.removeprefix("$").replace("[", ".").replace("]", "").removeprefix(".")
 
 
 def _checked_path(prop: str, path: str | None) -> str | None:

@@ -38,6 +38,8 @@ Pipes would take 10,000, but the input of a workflow is limited to 262,144 chara
 7,200 of them: a key of 1,024 bytes is six times as long once it is escaped.
 """
 
+MAX_RECEIVE_COUNT = 10
+
 _UPLOAD_DAYS = 7  # a multipart upload that is not complete by then is abandoned
 
 # https://docs.aws.amazon.com/IAM/latest/APIReference/API_PutRolePolicy.html has the pattern.
@@ -104,6 +106,8 @@ class S3Trigger(IS3Trigger):
         A prop is out of range.
     """
 
+    undelivered_queue: sqs.IQueue
+
     def __init__(
         self,
         scope: Construct,
@@ -115,7 +119,7 @@ class S3Trigger(IS3Trigger):
         encryption_key: kms.IKey | None = None,
         batch_size: int = 32,
         max_batching_window: Duration | None = None,
-        max_receive_count: int = 10,
+        max_receive_count: int = MAX_RECEIVE_COUNT,
         processing_timeout: Duration | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         removal_policy: RemovalPolicy | None = None,
@@ -136,7 +140,7 @@ class S3Trigger(IS3Trigger):
         self._window = window
         self.prefix = prefix
         self.max_receive_count = max_receive_count
-        self.bucket = bucket if bucket is not None else self._create_bucket(encryption_key, removal_policy)
+        self.bucket = bucket if bucket is not None else _create_inbox(self, encryption_key, removal_policy)
         _warn_without_events(self.bucket, self)
 
         self.dead_letter_queue = self._create_dead_letter_queue()
@@ -157,30 +161,6 @@ class S3Trigger(IS3Trigger):
         )
         add_metadata(self.undelivered_queue, "undelivered-queue")
         acknowledgments.explain(self.undelivered_queue, "dead-letter-queue")
-
-    def _create_bucket(self, key: kms.IKey | None, removal_policy: RemovalPolicy | None) -> s3.Bucket:
-        bucket = private_bucket(
-            self,
-            "Inbox",
-            key=key,
-            removal_policy=removal_policy,
-            versioned=True,
-            # Neither deletes an object or a version of one.
-            lifecycle_rules=[
-                s3.LifecycleRule(
-                    abort_incomplete_multipart_upload_after=Duration.days(_UPLOAD_DAYS),
-                    expired_object_delete_marker=True,
-                )
-            ],
-        )
-        # The L2 prop would add a custom resource whose role has a wildcard (aws-cdk#24086).
-        cast(
-            "s3.CfnBucket", bucket.node.default_child
-        ).notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
-            event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
-        )
-        add_metadata(bucket, "inbox")
-        return bucket
 
     def _create_rule(self, prefix: str, suffixes: Sequence[str]) -> events.CfnRule:
         """Deliver the events of new objects to the queue.
@@ -237,7 +217,7 @@ class S3Trigger(IS3Trigger):
         prefix: str = "",
         batch_size: int = 32,
         max_batching_window: Duration | None = None,
-        max_receive_count: int = 10,
+        max_receive_count: int = MAX_RECEIVE_COUNT,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         removal_policy: RemovalPolicy | None = None,
@@ -313,9 +293,48 @@ class _ImportedTrigger(IS3Trigger):
         )
 
 
-def _validate(
-    *, prefix: str, suffixes: Sequence[str], batch_size: int, window: Duration, max_receive_count: int
-) -> None:
+def create_inbox(
+    scope: Construct,
+    key: kms.IKey | None,
+    removal_policy: RemovalPolicy | None,
+    notifications: s3.CfnBucket.NotificationConfigurationProperty,
+) -> s3.Bucket:
+    """Create the bucket of a trigger, and have it tell of new objects."""
+    bucket = private_bucket(
+        scope,
+        "Inbox",
+        key=key,
+        removal_policy=removal_policy,
+        versioned=True,
+        # Neither deletes an object or a version of one.
+        lifecycle_rules=[
+            s3.LifecycleRule(
+                abort_incomplete_multipart_upload_after=Duration.days(_UPLOAD_DAYS),
+                expired_object_delete_marker=True,
+            )
+        ],
+    )
+    # The L2 prop would add a custom resource whose role has a wildcard (aws-cdk#24086).
+    cast("s3.CfnBucket", bucket.node.default_child).notification_configuration = notifications
+    add_metadata(bucket, "inbox")
+    return bucket
+
+
+def _create_inbox(scope: Construct, key: kms.IKey | None, removal_policy: RemovalPolicy | None) -> s3.Bucket:
+    """Create a bucket that tells EventBridge."""
+    events_on = s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
+    told = s3.CfnBucket.NotificationConfigurationProperty(event_bridge_configuration=events_on)
+    return create_inbox(scope, key, removal_policy, told)
+
+
+def check_keys(prefix: str, suffixes: Sequence[str]) -> None:
+    """Refuse a prefix or suffixes by which nothing can be chosen or granted.
+
+    Raises
+    ------
+    PropError
+        A prop is out of range.
+    """
     if _NOT_IN_POLICIES.search(prefix):
         raise PropError(
             f"prefix must consist of printable Latin-1 characters, got '{prefix}', which IAM policies cannot name; "
@@ -334,6 +353,12 @@ def _validate(
     for suffix in suffixes:
         if not suffix.startswith(".") or "*" in suffix or len(suffix) < 2:  # noqa: PLR2004
             raise PropError(f"suffixes must be of the form '.jpg', got '{suffix}'")
+
+
+def _validate(
+    *, prefix: str, suffixes: Sequence[str], batch_size: int, window: Duration, max_receive_count: int
+) -> None:
+    check_keys(prefix, suffixes)
     check_batches(batch_size=batch_size, window=window, max_receive_count=max_receive_count, most=MAX_BATCH_SIZE)
 
 

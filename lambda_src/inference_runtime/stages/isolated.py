@@ -16,7 +16,7 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inference_runtime.environment import json_variable
 from inference_runtime.errors import RejectItem, reason_of
@@ -25,6 +25,9 @@ from inference_runtime.stages.item import Item
 from inference_runtime.stages.user_code import load_stage
 from inference_runtime.tensors import protocol
 from inference_runtime.tensors.tensor import tensors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIB = 1024**2
 
@@ -42,9 +45,9 @@ def serve(connection: socket.socket, prefix: str) -> None:
         function = load_stage(prefix)
         specs = [InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)]
     except Exception as error:
-        protocol.send(connection, _described(error), {})
+        protocol.send(connection, described(error), {})
         return
-    _limit_memory()
+    limit_memory()
     protocol.send(connection, {}, {})
     while True:
         try:
@@ -56,12 +59,13 @@ def serve(connection: socket.socket, prefix: str) -> None:
             inputs = tensors_of(check_inputs(function(data, Item.from_json(header["item"])), specs))
             answer: tuple[dict[str, Any], dict[str, Any]] = ({}, inputs)
         except Exception as error:
-            answer = (_described(error), {})
+            answer = (described(error), {})
         sys.stdout.flush()  # this process is killed as soon as it is not needed
         protocol.send(connection, *answer)
 
 
-def _described(error: Exception) -> dict[str, Any]:
+def described(error: Exception) -> dict[str, Any]:
+    """Return an answer that says what was raised."""
     lines = "" if isinstance(error, RejectItem) else "".join(traceback.format_exception(error))
     return {
         "rejected": isinstance(error, RejectItem),
@@ -86,7 +90,7 @@ def _be_killed_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
     """Let allocations fail before they take what the function and this process do not have together.
 
     The limit counts from what is mapped now: libraries map much that they never touch, the more the more CPUs there
@@ -107,10 +111,16 @@ def _pages(process: str) -> list[int]:
     return [int(number) * resource.getpagesize() for number in Path(f"/proc/{process}/statm").read_text().split()]
 
 
-if __name__ == "__main__":
+def begin(serve: Callable[[socket.socket, str], None]) -> None:
+    """Be the process that a `Worker` starts: serve requests until the other side is gone."""
     faulthandler.enable()  # a crash leaves a traceback in the log
-    _end_with(int(sys.argv[3]))
+    descriptor, argument, parent = sys.argv[1:]
+    _end_with(int(parent))
     _be_killed_first()
-    with socket.socket(fileno=int(sys.argv[1])) as socket_of_parent:
-        socket_of_parent.set_inheritable(False)
-        serve(socket_of_parent, sys.argv[2])
+    with socket.socket(fileno=int(descriptor)) as connection:
+        connection.set_inheritable(False)
+        serve(connection, argument)
+
+
+if __name__ == "__main__":
+    begin(serve)

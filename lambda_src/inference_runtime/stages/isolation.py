@@ -1,24 +1,15 @@
 """Preprocesses items in a separate process, so that one that crashes or hangs ends alone.
 
-The process is started for a batch and ends with it. It is not forked: this one has threads, and in a fused function the
-model. A pair of sockets connects the two, since queues and semaphores need `/dev/shm`, which Lambda does not have.
+The process is started for a batch and ends with it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inference_runtime.errors import RejectItem
 from inference_runtime.stages.time_limit import NotReadyError, TookTooLongError
-from inference_runtime.tensors import protocol
+from inference_runtime.stages.worker import DiedError, Worker
 from inference_runtime.tensors.tensor import Tensor, arrays_of
 
 if TYPE_CHECKING:
@@ -26,10 +17,6 @@ if TYPE_CHECKING:
 
     from inference_runtime.stages.item import Item
     from inference_runtime.tensors.tensor import Array
-
-_STDERR = 2
-_SHORTEST = 0.001  # a socket's timeout of 0 means something else
-_EXIT_SECONDS = 5.0  # seconds in which a process that has closed its end must be gone
 
 
 class IsolatedError(Exception):
@@ -49,10 +36,6 @@ class IsolatedError(Exception):
         self.cause = cause
 
 
-class _DiedError(Exception):
-    """The process is gone."""
-
-
 class Isolation:
     """A stage's user code in another process. To be used in one thread: the process dies when that thread ends.
 
@@ -67,7 +50,7 @@ class Isolation:
     def __init__(self, prefix: str, left: Callable[[], float]) -> None:
         self._prefix = prefix
         self._left = left
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         self._used = False
 
     def start(self) -> None:
@@ -106,7 +89,7 @@ class Isolation:
         assert self._worker is not None  # noqa: S101 - for mypy
         used, self._used = self._used, True
         try:
-            return self._worker.inputs(data, item, seconds)
+            return _inputs_of(self._worker, data, item, seconds)
         except TimeoutError as error:
             self.close()
             raise TookTooLongError(seconds) from error
@@ -114,7 +97,7 @@ class Isolation:
             if error.error == MemoryError.__name__:
                 self.close()  # it may have little left
             raise
-        except _DiedError as error:
+        except DiedError as error:
             self.close()
             if not used:
                 raise IsolatedError("ProcessDiedError", str(error)) from error
@@ -128,79 +111,30 @@ class Isolation:
             worker.close()
 
 
-class _Worker:
-    """The process, and the connection to it."""
-
-    def __init__(self, prefix: str) -> None:
-        self._connection, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "inference_runtime.stages.isolated"]
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter
-                [*command, str(theirs.fileno()), prefix, str(os.getpid())],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                stdin=subprocess.DEVNULL,
-                stdout=_STDERR,  # emulators of Lambda read answers from stdout
-                start_new_session=True,
-            )
-
-    def inputs(self, data: bytes, item: Item, seconds: float) -> dict[str, Array]:
-        """Return the inputs for an item."""
-        began = time.monotonic()
-        self._connection.settimeout(_timeout(seconds))
-        try:
-            protocol.send(self._connection, {"item": item.to_json()}, {"data": Tensor("uint8", [len(data)], data)})
-        except TimeoutError:
-            raise
-        except OSError:
-            raise _DiedError(self._death()) from None
-        return arrays_of(self.receive(seconds - (time.monotonic() - began)))
-
-    def receive(self, seconds: float) -> Mapping[str, Tensor]:
-        """Return the tensors of the next answer."""
-        self._connection.settimeout(_timeout(seconds))
-        try:
-            header, tensors = protocol.receive(self._connection)
-        except TimeoutError:
-            raise
-        except (protocol.BrokenConnectionError, OSError):
-            raise _DiedError(self._death()) from None
-        if header.get("rejected"):
-            raise RejectItem(header["cause"])
-        if "error" in header:
-            raise IsolatedError(header["error"], header["cause"], header["traceback"])
-        return tensors
-
-    def close(self) -> None:
-        """End it."""
-        self._connection.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def _death(self) -> str:
-        """Say how the process ended."""
-        try:
-            status = self._process.wait(_EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            return "closed its connection"
-        if status >= 0:
-            return f"ended with exit status {status}"
-        try:
-            return f"killed by {signal.Signals(-status).name}"
-        except ValueError:
-            return f"killed by signal {-status}"
+def _inputs_of(worker: Worker, data: bytes, item: Item, seconds: float) -> dict[str, Array]:
+    header, tensors = worker.ask({"item": item.to_json()}, seconds, {"data": Tensor("uint8", [len(data)], data)})
+    _check(header)
+    return arrays_of(tensors)
 
 
-def _started(prefix: str, seconds: float) -> _Worker:
+def _check(header: Mapping[str, Any]) -> None:
+    """Raise what the process says that it met."""
+    if header.get("rejected"):
+        raise RejectItem(header["cause"])
+    if "error" in header:
+        raise IsolatedError(header["error"], header["cause"], header["traceback"])
+
+
+def _started(prefix: str, seconds: float) -> Worker:
     """Return a process that has loaded the user code."""
     try:
-        worker = _Worker(prefix)
+        worker = Worker("inference_runtime.stages.isolated", prefix)
     except OSError as error:  # no memory, say
         raise NotReadyError(f"the process for isolated items does not start: {error}") from error
     try:
-        worker.receive(seconds)
-    except (_DiedError, TimeoutError, IsolatedError, RejectItem) as error:
+        header, _ = worker.receive(seconds)
+        _check(header)
+    except (DiedError, TimeoutError, IsolatedError, RejectItem) as error:
         worker.close()
         why = f"it is not ready after {seconds:.1f} s" if isinstance(error, TimeoutError) else error
         raise NotReadyError(f"the process for isolated items does not start: {why}") from error
@@ -208,7 +142,3 @@ def _started(prefix: str, seconds: float) -> _Worker:
         worker.close()
         raise
     return worker
-
-
-def _timeout(seconds: float) -> float | None:
-    return max(seconds, _SHORTEST) if math.isfinite(seconds) else None

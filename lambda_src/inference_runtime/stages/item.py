@@ -8,6 +8,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote_plus
 
 from inference_runtime.errors import MalformedMessageError
 
@@ -76,7 +77,7 @@ class Item:
         `detail` may be JSON strings, and the message's id is `message_id` or `messageId`. So a pipe may have a template
         for its input, whatever that makes of the body.
 
-        EventBridge carries keys as they are, unlike S3's own notifications: nothing is decoded here.
+        EventBridge carries keys as they are, unlike S3's own notifications, which may be the body too.
 
         Raises
         ------
@@ -117,6 +118,8 @@ class Item:
     @classmethod
     def _of_event(cls, message: dict[str, Any]) -> Item:
         event = message if "detail" in message else _parsed(message.get("body"), "body")
+        if isinstance(event, dict) and "Records" in event:
+            event = _of_notification(event["Records"])
         detail = _parsed(_member(event, "detail"), "detail")
         bucket = _text(_member(_member(detail, "bucket"), "name"), "bucket.name")
         entry = _member(detail, "object")
@@ -138,6 +141,12 @@ class Item:
             event_time=_text(_member(event, "time"), "time"),
             message_id=_text(message_id_of(message), "message_id"),
         )
+
+    @property
+    def location(self) -> str:
+        """Say for logs where the item is, or came from."""
+        scheme = "s3://" if self.payload is None else ""
+        return f"{scheme}{self.bucket}/{self.key}"
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Item:
@@ -175,6 +184,22 @@ def message_id_of(message: object) -> str | None:
         return None
     found = message.get("message_id") or message.get("messageId")
     return found if isinstance(found, str) and found else None
+
+
+def _of_notification(records: object) -> dict[str, Any]:
+    """Return a notification of S3 in the form of EventBridge's event.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/notification-content-structure.html
+    """
+    if not isinstance(records, list) or len(records) != 1:
+        raise MalformedMessageError("Records is not a list of one event")
+    (record,) = records
+    told = _member(record, "s3")
+    entry = _member(told, "object")
+    key = unquote_plus(_text(_member(entry, "key"), "object.key"))
+    named = {"key": key, "version-id": entry.get("versionId"), "etag": entry.get("eTag")}
+    detail = {"bucket": _member(told, "bucket"), "object": {**entry, **named}}
+    return {"time": _member(record, "eventTime"), "detail": detail}
 
 
 def _bytes(body: object) -> bytes:

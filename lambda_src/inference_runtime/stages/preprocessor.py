@@ -198,7 +198,7 @@ class Preprocessor:
         self, item: Item, read: Future[bytes], batch: Batch, budget: TimeBudget, isolation: Isolation | None
     ) -> dict[str, Array] | None:
         """Return an item's inputs, or note in the batch why there are none."""
-        where = f"s3://{item.bucket}/{item.key}, item {item.id}, message {item.message_id}"
+        where = f"{item.location}, item {item.id}, message {item.message_id}"
         seconds = budget.item_timeout()
         try:
             data = _result(read, budget)
@@ -209,7 +209,7 @@ class Preprocessor:
                 return isolation.inputs(data, item, seconds)
             return call_within(seconds, lambda: check_inputs(self._function(data, item), self._inputs))
         except _SupersededError:
-            _log.info("superseded by a newer object: s3://%s/%s", item.bucket, item.key)
+            _log.info("superseded by a newer object: %s", item.location)
         except RejectItem as error:
             batch.rejected.append({"index": len(batch.items), "reason": reason_of(error)})
             batch.items.append(item)
@@ -317,8 +317,8 @@ class _Watch:
 
     def _log(self) -> None:
         if (item := self.item) is not None:
-            text = "still preprocessing s3://%s/%s, item %s, message %s: the invocation's time is nearly over"
-            _log.error(text, item.bucket, item.key, item.id, item.message_id)
+            text = "still preprocessing %s, item %s, message %s: the invocation's time is nearly over"
+            _log.error(text, item.location, item.id, item.message_id)
 
 
 def _result(read: Future[bytes], budget: TimeBudget) -> bytes:

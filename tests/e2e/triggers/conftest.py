@@ -9,6 +9,7 @@ import pytest
 
 from cdk_inference.local import LocalCloud, PipeRunner
 from tests.assemblies import synthesized
+from tests.e2e.conftest import Watched
 from tests.e2e.quick import QuickEmulator
 from tests.e2e.triggers.messages import Messages
 
@@ -42,3 +43,8 @@ def texts(cloud: LocalCloud) -> Messages:
 @pytest.fixture(scope="package")
 def orders(cloud: LocalCloud) -> Messages:
     return Messages(cloud, "Triggers/Records", "OrderQueue", queue="orders")
+
+
+@pytest.fixture(scope="package")
+def direct(cloud: LocalCloud) -> Watched:
+    return Watched(cloud, "Triggers/Direct")

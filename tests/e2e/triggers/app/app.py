@@ -6,14 +6,27 @@ import aws_cdk as cdk
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
 
-from cdk_inference import Execution, InferencePipeline, ModelArtifact, Postprocess, Preprocess, QueueTrigger
+from cdk_inference import (
+    DirectPipeline,
+    Execution,
+    InferencePipeline,
+    ModelArtifact,
+    Postprocess,
+    Preprocess,
+    QueueTrigger,
+)
 
 STAGES = Path(__file__).parents[2] / "stages" / "app"
 
 app = cdk.App()
 stack = cdk.Stack(app, "Triggers")
 model = ModelArtifact(stack, "Model", recipe=STAGES / "model" / "recipe.py")
-options = {"model": model, "execution": Execution.fused(), "removal_policy": cdk.RemovalPolicy.DESTROY}
+data = {"removal_policy": cdk.RemovalPolicy.DESTROY}
+options = {"model": model, "execution": Execution.fused(), **data}
+obedient = {
+    "preprocess": Preprocess.function(STAGES / "obey.py:preprocess", sources=[STAGES / "words.py"]),
+    "postprocess": Postprocess.function(STAGES / "tell.py:postprocess", requirements=["inflection==0.5.1"]),
+}
 
 texts = InferencePipeline(
     stack,
@@ -23,10 +36,9 @@ texts = InferencePipeline(
         "TextQueue",
         max_receive_count=1,
         max_batching_window=cdk.Duration.seconds(2),
-        removal_policy=cdk.RemovalPolicy.DESTROY,
+        **data,
     ),
-    preprocess=Preprocess.function(STAGES / "obey.py:preprocess", sources=[STAGES / "words.py"]),
-    postprocess=Postprocess.function(STAGES / "tell.py:postprocess", requirements=["inflection==0.5.1"]),
+    **obedient,
     stage_timeout=cdk.Duration.seconds(8),
     **options,
 )
@@ -48,11 +60,25 @@ orders = InferencePipeline(
         item_id="$.order.id",
         sequence="$.order.version",
         max_receive_count=1,
-        removal_policy=cdk.RemovalPolicy.DESTROY,
+        **data,
     ),
     preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
     **options,
 )
+
+# Messages come back as soon as Lambda allows it: nobody would wait longer in a test.
+direct = DirectPipeline(
+    stack,
+    "Direct",
+    model=model,
+    prefix="in/",
+    batch_size=16,
+    max_receive_count=2,
+    timeout=cdk.Duration.seconds(12),
+    **obedient,
+    **data,
+)
+direct.trigger.queue.node.default_child.visibility_timeout = 14
 
 sender = iam.User(stack, "Sender", user_name="sender")
 texts.grant_put(sender)

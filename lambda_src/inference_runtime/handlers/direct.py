@@ -1,0 +1,130 @@
+"""Handler of a function that takes messages from a queue itself, by an event source mapping, without a workflow.
+
+It gives what the workflow gives around the fused function: each message ends as one row or one dead letter. What an
+invocation of Lambda leaves behind when it dies is a batch that comes back; a message that came back is scored in a
+separate process, and so alone to blame.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from inference_runtime.aws import client
+from inference_runtime.environment import required
+from inference_runtime.errors import reason_of
+from inference_runtime.handlers import fused
+from inference_runtime.lifecycle import answers_warming
+from inference_runtime.stages.deadline import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_TEST_EVENT = "s3:TestEvent"
+
+_dead_letter_queue = required("DEAD_LETTER_QUEUE")
+_max_receive_count = int(required("MAX_RECEIVE_COUNT"))
+_sqs = client("sqs")
+_log = logging.getLogger(__name__)
+
+
+@answers_warming
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
+    """Write a row for each message.
+
+    Parameters
+    ----------
+    event
+        SQS's: `{"Records": [{"messageId", "body", "attributes"}]}`. A body is an event of S3, from its own
+        notifications or from EventBridge, or a payload where the environment says what its id is.
+    context
+        Lambda's.
+
+    Returns
+    -------
+    dict
+        `{"batchItemFailures": [{"itemIdentifier"}]}`: the messages to deliver again.
+    """
+    deadline = Deadline(context)
+    records = {record["messageId"]: record for record in event["Records"] if not _is_test(record["body"])}
+    back: list[str] = []
+    failures: list[dict[str, str]] = []
+    for answer in _answers(list(records.values()), deadline, context):
+        back += [*answer.get("retry", ()), *answer.get("unfinished", ())]
+        failures += answer.get("failures", ())
+    back += [one["message_id"] for one in failures if not _is_buried(one, records[one["message_id"]])]
+    return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in back]}
+
+
+def _answers(records: list[dict[str, Any]], deadline: Deadline, context: object) -> Iterator[dict[str, Any]]:
+    """Yield the answers of the fused handler: for all new messages, and for each that came back."""
+    new = [_message(record) for record in records if _times(record) == 1]
+    if new:
+        yield fused.handler({"messages": new}, context)
+    again = [_message(record) for record in records if _times(record) > 1]
+    if again:
+        from inference_runtime.stages.alone import scored_alone  # noqa: PLC0415 - hardly ever needed
+
+        yield from scored_alone(again, deadline)
+
+
+def _is_test(body: str) -> bool:
+    """Tell whether S3 only tried whether it may send, as it does when notifications are configured."""
+    if _TEST_EVENT not in body:
+        return False
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get("Event") == _TEST_EVENT
+
+
+def _times(record: dict[str, Any]) -> int:
+    return int(record["attributes"]["ApproximateReceiveCount"])
+
+
+def _message(record: dict[str, Any]) -> dict[str, Any]:
+    message = {"message_id": record["messageId"], "body": record["body"]}
+    if "ITEM_ID" in os.environ:
+        sent = record["attributes"]["SentTimestamp"]
+        message["item"] = {
+            "source": record["eventSourceARN"],
+            "id": _at(os.environ["ITEM_ID"], record["body"], record["messageId"]),
+            "sequence": _at(os.environ["ITEM_SEQUENCE"], record["body"], sent),
+            "time": sent,
+        }
+    return message
+
+
+def _at(path: str, body: str, otherwise: str) -> str:
+    """Return the text or number at a path such as ``order.lines.0.id`` of a body of JSON; empty if there is none."""
+    if not path:
+        return otherwise
+    try:
+        found: Any = json.loads(body)
+        for name in path.split("."):
+            found = found[int(name) if isinstance(found, list) else name]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        return ""
+    return str(found) if isinstance(found, (str, int)) and not isinstance(found, bool) else ""
+
+
+def _is_buried(failure: dict[str, str], record: dict[str, Any]) -> bool:
+    """Send a message that failed often enough to the dead-letter queue, and tell whether it is there."""
+    if _times(record) < _max_receive_count:
+        return False
+    said = {"Error": failure["error"], "Cause": reason_of(failure["cause"])}
+    try:
+        _sqs.send_message(
+            QueueUrl=_dead_letter_queue,
+            MessageBody=record["body"],
+            MessageAttributes={name: {"DataType": "String", "StringValue": text} for name, text in said.items()},
+        )
+    except (BotoCoreError, ClientError):
+        _log.exception("cannot send the dead letter of message %s", record["messageId"])
+        return False
+    return True
