@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cdk_inference.api.http_api import InferenceHttpApi
     from cdk_inference.audit.audit_log import AuditLog
     from cdk_inference.bundling.delivery import ModelDelivery
     from cdk_inference.capacity.capacity import Capacity
@@ -91,6 +92,7 @@ _MODULES = {
     "IWorkBucket": "storage.work_bucket",
     "Inference": "routing.inference",
     "InferenceError": "errors",
+    "InferenceHttpApi": "api.http_api",
     "InferenceNetwork": "capacity.network",
     "InferencePipeline": "pipeline.pipeline",
     "InferenceWorkflow": "pipeline.workflow",
@@ -159,6 +161,7 @@ __all__ = [
     "IWorkBucket",
     "Inference",
     "InferenceError",
+    "InferenceHttpApi",
     "InferenceNetwork",
     "InferencePipeline",
     "InferenceWorkflow",

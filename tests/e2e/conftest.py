@@ -68,10 +68,13 @@ class Watched:
 
     def rows(self, *keys: str) -> list[dict[str, Any]]:
         """Return the rows of some objects, or of all."""
+        return [row for row in self.all_rows() if row["bucket"] == self.bucket and (not keys or row["key"] in keys)]
+
+    def all_rows(self) -> list[dict[str, Any]]:
+        """Return the rows of whatever bucket."""
         read = TypeDeserializer().deserialize
         pages = self._client("dynamodb").get_paginator("scan").paginate(TableName=self.table, ConsistentRead=True)
-        rows = [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
-        return [row for row in rows if row["bucket"] == self.bucket and (not keys or row["key"] in keys)]
+        return [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
 
     def row(self, key: str) -> dict[str, Any]:
         """Return the one row of an object."""

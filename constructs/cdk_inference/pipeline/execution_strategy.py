@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.base import FunctionOptions, StageFunction
+    from cdk_inference.stages.fused import FusedFunction
     from cdk_inference.stages.interfaces import IStage
     from cdk_inference.stages.postprocess import Postprocess
     from cdk_inference.storage.results import IResultsTable
@@ -84,6 +85,11 @@ class RouteStages(ABC):
     @abstractmethod
     def output_stage(self) -> StageFunction:
         """The function that has the model's outputs and writes the rows."""
+
+    @property
+    def answering_function(self) -> FusedFunction | None:
+        """The function that answers a request by itself; None if the stages are separate functions."""
+        return None
 
     @abstractmethod
     def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> WorkflowRoute:

@@ -56,6 +56,11 @@ class FusedStages(RouteStages):
         """The function."""
         return self.score
 
+    @property
+    def answering_function(self) -> FusedFunction:
+        """The function."""
+        return self.score
+
     def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> FusedRoute:
         """Return a way through a workflow that uses the function."""
         return FusedRoute(

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aws_cdk import Duration
+    from aws_cdk import aws_apigatewayv2 as apigatewayv2
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_events as events
     from aws_cdk import aws_iam as iam
     from aws_cdk import aws_sns as sns
 
+    from cdk_inference.api.http_api import InferenceHttpApi
     from cdk_inference.audit.audit_log import AuditLog
     from cdk_inference.costs.prices import Prices
     from cdk_inference.events.patterns import Status
@@ -184,6 +186,68 @@ class OperatedPipeline(MeasuredPipeline):
             max_rejected_share=max_rejected_share,
             runbook=runbook,
         )
+
+    def add_http_api(
+        self,
+        id: str = "HttpApi",
+        *,
+        route: str | None = None,
+        authorizer: apigatewayv2.IHttpRouteAuthorizer | None = None,
+        authorization_scopes: Sequence[str] = (),
+        content_types: Sequence[str] = (),
+        cors_preflight: apigatewayv2.CorsPreflightOptions | None = None,
+        throttle_rate: int = 100,
+        throttle_burst: int = 200,
+    ) -> InferenceHttpApi:
+        """Add an HTTP API whose callers wait for the prediction: ``POST /predict`` with the bytes of one item.
+
+        API Gateway invokes the function of a pipeline with `Execution.fused`. An HTTP API costs 1.00 USD for a million
+        requests, besides the function.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        route
+            The route that answers. Default: the only one.
+        authorizer, authorization_scopes, content_types, cors_preflight, throttle_rate, throttle_burst
+            As those of `InferenceHttpApi`.
+
+        Raises
+        ------
+        PropError
+            The stages are separate functions, there are several routes, or a prop is that `InferenceHttpApi` refuses.
+        """
+        from cdk_inference.api.http_api import InferenceHttpApi  # noqa: PLC0415 - only for those who ask
+
+        name = self._answering_route(route)
+        function = self.routes[name].answering_function
+        if function is None:
+            raise PropError(
+                f"{self.node.path} must have execution=Execution.fused() for an HTTP API, got separate stages; an HTTP "
+                "API cannot read the output of a workflow"
+            )
+        return InferenceHttpApi(
+            self,
+            id,
+            function=function,
+            authorizer=authorizer,
+            authorization_scopes=authorization_scopes,
+            content_types=content_types,
+            cors_preflight=cors_preflight,
+            throttle_rate=throttle_rate,
+            throttle_burst=throttle_burst,
+            **self._parts.workflows,
+        )
+
+    def _answering_route(self, route: str | None) -> str:
+        names = ", ".join(self.routes)
+        if route is None and len(self.routes) > 1:
+            raise PropError(f"route must be one of {names}, got None; name the one that answers")
+        name = next(iter(self.routes)) if route is None else route
+        if name not in self.routes:
+            raise PropError(f"route must be one of {names}, got '{name}'")
+        return name
 
     def on_result(
         self,

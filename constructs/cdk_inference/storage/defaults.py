@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STATE_MACHINE_LOGS = "/aws/vendedlogs/states"
 PIPE_LOGS = "/aws/vendedlogs/pipes"
+API_LOGS = "/aws/vendedlogs/apis"
 """Folders of log groups that other services write to.
 
 The services name each log group in a policy that CloudWatch Logs has once for an account and Region. It has at most

@@ -40,7 +40,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     ----------
     event
         SQS's: `{"Records": [{"messageId", "body", "attributes"}]}`. A body is an event of S3, from its own
-        notifications or from EventBridge, or a payload where the environment says what its id is.
+        notifications or from EventBridge, or a payload where the environment says what its id is. All other events are
+        the fused handler's, such as requests of API Gateway.
     context
         Lambda's.
 
@@ -49,6 +50,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     dict
         `{"batchItemFailures": [{"itemIdentifier"}]}`: the messages to deliver again.
     """
+    if "Records" not in event:
+        return fused.handler(event, context)
     deadline = Deadline(context)
     records = {record["messageId"]: record for record in event["Records"] if not _is_test(record["body"])}
     back: list[str] = []

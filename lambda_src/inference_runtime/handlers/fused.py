@@ -15,8 +15,10 @@ from inference_runtime.aws import client
 from inference_runtime.engine.confidence import confidences
 from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.environment import required
+from inference_runtime.http.proxy import answers_requests
 from inference_runtime.lifecycle import answers_warming, prepare
 from inference_runtime.logs import add_to_log_lines
+from inference_runtime.stages.answers import ANSWERS_ONLY, answers_of
 from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.inputs import group_by_shape
 from inference_runtime.stages.postprocessor import Postprocessor
@@ -52,6 +54,7 @@ prepare(_engine.warm_up)
 
 
 @answers_warming
+@answers_requests
 @_postprocessor.metrics.log_metrics
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Write a row for each message's object.
@@ -60,7 +63,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     ----------
     event
         `{"messages", "isolate"}`, as those of preprocessing. If not absent or null, besides: `route` and `variant`, for
-        the rows.
+        the rows; `answers`, as that of postprocessing. Or a request of API Gateway, see `answers_requests`.
     context
         Lambda's: rows are written only while there is time to say so.
 
@@ -68,7 +71,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     -------
     dict
         `retry`, `failures` and how many rows were written that say `succeeded`, `rejected` and `failed`, as
-        postprocessing returns them. `unfinished`, the ids of messages that were not begun for want of time.
+        postprocessing returns them. `unfinished`, the ids of messages that were not begun for want of time. `answers`,
+        if the event asks for them.
 
     Raises
     ------
@@ -118,12 +122,14 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         observed=observed,
         route=said["route"],
         variant=said["variant"],
+        rows=event.get("answers") != ANSWERS_ONLY,
     )
     return {
         **recorded,
         "retry": [*batch.retry, *recorded["retry"]],
         "failures": [*batch.failed, *recorded["failures"]],
         "unfinished": batch.unfinished,
+        **({"answers": answers_of(batch.items, outcomes, said)} if event.get("answers") else {}),
     }
 
 

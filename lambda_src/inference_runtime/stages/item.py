@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import json
 import re
@@ -72,6 +74,7 @@ class Item:
 
         A message has a payload if it has an `item`, ``{"source", "id", "sequence", "time"}``. `body` is then the
         payload, a text or any other JSON. `source` is an ARN, and `time` milliseconds since the epoch, or ISO 8601.
+        With ``"encoding": "base64"`` in the item, the body has bytes in base64.
 
         Otherwise its `body` is the event, with `time` and `detail`; or the message has these two itself. `body` and
         `detail` may be JSON strings, and the message's id is `message_id` or `messageId`. So a pipe may have a template
@@ -99,7 +102,7 @@ class Item:
         sequence = _text(_member(item, "sequence"), "item.sequence")
         if not _DIGITS.fullmatch(sequence):
             raise MalformedMessageError(f"item.sequence is {sequence!r:.100}, expected 1 to {SEQUENCE_WIDTH} digits")
-        payload = _bytes(message.get("body"))
+        payload = _payload(message.get("body"), item.get("encoding"))
         etag = hashlib.sha256(payload).hexdigest()
         sequencer = sequence.rjust(SEQUENCE_WIDTH, "0")
         return cls(
@@ -200,6 +203,16 @@ def _of_notification(records: object) -> dict[str, Any]:
     named = {"key": key, "version-id": entry.get("versionId"), "etag": entry.get("eTag")}
     detail = {"bucket": _member(told, "bucket"), "object": {**entry, **named}}
     return {"time": _member(record, "eventTime"), "detail": detail}
+
+
+def _payload(body: object, encoding: object) -> bytes:
+    """Return a payload, whose body may be base64."""
+    if encoding != "base64":
+        return _bytes(body)
+    try:
+        return base64.b64decode(body if isinstance(body, str) else "", validate=True)
+    except binascii.Error as error:
+        raise MalformedMessageError(f"body is not base64: {error}") from error
 
 
 def _bytes(body: object) -> bytes:

@@ -202,6 +202,7 @@ class Postprocessor:
         observed: Mapping[int, Bins] | None = None,
         route: str | None = None,
         variant: str | None = None,
+        rows: bool = True,
     ) -> dict[str, Any]:
         """Write the rows, and add the metrics.
 
@@ -229,6 +230,8 @@ class Postprocessor:
             it goes on.
         route, variant
             Those of the rows.
+        rows
+            Whether to write rows; otherwise each item counts as written.
 
         Raises
         ------
@@ -253,7 +256,7 @@ class Postprocessor:
         def write(index: int) -> bool | BaseException | None:
             return self._write(items[index], row(index, common), hanging, deadline)
 
-        written = self._all(write, outcomes, items, deadline)
+        written = self._all(write, outcomes, items, deadline) if rows else dict.fromkeys(outcomes, True)
         again = sorted(index for index, new in written.items() if new is None)
         failed = {**broken, **{index: new for index, new in written.items() if isinstance(new, BaseException)}}
         recorded = [index for index, new in written.items() if new is True]

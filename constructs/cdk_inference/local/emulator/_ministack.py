@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import importlib
 import importlib.util
 import json
 import logging
@@ -43,6 +44,7 @@ _SESSION_SECONDS = 3600
 
 # CloudFormation gives these URLs to custom resources and to wait conditions. Their tokens cannot be guessed, and who
 # has one need not sign: AWS gives presigned URLs.
+_PUBLIC_KEYS = re.compile(r"/[\w-]+/\.well-known/jwks\.json")
 _TOKEN_PATHS = ("/_ministack/cfn-response/", "/_ministack/cfn-signal/")
 
 
@@ -347,6 +349,8 @@ class _Gate:
             return f"the host must be {' or '.join(self._hosts)}, got {headers.get('host')!r}"
         if scope["method"] == "PUT" and scope["path"].startswith(_TOKEN_PATHS):
             return None
+        if _is_for_anyone(scope["method"], scope["path"]):
+            return None
         return self._unsigned(scope, headers, body)
 
     def _unsigned(self, scope: dict[str, Any], headers: dict[str, str], body: bytes) -> str | None:
@@ -394,6 +398,17 @@ class _Gate:
             "SecretAccessKey": self._secret,
         }
         sts.register_session(key, facts)
+
+
+def _is_for_anyone(method: str, path: str) -> bool:
+    """Whether a request need not be signed: its API asks an authorizer, or it is for the public keys of a user pool."""
+    app = importlib.import_module("ministack.app")
+    if (asked := app._parse_execute_api_url("", path)) is None:
+        return method == "GET" and _PUBLIC_KEYS.fullmatch(path) is not None
+    api, *rest = asked
+    stage, path = app._resolve_stage_and_path(api, *rest)
+    kind = app._execute_api_authorization_type(api, stage, method, path)
+    return kind not in (None, "AWS_IAM")
 
 
 def _listen_nowhere_else(event: str, given: tuple[Any, ...]) -> None:

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import aws_cdk as cdk
+from aws_cdk import aws_cognito as cognito
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
+from aws_cdk.aws_apigatewayv2_authorizers import HttpUserPoolAuthorizer
 
 from cdk_inference import (
     DirectPipeline,
@@ -79,6 +81,12 @@ direct = DirectPipeline(
     **data,
 )
 direct.trigger.queue.node.default_child.visibility_timeout = 14
+
+caller = iam.User(stack, "Caller", user_name="caller")
+orders.add_http_api(content_types=["application/json"]).grant_invoke(caller)
+pool = cognito.UserPool(stack, "Pool", removal_policy=cdk.RemovalPolicy.DESTROY)
+client = pool.add_client("Client", auth_flows=cognito.AuthFlow(admin_user_password=True))
+texts.add_http_api(authorizer=HttpUserPoolAuthorizer("Users", pool, user_pool_clients=[client]))
 
 sender = iam.User(stack, "Sender", user_name="sender")
 texts.grant_put(sender)

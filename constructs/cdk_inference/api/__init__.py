@@ -1,0 +1,1 @@
+"""APIs that answer with a prediction: who asks waits for it."""

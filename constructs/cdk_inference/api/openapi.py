@@ -1,0 +1,110 @@
+"""The document of OpenAPI 3.1 that describes an API to its callers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+SIGV4: dict[str, Any] = {
+    "type": "apiKey",
+    "name": "Authorization",
+    "in": "header",
+    "x-amazon-apigateway-authtype": "awsSigv4",
+}
+"""Requests that principals of IAM sign, as API Gateway's exports describe it."""
+
+BEARER: dict[str, Any] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
+
+UNKNOWN: dict[str, Any] = {"type": "apiKey", "name": "Authorization", "in": "header"}
+"""What a Lambda authorizer reads, by default."""
+
+_REFUSALS = {
+    "400": "The body is empty, or not the JSON that its type says, or the Idempotency-Key is none.",
+    "403": "The caller may not ask.",
+    "413": "The body is too large.",
+    "415": "The API does not take the media type.",
+    "422": "The preprocessing or the postprocessing rejects the item; the message says why.",
+    "429": "There are too many requests.",
+    "500": "The model or code of a stage failed.",
+    "503": "A service is not available; try again.",
+    "504": "The answer took longer than an API may take.",
+}
+
+
+def document(title: str, *, content_types: Sequence[str], security: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """Return the document.
+
+    Parameters
+    ----------
+    title
+        The name of the pipeline.
+    content_types
+        The media types of requests; any, if there are none.
+    security
+        The scheme by which callers say who they are.
+    stage
+        The first part of the path, such as ``"/prod"``; empty if there is none.
+    """
+    message = {"type": "object", "required": ["message"], "properties": {"message": {"type": "string"}}}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": "1"},
+        "servers": [
+            {
+                "url": f"https://{{api}}.execute-api.{{region}}.amazonaws.com{stage}",
+                "variables": {"api": {"default": "api-id"}, "region": {"default": "us-east-1"}},
+            }
+        ],
+        "components": {
+            "securitySchemes": {"caller": dict(security)},
+            "schemas": {
+                "Refusal": message,
+                "Answer": {
+                    "type": "object",
+                    "required": ["prediction", "model_version", "inference"],
+                    "properties": {
+                        "prediction": {"type": "object"},
+                        "model_version": {"type": "string"},
+                        "inference": {"type": "string"},
+                    },
+                    "additionalProperties": False,
+                },
+            },
+        },
+        "paths": {
+            "/predict": {
+                "post": {
+                    "operationId": "predict",
+                    "security": [{"caller": []}],
+                    "parameters": [
+                        {
+                            "name": "Idempotency-Key",
+                            "in": "header",
+                            "description": "The key of the row that keeps the answer; without it there is no row.",
+                            "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
+                        }
+                    ],
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            one: {} if one == "application/json" else binary for one in content_types or ["*/*"]
+                        },
+                    },
+                    "responses": {
+                        "200": {"description": "The prediction.", "content": _content("Answer")},
+                        **{
+                            status: {"description": said, "content": _content("Refusal")}
+                            for status, said in _REFUSALS.items()
+                        },
+                    },
+                }
+            }
+        },
+    }
+
+
+def _content(schema: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}

@@ -1,0 +1,1 @@
+"""Requests of API Gateway: how a function reads them, and answers them."""

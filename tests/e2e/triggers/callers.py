@@ -1,0 +1,68 @@
+"""Callers of an API: how they sign, and what they get."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from cdk_inference.local import aws
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cdk_inference.local import Cloud
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls an API.
+
+    Parameters
+    ----------
+    url
+        Where the API is.
+    headers
+        Headers of all requests.
+    credentials
+        What signs them; None if nothing does.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    credentials: Credentials | None = None
+
+    def post(
+        self, path: str, body: bytes | object, kind: str = "application/json", **headers: str
+    ) -> tuple[int, Any, dict[str, str]]:
+        """Send bytes, or anything else as JSON; return status, answer and headers."""
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = AWSRequest("POST", f"{self.url}{path}", {"Content-Type": kind, **self.headers, **named}, data=data)
+        if self.credentials is not None:
+            SigV4Auth(self.credentials, "execute-api", aws.REGION).add_auth(request)
+        prepared = urllib.request.Request(request.url, data, dict(request.headers), method="POST")  # noqa: S310 - loopback
+        try:
+            with aws.open_directly(prepared, timeout=60) as response:
+                status, text, found = response.status, response.read(), dict(response.headers)
+        except urllib.error.HTTPError as error:
+            status, text, found = error.code, error.read(), dict(error.headers)
+        return status, json.loads(text), {name.lower(): value for name, value in found.items()}
+
+
+def user(cloud: Cloud, name: str) -> Credentials:
+    """Return new credentials of a user of the app."""
+    key = cloud.client("iam").create_access_key(UserName=name)["AccessKey"]
+    return Credentials(key["AccessKeyId"], key["SecretAccessKey"])
+
+
+def api_url(cloud: Cloud, pipeline: str) -> str:
+    """Return where the HTTP API of a pipeline is."""
+    (api,) = cloud.resources(pipeline=pipeline, type="AWS::ApiGatewayV2::Api")
+    return f"{cloud.endpoint}/_aws/execute-api/{api.physical_id}/$default"
