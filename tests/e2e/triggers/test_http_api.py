@@ -101,7 +101,7 @@ def test_what_breaks_in_a_stage_is_not_told(cloud: LocalCloud, order: bytes, sta
     caller = Caller(api_url(cloud, "Triggers/Texts"), headers={"Authorization": f"Bearer {_token(cloud)}"})
     found, answer, _ = caller.post("/predict", order, "application/octet-stream")
     assert found == status
-    assert answer["message"] == message or message is None
+    assert message is None or answer["message"] == message
 
 
 @cache
