@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from cdk_inference.storage.results import IResultsTable, ResultsTable
     from cdk_inference.storage.work_bucket import IWorkBucket, WorkBucket
     from cdk_inference.triggers.base import IS3Trigger, ITrigger
+    from cdk_inference.triggers.forwarding import S3EventForwarding
     from cdk_inference.triggers.queue import QueueTrigger
     from cdk_inference.triggers.s3 import S3Trigger
     from cdk_inference.triggers.s3_notifications import S3NotificationTrigger
@@ -119,6 +120,7 @@ _MODULES = {
     "Route": "routing.route",
     "Router": "routing.router",
     "Routing": "routing.strategies",
+    "S3EventForwarding": "triggers.forwarding",
     "S3NotificationTrigger": "triggers.s3_notifications",
     "S3Trigger": "triggers.s3",
     "SageMakerAsync": "gpu.sagemaker",
@@ -188,6 +190,7 @@ __all__ = [
     "Route",
     "Router",
     "Routing",
+    "S3EventForwarding",
     "S3NotificationTrigger",
     "S3Trigger",
     "SageMakerAsync",

@@ -95,7 +95,10 @@ def names(code: str) -> dict[str, Any]:
     named = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
     return {
         **{name: getattr(cdk_inference, name) for name in cdk_inference.__all__},
-        **{name: getattr(cdk, name) for name in ("App", "CfnOutput", "Duration", "RemovalPolicy", "Stack")},
+        **{
+            name: getattr(cdk, name)
+            for name in ("App", "CfnOutput", "Duration", "Environment", "RemovalPolicy", "Stack")
+        },
         "cloudwatch": cloudwatch,
         "dynamodb": dynamodb,
         "cloudtrail": cloudtrail,

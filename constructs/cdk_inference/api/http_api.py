@@ -65,8 +65,8 @@ class InferenceHttpApi(Construct):
     function
         The function of a pipeline with `Execution.fused`.
     authorizer
-        Who may call, such as ``HttpJwtAuthorizer`` of ``aws_apigatewayv2_authorizers``. Default: principals of IAM
-        that may, see `grant_invoke`.
+        Decides who may call, such as ``HttpJwtAuthorizer`` of ``aws_apigatewayv2_authorizers``. Default: principals
+        of IAM that may, see `grant_invoke`.
     authorization_scopes
         The scopes of which a token of a JWT authorizer must have one. Default: none.
     content_types

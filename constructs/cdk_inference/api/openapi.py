@@ -18,7 +18,7 @@ SIGV4: dict[str, Any] = {
 BEARER: dict[str, Any] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 UNKNOWN: dict[str, Any] = {"type": "apiKey", "name": "Authorization", "in": "header"}
-"""What a Lambda authorizer reads, by default."""
+"""The header that a Lambda authorizer reads by default."""
 
 _REFUSALS = {
     "400": "The body is empty, or not the JSON that its type says, or the Idempotency-Key is none.",

@@ -49,12 +49,13 @@ _MOST_CONCURRENT = 1000
 class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
     """Scores every object that lands in a bucket, or every message, in the cheapest way.
 
-    S3 → queue → function → DynamoDB: the bucket notifies the queue itself, and Lambda hands its messages to one
-    function, which preprocesses, runs the model and writes rows. There is no event bus, no pipe and no workflow to pay
-    for. What an `InferencePipeline` promises holds here too: every object version ends as one row, or as one message in
-    the dead-letter queue with the reason; throttling and outages end nothing; and a message that kills its process
-    fails alone. For that, a message that came back is scored in a separate process of its own, which loads the model
-    again. Routing, releases and GPUs need an `InferencePipeline`.
+    S3 → queue → function → DynamoDB. The bucket notifies the queue itself. Lambda hands the messages to one function,
+    which preprocesses, runs the model and writes rows. There is no event bus, no pipe and no workflow to pay for.
+
+    The promises are those of an `InferencePipeline`. Every object version ends as one row, or as one message in the
+    dead-letter queue with the reason. Throttling and outages end nothing. A message that came back is scored in a
+    separate process, which loads the model again, so that one which kills its process fails alone. Routing, releases
+    and GPUs need an `InferencePipeline`.
 
     Parameters
     ----------

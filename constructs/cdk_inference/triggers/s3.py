@@ -50,10 +50,10 @@ _LONGEST_KEY = 1024
 _PATTERN_QUOTA, _LONGEST_PATTERN = 2048, 4096
 _LONGEST_BUCKET_NAME = 63
 
-_FORWARD = (
-    "move the pipeline there, or let a rule there forward the bucket's events to the default bus of this account and "
-    "Region and import the bucket by its name"
-)
+S3_EVENTS, OBJECT_CREATED = "aws.s3", "Object Created"
+"""Source and type of the events of new objects."""
+
+_FORWARD = "move the pipeline there, or import the bucket by its name and forward its events with S3EventForwarding"
 
 
 @check_props
@@ -169,9 +169,9 @@ class S3Trigger(IS3Trigger):
         key's policy would get wildcards.
         """
         pattern = {
-            "source": ["aws.s3"],
-            "detail-type": ["Object Created"],
-            "detail": {"bucket": {"name": [self.bucket.bucket_name]}, **_key_pattern(prefix, suffixes)},
+            "source": [S3_EVENTS],
+            "detail-type": [OBJECT_CREATED],
+            "detail": {"bucket": {"name": [self.bucket.bucket_name]}, **key_pattern(prefix, suffixes)},
         }
         _check_pattern(self, pattern, self.bucket.bucket_name)
         rule = events.CfnRule(
@@ -391,7 +391,7 @@ def _check_pattern(scope: Construct, pattern: Mapping[str, object], bucket: str)
         )
 
 
-def _key_pattern(prefix: str, suffixes: Sequence[str]) -> dict[str, object]:
+def key_pattern(prefix: str, suffixes: Sequence[str]) -> dict[str, object]:
     """Build the part of the event pattern that picks keys: EventBridge compares case, photographs do not."""
     patterns: list[object]
     if suffixes:

@@ -34,7 +34,7 @@ _MOST_SUFFIXES = 33  # spelled three ways, of 100 configurations of a bucket
 
 @check_props
 class S3NotificationTrigger(IS3Trigger):
-    """Queue the new objects of a bucket of its own, which tells the queue itself.
+    """Queue the new objects of a new bucket, which notifies the queue itself.
 
     S3 event notifications → queue with a dead-letter queue. Compared with an `S3Trigger`, there is no rule, no queue of
     undelivered events, and no price of an event. Nobody else can listen, and the bucket must be new. A function takes

@@ -1,8 +1,8 @@
 """Handler of a function that takes messages from a queue itself, by an event source mapping, without a workflow.
 
-It gives what the workflow gives around the fused function: each message ends as one row or one dead letter. What an
-invocation of Lambda leaves behind when it dies is a batch that comes back; a message that came back is scored in a
-separate process, and so alone to blame.
+It does what a workflow does around the fused function, so that each message ends as one row or one dead letter. When
+an invocation dies, its whole batch comes back. Then each message is scored alone, in a separate process, so that the
+one which kills it is found.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class RefusedError(Exception):
     status
         The status of the response.
     message
-        What is wrong.
+        The mistake, as a text.
     """
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
@@ -79,7 +79,7 @@ def outcome(result: Mapping[str, Any]) -> tuple[HTTPStatus, dict[str, Any]]:
     Parameters
     ----------
     result
-        What the handler of batches returned.
+        The answer of the handler of batches.
     """
     late = any(failure["error"] == "TookTooLongError" for failure in result["failures"])
     if result["retry"]:

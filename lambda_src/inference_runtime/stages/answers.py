@@ -1,4 +1,4 @@
-"""What a pipeline answers to a caller that waits for it, as JSON."""
+"""The answers of a pipeline to callers that wait for them, as JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def answers_of(
     outcomes
         By index, as those of `Postprocessor`.
     said
-        What else the rows say: `model_version` and `inference` are part of the answer.
+        More that the rows say: `model_version` and `inference` are part of the answer.
 
     Returns
     -------

@@ -40,7 +40,7 @@ class Worker:
     module
         Is run with the arguments: the descriptor of a connected socket, `argument`, and the id of this process.
     argument
-        What else it has to know.
+        More that it has to know.
 
     Raises
     ------

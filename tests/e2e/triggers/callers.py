@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls an API.
+    """A caller of an API.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Caller:
     headers
         Headers of all requests.
     credentials
-        What signs them; None if nothing does.
+        The credentials that sign them; None if nothing does.
     """
 
     url: str

@@ -59,13 +59,13 @@ def direct(
     return call
 
 
-def record(message: dict[str, Any], times: int = 1, **more: Any) -> dict[str, Any]:
-    """What SQS brings of a message of the inbox, with S3's own notification or with what else is its body."""
+def record(message: dict[str, Any], times: int = 1) -> dict[str, Any]:
+    """Return the record that SQS brings of a message of the inbox, with S3's own notification."""
     detail = message["detail"]
     entry = {**detail["object"], "key": quote_plus(detail["object"]["key"])}
     entry |= {"eTag": entry.pop("etag"), "versionId": entry.pop("version-id", None)}
     told = {"eventTime": message["time"], "s3": {"bucket": detail["bucket"], "object": entry}}
-    return of_sqs(message["message_id"], json.dumps({"Records": [told]}), times, **more)
+    return of_sqs(message["message_id"], json.dumps({"Records": [told]}), times)
 
 
 def of_sqs(message_id: str, body: str, times: int = 1) -> dict[str, Any]:
