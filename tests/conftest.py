@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from tests.warm_builds import install
+from tests import jsii_process, warm_builds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -40,6 +40,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+jsii_process.install()
+
 _WITH_PHOTOGRAPHS = ("cascade", "photos")
 """The folders of tests/e2e that share a built model."""
 
@@ -47,9 +49,9 @@ pytest_plugins = ["cdk_inference.local.pytest_plugin", "verify.pytest_plugin"]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def warm_builds() -> Iterator[None]:
+def forked_builds() -> Iterator[None]:
     """Models are built in processes that need not import torch again."""
-    warm = install()
+    warm = warm_builds.install()
     yield
     warm.close()
 
