@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cdk_inference.api.http_api import InferenceHttpApi
+    from cdk_inference.api.rest_api import InferenceRestApi
     from cdk_inference.audit.audit_log import AuditLog
     from cdk_inference.bundling.delivery import ModelDelivery
     from cdk_inference.capacity.capacity import Capacity
@@ -96,6 +97,7 @@ _MODULES = {
     "InferenceHttpApi": "api.http_api",
     "InferenceNetwork": "capacity.network",
     "InferencePipeline": "pipeline.pipeline",
+    "InferenceRestApi": "api.rest_api",
     "InferenceWorkflow": "pipeline.workflow",
     "LambdaGpu": "gpu.inference",
     "LambdaPlatform": "common.platform",
@@ -166,6 +168,7 @@ __all__ = [
     "InferenceHttpApi",
     "InferenceNetwork",
     "InferencePipeline",
+    "InferenceRestApi",
     "InferenceWorkflow",
     "LambdaGpu",
     "LambdaPlatform",

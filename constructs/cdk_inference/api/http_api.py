@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any, cast
 
 from aws_cdk import Duration, Names
@@ -14,8 +13,10 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from cdk_inference.api.content_types import check_content_types
 from cdk_inference.api.openapi import BEARER, SIGV4, UNKNOWN, document
 from cdk_inference.common.metadata import add_metadata, metrics_name
+from cdk_inference.common.props.descriptions import described
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_at_least
 from cdk_inference.errors import PropError
@@ -36,7 +37,7 @@ TIMEOUT = Duration.seconds(29)
 """How long API Gateway waits for the function, which answers within 28 seconds."""
 
 _STAGE = "$default"
-_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]+/[a-z0-9!#$&^_.+-]+")
+_LONGEST = 1024  # characters of a description
 _LOGGED = {
     "requestId": "$context.requestId",
     "time": "$context.requestTime",
@@ -65,8 +66,8 @@ class InferenceHttpApi(Construct):
     function
         The function of a pipeline with `Execution.fused`.
     authorizer
-        Decides who may call, such as ``HttpJwtAuthorizer`` of ``aws_apigatewayv2_authorizers``. Default: principals
-        of IAM that may, see `grant_invoke`.
+        The authorizer that lets callers in, such as ``HttpJwtAuthorizer`` of ``aws_apigatewayv2_authorizers``.
+        Default: callers are principals of IAM that may, see `grant_invoke`.
     authorization_scopes
         The scopes of which a token of a JWT authorizer must have one. Default: none.
     content_types
@@ -122,12 +123,13 @@ class InferenceHttpApi(Construct):
                 f"authorization_scopes must go with an authorizer, got {list(authorization_scopes)} alone; pass "
                 "authorizer=HttpJwtAuthorizer(…)"
             )
-        function.add_variables(content_type_variables(content_types))
+        check_content_types(content_types)
+        function.take_requests(content_types)
         self.api = apigatewayv2.HttpApi(
             self,
             "Api",
             api_name=Names.unique_resource_name(self, max_length=128),
-            description=f"answers with predictions of {function.node.path}"[:1024],
+            description=described(f"answers with predictions of {function.node.path}", _LONGEST),
             create_default_stage=False,
             cors_preflight=cors_preflight,
         )
@@ -157,7 +159,7 @@ class InferenceHttpApi(Construct):
         add_metadata(self.api, "http-api", path=PATH)
         self.url = f"{self.api.api_endpoint}{PATH}"
         self.openapi = document(
-            metrics_name(function), content_types=content_types, security=_security(authorizer), stage=""
+            metrics_name(function), content_types=content_types, security={"caller": _security(authorizer)}, stage=""
         )
 
     def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
@@ -183,23 +185,6 @@ class InferenceHttpApi(Construct):
     def metric_latency(self, **options: Any) -> cloudwatch.Metric:
         """Measure the milliseconds from a request to its response, the average over 5 minutes."""
         return self.api.metric_latency(**options)
-
-
-def content_type_variables(content_types: Sequence[str]) -> dict[str, str]:
-    """Return the variables of a function that takes requests of some media types only.
-
-    Raises
-    ------
-    PropError
-        A media type is none.
-    """
-    for given in content_types:
-        if not _TYPE.fullmatch(given):
-            raise PropError(
-                f"content_types must be media types in lower case without parameters, such as 'application/json', got "
-                f"'{given}'"
-            )
-    return {"API_CONTENT_TYPES": " ".join(content_types)} if content_types else {}
 
 
 def _security(authorizer: apigatewayv2.IHttpRouteAuthorizer | None) -> dict[str, Any]:

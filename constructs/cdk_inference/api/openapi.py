@@ -18,7 +18,9 @@ SIGV4: dict[str, Any] = {
 BEARER: dict[str, Any] = {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}
 
 UNKNOWN: dict[str, Any] = {"type": "apiKey", "name": "Authorization", "in": "header"}
-"""The header that a Lambda authorizer reads by default."""
+"""A Lambda authorizer reads this header by default."""
+
+API_KEY: dict[str, Any] = {"type": "apiKey", "name": "x-api-key", "in": "header"}
 
 _REFUSALS = {
     "400": "The body is empty, or not the JSON that its type says, or the Idempotency-Key is none.",
@@ -43,7 +45,7 @@ def document(title: str, *, content_types: Sequence[str], security: Mapping[str,
     content_types
         The media types of requests; any, if there are none.
     security
-        The scheme by which callers say who they are.
+        The scheme by which callers say who they are, by its name.
     stage
         The first part of the path, such as ``"/prod"``; empty if there is none.
     """
@@ -59,7 +61,7 @@ def document(title: str, *, content_types: Sequence[str], security: Mapping[str,
             }
         ],
         "components": {
-            "securitySchemes": {"caller": dict(security)},
+            "securitySchemes": dict(security),
             "schemas": {
                 "Refusal": message,
                 "Answer": {
@@ -78,7 +80,7 @@ def document(title: str, *, content_types: Sequence[str], security: Mapping[str,
             "/predict": {
                 "post": {
                     "operationId": "predict",
-                    "security": [{"caller": []}],
+                    "security": [{name: []} for name in security],
                     "parameters": [
                         {
                             "name": "Idempotency-Key",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_logs as logs
     from constructs import Construct
 
+    from cdk_inference.api.backends import ApiBackend
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.costs.options import Traffic
     from cdk_inference.pipeline.routes import WorkflowRoute
@@ -90,6 +91,16 @@ class RouteStages(ABC):
     def answering_function(self) -> FusedFunction | None:
         """The function that answers a request by itself; None if the stages are separate functions."""
         return None
+
+    @abstractmethod
+    def api_backend(self, route: str | None) -> ApiBackend:
+        """Return what answers the requests of a REST API.
+
+        Parameters
+        ----------
+        route
+            The name of the route on rows; None without a routing.
+        """
 
     @abstractmethod
     def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> WorkflowRoute:

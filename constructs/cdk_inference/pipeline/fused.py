@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from constructs import Construct
 
+    from cdk_inference.api.backends import ApiBackend
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.costs.options import Traffic
     from cdk_inference.pipeline.execution_strategy import PipelineParts
@@ -60,6 +61,12 @@ class FusedStages(RouteStages):
     def answering_function(self) -> FusedFunction:
         """The function."""
         return self.score
+
+    def api_backend(self, route: str | None) -> ApiBackend:  # noqa: ARG002 - rows of requests name none
+        """Return the function."""
+        from cdk_inference.api.backends import FunctionBackend  # noqa: PLC0415 - only for those who ask
+
+        return FunctionBackend(self.score)
 
     def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> FusedRoute:
         """Return a way through a workflow that uses the function."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aws_cdk import Duration
+    from aws_cdk import aws_apigateway as apigateway
     from aws_cdk import aws_apigatewayv2 as apigatewayv2
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_events as events
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_sns as sns
 
     from cdk_inference.api.http_api import InferenceHttpApi
+    from cdk_inference.api.rest_api import InferenceRestApi
     from cdk_inference.audit.audit_log import AuditLog
     from cdk_inference.costs.prices import Prices
     from cdk_inference.events.patterns import Status
@@ -237,6 +239,63 @@ class OperatedPipeline(MeasuredPipeline):
             cors_preflight=cors_preflight,
             throttle_rate=throttle_rate,
             throttle_burst=throttle_burst,
+            **self._parts.workflows,
+        )
+
+    def add_rest_api(
+        self,
+        id: str = "RestApi",
+        *,
+        route: str | None = None,
+        content_types: Sequence[str] = ("application/json",),
+        authorizer: apigateway.IAuthorizer | None = None,
+        authorization_scopes: Sequence[str] = (),
+        api_key_required: bool = False,
+        anonymous: bool = False,
+        throttle_rate: int = 100,
+        throttle_burst: int = 200,
+        web_acl_arn: str | None = None,
+        cloud_watch_role: bool = False,
+    ) -> InferenceRestApi:
+        """Add a REST API whose callers wait for the prediction: ``POST /predict`` with the bytes of one item.
+
+        API Gateway starts an express workflow with the stages of the pipeline, or invokes its function with
+        `Execution.fused`. A REST API costs 3.50 USD for a million requests, besides what they start. With
+        `Execution.fused`, `add_http_api` is cheaper.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        route
+            The route that answers. Default: the only one.
+        content_types, authorizer, authorization_scopes, api_key_required, anonymous
+            As those of `InferenceRestApi`.
+        throttle_rate, throttle_burst, web_acl_arn, cloud_watch_role
+            As those of `InferenceRestApi`.
+
+        Raises
+        ------
+        PropError
+            Requests might have to wait for a GPU, there are several routes, or a prop is one that `InferenceRestApi`
+            refuses.
+        """
+        from cdk_inference.api.rest_api import InferenceRestApi  # noqa: PLC0415 - only for those who ask
+
+        name = self._answering_route(route)
+        return InferenceRestApi(
+            self,
+            id,
+            backend=self.routes[name].api_backend(name if self._routed else None),
+            content_types=content_types,
+            authorizer=authorizer,
+            authorization_scopes=authorization_scopes,
+            api_key_required=api_key_required,
+            anonymous=anonymous,
+            throttle_rate=throttle_rate,
+            throttle_burst=throttle_burst,
+            web_acl_arn=web_acl_arn,
+            cloud_watch_role=cloud_watch_role,
             **self._parts.workflows,
         )
 

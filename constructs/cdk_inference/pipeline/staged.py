@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from constructs import Construct
 
+    from cdk_inference.api.backends import ApiBackend
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.costs.options import Traffic
     from cdk_inference.gpu.workflow import GpuWorkflow
@@ -70,6 +71,14 @@ class SeparateStages(RouteStages):
     def output_stage(self) -> StageFunction:
         """The postprocessing."""
         return self.postprocess
+
+    def api_backend(self, route: str | None) -> ApiBackend:
+        """Return a workflow of these functions."""
+        from cdk_inference.api.backends import WorkflowBackend  # noqa: PLC0415 - only for those who ask
+
+        return WorkflowBackend(
+            preprocess=self.preprocess, inference=self.inference, postprocess=self.postprocess, route=route
+        )
 
     def workflow_route(self, planned: PlannedRoute, *, routed: bool) -> StagedRoute:
         """Return a way through a workflow that uses these functions."""

@@ -20,7 +20,7 @@ from cdk_inference.stages.postprocess import recording_environment
 from cdk_inference.stages.preprocess import reading_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from constructs import Construct
@@ -148,6 +148,24 @@ class FusedFunction(StageFunction):
         results.grant_write_rows(self)
         trigger.acknowledge_read(self.role)
         warn_of_memory(self, model, memory_size)  # at least: the stages need some too
+        self._content_types: Sequence[str] | None = None
+
+    def take_requests(self, content_types: Sequence[str]) -> None:
+        """Have the function refuse requests of an API that have other media types; none stands for any.
+
+        Raises
+        ------
+        PropError
+            Another API of the function takes others.
+        """
+        if self._content_types is not None and list(self._content_types) != list(content_types):
+            raise PropError(
+                f"content_types must be the same for all APIs of {self.node.path}, got {list(content_types)} after "
+                f"{list(self._content_types)}"
+            )
+        self._content_types = content_types
+        if content_types:
+            self.add_variables({"API_CONTENT_TYPES": " ".join(content_types)})
 
 
 def _package(before: StageCode, after: StageCode, handler: str = HANDLER) -> ZipPackage:

@@ -5,6 +5,7 @@ Powertools earns its place here: metrics for dashboards and alarms, and logs tha
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from inference_runtime.aws import BotocoreObjectStore, client
 from inference_runtime.environment import required
 from inference_runtime.errors import StageError, reason_of
 from inference_runtime.lifecycle import answers_warming
+from inference_runtime.stages.answers import ANSWERS_ONLY, answers_of
 from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.first_answers import answer, first_attribute
 from inference_runtime.stages.item import Item
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 INPUT_BINS = "bins"
 """Member of an item in which preprocessing says what the drift monitor counts of its inputs."""
+
+RESPONSE_BYTES = 100_000
+"""Largest body of a response: as a string in JSON, it may become twice as long in a state of 262,144."""
 
 _s3: S3Client = client("s3")
 _store = TensorStore(lambda: BotocoreObjectStore(_s3), required("WORK_BUCKET"))
@@ -53,6 +58,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         - `first`: what was returned for an unsure item, by message id, for its row
         - `route`, `variant`: for the rows
         - `row_version`: for the sort key, if not the model's version
+        - `answers`: ``"only"`` for a response without rows, ``"rows"`` for one with rows; `prepared` then has what
+          else preprocessing returned
     context
         Lambda's: rows are written only while there is time to say so.
 
@@ -62,7 +69,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         `retry`, the ids of messages whose rows could not be written now. `failures`, `[{"message_id", "error",
         "cause"}]`: what user code broke on, what has no output, and rows that the table never takes. How many rows were
         written that say `succeeded`, `rejected` and `failed`. The table has a replay's rows already, so neither this
-        nor the metrics count them again. `unsure`, `[{"message_id", "answer"}]`.
+        nor the metrics count them again. `unsure`, `[{"message_id", "answer"}]`. `response`, `{"statusCode", "body"}`,
+        if the event asks for answers.
     """
     deadline = Deadline(context)
     batch = _Batch.from_event(event)
@@ -86,8 +94,30 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         observed=observed,
         route=batch.route,
         variant=batch.variant,
+        rows=event.get("answers") != ANSWERS_ONLY,
     )
-    return {**recorded, "unsure": answers}
+    response = {"response": _response(event, batch, outcomes, recorded)} if event.get("answers") else {}
+    return {**recorded, "unsure": answers, **response}
+
+
+def _response(
+    event: dict[str, Any], batch: _Batch, outcomes: dict[int, Outcome], recorded: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the response to the one request of a batch, after what preprocessing said about it."""
+    from inference_runtime.http.requests import outcome  # noqa: PLC0415 - most pipelines have no API
+
+    prepared = event["prepared"]
+    said = {"model_version": batch.model_version, "inference": batch.inference}
+    status, body = outcome(
+        {
+            "retry": [*prepared["retry"], *recorded["retry"]],
+            "unfinished": prepared["unfinished"],
+            "failures": [*prepared["failed"], *recorded["failures"]],
+            "answers": answers_of(batch.items, outcomes, said),
+        },
+        most_bytes=RESPONSE_BYTES,
+    )
+    return {"statusCode": int(status), "body": json.dumps(body)}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class RefusedError(Exception):
     status
         The status of the response.
     message
-        The mistake, as a text.
+        The reason, for the sender.
     """
 
     def __init__(self, status: HTTPStatus, message: str) -> None:
@@ -73,13 +73,15 @@ def respond(handler: Callable[[dict[str, Any], Any], Any], event: Mapping[str, A
     return _response(*outcome(result))
 
 
-def outcome(result: Mapping[str, Any]) -> tuple[HTTPStatus, dict[str, Any]]:
+def outcome(result: Mapping[str, Any], *, most_bytes: int | None = None) -> tuple[HTTPStatus, dict[str, Any]]:
     """Return status and body of a response, from what became of a batch of one.
 
     Parameters
     ----------
     result
         The answer of the handler of batches.
+    most_bytes
+        Largest body, in bytes of JSON.
     """
     late = any(failure["error"] == "TookTooLongError" for failure in result["failures"])
     if result["retry"]:
@@ -92,7 +94,11 @@ def outcome(result: Mapping[str, Any]) -> tuple[HTTPStatus, dict[str, Any]]:
     (answer,) = result["answers"]
     if answer["status"] != "SUCCEEDED":
         return _STATUSES[answer["status"]], {"message": answer["reason"]}
-    return HTTPStatus.OK, {name: answer[name] for name in ("prediction", "model_version", "inference")}
+    body = {name: answer[name] for name in ("prediction", "model_version", "inference")}
+    if most_bytes is not None and (size := len(json.dumps(body))) > most_bytes:
+        message = f"the prediction is {size:,} bytes as JSON, at most {most_bytes:,} fit a workflow"
+        return HTTPStatus.INTERNAL_SERVER_ERROR, {"message": message}
+    return HTTPStatus.OK, body
 
 
 class _Within:

@@ -31,7 +31,7 @@ def answers_of(
     outcomes
         By index, as those of `Postprocessor`.
     said
-        More that the rows say: `model_version` and `inference` are part of the answer.
+        The members that all rows have; `model_version` and `inference` are part of the answer.
 
     Returns
     -------

@@ -31,7 +31,7 @@ class Caller:
     headers
         Headers of all requests.
     credentials
-        The credentials that sign them; None if nothing does.
+        The key that signs them; None if they are not signed.
     """
 
     url: str
@@ -53,7 +53,8 @@ class Caller:
                 status, text, found = response.status, response.read(), dict(response.headers)
         except urllib.error.HTTPError as error:
             status, text, found = error.code, error.read(), dict(error.headers)
-        return status, json.loads(text), {name.lower(): value for name, value in found.items()}
+        answer = json.loads(text) if text.startswith((b"{", b"[")) else text.decode()
+        return status, answer, {name.lower(): value for name, value in found.items()}
 
 
 def user(cloud: Cloud, name: str) -> Credentials:
@@ -66,3 +67,9 @@ def api_url(cloud: Cloud, pipeline: str) -> str:
     """Return where the HTTP API of a pipeline is."""
     (api,) = cloud.resources(pipeline=pipeline, type="AWS::ApiGatewayV2::Api")
     return f"{cloud.endpoint}/_aws/execute-api/{api.physical_id}/$default"
+
+
+def rest_api_url(cloud: Cloud, pipeline: str) -> str:
+    """Return where the REST API of a pipeline is."""
+    (api,) = cloud.resources(pipeline=pipeline, type="AWS::ApiGateway::RestApi")
+    return f"{cloud.endpoint}/_aws/execute-api/{api.physical_id}/prod"

@@ -94,7 +94,6 @@ def test_a_token_of_the_user_pool_lets_in(cloud: LocalCloud, caller: Caller) -> 
         (b"refuse", 422, None),
         (b"return [-1, 1, -2, 1]", 422, "the second sum is negative"),
         (b"raise", 500, "Internal Server Error"),
-        (b"exit", 502, None),  # what AWS answers to an error of a function is its own text
     ],
 )
 def test_what_breaks_in_a_stage_is_not_told(cloud: LocalCloud, order: bytes, status: int, message: str | None) -> None:
@@ -102,6 +101,12 @@ def test_what_breaks_in_a_stage_is_not_told(cloud: LocalCloud, order: bytes, sta
     found, answer, _ = caller.post("/predict", order, "application/octet-stream")
     assert found == status
     assert message is None or answer["message"] == message
+
+
+def test_a_crash_is_an_error_of_the_server(cloud: LocalCloud) -> None:
+    caller = Caller(api_url(cloud, "Triggers/Texts"), headers={"Authorization": f"Bearer {_token(cloud)}"})
+    assert caller.post("/predict", b"exit", "text/plain")[0] >= 500
+    assert caller.post("/predict", b"return [1, 2, 30, 40]", "text/plain")[0] == 200
 
 
 @cache

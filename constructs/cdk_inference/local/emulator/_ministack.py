@@ -535,6 +535,9 @@ def main(state: Path) -> None:
     from ministack.core import lambda_runtime  # noqa: PLC0415
 
     _behave_as_aws()
+    from _rest_apis import integrate_workflows  # type: ignore[import-not-found]  # noqa: PLC0415 - next to this file
+
+    integrate_workflows(_service_credentials, port)
     _date_lines()
     faults = _Faults()
     faults.watch(lambda_runtime.Worker)

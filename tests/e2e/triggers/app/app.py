@@ -84,6 +84,20 @@ direct.trigger.queue.node.default_child.visibility_timeout = 14
 
 caller = iam.User(stack, "Caller", user_name="caller")
 orders.add_http_api(content_types=["application/json"]).grant_invoke(caller)
+staged = InferencePipeline(
+    stack,
+    "Staged",
+    trigger=QueueTrigger(stack, "StagedQueue", max_receive_count=1, removal_policy=cdk.RemovalPolicy.DESTROY),
+    preprocess=Preprocess.function(STAGES / "obey.py:preprocess", sources=[STAGES / "words.py"]),
+    postprocess=Postprocess.function(STAGES / "tell.py:postprocess", requirements=["inflection==0.5.1"]),
+    stage_timeout=cdk.Duration.seconds(8),
+    model=model,
+    removal_policy=cdk.RemovalPolicy.DESTROY,
+)
+asked = staged.add_rest_api(content_types=["application/json", "text/plain", "application/octet-stream"])
+asked.grant_invoke(caller)
+keyed = orders.add_rest_api("Keyed", api_key_required=True, anonymous=True)
+keyed.add_client("Shop", throttle_rate=100, throttle_burst=100, requests_per_day=1000)
 pool = cognito.UserPool(stack, "Pool", removal_policy=cdk.RemovalPolicy.DESTROY)
 client = pool.add_client("Client", auth_flows=cognito.AuthFlow(admin_user_password=True))
 texts.add_http_api(authorizer=HttpUserPoolAuthorizer("Users", pool, user_pool_clients=[client]))

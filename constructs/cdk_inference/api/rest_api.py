@@ -1,0 +1,247 @@
+"""A REST API in front of a pipeline, with API keys, usage plans and a web ACL."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from aws_cdk import aws_apigateway as apigateway
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from cdk_inference.api.backends import JSON, ApiBackend
+from cdk_inference.api.content_types import check_content_types
+from cdk_inference.api.openapi import API_KEY, SIGV4, UNKNOWN, document
+from cdk_inference.common.metadata import add_metadata, metrics_name
+from cdk_inference.common.props.descriptions import described
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_at_least
+from cdk_inference.errors import PropError
+from cdk_inference.storage.defaults import API_LOGS, log_group
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aws_cdk import RemovalPolicy
+    from aws_cdk import aws_cloudwatch as cloudwatch
+    from aws_cdk import aws_kms as kms
+
+PATH = "/predict"
+_STAGE = "prod"
+_LONGEST = 1024  # characters of a description
+_LOGGED = {
+    "requestId": "$context.requestId",
+    "time": "$context.requestTime",
+    "ip": "$context.identity.sourceIp",
+    "apiKeyId": "$context.identity.apiKeyId",
+    "route": "$context.httpMethod $context.resourcePath",
+    "status": "$context.status",
+    "responseLength": "$context.responseLength",
+    "responseLatency": "$context.responseLatency",
+    "integrationLatency": "$context.integrationLatency",
+    "integrationStatus": "$context.integration.status",
+    "wafStatus": "$context.waf.status",
+}
+
+
+@check_props
+class InferenceRestApi(Construct):
+    """A REST API whose callers wait for the prediction: ``POST /predict`` with the bytes of one item.
+
+    API Gateway starts an express workflow with the stages of a pipeline, or invokes the function of a pipeline with
+    `Execution.fused`, without a function in between. The answers are those of `InferenceHttpApi`.
+
+    Parameters
+    ----------
+    backend
+        What answers: that of a pipeline, see `OperatedPipeline.add_rest_api`.
+    content_types
+        The media types that requests may have. Default: ``application/json``.
+    authorizer
+        The authorizer that lets callers in, such as a ``RequestAuthorizer`` of ``aws_apigateway``. Default: callers are
+        principals of IAM that may, see `grant_invoke`.
+    authorization_scopes
+        The scopes of which a token of a Cognito authorizer must have one. Default: none.
+    api_key_required
+        Whether requests must have an API key too, see `add_client`. Default: False.
+    anonymous
+        Whether callers need no other proof than an API key. AWS advises against keys as the only one. Default: False.
+    throttle_rate
+        Requests a second that the API takes, on average. Default: 100.
+    throttle_burst
+        Requests that it takes at once. Default: 200.
+    web_acl_arn
+        The web ACL of AWS WAF that looks at requests first. Default: none.
+    cloud_watch_role
+        Whether to create the role with which API Gateway writes access logs, which an account has once in a Region.
+        Default: False: the account has it.
+    encryption_key
+        Customer managed key of the logs and of the workflow. Default: AWS encrypts with its own.
+    log_retention
+        Default: one month.
+    log_removal_policy
+        Default: RETAIN, see `data_removal_policy`.
+
+    Attributes
+    ----------
+    api, log_group
+        The parts: the API with its stage, and the access log.
+    url
+        Where to send requests.
+    openapi
+        The API as a document of OpenAPI 3.1.
+
+    Raises
+    ------
+    PropError
+        A content type is not a media type, or a number is out of range. Or callers would need no proof at all, or two.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        backend: ApiBackend,
+        content_types: Sequence[str] = (JSON,),
+        authorizer: apigateway.IAuthorizer | None = None,
+        authorization_scopes: Sequence[str] = (),
+        api_key_required: bool = False,
+        anonymous: bool = False,
+        throttle_rate: int = 100,
+        throttle_burst: int = 200,
+        web_acl_arn: str | None = None,
+        cloud_watch_role: bool = False,
+        encryption_key: kms.IKey | None = None,
+        log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
+        log_removal_policy: RemovalPolicy | None = None,
+    ) -> None:
+        super().__init__(scope, id)
+        check_at_least(1, throttle_rate=throttle_rate, throttle_burst=throttle_burst)
+        check_content_types(content_types)
+        if not content_types:
+            raise PropError("content_types must name a media type, got none; leave it out for 'application/json'")
+        _check_proof(authorizer, authorization_scopes, api_key_required=api_key_required, anonymous=anonymous)
+        self.log_group = log_group(
+            self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy, folder=API_LOGS
+        )
+        self.api = apigateway.RestApi(
+            self,
+            "Api",
+            description=described(f"answers with predictions of {scope.node.path}", _LONGEST),
+            endpoint_types=[apigateway.EndpointType.REGIONAL],
+            binary_media_types=backend.binary_types(content_types) or None,
+            cloud_watch_role=cloud_watch_role,
+            deploy_options=apigateway.StageOptions(
+                stage_name=_STAGE,
+                throttling_rate_limit=throttle_rate,
+                throttling_burst_limit=throttle_burst,
+                metrics_enabled=True,
+                tracing_enabled=True,
+                access_log_destination=apigateway.LogGroupLogDestination(self.log_group),
+                access_log_format=apigateway.AccessLogFormat.custom(json.dumps(_LOGGED)),
+            ),
+        )
+        iam_or_none = apigateway.AuthorizationType.NONE if anonymous else apigateway.AuthorizationType.IAM
+        self.api.root.add_resource(PATH.removeprefix("/")).add_method(
+            "POST",
+            backend.bind(
+                self,
+                content_types=content_types,
+                encryption_key=encryption_key,
+                log_retention=log_retention,
+                log_removal_policy=log_removal_policy,
+            ),
+            authorizer=authorizer,
+            authorization_type=iam_or_none if authorizer is None else None,
+            authorization_scopes=list(authorization_scopes) or None,
+            api_key_required=api_key_required,
+            **backend.method_options(self.api, content_types),
+        )
+        if web_acl_arn is not None:
+            from aws_cdk import aws_wafv2 as wafv2  # noqa: PLC0415 - only for those who ask
+
+            wafv2.CfnWebACLAssociation(
+                self, "Firewall", resource_arn=self.api.deployment_stage.stage_arn, web_acl_arn=web_acl_arn
+            )
+        add_metadata(self.api, "rest-api", path=PATH)
+        self.url = self.api.url_for_path(PATH)
+        self.openapi = document(
+            metrics_name(self),
+            content_types=content_types,
+            security={"key": API_KEY} if anonymous else {"caller": SIGV4 if authorizer is None else UNKNOWN},
+            stage=f"/{_STAGE}",
+        )
+
+    def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee ask for predictions, if the API's callers are principals of IAM."""
+        return iam.Grant.add_to_principal(
+            grantee=grantee,
+            actions=["execute-api:Invoke"],
+            resource_arns=[self.api.arn_for_execute_api("POST", PATH, _STAGE)],
+        )
+
+    def add_client(
+        self, id: str, *, throttle_rate: int, throttle_burst: int, requests_per_day: int | None = None
+    ) -> apigateway.IApiKey:
+        """Create an API key with a usage plan, which bounds what its holder may ask for.
+
+        Parameters
+        ----------
+        id
+            The id of the key.
+        throttle_rate
+            Requests a second, on average.
+        throttle_burst
+            Requests at once.
+        requests_per_day
+            Requests in a day. Default: no limit.
+        """
+        check_at_least(1, throttle_rate=throttle_rate, throttle_burst=throttle_burst)
+        if requests_per_day is not None:
+            check_at_least(1, requests_per_day=requests_per_day)
+        key = apigateway.ApiKey(self, id)
+        plan = apigateway.UsagePlan(
+            self,
+            f"{id}Plan",
+            throttle=apigateway.ThrottleSettings(rate_limit=throttle_rate, burst_limit=throttle_burst),
+            quota=None
+            if requests_per_day is None
+            else apigateway.QuotaSettings(limit=requests_per_day, period=apigateway.Period.DAY),
+            api_stages=[apigateway.UsagePlanPerApiStage(api=self.api, stage=self.api.deployment_stage)],
+        )
+        plan.add_api_key(key)
+        return key
+
+    def metric_requests(self, **options: Any) -> cloudwatch.Metric:
+        """Count the requests, as a sum over 5 minutes."""
+        return self.api.metric_count(**options)
+
+    def metric_client_errors(self, **options: Any) -> cloudwatch.Metric:
+        """Count the responses with a status of 400 to 499, as a sum over 5 minutes."""
+        return self.api.metric_client_error(**options)
+
+    def metric_server_errors(self, **options: Any) -> cloudwatch.Metric:
+        """Count the responses with a status of 500 and above, as a sum over 5 minutes."""
+        return self.api.metric_server_error(**options)
+
+    def metric_latency(self, **options: Any) -> cloudwatch.Metric:
+        """Measure the milliseconds from a request to its response, the average over 5 minutes."""
+        return self.api.metric_latency(**options)
+
+
+def _check_proof(
+    authorizer: apigateway.IAuthorizer | None, scopes: Sequence[str], *, api_key_required: bool, anonymous: bool
+) -> None:
+    if scopes and authorizer is None:
+        raise PropError(
+            f"authorization_scopes must go with an authorizer, got {list(scopes)} alone; pass "
+            "authorizer=CognitoUserPoolsAuthorizer(…)"
+        )
+    if anonymous and authorizer is not None:
+        raise PropError("anonymous must be left out with an authorizer, got True; remove one of them")
+    if anonymous and not api_key_required:
+        raise PropError(
+            "api_key_required must be True for anonymous callers, got False; anyone could call as often as they like"
+        )

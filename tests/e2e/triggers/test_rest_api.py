@@ -1,0 +1,101 @@
+"""A REST API in front of separate stages, and one with keys: what callers get, and who may call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from botocore.exceptions import ClientError
+
+from cdk_inference.local import aws
+from tests.e2e.triggers.callers import Caller, rest_api_url, user
+from tests.e2e.triggers.messages import Messages
+
+if TYPE_CHECKING:
+    from cdk_inference.local import LocalCloud
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def caller(cloud: LocalCloud) -> Caller:
+    """A principal that may call the API of the staged pipeline."""
+    return Caller(rest_api_url(cloud, "Triggers/Staged"), credentials=user(cloud, "caller"))
+
+
+@pytest.fixture(scope="module")
+def staged(cloud: LocalCloud) -> Messages:
+    return Messages(cloud, "Triggers/Staged", "StagedQueue")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", "text/plain; charset=utf-8"])
+def test_who_asks_gets_the_prediction(caller: Caller, staged: Messages, kind: str) -> None:
+    status, answer, headers = caller.post("/predict", b"return [1, 2, 30, 40]", kind)
+    assert (status, answer["prediction"]["sums"]) == (200, [3, 70])
+    assert answer.keys() == {"prediction", "model_version", "inference"}
+    assert headers["content-type"] == "application/json"
+    assert staged.all_rows() == []
+
+
+def test_a_request_with_a_key_has_one_row(caller: Caller, staged: Messages) -> None:
+    for body in (b"return [1, 2, 30, 40]", b"return [1, 2, 30, 40]", b"return [5, 2, 30, 40]"):
+        assert caller.post("/predict", body, "text/plain", idempotency_key="order 7")[0] == 200
+    (row,) = staged.all_rows()
+    assert row["object"] == f"apigateway:{caller.url.split('/')[-2]}/order 7"
+    assert row["prediction"]["sums"] == [3, 70]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "message"),
+    [
+        (b"", "text/plain", 400, "the request must have a body"),
+        (b"[1]" * 70_000, "text/plain", 413, "the body must be at most 190,000 bytes"),
+        (b"return [1, 2, 30, 40]", "image/png", 415, "Unsupported Media Type"),
+        (b"return [-1, 1, -2, 1]", "text/plain", 422, "the second sum is negative"),
+        (b'dance to "$input.body" {% $states %}', "text/plain", 422, "no such order: b'dance'"),
+        (b"\xff\x00", "application/octet-stream", 422, "no such order: b'\\xff\\x00'"),
+        (b"raise", "text/plain", 500, "Internal Server Error"),
+        (b"exit", "text/plain", 500, "Internal Server Error"),
+    ],
+)
+def test_a_request_that_cannot_be_scored_says_why(
+    caller: Caller, body: bytes, kind: str, status: int, message: str
+) -> None:
+    assert caller.post("/predict", body, kind)[:2] == (status, {"message": message})
+
+
+def test_a_key_that_is_none_fails(caller: Caller) -> None:
+    status, answer, _ = caller.post("/predict", b"return [1]", "text/plain", idempotency_key="x" * 256)
+    assert (status, answer["message"]) == (400, "Idempotency-Key must be 1 to 255 printable ASCII characters")
+
+
+def test_only_who_may_call_gets_an_answer(caller: Caller, cloud: LocalCloud) -> None:
+    for refused in (Caller(caller.url), Caller(caller.url, credentials=user(cloud, "sender"))):
+        assert refused.post("/predict", b"return [1, 2, 30, 40]", "text/plain")[0] == 403
+
+
+def test_the_api_may_start_its_workflow_and_no_other(cloud: LocalCloud, caller: Caller) -> None:
+    (role,) = [one for one in cloud.resources(type="AWS::IAM::Role") if one.logical_id.startswith("StagedRestApiRole")]
+    arn = cloud.client("iam").get_role(RoleName=role.physical_id)["Role"]["Arn"]
+    source = f"arn:aws:execute-api:us-east-1:000000000000:{caller.url.split('/')[-2]}/prod/POST/predict"
+    credentials = aws.service_credentials(cloud.endpoint, arn, service="apigateway.amazonaws.com", source_arn=source)
+    client = aws.role_clients(cloud.endpoint, credentials, ["stepfunctions"])["stepfunctions"]
+    machines = cloud.client("stepfunctions").list_state_machines()["stateMachines"]
+    refused = 0
+    for machine in machines:
+        if "StagedRestApi" not in machine["name"]:
+            with pytest.raises(ClientError, match="AccessDenied"):
+                client.start_sync_execution(stateMachineArn=machine["stateMachineArn"], input="[]")
+            refused += 1
+    assert refused == len(machines) - 1 >= 3
+
+
+def test_a_key_lets_in_where_callers_are_anonymous(cloud: LocalCloud) -> None:
+    url = rest_api_url(cloud, "Triggers/Records")
+    (key,) = cloud.client("apigateway").get_api_keys(includeValues=True)["items"]
+    numbers = {"a": 1, "b": 2, "c": 30, "d": 40}
+    status, answer, _ = Caller(url, headers={"x-api-key": key["value"]}).post("/predict", numbers)
+    assert (status, answer["prediction"]["sums"]) == (200, [3, 70])
+    for headers in ({}, {"x-api-key": "other"}):
+        assert Caller(url, headers=headers).post("/predict", numbers)[0] == 403
+    assert Caller(url, headers={"x-api-key": key["value"]}).post("/predict", b"1", "text/plain")[0] == 415
