@@ -20,6 +20,7 @@ from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_between
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
+from cdk_inference.triggers.pipe_source import PipeSource
 
 if TYPE_CHECKING:
     from aws_cdk import aws_cloudwatch as cloudwatch
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from constructs import IConstruct
 
     from cdk_inference.stages.base import StageFunction
-
-# Quotes around a path to a string and none around one to an object, as AWS documents it. All paths are in every
-# message: what AWS does about a path that is missing is not documented clearly.
-_MESSAGE = '"message_id": "<$.messageId>", "receive_count": "<$.attributes.ApproximateReceiveCount>", "body": <$.body>'
 
 
 HELD_SECONDS = 30
@@ -70,19 +67,20 @@ def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[st
 
 @check_props
 class ITrigger(Construct):
-    """A source of items, whose queue starts a workflow in batches.
+    """A source of items, which starts a workflow in batches.
 
     Attributes
     ----------
     queue, dead_letter_queue, undelivered_queue, log_group
-        The parts. ``undelivered_queue`` has what did not reach the queue; None if nothing can get lost on its way.
+        The parts. ``queue`` has the messages of the items; None if they come from a stream. ``undelivered_queue`` has
+        what did not reach the queue or the workflow; None if nothing can get lost on its way.
     prefix
         The beginning of all keys.
     batch_size, max_receive_count
         Most items the workflow gets at once, and how often one that fails by itself is delivered.
     """
 
-    queue: sqs.IQueue
+    queue: sqs.IQueue | None = None
     dead_letter_queue: sqs.IQueue
     undelivered_queue: sqs.IQueue | None = None
     log_group: logs.LogGroup
@@ -104,6 +102,20 @@ class ITrigger(Construct):
         return ""
 
     @property
+    def _pipe_source(self) -> PipeSource:
+        """Return the source of the pipe, which is the queue."""
+        return PipeSource.queue(
+            self._messages, key=self._key, batch_size=self.batch_size, window=self._window, item=self._item_template
+        )
+
+    @property
+    def _messages(self) -> sqs.IQueue:
+        """The queue, for what a trigger without one cannot do."""
+        if self.queue is None:
+            raise PropError(f"{self.node.path} must have a queue for this, got a stream; ask the stream itself")
+        return self.queue
+
+    @property
     def _item_variables(self) -> dict[str, str]:
         """The variables that say the same to a function without a pipe."""
         return {}
@@ -122,6 +134,23 @@ class ITrigger(Construct):
             retention_period=Duration.days(14),
         )
         add_metadata(queue, "dead-letter-queue")
+        acknowledgments.explain(queue, "dead-letter-queue")
+        return queue
+
+    def _create_undelivered_queue(self) -> sqs.Queue:
+        """Create the last resort, apart from the dead letters: SQS moves these back only where they come from.
+
+        Its key is SQS's own, since the customer managed one may be what a sender lacks.
+        """
+        queue = sqs.Queue(
+            self,
+            "UndeliveredQueue",
+            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            enforce_ssl=True,
+            redrive_allow_policy=no_sources(),
+            retention_period=Duration.days(14),
+        )
+        add_metadata(queue, "undelivered-queue")
         acknowledgments.explain(queue, "dead-letter-queue")
         return queue
 
@@ -154,19 +183,18 @@ class ITrigger(Construct):
         the event of EventBridge. With a payload as the body, ``item`` says which one it is. The workflow returns
         ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages stay in the queue.
         """
-        stack = Stack.of(self)
+        source = self._pipe_source
         role = iam.Role(
             self,
             "PipeRole",
-            assumed_by=pipes_principal(stack),
-            description=described(f"takes messages from the queue of {self.node.path} and starts its workflow", ROLE),
+            assumed_by=pipes_principal(Stack.of(self)),
+            description=described(
+                f"takes {source.contents} from the {source.kind} of {self.node.path} and starts its workflow", ROLE
+            ),
             inline_policies={
                 "Pipe": iam.PolicyDocument(
                     statements=[
-                        iam.PolicyStatement(
-                            actions=["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"],
-                            resources=[self.queue.queue_arn],
-                        ),
+                        *source.statements,
                         iam.PolicyStatement(
                             actions=["states:StartSyncExecution"], resources=[workflow.state_machine_arn]
                         ),
@@ -174,14 +202,14 @@ class ITrigger(Construct):
                 )
             },
         )
-        encryption.grant(self._key, role, encryption.DECRYPT)
+        encryption.grant(source.key, role, encryption.DECRYPT)
         self.log_group.grant_write(role)
         acknowledgments.explain(role, "inline-policy")
         acknowledgments.policy_of(role)
         pipe = pipes.CfnPipe(
             self,
             "Pipe",
-            source=self.queue.queue_arn,
+            source=source.arn,
             target=workflow.state_machine_arn,
             role_arn=role.role_arn,
             log_configuration=pipes.CfnPipe.PipeLogConfigurationProperty(
@@ -190,14 +218,10 @@ class ITrigger(Construct):
                     log_group_arn=self.log_group.log_group_arn
                 ),
             ),
-            description=described(f"hands the queue of {self.node.path} to its workflow in batches", PIPE),
-            source_parameters=pipes.CfnPipe.PipeSourceParametersProperty(
-                sqs_queue_parameters=pipes.CfnPipe.PipeSourceSqsQueueParametersProperty(
-                    batch_size=self.batch_size, maximum_batching_window_in_seconds=self._window.to_seconds()
-                )
-            ),
+            description=described(f"hands the {source.kind} of {self.node.path} to its workflow in batches", PIPE),
+            source_parameters=source.parameters,
             target_parameters=pipes.CfnPipe.PipeTargetParametersProperty(
-                input_template=f"{{{_MESSAGE}{self._item_template}}}",
+                input_template=f"{{{source.message}}}",
                 step_function_state_machine_parameters=pipes.CfnPipe.PipeTargetStateMachineParametersProperty(
                     invocation_type="REQUEST_RESPONSE"
                 ),
@@ -226,7 +250,7 @@ class ITrigger(Construct):
         iam.Grant.add_to_principal(
             grantee=function,
             actions=["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"],
-            resource_arns=[self.queue.queue_arn],
+            resource_arns=[self._messages.queue_arn],
         )
         encryption.grant(self._key, function, encryption.DECRYPT)
         self.leave_dead_letters_to(function)
@@ -241,7 +265,7 @@ class ITrigger(Construct):
             self,
             "Mapping",
             function_name=function.target.function_arn,
-            event_source_arn=self.queue.queue_arn,
+            event_source_arn=self._messages.queue_arn,
             batch_size=self.batch_size,
             maximum_batching_window_in_seconds=self._window.to_seconds(),
             function_response_types=["ReportBatchItemFailures"],
@@ -267,7 +291,7 @@ class ITrigger(Construct):
         So a queue that the trigger made only moves what was delivered `MOST_RECEIVES` times. The redrive policy of
         another queue stays as its owner made it.
         """
-        if self.queue.node.scope is self:
+        if self.queue is not None and self.queue.node.scope is self:
             queue = self.queue.node.default_child
             if isinstance(queue, sqs.CfnQueue):
                 queue.add_property_override("RedrivePolicy.maxReceiveCount", MOST_RECEIVES)
@@ -277,7 +301,7 @@ class ITrigger(Construct):
         """Let the grantee put items into the queue."""
         encryption.grant(self._key, grantee, encryption.ENCRYPT)
         return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self.queue.queue_arn]
+            grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self._messages.queue_arn]
         )
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
@@ -302,11 +326,11 @@ class ITrigger(Construct):
 
     def metric_queue_depth(self, **options: Any) -> cloudwatch.Metric:
         """Count the messages waiting, the maximum over 5 minutes."""
-        return self.queue.metric_approximate_number_of_messages_visible(**options)
+        return self._messages.metric_approximate_number_of_messages_visible(**options)
 
     def metric_oldest_message_age(self, **options: Any) -> cloudwatch.Metric:
         """Measure the age in seconds of the oldest message, the maximum over 5 minutes."""
-        return self.queue.metric_approximate_age_of_oldest_message(**options)
+        return self._messages.metric_approximate_age_of_oldest_message(**options)
 
     def metric_pipe_failed(self, **options: Any) -> cloudwatch.Metric:
         """Count the executions of the pipe that failed, as a sum over 5 minutes.
@@ -371,6 +395,7 @@ class IS3Trigger(ITrigger):
     """
 
     bucket: s3.IBucket
+    queue: sqs.IQueue
     _bucket_key: kms.IKey | None
 
     @property

@@ -112,8 +112,8 @@ class QueueTrigger(ITrigger):
         check_batches(
             batch_size=batch_size, window=self._window, max_receive_count=max_receive_count, most=MAX_BATCH_SIZE
         )
-        self._item_id = _checked_path("item_id", item_id)
-        self._sequence = _checked_path("sequence", sequence)
+        self._item_id = checked_path("item_id", item_id)
+        self._sequence = checked_path("sequence", sequence)
         self.batch_size, self.max_receive_count = batch_size, max_receive_count
         if encryption_key is None and queue is not None:
             encryption_key = queue.encryption_master_key
@@ -159,7 +159,19 @@ def _dotted(path: str | None) -> str:
     return "" if path is None else path.removeprefix("$").replace("[", ".").replace("]", "").removeprefix(".")
 
 
-def _checked_path(prop: str, path: str | None) -> str | None:
+def fitting_bytes(batch_size: int) -> int:
+    """Return the bytes of the largest message that a batch can be full of, if texts take twice their size."""
+    return (_MOST_INPUT // batch_size - _ENVELOPE) // _ESCAPED
+
+
+def checked_path(prop: str, path: str | None) -> str | None:
+    """Return a path into JSON that pipes know.
+
+    Raises
+    ------
+    PropError
+        It is none.
+    """
     if path is not None and not _PATH.fullmatch(path):
         raise PropError(
             f"{prop} must be a path such as '$.order.id', got '{path}'; name members of letters, digits, '_', '-' and "
@@ -170,7 +182,7 @@ def _checked_path(prop: str, path: str | None) -> str | None:
 
 def _largest_message(batch_size: int, given: Size | None) -> int:
     """Return the bytes of the largest message that a batch can be full of."""
-    fit = (_MOST_INPUT // batch_size - _ENVELOPE) // _ESCAPED
+    fit = fitting_bytes(batch_size)
     if given is None:
         return fit
     size = int(given.to_bytes())

@@ -13,7 +13,6 @@ from aws_cdk import aws_logs as logs
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_sqs as sqs
 
-from cdk_inference.common import acknowledgments
 from cdk_inference.common.environments import check_environment
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.deprecations import renamed_props
@@ -22,7 +21,7 @@ from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import PIPE_LOGS, log_group, private_bucket
-from cdk_inference.triggers.base import IS3Trigger, allow_events, check_batches, no_sources
+from cdk_inference.triggers.base import IS3Trigger, allow_events, check_batches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -145,22 +144,11 @@ class S3Trigger(IS3Trigger):
 
         self.dead_letter_queue = self._create_dead_letter_queue()
         self.queue = self._create_queue(hidden)
-        # Its key is SQS's own: EventBridge sends here when, for example, it may not use ours. And it is apart from the
-        # dead letters, which SQS moves back into the queue only if they come from there.
-        self.undelivered_queue = sqs.Queue(
-            self,
-            "UndeliveredQueue",
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            redrive_allow_policy=no_sources(),
-            retention_period=Duration.days(14),
-        )
+        self.undelivered_queue = self._create_undelivered_queue()
         self.rule = self._create_rule(prefix, suffixes)
         self.log_group = log_group(
             self, key=encryption_key, retention=log_retention, removal_policy=removal_policy, folder=PIPE_LOGS
         )
-        add_metadata(self.undelivered_queue, "undelivered-queue")
-        acknowledgments.explain(self.undelivered_queue, "dead-letter-queue")
 
     def _create_rule(self, prefix: str, suffixes: Sequence[str]) -> events.CfnRule:
         """Deliver the events of new objects to the queue.
