@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from cdk_inference.triggers.queue import QueueTrigger
     from cdk_inference.triggers.s3 import S3Trigger
     from cdk_inference.triggers.s3_notifications import S3NotificationTrigger
+    from cdk_inference.triggers.schedule import ScheduleTrigger
 
 _MODULES = {
     "AbortOn": "releases.abort_rules",
@@ -126,6 +127,7 @@ _MODULES = {
     "S3NotificationTrigger": "triggers.s3_notifications",
     "S3Trigger": "triggers.s3",
     "SageMakerAsync": "gpu.sagemaker",
+    "ScheduleTrigger": "triggers.schedule",
     "SeparateStages": "pipeline.staged",
     "StageFunction": "stages.base",
     "StagedRoute": "pipeline.routes",
@@ -197,6 +199,7 @@ __all__ = [
     "S3NotificationTrigger",
     "S3Trigger",
     "SageMakerAsync",
+    "ScheduleTrigger",
     "SeparateStages",
     "StageFunction",
     "StagedRoute",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 import re
@@ -23,7 +21,8 @@ MAX_ID_BYTES = 1024
 
 _DIGITS = re.compile(rf"[0-9]{{1,{SEQUENCE_WIDTH}}}")
 _ARN = re.compile(r"arn:[^:]+:([a-z0-9]+):[^:]*:[^:]*:(?:[a-z]+/)?([^:/]+)")
-_EPOCH = re.compile(r"[0-9]{1,14}")
+_NUMBER = re.compile(r"[0-9]{1,14}(\.[0-9]{1,9})?(E[0-9]{1,2})?")
+_FIRST_MILLISECONDS = 1e11  # in seconds, the year 5138
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,8 @@ class Item:
         """Read a queue message with an S3 "Object Created" event of EventBridge, or with a payload.
 
         A message has a payload if it has an `item`, ``{"source", "id", "sequence", "time"}``. `body` is then the
-        payload, a text or any other JSON. `source` is an ARN, and `time` milliseconds since the epoch, or ISO 8601.
+        payload, a text or any other JSON. `source` is an ARN, and `time` milliseconds or seconds since the epoch, or
+        ISO 8601. `item` may have further members: `member` names the one of `body` that is the payload.
         With ``"encoding": "base64"`` in the item, the body has bytes in base64.
 
         Otherwise its `body` is the event, with `time` and `detail`; or the message has these two itself. `body` and
@@ -102,7 +102,7 @@ class Item:
         sequence = _text(_member(item, "sequence"), "item.sequence")
         if not _DIGITS.fullmatch(sequence):
             raise MalformedMessageError(f"item.sequence is {sequence!r:.100}, expected 1 to {SEQUENCE_WIDTH} digits")
-        payload = _payload(message.get("body"), item.get("encoding"))
+        payload = _payload(message.get("body"), item)
         etag = hashlib.sha256(payload).hexdigest()
         sequencer = sequence.rjust(SEQUENCE_WIDTH, "0")
         return cls(
@@ -205,18 +205,10 @@ def _of_notification(records: object) -> dict[str, Any]:
     return {"time": _member(record, "eventTime"), "detail": detail}
 
 
-def _payload(body: object, encoding: object) -> bytes:
-    """Return a payload, whose body may be base64."""
-    if encoding != "base64":
-        return _bytes(body)
-    try:
-        return base64.b64decode(body if isinstance(body, str) else "", validate=True)
-    except binascii.Error as error:
-        raise MalformedMessageError(f"body is not base64: {error}") from error
-
-
-def _bytes(body: object) -> bytes:
+def _payload(body: Any, item: dict[str, Any]) -> bytes:  # noqa: ANN401 - any JSON value
     """Return a payload as the bytes that preprocessing gets: a text as it is, and other JSON written tightly."""
+    if (member := item.get("member")) is not None:
+        body = _member(body, member)
     text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     try:
         return text.encode()
@@ -225,10 +217,15 @@ def _bytes(body: object) -> bytes:
 
 
 def _iso(time: str) -> str:
-    """Return a time as ISO 8601, if it is milliseconds since the epoch."""
-    if not _EPOCH.fullmatch(time):
+    """Return a time as ISO 8601, if it is a number of seconds or milliseconds since the epoch."""
+    if not _NUMBER.fullmatch(time):
         return time
-    return datetime.fromtimestamp(int(time) / 1000, UTC).isoformat(timespec="milliseconds")
+    number = float(time)
+    seconds = number if number < _FIRST_MILLISECONDS else number / 1000
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError, OSError) as error:
+        raise MalformedMessageError(f"item.time is {time}, which is no time") from error
 
 
 def _parsed(value: object, name: str) -> object:

@@ -48,3 +48,8 @@ def orders(cloud: LocalCloud) -> Messages:
 @pytest.fixture(scope="package")
 def direct(cloud: LocalCloud) -> Watched:
     return Watched(cloud, "Triggers/Direct")
+
+
+@pytest.fixture(scope="package")
+def nightly(cloud: LocalCloud) -> Messages:
+    return Messages(cloud, "Triggers/Nightly", "NightlyRuns")

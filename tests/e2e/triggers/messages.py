@@ -37,12 +37,18 @@ class Messages(Watched):
         if queue is not None:
             parts["queue"] = queue
         super().__init__(cloud, name, bucket="", parts=parts)
+        self.undelivered_queue = self._url(parts["undelivered-queue"]) if "undelivered-queue" in parts else None
         self.bucket = f"sqs:{self.queue.rsplit('/', 1)[-1]}"
 
     def send(self, bodies: Iterable[str]) -> list[str]:
         """Send messages, and return their ids."""
         sqs = self.cloud.client("sqs")
         return [sqs.send_message(QueueUrl=self.queue, MessageBody=body)["MessageId"] for body in bodies]
+
+    def undelivered(self) -> list[dict[str, Any]]:
+        """Return what did not reach the queue or the workflow."""
+        assert self.undelivered_queue is not None
+        return self.messages(self.undelivered_queue)
 
     def settle(self, items: int, timeout: float = 2 * PATIENCE) -> tuple[dict[str, str], list[str]]:
         """Wait until so many items have a row or a dead letter and the queue is empty; return statuses and letters."""

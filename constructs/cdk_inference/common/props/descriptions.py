@@ -8,7 +8,7 @@ import re
 _REFUSED = re.compile(r"[^A-Za-z0-9 ._:/()#,@\[\]+=&;{}!$*-]")
 _CUT = "..."
 
-SECURITY_GROUP, FUNCTION, LAYER, RULE, PIPE, ROLE, KEY = 255, 256, 256, 512, 512, 1_000, 8_192
+SECURITY_GROUP, FUNCTION, LAYER, RULE, PIPE, SCHEDULE, ROLE, KEY = 255, 256, 256, 512, 512, 512, 1_000, 8_192
 """Most characters of a description."""
 
 

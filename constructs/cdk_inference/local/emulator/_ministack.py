@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import http
 import importlib
 import importlib.util
 import json
@@ -218,6 +219,86 @@ def _announce_stacks() -> None:
         eventbridge._put_events({"Entries": [event]}, allow_aws_source=True)
 
     handlers._deploy_stack_async = changesets._deploy_stack_async = announced
+
+
+def _run_schedules() -> None:
+    """Deliver what schedules send as AWS does: with their role, and with its keywords replaced.
+
+    MiniStack sends a schedule's input as it is, with all rights. Nothing is tried again here.
+    """
+    from ministack.services import eventbridge, scheduler  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    invoke = eventbridge._invoke_target
+
+    def invoke_target(target: dict[str, Any], event: dict[str, Any], rule: dict[str, Any], *rest: Any) -> None:
+        if event["Source"] != "aws.scheduler":
+            invoke(target, event, rule, *rest)
+            return
+        body = _replaced_keywords(target.get("Input") or "{}", rule)
+        try:
+            _send_as(target, rule, target["Arn"], body, {})
+        except Exception as error:  # whatever it is, the message tells
+            logging.getLogger("scheduler").warning("schedule %s: %s", rule["Name"], error)
+            if queue := target.get("DeadLetterConfig", {}).get("Arn"):
+                said = {"ERROR_CODE": type(error).__name__, "ERROR_MESSAGE": str(error)[:1000]}
+                _send_as(target, rule, queue, body, said)
+
+    eventbridge._invoke_target = invoke_target
+    scheduler._SCHEDULE_TICK_INTERVAL = 1
+    # A schedule that is changed begins anew; MiniStack takes a run before the change for the one of `at(…)`.
+    update = scheduler._update_schedule
+
+    def update_schedule(name: str, body: dict[str, Any]) -> Any:  # noqa: ANN401
+        key = scheduler._schedules._scoped(f"{body.get('GroupName', 'default')}/{name}")
+        scheduler._schedule_last_fired.pop(key, None)
+        return update(name, body)
+
+    scheduler._update_schedule = update_schedule
+
+
+def _replaced_keywords(text: str, schedule: dict[str, Any]) -> str:
+    """Return what a schedule sends, with the time of this run: that of ``at(…)``, or the minute that it is now."""
+    once = re.fullmatch(r"at\((.+)\)", schedule["ScheduleExpression"])
+    keywords = {
+        "schedule-arn": schedule["Arn"],
+        "scheduled-time": f"{once[1]}Z" if once else time.strftime("%Y-%m-%dT%H:%M:00Z", time.gmtime()),
+        "execution-id": os.urandom(8).hex(),
+        "attempt-number": "1",
+    }
+    return re.sub(r"<aws\.scheduler\.([a-z-]+)>", lambda found: keywords.get(found[1], found[0]), text)
+
+
+def _send_as(
+    target: dict[str, Any], schedule: dict[str, Any], queue: str, body: str, attributes: dict[str, str]
+) -> None:
+    """Send a message to a queue with the role of a schedule.
+
+    Raises
+    ------
+    PermissionError
+        Scheduler may not take the role on behalf of the schedule's group.
+    """
+    import boto3  # noqa: PLC0415
+
+    *_, region, account, name = queue.split(":")
+    group = schedule["Arn"].replace(":schedule/", ":schedule-group/").rpartition("/")[0]
+    asked = {"Service": "scheduler.amazonaws.com", "RoleArn": target["RoleArn"], "SourceArn": group}
+    status, given = _service_credentials(asked)
+    if status != http.HTTPStatus.OK:
+        raise PermissionError(given["message"])
+    endpoint = f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"
+    boto3.client(
+        "sqs",
+        region_name=region,
+        endpoint_url=endpoint,
+        aws_access_key_id=given["AccessKeyId"],
+        aws_secret_access_key=given["SecretAccessKey"],
+        aws_session_token=given["SessionToken"],
+    ).send_message(
+        QueueUrl=f"{endpoint}/{account}/{name}",
+        MessageBody=body,
+        MessageAttributes={name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()},
+    )
 
 
 def _name_streams() -> None:
@@ -517,6 +598,7 @@ def _behave_as_aws() -> None:
     _name_streams()
     _name_events()
     _announce_stacks()
+    _run_schedules()
 
 
 def main(state: Path) -> None:

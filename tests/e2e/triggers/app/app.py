@@ -5,6 +5,7 @@ from pathlib import Path
 import aws_cdk as cdk
 from aws_cdk import aws_cognito as cognito
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_sqs as sqs
 from aws_cdk.aws_apigatewayv2_authorizers import HttpUserPoolAuthorizer
 
@@ -16,6 +17,7 @@ from cdk_inference import (
     Postprocess,
     Preprocess,
     QueueTrigger,
+    ScheduleTrigger,
 )
 
 STAGES = Path(__file__).parents[2] / "stages" / "app"
@@ -88,11 +90,10 @@ staged = InferencePipeline(
     stack,
     "Staged",
     trigger=QueueTrigger(stack, "StagedQueue", max_receive_count=1, removal_policy=cdk.RemovalPolicy.DESTROY),
-    preprocess=Preprocess.function(STAGES / "obey.py:preprocess", sources=[STAGES / "words.py"]),
-    postprocess=Postprocess.function(STAGES / "tell.py:postprocess", requirements=["inflection==0.5.1"]),
+    **obedient,
     stage_timeout=cdk.Duration.seconds(8),
     model=model,
-    removal_policy=cdk.RemovalPolicy.DESTROY,
+    **data,
 )
 asked = staged.add_rest_api(content_types=["application/json", "text/plain", "application/octet-stream"])
 asked.grant_invoke(caller)
@@ -101,6 +102,21 @@ keyed.add_client("Shop", throttle_rate=100, throttle_burst=100, requests_per_day
 pool = cognito.UserPool(stack, "Pool", removal_policy=cdk.RemovalPolicy.DESTROY)
 client = pool.add_client("Client", auth_flows=cognito.AuthFlow(admin_user_password=True))
 texts.add_http_api(authorizer=HttpUserPoolAuthorizer("Users", pool, user_pool_clients=[client]))
+
+nightly = InferencePipeline(
+    stack,
+    "Nightly",
+    trigger=ScheduleTrigger(
+        stack,
+        "NightlyRuns",
+        schedule=scheduler.ScheduleExpression.rate(cdk.Duration.days(365)),
+        inputs={"small": "return [1, 2, 3, 4]", "none": "raise"},
+        max_receive_count=1,
+        removal_policy=cdk.RemovalPolicy.DESTROY,
+    ),
+    preprocess=obedient["preprocess"],
+    **options,
+)
 
 sender = iam.User(stack, "Sender", user_name="sender")
 texts.grant_put(sender)
