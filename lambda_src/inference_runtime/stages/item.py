@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from base64 import b64decode
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -73,8 +75,9 @@ class Item:
 
         A message has a payload if it has an `item`, ``{"source", "id", "sequence", "time"}``. `body` is then the
         payload, a text or any other JSON. `source` is an ARN, and `time` milliseconds or seconds since the epoch, or
-        ISO 8601. `item` may have further members: `member` names the one of `body` that is the payload.
-        With ``"encoding": "base64"`` in the item, the body has bytes in base64.
+        ISO 8601. `item` may have further members: `member` names the one of `body` that is the payload. `encoding` says
+        what a body is: ``base64``, unless it is other JSON than a text, or an item of ``dynamodb``. An id may be a
+        whole number, and `keys`, the typed values of a table's key, may stand in for it.
 
         Otherwise its `body` is the event, with `time` and `detail`; or the message has these two itself. `body` and
         `detail` may be JSON strings, and the message's id is `message_id` or `messageId`. So a pipe may have a template
@@ -96,7 +99,7 @@ class Item:
         if arn is None:
             raise MalformedMessageError(f"item.source is {item['source']!r:.200}, expected an ARN")
         source = f"{arn[1]}:{arn[2]}"
-        key = _text(_member(item, "id"), "item.id")
+        key = _text(_id_of(item), "item.id")
         if len(key.encode()) > MAX_ID_BYTES:
             raise MalformedMessageError(f"item.id has {len(key.encode()):,} bytes, expected at most {MAX_ID_BYTES:,}")
         sequence = _text(_member(item, "sequence"), "item.sequence")
@@ -205,15 +208,40 @@ def _of_notification(records: object) -> dict[str, Any]:
     return {"time": _member(record, "eventTime"), "detail": detail}
 
 
+def _id_of(item: dict[str, Any]) -> object:
+    """Return an item's id: a table's single key is its value, as text, and a composite one JSON with both."""
+    found = item.get("id")
+    if (keys := item.get("keys")) is not None:
+        try:
+            texts = {name: text for name in sorted(keys) for text in keys[name].values()}
+        except (AttributeError, TypeError) as error:
+            raise MalformedMessageError(f"item.keys is {keys!r:.200}, expected typed values by name") from error
+        found = _json(texts) if len(texts) > 1 else next(iter(texts.values()), None)
+    return str(found) if isinstance(found, int) and not isinstance(found, bool) else found
+
+
 def _payload(body: Any, item: dict[str, Any]) -> bytes:  # noqa: ANN401 - any JSON value
     """Return a payload as the bytes that preprocessing gets: a text as it is, and other JSON written tightly."""
     if (member := item.get("member")) is not None:
         body = _member(body, member)
-    text = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    encoding = item.get("encoding")
+    if encoding == "base64" and isinstance(body, str):
+        # A pipe brings data that is JSON as such. So a text is JSON too, or the base64 of something else.
+        with suppress(ValueError):
+            return b64decode(body, validate=True)
+    if encoding == "dynamodb":
+        from inference_runtime.stages.attribute_values import plain  # noqa: PLC0415 - for tables only
+
+        body = plain(body)
+    text = body if isinstance(body, str) else _json(body)
     try:
         return text.encode()
     except UnicodeEncodeError as error:
         raise MalformedMessageError("body is not valid Unicode") from error
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _iso(time: str) -> str:

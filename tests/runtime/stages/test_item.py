@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from boto3.dynamodb.types import TypeSerializer
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -218,7 +221,9 @@ def test_sequence_numbers_sort_as_texts(one: int, other: int) -> None:
         {"source": ""},
         {"source": "orders"},
         {"id": ""},
-        {"id": 7},
+        {"id": 7.5},
+        {"id": True},
+        {"id": None},
         {"id": "ä" * 513},
         {"id": "\ud800"},
         {"sequence": ""},
@@ -242,3 +247,85 @@ def test_an_item_that_is_none_fails(item: Any) -> None:
 def test_a_payload_that_is_not_unicode_fails() -> None:
     with pytest.raises(MalformedMessageError, match="body is not valid Unicode"):
         Item.from_message(payload("\ud800"))
+
+
+STREAM = "arn:aws:dynamodb:us-east-1:123456789012:table/users/stream/2026-01-02T03:04:05.678"
+
+
+@pytest.mark.parametrize("time", ["1767323045", "1767323045.0", "1767323045000", "1.767323045E9"])
+def test_a_time_may_be_in_seconds_or_milliseconds(time: str) -> None:
+    assert Item.from_message(payload(time=time)).event_time == "2026-01-02T03:04:05.000+00:00"
+
+
+def test_a_time_that_no_calendar_has_fails() -> None:
+    with pytest.raises(MalformedMessageError, match=r"item\.time"):
+        Item.from_message(payload(time="1E99"))
+
+
+@given(st.binary(max_size=100))
+def test_data_that_is_not_json_comes_in_base64(data: bytes) -> None:
+    item = Item.from_message(payload(base64.b64encode(data).decode(), encoding="base64"))
+    assert item.payload == data
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"), [({"a": 1}, b'{"a":1}'), (7, b"7"), (None, b"null"), ("not base64!", b"not base64!")]
+)
+def test_data_that_is_json_comes_as_such(body: Any, expected: bytes) -> None:
+    assert Item.from_message(payload(body, encoding="base64")).payload == expected
+
+
+def test_a_member_of_the_body_may_be_the_payload() -> None:
+    assert Item.from_message(payload({"input": {"a": [1]}, "id": "x"}, member="input")).payload == b'{"a":[1]}'
+    with pytest.raises(MalformedMessageError):
+        Item.from_message(payload("text", member="input"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"id": {"S": "u1"}}, "u1"),
+        ({"id": {"N": "7"}}, "7"),
+        ({"id": {"N": "0.12345678901234567890123456789012345678"}}, "0.12345678901234567890123456789012345678"),
+        ({"b": {"N": "7"}, "a": {"S": "x/y"}}, '{"a":"x/y","b":"7"}'),
+    ],
+)
+def test_the_key_of_a_table_is_the_id(keys: Any, expected: str) -> None:
+    message = payload({"n": {"N": "1"}}, source=STREAM, keys=keys, encoding="dynamodb")
+    del message["item"]["id"]
+    item = Item.from_message(message)
+    assert (item.bucket, item.key, item.payload) == ("dynamodb:users", expected, b'{"n":1}')
+
+
+@pytest.mark.parametrize("keys", [{}, 7, [], {"id": "u1"}, {"id": {"N": 7.5}}])
+def test_keys_that_are_none_fail(keys: Any) -> None:
+    with pytest.raises(MalformedMessageError, match=r"item\.(keys|id)"):
+        Item.from_message(payload(source=STREAM, keys=keys))
+
+
+ATTRIBUTES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**37), 10**37) | st.sampled_from([0.5, -1.25, 1e20]) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), ATTRIBUTES))
+def test_an_item_of_dynamodb_becomes_plain_json(item: dict[str, Any]) -> None:
+    typed = {name: TypeSerializer().serialize(_decimals(value)) for name, value in item.items()}
+    found = Item.from_message(payload(typed, encoding="dynamodb"))
+    assert json.loads(found.payload or b"") == item
+
+
+def _decimals(value: Any) -> Any:
+    if isinstance(value, float):
+        return Decimal(value)
+    if isinstance(value, list):
+        return [_decimals(each) for each in value]
+    return {name: _decimals(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+@pytest.mark.parametrize("body", [None, "text", [1], {"a": 1}, {"a": {"N": "x"}}, {"a": {"X": 1}}, {"a": {}}])
+def test_a_body_that_is_no_item_of_dynamodb_fails(body: Any) -> None:
+    with pytest.raises(MalformedMessageError, match="not an item of DynamoDB"):
+        Item.from_message(payload(body, encoding="dynamodb"))
