@@ -14,7 +14,8 @@ from tests.waiting import PATIENCE, wait_until
 
 from cdk_inference.local import LocalError, Resource, aws
 from cdk_inference.local.emulator.emulator import Emulator
-from cdk_inference.local.emulator.pipes import PipeDefinition, PipeRunner, failed_messages
+from cdk_inference.local.emulator.pipe_targets import failed_messages
+from cdk_inference.local.emulator.pipes import PipeDefinition, PipeRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -580,7 +580,7 @@ def _without_math(alarm: dict[str, Any]) -> dict[str, Any]:
 def _behave_as_aws() -> None:
     """Mend what MiniStack does in another way than AWS."""
     from ministack.core import lambda_runtime  # noqa: PLC0415
-    from ministack.services import lambda_svc, stepfunctions  # noqa: PLC0415
+    from ministack.services import lambda_svc, pipes, stepfunctions  # noqa: PLC0415
 
     # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.
     reserved = lambda_svc._reserved_concurrency
@@ -599,6 +599,8 @@ def _behave_as_aws() -> None:
     _name_events()
     _announce_stacks()
     _run_schedules()
+    # Pipes run outside: MiniStack would start workflows with the records of tables, with all rights.
+    pipes._poll_once = lambda: None
 
 
 def main(state: Path) -> None:

@@ -1,12 +1,14 @@
-"""Input templates of EventBridge Pipes, applied to SQS messages as AWS documents it.
+"""Input templates of EventBridge Pipes, applied to messages and records as AWS documents it.
 
 https://docs.aws.amazon.com/eventbridge/latest/userguide/eb-pipes-input-transformation.html
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.local.errors import LocalError
@@ -31,7 +33,8 @@ def render(template: str | None, record: Mapping[str, Any], variables: Mapping[s
     template
         The template, or None to take the record as it is.
     record
-        The record as the source delivers it. ``body`` may hold JSON as a string: paths lead into it.
+        The record as the source delivers it. ``body`` may hold JSON as a string, and ``data`` in base64: paths lead
+        into them.
     variables
         Values of the reserved variables that are not the event, such as ``aws.pipes.pipe-name``.
 
@@ -77,14 +80,17 @@ def render(template: str | None, record: Mapping[str, Any], variables: Mapping[s
 
 
 def _parsed(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record with a body that is JSON in place of one that is a string of JSON."""
-    body = record.get("body")
-    if not isinstance(body, str) or _depth(body) > _DEEPEST:
-        return dict(record)
-    try:
-        return {**record, "body": json.loads(body)}
-    except ValueError:
-        return dict(record)
+    """Return the record with JSON in place of a body that is a string of it, or of data that is its base64."""
+    found = dict(record)
+    texts = {"body": record.get("body")}
+    if isinstance(record.get("data"), str):
+        with suppress(ValueError):
+            texts["data"] = base64.b64decode(record["data"]).decode()
+    for name, text in texts.items():
+        if isinstance(text, str) and _depth(text) <= _DEEPEST:
+            with suppress(ValueError):
+                found[name] = json.loads(text)
+    return found
 
 
 def _depth(text: str) -> int:

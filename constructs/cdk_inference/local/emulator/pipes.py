@@ -1,4 +1,4 @@
-"""Pipes that MiniStack creates but never polls: SQS to Step Functions, and those of `stream_pipes`.
+"""Pipes that MiniStack creates but does not run as AWS does: SQS to Step Functions, and those of `stream_pipes`.
 
 Each pipe is taken from the deployed template and acts with its own role. A missing permission shows here as it would in
 AWS.
@@ -6,14 +6,12 @@ AWS.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -24,17 +22,18 @@ from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import Health
 from cdk_inference.local.emulator.input_template import render
 from cdk_inference.local.emulator.pipe_role import OutageError, PipeRole, Refusal, env_of
+from cdk_inference.local.emulator.pipe_targets import Workflow, variables_of
 from cdk_inference.local.emulator.stream_pipes import StreamPipe, StreamPipeDefinition
+from cdk_inference.local.emulator.stream_sources import SOURCES
 from cdk_inference.local.errors import LocalError
 from cdk_inference.local.stacks import Resource, Stack, deployed
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from types import TracebackType
 
 _MAX_RECEIVE = 10  # SQS gives at most ten messages at once
-_MAX_INPUT = 262_144  # characters of an execution's input
 _BATCHES_IN_FLIGHT = max(2, min(5, os.cpu_count() or 1))  # AWS begins with five; each wants its own functions
 _LOOK_SECONDS = 0.5  # between two looks at what is deployed
 _BACKOFF_SECONDS = 1.0
@@ -119,32 +118,6 @@ class PipeDefinition:
             input_template=template,
             synchronous=invocation == "REQUEST_RESPONSE",
         )
-
-
-def failed_messages(output: str, sent: Sequence[str]) -> set[str]:
-    """Read which messages an execution wants to see again.
-
-    Parameters
-    ----------
-    output
-        Output of the execution.
-    sent
-        Message ids of the batch.
-
-    Returns
-    -------
-    set of str
-        Their ids: those in ``batchItemFailures``, or the whole batch if that holds anything that is not an id of it.
-    """
-    try:
-        answer = json.loads(output)
-    except ValueError:
-        return set()
-    failures = answer.get("batchItemFailures") if isinstance(answer, dict) else None
-    if not failures:
-        return set()
-    ids = [entry.get("itemIdentifier") if isinstance(entry, dict) else None for entry in failures]
-    return {str(identifier) for identifier in ids} if set(ids) <= set(sent) else set(sent)
 
 
 class _Pipe:
@@ -243,9 +216,6 @@ class _Pipe:
             failed = set(ids)
             try:
                 failed = self._execute(batch, ids)
-                if failed:
-                    name = self.definition.name
-                    self._logger.info("pipe %s: %d of %d messages to be retried", name, len(failed), len(batch))
                 self._delete([message for message in batch if message["MessageId"] not in failed])
             except OutageError:
                 pass  # the visibility timeout gives the messages back to the queue
@@ -257,36 +227,13 @@ class _Pipe:
             self._free.release()
 
     def _execute(self, batch: list[dict[str, Any]], ids: list[str]) -> set[str]:
-        definition = self.definition
-        action = "StartSyncExecution" if definition.synchronous else "StartExecution"
-        with self._role.acting(action):
-            payload = json.dumps([self._render(message) for message in batch])
-            if len(payload) > _MAX_INPUT:
-                raise LocalError(
-                    f"the input of an execution must be at most {_MAX_INPUT} characters, got {len(payload)} for "
-                    f"{len(batch)} messages"
-                )
-            states = self._role.client("stepfunctions")
-            if not definition.synchronous:
-                states.start_execution(stateMachineArn=definition.target_arn, input=payload)
-                return set()
-            answer = states.start_sync_execution(stateMachineArn=definition.target_arn, input=payload)
-            if answer["status"] != "SUCCEEDED":
-                raise LocalError(
-                    f"the execution must succeed, got {answer['status']}: {answer.get('error')} {answer.get('cause')}"
-                )
-        return failed_messages(answer.get("output", ""), ids)
+        inputs = [self._render(message) for message in batch]
+        target = Workflow(synchronous=self.definition.synchronous)
+        return target.deliver(self._role, self.definition, inputs, ids, self._logger)
 
     def _render(self, message: dict[str, Any]) -> Any:  # noqa: ANN401
         definition = self.definition
-        variables = {
-            "aws.pipes.pipe-arn": definition.arn,
-            "aws.pipes.pipe-name": definition.name,
-            "aws.pipes.source-arn": definition.source_arn,
-            "aws.pipes.target-arn": definition.target_arn,
-            "aws.pipes.event.ingestion-time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        return render(definition.input_template, _record(message, definition.source_arn), variables)
+        return render(definition.input_template, _record(message, definition.source_arn), variables_of(definition))
 
     def _delete(self, messages: list[dict[str, Any]]) -> None:
         # One by one: MiniStack takes DeleteMessageBatch for a separate IAM action, which no policy allows.
@@ -340,7 +287,8 @@ class PipeRunner:
         self._refusals: deque[Refusal] = deque(maxlen=_KEPT_REFUSALS)
         self._marks: dict[_Place, str] = {}
         self._pipes: dict[_Place, list[_Pipe | StreamPipe]] = {}
-        self._watcher = threading.Thread(target=self._watch, name="pipes", daemon=True)
+        self._checkpoints: dict[str, dict[str, str]] = {}
+        self._watcher = self._new_watcher()
 
     @property
     def refusals(self) -> list[Refusal]:
@@ -353,9 +301,15 @@ class PipeRunner:
         return [pipe.definition for pipes in list(self._pipes.values()) for pipe in pipes]
 
     def start(self) -> Self:
-        """Start to look for pipes and to run them."""
+        """Start to look for pipes and to run them, also after `stop`: streams go on where they were."""
+        self._stopping.clear()
+        self._marks = {}
+        self._watcher = self._new_watcher()
         self._watcher.start()
         return self
+
+    def _new_watcher(self) -> threading.Thread:
+        return threading.Thread(target=self._watch, name="pipes", daemon=True)
 
     def ask_to_stop(self) -> None:
         """Take no more messages; batches in flight go on."""
@@ -422,7 +376,7 @@ class PipeRunner:
             try:
                 if services == ("sqs", "states"):
                     found.append(PipeDefinition.of(resource, described))
-                elif services == ("dynamodb", "events"):
+                elif services[0] in SOURCES and services[1] in ("events", "states"):
                     found.append(StreamPipeDefinition.of(resource, described, resources))
             except LocalError as error:
                 self.health.logger.warning("%s", error)
@@ -453,7 +407,8 @@ class PipeRunner:
     def _run(self, definition: _AnyDefinition) -> _Pipe | StreamPipe:
         log = self.health.logger
         if isinstance(definition, StreamPipeDefinition):
-            return StreamPipe(self._endpoint, definition, self._refusals, log, self._end)
+            done = self._checkpoints.setdefault(definition.arn, {})
+            return StreamPipe(self._endpoint, definition, self._refusals, log, self._end, done)
         return _Pipe(self._endpoint, definition, self._refusals, log, self._end, self._retry_after)
 
 

@@ -1,19 +1,21 @@
-"""DynamoDB stream to event bus pipes: MiniStack creates them, and holds their records."""
+"""Pipes from the streams of DynamoDB and Kinesis to workflows and event buses, with the batches that AWS documents."""
 
 from __future__ import annotations
 
-import base64
 import itertools
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from cdk_inference.local.emulator.input_template import render
-from cdk_inference.local.emulator.pipe_role import OutageError, PipeRole, Refusal, env_of
+from cdk_inference.local.emulator.pipe_role import OutageError, PipeRole, Refusal
+from cdk_inference.local.emulator.pipe_targets import EventBus, Workflow, variables_of
+from cdk_inference.local.emulator.stream_sources import SOURCES
 from cdk_inference.local.errors import LocalError
 
 if TYPE_CHECKING:
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Sequence
 
+    from cdk_inference.local.emulator.stream_sources import Record, StreamSource
     from cdk_inference.local.stacks import Resource
 
-_LARGEST_BATCH = 10  # entries that PutEvents takes
+_LARGEST_BATCH = 100  # as AWS has it where a pipe does not say
+_MOST_EVENTS = 10  # that PutEvents takes
 _IDLE_SECONDS = 0.5
 _BACKOFF_SECONDS = 1.0
 _ARNS = {
@@ -35,24 +39,32 @@ _ARNS = {
 
 @dataclass(frozen=True)
 class StreamPipeDefinition:
-    """One DynamoDB stream to event bus pipe.
+    """One pipe from a stream.
 
     Parameters
     ----------
     name, arn, role_arn, source_arn, target_arn
         As DescribePipe gives them.
-    source, detail_type, resources
-        Members of each event.
+    target
+        What it delivers to.
     filters
-        Patterns as JSON; a record that matches one becomes an event. None means all.
+        Patterns as JSON; a record that matches one is delivered. None means all.
     input_template
         Template applied to each record, None for the record as it is.
     position
         Where the pipe begins: ``"TRIM_HORIZON"`` or ``"LATEST"``.
     batch_size
-        Most events that are put at once.
+        Most records that are delivered at once.
+    window
+        Seconds to wait for a batch to fill.
+    parallel
+        Batches of a shard that are delivered at the same time, with the records of a key in one.
+    bisect
+        Whether a batch that failed is halved.
     retries
         Times that a batch is tried again, -1 for as long as necessary.
+    max_age
+        Seconds after which a record is given up, -1 for never.
     dead_letter_arn
         The queue that hears of a batch after that.
     """
@@ -62,14 +74,16 @@ class StreamPipeDefinition:
     role_arn: str
     source_arn: str
     target_arn: str
-    source: str
-    detail_type: str
-    resources: tuple[str, ...] = ()
+    target: EventBus | Workflow
     filters: tuple[str, ...] | None = None
     input_template: str | None = None
     position: str = "TRIM_HORIZON"
     batch_size: int = 1
+    window: int = 0
+    parallel: int = 1
+    bisect: bool = False
     retries: int = -1
+    max_age: int = -1
     dead_letter_arn: str | None = None
 
     @classmethod
@@ -94,8 +108,9 @@ class StreamPipeDefinition:
         what = f"pipe {resource.physical_id}"
         if properties.get("Enrichment"):
             raise LocalError(f"{what} cannot run locally with Enrichment")
-        source, target = properties.get("SourceParameters", {}), properties.get("TargetParameters", {})
-        stream, bus = source.get("DynamoDBStreamParameters", {}), target.get("EventBridgeEventBusParameters", {})
+        source = properties.get("SourceParameters", {})
+        streams = [source[each.parameters] for each in SOURCES.values() if each.parameters in source]
+        stream: dict[str, Any] = streams[0] if streams else {}
         filters = source.get("FilterCriteria", {}).get("Filters")
         for each in filters or ():
             _check_exact(json.loads(each["Pattern"]), what)
@@ -104,26 +119,45 @@ class StreamPipeDefinition:
         def arn(value: Any) -> str:  # noqa: ANN401
             return _arn_of(value, resources, what)
 
+        parameters = properties.get("TargetParameters", {})
+        target = _target_of(parameters, described["Name"], arn)
+        most = _MOST_EVENTS if isinstance(target, EventBus) else _LARGEST_BATCH
         return cls(
             name=described["Name"],
             arn=described["Arn"],
             role_arn=described["RoleArn"],
             source_arn=described["Source"],
             target_arn=described["Target"],
-            source=bus.get("Source", f"Pipe {described['Name']}"),
-            detail_type=bus.get("DetailType", "Event from aws:dynamodb"),
-            resources=tuple(map(arn, bus.get("Resources", ()))),
+            target=target,
             filters=None if filters is None else tuple(each["Pattern"] for each in filters),
-            input_template=target.get("InputTemplate"),
+            input_template=parameters.get("InputTemplate"),
             position=stream.get("StartingPosition", "TRIM_HORIZON"),
-            batch_size=min(int(stream.get("BatchSize", _LARGEST_BATCH)), _LARGEST_BATCH),
+            batch_size=min(int(stream.get("BatchSize", most)), most),
+            window=int(stream.get("MaximumBatchingWindowInSeconds", 0)),
+            parallel=int(stream.get("ParallelizationFactor", 1)),
+            bisect=stream.get("OnPartialBatchItemFailure") == "AUTOMATIC_BISECT",
             retries=int(stream.get("MaximumRetryAttempts", -1)),
+            max_age=int(stream.get("MaximumRecordAgeInSeconds", -1)),
             dead_letter_arn=None if dead_letters is None else arn(dead_letters),
         )
 
 
 class StreamPipe:
-    """One running pipe: a thread that reads the shards of the stream and puts events."""
+    """One running pipe: a thread for each shard of the stream, which delivers its records in order.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    definition
+        The pipe.
+    refusals, logger
+        Hear of failures.
+    on_end
+        Is told if a thread ends unexpectedly.
+    checkpoints
+        The last sequence number that is done, by shard. AWS keeps these while a pipe does not run.
+    """
 
     def __init__(
         self,
@@ -132,25 +166,28 @@ class StreamPipe:
         refusals: deque[Refusal],
         logger: logging.Logger,
         on_end: Callable[[str, BaseException], None],
+        checkpoints: dict[str, str],
     ) -> None:
         self.definition = definition
+        self._source: StreamSource = SOURCES[definition.source_arn.split(":")[2]]
         self._endpoint = endpoint
         self._logger = logger
         self._on_end = on_end
+        self._checkpoints = checkpoints
         self._stopping = threading.Event()
         self._role = PipeRole(
             endpoint,
             name=definition.name,
             arn=definition.arn,
             role_arn=definition.role_arn,
-            services=("dynamodbstreams", "events", "sqs"),
+            services=(self._source.service, definition.target.service, "sqs"),
             refusals=refusals,
             logger=logger,
             stopping=self._stopping,
         )
-        self._after: dict[str, str] = {}  # the last record that is done, by shard
-        self._poller = threading.Thread(target=self._poll, name=f"pipe-{definition.name}", daemon=True)
-        self._poller.start()
+        self._shards: dict[str, threading.Thread] = {}
+        self._watcher = self._thread(self._watch, definition.name)
+        self._watcher.start()
 
     def ask_to_stop(self) -> None:
         """Take no more records."""
@@ -158,103 +195,128 @@ class StreamPipe:
 
     def join(self) -> None:
         """Wait until no record is in its hands any more."""
-        self._poller.join()
+        self._watcher.join()
+        for thread in self._shards.values():
+            thread.join()
 
-    def _poll(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                try:
-                    idle = not self._take_records()
-                except OutageError:
-                    self._stopping.wait(_BACKOFF_SECONDS)
-                else:
-                    if idle:
-                        self._stopping.wait(_IDLE_SECONDS)
-        except BaseException as error:
-            self._on_end(f"pipe {self.definition.name}", error)
+    def _thread(self, run: Callable[..., bool], *given: str) -> threading.Thread:
+        """Return a thread that runs a function again and again; if it returns False, there was nothing to do."""
 
-    def _take_records(self) -> bool:
-        """Deliver the next batch of each shard, and say whether there was one."""
-        arn, found = self.definition.source_arn, False
-        with self._role.acting("DescribeStream"):
-            described = self._role.client("dynamodbstreams").describe_stream(StreamArn=arn)
-        for shard in described["StreamDescription"]["Shards"]:
-            name = shard["ShardId"]
-            after = self._after.get(name)
-            start = (
-                {"ShardIteratorType": self.definition.position}
-                if after is None
-                else {"ShardIteratorType": "AFTER_SEQUENCE_NUMBER", "SequenceNumber": after}
-            )
-            with self._role.acting("GetShardIterator"):
-                iterator = self._role.client("dynamodbstreams").get_shard_iterator(
-                    StreamArn=arn, ShardId=name, **start
-                )["ShardIterator"]
-            with self._role.acting("GetRecords"):
-                records = self._role.client("dynamodbstreams").get_records(
-                    ShardIterator=iterator, Limit=self.definition.batch_size
-                )["Records"]
-            if records:
-                found = True
-                self._deliver(records, name)
-                self._after[name] = records[-1]["dynamodb"]["SequenceNumber"]
-        return found
+        def repeat() -> None:
+            try:
+                while not self._stopping.is_set():
+                    try:
+                        idle = not run(*given)
+                    except OutageError:
+                        self._stopping.wait(_BACKOFF_SECONDS)
+                    else:
+                        if idle:
+                            self._stopping.wait(_IDLE_SECONDS)
+            except BaseException as error:
+                self._on_end(f"pipe {self.definition.name}", error)
 
-    def _deliver(self, records: list[dict[str, Any]], shard: str) -> None:
-        """Put the events of some records, however often it takes."""
+        return threading.Thread(target=repeat, name=f"pipe-{given[0]}", daemon=True)
+
+    def _watch(self, _name: str) -> bool:
+        """Begin to read the shards that are new."""
+        for shard in self._source.shards(self._role, self.definition.source_arn):
+            if shard not in self._shards:
+                self._shards[shard] = self._thread(self._take_records, shard)
+                self._shards[shard].start()
+        self._stopping.wait(_IDLE_SECONDS)
+        return False
+
+    def _take_records(self, shard: str) -> bool:
+        """Deliver the next batches of a shard, and say whether there were any."""
         definition = self.definition
-        plain = [_as_json(record, definition.source_arn) for record in records]
-        entries = [self._entry(record) for record in plain if _wanted(definition.filters, record)]
+        most = definition.batch_size * definition.parallel
+        records = self._read(shard, most)
+        if records and len(records) < most and definition.window and not self._stopping.wait(definition.window):
+            records = self._read(shard, most)
+        if not records:
+            return False
+        wanted = [record for record in records if _wanted(definition.filters, record.event)]
+        lanes = [
+            lane
+            for number in range(definition.parallel)
+            if (lane := [one for one in wanted if crc32(one.key.encode()) % definition.parallel == number])
+        ]
+        if len(lanes) > 1:
+            with ThreadPoolExecutor(len(lanes)) as pool:
+                list(pool.map(lambda lane: self._deliver(lane, shard), lanes))
+        else:
+            for lane in lanes:
+                self._deliver(lane, shard)
+        self._checkpoints[shard] = records[-1].sequence
+        return True
+
+    def _read(self, shard: str, most: int) -> list[Record]:
+        return self._source.read(
+            self._role,
+            self.definition.source_arn,
+            shard,
+            position=self.definition.position,
+            after=self._checkpoints.get(shard),
+            limit=most,
+        )
+
+    def _deliver(self, records: list[Record], shard: str) -> None:
+        """Deliver records, however often it takes: after a failure, all from the first that failed.
+
+        Raises
+        ------
+        OutageError
+            The pipe is to stop before it is done.
+        """
+        definition = self.definition
         for tries in itertools.count():
-            if not entries:
+            records = self._young(records, shard)
+            failed = self._try(records) if records else set()
+            if not failed:
                 return
-            with suppress(OutageError):
-                entries = self._put(entries)
-            if entries and 0 <= definition.retries <= tries:
-                self._bury(records, shard)
+            first = next(number for number, record in enumerate(records) if record.id in failed)
+            records = records[first:]
+            if definition.bisect and len(records) > 1:
+                half = len(records) // 2
+                self._deliver(records[:half], shard)
+                self._deliver(records[half:], shard)
                 return
-            if entries and self._stopping.wait(_BACKOFF_SECONDS):
+            if 0 <= definition.retries <= tries:
+                self._bury(records, shard, "RetryAttemptsExhausted")
+                return
+            if self._stopping.wait(_BACKOFF_SECONDS):
                 raise OutageError
 
-    def _put(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Put events, and return those that the bus did not take."""
-        with self._role.acting("PutEvents"):
-            answer = self._role.client("events").put_events(Entries=entries)
-            failed = [entry for entry, said in zip(entries, answer["Entries"], strict=True) if "ErrorCode" in said]
-            if failed:
-                reasons = sorted({said["ErrorMessage"] for said in answer["Entries"] if "ErrorCode" in said})
-                self._logger.warning("pipe %s: %d events not taken: %s", self.definition.name, len(failed), reasons)
-        return failed
+    def _try(self, records: list[Record]) -> set[str]:
+        """Deliver records once, and return the ids of those that failed."""
+        definition, ids = self.definition, [record.id for record in records]
+        variables = variables_of(definition)
+        inputs = [render(definition.input_template, record.event, variables) for record in records]
+        with suppress(OutageError):
+            return definition.target.deliver(self._role, definition, inputs, ids, self._logger)
+        if self._stopping.is_set():
+            raise OutageError
+        return set(ids)
 
-    def _entry(self, record: dict[str, Any]) -> dict[str, Any]:
-        definition = self.definition
-        variables = {
-            "aws.pipes.pipe-arn": definition.arn,
-            "aws.pipes.pipe-name": definition.name,
-            "aws.pipes.source-arn": definition.source_arn,
-            "aws.pipes.target-arn": definition.target_arn,
-            "aws.pipes.event.ingestion-time": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        }
-        return {
-            "Source": definition.source,
-            "DetailType": definition.detail_type,
-            "Resources": list(definition.resources),
-            "Detail": json.dumps(render(definition.input_template, record, variables)),
-            "EventBusName": definition.target_arn,
-        }
+    def _young(self, records: list[Record], shard: str) -> list[Record]:
+        """Give up the records that are too old, and return the others."""
+        oldest = time.time() - self.definition.max_age
+        if self.definition.max_age < 0 or all(record.at >= oldest for record in records):
+            return records
+        self._bury([record for record in records if record.at < oldest], shard, "RecordAgeExpired")
+        return [record for record in records if record.at >= oldest]
 
-    def _bury(self, records: list[dict[str, Any]], shard: str) -> None:
+    def _bury(self, records: list[Record], shard: str, condition: str) -> None:
         """Tell the dead-letter queue where in the stream a batch is, as AWS does."""
         if self.definition.dead_letter_arn is None:
             return
-        numbers = [record["dynamodb"]["SequenceNumber"] for record in records]
         body = {
-            "context": {"partnerResourceArn": self.definition.arn, "condition": "RetryAttemptsExhausted"},
+            "context": {"partnerResourceArn": self.definition.arn, "condition": condition},
             "version": "1.0",
-            "DDBStreamBatchInfo": {
+            self._source.batch_info: {
                 "shardId": shard,
-                "startSequenceNumber": numbers[0],
-                "endSequenceNumber": numbers[-1],
+                "startSequenceNumber": records[0].sequence,
+                "endSequenceNumber": records[-1].sequence,
                 "batchSize": len(records),
                 "streamArn": self.definition.source_arn,
             },
@@ -264,6 +326,18 @@ class StreamPipe:
             self._role.client("sqs").send_message(
                 QueueUrl=f"{self._endpoint}/{account}/{name}", MessageBody=json.dumps(body)
             )
+
+
+def _target_of(parameters: dict[str, Any], name: str, arn: Callable[[Any], str]) -> EventBus | Workflow:
+    """Return what a pipe delivers to, by the parameters of its target."""
+    if (machine := parameters.get("StepFunctionStateMachineParameters")) is not None:
+        return Workflow(synchronous=machine.get("InvocationType") == "REQUEST_RESPONSE")
+    bus = parameters.get("EventBridgeEventBusParameters", {})
+    return EventBus(
+        source=bus.get("Source", f"Pipe {name}"),
+        detail_type=bus.get("DetailType", "Event from aws:dynamodb"),
+        resources=tuple(map(arn, bus.get("Resources", ()))),
+    )
 
 
 def _arn_of(value: Any, resources: Sequence[Resource], what: str) -> str:  # noqa: ANN401
@@ -277,21 +351,6 @@ def _arn_of(value: Any, resources: Sequence[Resource], what: str) -> str:  # noq
                     physical = resource.physical_id.rsplit("/", 1)[-1]
                     return _ARNS[resource.type].format(name=physical, **resource.env._asdict())
     raise LocalError(f"{what} cannot run locally with a parameter that refers to {json.dumps(value)}")
-
-
-def _as_json(record: dict[str, Any], stream_arn: str) -> dict[str, Any]:
-    """Return a record as pipes see it."""
-
-    def plain(value: object) -> object:
-        if isinstance(value, bytes):
-            return base64.b64encode(value).decode()
-        if isinstance(value, datetime):
-            return value.timestamp()
-        return float(value) if isinstance(value, Decimal) else str(value)
-
-    given = {**record, "eventSourceARN": stream_arn, "awsRegion": env_of(stream_arn).region}
-    found: dict[str, Any] = json.loads(json.dumps(given, default=plain))
-    return found
 
 
 def _wanted(filters: Sequence[str] | None, record: dict[str, Any]) -> bool:
