@@ -133,7 +133,7 @@ class ScheduleTrigger(ITrigger):
             self, key=encryption_key, retention=log_retention, removal_policy=removal_policy, folder=PIPE_LOGS
         )
         group = scheduler.CfnScheduleGroup(self, "Group")
-        target = {
+        target: dict[str, Any] = {
             "arn": self.queue.queue_arn,
             "role_arn": self._create_role(group).role_arn,
             "dead_letter_config": scheduler.CfnSchedule.DeadLetterConfigProperty(arn=self.undelivered_queue.queue_arn),
