@@ -60,7 +60,9 @@ if TYPE_CHECKING:
     from cdk_inference.storage.results import IResultsTable, ResultsTable
     from cdk_inference.storage.work_bucket import IWorkBucket, WorkBucket
     from cdk_inference.triggers.base import IS3Trigger, ITrigger
+    from cdk_inference.triggers.dynamo_stream import DynamoStreamTrigger
     from cdk_inference.triggers.forwarding import S3EventForwarding
+    from cdk_inference.triggers.kinesis import KinesisTrigger
     from cdk_inference.triggers.queue import QueueTrigger
     from cdk_inference.triggers.s3 import S3Trigger
     from cdk_inference.triggers.s3_notifications import S3NotificationTrigger
@@ -79,6 +81,7 @@ _MODULES = {
     "CpuOption": "costs.options",
     "DirectPipeline": "pipeline.direct",
     "DriftMonitor": "monitoring.drift",
+    "DynamoStreamTrigger": "triggers.dynamo_stream",
     "Execution": "pipeline.execution",
     "ExecutionStrategy": "pipeline.execution_strategy",
     "FusedFunction": "stages.fused",
@@ -100,6 +103,7 @@ _MODULES = {
     "InferencePipeline": "pipeline.pipeline",
     "InferenceRestApi": "api.rest_api",
     "InferenceWorkflow": "pipeline.workflow",
+    "KinesisTrigger": "triggers.kinesis",
     "LambdaGpu": "gpu.inference",
     "LambdaPlatform": "common.platform",
     "ModelArtifact": "model.artifact",
@@ -151,6 +155,7 @@ __all__ = [
     "CpuOption",
     "DirectPipeline",
     "DriftMonitor",
+    "DynamoStreamTrigger",
     "Execution",
     "ExecutionStrategy",
     "FusedFunction",
@@ -172,6 +177,7 @@ __all__ = [
     "InferencePipeline",
     "InferenceRestApi",
     "InferenceWorkflow",
+    "KinesisTrigger",
     "LambdaGpu",
     "LambdaPlatform",
     "ModelArtifact",

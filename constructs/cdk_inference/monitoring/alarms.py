@@ -210,14 +210,15 @@ def _rules_of_queues(pipeline: OperatedPipeline, age: Duration) -> Iterator[Alar
             reason="events did not reach the queue, or a workflow that waited failed as a whole",
             source="nothing tries them again",
         )
-    yield AlarmRule(
-        name="OldMessages",
-        section="old-messages",
-        metric=pipeline.trigger.metric_oldest_message_age(),
-        above=age.to_seconds(),
-        reason="objects wait: there is a backlog, or they come back again and again",
-        source="max_message_age; by default three executions of 5 minutes",
-    )
+    if (waiting := pipeline.trigger.age_metric()) is not None:
+        yield AlarmRule(
+            name="OldMessages",
+            section="old-messages",
+            metric=waiting,
+            above=age.to_seconds(),
+            reason="objects wait: there is a backlog, or they come back again and again",
+            source="max_message_age; by default three executions of 5 minutes",
+        )
 
 
 def _rules_of_workflows(pipeline: OperatedPipeline) -> Iterator[AlarmRule]:

@@ -143,12 +143,19 @@ def _objects(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
 
 def _queues(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
     trigger = pipeline.trigger
-    return [
-        graph(
+    if trigger.queue is not None:
+        waiting = graph(
             "Queue: messages, and the age of the oldest in s",
             [trigger.metric_queue_depth(label="messages")],
             right=[trigger.metric_oldest_message_age(label="seconds")],
-        ),
+        )
+    elif (age := trigger.age_metric()) is not None:
+        waiting = graph("Stream: age of what was read last, in s", [age])
+    else:
+        failures = [trigger.metric_pipe_failed(label="failed"), trigger.metric_pipe_throttled(label="throttled")]
+        waiting = graph("Stream: executions of the pipe", failures)
+    return [
+        waiting,
         graph(
             "Dead letters and undelivered events",
             [

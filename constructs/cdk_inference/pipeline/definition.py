@@ -226,6 +226,7 @@ class WorkflowDefinition:
                     body=f"{{% {_BODY} %}}",
                     error="{% $states.input.error %}",
                     cause="{% $states.input.cause %}",
+                    others=trigger.dead_letter_attributes,
                 ),
                 "Output": {},
             },

@@ -23,6 +23,8 @@ from cdk_inference.storage import encryption
 from cdk_inference.triggers.pipe_source import PipeSource
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_events as events
     from aws_cdk import aws_kms as kms
@@ -45,7 +47,9 @@ _LARGEST_WITHOUT_WINDOW = 10
 """Lambda's pollers of SQS refuse larger batches without a window; those of pipes are taken to be the same."""
 
 
-def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[str, object]:
+def dead_letter(
+    queue_url: str, *, body: str, error: str, cause: str, others: Mapping[str, str] | None = None
+) -> dict[str, object]:
     """Return the arguments with which a workflow sends a dead letter: the message, and why it failed.
 
     Parameters
@@ -56,8 +60,10 @@ def dead_letter(queue_url: str, *, body: str, error: str, cause: str) -> dict[st
         The message's body, as the trigger's queue had it.
     error, cause
         Name and text of the error, which readers of the queue find in the attributes ``Error`` and ``Cause``.
+    others
+        Further attributes by name, none of them empty.
     """
-    attributes = {"Error": error, "Cause": cause}
+    attributes = {"Error": error, "Cause": cause, **(others or {})}
     return {
         "QueueUrl": queue_url,
         "MessageBody": body,
@@ -114,6 +120,11 @@ class ITrigger(Construct):
         if self.queue is None:
             raise PropError(f"{self.node.path} must have a queue for this, got a stream; ask the stream itself")
         return self.queue
+
+    @property
+    def dead_letter_attributes(self) -> Mapping[str, str]:
+        """The attributes of dead letters besides the error: JSONata by name, with the failure as ``$states.input``."""
+        return {}
 
     @property
     def _item_variables(self) -> dict[str, str]:
@@ -331,6 +342,10 @@ class ITrigger(Construct):
     def metric_oldest_message_age(self, **options: Any) -> cloudwatch.Metric:
         """Measure the age in seconds of the oldest message, the maximum over 5 minutes."""
         return self._messages.metric_approximate_age_of_oldest_message(**options)
+
+    def age_metric(self) -> cloudwatch.IMetric | None:
+        """Return how long the oldest item has waited, in seconds; None where AWS does not measure that."""
+        return self.metric_oldest_message_age()
 
     def metric_pipe_failed(self, **options: Any) -> cloudwatch.Metric:
         """Count the executions of the pipe that failed, as a sum over 5 minutes.

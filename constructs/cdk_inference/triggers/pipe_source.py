@@ -1,4 +1,4 @@
-"""What the pipe of a trigger reads, and the message that it makes of each record."""
+"""The source of a trigger's pipe, and the message that the pipe makes of each record."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _OF_A_QUEUE = (
 
 @dataclass(frozen=True, kw_only=True)
 class PipeSource:
-    """What a pipe reads.
+    """The source of a pipe.
 
     Parameters
     ----------
     arn
         ARN of the queue or stream.
     kind, contents
-        What it is, and what it has, for descriptions, such as ``"queue"`` and ``"messages"``.
+        The names of such a source and of its contents in descriptions, such as ``"queue"`` and ``"messages"``.
     statements
-        What the pipe's role may do.
+        The permissions of the pipe's role.
     key
         The customer managed key under which it is encrypted, if there is one.
     parameters

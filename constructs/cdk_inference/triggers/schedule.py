@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Duration, Stack
 from aws_cdk import aws_iam as iam
@@ -43,7 +43,7 @@ class ScheduleTrigger(ITrigger):
     EventBridge schedule for each input → queue with a dead-letter queue → EventBridge pipe. An input is what the
     preprocessing gets as the bytes of an object: a string as it is, and any other value as JSON.
 
-    Each run has rows of its own: their attribute ``key`` is the name of the input, a slash and the time of the run in
+    Each run has its own rows: their attribute ``key`` is the name of the input, a slash and the time of the run in
     UTC, such as ``europe/2026-03-22T18:59:43Z``. A run that is delivered twice replaces its row.
 
     Parameters
@@ -52,7 +52,7 @@ class ScheduleTrigger(ITrigger):
         When to run, such as ``ScheduleExpression.cron(hour="3", minute="0", time_zone=TimeZone.EUROPE_BERLIN)``. Times
         without a time zone are in UTC.
     inputs
-        What to score at each run, by name: 1 to 100 values that JSON can hold. Names have 1 to 64 letters, digits,
+        The inputs of each run, by name: 1 to 100 values that JSON can hold. Names have 1 to 64 letters, digits,
         ``.``, ``-`` and ``_``. Scheduler replaces its keywords, such as ``<aws.scheduler.scheduled-time>``, in inputs
         too.
     flexible_window
@@ -122,6 +122,8 @@ class ScheduleTrigger(ITrigger):
         check_between(0, 185, retry_attempts=retry_attempts)
         seconds("max_event_age", age, least=60, most=_DAY)
         encryption.check_key(self, encryption_key)
+        if encryption_key is not None:
+            encryption.allow_logs(encryption_key, self)
         self._key = encryption_key
         self.batch_size, self.max_receive_count = batch_size, max_receive_count
         messages = self._messages_of(inputs, most=fitting_bytes(batch_size))

@@ -53,3 +53,14 @@ def direct(cloud: LocalCloud) -> Watched:
 @pytest.fixture(scope="package")
 def nightly(cloud: LocalCloud) -> Messages:
     return Messages(cloud, "Triggers/Nightly", "NightlyRuns")
+
+
+@pytest.fixture(scope="package")
+def clicks(cloud: LocalCloud) -> Messages:
+    return Messages(cloud, "Triggers/Stream", "ClickStream", source="kinesis:clicks")
+
+
+@pytest.fixture(scope="package")
+def users(cloud: LocalCloud) -> Messages:
+    (table,) = (one for one in cloud.resources(type="AWS::DynamoDB::Table") if one.logical_id.startswith("Users"))
+    return Messages(cloud, "Triggers/Table", "UserStream", source=f"dynamodb:{table.physical_id}")

@@ -28,22 +28,30 @@ class Messages(Watched):
         The id of the trigger, next to the pipeline.
     queue
         The name of a queue that is not the trigger's own.
+    source
+        The bucket that rows name for a stream, which has no queue.
     """
 
-    def __init__(self, cloud: Cloud, name: str, trigger: str, *, queue: str | None = None) -> None:
+    def __init__(
+        self, cloud: Cloud, name: str, trigger: str, *, queue: str | None = None, source: str | None = None
+    ) -> None:
         stack, _ = name.split("/")
         around = [one for one in cloud.resources(pipeline=stack) if one.logical_id.startswith(trigger)]
         parts = {one.metadata["role"]: one.physical_id for one in [*cloud.resources(pipeline=name), *around]}
         if queue is not None:
             parts["queue"] = queue
-        super().__init__(cloud, name, bucket="", parts=parts)
+        super().__init__(cloud, name, bucket="", parts={"queue": "none", **parts})
+        self.bucket = source or f"sqs:{self.queue.rsplit('/', 1)[-1]}"
         self.undelivered_queue = self._url(parts["undelivered-queue"]) if "undelivered-queue" in parts else None
-        self.bucket = f"sqs:{self.queue.rsplit('/', 1)[-1]}"
 
     def send(self, bodies: Iterable[str]) -> list[str]:
         """Send messages, and return their ids."""
         sqs = self.cloud.client("sqs")
         return [sqs.send_message(QueueUrl=self.queue, MessageBody=body)["MessageId"] for body in bodies]
+
+    def waiting(self) -> list[dict[str, Any]]:
+        """Return the messages of the queue, if there is one."""
+        return self.messages(self.queue) if self.bucket.startswith("sqs:") else []
 
     def undelivered(self) -> list[dict[str, Any]]:
         """Return what did not reach the queue or the workflow."""
@@ -53,7 +61,7 @@ class Messages(Watched):
     def settle(self, items: int, timeout: float = 2 * PATIENCE) -> tuple[dict[str, str], list[str]]:
         """Wait until so many items have a row or a dead letter and the queue is empty; return statuses and letters."""
         wait_until(
-            lambda: len(self.rows()) + len(self.dead_bodies()) >= items and not self.messages(self.queue),
+            lambda: len(self.rows()) + len(self.dead_bodies()) >= items and not self.waiting(),
             lambda: f"{len(self.rows())} rows, {len(self.dead_bodies())} dead letters of {items}",
             timeout=timeout,
             every=0.5,

@@ -1,4 +1,4 @@
-"""What the stand-ins of pipes deliver to: state machines, and event buses."""
+"""The targets of the stand-ins of pipes: state machines, and event buses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pipe(Protocol):
 
 
 class Target(Protocol):
-    """What a pipe delivers batches to.
+    """A target, which takes batches.
 
     Attributes
     ----------

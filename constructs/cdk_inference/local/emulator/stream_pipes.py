@@ -46,7 +46,7 @@ class StreamPipeDefinition:
     name, arn, role_arn, source_arn, target_arn
         As DescribePipe gives them.
     target
-        What it delivers to.
+        Its target.
     filters
         Patterns as JSON; a record that matches one is delivered. None means all.
     input_template

@@ -28,7 +28,7 @@ class Record:
     sequence
         Its sequence number.
     key
-        What its order is kept by.
+        The key among whose records it keeps its order.
     at
         When it came, in seconds since the epoch.
     """

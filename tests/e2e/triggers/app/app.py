@@ -4,15 +4,19 @@ from pathlib import Path
 
 import aws_cdk as cdk
 from aws_cdk import aws_cognito as cognito
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kinesis as kinesis
 from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_sqs as sqs
 from aws_cdk.aws_apigatewayv2_authorizers import HttpUserPoolAuthorizer
 
 from cdk_inference import (
     DirectPipeline,
+    DynamoStreamTrigger,
     Execution,
     InferencePipeline,
+    KinesisTrigger,
     ModelArtifact,
     Postprocess,
     Preprocess,
@@ -118,6 +122,48 @@ nightly = InferencePipeline(
     **options,
 )
 
+stream = kinesis.Stream(stack, "Clicks", stream_name="clicks", shard_count=2)
+kinesis.Stream(stack, "Others", stream_name="others")
+clicks = InferencePipeline(
+    stack,
+    "Stream",
+    trigger=KinesisTrigger(
+        stack,
+        "ClickStream",
+        stream=stream,
+        item_id=KinesisTrigger.PARTITION_KEY,
+        parallelization_factor=2,
+        max_batching_window=cdk.Duration.seconds(0),
+        removal_policy=cdk.RemovalPolicy.DESTROY,
+    ),
+    preprocess=obey,
+    stage_timeout=cdk.Duration.seconds(8),
+    **options,
+)
+
+table = dynamodb.Table(
+    stack,
+    "Users",
+    partition_key=dynamodb.Attribute(name="id", type=dynamodb.AttributeType.STRING),
+    billing_mode=dynamodb.BillingMode.PAY_PER_REQUEST,
+    stream=dynamodb.StreamViewType.NEW_IMAGE,
+    removal_policy=cdk.RemovalPolicy.DESTROY,
+)
+users = InferencePipeline(
+    stack,
+    "Table",
+    trigger=DynamoStreamTrigger(
+        stack,
+        "UserStream",
+        table=table,
+        max_batching_window=cdk.Duration.seconds(0),
+        removal_policy=cdk.RemovalPolicy.DESTROY,
+    ),
+    preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
+    **options,
+)
+
 sender = iam.User(stack, "Sender", user_name="sender")
-texts.grant_put(sender)
+for pipeline in (texts, clicks, users):
+    pipeline.grant_put(sender)
 app.synth()
