@@ -98,11 +98,11 @@ def _service_credentials(request: dict[str, str]) -> tuple[int, dict[str, Any]]:
     MiniStack has no service principals: it lets the account's root stand for any service. It does so without the keys
     by which a trust policy tells on whose behalf the service asks.
     """
-    from ministack.core.iam_evaluator import (  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.core.iam_evaluator import (  # noqa: PLC0415
         EvalContext,
         evaluate_trust_policy,
     )
-    from ministack.services import iam  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services import iam  # noqa: PLC0415
 
     service, role_arn, source_arn = request["Service"], request["RoleArn"], request["SourceArn"]
     *_, region, source_account, _ = source_arn.split(":", 5)
@@ -199,7 +199,7 @@ def _named_errors(stepfunctions: Any, call_lambda: Any, function: str, event: An
 def _announce_stacks() -> None:
     """Have EventBridge tell when a stack is deployed, as in AWS: rules may start what has to begin then."""
     from ministack.services import cloudformation, eventbridge  # noqa: PLC0415
-    from ministack.services.cloudformation import (  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services.cloudformation import (  # noqa: PLC0415
         changesets,
         handlers,
     )
@@ -226,7 +226,7 @@ def _run_schedules() -> None:
 
     MiniStack sends a schedule's input as it is, with all rights. Nothing is tried again here.
     """
-    from ministack.services import eventbridge, scheduler  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services import eventbridge, scheduler  # noqa: PLC0415
 
     invoke = eventbridge._invoke_target
 
@@ -303,7 +303,7 @@ def _send_as(
 
 def _name_streams() -> None:
     """Check policies against the stream of a request: MiniStack asks whether all streams are allowed."""
-    from ministack.core import iam_actions  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.core import iam_actions  # noqa: PLC0415
 
     arn_of = iam_actions.extract_resource_arn
     iam_actions.extract_resource_arn = lambda service, method, path, headers, body, *rest: (
@@ -418,7 +418,7 @@ class _Gate:
         body
             Its body.
         """
-        from ministack.core.sigv4 import decode_header_value  # type: ignore[import-untyped]  # noqa: PLC0415
+        from ministack.core.sigv4 import decode_header_value  # noqa: PLC0415
 
         headers: dict[str, str] = {}
         for name, raw in scope["headers"]:
@@ -615,7 +615,7 @@ def main(state: Path) -> None:
 
     from hypercorn.asyncio import serve  # noqa: PLC0415
     from hypercorn.config import Config  # noqa: PLC0415
-    from ministack.app import app  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.app import app  # noqa: PLC0415
     from ministack.core import lambda_runtime  # noqa: PLC0415
 
     _behave_as_aws()

@@ -63,7 +63,7 @@ def integrate_workflows(service_credentials: Callable[[dict[str, str]], tuple[in
     port
         The port of the embedded AWS.
     """
-    from ministack.services import apigateway_v1  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services import apigateway_v1  # noqa: PLC0415
 
     others = apigateway_v1._invoke_lambda_custom_v1
     clients: dict[tuple[str, str], tuple[float, Any]] = {}
@@ -172,6 +172,6 @@ def _response(
 
 
 def _render(template: str, given: _Input, context: dict[str, Any]) -> str:
-    import airspeed  # type: ignore[import-untyped]  # noqa: PLC0415
+    import airspeed  # noqa: PLC0415
 
     return str(airspeed.Template(template).merge({"input": given, "util": _Util(), "context": context}))

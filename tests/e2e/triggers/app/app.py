@@ -136,7 +136,7 @@ clicks = InferencePipeline(
         max_batching_window=cdk.Duration.seconds(0),
         removal_policy=cdk.RemovalPolicy.DESTROY,
     ),
-    preprocess=obey,
+    preprocess=obedient["preprocess"],
     stage_timeout=cdk.Duration.seconds(8),
     **options,
 )
