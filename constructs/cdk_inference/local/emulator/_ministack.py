@@ -163,11 +163,13 @@ def _session(account: str, role: str, role_id: str, session: str, **facts: Any) 
 
 
 def _environments() -> tuple[int, dict[str, Any]]:
-    """Return the accounts and regions with stacks that are not CDK's own."""
+    """Return the accounts and regions with stacks that are not CDK's own, and what tells that a stack has changed."""
     from ministack.services import cloudformation  # noqa: PLC0415
 
-    scopes = {tuple(key[:2]) for key in cloudformation._stacks.to_dict() if key[2] != _BOOTSTRAP_STACK}
-    return 200, {"environments": sorted(scopes)}
+    stacks = {key: stack for key, stack in cloudformation._stacks.to_dict().items() if key[2] != _BOOTSTRAP_STACK}
+    facts = ("StackId", "StackStatus", "CreationTime", "LastUpdatedTime")
+    marks = sorted([str(stack.get(fact)) for fact in facts] for stack in stacks.values())
+    return 200, {"environments": sorted({tuple(key[:2]) for key in stacks}), "marks": marks}
 
 
 def _seen_by(service: str, policy: dict[str, Any]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ _MAX_RECEIVE = 10  # SQS gives at most ten messages at once
 _BATCHES_IN_FLIGHT = max(2, min(5, os.cpu_count() or 1))  # AWS begins with five; each wants its own functions
 _LOOK_SECONDS = 0.5  # between two looks at what is deployed
 _BACKOFF_SECONDS = 1.0
-_POLL_SECONDS = 1
+_POLL_SECONDS = 2
 _KEPT_REFUSALS = 1000
 
 _Place = tuple[aws.Env, str]  # where a stack is, and its name
@@ -349,20 +349,27 @@ class PipeRunner:
             self._end("the watcher of deployments", error)
 
     def _follow_deployments(self) -> None:
+        seen = None
         while not self._stopping.is_set():
             try:
-                marks = {
-                    (env, name): mark
-                    for env in aws.environments(self._endpoint)
-                    for name, mark in deployed(aws.client(self._endpoint, "cloudformation", env)).items()
-                }
-                if marks != self._marks:
-                    self._replace({place: self._definitions(*place) for place in marks})
-                    self._marks = marks
+                found = aws.call(self._endpoint, aws.ENVIRONMENTS)
+                if found != seen:  # one request tells whether anything has changed
+                    self._follow([aws.Env(*pair) for pair in found["environments"]])
+                    seen = found
             except (ClientError, BotoCoreError, ResponseParserError, LocalError, OSError, HTTPException) as error:
                 if not self._stopping.is_set():
                     self.health.logger.warning("cannot look at what is deployed: %s", error)
             self._stopping.wait(_LOOK_SECONDS)
+
+    def _follow(self, environments: Sequence[aws.Env]) -> None:
+        marks = {
+            (env, name): mark
+            for env in environments
+            for name, mark in deployed(aws.client(self._endpoint, "cloudformation", env)).items()
+        }
+        if marks != self._marks:
+            self._replace({place: self._definitions(*place) for place in marks})
+            self._marks = marks
 
     def _definitions(self, env: aws.Env, stack: str) -> list[_AnyDefinition]:
         pipes, cloudformation = (aws.client(self._endpoint, service, env) for service in ("pipes", "cloudformation"))

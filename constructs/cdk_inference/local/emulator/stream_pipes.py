@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _LARGEST_BATCH = 100  # as AWS has it where a pipe does not say
 _MOST_EVENTS = 10  # that PutEvents takes
-_IDLE_SECONDS = 0.5
+_IDLE_SECONDS = 1.0
 _BACKOFF_SECONDS = 1.0
 _ARNS = {
     "AWS::DynamoDB::GlobalTable": "arn:aws:dynamodb:{region}:{account}:table/{name}",
