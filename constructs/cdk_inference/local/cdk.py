@@ -229,12 +229,19 @@ class CdkCli:
             "PYTHONUNBUFFERED": "1",
         }
 
+    def _environment_without_an_app(self) -> dict[str, str]:
+        """Return an environment in which Node keeps what it compiles, which takes a sixth of the CLI's start.
+
+        Not under an app: jsii unpacks itself to another folder each time, and nothing of it would be found again.
+        """
+        return {"NODE_COMPILE_CACHE": str(cache_root() / "node")} | self.environment()
+
     def _run(self, arguments: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> int:
         command = [str(self._node), str(self._package / "bin" / "cdk"), *arguments, "--no-notices", "--ci"]
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", str(_KILL_WITH_PARENT), *command],
             cwd=cwd,
-            env=self.environment(),
+            env=self._environment_without_an_app() if cwd == self._nowhere() else self.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
