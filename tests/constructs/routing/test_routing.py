@@ -169,7 +169,7 @@ def test_by_key_takes_the_first_pattern_that_fits_the_whole_key(routes):
     assert go(branch, *(message(key) for key in keys)) == ["a", "a", "b", "c", "c"]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(
     pattern=st.text(alphabet=st.characters(exclude_characters="*", exclude_categories=["Cs"]), min_size=1, max_size=12),
     rest=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8),
@@ -210,7 +210,7 @@ def test_strategies_nest(routes):
     assert set(large) == {"b (old)", "c (new)"}
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=3)
 @given(weights=st.lists(st.integers(1, 100), min_size=2, max_size=3))
 def test_a_split_has_the_shares_that_it_was_given(routes, weights):
     labels = ("a", "b", "c")[: len(weights)]
@@ -221,7 +221,7 @@ def test_a_split_has_the_shares_that_it_was_given(routes, weights):
         assert abs(gone.count(f"{label} ({label})") / 200 - share) < 5 * (share * (1 - share) / 200) ** 0.5 + 0.01
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     objects=st.lists(st.tuples(st.text(max_size=30), st.text(max_size=10)), min_size=1, max_size=8),
     percent=st.integers(1, 99),
