@@ -32,7 +32,7 @@ class KinesisTrigger(IStreamTrigger):
     is JSON is written anew on its way, without white space between its members.
 
     A row says in its attribute ``bucket`` where its item comes from, ``kinesis:`` and the name of the stream, and in
-    ``key`` the id of the item. Of the records with the same id, the one with the highest sequence number has the row,
+    ``key`` the id of the item. Records with the same id share a row: the one with the highest sequence number has it,
     whichever is scored first. Records with the same partition key are scored in their order.
 
     Parameters

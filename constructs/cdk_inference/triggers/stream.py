@@ -41,7 +41,7 @@ class IStreamTrigger(ITrigger):
 
     The workflow puts what fails by itself into the dead-letter queue, with its payload. The pipe tries again what comes
     back from the workflow, for example because a function was throttled. It halves the batch until only the records are
-    left that keep coming back. What it gives up is named in ``undelivered_queue``, by its place in the stream.
+    left that keep coming back. A batch that it gives up is named in ``undelivered_queue``, by its place in the stream.
 
     Attributes
     ----------

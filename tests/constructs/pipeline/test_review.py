@@ -11,9 +11,13 @@ from pathlib import Path
 import aws_cdk as cdk
 import pytest
 from aws_cdk import Validations
+from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_kinesis as kinesis
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_sns as sns
+from aws_cdk import aws_stepfunctions as sfn
 from cdk_nag import AwsSolutionsChecks
 from tests.assemblies import template_validation
 from tests.constructs.conftest import RECIPE
@@ -23,16 +27,20 @@ from cdk_inference import (
     Capacity,
     CapacitySchedule,
     CpuInference,
+    DynamoStreamTrigger,
     Execution,
     Inference,
     InferencePipeline,
+    KinesisTrigger,
     LambdaPlatform,
     ModelArtifact,
     ModelDelivery,
     Preprocess,
+    QueueTrigger,
     Route,
     Routing,
     SageMakerAsync,
+    ScheduleTrigger,
     WorkBucket,
 )
 from cdk_inference.model import Float16
@@ -106,6 +114,38 @@ def add_deliveries(app):
     (model.path / "model.onnx").write_bytes(b"")
     for name in ("zip", "layer", "s3", "image"):
         CpuInference(stack, name, model=model, work=work, delivery=getattr(ModelDelivery, name)())
+
+
+def add_triggers(app):
+    """Add each trigger but that for objects, for a workflow of another stack."""
+    stack = cdk.Stack(app, "Stack")
+    key = kms.Key(stack, "Key", enable_key_rotation=True)
+    table = dynamodb.Table(
+        stack,
+        "Users",
+        partition_key=dynamodb.Attribute(name="id", type=dynamodb.AttributeType.STRING),
+        stream=dynamodb.StreamViewType.NEW_IMAGE,
+        point_in_time_recovery_specification=dynamodb.PointInTimeRecoverySpecification(
+            point_in_time_recovery_enabled=True
+        ),
+        encryption_key=key,
+    )
+    stream = kinesis.Stream(stack, "Clicks", encryption=kinesis.StreamEncryption.MANAGED)
+    daily = scheduler.ScheduleExpression.rate(cdk.Duration.days(1))
+    arn = stack.format_arn(
+        service="states",
+        resource="stateMachine",
+        resource_name="Theirs",
+        arn_format=cdk.ArnFormat.COLON_RESOURCE_NAME,
+    )
+    workflow = sfn.StateMachine.from_state_machine_arn(stack, "Workflow", arn)
+    for trigger in (
+        QueueTrigger(stack, "Queue"),
+        KinesisTrigger(stack, "Kinesis", stream=stream),
+        DynamoStreamTrigger(stack, "Dynamo", table=table),
+        ScheduleTrigger(stack, "Schedule", schedule=daily, inputs={"a": 1}, encryption_key=key),
+    ):
+        trigger.add_target(workflow)
 
 
 def add_monitored_pipeline(app):
@@ -206,7 +246,7 @@ def test_cdk_nag_fails_an_old_python_that_a_user_chose(app):
     assert {v["ruleName"] for v in violations} == {"AwsSolutions-L1"}
 
 
-@pytest.mark.parametrize("add", [add_audited_pipeline, add_capacities, add_deliveries])
+@pytest.mark.parametrize("add", [add_audited_pipeline, add_capacities, add_deliveries, add_triggers])
 def test_cdk_nag_has_no_finding_in_other_parts(app, add):
     add(app)
     violations, acknowledged = report(app)
@@ -216,12 +256,14 @@ def test_cdk_nag_has_no_finding_in_other_parts(app, add):
 
 def test_cfn_lint_is_clean(tmp_path):
     """Of what no judge of ``make verify`` lints: the other parts above are in its reference apps."""
-    app = cdk.App(outdir=str(tmp_path / "cdk.out"), context={"aws:cdk:bundling-stacks": []})
-    add_monitored_pipeline(app)
-    app.synth()
+    templates = []
+    for add in (add_monitored_pipeline, add_triggers):
+        app = cdk.App(outdir=str(tmp_path / add.__name__), context={"aws:cdk:bundling-stacks": []})
+        add(app)
+        app.synth()
+        templates.append(Path(app.outdir) / "Stack.template.json")
     linter = Path(sys.executable).with_name("cfn-lint")
-    template = Path(app.outdir) / "Stack.template.json"
     done = subprocess.run(
-        [linter, "--regions", "us-east-1", "--", template], capture_output=True, text=True, check=False
+        [linter, "--regions", "us-east-1", "--", *templates], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (0, "")
