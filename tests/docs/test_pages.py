@@ -18,6 +18,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_events as events
 from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kinesis as kinesis
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -35,6 +36,7 @@ from cdk_inference import (
     Execution,
     Inference,
     InferencePipeline,
+    KinesisTrigger,
     ModelArtifact,
     Preprocess,
     Route,
@@ -149,13 +151,13 @@ def routed() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def placed() -> dict[str, Any]:
-    """The template of a pipeline in a VPC."""
+    """The template of a pipeline in a VPC, with a stream as its source."""
     stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Placed")
     model = ModelArtifact(stack, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
     vpc = ec2.Vpc(stack, "Vpc", max_azs=2, restrict_default_security_group=False)
-    InferencePipeline(
-        stack, "Photos", model=model, preprocess=Preprocess.image(size=224), execution=Execution.fused(), vpc=vpc
-    )
+    trigger = KinesisTrigger(stack, "Trigger", stream=kinesis.Stream(stack, "Stream"))
+    options = {"preprocess": Preprocess.image(size=224), "execution": Execution.fused()}
+    InferencePipeline(stack, "Photos", model=model, trigger=trigger, vpc=vpc, **options)
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
 

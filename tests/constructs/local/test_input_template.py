@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
@@ -96,3 +97,15 @@ def test_a_template_that_gives_no_json_fails() -> None:
 def test_an_unknown_path_syntax_fails() -> None:
     with pytest.raises(LocalError, match=r"paths that pipes know, got '\$\.\.x'"):
         render('{"a": <$..x>}', record({}), {})
+
+
+@given(data=json_values)
+def test_data_that_is_json_comes_as_such(data: object) -> None:
+    event = {"data": base64.b64encode(json.dumps(data).encode()).decode()}
+    assert render('{"body": <$.data>}', event, {}) == {"body": data}
+
+
+@given(data=st.binary())
+def test_data_that_is_not_json_stays_in_base64(data: bytes) -> None:
+    event = {"data": base64.b64encode(b"\xff" + data).decode()}
+    assert render('{"body": <$.data>}', event, {}) == {"body": event["data"]}
