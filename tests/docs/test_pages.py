@@ -131,7 +131,7 @@ def template() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def routed() -> dict[str, Any]:
-    """The template of a pipeline that asks S3 and a function of the user's, and has a GPU, events and a log."""
+    """The template of a pipeline that asks S3 and a function of the user's, and has a GPU, events, a log and an API."""
     stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Routed")
     recipe = ROOT / "model_assets" / "efficientnet_lite" / "lite0.py"
     options = {"preprocess": Preprocess.image(size=224)}
@@ -145,6 +145,7 @@ def routed() -> dict[str, Any]:
     tagged = Routing.by_tag("tag", {"a": large}, otherwise=decided)
     pipeline = InferencePipeline(stack, "Photos", routing=Routing.by_metadata("name", {"a": large}, otherwise=tagged))
     pipeline.audit(AuditLog(stack, "Log"))
+    pipeline.add_rest_api(route="small").add_results()
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
 

@@ -1,30 +1,32 @@
-"""What stands behind a REST API: the function of a fused pipeline, or a workflow."""
+"""The parts behind a REST API: the function of a fused pipeline, workflows, or a queue."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, cast
 
-from aws_cdk import Duration
+from aws_cdk import Duration, Stack
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_iam as iam
 
 from cdk_inference.api.answer_workflow import AnswerWorkflow
-from cdk_inference.api.templates import RESPONSES, is_text, request_template
+from cdk_inference.api.templates import RESPONSES, SEND_MESSAGE, SENT, is_text, request_template
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.props.descriptions import ROLE, described
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_kms as kms
     from aws_cdk import aws_logs as logs
     from constructs import Construct
 
+    from cdk_inference.api.results_workflow import ResultsWorkflow
     from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.fused import FusedFunction
     from cdk_inference.stages.interfaces import IStage
+    from cdk_inference.triggers.queue import QueueTrigger
 
 TIMEOUT = Duration.seconds(29)
 
@@ -32,7 +34,7 @@ JSON = "application/json"
 
 
 class ApiBackend(ABC):
-    """What answers the requests of a REST API."""
+    """A part that answers the requests of a REST API."""
 
     @abstractmethod
     def binary_types(self, content_types: Sequence[str]) -> list[str]:
@@ -100,42 +102,14 @@ class WorkflowBackend(ApiBackend):
         return [one for one in content_types if not is_text(one)]
 
     def bind(self, scope: Construct, *, content_types: Sequence[str], **options: Any) -> apigateway.Integration:
-        """Create the workflow and the role that may start it, and return the integration."""
+        """Create the workflow, and return the integration that starts it."""
         self.workflow = workflow = AnswerWorkflow(scope, "Workflow", route=self._route, **self._stages, **options)
-        role = iam.Role(
-            scope,
-            "Role",
-            assumed_by=iam.ServicePrincipal("apigateway.amazonaws.com"),
-            description=described(f"starts the workflow of {scope.node.path}", ROLE),
-        )
-        workflow.grant_start_sync_execution(role)
-        acknowledgments.policy_of(role)
         arn = workflow.state_machine.state_machine_arn
-        text = apigateway.ContentHandling.CONVERT_TO_TEXT
-        return apigateway.AwsIntegration(
-            service="states",
-            action="StartSyncExecution",
-            options=apigateway.IntegrationOptions(
-                credentials_role=role,
-                content_handling=text,
-                passthrough_behavior=apigateway.PassthroughBehavior.NEVER,
-                request_templates={one: request_template(arn, text=is_text(one)) for one in content_types},
-                integration_responses=[
-                    apigateway.IntegrationResponse(
-                        status_code=status,
-                        selection_pattern=pattern,
-                        content_handling=text,
-                        response_templates={JSON: template},
-                    )
-                    for status, pattern, template in RESPONSES
-                ],
-                timeout=TIMEOUT,
-            ),
-        )
+        return start_workflow(scope, workflow, {one: request_template(arn, text=is_text(one)) for one in content_types})
 
     def method_options(self, api: apigateway.RestApi, content_types: Sequence[str]) -> dict[str, Any]:
         """Have API Gateway refuse what is not the JSON that its type says."""
-        responses = [apigateway.MethodResponse(status_code=status) for status, _, _ in RESPONSES]
+        responses = method_responses(RESPONSES)
         if list(content_types) != [JSON]:  # a validator may take all types for JSON
             return {"method_responses": responses}
         anything = api.add_model("Json", schema=apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4))
@@ -144,3 +118,84 @@ class WorkflowBackend(ApiBackend):
             "request_models": {JSON: anything},
             "request_validator": api.add_request_validator("Body", validate_request_body=True),
         }
+
+
+def start_workflow(
+    scope: Construct, workflow: AnswerWorkflow | ResultsWorkflow, templates: Mapping[str, str]
+) -> apigateway.Integration:
+    """Return the integration that starts a workflow and has its output for the response.
+
+    Parameters
+    ----------
+    scope
+        The scope of the role that may start it.
+    workflow
+        The workflow.
+    templates
+        Those of requests, by media type.
+    """
+    role = api_role(scope, f"starts {workflow.node.path}")
+    workflow.grant_start_sync_execution(role)
+    acknowledgments.policy_of(role)
+    text = apigateway.ContentHandling.CONVERT_TO_TEXT
+    return apigateway.AwsIntegration(
+        service="states",
+        action="StartSyncExecution",
+        options=apigateway.IntegrationOptions(
+            credentials_role=role,
+            content_handling=text,
+            passthrough_behavior=apigateway.PassthroughBehavior.NEVER,
+            request_templates=templates,
+            integration_responses=integration_responses(RESPONSES),
+            timeout=TIMEOUT,
+        ),
+    )
+
+
+def send_messages(scope: Construct, trigger: QueueTrigger, content_types: Sequence[str]) -> apigateway.Integration:
+    """Return the integration that sends a request to the queue of a trigger."""
+    role = api_role(scope, f"sends messages to {trigger.queue.node.path}")
+    trigger.grant_put(role)
+    acknowledgments.policy_of(role)
+    return apigateway.AwsIntegration(
+        service="sqs",
+        path=f"{Stack.of(scope).account}/{trigger.queue.queue_name}",
+        options=apigateway.IntegrationOptions(
+            credentials_role=role,
+            passthrough_behavior=apigateway.PassthroughBehavior.NEVER,
+            request_parameters={"integration.request.header.Content-Type": "'application/x-www-form-urlencoded'"},
+            request_templates=dict.fromkeys(content_types, SEND_MESSAGE),
+            integration_responses=integration_responses(SENT),
+            timeout=TIMEOUT,
+        ),
+    )
+
+
+def api_role(scope: Construct, does: str) -> iam.Role:
+    """Create a role for API Gateway that may do nothing yet."""
+    return iam.Role(
+        scope,
+        "Role",
+        assumed_by=iam.ServicePrincipal("apigateway.amazonaws.com"),
+        description=described(does, ROLE),
+    )
+
+
+def integration_responses(
+    responses: Sequence[tuple[str, str | None, str]],
+) -> list[apigateway.IntegrationResponse]:
+    """Return what becomes of the answers of a service."""
+    return [
+        apigateway.IntegrationResponse(
+            status_code=status,
+            selection_pattern=pattern,
+            content_handling=apigateway.ContentHandling.CONVERT_TO_TEXT,
+            response_templates={JSON: template},
+        )
+        for status, pattern, template in responses
+    ]
+
+
+def method_responses(responses: Sequence[tuple[str, str | None, str]]) -> list[apigateway.MethodResponse]:
+    """Return the statuses that a method may have."""
+    return [apigateway.MethodResponse(status_code=status) for status, _, _ in responses]

@@ -110,3 +110,47 @@ def document(title: str, *, content_types: Sequence[str], security: Mapping[str,
 
 def _content(schema: str) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+
+
+def add_items(api: dict[str, Any]) -> None:
+    """Add ``POST /items`` to a document."""
+    predict = api["paths"]["/predict"]["post"]
+    accepted = {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}}
+    api["components"]["schemas"]["Accepted"] = accepted
+    api["paths"]["/items"] = {
+        "post": {
+            "operationId": "sendItem",
+            "security": predict["security"],
+            "requestBody": predict["requestBody"],
+            "responses": {
+                "202": {"description": "The item will be scored.", "content": _content("Accepted")},
+                **{
+                    status: predict["responses"][status] for status in ("400", "403", "413", "415", "429", "500", "503")
+                },
+            },
+        }
+    }
+
+
+def add_results(api: dict[str, Any]) -> None:
+    """Add ``GET /results/{id}`` to a document."""
+    predict = api["paths"]["/predict"]["post"]
+    shown = ("status", "reason", "model_version", "recorded_at", "etag")
+    api["components"]["schemas"]["Result"] = {
+        "type": "object",
+        "required": ["status", "model_version", "recorded_at"],
+        "properties": {"prediction": {"type": "object"}, **{name: {"type": "string"} for name in shown}},
+        "additionalProperties": False,
+    }
+    api["paths"]["/results/{id}"] = {
+        "get": {
+            "operationId": "getResult",
+            "security": predict["security"],
+            "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "responses": {
+                "200": {"description": "The result.", "content": _content("Result")},
+                "404": {"description": "There is no result of this id, or not yet.", "content": _content("Refusal")},
+                **{status: predict["responses"][status] for status in ("403", "429", "500", "503", "504")},
+            },
+        }
+    }

@@ -12,13 +12,14 @@ from constructs import Construct
 
 from cdk_inference.api.backends import JSON, ApiBackend
 from cdk_inference.api.content_types import check_content_types
-from cdk_inference.api.openapi import API_KEY, SIGV4, UNKNOWN, document
+from cdk_inference.api.openapi import API_KEY, SIGV4, UNKNOWN, add_items, add_results, document
 from cdk_inference.common.metadata import add_metadata, metrics_name
 from cdk_inference.common.props.descriptions import described
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_at_least
 from cdk_inference.errors import PropError
 from cdk_inference.storage.defaults import API_LOGS, log_group
+from cdk_inference.triggers.queue import QueueTrigger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_kms as kms
 
+    from cdk_inference.storage.results import IResultsTable
+    from cdk_inference.triggers.base import ITrigger
+
 PATH = "/predict"
+ITEMS = "/items"
+RESULTS = "/results/{id}"
 _STAGE = "prod"
 _LONGEST = 1024  # characters of a description
 _LOGGED = {
@@ -49,13 +55,17 @@ _LOGGED = {
 class InferenceRestApi(Construct):
     """A REST API whose callers wait for the prediction: ``POST /predict`` with the bytes of one item.
 
-    API Gateway starts an express workflow with the stages of a pipeline, or invokes the function of a pipeline with
-    `Execution.fused`, without a function in between. The answers are those of `InferenceHttpApi`.
+    API Gateway starts an express workflow with the stages of a pipeline. With `Execution.fused`, it invokes the
+    function of the pipeline. The answers are those of `InferenceHttpApi`.
 
     Parameters
     ----------
     backend
-        What answers: that of a pipeline, see `OperatedPipeline.add_rest_api`.
+        The part that answers: that of a pipeline, see `OperatedPipeline.add_rest_api`.
+    trigger
+        The trigger whose queue gets what callers do not wait for, see `add_items`. Default: none.
+    results
+        The table where results are, see `add_results`. Default: none.
     content_types
         The media types that requests may have. Default: ``application/json``.
     authorizer
@@ -104,6 +114,8 @@ class InferenceRestApi(Construct):
         id: str,
         *,
         backend: ApiBackend,
+        trigger: ITrigger | None = None,
+        results: IResultsTable | None = None,
         content_types: Sequence[str] = (JSON,),
         authorizer: apigateway.IAuthorizer | None = None,
         authorization_scopes: Sequence[str] = (),
@@ -144,19 +156,22 @@ class InferenceRestApi(Construct):
             ),
         )
         iam_or_none = apigateway.AuthorizationType.NONE if anonymous else apigateway.AuthorizationType.IAM
+        self._trigger, self._results, self._content_types = trigger, results, content_types
+        self._proof: dict[str, Any] = {
+            "authorizer": authorizer,
+            "authorization_type": iam_or_none if authorizer is None else None,
+            "authorization_scopes": list(authorization_scopes) or None,
+            "api_key_required": api_key_required,
+        }
+        self._workflows: dict[str, Any] = {
+            "encryption_key": encryption_key,
+            "log_retention": log_retention,
+            "log_removal_policy": log_removal_policy,
+        }
         self.api.root.add_resource(PATH.removeprefix("/")).add_method(
             "POST",
-            backend.bind(
-                self,
-                content_types=content_types,
-                encryption_key=encryption_key,
-                log_retention=log_retention,
-                log_removal_policy=log_removal_policy,
-            ),
-            authorizer=authorizer,
-            authorization_type=iam_or_none if authorizer is None else None,
-            authorization_scopes=list(authorization_scopes) or None,
-            api_key_required=api_key_required,
+            backend.bind(self, content_types=content_types, **self._workflows),
+            **self._proof,
             **backend.method_options(self.api, content_types),
         )
         if web_acl_arn is not None:
@@ -176,10 +191,85 @@ class InferenceRestApi(Construct):
 
     def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee ask for predictions, if the API's callers are principals of IAM."""
+        return self._grant(grantee, "POST", PATH)
+
+    def add_items(self) -> None:
+        """Add ``POST /items``: the body becomes a message of the pipeline's queue, whose id is the answer.
+
+        No function and no workflow stands in between. The status is 202: the item is scored with the next batch.
+
+        Raises
+        ------
+        PropError
+            The trigger is not a `QueueTrigger`, or a media type is not text, which a queue does not take.
+        """
+        from cdk_inference.api.backends import method_responses, send_messages  # noqa: PLC0415 - see `add_results`
+        from cdk_inference.api.templates import SENT, is_text  # noqa: PLC0415
+
+        if not isinstance(self._trigger, QueueTrigger):
+            raise PropError(
+                f"trigger of {self.node.path} must be a QueueTrigger for POST {ITEMS}, got "
+                f"{type(self._trigger).__name__}; put objects into its bucket"
+            )
+        binary = [one for one in self._content_types if not is_text(one)]
+        if binary:
+            raise PropError(
+                f"content_types must be texts for POST {ITEMS}, got '{binary[0]}'; put such items into a bucket"
+            )
+        self.api.root.add_resource(ITEMS.removeprefix("/")).add_method(
+            "POST",
+            send_messages(Construct(self, "Items"), self._trigger, self._content_types),
+            **self._proof,
+            method_responses=method_responses(SENT),
+        )
+        add_items(self.openapi)
+
+    def add_results(self) -> None:
+        """Add ``GET /results/{id}``: the newest row of a message, or of a request with this idempotency key.
+
+        A workflow asks the table, without a function.
+
+        Raises
+        ------
+        PropError
+            The API has neither a trigger nor a table of results.
+        """
+        from cdk_inference.api.backends import method_responses, start_workflow  # noqa: PLC0415 - only for who asks
+        from cdk_inference.api.results_workflow import ResultsWorkflow  # noqa: PLC0415
+        from cdk_inference.api.templates import RESPONSES, look_up_template  # noqa: PLC0415
+
+        if self._trigger is None or self._results is None:
+            raise PropError(
+                f"{self.node.path} must have a trigger and results for GET {RESULTS}, got none; use add_rest_api() of "
+                "a pipeline"
+            )
+        scope = Construct(self, "Results")
+        workflow = ResultsWorkflow(
+            scope, "Workflow", results=self._results, source=self._trigger.source, **self._workflows
+        )
+        template = look_up_template(workflow.state_machine.state_machine_arn)
+        results = self.api.root.add_resource("results").add_resource("{id}")
+        results.add_method(
+            "GET",
+            start_workflow(scope, workflow, {JSON: template}),
+            **self._proof,
+            method_responses=method_responses(RESPONSES),
+        )
+        add_results(self.openapi)
+
+    def grant_send_items(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee send items, see `add_items`."""
+        return self._grant(grantee, "POST", ITEMS)
+
+    def grant_read_results(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee read the result of each item whose id it knows, see `add_results`."""
+        return self._grant(grantee, "GET", "/results/*")
+
+    def _grant(self, grantee: iam.IGrantable, method: str, path: str) -> iam.Grant:
         return iam.Grant.add_to_principal(
             grantee=grantee,
             actions=["execute-api:Invoke"],
-            resource_arns=[self.api.arn_for_execute_api("POST", PATH, _STAGE)],
+            resource_arns=[self.api.arn_for_execute_api(method, path, _STAGE)],
         )
 
     def add_client(

@@ -79,6 +79,26 @@ RESPONSES: tuple[tuple[str, str | None, str], ...] = (
 """Responses by the status of Step Functions: each one's status, unless its template sets another; pattern; template."""
 
 
+def look_up_template(state_machine_arn: str) -> str:
+    """Return the template that makes the id of a path the input of a workflow."""
+    return (
+        f'{{"stateMachineArn": "{state_machine_arn}", "input": "{{\\"api\\": \\"$context.apiId\\", '
+        '\\"id\\": \\"$util.base64Encode($input.params(\'id\'))\\"}"}'
+    )
+
+
+SEND_MESSAGE = "Action=SendMessage&MessageBody=$util.urlEncode($input.body)"
+"""The template that makes a request a message of SQS."""
+
+SENT: tuple[tuple[str, str | None, str], ...] = (
+    ("202", "2\\d{2}", '{"id": "$input.path(\'$.SendMessageResponse.SendMessageResult.MessageId\')"}'),
+    ("400", "400", '{"message": "the body is empty, too large, or has characters that a queue does not take"}'),
+    ("500", None, _BROKEN),
+    ("503", "5\\d{2}", _BUSY),
+)
+"""Responses by the status of SQS, as `RESPONSES`."""
+
+
 def is_text(content_type: str) -> bool:
     """Whether bodies of a media type are texts, in UTF-8."""
     kind, _, name = content_type.partition("/")

@@ -287,6 +287,8 @@ class OperatedPipeline(MeasuredPipeline):
             self,
             id,
             backend=self.routes[name].api_backend(name if self._routed else None),
+            trigger=self.trigger,
+            results=self.results,
             content_types=content_types,
             authorizer=authorizer,
             authorization_scopes=authorization_scopes,

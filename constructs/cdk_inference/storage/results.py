@@ -70,6 +70,11 @@ class IResultsTable(Construct):
             "dynamodb:DescribeTable",
         )
 
+    def grant_query(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee look up the rows of an item, and nothing else."""
+        encryption.grant(self._key, grantee, encryption.DECRYPT)
+        return self.table.grant(grantee, "dynamodb:Query")
+
     def grant_write_rows(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put rows, and nothing else."""
         encryption.grant(self._key, grantee, encryption.TABLE)

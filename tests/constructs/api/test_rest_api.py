@@ -10,9 +10,19 @@ import pytest
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cognito as cognito
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
 from tests.constructs.conftest import RECIPE, resources, states_of
 
-from cdk_inference import Execution, Inference, InferencePipeline, ModelArtifact, Preprocess, PropError
+from cdk_inference import (
+    Execution,
+    Inference,
+    InferencePipeline,
+    InferenceRestApi,
+    ModelArtifact,
+    Preprocess,
+    PropError,
+    QueueTrigger,
+)
 from cdk_inference.api.templates import is_text
 from cdk_inference.model import Float16
 
@@ -198,3 +208,56 @@ def test_a_gpu_that_requests_would_wait_for_fails(stack):
     )
     with pytest.raises(PropError, match="inference must answer at once for an API, got Stack/Photos/Inference"):
         waits.add_rest_api()
+
+
+def test_items_go_straight_to_the_queue(stack, pipeline):
+    caller = iam.User(stack, "Caller")
+    trigger = QueueTrigger(stack, "Trigger", encryption_key=kms.Key(stack, "Mine"))
+    api = pipeline(trigger=trigger).add_rest_api()
+    api.add_items()
+    api.grant_send_items(caller)
+    method = named(stack, "AWS::ApiGateway::Method", "itemsPOST")
+    assert (method["AuthorizationType"], method["Integration"]["PassthroughBehavior"]) == ("AWS_IAM", "NEVER")
+    assert ":sqs:path/" in json.dumps(method["Integration"]["Uri"])
+    key, send = named(stack, "AWS::IAM::Policy", "RestApiItemsRole")["PolicyDocument"]["Statement"]
+    assert key["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
+    assert (send["Action"], send["Resource"]) == ("sqs:SendMessage", stack.resolve(trigger.queue.queue_arn))
+    (statement,) = named(stack, "AWS::IAM::Policy", "CallerDefaultPolicy")["PolicyDocument"]["Statement"]
+    assert json.dumps(statement["Resource"]).endswith('"/prod/POST/items"]]}')
+    assert api.openapi["paths"].keys() == {"/predict", "/items"}
+
+
+def test_results_are_looked_up_without_a_function(stack, pipeline):
+    caller = iam.User(stack, "Caller")
+    api = pipeline().add_rest_api()
+    api.add_results()
+    api.grant_read_results(caller)
+    assert len(resources(stack, "AWS::Lambda::Function")) == 3
+    workflow = named(stack, "AWS::IAM::Policy", "RestApiResultsWorkflowStateMachineRoleDefaultPolicy")
+    *_, query = workflow["PolicyDocument"]["Statement"]
+    (table,) = resources(stack, "AWS::DynamoDB::GlobalTable")
+    assert query["Action"] == "dynamodb:Query"
+    assert query["Resource"] == {"Fn::GetAtt": [table, "Arn"]}
+    start = named(stack, "AWS::IAM::Policy", "RestApiResultsRole")["PolicyDocument"]["Statement"][-1]
+    assert start["Action"] == "states:StartSyncExecution"
+    assert "RestApiResultsWorkflow" in json.dumps(start["Resource"])
+    (statement,) = named(stack, "AWS::IAM::Policy", "CallerDefaultPolicy")["PolicyDocument"]["Statement"]
+    assert json.dumps(statement["Resource"]).endswith('"/prod/GET/results/*"]]}')
+    assert api.openapi["paths"]["/results/{id}"]["get"]["security"] == [{"caller": []}]
+
+
+def test_items_of_a_bucket_fail(pipeline):
+    with pytest.raises(PropError, match="must be a QueueTrigger for POST /items, got S3Trigger; put objects into"):
+        pipeline().add_rest_api().add_items()
+
+
+def test_items_that_are_no_text_fail(stack, pipeline):
+    api = pipeline(trigger=QueueTrigger(stack, "Trigger")).add_rest_api(content_types=["image/png"])
+    with pytest.raises(PropError, match="content_types must be texts for POST /items, got 'image/png'"):
+        api.add_items()
+
+
+def test_results_without_a_table_fail(stack, pipeline):
+    backend = pipeline().stages.api_backend(None)
+    with pytest.raises(PropError, match=r"must have a trigger and results for GET /results/\{id\}, got none"):
+        InferenceRestApi(stack, "Alone", backend=backend).add_results()

@@ -44,10 +44,19 @@ class Caller:
         """Send bytes, or anything else as JSON; return status, answer and headers."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = AWSRequest("POST", f"{self.url}{path}", {"Content-Type": kind, **self.headers, **named}, data=data)
+        return self._send("POST", path, data, {"Content-Type": kind, **named})
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """Ask for something; return status and answer."""
+        return self._send("GET", path, None, {})[:2]
+
+    def _send(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, Any, dict[str, str]]:
+        request = AWSRequest(method, f"{self.url}{path}", {**self.headers, **headers}, data=data)
         if self.credentials is not None:
             SigV4Auth(self.credentials, "execute-api", aws.REGION).add_auth(request)
-        prepared = urllib.request.Request(request.url, data, dict(request.headers), method="POST")  # noqa: S310 - loopback
+        prepared = urllib.request.Request(request.url, data, dict(request.headers), method=method)  # noqa: S310 - loopback
         try:
             with aws.open_directly(prepared, timeout=60) as response:
                 status, text, found = response.status, response.read(), dict(response.headers)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from cdk_inference.local import aws
 from tests.e2e.triggers.callers import Caller, rest_api_url, user
-from tests.e2e.triggers.messages import Messages
+from tests.e2e.triggers.messages import Messages, order
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from cdk_inference.local import LocalCloud
+    from cdk_inference.local import LocalCloud, PipeRunner
 
 pytestmark = pytest.mark.e2e
 
@@ -90,12 +93,54 @@ def test_the_api_may_start_its_workflow_and_no_other(cloud: LocalCloud, caller: 
     assert refused == len(machines) - 1 >= 3
 
 
-def test_a_key_lets_in_where_callers_are_anonymous(cloud: LocalCloud) -> None:
-    url = rest_api_url(cloud, "Triggers/Records")
+@pytest.fixture(scope="module")
+def shop(cloud: LocalCloud) -> Caller:
+    """A caller with an API key."""
     (key,) = cloud.client("apigateway").get_api_keys(includeValues=True)["items"]
+    return Caller(rest_api_url(cloud, "Triggers/Records"), headers={"x-api-key": key["value"]})
+
+
+def test_a_key_lets_in_where_callers_are_anonymous(shop: Caller) -> None:
     numbers = {"a": 1, "b": 2, "c": 30, "d": 40}
-    status, answer, _ = Caller(url, headers={"x-api-key": key["value"]}).post("/predict", numbers)
+    status, answer, _ = shop.post("/predict", numbers)
     assert (status, answer["prediction"]["sums"]) == (200, [3, 70])
     for headers in ({}, {"x-api-key": "other"}):
-        assert Caller(url, headers=headers).post("/predict", numbers)[0] == 403
-    assert Caller(url, headers={"x-api-key": key["value"]}).post("/predict", b"1", "text/plain")[0] == 415
+        other = Caller(shop.url, headers=headers)
+        assert other.post("/predict", numbers)[0] == 403
+        assert other.post("/items", numbers)[0] == 403
+        assert other.get("/results/a")[0] == 403
+    assert shop.post("/predict", b"1", "text/plain")[0] == 415
+
+
+def test_who_does_not_wait_asks_for_the_result_later(shop: Caller, pipes: PipeRunner) -> None:
+    assert shop.get("/results/http%201") == (404, {"message": "there is no result of this id, or not yet"})
+    text = order("http 1", 1, text='& = "ü" %41 $input.body')
+    status, answer, _ = shop.post("/items", text.encode())
+    assert (status, answer.keys()) == (202, {"id"})
+    found: list[Any] = []
+
+    def ended() -> bool:
+        found[:] = shop.get("/results/http%201")
+        return found[0] == 200
+
+    wait_until(ended, lambda: f"no result, but {found}", every=0.5)
+    assert found[1]["status"] == "SUCCEEDED"
+    assert found[1]["prediction"] == {"sums": [3, 7]}
+    assert found[1].keys() == {"status", "prediction", "model_version", "recorded_at", "etag"}
+    sent = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")).encode()
+    assert found[1]["etag"] == hashlib.sha256(sent).hexdigest()
+    assert pipes.refusals == []
+
+
+def test_the_result_of_a_request_with_a_key_can_be_looked_up(shop: Caller) -> None:
+    shop.post("/predict", {"a": 1, "b": 2, "c": 30, "d": 40}, idempotency_key="kept")
+    status, answer = shop.get("/results/kept")
+    assert (status, answer["prediction"]) == (200, {"sums": [3, 70]})
+    shop.post("/predict", {"a": 1}, idempotency_key="refused")
+    status, answer = shop.get("/results/refused")
+    assert (status, answer["status"]) == (200, "REJECTED")
+    assert "'b' is missing" in answer["reason"]
+
+
+def test_a_queue_refuses_an_empty_item(shop: Caller) -> None:
+    assert shop.post("/items", b"")[0] == 400

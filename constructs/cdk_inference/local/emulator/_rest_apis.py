@@ -1,8 +1,8 @@
 """Integrations of REST APIs with express workflows, which MiniStack does not have.
 
 Part of the child process, see `_ministack`. The mapping templates are run by airspeed, an engine for their language.
-The workflow is started through the front door, with the credentials of the integration's role: what the role may not
-do, it cannot do here either.
+The workflow is started through the front door, with the credentials of the integration's role. So IAM has its say here
+too.
 """
 
 from __future__ import annotations

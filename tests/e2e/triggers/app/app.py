@@ -102,6 +102,8 @@ staged = InferencePipeline(
 asked = staged.add_rest_api(content_types=["application/json", "text/plain", "application/octet-stream"])
 asked.grant_invoke(caller)
 keyed = orders.add_rest_api("Keyed", api_key_required=True, anonymous=True)
+keyed.add_items()
+keyed.add_results()
 keyed.add_client("Shop", throttle_rate=100, throttle_burst=100, requests_per_day=1000)
 pool = cognito.UserPool(stack, "Pool", removal_policy=cdk.RemovalPolicy.DESTROY)
 client = pool.add_client("Client", auth_flows=cognito.AuthFlow(admin_user_password=True))
