@@ -98,7 +98,7 @@ def main() -> None:
 
         rest = physical("Staged", "AWS::ApiGateway::RestApi")
         machines = cloud.client("stepfunctions").list_state_machines()["stateMachines"]
-        machine = next(one["stateMachineArn"] for one in machines if "StagedRestApi" in one["name"])
+        machine = next(one["stateMachineArn"] for one in machines if "StagedRestApiWorkflow" in one["name"])
         given = {"request": "r", "api": "x", "time": "1000", "key": "", "body": base64.b64encode(_ORDER).decode()}
         start = json.dumps({"stateMachineArn": machine, "input": json.dumps(given)}).encode()
         with_api, without = alternate(

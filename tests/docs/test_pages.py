@@ -99,7 +99,7 @@ def names(code: str) -> dict[str, Any]:
         **{name: getattr(cdk_inference, name) for name in cdk_inference.__all__},
         **{
             name: getattr(cdk, name)
-            for name in ("App", "CfnOutput", "Duration", "Environment", "RemovalPolicy", "Stack")
+            for name in ("App", "CfnOutput", "Duration", "Environment", "RemovalPolicy", "Size", "Stack")
         },
         "cloudwatch": cloudwatch,
         "dynamodb": dynamodb,

@@ -52,7 +52,12 @@ class ApiBackend(ABC):
     ) -> apigateway.Integration:
         """Create what is missing, and return the integration of ``POST /predict``."""
 
-    def method_options(self, api: apigateway.RestApi, content_types: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
+    def method_options(
+        self,
+        api: apigateway.RestApi,  # noqa: ARG002
+        content_types: Sequence[str],  # noqa: ARG002
+        schema: Mapping[str, Any] | None,  # noqa: ARG002
+    ) -> dict[str, Any]:
         """Return what the method says about requests and responses."""
         return {}
 
@@ -107,15 +112,20 @@ class WorkflowBackend(ApiBackend):
         arn = workflow.state_machine.state_machine_arn
         return start_workflow(scope, workflow, {one: request_template(arn, text=is_text(one)) for one in content_types})
 
-    def method_options(self, api: apigateway.RestApi, content_types: Sequence[str]) -> dict[str, Any]:
+    def method_options(
+        self, api: apigateway.RestApi, content_types: Sequence[str], schema: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
         """Have API Gateway refuse what is not the JSON that its type says."""
         responses = method_responses(RESPONSES)
         if list(content_types) != [JSON]:  # a validator may take all types for JSON
             return {"method_responses": responses}
-        anything = api.add_model("Json", schema=apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4))
+        model = api.add_model("Json", schema=apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4))
+        if schema is not None:  # as it is: CDK's own class does not have all that a schema may
+            cast("apigateway.CfnModel", model.node.default_child).schema = dict(schema)
+            cast("apigateway.Deployment", api.latest_deployment).add_to_logical_id({"schema": dict(schema)})
         return {
             "method_responses": responses,
-            "request_models": {JSON: anything},
+            "request_models": {JSON: model},
             "request_validator": api.add_request_validator("Body", validate_request_body=True),
         }
 

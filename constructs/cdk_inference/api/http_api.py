@@ -23,7 +23,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.storage.defaults import API_LOGS, log_group
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
@@ -72,6 +72,8 @@ class InferenceHttpApi(Construct):
         The scopes of which a token of a JWT authorizer must have one. Default: none.
     content_types
         The media types that requests may have, such as ``["application/json"]``. Default: any.
+    request_schema
+        The JSON Schema of bodies of JSON, for `openapi`; an HTTP API does not validate. Default: none.
     cors_preflight
         The web pages that may call. Default: none.
     throttle_rate
@@ -109,6 +111,7 @@ class InferenceHttpApi(Construct):
         authorizer: apigatewayv2.IHttpRouteAuthorizer | None = None,
         authorization_scopes: Sequence[str] = (),
         content_types: Sequence[str] = (),
+        request_schema: Mapping[str, object] | None = None,
         cors_preflight: apigatewayv2.CorsPreflightOptions | None = None,
         throttle_rate: int = 100,
         throttle_burst: int = 200,
@@ -159,7 +162,11 @@ class InferenceHttpApi(Construct):
         add_metadata(self.api, "http-api", path=PATH)
         self.url = f"{self.api.api_endpoint}{PATH}"
         self.openapi = document(
-            metrics_name(function), content_types=content_types, security={"caller": _security(authorizer)}, stage=""
+            metrics_name(function),
+            content_types=content_types,
+            schema=request_schema,
+            security={"caller": _security(authorizer)},
+            stage="",
         )
 
     def grant_invoke(self, grantee: iam.IGrantable) -> iam.Grant:

@@ -35,7 +35,14 @@ _REFUSALS = {
 }
 
 
-def document(title: str, *, content_types: Sequence[str], security: Mapping[str, Any], stage: str) -> dict[str, Any]:
+def document(
+    title: str,
+    *,
+    content_types: Sequence[str],
+    schema: Mapping[str, Any] | None,
+    security: Mapping[str, Any],
+    stage: str,
+) -> dict[str, Any]:
     """Return the document.
 
     Parameters
@@ -44,6 +51,8 @@ def document(title: str, *, content_types: Sequence[str], security: Mapping[str,
         The name of the pipeline.
     content_types
         The media types of requests; any, if there are none.
+    schema
+        The schema of bodies of JSON; None if any JSON may be valid.
     security
         The scheme by which callers say who they are, by its name.
     stage
@@ -51,6 +60,7 @@ def document(title: str, *, content_types: Sequence[str], security: Mapping[str,
     """
     message = {"type": "object", "required": ["message"], "properties": {"message": {"type": "string"}}}
     binary = {"schema": {"type": "string", "format": "binary"}}
+    body = {} if schema is None else {"schema": dict(schema)}
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": "1"},
@@ -92,7 +102,7 @@ def document(title: str, *, content_types: Sequence[str], security: Mapping[str,
                     "requestBody": {
                         "required": True,
                         "content": {
-                            one: {} if one == "application/json" else binary for one in content_types or ["*/*"]
+                            one: body if one == "application/json" else binary for one in content_types or ["*/*"]
                         },
                     },
                     "responses": {
@@ -151,6 +161,38 @@ def add_results(api: dict[str, Any]) -> None:
                 "200": {"description": "The result.", "content": _content("Result")},
                 "404": {"description": "There is no result of this id, or not yet.", "content": _content("Refusal")},
                 **{status: predict["responses"][status] for status in ("403", "429", "500", "503", "504")},
+            },
+        }
+    }
+
+
+def add_uploads(api: dict[str, Any], content_types: Sequence[str]) -> None:
+    """Add ``POST /uploads`` to a document."""
+    predict = api["paths"]["/predict"]["post"]
+    text = {"type": "string"}
+    api["components"]["schemas"]["Upload"] = {
+        "type": "object",
+        "required": ["id", "url", "headers", "expires_at"],
+        "properties": {
+            "id": text,
+            "url": text,
+            "headers": {"type": "object", "additionalProperties": text},
+            "expires_at": {"type": "string", "format": "date-time"},
+        },
+    }
+    asked = {
+        "type": "object",
+        "required": ["size", "content_type"],
+        "properties": {"size": {"type": "integer", "minimum": 1}, "content_type": {"enum": list(content_types)}},
+    }
+    api["paths"]["/uploads"] = {
+        "post": {
+            "operationId": "startUpload",
+            "security": predict["security"],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": asked}}},
+            "responses": {
+                "201": {"description": "Where to send the object by PUT.", "content": _content("Upload")},
+                **{status: predict["responses"][status] for status in ("400", "403", "413", "415", "429", "500")},
             },
         }
     }

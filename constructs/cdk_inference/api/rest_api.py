@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_iam as iam
@@ -12,28 +12,31 @@ from constructs import Construct
 
 from cdk_inference.api.backends import JSON, ApiBackend
 from cdk_inference.api.content_types import check_content_types
-from cdk_inference.api.openapi import API_KEY, SIGV4, UNKNOWN, add_items, add_results, document
+from cdk_inference.api.openapi import API_KEY, SIGV4, UNKNOWN, add_items, add_results, add_uploads, document
 from cdk_inference.common.metadata import add_metadata, metrics_name
 from cdk_inference.common.props.descriptions import described
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_at_least
 from cdk_inference.errors import PropError
 from cdk_inference.storage.defaults import API_LOGS, log_group
+from cdk_inference.triggers.base import IS3Trigger
 from cdk_inference.triggers.queue import QueueTrigger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from aws_cdk import RemovalPolicy
+    from aws_cdk import RemovalPolicy, Size
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_kms as kms
 
+    from cdk_inference.stages.base import StageFunction
     from cdk_inference.storage.results import IResultsTable
     from cdk_inference.triggers.base import ITrigger
 
 PATH = "/predict"
 ITEMS = "/items"
 RESULTS = "/results/{id}"
+UPLOADS = "/uploads"
 _STAGE = "prod"
 _LONGEST = 1024  # characters of a description
 _LOGGED = {
@@ -68,6 +71,9 @@ class InferenceRestApi(Construct):
         The table where results are, see `add_results`. Default: none.
     content_types
         The media types that requests may have. Default: ``application/json``.
+    request_schema
+        The JSON Schema of bodies of JSON, for `openapi`. API Gateway validates with it if JSON is all that requests
+        may have and a workflow answers. Default: none.
     authorizer
         The authorizer that lets callers in, such as a ``RequestAuthorizer`` of ``aws_apigateway``. Default: callers are
         principals of IAM that may, see `grant_invoke`.
@@ -117,6 +123,7 @@ class InferenceRestApi(Construct):
         trigger: ITrigger | None = None,
         results: IResultsTable | None = None,
         content_types: Sequence[str] = (JSON,),
+        request_schema: Mapping[str, object] | None = None,
         authorizer: apigateway.IAuthorizer | None = None,
         authorization_scopes: Sequence[str] = (),
         api_key_required: bool = False,
@@ -172,7 +179,7 @@ class InferenceRestApi(Construct):
             "POST",
             backend.bind(self, content_types=content_types, **self._workflows),
             **self._proof,
-            **backend.method_options(self.api, content_types),
+            **backend.method_options(self.api, content_types, request_schema),
         )
         if web_acl_arn is not None:
             from aws_cdk import aws_wafv2 as wafv2  # noqa: PLC0415 - only for those who ask
@@ -185,6 +192,7 @@ class InferenceRestApi(Construct):
         self.openapi = document(
             metrics_name(self),
             content_types=content_types,
+            schema=request_schema,
             security={"key": API_KEY} if anonymous else {"caller": SIGV4 if authorizer is None else UNKNOWN},
             stage=f"/{_STAGE}",
         )
@@ -224,8 +232,53 @@ class InferenceRestApi(Construct):
         )
         add_items(self.openapi)
 
+    def add_uploads(self, content_types: Mapping[str, str], *, max_object_size: Size | None = None) -> StageFunction:
+        """Add ``POST /uploads``: whoever says a size and a type gets a URL of S3, to which to send such an object.
+
+        A small function signs the URL, which is valid for 15 minutes, for one object of this size and type. The object
+        lands in the bucket of the pipeline's trigger, and starts it as any other.
+
+        Parameters
+        ----------
+        content_types
+            The ends of keys by the media types that objects may have, such as ``{"image/jpeg": ".jpg"}``.
+        max_object_size
+            The largest object. Default: 64 MiB.
+
+        Raises
+        ------
+        PropError
+            The trigger has no bucket, or a media type or an end of keys is none.
+        """
+        from cdk_inference.api.uploads import upload_function  # noqa: PLC0415 - only for those who ask
+
+        if not isinstance(self._trigger, IS3Trigger):
+            raise PropError(
+                f"trigger of {self.node.path} must have a bucket for POST {UPLOADS}, got "
+                f"{type(self._trigger).__name__}; use add_items()"
+            )
+        check_content_types(list(content_types))
+        function = upload_function(
+            Construct(self, "Uploads"),
+            trigger=self._trigger,
+            content_types=content_types,
+            max_object_size=max_object_size,
+            **self._workflows,
+        )
+        self.api.root.add_resource(UPLOADS.removeprefix("/")).add_method(
+            "POST",
+            apigateway.LambdaIntegration(cast("Any", function.target), allow_test_invoke=False),
+            **self._proof,
+        )
+        add_uploads(self.openapi, list(content_types))
+        return function
+
+    def grant_upload(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee ask for URLs, see `add_uploads`."""
+        return self._grant(grantee, "POST", UPLOADS)
+
     def add_results(self) -> None:
-        """Add ``GET /results/{id}``: the newest row of a message, or of a request with this idempotency key.
+        """Add ``GET /results/{id}``: the newest row of a message, an upload, or a request with this idempotency key.
 
         A workflow asks the table, without a function.
 
@@ -245,7 +298,11 @@ class InferenceRestApi(Construct):
             )
         scope = Construct(self, "Results")
         workflow = ResultsWorkflow(
-            scope, "Workflow", results=self._results, source=self._trigger.source, **self._workflows
+            scope,
+            "Workflow",
+            results=self._results,
+            beginning=f"{self._trigger.source}/{self._trigger.prefix}",
+            **self._workflows,
         )
         template = look_up_template(workflow.state_machine.state_machine_arn)
         results = self.api.root.add_resource("results").add_resource("{id}")

@@ -45,8 +45,8 @@ class ResultsWorkflow(LoggedStateMachine):
     ----------
     results
         The table.
-    source
-        Where items come from, as rows say it: the source of the pipeline's trigger. Rows of requests with an
+    beginning
+        The beginning of the attribute ``object`` of the trigger's items, up to their id. Rows of requests with an
         idempotency key are found first.
     encryption_key
         Customer managed key of the log group, the definition and the executions. Default: AWS encrypts with its own.
@@ -67,14 +67,14 @@ class ResultsWorkflow(LoggedStateMachine):
         id: str,
         *,
         results: IResultsTable,
-        source: str,
+        beginning: str,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         log_removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
         self._create(
-            first_state=self._states(results, source),
+            first_state=self._states(results, beginning),
             comment=f"looks up results of {scope.node.path}",
             state_machine_type=sfn.StateMachineType.EXPRESS,
             timeout=TIMEOUT,
@@ -85,13 +85,13 @@ class ResultsWorkflow(LoggedStateMachine):
         results.grant_query(self.state_machine)
         self._complete("results-state-machine")
 
-    def _states(self, results: IResultsTable, source: str) -> sfn.IChainable:
+    def _states(self, results: IResultsTable, beginning: str) -> sfn.IChainable:
         read = sfn.Pass.jsonata(
             self,
             "Read request",
             assign={
                 "asked": "{% 'apigateway:' & $states.input.api & '/' & $base64decode($states.input.id) %}",
-                "sent": f"{{% {string_literal(source)} & '/' & $base64decode($states.input.id) %}}",
+                "sent": f"{{% {string_literal(beginning)} & $base64decode($states.input.id) %}}",
             },
         )
         first = self._query("Look up request", results, "{% $asked %}")

@@ -9,7 +9,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.pipeline.measured import MeasuredPipeline
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aws_cdk import Duration
     from aws_cdk import aws_apigateway as apigateway
@@ -197,6 +197,7 @@ class OperatedPipeline(MeasuredPipeline):
         authorizer: apigatewayv2.IHttpRouteAuthorizer | None = None,
         authorization_scopes: Sequence[str] = (),
         content_types: Sequence[str] = (),
+        request_schema: Mapping[str, object] | None = None,
         cors_preflight: apigatewayv2.CorsPreflightOptions | None = None,
         throttle_rate: int = 100,
         throttle_burst: int = 200,
@@ -212,7 +213,7 @@ class OperatedPipeline(MeasuredPipeline):
             The id of the construct.
         route
             The route that answers. Default: the only one.
-        authorizer, authorization_scopes, content_types, cors_preflight, throttle_rate, throttle_burst
+        authorizer, authorization_scopes, content_types, request_schema, cors_preflight, throttle_rate, throttle_burst
             As those of `InferenceHttpApi`.
 
         Raises
@@ -236,6 +237,7 @@ class OperatedPipeline(MeasuredPipeline):
             authorizer=authorizer,
             authorization_scopes=authorization_scopes,
             content_types=content_types,
+            request_schema=request_schema,
             cors_preflight=cors_preflight,
             throttle_rate=throttle_rate,
             throttle_burst=throttle_burst,
@@ -248,6 +250,7 @@ class OperatedPipeline(MeasuredPipeline):
         *,
         route: str | None = None,
         content_types: Sequence[str] = ("application/json",),
+        request_schema: Mapping[str, object] | None = None,
         authorizer: apigateway.IAuthorizer | None = None,
         authorization_scopes: Sequence[str] = (),
         api_key_required: bool = False,
@@ -269,7 +272,7 @@ class OperatedPipeline(MeasuredPipeline):
             The id of the construct.
         route
             The route that answers. Default: the only one.
-        content_types, authorizer, authorization_scopes, api_key_required, anonymous
+        content_types, request_schema, authorizer, authorization_scopes, api_key_required, anonymous
             As those of `InferenceRestApi`.
         throttle_rate, throttle_burst, web_acl_arn, cloud_watch_role
             As those of `InferenceRestApi`.
@@ -290,6 +293,7 @@ class OperatedPipeline(MeasuredPipeline):
             trigger=self.trigger,
             results=self.results,
             content_types=content_types,
+            request_schema=request_schema,
             authorizer=authorizer,
             authorization_scopes=authorization_scopes,
             api_key_required=api_key_required,

@@ -85,7 +85,7 @@ def test_web_pages_may_be_allowed(stack, fused):
 
 
 def test_media_types_are_those_of_the_document_and_of_the_function(stack, fused):
-    api = fused.add_http_api(content_types=["image/jpeg", "image/png"])
+    api = fused.add_http_api(content_types=["image/jpeg", "image/png"], request_schema={"type": "object"})
     body = api.openapi["paths"]["/predict"]["post"]["requestBody"]
     assert body["content"].keys() == {"image/jpeg", "image/png"}
     (function,) = [one for name, one in resources(stack, "AWS::Lambda::Function").items() if "Score" in name]

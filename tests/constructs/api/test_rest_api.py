@@ -106,6 +106,14 @@ def test_json_is_validated_where_nothing_else_is_taken(stack, pipeline):
     assert only(stack, "Method")["RequestModels"].keys() == {"application/json"}
 
 
+def test_a_schema_is_for_callers_and_for_validation(stack, pipeline):
+    schema = {"type": "object", "required": ["a"], "properties": {"a": {"type": "number"}}}
+    api = pipeline().add_rest_api(request_schema=schema)
+    assert only(stack, "Model")["Schema"] == schema
+    body = api.openapi["paths"]["/predict"]["post"]["requestBody"]
+    assert body["content"]["application/json"]["schema"] == schema
+
+
 def test_a_fused_pipeline_answers_with_its_function(stack, pipeline):
     fused = pipeline(execution=Execution.fused())
     fused.add_rest_api(content_types=["image/jpeg"])
@@ -261,3 +269,41 @@ def test_results_without_a_table_fail(stack, pipeline):
     backend = pipeline().stages.api_backend(None)
     with pytest.raises(PropError, match=r"must have a trigger and results for GET /results/\{id\}, got none"):
         InferenceRestApi(stack, "Alone", backend=backend).add_results()
+
+
+def test_uploads_land_where_the_trigger_looks(stack, pipeline):
+    caller = iam.User(stack, "Caller")
+    api = pipeline(prefix="inbox/").add_rest_api()
+    api.add_uploads({"image/jpeg": ".jpg"}, max_object_size=cdk.Size.mebibytes(1))
+    api.grant_upload(caller)
+    variables = named(stack, "AWS::Lambda::Function", "RestApiUploadsSign")["Environment"]["Variables"]
+    assert (variables["UPLOAD_PREFIX"], variables["MAX_OBJECT_BYTES"]) == ("inbox/", "1048576")
+    assert json.loads(variables["UPLOAD_TYPES"]) == {"image/jpeg": ".jpg"}
+    policy = named(stack, "AWS::IAM::Policy", "RestApiUploadsSignRole")["PolicyDocument"]["Statement"]
+    (put,) = [one for one in policy if one["Action"] == "s3:PutObject"]
+    assert json.dumps(put["Resource"]).endswith('"/inbox/*"]]}')
+    actions = {
+        action for one in policy for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])
+    }
+    assert {one.split(":")[0] for one in actions} == {"s3", "kms", "logs", "xray"}
+    (statement,) = named(stack, "AWS::IAM::Policy", "CallerDefaultPolicy")["PolicyDocument"]["Statement"]
+    assert json.dumps(statement["Resource"]).endswith('"/prod/POST/uploads"]]}')
+
+
+@pytest.mark.parametrize(
+    ("content_types", "message"),
+    [
+        ({}, "content_types must name a media type, got none"),
+        ({"jpeg": ".jpg"}, "content_types must be media types in lower case"),
+        ({"image/jpeg": "jpg"}, "content_types must have ends of keys such as '.jpg', got 'jpg' for 'image/jpeg'"),
+    ],
+)
+def test_uploads_of_what_is_no_type_fail(pipeline, content_types, message):
+    with pytest.raises(PropError, match=message):
+        pipeline().add_rest_api().add_uploads(content_types)
+
+
+def test_uploads_to_a_queue_fail(stack, pipeline):
+    api = pipeline(trigger=QueueTrigger(stack, "Trigger")).add_rest_api()
+    with pytest.raises(PropError, match="must have a bucket for POST /uploads, got QueueTrigger; use add_items"):
+        api.add_uploads({"image/jpeg": ".jpg"})

@@ -82,3 +82,13 @@ def rest_api_url(cloud: Cloud, pipeline: str) -> str:
     """Return where the REST API of a pipeline is."""
     (api,) = cloud.resources(pipeline=pipeline, type="AWS::ApiGateway::RestApi")
     return f"{cloud.endpoint}/_aws/execute-api/{api.physical_id}/prod"
+
+
+def put(url: str, data: bytes, headers: Mapping[str, str]) -> int:
+    """Send an object to a presigned URL, and return the status."""
+    request = urllib.request.Request(url, data, dict(headers), method="PUT")  # noqa: S310 - loopback
+    try:
+        with aws.open_directly(request, timeout=60) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code

@@ -93,7 +93,8 @@ orders.add_http_api(content_types=["application/json"]).grant_invoke(caller)
 staged = InferencePipeline(
     stack,
     "Staged",
-    trigger=QueueTrigger(stack, "StagedQueue", max_receive_count=1, removal_policy=cdk.RemovalPolicy.DESTROY),
+    prefix="inbox/",
+    max_receive_count=1,
     **obedient,
     stage_timeout=cdk.Duration.seconds(8),
     model=model,
@@ -101,6 +102,10 @@ staged = InferencePipeline(
 )
 asked = staged.add_rest_api(content_types=["application/json", "text/plain", "application/octet-stream"])
 asked.grant_invoke(caller)
+asked.add_uploads({"text/plain": ".txt"})
+asked.add_results()
+asked.grant_upload(caller)
+asked.grant_read_results(caller)
 keyed = orders.add_rest_api("Keyed", api_key_required=True, anonymous=True)
 keyed.add_items()
 keyed.add_results()
