@@ -30,7 +30,7 @@ from cdk_inference.local.stacks import Resource, Stack, deployed
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
 _MAX_RECEIVE = 10  # SQS gives at most ten messages at once
