@@ -1,4 +1,4 @@
-"""What the stand-in of a pipe does with the batches of a stream that fail, without an embedded AWS."""
+"""The stand-in of a pipe gives a batch of a stream the end that AWS would; without an embedded AWS."""
 
 from __future__ import annotations
 

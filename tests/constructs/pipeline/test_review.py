@@ -255,7 +255,7 @@ def test_cdk_nag_has_no_finding_in_other_parts(app, add):
 
 
 def test_cfn_lint_is_clean(tmp_path):
-    """Of what no judge of ``make verify`` lints: the other parts above are in its reference apps."""
+    """Lint the parts that are not in a reference app, for no judge of ``make verify`` lints these."""
     templates = []
     for add in (add_monitored_pipeline, add_triggers):
         app = cdk.App(outdir=str(tmp_path / add.__name__), context={"aws:cdk:bundling-stacks": []})
