@@ -65,6 +65,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 def _answers(records: list[dict[str, Any]], deadline: Deadline, context: object) -> Iterator[dict[str, Any]]:
     """Yield the answers of the fused handler: for all new messages, and for each that came back."""
+    whole = deadline.left()
     new = [_message(record) for record in records if _times(record) == 1]
     if new:
         yield fused.handler({"messages": new}, context)
@@ -72,7 +73,7 @@ def _answers(records: list[dict[str, Any]], deadline: Deadline, context: object)
     if again:
         from inference_runtime.stages.alone import scored_alone  # noqa: PLC0415 - hardly ever needed
 
-        yield from scored_alone(again, deadline)
+        yield from scored_alone(again, deadline, whole)
 
 
 def _is_test(body: str) -> bool:

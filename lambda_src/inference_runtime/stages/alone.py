@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from inference_runtime.stages.deadline import Deadline
 
 _NOT_ITS_FAULT = frozenset({"RetryableError", "LittleTimeError"})
+_SLOW = "TookTooLongError"
+_FAIR_SHARE = 0.2
+"""Share of an invocation's time that a message must have had before it is to blame for taking longer."""
+
 _log = logging.getLogger(__name__)
 
 
-def scored_alone(messages: Sequence[dict[str, Any]], deadline: Deadline) -> Iterator[dict[str, Any]]:
+def scored_alone(messages: Sequence[dict[str, Any]], deadline: Deadline, whole: float) -> Iterator[dict[str, Any]]:
     """Yield what the fused handler says of each message, in the same form.
 
-    A message that kills the process, or takes longer than its share of the time, is a failure. Nobody is to blame if
+    A message that kills the process, or takes longer than a fair share of the time, is a failure. Nobody is to blame if
     the process does not start, or time runs short.
 
     Parameters
@@ -30,6 +34,8 @@ def scored_alone(messages: Sequence[dict[str, Any]], deadline: Deadline) -> Iter
         As the fused handler takes them.
     deadline
         The deadline of the invocation.
+    whole
+        The seconds that the invocation had at its beginning.
     """
     budget = TimeBudget(deadline.left(), len(messages))
     worker: Worker | None = None
@@ -50,9 +56,8 @@ def scored_alone(messages: Sequence[dict[str, Any]], deadline: Deadline) -> Iter
             except (DiedError, TimeoutError) as error:
                 worker.close()
                 worker = None
-                yield _failed(message, error, budget, seconds)
-            else:
-                yield _answer_of(message, dict(answer))
+                answer = _death(error, seconds)
+            yield _blamed(message, dict(answer), fair=seconds >= _FAIR_SHARE * whole)
     finally:
         if worker is not None:
             worker.close()
@@ -80,21 +85,22 @@ def _started(seconds: float) -> Worker:
     return worker
 
 
-def _failed(message: dict[str, Any], error: Exception, budget: TimeBudget, seconds: float) -> dict[str, Any]:
+def _death(error: Exception, seconds: float) -> dict[str, Any]:
+    """Return what the process would have said if it could."""
     if isinstance(error, TimeoutError):
-        if not budget.is_fair(seconds):
-            return {"unfinished": [message["message_id"]]}
-        name, cause = "TookTooLongError", f"took longer than {seconds:.2g} s"
-    else:
-        name, cause = "ProcessDiedError", str(error)
-    _log.error("message %s failed: %s", message["message_id"], cause)
-    return {"failures": [{"message_id": message["message_id"], "error": name, "cause": cause}]}
+        return {"error": _SLOW, "cause": f"took longer than {seconds:.2g} s"}
+    return {"error": "ProcessDiedError", "cause": str(error)}
 
 
-def _answer_of(message: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    if "error" not in answer:
-        return answer
-    if answer["error"] in _NOT_ITS_FAULT:
-        return {"retry": [message["message_id"]]}
-    failure = {"message_id": message["message_id"], "error": answer["error"], "cause": answer["cause"]}
-    return {"failures": [failure]}
+def _blamed(message: dict[str, Any], answer: dict[str, Any], *, fair: bool) -> dict[str, Any]:
+    """Return an answer with its error as the failure of the message, if it is to blame."""
+    message_id = message["message_id"]
+    if "error" in answer:
+        if answer["error"] in _NOT_ITS_FAULT:
+            return {"retry": [message_id]}
+        _log.error("message %s failed: %s", message_id, answer["cause"])
+        failure = {"message_id": message_id, "error": answer["error"], "cause": answer["cause"]}
+        answer = {"failures": [failure]}
+    if not fair and any(one["error"] == _SLOW for one in answer.get("failures", ())):
+        return {"unfinished": [message_id]}
+    return answer
