@@ -303,13 +303,14 @@ def _send_as(
     )
 
 
-def _name_streams() -> None:
-    """Check policies against the stream of a request: MiniStack asks whether all streams are allowed."""
+def _name_resources() -> None:
+    """Check policies against the stream or map run of a request: MiniStack asks whether all are allowed."""
     from ministack.core import iam_actions  # noqa: PLC0415
 
     arn_of = iam_actions.extract_resource_arn
+    named = {"dynamodbstreams": _stream_of, "states": _map_run_of}
     iam_actions.extract_resource_arn = lambda service, method, path, headers, body, *rest: (
-        _stream_of(body) if service == "dynamodbstreams" else arn_of(service, method, path, headers, body, *rest)
+        (named[service](body) if service in named else None) or arn_of(service, method, path, headers, body, *rest)
     )
 
 
@@ -338,6 +339,15 @@ def _stream_of(body: bytes) -> str:
         return str(named.get("StreamArn") or iterator["arn"])
     except (ValueError, KeyError):
         return "*"
+
+
+def _map_run_of(body: bytes) -> str | None:
+    """Return the ARN of the map run that a request names."""
+    try:
+        named = json.loads(body)
+    except ValueError:
+        return None
+    return named.get("mapRunArn") if isinstance(named, dict) else None
 
 
 class _Faults:
@@ -581,6 +591,7 @@ def _without_math(alarm: dict[str, Any]) -> dict[str, Any]:
 
 def _behave_as_aws() -> None:
     """Mend what MiniStack does in another way than AWS."""
+    import _distributed_map  # type: ignore[import-not-found]  # noqa: PLC0415 - a file next to this one
     from ministack.core import lambda_runtime  # noqa: PLC0415
     from ministack.services import lambda_svc, pipes, stepfunctions  # noqa: PLC0415
 
@@ -596,8 +607,9 @@ def _behave_as_aws() -> None:
     call_lambda = stepfunctions._call_lambda
     stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
     _take_metric_math()
+    _distributed_map.install()
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
-    _name_streams()
+    _name_resources()
     _name_events()
     _announce_stacks()
     _run_schedules()
