@@ -47,7 +47,7 @@ from cdk_inference.model import Float16
 from cdk_inference.stages.base import FunctionOptions
 from inference_runtime.audit.answers import with_answer_hash
 from inference_runtime.stages.item import Item
-from inference_runtime.stages.rows import row
+from inference_runtime.stages.rows import row, with_label
 
 from .pages import PAGES, ROOT, Page, page
 
@@ -249,20 +249,22 @@ def test_strategies_have_these_props() -> None:
 
 def test_row_attributes_are_those_that_are_written() -> None:
     item = Item("id", "bucket", "key", None, "etag", 1, "0" * 32, "2026-01-01T00:00:00Z", "message")
-    written = with_answer_hash(
-        row(
-            item,
-            status="SUCCEEDED",
-            model_version="1",
-            inference="cpu",
-            recorded_at="2026-01-01T00:00:00Z",
-            prediction={"M": {}},
-            reason="none",
-            expires_at=1,
-            route="large",
-            variant="a",
-            confidence=0.5,
-            first={"M": {}},
+    written = with_label(
+        with_answer_hash(
+            row(
+                item,
+                status="SUCCEEDED",
+                model_version="1",
+                inference="cpu",
+                recorded_at="2026-01-01T00:00:00Z",
+                prediction={"M": {"label": {"S": "cat"}}},
+                reason="none",
+                expires_at=1,
+                route="large",
+                variant="a",
+                confidence=0.5,
+                first={"M": {}},
+            )
         )
     )
     (rows,) = page("results-table.md").tables("attributes").values()

@@ -249,9 +249,11 @@ def recording_environment(results: IResultsTable, result_ttl: Duration | None) -
     PropError
         Rows would be deleted at once.
     """
-    if result_ttl is None:
-        return {"RESULTS_TABLE": results.table.table_name}
-    return {"RESULTS_TABLE": results.table.table_name, "RESULT_TTL_DAYS": days_text("result_ttl", result_ttl)}
+    return {
+        "RESULTS_TABLE": results.table.table_name,
+        **({} if result_ttl is None else {"RESULT_TTL_DAYS": days_text("result_ttl", result_ttl)}),
+        **({"LABEL_INDEX": "label"} if "label" in results.indexes else {}),
+    }
 
 
 def _one_output(outputs: Sequence[TensorSpec], name: str | None, what: str) -> TensorSpec:

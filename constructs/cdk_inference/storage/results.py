@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from aws_cdk import aws_dynamodb as dynamodb
+from aws_cdk import aws_iam as iam
 from constructs import Construct
 
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.prop_types import check_props
-from cdk_inference.common.props.validation import check_either
+from cdk_inference.common.props.validation import check_choice, check_either
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
 from cdk_inference.storage.tables import enable_stream, private_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
-    from aws_cdk import aws_iam as iam
     from aws_cdk import aws_kms as kms
 
 PARTITION_KEY = "object"
 SORT_KEY = "version"
 EXPIRY_ATTRIBUTE = "expires_at"
+
+ResultIndex = Literal["prefix", "time", "status", "label"]
+"""The ways to find rows besides by their object; `cdk_inference.client` has a method for each."""
+
+_INDEXED: dict[ResultIndex, tuple[str, str]] = {
+    "prefix": ("bucket", "key"),
+    "time": ("bucket", "recorded_at"),
+    "status": ("status", "recorded_at"),
+    "label": ("label", "recorded_at"),
+}
 
 
 @check_props
@@ -36,9 +48,12 @@ class IResultsTable(Construct):
     table
         The table, for everything this construct does not cover. Its own grants do not know the encryption key: use
         those of this construct, or grant the key too.
+    indexes
+        As those of `ResultsTable`.
     """
 
     table: dynamodb.ITableV2
+    indexes: Sequence[ResultIndex] = ()
     _key: kms.IKey | None
 
     @property
@@ -60,15 +75,21 @@ class IResultsTable(Construct):
 
     def grant_read_data(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee read rows (get, query, scan)."""
+        return self._grant_read(grantee, "dynamodb:Scan", "dynamodb:DescribeTable")
+
+    def grant_query(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee find rows by the object that they are about and by the indexes, without scans."""
+        return self._grant_read(grantee)
+
+    def _grant_read(self, grantee: iam.IGrantable, *more: str) -> iam.Grant:
         encryption.grant(self._key, grantee, encryption.DECRYPT)
-        return self.table.grant(
-            grantee,
-            "dynamodb:GetItem",
-            "dynamodb:BatchGetItem",
-            "dynamodb:Query",
-            "dynamodb:Scan",
-            "dynamodb:DescribeTable",
-        )
+        actions = ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query", *more]
+        if not self.indexes:
+            return self.table.grant(grantee, *actions)
+        # That of CDK would name the indexes by a pattern.
+        arn = self.table.table_arn
+        names = [f"{arn}/index/{index_name(index)}" for index in self.indexes]
+        return iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[arn, *names])
 
     def grant_query(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee look up the rows of an item, and nothing else."""
@@ -78,7 +99,9 @@ class IResultsTable(Construct):
     def grant_write_rows(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put rows, and nothing else."""
         encryption.grant(self._key, grantee, encryption.TABLE)
-        return self.table.grant(grantee, "dynamodb:PutItem")
+        return iam.Grant.add_to_principal(
+            grantee=grantee, actions=["dynamodb:PutItem"], resource_arns=[self.table.table_arn]
+        )
 
     def metric_throttled_writes(self, **options: Any) -> cloudwatch.Metric:
         """Count the writes that DynamoDB throttled, as a sum over 5 minutes."""
@@ -97,6 +120,11 @@ class ResultsTable(IResultsTable):
 
     Parameters
     ----------
+    indexes
+        The ways to find rows besides by their object: ``"prefix"`` of the key, ``"time"`` of writing, ``"status"`` or
+        ``"label"``, which a classifier's prediction has. Each costs one write unit more for a row, 0.63 USD for a
+        million, and has the keys of the rows alone. CloudFormation adds or removes one at a time on a table that
+        exists. Default: none.
     encryption_key
         Customer managed key of the table. Default: DynamoDB encrypts with a key that AWS owns.
     point_in_time_recovery
@@ -108,8 +136,13 @@ class ResultsTable(IResultsTable):
 
     Attributes
     ----------
-    table
-        As that of `IResultsTable`.
+    table, indexes
+        As those of `IResultsTable`.
+
+    Raises
+    ------
+    PropError
+        An index does not exist, or is given twice.
     """
 
     def __init__(
@@ -117,12 +150,14 @@ class ResultsTable(IResultsTable):
         scope: Construct,
         id: str,
         *,
+        indexes: Sequence[ResultIndex] = (),
         encryption_key: kms.IKey | None = None,
         point_in_time_recovery: bool = True,
         deletion_protection: bool = False,
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
+        self.indexes = _checked(indexes)
         encryption.check_key(self, encryption_key)
         self._key = encryption_key
         self.table = private_table(
@@ -138,6 +173,14 @@ class ResultsTable(IResultsTable):
             deletion_protection=deletion_protection,
             removal_policy=data_removal_policy(self, removal_policy),
         )
+        for index in self.indexes:
+            partition, sort = _INDEXED[index]
+            self.table.add_global_secondary_index(
+                index_name=index_name(index),
+                partition_key=dynamodb.Attribute(name=partition, type=dynamodb.AttributeType.STRING),
+                sort_key=dynamodb.Attribute(name=sort, type=dynamodb.AttributeType.STRING),
+                projection_type=dynamodb.ProjectionType.KEYS_ONLY,
+            )
         add_metadata(self.table, "results")
 
     def enable_stream(self) -> str:
@@ -163,6 +206,7 @@ class ResultsTable(IResultsTable):
         table_arn: str | None = None,
         table_name: str | None = None,
         table_stream_arn: str | None = None,
+        indexes: Sequence[ResultIndex] = (),
         encryption_key: kms.IKey | None = None,
     ) -> IResultsTable:
         """Use the results table of another stack, with its key.
@@ -173,13 +217,15 @@ class ResultsTable(IResultsTable):
             One of the two.
         table_stream_arn
             ARN of the stream of new rows, which events need: see `enable_stream`. Default: none.
+        indexes
+            Those that the table has; grants include them. Default: none.
         encryption_key
             Customer managed key of the table; grants include it. Default: none.
 
         Raises
         ------
         PropError
-            Both or none of ARN and name are given.
+            Both or none of ARN and name are given, or an index does not exist.
         """
         check_either(table_arn=table_arn, table_name=table_name)
         return _ImportedTable(
@@ -188,6 +234,7 @@ class ResultsTable(IResultsTable):
             table_arn=table_arn,
             table_name=table_name,
             table_stream_arn=table_stream_arn,
+            indexes=indexes,
             encryption_key=encryption_key,
         )
 
@@ -201,9 +248,11 @@ class _ImportedTable(IResultsTable):
         table_arn: str | None,
         table_name: str | None,
         table_stream_arn: str | None,
+        indexes: Sequence[ResultIndex],
         encryption_key: kms.IKey | None,
     ) -> None:
         super().__init__(scope, id)
+        self.indexes = _checked(indexes)
         self._key, self._stream_arn = encryption_key, table_stream_arn
         self.table = dynamodb.TableV2.from_table_attributes(
             self,
@@ -221,3 +270,16 @@ class _ImportedTable(IResultsTable):
                 "ResultsTable.from_table_attributes, or make the events in the stack that owns the table"
             )
         return self._stream_arn
+
+
+def index_name(index: ResultIndex) -> str:
+    """Return the name that DynamoDB has for an index."""
+    return f"by-{index}"
+
+
+def _checked(indexes: Sequence[ResultIndex]) -> tuple[ResultIndex, ...]:
+    for index in indexes:
+        check_choice(get_args(ResultIndex), indexes=index)
+        if indexes.count(index) > 1:
+            raise PropError(f"indexes must be different, got '{index}' twice; remove one")
+    return tuple(indexes)

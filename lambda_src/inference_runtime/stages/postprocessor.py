@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from inference_runtime.aws import TIMEOUTS, error_code
 from inference_runtime.environment import required
 from inference_runtime.errors import RejectItem, failure_of, reason_of
-from inference_runtime.stages.rows import ResultError, prediction_attribute, put_row
+from inference_runtime.stages.rows import ResultError, prediction_attribute, put_row, with_label
 from inference_runtime.stages.user_code import load_stage
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
@@ -62,6 +62,8 @@ class Postprocessor:
         Counts what objects and answers are like, if the pipeline has a drift monitor.
     hashed
         Adds the hash of the answer to a row, if the pipeline has an audit log.
+    labelled
+        Whether a row has its label as an attribute, since the table has an index of labels.
 
     Attributes
     ----------
@@ -82,8 +84,10 @@ class Postprocessor:
         recorded_by: Collection[str] = (),
         drift: DriftCounter | None = None,
         hashed: Callable[[dict[str, Attribute]], dict[str, Attribute]] | None = None,
+        labelled: bool = False,
     ) -> None:
         self.drift = drift
+        self._labelled = labelled
         self._hashed = hashed
         self._dynamodb = dynamodb
         self._table = table
@@ -120,6 +124,7 @@ class Postprocessor:
             recorded_by=[name for name in ("route", "variant") if f"{name.upper()}_METRICS" in os.environ],
             drift=_drift_counter(dynamodb),
             hashed=_with_answer_hash(),
+            labelled="LABEL_INDEX" in os.environ,
         )
 
     def log_as(self, model_version: str) -> None:
@@ -322,6 +327,8 @@ class Postprocessor:
             return None
         if self._hashed is not None:
             attributes = self._hashed(attributes)
+        if self._labelled:
+            attributes = with_label(attributes)
         try:
             new = put_row(self._dynamodb, self._table, attributes)
         except (BotoCoreError, ClientError) as error:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 MAX_PREDICTION_BYTES = 300_000
 """Largest prediction, as DynamoDB counts: a row may have 400 KB, and keys and reason need some."""
 
+MAX_LABEL_BYTES = 2048
+"""Largest label that an index takes: a key of DynamoDB has no more."""
+
 _MAX_DEPTH = 28  # DynamoDB nests 32 levels deep
 _MAX_DIGITS = 38
 _SMALLEST = 1e-130
@@ -110,6 +113,15 @@ def row(
     if expires_at is not None:
         attributes["expires_at"] = {"N": str(expires_at)}
     return attributes
+
+
+def with_label(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
+    """Return a row with the label of its prediction as a separate attribute, by which an index finds it.
+
+    A row has none if its prediction has none, or one that is not a string, empty or too long for an index.
+    """
+    label = attributes.get("prediction", {}).get("M", {}).get("label", {}).get("S", "")
+    return {**attributes, "label": {"S": label}} if 0 < len(label.encode()) <= MAX_LABEL_BYTES else attributes
 
 
 def put_row(dynamodb: DynamoDBClient, table: str, attributes: dict[str, Attribute]) -> bool:

@@ -6,6 +6,7 @@ Each has its model delivered in another way.
 from pathlib import Path
 
 import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
@@ -56,7 +57,8 @@ bucket = s3.Bucket(stack, "Bucket", versioned=True, enforce_ssl=True, removal_po
 bucket.node.default_child.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
     event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
 )
-results = ResultsTable(stack, "Results", encryption_key=key, **options)
+results = ResultsTable(stack, "Results", encryption_key=key, indexes=["prefix", "time", "status", "label"], **options)
+results.grant_query(iam.User(stack, "Finder", user_name="finder"))
 shared = {"model": model, "bucket": bucket, "results": results, "encryption_key": key, **options}
 InferencePipeline(
     stack,

@@ -1,0 +1,62 @@
+"""Indexes of the results table: made on request, granted by name, and known to the functions that write rows."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from aws_cdk import aws_iam as iam
+from tests.constructs.conftest import resources
+
+from cdk_inference import PropError, ResultsTable
+
+
+def test_each_index_has_its_keys_and_those_of_the_row(stack):
+    ResultsTable(stack, "Results", indexes=["prefix", "status"])
+    (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
+    found = {
+        index["IndexName"]: ([key["AttributeName"] for key in index["KeySchema"]], index["Projection"])
+        for index in table["Properties"]["GlobalSecondaryIndexes"]
+    }
+    keys = {"ProjectionType": "KEYS_ONLY"}
+    assert found == {"by-prefix": (["bucket", "key"], keys), "by-status": (["status", "recorded_at"], keys)}
+
+
+def test_grants_name_the_indexes_and_no_pattern(stack, pipeline):
+    results = ResultsTable(stack, "Results", indexes=["time"])
+    results.grant_query(iam.User(stack, "Finder"))
+    pipeline(results=results)
+    policies = resources(stack, "AWS::IAM::Policy")
+    (finder,) = [one for name, one in policies.items() if name.startswith("Finder")]
+    (statement,) = finder["Properties"]["PolicyDocument"]["Statement"]
+    assert statement["Action"] == ["dynamodb:GetItem", "dynamodb:BatchGetItem", "dynamodb:Query"]
+    assert "index/by-time" in json.dumps(statement["Resource"])
+    assert "index/*" not in json.dumps(policies)
+
+
+def test_only_an_index_of_labels_changes_the_functions(stack, pipeline):
+    pipeline(results=ResultsTable(stack, "Results", indexes=["label", "time"]))
+    assert "LABEL_INDEX" in json.dumps(resources(stack, "AWS::Lambda::Function"))
+
+
+def test_without_indexes_nothing_is_labelled(stack, pipeline):
+    pipeline()
+    assert "LABEL_INDEX" not in json.dumps(resources(stack, "AWS::Lambda::Function"))
+
+
+def test_indexes_of_an_imported_table_are_granted(stack):
+    theirs = ResultsTable.from_table_attributes(stack, "Results", table_name="rows", indexes=["label"])
+    theirs.grant_read_data(iam.User(stack, "Reader"))
+    assert "table/rows/index/by-label" in json.dumps(resources(stack, "AWS::IAM::Policy"))
+
+
+@pytest.mark.parametrize(
+    ("indexes", "message"),
+    [
+        (["colour"], "indexes must be 'prefix', 'time', 'status' or 'label', got 'colour'"),
+        (["time", "time"], "indexes must be different, got 'time' twice"),
+    ],
+)
+def test_an_index_that_does_not_exist_or_is_there_twice_fails(stack, indexes, message):
+    with pytest.raises(PropError, match=message):
+        ResultsTable(stack, "Results", indexes=indexes)
