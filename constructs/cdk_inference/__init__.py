@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cdk_inference.api.http_api import InferenceHttpApi
     from cdk_inference.api.rest_api import InferenceRestApi
     from cdk_inference.audit.audit_log import AuditLog
+    from cdk_inference.backfill.backfill import Backfill
     from cdk_inference.bundling.delivery import ModelDelivery
     from cdk_inference.capacity.capacity import Capacity
     from cdk_inference.capacity.managed_instances import CpuCapacity
@@ -72,6 +73,7 @@ _MODULES = {
     "AbortOn": "releases.abort_rules",
     "AbortRule": "releases.abort_rules",
     "AuditLog": "audit.audit_log",
+    "Backfill": "backfill.backfill",
     "Capacity": "capacity.capacity",
     "CapacitySchedule": "capacity.provisioned",
     "CapacityStrategy": "capacity.strategy",
@@ -146,6 +148,7 @@ __all__ = [
     "AbortOn",
     "AbortRule",
     "AuditLog",
+    "Backfill",
     "Capacity",
     "CapacitySchedule",
     "CapacityStrategy",

@@ -77,14 +77,13 @@ def stage_functions(resources: dict[str, Any]) -> list[str]:
 
 def test_every_example_has_a_test() -> None:
     examples = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
-    # tests/e2e/stages runs the backfill, test_tutorial.py the shapes, and test_continuous_delivery.py what it is about.
+    # test_tutorial.py runs the shapes, and test_continuous_delivery.py what it is about.
     assert examples == {
         "minimal",
         "own_functions",
         "sentences",
         "alarms",
         "cascade",
-        "backfill",
         "shapes",
         "continuous_delivery",
         "release",

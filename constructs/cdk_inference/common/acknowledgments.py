@@ -6,6 +6,7 @@ versions of cdk-nag: the third reads acknowledgments, and the second the metadat
 
 from __future__ import annotations
 
+import json
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -59,9 +60,14 @@ def policy_of(role: iam.IRole, *names: str) -> None:
 
 def objects_under(role: iam.IRole, bucket: s3.IBucket, *patterns: str) -> None:
     """Acknowledge that the objects of a bucket can only be granted by a pattern."""
-    stack = Stack.of(role)
-    details = [f"Resource::{_render(stack.resolve(bucket.arn_for_objects(pattern)))}" for pattern in patterns]
-    explain(role.node.find_child("DefaultPolicy"), "objects-by-pattern", details=details)
+    arns = [bucket.arn_for_objects(pattern) for pattern in patterns]
+    by_pattern(role.node.find_child("DefaultPolicy"), "objects-by-pattern", *arns)
+
+
+def by_pattern(policy: IConstruct, name: str, *arns: str) -> None:
+    """Acknowledge that a policy can only name its resources by these patterns."""
+    stack = Stack.of(policy)
+    explain(policy, name, details=[f"Resource::{_render(stack.resolve(arn))}" for arn in arns])
 
 
 def accelerator(function: CfnResource) -> None:
@@ -94,6 +100,8 @@ def _render(value: Any) -> str:  # noqa: ANN401 (a CloudFormation value)
             return f"<{name}.{attribute}>"
         case {"Fn::Join": [separator, parts]}:
             return str(separator).join(_render(part) for part in parts)
+        case {}:
+            return json.dumps(value, separators=(",", ":"))
         case _:
             return str(value)
 

@@ -219,6 +219,7 @@ _PREFIXES = {
     "dynamodb:UpdateItem": "DynamoDB",
     "lambda:Invoke": "Lambda",
     "states:StartExecution": "StepFunctions",
+    "states:StartSyncExecution": "Sfn",  # which has no integration but that of the SDK
     "sqs:SendMessage": "SQS",
 }
 # Step Functions' own names for errors of the SDK that it calls with, which no service's model lists.
@@ -227,6 +228,7 @@ _OF_THE_SDK = {
     "dynamodb:UpdateItem": ("AmazonDynamoDBException", "SdkClientException"),
     "lambda:Invoke": ("AWSLambdaException", "ClientExecutionTimeoutException", "SdkClientException"),
     "states:StartExecution": ("SdkClientException", "SfnException"),
+    "states:StartSyncExecution": ("SdkClientException", "SfnException"),
     "sqs:SendMessage": ("AmazonSQSException", "SdkClientException"),
 }
 

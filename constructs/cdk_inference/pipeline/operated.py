@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_events as events
     from aws_cdk import aws_iam as iam
+    from aws_cdk import aws_s3 as s3
     from aws_cdk import aws_sns as sns
 
     from cdk_inference.api.http_api import InferenceHttpApi
     from cdk_inference.api.rest_api import InferenceRestApi
     from cdk_inference.audit.audit_log import AuditLog
+    from cdk_inference.backfill.backfill import Backfill
     from cdk_inference.costs.prices import Prices
     from cdk_inference.events.patterns import Status
     from cdk_inference.monitoring.alarms import PipelineAlarms
     from cdk_inference.monitoring.dashboard import PipelineDashboard
     from cdk_inference.monitoring.drift import DriftMonitor
-    from cdk_inference.pipeline.execution_strategy import PipelineParts
+    from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, PipelineParts
     from cdk_inference.pipeline.workflow import InferenceWorkflow
     from cdk_inference.releases.control import ReleaseControl
     from cdk_inference.storage.results import IResultsTable
@@ -43,6 +45,7 @@ class OperatedPipeline(MeasuredPipeline):
     drift_monitors: list[DriftMonitor]
     _audit_bus: events.IEventBus | None = None  # that of the events that an audit log wants
     _parts: PipelineParts
+    _execution: ExecutionStrategy[Any]
 
     def add_drift_monitor(
         self,
@@ -187,6 +190,65 @@ class OperatedPipeline(MeasuredPipeline):
             max_message_age=max_message_age,
             max_rejected_share=max_rejected_share,
             runbook=runbook,
+        )
+
+    def add_backfill(
+        self,
+        id: str = "Backfill",
+        *,
+        inventory_bucket: s3.IBucket | None = None,
+        prices: Prices | None = None,
+    ) -> Backfill:
+        """Add a state machine that scores objects which are in the bucket already.
+
+        ``python -m cdk_inference.backfill start STACK`` starts it, for the objects under a prefix, of a list, or of an
+        S3 Inventory. Objects that the pipeline's models have scored are left out. It costs nothing as long
+        as it does not run.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        inventory_bucket
+            The bucket where S3 Inventory puts lists of the trigger's bucket, as CSV. Default: backfills take no
+            inventory.
+        prices
+            The prices of the estimate before a start. Default: list prices of us-east-1.
+
+        Raises
+        ------
+        PropError
+            The items of the trigger are messages, or there is no workflow.
+        """
+        from cdk_inference.backfill.backfill import Backfill  # noqa: PLC0415 - only for those who ask
+        from cdk_inference.costs.backfills import BackfillPrices  # noqa: PLC0415
+        from cdk_inference.costs.options import PipelineShape  # noqa: PLC0415
+        from cdk_inference.routing.route_costs import planned_option  # noqa: PLC0415
+        from cdk_inference.triggers.base import IS3Trigger  # noqa: PLC0415
+
+        if not isinstance(self.trigger, IS3Trigger):
+            raise PropError(
+                f"trigger must be an S3Trigger for a backfill, got {type(self.trigger).__name__}; messages are gone "
+                "once they are scored, so send them again"
+            )
+        if self.workflow is None:
+            raise PropError(f"{self.node.path} must have a workflow for a backfill, got none; use an InferencePipeline")
+        ways = self._plan.planned.values()
+        return Backfill(
+            self,
+            id,
+            trigger=self.trigger,
+            results=self.results,
+            workflow=self.workflow,
+            models=[way.route.model.version if way.escalation is None else way.escalation.row_version for way in ways],
+            inventory_bucket=inventory_bucket,
+            prices=BackfillPrices.of(
+                [planned_option(self._plan, way) for way in ways],
+                shape=PipelineShape(batch_size=self.trigger.batch_size, fused=not self._execution.outputs_travel),
+                prices=prices,
+            ),
+            functions=self._parts.functions,
+            workflows=self._parts.workflows,
         )
 
     def add_http_api(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.gpu.inference import GpuBackend
     from cdk_inference.model.calibration import Calibration
+    from cdk_inference.routing.plan import PlannedRoute, RoutePlan
     from cdk_inference.routing.route import Route
 
 _MILLION = Traffic(items_per_month=1_000_000)
@@ -80,6 +81,20 @@ def _on_lambda(name: str, milliseconds: float | None, backend: GpuBackend) -> Gp
         # The network of a capacity provider, or VPC, of one's own is there anyway.
         endpoints=None if backend.capacity is None and backend.vpc is None else 0,
     )
+
+
+def planned_option(plan: RoutePlan, planned: PlannedRoute) -> CpuOption | GpuOption | CascadeOption | None:
+    """Return a way through a workflow as the estimates take it; None if its costs are not known."""
+    try:
+        first = option(planned.route)
+        if planned.escalation is None or not isinstance(first, CpuOption):
+            return first
+        then = option(plan.planned[plan.destinations[planned.escalation.then].planned].route)
+        calibration = planned.escalation.calibration
+        share = 1.0 if calibration is None else calibration.escalation_rate
+        return CascadeOption(planned.name, first=first, then=then, escalation=share)
+    except PropError:
+        return None
 
 
 def cascade_option(name: str, first: Route, then: Route, agreement: float) -> CascadeOption:

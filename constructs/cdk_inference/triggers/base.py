@@ -23,7 +23,7 @@ from cdk_inference.storage import encryption
 from cdk_inference.triggers.pipe_source import PipeSource
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_events as events
@@ -310,6 +310,10 @@ class ITrigger(Construct):
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put items into the queue."""
+        return self.grant_send(grantee)
+
+    def grant_send(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put messages into the queue, in the form that the workflow takes."""
         encryption.grant(self._key, grantee, encryption.ENCRYPT)
         return iam.Grant.add_to_principal(
             grantee=grantee, actions=["sqs:SendMessage"], resource_arns=[self._messages.queue_arn]
@@ -405,12 +409,13 @@ class IS3Trigger(ITrigger):
     ----------
     bucket, queue, dead_letter_queue, undelivered_queue, log_group
         The parts. Events that EventBridge cannot deliver to the queue go to ``undelivered_queue``; None without it.
-    prefix, batch_size, max_receive_count
-        As those of `S3Trigger`.
+    prefix, suffixes, batch_size, max_receive_count
+        As those of `S3Trigger`; ``suffixes`` are not known of a trigger of another stack, and empty.
     """
 
     bucket: s3.IBucket
     queue: sqs.IQueue
+    suffixes: Sequence[str] = ()
     _bucket_key: kms.IKey | None
 
     @property

@@ -96,7 +96,7 @@ class S3Trigger(IS3Trigger):
     ----------
     bucket, queue, dead_letter_queue, undelivered_queue, rule, log_group
         The parts. Events that EventBridge cannot deliver to the queue goes to ``undelivered_queue``.
-    prefix, max_receive_count
+    prefix, suffixes, max_receive_count
         As given.
 
     Raises
@@ -137,7 +137,7 @@ class S3Trigger(IS3Trigger):
         self._bucket_key = encryption_key if bucket is None else bucket.encryption_key or encryption_key
         self.batch_size = batch_size
         self._window = window
-        self.prefix = prefix
+        self.prefix, self.suffixes = prefix, tuple(suffixes)
         self.max_receive_count = max_receive_count
         self.bucket = bucket if bucket is not None else _create_inbox(self, encryption_key, removal_policy)
         _warn_without_events(self.bucket, self)

@@ -94,6 +94,13 @@ def add_audited_pipeline(app):
     pipeline.audit(AuditLog(cdk.Stack.of(pipeline), "Log"))
 
 
+def add_backfill(app):
+    """Add a pipeline with a backfill, and who starts it."""
+    pipeline = add_pipeline(app, prefix=lambda _: "in/", execution=lambda _: Execution.fused())
+    stack = cdk.Stack.of(pipeline)
+    pipeline.add_backfill(inventory_bucket=s3.Bucket.from_bucket_name(stack, "Inventories", "inventories"))
+
+
 def add_capacities(app):
     """Add a function with each way to shorten a cold start."""
     stack = cdk.Stack(app, "Stack")
@@ -246,7 +253,7 @@ def test_cdk_nag_fails_an_old_python_that_a_user_chose(app):
     assert {v["ruleName"] for v in violations} == {"AwsSolutions-L1"}
 
 
-@pytest.mark.parametrize("add", [add_audited_pipeline, add_capacities, add_deliveries, add_triggers])
+@pytest.mark.parametrize("add", [add_audited_pipeline, add_backfill, add_capacities, add_deliveries, add_triggers])
 def test_cdk_nag_has_no_finding_in_other_parts(app, add):
     add(app)
     violations, acknowledged = report(app)

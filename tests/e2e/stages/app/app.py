@@ -39,7 +39,7 @@ options = {"removal_policy": cdk.RemovalPolicy.DESTROY}
 model = ModelArtifact(stack, "Model", recipe=HERE / "model" / "recipe.py")
 
 for name, execution in {"Obedient": Execution.staged(), "Fused": Execution.fused()}.items():
-    InferencePipeline(
+    obedient = InferencePipeline(
         stack,
         name,
         model=model,
@@ -51,6 +51,9 @@ for name, execution in {"Obedient": Execution.staged(), "Fused": Execution.fused
         stage_timeout=cdk.Duration.seconds(8),
         **options,
     )
+lists = s3.Bucket(stack, "Inventories", enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
+operator = iam.User(stack, "Operator", user_name="operator")
+obedient.add_backfill(inventory_bucket=lists).grant_start(operator)
 
 key = kms.Key(stack, "Key", removal_policy=cdk.RemovalPolicy.DESTROY)
 bucket = s3.Bucket(stack, "Bucket", versioned=True, enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
@@ -91,6 +94,7 @@ for name in ("Reader", "Stranger"):
     if name == "Reader":
         results.grant_read_data(function)
     cdk.CfnOutput(stack, f"{name}Function", value=function.function_name)
+cdk.CfnOutput(stack, "InventoriesName", value=lists.bucket_name)
 cdk.CfnOutput(stack, "BucketName", value=bucket.bucket_name)
 cdk.CfnOutput(stack, "TableName", value=results.table.table_name)
 
