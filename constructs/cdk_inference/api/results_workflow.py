@@ -82,7 +82,7 @@ class ResultsWorkflow(LoggedStateMachine):
             log_retention=log_retention,
             log_removal_policy=log_removal_policy,
         )
-        results.grant_query(self.state_machine)
+        results.grant_look_up(self.state_machine)
         self._complete("results-state-machine")
 
     def _states(self, results: IResultsTable, beginning: str) -> sfn.IChainable:

@@ -91,7 +91,7 @@ class IResultsTable(Construct):
         names = [f"{arn}/index/{index_name(index)}" for index in self.indexes]
         return iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[arn, *names])
 
-    def grant_query(self, grantee: iam.IGrantable) -> iam.Grant:
+    def grant_look_up(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee look up the rows of an item, and nothing else."""
         encryption.grant(self._key, grantee, encryption.DECRYPT)
         return self.table.grant(grantee, "dynamodb:Query")

@@ -231,7 +231,10 @@ def test_a_bucket_of_another_account_or_region_fails(region, account):
         s3.Bucket(there, "Inbox", bucket_name="theirs", event_bridge_enabled=True),
         s3.Bucket.from_bucket_attributes(here, "Theirs", bucket_name="theirs", region=region, account=account),
     ):
-        with pytest.raises(PropError, match=f"bucket must be in the {which}; move the pipeline there, or let a rule"):
+        with pytest.raises(
+            PropError,
+            match=f"bucket must be in the {which}; move the pipeline there, or import the bucket by its name and forward",
+        ):
             S3Trigger(here, f"Trigger{bucket.node.id}", bucket=bucket)
 
 

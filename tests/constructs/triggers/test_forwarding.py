@@ -94,9 +94,3 @@ def test_forwarding_to_where_the_bucket_is_is_refused(app):
     here = stack_in(app, "Here", HERE)
     with pytest.raises(PropError, match="trigger must be in another account or Region"):
         S3EventForwarding(here, "Forwarding", bucket=s3.Bucket(here, "Theirs"), trigger=S3Trigger(here, "Trigger"))
-
-
-def test_a_bucket_that_is_elsewhere_is_refused_with_the_way_out(app):
-    here, there = stack_in(app, "Here", HERE), stack_in(app, "There", THERE)
-    with pytest.raises(PropError, match="forward its events with S3EventForwarding"):
-        S3Trigger(here, "Trigger", bucket=s3.Bucket(there, "Theirs", bucket_name="their-photos"))

@@ -29,7 +29,11 @@ def event(body: bytes = b"[1]", kind: str | None = "application/json", *, old: b
     """Return what API Gateway sends: of a REST API, whose headers are as the caller wrote them, or of an HTTP API."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     named |= {} if kind is None else {"Content-Type" if old else "content-type": kind}
-    said: dict[str, Any] = {"apiId": "abc", "requestId": "r1", ("requestTimeEpoch" if old else "timeEpoch"): 1000}
+    said: dict[str, Any] = {
+        "apiId": "abc",
+        "requestId": "r1",
+        ("requestTimeEpoch" if old else "timeEpoch"): 1767323045000,
+    }
     content = {"body": base64.b64encode(body).decode(), "isBase64Encoded": True} if body else {"body": None}
     return {"headers": named, "requestContext": said, **content}
 
@@ -72,7 +76,7 @@ def test_whatever_bytes_are_sent_reach_the_preprocessing(data: bytes, old: bool)
     (message,) = handler.events[0]["messages"]
     item = Item.from_message(message)
     assert (item.payload, item.size, item.bucket, item.key) == (data, len(data), "apigateway:abc", "r1")
-    assert item.event_time == "1970-01-01T00:00:01.000+00:00"
+    assert item.event_time == "2026-01-02T03:04:05.000+00:00"
 
 
 def test_a_text_reaches_the_preprocessing_in_utf_8() -> None:

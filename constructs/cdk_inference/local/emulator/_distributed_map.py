@@ -32,7 +32,7 @@ _AT_ONCE = 64  # what MiniStack runs if there is no limit
 
 def install() -> None:
     """Run distributed maps by this module."""
-    from ministack.services import stepfunctions  # type: ignore[import-untyped]  # noqa: PLC0415
+    from ministack.services import stepfunctions  # noqa: PLC0415
 
     stepfunctions._run_distributed_map = lambda *given: _MapRun(stepfunctions, *given).run()
 
