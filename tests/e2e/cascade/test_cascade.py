@@ -123,7 +123,9 @@ def test_a_file_that_comes_again_and_an_event_that_comes_thrice_add_no_rows(
     before = {key: photos.row(key) for key in keys}
     for key, name in keys.items():
         photos.put(key, photographs[name])
-    wait_until(lambda: all(photos.row(key)["sequencer"] > before[key]["sequencer"] for key in keys), lambda: before)
+    wait_until(
+        lambda: all(photos.row(key)["sequencer"] > before[key]["sequencer"] for key in keys), lambda: before, every=0.25
+    )
     for key, name in keys.items():
         row = photos.row(key)
         assert row["version"] == before[key]["version"]

@@ -84,7 +84,7 @@ def test_an_answer_is_found_by_its_object_and_proven_by_its_row(
     records.put("persons/John Roe.json", b"no JSON")
     records.ends(["persons/Jane Doe.json", "persons/John Roe.json"])
     names = {key: f"{records.bucket}/persons/{key}.json" for key in ("Jane Doe", "John Roe")}
-    wait_until(lambda: all(told(log, object=log.pseudonym(name)) for name in names.values()))
+    wait_until(lambda: all(told(log, object=log.pseudonym(name)) for name in names.values()), every=0.25)
     (answered,) = told(log, object=log.pseudonym(names["Jane Doe"]))
     row = records.row("persons/Jane Doe.json")
     stored = cloud.client("dynamodb").get_item(
@@ -108,7 +108,7 @@ def test_a_decision_about_the_pipeline_is_recorded_whole(log: DeployedLog, cloud
         for each in ({"pipeline": "another/Pipeline"}, detail)
     ]
     assert cloud.client("events").put_events(Entries=entries)["FailedEntryCount"] == 0
-    wait_until(lambda: bool(told(log, type="Drift Verdict")))
+    wait_until(lambda: bool(told(log, type="Drift Verdict")), every=0.25)
     assert [one["detail"] for one in told(log, type="Drift Verdict")] == [detail]
 
 
@@ -125,7 +125,7 @@ def test_a_verdict_is_recorded_with_its_evidence(records: Watched, log: Deployed
     cloud.client("dynamodb").put_item(TableName=variables["DRIFT_TABLE"], Item=item)
     answer = cloud.client("lambda").invoke(FunctionName=records.functions["Judge"], Payload=b"{}")
     assert "FunctionError" not in answer, answer["Payload"].read()
-    wait_until(lambda: any(one["detail"].get("window") == begin for one in told(log, type="Drift Verdict")))
+    wait_until(lambda: any(one["detail"].get("window") == begin for one in told(log, type="Drift Verdict")), every=0.25)
     (one,) = (one for one in told(log, type="Drift Verdict") if one["detail"].get("window") == begin)
     detail = one["detail"]
     assert (detail["verdict"], detail["objects"], detail["rejected"]) == ("DRIFT", 64, 1)
@@ -158,7 +158,10 @@ def test_a_deployment_that_changes_a_model_is_recorded_with_the_old_one(
     _, changed = sorted(told(log, type="Model Change"), key=lambda one: len(one["detail"]["before"]))
     assert (changed["detail"]["before"], changed["detail"]["models"]) == ({"main": first}, {"main": second})
     assert changed["detail"]["stack"] == created["detail"]["stack"]
-    wait_until(lambda: [one for one in told(log, type="Deployment") if one["detail"]["status"] == "UPDATE_COMPLETE"])
+    wait_until(
+        lambda: [one for one in told(log, type="Deployment") if one["detail"]["status"] == "UPDATE_COMPLETE"],
+        every=0.25,
+    )
 
 
 def test_the_judge_may_put_verdicts_and_no_other_event_and_on_no_other_bus(records: Watched, cloud: LocalCloud) -> None:
@@ -249,7 +252,7 @@ def test_the_command_line_shows_what_was_answered_for_an_object(
     records.put("asked", RECORD)
     records.ends(["asked"])
     name = f"{records.bucket}/asked"
-    wait_until(lambda: told(log, object=log.pseudonym(name)))
+    wait_until(lambda: told(log, object=log.pseudonym(name)), every=0.25)
     monkeypatch.setattr("boto3.Session", lambda **_: Session(cloud))
     shown = CliRunner().invoke(app, ["object", "Events", name, "--json"])
     (one,) = map(json.loads, shown.stdout.splitlines())

@@ -42,7 +42,7 @@ def test_each_row_is_an_event_that_does_not_say_what_is_in_it(records: Watched) 
         records.put(key, RECORD)
     records.put("bad", b"secret of the object")
     records.ends([*keys, "bad"])
-    wait_until(lambda: len(about(records, "All", *keys, "bad")) == 13)
+    wait_until(lambda: len(about(records, "All", *keys, "bad")) == 13, every=0.25)
     rows = {row["key"]: row for row in records.rows(*keys, "bad")}
     for event in about(records, "All", *keys, "bad"):
         row = rows.pop(event["detail"]["key"])
@@ -61,7 +61,7 @@ def test_each_row_is_an_event_that_does_not_say_what_is_in_it(records: Watched) 
 def test_a_replay_that_writes_nothing_is_no_event(records: Watched, cloud: LocalCloud) -> None:
     records.put("again", RECORD)
     records.ends(["again"])
-    wait_until(lambda: len(about(records, "All", "again")) == 1)
+    wait_until(lambda: len(about(records, "All", "again")) == 1, every=0.25)
     row = records.row("again")
     described = {name: row[name] for name in ("key", "etag", "sequencer")} | {"size": int(row["size"])}
     detail = {"bucket": {"name": records.bucket}, "object": described}
@@ -72,7 +72,7 @@ def test_a_replay_that_writes_nothing_is_no_event(records: Watched, cloud: Local
     assert (answer["status"], json.loads(answer["output"])["batchItemFailures"]) == ("SUCCEEDED", [])
     records.put("after", RECORD)  # the stream is in order: what came before would be here by now
     records.ends(["after"])
-    wait_until(lambda: len(about(records, "All", "after")) == 1)
+    wait_until(lambda: len(about(records, "All", "after")) == 1, every=0.25)
     assert len(about(records, "All", "again")) == 1
 
 

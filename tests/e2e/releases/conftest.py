@@ -127,7 +127,7 @@ class Releasing:
         workflows = self.cloud.client("stepfunctions")
         execution = str(workflows.start_execution(stateMachineArn=self.machine, input="{}")["executionArn"])
         if wait:
-            wait_until(lambda: self.status().status == "RUNNING", self.status)
+            wait_until(lambda: self.status().status == "RUNNING", self.status, every=0.25)
         return execution
 
     def ended(self, execution: str) -> tuple[str, str | None, str | None]:
@@ -252,7 +252,7 @@ def made(numbers: Watched) -> Releasing:
 @pytest.fixture(scope="package")
 def begun(made: Releasing) -> str:
     """The name of the decider that began the release with the deployment."""
-    wait_until(lambda: made.status().history, made.status)
+    wait_until(lambda: made.status().history, made.status, every=0.25)
     return str(made.status().history[0]["by"])
 
 

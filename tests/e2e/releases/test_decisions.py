@@ -47,14 +47,14 @@ def test_each_decision_is_recorded_whoever_decides(
     shadow: Releasing, cloud: LocalCloud, session: boto3.Session
 ) -> None:
     log = DeployedLog.find(session, "Releases")
-    wait_until(lambda: decided(log, "deployment"), lambda: told(log))
+    wait_until(lambda: decided(log, "deployment"), lambda: told(log), every=0.25)
     (begun,) = decided(log, "deployment")
     assert (begun["status"], begun["share"], begun["compared"]) == ("RUNNING", "0", "100")
     assert (begun["release"], len(begun["stable"]), len(begun["candidate"])) == (shadow.id, 12, 12)
 
     run = [sys.executable, "-m", "cdk_inference.release", "abort", "Releases", "--pipeline", PIPELINE]
     subprocess.run([*run, "--reason", "Jane Doe says so"], capture_output=True, check=True)
-    wait_until(lambda: decided(log, "operator"), lambda: told(log))
+    wait_until(lambda: decided(log, "operator"), lambda: told(log), every=0.25)
     (aborted,) = decided(log, "operator")
     assert (aborted["status"], aborted["share"]) == ("ABORTED", "0")
     assert aborted["decision"]["reason"] == log.pseudonym("Jane Doe says so")

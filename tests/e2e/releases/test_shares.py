@@ -84,7 +84,7 @@ def test_a_release_that_is_not_named_fails(releasing: Releasing, session: boto3.
 
 
 def test_a_shadow_answers_besides_and_writes_no_row(shadow: Releasing, session: boto3.Session) -> None:
-    wait_until(lambda: shadow.status().status == "RUNNING", shadow.status)
+    wait_until(lambda: shadow.status().status == "RUNNING", shadow.status, every=0.25)
     shadow.pipeline.ends(shadow.put("aside", 2, "wrong"))
     shadow.wait_for_comparisons()
     assert shadow.status().counts == {}  # of another route than the one that is released

@@ -97,7 +97,9 @@ def test_a_candidate_that_nobody_asks_is_neither_aborted_nor_advanced(releasing:
 def test_a_judge_that_does_not_answer_is_asked_again(releasing: Releasing) -> None:
     with releasing.pipeline.throttled("Judge"):
         execution = releasing.begin()
-        wait_until(lambda: releasing.failed_judgements(execution), lambda: releasing.pipeline.history(execution))
+        wait_until(
+            lambda: releasing.failed_judgements(execution), lambda: releasing.pipeline.history(execution), every=0.25
+        )
         assert releasing.status().status == "RUNNING"
     with releasing.alarm():
         assert releasing.ended(execution)[1] == "ReleaseAborted"

@@ -62,5 +62,5 @@ def in_vain(numbers: Watched, sagemaker: FakeSageMaker) -> dict[str, float]:
     for key, value in objects.items():
         numbers.put(key, str(value).encode())
     # From then on they are in a separate batch.
-    wait_until(lambda: sagemaker.refused_in_vain and not numbers.queued(objects), lambda: "nobody asked")
+    wait_until(lambda: sagemaker.refused_in_vain and not numbers.queued(objects), lambda: "nobody asked", every=0.25)
     return objects

@@ -70,7 +70,7 @@ def test_messages_that_are_no_events_fail_alone(obedient: Watched, hostile: Host
         found = [parsed(body) for body in obedient.dead_bodies()]
         return [found.count(parsed(body)) for body in hostile.garbage]
 
-    wait_until(lambda: all(dead()), dead)
+    wait_until(lambda: all(dead()), dead, every=0.25)
     assert dead() == [1] * len(hostile.garbage)
 
 
