@@ -37,16 +37,12 @@ class Synthesized:
         stack = cdk.Stack(cdk.App(outdir=str(output), context=context), "Stack", description=description)
         recipe = folder / "recipe" / "recipe.py"
         model = ModelArtifact(stack, "Model", recipe=recipe, cache_dir=folder / "cache")
-        (folder / "stages").mkdir(exist_ok=True)
-        post = folder / "stages" / "post.py"
-        if not post.exists():
-            post.write_text(POSTPROCESS)
         InferencePipeline(
             stack,
             "Photos",
             model=model,
             preprocess=Preprocess.image(size=16),
-            postprocess=Postprocess.function(f"{post}:best"),
+            postprocess=Postprocess.function(f"{folder / 'stages' / 'post.py'}:best"),
             execution=execution,
         )
         self.version = model.version
@@ -67,12 +63,21 @@ def of_function(stage: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def before(made_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
-    """A folder with an app's model, built."""
+    """A folder with an app's stages, and its model, built."""
 
     def make(folder: Path) -> None:
         build_model(write_recipe(folder / "recipe"), cache=folder / "cache")
+        (folder / "stages").mkdir()
+        (folder / "stages" / "post.py").write_text(POSTPROCESS)
 
     return made_once("redeployments", make)
+
+
+@pytest.fixture(scope="module")
+def first(before: Path, tmp_path_factory: pytest.TempPathFactory) -> Synthesized:
+    """The app before each change: another folder redeploys nothing, as the last test shows."""
+    folder = tmp_path_factory.mktemp("first")
+    return Synthesized(shutil.copytree(before, folder / "app"), folder / "first.out")
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -116,11 +121,10 @@ CHANGES: dict[str, tuple[Callable[[Path], None], set[str]]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_a_change_redeploys(before: Path, tmp_path: Path, change: str) -> None:
+def test_what_a_change_redeploys(before: Path, first: Synthesized, tmp_path: Path, change: str) -> None:
     edit_files, expected = CHANGES[change]
     folder = tmp_path / "app"
     shutil.copytree(before, folder)
-    first = Synthesized(folder, tmp_path / "first.out")
     edit_files(folder)
     second = Synthesized(folder, tmp_path / "second.out")
     assert second.differs_from(first) == expected
