@@ -581,9 +581,9 @@ print(min(grown))
 """
 
 
-@pytest.mark.parametrize(("rounds", "runs", "kilobytes"), [(1000, 1, 64), (8, 400, 512)], ids=["sessions", "runs"])
+@pytest.mark.parametrize(("rounds", "runs", "kilobytes"), [(500, 1, 64), (8, 200, 256)], ids=["sessions", "runs"])
 def test_memory_stays_flat(tmp_path: Path, rounds: int, runs: int, kilobytes: int) -> None:
-    """Thousands of sessions, a third of which do not open, and of runs of 200 kB, most of which fail, or of little."""
+    """Hundreds of sessions, a third of which do not open, and of runs of 200 kB, most of which fail, or of little."""
     (tmp_path / "model.onnx").write_bytes(whole)
     (tmp_path / "plain.onnx").write_bytes(identities([("x", "float32", ["n", 100])]))
     (tmp_path / "broken.onnx").write_bytes(whole[:-20])
