@@ -20,18 +20,17 @@ def text(name):
 
 @pytest.mark.slow
 def test_what_is_changed_fails():
-    """In one call: importing what it is made of takes most of the time."""
+    """In one call, since imports take long; `make verify` deploys the app as it is."""
     app, elsewhere = text("OwnKey"), '{"prefix": "in/"}'
     assert '"Object Created"' in app
     assert elsewhere in app
     changed = {
-        "as it is": app,
         "event": app.replace('"Object Created"', '"Object Deleted"'),
         "prefix": app.replace(elsewhere, f'{elsewhere}, {{"prefix": ""}}'),
         "type": app.replace("AWS::KMS::Key", "AWS::KMS::Unheard"),
     }
     verdict = deploy({name: json.loads(template) for name, template in changed.items()}, Tools())
-    assert verdict.checked > 4 * 10
+    assert verdict.checked > 3 * 10
     findings = {finding.app: finding for finding in verdict.findings if finding.rule == "problem"}
     lacks = [(finding.app, finding.subject) for finding in verdict.findings if finding.rule == "lacks"]
     assert findings.keys() - {"type"} == {"event", "prefix"}
