@@ -105,6 +105,7 @@ def apps() -> dict[str, Callable[[Stack], None]]:
         "Deliveries": _deliveries,
         "Audited": _audited,
         "Released": _released,
+        "Apis": _apis,
     }
 
 
@@ -193,6 +194,21 @@ def _released(stack: Stack) -> None:
     candidate = Route("new", model=_model(stack, "new"), preprocess=Preprocess.image(size=224))
     disagreement = AbortOn.disagreement(metric="top1_agreement", agreement=0.9)
     _pipeline(stack, release=Release.canary(candidate=candidate, abort_on=[AbortOn.errors(), disagreement, alarm]))
+
+
+def _apis(stack: Stack) -> None:
+    from cdk_inference import Execution, InferencePipeline, Preprocess, QueueTrigger  # noqa: PLC0415
+
+    model, preprocess = _model(stack), Preprocess.image(size=224)
+    photos = InferencePipeline(stack, "Photos", model=model, preprocess=preprocess)
+    rest = photos.add_rest_api()
+    rest.add_uploads({"image/jpeg": ".jpg"})
+    rest.add_results()
+    rest.add_client("Client", throttle_rate=10, throttle_burst=20)
+    texts = InferencePipeline(stack, "Texts", model=model, preprocess=preprocess, trigger=QueueTrigger(stack, "Inbox"))
+    texts.add_rest_api().add_items()
+    fused = InferencePipeline(stack, "Fused", model=model, preprocess=preprocess, execution=Execution.fused())
+    fused.add_http_api()
 
 
 def _own_key(stack: Stack) -> None:

@@ -126,7 +126,9 @@ class WorkflowBackend(ApiBackend):
         return {
             "method_responses": responses,
             "request_models": {JSON: model},
-            "request_validator": api.add_request_validator("Body", validate_request_body=True),
+            "request_validator": api.add_request_validator(
+                "Body", validate_request_body=True, validate_request_parameters=True
+            ),
         }
 
 

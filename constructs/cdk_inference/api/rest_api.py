@@ -13,6 +13,7 @@ from constructs import Construct
 from cdk_inference.api.backends import JSON, ApiBackend
 from cdk_inference.api.content_types import check_content_types
 from cdk_inference.api.openapi import API_KEY, SIGV4, UNKNOWN, add_items, add_results, add_uploads, document
+from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import add_metadata, metrics_name
 from cdk_inference.common.props.descriptions import described
 from cdk_inference.common.props.prop_types import check_props
@@ -175,11 +176,18 @@ class InferenceRestApi(Construct):
             "log_retention": log_retention,
             "log_removal_policy": log_removal_policy,
         }
-        self.api.root.add_resource(PATH.removeprefix("/")).add_method(
+        self._add_method(
             "POST",
+            PATH,
             backend.bind(self, content_types=content_types, **self._workflows),
-            **self._proof,
             **backend.method_options(self.api, content_types, request_schema),
+        )
+        acknowledgments.explain(
+            self.api.deployment_stage,
+            "api-without-execution-logs",
+            "api-without-cache",
+            "api-without-client-certificate",
+            *(["api-without-web-acl"] if web_acl_arn is None else []),
         )
         if web_acl_arn is not None:
             from aws_cdk import aws_wafv2 as wafv2  # noqa: PLC0415 - only for those who ask
@@ -224,10 +232,10 @@ class InferenceRestApi(Construct):
             raise PropError(
                 f"content_types must be texts for POST {ITEMS}, got '{binary[0]}'; put such items into a bucket"
             )
-        self.api.root.add_resource(ITEMS.removeprefix("/")).add_method(
+        self._add_method(
             "POST",
+            ITEMS,
             send_messages(Construct(self, "Items"), self._trigger, self._content_types),
-            **self._proof,
             method_responses=method_responses(SENT),
         )
         add_items(self.openapi)
@@ -265,10 +273,8 @@ class InferenceRestApi(Construct):
             max_object_size=max_object_size,
             **self._workflows,
         )
-        self.api.root.add_resource(UPLOADS.removeprefix("/")).add_method(
-            "POST",
-            apigateway.LambdaIntegration(cast("Any", function.target), allow_test_invoke=False),
-            **self._proof,
+        self._add_method(
+            "POST", UPLOADS, apigateway.LambdaIntegration(cast("Any", function.target), allow_test_invoke=False)
         )
         add_uploads(self.openapi, list(content_types))
         return function
@@ -305,11 +311,10 @@ class InferenceRestApi(Construct):
             **self._workflows,
         )
         template = look_up_template(workflow.state_machine.state_machine_arn)
-        results = self.api.root.add_resource("results").add_resource("{id}")
-        results.add_method(
+        self._add_method(
             "GET",
+            RESULTS,
             start_workflow(scope, workflow, {JSON: template}),
-            **self._proof,
             method_responses=method_responses(RESPONSES),
         )
         add_results(self.openapi)
@@ -321,6 +326,11 @@ class InferenceRestApi(Construct):
     def grant_read_results(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee read the result of each item whose id it knows, see `add_results`."""
         return self._grant(grantee, "GET", "/results/*")
+
+    def _add_method(self, method: str, path: str, integration: apigateway.Integration, **options: Any) -> None:
+        made = self.api.root.resource_for_path(path).add_method(method, integration, **self._proof, **options)
+        if self._proof["authorizer"] is None:
+            acknowledgments.explain(made, "api-without-user-pool")
 
     def _grant(self, grantee: iam.IGrantable, method: str, path: str) -> iam.Grant:
         return iam.Grant.add_to_principal(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.runtime.invocation import Context
 
-from inference_runtime.errors import LittleTimeError, RetryableError
+from inference_runtime.errors import LittleTimeError, MalformedMessageError, RetryableError
 from inference_runtime.http.proxy import answers_requests
+from inference_runtime.http.requests import outcome
 from inference_runtime.stages.answers import answers_of, plain
 from inference_runtime.stages.item import Item
 
@@ -169,3 +171,18 @@ def test_an_answer_has_the_values_of_the_row() -> None:
     assert found == {"n": 1, "f": 1.0, "e": 1e-7, "l": [True, None], "b": "/w==", "s": "ü"}
     assert isinstance(found["f"], float)
     assert answers_of([], {}, {"model_version": "m1", "inference": "none"}) == []
+
+
+def test_a_prediction_that_no_workflow_takes_is_an_error() -> None:
+    result = {**DONE, "answers": [{**GOOD, "prediction": {"text": "x" * 100}}]}
+    assert outcome(result)[0] == 200
+    status, answer = outcome(result, most_bytes=100)
+    assert status == 500
+    assert re.fullmatch(r"the prediction is \d+ bytes as JSON, at most 100 fit a workflow", answer["message"])
+
+
+@pytest.mark.parametrize("body", ["x", "ü", {"a": 1}])
+def test_a_body_that_is_no_base64_fails(body: object) -> None:
+    item = {"source": "arn:aws:apigateway:::a", "id": "a", "sequence": "0", "time": "1", "encoding": "base64"}
+    with pytest.raises(MalformedMessageError, match="body is "):
+        Item.from_message({"message_id": "m", "item": item, "body": body})
