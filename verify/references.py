@@ -197,15 +197,25 @@ def _released(stack: Stack) -> None:
 
 
 def _apis(stack: Stack) -> None:
+    from aws_cdk import aws_kms as kms  # noqa: PLC0415
+
     from cdk_inference import Execution, InferencePipeline, Preprocess, QueueTrigger  # noqa: PLC0415
 
+    key = kms.Key(stack, "Key", enable_key_rotation=True)
     model, preprocess = _model(stack), Preprocess.image(size=224)
     photos = InferencePipeline(stack, "Photos", model=model, preprocess=preprocess)
     rest = photos.add_rest_api()
     rest.add_uploads({"image/jpeg": ".jpg"})
     rest.add_results()
     rest.add_client("Client", throttle_rate=10, throttle_burst=20)
-    texts = InferencePipeline(stack, "Texts", model=model, preprocess=preprocess, trigger=QueueTrigger(stack, "Inbox"))
+    texts = InferencePipeline(
+        stack,
+        "Texts",
+        model=model,
+        preprocess=preprocess,
+        trigger=QueueTrigger(stack, "Inbox", encryption_key=key),
+        encryption_key=key,
+    )
     texts.add_rest_api().add_items()
     fused = InferencePipeline(stack, "Fused", model=model, preprocess=preprocess, execution=Execution.fused())
     fused.add_http_api()

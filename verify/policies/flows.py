@@ -58,7 +58,7 @@ LEADING_KEYS = "dynamodb:LeadingKeys"
 IMAGE = "image"
 """The handler of a function in a container: ours run models."""
 
-UNGUARDED = frozenset({"lambda.amazonaws.com", "sagemaker.amazonaws.com"})
+UNGUARDED = frozenset({"apigateway.amazonaws.com", "lambda.amazonaws.com", "sagemaker.amazonaws.com"})
 """Services whose calls for a role carry no account that its trust policy could ask for."""
 
 
@@ -117,6 +117,8 @@ class Flows:
             self._machine(machine)
         for pipe in self.template.of("AWS::Pipes::Pipe"):
             self._pipe(pipe)
+        for method in self.template.of("AWS::ApiGateway::Method"):
+            self._method(method)
         for rule in self.template.of("AWS::Events::Rule"):
             self._rule(rule)
         for subscription in self.template.of("AWS::SNS::Subscription"):
@@ -185,6 +187,7 @@ class Flows:
             "inference_runtime.handlers.callback.handler": (self._calls_back,),
             "inference_runtime.handlers.decide.handler": (),
             "inference_runtime.handlers.audit.handler": (self._writes_log,),
+            "inference_runtime.handlers.upload.handler": (self._signs_uploads,),
             "inference_runtime.handlers.drift.handler": (self._judges_windows,),
             "inference_runtime.handlers.judge_release.handler": (self._judges_release,),
             "inference_runtime.handlers.compare_models.handler": (self._reads_tensors, self._counts_for_release),
@@ -276,6 +279,9 @@ class Flows:
                 taken = (*TAKE, "sqs:ChangeMessageVisibility", "sqs:GetQueueUrl")
                 self._allow(role, taken, mapping.properties["EventSourceArn"])
 
+    def _signs_uploads(self, function: Part, role: str, variables: Mapping[str, str]) -> None:  # noqa: ARG002
+        self._objects(role, ("s3:PutObject",), variables["UPLOAD_BUCKET"], variables["UPLOAD_PREFIX"], ENCRYPT)
+
     def _outputs(self) -> Iterator[dict[str, Any]]:
         for config in self.template.of("AWS::SageMaker::EndpointConfig"):
             yield config.properties["AsyncInferenceConfig"]["OutputConfig"]
@@ -299,9 +305,8 @@ class Flows:
                 started = machine.arn if itself else given["StateMachineArn"]
                 self._allow(role, ("states:StartExecution",), started)
                 self._execution_key(role, self.template.named(started))
-            elif call.integration in ("dynamodb:getItem", "dynamodb:updateItem"):
-                action = call.integration.replace(":g", ":G").replace(":u", ":U")
-                self._table(role, action, given["TableName"], given["Key"]["release"]["S"])
+            elif call.integration in ("dynamodb:getItem", "dynamodb:updateItem", "aws-sdk:dynamodb:query"):
+                self._call_table(role, call)
             elif call.integration == "aws-sdk:cloudwatch:describeAlarms":
                 for name in given["AlarmNames"]:
                     alarm = self.template.named(name)
@@ -318,6 +323,16 @@ class Flows:
                     self._allow(role, ("s3:ListBucket",), arn(f"s3:::{bucket}"))
             else:
                 self.untraced.append(f"{machine.id} calls {call.integration}, of which nothing is known")
+
+    def _call_table(self, role: str, call: Call) -> None:
+        name = call.arguments["TableName"]
+        if call.integration == "aws-sdk:dynamodb:query":
+            table = self.template.named(name)
+            self._allow(role, ("dynamodb:Query",), table.arn if table else "")
+            self._key(role, name, DECRYPT)
+        else:
+            action = call.integration.replace(":g", ":G").replace(":u", ":U")
+            self._table(role, action, name, call.arguments["Key"]["release"]["S"])
 
     def _pipe(self, pipe: Part) -> None:
         properties = pipe.properties
@@ -337,6 +352,25 @@ class Flows:
             self._execution_key(role, self.template.named(properties["Target"]), DECRYPT)
         destination = properties["LogConfiguration"]["CloudwatchLogsLogDestination"]
         self._allow(role, LOGS, destination["LogGroupArn"])
+
+    def _method(self, method: Part) -> None:
+        """Trace what a REST API does with a role; the policy of a function says which APIs may invoke it."""
+        integration = method.properties["Integration"]
+        role = integration.get("Credentials")
+        if role is None:
+            return
+        self._trust(role, "apigateway.amazonaws.com", method.arn)
+        if integration["Uri"].endswith(":states:action/StartSyncExecution"):
+            templates = integration["RequestTemplates"].values()
+            for started in {found for one in templates for found in re.findall('"stateMachineArn": "([^"]+)"', one)}:
+                self._allow(role, ("states:StartSyncExecution",), started)
+                self._execution_key(role, self.template.named(started))
+        elif ":sqs:path/" in integration["Uri"]:
+            queue = arn(f"sqs:{REGION}:{ACCOUNT}:{integration['Uri'].rpartition('/')[2]}")
+            self._allow(role, ("sqs:SendMessage",), queue)
+            self._key(role, queue, ENCRYPT)
+        else:
+            self.untraced.append(f"{method.id} calls {integration['Uri']}, of which nothing is known")
 
     def _rule(self, rule: Part) -> None:
         about = self._from(rule.arn)
