@@ -175,7 +175,14 @@ class Backfill(LoggedStateMachine):
                 map_execution_type=sfn.StateMachineType.EXPRESS,
                 jsonata_max_concurrency="{% $states.input.max_concurrency %}",
                 tolerated_failure_percentage=TOLERATED_FAILURES,
-                result_writer_v2=sfn.ResultWriterV2(bucket=self.bucket, prefix=RUNS),
+                # Only what the children return, one in a line: their inputs have all keys.
+                result_writer_v2=sfn.ResultWriterV2(
+                    bucket=self.bucket,
+                    prefix=RUNS,
+                    writer_config=sfn.WriterConfig(
+                        output_type=sfn.OutputType.JSONL, transformation=sfn.Transformation.COMPACT
+                    ),
+                ),
             )
             each.item_processor(batches.first(source))
             which.when(sfn.Condition.jsonata(f"{{% $states.input.source = '{source}' %}}"), each)

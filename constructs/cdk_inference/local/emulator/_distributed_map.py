@@ -206,7 +206,8 @@ class _MapRun:
         record["stopDate"] = sfn.now_iso()
         result: Any = [json.loads(child["output"]) if outcome == "succeeded" else {} for _, outcome, child in children]
         if (writer := state.get("ResultWriter")) is not None:
-            result = self._write(self._filled(writer.get("Arguments") or writer.get("Parameters")), children)
+            place = self._filled(writer.get("Arguments") or writer.get("Parameters"))
+            result = self._write(place, writer.get("WriterConfig") or {}, children)
             for counts in (record["itemCounts"], record["executionCounts"]):
                 counts["resultsWritten"] = counts["succeeded"] + counts["failed"]
         if exceeded and not aborted:
@@ -221,7 +222,9 @@ class _MapRun:
             output = sfn._apply_output_path(state, output, self._ctx)
         return output, sfn._next_or_end(state)
 
-    def _write(self, place: dict[str, str], children: list[tuple[int, str, dict[str, Any]]]) -> dict[str, Any]:
+    def _write(
+        self, place: dict[str, str], config: dict[str, str], children: list[tuple[int, str, dict[str, Any]]]
+    ) -> dict[str, Any]:
         """Write what the children returned, and return where."""
         folder = f"{place['Prefix'].strip('/')}/{self._record['mapRunArn'].rpartition(':')[2]}"
         files: dict[str, list[dict[str, object]]] = {"FAILED": [], "PENDING": [], "SUCCEEDED": []}
@@ -229,9 +232,15 @@ class _MapRun:
             ended = [child for _, outcome, child in children if outcome == status.lower()]
             if not ended:
                 continue
-            body = json.dumps([_described(child) for child in ended]).encode()
-            files[status].append({"Key": f"{folder}/{status}_0.json", "Size": len(body)})
-            self._put(place["Bucket"], f"{folder}/{status}_0.json", body)
+            compact = status == "SUCCEEDED" and config.get("Transformation") == "COMPACT"
+            records = [json.loads(child["output"]) if compact else _described(child) for child in ended]
+            if config.get("OutputType") == "JSONL":
+                ending, body = "jsonl", "".join(json.dumps(record) + "\n" for record in records).encode()
+            else:
+                ending, body = "json", json.dumps(records).encode()
+            key = f"{folder}/{status}_0.{ending}"
+            files[status].append({"Key": key, "Size": len(body)})
+            self._put(place["Bucket"], key, body)
         manifest = {
             "DestinationBucket": place["Bucket"],
             "MapRunArn": self._record["mapRunArn"],
