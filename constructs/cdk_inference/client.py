@@ -33,7 +33,7 @@ class ResultTimeoutError(InferenceError, TimeoutError):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a pipeline says of one version of an object: a row of the results table.
+    """The answer of a pipeline about one version of an object: a row of the results table.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Result:
     status
         ``SUCCEEDED``, ``REJECTED`` or ``FAILED``.
     prediction
-        What the postprocessing returned, with numbers as int or float; None if it did not succeed.
+        The value that the postprocessing returned, with numbers as int or float; None if it did not succeed.
     reason
         Why it did not succeed.
     model_version, inference
@@ -116,7 +116,7 @@ class Page:
     results
         The results.
     next
-        What `Query.page` takes as ``after`` for the next page; None on the last one.
+        The value of ``after`` for the next `Query.page`; None on the last one.
     """
 
     results: tuple[Result, ...]

@@ -231,10 +231,8 @@ def test_a_bucket_of_another_account_or_region_fails(region, account):
         s3.Bucket(there, "Inbox", bucket_name="theirs", event_bridge_enabled=True),
         s3.Bucket.from_bucket_attributes(here, "Theirs", bucket_name="theirs", region=region, account=account),
     ):
-        with pytest.raises(
-            PropError,
-            match=f"bucket must be in the {which}; move the pipeline there, or import the bucket by its name and forward",
-        ):
+        fix = "move the pipeline there, or import the bucket by its name and forward"
+        with pytest.raises(PropError, match=f"bucket must be in the {which}; {fix}"):
             S3Trigger(here, f"Trigger{bucket.node.id}", bucket=bucket)
 
 
