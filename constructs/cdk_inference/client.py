@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     Attribute = Mapping[str, Any]
     Row = Mapping[str, Attribute]
 
+__all__ = ["Page", "Query", "Result", "ResultTimeoutError", "Results"]
+
 Status = Literal["SUCCEEDED", "REJECTED", "FAILED"]
 
 _MOST_AT_ONCE = 100  # rows that one request reads by their keys

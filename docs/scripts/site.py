@@ -32,7 +32,13 @@ PAGES = {
 }
 """Where each file of the repository goes in the site."""
 
-MODULES = ("cdk_inference", "cdk_inference.model", "cdk_inference.costs", "cdk_inference.local")
+MODULES = (
+    "cdk_inference",
+    "cdk_inference.client",
+    "cdk_inference.model",
+    "cdk_inference.costs",
+    "cdk_inference.local",
+)
 
 _CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _INCLUDE = re.compile(r"<!-- include (?:\S+/)?(\S+) -->\n```(\w+)\n")
