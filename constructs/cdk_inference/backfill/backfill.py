@@ -98,6 +98,7 @@ class Backfill(LoggedStateMachine):
             "Bucket",
             key=key,
             removal_policy=workflows["log_removal_policy"],
+            unversioned="bucket-of-lists",
             lifecycle_rules=[
                 s3.LifecycleRule(
                     expiration=Duration.days(KEPT_DAYS), abort_incomplete_multipart_upload_after=Duration.days(1)

@@ -28,9 +28,25 @@ share one statement (https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/AW
 
 
 def private_bucket(
-    scope: Construct, id: str, *, key: kms.IKey | None, removal_policy: RemovalPolicy | None, **options: Any
+    scope: Construct,
+    id: str,
+    *,
+    key: kms.IKey | None,
+    removal_policy: RemovalPolicy | None,
+    unversioned: str = "bucket-of-copies",
+    **options: Any,
 ) -> s3.Bucket:
-    """Create a bucket that is encrypted, takes TLS only, and cannot be made public."""
+    """Create a bucket that is encrypted, takes TLS only, and cannot be made public.
+
+    Parameters
+    ----------
+    key, removal_policy
+        As those of CDK, and see `data_removal_policy`.
+    unversioned
+        The explanation why it has no versions, if it has none.
+    **options
+        As those of CDK's buckets.
+    """
     removal = data_removal_policy(scope, removal_policy)
     bucket = s3.Bucket(
         scope,
@@ -49,7 +65,7 @@ def private_bucket(
         bucket.policy.apply_removal_policy(removal)
     names = ["bucket-without-access-logs", "bucket-without-replication"]
     if not options.get("versioned"):
-        names.append("bucket-of-copies")
+        names.append(unversioned)
     if key is None:
         names.append("bucket-under-a-key-of-s3")
     acknowledgments.explain(bucket, *names)
