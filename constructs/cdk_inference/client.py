@@ -35,7 +35,7 @@ class ResultTimeoutError(InferenceError, TimeoutError):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The answer of a pipeline about one version of an object: a row of the results table.
+    """The answer of a pipeline for one version of an object: a row of the results table.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Result:
     status
         ``SUCCEEDED``, ``REJECTED`` or ``FAILED``.
     prediction
-        The value that the postprocessing returned, with numbers as int or float; None if it did not succeed.
+        The dict that the postprocessing returned, with numbers as int or float; None if it did not succeed.
     reason
         Why it did not succeed.
     model_version, inference
@@ -118,7 +118,7 @@ class Page:
     results
         The results.
     next
-        The value of ``after`` for the next `Query.page`; None on the last one.
+        The ``after`` of `Query.page` for the next page; None on the last one.
     """
 
     results: tuple[Result, ...]

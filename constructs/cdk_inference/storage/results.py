@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_kms as kms
+    from aws_cdk import aws_s3 as s3
 
 PARTITION_KEY = "object"
 SORT_KEY = "version"
@@ -102,6 +103,31 @@ class IResultsTable(Construct):
         return iam.Grant.add_to_principal(
             grantee=grantee, actions=["dynamodb:PutItem"], resource_arns=[self.table.table_arn]
         )
+
+    def grant_export(self, grantee: iam.IGrantable, bucket: s3.IBucket) -> iam.Grant:
+        """Let the grantee have DynamoDB export the table into a bucket, from its continuous backups.
+
+        Parameters
+        ----------
+        grantee
+            Who starts exports, and sees what became of them.
+        bucket
+            Where the files go.
+        """
+        encryption.grant(bucket.encryption_key, grantee, encryption.ENCRYPT)
+        arn = self.table.table_arn
+        allowed = {
+            arn: ["dynamodb:ExportTableToPointInTime"],
+            f"{arn}/export/*": ["dynamodb:DescribeExport"],
+            bucket.arn_for_objects("*"): ["s3:AbortMultipartUpload", "s3:PutObject", "s3:PutObjectAcl"],
+        }
+        first, *others = (
+            iam.Grant.add_to_principal(grantee=grantee, actions=actions, resource_arns=[resource])
+            for resource, actions in allowed.items()
+        )
+        for other in others:
+            first = first.combine(other)
+        return first
 
     def metric_throttled_writes(self, **options: Any) -> cloudwatch.Metric:
         """Count the writes that DynamoDB throttled, as a sum over 5 minutes."""

@@ -6,6 +6,7 @@ import json
 
 import pytest
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
 from tests.constructs.conftest import resources
 
 from cdk_inference import PropError, ResultsTable
@@ -60,3 +61,17 @@ def test_indexes_of_an_imported_table_are_granted(stack):
 def test_an_index_that_does_not_exist_or_is_there_twice_fails(stack, indexes, message):
     with pytest.raises(PropError, match=message):
         ResultsTable(stack, "Results", indexes=indexes)
+
+
+def test_who_exports_may_write_the_files_and_read_no_rows(stack):
+    results, bucket = ResultsTable(stack, "Results"), s3.Bucket(stack, "Files", enforce_ssl=True)
+    results.grant_export(iam.User(stack, "Exporter"), bucket)
+    (policy,) = resources(stack, "AWS::IAM::Policy").values()
+    allowed = {
+        action: one["Resource"]
+        for one in policy["Properties"]["PolicyDocument"]["Statement"]
+        for action in ([one["Action"]] if isinstance(one["Action"], str) else one["Action"])
+    }
+    assert allowed["dynamodb:ExportTableToPointInTime"] == stack.resolve(results.table.table_arn)
+    assert allowed["s3:PutObject"] == stack.resolve(bucket.arn_for_objects("*"))
+    assert not {action for action in allowed if action.startswith("dynamodb:") and "Export" not in action}
