@@ -7,7 +7,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from botocore.exceptions import ClientError
 
+from cdk_inference.local import aws
 from cdk_inference.local.emulator.pipe_role import OutageError, PipeRole
 from cdk_inference.local.emulator.stream_pipes import StreamPipeDefinition
 from tests.waiting import wait_until
@@ -161,3 +163,17 @@ def test_a_pipe_may_read_its_stream_and_no_other(cloud: LocalCloud, pipes: PipeR
     read(pipe.source_arn)
     with pytest.raises(OutageError):
         read(other)
+
+
+def test_whoever_may_put_may_write_to_the_source_and_to_no_other(cloud: LocalCloud, users: Messages) -> None:
+    key = cloud.client("iam").create_access_key(UserName="sender")["AccessKey"]
+    clients = aws.role_clients(cloud.endpoint, key, ["kinesis", "dynamodb"])
+    kinesis, dynamodb = clients["kinesis"], clients["dynamodb"]
+    record = {"PartitionKey": "g", "Data": order(1)}
+    item = {name: {"S": "g"} for name in ("id", "object", "version")}
+    kinesis.put_record(StreamName="clicks", **record)
+    dynamodb.put_item(TableName=users.bucket.removeprefix("dynamodb:"), Item=item)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        kinesis.put_record(StreamName="others", **record)
+    with pytest.raises(ClientError, match="AccessDenied"):
+        dynamodb.put_item(TableName=users.table, Item=item)
