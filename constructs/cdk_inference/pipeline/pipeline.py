@@ -307,6 +307,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
             timeout=per_batch,
             **kept,
         )
+        self.trigger.check_results(self.results)
         self.trigger.add_target(self.workflow.state_machine)
         self._report()
         if "traffic" in old:

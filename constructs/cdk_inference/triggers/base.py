@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from cdk_inference.stages.base import StageFunction
 
+    from cdk_inference.storage.results import IResultsTable
+
 
 HELD_SECONDS = 30
 """How long a pipe holds messages besides the workflow's time: up to 20 seconds before it, and 10 for its own calls."""
@@ -186,6 +188,9 @@ class ITrigger(Construct):
     @property
     def _queue_encryption(self) -> sqs.QueueEncryption:
         return sqs.QueueEncryption.KMS if self._key else sqs.QueueEncryption.SQS_MANAGED
+
+    def check_results(self, results: IResultsTable) -> None:
+        """Refuse a table of results whose rows would be items again."""
 
     def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
         """Start the express workflow with each batch, and wait for it.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from aws_cdk import aws_kms as kms
     from constructs import Construct
 
+    from cdk_inference.storage.results import IResultsTable
+
 _WRITTEN = json.dumps({"eventName": ["INSERT", "MODIFY"]})
 _NEW_IMAGES = ("NEW_IMAGE", "NEW_AND_OLD_IMAGES")
 _FIX = "set stream=StreamViewType.NEW_IMAGE on the table"
@@ -138,6 +140,20 @@ class DynamoStreamTrigger(IStreamTrigger):
             '"keys": <$.dynamodb.Keys>, "sequence": "<$.dynamodb.SequenceNumber>", '
             '"time": "<$.dynamodb.ApproximateCreationDateTime>", "encoding": "dynamodb"}',
         )
+
+    def check_results(self, results: IResultsTable) -> None:
+        """Refuse a table of results whose rows would be items again.
+
+        Raises
+        ------
+        PropError
+            It is the table of the trigger.
+        """
+        if results.table.table_arn == self.table.table_arn:
+            raise PropError(
+                f"results must not be the table of {self.node.path}, whose rows would start the pipeline again and "
+                "again; use another table"
+            )
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee write items into the table."""

@@ -13,7 +13,7 @@ from aws_cdk import aws_kinesis as kinesis
 from aws_cdk import aws_kms as kms
 from tests.constructs.conftest import resources, states_of
 
-from cdk_inference import DynamoStreamTrigger, Inference, KinesisTrigger, PropError
+from cdk_inference import DynamoStreamTrigger, Inference, KinesisTrigger, PropError, ResultsTable
 
 
 def a_table(stack: cdk.Stack, view: dynamodb.StreamViewType | None, **props: Any) -> dynamodb.Table:
@@ -169,6 +169,15 @@ def test_an_imported_table_needs_the_arn_of_its_stream(stack):
         stack, "Theirs", table_arn=arn, table_stream_arn=f"{arn}/stream/2026-01-02T03:04:05.678"
     )
     assert DynamoStreamTrigger(stack, "With", table=table).source == "dynamodb:users"
+
+
+def test_a_pipeline_whose_rows_would_start_it_again_is_refused(stack, pipeline):
+    results = ResultsTable(stack, "Results")
+    table = dynamodb.Table.from_table_attributes(
+        stack, "Same", table_arn=results.table.table_arn, table_stream_arn=results.enable_stream()
+    )
+    with pytest.raises(PropError, match="results must not be the table of Stack/Trigger"):
+        pipeline(trigger=DynamoStreamTrigger(stack, "Trigger", table=table), results=results)
 
 
 def test_a_gpu_that_is_waited_for_is_refused(stack, pipeline):
