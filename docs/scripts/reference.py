@@ -38,5 +38,8 @@ def _value(obj: griffe.Object, default: Any) -> Any:  # noqa: ANN401 - an expres
     """Return the value of a default that begins with a constant; others stay as they are written."""
     if not _CONSTANT.match(str(default)):
         return default
-    value = eval(str(default), vars(importlib.import_module(obj.module.path)))  # noqa: S307 - our source
+    try:
+        value = eval(str(default), vars(importlib.import_module(obj.module.path)))  # noqa: S307 - our source
+    except NameError:  # an attribute that is made of arguments
+        return default
     return repr(value) if isinstance(value, _SHOWN) else default if str(default)[0] != "_" else "{…}"

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from constructs import IConstruct
 
     from cdk_inference.stages.base import StageFunction
-
     from cdk_inference.storage.results import IResultsTable
 
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from cdk_inference.audit.cli import app
 from cdk_inference.audit.deployed import DeployedLog
 from cdk_inference.local.emulator.pipe_role import OutageError, PipeRole
+from cdk_inference.local.emulator.pipe_targets import EventBus
 from cdk_inference.local.emulator.stream_pipes import StreamPipeDefinition
 from tests.waiting import wait_until
 
@@ -76,7 +77,7 @@ def test_each_decision_is_recorded_whoever_decides(
 @pytest.fixture(scope="module")
 def pipes(cloud: LocalCloud) -> dict[str, StreamPipeDefinition]:
     found = (one for one in cloud.pipes.running if isinstance(one, StreamPipeDefinition))
-    return {one.detail_type: one for one in found}
+    return {one.target.detail_type: one for one in found if isinstance(one.target, EventBus)}
 
 
 def test_the_pipe_may_read_its_stream_and_put_events_on_its_bus_and_nothing_else(
