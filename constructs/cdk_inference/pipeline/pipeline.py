@@ -308,7 +308,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
             **kept,
         )
         self.trigger.check_results(self.results)
-        self.trigger.add_target(self.workflow.state_machine)
+        self.trigger.add_target(self.workflow.state_machine, encryption_key=key)
         self._report()
         if "traffic" in old:
             warn_deprecated("InferencePipeline(traffic=…)", "pipeline.advise(traffic)")

@@ -191,12 +191,19 @@ class ITrigger(Construct):
     def check_results(self, results: IResultsTable) -> None:
         """Refuse a table of results whose rows would be items again."""
 
-    def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
+    def add_target(self, workflow: sfn.IStateMachine, *, encryption_key: kms.IKey | None = None) -> pipes.CfnPipe:
         """Start the express workflow with each batch, and wait for it.
 
         The workflow gets a list of ``{"message_id", "receive_count", "body"}``, where the count is a text and the body
         the event of EventBridge. With a payload as the body, ``item`` says which one it is. The workflow returns
         ``{"batchItemFailures": [{"itemIdentifier": message_id}]}``: these messages stay in the queue.
+
+        Parameters
+        ----------
+        workflow
+            The workflow.
+        encryption_key
+            The customer managed key of the workflow. Default: none, or that of the trigger.
         """
         source = self._pipe_source
         role = iam.Role(
@@ -218,6 +225,8 @@ class ITrigger(Construct):
             },
         )
         encryption.grant(source.key, role, encryption.DECRYPT)
+        if encryption_key is not source.key:
+            encryption.grant(encryption_key, role, encryption.DECRYPT)
         self.log_group.grant_write(role)
         acknowledgments.explain(role, "inline-policy")
         acknowledgments.policy_of(role)

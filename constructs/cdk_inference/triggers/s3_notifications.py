@@ -104,7 +104,7 @@ class S3NotificationTrigger(IS3Trigger):
         )
         self.bucket.node.add_dependency(self.queue)  # S3 tries whether it may send; the policy is a child of the queue
 
-    def add_target(self, workflow: sfn.IStateMachine) -> pipes.CfnPipe:
+    def add_target(self, workflow: sfn.IStateMachine, *, encryption_key: kms.IKey | None = None) -> pipes.CfnPipe:  # noqa: ARG002
         """Refuse a workflow, which reads the events of EventBridge.
 
         Raises

@@ -69,6 +69,14 @@ def test_whoever_may_put_may_send_messages_and_no_more(stack, pipeline):
     assert send["Resource"] == stack.resolve(trigger.queue.queue_arn)
 
 
+def test_the_pipe_may_start_a_workflow_under_another_key(stack, pipeline):
+    inferring = pipeline(trigger=QueueTrigger(stack, "Trigger"))
+    key = inferring.node.find_child("Key")
+    (policy,) = [one for name, one in resources(stack, "AWS::IAM::Policy").items() if "PipeRole" in name]
+    allowed = {one["Action"]: one["Resource"] for one in policy["Properties"]["PolicyDocument"]["Statement"][:1]}
+    assert allowed == {"kms:Decrypt": stack.resolve(key.key_arn)}
+
+
 def test_a_queue_of_the_user_stays_as_it_is(stack, pipeline):
     queue = sqs.Queue(stack, "Mine", visibility_timeout=cdk.Duration.minutes(6), max_message_size_bytes=4096)
     pipeline(trigger=QueueTrigger(stack, "Trigger", queue=queue))
