@@ -110,7 +110,7 @@ class IResultsTable(Construct):
         Parameters
         ----------
         grantee
-            Who starts exports, and sees what became of them.
+            The principal that starts exports and asks what became of them.
         bucket
             Where the files go.
         """

@@ -73,4 +73,5 @@ def run(main):
 
 
 asyncio_run, asyncio.run = asyncio.run, run
+sys.path.insert(0, str(MINISTACK.parent))  # as if it were run itself
 runpy.run_path(str(MINISTACK))["main"](Path(sys.argv[1]))
