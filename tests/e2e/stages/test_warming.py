@@ -16,6 +16,7 @@ pytestmark = pytest.mark.e2e
 
 def test_every_stage_answers_a_warming_event(watch: type[Watched], cloud: LocalCloud) -> None:
     functions = watch(cloud, "Stages/Obedient").functions | watch(cloud, "Stages/Fused").functions
+    functions.pop("Plan", None)  # a backfill's, which nothing keeps warm
     assert functions.keys() == {"Preprocess", "Inference", "Postprocess", "Score"}
     for stage, function in functions.items():
         answer = cloud.client("lambda").invoke(
