@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_runtime.aws import client
 from inference_runtime.environment import json_variable, required
+from inference_runtime.lifecycle import answers_warming
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +32,8 @@ _suffixes: dict[str, str] = json_variable("UPLOAD_TYPES", dict)
 _most = int(required("MAX_OBJECT_BYTES"))
 
 
-def handler(event: Mapping[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+@answers_warming
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
     """Return the response with a URL.
 
     Parameters

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-PIPES = 5
-"""The pipes of the app, which all run once they have been seen."""
+
+def stream_pipes(pipes: PipeRunner) -> list[StreamPipeDefinition]:
+    """Wait until the pipes of both streams run, and return them."""
+
+    def running() -> list[StreamPipeDefinition]:
+        return [one for one in pipes.running if isinstance(one, StreamPipeDefinition)]
+
+    wait_until(lambda: len(running()) == 2)
+    return running()
 
 
 def put(cloud: LocalCloud, records: Iterable[tuple[str, str]]) -> None:
@@ -84,8 +91,7 @@ def test_a_stop_in_the_middle_loses_nothing(cloud: LocalCloud, clicks: Messages,
 
 
 def test_records_that_come_again_change_nothing(cloud: LocalCloud, clicks: Messages, pipes: PipeRunner) -> None:
-    wait_until(lambda: len(pipes.running) == PIPES)
-    (arn,) = (one.arn for one in pipes.running if ":kinesis:" in one.source_arn)
+    (arn,) = (one.arn for one in stream_pipes(pipes) if ":kinesis:" in one.source_arn)
     begin = dict(pipes._checkpoints[arn])
     put(cloud, [(f"d-{key}", order(number)) for number in range(2) for key in range(20)])
     wait_until(lambda: len(sums(clicks, "d-")) == 20 and set(sums(clicks, "d-").values()) == {1}, every=0.5)
@@ -137,8 +143,7 @@ def test_the_last_write_of_each_item_has_the_row(cloud: LocalCloud, users: Messa
 
 @pytest.mark.parametrize("kind", ["kinesis", "dynamodb"])
 def test_a_pipe_may_read_its_stream_and_no_other(cloud: LocalCloud, pipes: PipeRunner, kind: str) -> None:
-    wait_until(lambda: len(pipes.running) == PIPES)
-    (pipe,) = (one for one in pipes.running if isinstance(one, StreamPipeDefinition) and f":{kind}:" in one.source_arn)
+    (pipe,) = (one for one in stream_pipes(pipes) if f":{kind}:" in one.source_arn)
     role = PipeRole(
         cloud.endpoint,
         name=pipe.name,

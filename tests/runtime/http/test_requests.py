@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.runtime.invocation import Context
 
-from inference_runtime.errors import LittleTimeError, MalformedMessageError, RetryableError
+from inference_runtime.errors import LittleTimeError, RetryableError
 from inference_runtime.http.proxy import answers_requests
 from inference_runtime.http.requests import outcome
 from inference_runtime.stages.answers import answers_of, plain
@@ -179,10 +179,3 @@ def test_a_prediction_that_no_workflow_takes_is_an_error() -> None:
     status, answer = outcome(result, most_bytes=100)
     assert status == 500
     assert re.fullmatch(r"the prediction is \d+ bytes as JSON, at most 100 fit a workflow", answer["message"])
-
-
-@pytest.mark.parametrize("body", ["x", "ü", {"a": 1}])
-def test_a_body_that_is_no_base64_fails(body: object) -> None:
-    item = {"source": "arn:aws:apigateway:::a", "id": "a", "sequence": "0", "time": "1", "encoding": "base64"}
-    with pytest.raises(MalformedMessageError, match="body is "):
-        Item.from_message({"message_id": "m", "item": item, "body": body})
