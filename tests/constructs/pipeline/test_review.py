@@ -27,6 +27,7 @@ from cdk_inference import (
     Capacity,
     CapacitySchedule,
     CpuInference,
+    DirectPipeline,
     DynamoStreamTrigger,
     Execution,
     Inference,
@@ -124,7 +125,7 @@ def add_deliveries(app):
 
 
 def add_triggers(app):
-    """Add each trigger but that for objects, for a workflow of another stack."""
+    """Add each trigger but that for objects, for a workflow of another stack, and a direct pipeline."""
     stack = cdk.Stack(app, "Stack")
     key = kms.Key(stack, "Key", enable_key_rotation=True)
     table = dynamodb.Table(
@@ -153,6 +154,8 @@ def add_triggers(app):
         ScheduleTrigger(stack, "Schedule", schedule=daily, inputs={"a": 1}, encryption_key=key),
     ):
         trigger.add_target(workflow)
+    model = ModelArtifact(stack, "Model", recipe=RECIPE)
+    DirectPipeline(stack, "Direct", model=model, preprocess=Preprocess.image(size=224), encryption_key=key)
 
 
 def add_monitored_pipeline(app):
