@@ -95,7 +95,7 @@ def document(
                         {
                             "name": "Idempotency-Key",
                             "in": "header",
-                            "description": "The key of the row that keeps the answer; without it there is no row.",
+                            "description": "The key of the row that keeps the answer. Without it, nothing is stored.",
                             "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
                         }
                     ],
@@ -159,7 +159,7 @@ def add_results(api: dict[str, Any]) -> None:
             "parameters": [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}],
             "responses": {
                 "200": {"description": "The result.", "content": _content("Result")},
-                "404": {"description": "There is no result of this id, or not yet.", "content": _content("Refusal")},
+                "404": {"description": "No result has this id yet.", "content": _content("Refusal")},
                 **{status: predict["responses"][status] for status in ("403", "429", "500", "503", "504")},
             },
         }

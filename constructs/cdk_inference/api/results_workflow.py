@@ -109,7 +109,7 @@ class ResultsWorkflow(LoggedStateMachine):
         missing = sfn.Pass.jsonata(
             self,
             "Missing",
-            outputs={"statusCode": 404, "body": json.dumps({"message": "there is no result of this id, or not yet"})},
+            outputs={"statusCode": 404, "body": json.dumps({"message": "no result has this id yet"})},
         )
         any_request = sfn.Choice.jsonata(self, "A request?")
         any_request.when(sfn.Condition.jsonata("{% $states.input.Count > 0 %}"), found).otherwise(second)

@@ -53,7 +53,7 @@ def upload_function(
     Raises
     ------
     PropError
-        There is no media type, or an end of keys is none.
+        A media type is missing, or an end of keys cannot be one.
     """
     if not content_types:
         raise PropError("content_types must name a media type, got none; pass such as {'image/jpeg': '.jpg'}")

@@ -211,7 +211,7 @@ class Backfill(LoggedStateMachine):
             resource_arns=[self.bucket.arn_for_objects(f"{RUNS}/*")],
         )
         acknowledgments.objects_under(machine.role, self.bucket, f"{RUNS}/*")
-        # Those of CDK's readers.
+        # The rights that CDK's readers need.
         read = [self.bucket, *([] if inventory_bucket is None else [inventory_bucket])]
         acknowledgments.by_pattern(
             machine.role.node.find_child("DefaultPolicy"),

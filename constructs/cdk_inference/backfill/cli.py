@@ -90,7 +90,7 @@ def start(
     else:
         chosen = backfill.under(prefix, oldest)
     if chosen.objects == 0:
-        _err.print("there are no such objects", markup=False)
+        _err.print("no object matches", markup=False)
         raise typer.Exit(_FAILED)
     _err.print(_cost(backfill, chosen), markup=False)
     if not yes:

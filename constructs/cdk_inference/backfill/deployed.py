@@ -341,7 +341,7 @@ class DeployedBackfill:
         return str(latest["executionArn"])
 
     def _outcomes(self, run: str) -> dict[str, int] | None:
-        """Sum what the children said; None if there is no such file, as of a backfill that was stopped."""
+        """Sum what the children said; None without a file of it, as after a backfill that was stopped."""
         folder = f"runs/{run.rpartition(':')[2]}"
         try:
             manifest = json.loads(self._open(f"{folder}/manifest.json").read())

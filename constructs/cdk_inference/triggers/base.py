@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Annotations, Duration, Stack, Token, Tokenization
@@ -99,9 +100,9 @@ class ITrigger(Construct):
     _pipe: pipes.CfnPipe | None = None
 
     @property
+    @abstractmethod
     def source(self) -> str:
         """The name that rows have for where their items come from, in the attribute ``bucket``."""
-        raise NotImplementedError
 
     @property
     def _item_template(self) -> str:

@@ -176,7 +176,7 @@ def test_the_price_is_said_and_confirmed_before_a_start(deployed: Deployed) -> N
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--prefix", "empty/"], 1, "there are no such objects"),
+        (["--prefix", "empty/"], 1, "no object matches"),
         (["--since", "soon"], 1, "since must be a time such as 30d, 12h or 2026-11-01, got 'soon'"),
         (["--prefix", "a", "--inventory", "s3://b/manifest.json"], 2, "exclude each other"),
     ],

@@ -114,7 +114,7 @@ def test_a_key_lets_in_where_callers_are_anonymous(shop: Caller) -> None:
 
 
 def test_who_does_not_wait_asks_for_the_result_later(shop: Caller, pipes: PipeRunner) -> None:
-    assert shop.get("/results/http%201") == (404, {"message": "there is no result of this id, or not yet"})
+    assert shop.get("/results/http%201") == (404, {"message": "no result has this id yet"})
     text = order("http 1", 1, text='& = "ü" %41 $input.body')
     status, answer, _ = shop.post("/items", text.encode())
     assert (status, answer.keys()) == (202, {"id"})

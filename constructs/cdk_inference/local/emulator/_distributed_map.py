@@ -27,7 +27,7 @@ _COUNTS = (
     "pendingRedrive",
 )
 _OK = 200
-_AT_ONCE = 64  # what MiniStack runs if there is no limit
+_AT_ONCE = 64  # what MiniStack runs without a limit
 
 
 def install() -> None:

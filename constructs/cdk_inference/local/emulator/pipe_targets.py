@@ -24,22 +24,18 @@ class Pipe(Protocol):
     @property
     def name(self) -> str:
         """Its name."""
-        raise NotImplementedError
 
     @property
     def arn(self) -> str:
         """Its ARN."""
-        raise NotImplementedError
 
     @property
     def source_arn(self) -> str:
         """The ARN of its source."""
-        raise NotImplementedError
 
     @property
     def target_arn(self) -> str:
         """The ARN of its target."""
-        raise NotImplementedError
 
 
 class Target(Protocol):
@@ -63,7 +59,6 @@ class Target(Protocol):
         OutageError
             All of it failed.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

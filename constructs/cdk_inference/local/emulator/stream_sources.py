@@ -57,13 +57,11 @@ class StreamSource(Protocol):
 
     def shards(self, role: PipeRole, arn: str) -> list[str]:
         """Return the names of a stream's shards."""
-        raise NotImplementedError
 
     def read(
         self, role: PipeRole, arn: str, shard: str, *, position: str, after: str | None, limit: int
     ) -> list[Record]:
         """Return the next records of a shard: after a sequence number, or from a position such as ``"LATEST"``."""
-        raise NotImplementedError
 
 
 class DynamoDBStreams:
