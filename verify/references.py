@@ -106,7 +106,6 @@ def apps() -> dict[str, Callable[[Stack], None]]:
         "Audited": _audited,
         "Released": _released,
         "Apis": _apis,
-        "Backfilled": _backfilled,
     }
 
 
@@ -179,23 +178,6 @@ def _audited(stack: Stack) -> None:
     )
     pipeline.add_drift_monitor()
     pipeline.audit(AuditLog(stack, "Log"))
-
-
-def _backfilled(stack: Stack) -> None:
-    from aws_cdk import aws_s3 as s3  # noqa: PLC0415
-
-    from cdk_inference import Execution, InferencePipeline, Preprocess, ResultsTable  # noqa: PLC0415
-
-    pipeline = InferencePipeline(
-        stack,
-        "Photos",
-        model=_model(stack),
-        preprocess=Preprocess.image(size=224),
-        execution=Execution.fused(),
-        prefix="in/",
-        results=ResultsTable(stack, "Results", indexes=["prefix", "time", "status", "label"]),
-    )
-    pipeline.add_backfill(inventory_bucket=s3.Bucket.from_bucket_name(stack, "Inventories", "inventories"))
 
 
 def _released(stack: Stack) -> None:
