@@ -159,7 +159,7 @@ class Backfill(LoggedStateMachine):
         )
         trigger.grant_read(planner)  # S3 asks for it even where only the headers of objects are read
         trigger.acknowledge_read(planner.role)
-        results.grant_query(planner)
+        results.grant_look_up(planner)
         return planner
 
     def _definition(self, readers: dict[str, sfn.IItemReader], batches: BatchStates, batch_size: int) -> sfn.IChainable:
