@@ -118,6 +118,8 @@ class QueueTrigger(ITrigger):
         if encryption_key is None and queue is not None:
             encryption_key = queue.encryption_master_key
         encryption.check_key(self, encryption_key)
+        if encryption_key is not None:
+            encryption.allow_logs(encryption_key, self)
         self._key = encryption_key
         size = _largest_message(batch_size, max_message_size)
         self.dead_letter_queue = self._create_dead_letter_queue()
