@@ -50,7 +50,7 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
     """Scores every object that lands in a bucket, or every message, in the cheapest way.
 
     S3 → queue → function → DynamoDB. The bucket notifies the queue itself. Lambda hands the messages to one function,
-    which preprocesses, runs the model and writes rows. There is no event bus, no pipe and no workflow to pay for.
+    which preprocesses, runs the model and writes rows. You pay for no event bus, no pipe and no workflow.
 
     The promises are those of an `InferencePipeline`. Every object version ends as one row, or as one message in the
     dead-letter queue with the reason. Throttling and outages end nothing. A message that came back is scored in a
@@ -156,11 +156,7 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
         seconds("timeout", limit, least=1, most=900)
         longest = inference.timeout if inference is not None and inference.timeout is not None else limit
         check_suffixes(suffixes, preprocess)
-        if encryption_key is None:
-            key: kms.IKey = encryption.create_key(self, "Key", removal_policy=data_removal_policy(self, removal_policy))
-        else:
-            key = encryption_key
-            encryption.check_key(self, key)
+        key = encryption.given_or_new(self, encryption_key, data_removal_policy(self, removal_policy))
         if results is not None:
             check_environment(self, "results", results.table, fix="use a table of that account and Region")
         encryption.allow_logs(key, self)

@@ -222,11 +222,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         batch_size = trigger.batch_size if trigger is not None else batch_size
         check_timeouts(batch_size, per_stage, per_batch, plan, functions_in_turn=self._execution.functions_in_turn)
 
-        if encryption_key is None:
-            key: kms.IKey = encryption.create_key(self, "Key", removal_policy=data_removal_policy(self, removal_policy))
-        else:
-            key = encryption_key
-            encryption.check_key(self, key)
+        key = encryption.given_or_new(self, encryption_key, data_removal_policy(self, removal_policy))
         if results is not None:
             check_environment(self, "results", results.table, fix="use a table of that account and Region")
         encryption.allow_logs(key, self)

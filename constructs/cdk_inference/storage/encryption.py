@@ -42,6 +42,18 @@ def create_key(scope: Construct, id: str, *, removal_policy: RemovalPolicy) -> k
     )
 
 
+def given_or_new(scope: Construct, given: kms.IKey | None, removal_policy: RemovalPolicy) -> kms.IKey:
+    """Return the key that a user gave, or the key of a pipeline, which it creates.
+
+    Raises
+    ------
+    PropError
+        The key is in another Region.
+    """
+    check_key(scope, given)
+    return given if given is not None else create_key(scope, "Key", removal_policy=removal_policy)
+
+
 def check_key(scope: Construct, key: kms.IKey | None) -> None:
     """Refuse a key of another Region, with which no service encrypts.
 
