@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from tests import jsii_process, warm_builds
+from tests import fresh_boot, jsii_process, warm_builds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -46,6 +46,12 @@ _WITH_PHOTOGRAPHS = ("cascade", "photos")
 """The folders of tests/e2e that share a built model."""
 
 pytest_plugins = ["cdk_inference.local.pytest_plugin", "verify.pytest_plugin"]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run the tests of `make test` as if the machine had been booted a moment ago."""
+    if config.getoption("numprocesses", None):  # in the process that starts those of the tests
+        fresh_boot.pretend()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ import pytest
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.local import Outcome
+from tests import fresh_boot
 from tests.assemblies import synthesized
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
-BOOTED = 100  # seconds ago
 ON_ITS_OWN = """
 import sys, time
 from pathlib import Path
@@ -56,10 +55,7 @@ def freshly_booted() -> tuple[list[str], str]:
 
     Where there is none, return why.
     """
-    monotonic, since_boot = time.monotonic(), time.clock_gettime(time.CLOCK_BOOTTIME)
-    clocks = [
-        f"--{name}={min(0, BOOTED - int(now))}" for name, now in (("monotonic", monotonic), ("boottime", since_boot))
-    ]
+    clocks = [f"--{name}={seconds}" for name, seconds in fresh_boot.offsets().items()]
     alone = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
     command = ["unshare", *alone, "--time", "--fork", "--kill-child", *clocks]
     try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 import re
 import time
 import uuid
@@ -75,8 +76,8 @@ def integrate_workflows(service_credentials: Callable[[dict[str, str]], tuple[in
         _, _, _, _, headers, body, query, path_params = given
         request = _Request(api, headers, body, query, path_params)
         region, role = named["owner_region"], integration.get("credentials") or ""
-        made, client = clients.get((region, role), (0.0, None))
-        if time.monotonic() - made > _REUSED:
+        expires, client = clients.get((region, role), (-math.inf, None))
+        if time.monotonic() > expires:
             source = f"arn:aws:execute-api:{region}:{named['owner_account_id']}:{api}/{stage}/{given[2]}{given[1]}"
             status, credentials = service_credentials(
                 {"Service": "apigateway.amazonaws.com", "RoleArn": role, "SourceArn": source}
@@ -84,7 +85,7 @@ def integrate_workflows(service_credentials: Callable[[dict[str, str]], tuple[in
             if status != 200:  # noqa: PLR2004
                 return _BROKEN
             client = _client(credentials, region, port)
-            clients[region, role] = (time.monotonic(), client)
+            clients[region, role] = (time.monotonic() + _REUSED, client)
         rendered = _render(request.template(integration), request.input(named["binary_media_types"]), request.context)
         answered = await asyncio.to_thread(_start, client, json.loads(rendered))
         return _response(integration, *answered, request.context)
