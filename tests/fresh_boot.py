@@ -19,9 +19,7 @@ def offsets() -> dict[str, int]:
     own = {}
     if _OFFSETS.exists():
         own = {line.split()[0]: int(line.split()[1]) for line in _OFFSETS.read_text().splitlines()}
-    return {
-        name: own.get(name, 0) + min(0, BOOTED - int(time.clock_gettime(clock))) for name, clock in _CLOCKS.items()
-    }
+    return {name: own.get(name, 0) + min(0, BOOTED - int(time.clock_gettime(clock))) for name, clock in _CLOCKS.items()}
 
 
 def pretend() -> None:
