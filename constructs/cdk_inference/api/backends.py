@@ -10,6 +10,7 @@ from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_iam as iam
 
 from cdk_inference.api.answer_workflow import AnswerWorkflow
+from cdk_inference.api.cors import ORIGIN_VARIABLE, declared_headers, response_headers
 from cdk_inference.api.templates import RESPONSES, SEND_MESSAGE, SENT, is_text, request_template
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.props.descriptions import ROLE, described
@@ -46,17 +47,22 @@ class ApiBackend(ABC):
         scope: Construct,
         *,
         content_types: Sequence[str],
+        origin: str | None,
         encryption_key: kms.IKey | None,
         log_retention: logs.RetentionDays,
         log_removal_policy: RemovalPolicy | None,
     ) -> apigateway.Integration:
-        """Create what is missing, and return the integration of ``POST /predict``."""
+        """Create what is missing, and return the integration of ``POST /predict``.
+
+        Web pages of `origin` may read the answers.
+        """
 
     def method_options(
         self,
         api: apigateway.RestApi,  # noqa: ARG002
         content_types: Sequence[str],  # noqa: ARG002
         schema: Mapping[str, Any] | None,  # noqa: ARG002
+        origin: str | None,  # noqa: ARG002
     ) -> dict[str, Any]:
         """Return what the method says about requests and responses."""
         return {}
@@ -77,10 +83,13 @@ class FunctionBackend(ApiBackend):
         scope: Construct,  # noqa: ARG002 - there is nothing to create
         *,
         content_types: Sequence[str],
+        origin: str | None,
         **options: object,  # noqa: ARG002
     ) -> apigateway.Integration:
         """Return the integration of the function."""
         self._function.take_requests(content_types)
+        if origin is not None:
+            self._function.add_variables({ORIGIN_VARIABLE: origin})
         return apigateway.LambdaIntegration(
             cast("Any", self._function.target), timeout=TIMEOUT, allow_test_invoke=False
         )
@@ -106,17 +115,24 @@ class WorkflowBackend(ApiBackend):
         """Return those that are not text, which the request's template encodes."""
         return [one for one in content_types if not is_text(one)]
 
-    def bind(self, scope: Construct, *, content_types: Sequence[str], **options: Any) -> apigateway.Integration:
+    def bind(
+        self, scope: Construct, *, content_types: Sequence[str], origin: str | None, **options: Any
+    ) -> apigateway.Integration:
         """Create the workflow, and return the integration that starts it."""
         self.workflow = workflow = AnswerWorkflow(scope, "Workflow", route=self._route, **self._stages, **options)
         arn = workflow.state_machine.state_machine_arn
-        return start_workflow(scope, workflow, {one: request_template(arn, text=is_text(one)) for one in content_types})
+        templates = {one: request_template(arn, text=is_text(one)) for one in content_types}
+        return start_workflow(scope, workflow, templates, origin=origin)
 
     def method_options(
-        self, api: apigateway.RestApi, content_types: Sequence[str], schema: Mapping[str, Any] | None
+        self,
+        api: apigateway.RestApi,
+        content_types: Sequence[str],
+        schema: Mapping[str, Any] | None,
+        origin: str | None,
     ) -> dict[str, Any]:
         """Have API Gateway refuse what is not the JSON that its type says."""
-        responses = method_responses(RESPONSES)
+        responses = method_responses(RESPONSES, origin)
         if list(content_types) != [JSON]:  # a validator may take all types for JSON
             return {"method_responses": responses}
         model = api.add_model("Json", schema=apigateway.JsonSchema(schema=apigateway.JsonSchemaVersion.DRAFT4))
@@ -133,7 +149,7 @@ class WorkflowBackend(ApiBackend):
 
 
 def start_workflow(
-    scope: Construct, workflow: AnswerWorkflow | ResultsWorkflow, templates: Mapping[str, str]
+    scope: Construct, workflow: AnswerWorkflow | ResultsWorkflow, templates: Mapping[str, str], *, origin: str | None
 ) -> apigateway.Integration:
     """Return the integration that starts a workflow and has its output for the response.
 
@@ -145,6 +161,8 @@ def start_workflow(
         The workflow.
     templates
         Those of requests, by media type.
+    origin
+        The origin of the web pages that may read the answers; None for none.
     """
     role = api_role(scope, f"starts {workflow.node.path}")
     workflow.grant_start_sync_execution(role)
@@ -158,13 +176,15 @@ def start_workflow(
             content_handling=text,
             passthrough_behavior=apigateway.PassthroughBehavior.NEVER,
             request_templates=templates,
-            integration_responses=integration_responses(RESPONSES),
+            integration_responses=integration_responses(RESPONSES, origin),
             timeout=TIMEOUT,
         ),
     )
 
 
-def send_messages(scope: Construct, trigger: QueueTrigger, content_types: Sequence[str]) -> apigateway.Integration:
+def send_messages(
+    scope: Construct, trigger: QueueTrigger, content_types: Sequence[str], *, origin: str | None
+) -> apigateway.Integration:
     """Return the integration that sends a request to the queue of a trigger."""
     role = api_role(scope, f"sends messages to {trigger.queue.node.path}")
     trigger.grant_put(role)
@@ -177,7 +197,7 @@ def send_messages(scope: Construct, trigger: QueueTrigger, content_types: Sequen
             passthrough_behavior=apigateway.PassthroughBehavior.NEVER,
             request_parameters={"integration.request.header.Content-Type": "'application/x-www-form-urlencoded'"},
             request_templates=dict.fromkeys(content_types, SEND_MESSAGE),
-            integration_responses=integration_responses(SENT),
+            integration_responses=integration_responses(SENT, origin),
             timeout=TIMEOUT,
         ),
     )
@@ -194,20 +214,26 @@ def api_role(scope: Construct, does: str) -> iam.Role:
 
 
 def integration_responses(
-    responses: Sequence[tuple[str, str | None, str]],
+    responses: Sequence[tuple[str, str | None, str]], origin: str | None
 ) -> list[apigateway.IntegrationResponse]:
-    """Return what becomes of the answers of a service."""
+    """Return what becomes of the answers of a service, and that pages of an origin may read it."""
     return [
         apigateway.IntegrationResponse(
             status_code=status,
             selection_pattern=pattern,
             content_handling=apigateway.ContentHandling.CONVERT_TO_TEXT,
             response_templates={JSON: template},
+            response_parameters=response_headers(origin),
         )
         for status, pattern, template in responses
     ]
 
 
-def method_responses(responses: Sequence[tuple[str, str | None, str]]) -> list[apigateway.MethodResponse]:
+def method_responses(
+    responses: Sequence[tuple[str, str | None, str]], origin: str | None
+) -> list[apigateway.MethodResponse]:
     """Return the statuses that a method may have."""
-    return [apigateway.MethodResponse(status_code=status) for status, _, _ in responses]
+    return [
+        apigateway.MethodResponse(status_code=status, response_parameters=declared_headers(origin))
+        for status, _, _ in responses
+    ]

@@ -12,6 +12,7 @@ from constructs import Construct
 
 from cdk_inference.api.backends import JSON, ApiBackend
 from cdk_inference.api.content_types import check_content_types
+from cdk_inference.api.cors import ORIGIN_VARIABLE, checked_cors, let_pages_read_errors
 from cdk_inference.api.openapi import API_KEY, SIGV4, UNKNOWN, add_items, add_results, add_uploads, document
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import add_metadata, metrics_name
@@ -84,6 +85,9 @@ class InferenceRestApi(Construct):
         Whether requests must have an API key too, see `add_client`. Default: False.
     anonymous
         Whether callers need no other proof than an API key. AWS advises against keys as the only one. Default: False.
+    cors_preflight
+        The web pages that may call, of one origin or of any. Default: none. By default, they may send the headers that
+        AWS needs and ``Idempotency-Key``.
     throttle_rate
         Requests a second that the API takes, on average. Default: 100.
     throttle_burst
@@ -113,6 +117,7 @@ class InferenceRestApi(Construct):
     ------
     PropError
         A content type is not a media type, or a number is out of range. Or callers would need no proof at all, or two.
+        Or several origins may call.
     """
 
     def __init__(
@@ -129,6 +134,7 @@ class InferenceRestApi(Construct):
         authorization_scopes: Sequence[str] = (),
         api_key_required: bool = False,
         anonymous: bool = False,
+        cors_preflight: apigateway.CorsOptions | None = None,
         throttle_rate: int = 100,
         throttle_burst: int = 200,
         web_acl_arn: str | None = None,
@@ -143,6 +149,8 @@ class InferenceRestApi(Construct):
         if not content_types:
             raise PropError("content_types must name a media type, got none; leave it out for 'application/json'")
         _check_proof(authorizer, authorization_scopes, api_key_required=api_key_required, anonymous=anonymous)
+        cors = None if cors_preflight is None else checked_cors(cors_preflight)
+        self._origin = None if cors is None else cors.allow_origins[0]
         self.log_group = log_group(
             self, key=encryption_key, retention=log_retention, removal_policy=log_removal_policy, folder=API_LOGS
         )
@@ -153,6 +161,7 @@ class InferenceRestApi(Construct):
             endpoint_types=[apigateway.EndpointType.REGIONAL],
             binary_media_types=backend.binary_types(content_types) or None,
             cloud_watch_role=cloud_watch_role,
+            default_cors_preflight_options=cors,
             deploy_options=apigateway.StageOptions(
                 stage_name=_STAGE,
                 throttling_rate_limit=throttle_rate,
@@ -163,6 +172,8 @@ class InferenceRestApi(Construct):
                 access_log_format=apigateway.AccessLogFormat.custom(json.dumps(_LOGGED)),
             ),
         )
+        if self._origin is not None:
+            let_pages_read_errors(self.api, self._origin)
         iam_or_none = apigateway.AuthorizationType.NONE if anonymous else apigateway.AuthorizationType.IAM
         self._trigger, self._results, self._content_types = trigger, results, content_types
         self._proof: dict[str, Any] = {
@@ -179,8 +190,8 @@ class InferenceRestApi(Construct):
         self._add_method(
             "POST",
             PATH,
-            backend.bind(self, content_types=content_types, **self._workflows),
-            **backend.method_options(self.api, content_types, request_schema),
+            backend.bind(self, content_types=content_types, origin=self._origin, **self._workflows),
+            **backend.method_options(self.api, content_types, request_schema, self._origin),
         )
         acknowledgments.explain(
             self.api.deployment_stage,
@@ -235,8 +246,8 @@ class InferenceRestApi(Construct):
         self._add_method(
             "POST",
             ITEMS,
-            send_messages(Construct(self, "Items"), self._trigger, self._content_types),
-            method_responses=method_responses(SENT),
+            send_messages(Construct(self, "Items"), self._trigger, self._content_types, origin=self._origin),
+            method_responses=method_responses(SENT, self._origin),
         )
         add_items(self.openapi)
 
@@ -266,11 +277,13 @@ class InferenceRestApi(Construct):
                 f"{type(self._trigger).__name__}; use add_items()"
             )
         check_content_types(list(content_types))
+        origin = {} if self._origin is None else {ORIGIN_VARIABLE: self._origin}
         function = upload_function(
             Construct(self, "Uploads"),
             trigger=self._trigger,
             content_types=content_types,
             max_object_size=max_object_size,
+            variables=origin,
             **self._workflows,
         )
         self._add_method(
@@ -314,8 +327,8 @@ class InferenceRestApi(Construct):
         self._add_method(
             "GET",
             RESULTS,
-            start_workflow(scope, workflow, {JSON: template}),
-            method_responses=method_responses(RESPONSES),
+            start_workflow(scope, workflow, {JSON: template}, origin=self._origin),
+            method_responses=method_responses(RESPONSES, self._origin),
         )
         add_results(self.openapi)
 

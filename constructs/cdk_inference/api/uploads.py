@@ -31,6 +31,7 @@ def upload_function(
     trigger: IS3Trigger,
     content_types: Mapping[str, str],
     max_object_size: Size | None,
+    variables: Mapping[str, str],
     encryption_key: kms.IKey | None,
     log_retention: logs.RetentionDays,
     log_removal_policy: RemovalPolicy | None,
@@ -47,6 +48,8 @@ def upload_function(
         The ends of keys by media type.
     max_object_size
         The largest object. Default: 64 MiB.
+    variables
+        Further variables of the function.
     encryption_key, log_retention, log_removal_policy
         As those of `StageFunction`.
 
@@ -73,6 +76,7 @@ def upload_function(
             "UPLOAD_PREFIX": trigger.prefix,
             "UPLOAD_TYPES": json.dumps(dict(content_types)),
             "MAX_OBJECT_BYTES": most,
+            **variables,
         },
         description=f"signs URLs for uploads to {trigger.node.path}",
         memory_size=256,

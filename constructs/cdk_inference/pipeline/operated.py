@@ -317,6 +317,7 @@ class OperatedPipeline(MeasuredPipeline):
         authorization_scopes: Sequence[str] = (),
         api_key_required: bool = False,
         anonymous: bool = False,
+        cors_preflight: apigateway.CorsOptions | None = None,
         throttle_rate: int = 100,
         throttle_burst: int = 200,
         web_acl_arn: str | None = None,
@@ -336,7 +337,7 @@ class OperatedPipeline(MeasuredPipeline):
             The route that answers. Default: the only one.
         content_types, request_schema, authorizer, authorization_scopes, api_key_required, anonymous
             As those of `InferenceRestApi`.
-        throttle_rate, throttle_burst, web_acl_arn, cloud_watch_role
+        cors_preflight, throttle_rate, throttle_burst, web_acl_arn, cloud_watch_role
             As those of `InferenceRestApi`.
 
         Raises
@@ -360,6 +361,7 @@ class OperatedPipeline(MeasuredPipeline):
             authorization_scopes=authorization_scopes,
             api_key_required=api_key_required,
             anonymous=anonymous,
+            cors_preflight=cors_preflight,
             throttle_rate=throttle_rate,
             throttle_burst=throttle_burst,
             web_acl_arn=web_acl_arn,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_runtime.aws import client
 from inference_runtime.environment import json_variable, required
+from inference_runtime.http.cors import readable_by_pages
 from inference_runtime.lifecycle import answers_warming
 
 if TYPE_CHECKING:
@@ -91,4 +92,6 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
 
 def _response(status: HTTPStatus, body: Mapping[str, Any]) -> dict[str, Any]:
     headers = {"content-type": "application/json"}
-    return {"statusCode": int(status), "headers": headers, "body": json.dumps(body), "isBase64Encoded": False}
+    return readable_by_pages(
+        {"statusCode": int(status), "headers": headers, "body": json.dumps(body), "isBase64Encoded": False}
+    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_runtime.environment import required
 from inference_runtime.errors import LittleTimeError, RetryableError
+from inference_runtime.http.cors import readable_by_pages
 from inference_runtime.stages.answers import ANSWERS_AND_ROWS, ANSWERS_ONLY
 
 if TYPE_CHECKING:
@@ -59,6 +60,14 @@ def respond(handler: Callable[[dict[str, Any], Any], Any], event: Mapping[str, A
     context
         Lambda's.
     """
+    response = _respond(handler, event, context)
+    # An HTTP API, whose events have this version, adds the header itself.
+    return response if event.get("version") == "2.0" else readable_by_pages(response)
+
+
+def _respond(
+    handler: Callable[[dict[str, Any], Any], Any], event: Mapping[str, Any], context: object
+) -> dict[str, Any]:
     try:
         message, rows = _message(event)
         result = handler(

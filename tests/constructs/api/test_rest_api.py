@@ -196,11 +196,44 @@ def test_a_grant_is_for_this_method_of_this_api(stack, pipeline):
         ({"content_types": ["json"]}, "content_types must be media types in lower case"),
         ({"throttle_rate": 0}, "throttle_rate must be at least 1, got 0"),
         ({"route": "b"}, "route must be one of main, got 'b'"),
+        (
+            {"cors_preflight": apigateway.CorsOptions(allow_origins=["https://a.com", "https://b.com"])},
+            "cors_preflight.allow_origins must have one origin for a REST API, got ",
+        ),
+        (
+            {"cors_preflight": apigateway.CorsOptions(allow_origins=["https://a.com"], allow_credentials=True)},
+            "cors_preflight.allow_credentials must be left out, got True",
+        ),
     ],
 )
 def test_props_that_cannot_work_fail(pipeline, props, message):
     with pytest.raises(PropError, match=message):
         pipeline().add_rest_api(**props)
+
+
+def test_pages_of_one_origin_may_read_all_answers(stack, pipeline):
+    fused = pipeline(trigger=QueueTrigger(stack, "Queue"), execution=Execution.fused())
+    origin = "https://shop.example.com"
+    api = fused.add_rest_api(cors_preflight=apigateway.CorsOptions(allow_origins=[origin]))
+    api.add_items()
+    header = "method.response.header.Access-Control-Allow-Origin"
+    methods = [one["Properties"] for one in resources(stack, "AWS::ApiGateway::Method").values()]
+    asked = [one for one in methods if one["HttpMethod"] == "OPTIONS"]
+    for one in asked:
+        (response,) = one["Integration"]["IntegrationResponses"]
+        assert response["ResponseParameters"][header] == f"'{origin}'"
+        assert "Idempotency-Key" in response["ResponseParameters"][header.replace("Origin", "Headers")]
+        assert (one["AuthorizationType"], one["ApiKeyRequired"]) == ("NONE", False)
+    assert len(asked) == 3  # the root, /predict and /items
+    (items,) = [one for one in methods if one["HttpMethod"] == "POST" and "IntegrationResponses" in one["Integration"]]
+    assert {one["ResponseParameters"][header] for one in items["Integration"]["IntegrationResponses"]} == {
+        f"'{origin}'"
+    }
+    assert all(one["ResponseParameters"] == {header: True} for one in items["MethodResponses"])
+    score = named(stack, "AWS::Lambda::Function", "Score")
+    assert score["Environment"]["Variables"]["API_ALLOW_ORIGIN"] == origin
+    refused = [one["Properties"] for one in resources(stack, "AWS::ApiGateway::GatewayResponse").values()]
+    assert {one["ResponseType"] for one in refused} == {"DEFAULT_4XX", "DEFAULT_5XX"}
 
 
 def test_an_anonymous_api_with_an_authorizer_fails(stack, pipeline):

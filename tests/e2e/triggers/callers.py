@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from botocore.auth import SigV4Auth
@@ -17,7 +18,7 @@ from cdk_inference.local import aws
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cdk_inference.local import Cloud
+    from cdk_inference.local import Cloud, LocalCloud
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,27 @@ def put(url: str, data: bytes, headers: Mapping[str, str]) -> int:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def shop_key(cloud: Cloud) -> str:
+    """Return the API key of the shop."""
+    (key,) = cloud.client("apigateway").get_api_keys(includeValues=True)["items"]
+    return str(key["value"])
+
+
+@cache
+def token(cloud: LocalCloud) -> str:
+    """Return a token of a new user of the pool."""
+    users = cloud.client("cognito-idp")
+    (pool,) = cloud.resources(type="AWS::Cognito::UserPool")
+    (client,) = cloud.resources(type="AWS::Cognito::UserPoolClient")
+    password = "Secret-password-1"  # noqa: S105 - of a user that lives as long as the test
+    users.admin_create_user(UserPoolId=pool.physical_id, Username="ann", MessageAction="SUPPRESS")
+    users.admin_set_user_password(UserPoolId=pool.physical_id, Username="ann", Password=password, Permanent=True)
+    signed_in = users.admin_initiate_auth(
+        UserPoolId=pool.physical_id,
+        ClientId=client.physical_id,
+        AuthFlow="ADMIN_USER_PASSWORD_AUTH",
+        AuthParameters={"USERNAME": "ann", "PASSWORD": password},
+    )
+    return str(signed_in["AuthenticationResult"]["IdToken"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.e2e.triggers.callers import Caller, api_url, user
+from tests.e2e.triggers.callers import Caller, api_url, token, user
 
 if TYPE_CHECKING:
     from cdk_inference.local import LocalCloud
@@ -76,14 +75,14 @@ def test_only_who_may_call_gets_an_answer(caller: Caller, cloud: LocalCloud, tex
 
 def test_a_token_of_the_user_pool_lets_in(cloud: LocalCloud, caller: Caller) -> None:
     url = api_url(cloud, "Triggers/Texts")
-    token = _token(cloud)
-    allowed = Caller(url, headers={"Authorization": f"Bearer {token}"})
+    bearer = token(cloud)
+    allowed = Caller(url, headers={"Authorization": f"Bearer {bearer}"})
     status, answer, _ = allowed.post("/predict", b"return [1, 2, 30, 40]", "text/plain")
     assert (status, answer["prediction"]["sums"]) == (200, [3, 70])
     for other in (
         Caller(url),
         Caller(url, credentials=caller.credentials),
-        Caller(url, headers={"Authorization": f"Bearer {token[:-4]}AAAA"}),
+        Caller(url, headers={"Authorization": f"Bearer {bearer[:-4]}AAAA"}),
     ):
         assert other.post("/predict", b"return [1, 2, 30, 40]", "text/plain")[0] == 401
 
@@ -97,31 +96,13 @@ def test_a_token_of_the_user_pool_lets_in(cloud: LocalCloud, caller: Caller) -> 
     ],
 )
 def test_what_breaks_in_a_stage_is_not_told(cloud: LocalCloud, order: bytes, status: int, message: str | None) -> None:
-    caller = Caller(api_url(cloud, "Triggers/Texts"), headers={"Authorization": f"Bearer {_token(cloud)}"})
+    caller = Caller(api_url(cloud, "Triggers/Texts"), headers={"Authorization": f"Bearer {token(cloud)}"})
     found, answer, _ = caller.post("/predict", order, "application/octet-stream")
     assert found == status
     assert message is None or answer["message"] == message
 
 
 def test_a_crash_is_an_error_of_the_server(cloud: LocalCloud) -> None:
-    caller = Caller(api_url(cloud, "Triggers/Texts"), headers={"Authorization": f"Bearer {_token(cloud)}"})
+    caller = Caller(api_url(cloud, "Triggers/Texts"), headers={"Authorization": f"Bearer {token(cloud)}"})
     assert caller.post("/predict", b"exit", "text/plain")[0] >= 500
     assert caller.post("/predict", b"return [1, 2, 30, 40]", "text/plain")[0] == 200
-
-
-@cache
-def _token(cloud: LocalCloud) -> str:
-    """Return a token of a new user of the pool."""
-    users = cloud.client("cognito-idp")
-    (pool,) = cloud.resources(type="AWS::Cognito::UserPool")
-    (client,) = cloud.resources(type="AWS::Cognito::UserPoolClient")
-    password = "Secret-password-1"  # noqa: S105 - of a user that lives as long as the test
-    users.admin_create_user(UserPoolId=pool.physical_id, Username="ann", MessageAction="SUPPRESS")
-    users.admin_set_user_password(UserPoolId=pool.physical_id, Username="ann", Password=password, Permanent=True)
-    signed_in = users.admin_initiate_auth(
-        UserPoolId=pool.physical_id,
-        ClientId=client.physical_id,
-        AuthFlow="ADMIN_USER_PASSWORD_AUTH",
-        AuthParameters={"USERNAME": "ann", "PASSWORD": password},
-    )
-    return str(signed_in["AuthenticationResult"]["IdToken"])

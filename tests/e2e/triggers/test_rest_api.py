@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 
 from cdk_inference.local import aws
 from tests.e2e.conftest import Watched
-from tests.e2e.triggers.callers import Caller, put, rest_api_url, user
+from tests.e2e.triggers.callers import Caller, put, rest_api_url, shop_key, user
 from tests.e2e.triggers.messages import order
 from tests.waiting import wait_until
 
@@ -97,8 +97,7 @@ def test_the_api_may_start_its_workflow_and_no_other(cloud: LocalCloud, caller: 
 @pytest.fixture(scope="module")
 def shop(cloud: LocalCloud) -> Caller:
     """A caller with an API key."""
-    (key,) = cloud.client("apigateway").get_api_keys(includeValues=True)["items"]
-    return Caller(rest_api_url(cloud, "Triggers/Records"), headers={"x-api-key": key["value"]})
+    return Caller(rest_api_url(cloud, "Triggers/Records"), headers={"x-api-key": shop_key(cloud)})
 
 
 def test_a_key_lets_in_where_callers_are_anonymous(shop: Caller) -> None:

@@ -436,10 +436,13 @@ class _Gate:
         for name, raw in scope["headers"]:
             field, value = name.decode("latin-1").lower(), decode_header_value(raw)
             headers[field] = f"{headers[field]},{value}" if field in headers else value
-        if "origin" in headers or "sec-fetch-site" in headers:
+        to_api = _execute_api(scope["path"]) is not None
+        if ("origin" in headers or "sec-fetch-site" in headers) and not to_api:
             return "web pages have no access to the embedded AWS"
         if headers.get("host") not in self._hosts:
             return f"the host must be {' or '.join(self._hosts)}, got {headers.get('host')!r}"
+        if to_api and scope["method"] == "OPTIONS":  # how a browser asks first whether a page may call
+            return None
         if scope["method"] == "PUT" and scope["path"].startswith(_TOKEN_PATHS):
             return None
         if _is_for_anyone(scope["method"], scope["path"]):
@@ -496,12 +499,18 @@ class _Gate:
 def _is_for_anyone(method: str, path: str) -> bool:
     """Whether a request need not be signed: its API asks an authorizer, or it is for the public keys of a user pool."""
     app = importlib.import_module("ministack.app")
-    if (asked := app._parse_execute_api_url("", path)) is None:
+    if (asked := _execute_api(path)) is None:
         return method == "GET" and _PUBLIC_KEYS.fullmatch(path) is not None
     api, *rest = asked
     stage, path = app._resolve_stage_and_path(api, *rest)
     kind = app._execute_api_authorization_type(api, stage, method, path)
     return kind not in (None, "AWS_IAM")
+
+
+def _execute_api(path: str) -> tuple[str, ...] | None:
+    """Return API, stage and path of a request that an API of the user gets; None for other requests."""
+    found: tuple[str, ...] | None = importlib.import_module("ministack.app")._parse_execute_api_url("", path)
+    return found
 
 
 def _listen_nowhere_else(event: str, given: tuple[Any, ...]) -> None:
@@ -633,8 +642,10 @@ def main(state: Path) -> None:
     from ministack.core import lambda_runtime  # noqa: PLC0415
 
     _behave_as_aws()
-    from _rest_apis import integrate_workflows  # type: ignore[import-not-found]  # noqa: PLC0415 - next to this file
+    from _cors import answer_pages  # type: ignore[import-not-found]  # noqa: PLC0415 - a file next to this one
+    from _rest_apis import integrate_workflows  # type: ignore[import-not-found]  # noqa: PLC0415 - as the one before
 
+    answer_pages()
     integrate_workflows(_service_credentials, port)
     _date_lines()
     faults = _Faults()
@@ -663,7 +674,9 @@ def main(state: Path) -> None:
             # Bucket and queue policies refuse what does not come by TLS. Loopback needs none: we say, as a
             # terminating proxy would, that it did.
             scope = {**scope, "headers": [*scope["headers"], (b"x-forwarded-proto", b"https")]}
-            await app(scope, _again(body, receive), _without_cors(send))
+            # An API of the user says itself which pages may read its answers.
+            to_api = _execute_api(scope["path"]) is not None
+            await app(scope, _again(body, receive), send if to_api else _without_cors(send))
 
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]

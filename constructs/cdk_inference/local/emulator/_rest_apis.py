@@ -169,7 +169,11 @@ def _response(
     chosen = (fitting or [one for pattern, one in patterns if not pattern])[0]
     text = _render(chosen["responseTemplates"]["application/json"], _Input(body, {}), context)
     found = context["responseOverride"].get("status", chosen["statusCode"])
-    return int(found), {"Content-Type": "application/json"}, text.strip().encode()
+    named = {
+        name.removeprefix("method.response.header."): value.strip("'")
+        for name, value in (chosen.get("responseParameters") or {}).items()
+    }
+    return int(found), {"Content-Type": "application/json", **named}, text.strip().encode()
 
 
 def _render(template: str, given: _Input, context: dict[str, Any]) -> str:

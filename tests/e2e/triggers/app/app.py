@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import aws_cdk as cdk
+from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cognito as cognito
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_kinesis as kinesis
 from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_sqs as sqs
+from aws_cdk.aws_apigatewayv2 import CorsHttpMethod, CorsPreflightOptions
 from aws_cdk.aws_apigatewayv2_authorizers import HttpUserPoolAuthorizer
 
 from cdk_inference import (
@@ -106,13 +108,21 @@ asked.add_uploads({"text/plain": ".txt"})
 asked.add_results()
 asked.grant_upload(caller)
 asked.grant_read_results(caller)
-keyed = orders.add_rest_api("Keyed", api_key_required=True, anonymous=True)
+page = "http://localhost:8000"
+keyed = orders.add_rest_api(
+    "Keyed", api_key_required=True, anonymous=True, cors_preflight=apigateway.CorsOptions(allow_origins=[page])
+)
 keyed.add_items()
 keyed.add_results()
 keyed.add_client("Shop", throttle_rate=100, throttle_burst=100, requests_per_day=1000)
 pool = cognito.UserPool(stack, "Pool", removal_policy=cdk.RemovalPolicy.DESTROY)
 client = pool.add_client("Client", auth_flows=cognito.AuthFlow(admin_user_password=True))
-texts.add_http_api(authorizer=HttpUserPoolAuthorizer("Users", pool, user_pool_clients=[client]))
+texts.add_http_api(
+    authorizer=HttpUserPoolAuthorizer("Users", pool, user_pool_clients=[client]),
+    cors_preflight=CorsPreflightOptions(
+        allow_origins=[page], allow_headers=["authorization", "content-type"], allow_methods=[CorsHttpMethod.POST]
+    ),
+)
 
 nightly = InferencePipeline(
     stack,
