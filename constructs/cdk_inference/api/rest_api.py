@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_cloudwatch as cloudwatch
     from aws_cdk import aws_kms as kms
 
-    from cdk_inference.stages.base import StageFunction
+    from cdk_inference.stages.base import FunctionOptions, StageFunction
     from cdk_inference.storage.results import IResultsTable
     from cdk_inference.triggers.base import ITrigger
 
@@ -97,6 +97,8 @@ class InferenceRestApi(Construct):
     cloud_watch_role
         Whether to create the role with which API Gateway writes access logs, which an account has once in a Region.
         Default: False: the account has it.
+    functions
+        Common props of functions, for that of `add_uploads`. Default: none.
     encryption_key
         Customer managed key of the logs and of the workflow. Default: AWS encrypts with its own.
     log_retention
@@ -139,6 +141,7 @@ class InferenceRestApi(Construct):
         throttle_burst: int = 200,
         web_acl_arn: str | None = None,
         cloud_watch_role: bool = False,
+        functions: FunctionOptions | None = None,
         encryption_key: kms.IKey | None = None,
         log_retention: logs.RetentionDays = logs.RetentionDays.ONE_MONTH,
         log_removal_policy: RemovalPolicy | None = None,
@@ -181,6 +184,13 @@ class InferenceRestApi(Construct):
             "authorization_type": iam_or_none if authorizer is None else None,
             "authorization_scopes": list(authorization_scopes) or None,
             "api_key_required": api_key_required,
+        }
+        self._functions: FunctionOptions = {
+            **(functions or {}),
+            "reserved_concurrent_executions": None,
+            "encryption_key": encryption_key,
+            "log_retention": log_retention,
+            "log_removal_policy": log_removal_policy,
         }
         self._workflows: dict[str, Any] = {
             "encryption_key": encryption_key,
@@ -284,7 +294,7 @@ class InferenceRestApi(Construct):
             content_types=content_types,
             max_object_size=max_object_size,
             variables=origin,
-            **self._workflows,
+            functions=self._functions,
         )
         self._add_method(
             "POST", UPLOADS, apigateway.LambdaIntegration(cast("Any", function.target), allow_test_invoke=False)

@@ -17,11 +17,10 @@ from cdk_inference.stages.preprocess import DEFAULT_MAX_OBJECT_BYTES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from aws_cdk import RemovalPolicy, Size
-    from aws_cdk import aws_kms as kms
-    from aws_cdk import aws_logs as logs
+    from aws_cdk import Size
     from constructs import Construct
 
+    from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.triggers.base import IS3Trigger
 
 
@@ -32,9 +31,7 @@ def upload_function(
     content_types: Mapping[str, str],
     max_object_size: Size | None,
     variables: Mapping[str, str],
-    encryption_key: kms.IKey | None,
-    log_retention: logs.RetentionDays,
-    log_removal_policy: RemovalPolicy | None,
+    functions: FunctionOptions,
 ) -> StageFunction:
     """Create the function, which may put objects where the trigger looks for them.
 
@@ -50,8 +47,8 @@ def upload_function(
         The largest object. Default: 64 MiB.
     variables
         Further variables of the function.
-    encryption_key, log_retention, log_removal_policy
-        As those of `StageFunction`.
+    functions
+        Common props of functions.
 
     Raises
     ------
@@ -81,9 +78,7 @@ def upload_function(
         description=f"signs URLs for uploads to {trigger.node.path}",
         memory_size=256,
         timeout=Duration.seconds(10),
-        encryption_key=encryption_key,
-        log_retention=log_retention,
-        log_removal_policy=log_removal_policy,
+        **functions,
     )
     trigger.grant_put(function)
     acknowledgments.objects_under(function.role, trigger.bucket, f"{trigger.prefix}*")

@@ -366,6 +366,7 @@ class OperatedPipeline(MeasuredPipeline):
             throttle_burst=throttle_burst,
             web_acl_arn=web_acl_arn,
             cloud_watch_role=cloud_watch_role,
+            functions=self._parts.functions,
             **self._parts.workflows,
         )
 

@@ -206,6 +206,17 @@ def test_every_function_is_in_the_vpc_of_its_pipeline(stack, model, execution, f
         assert [(rule["IpProtocol"], rule["ToPort"]) for rule in group["SecurityGroupEgress"]] == [("tcp", 443)]
 
 
+def test_what_is_added_to_a_pipeline_is_in_its_vpc(stack, pipeline):
+    vpc = ec2.Vpc(stack, "Mine", max_azs=2, nat_gateways=1)
+    made = pipeline(vpc=vpc)
+    made.add_backfill()
+    made.add_rest_api().add_uploads({"image/png": ".png"})
+    made.add_drift_monitor()
+    found = placed(stack)
+    assert len(found) == 6
+    assert [name for name, config in found.items() if config is None] == []
+
+
 def test_subnets_and_security_groups_are_those_that_are_given(stack, pipeline):
     vpc = ec2.Vpc(stack, "Mine", max_azs=2, nat_gateways=1)
     group = ec2.SecurityGroup(stack, "Group", vpc=vpc)
