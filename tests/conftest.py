@@ -83,16 +83,17 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that measure time, and keep the end-to-end tests of a folder in one process.
+    """Leave out tests that measure time or take long, and keep the end-to-end tests of a folder in one process.
 
     Those of a folder share what they deploy. All of tests/e2e are in two processes, one folder after the other: they
     mostly wait, while the other processes compute.
     """
     # Not by `-m` in addopts: any other `-m` would replace it.
-    if "performance" not in config.option.markexpr:
-        measuring = [item for item in items if item.get_closest_marker("performance")]
-        items[:] = [item for item in items if item not in measuring]
-        config.hook.pytest_deselected(items=measuring)
+    for mark in ("performance", "soak"):
+        if mark not in config.option.markexpr:
+            left_out = [item for item in items if item.get_closest_marker(mark)]
+            items[:] = [item for item in items if item not in left_out]
+            config.hook.pytest_deselected(items=left_out)
     for item in items:
         if item.get_closest_marker("e2e"):
             below_tests = item.path.relative_to(Path(__file__).parent).parts

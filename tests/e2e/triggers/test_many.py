@@ -1,0 +1,126 @@
+"""Thousands of items for each trigger, with duplicates, disorder, poison, a stop and throttling: nothing is lost."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.triggers.messages import order
+from tests.e2e.triggers.test_streams import letters, sums
+from tests.e2e.triggers.test_streams import order as counted
+from tests.e2e.triggers.test_streams import put as put_records
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from cdk_inference.local import LocalCloud, PipeRunner
+    from tests.e2e.conftest import Watched
+    from tests.e2e.triggers.messages import Messages
+
+pytestmark = [pytest.mark.e2e, pytest.mark.soak]
+
+COUNT = 5000
+POISON = ("raise", "exit", "crash")
+PATIENCE = 3600  # seconds: only a hang takes so long
+
+
+@contextmanager
+def disturbed(pipeline: Watched, pipes: PipeRunner) -> Iterator[None]:
+    """Stop the pipes once some items of a block have rows, and throttle the function until rows stop coming."""
+    yield
+    wait_until(lambda: len(pipeline.rows()) > COUNT // 20, lambda: f"{len(pipeline.rows())} rows", every=2)
+    with pipeline.throttled("Score"):
+        pipes.stop()
+        pipes.start()
+        seen: list[int] = []
+
+        def rows_stopped_coming() -> bool:
+            seen.append(len(pipeline.rows()))
+            return seen[-2:] == [seen[-1]] * 2
+
+        wait_until(rows_stopped_coming, every=5)
+    assert seen[-1] < COUNT // 2, "the items were done before anything disturbed them"
+
+
+def settled(found: Callable[[], int], wanted: int) -> None:
+    wait_until(lambda: found() >= wanted, lambda: f"{found()} of {wanted}", timeout=PATIENCE, every=5)
+    assert found() == wanted
+
+
+def test_messages_of_a_queue(orders: Messages, pipes: PipeRunner) -> None:
+    versions = [(f"m-{number}", version) for number in range(COUNT // 2 - 100) for version in (1, 2)]
+    bodies = [order(item, version, a=version) for item, version in [*versions, *versions[:180]]]
+    bodies += [f"malformed {number}" for number in range(20)]
+    bodies.sort(key=lambda body: zlib.crc32(body.encode()))  # shuffled
+    assert len(bodies) == COUNT
+    sqs, dead = orders.cloud.client("sqs"), len(orders.dead_bodies())
+    batches = [bodies[start : start + 10] for start in range(0, COUNT, 10)]
+    with disturbed(orders, pipes):
+        for batch in batches:
+            entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(batch)]
+            assert not sqs.send_message_batch(QueueUrl=orders.queue, Entries=entries).get("Failed")
+
+    def rows() -> dict[str, int]:
+        found = [row for row in orders.rows() if row["key"].startswith("m-")]
+        assert max(Counter(row["key"] for row in found).values(), default=1) == 1
+        return {row["key"]: int(row["prediction"]["sums"][0]) - 2 for row in found}
+
+    wait_until(lambda: not orders.waiting(), lambda: f"{len(orders.waiting())} left", timeout=PATIENCE, every=5)
+    assert rows() == dict.fromkeys((item for item, _ in versions), 2)
+    assert len(orders.dead_bodies()) == dead + 20
+
+
+def test_records_of_a_kinesis_stream(cloud: LocalCloud, clicks: Messages, pipes: PipeRunner) -> None:
+    poison = [(f"m-{POISON[number % 3]}-{number}", POISON[number % 3]) for number in range(20)]
+    records = [(f"m-{key}", counted(number)) for number in range(2) for key in range((COUNT - 20) // 2)]
+    for index, one in enumerate(poison):
+        records.insert(index * 200, one)
+    assert len(records) == COUNT
+    with disturbed(clicks, pipes):
+        put_records(cloud, records)
+    wanted = (COUNT - 20) // 2
+    settled(lambda: sum(letters(clicks, "m-").values()) + sum(n == 1 for n in sums(clicks, "m-").values()), wanted + 20)
+    assert letters(clicks, "m-") == Counter(key for key, _ in poison)
+    assert clicks.undelivered() == []
+
+
+def test_writes_to_a_table(cloud: LocalCloud, users: Messages, pipes: PipeRunner) -> None:
+    client, name = cloud.client("dynamodb"), users.bucket.removeprefix("dynamodb:")
+    before = len(users.dead_bodies())
+
+    def write(key: int, version: int) -> None:
+        numbers = {field: {"N": str(version)} for field in "abcd"}
+        client.put_item(TableName=name, Item={"id": {"S": f"m-{key}"}, **numbers})
+
+    with disturbed(users, pipes), ThreadPoolExecutor(8) as pool:
+        for version in (1, 2):
+            list(pool.map(lambda key, version=version: write(key, version), range(COUNT // 2)))
+    settled(lambda: sum(found == 4 for found in sums(users, "m-").values()), COUNT // 2)
+    assert len(users.dead_bodies()) == before
+
+
+def test_objects_of_a_direct_pipeline(direct: Watched) -> None:
+    poison = {f"in/m-{number}": POISON[number % 3] for number in range(20)}
+    good = {f"in/m-{number}": counted(number) for number in range(20, COUNT)}
+    dead = len(direct.dead_bodies())
+    sqs = direct.cloud.client("sqs")
+    objects = [*good.items(), *poison.items()]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda one: direct.put(one[0], one[1].encode()), objects[: COUNT // 10]))
+        wait_until(lambda: len(direct.rows()) > COUNT // 20, lambda: f"{len(direct.rows())} rows", every=1)
+        with direct.throttled("Score"):
+            list(pool.map(lambda one: direct.put(one[0], one[1].encode()), objects[COUNT // 10 :]))
+            for message in direct.messages(direct.queue)[:100]:  # S3 may notify twice
+                sqs.send_message(QueueUrl=direct.queue, MessageBody=message["Body"])
+            assert len(direct.rows()) < COUNT // 2
+    ends = direct.ends([*good, *poison], timeout=PATIENCE)
+    assert {key for key, end in ends.items() if end == "DEAD_LETTER"} == poison.keys()
+    assert len(direct.dead_bodies()) == dead + 20
+    rows = {row["key"]: row["prediction"]["sums"][0] for row in direct.rows() if row["status"] == "SUCCEEDED"}
+    assert {key: rows[key] for key in good} == {key: int(key.removeprefix("in/m-")) for key in good}
