@@ -39,6 +39,7 @@ def test_there_is_a_list_for_each_kind_of_function() -> None:
         "preprocess-image",
         "preprocess-text",
         "sagemaker",
+        "split-parquet",
     }
 
 

@@ -8,16 +8,14 @@ one which kills it is found.
 from __future__ import annotations
 
 import json
-import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from inference_runtime.aws import client
+from inference_runtime.dead_letters import send_dead_letter
 from inference_runtime.environment import required
-from inference_runtime.errors import reason_of
 from inference_runtime.handlers import fused
+from inference_runtime.json_path import text_at
 from inference_runtime.lifecycle import answers_warming
 from inference_runtime.stages.deadline import Deadline
 
@@ -29,7 +27,6 @@ _TEST_EVENT = "s3:TestEvent"
 _dead_letter_queue = required("DEAD_LETTER_QUEUE")
 _max_receive_count = int(required("MAX_RECEIVE_COUNT"))
 _sqs = client("sqs")
-_log = logging.getLogger(__name__)
 
 
 @answers_warming
@@ -105,30 +102,12 @@ def _message(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _at(path: str, body: str, otherwise: str) -> str:
-    """Return the text or number at a path such as ``order.lines.0.id`` of a body of JSON; empty if there is none."""
-    if not path:
-        return otherwise
-    try:
-        found: Any = json.loads(body)
-        for name in path.split("."):
-            found = found[int(name) if isinstance(found, list) else name]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return ""
-    return str(found) if isinstance(found, (str, int)) and not isinstance(found, bool) else ""
+    return text_at(body, path) if path else otherwise
 
 
 def _is_buried(failure: dict[str, str], record: dict[str, Any]) -> bool:
     """Send a message that failed often enough to the dead-letter queue, and tell whether it is there."""
     if _times(record) < _max_receive_count:
         return False
-    said = {"Error": failure["error"], "Cause": reason_of(failure["cause"])}
-    try:
-        _sqs.send_message(
-            QueueUrl=_dead_letter_queue,
-            MessageBody=record["body"],
-            MessageAttributes={name: {"DataType": "String", "StringValue": text} for name, text in said.items()},
-        )
-    except (BotoCoreError, ClientError):
-        _log.exception("cannot send the dead letter of message %s", record["messageId"])
-        return False
-    return True
+    error, cause = failure["error"], failure["cause"]
+    return send_dead_letter(_sqs, _dead_letter_queue, record, error=error, cause=cause)

@@ -9,10 +9,13 @@ from base64 import b64decode
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 from inference_runtime.errors import MalformedMessageError
+
+if TYPE_CHECKING:
+    from inference_runtime.stages.byte_range import ByteRange
 
 SEQUENCER_WIDTH = 32
 _HEX = re.compile(rf"[0-9A-Fa-f]{{1,{SEQUENCER_WIDTH}}}")
@@ -56,6 +59,8 @@ class Item:
         Id of the queue message that brought the event.
     payload
         The bytes of a payload, as long as the message is at hand; None of an object.
+    range
+        The bytes of an object that stand for a payload, as long as the message is at hand. Otherwise None.
     """
 
     id: str
@@ -68,6 +73,7 @@ class Item:
     event_time: str
     message_id: str
     payload: bytes | None = field(default=None, repr=False)
+    range: ByteRange | None = field(default=None, repr=False)
 
     @classmethod
     def from_message(cls, message: dict[str, Any]) -> Item:
@@ -77,7 +83,8 @@ class Item:
         payload, a text or any other JSON. `source` is an ARN, and `time` milliseconds or seconds since the epoch, or
         ISO 8601. `item` may have further members: `member` names the one of `body` that is the payload. `encoding` says
         what a body is: ``base64``, unless it is other JSON than a text, or an item of ``dynamodb``. An id may be a
-        whole number, and `keys`, the typed values of a table's key, may stand in for it.
+        whole number, and `keys`, the typed values of a table's key, may stand in for it. Instead of a body there may be
+        a `range` of an object, see `ByteRange`. A body that has an `item` itself is such a message.
 
         Otherwise its `body` is the event, with `time` and `detail`; or the message has these two itself. `body` and
         `detail` may be JSON strings, and the message's id is `message_id` or `messageId`. So a pipe may have a template
@@ -90,7 +97,12 @@ class Item:
         MalformedMessageError
             If the message does not describe an object, or a payload.
         """
-        return cls._of_payload(message) if "item" in message else cls._of_event(message)
+        if "item" in message:
+            return cls._of_payload(message)
+        event = message if "detail" in message else _parsed(message.get("body"), "body")
+        if isinstance(event, dict) and "item" in event:
+            return cls._of_payload({**message, "item": event["item"], "body": event})
+        return cls._of_event(message, event)
 
     @classmethod
     def _of_payload(cls, message: dict[str, Any]) -> Item:
@@ -105,8 +117,9 @@ class Item:
         sequence = _text(_member(item, "sequence"), "item.sequence")
         if not _DIGITS.fullmatch(sequence):
             raise MalformedMessageError(f"item.sequence is {sequence!r:.100}, expected 1 to {SEQUENCE_WIDTH} digits")
-        payload = _payload(message.get("body"), item)
-        etag = hashlib.sha256(payload).hexdigest()
+        part = _range(item)
+        payload = _payload(message.get("body"), item) if part is None else None
+        etag = part.identity if part is not None else hashlib.sha256(payload or b"").hexdigest()
         sequencer = sequence.rjust(SEQUENCE_WIDTH, "0")
         return cls(
             id=hashlib.sha256(json.dumps([source, key, [etag, sequencer]]).encode()).hexdigest(),
@@ -114,16 +127,16 @@ class Item:
             key=key,
             version_id=None,
             etag=etag,
-            size=len(payload),
+            size=part.most_bytes if part is not None else len(payload or b""),
             sequencer=sequencer,
             event_time=_iso(_text(_member(item, "time"), "item.time")),
             message_id=_text(message_id_of(message), "message_id"),
             payload=payload,
+            range=part,
         )
 
     @classmethod
-    def _of_event(cls, message: dict[str, Any]) -> Item:
-        event = message if "detail" in message else _parsed(message.get("body"), "body")
+    def _of_event(cls, message: dict[str, Any], event: object) -> Item:
         if isinstance(event, dict) and "Records" in event:
             event = _of_notification(event["Records"])
         detail = _parsed(_member(event, "detail"), "detail")
@@ -151,7 +164,7 @@ class Item:
     @property
     def location(self) -> str:
         """Say for logs where the item is, or came from."""
-        scheme = "s3://" if self.payload is None else ""
+        scheme = "s3://" if self.payload is None and self.range is None else ""
         return f"{scheme}{self.bucket}/{self.key}"
 
     @classmethod
@@ -160,9 +173,9 @@ class Item:
         return cls(**value)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object with the attributes as members, but the payload."""
+        """Return a JSON object with the attributes as members, but the payload and the range."""
         found = asdict(self)
-        del found["payload"]
+        del found["payload"], found["range"]
         return found
 
 
@@ -218,6 +231,14 @@ def _id_of(item: dict[str, Any]) -> object:
             raise MalformedMessageError(f"item.keys is {keys!r:.200}, expected typed values by name") from error
         found = _json(texts) if len(texts) > 1 else next(iter(texts.values()), None)
     return str(found) if isinstance(found, int) and not isinstance(found, bool) else found
+
+
+def _range(item: dict[str, Any]) -> ByteRange | None:
+    if (found := item.get("range")) is None:
+        return None
+    from inference_runtime.stages.byte_range import ByteRange  # noqa: PLC0415 - for parts of objects only
+
+    return ByteRange.from_json(found)
 
 
 def _payload(body: Any, item: dict[str, Any]) -> bytes:  # noqa: ANN401 - any JSON value

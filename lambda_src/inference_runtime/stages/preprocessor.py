@@ -39,6 +39,7 @@ _GONE = {
     "NoSuchKey": "object no longer exists",
     "NoSuchVersion": "object version no longer exists",
     "InvalidObjectState": "object is archived and cannot be read",
+    "InvalidRange": "object is shorter than the item's range of bytes",
 }
 
 _ALONE = 0.9
@@ -263,6 +264,8 @@ class Preprocessor:
             pool.shutdown(wait=not budget.over(), cancel_futures=True)
 
     def _read(self, item: Item, hanging: Event) -> bytes:
+        if item.range is not None:
+            item.range.check()
         if item.size == 0:
             raise RejectItem("object is empty")
         if item.size > self._max_bytes:
@@ -271,10 +274,8 @@ class Preprocessor:
             return item.payload
         if hanging.is_set():
             raise _RetryError("S3 did not answer to an earlier request of the batch")
-        # Only the version that the event is about: what a later one holds is for the later event.
-        which = {"VersionId": item.version_id} if item.version_id else {"IfMatch": f'"{item.etag}"'}
         try:
-            return self._s3.get_object(Bucket=item.bucket, Key=item.key, **which)["Body"].read()  # type: ignore[arg-type]
+            data = self._s3.get_object(**_request(item))["Body"].read()  # type: ignore[arg-type]
         except TIMEOUTS as error:
             hanging.set()
             raise _RetryError(str(error)) from error
@@ -289,6 +290,16 @@ class Preprocessor:
             raise
         except Exception as error:  # of a connection, which botocore does not always make its own
             raise _RetryError(f"{type(error).__name__}: {error}") from error
+        return data if item.range is None else item.range.content(data)
+
+
+def _request(item: Item) -> dict[str, str]:
+    """Return the arguments of the request for an object, or the part of one that the item is."""
+    if item.range is not None:
+        return item.range.request()
+    # Only the version that the event is about: what a later one holds is for the later event.
+    which = {"VersionId": item.version_id} if item.version_id else {"IfMatch": f'"{item.etag}"'}
+    return {"Bucket": item.bucket, "Key": item.key, **which}
 
 
 class _Watch:
