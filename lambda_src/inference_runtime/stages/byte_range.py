@@ -13,7 +13,7 @@ from inference_runtime.errors import MalformedMessageError, RejectItem
 DEFLATE = "deflate"
 
 _RAW = -zlib.MAX_WBITS
-"""What zlib calls a stream without a header, as members of a zip are."""
+"""The window of a stream without a header, as members of a zip have it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

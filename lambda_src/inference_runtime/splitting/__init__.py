@@ -1,0 +1,1 @@
+"""Takes objects apart that have many items."""
