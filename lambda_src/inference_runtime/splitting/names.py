@@ -52,7 +52,7 @@ class Names:
     """
 
     def __init__(self, key: str, by_number: Collection[int] | bool | None) -> None:
-        self._key = _shortened(key)
+        self._key = shortened(key)
         self._all = by_number is True
         self._by_number = frozenset() if by_number is None or isinstance(by_number, bool) else frozenset(by_number)
         self._seen = SeenIds() if by_number is None else None
@@ -77,7 +77,8 @@ def is_id(found: str) -> bool:
     return bool(found) and not found.startswith("#")
 
 
-def _shortened(key: str) -> str:
+def shortened(key: str) -> str:
+    """Return a key, or the beginning of a very long one and a hash."""
     data = key.encode()
     if len(data) <= _MOST_KEY_BYTES:
         return key
