@@ -43,6 +43,10 @@ CHUNK_BYTES = 16 * 1024**2
 _RESERVE, _MOST_RESERVE_SECONDS = 0.1, 30.0
 """The share of an invocation's time that is kept, and its limit: to send what was begun, and to hand on the rest."""
 
+_MOST_DEATHS = 3
+"""How often as many deliveries as may fail an object gets, before it is taken to kill the function. Deliveries count
+that Lambda throttled, and these say nothing of the object."""
+
 _PERMANENT = (MalformedMessageError, CorruptObjectError, ObjectGoneError, TooLargeError)
 
 _bucket = required("BUCKET")
@@ -110,15 +114,18 @@ def _clock(context: object) -> Callable[[], bool]:
 def _is_done(record: dict[str, Any], is_late: Callable[[], bool]) -> bool:
     """Do what a message asks for, and tell whether nothing is left to do."""
     times, most = int(record["attributes"]["ApproximateReceiveCount"]), int(required("MAX_RECEIVE_COUNT"))
-    if times > most:  # invocations with it ended without an answer, or could not send it as a dead letter
-        return _is_buried(record, RetryableError(f"the message was received {times} times, and never answered"))
+    if times > _MOST_DEATHS * most:
+        return _is_buried(record, RetryableError(f"the message was delivered {times} times, and never answered"))
     try:
         _do(record, is_late)
     except SupersededError as error:
         _log.info("superseded by a newer object: %s", error)
+    except RetryableError:
+        _log.exception("an object is left to another try: message %s", record["messageId"])
+        return False
     except Exception as error:
         _log.exception("cannot take an object apart: message %s", record["messageId"])
-        return (isinstance(error, _PERMANENT) or times == most) and _is_buried(record, error)
+        return (isinstance(error, _PERMANENT) or times >= most) and _is_buried(record, error)
     return True
 
 

@@ -313,22 +313,32 @@ def test_an_overwritten_object_is_left_to_its_newer_event(split: Any, inbox: Inb
     assert received(queues["dead"]) == []
 
 
-def test_a_service_that_is_out_of_order_is_tried_again_until_it_was_often_enough(
-    split: Any, inbox: Inbox, queues: dict[str, Any], environment: pytest.MonkeyPatch
+def test_a_service_that_is_out_of_order_is_tried_again_however_often(
+    split: Any, inbox: Inbox, queues: dict[str, Any]
 ) -> None:
     message = inbox.put("a", b"1")
     call = split(ITEMS_QUEUE_URL=queues["items"].url + "-not-there")
-    assert call(message) == [message["message_id"]]
+    assert call(message, times=9) == [message["message_id"]]
+    assert split()(message, times=9) == []
+    assert set(items(queues["items"])) == {"a#1"}
     assert received(queues["dead"]) == []
-    assert call(message, times=3) == []
-    assert [letter["Error"] for letter in received(queues["dead"])] == ["RetryableError"]
+
+
+def test_a_message_that_fails_often_enough_is_a_dead_letter(
+    split: Any, inbox: Inbox, queues: dict[str, Any], environment: pytest.MonkeyPatch
+) -> None:
+    bad = {"message_id": "bad", "body": '{"chunk": {}}'}
+    call = split()
+    assert call(bad, times=2) == ["bad"]
+    assert call(bad, times=3) == []
+    assert [letter["Error"] for letter in received(queues["dead"])] == ["KeyError"]
     # Invocations that were killed said nothing.
-    assert split()(message, times=4) == []
+    assert call(inbox.put("a", b"1"), times=10) == []
     [letter] = received(queues["dead"])
-    assert "received 4 times, and never answered" in letter["Cause"]
+    assert "delivered 10 times, and never answered" in letter["Cause"]
     assert received(queues["items"]) == []
     environment.setenv("DEAD_LETTER_QUEUE", queues["dead"].url + "-not-there")
-    assert call(message, times=9) == [message["message_id"]]
+    assert call(bad, times=9) == ["bad"]
 
 
 class Queue:
