@@ -31,8 +31,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Parameters
     ----------
     event
-        `{"execution", "state", "late"}`: the input of the state machine's execution, the `state` of the last answer or
-        null, and whether items that have no row are to be written too.
+        `{"execution", "state", "late"}`: the input of the state machine's execution, and the `state` of the last answer
+        or null. When it is `late`, items that have no row are written too.
     context
         Lambda's: when the time runs low, the rest is left to another invocation.
 
