@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 BLOCK = 4 * 1024**2
 """Bytes that are read at a time from an object that is read from end to end."""
 
-_PAGE = 256 * 1024
+PAGE = 256 * 1024
+"""Bytes that are read at a time from an object in which most is skipped."""
+
 _GONE = {
     "NoSuchKey": "object no longer exists",
     "NoSuchVersion": "object version no longer exists",
@@ -159,10 +161,10 @@ class SourceFile(io.RawIOBase):
         data = self._from_page(wanted)
         if len(data) < wanted:
             start = self._at + len(data)
-            if wanted >= _PAGE:
+            if wanted >= PAGE:
                 data += self._source.read(start, start + wanted - len(data))
             else:
-                self._page, self._page_start = self._source.read(start, start + _PAGE), start
+                self._page, self._page_start = self._source.read(start, start + PAGE), start
                 data += self._page[: wanted - len(data)]
         self._at += len(data)
         return data

@@ -97,7 +97,7 @@ class ZipMembers:
         file = SourceFile(source, most=self._most + _CENTRAL.size)
         for number, member in self._members(source, directory, chunk):
             part = _range(source, file, directory, member)
-            yield self._found(source, number, member, part)
+            yield self._found(source, file, number, member, part)
 
     def _members(self, source: Source, directory: _Directory, chunk: Chunk) -> Iterator[tuple[int, _Member]]:
         """Yield the members of a chunk that are items, with their numbers."""
@@ -106,10 +106,11 @@ class ZipMembers:
             if not member.name.endswith("/") and (not self._suffixes or member.name.lower().endswith(self._suffixes)):
                 yield number, member
 
-    def _found(self, source: Source, number: int, member: _Member, part: ByteRange) -> Found:
+    def _found(self, source: Source, file: SourceFile, number: int, member: _Member, part: ByteRange) -> Found:
         if part.reject is None and part.most_bytes <= self._most:
+            file.seek(part.start)
             try:
-                data = part.content(source.read(part.start, part.end)) if part.size else b""
+                data = part.content(file.read(part.end - part.start)) if part.size else b""
             except RejectItem as error:
                 part = _rejected(source, member, str(error))
             else:

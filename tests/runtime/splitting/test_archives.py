@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.runtime.splitting.stored import chunks_of, in_blocks, named, source_of
+from tests.runtime.splitting.stored import Stored, chunks_of, in_blocks, item_of, named, source_of
 
 from inference_runtime.errors import RejectItem
 from inference_runtime.splitting.errors import CorruptObjectError
 from inference_runtime.splitting.formats import Chunk
+from inference_runtime.splitting.source import PAGE, Source
 from inference_runtime.splitting.tar_members import TarMembers
 from inference_runtime.splitting.zip_members import ZipMembers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from inference_runtime.splitting.formats import Format
 
@@ -270,3 +271,13 @@ def test_the_checksum_travels_with_a_large_member() -> None:
     [found] = ZIP.items(source_of(zipped([("a", b"z" * 5000)])), Chunk())
     assert found.range is not None
     assert found.range.crc32 == zlib.crc32(b"z" * 5000)
+
+
+@pytest.mark.parametrize(("form", "make", "more"), [(ZIP, zipped, 3), (TAR, tarred, 2)], ids=["zip", "tar"])
+def test_small_members_are_read_many_at_a_time(form: Format, make: Callable[..., bytes], more: int) -> None:
+    data = make([(f"{number}.txt", bytes(500)) for number in range(2000)])
+    stored: Any = Stored(data)
+    found = list(form.items(Source(stored, item_of(len(data))), Chunk()))
+    assert len(found) == 2000
+    assert len(stored.ranges) <= len(data) // PAGE + more
+    assert sum(end - start for start, end in stored.ranges) < 2.2 * len(data)

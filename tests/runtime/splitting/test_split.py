@@ -16,7 +16,7 @@ from tests.runtime.splitting.stored import item_of
 from tests.runtime.storage_server import storage_server
 
 from inference_runtime.aws import client
-from inference_runtime.errors import LittleTimeError, RetryableError
+from inference_runtime.errors import LittleTimeError, RetryableError, StageError
 from inference_runtime.splitting.formats import Chunk
 from inference_runtime.splitting.json_lines import JsonLines
 from inference_runtime.splitting.object_writer import ObjectWriter
@@ -462,3 +462,9 @@ def test_memory_does_not_grow_with_the_object() -> None:
     assert item.size > 200_000_000
     assert queue.sent == Large.COUNT
     assert peak < 30_000_000
+
+
+@pytest.mark.parametrize("form", [{}, {"kind": "xml"}, {"kind": "zip", "columns": ["a"]}])
+def test_a_format_that_there_is_not_fails_at_the_start(split: Any, form: dict[str, Any]) -> None:
+    with pytest.raises(StageError, match="the format"):
+        split(form)
