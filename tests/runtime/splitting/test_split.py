@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import io
 import json
+import tarfile
 import tracemalloc
 import zipfile
+from base64 import b64decode
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from botocore.exceptions import ClientError
 from tests.runtime.invocation import Context
@@ -129,8 +137,6 @@ def test_each_line_becomes_a_message_that_stages_take(split: Any, inbox: Inbox, 
 def test_an_item_that_fits_no_message_and_has_no_range_is_copied(
     split: Any, inbox: Inbox, queues: dict[str, Any], s3: S3Client
 ) -> None:
-    import tarfile
-
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name, data in (("small", b"a"), ("large", bytes(range(256)) * 100), ("last", b"z")):
@@ -159,6 +165,85 @@ def test_a_member_of_a_zip_is_sent_as_base64_or_by_reference(split: Any, inbox: 
     assert found["a.zip#a/small.bin"].payload == b"\xff\x00"
     assert found["a.zip#a/large.bin"].size == 5000
     assert len(found) == 2
+
+
+DIGEST = """
+    import hashlib
+    import numpy as np
+    def function(data, item):
+        return np.frombuffer(hashlib.sha256(data).digest()[:4], np.uint8).astype(np.float32)
+"""
+ROWS = [{"id": 1, "text": "a"}, {"id": 2, "text": "ä" * 1500}, {"id": 3, "text": "\n"}]
+
+
+def archived(write: Callable[[Any, str, bytes], Any], opened: Callable[[Any], Any]) -> bytes:
+    file = io.BytesIO()
+    with opened(file) as archive:
+        for row in ROWS:
+            write(archive, str(row["id"]), json.dumps(row).encode())
+    return file.getvalue()
+
+
+def add_to_tar(archive: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    archive.addfile(info, io.BytesIO(data))
+
+
+def parquet() -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(ROWS), file)
+    return file.getvalue()
+
+
+def csv_file(encoding: str) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, ["id", "text"])
+    writer.writeheader()
+    writer.writerows(ROWS)
+    return text.getvalue().encode(encoding)
+
+
+FILES = {
+    "json_lines": b"\n".join(json.dumps(row).encode() for row in ROWS),
+    "csv": csv_file("latin-1"),
+    "zip": archived(zipfile.ZipFile.writestr, partial(zipfile.ZipFile, mode="w", compression=zipfile.ZIP_DEFLATED)),
+    "tar": archived(add_to_tar, partial(tarfile.open, None, "w")),
+    "tar.gz": archived(add_to_tar, partial(tarfile.open, None, "w:gz")),
+    "parquet": parquet(),
+}
+
+
+@pytest.mark.parametrize("inline", ["20000", "600"], ids=["inline", "by reference"])
+@pytest.mark.parametrize("name", FILES)
+def test_preprocessing_gets_each_item(
+    split: Any,
+    inbox: Inbox,
+    queues: dict[str, Any],
+    stage: Callable[[str], str],
+    load: Callable[[str], Any],
+    environment: pytest.MonkeyPatch,
+    name: str,
+    inline: str,
+) -> None:
+    options = {"csv": {"encoding": "latin-1"}}.get(name, {})
+    call = split({"kind": name.partition(".")[0], **options}, INLINE_BYTES=inline)
+    assert call(inbox.put("a", FILES[name])) == []
+    stage(DIGEST)
+    environment.setenv("MODEL_INPUTS", json.dumps([{"name": "x", "dtype": "float32", "shape": ["batch", 4]}]))
+    messages = received(queues["items"])
+    assert sum("range" in json.loads(message["body"])["item"] for message in messages) == (inline == "600")
+    answer = load("preprocess")({"messages": messages})
+    (group,) = answer["groups"]
+    found = np.frombuffer(b64decode(group["inputs"]["x"]["data"]), np.float32).astype(np.uint8).reshape(-1, 4)
+    expected = [f"id,text\n{row}" for row in csv_file("utf-8").decode().split("\r\n")[1:-1]]
+    if name == "parquet":
+        expected = [json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in ROWS]
+    elif name != "csv":
+        expected = [json.dumps(row) for row in ROWS]
+    assert {item["key"]: row.tobytes() for item, row in zip(answer["items"], found, strict=True)} == {
+        f"a#{number}": hashlib.sha256(text.encode()).digest()[:4] for number, text in enumerate(expected, 1)
+    }
 
 
 def test_a_large_object_is_left_to_the_state_machine_once(
