@@ -218,7 +218,7 @@ class OperatedPipeline(MeasuredPipeline):
         Raises
         ------
         PropError
-            The items of the trigger are messages, or there is no workflow.
+            The trigger has messages instead of objects, or the pipeline lacks a workflow.
         """
         from cdk_inference.backfill.backfill import Backfill  # noqa: PLC0415 - only for those who ask
         from cdk_inference.costs.backfills import BackfillPrices  # noqa: PLC0415

@@ -36,9 +36,9 @@ _MOST_SUFFIXES = 33  # spelled three ways, of 100 configurations of a bucket
 class S3NotificationTrigger(IS3Trigger):
     """Queue the new objects of a new bucket, which notifies the queue itself.
 
-    S3 event notifications → queue with a dead-letter queue. Compared with an `S3Trigger`, there is no rule, no queue of
-    undelivered events, and no price of an event. Nobody else can listen, and the bucket must be new. A function takes
-    the messages, see `DirectPipeline`.
+    S3 event notifications → queue with a dead-letter queue. Compared with an `S3Trigger`, it needs neither a rule
+    nor a queue of undelivered events, and events are free. Nobody else can listen, and the bucket must be new. A
+    function takes the messages, see `DirectPipeline`.
 
     Parameters
     ----------

@@ -274,7 +274,7 @@ def _iso(time: str) -> str:
     try:
         return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
     except (ValueError, OverflowError, OSError) as error:
-        raise MalformedMessageError(f"item.time is {time}, which is no time") from error
+        raise MalformedMessageError(f"item.time is {time}, expected a time") from error
 
 
 def _parsed(value: object, name: str) -> object:
