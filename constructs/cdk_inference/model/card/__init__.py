@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from cdk_inference.common.escaping import escape_markdown, fence, link_markdown, split_urls
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.card.entry import read
-from cdk_inference.model.card.escaping import escape_markdown, fence, link_markdown, split_urls
 from cdk_inference.model.card.page import page
 
 if TYPE_CHECKING:

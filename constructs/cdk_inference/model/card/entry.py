@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cdk_inference.common.escaping import clean, clean_all
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.card.escaping import clean, clean_all
 from cdk_inference.model.recipe.structure import structure
 from cdk_inference.model.records.manifest import Manifest, Measured
 

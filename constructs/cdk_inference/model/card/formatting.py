@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cdk_inference.common.figures import metric_name, milliseconds, percent, precision_name, quality, size
 from cdk_inference.model.card.comparison import counted, first_output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from cdk_inference.model.card.entry import Entry, Gate
 
@@ -36,70 +37,9 @@ class Check:
     passed: bool | None
 
 
-def size(count: float) -> str:
-    """Return bytes as ``"5.0 MB"``, of a million bytes each."""
-    if count < 1e6:  # noqa: PLR2004
-        return f"{figure(count / 1e3)} kB"
-    return f"{count / 1e6:.1f} MB" if count < 1e8 else f"{count / 1e6:,.0f} MB"  # noqa: PLR2004
-
-
-def figure(number: float) -> str:
-    """Return a number with three digits that count, never in scientific notation where people would not."""
-    magnitude = abs(number)
-    if magnitude >= 100:  # noqa: PLR2004
-        return f"{number:,.0f}"
-    if magnitude >= 10:  # noqa: PLR2004
-        return f"{number:.1f}"
-    if magnitude >= 1:
-        return f"{number:.2f}"
-    return f"{number:.3g}"
-
-
-def milliseconds(value: float) -> str:
-    """Return a latency as ``"2.90 ms"``."""
-    return f"{figure(value)} ms"
-
-
 def seconds(value: float) -> str:
     """Return a duration as ``"8.1 s"``."""
     return f"{value:.1f} s"
-
-
-def percent(share: float) -> str:
-    """Return ``"99.1 %"``; a share that is not whole never becomes ``"100 %"`` by rounding."""
-    value = share * 100
-    text = f"{value:.1f}".removesuffix(".0")
-    if text in ("100", "0") and 0 < value < 100:  # noqa: PLR2004
-        return "> 99.9 %" if text == "100" else "< 0.1 %"
-    return f"{text} %"
-
-
-def quality(metric: str, value: float) -> str:
-    """Return a metric's value: shares as percent, the others with the digits that matter."""
-    if metric.startswith("top"):
-        return percent(value)
-    if metric == "mean_absolute_error":
-        return f"{value:.4g}"
-    return f"{value:.4f}".removesuffix("0") if abs(value) < 100 else figure(value)  # noqa: PLR2004
-
-
-def metric_name(metric: str) -> str:
-    """Return what a metric is called in a sentence."""
-    rank, _, kind = metric.removeprefix("top").partition("_")
-    if metric.startswith("top") and rank.isdigit():
-        kinds = {"agreement": "agreement", "sequence_agreement": "agreement of whole sequences"}
-        return f"top-{rank} {kinds.get(kind, 'accuracy')}"
-    names = {"cosine": "mean cosine similarity", "mean_absolute_error": "mean absolute error"}
-    return names.get(metric, metric.rpartition(":")[2].replace("_", " "))
-
-
-def precision_name(precision: Mapping[str, Any]) -> str:
-    """Return what a precision is called in a sentence."""
-    kind = str(precision.get("kind", "?"))
-    if kind == "weight_only":
-        return f"{precision.get('bits', 8)}-bit weights"
-    names = {"static_int8": "int8", "dynamic_int8": "dynamic int8"}
-    return names.get(kind, kind.replace("_", " "))
 
 
 def samples(entry: Entry, count: int) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cdk_inference.common import figures
 from cdk_inference.model.card import comparison, formatting, plots
 from cdk_inference.model.card.samples import Sample, class_name, samples
 
@@ -146,30 +147,30 @@ def page(entry: Entry) -> Page:
         host=[(_label(k), _scalar(v)) for k, v in entry.report.host.items()],
         recipe=entry.report.recipe,
         recipe_json=json.dumps(entry.report.recipe, indent=2, ensure_ascii=False, default=str),
-        metric=formatting.metric_name(entry.report.gate.metric),
+        metric=figures.metric_name(entry.report.gate.metric),
     )
 
 
 def _tiles(entry: Entry) -> list[Tile]:
     gate = entry.report.gate
     before = "" if entry.is_float else "float32 "
-    label = formatting.metric_name(gate.metric)
+    label = figures.metric_name(gate.metric)
     tiles = [
         Tile(
             label[0].upper() + label[1:],
-            formatting.quality(gate.metric, gate.deployed),
-            f"gate {formatting.quality(gate.metric, gate.limit)}",
+            figures.quality(gate.metric, gate.deployed),
+            f"gate {figures.quality(gate.metric, gate.limit)}",
         ),
         Tile(
             "Size",
-            formatting.size(entry.manifest.size_bytes),
-            before and f"{before}{formatting.size(entry.baseline.size_bytes or 0)}",
+            figures.size(entry.manifest.size_bytes),
+            before and f"{before}{figures.size(entry.baseline.size_bytes or 0)}",
         ),
     ]
     if entry.shipped.latency_ms is not None:
         old = entry.baseline.latency_ms
-        compared = f"{before}{formatting.milliseconds(old)}" if before and old is not None else "one sample, one thread"
-        tiles.append(Tile("Latency", formatting.milliseconds(entry.shipped.latency_ms), compared))
+        compared = f"{before}{figures.milliseconds(old)}" if before and old is not None else "one sample, one thread"
+        tiles.append(Tile("Latency", figures.milliseconds(entry.shipped.latency_ms), compared))
     memory = entry.report.peak_memory_mb or {}
     if "deployed" in memory:
         compared = f"{before}{memory['float32']:.0f} MB" if before and "float32" in memory else ""
@@ -188,7 +189,7 @@ def _facts(entry: Entry, provenance: dict[str, str]) -> list[tuple[str, str]]:
         ("ONNX operator set", str(entry.manifest.opset)),
     ]
     if "exported" in parity:
-        facts.append(("Export", f"cosine {formatting.quality('cosine', parity['exported'])} with the original"))
+        facts.append(("Export", f"cosine {figures.quality('cosine', parity['exported'])} with the original"))
     if "recipe" in provenance:
         facts.append(("Recipe hash", provenance["recipe"][:12]))
     return [(name, value) for name, value in facts if value]
@@ -234,13 +235,13 @@ def _rows(entry: Entry) -> list[Row]:
                 shape=_shape(entry, candidate),
                 status=status,
                 reason=candidate.reason or "",
-                quality=_or_dash(candidate.quality, lambda v: formatting.quality(gate.metric, v)),
-                cosine=_or_dash(candidate.cosine, lambda v: formatting.quality("cosine", v)),
-                size=_or_dash(candidate.size_bytes, formatting.size),
+                quality=_or_dash(candidate.quality, lambda v: figures.quality(gate.metric, v)),
+                cosine=_or_dash(candidate.cosine, lambda v: figures.quality("cosine", v)),
+                size=_or_dash(candidate.size_bytes, figures.size),
                 size_share=candidate.size_bytes / max(sizes) if candidate.size_bytes else None,
-                latency=_or_dash(candidate.latency_ms, formatting.milliseconds),
+                latency=_or_dash(candidate.latency_ms, figures.milliseconds),
                 latency_share=candidate.latency_ms / max(latencies) if candidate.latency_ms else None,
-                speedup=_or_dash(candidate.speedup, lambda v: f"{formatting.figure(v)} \N{MULTIPLICATION SIGN}"),
+                speedup=_or_dash(candidate.speedup, lambda v: f"{figures.figure(v)} \N{MULTIPLICATION SIGN}"),
                 shipped=candidate.status == "shipped",
                 failed=candidate.status in ("failed", "error"),
             )
@@ -271,7 +272,7 @@ def _trade_off(entry: Entry, rows: list[Row]) -> Plot | None:
         cost = candidate.latency_ms if timed else candidate.size_bytes and candidate.size_bytes / 1e6
         if candidate.quality is None or not cost:
             continue
-        name = formatting.metric_name(gate.metric)
+        name = figures.metric_name(gate.metric)
         tip = f"{row.name}: {row.status}; {name} {row.quality}, {row.size}, {row.latency}"
         points.append(
             plots.Point(row.number, row.name, row.shape, cost, candidate.quality, candidate.size_bytes or 1, tip)
@@ -279,7 +280,7 @@ def _trade_off(entry: Entry, rows: list[Row]) -> Plot | None:
     if len(points) < 2:  # noqa: PLR2004  # one point is not a trade-off
         return None
     unit = "ms for one sample" if timed else "MB"
-    name = formatting.metric_name(gate.metric)
+    name = figures.metric_name(gate.metric)
     better = "higher is better" if gate.higher_is_better else "lower is better, and drawn higher"
 
     def draw(canvas: Canvas) -> Drawing:
@@ -289,7 +290,7 @@ def _trade_off(entry: Entry, rows: list[Row]) -> Plot | None:
             cost_label=f"← {'faster' if timed else 'smaller'}, {unit}",
             quality_label=f"{name}, {better}" if canvas.names else name,
             limit=gate.limit,
-            limit_label=f"gate {formatting.quality(gate.metric, gate.limit)}",
+            limit_label=f"gate {figures.quality(gate.metric, gate.limit)}",
             higher_is_better=gate.higher_is_better,
             show_quality=lambda value: _tick(gate.metric, value),
         )
@@ -297,7 +298,7 @@ def _trade_off(entry: Entry, rows: list[Row]) -> Plot | None:
     alt = (
         f"Plot of {name} against {'latency' if timed else 'size'}. "
         + " ".join(f"{p.number}: {p.tip}." for p in points)
-        + f" The gate is at {formatting.quality(gate.metric, gate.limit)}."
+        + f" The gate is at {figures.quality(gate.metric, gate.limit)}."
     )
     return Plot(draw(plots.WIDE), draw(plots.NARROW), alt)
 
@@ -363,7 +364,7 @@ def _plot(entry: Entry, task: comparison.Task | None) -> tuple[Plot | None, str]
             return None, ""
         mean, worst = float(values.mean()), float(values.min())
         low = float(np.quantile(values, 0.05))
-        show = functools.partial(formatting.quality, "cosine")
+        show = functools.partial(figures.quality, "cosine")
         note = (
             f"Cosine similarity of each sample's float32 and deployed outputs. The mean is {show(mean)}, the lowest "
             f"{show(worst)}; one sample in twenty is below {show(low)}."
@@ -388,8 +389,8 @@ def _plot(entry: Entry, task: comparison.Task | None) -> tuple[Plot | None, str]
         what = "label" if against == "label" else "float32's value"
         note = (
             f"The deployed model's values against the {what}s; on the line they are equal. "
-            f"The mean error is {formatting.figure(float(error.mean()))}, "
-            f"the largest {formatting.figure(float(error.max()))}."
+            f"The mean error is {figures.figure(float(error.mean()))}, "
+            f"the largest {figures.figure(float(error.max()))}."
         ).replace("the float32's values", "float32's")
 
         def dots(canvas: Canvas) -> Drawing:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from cdk_inference.model.card.escaping import clean
+from cdk_inference.common.escaping import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from cdk_inference.common import figures
+from cdk_inference.common.escaping import clean
 from cdk_inference.model.card import comparison, formatting
-from cdk_inference.model.card.escaping import clean
 
 if TYPE_CHECKING:
     from cdk_inference.model.card.comparison import Task
@@ -85,7 +86,7 @@ def samples(entry: Entry, task: Task | None) -> list[Sample]:
                 float32=before,
                 deployed=after,
                 differs=bool(task != "regression" and before and after and before[0].text != after[0].text),
-                similarity=f"cosine {formatting.quality('cosine', similarity[index])}" if similarity else None,
+                similarity=f"cosine {figures.quality('cosine', similarity[index])}" if similarity else None,
             )
         )
     return result
@@ -150,7 +151,7 @@ def _neighbours(entry: Entry, outputs: dict[str, Array]) -> list[list[Answer]]:
                 f"closest to {other + 1}: {clean(texts[other], _NAME)}"
                 if other < len(texts) and texts[other]
                 else f"closest to sample {other + 1}",
-                formatting.quality("cosine", round(similarity, 3)),
+                figures.quality("cosine", round(similarity, 3)),
             )
         ]
         for other, similarity in comparison.nearest(outputs)

@@ -16,10 +16,11 @@ import pytest
 from markdown_it import MarkdownIt
 from tests.constructs.model.card import entries
 
+from cdk_inference.common.figures import percent, size
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.card import render
 from cdk_inference.model.card.entry import read
-from cdk_inference.model.card.formatting import percent, size, verdict
+from cdk_inference.model.card.formatting import verdict
 
 if TYPE_CHECKING:
     import xml.etree.ElementTree as ET

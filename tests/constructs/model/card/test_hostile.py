@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from tests.constructs.model.card import entries
 
+from cdk_inference.common.escaping import clean, escape_markdown, fence
 from cdk_inference.model.card import render
-from cdk_inference.model.card.escaping import clean, escape_markdown, fence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
