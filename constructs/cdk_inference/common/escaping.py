@@ -92,3 +92,14 @@ def fence(text: str, language: str) -> Markdown:
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markdown(f"{ticks}{language}\n{text}\n{ticks}")
+
+
+def clean_lines(text: str) -> str:
+    """Return lines without control characters; spaces at their starts stay."""
+    return "\n".join(_visible(line) for line in text.split("\n"))
+
+
+def _visible(line: str) -> str:
+    return "".join(
+        _REPLACED if unicodedata.category(char) in ("Cc", "Cs") or char in _REORDERING else char for char in line
+    )

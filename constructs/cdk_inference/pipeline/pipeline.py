@@ -28,6 +28,7 @@ from cdk_inference.pipeline.operated import OperatedPipeline
 from cdk_inference.pipeline.staged import SeparateStages
 from cdk_inference.pipeline.timeouts import EXPRESS_LIMIT_SECONDS, check_timeouts
 from cdk_inference.pipeline.workflow import InferenceWorkflow
+from cdk_inference.routing.route_costs import cascade_costs, record_costs, warn_of_backlog
 from cdk_inference.routing.router import Router
 from cdk_inference.stages.postprocess import Postprocess
 from cdk_inference.storage import encryption
@@ -334,8 +335,6 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
             calibration = None if planned.escalation is None else planned.escalation.calibration
             if planned.escalation is None or calibration is None:
                 continue
-            from cdk_inference.routing.route_costs import cascade_costs  # noqa: PLC0415 - for cascades
-
             then = plan.routes[plan.destinations[planned.escalation.then].planned]
             costs = cascade_costs(planned.route, then, calibration)
             cascades.append(calibration.manifest(cost_per_million=costs))
@@ -349,6 +348,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
             decisions = "\n\n".join(plan.decisions)
             CfnOutput(self, "Decision", value=decisions, description="why items go where they go")
             Annotations.of(self).add_info_v2("cdk-inference:decision", decisions)
+        record_costs(self, plan, self.trigger.batch_size, fused=not self._execution.outputs_travel)
 
     def advise(self, traffic: Traffic) -> None:
         """Warn at synth if the pipeline does not fit the traffic that you expect.
@@ -366,8 +366,6 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         PropError
             The latency of the model is not known, see `Route`.
         """
-        from cdk_inference.routing.route_costs import warn_of_backlog  # noqa: PLC0415 - only for those who ask
-
         if self._plan.entry:  # all items begin there
             route = self._plan.planned[self._plan.destinations[self._plan.entry].planned].route
             self._execution.advise_capacity(self, route, traffic, self._capacity)

@@ -10,7 +10,8 @@ from aws_cdk import Annotations, Token
 
 from cdk_inference.costs.advice import always_on_advice
 from cdk_inference.costs.estimates import estimate
-from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
+from cdk_inference.costs.options import MOST_IN_A_BATCH, CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
+from cdk_inference.costs.recorded import METADATA_KEY, RecordedCosts
 from cdk_inference.errors import PropError
 from cdk_inference.gpu.inference import LONGEST_WAIT, LambdaGpu
 from cdk_inference.gpu.sagemaker import SageMakerAsync
@@ -50,6 +51,10 @@ def option(route: Route, name: str | None = None) -> CpuOption | GpuOption:
             )
         return _on_lambda(name or route.name, route.milliseconds, backend)
     memory = inference.memory_size if isinstance(inference, CpuStrategy) else 1769
+    if Token.is_unresolved(memory):
+        raise PropError(
+            f"memory_size of '{name or route.name}' must be known at synth for its costs, got a token; give a number"
+        )
     measured = route.model.manifest.measured
     known = route.milliseconds if route.milliseconds is not None else None if measured is None else measured.deployed_ms
     return CpuOption(name or route.name, milliseconds=known, memory_size=memory)
@@ -95,6 +100,29 @@ def planned_option(plan: RoutePlan, planned: PlannedRoute) -> CpuOption | GpuOpt
         return CascadeOption(planned.name, first=first, then=then, escalation=share)
     except PropError:
         return None
+
+
+def record_costs(pipeline: Construct, plan: RoutePlan, batch_size: int, *, fused: bool = False) -> None:
+    """Write what the costs of a pipeline depend on into the cloud assembly, for reviews.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline; one without a workflow is taken for a direct one.
+    plan
+        The plan of its routing.
+    batch_size
+        Most items in a batch. If it is known at deployment only, nothing is written.
+    fused
+        Whether one function does all.
+    """
+    if Token.is_unresolved(batch_size):
+        return
+    shape = PipelineShape(
+        batch_size=min(batch_size, MOST_IN_A_BATCH), fused=fused, direct=getattr(pipeline, "workflow", None) is None
+    )
+    ways = {planned.name: planned_option(plan, planned) for planned in plan.first_hand.values()}
+    pipeline.node.add_metadata(METADATA_KEY, RecordedCosts(shape, ways).to_json())
 
 
 def cascade_option(name: str, first: Route, then: Route, agreement: float) -> CascadeOption:

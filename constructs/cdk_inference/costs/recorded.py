@@ -1,0 +1,71 @@
+"""What a cloud assembly says of a pipeline's costs, so that they can be estimated for any traffic without the app."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cdk_inference.costs.options import Option
+
+METADATA_KEY = "cdk-inference:costs"
+"""Type of the metadata in a cloud assembly that holds what `RecordedCosts.to_json` returns."""
+
+_KINDS: Mapping[str, type[CpuOption | GpuOption]] = {"cpu": CpuOption, "gpu": GpuOption}
+
+
+@dataclass(frozen=True)
+class RecordedCosts:
+    """The shape of a pipeline, and its ways from queue to row.
+
+    Parameters
+    ----------
+    shape
+        The shape.
+    ways
+        By the name of the route: the option; None if its latency or its backend is not known.
+    """
+
+    shape: PipelineShape
+    ways: Mapping[str, Option | None]
+
+    def to_json(self) -> str:
+        """Serialize with sorted keys."""
+        ways = {name: None if option is None else _written(option) for name, option in self.ways.items()}
+        return json.dumps({"shape": asdict(self.shape), "ways": ways}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> RecordedCosts:
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the text is something else, such as that of another version of this library.
+        """
+        try:
+            data = json.loads(text)
+            ways = {name: None if each is None else _option(each) for name, each in data["ways"].items()}
+            return cls(PipelineShape(**data["shape"]), ways)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"costs must be recorded by this version of cdk-inference, got {error!r}") from error
+
+
+def _written(option: Option) -> dict[str, Any]:
+    if isinstance(option, CascadeOption):
+        data = {name: getattr(option, name) for name in ("name", "escalation", "quality")}
+        return data | {"kind": "cascade", "first": _written(option.first), "then": _written(option.then)}
+    kind = next(kind for kind, known in _KINDS.items() if isinstance(option, known))
+    return {**asdict(option), "kind": kind}
+
+
+def _option(data: Mapping[str, Any]) -> Option:
+    values = {name: value for name, value in data.items() if name != "kind"}
+    if data["kind"] == "cascade":
+        return CascadeOption(**values | {"first": _option(data["first"]), "then": _option(data["then"])})
+    return _KINDS[data["kind"]](**values)

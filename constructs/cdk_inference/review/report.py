@@ -1,0 +1,153 @@
+"""Writes a review for people: a page that needs no other file, or Markdown for a pull request."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from cdk_inference.common.escaping import Markdown, clean, clean_lines, escape_markdown, fence
+from cdk_inference.review.drawing import Drawing, draw, mermaid
+from cdk_inference.review.errors import ReviewError
+from cdk_inference.review.findings import Level, at_risk
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cdk_inference.review.graphs import Graph
+    from cdk_inference.review.review import Review
+
+MARKS = {Level.DANGER: "danger:", Level.WARNING: "warning:", Level.NOTE: "note:"}
+"""What a line begins with where there is no colour."""
+
+VERDICTS = {
+    Level.DANGER: "look before you deploy",
+    Level.WARNING: "worth a look",
+    Level.NOTE: "nothing dangerous found",
+}
+
+_LONGEST_COMMENT = 65_000  # GitHub takes 65,536 characters
+_WIDE = 1000  # pixels of the page
+_FEW = 30  # rows of a table in a comment that is too long otherwise
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A graph, drawn for a screen and for a phone."""
+
+    graph: Graph
+    wide: Drawing
+    narrow: Drawing
+
+
+def render(review: Review, file: Path) -> None:
+    """Write a review: a page if the file ends with ``.html``, Markdown otherwise.
+
+    The page loads nothing, and runs no script. Texts of the app stay texts, whatever is in them.
+
+    Parameters
+    ----------
+    review
+        The review.
+    file
+        The file. An older one is replaced.
+
+    Raises
+    ------
+    ReviewError
+        If the file cannot be written.
+    """
+    text = html(review) if file.suffix == ".html" else markdown(review)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        partial.write_text(text, "utf-8", newline="\n")
+        partial.replace(file)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ReviewError(f"the review {file} cannot be written: {error.strerror or error}") from error
+
+
+def html(review: Review) -> str:
+    """Return the page."""
+    return _HTML.get_template("review.html.j2").render(
+        review=review,
+        marks=MARKS,
+        verdict=VERDICTS[review.level],
+        pipelines=[_picture(graph) for graph in review.pipelines],
+        workflows=[_picture(graph) for graph in review.workflows],
+        at_risk=at_risk,
+    )
+
+
+def markdown(review: Review) -> str:
+    """Return the Markdown, short enough for a comment on GitHub."""
+    template = _MARKDOWN.get_template("review.md.j2")
+    drawings = [Markdown(mermaid(graph)) for graph in review.pipelines]
+    text = ""
+    for most, texts in ((None, True), (_FEW, False)):
+        text = template.render(
+            review=review,
+            verdict=VERDICTS[review.level],
+            drawings=drawings,
+            at_risk=at_risk,
+            most=most,
+            texts=texts,
+        )
+        if len(text) <= _LONGEST_COMMENT:
+            break
+    return text
+
+
+def _picture(graph: Graph) -> Picture:
+    narrow, right = draw(graph, downwards=True), draw(graph, downwards=False)
+    # A picture that fits is shown as it is; otherwise, the narrower one is made smaller.
+    wide = right if right.width <= max(_WIDE, narrow.width) else narrow
+    return Picture(graph, wide, narrow)
+
+
+def _pixel(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:+.0%}".replace("+0%", "the same").replace("-0%", "the same")
+
+
+def _usd(value: float) -> str:
+    return f"{value:,.2f}"
+
+
+def _pre(text: str) -> Markup:
+    return escape(clean_lines(text))
+
+
+def _shown(value: object) -> object:
+    """Clean a text that is about to be shown."""
+    return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+_HTML = Environment(
+    loader=PackageLoader("cdk_inference.review"),
+    autoescape=True,
+    finalize=_shown,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_HTML.filters.update(pixel=_pixel, percent=_percent, usd=_usd, pre=_pre)
+
+# In Markdown every expression is escaped unless it says that it is Markdown.
+_MARKDOWN = Environment(
+    loader=PackageLoader("cdk_inference.review"),
+    autoescape=False,  # noqa: S701 - that is for HTML
+    finalize=escape_markdown,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_MARKDOWN.filters.update(percent=_percent, usd=_usd, fence=lambda text, language: fence(clean_lines(text), language))

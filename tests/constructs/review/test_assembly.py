@@ -1,0 +1,103 @@
+"""What a review reads from a cloud assembly."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape
+from cdk_inference.costs.recorded import RecordedCosts
+from cdk_inference.review import workflows
+from cdk_inference.review.assembly import read_assembly
+from cdk_inference.review.errors import ReviewError
+from cdk_inference.review.template import Template
+
+from .conftest import FACTS, LABELS, MEASURED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cdk_inference.review.assembly import Assembly
+
+pytestmark = pytest.mark.xdist_group("review")
+
+
+def test_stacks_nested_ones_and_resources_have_the_paths_of_their_constructs(app: Assembly) -> None:
+    assert list(app.templates) == ["Shop", "Shop/Inner"]
+    roles = {resource.role: resource.path for resource in app.templates["Shop"].resources.values()}
+    assert roles["results"] == "Photos/Results/Table"
+    assert roles["state-machine"] == "Photos/Workflow/StateMachine"
+    assert app.templates["Shop/Inner"].nested
+    tables = app.templates["Shop/Inner"].of_type("AWS::DynamoDB::GlobalTable")
+    assert [table.path for table in tables] == ["Fast/Results/Table"]
+
+
+def test_facts_next_to_the_templates_are_read(app: Assembly) -> None:
+    assert app.manifests[FACTS["model_version"]]["measured"] == MEASURED
+    assert set(app.labels.values()) == {tuple(LABELS)}
+    costs = {path: RecordedCosts.from_json(text) for path, text in app.costs.items()}
+    assert {name: option.milliseconds for name, option in costs["Shop/Photos"].ways.items()} == {
+        "small": 3,
+        "large": 30,
+    }
+    fast = costs["Shop/Inner/Fast"]
+    assert (fast.shape.direct, list(fast.ways.values())) == (True, [None])  # its model has never been measured
+
+
+def test_the_states_of_a_workflow_know_what_they_call(app: Assembly) -> None:
+    template = app.templates["Shop"]
+    flow = workflows.workflows(template)["Photos/Workflow/StateMachine"]
+    assert flow.start in flow.states
+    called = {template.name(name) for state in flow.states.values() for name in state.calls}
+    assert {f"Photos/Routes/{route}/Inference/Alias" for route in ("small", "large")} <= called
+    assert {state.parent for state in flow.states.values()} > {""}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"artifacts": {"A": {"type": "aws:cloudformation:stack"}}}'])
+def test_a_damaged_assembly_is_an_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ReviewError, match="run cdk synth again"):
+        read_assembly(tmp_path)
+
+
+def test_a_folder_that_is_none_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ReviewError, match=re.escape(f"{tmp_path} must be a cloud assembly")):
+        read_assembly(tmp_path)
+
+
+def test_costs_that_were_recorded_come_back() -> None:
+    cpu = CpuOption("small", milliseconds=3.0, memory_size=2048)
+    gpu = GpuOption("large", milliseconds=1.0, backend="sagemaker")
+    ways = {"small": cpu, "cascade": CascadeOption("cascade", first=cpu, then=gpu, escalation=0.2), "unknown": None}
+    costs = RecordedCosts(PipelineShape(batch_size=8, fused=True), ways)
+    assert RecordedCosts.from_json(costs.to_json()) == costs
+    with pytest.raises(ValueError, match="this version"):
+        RecordedCosts.from_json('{"ways": {"a": {"kind": "abacus"}}}')
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["Ref", "Fn::Join", "Fn::GetAtt", "States", "StartAt", "Choices", "Next", "Type", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON, JSON)
+def test_definitions_of_any_shape_are_read_or_left_out(definition: Any, substitutions: Any) -> None:
+    for given_as in (definition, json.dumps(definition)):
+        properties = {"DefinitionString": given_as, "DefinitionSubstitutions": substitutions}
+        machine = {"Type": workflows.TYPE, "Properties": properties}
+        template = Template("Stack", "Stack", {"Resources": {"Machine": machine}})
+        assert set(workflows.workflows(template)) <= {"Machine"}

@@ -1,0 +1,196 @@
+"""Planted changes, and what a review says of them first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cdk_inference.costs.options import Traffic
+from cdk_inference.costs.prices import Prices
+from cdk_inference.review import permissions
+from cdk_inference.review.findings import MOST, Changes, Level, findings
+from cdk_inference.review.report import markdown
+from cdk_inference.review.review import review
+from cdk_inference.review.template import Template
+
+from .conftest import changed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cdk_inference.review.assembly import Assembly
+    from cdk_inference.review.review import Review
+
+pytestmark = pytest.mark.xdist_group("review")
+
+MILLION = Traffic(items_per_month=1_000_000)
+TABLE = "Shop/Photos/Results/Table/Resource"
+POLICY = "Shop/Photos/Routes/small/Preprocess/Role/DefaultPolicy/Resource"
+FUNCTION = "Shop/Photos/Routes/small/Inference/Function/Resource"
+MACHINE = "Shop/Photos/Workflow/StateMachine/Resource"
+
+
+def replaced_table(path: str, resource: dict[str, Any]) -> None:
+    if path == TABLE:
+        resource["Properties"]["TableName"] = "another"
+
+
+def widened_permission(path: str, resource: dict[str, Any]) -> None:
+    if path == POLICY:
+        wide = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+        resource["Properties"]["PolicyDocument"]["Statement"].append(wide)
+
+
+def worse_model(path: str, resource: dict[str, Any]) -> None:
+    if path == FUNCTION:
+        model = resource["Metadata"]["cdk-inference"]["model"]
+        model |= {"model_version": "ba9876543210", "size_bytes": 9_000_000}
+        model["metric"] = model["metric"] | {"quantized": 0.84, "gate": 0.8}
+
+
+def another_state(path: str, resource: dict[str, Any]) -> None:
+    if path == MACHINE:
+        parts = resource["Properties"]["DefinitionString"]["Fn::Join"][1]
+        parts[0] = parts[0].replace('"States":{', '"States":{"Sleep":{"Type":"Wait","Seconds":1,"Next":"Receive"},', 1)
+
+
+def reviewed(after: Assembly, before: Assembly | None) -> Review:
+    return review(after, before, MILLION, Prices())
+
+
+@pytest.fixture(scope="module")
+def planted(app: Assembly, synthesized: Path, tmp_path_factory: pytest.TempPathFactory) -> Review:
+    """All changes at once: what is compared by the CDK CLI is compared for all tests together."""
+    folder = tmp_path_factory.mktemp("planted") / "cdk.out"
+    after = changed(synthesized, folder, replaced_table, widened_permission, worse_model, another_state)
+    return reviewed(after, app)
+
+
+def test_three_dangers_are_the_first_three_lines(planted: Review) -> None:
+    first = planted.findings[:3]
+    assert {finding.level for finding in first} == {Level.DANGER}
+    data, permission, model = (finding.text for finding in first)
+    assert "table Photos/Results/Table (replaced: a new one starts empty, the old one is left behind)" in data
+    assert "Photos/Routes/small/Preprocess may s3:* on everything" in permission
+    assert "top-1 accuracy 90 % → 84 %" in model
+    assert "gate 86 % → 80 %" in model
+    assert "size 5.0 MB → 9.0 MB" in model
+    assert planted.findings[3].text == "Workflow: Photos/Workflow/StateMachine gains Sleep."
+    assert len(planted.findings) <= MOST
+
+
+def test_resources_change_in_the_words_of_cdk_diff(planted: Review) -> None:
+    (diff,) = planted.diffs  # that of the nested stack is not there, since nothing changes in it
+    changes = {change.resource.path: change for change in diff.changes}
+    table = changes["Photos/Results/Table"]
+    assert (table.sign, table.impact, table.resource.type) == ("~", "replace", "AWS::DynamoDB::GlobalTable")
+    assert any("(requires replacement)" in line for line in table.lines)
+    assert changes["Photos/Routes/small/Inference/Function"].code_alone
+    assert "IAM Statement Changes" in diff.text
+    assert planted.summary == "resources: 3 changed, 1 replaced"
+
+
+def test_costs_follow_the_models_of_both_apps(app: Assembly) -> None:
+    slower = {path: text.replace('"milliseconds": 30', '"milliseconds": 300') for path, text in app.costs.items()}
+    found = reviewed(replace(app, costs=slower), app)
+    costs = {(cost.pipeline, cost.way): cost for cost in found.changes.costs}
+    small, large = costs["Shop/Photos", "small"], costs["Shop/Photos", "large"]
+    assert small.more == 0
+    assert large.more > 1
+    assert {name for name, _, _ in large.services} == {"GB-seconds of Lambda, arm64", "GB-seconds of express"}
+    assert [cost.after for (pipeline, _), cost in costs.items() if pipeline == "Shop/Inner/Fast"] == [None]
+    (line,) = found.findings
+    assert line.level is Level.WARNING
+    assert line.text.startswith("Costs: Shop/Photos, route large, costs ")
+
+
+def test_an_app_alone_shows_its_wide_permissions(app: Assembly) -> None:
+    found = reviewed(app, None)
+    assert found.findings == ()
+    policy = {"Statement": {"Effect": "Allow", "Action": "s3:*", "Resource": {"Fn::GetAtt": ["Bucket", "Arn"]}}}
+    resource = {"Type": "AWS::IAM::Policy", "Properties": {"Roles": [{"Ref": "Role"}], "PolicyDocument": policy}}
+    wide = Template("S", "S", {"Resources": {"P": resource}})
+    (line,) = reviewed(replace(app, templates={"S": wide}), None).findings
+    assert line.text == "Wide permission: Role may s3:* on ${Bucket}."
+
+
+def test_nothing_changes_between_equal_apps(app: Assembly) -> None:
+    found = reviewed(app, app)
+    assert (found.findings, found.diffs, found.summary) == ((), (), "no resource changes")
+    assert "Nobody gains or loses a permission." in markdown(found)
+
+
+def statement(**members: Any) -> dict[str, Any]:
+    return {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::photos/*", **members}
+
+
+def policy(*statements: dict[str, Any]) -> Template:
+    document = {"Statement": list(statements)}
+    resource = {"Type": "AWS::IAM::Policy", "Properties": {"Roles": [{"Ref": "Role"}], "PolicyDocument": document}}
+    return Template("S", "S", {"Resources": {"P": resource}})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gained", "wildcard"),
+    [
+        ([], [statement()], True, False),
+        ([statement()], [], False, False),
+        ([statement()], [statement(Action=["s3:GetObject", "s3:DeleteObject"])], True, False),
+        ([statement(Condition={"Bool": {"aws:SecureTransport": "true"}})], [statement()], True, False),
+        ([statement()], [statement(), statement(Resource="*")], True, True),
+        ([statement()], [statement(), statement(Action="s3:Get*")], True, True),
+        ([statement()], [statement(), {"Effect": "Allow", "NotAction": "iam:*", "Resource": "*"}], True, True),
+        ([statement(Effect="Deny")], [], True, False),
+        ([], [statement(Effect="Deny")], False, False),
+        ([], [statement(Action="xray:PutTraceSegments", Resource="*")], True, False),
+    ],
+)
+def test_who_gains_or_loses_which_action(before, after, gained, wildcard) -> None:
+    first = permissions.compare(policy(*before), policy(*after))[0]
+    assert (first.who, first.gained, first.wildcard) == ("Role", gained, wildcard)
+
+
+def test_the_order_of_statements_and_actions_means_nothing() -> None:
+    one, two = statement(Action=["s3:GetObject", "s3:PutObject"]), statement(Resource="arn:aws:s3:::other/*")
+    turned = [statement(Resource=["arn:aws:s3:::other/*"]), statement(Action=["s3:PutObject", "s3:GetObject"])]
+    assert permissions.compare(policy(one, two), policy(*turned)) == []
+
+
+def test_policies_of_resources_and_of_functions_count() -> None:
+    bucket = {"Statement": statement(Principal="*", Resource={"Fn::GetAtt": ["Bucket", "Arn"]})}
+    resources = {
+        "Policy": {"Type": "AWS::S3::BucketPolicy", "Properties": {"PolicyDocument": bucket}},
+        "Invoke": {
+            "Type": "AWS::Lambda::Permission",
+            "Properties": {"Action": "lambda:InvokeFunction", "FunctionName": "f", "Principal": "s3.amazonaws.com"},
+        },
+        "Role": {
+            "Type": "AWS::IAM::Role",
+            "Properties": {
+                "AssumeRolePolicyDocument": {
+                    "Statement": {
+                        "Effect": "Allow",
+                        "Action": "sts:AssumeRole",
+                        "Principal": {"Service": "lambda.amazonaws.com"},
+                    }
+                },
+                "ManagedPolicyArns": ["arn:aws:iam::aws:policy/AdministratorAccess"],
+            },
+        },
+    }
+    found = permissions.compare(None, Template("S", "S", {"Resources": resources}))
+    assert [(each.who, each.target, each.wildcard) for each in found] == [
+        ("*", "${Bucket}", True),
+        ("Role", "arn:aws:iam::aws:policy/AdministratorAccess", True),
+        ("lambda.amazonaws.com", "${Role}", False),
+        ("s3.amazonaws.com", "f", False),
+    ]
+
+
+def test_at_most_seven_lines_are_shown() -> None:
+    left = Changes(left=[f"Stack {number}" for number in range(20)])
+    assert [finding.text for finding in findings(left)] == [
+        "No longer in the app, and not deleted by cdk deploy: Stack 0, Stack 1, Stack 2, and 17 more."
+    ]
