@@ -28,7 +28,7 @@ class InstalledCdk:
 
     @property
     def command(self) -> tuple[str, str]:
-        """What a command line of the CLI starts with."""
+        """The start of the CLI's command lines."""
         return str(self.node), str(self.package / "bin" / "cdk")
 
 

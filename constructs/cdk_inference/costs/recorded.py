@@ -1,4 +1,4 @@
-"""What a cloud assembly says of a pipeline's costs, so that they can be estimated for any traffic without the app."""
+"""Facts in a cloud assembly, by which a pipeline's costs can be estimated for any traffic without its app."""
 
 from __future__ import annotations
 

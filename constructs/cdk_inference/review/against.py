@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import boto3
 
 DEPLOYED = "deployed"
-"""What stands for the deployed stacks of the same names."""
+"""The word for the deployed stacks of the same names."""
 
 _NESTED = "AWS::CloudFormation::Stack"
 
@@ -33,8 +33,8 @@ def read_against(text: str, after: Assembly, *, folder: Path, session: boto3.Ses
     Parameters
     ----------
     text
-        A folder with a cloud assembly; ``deployed``, for the stacks that are deployed under the names of the app's; or
-        a git ref, which is synthesized.
+        A folder with a cloud assembly. ``deployed`` stands for the stacks that are deployed under the same names.
+        Everything else is a git ref, which is synthesized.
     after
         The app.
     folder

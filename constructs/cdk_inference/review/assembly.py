@@ -24,7 +24,7 @@ _MOST_LABEL_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Assembly:
-    """What a review compares: the templates of an app, and the facts that are next to them.
+    """An app, as reviews compare it: its templates, and the facts next to them.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def read_assembly(folder: Path, name: str | None = None) -> Assembly:
     folder
         The folder, with its ``manifest.json``.
     name
-        What people call it, by default the folder.
+        The name for people, by default the folder.
 
     Raises
     ------

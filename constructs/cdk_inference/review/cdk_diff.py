@@ -52,7 +52,7 @@ class Change:
     impact
         ``replace``, ``may be replaced``, ``destroy``, ``orphan`` or nothing, as ``cdk diff`` says it.
     lines
-        What ``cdk diff`` shows below it.
+        The lines that ``cdk diff`` shows below it.
     """
 
     stack: str
@@ -80,7 +80,7 @@ class Change:
 
 @dataclass(frozen=True)
 class StackDiff:
-    """What ``cdk diff`` says of one template.
+    """The answer of ``cdk diff`` for one template.
 
     Parameters
     ----------

@@ -61,8 +61,8 @@ class Finding:
     level
         How much it matters.
     kind
-        The part of the review that has the details: ``data``, ``permissions``, ``model``, ``costs``, ``workflow`` or
-        ``resources``.
+        The part of the review that has the details: ``resources``, ``permissions``, ``model``, ``costs`` or
+        ``workflow``.
     text
         One sentence.
     """
@@ -109,10 +109,10 @@ def _data(changes: Sequence[Change]) -> list[Finding]:
     lines = []
     if sure:
         names = _names([f"{STATEFUL[each.resource.type]} {each.resource.path} ({_fate(each)})" for each in sure])
-        lines.append(Finding(Level.DANGER, "data", f"Data at risk: {names}."))
+        lines.append(Finding(Level.DANGER, "resources", f"Data at risk: {names}."))
     if unsure:
         names = _names([f"{STATEFUL[each.resource.type]} {each.resource.path} ({_fate(each)})" for each in unsure])
-        lines.append(Finding(Level.WARNING, "data", f"Data to look after: {names}."))
+        lines.append(Finding(Level.WARNING, "resources", f"Data to look after: {names}."))
     return lines
 
 

@@ -134,7 +134,7 @@ class Graph:
     Parameters
     ----------
     title
-        What is drawn.
+        The name of the drawing.
     nodes, edges
         Its boxes and arrows.
     """
@@ -162,7 +162,7 @@ def pipelines(template: Template, changes: Sequence[Change] = ()) -> list[Graph]
     for owner in owners or [template.path]:
         prefix = f"{owner}/"
         own = {name for name, each in drawn.items() if f"{each.full_path}/".startswith(prefix)}
-        # What is next to a pipeline, such as a shared table, is drawn with it.
+        # Neighbours of a pipeline, such as a shared table, are drawn with it.
         near = {end for edge in edges if {edge.source, edge.target} & own for end in (edge.source, edge.target)}
         kept = (near | own) & linked
         nodes = tuple(
@@ -177,7 +177,7 @@ def pipelines(template: Template, changes: Sequence[Change] = ()) -> list[Graph]
 
 
 def levels(drawn: Workflow, change: WorkflowChange | None = None) -> list[Graph]:
-    """Return the graphs of a state machine: that of its own states, and one for each Map or Parallel state.
+    """Return the graphs of a state machine: that of the outer states, and one for each Map or Parallel state.
 
     Parameters
     ----------

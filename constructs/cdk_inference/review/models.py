@@ -28,7 +28,7 @@ class Figure:
     Parameters
     ----------
     name
-        What it is.
+        The name of the measure.
     before, after
         Its values for people.
     worse

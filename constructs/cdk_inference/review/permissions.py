@@ -12,7 +12,7 @@ from cdk_inference.review.template import Resource, Template, listed, mapping
 
 ANYBODY = ("*", "AWS:*")
 
-# What people call a role is the function, or whatever else it is for; CDK's names for the role itself say nothing more.
+# People know the function that a role is for. CDK's names for the role itself say nothing more.
 _ROLE_ENDS = ("/Role", "/ServiceRole")
 _POLICY_TYPES = ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy", "AWS::IAM::RolePolicy")
 _PRINCIPALS = ("AWS::IAM::Role", "AWS::IAM::User", "AWS::IAM::Group")
@@ -90,7 +90,7 @@ class Permission:
 
 @dataclass(frozen=True)
 class PermissionChange:
-    """What somebody gains or loses on one resource.
+    """A gain or a loss of one principal on one resource.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def _of_principal(template: Template, resource: Resource) -> Iterator[Permission
 def _statements(
     template: Template, document: object, *, who: str | None = None, own: str | None = None
 ) -> Iterator[Permission]:
-    """Yield the permissions of a policy; without a principal of its own, those of `who`."""
+    """Yield the permissions of a policy; those without a principal are of `who`."""
     for statement in listed(mapping(document).get("Statement")):
         if not isinstance(statement, Mapping):
             continue

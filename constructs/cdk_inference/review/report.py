@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.review.review import Review
 
 MARKS = {Level.DANGER: "danger:", Level.WARNING: "warning:", Level.NOTE: "note:"}
-"""What a line begins with where there is no colour."""
+"""The beginnings of lines where there is no colour."""
 
 VERDICTS = {
     Level.DANGER: "look before you deploy",
@@ -31,6 +31,7 @@ VERDICTS = {
 
 _LONGEST_COMMENT = 65_000  # GitHub takes 65,536 characters
 _WIDE = 1000  # pixels of the page
+_LONGEST_LINE = 300  # characters of a line of what the CLI says, such as a definition
 _FEW = 30  # rows of a table in a comment that is too long otherwise
 
 
@@ -124,6 +125,12 @@ def _pre(text: str) -> Markup:
     return escape(clean_lines(text))
 
 
+def _fence(text: str, language: str) -> Markdown:
+    lines = clean_lines(text).split("\n")
+    cut = [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}…" for line in lines]
+    return fence("\n".join(cut), language)
+
+
 def _shown(value: object) -> object:
     """Clean a text that is about to be shown."""
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
@@ -150,4 +157,4 @@ _MARKDOWN = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_MARKDOWN.filters.update(percent=_percent, usd=_usd, fence=lambda text, language: fence(clean_lines(text), language))
+_MARKDOWN.filters.update(percent=_percent, usd=_usd, fence=_fence)

@@ -28,15 +28,15 @@ class Review:
     after
         The app.
     before
-        What it is compared with; None if it is only shown.
+        The app before the change; None if nothing is compared.
     traffic, prices
-        What the costs are estimated for.
+        The basis of the estimates.
     diffs
-        What ``cdk diff`` says, by stack.
+        The answers of ``cdk diff``, by stack.
     changes
         All that changes, or all models and costs if nothing is compared.
     findings
-        What to look at first.
+        The lines to look at first.
     pipelines, workflows
         The drawings.
     """
@@ -65,7 +65,7 @@ class Review:
 
     @property
     def summary(self) -> str:
-        """What changes, in one line."""
+        """The changes in one line."""
         counts = {
             words: sum(1 for each in self.changes.resources if each.sign == sign)
             for words, sign in (("added", "+"), ("changed", "~"), ("removed", "-"))
@@ -85,9 +85,9 @@ def review(after: Assembly, before: Assembly | None, traffic: Traffic, prices: P
     after
         The app.
     before
-        What it is compared with. Without it, wildcards in the app's own policies are what to look at first.
+        The app before the change. Without it, wildcards in the app's own policies are what to look at first.
     traffic, prices
-        What to estimate the costs for.
+        The basis of the estimates.
 
     Raises
     ------

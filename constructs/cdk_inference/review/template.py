@@ -25,7 +25,7 @@ class Resource:
     logical_id
         Its name in the template.
     body
-        What the template says of it.
+        Its part of the template.
     stack
         The path of the stack's construct, which paths are shown without.
     """
@@ -51,12 +51,12 @@ class Resource:
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What this library says of it: its role, its pipeline, and more."""
+        """The facts that this library wrote: its role, its pipeline, and more."""
         return mapping(self.metadata.get(METADATA_KEY))
 
     @property
     def role(self) -> str:
-        """What it is in its pipeline; ``""`` if this library does not say."""
+        """The role in its pipeline; ``""`` if this library does not say."""
         return str(self.facts.get("role", ""))
 
     @property

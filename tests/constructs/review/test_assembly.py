@@ -1,4 +1,4 @@
-"""What a review reads from a cloud assembly."""
+"""A review reads templates and facts from a cloud assembly."""
 
 from __future__ import annotations
 

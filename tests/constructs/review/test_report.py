@@ -1,0 +1,152 @@
+"""The page and the Markdown: whatever an app contains stays text, and the page is good to look at."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import html5lib
+import pytest
+
+from cdk_inference.costs.options import Traffic
+from cdk_inference.costs.prices import Prices
+from cdk_inference.review import cdk_diff
+from cdk_inference.review.assembly import Assembly
+from cdk_inference.review.cdk_diff import Change, StackDiff
+from cdk_inference.review.errors import ReviewError
+from cdk_inference.review.report import html, markdown, render
+from cdk_inference.review.review import review
+from cdk_inference.review.template import Template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser
+
+    from cdk_inference.review.review import Review
+
+pytestmark = pytest.mark.xdist_group("review")
+
+CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
+HOSTILE = (
+    "</text></svg><script>alert(1)</script><img src=x onerror=alert(1)>\"'`|**b**[l](javascript:a)@you\u202e{{7*7}}"
+)
+
+
+def hostile(version: str) -> Assembly:
+    """An app in which whatever a person can name is an attack."""
+    path = {"aws:cdk:path": f"{HOSTILE}/Resource"}
+    model = {"name": HOSTILE, "model_version": version, "precision": HOSTILE, "inputs": [{"name": HOSTILE}]}
+    states = {HOSTILE: {"Type": HOSTILE, "Next": version}, version: {"Type": "Pass"}}
+    policy = {"Statement": {"Effect": "Allow", "Action": f"{HOSTILE}{version}*", "Resource": HOSTILE}}
+    resources = {
+        "Queue": {"Type": "AWS::SQS::Queue", "Metadata": path},
+        "Function": {
+            "Type": "AWS::Lambda::Function",
+            "Metadata": path | {"cdk-inference": {"role": "function", "pipeline": HOSTILE, "model": model}},
+            "Properties": {"DeadLetterConfig": {"TargetArn": {"Fn::GetAtt": ["Queue", "Arn"]}}},
+        },
+        "Machine": {
+            "Type": "AWS::StepFunctions::StateMachine",
+            "Metadata": {"aws:cdk:path": "Machine"},
+            "Properties": {"Definition": {"StartAt": HOSTILE, "States": states}},
+        },
+        "Policy": {"Type": "AWS::IAM::Policy", "Properties": {"Roles": [HOSTILE], "PolicyDocument": policy}},
+    }
+    labels = {("Stack", HOSTILE): (HOSTILE, version)}
+    return Assembly(HOSTILE, {"Stack": Template("Stack", "Stack", {"Resources": resources})}, labels=labels)
+
+
+@pytest.fixture
+def attacked(monkeypatch: pytest.MonkeyPatch) -> Review:
+    before, after = hostile("1"), hostile("2")
+
+    def compare(*_: object) -> list[StackDiff]:
+        """Say what the CLI says of paths and values, without starting it."""
+        resource = after.templates["Stack"].resources["Queue"]
+        change = Change("Stack", "~", resource, resource, "replace", (HOSTILE,))
+        return [StackDiff("Stack", (change,), f"```\n{HOSTILE}")]
+
+    monkeypatch.setattr(cdk_diff, "compare", compare)
+    return review(after, before, Traffic(items_per_month=1), Prices())
+
+
+def test_hostile_texts_stay_texts_on_the_page(attacked: Review) -> None:
+    page = html(attacked)
+    tree = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page)
+    assert [element for element in tree.iter() if element.tag in ("script", "img", "iframe", "object")] == []
+    assert {name for element in tree.iter() for name in element.attrib if name.startswith("on")} == set()
+    links = {element.attrib["href"] for element in tree.iter() if "href" in element.attrib}
+    assert all(link.startswith("#") or link == "data:," for link in links)
+    assert page.count("&lt;script&gt;alert(1)") > 10
+    assert "{{7*7}}" in page
+    assert "\u202e" not in page
+    assert "default-src 'none'" in page
+
+
+def test_hostile_texts_stay_texts_in_markdown(attacked: Review) -> None:
+    text = markdown(attacked)
+    fenced = re.findall(r"^(`{3,})\w*\n.*?^\1$", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(fenced) == 2  # what the CLI says, and the drawing
+    outside = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert re.findall(r"(?<!\\)<(?!/?(?:details|summary)>|!-- cdk-inference review -->)", outside) == []
+    assert "@you" not in outside
+    (drawing,) = re.findall(r"^```mermaid\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"<[^>]*>", drawing)) == {"<br/>", "<small>", "</small>"}
+    assert "alert(1)" not in drawing
+
+
+def test_a_comment_on_github_is_never_too_long(attacked: Review) -> None:
+    (diff,) = attacked.diffs
+    many = replace(attacked.changes, permissions=list(attacked.changes.permissions) * 400)
+    long = replace(attacked, diffs=(replace(diff, text="x\n" * 60_000),), changes=many)
+    text = markdown(long)
+    assert len(text) < 65_536
+    assert "more" in text
+    assert html(long).count("x\n") > 50_000
+
+
+def test_a_review_that_cannot_be_written_is_an_error(attacked: Review, tmp_path: Path) -> None:
+    with pytest.raises(ReviewError, match="cannot be written"):
+        render(attacked, tmp_path / "missing" / "review.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None and not os.environ.get("CI"):
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    from playwright.sync_api import sync_playwright
+
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield found
+        found.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+def test_the_page_fits_every_screen_and_runs_nothing(
+    browser: Browser, attacked: Review, app: Assembly, tmp_path: Path, width: int, scheme: Any
+) -> None:
+    pages = {"hostile": attacked, "app": review(app, app, Traffic(items_per_month=1e6), Prices())}
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    view, heard = context.new_page(), []
+    view.on("console", lambda message: heard.append(message.text))
+    view.on("dialog", lambda dialog: heard.append(dialog.message))
+    view.on("request", lambda request: heard.append(request.url))
+    for name, found in pages.items():
+        file = tmp_path / f"{name}.html"
+        render(found, file)
+        view.goto(file.as_uri())
+        assert view.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+    assert [each for each in heard if not each.startswith((tmp_path.as_uri(), "data:"))] == []
+    shown = view.locator(".picture:visible svg")
+    assert shown.count() == len(pages["app"].pipelines) + len(pages["app"].workflows)
+    shade = view.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
+    assert (max(shade) < 64) if scheme == "dark" else (min(shade) > 192)
+    context.close()
