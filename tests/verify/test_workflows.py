@@ -43,4 +43,4 @@ def test_workflows_are_clean_and_a_broken_one_fails():
     said = " ".join(found.pop("broken.yml"))
     assert '"role" is not defined' in said
     assert 'needs job "nobody" which does not exist' in said
-    assert found == dict.fromkeys(texts, [])
+    assert found == {name: [] for name in texts}

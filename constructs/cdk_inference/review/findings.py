@@ -41,6 +41,7 @@ STATEFUL = {
 """The types of resources that hold data, and what people call them."""
 
 _PRECIOUS = STATEFUL.keys() - {"AWS::Logs::LogGroup"}
+_KEEPING = ("Retain", "RetainExceptOnCreate", "Snapshot")  # values of DeletionPolicy and UpdateReplacePolicy
 _LOSSES = ("replace", "destroy")
 
 
@@ -99,7 +100,17 @@ def findings(changes: Changes) -> list[Finding]:
 
 def at_risk(change: Change) -> bool:
     """Return whether a change may lose what a resource holds."""
-    return change.before is not None and change.resource.type in STATEFUL and bool(change.impact)
+    known = change.before is not None and change.resource.type in STATEFUL
+    return known and (bool(change.impact) or _unprotected(change))
+
+
+def _unprotected(change: Change) -> bool:
+    """Return whether the data would be deleted with the resource, and would have been kept before."""
+    kept = [
+        each is not None and str(each.body.get("DeletionPolicy", "Delete")) in _KEEPING
+        for each in (change.before, change.after)
+    ]
+    return change.after is not None and kept == [True, False]
 
 
 def _data(changes: Sequence[Change]) -> list[Finding]:
@@ -119,7 +130,7 @@ def _data(changes: Sequence[Change]) -> list[Finding]:
 def _fate(change: Change) -> str:
     """Return what becomes of the data, in words that do not ask for knowledge of CloudFormation."""
     body = change.before.body if change.before is not None else {}
-    kept = change.resource.body.get("UpdateReplacePolicy") in ("Retain", "Snapshot")
+    kept = change.resource.body.get("UpdateReplacePolicy") in _KEEPING
     match change.impact:
         case "replace":
             return "replaced: a new one starts empty, the old one is " + ("left behind" if kept else "deleted")
@@ -129,7 +140,7 @@ def _fate(change: Change) -> str:
             return "a snapshot remains" if body.get("DeletionPolicy") == "Snapshot" else "deleted with all in it"
         case "orphan":
             return "leaves the stack, and stays as it is"
-    return change.impact
+    return change.impact or "deleted with the stack from now on"
 
 
 def _permissions(changes: Sequence[PermissionChange]) -> list[Finding]:

@@ -97,10 +97,12 @@ def review(after: Assembly, before: Assembly | None, traffic: Traffic, prices: P
     diffs = cdk_diff.compare(before.templates, after.templates) if before is not None else []
     old = before.templates if before is not None else {}
     gained = [
-        change for path, template in after.templates.items() for change in permissions.compare(old.get(path), template)
+        change
+        for path, template in after.templates.items()
+        for change in permissions.compare(old.get(path), template)
+        # Whatever a new stack has would be a gain.
+        if path in old or change.wildcard
     ]
-    if before is None:
-        gained = [change for change in gained if change.wildcard]
     flows = [
         change for path, new in after.templates.items() if path in old for change in workflows.compare(old[path], new)
     ]

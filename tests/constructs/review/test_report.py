@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import html5lib
 import pytest
+from verify.tools import Tools
 
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
@@ -149,4 +150,23 @@ def test_the_page_fits_every_screen_and_runs_nothing(
     assert shown.count() == len(pages["app"].pipelines) + len(pages["app"].workflows)
     shade = view.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
     assert (max(shade) < 64) if scheme == "dark" else (min(shade) > 192)
+    context.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+def test_axe_finds_nothing(
+    browser: Browser, attacked: Review, app: Assembly, tmp_path: Path, width: int, scheme: Any
+) -> None:
+    axe = (Tools().package("axe-core") / "axe.min.js").read_text("utf-8")
+    # The page's policy lets no script run, not even this one.
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, bypass_csp=True)
+    view = context.new_page()
+    for found in (attacked, review(app, None, Traffic(items_per_month=1e6), Prices())):
+        render(found, tmp_path / "review.html")
+        view.goto((tmp_path / "review.html").as_uri())
+        view.evaluate(axe)
+        answer = view.evaluate("axe.run(document)")
+        assert len(answer["passes"]) > 20
+        assert [(each["id"], each["nodes"][0]["target"]) for each in answer["violations"]] == []
     context.close()

@@ -10,10 +10,11 @@ import pytest
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
 from cdk_inference.review import permissions
+from cdk_inference.review.cdk_diff import Change
 from cdk_inference.review.findings import MOST, Changes, Level, findings
 from cdk_inference.review.report import markdown
 from cdk_inference.review.review import review
-from cdk_inference.review.template import Template
+from cdk_inference.review.template import Resource, Template
 
 from .conftest import changed
 
@@ -187,6 +188,21 @@ def test_policies_of_resources_and_of_functions_count() -> None:
         ("lambda.amazonaws.com", "${Role}", False),
         ("s3.amazonaws.com", "f", False),
     ]
+
+
+def test_data_that_is_no_longer_kept_is_at_risk(app: Assembly) -> None:
+    before = app.templates["Shop"].of_type("AWS::DynamoDB::GlobalTable")[0]
+    assert before.body["DeletionPolicy"] == "RetainExceptOnCreate"
+    after = Resource(before.logical_id, {**before.body, "DeletionPolicy": "Delete"}, before.stack)
+    (line,) = findings(Changes(resources=[Change("Shop", "~", before, after, "", ())]))
+    assert line.level is Level.WARNING
+    assert line.text == "Data to look after: table Photos/Results/Table (deleted with the stack from now on)."
+
+
+def test_a_new_stack_says_only_what_is_wide(app: Assembly) -> None:
+    found = reviewed(app, replace(app, templates={"Shop": app.templates["Shop"]}))
+    assert {change.sign for change in found.changes.resources} == {"+"}
+    assert found.findings == ()
 
 
 def test_at_most_seven_lines_are_shown() -> None:
