@@ -85,7 +85,7 @@ $(VENV)/.text: $(VENV)/.demo requirements/no-deps.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.text
-	@$(INSTALL) model,local,reference,dev
+	@$(INSTALL) model,local,review,reference,dev
 	@touch $@
 
 clean: ## remove what was made here; the cache of models and bundles stays

@@ -23,7 +23,7 @@ PAGES = {
     **{
         path.relative_to(ROOT).as_posix(): path.relative_to(ROOT / "docs").as_posix()
         for path in sorted((ROOT / "docs").rglob("*"))
-        if path.is_file() and path.suffix in {".md", ".svg", ".json", ".css"}
+        if path.is_file() and path.suffix in {".md", ".svg", ".png", ".json", ".css"}
     },
     "docs/README.md": "index.md",
     "CHANGELOG.md": "project/changelog.md",

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 WORKFLOWS = [
     *sorted((ROOT / ".github" / "workflows").glob("*.yml")),
     ROOT / "examples/continuous_delivery/deploy.yml",
-    ROOT / "examples/review/review.yml",
+    ROOT / "examples/continuous_delivery/review.yml",
 ]
 ACTION = ROOT / ".github" / "actions" / "review" / "action.yml"
 
