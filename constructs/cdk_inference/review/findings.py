@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cdk_inference.review.cdk_diff import Change
-    from cdk_inference.review.costs import CostChange
-    from cdk_inference.review.models import ModelChange
-    from cdk_inference.review.permissions import PermissionChange
-    from cdk_inference.review.workflows import WorkflowChange
+    from cdk_inference.review.changes.cdk_diff import Change
+    from cdk_inference.review.changes.costs import CostChange
+    from cdk_inference.review.changes.models import ModelChange
+    from cdk_inference.review.changes.permissions import PermissionChange
+    from cdk_inference.review.changes.workflows import WorkflowChange
 
 MOST = 7
 _SHOWN = 3  # names in one line

@@ -10,11 +10,11 @@ from cdk_inference.review.template import listed, mapping, references
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from cdk_inference.review.cdk_diff import Change
+    from cdk_inference.review.changes.cdk_diff import Change
+    from cdk_inference.review.changes.workflows import Workflow, WorkflowChange
     from cdk_inference.review.template import Resource, Template
-    from cdk_inference.review.workflows import Workflow, WorkflowChange
 
-_KINDS = {
+KINDS = {
     "AWS::ApiGateway::RestApi": ("REST API", "front"),
     "AWS::ApiGatewayV2::Api": ("HTTP API", "front"),
     "AWS::CloudFormation::Stack": ("nested stack", "other"),
@@ -33,6 +33,8 @@ _KINDS = {
     "AWS::SQS::Queue": ("SQS queue", "message"),
     "AWS::StepFunctions::StateMachine": ("state machine", "flow"),
 }
+"""The types that are drawn, with their names for people and their kinds."""
+
 # A reference to one of these stands for what they belong to.
 _STANDS_FOR = {
     "AWS::Lambda::Alias": "FunctionName",
@@ -155,18 +157,18 @@ def pipelines(template: Template, changes: Sequence[Change] = ()) -> list[Graph]
     """Return the graph of each pipeline of a template; of the whole template if there is none."""
     edges = list(dict.fromkeys(_edges(template)))
     status = {change.resource.logical_id: _status(change) for change in changes if change.after is not None}
-    drawn = {name: resource for name, resource in template.resources.items() if resource.type in _KINDS}
+    drawn = {name: resource for name, resource in template.resources.items() if resource.type in KINDS}
     linked = {end for edge in edges for end in (edge.source, edge.target)}
     owners = sorted({str(each.facts["pipeline"]) for each in drawn.values() if "pipeline" in each.facts})
     graphs = []
     for owner in owners or [template.path]:
         prefix = f"{owner}/"
-        own = {name for name, each in drawn.items() if f"{each.full_path}/".startswith(prefix)}
+        own = {name for name, each in drawn.items() if not owners or f"{each.full_path}/".startswith(prefix)}
         # Neighbours of a pipeline, such as a shared table, are drawn with it.
         near = {end for edge in edges if {edge.source, edge.target} & own for end in (edge.source, edge.target)}
         kept = (near | own) & linked
         nodes = tuple(
-            Node(name, _short(each, prefix), _KINDS[each.type][0], _KINDS[each.type][1], status.get(name, ""))
+            Node(name, _short(each, prefix), KINDS[each.type][0], KINDS[each.type][1], status.get(name, ""))
             for name, each in drawn.items()
             if name in kept
         )
@@ -259,7 +261,7 @@ def _meant(template: Template, value: object) -> list[str]:
         while resource is not None and resource.type in _STANDS_FOR:
             nearest = next(references(resource.properties.get(_STANDS_FOR[resource.type])), "")
             resource = template.resources.get(nearest)
-        if resource is not None and resource.type in _KINDS:
+        if resource is not None and resource.type in KINDS:
             found.append(resource.logical_id)
     return list(dict.fromkeys(found))
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cdk_inference.review import cdk_diff, costs, graphs, models, permissions, workflows
+from cdk_inference.review import graphs
+from cdk_inference.review.changes import cdk_diff, costs, models, permissions, workflows
 from cdk_inference.review.findings import Changes, Finding, Level, findings
 
 if TYPE_CHECKING:
     from cdk_inference.costs.options import Traffic
     from cdk_inference.costs.prices import Prices
     from cdk_inference.review.assembly import Assembly
-    from cdk_inference.review.cdk_diff import StackDiff
+    from cdk_inference.review.changes.cdk_diff import StackDiff
     from cdk_inference.review.graphs import Graph
 
 

@@ -12,17 +12,18 @@ from hypothesis import strategies as st
 
 from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape
 from cdk_inference.costs.recorded import RecordedCosts
-from cdk_inference.review import workflows
-from cdk_inference.review.assembly import read_assembly
+from cdk_inference.review import graphs
+from cdk_inference.review.assembly import Assembly, read_assembly
+from cdk_inference.review.changes import models, permissions, workflows
+from cdk_inference.review.drawing import draw, mermaid
 from cdk_inference.review.errors import ReviewError
+from cdk_inference.review.graphs import KINDS
 from cdk_inference.review.template import Template
 
 from .conftest import FACTS, LABELS, MEASURED
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from cdk_inference.review.assembly import Assembly
 
 pytestmark = pytest.mark.xdist_group("review")
 
@@ -80,18 +81,44 @@ def test_costs_that_were_recorded_come_back() -> None:
         RecordedCosts.from_json('{"ways": {"a": {"kind": "abacus"}}}')
 
 
+KEYS = re.findall(
+    r"\S+",
+    "Ref Fn::Join Fn::GetAtt Fn::Sub States StartAt Choices Next Catch Type Statement Action Resource Principal AWS "
+    "Effect Condition Targets Arn Roles Environment Variables model role pipeline shape inputs metric x",
+)
+TEXTS = st.text(max_size=6) | st.sampled_from(["One", "Two", "Allow", "*", "${One.Arn}", "function"])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(["Ref", "Fn::Join", "Fn::GetAtt", "States", "StartAt", "Choices", "Next", "Type", "x"]),
-            inner,
-            max_size=4,
-        )
-    ),
+    st.none() | st.booleans() | st.integers() | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
     max_leaves=12,
 )
+PROPERTIES = re.findall(
+    r"\S+",
+    "PolicyDocument KeyPolicy Policies ManagedPolicyArns AssumeRolePolicyDocument Roles Principal FunctionName "
+    "EventPattern Targets Source Target Body RedrivePolicy DefinitionString DefinitionSubstitutions Role Environment",
+)
+TYPES = [*KINDS, "AWS::IAM::Policy", "AWS::IAM::Role", "AWS::Lambda::Permission", "AWS::Lambda::Alias"]
+
+
+def resource(type_: str, properties: Any, facts: Any) -> dict[str, Any]:
+    return {"Type": type_, "Properties": properties, "Metadata": {"cdk-inference": facts}}
+
+
+@given(
+    st.sampled_from(TYPES),
+    st.sampled_from(TYPES),
+    st.dictionaries(st.sampled_from(PROPERTIES), JSON, max_size=4) | JSON,
+    JSON,
+)
+def test_templates_of_any_shape_are_read(one: str, two: str, properties: Any, facts: Any) -> None:
+    body = {"Resources": {"One": resource(one, properties, facts), "Two": resource(two, facts, properties)}}
+    template = Template("Stack", "Stack", body)
+    app = Assembly("app", {"Stack": template})
+    assert permissions.compare(template, template) == workflows.compare(template, template) == []
+    models.compare(app, app)
+    for graph in graphs.pipelines(template):
+        draw(graph, downwards=True)
+        assert mermaid(graph).startswith("flowchart LR")
 
 
 @given(JSON, JSON)
@@ -100,4 +127,6 @@ def test_definitions_of_any_shape_are_read_or_left_out(definition: Any, substitu
         properties = {"DefinitionString": given_as, "DefinitionSubstitutions": substitutions}
         machine = {"Type": workflows.TYPE, "Properties": properties}
         template = Template("Stack", "Stack", {"Resources": {"Machine": machine}})
-        assert set(workflows.workflows(template)) <= {"Machine"}
+        for flow in workflows.workflows(template).values():
+            for graph in graphs.levels(flow):
+                draw(graph, downwards=False)

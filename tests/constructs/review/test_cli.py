@@ -104,3 +104,9 @@ def test_the_module_is_a_program(tmp_path: Path) -> None:
     assert (
         done.stderr == f"error: {tmp_path} must be a cloud assembly, got no manifest.json in it; run cdk synth first\n"
     )
+
+
+def test_neither_cdk_nor_a_model_is_loaded() -> None:
+    program = "import sys, cdk_inference.review.cli; print({'aws_cdk', 'jsii', 'numpy', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

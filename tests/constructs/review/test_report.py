@@ -14,9 +14,9 @@ from verify.tools import Tools
 
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
-from cdk_inference.review import cdk_diff
 from cdk_inference.review.assembly import Assembly
-from cdk_inference.review.cdk_diff import Change, StackDiff
+from cdk_inference.review.changes import cdk_diff
+from cdk_inference.review.changes.cdk_diff import Change, StackDiff
 from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.report import html, markdown, render
 from cdk_inference.review.review import review

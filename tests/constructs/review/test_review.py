@@ -9,8 +9,8 @@ import pytest
 
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
-from cdk_inference.review import permissions
-from cdk_inference.review.cdk_diff import Change
+from cdk_inference.review.changes import permissions
+from cdk_inference.review.changes.cdk_diff import Change
 from cdk_inference.review.findings import MOST, Changes, Level, findings
 from cdk_inference.review.report import markdown
 from cdk_inference.review.review import review

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.figures import metric_name, milliseconds, quality, size
-from cdk_inference.review.template import mapping
+from cdk_inference.review.template import listed, mapping
 
 if TYPE_CHECKING:
     from cdk_inference.review.assembly import Assembly
@@ -181,8 +181,8 @@ def _tensors(facts: Mapping[str, Any]) -> str:
     return " → ".join(
         ", ".join(
             f"{mapping(each).get('name')} {mapping(each).get('dtype')} "
-            f"[{_BY.join(map(str, mapping(each).get('shape', ())))}]"
-            for each in facts.get(side, ())
+            f"[{_BY.join(map(str, listed(mapping(each).get('shape'))))}]"
+            for each in listed(facts.get(side))
         )
         for side in ("inputs", "outputs")
     )

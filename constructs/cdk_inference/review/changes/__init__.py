@@ -1,0 +1,1 @@
+"""Compares the parts of two apps: resources, permissions, models, workflows and costs."""

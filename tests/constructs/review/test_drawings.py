@@ -1,0 +1,112 @@
+"""The pictures: what they connect, and that nothing lies on top of something else."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cdk_inference.review import graphs
+from cdk_inference.review.changes import workflows
+from cdk_inference.review.changes.cdk_diff import Change
+from cdk_inference.review.drawing import draw
+from cdk_inference.review.graphs import Edge, Graph, Node
+from cdk_inference.review.template import Template
+
+if TYPE_CHECKING:
+    from cdk_inference.review.assembly import Assembly
+
+pytestmark = pytest.mark.xdist_group("review")
+
+
+def ways(graph: Graph, *, dashed: bool = False) -> set[tuple[str, str]]:
+    names = {node.id: node.title for node in graph.nodes}
+    return {(names[edge.source], names[edge.target]) for edge in graph.edges if edge.dashed is dashed}
+
+
+def all_graphs(app: Assembly) -> list[Graph]:
+    found = []
+    for template in app.templates.values():
+        found += graphs.pipelines(template)
+        found += [level for flow in workflows.workflows(template).values() for level in graphs.levels(flow)]
+    return found
+
+
+def test_a_pipeline_is_connected_from_the_bucket_to_the_table(app: Assembly) -> None:
+    (graph,) = graphs.pipelines(app.templates["Shop"])
+    in_turn = ["Trigger/Inbox", "Trigger/ObjectCreated", "Trigger/Queue", "Trigger/Pipe", "Workflow"]
+    assert set(itertools.pairwise(in_turn)) <= ways(graph)
+    for route in ("small", "large"):
+        stages = [f"{route}/{stage}" for stage in ("Preprocess", "Inference", "Postprocess")]
+        assert {("Workflow", stage) for stage in stages} <= ways(graph)
+        assert {(stages[0], "Work"), (stages[1], "Work"), (stages[2], "Results")} <= ways(graph)
+        assert (stages[0], "Results") not in ways(graph)
+    assert ("Trigger/Queue", "Trigger/DeadLetterQueue") in ways(graph, dashed=True)
+    kinds = {node.title: (node.subtitle, node.kind) for node in graph.nodes}
+    assert kinds["Results"] == ("DynamoDB table", "store")
+
+
+def test_a_direct_pipeline_has_no_workflow(app: Assembly) -> None:
+    (graph,) = graphs.pipelines(app.templates["Shop/Inner"])
+    straight = {("Trigger/Inbox", "Trigger/Queue"), ("Trigger/Queue", "Score"), ("Score", "Results")}
+    assert straight <= ways(graph)
+    assert all(node.kind != "flow" for node in graph.nodes)
+
+
+def test_changes_are_said_in_words(app: Assembly) -> None:
+    template = app.templates["Shop"]
+    table = template.of_type("AWS::DynamoDB::GlobalTable")[0]
+    (graph,) = graphs.pipelines(template, [Change("Shop", "~", table, table, "replace", ())])
+    assert {node.title: node.status for node in graph.nodes if node.status} == {"Results": "replaced"}
+    assert "DynamoDB table · replaced" in [box.subtitle for box in draw(graph, downwards=True).boxes]
+
+
+def test_a_map_has_a_picture_to_itself(app: Assembly) -> None:
+    (flow,) = workflows.workflows(app.templates["Shop"]).values()
+    outer, *inner = graphs.levels(flow)
+    assert ("Receive", "Score parts") in ways(outer)
+    part = next(level for level in inner if level.title.endswith("inside of Score parts"))
+    assert ("Take part", "Time left?") in ways(part)
+    assert any(source == "small: Infer" for source, _ in ways(part, dashed=True))
+    assert sum(len(level.nodes) for level in (outer, *inner)) == len(flow.states)
+
+
+@pytest.mark.parametrize("downwards", [True, False])
+def test_boxes_lie_apart_and_arrows_end_at_their_borders(app: Assembly, downwards: bool) -> None:
+    for graph in all_graphs(app):
+        drawing = draw(graph, downwards=downwards)
+        assert drawing == draw(graph, downwards=downwards)
+        for one, two in itertools.combinations(drawing.boxes, 2):
+            beside = one.x + one.width <= two.x or two.x + two.width <= one.x
+            assert beside or one.y + one.height <= two.y or two.y + two.height <= one.y
+        for box in drawing.boxes:
+            assert box.x >= 0
+            assert box.y >= 0
+            assert box.x + box.width <= drawing.width
+            assert box.y + box.height <= drawing.height
+        boxes = {box.node.id: box for box in drawing.boxes}
+        for edge, arrow in zip(graph.edges, drawing.arrows, strict=True):
+            x, y = map(float, arrow.head.split()[0].split(","))
+            target = boxes[edge.target]
+            assert target.x - 1 <= x <= target.x + target.width + 1
+            assert target.y - 1 <= y <= target.y + target.height + 1
+            assert re.fullmatch(r"(?:[MLQ ]|-?\d+(?:\.\d)?)+", arrow.path)
+
+
+def test_loops_two_ways_and_boxes_alone_are_drawn() -> None:
+    nodes = tuple(Node(name, name, "Task", "state") for name in "abc")
+    graph = Graph("loops", nodes, (Edge("a", "b"), Edge("b", "a", dashed=True), Edge("a", "a")))
+    drawing = draw(graph, downwards=True)
+    assert (len(drawing.boxes), len(drawing.arrows)) == (3, 3)
+    assert draw(Graph("alone", nodes[:1], ()), downwards=False).arrows == []
+
+
+def test_a_template_without_a_pipeline_is_drawn_as_a_whole() -> None:
+    queue = {"Type": "AWS::SQS::Queue"}
+    topic = {"Type": "AWS::SNS::Topic"}
+    link = {"Type": "AWS::SNS::Subscription", "Properties": {"TopicArn": {"Ref": "T"}, "Endpoint": {"Ref": "Q"}}}
+    body = {"Resources": {"Q": queue, "T": topic, "L": link, "Alone": queue}}
+    (graph,) = graphs.pipelines(Template("Stack", "Stack", body))
+    assert (graph.title, ways(graph)) == ("Stack", {("T", "Q")})
