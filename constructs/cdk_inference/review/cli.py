@@ -14,6 +14,7 @@ import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
+from cdk_inference.common.escaping import clean
 from cdk_inference.common.figures import figure
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
@@ -89,7 +90,7 @@ def _show(found: Review) -> None:
     else:
         _out.print(f"{found.after.name} against {found.before.name}: {found.summary}", markup=False)
     for finding in found.findings:
-        _out.print(f"{MARKS[finding.level]} {finding.text}", markup=False)
+        _out.print(f"{MARKS[finding.level]} {clean(finding.text)}", markup=False)
 
 
 def main() -> None:
