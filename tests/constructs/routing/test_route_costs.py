@@ -27,6 +27,7 @@ from cdk_inference import (
     Traffic,
 )
 from cdk_inference.costs import CpuOption, GpuOption, always_on_advice, estimate
+from cdk_inference.costs.recorded import METADATA_KEY, RecordedCosts
 from cdk_inference.model import Calibration, Float16
 from cdk_inference.model.records.manifest import Measured
 from cdk_inference.routing.plan import RoutePlan
@@ -362,3 +363,29 @@ def test_a_burst_that_outlasts_the_wait_warns():
     burst = Traffic(items_per_month=1_000_000, bursts_per_month=1, burst_hours=1)
     InferencePipeline(stack, "Photos", routing=gpu).advise(burst)
     Annotations.from_stack(stack).has_warning("/Stack/Photos", Match.string_like_regexp("the last of a burst"))
+
+
+def recorded(pipeline):
+    """Return what the cloud assembly says of a pipeline's costs, or nothing."""
+    found = [entry.data for entry in pipeline.node.metadata if entry.type == METADATA_KEY]
+    return RecordedCosts.from_json(found[0]) if found else None
+
+
+def test_the_assembly_says_what_costs_depend_on():
+    stack = make_stack()
+    cpu, gpu = cpu_and_gpu(stack, 5, 1)
+    split = Routing.split({"a": (90, cpu), "b": (10, gpu)})
+    costs = recorded(InferencePipeline(stack, "Photos", routing=split, batch_size=16))
+    assert (costs.shape.batch_size, costs.shape.fused, costs.shape.direct) == (16, False, False)
+    assert costs.ways == {"cpu": option(cpu), "gpu": option(gpu)}
+    fused = InferencePipeline(stack, "Fused", routing=cpu, execution=Execution.fused())
+    assert recorded(fused).shape.fused
+
+
+def test_costs_that_are_known_at_deployment_only_are_not_in_the_assembly():
+    stack = make_stack()
+    number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
+    late = route(stack, "late", measured=5, inference=Inference.cpu(memory_size=number))
+    assert recorded(InferencePipeline(stack, "Memory", routing=late)).ways == {"late": None}
+    known = route(stack, "known", measured=5)
+    assert recorded(InferencePipeline(stack, "Batches", routing=known, batch_size=number)) is None
