@@ -93,6 +93,30 @@ def test_resources_change_in_the_words_of_cdk_diff(planted: Review) -> None:
     assert planted.summary == "resources: 3 changed, 1 replaced"
 
 
+def test_models_are_compared_as_far_as_they_are_known(app: Assembly, planted: Review) -> None:
+    models = {model.path: model for model in planted.changes.models}
+    small, large = (models[f"Photos/Routes/{name}/Inference/Function"] for name in ("small", "large"))
+    assert (small.replaced, large.changed) == ("0123456789ab → ba9876543210", False)
+    figures = {figure.name: (figure.before, figure.after) for figure in large.figures}
+    assert figures["Latency"] == ("2.80 ms", "2.80 ms")
+    assert figures["Labels"] == ("10", "10")
+    # What is deployed says neither what was measured nor the labels: that is no change.
+    deployed = replace(app, manifests={}, labels={}, costs={})
+    found = reviewed(app, deployed)
+    assert not any(model.changed for model in found.changes.models)
+    assert found.findings == ()
+    # A new route has a new model.
+    new = reviewed(app, replace(app, templates={"Shop/Inner": app.templates["Shop/Inner"]}))
+    assert [model.changed for model in new.changes.models] == [True, True, False]
+
+
+def test_other_labels_are_named(app: Assembly) -> None:
+    labels = {key: (*names[:-1], "another") for key, names in app.labels.items()}
+    model = reviewed(replace(app, labels=labels), app).changes.models[0]
+    (figure,) = (figure for figure in model.figures if figure.name == "Labels")
+    assert (figure.before, figure.after) == ("10", "10 (without label 9; with another)")
+
+
 def test_costs_follow_the_models_of_both_apps(app: Assembly) -> None:
     slower = {path: text.replace('"milliseconds": 30', '"milliseconds": 300') for path, text in app.costs.items()}
     found = reviewed(replace(app, costs=slower), app)

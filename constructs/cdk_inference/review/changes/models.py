@@ -45,8 +45,8 @@ class Figure:
 
     @property
     def changed(self) -> bool:
-        """Whether the values differ."""
-        return self.before != self.after
+        """Whether both values are known and differ."""
+        return self.before != self.after and _NOTHING not in (self.before, self.after)
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ class ModelChange:
 
     @property
     def changed(self) -> bool:
-        """Whether anything differs."""
-        return any(figure.changed for figure in self.figures)
+        """Whether anything differs, or the model is new."""
+        return any(figure.changed or (figure.name == _VERSION and figure.before == _NOTHING) for figure in self.figures)
 
     @property
     def replaced(self) -> str:
         """The versions, if there was another one; otherwise ``""``."""
         version = next(figure for figure in self.figures if figure.name == _VERSION)
-        return f"{version.before} → {version.after}" if version.changed and version.before != _NOTHING else ""
+        return f"{version.before} → {version.after}" if version.changed else ""
 
 
 def compare(before: Assembly | None, after: Assembly) -> list[ModelChange]:
