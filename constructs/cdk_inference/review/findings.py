@@ -171,17 +171,17 @@ def _gain(change: PermissionChange) -> str:
 
 def _models(changes: Sequence[ModelChange]) -> list[Finding]:
     worse = [each for each in changes if each.worse]
+    poorer = [each for each in worse if any(figure.quality for figure in each.worse)]
+    heavier = [each for each in worse if each not in poorer]
     lines = []
-    if worse:
-        texts = [
-            f"{each.name}: "
-            + ", ".join(f"{figure.name.lower()} {figure.before} → {figure.after}" for figure in each.worse)
-            for each in worse
-        ]
-        quality = any(figure.quality for each in worse for figure in each.worse)
-        lines.append(
-            Finding(Level.DANGER if quality else Level.WARNING, "model", f"Worse model: {_names(texts, '; ')}.")
-        )
+    for found, level, words in ((poorer, Level.DANGER, "Worse"), (heavier, Level.WARNING, "Heavier")):
+        if found:
+            texts = [
+                f"{each.name}: "
+                + ", ".join(f"{figure.name.lower()} {figure.before} → {figure.after}" for figure in each.worse)
+                for each in found
+            ]
+            lines.append(Finding(level, "model", f"{words} model: {_names(texts, '; ')}."))
     other = [each for each in changes if each.replaced and each not in worse]
     if other:
         texts = [f"{each.name} ({each.replaced})" for each in other]

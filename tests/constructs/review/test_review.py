@@ -229,6 +229,13 @@ def test_a_new_stack_says_only_what_is_wide(app: Assembly) -> None:
     assert found.findings == ()
 
 
+def test_a_heavier_model_with_the_same_answers_is_a_warning(app: Assembly) -> None:
+    slower = {version: {"measured": {"deployed_ms": 4.0}} for version in app.manifests}
+    found = reviewed(replace(app, manifests=slower), app).findings
+    assert {(finding.level, finding.kind) for finding in found} == {(Level.WARNING, "model")}
+    assert found[0].text.startswith("Heavier model: tiny: latency 2.80 ms → 4.00 ms")
+
+
 def test_at_most_seven_lines_are_shown() -> None:
     left = Changes(left=[f"Stack {number}" for number in range(20)])
     assert [finding.text for finding in findings(left)] == [
