@@ -100,7 +100,7 @@ def test_models_are_compared_as_far_as_they_are_known(app: Assembly, planted: Re
     figures = {figure.name: (figure.before, figure.after) for figure in large.figures}
     assert figures["Latency"] == ("2.80 ms", "2.80 ms")
     assert figures["Labels"] == ("10", "10")
-    # What is deployed says neither what was measured nor the labels: that is no change.
+    # A deployed template has neither measurements nor labels. Nothing changed because of that.
     deployed = replace(app, manifests={}, labels={}, costs={})
     found = reviewed(app, deployed)
     assert not any(model.changed for model in found.changes.models)
