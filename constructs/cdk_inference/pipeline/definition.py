@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aws_cdk import Duration, Stack, Tokenization
 from aws_cdk import aws_stepfunctions as sfn
 
-from cdk_inference.common.jsonata import EMPTY, string_literal
+from cdk_inference.common.jsonata import EMPTY, SAID, string_literal
 from cdk_inference.common.service_errors import Kind, state_errors
 from cdk_inference.stages.base import CONFIGURATION_ERRORS, TRANSIENT_ERRORS
 from cdk_inference.triggers.base import dead_letter
@@ -26,17 +26,10 @@ PARTS = 4
 """How many parts of a batch are scored at the same time, and into how many a batch is split whose invocation died."""
 
 _NULL = "{% null %}"
-# Lambda's cause is JSON, of which the message is what a reader of a dead letter wants. Backslashes by number: JSONata
-# looks for the end of a regular expression without regard to escaped brackets.
-_SAID = (
-    r"""($cause := $states.input.Cause & ''; """
-    r"""$said := $match($cause, /"errorMessage": ?"((?:[^"\x5c]|\x5c.)*)/)[0].groups[0]; """
-    r"""$substring($said ? $replace($said, /\x5c(.)/, "$1") : $cause ? $cause : "no cause is known", 0, 1000))"""
-)
-_REPAIR = {"error": "{% $states.input.Error %}", "cause": f"{{% {_SAID} %}}"}
+_REPAIR = {"error": "{% $states.input.Error %}", "cause": f"{{% {SAID} %}}"}
 # Lambda refuses by an error that Step Functions knows no name for, and says so in the cause alone.
 _DENIED = (
-    f"{{% [$contains($states.input.Cause & '', 'AccessDenied') ? {{'error': 'AccessDenied', 'cause': {_SAID}}}] %}}"
+    f"{{% [$contains($states.input.Cause & '', 'AccessDenied') ? {{'error': 'AccessDenied', 'cause': {SAID}}}] %}}"
 )
 # The message's own text is gone, as the pipe parses it: what was JSON is JSON again.
 _BODY = (
@@ -195,7 +188,7 @@ class WorkflowDefinition:
                     {
                         "message_id": "{% $batch[0].message_id %}",
                         "error": "{% $states.input.Error %}",
-                        "cause": f"{{% {_SAID} %}}",
+                        "cause": f"{{% {SAID} %}}",
                     }
                 ],
                 **({} if self._release is None else self._release.tally_of_the_dead()),
