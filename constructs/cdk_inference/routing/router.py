@@ -50,8 +50,10 @@ $share := function($salt) {
 
 _IDENTITY = """\
 $event := $type($m.body) = "object" ? $m.body : $m;
-  $item := $m.item;
-  $object := $exists($item) ? {"key": $item.id, "etag": $item.sequence, "size": $length($string($m.body))}
+  $item := $exists($m.item) ? $m.item : $event.item;
+  $payload := $exists($item.member) ? $lookup($m.body, $item.member) : $m.body;
+  $object := $exists($item) ? {"key": $item.id, "etag": $item.sequence,
+    "size": $exists($item.range) ? $item.range.size : $length($string($payload))}
     : $event.detail.object;
   $key := $object.key;
   $size := $object.size;

@@ -153,6 +153,23 @@ def test_messages_are_routed_by_their_id_and_their_body(routes):
     assert found == go(by_share, *(payload(str(number), "another body") for number in range(200)))
 
 
+def part(item_id, text=None, **item):
+    """Return a message whose body says which part of an object it is."""
+    item = {"source": "arn:aws:s3:::inbox", "id": item_id, "sequence": "1", "time": "1", **item}
+    body = {"item": item} if text is None else {"item": {**item, "member": "body"}, "body": text}
+    return {"message_id": "m", "body": body}
+
+
+def test_parts_of_objects_are_routed_by_their_names_and_their_own_sizes(routes):
+    by_size = Routing.by_size(limit=1000, below=routes["a"], otherwise=routes["b"])
+    ranges = [part("o#1", range={"key": "o" * 2000, "size": size}) for size in (999, 1000)]
+    assert go(by_size, part("o" * 2000, "y" * 999), part("o#2", "y" * 1000), *ranges) == ["a", "b", "a", "b"]
+    by_key = Routing.by_key({"a.zip#*": routes["a"]}, otherwise=routes["b"])
+    assert go(by_key, part("a.zip#x/y.jpg", "text"), part("b.zip#x", "text")) == ["a", "b"]
+    malformed = [{"item": 7}, {"item": {"member": "x"}, "body": 7}, {"item": {"range": 7}}]
+    assert len(go(by_size, *({"message_id": "m", "body": body} for body in malformed))) == len(malformed)
+
+
 @pytest.mark.parametrize("body", [None, "text", {}, {"detail": {}}, {"detail": {"object": {"size": "7", "key": 3}}}])
 def test_malformed_messages_fail_no_batch(routes, body):
     by_size = Routing.by_size(limit=1000, below=routes["a"], otherwise=routes["b"])
