@@ -97,6 +97,11 @@ class IResultsTable(Construct):
         encryption.grant(self._key, grantee, encryption.DECRYPT)
         return self.table.grant(grantee, "dynamodb:Query")
 
+    def grant_get(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee get rows by their keys, many at once, and nothing else."""
+        encryption.grant(self._key, grantee, encryption.DECRYPT)
+        return self.table.grant(grantee, "dynamodb:BatchGetItem")
+
     def grant_write_rows(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put rows, and nothing else."""
         encryption.grant(self._key, grantee, encryption.TABLE)
