@@ -63,9 +63,11 @@ if TYPE_CHECKING:
     from cdk_inference.triggers.base import IS3Trigger, ITrigger
     from cdk_inference.triggers.dynamo_stream import DynamoStreamTrigger
     from cdk_inference.triggers.forwarding import S3EventForwarding
+    from cdk_inference.triggers.items_format import ItemsFormat
     from cdk_inference.triggers.kinesis import KinesisTrigger
     from cdk_inference.triggers.queue import QueueTrigger
     from cdk_inference.triggers.s3 import S3Trigger
+    from cdk_inference.triggers.s3_items import S3ItemsTrigger
     from cdk_inference.triggers.s3_notifications import S3NotificationTrigger
     from cdk_inference.triggers.schedule import ScheduleTrigger
 
@@ -105,6 +107,7 @@ _MODULES = {
     "InferencePipeline": "pipeline.pipeline",
     "InferenceRestApi": "api.rest_api",
     "InferenceWorkflow": "pipeline.workflow",
+    "ItemsFormat": "triggers.items_format",
     "KinesisTrigger": "triggers.kinesis",
     "LambdaGpu": "gpu.inference",
     "LambdaPlatform": "common.platform",
@@ -130,6 +133,7 @@ _MODULES = {
     "Router": "routing.router",
     "Routing": "routing.strategies",
     "S3EventForwarding": "triggers.forwarding",
+    "S3ItemsTrigger": "triggers.s3_items",
     "S3NotificationTrigger": "triggers.s3_notifications",
     "S3Trigger": "triggers.s3",
     "SageMakerAsync": "gpu.sagemaker",
@@ -180,6 +184,7 @@ __all__ = [
     "InferencePipeline",
     "InferenceRestApi",
     "InferenceWorkflow",
+    "ItemsFormat",
     "KinesisTrigger",
     "LambdaGpu",
     "LambdaPlatform",
@@ -205,6 +210,7 @@ __all__ = [
     "Router",
     "Routing",
     "S3EventForwarding",
+    "S3ItemsTrigger",
     "S3NotificationTrigger",
     "S3Trigger",
     "SageMakerAsync",

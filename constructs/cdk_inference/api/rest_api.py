@@ -281,7 +281,8 @@ class InferenceRestApi(Construct):
         """
         from cdk_inference.api.uploads import upload_function  # noqa: PLC0415 - only for those who ask
 
-        if not isinstance(self._trigger, IS3Trigger):
+        inbox = self._trigger if self._trigger is None or self._trigger.objects is None else self._trigger.objects
+        if not isinstance(inbox, IS3Trigger):
             raise PropError(
                 f"trigger of {self.node.path} must have a bucket for POST {UPLOADS}, got "
                 f"{type(self._trigger).__name__}; use add_items()"
@@ -290,7 +291,7 @@ class InferenceRestApi(Construct):
         origin = {} if self._origin is None else {ORIGIN_VARIABLE: self._origin}
         function = upload_function(
             Construct(self, "Uploads"),
-            trigger=self._trigger,
+            trigger=inbox,
             content_types=content_types,
             max_object_size=max_object_size,
             variables=origin,

@@ -201,6 +201,24 @@ def _rules_of_queues(pipeline: OperatedPipeline, age: Duration) -> Iterator[Alar
         reason="objects failed by themselves until they were given up",
         source="each waits for a person, and is deleted after 14 days",
     )
+    objects = pipeline.trigger.objects
+    if objects is not None:
+        yield AlarmRule(
+            name="ObjectDeadLetters",
+            section="objects-that-cannot-be-taken-apart",
+            metric=objects.metric_dead_letters(),
+            above=0,
+            reason="objects cannot be taken apart into items",
+            source="each waits for a person, and is deleted after 14 days",
+        )
+        yield AlarmRule(
+            name="OldObjects",
+            section="old-messages",
+            metric=objects.metric_oldest_message_age(),
+            above=age.to_seconds(),
+            reason="objects wait to be taken apart: there is a backlog, or they come back again and again",
+            source="max_message_age; an object that failed comes back after 15 minutes",
+        )
     if pipeline.trigger.undelivered_queue is not None:
         yield AlarmRule(
             name="Undelivered",
@@ -222,6 +240,15 @@ def _rules_of_queues(pipeline: OperatedPipeline, age: Duration) -> Iterator[Alar
 
 
 def _rules_of_workflows(pipeline: OperatedPipeline) -> Iterator[AlarmRule]:
+    if pipeline.trigger.workflow is not None:
+        yield AlarmRule(
+            name="SplittingFails",
+            section="objects-that-cannot-be-taken-apart",
+            metric=pipeline.trigger.workflow.metric_failed(),
+            above=0,
+            reason="executions that take large objects apart fail",
+            source="each leaves an object of which not all items are scored",
+        )
     if pipeline.workflow is not None:
         yield AlarmRule(
             name="WorkflowFails",

@@ -95,7 +95,8 @@ def cost_per_thousand(pipeline: OperatedPipeline, prices: Prices) -> cloudwatch.
         "rejected": pipeline.metric_rejected(),
         "failed": pipeline.metric_failed(),
     }
-    event = prices.eventbridge_events if pipeline.trigger.undelivered_queue is not None else 0
+    has_event = pipeline.trigger.undelivered_queue is not None and pipeline.trigger.objects is None
+    event = prices.eventbridge_events if has_event else 0
     each = (event + _SQS_REQUESTS * prices.sqs_requests + prices.s3_gets + prices.dynamodb_writes) / 1e6
     terms = [f"objects * {each:.6g}"]
     if pipeline.workflow is not None:
@@ -154,7 +155,21 @@ def _queues(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
     else:
         failures = [trigger.metric_pipe_failed(label="failed"), trigger.metric_pipe_throttled(label="throttled")]
         waiting = graph("Stream: executions of the pipe", failures)
+    objects = trigger.objects
+    before = (
+        []
+        if objects is None
+        else [
+            graph(
+                "Objects: messages, and the age of the oldest in s",
+                [objects.metric_queue_depth(label="messages")],
+                right=[objects.metric_oldest_message_age(label="seconds")],
+            ),
+            graph("Objects: dead letters", [objects.metric_dead_letters(label="dead letters")]),
+        ]
+    )
     return [
+        *before,
         waiting,
         graph(
             "Dead letters and undelivered events",
@@ -167,6 +182,9 @@ def _queues(pipeline: OperatedPipeline) -> list[cloudwatch.IWidget]:
 
 
 def _workflows(pipeline: OperatedPipeline) -> Iterator[list[cloudwatch.IWidget]]:
+    splitting = pipeline.trigger.workflow
+    if splitting is not None:
+        yield [_times("Splitting of large objects, ms", splitting), graph("Splitting: failures", _failures(splitting))]
     workflow = pipeline.workflow
     throttled = pipeline.results.metric_throttled_writes(label="throttled writes")
     if workflow is None:

@@ -41,9 +41,10 @@ class NamedStage:
 
 
 def stages_of(pipeline: OperatedPipeline) -> list[NamedStage]:
-    """Return the stages of all routes, in the order in which a batch goes through them."""
+    """Return the functions of the trigger, and the stages of all routes, in the order in which a batch meets them."""
     routed = len(pipeline.routes) > 1
-    return [
+    before = [NamedStage("", name, False, function) for name, function in pipeline.trigger.functions.items()]
+    return before + [
         NamedStage(route, name, routed, stage)
         for route, stages in pipeline.routes.items()
         for name, stage in stages.by_name.items()

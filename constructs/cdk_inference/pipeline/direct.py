@@ -206,6 +206,7 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
         self.routes: dict[str, FusedStages] = FusedExecution(handler=DIRECT_HANDLER).bind(
             self, self._plan, {OWN: self}, self._parts
         )
+        self.trigger.follow(self.results, self._row_versions)
         self.mapping = self.trigger.add_function(self.stages.score, max_concurrency=max_concurrency)
         record_costs(self, self._plan, self.trigger.batch_size)
 

@@ -47,6 +47,12 @@ class OperatedPipeline(MeasuredPipeline):
     _parts: PipelineParts
     _execution: ExecutionStrategy[Any]
 
+    @property
+    def _row_versions(self) -> list[str]:
+        """The versions of models that the sort keys of this pipeline's rows end in."""
+        ways = self._plan.planned.values()
+        return [way.route.model.version if way.escalation is None else way.escalation.row_version for way in ways]
+
     def add_drift_monitor(
         self,
         id: str = "Drift",
@@ -227,10 +233,12 @@ class OperatedPipeline(MeasuredPipeline):
         from cdk_inference.triggers.base import IS3Trigger  # noqa: PLC0415
 
         if not isinstance(self.trigger, IS3Trigger):
-            raise PropError(
-                f"trigger must be an S3Trigger for a backfill, got {type(self.trigger).__name__}; messages are gone "
-                "once they are scored, so send them again"
+            again = (
+                "messages are gone once they are scored, so send them again"
+                if self.trigger.objects is None
+                else "copy an object onto itself to have its items scored again"
             )
+            raise PropError(f"trigger must be an S3Trigger for a backfill, got {type(self.trigger).__name__}; {again}")
         if self.workflow is None:
             raise PropError(f"{self.node.path} must have a workflow for a backfill, got none; use an InferencePipeline")
         ways = self._plan.planned.values()
@@ -240,7 +248,7 @@ class OperatedPipeline(MeasuredPipeline):
             trigger=self.trigger,
             results=self.results,
             workflow=self.workflow,
-            models=[way.route.model.version if way.escalation is None else way.escalation.row_version for way in ways],
+            models=self._row_versions,
             inventory_bucket=inventory_bucket,
             prices=BackfillPrices.of(
                 [planned_option(self._plan, way) for way in ways],

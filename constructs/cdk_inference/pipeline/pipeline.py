@@ -305,6 +305,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
             **kept,
         )
         self.trigger.check_results(self.results)
+        self.trigger.follow(self.results, self._row_versions)
         self.trigger.add_target(self.workflow.state_machine, encryption_key=key)
         self._report()
         if "traffic" in old:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aws_cdk import Annotations, Duration, Stack, Token, Tokenization
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from constructs import IConstruct
 
     from cdk_inference.stages.base import StageFunction
+    from cdk_inference.stages.state_machine import LoggedStateMachine
     from cdk_inference.storage.results import IResultsTable
 
 
@@ -86,6 +88,10 @@ class ITrigger(Construct):
         The beginning of all keys.
     batch_size, max_receive_count
         Most items the workflow gets at once, and how often one that fails by itself is delivered.
+    objects
+        The trigger for the objects that the items are in, if an object has many of them.
+    functions, workflow
+        The functions that make items of events, by what they do, and their state machine, if there are any.
     """
 
     queue: sqs.IQueue | None = None
@@ -95,6 +101,9 @@ class ITrigger(Construct):
     prefix: str = ""
     batch_size: int
     max_receive_count: int
+    objects: IS3Trigger | None = None
+    functions: Mapping[str, StageFunction] = MappingProxyType({})
+    workflow: LoggedStateMachine | None = None
     _key: kms.IKey | None
     _window: Duration
     _pipe: pipes.CfnPipe | None = None
@@ -191,6 +200,9 @@ class ITrigger(Construct):
 
     def check_results(self, results: IResultsTable) -> None:
         """Refuse a table of results whose rows would be items again."""
+
+    def follow(self, results: IResultsTable, models: Sequence[str]) -> None:
+        """Tell the trigger where the rows of its items will be, and the versions of the models that write them."""
 
     def add_target(self, workflow: sfn.IStateMachine, *, encryption_key: kms.IKey | None = None) -> pipes.CfnPipe:
         """Start the express workflow with each batch, and wait for it.

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 MAX_BATCH_SIZE = 32
 
-_MOST_INPUT = 262_144  # characters of a workflow's input
-_ENVELOPE = 700  # characters of a message besides its body
+MOST_INPUT = 262_144  # characters of a workflow's input
+ENVELOPE = 700  # characters of a message besides its body
 _ESCAPED = 2  # characters that one of a text takes in JSON at most; SQS takes no control characters but white space
 _LEAST, _MOST = 1024, 1_048_576  # bytes that SQS accepts as a limit
 
@@ -163,7 +163,7 @@ def _dotted(path: str | None) -> str:
 
 def fitting_bytes(batch_size: int) -> int:
     """Return the bytes of the largest message that a batch can be full of, if texts take twice their size."""
-    return (_MOST_INPUT // batch_size - _ENVELOPE) // _ESCAPED
+    return (MOST_INPUT // batch_size - ENVELOPE) // _ESCAPED
 
 
 def checked_path(prop: str, path: str | None) -> str | None:

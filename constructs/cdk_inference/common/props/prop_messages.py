@@ -29,11 +29,13 @@ _MADE_BY = {
     "IKey": "a Key, such as Key.from_key_arn(self, 'Key', 'its-arn')",
     "IResultsTable": "ResultsTable(…) or ResultsTable.from_table_arn",
     "IS3Trigger": "S3Trigger(…) or S3Trigger.from_trigger_attributes",
-    "ITrigger": "S3Trigger(…), QueueTrigger(…), KinesisTrigger(…), DynamoStreamTrigger(…) or ScheduleTrigger(…)",
+    "ITrigger": "S3Trigger(…), S3ItemsTrigger(…), QueueTrigger(…), KinesisTrigger(…), DynamoStreamTrigger(…) or "
+    "ScheduleTrigger(…)",
     "ISecurityGroup": "a SecurityGroup, such as SecurityGroup.from_security_group_id(self, 'Group', 'its-id')",
     "IGrantable": "a role, a user or a function",
     "IVpc": "a Vpc, such as Vpc.from_lookup(self, 'Vpc', vpc_id='its-id')",
     "IWorkBucket": "WorkBucket(…) or WorkBucket.from_bucket_name",
+    "ItemsFormat": "ItemsFormat.json_lines, ItemsFormat.csv, ItemsFormat.parquet, ItemsFormat.zip or ItemsFormat.tar",
     "LambdaPlatform": "LambdaPlatform(architecture='x86_64')",
     "SubnetSelection": "SubnetSelection(subnet_type=SubnetType.PRIVATE_WITH_EGRESS)",
 }
