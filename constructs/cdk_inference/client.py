@@ -40,7 +40,8 @@ class Result:
     Attributes
     ----------
     bucket, key
-        The object. For messages, ``bucket`` is ``sqs:`` and the name of the queue, and ``key`` the id of the item.
+        The object. For messages, ``bucket`` is ``sqs:`` and the name of the queue, and ``key`` the id of the item. For
+        items of objects that hold many, they are ``s3:`` and the name of the bucket, and ``orders.jsonl#7``.
     version_id
         The version of the object; None in a bucket without versioning.
     status

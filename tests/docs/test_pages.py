@@ -36,11 +36,13 @@ from cdk_inference import (
     Execution,
     Inference,
     InferencePipeline,
+    ItemsFormat,
     KinesisTrigger,
     ModelArtifact,
     Preprocess,
     Route,
     Routing,
+    S3ItemsTrigger,
 )
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.model import Float16
@@ -152,13 +154,15 @@ def routed() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def placed() -> dict[str, Any]:
-    """The template of a pipeline in a VPC, with a stream as its source."""
+    """The template of pipelines in a VPC, with a stream and objects with many items as their sources."""
     stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Placed")
     model = ModelArtifact(stack, "Model", recipe=ROOT / "model_assets" / "efficientnet_lite" / "lite0.py")
     vpc = ec2.Vpc(stack, "Vpc", max_azs=2, restrict_default_security_group=False)
     trigger = KinesisTrigger(stack, "Trigger", stream=kinesis.Stream(stack, "Stream"))
     options = {"preprocess": Preprocess.image(size=224), "execution": Execution.fused()}
     InferencePipeline(stack, "Photos", model=model, trigger=trigger, vpc=vpc, **options)
+    items = S3ItemsTrigger(stack, "Items", items=ItemsFormat.zip(), write_results=True, vpc=vpc)
+    InferencePipeline(stack, "Archives", model=model, trigger=items, vpc=vpc, **options)
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
 
