@@ -32,6 +32,7 @@ from cdk_inference import (
     Execution,
     Inference,
     InferencePipeline,
+    ItemsFormat,
     KinesisTrigger,
     LambdaPlatform,
     ModelArtifact,
@@ -40,6 +41,7 @@ from cdk_inference import (
     QueueTrigger,
     Route,
     Routing,
+    S3ItemsTrigger,
     SageMakerAsync,
     ScheduleTrigger,
     WorkBucket,
@@ -152,6 +154,8 @@ def add_triggers(app):
         KinesisTrigger(stack, "Kinesis", stream=stream),
         DynamoStreamTrigger(stack, "Dynamo", table=table),
         ScheduleTrigger(stack, "Schedule", schedule=daily, inputs={"a": 1}, encryption_key=key),
+        S3ItemsTrigger(stack, "Items", items=ItemsFormat.csv(), write_results=True, encryption_key=key),
+        S3ItemsTrigger(stack, "Archives", items=ItemsFormat.zip(), prefix="in/"),
     ):
         trigger.add_target(workflow)
     model = ModelArtifact(stack, "Model", recipe=RECIPE)
