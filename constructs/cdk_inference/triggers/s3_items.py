@@ -289,7 +289,8 @@ class S3ItemsTrigger(ITrigger):
         self.objects.grant_read(function)
         self.objects.acknowledge_read(function.role)
         self.grant_send(function)
-        self._grant_own(function, ["s3:PutObject"], *self._own, key=encryption.ENCRYPT)
+        written = ["s3:PutObject", "s3:AbortMultipartUpload"]
+        self._grant_own(function, written, *self._own, key=encryption.ENCRYPT)
         acknowledgments.objects_under(function.role, self.items_bucket, *self._own)
         return function
 

@@ -46,9 +46,9 @@ _FAILED = "[$states.result[$exists(error)]]"
 class SplitWorkflow(LoggedStateMachine):
     """A standard state machine that takes an object apart in chunks; made by `S3ItemsTrigger`.
 
-    Input: ``{"object", "message", "chunks": {"bucket", "key", "count"}}``. A distributed map gives each chunk of the
-    list to a function, which sends the items. A chunk whose function is throttled, or which meets a service that is
-    out of order, waits for up to two hours. When all have ended and one of them failed, the object's message goes to
+    Input: ``{"object", "message", "chunks": {"bucket", "key", "count"}, "names"}``. A distributed map gives each chunk
+    of the list to a function, which sends the items. A chunk whose function is throttled, or which meets a service that
+    is out of order, waits for up to two hours. When all have ended and one of them failed, the object's message goes to
     the dead-letter queue, and the execution fails. With a collecting function, the workflow then waits until the items
     have rows.
 
@@ -139,9 +139,9 @@ class SplitWorkflow(LoggedStateMachine):
 class _Definition:
     """The states.
 
-    Variables: ``object`` and ``message`` as in the input; ``collected``, what the collecting function knows, and
-    ``pause``, the seconds until it looks again. In a child: ``rest``, what is still to be taken apart of its chunk;
-    ``items``, how many were sent; ``pauses``, how often it waited.
+    Variables: ``message`` as in the input; ``collected``, what the collecting function knows, and ``pause``, the
+    seconds until it looks again. In a child: ``rest``, what is still to be taken apart of its chunk; ``items``, how
+    many were sent; ``pauses``, how often it waited.
     """
 
     def __init__(self, scope: Construct, dead_letters: str) -> None:
@@ -162,7 +162,6 @@ class _Definition:
             self._scope,
             "Receive",
             assign={
-                "object": "{% $states.input.object %}",
                 "message": "{% $states.input.message %}",
                 **({} if collect is None else {"collected": "{% null %}", "pause": _FIRST_LOOK}),
             },
@@ -247,7 +246,7 @@ class _Definition:
             self._scope,
             "Collect",
             payload={
-                "object": "{% $object %}",
+                "execution": "{% $states.context.Execution.Input %}",
                 "state": "{% $collected %}",
                 "late": f"{{% {waited} > {limit} %}}",
             },

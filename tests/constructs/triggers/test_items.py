@@ -124,8 +124,11 @@ READ = {
 CHUNK = READ | {
     ("kms:GenerateDataKey", "Key"),
     ("sqs:SendMessage", "LinesQueue"),
-    ("s3:PutObject", "LinesItems/splits/*"),
-    ("s3:PutObject", "LinesItems/items/*"),
+    *(
+        (f"s3:{verb}", f"LinesItems/{folder}/*")
+        for verb in ("PutObject", "AbortMultipartUpload")
+        for folder in ("splits", "items")
+    ),
 }
 RIGHTS = {
     "LinesSplitChunkRole": CHUNK,
