@@ -12,6 +12,7 @@ from tests.assemblies import synthesized
 from tests.e2e.conftest import Watched
 from tests.e2e.quick import QuickEmulator
 from tests.e2e.triggers.messages import Messages
+from tests.e2e.triggers.parts import Parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,3 +65,13 @@ def clicks(cloud: LocalCloud) -> Messages:
 def users(cloud: LocalCloud) -> Messages:
     (table,) = (one for one in cloud.resources(type="AWS::DynamoDB::Table") if one.logical_id.startswith("Users"))
     return Messages(cloud, "Triggers/Table", "UserStream", source=f"dynamodb:{table.physical_id}")
+
+
+@pytest.fixture(scope="package")
+def lines(cloud: LocalCloud) -> Parts:
+    return Parts(cloud, "Triggers/Lines", "JsonLines")
+
+
+@pytest.fixture(scope="package")
+def archives(cloud: LocalCloud) -> Parts:
+    return Parts(cloud, "Triggers/Archives", "Zips", collects=True)

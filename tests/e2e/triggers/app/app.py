@@ -18,11 +18,13 @@ from cdk_inference import (
     DynamoStreamTrigger,
     Execution,
     InferencePipeline,
+    ItemsFormat,
     KinesisTrigger,
     ModelArtifact,
     Postprocess,
     Preprocess,
     QueueTrigger,
+    S3ItemsTrigger,
     ScheduleTrigger,
 )
 
@@ -180,7 +182,41 @@ users = InferencePipeline(
     **options,
 )
 
+# Chunks are as small as they may be, so that the state machine takes a few lines apart.
+lines = InferencePipeline(
+    stack,
+    "Lines",
+    trigger=S3ItemsTrigger(
+        stack,
+        "JsonLines",
+        items=ItemsFormat.json_lines(item_id="id"),
+        chunk_size=cdk.Size.kibibytes(1),
+        max_receive_count=1,
+        **data,
+    ),
+    preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
+    **options,
+)
+archives = S3ItemsTrigger(
+    stack,
+    "Zips",
+    items=ItemsFormat.zip(suffixes=[".txt"]),
+    prefix="in/",
+    write_results=True,
+    max_receive_count=1,
+    **data,
+)
+InferencePipeline(
+    stack,
+    "Archives",
+    trigger=archives,
+    **obedient,
+    stage_timeout=cdk.Duration.seconds(8),
+    **options,
+)
+
 sender = iam.User(stack, "Sender", user_name="sender")
-for pipeline in (texts, clicks, users):
+for pipeline in (texts, clicks, users, lines):
     pipeline.grant_put(sender)
+archives.grant_read_results(sender)
 app.synth()
