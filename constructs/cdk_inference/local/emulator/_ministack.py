@@ -314,6 +314,19 @@ def _name_resources() -> None:
     )
 
 
+def _name_actions() -> None:
+    """Check policies against the actions that SQS has: a request for several messages needs that for one."""
+    from ministack.core import iam_actions  # noqa: PLC0415
+
+    action_of = iam_actions.extract_iam_action
+
+    def named(service: str, *given: Any) -> str | None:
+        action: str | None = action_of(service, *given)
+        return action.removesuffix("Batch") if service == "sqs" and action is not None else action
+
+    iam_actions.extract_iam_action = named
+
+
 def _name_events() -> None:
     """Check policies against the source and the type of events, which MiniStack does not look at."""
     from ministack.core import iam_actions  # noqa: PLC0415
@@ -618,6 +631,7 @@ def _behave_as_aws() -> None:
     _take_metric_math()
     _distributed_map.install()
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
+    _name_actions()
     _name_resources()
     _name_events()
     _announce_stacks()
