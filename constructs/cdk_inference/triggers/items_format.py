@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FormatKind = Literal["json_lines", "csv", "parquet", "zip", "tar"]
 
-_PLAIN, _PARQUET = "split", "split-parquet"
+_PLAIN, _PARQUET = "sagemaker", "split-parquet"  # the first has nothing but botocore
 
 # Letters, digits, `_`, `-` and `/`, as the paths of the other triggers; elements by number.
 _PATH = re.compile(r"(?:\$\.)?[A-Za-z0-9_/-]+(?:\.[A-Za-z0-9_/-]+|\[\d+\])*")

@@ -299,7 +299,10 @@ class S3ItemsTrigger(ITrigger):
         function = StageFunction(
             self,
             "Collect",
-            package=ZipPackage(handler=_COLLECT_HANDLER, runtime_requirements="split"),
+            package=ZipPackage(
+                handler=_COLLECT_HANDLER,
+                runtime_requirements="sagemaker",  # nothing but botocore either
+            ),
             environment={"BUCKET": self.items_bucket.bucket_name},
             description=f"writes files with the results of {self.node.path}",
             memory_size=1024,

@@ -302,7 +302,7 @@ def test_a_direct_pipeline_takes_items_without_a_pipe(stack, trigger, model):
 def test_a_format_says_what_its_reader_must_know(made: ItemsFormat, expected: dict[str, Any]):
     code = made.bind("module.handler")
     assert json.loads(code.environment["ITEMS_FORMAT"]) == expected
-    assert code.package.runtime_requirements == ("split-parquet" if made.kind == "parquet" else "split")
+    assert code.package.runtime_requirements == ("split-parquet" if made.kind == "parquet" else "sagemaker")
 
 
 @pytest.mark.parametrize(
