@@ -68,10 +68,10 @@ def users(cloud: LocalCloud) -> Messages:
 
 
 @pytest.fixture(scope="package")
-def lines(cloud: LocalCloud) -> Parts:
+def lines(cloud: LocalCloud, pipes: PipeRunner) -> Parts:
     return Parts(cloud, "Triggers/Lines", "JsonLines")
 
 
 @pytest.fixture(scope="package")
-def archives(cloud: LocalCloud) -> Parts:
+def archives(cloud: LocalCloud, pipes: PipeRunner) -> Parts:
     return Parts(cloud, "Triggers/Archives", "Zips", collects=True)
