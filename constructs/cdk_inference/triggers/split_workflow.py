@@ -39,8 +39,6 @@ _FIRST_LOOK, _LONGEST_PAUSE = 30, 900  # seconds until the rows are looked at, d
 _MOST_REASON = 200  # characters of a chunk's error: the results of a map must fit 256 KiB
 _LIMIT_DAYS = 30  # ends what hangs
 
-_FAILED = "[$states.result[$exists(error)]]"
-
 
 @check_props
 class SplitWorkflow(LoggedStateMachine):
@@ -139,8 +137,8 @@ class SplitWorkflow(LoggedStateMachine):
 class _Definition:
     """The states.
 
-    Variables: ``message`` as in the input; ``collected``, what the collecting function knows, and ``pause``, the
-    seconds until it looks again. In a child: ``rest``, what is still to be taken apart of its chunk; ``items``, how
+    Variables: ``message`` as in the input; ``failed``, what the chunks that failed say; ``collected``, what the
+    collecting function knows, and ``pause``, the seconds until it looks again. In a child: ``rest``, what is still to be taken apart of its chunk; ``items``, how
     many were sent; ``pauses``, how often it waited.
     """
 
@@ -173,26 +171,20 @@ class _Definition:
             # Standard, so that a chunk may take as long as it has to.
             map_execution_type=sfn.StateMachineType.STANDARD,
             max_concurrency=max_concurrency,
-            outputs={
-                "items": "{% $sum([0, $states.result.items]) %}",
-                "chunks": "{% $count($states.result) %}",
-                "failed": f"{{% $count({_FAILED}) %}}",
-                "Error": f"{{% $count({_FAILED}) > 0 ? {_FAILED}[0].error : '' %}}",
-                "Cause": f"{{% $count({_FAILED}) > 0 ? {_FAILED}[0].cause : '' %}}",
-            },
+            outputs={"items": "{% $sum([0, $states.result.items]) %}", "chunks": "{% $count($states.result) %}"},
+            assign={"failed": "{% [$states.result[$exists(error)]] %}"},
         )
         split.item_processor(self._child(chunk))
         split.add_retry(errors=["States.ItemReaderFailed"], interval=Duration.seconds(5), max_attempts=3)
         split.add_catch(self._failed, errors=[sfn.Errors.ALL])
         all_split = sfn.Choice.jsonata(self._scope, "All chunks split?")
         all_split.when(
-            sfn.Condition.jsonata("{% $states.input.failed > 0 %}"),
+            sfn.Condition.jsonata("{% $count($failed) > 0 %}"),
             self._failed,
             comment="a chunk failed",
             outputs={
-                "Error": "{% $states.input.Error %}",
-                "Cause": "{% $states.input.failed & ' of ' & $states.input.chunks & ' chunks failed: ' "
-                "& $states.input.Cause %}",
+                "Error": "{% $failed[0].error %}",
+                "Cause": "{% $count($failed) & ' of ' & $states.input.chunks & ' chunks failed: ' & $failed[0].cause %}",
             },
         )
         done = sfn.Succeed.jsonata(self._scope, "Done")

@@ -31,9 +31,12 @@ class Parts(Watched):
         stack, _ = name.split("/")
         around = [one for one in cloud.resources(pipeline=stack) if one.logical_id.startswith(trigger)]
         parts = {one.metadata["role"]: one.physical_id for one in [*cloud.resources(pipeline=name), *around]}
-        inner = {one.metadata["role"]: one.physical_id for one in cloud.resources(pipeline=f"{stack}/{trigger}")}
+        within = cloud.resources(pipeline=f"{stack}/{trigger}")
+        inner = {one.metadata["role"]: one.physical_id for one in within}
         super().__init__(cloud, name, bucket=f"s3:{inner['inbox']}", parts=parts)
-        self.functions |= {one.metadata["stage"]: one.physical_id for one in around if "stage" in one.metadata}
+        self.functions |= {
+            one.metadata["stage"]: one.physical_id for one in [*around, *within] if "stage" in one.metadata
+        }
         self.inbox, self.items_bucket = inner["inbox"], parts["items-bucket"]
         self.objects = self._url(inner["queue"])
         self.dead_objects = self._url(inner["dead-letter-queue"])
@@ -81,18 +84,14 @@ class Parts(Watched):
         pages = self._client("stepfunctions").get_paginator("list_executions").paginate(stateMachineArn=self.splitting)
         return {one["executionArn"]: one["status"] for page in pages for one in page["executions"]}
 
-    def dead_object(self, key: str) -> tuple[str, str]:
-        """Wait for the dead letter of an object, and return error and cause."""
-        found: list[dict[str, Any]] = []
+    def dead_letters_of(self, key: str, number: int) -> list[dict[str, Any]]:
+        """Wait until there are so many dead letters of an object, and return them."""
 
-        def look() -> bool:
-            found[:] = [one for one in self.messages(self.dead_objects) if key_of(one["Body"]) == key]
-            return bool(found)
+        def found() -> list[dict[str, Any]]:
+            return [one for one in self.messages(self.dead_objects) if key_of(one["Body"]) == key]
 
-        wait_until(look, every=0.5)
-        (message,) = found
-        said = message["MessageAttributes"]
-        return said["Error"]["StringValue"], said["Cause"]["StringValue"]
+        wait_until(lambda: len(found()) == number, every=0.5)
+        return found()
 
     def results(self, key: str) -> list[dict[str, Any]]:
         """Wait for the file of an object's results, and return its lines."""

@@ -122,9 +122,13 @@ def test_files_of_an_archive_end_once_and_a_file_has_their_results(archives: Par
 
 def test_what_is_no_archive_becomes_a_dead_letter_that_may_be_sent_again(archives: Parts) -> None:
     archives.put("in/broken.zip", b"PK no archive" * 100)
-    error, cause = archives.dead_object("in/broken.zip")
-    assert error == "CorruptObjectError"
-    assert cause
+    (letter,) = archives.dead_letters_of("in/broken.zip", 1)
+    said = {name: value["StringValue"] for name, value in letter["MessageAttributes"].items()}
+    assert said["Error"] == "CorruptObjectError"
+    assert said["Cause"]
+    archives.tell(letter["Body"])
+    again = archives.dead_letters_of("in/broken.zip", 2)
+    assert {one["Body"] for one in again} == {letter["Body"]}
 
 
 def test_a_file_of_results_has_a_line_for_each_item(archives: Parts) -> None:
