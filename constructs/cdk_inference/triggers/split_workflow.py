@@ -138,8 +138,8 @@ class _Definition:
     """The states.
 
     Variables: ``message`` as in the input; ``failed``, what the chunks that failed say; ``collected``, what the
-    collecting function knows, and ``pause``, the seconds until it looks again. In a child: ``rest``, what is still to be taken apart of its chunk; ``items``, how
-    many were sent; ``pauses``, how often it waited.
+    collecting function knows, and ``pause``, the seconds until it looks again. In a child: ``rest``, what is still to
+    be taken apart of its chunk; ``items``, how many were sent; ``pauses``, how often it waited.
     """
 
     def __init__(self, scope: Construct, dead_letters: str) -> None:
@@ -184,7 +184,8 @@ class _Definition:
             comment="a chunk failed",
             outputs={
                 "Error": "{% $failed[0].error %}",
-                "Cause": "{% $count($failed) & ' of ' & $states.input.chunks & ' chunks failed: ' & $failed[0].cause %}",
+                "Cause": "{% $count($failed) & ' of ' & $states.input.chunks & ' chunks failed: ' "
+                "& $failed[0].cause %}",
             },
         )
         done = sfn.Succeed.jsonata(self._scope, "Done")

@@ -34,9 +34,7 @@ class Parts(Watched):
         within = cloud.resources(pipeline=f"{stack}/{trigger}")
         inner = {one.metadata["role"]: one.physical_id for one in within}
         super().__init__(cloud, name, bucket=f"s3:{inner['inbox']}", parts=parts)
-        self.functions |= {
-            one.metadata["stage"]: one.physical_id for one in [*around, *within] if "stage" in one.metadata
-        }
+        self.functions |= {one.metadata["stage"]: one.physical_id for one in within if "stage" in one.metadata}
         self.inbox, self.items_bucket = inner["inbox"], parts["items-bucket"]
         self.objects = self._url(inner["queue"])
         self.dead_objects = self._url(inner["dead-letter-queue"])
@@ -83,6 +81,14 @@ class Parts(Watched):
         """Return the statuses of the executions that take large objects apart."""
         pages = self._client("stepfunctions").get_paginator("list_executions").paginate(stateMachineArn=self.splitting)
         return {one["executionArn"]: one["status"] for page in pages for one in page["executions"]}
+
+    def states_of_chunks(self, execution: str) -> set[str]:
+        """Return the names of the states that the children of an execution have entered."""
+        states = self._client("stepfunctions")
+        runs = states.list_map_runs(executionArn=execution)["mapRuns"]
+        children = [one for run in runs for one in states.list_executions(mapRunArn=run["mapRunArn"])["executions"]]
+        events = [event for child in children for event in self.history(child["executionArn"])]
+        return {event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event}
 
     def dead_letters_of(self, key: str, number: int) -> list[dict[str, Any]]:
         """Wait until there are so many dead letters of an object, and return them."""

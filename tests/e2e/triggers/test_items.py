@@ -81,16 +81,13 @@ def test_the_lines_of_an_overwritten_object_replace_those_before(lines: Parts) -
 
 
 def test_a_chunk_waits_for_a_function_that_is_throttled(lines: Parts) -> None:
+    before = set(lines.splits())
     with lines.throttled("SplitChunk"):
         lines.put("throttled.jsonl", b"".join(line(number) for number in range(30)))
-        before = set(lines.splits())
-        wait_until(lambda: set(lines.splits()) - before)
-        wait_until(lambda: "Wait for services" in waited(lines, before))
+        wait_until(lambda: lines.splits().keys() - before)
+        (execution,) = lines.splits().keys() - before
+        wait_until(lambda: "Wait for services" in lines.states_of_chunks(execution), every=0.5)
     assert set(lines.settle("throttled.jsonl", 30).values()) == {"SUCCEEDED"}
-
-
-def waited(lines: Parts, before: set[str]) -> str:
-    return json.dumps([lines.history(one) for one in lines.splits().keys() - before], default=str)
 
 
 def test_files_of_an_archive_end_once_and_a_file_has_their_results(archives: Parts) -> None:
