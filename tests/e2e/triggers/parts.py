@@ -82,13 +82,14 @@ class Parts(Watched):
         pages = self._client("stepfunctions").get_paginator("list_executions").paginate(stateMachineArn=self.splitting)
         return {one["executionArn"]: one["status"] for page in pages for one in page["executions"]}
 
-    def states_of_chunks(self, execution: str) -> set[str]:
-        """Return the names of the states that the children of an execution have entered."""
+    def failures(self, execution: str) -> list[int]:
+        """Return how many invocations have failed so far, for each chunk of an execution."""
         states = self._client("stepfunctions")
         runs = states.list_map_runs(executionArn=execution)["mapRuns"]
         children = [one for run in runs for one in states.list_executions(mapRunArn=run["mapRunArn"])["executions"]]
-        events = [event for child in children for event in self.history(child["executionArn"])]
-        return {event["stateEnteredEventDetails"]["name"] for event in events if "stateEnteredEventDetails" in event}
+        return [
+            [event["type"] for event in self.history(child["executionArn"])].count("TaskFailed") for child in children
+        ]
 
     def dead_letters_of(self, key: str, number: int) -> list[dict[str, Any]]:
         """Wait until there are so many dead letters of an object, and return them."""
