@@ -188,14 +188,16 @@ def _with_error_type(refusal: dict[str, Any]) -> dict[str, Any]:
     return {**refusal, "body": {**refusal["body"], "errorType": "Lambda.TooManyRequestsException"}}
 
 
-def _named_errors(stepfunctions: Any, call_lambda: Any, function: str, event: Any) -> Any:  # noqa: ANN401
-    try:
-        return call_lambda(function, event)
-    except stepfunctions._ExecutionError as error:
-        name, colon, _ = str(json.loads(error.cause).get("errorMessage", "")).partition(": ")
-        if error.error == "Runtime.HandlerError" and colon and name.isidentifier() and name.endswith("Error"):
-            error.error = name
-        raise
+def _with_class_name(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return a function's answer, with the error called by its class if the function raised one."""
+    body = answer.get("body")
+    _, raised, trace = str(answer.get("log", "")).rpartition("Traceback (most recent call last):\n")
+    if not (raised and isinstance(body, dict) and body.get("errorType") == "Runtime.HandlerError"):
+        return answer
+    # The first line that is not indented has the class and the text.
+    said = next((line for line in trace.splitlines() if line and not line[0].isspace()), "")
+    name = said.partition(":")[0].rpartition(".")[2]
+    return {**answer, "body": {**body, "errorType": name}} if name.isidentifier() else answer
 
 
 def _announce_stacks() -> None:
@@ -615,7 +617,7 @@ def _behave_as_aws() -> None:
     """Mend what MiniStack does in another way than AWS."""
     import _distributed_map  # type: ignore[import-not-found]  # noqa: PLC0415 - a file next to this one
     from ministack.core import lambda_runtime  # noqa: PLC0415
-    from ministack.services import lambda_svc, pipes, stepfunctions  # noqa: PLC0415
+    from ministack.services import lambda_svc, pipes  # noqa: PLC0415
 
     # Reserved concurrency is the function's, whichever version is invoked; MiniStack looks at the version's record.
     reserved = lambda_svc._reserved_concurrency
@@ -625,9 +627,9 @@ def _behave_as_aws() -> None:
     # Step Functions names a throttled task's error so; MiniStack, which leaves it out, says that it is unknown.
     throttled = lambda_svc._throttle_response
     lambda_svc._throttle_response = lambda *given, **named: _with_error_type(throttled(*given, **named))
-    # And an error of the function's by its class; MiniStack has one name for all. Ours begin with theirs.
-    call_lambda = stepfunctions._call_lambda
-    stepfunctions._call_lambda = lambda function, event: _named_errors(stepfunctions, call_lambda, function, event)
+    # And an error of the function's by its class; MiniStack has one name for all.
+    execute = lambda_svc._execute_function_with_config_scope
+    lambda_svc._execute_function_with_config_scope = lambda *given, **named: _with_class_name(execute(*given, **named))
     _take_metric_math()
     _distributed_map.install()
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
