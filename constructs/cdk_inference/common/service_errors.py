@@ -66,6 +66,22 @@ _DYNAMODB = {
     "ThrottlingException": Kind.BUSY,
     "ValidationException": Kind.ITEM,
 }
+_SQS = {
+    "AccessDenied": Kind.CONFIGURATION,
+    "InvalidAddress": Kind.CONFIGURATION,
+    "InvalidMessageContents": Kind.ITEM,
+    "InvalidSecurity": Kind.CONFIGURATION,
+    "KmsAccessDenied": Kind.CONFIGURATION,
+    "KmsDisabled": Kind.CONFIGURATION,
+    "KmsInvalidKeyUsage": Kind.CONFIGURATION,
+    "KmsInvalidState": Kind.CONFIGURATION,
+    "KmsNotFound": Kind.CONFIGURATION,
+    "KmsOptInRequired": Kind.CONFIGURATION,
+    "KmsThrottled": Kind.BUSY,
+    "QueueDoesNotExist": Kind.CONFIGURATION,
+    "RequestThrottled": Kind.BUSY,
+    "UnsupportedOperation": Kind.CONFIGURATION,
+}
 _STEP_FUNCTIONS_KMS = {
     "KmsAccessDeniedException": Kind.CONFIGURATION,
     "KmsInvalidStateException": Kind.CONFIGURATION,
@@ -141,30 +157,31 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
         "ExecutionLimitExceeded": Kind.BUSY,
         "ValidationException": Kind.CONFIGURATION,
     },
+    "states:DescribeExecution": {
+        "AccessDeniedException": Kind.CONFIGURATION,
+        "ExecutionDoesNotExist": Kind.BUSY,  # who asks knows that it exists
+        "InvalidArn": Kind.CONFIGURATION,
+        "ThrottlingException": Kind.BUSY,
+        **_STEP_FUNCTIONS_KMS,
+    },
     "states:StartSyncExecution": {**_EXECUTION, "StateMachineTypeNotSupported": Kind.CONFIGURATION},
     "states:SendTaskSuccess": {**_TASK, "InvalidOutput": Kind.ITEM},
     "states:SendTaskFailure": _TASK,
-    "sqs:SendMessage": {
-        "AccessDenied": Kind.CONFIGURATION,
-        "InvalidAddress": Kind.CONFIGURATION,
-        "InvalidMessageContents": Kind.ITEM,
-        "InvalidSecurity": Kind.CONFIGURATION,
-        "KmsAccessDenied": Kind.CONFIGURATION,
-        "KmsDisabled": Kind.CONFIGURATION,
-        "KmsInvalidKeyUsage": Kind.CONFIGURATION,
-        "KmsInvalidState": Kind.CONFIGURATION,
-        "KmsNotFound": Kind.CONFIGURATION,
-        "KmsOptInRequired": Kind.CONFIGURATION,
-        "KmsThrottled": Kind.BUSY,
-        "QueueDoesNotExist": Kind.CONFIGURATION,
-        "RequestThrottled": Kind.BUSY,
-        "UnsupportedOperation": Kind.CONFIGURATION,
+    "sqs:SendMessage": _SQS,
+    "sqs:SendMessageBatch": {
+        **_SQS,
+        "BatchEntryIdsNotDistinct": Kind.ITEM,
+        "BatchRequestTooLong": Kind.ITEM,
+        "EmptyBatchRequest": Kind.ITEM,
+        "InvalidBatchEntryId": Kind.ITEM,
+        "TooManyEntriesInBatchRequest": Kind.ITEM,
     },
     "s3:GetObject": {
         **_S3,
         **_S3_GONE,
         "412": Kind.DONE,
         "InvalidObjectState": Kind.ITEM,  # it is archived
+        "InvalidRange": Kind.ITEM,  # it is shorter than the part that an item is
         "PreconditionFailed": Kind.DONE,  # it was overwritten, and the overwrite has another event
     },
     "s3:HeadObject": {**_S3, **_S3_GONE, "404": Kind.ITEM},
@@ -176,6 +193,10 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
         "InvalidWriteOffset": Kind.CONFIGURATION,
         "TooManyParts": Kind.CONFIGURATION,
     },
+    "s3:CreateMultipartUpload": _S3,
+    "s3:UploadPart": {**_S3, "NoSuchUpload": Kind.ITEM},
+    "s3:CompleteMultipartUpload": {**_S3, "NoSuchUpload": Kind.ITEM},
+    "s3:AbortMultipartUpload": {**_S3, "NoSuchUpload": Kind.DONE},
     "dynamodb:PutItem": {
         **_DYNAMODB,
         "ConditionalCheckFailedException": Kind.DONE,  # the table has this row, or a newer one
@@ -184,6 +205,7 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
         "TransactionConflictException": Kind.BUSY,
     },
     "dynamodb:GetItem": _DYNAMODB,
+    "dynamodb:BatchGetItem": _DYNAMODB,
     "dynamodb:Query": _DYNAMODB,
     "dynamodb:UpdateItem": {
         **_DYNAMODB,

@@ -46,7 +46,7 @@ def test_every_call_of_the_runtime_is_in_the_table():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in methods
     }
-    called.discard("lambda:Invoke")  # a method of that name, of other classes
+    called -= {"lambda:Invoke", "dynamodb:Scan"}  # methods of these names, of other classes
     assert called - ERRORS.keys() == set()
     assert {"s3:GetObject", "dynamodb:PutItem", "sagemaker:InvokeEndpointAsync", "states:SendTaskSuccess"} <= called
 

@@ -255,6 +255,11 @@ def test_objects_are_watched_besides_items(template):
     for name, queue in watched.items():
         (dimension,) = alarms[name]["Dimensions"]
         assert place(dimension["Value"]) == queue
+    section = "docs/operate/runbook.md#objects-that-cannot-be-taken-apart"
+    assert {name for name, alarm in alarms.items() if alarm["AlarmDescription"].endswith(section)} == {
+        "ObjectDeadLetters",
+        "SplittingFails",
+    }
     dashboard = json.dumps(resources(template, "AWS::CloudWatch::Dashboard"))
     for title in ("Objects: dead letters", "Splitting of large objects, ms", "Split, ms", "Chunk, ms"):
         assert title in dashboard
