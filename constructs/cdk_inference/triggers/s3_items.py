@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from aws_cdk import Duration, Size
 from aws_cdk import aws_iam as iam
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aws_cdk import RemovalPolicy
     from aws_cdk import aws_ec2 as ec2
     from aws_cdk import aws_kms as kms
+    from aws_cdk import aws_lambda as lambda_
     from aws_cdk import aws_sqs as sqs
     from constructs import Construct
 
@@ -233,6 +234,8 @@ class S3ItemsTrigger(ITrigger):
                 **({"ALWAYS_WORKFLOW": "1"} if write_results else {}),
             }
         )
+        # It sends what is left of an object to its own queue: Lambda would end that after 16 times.
+        cast("lambda_.CfnFunction", split.function.node.default_child).recursive_loop = "Allow"
         self.objects.grant_send(split)
         self.workflow.grant_start(split)
         mapping = self.objects.add_function(split, max_concurrency=max_concurrency)

@@ -209,6 +209,8 @@ def test_the_functions_know_what_to_do(template):
     assert int(split["INLINE_BYTES"]) * 10 + 10 * 700 <= 262_144
     assert split["CHUNK_BYTES"] == str(16 * 1024 * 1024)
     assert split["ALWAYS_WORKFLOW"] == "1"
+    assert one(template, "AWS::Lambda::Function", "LinesSplitFunction")["RecursiveLoop"] == "Allow"
+    assert "RecursiveLoop" not in one(template, "AWS::Lambda::Function", "LinesSplitChunkFunction")
     assert split["MAX_RECEIVE_COUNT"] == "10"
     assert "STATE_MACHINE_ARN" not in chunk  # the state machine names it already
     assert json.loads(collect["ROW_VERSIONS"]) == ["unbuilt"]
