@@ -38,19 +38,19 @@ def archive(members: dict[str, bytes]) -> bytes:
 
 
 def test_lines_of_large_and_small_objects_end_once(lines: Parts, pipes: PipeRunner) -> None:
-    large = [line(f"n{number}", number) for number in range(120)]
+    large = [line(f"n{number}", number) for number in range(60)]
     large[7:8] = [b"{no JSON\n", b"\n", b'["no object"]\n']  # lines 8, 9 and 10
-    large[60] = large[61]  # the same id twice, on the lines 61 and 62
+    large[40] = large[41]  # the same id twice, on the lines 41 and 42
     lines.put("large ü+.jsonl", b"".join(large))
     lines.put("small.jsonl", line("a", 5) + line("b") + line("c"))
-    ends = lines.settle("large ü+.jsonl", 121)
-    names = {f"n{number}" for number in range(120)} - {"n7", "n58"}
-    assert {name for name, end in ends.items() if end == "SUCCEEDED"} == names | {"#62"}
+    ends = lines.settle("large ü+.jsonl", 61)
+    names = {f"n{number}" for number in range(60)} - {"n7", "n38"}
+    assert {name for name, end in ends.items() if end == "SUCCEEDED"} == names | {"#42"}
     assert {name for name, end in ends.items() if end == "REJECTED"} == {"#8", "#10"}
     assert len(lines.splits()) == 1
-    row = lines.of("large ü+.jsonl")["n119"]
+    row = lines.of("large ü+.jsonl")["n59"]
     assert row["bucket"] == f"s3:{lines.inbox}"
-    assert row["prediction"]["sums"] == [121, 7]
+    assert row["prediction"]["sums"] == [61, 7]
     assert lines.settle("small.jsonl", 3) == dict.fromkeys("abc", "SUCCEEDED")
     assert len(lines.splits()) == 1  # the small one needed none
     assert lines.dead_bodies() == []
