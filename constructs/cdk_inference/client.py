@@ -62,6 +62,8 @@ class Result:
         When the row was written.
     route, variant, confidence
         As the row has them, see the guide to the table.
+    kept
+        The values that the preprocessing kept, with numbers as int or float; None if there are none.
     row
         All attributes of the row.
     """
@@ -82,6 +84,7 @@ class Result:
     route: str | None
     variant: str | None
     confidence: float | None
+    kept: dict[str, Any] | None
     row: dict[str, Any] = field(repr=False, compare=False)
 
     @classmethod
@@ -106,6 +109,7 @@ class Result:
             route=row.get("route"),
             variant=row.get("variant"),
             confidence=row.get("confidence"),
+            kept=row.get("kept"),
             row=row,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,9 +28,9 @@ ITEM = Item(
 )
 
 
-def written(**outcome: Any) -> dict[str, Any]:
+def written(item: Item = ITEM, **outcome: Any) -> dict[str, Any]:
     named = {"status": "SUCCEEDED", "model_version": "m1", "inference": "cpu", **outcome}
-    return row(ITEM, recorded_at="2026-01-01T00:00:01.000+00:00", **named)
+    return row(item, recorded_at="2026-01-01T00:00:01.000+00:00", **named)
 
 
 def test_it_imports_neither_cdk_nor_boto3() -> None:
@@ -40,12 +41,13 @@ def test_it_imports_neither_cdk_nor_boto3() -> None:
 
 def test_a_row_is_read_as_it_was_meant() -> None:
     prediction = {"label": "cat", "score": 0.5, "top": [1, None, True], "bytes": b"x", "far": -1e-30}
-    result = Result.from_row(written(prediction=prediction_attribute(prediction), confidence=0.25))
+    item = replace(ITEM, kept={"width": 4})
+    result = Result.from_row(written(item, prediction=prediction_attribute(prediction), confidence=0.25))
     assert result.prediction == prediction
     assert (result.bucket, result.key, result.version_id) == ("inbox", "a.jpg", "v1")
     assert result.event_time == datetime(2026, 1, 1, tzinfo=UTC)
     assert result.recorded_at == datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
-    assert (result.confidence, result.reason, result.route) == (0.25, None, None)
+    assert (result.confidence, result.reason, result.route, result.kept) == (0.25, None, None, {"width": 4})
 
 
 def test_a_row_that_did_not_succeed_has_its_reason() -> None:

@@ -252,7 +252,7 @@ def test_strategies_have_these_props() -> None:
 
 
 def test_row_attributes_are_those_that_are_written() -> None:
-    item = Item("id", "bucket", "key", None, "etag", 1, "0" * 32, "2026-01-01T00:00:00Z", "message")
+    item = Item("id", "bucket", "key", None, "etag", 1, "0" * 32, "2026-01-01T00:00:00Z", "message", kept={"a": 1})
     written = with_label(
         with_answer_hash(
             row(

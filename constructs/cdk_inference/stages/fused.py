@@ -126,7 +126,7 @@ class FusedFunction(StageFunction):
             environment={
                 **before.environment(_BEFORE),
                 **after.environment(_AFTER),
-                **reading_environment(model, max_object_size),
+                **reading_environment(preprocess, model, max_object_size),
                 **recording_environment(results, result_ttl),
                 **engine_environment(model, confidence=confidence),
             },

@@ -53,6 +53,8 @@ class Preprocess:
     """dtype and shape, without the batch, of what it makes, where that is known beforehand."""
     tokens: tuple[int, int] | None = None
     """Bounds of a stage that makes tokens: the most of them, and the multiple that their number is rounded up to."""
+    keep: tuple[str, ...] = ()
+    """Names of values that it returns besides the inputs, for postprocessing and the row."""
 
     @classmethod
     def image(
@@ -252,6 +254,7 @@ class Preprocess:
         requirements: Sequence[str] | Path | str = (),
         sources: Sequence[str | Path] = (),
         suffixes: Sequence[str] | None = None,
+        keep: Sequence[str] = (),
     ) -> Preprocess:
         """Use your own ``preprocess(data: bytes, item) -> array``.
 
@@ -266,14 +269,20 @@ class Preprocess:
             More files and folders that it needs, put next to it.
         suffixes
             The suffixes it reads. Default: any.
+        keep
+            Names of values that it returns in a dict with the inputs: anything that is JSON, at most 2,000 bytes an
+            object. Your postprocessing finds them as ``item.kept``, and the row has them as ``kept``.
 
         Raises
         ------
         PropError
-            The file or the function does not exist, or does not take two arguments.
+            The file or the function does not exist, or does not take two arguments. Or ``keep`` has an empty name, or
+            one twice.
         """
+        if not all(keep) or len(set(keep)) != len(keep):
+            raise PropError(f"keep must be the unique names of the values to keep, got {list(keep)!r}")
         code = user_code(entry, requirements, sources, takes=("data", "item"))
-        return cls(code, suffixes=tuple(suffixes) if suffixes is not None else None)
+        return cls(code, suffixes=tuple(suffixes) if suffixes is not None else None, keep=tuple(keep))
 
     def bind(self, inputs: Sequence[TensorSpec]) -> StageCode:
         """Check the stage against the inputs of the model, and return its code.
@@ -281,8 +290,10 @@ class Preprocess:
         Raises
         ------
         PropError
-            The stage's output must fit the model's inputs.
+            The stage's output must fit the model's inputs, and no value to keep may have the name of one.
         """
+        if taken := [spec.name for spec in inputs if spec.name in self.keep]:
+            raise PropError(f"keep must have other names than the inputs of the model, got '{taken[0]}'; rename it")
         if self.produces is not None:
             dtype, shape = self.produces
             spec = inputs[0]
@@ -356,7 +367,7 @@ class PreprocessFunction(StageFunction):
             description=f"reads objects and makes the input of {model.manifest.name}",
             environment={
                 **code.environment(),
-                **reading_environment(model, max_object_size),
+                **reading_environment(stage, model, max_object_size),
                 "WORK_BUCKET": work.bucket.bucket_name,
             },
             memory_size=memory_size,
@@ -370,8 +381,8 @@ class PreprocessFunction(StageFunction):
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)
 
 
-def reading_environment(model: ModelArtifact, max_object_size: Size | None) -> dict[str, str]:
-    """Return the variables of a handler that reads objects for a model.
+def reading_environment(stage: Preprocess, model: ModelArtifact, max_object_size: Size | None) -> dict[str, str]:
+    """Return the variables of a handler that reads objects for a model, besides those of the stage's code.
 
     Raises
     ------
@@ -380,7 +391,8 @@ def reading_environment(model: ModelArtifact, max_object_size: Size | None) -> d
     """
     most = DEFAULT_MAX_OBJECT_BYTES if max_object_size is None else bytes_text("max_object_size", max_object_size)
     inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
-    return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": most}
+    keep = {"KEEP": json.dumps(stage.keep, ensure_ascii=False)} if stage.keep else {}
+    return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": most, **keep}
 
 
 def _check_columns(prop: str, names: Sequence[str], dtype: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inference_runtime.environment import json_variable
 from inference_runtime.errors import RejectItem, StageError
 from inference_runtime.tensors.tensor import DTYPES, Tensor
 
@@ -49,6 +51,37 @@ class InputSpec:
                 f"and one of the types {', '.join(sorted(DTYPES))}"
             )
         return cls(value["name"], value["dtype"], tuple(value["shape"][1:]))
+
+
+def kept_names() -> list[str]:
+    """Return the names of the values that `preprocess` returns for `postprocess` and the row, from `KEEP`.
+
+    Raises
+    ------
+    StageError
+        If the variable is not a list.
+    """
+    return json_variable("KEEP", list) if "KEEP" in os.environ else []
+
+
+def check_returned(
+    returned: object, specs: Sequence[InputSpec], keep: Sequence[str]
+) -> tuple[dict[str, Array], dict[str, Any]]:
+    """Return what a preprocessing function returned: arrays by input name, and the values to keep by their names.
+
+    Raises
+    ------
+    StageError
+        As `check_inputs` does, or for values that cannot be kept.
+    RejectItem
+        As `check_inputs` does.
+    """
+    if not keep:
+        return check_inputs(returned, specs), {}
+    from inference_runtime.stages.kept import take_kept  # noqa: PLC0415 - few stages keep anything
+
+    inputs, kept = take_kept(returned, keep)
+    return check_inputs(inputs, specs), kept
 
 
 def check_inputs(returned: object, specs: Sequence[InputSpec]) -> dict[str, Array]:

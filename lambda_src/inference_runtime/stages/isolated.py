@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from inference_runtime.environment import json_variable
 from inference_runtime.errors import RejectItem, reason_of
-from inference_runtime.stages.inputs import InputSpec, check_inputs
+from inference_runtime.stages.inputs import InputSpec, check_returned, kept_names
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.user_code import load_stage
 from inference_runtime.tensors import protocol
@@ -44,6 +44,7 @@ def serve(connection: socket.socket, prefix: str) -> None:
     try:
         function = load_stage(prefix)
         specs = [InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)]
+        keep = kept_names()
     except Exception as error:
         protocol.send(connection, described(error), {})
         return
@@ -56,8 +57,8 @@ def serve(connection: socket.socket, prefix: str) -> None:
             return
         data = bytes(received.pop("data").encoded())
         try:
-            inputs = tensors_of(check_inputs(function(data, Item.from_json(header["item"])), specs))
-            answer: tuple[dict[str, Any], dict[str, Any]] = ({}, inputs)
+            inputs, kept = check_returned(function(data, Item.from_json(header["item"])), specs, keep)
+            answer: tuple[dict[str, Any], dict[str, Any]] = ({"kept": kept}, tensors_of(inputs))
         except Exception as error:
             answer = (described(error), {})
         sys.stdout.flush()  # this process is killed as soon as it is not needed

@@ -64,8 +64,8 @@ class Isolation:
         if self._worker is None:
             self._worker, self._used = _started(self._prefix, self._left()), False
 
-    def inputs(self, data: bytes, item: Item, seconds: float) -> dict[str, Array]:
-        """Return the model's inputs for an item.
+    def inputs(self, data: bytes, item: Item, seconds: float) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Return the model's inputs for an item, and the values to keep.
 
         Parameters
         ----------
@@ -111,10 +111,10 @@ class Isolation:
             worker.close()
 
 
-def _inputs_of(worker: Worker, data: bytes, item: Item, seconds: float) -> dict[str, Array]:
+def _inputs_of(worker: Worker, data: bytes, item: Item, seconds: float) -> tuple[dict[str, Array], dict[str, Any]]:
     header, tensors = worker.ask({"item": item.to_json()}, seconds, {"data": Tensor("uint8", [len(data)], data)})
     _check(header)
-    return arrays_of(tensors)
+    return arrays_of(tensors), header["kept"]
 
 
 def _check(header: Mapping[str, Any]) -> None:

@@ -57,6 +57,8 @@ class Item:
         When the event happened, ISO 8601.
     message_id
         Id of the queue message that brought the event.
+    kept
+        The values that preprocessing kept, by name; empty before it is done, and if it keeps none.
     payload
         The bytes of a payload, as long as the message is at hand; None of an object.
     range
@@ -72,6 +74,7 @@ class Item:
     sequencer: str
     event_time: str
     message_id: str
+    kept: dict[str, Any] = field(default_factory=dict, hash=False)
     payload: bytes | None = field(default=None, repr=False)
     range: ByteRange | None = field(default=None, repr=False)
 
@@ -173,8 +176,10 @@ class Item:
         return cls(**value)
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON object with the attributes as members, but the payload and the range."""
+        """Return a JSON object with the attributes as members, but payload and range, and `kept` if it is empty."""
         found = asdict(self)
+        if not self.kept:
+            del found["kept"]
         del found["payload"], found["range"]
         return found
 

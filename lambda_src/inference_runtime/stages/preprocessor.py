@@ -9,7 +9,7 @@ import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event, Timer
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from inference_runtime.aws import TIMEOUTS, error_code
 from inference_runtime.environment import json_variable
 from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
 from inference_runtime.stages.deadline import TimeBudget
-from inference_runtime.stages.inputs import InputSpec, check_inputs
+from inference_runtime.stages.inputs import InputSpec, check_returned, kept_names
 from inference_runtime.stages.item import Item, message_id_of
 from inference_runtime.stages.time_limit import NotReadyError, TookTooLongError, call_within
 from inference_runtime.stages.user_code import load_stage
@@ -97,13 +97,15 @@ class Preprocessor:
     s3
         Thread-safe client.
     function
-        The user's: `function(data, item) -> array`, or a dict of arrays.
+        The user's: `function(data, item) -> array`, or a dict of arrays and of what it keeps.
     inputs
         The inputs that the model expects.
     max_bytes
         Larger objects are rejected before they are read.
     prefix
         The beginning of the names of the user code's variables, for the process that loads it for isolated items.
+    keep
+        The names of the values that the function returns for postprocessing and the row.
     """
 
     def __init__(
@@ -114,7 +116,9 @@ class Preprocessor:
         inputs: Sequence[InputSpec],
         max_bytes: int,
         prefix: str,
+        keep: Sequence[str] = (),
     ) -> None:
+        self._keep = keep
         self._s3 = s3
         self._prefix = prefix
         self._function = function
@@ -143,6 +147,7 @@ class Preprocessor:
             max_bytes=int(os.environ.get("MAX_OBJECT_BYTES", str(64 * 1024 * 1024))),
             function=load_stage(prefix),
             prefix=prefix,
+            keep=kept_names(),
         )
 
     def inputs(
@@ -189,16 +194,17 @@ class Preprocessor:
                     _log.warning("the invocation's time runs low: %s items are not begun", len(items) - number)
                     return
                 watch.item = item
-                inputs = self._inputs_of(item, read, batch, budget, isolation)
+                found = self._inputs_of(item, read, batch, budget, isolation)
                 watch.item = None
-                if inputs is not None:
-                    batch.items.append(item)
+                if found is not None:
+                    inputs, kept = found
+                    batch.items.append(replace(item, kept=kept) if kept else item)
                     yield len(batch.items) - 1, inputs
 
     def _inputs_of(
         self, item: Item, read: Future[bytes], batch: Batch, budget: TimeBudget, isolation: Isolation | None
-    ) -> dict[str, Array] | None:
-        """Return an item's inputs, or note in the batch why there are none."""
+    ) -> tuple[dict[str, Array], dict[str, Any]] | None:
+        """Return an item's inputs and the values to keep, or note in the batch why there are none."""
         where = f"{item.location}, item {item.id}, message {item.message_id}"
         seconds = budget.item_timeout()
         try:
@@ -208,7 +214,7 @@ class Preprocessor:
                 isolation.start()  # whose time is not the item's
                 seconds = budget.item_timeout()
                 return isolation.inputs(data, item, seconds)
-            return call_within(seconds, lambda: check_inputs(self._function(data, item), self._inputs))
+            return call_within(seconds, lambda: check_returned(self._function(data, item), self._inputs, self._keep))
         except _SupersededError:
             _log.info("superseded by a newer object: %s", item.location)
         except RejectItem as error:

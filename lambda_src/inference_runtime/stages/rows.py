@@ -50,6 +50,17 @@ def prediction_attribute(prediction: object) -> Attribute:
     return attribute
 
 
+def kept_attribute(values: dict[str, Any]) -> Attribute:
+    """Return the values of an item that its preprocessing kept as a DynamoDB map.
+
+    Raises
+    ------
+    ResultError
+        If they hold what DynamoDB has no type for.
+    """
+    return _attribute(values, "kept", _MAX_DEPTH)
+
+
 def row(
     item: Item,
     *,
@@ -110,6 +121,8 @@ def row(
         attributes["confidence"] = {"N": str(confidence)}
     if first is not None:
         attributes["first"] = first
+    if item.kept:
+        attributes["kept"] = kept_attribute(item.kept)
     if expires_at is not None:
         attributes["expires_at"] = {"N": str(expires_at)}
     return attributes

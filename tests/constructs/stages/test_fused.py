@@ -97,6 +97,20 @@ def test_it_may_do_what_reading_and_writing_rows_takes_and_nothing_else(stack, p
     assert statement["Resource"] == {"Ref": next(iter(resources(stack, "AWS::Lambda::Alias")))}
 
 
+@pytest.mark.parametrize("execution", [Execution.fused(), Execution.staged()])
+def test_only_the_preprocessing_is_told_what_to_keep(stack, model, tmp_path, execution):
+    (tmp_path / "own.py").write_text(SOURCE)
+    preprocess = Preprocess.function(tmp_path / "own.py:preprocess", keep=["width", "größe"])
+    made = InferencePipeline(stack, "Photos", model=model, preprocess=preprocess, execution=execution)
+    reading = stack.get_logical_id(made.stages.input_stage.function.node.default_child)
+    told = {
+        name: json.loads(found["Properties"]["Environment"]["Variables"]["KEEP"])
+        for name, found in resources(stack, "AWS::Lambda::Function").items()
+        if "KEEP" in found["Properties"].get("Environment", {}).get("Variables", {})
+    }
+    assert told == {reading: ["width", "größe"]}
+
+
 def test_the_environment_names_both_stages(stack, pipeline):
     pipeline(
         execution=Execution.fused(),

@@ -64,6 +64,19 @@ def test_a_missing_requirements_file_fails(stage_file):
         Postprocess.function(f"{path}:run", requirements="nowhere.txt")
 
 
+@pytest.mark.parametrize("keep", [[""], ["width", "width"]])
+def test_values_to_keep_without_unique_names_fail(stage_file, keep):
+    path = stage_file("def run(data, item): ...")
+    with pytest.raises(PropError, match=r"keep must be the unique names of the values to keep, got \["):
+        Preprocess.function(f"{path}:run", keep=keep)
+
+
+def test_a_value_to_keep_that_is_called_like_an_input_fails(stage_file):
+    stage = Preprocess.function(f"{stage_file('def run(data, item): ...')}:run", keep=["width", "image"])
+    with pytest.raises(PropError, match="keep must have other names than the inputs of the model, got 'image'"):
+        stage.bind(IMAGE)
+
+
 @given(name=names)
 def test_any_function_name_is_found(name, tmp_path_factory):
     path = tmp_path_factory.mktemp("stage") / "stage.py"

@@ -35,7 +35,10 @@ def test_stages_of_the_user(obedient: Watched) -> None:
         row = obedient.row(key)
         assert reason is None or reason in row["reason"]
     row = obedient.row("good")
-    assert row["prediction"] == {"sums": [3, 70], "first": 3, "ordinal": "3rd", "object": "good", "infinite": None}
+    told = {"sums": [3, 70], "first": 3, "ordinal": "3rd", "object": "good", "infinite": None}
+    assert row["prediction"] == {**told, "order": "return"}
+    assert row["kept"] == {"order": "return", "about": {"bytes": len(orders["good"][0])}}
+    assert "kept" not in obedient.row("refused before")
     assert row["inference"] == "cpu"
     assert row["version"] == f"null#{row['model_version']}"
     assert "reason" not in row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from tests.runtime.invocation import Context
-from tests.runtime.stages.mean import USER_CODE, code
+from tests.runtime.stages.mean import USER_CODE, code, score, staged
 
 from inference_runtime.errors import LittleTimeError, RetryableError, StageError
 
@@ -23,40 +22,7 @@ if TYPE_CHECKING:
     from conftest import Inbox
 
 
-__all__ = ["code"]  # a fixture
-
-
-@pytest.fixture
-def score(code: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any]) -> Callable[..., dict[str, Any]]:
-    """The handler, which takes messages and what else is in the event."""
-    with environment.context() as without:
-        without.delenv("WORK_BUCKET")
-        handler = load("fused")
-    return lambda messages, context=None, **more: json.loads(
-        json.dumps(handler({"messages": messages, **more}, context))
-    )
-
-
-@pytest.fixture
-def staged(code: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any]) -> Callable[..., list[str]]:
-    """The three handlers as the workflow calls them, into a separate table; returns what is to be retried."""
-    handlers = {}
-    for name in ("PREPROCESS", "POSTPROCESS"):
-        environment.setenv("STAGE_FUNCTION", os.environ[f"{name}_FUNCTION"])
-        handlers[name] = load(name.lower())
-    environment.delenv("STAGE_FUNCTION")
-    infer = load("infer")
-
-    def run(messages: list[Any], **more: Any) -> list[dict[str, str]]:
-        prepared = handlers["PREPROCESS"]({"messages": messages})
-        nothing = {"groups": [], "inference": "none", "model_version": "m1"}
-        answer = infer({"groups": prepared["groups"]}) if prepared["groups"] else nothing
-        kept = {name: prepared[name] for name in ("items", "rejected")}
-        done = handlers["POSTPROCESS"]({**answer, **kept, **more})
-        assert prepared["unfinished"] == prepared["retry"] == done["retry"] == []
-        return prepared["failed"] + done["failures"]
-
-    return run
+__all__ = ["code", "score", "staged"]  # fixtures
 
 
 NOTHING = {"retry": [], "failures": [], "unfinished": []}
