@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.router import Router
     from cdk_inference.routing.strategies import Routing
+    from cdk_inference.sinks.results_export import ResultsExport
     from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.fused import FusedFunction
     from cdk_inference.stages.inference import CpuInference
@@ -128,6 +129,7 @@ _MODULES = {
     "ReleaseControl": "releases.control",
     "ReleaseStrategy": "releases.strategy",
     "ResultEvents": "events.result_events",
+    "ResultsExport": "sinks.results_export",
     "ResultsTable": "storage.results",
     "Route": "routing.route",
     "Router": "routing.router",
@@ -205,6 +207,7 @@ __all__ = [
     "ReleaseControl",
     "ReleaseStrategy",
     "ResultEvents",
+    "ResultsExport",
     "ResultsTable",
     "Route",
     "Router",

@@ -40,6 +40,8 @@ from cdk_inference import (
     KinesisTrigger,
     ModelArtifact,
     Preprocess,
+    ResultsExport,
+    ResultsTable,
     Route,
     Routing,
     S3ItemsTrigger,
@@ -147,6 +149,7 @@ def routed() -> dict[str, Any]:
     tagged = Routing.by_tag("tag", {"a": large}, otherwise=decided)
     pipeline = InferencePipeline(stack, "Photos", routing=Routing.by_metadata("name", {"a": large}, otherwise=tagged))
     pipeline.audit(AuditLog(stack, "Log"))
+    ResultsExport(stack, "Export", results=ResultsTable(stack, "Results", indexes=["status"]))
     pipeline.add_rest_api(route="small").add_results()
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources

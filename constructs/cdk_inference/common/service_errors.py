@@ -204,6 +204,8 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
         "ReplicatedWriteConflictException": Kind.BUSY,
         "TransactionConflictException": Kind.BUSY,
     },
+    "s3:DeleteObjects": _S3,
+    "dynamodb:BatchGetItem": _DYNAMODB,
     "dynamodb:GetItem": _DYNAMODB,
     "dynamodb:BatchGetItem": _DYNAMODB,
     "dynamodb:Query": _DYNAMODB,

@@ -39,6 +39,8 @@ from cdk_inference import (
     ModelDelivery,
     Preprocess,
     QueueTrigger,
+    ResultsExport,
+    ResultsTable,
     Route,
     Routing,
     S3ItemsTrigger,
@@ -162,6 +164,15 @@ def add_triggers(app):
     DirectPipeline(stack, "Direct", model=model, preprocess=Preprocess.image(size=224), encryption_key=key)
 
 
+def add_sinks(app):
+    """Add what takes results out of a table."""
+    stack = cdk.Stack(app, "Stack")
+    key = kms.Key(stack, "Key", enable_key_rotation=True)
+    results = ResultsTable(stack, "Results", indexes=["status"], encryption_key=key)
+    ResultsExport(stack, "Export", results=results)
+    ResultsExport(stack, "Daily", results=results, window=cdk.Duration.days(1), prefix="daily/", encryption_key=key)
+
+
 def add_monitored_pipeline(app):
     """Add a pipeline with all that tells how it is doing."""
     stack = cdk.Stack(app, "Stack")
@@ -260,7 +271,9 @@ def test_cdk_nag_fails_an_old_python_that_a_user_chose(app):
     assert {v["ruleName"] for v in violations} == {"AwsSolutions-L1"}
 
 
-@pytest.mark.parametrize("add", [add_audited_pipeline, add_backfill, add_capacities, add_deliveries, add_triggers])
+@pytest.mark.parametrize(
+    "add", [add_audited_pipeline, add_backfill, add_capacities, add_deliveries, add_sinks, add_triggers]
+)
 def test_cdk_nag_has_no_finding_in_other_parts(app, add):
     add(app)
     violations, acknowledged = report(app)

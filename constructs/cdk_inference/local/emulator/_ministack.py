@@ -272,10 +272,8 @@ def _replaced_keywords(text: str, schedule: dict[str, Any]) -> str:
     return re.sub(r"<aws\.scheduler\.([a-z-]+)>", lambda found: keywords.get(found[1], found[0]), text)
 
 
-def _send_as(
-    target: dict[str, Any], schedule: dict[str, Any], queue: str, body: str, attributes: dict[str, str]
-) -> None:
-    """Send a message to a queue with the role of a schedule.
+def _send_as(target: dict[str, Any], schedule: dict[str, Any], arn: str, body: str, attributes: dict[str, str]) -> None:
+    """Send a message to a queue, or an event to a function, with the role of a schedule.
 
     Raises
     ------
@@ -284,21 +282,27 @@ def _send_as(
     """
     import boto3  # noqa: PLC0415
 
-    *_, region, account, name = queue.split(":")
+    service, region = arn.split(":")[2:4]
     group = schedule["Arn"].replace(":schedule/", ":schedule-group/").rpartition("/")[0]
     asked = {"Service": "scheduler.amazonaws.com", "RoleArn": target["RoleArn"], "SourceArn": group}
     status, given = _service_credentials(asked)
     if status != http.HTTPStatus.OK:
         raise PermissionError(given["message"])
     endpoint = f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"
-    boto3.client(
-        "sqs",
+    create: Any = boto3.client  # its types want the name of one service
+    client = create(
+        service,
         region_name=region,
         endpoint_url=endpoint,
         aws_access_key_id=given["AccessKeyId"],
         aws_secret_access_key=given["SecretAccessKey"],
         aws_session_token=given["SessionToken"],
-    ).send_message(
+    )
+    if service == "lambda":
+        client.invoke(FunctionName=arn, InvocationType="Event", Payload=body)
+        return
+    *_, account, name = arn.split(":")
+    client.send_message(
         QueueUrl=f"{endpoint}/{account}/{name}",
         MessageBody=body,
         MessageAttributes={name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()},

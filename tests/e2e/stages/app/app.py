@@ -20,6 +20,7 @@ from cdk_inference import (
     ModelDelivery,
     Postprocess,
     Preprocess,
+    ResultsExport,
     ResultsTable,
 )
 
@@ -62,6 +63,8 @@ bucket.node.default_child.notification_configuration = s3.CfnBucket.Notification
 )
 results = ResultsTable(stack, "Results", encryption_key=key, indexes=["prefix", "time", "status", "label"], **options)
 results.grant_query(iam.User(stack, "Finder", user_name="finder"))
+export = ResultsExport(stack, "Export", results=results, encryption_key=key, **options)
+export.grant_read(iam.User(stack, "Analyst", user_name="analyst"))
 shared = {"model": model, "bucket": bucket, "results": results, "encryption_key": key, **options}
 InferencePipeline(
     stack,
@@ -96,6 +99,8 @@ for name in ("Reader", "Stranger"):
     cdk.CfnOutput(stack, f"{name}Function", value=function.function_name)
 cdk.CfnOutput(stack, "InventoriesName", value=lists.bucket_name)
 cdk.CfnOutput(stack, "BucketName", value=bucket.bucket_name)
+cdk.CfnOutput(stack, "ExportFunction", value=export.function.target.function_arn)
+cdk.CfnOutput(stack, "ExportBucket", value=export.bucket.bucket_name)
 cdk.CfnOutput(stack, "TableName", value=results.table.table_name)
 
 app.synth()

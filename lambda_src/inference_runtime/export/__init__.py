@@ -1,0 +1,1 @@
+"""Exports rows of a results table to files that other programs read."""
