@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.router import Router
     from cdk_inference.routing.strategies import Routing
+    from cdk_inference.sinks.embedding_sink import EmbeddingSink
     from cdk_inference.sinks.results_export import ResultsExport
     from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.fused import FusedFunction
@@ -87,6 +88,7 @@ _MODULES = {
     "DirectPipeline": "pipeline.direct",
     "DriftMonitor": "monitoring.drift",
     "DynamoStreamTrigger": "triggers.dynamo_stream",
+    "EmbeddingSink": "sinks.embedding_sink",
     "Execution": "pipeline.execution",
     "ExecutionStrategy": "pipeline.execution_strategy",
     "FusedFunction": "stages.fused",
@@ -165,6 +167,7 @@ __all__ = [
     "DirectPipeline",
     "DriftMonitor",
     "DynamoStreamTrigger",
+    "EmbeddingSink",
     "Execution",
     "ExecutionStrategy",
     "FusedFunction",

@@ -33,6 +33,7 @@ import cdk_inference
 from cdk_inference import (
     AuditLog,
     CapacityStrategy,
+    EmbeddingSink,
     Execution,
     Inference,
     InferencePipeline,
@@ -149,7 +150,9 @@ def routed() -> dict[str, Any]:
     tagged = Routing.by_tag("tag", {"a": large}, otherwise=decided)
     pipeline = InferencePipeline(stack, "Photos", routing=Routing.by_metadata("name", {"a": large}, otherwise=tagged))
     pipeline.audit(AuditLog(stack, "Log"))
-    ResultsExport(stack, "Export", results=ResultsTable(stack, "Results", indexes=["status"]))
+    results = ResultsTable(stack, "Results", indexes=["status"])
+    ResultsExport(stack, "Export", results=results)
+    EmbeddingSink(stack, "Embeddings", results=results, dimension=384)
     pipeline.add_rest_api(route="small").add_results()
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources

@@ -29,6 +29,7 @@ from cdk_inference import (
     CpuInference,
     DirectPipeline,
     DynamoStreamTrigger,
+    EmbeddingSink,
     Execution,
     Inference,
     InferencePipeline,
@@ -169,6 +170,7 @@ def add_sinks(app):
     stack = cdk.Stack(app, "Stack")
     key = kms.Key(stack, "Key", enable_key_rotation=True)
     results = ResultsTable(stack, "Results", indexes=["status"], encryption_key=key)
+    EmbeddingSink(stack, "Embeddings", results=results, dimension=384, encryption_key=key)
     ResultsExport(stack, "Export", results=results)
     ResultsExport(stack, "Daily", results=results, window=cdk.Duration.days(1), prefix="daily/", encryption_key=key)
 
