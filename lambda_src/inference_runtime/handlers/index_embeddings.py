@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 MAX_VECTORS = 500
 """Most vectors of one request."""
 
-MAX_NUMBERS = 1_000_000
-"""Most numbers of one request: as JSON, they take less than the 20 MiB that S3 Vectors takes."""
+MAX_NUMBERS = 700_000
+"""Most numbers of one request: with up to 26 characters each, they are less than the 20 MiB that S3 Vectors takes."""
 
 _index = required("VECTOR_INDEX")
 _spec = IndexSpec(int(required("DIMENSION")), required("DISTANCE_METRIC") == "cosine", required("EMBEDDING_ATTRIBUTE"))

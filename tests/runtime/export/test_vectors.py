@@ -221,3 +221,13 @@ def test_vectors_that_the_index_never_takes_fail_alone(handler: Any, vectors: Ve
     assert handler(records[0], change("INSERT", "good", [1, 2, 3]), *records[1:]) == DONE
     assert [one["metadata"]["object"] for one in vectors.vectors.values()] == ["inbox/good"]
     assert letters(queue) == {f"inbox/{key}": cause for key, (_, cause) in wrong.items()}
+
+
+def test_a_request_with_the_largest_vectors_stays_within_the_limit(
+    vectors: VectorServer, handler: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any]
+) -> None:
+    environment.setenv("DIMENSION", "4096")
+    numbers = packed(*(-1.1754943508222875e-38 * 10 * (number + 1) for number in range(4096)))
+    records = [change("INSERT", f"{'k' * 900}{number}", numbers, number=number) for number in range(200)]
+    assert load("index_embeddings")({"Records": records}) == DONE
+    assert [count for _, count in vectors.requests] == [170, 30]
