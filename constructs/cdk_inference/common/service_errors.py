@@ -207,7 +207,6 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
     "s3:DeleteObjects": _S3,
     "dynamodb:BatchGetItem": _DYNAMODB,
     "dynamodb:GetItem": _DYNAMODB,
-    "dynamodb:BatchGetItem": _DYNAMODB,
     "dynamodb:Query": _DYNAMODB,
     "dynamodb:UpdateItem": {
         **_DYNAMODB,
