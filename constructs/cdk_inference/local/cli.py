@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from cdk_inference.errors import InferenceError
 from cdk_inference.local import aws
 from cdk_inference.local.background import Background, NothingDeployedError
 from cdk_inference.local.cdk import require_app
 from cdk_inference.local.steps import Steps
+from cdk_inference.local.tables import all_results, one_result
 from cdk_inference.local.uploads import SUCCEEDED, Outcome
 
 if TYPE_CHECKING:
@@ -110,9 +109,24 @@ def put(
 
 
 @app.command()
-def results(as_json: Json = False, pipeline: PipelineName = None, project: Project = Path()) -> None:
-    """Show what became of every object: rows and dead letters."""
-    _show(Background(project).cloud().results(pipeline=pipeline), as_json=as_json)
+def results(
+    key: Annotated[str | None, typer.Argument(help="Key of an object: all of its row, and its history.")] = None,
+    as_json: Json = False,
+    pipeline: PipelineName = None,
+    project: Project = Path(),
+) -> None:
+    """Show what became of every object, or of one: rows and dead letters."""
+    found = Background(project).cloud().pipeline(pipeline)
+    if key is None:
+        _show(found.outcomes(), as_json=as_json)
+        return
+    history = found.history(key)
+    if as_json:
+        for outcome in history:
+            print(outcome.as_json(whole=True))  # noqa: T201
+        return
+    for table in one_result(history):
+        _out.print(table, soft_wrap=False)
 
 
 @app.command()
@@ -192,16 +206,4 @@ def _show(outcomes: Iterable[Outcome], *, as_json: bool) -> None:
         for outcome in outcomes:
             print(outcome.as_json())  # noqa: T201
         return
-    table = Table("object", "status", "label", "score", "model", "seconds", "reason")
-    for outcome in outcomes:
-        cells = (
-            outcome.key,
-            outcome.status,
-            outcome.label or "",
-            "" if outcome.score is None else f"{outcome.score:.3f}",
-            outcome.model_version or "",
-            "" if outcome.seconds is None else f"{outcome.seconds:.2f}",
-            outcome.reason or "",
-        )
-        table.add_row(*map(Text, cells))  # as they are: a key may look like markup
-    _out.print(table, soft_wrap=False)
+    _out.print(all_results(outcomes), soft_wrap=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import urllib.parse
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from boto3.dynamodb.types import TypeDeserializer
+from boto3.dynamodb.types import Binary, TypeDeserializer
 
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
@@ -67,6 +69,8 @@ class Outcome:
         The route that answered, in a pipeline with routes.
     inference
         Where its model ran: ``"cpu"`` or ``"gpu"``, or ``"none"``.
+    prediction
+        The whole prediction, with numbers as int or float, and bytes in base64.
     row
         The whole row, or the dead message's body.
     """
@@ -81,11 +85,18 @@ class Outcome:
     seconds: float | None = None
     route: str | None = None
     inference: str | None = None
+    prediction: dict[str, Any] | None = None
     row: dict[str, Any] | None = None
 
-    def as_json(self) -> str:
-        """Return one line of JSON, without the row."""
-        return json.dumps({name: value for name, value in vars(self).items() if name != "row"})
+    def as_json(self, *, whole: bool = False) -> str:
+        """Return one line of JSON.
+
+        Parameters
+        ----------
+        whole
+            Whether the row is in it, or the dead message's body. Default: it is not.
+        """
+        return json.dumps({name: plain(value) for name, value in vars(self).items() if whole or name != "row"})
 
 
 class Pipeline:
@@ -171,6 +182,26 @@ class Pipeline:
             rows = [(str(row["recorded_at"]), self._outcome(row, _event_time(row))) for row in self._rows()]
             dead = [(str(event.get("time", "")), _dead(event, reason)) for event, reason in self._dead_letters()]
         return [outcome for _, outcome in sorted(rows + dead, key=lambda pair: (pair[0], pair[1].key))]
+
+    def history(self, key: str) -> list[Outcome]:
+        """Return what became of an object, of each version and model, the last written first.
+
+        Parameters
+        ----------
+        key
+            Its key.
+
+        Raises
+        ------
+        LocalError
+            If it has neither a row nor a dead letter.
+        """
+        found = [outcome for outcome in self.outcomes() if outcome.key == key]
+        if not found:
+            raise LocalError(
+                f"key must be that of an object with a row or a dead letter, got {key!r}; list the results"
+            )
+        return found[::-1]
 
     def wait_for(
         self, uploads: Sequence[Upload], timeout: float, *, on_line: Callable[[str], None] | None = None
@@ -271,23 +302,41 @@ class Pipeline:
         return [(event, reason) for event, reason in found if event]
 
     def _outcome(self, row: dict[str, Any], uploaded_at: datetime) -> Outcome:
-        prediction = row.get("prediction")
-        prediction = prediction if isinstance(prediction, dict) else {}
-        index, score = prediction.get("class_index"), prediction.get("score")
+        prediction = plain(row.get("prediction"))
+        found = prediction if isinstance(prediction, dict) else {}
+        label, index, score = (found.get(name) for name in ("label", "class_index", "score"))
         recorded = datetime.fromisoformat(str(row["recorded_at"]))
         return Outcome(
             key=str(row["key"]),
             status=str(row["status"]),
-            label=prediction.get("label"),
-            class_index=None if index is None else int(index),
-            score=None if score is None else float(score),
+            # Your postprocessing may give these names to something else.
+            label=label if isinstance(label, str) else None,
+            class_index=index if isinstance(index, int) and not isinstance(index, bool) else None,
+            score=float(score) if isinstance(score, int | float) and not isinstance(score, bool) else None,
             model_version=row.get("model_version"),
             reason=row.get("reason"),
             seconds=round((recorded - uploaded_at).total_seconds(), 3),
             route=row.get("route"),
             inference=row.get("inference"),
+            prediction=found or None,
             row=row,
         )
+
+
+def plain(value: Any) -> Any:  # noqa: ANN401 - any value of a row
+    """Return a value of a row as JSON has it: numbers as int or float, bytes in base64, and sets as lists."""
+    match value:
+        case Decimal():
+            return int(value) if value == value.to_integral_value() else float(value)
+        case Binary():
+            return base64.b64encode(value.value).decode("ascii")  # type: ignore[attr-defined]  # the stub lacks it
+        case dict():
+            return {name: plain(member) for name, member in value.items()}
+        case list():
+            return [plain(member) for member in value]
+        case set():
+            return sorted(map(plain, value))
+    return value
 
 
 def _event_time(row: dict[str, Any]) -> datetime:

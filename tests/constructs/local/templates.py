@@ -74,8 +74,11 @@ def pipeline(**source: object) -> dict[str, Any]:
     resources["Pipe"]["Properties"]["SourceParameters"] = {"SqsQueueParameters": source}
     resources["Inbox"] = marked({"Type": "AWS::S3::Bucket"}, "inbox", bucket={"Ref": "Inbox"})
     keys = {
-        "KeySchema": [{"AttributeName": "object", "KeyType": "HASH"}],
-        "AttributeDefinitions": [{"AttributeName": "object", "AttributeType": "S"}],
+        "KeySchema": [
+            {"AttributeName": "object", "KeyType": "HASH"},
+            {"AttributeName": "version", "KeyType": "RANGE"},
+        ],
+        "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "S"} for name in ("object", "version")],
         "BillingMode": "PAY_PER_REQUEST",
     }
     resources["Table"] = marked({"Type": "AWS::DynamoDB::Table", "Properties": keys}, "results", table={"Ref": "Table"})

@@ -40,7 +40,14 @@ def test_the_photographs_are_labelled(
     assert sorted(found, key=itemgetter("key")) == sorted(rows, key=itemgetter("key"))
     (stored,) = photos.rows("dog.jpg")
     assert len(stored["prediction"]["top"]) == 5
-    assert stored["model_version"] == next(row["model_version"] for row in rows if row["key"] == "dog.jpg")
+    dog = next(row for row in rows if row["key"] == "dog.jpg")
+    assert stored["model_version"] == dog["model_version"]
+    assert [one["label"] for one in dog["prediction"]["top"]] == [one["label"] for one in stored["prediction"]["top"]]
+    one = command("results", "dog.jpg", "--json")
+    assert one.returncode == 0
+    assert json.loads(one.stdout)["row"].keys() == stored.keys()
+    assert dog["label"] in command("results", "dog.jpg").stdout
+    assert command("results", "cat.jpg").returncode == 1
 
 
 def test_what_is_no_photograph_fails(command: Command, photos: Watched, project: Path) -> None:
