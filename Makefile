@@ -89,4 +89,4 @@ $(VENV)/.dev: $(VENV)/.text
 	@touch $@
 
 clean: ## remove what was made here; the cache of models and bundles stays
-	rm -rf $(VENV) .site .verify cdk.out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .site .verify cdk.out dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Deploy the reference app to an embedded AWS, label real photographs, and say what came of it: `make demo`."""
+"""Deploy the reference app to an embedded AWS, label real photographs, and show what came of it: `make demo`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from cdk_inference import LambdaPlatform
 from cdk_inference.local import LocalCloud, LocalError
 from cdk_inference.local.steps import Steps
 from cdk_inference.model import build_model
+from demos.page import Labelled, Run, render, stage_times
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cdk_inference.local import Outcome
+    from cdk_inference.model.records.manifest import Manifest
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "model_assets" / "efficientnet_lite" / "lite0.py"
 PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
+PAGE = ROOT / ".demo" / "photographs.html"
 
 console = Console(highlight=False)
 
@@ -38,17 +41,23 @@ def main() -> int:
         steps.begin(f"labelling {len(accepted)} photographs")
         uploads = cloud.put(*(PHOTOGRAPHS / name for name in accepted))
         outcomes = cloud.wait_for(uploads, on_line=steps.line)
+        stages = stage_times(cloud)
         steps.begin("stopping the embedded AWS")
-    wrong = [o.key for o in outcomes if o.status != "SUCCEEDED" or o.label not in accepted[o.key]]
+    photographs = [Labelled(one, accepted[one.key], PHOTOGRAPHS / one.key) for one in outcomes]
+    wrong = [one.outcome.key for one in photographs if not one.fits]
 
     show_labels(outcomes, wrong)
-    show_model(RECIPE)
+    # From the cache: the synth above built it for this machine's processor.
+    built = build_model(RECIPE, architecture=LambdaPlatform.host().architecture)
+    show_model(built.manifest)
+    render(Run(photographs, built.manifest, built.card, steps.seconds, stages), PAGE)
     console.print(f"\nIn all {time.monotonic() - began:.0f} s. Next:")
     console.print("  source .venv/bin/activate             then cdk synth, cdk diff, cdk deploy work")
     console.print("  python -m cdk_inference.local deploy  keeps it running; --help for more")
     console.print("  app.py                                is the app: change it, and deploy again")
+    console.print(f"The photographs and their labels: {PAGE}", markup=False, soft_wrap=True)
     if wrong:
-        console.print(f"\n[red]not labelled as expected: {', '.join(wrong)}")
+        console.print(f"\n[red]not labelled as expected: {escape(', '.join(wrong))}")
     return 1 if wrong else 0
 
 
@@ -57,8 +66,8 @@ def show_labels(outcomes: Sequence[Outcome], wrong: Sequence[str]) -> None:
     table = Table("photograph", "label", "score", "model version", "upload to row")
     for outcome in outcomes:
         table.add_row(
-            outcome.key,
-            outcome.label or f"{outcome.status}: {outcome.reason}",
+            escape(outcome.key),
+            escape(outcome.label or f"{outcome.status}: {outcome.reason}"),
             "" if outcome.score is None else f"{outcome.score:.2f}",
             outcome.model_version,
             "" if outcome.seconds is None else f"{outcome.seconds:.2f} s",
@@ -67,10 +76,8 @@ def show_labels(outcomes: Sequence[Outcome], wrong: Sequence[str]) -> None:
     console.print(table)
 
 
-def show_model(recipe: Path) -> None:
+def show_model(manifest: Manifest) -> None:
     """Print the size, the accuracy and the speed of the model against the float one it comes from."""
-    # From the cache: the synth above built it for this machine's processor.
-    manifest = build_model(recipe, architecture=LambdaPlatform.host().architecture).manifest
     before, after, metric, measured = (
         manifest.baseline_size_bytes,
         manifest.size_bytes,

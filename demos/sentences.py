@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from cdk_inference import LambdaPlatform
 from cdk_inference.local import LocalCloud, LocalError
 from cdk_inference.local.steps import Steps
+from cdk_inference.model import build_model
 from demos.photographs import console, show_model
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ def main() -> int:
     for text, (other, similarity) in found.items():
         table.add_row(text, other, f"{similarity:.2f}", style="red" if text in wrong else None)
     console.print(table)
-    show_model(RECIPE)
+    # From the cache: the synth above built it for this machine's processor.
+    show_model(build_model(RECIPE, architecture=LambdaPlatform.host().architecture).manifest)
     console.print(f"\nIn all {time.monotonic() - began:.0f} s.")
     if wrong:
         console.print(f"\n[red]no vector, or another text is nearer than expected: {', '.join(wrong)}")

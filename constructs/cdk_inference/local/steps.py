@@ -25,6 +25,11 @@ class Steps:
     ----------
     console
         Where to show them.
+
+    Attributes
+    ----------
+    seconds
+        How long each step took that has ended, by its name.
     """
 
     def __init__(self, console: Console) -> None:
@@ -43,6 +48,7 @@ class Steps:
         self._task: TaskID | None = None
         self._step = ""
         self._began = 0.0
+        self.seconds: dict[str, float] = {}
 
     def begin(self, step: str) -> None:
         """End the step before, and begin the next.
@@ -86,5 +92,6 @@ class Steps:
         if self._task is not None:
             self._progress.remove_task(self._task)
             self._task = None
-        self._console.print(f"{self._step}: {how} after {time.monotonic() - self._began:.1f} s")
+        self.seconds[self._step] = time.monotonic() - self._began
+        self._console.print(f"{self._step}: {how} after {self.seconds[self._step]:.1f} s")
         self._step = ""
