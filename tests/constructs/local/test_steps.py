@@ -57,3 +57,12 @@ def test_a_step_that_fails_is_told() -> None:
     with pytest.raises(ValueError, match="broken"):
         deploy()
     assert "deploying: failed after" in stream.getvalue()
+
+
+def test_steps_that_have_ended_have_seconds() -> None:
+    with Steps(Console(file=io.StringIO())) as steps:
+        steps.begin("synthesizing the app")
+        steps.begin("deploying")
+        assert list(steps.seconds) == ["synthesizing the app"]
+    assert list(steps.seconds) == ["synthesizing the app", "deploying"]
+    assert min(steps.seconds.values()) >= 0
