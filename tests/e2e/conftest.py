@@ -152,9 +152,8 @@ class Watched:
         # Whatever is still in the queue could become a second end.
         wait_until(lambda: not self.queued(keys), lambda: f"left over: {self.queued(keys)}", every=_EVERY)
         ends = found()
-        assert ends.total() == len(keys), [
-            e for e in ends.elements() if [o[0] for o in ends.elements()].count(e[0]) > 1
-        ]
+        often = [key for key, times in Counter(key for key, _ in ends.elements()).items() if times > 1]
+        assert not often, (self.rows(*often), self.dead_bodies())
         return dict(ends.keys())
 
     def logs(self, stage: str) -> str:

@@ -30,7 +30,7 @@ GOOD = b"return [1, 2, 3, 4]"
 
 
 class Filling:
-    """The pipeline, its backfill, and a bucket whose events can be switched off."""
+    """The pipeline, its backfill, and a bucket whose events are switched off."""
 
     def __init__(self, cloud: LocalCloud, pipeline: Watched) -> None:
         self.cloud, self.pipeline = cloud, pipeline
@@ -39,20 +39,20 @@ class Filling:
         (self.rule,) = [one.physical_id for one in rules if one.logical_id.startswith("FusedTrigger")]
 
     @contextmanager
-    def without_events(self) -> Iterator[None]:
+    def without_events(self) -> Iterator[Filling]:
+        """Switch off the events; that of an object may come seconds after it, on a busy machine."""
         events = self.cloud.client("events")
         events.disable_rule(Name=self.rule)
         try:
-            yield
+            yield self
         finally:
             events.enable_rule(Name=self.rule)
 
     def fill(self, prefix: str, number: int, data: bytes = GOOD) -> list[str]:
-        """Put objects without events, and return their keys."""
+        """Put objects, and return their keys."""
         keys = [f"{prefix}{index:03} ü+" for index in range(number)]
-        with self.without_events():
-            for key in keys:
-                self.pipeline.put(key, data)
+        for key in keys:
+            self.pipeline.put(key, data)
         return keys
 
     def run(self, selection: Any, **options: Any) -> Status:
@@ -62,8 +62,9 @@ class Filling:
 
 
 @pytest.fixture(scope="module")
-def filling(cloud: LocalCloud, watch: type[Watched], pipes: PipeRunner, hostile: Hostile) -> Filling:
-    return Filling(cloud, watch(cloud, "Stages/Fused"))
+def filling(cloud: LocalCloud, watch: type[Watched], pipes: PipeRunner, hostile: Hostile) -> Iterator[Filling]:
+    with Filling(cloud, watch(cloud, "Stages/Fused")).without_events() as filling:
+        yield filling
 
 
 def outcomes(**some: int) -> dict[str, int]:
