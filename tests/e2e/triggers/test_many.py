@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.e2e.triggers.messages import order
+from tests.e2e.triggers.test_items import line
 from tests.e2e.triggers.test_streams import letters, sums
 from tests.e2e.triggers.test_streams import order as counted
 from tests.e2e.triggers.test_streams import put as put_records
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from cdk_inference.local import LocalCloud, PipeRunner
     from tests.e2e.conftest import Watched
     from tests.e2e.triggers.messages import Messages
+    from tests.e2e.triggers.parts import Parts
 
 pytestmark = [pytest.mark.e2e, pytest.mark.soak]
 
@@ -124,3 +126,19 @@ def test_objects_of_a_direct_pipeline(direct: Watched) -> None:
     assert len(direct.dead_bodies()) == dead + 20
     rows = {row["key"]: row["prediction"]["sums"][0] for row in direct.rows() if row["status"] == "SUCCEEDED"}
     assert {key: rows[key] for key in good} == {key: int(key.removeprefix("in/m-")) for key in good}
+
+
+def test_lines_of_one_object(lines: Parts, pipes: PipeRunner) -> None:
+    data = [line(f"m{number}", number) for number in range(COUNT)]
+    data[::250] = [b"{no JSON\n"] * 20
+    before = len(lines.rows())
+    with disturbed(lines, pipes):
+        lines.put("many.jsonl", b"".join(data))
+        lines.tell(lines.event("many.jsonl", "0"))
+    ends = lines.settle("many.jsonl", COUNT, timeout=PATIENCE)
+    assert Counter(ends.values()) == {"SUCCEEDED": COUNT - 20, "REJECTED": 20}
+    found = lines.of("many.jsonl")
+    sums = {name: int(found[name]["prediction"]["sums"][0]) - 2 for name, end in ends.items() if end == "SUCCEEDED"}
+    assert sums == {f"m{number}": number for number in range(COUNT) if number % 250}
+    assert len(lines.rows()) == before + COUNT
+    assert lines.dead_bodies() == []
