@@ -9,7 +9,7 @@ import pytest
 
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
-from cdk_inference.review.changes import permissions
+from cdk_inference.review.changes import cdk_diff, permissions
 from cdk_inference.review.changes.cdk_diff import Change
 from cdk_inference.review.findings import MOST, Changes, Level, findings
 from cdk_inference.review.report import markdown
@@ -145,6 +145,23 @@ def test_nothing_changes_between_equal_apps(app: Assembly) -> None:
     found = reviewed(app, app)
     assert (found.findings, found.diffs, found.summary) == ((), (), "no resource changes")
     assert "Nobody gains or loses a permission." in markdown(found)
+
+
+def queues(**names: str) -> Template:
+    """A stack of queues; a change of its name replaces a queue."""
+    resources = {key: {"Type": "AWS::SQS::Queue", "Properties": {"QueueName": name}} for key, name in names.items()}
+    return Template("S", "S", {"Resources": resources})
+
+
+def test_no_line_break_in_a_value_hides_what_follows() -> None:
+    after = queues(A="a\nOutputs\r\n\n✨ none", B="b2")
+    after.resources["A"].body["Metadata"] = {"aws:cdk:path": "S/A\nParameters\n/Resource"}
+    (diff,) = cdk_diff.compare({"S": queues(A="a", B="b")}, {"S": after})
+    assert [(change.resource.logical_id, change.impact) for change in diff.changes] == [
+        ("A", "replace"),
+        ("B", "replace"),
+    ]
+    assert "a␊Outputs␍␊␊✨ none" in diff.text
 
 
 def statement(**members: Any) -> dict[str, Any]:

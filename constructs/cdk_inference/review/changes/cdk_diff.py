@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.template import Resource, Template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 _STACK = "Reviewed"
 _MANIFEST = {
@@ -34,6 +35,8 @@ _CHANGED = re.compile(r"\[(?P<sign>[+~-])\] (?P<type>\S+::\S+) (?P<name>.+)")
 _IMPACT = re.compile(r"(?P<name>.+?)(?: (?P<impact>replace|may be replaced|destroy|orphan|import))?")
 _SECTION = re.compile(r"[A-Z][A-Za-z ]+")
 _SUM = re.compile("\n+✨.*", re.DOTALL)
+# The CLI shows values as they are: one with line breaks could look like the end of the resources.
+_BREAKS = {ord("\n"): "\N{SYMBOL FOR LINE FEED}", ord("\r"): "\N{SYMBOL FOR CARRIAGE RETURN}"}
 _SECONDS = 300.0
 
 
@@ -129,8 +132,8 @@ def _diff(before: Template, after: Template) -> str:
         for each in (assembly, home):
             each.mkdir()
         (assembly / "manifest.json").write_text(json.dumps(_MANIFEST), "utf-8")
-        (assembly / "new.json").write_text(json.dumps(after.body), "utf-8")
-        old.write_text(json.dumps(before.body), "utf-8")
+        (assembly / "new.json").write_text(json.dumps(_in_one_line(after.body)), "utf-8")
+        old.write_text(json.dumps(_in_one_line(before.body)), "utf-8")
         arguments = ("diff", _STACK, "--app", str(assembly), "--template", str(old), "--no-notices", "--ci")
         try:
             done = subprocess.run(  # noqa: S603
@@ -155,6 +158,15 @@ def _diff(before: Template, after: Template) -> str:
     text = _SUM.sub("", done.stdout).strip("\n")
     _, _, shown = text.partition("\n")  # the name of the stack
     return "" if shown.startswith("There were no differences") else shown
+
+
+def _in_one_line(value: object) -> object:
+    """Return a value of a template in which every line break of a string is a visible mark."""
+    if isinstance(value, str):
+        return value.translate(_BREAKS)
+    if isinstance(value, Mapping):
+        return {_in_one_line(key): _in_one_line(each) for key, each in value.items()}
+    return [_in_one_line(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _environment(home: Path) -> dict[str, str]:
