@@ -72,6 +72,10 @@ def _checked_out(ref: str, folder: Path) -> Iterator[Path]:
         tree = Path(name) / "tree"
         _git(folder, "worktree", "add", "--quiet", "--detach", str(tree), commit)
         try:
+            if not (tree / inside).is_dir():
+                raise ReviewError(
+                    f"app-folder must be a folder of the git ref {ref}, got '{inside}'; name a ref that has the app"
+                )
             yield tree / inside
         finally:
             _git(folder, "worktree", "remove", "--force", str(tree))

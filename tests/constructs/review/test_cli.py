@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cdk_inference.review.cli import app as command
+from cdk_inference.review.errors import ReviewError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,6 +91,18 @@ def test_an_unknown_ref_and_a_missing_assembly_are_errors(repository: Path, tmp_
         done = run(folder / "cdk.out", f"--against={ref}", "--app-folder", folder)
         assert done.exit_code == 1
         assert f"got '{ref}'" in str(done.exception)
+
+
+def test_a_ref_without_the_folder_of_the_app_is_an_error(repository: Path) -> None:
+    folder = repository / "apps" / "new"
+    folder.mkdir()
+    done = run(repository / "apps" / "shop" / "cdk.out", "--against", "HEAD", "--app-folder", folder)
+    assert isinstance(done.exception, ReviewError)
+    assert str(done.exception) == (
+        "app-folder must be a folder of the git ref HEAD, got 'apps/new/'; name a ref that has the app"
+    )
+    trees = subprocess.run(["git", "worktree", "list"], cwd=repository, capture_output=True, text=True, check=True)
+    assert len(trees.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [("--output", "review.pdf"), ("--fail-on", "doubt"), ("--items-per-month", "-1")])
