@@ -164,6 +164,14 @@ def test_no_line_break_in_a_value_hides_what_follows() -> None:
     assert "a␊Outputs␍␊␊✨ none" in diff.text
 
 
+def test_what_is_nested_in_a_stack_that_left_the_app_is_not_at_risk() -> None:
+    outer, inner = queues(), replace(queues(A="a"), path="S/Inner", nested=True)
+    before, other = {"S": outer, "S/Inner": inner}, Template("T", "T", {})
+    assert cdk_diff.compare(before, {"T": other}) == []
+    (diff,) = cdk_diff.compare(before, {"S": outer})
+    assert [(change.resource.logical_id, change.impact) for change in diff.changes] == [("A", "destroy")]
+
+
 def statement(**members: Any) -> dict[str, Any]:
     return {"Effect": "Allow", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::photos/*", **members}
 

@@ -103,17 +103,21 @@ class StackDiff:
 def compare(before: Mapping[str, Template], after: Mapping[str, Template]) -> list[StackDiff]:
     """Compare the templates of two assemblies; those that are equal are left out.
 
-    A stack that is not in the app any more is left out too, since ``cdk deploy`` leaves it alone. A nested one is not:
-    it goes when its outer stack is deployed.
+    A stack that is not in the app any more is left out too, and so are those nested in it: ``cdk deploy`` leaves them
+    alone. A nested one whose outer stack is still in the app is not: it goes when that is deployed.
 
     Raises
     ------
     ReviewError
         If the CLI is not installed, or fails.
     """
-    nested = {path: template for path, template in before.items() if path not in after and template.nested}
+    deployed = {template.stack_name for template in after.values() if not template.nested}
     pairs = [(path, before.get(path), template) for path, template in after.items()]
-    pairs += [(path, template, Template(template.stack_name, path, {})) for path, template in nested.items()]
+    pairs += [
+        (path, template, Template(template.stack_name, path, {}))
+        for path, template in before.items()
+        if path not in after and template.nested and template.stack_name in deployed
+    ]
     diffs = []
     for path, old, new in pairs:
         given = old or Template(new.stack_name, path, {})
