@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,19 +10,19 @@ import pytest
 
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
-from cdk_inference.review.changes import cdk_diff, permissions
+from cdk_inference.review.assembly import Assembly
+from cdk_inference.review.changes import cdk_diff, models, permissions
 from cdk_inference.review.changes.cdk_diff import Change
 from cdk_inference.review.findings import MOST, Changes, Level, findings
 from cdk_inference.review.report import markdown
 from cdk_inference.review.review import review
 from cdk_inference.review.template import Resource, Template
 
-from .conftest import changed
+from .conftest import METRIC, changed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cdk_inference.review.assembly import Assembly
     from cdk_inference.review.review import Review
 
 pytestmark = pytest.mark.xdist_group("review")
@@ -30,6 +31,7 @@ MILLION = Traffic(items_per_month=1_000_000)
 TABLE = "Shop/Photos/Results/Table/Resource"
 POLICY = "Shop/Photos/Routes/small/Preprocess/Role/DefaultPolicy/Resource"
 FUNCTION = "Shop/Photos/Routes/small/Inference/Function/Resource"
+LOST = "top-1 accuracy 90 % → \N{EN DASH}"
 MACHINE = "Shop/Photos/Workflow/StateMachine/Resource"
 
 
@@ -108,6 +110,38 @@ def test_models_are_compared_as_far_as_they_are_known(app: Assembly, planted: Re
     # A new route has a new model.
     new = reviewed(app, replace(app, templates={"Shop/Inner": app.templates["Shop/Inner"]}))
     assert [model.changed for model in new.changes.models] == [True, True, False]
+
+
+def with_metric(app: Assembly, metric: Any) -> Assembly:
+    """Return the app, or what is left of it: a function whose model has another metric."""
+    path = FUNCTION.removesuffix("/Resource")
+    (function,) = (each for each in app.templates["Shop"].resources.values() if each.full_path == path)
+    body = copy.deepcopy(dict(function.body))
+    body["Metadata"]["cdk-inference"]["model"]["metric"] = metric
+    return Assembly("app", {"Shop": Template("Shop", "Shop", {"Resources": {function.logical_id: body}})})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "found"),
+    [
+        (METRIC, None, [LOST, "gate 86 % → \N{EN DASH}"]),
+        (METRIC, METRIC | {"quantized": float("nan")}, [LOST]),
+        (METRIC, METRIC | {"quantized": None}, [LOST]),
+        (METRIC, METRIC | {"name": "cosine"}, [LOST]),
+        (METRIC | {"quantized": 0.9500001}, METRIC | {"quantized": 0.95}, []),
+        (METRIC | {"quantized": float("nan")}, METRIC, []),
+        (None, METRIC, []),
+        (None, None, []),
+    ],
+)
+def test_a_metric_that_is_lost_is_worse_and_one_that_is_rounded_away_is_not(app, before, after, found) -> None:
+    (change,) = models.compare(with_metric(app, before), with_metric(app, after))
+    assert [f"{each.name[0].lower()}{each.name[1:]} {each.before} → {each.after}" for each in change.worse] == found
+    assert change.changed == bool(found)
+    lines = findings(Changes(models=[change]))
+    assert [(line.level, line.text) for line in lines] == (
+        [(Level.DANGER, f"Worse model: tiny: {', '.join(found)}.")] if found else []
+    )
 
 
 def test_other_labels_are_named(app: Assembly) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.figures import metric_name, milliseconds, quality, size
@@ -32,7 +33,7 @@ class Figure:
     before, after
         Its values for people.
     worse
-        Whether the new value is worse than the old one.
+        Whether the new value is worse than the old one. A quality that is not known any more is worse too.
     quality
         Whether it is about how good the answers are.
     """
@@ -45,8 +46,8 @@ class Figure:
 
     @property
     def changed(self) -> bool:
-        """Whether both values are known and differ."""
-        return self.before != self.after and _NOTHING not in (self.before, self.after)
+        """Whether both values are known and differ, or a quality is not known any more."""
+        return self.worse or (self.before != self.after and _NOTHING not in (self.before, self.after))
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,17 @@ def _quality(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Figure]
     # Values of another metric say nothing about this one.
     known = old if old.get("name") == name else {}
     show, worse = partial(quality, name), partial(_worse, name)
-    label = metric_name(name)
-    title = label[0].upper() + label[1:]
-    yield _measure(title, known.get("quantized"), new.get("quantized"), show, worse, quality=True)
+    if old.get("name") and not known:
+        former = str(old["name"])
+        yield _measure(_title(former), old.get("quantized"), None, partial(quality, former), quality=True)
+    yield _measure(_title(name), known.get("quantized"), new.get("quantized"), show, worse, quality=True)
     yield _measure("Gate", known.get("gate"), new.get("gate"), show, worse, quality=True)
     yield _measure("Evaluation samples", known.get("samples"), new.get("samples"), "{:,.0f}".format)
+
+
+def _title(metric: str) -> str:
+    label = metric_name(metric)
+    return label[:1].upper() + label[1:]
 
 
 def _measure(
@@ -156,13 +163,10 @@ def _measure(
     quality: bool = False,
 ) -> Figure:
     old, new = _number(before), _number(after)
-    return Figure(
-        name,
-        _NOTHING if old is None else show(old),
-        _NOTHING if new is None else show(new),
-        worse=old is not None and new is not None and worse(old, new),
-        quality=quality,
-    )
+    then, now = (_NOTHING if each is None else show(each) for each in (old, new))
+    poorer = old is not None and (quality if new is None else worse(old, new))
+    # Nobody can look at a difference that is rounded away.
+    return Figure(name, then, now, worse=poorer and then != now, quality=quality)
 
 
 def _worse(name: str, before: float, after: float) -> bool:
@@ -174,7 +178,9 @@ def _grows(before: float, after: float) -> bool:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return float(value) if isfinite(value) else None
 
 
 def _tensors(facts: Mapping[str, Any]) -> str:
