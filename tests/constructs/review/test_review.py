@@ -273,6 +273,51 @@ def test_policies_of_resources_and_of_functions_count() -> None:
     ]
 
 
+OPEN = {"Statement": [{"Effect": "Allow", "Action": "x:Read", "Principal": "*"}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "properties", "target"),
+    [
+        ("AWS::KMS::Key", {"KeyPolicy": OPEN}, "${One}"),
+        ("AWS::DynamoDB::Table", {"ResourcePolicy": {"PolicyDocument": OPEN}}, "${One}"),
+        ("AWS::DynamoDB::GlobalTable", {"Replicas": [{"ResourcePolicy": {"PolicyDocument": OPEN}}]}, "${One}"),
+        ("AWS::ApiGateway::RestApi", {"Policy": OPEN}, "${One}"),
+        ("AWS::ECR::Repository", {"RepositoryPolicyText": OPEN}, "${One}"),
+        ("AWS::EFS::FileSystem", {"FileSystemPolicy": OPEN}, "${One}"),
+        ("AWS::SecretsManager::ResourcePolicy", {"ResourcePolicy": OPEN}, "*"),
+        ("AWS::S3Vectors::VectorBucketPolicy", {"Policy": OPEN}, "*"),
+        ("AWS::Events::EventBusPolicy", {"StatementId": "1", "Statement": OPEN["Statement"][0]}, "*"),
+        ("AWS::EC2::VPCEndpoint", {"PolicyDocument": OPEN}, "*"),
+    ],
+)
+def test_a_policy_is_found_wherever_a_resource_has_it(kind: str, properties: Any, target: str) -> None:
+    template = Template("S", "S", {"Resources": {"One": {"Type": kind, "Properties": properties}}})
+    (found,) = permissions.permissions(template)
+    assert (found.who, found.action, found.target, found.wildcard) == ("*", "x:Read", target, True)
+
+
+@pytest.mark.parametrize("kind", ["Role", "User", "Group"])
+def test_a_policy_of_one_role_user_or_group_is_that_of_its_owner(kind: str) -> None:
+    properties = {f"{kind}Name": {"Ref": "Owner"}, "PolicyDocument": {"Statement": statement()}}
+    resources = {
+        "Owner": {"Type": f"AWS::IAM::{kind}", "Properties": {}},
+        "One": {"Type": f"AWS::IAM::{kind}Policy", "Properties": properties},
+    }
+    (found,) = permissions.permissions(Template("S", "S", {"Resources": resources}))
+    assert (found.who, found.action, found.wildcard) == ("Owner", "s3:GetObject", False)
+
+
+def test_statements_of_another_kind_are_no_policies() -> None:
+    acl = {"Rules": [{"Statement": {"NotStatement": {"Statement": {"GeoMatchStatement": {"CountryCodes": ["CH"]}}}}}]}
+    reads = {"States": {"Read": {"Parameters": {"Statement": "SELECT * FROM rows"}}}}
+    resources = {
+        "Acl": {"Type": "AWS::WAFv2::WebACL", "Properties": acl},
+        "Machine": {"Type": "AWS::StepFunctions::StateMachine", "Properties": {"Definition": reads}},
+    }
+    assert list(permissions.permissions(Template("S", "S", {"Resources": resources}))) == []
+
+
 def test_data_that_is_no_longer_kept_is_at_risk(app: Assembly) -> None:
     before = app.templates["Shop"].of_type("AWS::DynamoDB::GlobalTable")[0]
     assert before.body["DeletionPolicy"] == "RetainExceptOnCreate"

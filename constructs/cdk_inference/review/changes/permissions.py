@@ -14,7 +14,14 @@ ANYBODY = ("*", "AWS:*")
 
 # People know the function that a role is for. CDK's names for the role itself say nothing more.
 _ROLE_ENDS = ("/Role", "/ServiceRole")
-_POLICY_TYPES = ("AWS::IAM::Policy", "AWS::IAM::ManagedPolicy", "AWS::IAM::RolePolicy")
+_POLICY_TYPES = (
+    "AWS::IAM::GroupPolicy",
+    "AWS::IAM::ManagedPolicy",
+    "AWS::IAM::Policy",
+    "AWS::IAM::RolePolicy",
+    "AWS::IAM::UserPolicy",
+)
+_OWNERS = ("Roles", "Users", "Groups", "RoleName", "UserName", "GroupName")
 _PRINCIPALS = ("AWS::IAM::Role", "AWS::IAM::User", "AWS::IAM::Group")
 _LAMBDA_ACTION = "lambda:InvokeFunction"
 _MANAGED = "all of a managed policy"
@@ -131,8 +138,7 @@ def permissions(template: Template) -> Iterator[Permission]:
     for resource in template.resources.values():
         properties = resource.properties
         if resource.type in _POLICY_TYPES:
-            owners = [owner for kind in ("Roles", "Users", "Groups") for owner in listed(properties.get(kind))]
-            owners += listed(properties.get("RoleName"))
+            owners = [owner for kind in _OWNERS for owner in listed(properties.get(kind))]
             for owner in owners or [resource.path]:
                 yield from _statements(template, properties.get("PolicyDocument"), who=_owner(template, owner))
         elif resource.type in _PRINCIPALS:
@@ -146,10 +152,24 @@ def permissions(template: Template) -> Iterator[Permission]:
             who = template.text(properties.get("Principal", "*"))
             yield Permission(who, "Allow", action, template.text(properties.get("FunctionName")), condition)
         else:
-            for key in ("PolicyDocument", "KeyPolicy", "ResourcePolicy", "PolicyText"):
-                if isinstance(properties.get(key), Mapping):
-                    own = "${" + resource.path + "}"  # what "*" stands for in the policy of a key
-                    yield from _statements(template, properties[key], own=own if key == "KeyPolicy" else None)
+            # In the policy of a key or a table, "*" stands for that alone. A policy that is a resource names its
+            # target, and that of an endpoint is about all that is reached through it.
+            apart = resource.type.endswith("Policy") or resource.type == "AWS::EC2::VPCEndpoint"
+            own = None if apart else "${" + resource.path + "}"
+            for document in _documents(properties):
+                yield from _statements(template, document, own=own)
+
+
+def _documents(value: object) -> Iterator[Mapping[str, Any]]:
+    """Yield the policies in the properties of a resource, however deep."""
+    if isinstance(value, Mapping) and "Statement" in value:
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _documents(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _documents(each)
 
 
 def _of_principal(template: Template, resource: Resource) -> Iterator[Permission]:
