@@ -8,18 +8,20 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.cdk_cli import installed_cdk
 from cdk_inference.review.assembly import Assembly, nested_path, read_assembly
 from cdk_inference.review.errors import ReviewError
-from cdk_inference.review.template import Template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import boto3
+
+    from cdk_inference.review.template import Template
 
 DEPLOYED = "deployed"
 """The word for the deployed stacks of the same names."""
@@ -137,7 +139,7 @@ def read_deployed(after: Assembly, session: boto3.Session | None = None) -> Asse
             if "does not exist" in str(error):
                 continue
             raise
-        _add(client, Template(template.stack_name, template.path, body, template.region), template.stack_name, found)
+        _add(client, replace(template, body=body), template.stack_name, found)
     return Assembly("what is deployed", found)
 
 
@@ -147,7 +149,7 @@ def _add(client: Any, template: Template, stack: str, into: dict[str, Template])
         said = client.describe_stack_resource(StackName=stack, LogicalResourceId=resource.logical_id)
         name = said["StackResourceDetail"]["PhysicalResourceId"]
         path = nested_path(resource)
-        inner = Template(template.stack_name, path, _body(client, name), template.region, nested=True)
+        inner = replace(template, path=path, body=_body(client, name), nested=True)
         _add(client, inner, name, into)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.costs.recorded import METADATA_KEY as COSTS_KEY
@@ -78,12 +78,13 @@ def _read(folder: Path, into: Assembly) -> None:
         if artifact.get("type") == "cdk:cloud-assembly":
             _read(folder / str(properties["directoryName"]), into)
         elif artifact.get("type") == "aws:cloudformation:stack":
-            region = str(artifact.get("environment", "")).rpartition("/")[2]
+            account, _, region = str(artifact.get("environment", "")).removeprefix("aws://").partition("/")
             template = Template(
                 str(properties.get("stackName", artifact_id)),
                 str(artifact.get("displayName", artifact_id)),
                 _json(folder / str(properties["templateFile"])),
                 None if region in ("", "unknown-region") else region,
+                account=None if account in ("", "unknown-account") else account,
             )
             for each in _with_nested(folder, template):
                 into.templates[each.path] = each
@@ -97,7 +98,7 @@ def _with_nested(folder: Path, template: Template) -> Iterator[Template]:
         file = resource.metadata.get("aws:asset:path")
         if isinstance(file, str) and (folder / file).is_file():
             body = _json(folder / file)
-            inner = Template(template.stack_name, nested_path(resource), body, template.region, nested=True)
+            inner = replace(template, path=nested_path(resource), body=body, nested=True)
             yield from _with_nested(folder, inner)
 
 

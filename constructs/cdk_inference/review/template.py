@@ -82,8 +82,8 @@ class Template:
         The path of the stack's construct, by which the templates of two assemblies belong together.
     body
         The template.
-    region
-        The Region, if the assembly knows it.
+    region, account
+        The Region and the account, if the assembly knows them.
     nested
         Whether it is that of a nested stack.
     """
@@ -93,6 +93,7 @@ class Template:
     body: Mapping[str, Any] = field(repr=False)
     region: str | None = None
     nested: bool = False
+    account: str | None = None
 
     @cached_property
     def resources(self) -> dict[str, Resource]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
-from cdk_inference.review.assembly import Assembly
+from cdk_inference.review.assembly import Assembly, read_assembly
 from cdk_inference.review.changes import cdk_diff, models, permissions
 from cdk_inference.review.changes.cdk_diff import Change
 from cdk_inference.review.findings import MOST, Changes, Level, findings
@@ -229,6 +230,15 @@ def policy(*statements: dict[str, Any]) -> Template:
         ([statement(Effect="Deny")], [], True, False),
         ([], [statement(Effect="Deny")], False, False),
         ([], [statement(Action="xray:PutTraceSegments", Resource="*")], True, False),
+        ([], [statement(Action=["dynamodb:ListStreams", "ec2:DescribeVpcs"], Resource="*")], True, False),
+        ([], [statement(Action="ec2:CreateNetworkInterfacePermission", Resource="*")], True, True),
+        ([], [statement(Resource="arn:aws:s3:::*")], True, True),
+        ([], [statement(Resource="arn:aws:s3:::*/*")], True, True),
+        ([], [statement(Resource={"Fn::Sub": "arn:${AWS::Partition}:sqs:*:${AWS::AccountId}:*"})], True, True),
+        ([], [statement(Resource="arn:aws:dynamodb:*")], True, True),
+        ([], [statement(Resource="arn:aws:sqs:us-east-1:111122223333:photos-*")], True, False),
+        ([], [statement(Resource={"Fn::Sub": "${Bucket.Arn}/*"})], True, False),
+        ([], [statement(Resource={"Fn::Sub": "${Group.Arn}:*"})], True, False),
     ],
 )
 def test_who_gains_or_loses_which_action(before, after, gained, wildcard) -> None:
@@ -240,6 +250,76 @@ def test_the_order_of_statements_and_actions_means_nothing() -> None:
     one, two = statement(Action=["s3:GetObject", "s3:PutObject"]), statement(Resource="arn:aws:s3:::other/*")
     turned = [statement(Resource=["arn:aws:s3:::other/*"]), statement(Action=["s3:PutObject", "s3:GetObject"])]
     assert permissions.compare(policy(one, two), policy(*turned)) == []
+
+
+@pytest.mark.parametrize(
+    ("condition", "wildcard"),
+    [
+        ({}, True),
+        ({"Bool": {"aws:SecureTransport": "true"}}, True),
+        ({"StringEquals": {"aws:PrincipalTag/team": "photos"}}, True),
+        ({"StringNotEquals": {"aws:PrincipalAccount": "111122223333"}}, True),
+        ({"StringEqualsIfExists": {"aws:SourceAccount": "111122223333"}}, True),
+        ({"ForAllValues:StringLike": {"aws:PrincipalOrgPaths": "o-a/*"}}, True),
+        ({"Null": {"aws:PrincipalOrgID": "false"}}, True),
+        ({"ArnLike": {"aws:SourceArn": "arn:aws:s3:::*"}}, True),
+        ({"ArnLike": {"aws:PrincipalArn": "arn:aws:iam::*:role/photos"}}, True),
+        ({"StringLike": {"aws:PrincipalArn": ["*", "arn:aws:iam::111122223333:role/photos"]}}, True),
+        ({"IpAddress": {"aws:SourceIp": ["192.0.2.0/24", "0.0.0.0/0"]}}, True),
+        ({"Bool": {"elasticfilesystem:AccessedViaMountTarget": "false"}}, True),
+        ({"Bool": {"elasticfilesystem:AccessedViaMountTarget": "true"}}, False),
+        ({"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}, False),
+        ({"ArnLike": {"AWS:sourceArn": {"Fn::Sub": "arn:${AWS::Partition}:s3:::${Bucket}"}}}, False),
+        ({"ArnLike": {"aws:SourceArn": {"Fn::Sub": "arn:aws:sns:*:${AWS::AccountId}:*"}}}, False),
+        ({"ForAnyValue:StringLike": {"aws:PrincipalOrgPaths": "o-a/*"}}, False),
+        ({"Bool": {"aws:SecureTransport": "true"}, "StringEquals": {"aws:PrincipalOrgID": "o-a"}}, False),
+    ],
+)
+def test_everybody_is_a_wildcard_unless_a_condition_narrows_who_that_is(condition: Any, wildcard: bool) -> None:
+    document = {"Statement": statement(Principal={"AWS": "*"}, Condition=condition)}
+    resource = {"Type": "AWS::S3::BucketPolicy", "Properties": {"PolicyDocument": document}}
+    (found,) = permissions.permissions(Template("S", "S", {"Resources": {"One": resource}}))
+    assert found.wildcard == wildcard
+
+
+@pytest.mark.parametrize(
+    ("source", "wildcard"),
+    [
+        ({}, True),
+        ({"SourceArn": "arn:aws:s3:::*"}, True),
+        ({"SourceAccount": "1"}, False),
+        ({"PrincipalOrgID": "o"}, False),
+    ],
+)
+def test_everybody_may_invoke_a_function_unless_a_source_is_named(source: Any, wildcard: bool) -> None:
+    resource = {"Type": "AWS::Lambda::Permission", "Properties": {"Principal": "*", "FunctionName": "f", **source}}
+    (found,) = permissions.permissions(Template("S", "S", {"Resources": {"One": resource}}))
+    assert found.wildcard == wildcard
+
+
+@pytest.mark.parametrize(
+    ("root", "account", "wildcard"),
+    [
+        ({"Fn::Sub": "arn:${AWS::Partition}:iam::${AWS::AccountId}:root"}, None, False),
+        ("arn:aws:iam::111122223333:root", "111122223333", False),
+        ("arn:aws:iam::111122223333:root", "444455556666", True),
+        ("arn:aws:iam::111122223333:root", None, True),
+    ],
+)
+def test_only_the_own_account_may_do_all_with_a_key(
+    tmp_path: Path, root: Any, account: str | None, wildcard: bool
+) -> None:
+    allow = {"Effect": "Allow", "Action": "kms:*", "Resource": "*", "Principal": {"AWS": root}}
+    key = {"Type": "AWS::KMS::Key", "Properties": {"KeyPolicy": {"Statement": [allow]}}}
+    stack = {
+        "type": "aws:cloudformation:stack",
+        "environment": f"aws://{account or 'unknown-account'}/us-east-1",
+        "properties": {"templateFile": "S.template.json"},
+    }
+    (tmp_path / "S.template.json").write_text(json.dumps({"Resources": {"Key": key}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({"artifacts": {"S": stack}}))
+    (found,) = permissions.permissions(read_assembly(tmp_path).templates["S"])
+    assert (found.target, found.wildcard) == ("${Key}", wildcard)
 
 
 def test_policies_of_resources_and_of_functions_count() -> None:

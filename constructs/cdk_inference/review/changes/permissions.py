@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,15 +27,56 @@ _PRINCIPALS = ("AWS::IAM::Role", "AWS::IAM::User", "AWS::IAM::Group")
 _LAMBDA_ACTION = "lambda:InvokeFunction"
 _MANAGED = "all of a managed policy"
 _WIDE_POLICIES = ("AdministratorAccess", "FullAccess", "PowerUserAccess")
+_OWN_ROOT = ":iam::${AWS::AccountId}:root"
 
-# AWS knows no resource for these, so that "*" says nothing.
+# These name where a request comes from, who makes it, or whose organization that is. Others, such as
+# aws:SecureTransport, leave everybody in. A tag of a principal is chosen by its own account, and names nobody.
+_NARROWING = frozenset(
+    {
+        "aws:principalaccount",
+        "aws:principalarn",
+        "aws:principalorgid",
+        "aws:principalorgpaths",
+        "aws:principalservicename",
+        "aws:sourceaccount",
+        "aws:sourcearn",
+        "aws:sourceip",
+        "aws:sourceorgid",
+        "aws:sourceorgpaths",
+        "aws:sourceowner",
+        "aws:sourcevpc",
+        "aws:sourcevpce",
+        "aws:userid",
+        "aws:vpceaccount",
+        "aws:vpceorgid",
+        "aws:vpceorgpaths",
+        "aws:vpcsourceip",
+        "elasticfilesystem:accessedviamounttarget",
+        "kms:calleraccount",
+    }
+)
+# Those that negate, and those that hold where the key is missing (IfExists, ForAllValues), do not narrow.
+_NARROWING_OPERATORS = frozenset(
+    {"arnequals", "arnlike", "bool", "ipaddress", "stringequals", "stringequalsignorecase", "stringlike"}
+)
+_INVOKERS = ("SourceArn", "SourceAccount", "PrincipalOrgID")  # the same for the permission of a function
+_REFERENCE = re.compile(r"\$\{[^}]*\}")
+_ARN_PARTS = 6
+
+# AWS knows no resource for these, or Lambda asks for all network interfaces, so that "*" says nothing:
+# https://docs.aws.amazon.com/service-authorization/latest/reference/
 _UNRESTRICTED = frozenset(
     {
         "cloudwatch:PutMetricData",
+        "dynamodb:ListStreams",
         "ecr:GetAuthorizationToken",
         "ec2:CreateNetworkInterface",
         "ec2:DeleteNetworkInterface",
+        "ec2:DescribeDhcpOptions",
         "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSubnets",
+        "ec2:DescribeVpcs",
         "ec2:AssignPrivateIpAddresses",
         "ec2:UnassignPrivateIpAddresses",
         "logs:CreateLogDelivery",
@@ -69,6 +111,8 @@ class Permission:
         The resource; with ``not`` before it, all but it.
     condition
         The condition as JSON, or ``""``.
+    narrowed
+        Whether the condition names sources, principals or organizations.
     """
 
     who: str
@@ -76,22 +120,23 @@ class Permission:
     action: str
     target: str
     condition: str
+    narrowed: bool = False
 
     @property
     def wildcard(self) -> bool:
         """Whether it allows more than somebody has named: a service's actions, everything, or everybody."""
         if self.effect != "Allow":
             return False
-        if self.who.endswith(":root") and self.action == "kms:*":
+        if self.who.endswith(_OWN_ROOT) and self.action == "kms:*":
             return False  # AWS's default: the account's own policies decide on the key
-        anywhere = self.target == "*" and not self.condition and self.action not in _UNRESTRICTED
+        anywhere = _is_anything(self.target) and not self.condition and self.action not in _UNRESTRICTED
         return (
             "*" in self.action
             or (self.action == _MANAGED and self.target.endswith(_WIDE_POLICIES))
             or self.action.startswith("not ")
             or self.target.startswith("not ")
             or anywhere
-            or (self.who in ANYBODY and not self.condition)
+            or (self.who in ANYBODY and not self.narrowed)
         )
 
 
@@ -145,12 +190,11 @@ def permissions(template: Template) -> Iterator[Permission]:
             yield from _of_principal(template, resource)
         elif resource.type == "AWS::Lambda::Permission":
             action = template.text(properties.get("Action", _LAMBDA_ACTION))
-            source = {
-                key: template.text(properties[key]) for key in ("SourceArn", "SourceAccount") if key in properties
-            }
+            source = {key: template.text(properties[key]) for key in _INVOKERS if key in properties}
             condition = json.dumps(source, sort_keys=True) if source else ""
             who = template.text(properties.get("Principal", "*"))
-            yield Permission(who, "Allow", action, template.text(properties.get("FunctionName")), condition)
+            narrowed = not all(map(_is_anybodys, source.values()))
+            yield Permission(who, "Allow", action, template.text(properties.get("FunctionName")), condition, narrowed)
         else:
             # In the policy of a key or a table, "*" stands for that alone. A policy that is a resource names its
             # target, and that of an endpoint is about all that is reached through it.
@@ -191,11 +235,41 @@ def _statements(
             continue
         condition = statement.get("Condition")
         shown = template.text(condition) if condition else ""
+        effect = str(statement.get("Effect", "Deny"))
+        narrowed = _narrows(template, condition)
         for principal in [who] if who is not None else _principals(template, statement):
             for action in _either(template, statement, "Action"):
                 for target in _either(template, statement, "Resource") or [own or "*"]:
                     where = own if own is not None and target == "*" else target
-                    yield Permission(principal, str(statement.get("Effect", "Deny")), action, where, shown)
+                    yield Permission(principal, effect, action, where, shown, narrowed)
+
+
+def _narrows(template: Template, condition: object) -> bool:
+    """Return whether a condition keeps everybody out but some sources, principals or organizations."""
+    return any(
+        key.lower() in _NARROWING and not any(_is_anybodys(template.text(value)) for value in listed(values))
+        for operator, tests in mapping(condition).items()
+        if operator.lower().removeprefix("foranyvalue:") in _NARROWING_OPERATORS
+        for key, values in mapping(tests).items()
+    )
+
+
+def _is_anything(text: str) -> bool:
+    """Return whether a resource is ``*``, or an ARN that leaves the resource open, such as ``arn:aws:s3:::*``."""
+    resource = _arn(text)[-1] if text.startswith("arn:") else text
+    return "*" in resource and not resource.strip("*?/:")
+
+
+def _is_anybodys(value: str) -> bool:
+    """Return whether the value of a condition leaves everybody in, such as ``*``, ``0.0.0.0/0`` or ``false``."""
+    if value.startswith("arn:") and len(parts := _arn(value)) == _ARN_PARTS and (account := parts[4]):
+        return not account.strip("*?")  # anybody can have something of that name
+    return _is_anything(value) or value.endswith("/0") or value.lower() == "false"
+
+
+def _arn(text: str) -> list[str]:
+    """Return the parts of an ARN, the last of which is the resource; colons in references divide nothing."""
+    return _REFERENCE.sub("reference", text).split(":", _ARN_PARTS - 1)
 
 
 def _either(template: Template, statement: Mapping[str, Any], key: str) -> list[str]:
@@ -208,11 +282,20 @@ def _principals(template: Template, statement: Mapping[str, Any]) -> list[str]:
     for key, no in (("Principal", ""), ("NotPrincipal", "not ")):
         value = statement.get(key)
         if isinstance(value, Mapping) and not value.keys() & {"Ref", "Fn::GetAtt", "Fn::Join", "Fn::Sub"}:
-            pairs = [(kind, template.text(each)) for kind, given in value.items() for each in listed(given)]
+            pairs = [
+                (kind, _with_own_account(template, template.text(each)))
+                for kind, given in value.items()
+                for each in listed(given)
+            ]
             found += [no + (name if kind == "Service" else f"{kind}:{name}") for kind, name in pairs]
         else:
             found += [no + template.text(each) for each in listed(value)]
     return found or ["*"]
+
+
+def _with_own_account(template: Template, name: str) -> str:
+    """Return a principal with the reference to the account where a template spells the stack's account out."""
+    return name.replace(f"::{template.account}:", "::${AWS::AccountId}:") if template.account else name
 
 
 def _owner(template: Template, owner: object) -> str:
