@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import struct
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,6 +67,8 @@ def vector_of(row: dict[str, Any], spec: IndexSpec) -> dict[str, Any] | None:
     numbers = _numbers(found, spec.attribute)
     if len(numbers) != spec.dimension:
         raise VectorError(f"{spec.attribute} has {len(numbers):,} numbers, expected {spec.dimension:,}")
+    if not all(map(math.isfinite, numbers)):
+        raise VectorError(f"{spec.attribute} has a number that is not finite")
     if spec.cosine and not any(numbers):
         raise VectorError(f"{spec.attribute} has only zeros, which have no direction")
     texts = {name: row[name]["S"] for name in ("object", "version", "bucket", "status", "model_version")}
@@ -77,13 +80,17 @@ def vector_of(row: dict[str, Any], spec: IndexSpec) -> dict[str, Any] | None:
 
 
 def _numbers(attribute: dict[str, Any], name: str) -> list[float]:
-    """Return the numbers of an embedding: packed float32, little-endian, or a list."""
+    """Return the numbers of an embedding, packed float32, little-endian, or a list, as float32 has them."""
     [(kind, value)] = attribute.items()
     if kind == "B":
         data = base64.b64decode(value)
         if len(data) % _FLOAT_BYTES:
             raise VectorError(f"{name} has {len(data):,} bytes, expected a multiple of {_FLOAT_BYTES}")
-        return list(struct.unpack(f"<{len(data) // _FLOAT_BYTES}f", data))
-    if kind == "L" and all(member.keys() == {"N"} for member in value):
-        return [float(member["N"]) for member in value]
-    raise VectorError(f"{name} is neither bytes nor a list of numbers")
+    elif kind == "L" and all(member.keys() == {"N"} for member in value):
+        try:
+            data = struct.pack(f"<{len(value)}f", *(float(member["N"]) for member in value))
+        except OverflowError as error:
+            raise VectorError(f"{name} has a number that is too large for float32") from error
+    else:
+        raise VectorError(f"{name} is neither bytes nor a list of numbers")
+    return list(struct.unpack(f"<{len(data) // _FLOAT_BYTES}f", data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,14 +43,26 @@ class VectorServer:
             return trouble
         if not 1 <= len(entries) <= self.most or len(json.dumps(body)) > 20 * 1024**2:
             return 400, "ValidationException"
-        for entry in entries:
-            if operation == "DeleteVectors":
-                self.vectors.pop(entry, None)
-            elif len(entry["key"]) > 1024 or len(json.dumps(entry["metadata"])) > 40_000:
-                return 400, "ValidationException"
-            else:
-                self.vectors[entry["key"]] = entry
+        if operation == "DeleteVectors":
+            for key in entries:
+                self.vectors.pop(key, None)
+        elif any(map(self._is_invalid, entries)):
+            return 400, "ValidationException"
+        else:
+            self.vectors |= {entry["key"]: entry for entry in entries}
         return 200, ""
+
+    @staticmethod
+    def _is_invalid(entry: dict[str, Any]) -> bool:
+        filterable = {name: value for name, value in entry["metadata"].items() if name not in {"object", "version"}}
+        numbers = entry["data"]["float32"]
+        return (
+            len(entry["key"]) > 1024
+            or len(json.dumps(entry["metadata"])) > 40_000
+            or len(json.dumps(filterable)) > 2048
+            or not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+            or not any(struct.unpack("<3f", struct.pack("<3f", *numbers[:3])))
+        )
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +229,30 @@ def test_vectors_that_the_index_never_takes_fail_alone(handler: Any, vectors: Ve
         "odd": (b"12345", "embedding has 5 bytes, expected a multiple of 4"),
         "text": ("a text", "embedding is neither bytes nor a list of numbers"),
         "texts": (["a"], "embedding is neither bytes nor a list of numbers"),
+        "nan": (packed(1, 2, math.nan), "embedding has a number that is not finite"),
+        "huge": ([1, 2, 1e39], "embedding has a number that is too large for float32"),
+        "tiny": ([1e-60, 0, -1e-60], "embedding has only zeros, which have no direction"),
     }
     records = [change("MODIFY", key, embedding) for key, (embedding, _) in wrong.items()]
     assert handler(records[0], change("INSERT", "good", [1, 2, 3]), *records[1:]) == DONE
     assert [one["metadata"]["object"] for one in vectors.vectors.values()] == ["inbox/good"]
     assert letters(queue) == {f"inbox/{key}": cause for key, (_, cause) in wrong.items()}
+
+
+def test_vectors_that_the_service_refuses_as_invalid_fail_alone(
+    handler: Any, vectors: VectorServer, queue: str
+) -> None:
+    handler(change("INSERT", "0", [1, 2, 3]))
+    records = [change("MODIFY", f"{n}", [1, 2, 3 + n], number=n) for n in range(700)]
+    for n in (0, 123, 699):  # rows that somebody else wrote, with more metadata than a vector may have
+        records[n]["dynamodb"]["NewImage"]["model_version"] = {"S": "m" * 2048}
+    assert handler(*records) == DONE
+    found = {one["metadata"]["object"] for one in vectors.vectors.values()}
+    assert found == {f"inbox/{n}" for n in range(700) if n not in {0, 123, 699}}
+    buried = letters(queue)
+    assert buried.keys() == {"inbox/0", "inbox/123", "inbox/699"}
+    assert all("ValidationException" in cause and "what it says" in cause for cause in buried.values())
+    assert len(vectors.requests) < 60
 
 
 def test_a_request_with_the_largest_vectors_stays_within_the_limit(
