@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from inference_runtime.export.rows import Row
 
 _TIME = pa.timestamp("ms", tz="UTC")
+_LARGEST_SIZE = 2**63 - 1
 
 TEXTS = (
     "object",
@@ -71,9 +72,15 @@ def _time(attribute: dict[str, Any]) -> datetime | None:
     """Return a time, or None if it is not readable: messages may have any text as theirs."""
     try:
         found = datetime.fromisoformat(attribute["S"])
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):  # the year may be 0 or 10000 in UTC
         return None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+def _size(attribute: dict[str, Any]) -> int | None:
+    """Return a size, or None if the column does not hold it: earlier versions took any from a message."""
+    found = int(attribute["N"])
+    return found if found <= _LARGEST_SIZE else None
 
 
 def _json(attribute: dict[str, Any]) -> str:
@@ -81,7 +88,7 @@ def _json(attribute: dict[str, Any]) -> str:
 
 
 _OTHERS: dict[str, Callable[[dict[str, Any]], object]] = {
-    "size": lambda attribute: int(attribute["N"]),
+    "size": _size,
     "confidence": lambda attribute: float(attribute["N"]),
     "recorded_at": _time,
     "event_time": _time,

@@ -27,6 +27,7 @@ MAX_ID_BYTES = 1024
 _DIGITS = re.compile(rf"[0-9]{{1,{SEQUENCE_WIDTH}}}")
 _ARN = re.compile(r"arn:[^:]+:([a-z0-9]+):[^:]*:[^:]*:(?:[a-z]+/)?([^:/]+)")
 _NUMBER = re.compile(r"[0-9]{1,14}(\.[0-9]{1,9})?(E[0-9]{1,2})?")
+_LARGEST_SIZE = 2**63 - 1  # what an export's column holds
 _FIRST_MILLISECONDS = 1e11  # in seconds, the year 5138
 
 
@@ -310,6 +311,6 @@ def _text(value: object, name: str) -> str:
 def _size(value: object) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _LARGEST_SIZE:
         raise MalformedMessageError(f"object.size is {value!r:.100}, expected a number of bytes")
     return value

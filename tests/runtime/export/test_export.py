@@ -91,6 +91,16 @@ def test_a_file_has_all_that_a_row_has() -> None:
     assert [other[name] for name in ("prediction", "kept", "first", "confidence", "event_time")] == [None] * 5
 
 
+@pytest.mark.parametrize("event_time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "", "yesterday"])
+@pytest.mark.parametrize(("size", "found"), [(str(2**63 - 1), 2**63 - 1), (str(2**63), None), (str(10**30), None)])
+def test_values_that_no_column_holds_are_null(event_time: str, size: str, found: int | None) -> None:
+    strange = {**made("a", NOON, event_time=event_time), "size": {"N": size}}
+    (table,) = (pq.read_table(path) for path in parts.parts_of([strange, made("b", NOON)]))
+    one, other = table.to_pylist()
+    assert (one["event_time"], one["size"]) == (None, found)
+    assert (other["event_time"], other["size"]) == (NOON, 3)
+
+
 def test_rows_of_any_number_and_size_are_split_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """60 MB in 2,000 rows, of which a few row groups are in memory."""
     count = 2_000

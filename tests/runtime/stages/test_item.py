@@ -149,6 +149,8 @@ def test_a_sequencer_that_is_not_hex_fails(sequencer: str) -> None:
         ({"size": 1.5}, "size"),
         ({"size": float("inf")}, "size"),
         ({"size": None}, "size"),
+        ({"size": 2**63}, "size"),
+        ({"size": 1e30}, "size"),
         ({"key": ""}, "key"),
         ({"key": None}, "key"),
         ({"key": 7}, "key"),
