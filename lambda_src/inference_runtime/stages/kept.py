@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from inference_runtime.errors import StageError
-from inference_runtime.stages.rows import ResultError, kept_attribute
+from inference_runtime.stages.rows import MAX_DEPTH, ResultError, kept_attribute
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 MAX_KEPT_BYTES = 2_000
 """Most bytes of an item's values as JSON, with escapes: those of a batch of 32 take a quarter of a workflow's state."""
@@ -47,6 +47,7 @@ def take_kept(returned: object, keep: Sequence[str]) -> tuple[dict[object, objec
     if missing := [name for name in keep if name not in returned]:
         raise StageError(f"preprocess returned no {', '.join(missing)}, expected all that keep names")
     values = {name: returned[name] for name in keep}
+    _check_length(values)
     try:
         kept_attribute(values)
         _check_types(values, "kept")
@@ -54,11 +55,45 @@ def take_kept(returned: object, keep: Sequence[str]) -> tuple[dict[object, objec
         raise StageError(f"preprocess returned a value that cannot be kept: {error}") from error
     text = json.dumps(values, default=_plain)
     if len(text) > MAX_KEPT_BYTES:
-        raise StageError(
-            f"preprocess returned {len(text):,} bytes of JSON to keep, expected at most {MAX_KEPT_BYTES:,}: "
-            f"{', '.join(keep)}"
-        )
+        raise _too_large(f"{len(text):,}", keep)
     return {name: value for name, value in returned.items() if name not in values}, json.loads(text)
+
+
+def _check_length(values: dict[str, Any]) -> None:
+    """Refuse values that are too large for sure, before they are converted: a photograph takes gigabytes as a list.
+
+    Each character and each member of a list or a dict takes a byte of JSON at least.
+
+    Raises
+    ------
+    StageError
+        They have more of these than `MAX_KEPT_BYTES`.
+    """
+    level: list[object] = [values]
+    length = 0
+    for _ in range(MAX_DEPTH):
+        length += sum(map(_length, level))
+        if length > MAX_KEPT_BYTES:
+            raise _too_large(f"over {MAX_KEPT_BYTES:,}", values)
+        level = [member for value in level for member in _members(_plain(value))]
+
+
+def _length(value: object) -> int:
+    if isinstance(value, np.ndarray):
+        return value.size
+    return len(value) if isinstance(value, str | list | tuple | dict) else 0
+
+
+def _members(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return (*value, *value.values())
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _too_large(length: str, keep: Iterable[str]) -> StageError:
+    return StageError(
+        f"preprocess returned {length} bytes of JSON to keep, expected at most {MAX_KEPT_BYTES:,}: {', '.join(keep)}"
+    )
 
 
 def _check_types(value: object, path: str) -> None:

@@ -24,7 +24,9 @@ MAX_PREDICTION_BYTES = 300_000
 MAX_LABEL_BYTES = 2048
 """Largest label that an index takes: a key of DynamoDB has no more."""
 
-_MAX_DEPTH = 28  # DynamoDB nests 32 levels deep
+MAX_DEPTH = 28
+"""Levels of a value: DynamoDB nests 32 deep."""
+
 _MAX_DIGITS = 38
 _SMALLEST = 1e-130
 _LARGEST = 9.99e125
@@ -44,7 +46,7 @@ def prediction_attribute(prediction: object) -> Attribute:
     """
     if not isinstance(prediction, dict):
         raise ResultError(f"postprocess returned {type(prediction).__name__}, expected a dict")
-    attribute = _attribute(prediction, "prediction", _MAX_DEPTH)
+    attribute = _attribute(prediction, "prediction", MAX_DEPTH)
     if (size := size_of(attribute)) > MAX_PREDICTION_BYTES:
         raise ResultError(f"result is {size:,} bytes, at most {MAX_PREDICTION_BYTES:,} fit a row")
     return attribute
@@ -58,7 +60,7 @@ def kept_attribute(values: dict[str, Any]) -> Attribute:
     ResultError
         If they hold what DynamoDB has no type for.
     """
-    return _attribute(values, "kept", _MAX_DEPTH)
+    return _attribute(values, "kept", MAX_DEPTH)
 
 
 def row(
@@ -172,7 +174,7 @@ def put_row(dynamodb: DynamoDBClient, table: str, attributes: dict[str, Attribut
 
 def _attribute(value: object, path: str, depth: int) -> Attribute:
     if depth == 0:
-        raise ResultError(f"{path:.100} is nested deeper than {_MAX_DEPTH} levels")
+        raise ResultError(f"{path:.100} is nested deeper than {MAX_DEPTH} levels")
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if value is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -160,3 +161,31 @@ def test_values_that_are_too_large_fail(character: str) -> None:
     says = r"preprocess returned 2,0\d\d bytes of JSON to keep, expected at most 2,000: text"
     with pytest.raises(StageError, match=says):
         take_kept({"text": character * (most + 1)}, ["text"])
+
+
+PHOTOGRAPH = np.zeros((300, 400, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        PHOTOGRAPH,
+        {"photographs": [{"first": (PHOTOGRAPH,)}]},
+        [[0] * 1_000] * 1_000,
+        {"caption": ["x" * 10_000_000]},
+        {"x" * 10_000_000: 1},
+        np.array([PHOTOGRAPH, None], object),
+        dict.fromkeys(map(str, range(100_000))),
+    ],
+    ids=["array", "nested array", "lists", "text", "key", "array of objects", "dict"],
+)
+def test_large_values_fail_before_they_are_converted(value: object) -> None:
+    says = "preprocess returned over 2,000 bytes of JSON to keep, expected at most 2,000: width, value"
+    tracemalloc.start()
+    try:
+        with pytest.raises(StageError, match=says):
+            take_kept({"width": 1, "value": value}, ["width", "value"])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
