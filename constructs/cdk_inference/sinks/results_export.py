@@ -47,8 +47,8 @@ class ResultsExport(Construct):
 
     EventBridge schedule → function → ``results/day=YYYY-MM-DD/hour=HH/part-N.parquet``. The function reads the rows
     that were recorded in the last window, 20 minutes after its end, by the table's index of statuses. A file has up to
-    about 64 MB, and the function a few rows of it in memory. The files of a window always have the same names. So
-    another run replaces them, and removes those that it does not write.
+    about 64 MB. The function has a row group of it in memory, and up to 30 rows. The files of a window always have the
+    same names. So another run replaces them, and removes those that it does not write.
 
     All files have the same columns, whatever the model predicts: the prediction is JSON. A row that a later result
     replaces may be in the files of two windows; the one with the larger ``recorded_at`` counts.

@@ -224,6 +224,31 @@ def test_a_window_has_its_rows_and_no_others_whenever_it_is_exported(
     assert handler({"time": "2026-03-22T10:20:00Z"})["files"] == 0
 
 
+def test_rows_of_many_numbers_are_read_a_few_at_a_time(dynamodb: DynamoDBClient, table: Any) -> None:
+    """The rows of two answers are in memory, and what the next answer is made of."""
+    count, numbers = 100, [n + 0.123456789 for n in range(1_000)]
+    put(
+        dynamodb,
+        table,
+        *(made(f"{n:03}", NOON - timedelta(minutes=1), prediction={"n": numbers}) for n in range(count)),
+    )
+    reader = RowReader(dynamodb, table=table.name, index="by-status")
+    tracemalloc.start()
+    try:
+        first = dynamodb.get_item(
+            TableName=table.name, Key={"object": {"S": "inbox/000"}, "version": {"S": "null#m1"}}
+        )["Item"]
+        size, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        found = [one["key"]["S"] for one in reader.rows(Window.before(NOON, 1))]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(first["prediction"]["M"]["n"]["L"]) == len(numbers)
+    assert found == [f"{n:03}" for n in range(count)]
+    assert peak < 75 * size
+
+
 def test_a_row_that_was_replaced_is_in_the_window_of_its_successor(
     dynamodb: DynamoDBClient, table: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
