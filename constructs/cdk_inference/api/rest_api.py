@@ -87,7 +87,7 @@ class InferenceRestApi(Construct):
         Whether callers need no other proof than an API key. AWS advises against keys as the only one. Default: False.
     cors_preflight
         The web pages that may call, of one origin or of any. Default: none. By default, they may send the headers that
-        AWS needs and ``Idempotency-Key``.
+        AWS needs and ``Idempotency-Key``. They may read ``Retry-After``, ``x-amzn-ErrorType`` and ``x-amzn-RequestId``.
     throttle_rate
         Requests a second that the API takes, on average. Default: 100.
     throttle_burst
@@ -119,7 +119,7 @@ class InferenceRestApi(Construct):
     ------
     PropError
         A content type is not a media type, or a number is out of range. Or callers would need no proof at all, or two.
-        Or several origins may call.
+        Or several origins may call, or `cors_preflight` names headers that pages may read.
     """
 
     def __init__(

@@ -23,8 +23,10 @@ from cdk_inference import (
     PropError,
     QueueTrigger,
 )
+from cdk_inference.api.cors import EXPOSED
 from cdk_inference.api.templates import is_text
 from cdk_inference.model import Float16
+from inference_runtime.http import cors
 
 
 def only(stack: cdk.Stack, kind: str) -> dict[str, Any]:
@@ -204,6 +206,10 @@ def test_a_grant_is_for_this_method_of_this_api(stack, pipeline):
             {"cors_preflight": apigateway.CorsOptions(allow_origins=["https://a.com"], allow_credentials=True)},
             "cors_preflight.allow_credentials must be left out, got True",
         ),
+        (
+            {"cors_preflight": apigateway.CorsOptions(allow_origins=["https://a.com"], expose_headers=["x-own"])},
+            r"cors_preflight.expose_headers must be left out, got \['x-own'\]; pages may read Retry-After,",
+        ),
     ],
 )
 def test_props_that_cannot_work_fail(pipeline, props, message):
@@ -226,14 +232,17 @@ def test_pages_of_one_origin_may_read_all_answers(stack, pipeline):
         assert (one["AuthorizationType"], one["ApiKeyRequired"]) == ("NONE", False)
     assert len(asked) == 3  # the root, /predict and /items
     (items,) = [one for one in methods if one["HttpMethod"] == "POST" and "IntegrationResponses" in one["Integration"]]
-    assert {one["ResponseParameters"][header] for one in items["Integration"]["IntegrationResponses"]} == {
-        f"'{origin}'"
-    }
-    assert all(one["ResponseParameters"] == {header: True} for one in items["MethodResponses"])
+    exposing = header.replace("Allow-Origin", "Expose-Headers")
+    said = {header: f"'{origin}'", exposing: f"'{EXPOSED}'"}
+    assert all(one["ResponseParameters"] == said for one in items["Integration"]["IntegrationResponses"])
+    assert all(one["ResponseParameters"] == dict.fromkeys(said, True) for one in items["MethodResponses"])
     score = named(stack, "AWS::Lambda::Function", "Score")
     assert score["Environment"]["Variables"]["API_ALLOW_ORIGIN"] == origin
     refused = [one["Properties"] for one in resources(stack, "AWS::ApiGateway::GatewayResponse").values()]
     assert {one["ResponseType"] for one in refused} == {"DEFAULT_4XX", "DEFAULT_5XX"}
+    sent = {name.replace("method.response", "gatewayresponse"): value for name, value in said.items()}
+    assert all(one["ResponseParameters"] == sent for one in refused)
+    assert EXPOSED == cors.EXPOSED
 
 
 def test_an_anonymous_api_with_an_authorizer_fails(stack, pipeline):

@@ -61,6 +61,23 @@ class Handler:
         return response["statusCode"], json.loads(response["body"])
 
 
+@pytest.mark.parametrize(("old", "origin"), [(True, "https://shop.example.com"), (True, None), (False, "*")])
+def test_pages_read_when_to_try_again_if_an_origin_may(
+    *, old: bool, origin: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if origin is not None:
+        monkeypatch.setenv("API_ALLOW_ORIGIN", origin)
+    request = {**event(old=old), "version": "1.0" if old else "2.0"}
+    response: Any = answers_requests(Handler(RetryableError("busy")))(request, None)
+    headers = response["headers"]
+    assert (response["statusCode"], headers["retry-after"]) == (503, "1")
+    if old and origin is not None:
+        assert headers["access-control-allow-origin"] == origin
+        assert "Retry-After" in headers["access-control-expose-headers"].split(",")
+    else:  # API Gateway adds the headers of an HTTP API itself
+        assert not any(name.startswith("access-control") for name in headers)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_prediction_is_the_answer(*, old: bool) -> None:
     handler = Handler()
