@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 EXPIRES_SECONDS = 900
 """How long a URL is valid; the credentials of a function's role are for longer."""
 
-# Objects under a key of KMS take signatures of version 4 only.
-_s3: S3Client = client("s3", signature_version="s3v4")
+# Objects under a key of KMS take signatures of version 4 only. The virtual style names the Region: the global host may
+# redirect, which browsers refuse before an upload.
+_s3: S3Client = client("s3", signature_version="s3v4", s3={"addressing_style": "virtual"})
 _bucket, _prefix = required("UPLOAD_BUCKET"), os.environ.get("UPLOAD_PREFIX", "")
 _suffixes: dict[str, str] = json_variable("UPLOAD_TYPES", dict)
 _most = int(required("MAX_OBJECT_BYTES"))
