@@ -20,6 +20,7 @@ from cdk_inference import LambdaPlatform
 from cdk_inference.local import Outcome
 from tests import fresh_boot
 from tests.assemblies import synthesized
+from tests.browser import chromium
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 ON_ITS_OWN = """
 import sys, time
 from pathlib import Path
@@ -75,15 +75,8 @@ def freshly_booted() -> tuple[list[str], str]:
 
 @pytest.fixture
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.mark.e2e

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +15,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import ImageFont
+from tests.browser import chromium
 
 from benchmarks import plot, report
 
@@ -186,7 +185,6 @@ def test_markup_in_names_is_text() -> None:
     assert not ET.fromstring(svg).findall(f".//{SVG}script")  # noqa: S314
 
 
-CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 DRAWN = """() => {
   const box = (e, what) => {
     const b = e.getBoundingClientRect();
@@ -206,15 +204,8 @@ DRAWN = """() => {
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    if CHROMIUM is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with chromium() as found:
         yield found.new_page()
-        found.close()
 
 
 def luminance(colour: str) -> float:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.browser import PATIENCE, chromium
 from tests.waiting import wait_until
 
 from .pages import ROOT
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
 
 SITE = ROOT / ".site" / "html"
-CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
-PATIENCE = 300_000  # milliseconds: only a hang takes so long
 
 
 class Html(HTMLParser):
@@ -123,15 +120,8 @@ def address(site: dict[Path, Html]) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, timeout=PATIENCE)
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -29,6 +28,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from tests.browser import chromium
 from tests.constructs.local.listeners import listeners
 from tests.constructs.local.processes import commands
 from tests.constructs.local.templates import create
@@ -292,7 +292,6 @@ def test_another_user_of_this_machine_fails(emulator: Emulator, function: str) -
     assert_nothing_is_owned(emulator)
 
 
-CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 EVIL = "evil.example"
 PAGE = """<!doctype html><title>evil</title><iframe name=hidden></iframe>
 <script>
@@ -340,20 +339,12 @@ async function attack() {
 
 @pytest.mark.xdist_group("browser")
 def test_a_web_page_fails_on_every_port(emulator: Emulator, port: int, function: str, tmp_path: Path) -> None:
-    if CHROMIUM is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-    from tests.constructs.model.card.test_browser import ARGUMENTS
-
     (tmp_path / "index.html").write_text(PAGE % (json.dumps(PATHS), json.dumps(CREATE)))
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     ports = {port for _, port in listeners(emulator._process.pid)} if Path("/proc/net/tcp").exists() else {port}
     with (
         http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(
-            executable_path=CHROMIUM, args=[*ARGUMENTS, f"--host-resolver-rules=MAP {EVIL} 127.0.0.1"]
-        ) as browser,
+        chromium(f"--host-resolver-rules=MAP {EVIL} 127.0.0.1") as browser,
     ):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = browser.new_page()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import html5lib
 import pytest
+from tests.browser import chromium
 from verify.tools import Tools
 
 from cdk_inference.costs.options import Traffic
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.xdist_group("review")
 
-CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 HOSTILE = (
     "</text></svg><script>alert(1)</script><img src=x onerror=alert(1)>\"'`|**b**[l](javascript:a)@you\u202e{{7*7}}"
 )
@@ -119,15 +117,8 @@ def test_a_review_that_cannot_be_written_is_an_error(attacked: Review, tmp_path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with chromium() as found:
         yield found
-        found.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])

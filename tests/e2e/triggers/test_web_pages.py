@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.constructs.model.card.test_browser import ARGUMENTS
+from tests.browser import chromium
 from tests.e2e.triggers.callers import api_url, rest_api_url, shop_key, token
 
 if TYPE_CHECKING:
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.e2e
 
-CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
 SHOP, OTHER = "http://localhost:8000", "http://localhost:8001"
 # The pages are made up, so that the browser does not know that they are on this machine too.
 LOOPBACK = "--disable-features=LocalNetworkAccessChecks"
@@ -41,14 +38,7 @@ async function ask(method, url, headers, body) {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None and not os.environ.get("CI"):
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, LOOPBACK]) as browser,
-    ):
+    with chromium(LOOPBACK) as browser:
         yield browser
 
 

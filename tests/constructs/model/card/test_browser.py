@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from tests.browser import chromium
 from tests.constructs.model.card import entries
 
 from cdk_inference.model.card import render
@@ -18,23 +17,10 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
-if CHROMIUM is None and not os.environ.get("CI"):
-    pytest.skip("no Chromium on this machine: apt-get install chromium", allow_module_level=True)
-
 pytestmark = pytest.mark.xdist_group("browser")  # one browser, and each card once
 
 KINDS = [entries.classification, entries.digits, entries.embedding, entries.regression, entries.minimal]
 WIDTHS = [390, 700, 1280]
-ARGUMENTS = [
-    "--no-sandbox",  # as root in a container, for pages that we wrote
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 LEAST_CONTRAST = 4.5  # WCAG 2.2, AA
 
 # Each text with its colour, and the background colours below it from the nearest to the farthest.
@@ -76,13 +62,8 @@ PLOTS = """() => [...document.querySelectorAll(".plot")].map(plot => {
 @pytest.fixture(scope="module")
 def blank() -> Iterator[Page]:
     """One page for all tests: a new one for each takes the browser a second."""
-    assert CHROMIUM, "CI has no Chromium: apt-get install chromium"
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with chromium() as browser:
         yield browser.new_page()
-        browser.close()
 
 
 @pytest.fixture(scope="module")
