@@ -315,7 +315,7 @@ class S3ItemsTrigger(ITrigger):
         splits, results = f"{SPLITS}/*", f"{RESULTS}/*"
         self._grant_own(function, ["s3:GetObject"], splits, key=encryption.ENCRYPT)
         self._grant_list(function)
-        written = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+        written = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
         self._grant_own(function, written, results)
         acknowledgments.objects_under(function.role, self.items_bucket, splits, results)
         return function

@@ -137,9 +137,9 @@ class SplitWorkflow(LoggedStateMachine):
 class _Definition:
     """The states.
 
-    Variables: ``message`` as in the input; ``failed``, what the chunks that failed say; ``collected``, what the
-    collecting function knows, and ``pause``, the seconds until it looks again. In a child: ``rest``, what is still to
-    be taken apart of its chunk; ``items``, how many were sent; ``pauses``, how often it waited.
+    Variables: ``message`` as in the input; ``failed``, what the chunks that failed say; ``superseded``, whether the
+    object of one was overwritten; ``collected``, what the collecting function knows, and ``pause``, the seconds until
+    it looks again. In a child: ``rest``, what is still to be taken apart of its chunk; ``items``, how many were sent; ``superseded``; ``pauses``, how often it waited.
     """
 
     def __init__(self, scope: Construct, dead_letters: str) -> None:
@@ -172,7 +172,10 @@ class _Definition:
             map_execution_type=sfn.StateMachineType.STANDARD,
             max_concurrency=max_concurrency,
             outputs={"items": "{% $sum([0, $states.result.items]) %}", "chunks": "{% $count($states.result) %}"},
-            assign={"failed": "{% [$states.result[$exists(error)]] %}"},
+            assign={
+                "failed": "{% [$states.result[$exists(error)]] %}",
+                "superseded": "{% $exists($states.result.superseded) %}",
+            },
         )
         split.item_processor(self._child(chunk))
         split.add_retry(errors=["States.ItemReaderFailed"], interval=Duration.seconds(5), max_attempts=3)
@@ -189,13 +192,20 @@ class _Definition:
             },
         )
         done = sfn.Succeed.jsonata(self._scope, "Done")
-        all_split.otherwise(done if collect is None else self._collect(collect, max_wait, done))
+        if collect is None:
+            all_split.otherwise(done)
+        else:
+            # The newer object gets the file: this one has no names of the items that were not sent.
+            all_split.when(sfn.Condition.jsonata("{% $superseded %}"), done, comment="overwritten meanwhile")
+            all_split.otherwise(self._collect(collect, max_wait, done))
         return receive.next(split).next(all_split)
 
     def _child(self, function: StageFunction) -> sfn.IChainable:
         """Return the first state of a chunk: its function takes it apart in one go, or says what is left."""
         take = sfn.Pass.jsonata(
-            self._scope, "Take chunk", assign={"rest": "{% $states.input %}", "items": 0, "pauses": 0}
+            self._scope,
+            "Take chunk",
+            assign={"rest": "{% $states.input %}", "items": 0, "superseded": False, "pauses": 0},
         )
         split = function.task(
             self._scope,
@@ -204,6 +214,7 @@ class _Definition:
             assign={
                 "items": "{% $items + $states.result.Payload.items %}",
                 "rest": "{% $states.result.Payload.rest %}",
+                "superseded": "{% $states.result.Payload.superseded = true %}",
             },
             output={},
         )
@@ -226,7 +237,8 @@ class _Definition:
         pause.next(split)
         more = sfn.Choice.jsonata(self._scope, "More of the chunk?")
         more.when(sfn.Condition.jsonata("{% $type($rest) = 'object' %}"), split, comment="its time ran low")
-        more.otherwise(sfn.Pass.jsonata(self._scope, "Chunk split", outputs={"items": "{% $items %}"}))
+        sent = "{% $superseded ? {'items': $items, 'superseded': true} : {'items': $items} %}"
+        more.otherwise(sfn.Pass.jsonata(self._scope, "Chunk split", outputs=sent))
         split.next(more)
         return take.next(split)
 

@@ -80,7 +80,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     -------
     dict
         `{"batchItemFailures": [{"itemIdentifier"}]}`, the messages to deliver again. Or, for a chunk, the number of its
-        `items` that were sent, and the `rest`, which is null or another such event.
+        `items` that were sent, and the `rest`, which is null or another such event. It says whether the object is
+        `superseded`: it was overwritten, and nothing was sent.
 
     Raises
     ------
@@ -97,8 +98,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             sent, rest = _split(Task.from_json(event["chunk"]), is_late)
         except SupersededError as error:
             _log.info("superseded by a newer object: %s", error)
-            sent, rest = 0, None
-        return {"items": sent, "rest": None if rest is None else {"chunk": rest.to_json()}}
+            return {"items": 0, "rest": None, "superseded": True}
+        rest_event = None if rest is None else {"chunk": rest.to_json()}
+        return {"items": sent, "rest": rest_event, "superseded": False}
     back = [record["messageId"] for record in event["Records"] if not _is_done(record, is_late)]
     return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in back]}
 

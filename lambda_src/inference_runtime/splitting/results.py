@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from inference_runtime.aws import error_code
 from inference_runtime.errors import LittleTimeError, RetryableError
 from inference_runtime.splitting.names import shortened
 from inference_runtime.splitting.object_writer import PART_BYTES
@@ -35,10 +36,13 @@ _MEMBERS = ("key", "status", "prediction", "reason", "confidence", "model_versio
 _MOST_KEYS = 100  # of one request to DynamoDB
 _READ_BYTES = 1024**2
 _TRIES, _FIRST_PAUSE = 8, 0.05
+_SEQUENCER = "sequencer"  # of the event that a results object is of, among its metadata
+_CHANGED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"})
+_NOT_THERE = frozenset({"NoSuchKey", "NotFound", "404"})
 
 
 class _SupersededError(Exception):
-    """A later upload of the object has rows."""
+    """A later upload of the object has rows, or a results object."""
 
 
 class _NotYetError(Exception):
@@ -112,6 +116,7 @@ class Results:
         self._sequencer = str(int(item.sequencer, 16)).rjust(SEQUENCE_WIDTH, "0")
         self._names = names
         self._part_bytes = part_bytes
+        self._metadata = {_SEQUENCER: self._sequencer}
         self.key = f"{RESULTS}/{shortened(item.key)}.jsonl"
 
     def write(self, state: dict[str, Any] | None, *, late: bool, is_over: Callable[[], bool]) -> dict[str, Any]:
@@ -238,17 +243,51 @@ class Results:
     def _upload(self, position: Position, data: bytes) -> Position:
         upload = position.upload
         if upload is None:
-            upload = self._s3.create_multipart_upload(Bucket=self._bucket, Key=self.key)["UploadId"]
+            made = self._s3.create_multipart_upload(Bucket=self._bucket, Key=self.key, Metadata=self._metadata)
+            upload = made["UploadId"]
         number = position.parts + 1
         self._s3.upload_part(Bucket=self._bucket, Key=self.key, UploadId=upload, PartNumber=number, Body=data)
         return replace(position, upload=upload, parts=number)
 
     def _finish(self, position: Position, rest: bytes) -> None:
-        if position.upload is None:
-            self._s3.put_object(Bucket=self._bucket, Key=self.key, Body=rest)
-            return
-        if rest:
+        """Write the results object in the place of an earlier one.
+
+        Raises
+        ------
+        _SupersededError
+            The one that is there is of a later upload.
+        RetryableError
+            Others write it all the time.
+        """
+        if position.upload is not None and rest:
             position = self._upload(position, rest)
+        for _ in range(_TRIES):
+            condition = self._condition()
+            try:
+                self._put(position, rest, condition)
+            except ClientError as error:
+                if error_code(error) not in _CHANGED:
+                    raise
+            else:
+                return
+        raise RetryableError(f"cannot write s3://{self._bucket}/{self.key}: it changes meanwhile")
+
+    def _condition(self) -> dict[str, str]:
+        """Return the condition of S3 that the results object is still the one that is there now."""
+        try:
+            found = self._s3.head_object(Bucket=self._bucket, Key=self.key)
+        except ClientError as error:
+            if error_code(error) not in _NOT_THERE:
+                raise
+            return {"IfNoneMatch": "*"}
+        if found["Metadata"].get(_SEQUENCER, "") > self._sequencer:
+            raise _SupersededError
+        return {"IfMatch": found["ETag"]}
+
+    def _put(self, position: Position, rest: bytes, condition: dict[str, Any]) -> None:
+        if position.upload is None:
+            self._s3.put_object(Bucket=self._bucket, Key=self.key, Body=rest, Metadata=self._metadata, **condition)
+            return
         upload: Any = {"Bucket": self._bucket, "Key": self.key, "UploadId": position.upload}
         pages = self._s3.get_paginator("list_parts").paginate(**upload)
         parts: Any = [
@@ -257,7 +296,7 @@ class Results:
             for part in page["Parts"]
             if part["PartNumber"] <= position.parts
         ]
-        self._s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+        self._s3.complete_multipart_upload(**upload, **condition, MultipartUpload={"Parts": parts})
 
     def _abort(self, position: Position) -> None:
         if position.upload is not None:

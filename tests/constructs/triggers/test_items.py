@@ -147,6 +147,7 @@ RIGHTS = {
         ("dynamodb:BatchGetItem", "PhotosResults"),
         ("s3:ListBucket", "LinesItems"),
         ("s3:GetObject", "LinesItems/splits/*"),
+        ("s3:GetObject", "LinesItems/results/*"),
         ("s3:PutObject", "LinesItems/results/*"),
         ("s3:AbortMultipartUpload", "LinesItems/results/*"),
         ("s3:ListMultipartUploadParts", "LinesItems/results/*"),
@@ -228,6 +229,8 @@ def test_chunks_are_mapped_over_and_results_are_waited_for(template):
     assert split["ItemProcessor"]["ProcessorConfig"] == {"Mode": "DISTRIBUTED", "ExecutionType": "STANDARD"}
     broken = [retry for retry in states["Split chunk"]["Retry"] if "CorruptObjectError" in retry["ErrorEquals"]]
     assert [retry["MaxAttempts"] for retry in broken] == [0]
+    over = states["All chunks split?"]["Choices"][1]
+    assert (over["Condition"], over["Next"]) == ("{% $superseded %}", "Done")
     assert states["Collect"]["Arguments"]["Payload"]["late"].endswith("> 7200000 %}")
     sent = states["Send dead letter"]["Arguments"]
     assert sent["MessageBody"] == "{% $message %}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import pytest
 from tests.runtime.invocation import Context
@@ -144,9 +146,43 @@ def test_a_later_upload_ends_the_results_of_an_earlier_one(
     assert s3.list_objects_v2(Bucket=bucket, Prefix="results/")["KeyCount"] == 0
 
 
-def results_of(bucket: str, table: str) -> Results:
+@pytest.mark.parametrize("size", [1, 290_000], ids=["whole", "parts"])
+def test_results_of_an_earlier_upload_never_replace_those_of_a_later_one(
+    s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str, size: int
+) -> None:
+    """Events come late, and the later upload may have no row that tells."""
+    made = [results_of(bucket, table, replace(OBJECT, sequencer=sequencer)) for sequencer in ("9", "10", "ff")]
+    for name in list_names(s3, bucket, [f"a.jsonl#{number}" for number in range(20)]):
+        record(dynamodb, table, name, item={"sequence": "9"}, prediction=prediction_attribute({"text": "x" * size}))
+    place = {"Bucket": bucket, "Key": made[0].key}
+
+    def write(which: int, *, late: bool = True) -> tuple[bool, str]:
+        answer = made[which].write(None, late=late, is_over=lambda: False)
+        assert answer["done"]
+        return answer["superseded"], s3.head_object(**place)["Metadata"]["sequencer"][-3:]
+
+    assert write(0, late=False) == (False, "009")
+    assert write(1) == (False, "016")
+    assert write(0) == (True, "016")
+    assert all(line["status"] == "MISSING" for line in results(s3, bucket))
+    # Others are written after this one has looked.
+    head, others = made[2]._s3.head_object, ["20", "256"]
+
+    def overtaken(**asked: Any) -> Any:
+        found = head(**asked)
+        if others:
+            other = others.pop(0)
+            s3.put_object(**place, Body=other.encode(), Metadata={"sequencer": other.rjust(64, "0")})
+        return found
+
+    with patch.object(made[2]._s3, "head_object", overtaken):
+        assert write(2) == (True, "256")
+    assert "Uploads" not in s3.list_multipart_uploads(Bucket=bucket)
+
+
+def results_of(bucket: str, table: str, item: Item = OBJECT) -> Results:
     services = {"s3": client("s3"), "dynamodb": client("dynamodb")}
-    shared: dict[str, Any] = {"bucket": bucket, "table": table, "item": OBJECT, "names": "splits/x/names/"}
+    shared: dict[str, Any] = {"bucket": bucket, "table": table, "item": item, "names": "splits/x/names/"}
     # One item at a time, so that parts may end anywhere.
     return Results(**services, **shared, versions=["m1", *map(str, range(99))], part_bytes=PART)
 

@@ -394,7 +394,7 @@ def test_an_overwritten_object_is_left_to_its_newer_event(split: Any, inbox: Inb
     assert call(old, new) == []
     assert [item.payload for item in items(queues["items"]).values()] == [b"3"]
     chunk = Task(item=Item.from_message({**old, "body": old}), chunk=Chunk()).to_json()
-    assert call.handler({"chunk": chunk}, Context(60)) == {"items": 0, "rest": None}
+    assert call.handler({"chunk": chunk}, Context(60)) == {"items": 0, "rest": None, "superseded": True}
     assert received(queues["dead"]) == []
 
 
