@@ -105,6 +105,8 @@ class ByteRange:
         """
         if self.reject is not None:
             raise RejectItem(self.reject)
+        if self.size and self.start >= self.end:  # S3 answers such a range with the whole object
+            raise RejectItem(f"object has no bytes of the item, expected {self.size:,} once inflated")
 
     def request(self) -> dict[str, str]:
         """Return the arguments of a request to S3 for the bytes."""

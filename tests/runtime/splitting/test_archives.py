@@ -121,7 +121,7 @@ def test_a_zip_that_was_streamed_or_is_of_the_large_kind_is_read() -> None:
 
 def test_one_bad_member_of_a_zip_spares_the_others() -> None:
     method, flags, sizes, crc = 10, 8, 20, 16  # where they are in an entry of the directory
-    names = ["good", "locked", "bz2", "crc", "bomb", "huge", "gone", "end"]
+    names = ["good", "locked", "bz2", "crc", "bomb", "huge", "gone", "none", "end"]
     data = bytearray(zipped([(name, name.encode() * 3) for name in names]))
     at = {name: data.rindex(name.encode()) - 46 for name in names}
     data[at["locked"] + flags] |= 1
@@ -130,6 +130,8 @@ def test_one_bad_member_of_a_zip_spares_the_others() -> None:
     struct.pack_into("<L", data, at["bomb"] + sizes + 4, 5)
     struct.pack_into("<L", data, at["huge"] + sizes, 10**6)
     struct.pack_into("<L", data, at["gone"] + 42, 3)
+    data[at["none"] + method] = 8
+    struct.pack_into("<2L", data, at["none"] + sizes, 0, 10**6)
     assert outcomes(ZIP, bytes(data)) == {
         "good": "goodgoodgood",
         "locked": "member is encrypted",
@@ -138,6 +140,7 @@ def test_one_bad_member_of_a_zip_spares_the_others() -> None:
         "bomb": "content inflates to more bytes, expected 5",
         "huge": "member has another size than the directory says",
         "gone": "member has no header where the directory says so",
+        "none": "object has no bytes of the item, expected 1,000,000 once inflated",
         "end": "endendend",
     }
 

@@ -144,6 +144,7 @@ def test_preprocessing_reads_no_more_than_the_range(
         9: {**whole, "etag": "0" * 32},
         10: {**whole, "key": "other"},
         11: {name: value for name, value in whole.items() if name != "etag"},
+        13: {**whole, "start": 6, "compression": "deflate"},
         12: {**whole, "start": 0, "end": 2, "size": 2, "charset": "utf-16-le"},
     }
     answer = handler({"messages": [message(part, number) for number, part in parts.items()]})
@@ -159,7 +160,8 @@ def test_preprocessing_reads_no_more_than_the_range(
         "a.zip#7": "object is empty",
         "a.zip#8": "member is encrypted",
         "a.zip#10": "object no longer exists",
+        "a.zip#13": "object has no bytes of the item, expected 4 once inflated",
     }
     assert not answer["failed"]
     assert not answer["retry"]
-    assert len(answer["items"]) == 11  # the ninth was overwritten: it is left to its newer event
+    assert len(answer["items"]) == 12  # the ninth was overwritten: it is left to its newer event
