@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from inference_runtime.splitting.errors import CorruptObjectError
 from inference_runtime.splitting.formats import Chunk, Entry, Found
+from inference_runtime.splitting.message_text import message_json
 from inference_runtime.splitting.records import Record, records
 from inference_runtime.stages.byte_range import utf8
 
@@ -32,7 +33,7 @@ class CsvRows:
     Parameters
     ----------
     most_header_bytes
-        Largest header, which goes with each item.
+        Largest header, which goes with each item: in its encoding, and as JSON in UTF-8.
     item_id
         The column with the ids of items.
     delimiter
@@ -89,19 +90,24 @@ class CsvRows:
             if not data and record.data is not None:
                 continue
             if record.data is None or len(data) > self._most:
-                size = record.end - record.start
-                raise CorruptObjectError(
-                    f"header must be at most {self._most:,} bytes, since it goes with each row, got {size:,}; use "
-                    "smaller batches, or fewer columns"
-                )
+                raise self._long_header(record.end - record.start)
             try:
                 text = data.decode(self._encoding)
             except UnicodeDecodeError as error:
                 raise CorruptObjectError(f"header must be {self._encoding}: {error}") from error
             if "\r" in text.replace("\r\n", ""):
                 raise CorruptObjectError("lines must end in LF or CRLF, got CR in the header")
+            # As JSON of a message has it: there, a control character takes six bytes.
+            if (size := len(message_json(text).encode())) > self._most:
+                raise self._long_header(size)
             return f"{text}\n", record.end
         return "", source.size
+
+    def _long_header(self, size: int) -> CorruptObjectError:
+        return CorruptObjectError(
+            f"header must be at most {self._most:,} bytes, since it goes with each row, got {size:,}; use smaller "
+            "batches, or fewer columns"
+        )
 
     def _rows(self, source: Source, chunk: Chunk) -> Iterator[tuple[int, Record]]:
         found = (row for row in self._records(source, chunk) if row.data is None or row.data.rstrip(_LINE_ENDS))

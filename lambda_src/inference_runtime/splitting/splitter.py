@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from base64 import b64encode
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from inference_runtime.splitting.errors import CorruptObjectError
 from inference_runtime.splitting.formats import Chunk
+from inference_runtime.splitting.message_text import is_message_text, message_json
 from inference_runtime.splitting.names import Names
 from inference_runtime.splitting.object_writer import ObjectWriter
 from inference_runtime.splitting.sender import Sender
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 LARGE_ITEMS = "items"
 """Where items go in the trigger's bucket that are too large for a message, and have no range of bytes."""
-
-_NOT_TEXT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # SQS does not take them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +144,13 @@ class Splitter:
         return stack.enter_context(ObjectWriter(self._s3, self._bucket, key))
 
     def _message(self, item: Item, name: str, found: Found) -> str:
-        """Return the message of an item, in the form that `Item.from_message` reads."""
+        """Return the message of an item, in the form that `Item.from_message` reads.
+
+        Raises
+        ------
+        CorruptObjectError
+            Even a reference to the item is too large: batches of such messages would be too large for the workflow.
+        """
         said = {
             "source": f"arn:aws:s3:::{item.bucket}",
             "id": name,
@@ -153,11 +158,17 @@ class Splitter:
             "time": item.event_time,
         }
         if found.data is not None and len(found.data) <= self._inline_bytes:
-            body = _json(_with_payload(said, found.data))
+            body = message_json(_with_payload(said, found.data))
             if len(body.encode()) <= self._inline_bytes:
                 return body
         part = found.range or self._copied(item, found)
-        return _json({"item": {**said, "range": part.to_json()}})
+        body = message_json({"item": {**said, "range": part.to_json()}})
+        if (size := len(body.encode())) > self._inline_bytes:
+            raise CorruptObjectError(
+                f"names and header must fit messages of {self._inline_bytes:,} bytes, got {size:,} for an item; use "
+                "smaller batches, or shorter names"
+            )
+        return body
 
     def _copied(self, item: Item, found: Found) -> ByteRange:
         """Write a large item that has no range into the trigger's bucket, and return where it is."""
@@ -175,11 +186,6 @@ def _with_payload(said: dict[str, str], data: bytes) -> dict[str, Any]:
         text = data.decode()
     except UnicodeDecodeError:
         text = None
-    if text is None or _NOT_TEXT.search(text):
+    if text is None or not is_message_text(text):
         return {"item": {**item, "encoding": "base64"}, "body": b64encode(data).decode()}
     return {"item": item, "body": text}
-
-
-def _json(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return _NOT_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -134,6 +134,7 @@ def test_a_long_line_is_found_but_not_kept() -> None:
     [
         (b"a" * 101 + b"\n1\n", "header must be at most 100 bytes, since it goes with each row, got 102"),
         (b'"' + b"a\n" * 1000, "header must be at most 100 bytes"),
+        (b"id," + b"\x01" * 50 + b"\n1,2\n", "header must be at most 100 bytes, .* got 305"),
         (b"\xff,id\n1,2\n", "header must be utf-8"),
         (b"id,b\r1,2\r", "lines must end in LF or CRLF"),
         (b"a,b\n1,2\n", "header must have the column 'id' once"),

@@ -376,6 +376,14 @@ def test_an_object_that_is_not_what_it_claims_is_a_dead_letter_at_once(
     assert cause in letter["Cause"]
 
 
+def test_an_item_whose_reference_does_not_fit_a_message_fails(split: Any, inbox: Inbox, queues: dict[str, Any]) -> None:
+    message = inbox.put("k" * 300, b"1\n" + b"2" * 600)
+    assert split(INLINE_BYTES="600")(message) == []
+    [letter] = received(queues["dead"])
+    assert letter["Error"] == "CorruptObjectError"
+    assert "must fit messages of 600 bytes" in letter["Cause"]
+
+
 def test_a_message_that_is_none_is_a_dead_letter_and_spares_others(
     split: Any, inbox: Inbox, queues: dict[str, Any]
 ) -> None:
