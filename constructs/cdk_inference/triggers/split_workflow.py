@@ -33,10 +33,12 @@ SPLITS = "splits"
 _BROKEN = ("CorruptObjectError", "ObjectGoneError")
 """Errors of the runtime that say that the object is to blame."""
 
+_TOO_MUCH = "States.DataLimitExceeded"
+
 _PAUSE_SECONDS = 60
 _MOST_PAUSES = 120  # a chunk waits for two hours at most, until its object is a dead letter
 _FIRST_LOOK, _LONGEST_PAUSE = 30, 900  # seconds until the rows are looked at, doubled each time
-_MOST_REASON = 200  # characters of a chunk's error: the results of a map must fit 256 KiB
+_MOST_REASON = 60  # characters of a chunk's error: the results of a map must fit 256 KiB
 _LIMIT_DAYS = 30  # ends what hangs
 
 
@@ -139,7 +141,8 @@ class _Definition:
 
     Variables: ``message`` as in the input; ``failed``, what the chunks that failed say; ``superseded``, whether the
     object of one was overwritten; ``collected``, what the collecting function knows, and ``pause``, the seconds until
-    it looks again. In a child: ``rest``, what is still to be taken apart of its chunk; ``items``, how many were sent; ``superseded``; ``pauses``, how often it waited.
+    it looks again. In a child: ``rest``, what is still to be taken apart of its chunk; ``items``, how many were sent;
+    ``superseded``; ``pauses``, how often it waited.
     """
 
     def __init__(self, scope: Construct, dead_letters: str) -> None:
@@ -179,6 +182,8 @@ class _Definition:
         )
         split.item_processor(self._child(chunk))
         split.add_retry(errors=["States.ItemReaderFailed"], interval=Duration.seconds(5), max_attempts=3)
+        # `States.ALL` does not mean that one, which comes alone.
+        split.add_catch(self._failed, errors=[_TOO_MUCH])
         split.add_catch(self._failed, errors=[sfn.Errors.ALL])
         all_split = sfn.Choice.jsonata(self._scope, "All chunks split?")
         all_split.when(

@@ -40,6 +40,9 @@ SPLITS = "splits"
 
 CHUNK_BYTES = 16 * 1024**2
 
+_MOST_CHUNKS = 500
+"""Chunks of an object, unless its items are small: what they all say must fit a state of Step Functions."""
+
 _RESERVE, _MOST_RESERVE_SECONDS = 0.1, 30.0
 """The share of an invocation's time that is kept, and its limit: to send what was begun, and to hand on the rest."""
 
@@ -158,7 +161,7 @@ def _do(record: dict[str, Any], is_late: Callable[[], bool]) -> None:
 
 
 def _planned(source: Source, item: Item, is_late: Callable[[], bool]) -> Iterator[Chunk]:
-    for chunk in plan(_form, source, chunk_bytes=_chunk_bytes):
+    for chunk in plan(_form, source, chunk_bytes=max(_chunk_bytes, source.size // _MOST_CHUNKS)):
         yield chunk
         if is_late():
             raise TooLargeError(

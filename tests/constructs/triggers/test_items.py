@@ -230,6 +230,7 @@ def test_chunks_are_mapped_over_and_results_are_waited_for(template):
     broken = [retry for retry in states["Split chunk"]["Retry"] if "CorruptObjectError" in retry["ErrorEquals"]]
     assert [retry["MaxAttempts"] for retry in broken] == [0]
     over = states["All chunks split?"]["Choices"][1]
+    assert [one["ErrorEquals"] for one in split["Catch"]] == [["States.DataLimitExceeded"], ["States.ALL"]]
     assert (over["Condition"], over["Next"]) == ("{% $superseded %}", "Done")
     assert states["Collect"]["Arguments"]["Payload"]["late"].endswith("> 7200000 %}")
     sent = states["Send dead letter"]["Arguments"]
