@@ -340,9 +340,10 @@ class S3ItemsTrigger(ITrigger):
     def follow(self, results: IResultsTable, models: Sequence[str]) -> None:
         """Have files of results written from the rows of a table."""
         if self._collect is not None:
-            self._collect.add_variables(
-                {"RESULTS_TABLE": results.table.table_name, "ROW_VERSIONS": json.dumps(sorted(set(models)))}
-            )
+            versions = json.dumps(sorted(set(models)))
+            self._collect.add_variables({"RESULTS_TABLE": results.table.table_name, "ROW_VERSIONS": versions})
+            # It tells the execution of an object, which may collect after another model was deployed.
+            self.functions["split"].add_variables({"ROW_VERSIONS": versions})
             results.grant_get(self._collect)
 
     def grant_put(self, grantee: iam.IGrantable) -> iam.Grant:

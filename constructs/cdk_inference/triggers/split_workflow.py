@@ -46,11 +46,11 @@ _LIMIT_DAYS = 30  # ends what hangs
 class SplitWorkflow(LoggedStateMachine):
     """A standard state machine that takes an object apart in chunks; made by `S3ItemsTrigger`.
 
-    Input: ``{"object", "message", "chunks": {"bucket", "key", "count"}, "names"}``. A distributed map gives each chunk
-    of the list to a function, which sends the items. A chunk whose function is throttled, or which meets a service that
-    is out of order, waits for up to two hours. When all have ended and one of them failed, the object's message goes to
-    the dead-letter queue, and the execution fails. With a collecting function, the workflow then waits until the items
-    have rows.
+    Input: ``{"object", "message", "chunks": {"bucket", "key", "count"}, "names", "versions"}``. A distributed map gives
+    each chunk of the list to a function, which sends the items. A chunk whose function is throttled, or which meets a
+    service that is out of order, waits for up to two hours. When all have ended and one of them failed, the object's
+    message goes to the dead-letter queue, and the execution fails. With a collecting function, the workflow then waits
+    until the items have rows.
 
     Parameters
     ----------

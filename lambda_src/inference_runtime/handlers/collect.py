@@ -56,7 +56,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         dynamodb=_dynamodb,
         bucket=_bucket,
         table=_table,
-        versions=_versions,
+        # The models when the object came may be others than now.
+        versions=sorted({*_versions, *execution.get("versions", ())}),
         item=Item.from_json(execution["object"]),
         names=execution["names"],
     )

@@ -55,6 +55,7 @@ _PERMANENT = (MalformedMessageError, CorruptObjectError, ObjectGoneError, TooLar
 _bucket = required("BUCKET")
 _chunk_bytes = int(os.environ.get("CHUNK_BYTES", CHUNK_BYTES))
 _always_workflow = os.environ.get("ALWAYS_WORKFLOW") == "1"
+_versions: list[str] = json_variable("ROW_VERSIONS", list) if "ROW_VERSIONS" in os.environ else []
 _inline_bytes = int(required("INLINE_BYTES"))
 _form = open_format(json_variable("ITEMS_FORMAT", dict), inline_bytes=_inline_bytes)
 _s3: S3Client = client("s3")
@@ -187,7 +188,13 @@ def _start(workflow: Workflow, item: Item, message: str, chunks: Iterator[Chunk]
             writer.write(json.dumps({"chunk": task.to_json()}).encode() + b"\n")
             count += 1
     chunk_list = {"bucket": _bucket, "key": key, "count": count}
-    given = {"object": item.to_json(), "message": message, "chunks": chunk_list, "names": names}
+    given = {
+        "object": item.to_json(),
+        "message": message,
+        "chunks": chunk_list,
+        "names": names,
+        "versions": _versions,  # another model may be deployed before all items have rows
+    }
     started = workflow.start(item, given)
     _log.info("%s has %s chunks%s", item.location, count, "" if started else ": another event of it was first")
 

@@ -214,7 +214,7 @@ def test_the_functions_know_what_to_do(template):
     assert "RecursiveLoop" not in one(template, "AWS::Lambda::Function", "LinesSplitChunkFunction")
     assert split["MAX_RECEIVE_COUNT"] == "10"
     assert "STATE_MACHINE_ARN" not in chunk  # the state machine names it already
-    assert json.loads(collect["ROW_VERSIONS"]) == ["unbuilt"]
+    assert json.loads(collect["ROW_VERSIONS"]) == json.loads(split["ROW_VERSIONS"]) == ["unbuilt"]
     assert "PhotosResults" in json.dumps(collect["RESULTS_TABLE"])
 
 

@@ -38,7 +38,7 @@ def collect(
     handler = load("collect")
 
     def call(state: Any = None, *, late: bool = False, seconds: float = 300) -> dict[str, Any]:
-        execution = {"object": OBJECT.to_json(), "names": "splits/x/names/"}
+        execution = {"object": OBJECT.to_json(), "names": "splits/x/names/", "versions": ["m0", "m1"]}
         event = {"execution": execution, "state": state, "late": late}
         return json.loads(json.dumps(handler(json.loads(json.dumps(event)), Context(seconds))))
 
@@ -121,6 +121,15 @@ def test_the_newest_row_of_several_models_counts(
     record(dynamodb, table, names[1])
     assert collect()["done"]
     assert [one["model_version"] for one in results(s3, bucket)] == ["m2", "m1"]
+
+
+def test_rows_of_a_model_that_was_replaced_meanwhile_count(
+    collect: Any, s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str
+) -> None:
+    for name, version in zip(list_names(s3, bucket, ["a.jsonl#1", "a.jsonl#2"]), ["m0", "m2"], strict=True):
+        record(dynamodb, table, name, model_version=version)
+    assert collect()["done"]
+    assert [one["model_version"] for one in results(s3, bucket)] == ["m0", "m2"]
 
 
 def test_an_object_without_items_has_empty_results(collect: Any, s3: S3Client, bucket: str) -> None:

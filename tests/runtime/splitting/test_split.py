@@ -68,7 +68,7 @@ def split(
             "MAX_RECEIVE_COUNT": "3",
             "ITEMS_FORMAT": json.dumps(form),
         }
-        for name in ("STATE_MACHINE_ARN", "CHUNK_BYTES", "ALWAYS_WORKFLOW"):
+        for name in ("STATE_MACHINE_ARN", "CHUNK_BYTES", "ALWAYS_WORKFLOW", "ROW_VERSIONS"):
             environment.delenv(name, raising=False)
         for name, value in {**{name: queues[of].url for name, of in names.items()}, **defaults, **variables}.items():
             environment.setenv(name, value)
@@ -252,7 +252,11 @@ def test_a_large_object_is_left_to_the_state_machine_once(
     states = States()
     monkeypatch.setattr("inference_runtime.aws._session", Session(states))
     call = split(
-        {"kind": "json_lines", "item_id": "id"}, STATE_MACHINE_ARN=MACHINE, CHUNK_BYTES="40", ALWAYS_WORKFLOW="1"
+        {"kind": "json_lines", "item_id": "id"},
+        STATE_MACHINE_ARN=MACHINE,
+        CHUNK_BYTES="40",
+        ALWAYS_WORKFLOW="1",
+        ROW_VERSIONS='["m0"]',
     )
     lines = [json.dumps({"id": number % 4, "n": number}).encode() for number in range(10)]
     message = inbox.put("a.jsonl", b"\n".join(lines))
@@ -262,6 +266,7 @@ def test_a_large_object_is_left_to_the_state_machine_once(
     [(name, given)] = states.started.items()
     assert name == item.id
     assert given["object"]["id"] == item.id
+    assert given["versions"] == ["m0"]
     assert json.loads(given["message"])["detail"] == message["detail"]
     place = given["chunks"]
     text = s3.get_object(Bucket=place["bucket"], Key=place["key"])["Body"].read().decode()
