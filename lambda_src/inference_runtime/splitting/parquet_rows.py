@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 _MOST_READ_BYTES = 512 * 1024**2
 _BUFFER_BYTES = 1024**2
 _ROWS = 256  # in memory at a time
+_UTC = "+00:00"  # pyarrow looks for the name UTC in the database of time zones, which Lambda's image does not have
+_OUT_OF_RANGE = (OverflowError, ValueError)
 _DAMAGED = (pa.ArrowException, OSError, ValueError)
 
 
 class ParquetRows:
     """Parquet files.
 
-    Times are written as ISO 8601, with microseconds at most, decimals as texts, and bytes in base64. Numbers that are
-    not finite are null. The number of an item is that of its row, from 1.
+    Times are written as ISO 8601, with microseconds at most, and in UTC if they have a time zone. Decimals are written
+    as texts, and bytes in base64. Numbers that are not finite are null. A row with a value that Python cannot
+    represent, such as a date in the year 10000, is an item that is rejected. The number of an item is that of its row,
+    from 1.
 
     Parameters
     ----------
@@ -62,7 +66,7 @@ class ParquetRows:
             if self._column is None and described.num_rows:
                 yield Entry(number, None, size, position)
             elif self._column is not None:
-                for offset, row in enumerate(_rows(file, [group], [self._column])):
+                for offset, (_, row) in enumerate(_rows(file, [group], [self._column])):
                     yield Entry(number + offset, _id(row, self._column), 0 if offset else size, position)
                     position = None
             number += described.num_rows
@@ -74,11 +78,14 @@ class ParquetRows:
         columns, column = None if self._columns is None else list(self._columns), self._column
         extra = columns is not None and column is not None and column not in columns
         read = [*columns, column] if columns is not None and column is not None and extra else columns
-        for number, row in enumerate(_rows(file, list(range(chunk.start, end)), read), chunk.number):
+        for number, (why, row) in enumerate(_rows(file, list(range(chunk.start, end)), read), chunk.number):
             found = None if column is None else _id(row, column)
             if column is not None and extra:
-                row.pop(column)
-            yield Found(number=number, id=found, data=_json(row))
+                row.pop(column, None)
+            if why is None:
+                yield Found(number=number, id=found, data=_json(row))
+            else:
+                yield Found(number=number, id=found, range=source.range(0, 0, size=0, reject=why))
 
     def _open(self, source: Source) -> pq.ParquetFile:
         try:
@@ -94,17 +101,41 @@ class ParquetRows:
         return file
 
 
-def _rows(file: pq.ParquetFile, groups: list[int], columns: list[str] | None) -> Iterator[dict[str, Any]]:
+def _rows(
+    file: pq.ParquetFile, groups: list[int], columns: list[str] | None
+) -> Iterator[tuple[str | None, dict[str, Any]]]:
+    """Yield rows; one that cannot be read has a reason, and only the other values."""
     try:
         for batch in file.iter_batches(batch_size=_ROWS, row_groups=groups, columns=columns, use_threads=False):
-            yield from _exact(batch).to_pylist()
+            exact = _exact(batch)
+            try:
+                rows = exact.to_pylist()
+            except _OUT_OF_RANGE:
+                yield from (_row(exact, index) for index in range(exact.num_rows))
+            else:
+                yield from ((None, row) for row in rows)
     except _DAMAGED as error:
         raise CorruptObjectError(f"object must be a Parquet file, got a damaged one: {error}") from error
 
 
+def _row(batch: pa.RecordBatch, index: int) -> tuple[str | None, dict[str, Any]]:
+    """Return a row with the values that Python can represent, and why another one cannot be read."""
+    row: dict[str, Any] = {}
+    why = None
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[index].as_py()
+        except _OUT_OF_RANGE as error:
+            why = f"column {name!r:.200} has a value that cannot be read: {error}"
+    return why, row
+
+
 def _exact(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a batch whose times Python can represent, which knows no nanoseconds."""
-    schema = pa.schema([field.with_type(_python_type(field.type)) for field in batch.schema])
+    """Return a batch whose times Python can represent.
+
+    Python knows no nanoseconds. Time zones become UTC, since their names need a database.
+    """
+    schema = pa.schema([_python_field(field) for field in batch.schema])
     return (
         batch
         if schema.equals(batch.schema)
@@ -116,23 +147,36 @@ def _exact(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _python_type(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        return pa.timestamp("us", kind.tz)
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us" if kind.unit == "ns" else kind.unit, None if kind.tz is None else _UTC)
     if pa.types.is_duration(kind) and kind.unit == "ns":
         return pa.duration("us")
     if pa.types.is_time64(kind) and kind.unit == "ns":
         return pa.time64("us")
+    return _python_nested(kind) if pa.types.is_nested(kind) else kind
+
+
+def _python_nested(kind: pa.DataType) -> pa.DataType:
+    found = [_python_field(kind.field(index)) for index in range(kind.num_fields)]
     if pa.types.is_list(kind):
-        return pa.list_(kind.value_field.with_type(_python_type(kind.value_type)))
-    if pa.types.is_struct(kind):
-        return pa.struct(
-            [kind.field(index).with_type(_python_type(kind.field(index).type)) for index in range(kind.num_fields)]
-        )
+        kind = pa.list_(*found)
+    elif pa.types.is_large_list(kind):
+        kind = pa.large_list(*found)
+    elif pa.types.is_fixed_size_list(kind):
+        kind = pa.list_(*found, kind.list_size)
+    elif pa.types.is_map(kind):
+        kind = pa.map_(_python_field(kind.key_field), _python_field(kind.item_field), keys_sorted=kind.keys_sorted)
+    elif pa.types.is_struct(kind):
+        kind = pa.struct(found)
     return kind
 
 
+def _python_field(field: pa.Field) -> pa.Field:
+    return field.with_type(_python_type(field.type))
+
+
 def _id(row: dict[str, Any], column: str) -> str:
-    found = row[column]
+    found = row.get(column)
     return str(found) if isinstance(found, (str, int)) and not isinstance(found, bool) else ""
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.runtime.splitting.stored import Stored, chunks_of, item_of, named, source_of
 
-from inference_runtime.errors import RetryableError
+from inference_runtime.errors import RejectItem, RetryableError
 from inference_runtime.splitting.errors import CorruptObjectError, SupersededError
 from inference_runtime.splitting.formats import Chunk
 from inference_runtime.splitting.parquet_rows import ParquetRows
@@ -36,7 +36,8 @@ def rows(form: ParquetRows, data: bytes) -> list[Any]:
     return [json.loads(content) for _, content in named(form, data)]
 
 
-def test_all_types_become_json() -> None:
+def test_all_types_become_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("zoneinfo.ZoneInfo")  # Lambda's image has no database of time zones
     moment = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
     columns = {
         "int": pa.array([2**62, None]),
@@ -49,6 +50,10 @@ def test_all_types_become_json() -> None:
         "clock": pa.array([3_000_000_123, None], pa.time64("ns")),
         "local": pa.array([moment.replace(tzinfo=None), None]),
         "nano": pa.array([1_767_323_045_678_901_234, None], pa.timestamp("ns", "UTC")),
+        "zoned": pa.array([1_767_323_045, None], pa.timestamp("s", "Europe/Berlin")),
+        "large": pa.array([[1_000_000_001], None], pa.large_list(pa.timestamp("ns"))),
+        "pair": pa.array([[1_000_000_001, 2_000_000_001], None], pa.list_(pa.timestamp("ns"), 2)),
+        "times": pa.array([[("k", 1_000_000_001)], None], pa.map_(pa.string(), pa.timestamp("ns", "Asia/Tokyo"))),
         "span": pa.array([timedelta(hours=1, microseconds=5), None], pa.duration("ns")),
         "list": pa.array([[1.5, float("inf")], []]),
         "nested": pa.array([{"at": [1_000_000_001], "x": None}, None], NESTED),
@@ -67,6 +72,10 @@ def test_all_types_become_json() -> None:
         "clock": time(0, 0, 3).isoformat(),
         "local": "2026-01-02T03:04:05.678901",
         "nano": "2026-01-02T03:04:05.678901+00:00",
+        "zoned": "2026-01-02T03:04:05+00:00",
+        "large": ["1970-01-01T00:00:01"],
+        "pair": ["1970-01-01T00:00:01", "1970-01-01T00:00:02"],
+        "times": [["k", "1970-01-01T00:00:01+00:00"]],
         "span": 3600.000005,
         "list": [1.5, None],
         "nested": {"at": ["1970-01-01T00:00:01"], "x": None},
@@ -81,6 +90,27 @@ def test_all_types_become_json() -> None:
         "map": [],
         "kind": "b",
     }
+
+
+def test_a_value_that_python_cannot_represent_rejects_its_row_only() -> None:
+    late = 253_402_300_800  # the year 10000, in seconds
+    for kind, value in (
+        (pa.timestamp("s"), late),
+        (pa.timestamp("us", "UTC"), late * 10**6),
+        (pa.date32(), late // 86_400),
+    ):
+        data = written(pa.table({"id": ["a", "b", "c"], "at": pa.array([0, value, 0], kind)}))
+        for form in (ParquetRows("id"), ParquetRows("id", ["at"])):
+            first, bad, last = form.items(source_of(data), Chunk())
+            assert [first.id, bad.id, last.id] == ["a", "b", "c"]
+            assert json.loads(first.data or b"")["at"].startswith("1970-01-01")
+            assert last.data
+            assert bad.data is None
+            assert bad.range is not None
+            with pytest.raises(RejectItem, match="column 'at' has a value that cannot be read"):
+                bad.range.check()
+        assert [entry.id for entry in ParquetRows("id").scan(source_of(data))] == ["a", "b", "c"]
+        assert [entry.id for entry in ParquetRows("at").scan(source_of(data))] == [""] * 3
 
 
 @settings(max_examples=50)
