@@ -41,7 +41,7 @@ SPLITS = "splits"
 CHUNK_BYTES = 16 * 1024**2
 
 _MOST_CHUNKS = 500
-"""Chunks of an object, unless its items are small: what they all say must fit a state of Step Functions."""
+"""Chunks of an object, unless its items are small: the answers of all must fit a state of Step Functions."""
 
 _RESERVE, _MOST_RESERVE_SECONDS = 0.1, 30.0
 """The share of an invocation's time that is kept, and its limit: to send what was begun, and to hand on the rest."""

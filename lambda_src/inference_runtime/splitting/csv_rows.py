@@ -115,7 +115,8 @@ class CsvRows:
 
     def _records(self, source: Source, chunk: Chunk) -> Iterator[Record]:
         end = source.size if chunk.end is None else chunk.end
-        return records(source.blocks(chunk.start, end), chunk.start, _Quotes(self._delimiter).ends)
+        quotes = _Quotes(self._delimiter, mark=b"" if chunk.start else BOM_UTF8)
+        return records(source.blocks(chunk.start, end), chunk.start, quotes.ends)
 
     def _index(self, header: str) -> int | None:
         """Return the number of the column with the ids."""
@@ -146,17 +147,24 @@ class _Quotes:
     ----------
     delimiter
         The separator of values.
+    mark
+        Bytes that may come before the first value, such as a byte order mark.
     """
 
-    def __init__(self, delimiter: str) -> None:
+    def __init__(self, delimiter: str, *, mark: bytes = b"") -> None:
         self._delimiter = delimiter.encode()
         self._opening = self._delimiter + _QUOTE
         self._quoted = False
         self._pending = False  # the last byte was a quote in quotes: it ends them, or is the first of two
         self._at_value = True  # the last byte came before a value
+        self._mark = mark  # the rest of it, which may still come
 
     def ends(self, piece: bytes) -> bool:
         """Return whether a record ends with a piece, which comes after all pieces before it."""
+        if self._mark:
+            piece = self._after_mark(piece)
+            if not piece:
+                return False
         if _QUOTE in piece or self._pending:
             self._follow(piece)
         if self._quoted:
@@ -164,6 +172,13 @@ class _Quotes:
         ended = piece.endswith(b"\n")
         self._at_value = ended or piece.endswith(self._delimiter)
         return ended
+
+    def _after_mark(self, piece: bytes) -> bytes:
+        """Return a piece without the bytes of the mark, whose other bytes may come with the next piece."""
+        most = min(len(piece), len(self._mark))
+        size = next((at for at in range(most) if piece[at] != self._mark[at]), most)
+        self._mark = self._mark[size:] if size == len(piece) else b""
+        return piece[size:]
 
     def _follow(self, piece: bytes) -> None:
         at = 0

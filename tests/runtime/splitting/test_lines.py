@@ -63,25 +63,33 @@ rows = st.lists(st.lists(values, min_size=2, max_size=2), max_size=8)
     quoting=st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
     delimiter=st.sampled_from([",", ";", "\t"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig", "latin-1"]),
+    columns=st.sampled_from([["id", "text"], ['i\n"d";', "text"]]),
     block=sizes,
     chunk=sizes,
 )
 def test_rows_are_the_same_in_any_chunks(
-    table: list[list[str]], end: str, quoting: int, delimiter: str, encoding: str, block: int, chunk: int
+    table: list[list[str]],
+    end: str,
+    quoting: int,
+    delimiter: str,
+    encoding: str,
+    columns: list[str],
+    block: int,
+    chunk: int,
 ) -> None:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator=end, quoting=quoting, delimiter=delimiter)
-    writer.writerow(["id", "text"])
+    writer.writerow(columns)
     for row in table:
         writer.writerow(row)
         text.write(end)  # an empty line between all
     data = text.getvalue().encode(encoding)
-    form = CsvRows(most_header_bytes=100, item_id="id", delimiter=delimiter, encoding=encoding)
+    form = CsvRows(most_header_bytes=100, item_id=columns[0], delimiter=delimiter, encoding=encoding)
     with in_blocks(block):
         whole = named(form, data)
         assert named(form, data, chunks_of(form, data, chunk, 2)) == whole
     read = [list(csv.reader(io.StringIO(item.decode(), newline=""), delimiter=delimiter)) for _, item in whole]
-    assert read == [[["id", "text"], row] for row in table]
+    assert read == [[columns, row] for row in table]
     assert len({name for name, _ in whole}) == len(whole)
     assert [number for number, (name, _) in enumerate(whole, 1) if name == f"K##{number}"] == [
         number

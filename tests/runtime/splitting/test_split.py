@@ -296,7 +296,7 @@ def test_a_large_object_is_left_to_the_state_machine_once(
 def test_a_huge_object_has_larger_chunks(
     split: Any, inbox: Inbox, queues: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What all chunks say must fit a state of Step Functions, also if all fail."""
+    """The answers of all chunks must fit a state of Step Functions, also if all fail."""
     states = States()
     monkeypatch.setattr("inference_runtime.aws._session", Session(states))
     assert split(STATE_MACHINE_ARN=MACHINE, CHUNK_BYTES="10")(inbox.put("a.jsonl", b"1234\n" * 10_000)) == []
