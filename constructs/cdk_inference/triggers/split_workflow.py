@@ -36,7 +36,7 @@ _BROKEN = ("CorruptObjectError", "ObjectGoneError")
 _TOO_MUCH = "States.DataLimitExceeded"
 
 _PAUSE_SECONDS = 60
-_MOST_PAUSES = 120  # a chunk waits for two hours at most, until its object is a dead letter
+_MOST_PAUSES = 120  # a chunk or a file of results waits for two hours at most, until its object is a dead letter
 _FIRST_LOOK, _LONGEST_PAUSE = 30, 900  # seconds until the rows are looked at, doubled each time
 _MOST_REASON = 60  # characters of a chunk's error: the results of a map must fit 256 KiB
 _LIMIT_DAYS = 30  # ends what hangs
@@ -141,8 +141,9 @@ class _Definition:
 
     Variables: ``message`` as in the input; ``failed``, what the chunks that failed say; ``superseded``, whether the
     object of one was overwritten; ``collected``, what the collecting function knows, and ``pause``, the seconds until
-    it looks again. In a child: ``rest``, what is still to be taken apart of its chunk; ``items``, how many were sent;
-    ``superseded``; ``pauses``, how often it waited.
+    it looks again; ``pauses``, how often it waited for services since they last answered. In a child: ``rest``, what is
+    still to be taken apart of its chunk; ``items``, how many were sent; ``superseded``; ``pauses``, how often it
+    waited.
     """
 
     def __init__(self, scope: Construct, dead_letters: str) -> None:
@@ -164,7 +165,7 @@ class _Definition:
             "Receive",
             assign={
                 "message": "{% $states.input.message %}",
-                **({} if collect is None else {"collected": "{% null %}", "pause": _FIRST_LOOK}),
+                **({} if collect is None else {"collected": "{% null %}", "pause": _FIRST_LOOK, "pauses": 0}),
             },
         )
         split = sfn.DistributedMap.jsonata(
@@ -260,14 +261,18 @@ class _Definition:
                 "state": "{% $collected %}",
                 "late": f"{{% {waited} > {limit} %}}",
             },
-            assign={"collected": "{% $states.result.Payload.state %}"},
+            assign={"collected": "{% $states.result.Payload.state %}", "pauses": 0},
             output={
                 "done": "{% $states.result.Payload.done %}",
                 "again": "{% $states.result.Payload.again = true %}",
             },
         )
         collect.add_retry(errors=[sfn.Errors.ALL], interval=Duration.seconds(5), max_attempts=3, backoff_rate=3)
-        collect.add_catch(wait, errors=list(TRANSIENT_ERRORS))
+        patient = sfn.Choice.jsonata(self._scope, "Wait for services to write?")
+        pause = self._wait("Wait for services to write", _PAUSE_SECONDS, {"pauses": "{% $pauses + 1 %}"})
+        patient.when(sfn.Condition.jsonata(f"{{% $pauses < {_MOST_PAUSES} %}}"), pause).otherwise(self._failed)
+        pause.next(collect)
+        collect.add_catch(patient, errors=list(TRANSIENT_ERRORS))
         collect.add_catch(self._failed, errors=[sfn.Errors.ALL])
         all_rows = sfn.Choice.jsonata(self._scope, "All rows written?")
         all_rows.when(sfn.Condition.jsonata("{% $states.input.done %}"), done)

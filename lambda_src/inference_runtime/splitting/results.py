@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from base64 import b64encode
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ _MOST_KEYS = 100  # of one request to DynamoDB
 _READ_BYTES = 1024**2
 _TRIES, _FIRST_PAUSE = 8, 0.05
 _SEQUENCER = "sequencer"  # of the event that a results object is of, among its metadata
+_NO_UPLOAD = "NoSuchUpload"
 _CHANGED = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"})
 _NOT_THERE = frozenset({"NoSuchKey", "NotFound", "404"})
 
@@ -166,9 +168,13 @@ class Results:
         except _NotYetError as error:
             return self._answer(replace(done, waits_for=str(error)))
         except _SupersededError:
-            self._abort(done)
+            with suppress(self._s3.exceptions.NoSuchUpload):
+                self._abort(done)
             return self._answer(done, done=True, superseded=True)
         except (BotoCoreError, ClientError) as error:
+            if error_code(error) == _NO_UPLOAD:
+                # It was completed, and the answer was lost; or somebody ended it. Nothing of it can be gone on with.
+                return self._answer(Position(), again=True)
             raise RetryableError(f"cannot write s3://{self._bucket}/{self.key}: {error}") from error
         return self._answer(seen, done=True)
 

@@ -232,6 +232,12 @@ def test_chunks_are_mapped_over_and_results_are_waited_for(template):
     over = states["All chunks split?"]["Choices"][1]
     assert [one["ErrorEquals"] for one in split["Catch"]] == [["States.DataLimitExceeded"], ["States.ALL"]]
     assert (over["Condition"], over["Next"]) == ("{% $superseded %}", "Done")
+    for name, waits in (("Split chunk", "Wait for services"), ("Collect", "Wait for services to write")):
+        assert states[name]["Catch"][0]["Next"] == f"{waits}?"
+        (bounded,) = states[f"{waits}?"]["Choices"]
+        assert (bounded["Condition"], bounded["Next"]) == ("{% $pauses < 120 %}", waits)
+        assert (states[waits]["Seconds"], states[waits]["Next"]) == (60, name)
+    assert states["Wait for services to write?"]["Default"] == "Object failed"
     assert states["Collect"]["Arguments"]["Payload"]["late"].endswith("> 7200000 %}")
     sent = states["Send dead letter"]["Arguments"]
     assert sent["MessageBody"] == "{% $message %}"

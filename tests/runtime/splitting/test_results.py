@@ -155,6 +155,29 @@ def test_a_later_upload_ends_the_results_of_an_earlier_one(
     assert s3.list_objects_v2(Bucket=bucket, Prefix="results/")["KeyCount"] == 0
 
 
+@pytest.mark.parametrize("superseded", [False, True])
+def test_an_upload_that_is_gone_begins_anew(
+    s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str, superseded: bool
+) -> None:
+    """S3 may have completed it, and its answer was lost."""
+    names = list_names(s3, bucket, [f"a.jsonl#{number}" for number in range(20)])
+    for name in names:
+        record(dynamodb, table, name, prediction=prediction_attribute({"text": "x" * 290_000}))
+    made = results_of(bucket, table)
+    state = made.write(None, late=False, is_over=uploaded(s3, bucket, made.key, 0))["state"]
+    s3.abort_multipart_upload(Bucket=bucket, Key=made.key, UploadId=state["upload"])
+    if superseded:
+        s3.put_object(Bucket=bucket, Key="splits/x/names/z.jsonl", Body=b'"later"\n')
+        record(dynamodb, table, "later", item={"sequence": "16"})
+        state["file"] = "splits/x/names/z.jsonl"
+        assert made.write({**state, "line": 0}, late=False, is_over=lambda: False)["superseded"]
+        return
+    answer = made.write(state, late=False, is_over=lambda: False)
+    assert (answer["done"], answer["again"], answer["state"]["upload"]) == (False, True, None)
+    assert made.write(answer["state"], late=False, is_over=lambda: False)["done"]
+    assert [one["key"] for one in results(s3, bucket)] == names
+
+
 @pytest.mark.parametrize("size", [1, 290_000], ids=["whole", "parts"])
 def test_results_of_an_earlier_upload_never_replace_those_of_a_later_one(
     s3: S3Client, dynamodb: DynamoDBClient, bucket: str, table: str, size: int
