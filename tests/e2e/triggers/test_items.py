@@ -135,6 +135,22 @@ def test_a_file_of_results_has_a_line_for_each_item(archives: Parts) -> None:
     results = archives.results("in/few.zip")
     assert [one["key"] for one in results] == [f"in/few.zip#{number}.txt" for number in range(25)]
     assert [one["prediction"]["sums"][0] for one in results] == list(range(25))
+    # A late event of an upload that was overwritten.
+    before = archives.splits()
+    event = json.loads(archives.event("in/few.zip", "00"))
+    event["detail"]["object"] = {**event["detail"]["object"], "version-id": None, "etag": "0" * 32, "size": 9}
+    archives.tell(json.dumps(event))
+    wait_until(lambda: archives.splits().keys() - before.keys())
+    (execution,) = archives.splits().keys() - before.keys()
+    wait_until(lambda: archives.splits()[execution] != "RUNNING", every=0.5)
+    assert archives.splits()[execution] == "SUCCEEDED"
+    entered = [
+        said["stateEnteredEventDetails"]["name"]
+        for said in archives.history(execution)
+        if "stateEnteredEventDetails" in said
+    ]
+    assert "Wait for rows" not in entered
+    assert archives.results("in/few.zip") == results
 
 
 def test_whoever_may_put_objects_and_read_results_may_do_nothing_else(
