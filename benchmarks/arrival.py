@@ -1,7 +1,8 @@
 """How long an object takes to become a row in the embedded AWS, by each way: `python -m benchmarks.arrival`.
 
 Objects are put in turn into the bucket of a direct pipeline and into that of one with a workflow of separate stages.
-The app is that of the end-to-end tests. Both wait up to a second for a batch to fill up.
+The app is that of the end-to-end tests. Its pipes wait up to a second for a batch to fill up. Lambda's pollers do so on
+AWS, and not in the embedded AWS.
 """
 
 from __future__ import annotations
