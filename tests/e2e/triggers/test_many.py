@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.e2e.conftest import Watched
 from tests.e2e.triggers.messages import order
 from tests.e2e.triggers.test_items import line
 from tests.e2e.triggers.test_streams import letters, sums
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cdk_inference.local import LocalCloud, PipeRunner
-    from tests.e2e.conftest import Watched
     from tests.e2e.triggers.messages import Messages
     from tests.e2e.triggers.parts import Parts
 
@@ -33,11 +33,11 @@ PATIENCE = 3600  # seconds: only a hang takes so long
 
 
 @contextmanager
-def disturbed(pipeline: Watched, pipes: PipeRunner) -> Iterator[None]:
-    """Stop the pipes once some items of a block have rows, and throttle the function until rows stop coming."""
+def disturbed(pipeline: Watched, pipes: PipeRunner, stage: str = "Score") -> Iterator[None]:
+    """Stop the pipes once some items of a block have rows, and throttle a function until rows stop coming."""
     yield
     wait_until(lambda: len(pipeline.rows()) > COUNT // 20, lambda: f"{len(pipeline.rows())} rows", every=2)
-    with pipeline.throttled("Score"):
+    with pipeline.throttled(stage):
         pipes.stop()
         pipes.start()
         seen: list[int] = []
@@ -105,6 +105,21 @@ def test_writes_to_a_table(cloud: LocalCloud, users: Messages, pipes: PipeRunner
             list(pool.map(lambda key, version=version: write(key, version), range(COUNT // 2)))
     settled(lambda: sum(found == 4 for found in sums(users, "m-").values()), COUNT // 2)
     assert len(users.dead_bodies()) == before
+
+
+def test_objects_of_a_bucket(cloud: LocalCloud, pipes: PipeRunner) -> None:
+    staged = Watched(cloud, "Triggers/Staged")
+    poison = {f"inbox/m-{number}": POISON[number % 3] for number in range(20)}
+    good = {f"inbox/m-{number}": counted(number) for number in range(20, COUNT)}
+    sqs = cloud.client("sqs")
+    with disturbed(staged, pipes, "Preprocess"), ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda one: staged.put(one[0], one[1].encode()), {**good, **poison}.items()))
+        for message in staged.messages(staged.queue)[:100]:  # EventBridge may deliver twice
+            sqs.send_message(QueueUrl=staged.queue, MessageBody=message["Body"])
+    ends = staged.ends([*good, *poison], timeout=PATIENCE)
+    assert {key for key, end in ends.items() if end == "DEAD_LETTER"} == poison.keys()
+    rows = {row["key"]: row["prediction"]["sums"][0] for row in staged.rows() if row["status"] == "SUCCEEDED"}
+    assert {key: rows[key] for key in good} == {key: int(key.removeprefix("inbox/m-")) for key in good}
 
 
 def test_objects_of_a_direct_pipeline(direct: Watched) -> None:
