@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -55,18 +56,23 @@ def settled(found: Callable[[], int], wanted: int) -> None:
     assert found() == wanted
 
 
+def send(pipeline: Messages, bodies: list[str]) -> None:
+    """Send messages to a queue, ten at a time."""
+    sqs = pipeline.cloud.client("sqs")
+    for start in range(0, len(bodies), 10):
+        entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(bodies[start : start + 10])]
+        assert not sqs.send_message_batch(QueueUrl=pipeline.queue, Entries=entries).get("Failed")
+
+
 def test_messages_of_a_queue(orders: Messages, pipes: PipeRunner) -> None:
     versions = [(f"m-{number}", version) for number in range(COUNT // 2 - 100) for version in (1, 2)]
     bodies = [order(item, version, a=version) for item, version in [*versions, *versions[:180]]]
     bodies += [f"malformed {number}" for number in range(20)]
     bodies.sort(key=lambda body: zlib.crc32(body.encode()))  # shuffled
     assert len(bodies) == COUNT
-    sqs, dead = orders.cloud.client("sqs"), len(orders.dead_bodies())
-    batches = [bodies[start : start + 10] for start in range(0, COUNT, 10)]
+    dead = len(orders.dead_bodies())
     with disturbed(orders, pipes):
-        for batch in batches:
-            entries = [{"Id": str(number), "MessageBody": body} for number, body in enumerate(batch)]
-            assert not sqs.send_message_batch(QueueUrl=orders.queue, Entries=entries).get("Failed")
+        send(orders, bodies)
 
     def rows() -> dict[str, int]:
         found = [row for row in orders.rows() if row["key"].startswith("m-")]
@@ -76,6 +82,20 @@ def test_messages_of_a_queue(orders: Messages, pipes: PipeRunner) -> None:
     wait_until(lambda: not orders.waiting(), lambda: f"{len(orders.waiting())} left", timeout=PATIENCE, every=5)
     assert rows() == dict.fromkeys((item for item, _ in versions), 2)
     assert len(orders.dead_bodies()) == dead + 20
+
+
+def test_runs_of_a_schedule(nightly: Messages, pipes: PipeRunner) -> None:
+    orders = [POISON[number % 3] if number % 250 == 0 else counted(number) for number in range(COUNT)]
+    runs = [
+        json.dumps({"id": f"small/m-{number}", "time": "2026-01-01T00:00:00Z", "input": input_})
+        for number, input_ in enumerate(orders)
+    ]
+    dead = len(nightly.dead_bodies())
+    with disturbed(nightly, pipes):
+        send(nightly, [*runs, *runs[1:101]])  # a run may be delivered twice
+    wait_until(lambda: not nightly.waiting(), lambda: f"{len(nightly.waiting())} left", timeout=PATIENCE, every=5)
+    assert sums(nightly, "small/m-") == {f"small/m-{number}": number for number in range(COUNT) if number % 250}
+    assert len(nightly.dead_bodies()) == dead + 20
 
 
 def test_records_of_a_kinesis_stream(cloud: LocalCloud, clicks: Messages, pipes: PipeRunner) -> None:
