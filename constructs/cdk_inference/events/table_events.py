@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from aws_cdk import Duration, Stack
+from aws_cdk import Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_pipes as pipes
-from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk_inference.common import acknowledgments
@@ -20,6 +19,7 @@ from cdk_inference.events.buses import bus_of
 from cdk_inference.events.patterns import SOURCE
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import PIPE_LOGS, log_group
+from cdk_inference.storage.queues import last_resort
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,16 +91,7 @@ class TableEvents(Construct):
         super().__init__(scope, id)
         self._about = about
         self.event_bus = bus_of(self, event_bus)
-        self.dead_letter_queue = sqs.Queue(
-            self,
-            "DeadLetterQueue",
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            retention_period=Duration.days(14),
-            redrive_allow_policy=sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL),
-        )
-        add_metadata(self.dead_letter_queue, "undelivered-events")
-        acknowledgments.explain(self.dead_letter_queue, "dead-letter-queue")
+        self.dead_letter_queue = last_resort(self, "DeadLetterQueue", "undelivered-events")
         self.log_group = log_group(self, key=encryption_key, removal_policy=None, folder=PIPE_LOGS)
         if encryption_key is not None:
             encryption.allow_logs(encryption_key, self)

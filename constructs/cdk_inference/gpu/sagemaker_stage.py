@@ -9,7 +9,6 @@ from aws_cdk import Duration, RemovalPolicy, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sns_subscriptions as subscriptions
-from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk.aws_lambda_destinations import SqsDestination
 from constructs import Construct
@@ -22,6 +21,7 @@ from cdk_inference.gpu.sagemaker_endpoint import ANSWERS, REQUESTS, VARIANT
 from cdk_inference.gpu.sagemaker_scaling import NAMESPACE
 from cdk_inference.stages.base import TRANSIENT_ERRORS, StageFunction
 from cdk_inference.storage import encryption
+from cdk_inference.storage.queues import last_resort
 from cdk_inference.storage.tables import private_table
 
 if TYPE_CHECKING:
@@ -107,16 +107,7 @@ class AsyncStage(Construct):
         self._wait = max(self._max_wait // 2, _SHORTEST_WAIT)  # SageMaker allows six hours, and so does max_wait
         self.tokens = _tokens(self, options.get("encryption_key"))
         # SNS sends here when, for example, it may not use the pipeline's key. So SQS encrypts with its own.
-        self.unanswered_queue = sqs.Queue(
-            self,
-            "UnansweredQueue",
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            redrive_allow_policy=sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL),
-            retention_period=Duration.days(14),
-        )
-        add_metadata(self.unanswered_queue, "unanswered-queue")
-        acknowledgments.explain(self.unanswered_queue, "dead-letter-queue")
+        self.unanswered_queue = last_resort(self, "UnansweredQueue", "unanswered-queue")
         self.submit = self._submit(work, options)
         self.callback = self._callback(work, options)
 

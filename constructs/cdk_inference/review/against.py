@@ -47,7 +47,7 @@ def read_against(text: str, after: Assembly, *, folder: Path, session: boto3.Ses
     Raises
     ------
     ReviewError
-        If there is no such thing, or the ref cannot be synthesized.
+        If it does not exist, or the ref cannot be synthesized.
     """
     if (Path(text) / "manifest.json").is_file():
         return read_assembly(Path(text))

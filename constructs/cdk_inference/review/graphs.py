@@ -244,7 +244,7 @@ def _between(sources: Sequence[str], targets: Sequence[str], dashed: bool) -> It
 
 
 def _ends(template: Template, resource: Resource, place: str) -> list[str]:
-    """Return the resources that a property names, however deep; the resource itself if there is no property."""
+    """Return the resources that a property names, however deep; the resource itself without a property."""
     if not place:
         return [resource.logical_id]
     values: list[Any] = [resource.properties]

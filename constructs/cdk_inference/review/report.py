@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cdk_inference.common.escaping import Markdown, clean, clean_lines, escape_markdown, fence
+from cdk_inference.common.whole_files import write_whole
 from cdk_inference.review.drawing import Drawing, draw, mermaid
 from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.findings import Level, at_risk
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.review.review import Review
 
 MARKS = {Level.DANGER: "danger:", Level.WARNING: "warning:", Level.NOTE: "note:"}
-"""The beginnings of lines where there is no colour."""
+"""The beginnings of lines without colours."""
 
 VERDICTS = {
     Level.DANGER: "look before you deploy",
@@ -62,12 +62,9 @@ def render(review: Review, file: Path) -> None:
         If the file cannot be written.
     """
     text = html(review) if file.suffix == ".html" else markdown(review)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        partial.write_text(text, "utf-8", newline="\n")
-        partial.replace(file)
+        write_whole(file, text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ReviewError(f"the review {file} cannot be written: {error.strerror or error}") from error
 
 

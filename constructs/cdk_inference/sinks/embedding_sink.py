@@ -8,11 +8,9 @@ from aws_cdk import Duration, Stack, Token
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3vectors as s3vectors
-from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from cdk_inference.bundling.packages import ZipPackage
-from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.durations import seconds
 from cdk_inference.common.props.prop_types import check_props
@@ -20,6 +18,7 @@ from cdk_inference.common.props.validation import check_between, check_choice
 from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.storage import encryption
+from cdk_inference.storage.queues import last_resort
 from cdk_inference.storage.removal import data_removal_policy
 
 if TYPE_CHECKING:
@@ -125,16 +124,7 @@ class EmbeddingSink(Construct):
         elif not Token.is_unresolved(index_arn) and ":s3vectors:" not in index_arn:
             raise PropError(f"index_arn must be the ARN of an index of S3 Vectors, got '{index_arn}'")
         self.index_arn = index_arn
-        self.dead_letter_queue = sqs.Queue(
-            self,
-            "DeadLetterQueue",
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            retention_period=Duration.days(14),
-            redrive_allow_policy=sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL),
-        )
-        add_metadata(self.dead_letter_queue, "refused-embeddings")
-        acknowledgments.explain(self.dead_letter_queue, "dead-letter-queue")
+        self.dead_letter_queue = last_resort(self, "DeadLetterQueue", "refused-embeddings")
         self.function = StageFunction(
             self,
             "Function",

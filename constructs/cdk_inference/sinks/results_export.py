@@ -9,7 +9,6 @@ from aws_cdk import Duration, Stack, Token
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from aws_cdk import aws_scheduler as scheduler
-from aws_cdk import aws_sqs as sqs
 from aws_cdk.aws_lambda_destinations import SqsDestination
 from constructs import Construct
 
@@ -24,6 +23,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.storage import encryption
 from cdk_inference.storage.defaults import private_bucket
+from cdk_inference.storage.queues import last_resort
 from cdk_inference.storage.results import index_name
 
 if TYPE_CHECKING:
@@ -123,17 +123,7 @@ class ResultsExport(Construct):
         else:
             check_environment(self, "bucket", bucket, account=False, fix="use a bucket of that Region")
         self.bucket = bucket
-        self.dead_letter_queue = sqs.Queue(
-            self,
-            "DeadLetterQueue",
-            # Scheduler's right to send under a customer managed key would be one of all accounts.
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            retention_period=Duration.days(14),
-            redrive_allow_policy=sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL),
-        )
-        add_metadata(self.dead_letter_queue, "failed-exports")
-        acknowledgments.explain(self.dead_letter_queue, "dead-letter-queue")
+        self.dead_letter_queue = last_resort(self, "DeadLetterQueue", "failed-exports")
         self.function = StageFunction(
             self,
             "Function",

@@ -22,6 +22,7 @@ from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_between
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
+from cdk_inference.storage.queues import last_resort, no_sources
 from cdk_inference.triggers.pipe_source import PipeSource
 
 if TYPE_CHECKING:
@@ -160,21 +161,8 @@ class ITrigger(Construct):
         return queue
 
     def _create_undelivered_queue(self) -> sqs.Queue:
-        """Create the last resort, apart from the dead letters: SQS moves these back only where they come from.
-
-        Its key is SQS's own, since the customer managed one may be what a sender lacks.
-        """
-        queue = sqs.Queue(
-            self,
-            "UndeliveredQueue",
-            encryption=sqs.QueueEncryption.SQS_MANAGED,
-            enforce_ssl=True,
-            redrive_allow_policy=no_sources(),
-            retention_period=Duration.days(14),
-        )
-        add_metadata(queue, "undelivered-queue")
-        acknowledgments.explain(queue, "dead-letter-queue")
-        return queue
+        """Create the last resort, apart from the dead letters: SQS moves these back only where they come from."""
+        return last_resort(self, "UndeliveredQueue", "undelivered-queue")
 
     def _create_queue(self, processing_timeout: Duration, *, max_message_size: int | None = None) -> sqs.Queue:
         queue = sqs.Queue(
@@ -519,14 +507,6 @@ def check_batches(*, batch_size: int, window: Duration, max_receive_count: int, 
             f"max_batching_window must be at least 1 s for batches of more than {_LARGEST_WITHOUT_WINDOW}, got 0 s "
             f"with batch_size={batch_size}; wait for a second, or use batch_size={_LARGEST_WITHOUT_WINDOW}"
         )
-
-
-def no_sources() -> sqs.RedriveAllowPolicy:
-    """Let no queue use this one for its dead letters.
-
-    The trigger's own dead-letter queue cannot name its one source: the two queues would refer to each other.
-    """
-    return sqs.RedriveAllowPolicy(redrive_permission=sqs.RedrivePermission.DENY_ALL)
 
 
 def allow_events(queue: sqs.IQueue, rule: events.CfnRule) -> None:

@@ -5,7 +5,6 @@ Importing this loads neither torch nor CDK.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from cdk_inference.common.escaping import escape_markdown, fence, link_markdown, split_urls
+from cdk_inference.common.whole_files import write_whole
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.card.entry import read
 from cdk_inference.model.card.page import page
@@ -66,12 +66,9 @@ def render(entry: Path) -> Card:
 
 
 def _write(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        partial.write_text(text, "utf-8", newline="\n")
-        partial.replace(file)
+        write_whole(file, text)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ModelBuildError(f"the model card {file} cannot be written: {error.strerror or error}") from error
 
 

@@ -142,7 +142,7 @@ def _diff(before: Template, after: Template) -> str:
         try:
             done = subprocess.run(  # noqa: S603
                 [*cdk.command, *arguments],
-                cwd=home,  # there is no cdk.json, whose options would count
+                cwd=home,  # without a cdk.json, whose options would count
                 env=_environment(home),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -30,7 +30,7 @@ class CostChange:
     alone
         Whether the pipeline has no other way.
     before, after
-        The estimates; None where there is no such way, or its costs are not known.
+        The estimates; None where the way is missing, or its costs are not known.
     """
 
     pipeline: str

@@ -55,7 +55,7 @@ _NARROWING = frozenset(
         "kms:calleraccount",
     }
 )
-# Those that negate, and those that hold where the key is missing (IfExists, ForAllValues), do not narrow.
+# Operators that negate, or that hold where the key is missing (IfExists, ForAllValues), do not narrow.
 _NARROWING_OPERATORS = frozenset(
     {"arnequals", "arnlike", "bool", "ipaddress", "stringequals", "stringequalsignorecase", "stringlike"}
 )
