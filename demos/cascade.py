@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] = ()) -> int:
 
     accepted: dict[str, list[str]] = json.loads((PHOTOGRAPHS / "accepted.json").read_text(encoding="utf-8"))
     began = time.monotonic()
-    with LocalCloud() as cloud, Steps(console) as steps:
+    with LocalCloud() as cloud, Steps(console, ("synthesizing", "deploying", "labelling", "stopping")) as steps:
         cloud.deploy(ROOT, app=APP, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"labelling {len(accepted)} photographs")
         uploads = cloud.put(*(PHOTOGRAPHS / name for name in accepted))

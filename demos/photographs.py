@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cdk_inference import LambdaPlatform
+from cdk_inference.common.figures import size
 from cdk_inference.local import LocalCloud, LocalError
 from cdk_inference.local.steps import Steps
 from cdk_inference.model import build_model
@@ -29,6 +30,8 @@ RECIPE = ROOT / "model_assets" / "efficientnet_lite" / "lite0.py"
 PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
 PAGE = ROOT / ".demo" / "photographs.html"
 
+PLAN = ("synthesizing", "deploying", "labelling", "stopping")
+
 console = Console(highlight=False)
 
 
@@ -36,9 +39,10 @@ def main() -> int:
     """Run the demo; the exit code is that of `make demo`."""
     accepted: dict[str, list[str]] = json.loads((PHOTOGRAPHS / "accepted.json").read_text(encoding="utf-8"))
     began = time.monotonic()
-    with LocalCloud() as cloud, Steps(console) as steps:
+    with LocalCloud() as cloud, Steps(console, PLAN) as steps:
         cloud.deploy(ROOT, on_line=steps.line, on_step=steps.begin)
-        steps.begin(f"labelling {len(accepted)} photographs")
+        pictures = sum((PHOTOGRAPHS / name).stat().st_size for name in accepted)
+        steps.begin(f"labelling {len(accepted)} photographs, {size(pictures)}")
         uploads = cloud.put(*(PHOTOGRAPHS / name for name in accepted))
         outcomes = cloud.wait_for(uploads, on_line=steps.line)
         stages = stage_times(cloud)

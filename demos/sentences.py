@@ -38,7 +38,7 @@ def main() -> int:
     """Run the demo; the exit code is that of `make demo-text`."""
     texts = {f"{number}.txt": text for number, text in enumerate(text for pair in PAIRS.items() for text in pair)}
     began = time.monotonic()
-    with LocalCloud() as cloud, Steps(console) as steps:
+    with LocalCloud() as cloud, Steps(console, ("synthesizing", "deploying", "embedding", "stopping")) as steps:
         cloud.deploy(ROOT, app=APP, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"embedding {len(texts)} texts")
         inbox = cloud.pipeline()

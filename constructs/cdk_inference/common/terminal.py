@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 
+PASSES = "CDK_INFERENCE_PASSES"
+"""The environment variable with which passes that begin, and downloads, are lines too where there is no terminal."""
+
 
 def say(line: str) -> None:
     """Write a line to standard error at once."""

@@ -21,6 +21,7 @@ from botocore.exceptions import WaiterError
 
 from cdk_inference.common.cache import cache_root, home, is_creatable
 from cdk_inference.common.cdk_cli import installed_cdk
+from cdk_inference.common.terminal import PASSES
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
 from cdk_inference.local.errors import LocalError
@@ -227,6 +228,7 @@ class CdkCli:
             "CDK_DISABLE_CLI_TELEMETRY": "true",
             "CDK_VALIDATION": "false",  # it takes seconds and only warns; the deployment itself tells more
             "NO_COLOR": "1",
+            PASSES: "1",  # a build's progress goes through our output
             "PYTHONUNBUFFERED": "1",
         }
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from cdk_inference.common.figures import size
 from cdk_inference.local import aws
 from cdk_inference.local.cdk import CdkCli, environments, given_assembly
 from cdk_inference.local.emulator.emulator import Emulator
@@ -44,6 +45,11 @@ def _deployer(assembly: Path) -> aws.Env:
     """Return whose root deploys an assembly: that of its account, or the default if it is for several."""
     accounts = {env.account for env in environments(assembly)}
     return aws.Env(accounts.pop()) if len(accounts) == 1 else aws.Env()
+
+
+def _asset_bytes(assembly: Path) -> int:
+    """Return the bytes of what an assembly ships besides its templates."""
+    return sum(file.stat().st_size for file in assembly.rglob("asset.*") if file.is_file())
 
 
 class Cloud:
@@ -235,7 +241,7 @@ class Cloud:
             if not self.bootstrapped(env):
                 tell(f"bootstrapping {env.account}/{env.region}")
                 self.bootstrap(env, trusted=deployer.account)
-        tell("deploying")
+        tell(f"deploying {size(_asset_bytes(assembly))} of assets")
         self._cdk(on_line, deployer).deploy(assembly, stacks)
         return self.stacks()
 

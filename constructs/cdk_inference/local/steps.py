@@ -10,6 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from rich.console import Console
@@ -25,6 +26,8 @@ class Steps:
     ----------
     console
         Where to show them.
+    plan
+        How the steps that are to come begin, such as ``"synthesizing"``. Each of them says which of how many it is.
 
     Attributes
     ----------
@@ -32,8 +35,9 @@ class Steps:
         How long each step took that has ended, by its name.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, plan: Sequence[str] = ()) -> None:
         self._console = console
+        self._plan = plan
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -60,10 +64,12 @@ class Steps:
         """
         self._end("done")
         self._step, self._began = step, time.monotonic()
+        numbers = [number for number, start in enumerate(self._plan, 1) if step.startswith(start)]
+        shown = f"{numbers[0]}/{len(self._plan)} {step}" if numbers else step
         if self._console.is_terminal:
-            self._task = self._progress.add_task(step, total=None, line="")
+            self._task = self._progress.add_task(escape(shown), total=None, line="")
         else:
-            self._console.print(f"{step} ...")
+            self._console.print(f"{shown} ...", markup=False)
 
     def line(self, line: str) -> None:
         """Show the last line of output next to the step.
@@ -93,5 +99,5 @@ class Steps:
             self._progress.remove_task(self._task)
             self._task = None
         self.seconds[self._step] = time.monotonic() - self._began
-        self._console.print(f"{self._step}: {how} after {self.seconds[self._step]:.1f} s")
+        self._console.print(f"{self._step}: {how} after {self.seconds[self._step]:.1f} s", markup=False)
         self._step = ""

@@ -10,7 +10,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.common.terminal import say
+from cdk_inference.common.figures import size
+from cdk_inference.common.terminal import PASSES, say
 from cdk_inference.errors import ModelBuildError
 
 if TYPE_CHECKING:
@@ -98,12 +99,15 @@ def ending(code: int) -> str:
 def _progress(name: str) -> Iterator[Any]:
     """Yield a function that shows events: a spinner with the current pass on a terminal, quiet lines elsewhere."""
     if not sys.stderr.isatty():
+        wordy = bool(os.environ.get(PASSES))
 
         def quietly(event: dict[str, Any]) -> None:
             if "notice" in event:
                 say(f"model {name}: {event['notice']}")
             elif "seconds" in event:
                 say(f"model {name}: {_done(event)}")
+            elif wordy:
+                say(f"model {name}: {_running(event)}")
 
         yield quietly
         return
@@ -119,12 +123,23 @@ def _progress(name: str) -> Iterator[Any]:
             elif "seconds" in event:
                 console.print(f"[green]✓[/green] model {escape(name)}: {escape(_done(event))}")
             else:
-                status.update(f"model {escape(name)}: {escape(event['pass'])}")
+                status.update(f"model {escape(name)}: {escape(_running(event))}")
 
         yield show
 
 
+def _running(event: Mapping[str, Any]) -> str:
+    """Return the name of a pass, and how much of a file it has downloaded."""
+    if "received" not in event:
+        return _named(event)
+    whole = f" of {size(event['size'])}" if event["size"] else ""
+    return f"{event['pass']}: {size(event['received'])}{whole}"
+
+
 def _done(event: Mapping[str, Any]) -> str:
     seconds = "from the cache" if event.get("cached") else f"{event['seconds']:.1f} s"
-    note = f": {event['note']}" if event.get("note") else ""
-    return f"{event['pass']}{note} ({seconds})"
+    return f"{_named(event)} ({seconds})"
+
+
+def _named(event: Mapping[str, Any]) -> str:
+    return f"{event['pass']}: {event['note']}" if event.get("note") else str(event["pass"])

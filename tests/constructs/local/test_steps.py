@@ -30,6 +30,15 @@ def test_a_log_gets_quiet_lines() -> None:
     ]
 
 
+def test_steps_of_a_plan_say_which_of_how_many_they_are() -> None:
+    stream = io.StringIO()
+    with Steps(Console(file=stream), ("synthesizing", "deploying")) as steps:
+        for step in ("synthesizing [the] app", "bootstrapping", "deploying 5.0 MB of assets"):
+            steps.begin(step)
+    begun = [line for line in stream.getvalue().splitlines() if line.endswith(" ...")]
+    assert begun == ["1/2 synthesizing [the] app ...", "bootstrapping ...", "2/2 deploying 5.0 MB of assets ..."]
+
+
 def test_a_terminal_gets_the_seconds_and_the_last_line() -> None:
     output = shown(terminal=True)
     assert "0:00:00" in output

@@ -105,6 +105,18 @@ class Passes:
                 "that the recipe's functions import names; write its name as a string where it is read or imported"
             )
 
+    def received(self, have: int, size: int) -> None:
+        """Report how far a download of the current pass is.
+
+        Parameters
+        ----------
+        have
+            Bytes that are there.
+        size
+            Bytes of the file, 0 if that is not known.
+        """
+        self.event({"pass": self.current, "received": have, "size": size})
+
     def event(self, data: dict[str, object]) -> None:
         """Send one event to the parent."""
         self._stream.write(json.dumps(data) + "\n")

@@ -102,7 +102,7 @@ def _prepare(
         from cdk_inference.model.building.importers.sources import load  # noqa: PLC0415 - only this needs torch
 
         try:
-            loaded = load(recipe, folder, cache)
+            loaded = load(recipe, folder, cache, on_bytes=passes.received)
         except ImportError as error:
             raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
         expected = loaded.run(example)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import ssl
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from cdk_inference.common.store import touch
 from cdk_inference.errors import ModelBuildError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 LIMIT = 10 * 2**30  # bytes: more than the largest function image holds
@@ -39,11 +41,20 @@ RETRIES = urllib3.Retry(
 )
 
 _PIECE = 2**16
+_REPORTED = 2**20  # bytes between two reports
 _OTHER_RANGE = (HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
-def download(url: str, sha256: str, target: Path, *, token: str | None = None, token_variable: str = "") -> Path:
+def download(
+    url: str,
+    sha256: str,
+    target: Path,
+    *,
+    token: str | None = None,
+    token_variable: str = "",
+    on_bytes: Callable[[int, int], None] | None = None,
+) -> Path:
     """Fetch a file unless it is at the target already, and return the target.
 
     Several processes may do so at once: one fetches, the others wait. A download that a broken connection or the
@@ -62,6 +73,8 @@ def download(url: str, sha256: str, target: Path, *, token: str | None = None, t
         Sent to the host of `url`, not to those it redirects to.
     token_variable
         The environment variable that a token comes from, for messages.
+    on_bytes
+        Called with each further MiB: how many bytes are there, and of how many, 0 if the server does not say.
 
     Raises
     ------
@@ -75,7 +88,7 @@ def download(url: str, sha256: str, target: Path, *, token: str | None = None, t
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.parent / ".lock"):
             if not _is_whole(target, sha256):  # no other process fetched it while we waited
-                _download(url, sha256, target, token, token_variable)
+                _download(_Asked(url, token, token_variable, on_bytes), sha256, target)
     except OSError as error:
         with contextlib.suppress(OSError):
             _part(target).unlink()  # it may be what fills the disk
@@ -84,6 +97,16 @@ def download(url: str, sha256: str, target: Path, *, token: str | None = None, t
             "make room or choose another cache with CDK_INFERENCE_CACHE"
         ) from error
     return target
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A file that is asked for, and who is told of its bytes."""
+
+    url: str
+    token: str | None
+    token_variable: str
+    on_bytes: Callable[[int, int], None] | None
 
 
 def _part(target: Path) -> Path:
@@ -97,26 +120,26 @@ def _is_whole(path: Path, sha256: str) -> bool:
         return False
 
 
-def _download(url: str, sha256: str, target: Path, token: str | None, token_variable: str) -> None:
+def _download(asked: _Asked, sha256: str, target: Path) -> None:
     part = _part(target)
     resumed = part.is_file() and part.stat().st_size > 0
     with requests.Session() as session:
         for scheme in ("https://", "http://"):
             session.mount(scheme, _Transport(max_retries=RETRIES))
-        _receive(session, url, part, token, token_variable)
+        _receive(session, asked, part)
         if resumed and hash_file(part) != sha256:  # what was continued may have been something else
             part.unlink()
-            _receive(session, url, part, token, token_variable)
+            _receive(session, asked, part)
     if (found := hash_file(part)) != sha256:
         kind, size = _kind(part), part.stat().st_size
         part.unlink()
-        raise ModelBuildError(f"{url} must have sha256 {sha256}, got {found} ({size} bytes{kind})")
+        raise ModelBuildError(f"{asked.url} must have sha256 {sha256}, got {found} ({size} bytes{kind})")
     part.replace(target)
 
 
-def _receive(session: requests.Session, url: str, part: Path, token: str | None, token_variable: str) -> None:
+def _receive(session: requests.Session, asked: _Asked, part: Path) -> None:
     """Write what the address holds to a file, continuing it if the server can, and again if the connection breaks."""
-    retries = RETRIES
+    url, token, retries = asked.url, asked.token, RETRIES
     while True:
         have = part.stat().st_size if part.is_file() else 0
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
@@ -127,9 +150,9 @@ def _receive(session: requests.Session, url: str, part: Path, token: str | None,
                 if have and response.status_code in _OTHER_RANGE and not _continues(response, have):
                     part.unlink()
                     continue  # from the start
-                _check_status(response, url, token, token_variable)
+                _check_status(response, url, token, asked.token_variable)
                 have = have if _continues(response, have) else 0  # servers may ignore that we want the rest
-                _write(response, url, part, have)
+                _write(response, asked, part, have)
                 return
         except requests.RequestException as error:
             raise ModelBuildError(f"cannot fetch {url}: {_reason(error)}") from error
@@ -159,7 +182,8 @@ def _check_status(response: requests.Response, url: str, token: str | None, toke
     raise ModelBuildError(f"cannot fetch {url}: the server answered {status} {response.reason or ''}".rstrip() + fix)
 
 
-def _write(response: requests.Response, url: str, part: Path, have: int) -> None:
+def _write(response: requests.Response, asked: _Asked, part: Path, have: int) -> None:
+    url = asked.url
     length = response.headers.get("Content-Length", "")
     size = have + (int(length) if length.isdecimal() else 0)
     if size > LIMIT:
@@ -176,6 +200,8 @@ def _write(response: requests.Response, url: str, part: Path, have: int) -> None
                 part.unlink()
                 raise ModelBuildError(f"{url} must be at most {LIMIT / 1e9:.1f} GB, got more")
             file.write(piece)
+            if asked.on_bytes is not None and have // _REPORTED != (have - len(piece)) // _REPORTED:
+                asked.on_bytes(have, size if length.isdecimal() else 0)
 
 
 def _kind(path: Path) -> str:

@@ -17,12 +17,14 @@ from cdk_inference.model.recipe.checks import is_inside
 from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cdk_inference.model.recipe.sources import File
 
 _HUB = "https://huggingface.co"
 
 
-def fetch(file: File, folder: Path, cache: Path) -> Path:
+def fetch(file: File, folder: Path, cache: Path, *, on_bytes: Callable[[int, int], None] | None = None) -> Path:
     """Return where a file is on this machine, after fetching it if need be.
 
     Parameters
@@ -34,6 +36,8 @@ def fetch(file: File, folder: Path, cache: Path) -> Path:
         The recipe's folder.
     cache
         Cache root; what comes from the web is kept in its subfolder ``files``.
+    on_bytes
+        As for `download`.
 
     Raises
     ------
@@ -42,11 +46,18 @@ def fetch(file: File, folder: Path, cache: Path) -> Path:
     """
     match file:
         case Download():
-            return download(file.url, file.sha256, cache / "files" / file.sha256 / file.file_name)
+            return download(file.url, file.sha256, cache / "files" / file.sha256 / file.file_name, on_bytes=on_bytes)
         case HubFile():
             token = os.environ.get("HF_TOKEN", "").strip() or None
             target = cache / "files" / file.sha256 / file.file_name
-            return download(_hub_url(file), file.sha256, target, token=token, token_variable="HF_TOKEN")  # noqa: S106
+            return download(
+                _hub_url(file),
+                file.sha256,
+                target,
+                token=token,
+                token_variable="HF_TOKEN",  # noqa: S106
+                on_bytes=on_bytes,
+            )
         case PackageFile():
             return _in_package(file)
         case _:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.server
 import json
@@ -125,6 +126,21 @@ def test_download_is_fetched_once_and_verified_each_time(web: Web, tmp_path: Pat
     assert fetch(file, tmp_path, tmp_path / "cache").read_bytes() == BODY
     assert len(web.requests) == 2
     assert sorted(p.name for p in target.parent.iterdir()) in (["weights.bin"], [".lock", "weights.bin"])
+
+
+def test_download_reports_each_further_mebibyte(web: Web, tmp_path: Path) -> None:
+    content = 3 * BODY + b"the rest"
+    sha256 = hashlib.sha256(content).hexdigest()
+    seen: list[tuple[int, int]] = []
+    web.answers = [functools.partial(body, content=content)]
+    fetch(
+        Download(f"{web.url}/large.bin", sha256),
+        tmp_path,
+        tmp_path / "cache",
+        on_bytes=lambda have, size: seen.append((have, size)),
+    )
+    assert [have >> 20 for have, _ in seen] == [1, 2, 3]
+    assert {size for _, size in seen} == {len(content)}
 
 
 def test_name_of_a_download_may_be_given(web: Web, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from cdk_inference.model.files.fetch import fetch
 from cdk_inference.model.recipe.sources import OnnxFile, TorchModule
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -52,7 +53,9 @@ class Loaded(Protocol):
         ...
 
 
-def load(recipe: ModelRecipe, folder: Path, cache: Path) -> Loaded:
+def load(
+    recipe: ModelRecipe, folder: Path, cache: Path, *, on_bytes: Callable[[int, int], None] | None = None
+) -> Loaded:
     """Load a recipe's model.
 
     From here on this process unpickles no files of torch, not even in the user's code: ``torch.load`` reads tensors
@@ -64,6 +67,8 @@ def load(recipe: ModelRecipe, folder: Path, cache: Path) -> Loaded:
         The recipe's folder.
     cache
         Cache root, for what is fetched.
+    on_bytes
+        Called while a file is downloaded, as for `download`.
 
     Raises
     ------
@@ -76,13 +81,13 @@ def load(recipe: ModelRecipe, folder: Path, cache: Path) -> Loaded:
     if isinstance(source, OnnxFile):
         from cdk_inference.model.building.importers.onnx_file import load_onnx  # noqa: PLC0415 - needs no torch
 
-        external = {fetch(file, folder, cache) for file in source.external_data}
-        return load_onnx(recipe, fetch(source.file, folder, cache), external)
+        external = {fetch(file, folder, cache, on_bytes=on_bytes) for file in source.external_data}
+        return load_onnx(recipe, fetch(source.file, folder, cache, on_bytes=on_bytes), external)
     if isinstance(source, TorchModule):
         from cdk_inference.model.building.importers.torch_module import load_module  # noqa: PLC0415 - imports torch
 
-        weights = None if source.weights is None else fetch(source.weights, folder, cache)
+        weights = None if source.weights is None else fetch(source.weights, folder, cache, on_bytes=on_bytes)
         return load_module(recipe, source, folder, weights)
     from cdk_inference.model.building.importers.torch_program import load_program  # noqa: PLC0415 - imports torch
 
-    return load_program(recipe, fetch(source.file, folder, cache))
+    return load_program(recipe, fetch(source.file, folder, cache, on_bytes=on_bytes))
