@@ -154,6 +154,6 @@ def test_200_photographs_at_once(
         f"{transitions} state transitions ({transitions / DROPPED:.2f} per photograph)"
     )
     record_property(f"{DROPPED} photographs at once", figures)
-    # One by one it would be one execution, three invocations and eight transitions for each.
+    # One by one it would be one execution, three invocations and twelve transitions for each.
     assert invocations / DROPPED < 0.5
     assert transitions / DROPPED < 1.5

@@ -620,6 +620,7 @@ def _without_math(alarm: dict[str, Any]) -> dict[str, Any]:
 def _behave_as_aws() -> None:
     """Mend what MiniStack does in another way than AWS."""
     import _distributed_map  # type: ignore[import-not-found]  # noqa: PLC0415 - a file next to this one
+    import _histories  # type: ignore[import-not-found]  # noqa: PLC0415 - as the one before
     from ministack.core import lambda_runtime  # noqa: PLC0415
     from ministack.services import lambda_svc, pipes  # noqa: PLC0415
 
@@ -636,6 +637,7 @@ def _behave_as_aws() -> None:
     lambda_svc._execute_function_with_config_scope = lambda *given, **named: _with_class_name(execute(*given, **named))
     _take_metric_math()
     _distributed_map.install()
+    _histories.install()
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
     _name_actions()
     _name_resources()
