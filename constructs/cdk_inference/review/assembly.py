@@ -8,9 +8,10 @@ import zipfile
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from cdk_inference.common.json_values import mapping
 from cdk_inference.costs.recorded import METADATA_KEY as COSTS_KEY
 from cdk_inference.review.errors import ReviewError
-from cdk_inference.review.template import Resource, Template, mapping
+from cdk_inference.review.template import Resource, Template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

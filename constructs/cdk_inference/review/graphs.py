@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.review.template import listed, mapping, references
+from cdk_inference.common.json_values import listed, mapping
+from cdk_inference.drawings.graph import Edge, Graph, Node
+from cdk_inference.review.template import references
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from cdk_inference.drawings.workflows import Workflow
     from cdk_inference.review.changes.cdk_diff import Change
-    from cdk_inference.review.changes.workflows import Workflow, WorkflowChange
+    from cdk_inference.review.changes.workflows import WorkflowChange
     from cdk_inference.review.template import Resource, Template
 
 KINDS = {
@@ -93,64 +95,6 @@ _WRITES = (
 )
 # The ends of paths that say no more than the type of the resource does.
 _SAYS_NOTHING = ("Function", "Table", "Bucket", "StateMachine")
-_STATE_KINDS = {"Choice": "decision", "Succeed": "end", "Fail": "end", "Map": "flow", "Parallel": "flow"}
-
-
-@dataclass(frozen=True)
-class Node:
-    """A box.
-
-    Parameters
-    ----------
-    id
-        Unique in its graph.
-    title, subtitle
-        Its texts.
-    kind
-        How it is drawn: ``front``, ``message``, ``flow``, ``compute``, ``store``, ``decision``, ``end``, ``state`` or
-        ``other``.
-    status
-        ``new``, ``changed``, ``replaced`` or nothing.
-    """
-
-    id: str
-    title: str
-    subtitle: str
-    kind: str
-    status: str = ""
-
-
-@dataclass(frozen=True)
-class Edge:
-    """An arrow between two boxes; a dashed one is taken if something fails."""
-
-    source: str
-    target: str
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A drawing's content.
-
-    Parameters
-    ----------
-    title
-        The name of the drawing.
-    nodes, edges
-        Its boxes and arrows.
-    """
-
-    title: str
-    nodes: tuple[Node, ...]
-    edges: tuple[Edge, ...]
-
-    @property
-    def description(self) -> str:
-        """The graph as text, for those who cannot see it."""
-        names = {node.id: node.title for node in self.nodes}
-        ways = [f"{names[edge.source]} to {names[edge.target]}" for edge in self.edges]
-        return f"{self.title}: {'; '.join(ways)}."
 
 
 def pipelines(template: Template, changes: Sequence[Change] = ()) -> list[Graph]:
@@ -189,26 +133,7 @@ def levels(drawn: Workflow, change: WorkflowChange | None = None) -> list[Graph]
         How it changes, if it does.
     """
     statuses = dict.fromkeys(change.changed, "changed") | dict.fromkeys(change.added, "new") if change else {}
-    parents = dict.fromkeys(state.parent for state in drawn.states.values())
-    graphs = []
-    for parent in parents:
-        nodes = tuple(
-            Node(name, name, state.kind, _STATE_KINDS.get(state.kind, "state"), statuses.get(name, ""))
-            for name, state in drawn.states.items()
-            if state.parent == parent
-        )
-        inside = {node.id for node in nodes}
-        edges = [Edge(each.source, each.target, each.kind == "catch") for each in drawn.transitions]
-        solid = {(edge.source, edge.target) for edge in edges if not edge.dashed}
-        kept = dict.fromkeys(
-            edge
-            for edge in edges
-            if edge.source in inside
-            and edge.target in inside
-            and not (edge.dashed and (edge.source, edge.target) in solid)
-        )
-        graphs.append(Graph(f"{drawn.path}, inside of {parent}" if parent else drawn.path, nodes, tuple(kept)))
-    return graphs
+    return drawn.levels(statuses)
 
 
 def _status(change: Change) -> str:

@@ -10,14 +10,14 @@ from markupsafe import Markup, escape
 
 from cdk_inference.common.escaping import Markdown, clean, clean_lines, escape_markdown, fence
 from cdk_inference.common.whole_files import write_whole
-from cdk_inference.review.drawing import Drawing, draw, mermaid
+from cdk_inference.drawings.layout import Drawing, draw, mermaid
 from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.findings import Level, at_risk
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cdk_inference.review.graphs import Graph
+    from cdk_inference.drawings.graph import Graph
     from cdk_inference.review.review import Review
 
 MARKS = {Level.DANGER: "danger:", Level.WARNING: "warning:", Level.NOTE: "note:"}

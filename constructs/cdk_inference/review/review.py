@@ -12,9 +12,9 @@ from cdk_inference.review.findings import Changes, Finding, Level, findings
 if TYPE_CHECKING:
     from cdk_inference.costs.options import Traffic
     from cdk_inference.costs.prices import Prices
+    from cdk_inference.drawings.graph import Graph
     from cdk_inference.review.assembly import Assembly
     from cdk_inference.review.changes.cdk_diff import StackDiff
-    from cdk_inference.review.graphs import Graph
 
 
 _SHOWN_STACKS = 3

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from cdk_inference.common.json_values import mapping
+
 METADATA_KEY = "cdk-inference"
 """As `cdk_inference.common.metadata` has it, whose module imports CDK."""
 
@@ -129,18 +131,6 @@ class Template:
             case {"Fn::Sub": str(text)} | {"Fn::Sub": [str(text), _]}:
                 return text
         return json.dumps(value, sort_keys=True)
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """Return a value if it is a mapping, or an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def listed(value: object) -> list[Any]:
-    """Return the members of a list, or the single value that may stand for one."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def references(value: object) -> Iterator[str]:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape
 from cdk_inference.costs.recorded import RecordedCosts
+from cdk_inference.drawings.layout import draw, mermaid
 from cdk_inference.review import graphs
 from cdk_inference.review.assembly import Assembly, read_assembly
 from cdk_inference.review.changes import models, permissions, workflows
-from cdk_inference.review.drawing import draw, mermaid
 from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.graphs import KINDS
 from cdk_inference.review.template import Template

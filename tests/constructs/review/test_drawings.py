@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cdk_inference.drawings.graph import Edge, Graph, Node
+from cdk_inference.drawings.layout import draw
 from cdk_inference.review import graphs
 from cdk_inference.review.changes import workflows
 from cdk_inference.review.changes.cdk_diff import Change
-from cdk_inference.review.drawing import draw
-from cdk_inference.review.graphs import Edge, Graph, Node
 from cdk_inference.review.template import Template
 
 if TYPE_CHECKING:

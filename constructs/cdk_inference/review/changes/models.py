@@ -9,7 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.figures import metric_name, milliseconds, quality, size
-from cdk_inference.review.template import listed, mapping
+from cdk_inference.common.json_values import listed, mapping
 
 if TYPE_CHECKING:
     from cdk_inference.review.assembly import Assembly

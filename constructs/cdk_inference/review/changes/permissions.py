@@ -7,9 +7,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cdk_inference.review.template import Resource, Template, listed, mapping
+from cdk_inference.common.json_values import listed, mapping
+
+if TYPE_CHECKING:
+    from cdk_inference.review.template import Resource, Template
 
 ANYBODY = ("*", "AWS:*")
 

@@ -4,82 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.review.template import listed, mapping, references
+from cdk_inference.common.json_values import mapping
+from cdk_inference.drawings.workflows import read
+from cdk_inference.review.template import references
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cdk_inference.drawings.workflows import Workflow
     from cdk_inference.review.template import Resource, Template
 
 TYPE = "AWS::StepFunctions::StateMachine"
 
 _SUBSTITUTED = re.compile(r"\$\{(\w+)\}")
-
-
-@dataclass(frozen=True)
-class State:
-    """A state of a workflow.
-
-    Parameters
-    ----------
-    name
-        Its name.
-    kind
-        The type, such as ``Task``.
-    parent
-        The Map or Parallel state that it is in, or ``""``.
-    calls
-        The logical ids of what it calls.
-    """
-
-    name: str
-    kind: str
-    parent: str
-    calls: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Transition:
-    """A way from one state to another.
-
-    Parameters
-    ----------
-    source, target
-        The names of the states.
-    kind
-        ``next``, ``choice``, ``default`` or ``catch``.
-    """
-
-    source: str
-    target: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Workflow:
-    """A state machine.
-
-    Parameters
-    ----------
-    path
-        The path of the construct.
-    start
-        The first state.
-    states
-        By name, in the order of the definition.
-    transitions
-        Between states of the same level.
-    bodies
-        The definitions of the states by name, without the states in them.
-    """
-
-    path: str
-    start: str
-    states: dict[str, State]
-    transitions: tuple[Transition, ...]
-    bodies: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -130,18 +70,13 @@ def _workflow(template: Template, resource: Resource) -> Workflow | None:
     definition = _definition(template, resource)
     if definition is None or not isinstance(definition.get("StartAt"), str):
         return None
-    states: dict[str, State] = {}
-    bodies: dict[str, str] = {}
-    transitions: list[Transition] = []
     by_path = {template.resources[name].path: name for name in template.resources}
-    for name, body, parent in _states(definition, ""):
-        own = {key: value for key, value in body.items() if key not in ("Branches", "ItemProcessor", "Iterator")}
-        called = [found for found in re.findall(r"\$\{([^}]+)\}", json.dumps(own)) if found in by_path]
-        called_ids = [*(by_path[found] for found in called), *references(own)]
-        states[name] = State(name, str(body.get("Type", "")), parent, tuple(dict.fromkeys(called_ids)))
-        bodies[name] = json.dumps(own, sort_keys=True)
-        transitions += _transitions(name, body)
-    return Workflow(resource.path, definition["StartAt"], states, tuple(transitions), bodies)
+
+    def calls(text: str, own: Mapping[str, Any]) -> list[str]:
+        called = [found for found in re.findall(r"\$\{([^}]+)\}", text) if found in by_path]
+        return [*(by_path[found] for found in called), *references(own)]
+
+    return read(resource.path, definition, calls)
 
 
 def _definition(template: Template, resource: Resource) -> Mapping[str, Any] | None:
@@ -169,25 +104,3 @@ def _definition(template: Template, resource: Resource) -> Mapping[str, Any] | N
 
 def _quotable(text: str) -> str:
     return json.dumps(text)[1:-1]
-
-
-def _states(machine: Mapping[str, Any], parent: str) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    for name, body in mapping(machine.get("States")).items():
-        if not isinstance(body, Mapping):
-            continue
-        yield name, body, parent
-        for key in ("ItemProcessor", "Iterator"):
-            yield from _states(mapping(body.get(key)), name)
-        for branch in listed(body.get("Branches")):
-            yield from _states(mapping(branch), name)
-
-
-def _transitions(name: str, body: Mapping[str, Any]) -> Iterator[Transition]:
-    if isinstance(body.get("Next"), str):
-        yield Transition(name, body["Next"], "next")
-    for kind, key in (("choice", "Choices"), ("catch", "Catch")):
-        for each in listed(body.get(key)):
-            if isinstance(mapping(each).get("Next"), str):
-                yield Transition(name, each["Next"], kind)
-    if isinstance(body.get("Default"), str):
-        yield Transition(name, body["Default"], "default")

@@ -13,7 +13,7 @@ from cdk_inference.common.escaping import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from cdk_inference.review.graphs import Graph, Node
+    from cdk_inference.drawings.graph import Graph, Node
 
 _CHARACTER = 7.4  # pixels of an average character at 13 pixels
 _SMALL = 6.2  # the same at 11 pixels

@@ -1,0 +1,1 @@
+"""Draws graphs of boxes and arrows, such as a state machine from its definition."""
