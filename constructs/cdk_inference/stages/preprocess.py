@@ -166,6 +166,7 @@ class Preprocess:
         pad_to_multiple_of: int = 16,
         field: str | None = None,
         too_long: Literal["truncate", "reject"] = "truncate",
+        prompt: str | None = None,
     ) -> Preprocess:
         """Turn text in UTF-8 into tokens, an array of shape (tokens,) for each input of the model.
 
@@ -186,6 +187,10 @@ class Preprocess:
         too_long
             The treatment of longer texts: ``truncate`` keeps their first ``max_length`` tokens, ``reject`` rejects
             them.
+        prompt
+            What a language model reads, with ``{text}`` where the text goes. It counts towards ``max_length`` and is
+            never cut. A text that contains a special token of the tokenizer, such as the end of a message, is
+            rejected. Default: the text alone.
 
         Raises
         ------
@@ -204,12 +209,15 @@ class Preprocess:
                 "field must name the field of the JSON object that holds the text, got ''; name it, or leave field out"
             )
         check_choice(("truncate", "reject"), too_long=too_long)
+        if prompt is not None and prompt.count("{text}") != 1:
+            raise PropError(f"prompt must contain {{text}} once, got {prompt!r}; write it where the text goes")
         options = {
             "tokenizer_file": TOKENIZER_FILE,
             "max_length": max_length,
             "pad_to_multiple_of": pad_to_multiple_of,
             "field": field,
             "too_long": too_long,
+            **({} if prompt is None else {"prompt": prompt}),
         }
         code = StageCode(
             f"{BUILTIN}.text:text_preprocessor",

@@ -250,6 +250,11 @@ def test_a_text_stage_tells_the_runtime_what_the_model_takes(tokenizer):
     assert code.sources == {"tokenizer.json": tokenizer}
 
 
+def test_a_prompt_reaches_the_runtime(tokenizer):
+    code = Preprocess.text(tokenizer=tokenizer, prompt="Good? {text} Answer:").bind(TOKENS)
+    assert code.options["prompt"] == "Good? {text} Answer:"
+
+
 def test_a_tokenizer_may_be_in_an_installed_package():
     (path,) = Preprocess.text(tokenizer=MINILM).bind(TOKENS).sources.values()
     assert path == distribution(MINILM.package).locate_file(MINILM.path)
@@ -269,6 +274,7 @@ def test_a_text_stage_reads_anything_and_records_in_json(tokenizer):
         ({"max_length": 250}, "pad_to_multiple_of must be a divisor of max_length, 250, got 16"),
         ({"field": ""}, "field must name .*, got ''"),
         ({"too_long": "split"}, "too_long must be 'truncate' or 'reject', got 'split'"),
+        ({"prompt": "Is it good?"}, r"prompt must contain \{text\} once, got 'Is it good\?'; write it"),
         ({"tokenizer": "nowhere.json"}, r"tokenizer must be an existing file, got 'nowhere\.json'; looked in "),
         (
             {"tokenizer": PackageFile("not-there", "a.json")},

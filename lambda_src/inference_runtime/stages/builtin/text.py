@@ -11,9 +11,12 @@ from tokenizers import Tokenizer
 
 from inference_runtime.errors import RejectItem
 from inference_runtime.stages.builtin.json_object import JsonObject
+from inference_runtime.stages.builtin.prompt import Prompt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from tokenizers import Encoding
 
     from inference_runtime.stages.item import Item
     from inference_runtime.tensors.tensor import Array
@@ -31,6 +34,7 @@ def text_preprocessor(
     pad_to_multiple_of: int = 16,
     field: str | None = None,
     too_long: Literal["truncate", "reject"] = "truncate",
+    prompt: str | None = None,
 ) -> Callable[[bytes, Item], dict[str, Array]]:
     """Return a preprocessing function for text in UTF-8.
 
@@ -53,6 +57,8 @@ def text_preprocessor(
     too_long
         The treatment of longer texts: `truncate` keeps the first `max_length` tokens (of at most 100 x `max_length`
         characters); `reject` rejects the text.
+    prompt
+        What the model reads, with `{text}` where the text goes. It counts towards `max_length`, and is never cut.
 
     Returns
     -------
@@ -74,9 +80,12 @@ def text_preprocessor(
     if (special := tokenizer.num_special_tokens_to_add(is_pair=False)) >= max_length:
         raise ValueError(f"max_length is {max_length}, but the tokenizer adds {special} tokens to every text")
     side = (tokenizer.truncation or {}).get("direction", "right")
-    tokenizer.enable_truncation(max_length, direction=side)
     padding = {k: v for k, v in (tokenizer.padding or {}).items() if k not in ("length", "pad_to_multiple_of")}
     tokenizer.enable_padding(pad_to_multiple_of=pad_to_multiple_of, **padding)
+    tokenizer.no_truncation()
+    wrapped = None if prompt is None else Prompt(tokenizer, prompt, max_length, side)
+    if wrapped is None:
+        tokenizer.enable_truncation(max_length, direction=side)
     max_characters = _CHARACTERS_PER_TOKEN * max_length
 
     def preprocess(data: bytes, item: Item) -> dict[str, Array]:  # noqa: ARG001 - the stage's signature
@@ -88,14 +97,20 @@ def text_preprocessor(
                 raise RejectItem(f"text has {len(text):,} characters, far more than {max_length:,} tokens")
             # The tokenizer would take all of it apart before it throws most away.
             text = text[:max_characters] if side == "right" else text[-max_characters:]
-        encoding = tokenizer.encode(text)
-        if too_long == "reject" and encoding.overflowing:
+        encoding, whole = _encoded(tokenizer, text) if wrapped is None else wrapped.encode(text)
+        if too_long == "reject" and not whole:
             raise RejectItem(f"text has more than {max_length:,} tokens")
-        if all(encoding.special_tokens_mask):
-            raise RejectItem("text is empty: it has nothing but characters that the tokenizer drops")
         return {name: np.array(getattr(encoding, _ATTRIBUTES[name]), dtype) for name, dtype in inputs.items()}
 
     return preprocess
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> tuple[Encoding, bool]:
+    """Return the tokens of a text, and whether they are all of its tokens."""
+    encoding = tokenizer.encode(text)
+    if all(encoding.special_tokens_mask):
+        raise RejectItem("text is empty: it has nothing but characters that the tokenizer drops")
+    return encoding, not encoding.overflowing
 
 
 def _decode(data: bytes) -> str:

@@ -1,0 +1,103 @@
+"""Opens a language model of half a billion parameters, and decides once: `python -m benchmarks.language [FOLDER]`.
+
+Ours is the artifact in blocks of 4 bits, opened by the engine of the functions. The rival is transformers, with weights
+of float32 and of bfloat16. Each round is a fresh process; the files are in the page cache for both. The build takes
+about four minutes and 13 GB of memory, and what it made is kept in FOLDER.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from platformdirs import user_cache_path
+from uv import find_uv_bin
+
+from benchmarks.harness import ROOT, alternate, machine, run
+from cdk_inference import LambdaPlatform
+from cdk_inference.model.files import weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+HERE = Path(__file__).parent
+ROUNDS = 7
+PROMPT = [number * 37 % 150_000 for number in range(64)]
+RIVAL = "transformers==5.24.0"
+RIVALS = ("float32", "bfloat16")
+
+_GOAL = 1 / 3
+_MOST_MEMORY = 1.3
+
+
+def main() -> None:
+    """Build, measure and print."""
+    work = Path(sys.argv[1]) if len(sys.argv) > 1 else user_cache_path("cdk-inference") / "benchmarks" / "language"
+    packages = work / "packages"
+    if not packages.is_dir():
+        made = packages.with_suffix(".partial")
+        constraints = ROOT / "requirements" / "constraints.txt"
+        run([find_uv_bin(), "pip", "install", "--target", made, "--constraint", constraints, RIVAL])
+        made.rename(packages)
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (packages, ROOT / "lambda_src")))}
+    artifact = built(work, variables)
+    threads = os.cpu_count() or 1
+    contenders = {"ours": process("ours.py", artifact / weights.MODEL, threads, variables)}
+    for kind in RIVALS:
+        if not (work / kind).is_dir():
+            saved = work / f"{kind}.partial"
+            run([sys.executable, HERE / "save.py", saved, kind], env=variables)
+            saved.rename(work / kind)
+        contenders[kind] = process("theirs.py", work / kind, threads, variables)
+    found = alternate(contenders, ROUNDS)
+    show({name: {what: statistics.median(each) for what, each in one.items()} for name, one in found.items()}, artifact)
+
+
+def built(work: Path, variables: Mapping[str, str]) -> Path:
+    """Return the folder of the artifact for this machine's architecture."""
+    artifact = work / "artifact"
+    if not artifact.is_dir():
+        command = [sys.executable, "-m", "cdk_inference.model", "build", HERE / "recipe.py"]
+        options = ["--architecture", LambdaPlatform.host().architecture, "--cache", work / "cache"]
+        run([*command, *options], env=variables)
+        (entry,) = (work / "cache" / "models").glob("half-a-billion-*/artifact")
+        shutil.copytree(entry, artifact)
+    return artifact
+
+
+def process(script: str, model: Path, threads: int, variables: Mapping[str, str]) -> Callable[[], dict[str, float]]:
+    """Return what runs a script once on a model, and reads its measurements."""
+    command = [sys.executable, HERE / script, model, str(threads), json.dumps(PROMPT)]
+
+    def measure() -> dict[str, float]:
+        measured: dict[str, float] = json.loads(run(command, env=variables).stdout.splitlines()[-1])
+        return measured
+
+    return measure
+
+
+def show(medians: Mapping[str, Mapping[str, float]], artifact: Path) -> None:
+    """Print the medians, and what the goals are about."""
+    size = weights.size(artifact)
+    facts = machine()
+    print(f"{facts['cpu']}, {facts['cpus']} cores, medians of {ROUNDS} fresh processes each")  # noqa: T201
+    for name, one in medians.items():
+        print(  # noqa: T201
+            f"{name:9} opens in {one['open']:.2f} s, has decided after {one['first']:.2f} s, "
+            f"peaks at {one['peak'] / 1e6:,.0f} MB"
+        )
+    ours = medians["ours"]
+    share = ours["open"] / min(medians[name]["open"] for name in RIVALS)
+    print(f"opens in {share:.2f} of the time of the faster rival (goal: {_GOAL:.2f})")  # noqa: T201
+    print(  # noqa: T201
+        f"peaks at {ours['peak'] / size:.2f} times its {size / 1e6:,.0f} MB of weights (goal: {_MOST_MEMORY})"
+    )
+
+
+if __name__ == "__main__":
+    main()
