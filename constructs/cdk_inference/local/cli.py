@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from cdk_inference.local.cdk import require_app
 from cdk_inference.local.steps import Steps
 from cdk_inference.local.tables import all_results, one_result
 from cdk_inference.local.uploads import SUCCEEDED, Outcome
+from cdk_inference.local.watch import Change, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,19 +46,22 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Project = Annotated[Path, typer.Option(help="Folder of the app.", file_okay=False, exists=True)]
 PipelineName = Annotated[str | None, typer.Option(help="Name of the pipeline, if there are several.")]
+AppCommand = Annotated[
+    str | None,
+    typer.Option("--app", help="Command that runs the app, by default the one in cdk.json. Or a cloud assembly."),
+]
+Context = Annotated[list[str] | None, typer.Option("--context", "-c", help="Context value, as key=value.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show all output of the CDK CLI.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
 @app.command()
 def deploy(
     stacks: Annotated[list[str] | None, typer.Argument(help="Stacks, all by default.")] = None,
-    app_command: Annotated[
-        str | None,
-        typer.Option("--app", help="Command that runs the app, by default the one in cdk.json. Or a cloud assembly."),
-    ] = None,
-    context: Annotated[list[str] | None, typer.Option("--context", "-c", help="Context value, as key=value.")] = None,
+    app_command: AppCommand = None,
+    context: Context = None,
     project: Project = Path(),
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show all output of the CDK CLI.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Deploy the app, or its changes, into the embedded AWS, which then runs until destroy."""
     values = _context(context or [])
@@ -80,6 +85,28 @@ def deploy(
                 background.stop()
             raise
     _out.print(f"deployed {', '.join(names)} to {cloud.endpoint}", markup=False)
+
+
+@app.command()
+def watch(
+    app_command: AppCommand = None,
+    context: Context = None,
+    project: Project = Path(),
+    verbose: Verbose = False,
+) -> None:
+    """Deploy the app; then put stage code live as you save it, and deploy all other changes, until interrupted."""
+    values = _context(context or [])
+    require_app(project.resolve(), app_command)
+    cloud, _ = Background(project).start()
+    stopping = threading.Event()
+    try:
+        Watch(project, cloud, app_command, context=values).run(
+            stopping,
+            lambda change: _out.print(_told(change), markup=False),
+            on_line=(lambda line: _err.print(line, markup=False)) if verbose else None,
+        )
+    except KeyboardInterrupt:
+        _out.print("stopped watching; the embedded AWS goes on until destroy")
 
 
 @app.command()
@@ -187,6 +214,20 @@ def main() -> None:
         _fail(error, _NOTHING_DEPLOYED)
     except InferenceError as error:
         _fail(error, _FAILED)
+
+
+def _told(change: Change) -> str:
+    """Return a line about a change, with the time of day."""
+    match change.kind:
+        case "live" | "deployed":
+            said = f"{change.message} after {change.seconds:.1f} s"
+        case "deploying":
+            said = f"deploying: {change.message}"
+        case "failed":
+            said = f"what was live before stays live: {change.message}"
+        case _:
+            said = change.message
+    return f"{datetime.now().astimezone():%H:%M:%S} {said}"
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import threading
 from collections import Counter
@@ -18,6 +19,8 @@ from cdk_inference.local.emulator.health import Health, answering
 from cdk_inference.local.emulator.parts import Parts, log_events
 from cdk_inference.local.emulator.pipes import PipeRunner
 from cdk_inference.local.errors import LocalError
+from cdk_inference.local.live_code import LiveCode, deployed_functions
+from cdk_inference.local.source_files import scan
 from cdk_inference.local.stacks import BOOTSTRAP_STACK, Stack, deployed
 from cdk_inference.local.uploads import Outcome, Pipeline, Upload
 
@@ -26,9 +29,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from cdk_inference.local.emulator.pipe_role import Refusal
+    from cdk_inference.local.source_files import FileState
     from cdk_inference.local.stacks import Resource
 
 _TIMEOUT = 120.0
+_DEPLOYED = "deployed.json"  # the files of the apps as they were deployed
 
 
 def _context(context: Mapping[str, str] | None) -> dict[str, str]:
@@ -202,6 +207,8 @@ class Cloud:
     ) -> list[str]:
         """Synthesize and deploy an app with the real CDK CLI.
 
+        Afterwards, no function has code that `Watch` has put live.
+
         Parameters
         ----------
         folder
@@ -228,6 +235,7 @@ class Cloud:
             If it fails, with the end of the CLI's output.
         """
         tell = on_step or (lambda _: None)
+        files = scan(Path(folder).resolve())
         with ThreadPoolExecutor(1) as side:  # neither needs the other
             bootstrap = side.submit(self.bootstrap)
             if given_assembly(Path(folder).resolve(), app) is None:
@@ -243,7 +251,33 @@ class Cloud:
                 self.bootstrap(env, trusted=deployer.account)
         tell(f"deploying {size(_asset_bytes(assembly))} of assets")
         self._cdk(on_line, deployer).deploy(assembly, stacks)
+        with answering(self.check):
+            LiveCode(self.endpoint).restore(deployed_functions(self.resources()))
+        if not stacks:
+            self._remember(Path(folder).resolve(), files)
         return self.stacks()
+
+    def deployed_files(self, folder: str | Path = ".") -> dict[str, FileState] | None:
+        """Return the files of an app as they were when all of it was last deployed, None if it never was.
+
+        Parameters
+        ----------
+        folder
+            Folder of the app.
+        """
+        found = self._deployed_files().get(str(Path(folder).resolve()))
+        return None if found is None else {path: (at, size) for path, (at, size) in found.items()}
+
+    def _deployed_files(self) -> dict[str, dict[str, list[int]]]:
+        try:
+            return dict(json.loads((self._folder / _DEPLOYED).read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def _remember(self, folder: Path, files: Mapping[str, FileState]) -> None:
+        written = self._folder / f"{_DEPLOYED}.part"
+        written.write_text(json.dumps({**self._deployed_files(), str(folder): files}))
+        written.replace(self._folder / _DEPLOYED)
 
     def diff(
         self,

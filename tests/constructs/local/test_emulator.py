@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,21 +42,26 @@ def emulator() -> Iterator[Emulator]:
         yield running
 
 
+def packed(code: str) -> bytes:
+    """Return the package of a function with one module."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("index.py"), textwrap.dedent(code))  # of no time, so of the same content
+    return data.getvalue()
+
+
 def make_function(endpoint: str, code: str) -> str:
     """Create a function with a role that may do nothing, and return its name."""
     iam, functions = aws.client(endpoint, "iam"), aws.client(endpoint, "lambda")
     trust = {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}
     name = f"function-{time.monotonic_ns()}"
     role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}))["Role"]
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("index.py"), textwrap.dedent(code))  # of no time, so of the same content
     functions.create_function(
         FunctionName=name,
         Role=role["Arn"],
         Runtime="python3.13",
         Handler="index.handler",
-        Code={"ZipFile": packed.getvalue()},
+        Code={"ZipFile": packed(code)},
         Timeout=30,
     )
     return name
@@ -79,6 +85,38 @@ def test_functions_share_the_files_of_a_package_but_not_what_they_write(emulator
     one, other = (invoke(emulator.endpoint, make_function(emulator.endpoint, code)) for _ in range(2))
     assert one["file"] == other["file"]
     assert one["before"] is other["before"] is False
+
+
+def test_an_invocation_ends_with_its_code_and_the_next_one_has_the_new_code(emulator: Emulator, tmp_path: Path) -> None:
+    begun, end = tmp_path / "begun", tmp_path / "end"
+    old = f"""
+        import time
+        from pathlib import Path
+        def handler(event, context):
+            Path({str(begun)!r}).touch()
+            while not Path({str(end)!r}).exists():
+                time.sleep(0.01)
+            return {{"code": "old"}}
+    """
+    name = make_function(emulator.endpoint, old)
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(invoke, emulator.endpoint, name)
+        wait_until(begun.exists)
+        new = packed('def handler(event, context):\n    return {"code": "new"}\n')
+        aws.client(emulator.endpoint, "lambda").update_function_code(FunctionName=name, ZipFile=new)
+        assert invoke(emulator.endpoint, name) == {"code": "new"}
+        end.touch()
+        assert working.result(PATIENCE) == {"code": "old"}
+    assert invoke(emulator.endpoint, name) == {"code": "new"}
+
+
+def test_a_function_that_does_not_start_has_the_traceback_in_its_log(emulator: Emulator) -> None:
+    name = make_function(emulator.endpoint, "import nonexistent\n")
+    assert invoke(emulator.endpoint, name)["errorMessage"] == "Worker init failed: No module named 'nonexistent'"
+    logged = aws.client(emulator.endpoint, "logs").filter_log_events(logGroupName=f"/aws/lambda/{name}")["events"]
+    lines = [event["message"] for event in logged]
+    assert "Traceback (most recent call last):" in lines
+    assert "ModuleNotFoundError: No module named 'nonexistent'" in lines
 
 
 def test_a_role_without_a_right_is_refused(emulator: Emulator) -> None:

@@ -22,8 +22,13 @@ APP = Path(__file__).with_name("app")
 
 
 @pytest.fixture(scope="package")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCloud]:
-    app = synthesized(APP / "app.py", tmp_path_factory.mktemp("stages"))
+def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an app that is the synthesized one."""
+    return synthesized(APP / "app.py", tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture(scope="package")
+def cloud(app: Path) -> Iterator[LocalCloud]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
         with LocalCloud(pipes=False) as cloud:
