@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ METADATA_KEY = "cdk-inference"
 
 _PATH_KEY = "aws:cdk:path"
 _LAST = re.compile(r"/(?:Resource|Default)$")
+_SUBSTITUTED = re.compile(r"\$\{([!\w.:]+)\}")
 
 
 @dataclass(frozen=True)
@@ -128,9 +129,64 @@ class Template:
                 return "${" + self.name(name) + attribute + "}"
             case {"Fn::Join": [str(by), [*parts]]}:
                 return by.join(map(self.text, parts))
-            case {"Fn::Sub": str(text)} | {"Fn::Sub": [str(text), _]}:
-                return text
+            case {"Fn::Sub": str() | [str(), {}] as given}:
+                return self._substituted(given, str)
         return json.dumps(value, sort_keys=True)
+
+    def _substituted(self, given: str | list[Any], show: Callable[[str], str]) -> str:
+        """Return the text of ``Fn::Sub`` with its references as `text` has them, shown in some way."""
+        text, variables = (given, {}) if isinstance(given, str) else given
+
+        def named(found: re.Match[str]) -> str:
+            name: str = found[1]
+            if name.startswith("!"):
+                return "${" + name[1:] + "}"
+            logical_id, dot, attribute = name.partition(".")
+            reference = {"Fn::GetAtt": [logical_id, attribute]} if dot else {"Ref": logical_id}
+            return show(self.text(variables.get(name, reference)))
+
+        return _SUBSTITUTED.sub(named, text)
+
+    def parsed(self, value: object, substitutions: Mapping[str, str] | None = None) -> Mapping[str, Any] | None:
+        """Return the JSON object that a value is or that its text holds; None if it is anything else.
+
+        Parameters
+        ----------
+        value
+            A text, or a function such as ``Fn::Join`` that makes one. References stand within strings of the JSON
+            text, where they become paths in ``${…}``.
+        substitutions
+            Further references by name: what ``${name}`` stands for.
+        """
+        more = substitutions or {}
+
+        def substituted(found: re.Match[str]) -> str:
+            return _quotable(more[found[1]]) if found[1] in more else found[0]
+
+        match value:
+            case {"Fn::Join": [str(by), [*parts]]}:
+                text = by.join(part if isinstance(part, str) else _quotable(self.text(part)) for part in parts)
+            case {"Fn::Sub": str() | [str(), {}] as given}:
+                text = self._substituted(given, _quotable)
+            case str():
+                text = value
+            case Mapping() if not more:
+                return value
+            case Mapping():
+                text = json.dumps(value)
+            case _:
+                return None
+        if not text.lstrip().startswith("{"):
+            return None
+        try:
+            found = json.loads(_SUBSTITUTED.sub(substituted, text))
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, Mapping) else None
+
+
+def _quotable(text: str) -> str:
+    return json.dumps(text)[1:-1]
 
 
 def references(value: object) -> Iterator[str]:

@@ -377,6 +377,66 @@ def test_a_policy_is_found_wherever_a_resource_has_it(kind: str, properties: Any
     assert (found.who, found.action, found.target, found.wildcard) == ("*", "x:Read", target, True)
 
 
+@pytest.mark.parametrize(
+    ("kind", "properties", "who"),
+    [
+        ("AWS::Logs::ResourcePolicy", {"PolicyName": "p", "PolicyDocument": json.dumps(OPEN)}, "*"),
+        ("AWS::SecretsManager::ResourcePolicy", {"ResourcePolicy": {"Fn::Sub": json.dumps(OPEN)}}, "*"),
+        ("AWS::SQS::QueuePolicy", {"PolicyDocument": json.dumps(OPEN)}, "*"),
+        ("AWS::KMS::Key", {"KeyPolicy": f"  {json.dumps(OPEN)}"}, "*"),
+        ("AWS::IAM::ManagedPolicy", {"Roles": ["r"], "PolicyDocument": json.dumps(OPEN)}, "r"),
+        ("AWS::IAM::Role", {"Policies": [{"PolicyDocument": json.dumps(OPEN)}]}, "One"),
+        ("AWS::S3::BucketPolicy", {"PolicyDocument": {"Fn::If": ["Here", OPEN, {"Ref": "AWS::NoValue"}]}}, "*"),
+    ],
+)
+def test_a_policy_that_is_a_text_or_depends_on_a_condition_is_read(kind: str, properties: Any, who: str) -> None:
+    template = Template("S", "S", {"Resources": {"One": {"Type": kind, "Properties": properties}}})
+    (found,) = permissions.permissions(template)
+    assert (found.who, found.action) == (who, "x:Read")
+
+
+def test_a_reference_in_the_text_of_a_policy_is_a_path() -> None:
+    queue = {"Type": "AWS::SQS::Queue", "Metadata": {"aws:cdk:path": 'S/My "Queue"/Resource'}}
+    start, end = json.dumps({"Statement": statement(Principal="*", Resource="HERE")}).split("HERE")
+    policy = {"Fn::Join": ["", [start, {"Fn::GetAtt": ["Queue", "Arn"]}, end]]}
+    resources = {
+        "Queue": queue,
+        "One": {"Type": "AWS::Logs::ResourcePolicy", "Properties": {"PolicyDocument": policy}},
+        "Two": {
+            "Type": "AWS::Logs::ResourcePolicy",
+            "Properties": {"PolicyDocument": {"Fn::Sub": f"{start}${{Queue.Arn}}/x{end}"}},
+        },
+    }
+    found = permissions.permissions(Template("S", "S", {"Resources": resources}))
+    assert [each.target for each in found] == ['${My "Queue"}', '${My "Queue"}/x']
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"Version": "2012-10-17"}', "Statement", '{"a": {"Statement": []}}', ""])
+def test_a_text_that_is_no_policy_is_left_out(text: str) -> None:
+    body = {"Resources": {"One": {"Type": "AWS::Logs::ResourcePolicy", "Properties": {"PolicyDocument": text}}}}
+    assert list(permissions.permissions(Template("S", "S", body))) == []
+
+
+def test_a_permissions_boundary_that_is_gone_is_a_danger() -> None:
+    def role(**properties: Any) -> Template:
+        trust = {"Statement": []}
+        properties |= {"AssumeRolePolicyDocument": trust, "ManagedPolicyArns": [{"Ref": "Own"}]}
+        own = {"Type": "AWS::IAM::ManagedPolicy", "Properties": {"PolicyDocument": {"Statement": statement()}}}
+        return Template(
+            "S", "S", {"Resources": {"R": {"Type": "AWS::IAM::Role", "Properties": properties}, "Own": own}}
+        )
+
+    bounded = role(PermissionsBoundary="arn:aws:iam::aws:policy/PowerUserAccess")
+    managed = [each.target for each in permissions.permissions(bounded) if "managed policy" in each.action]
+    assert managed == ["${Own}"]
+    (line,) = findings(Changes(permissions=permissions.compare(bounded, role())))
+    assert (line.level, line.text) == (
+        Level.DANGER,
+        "Wide permission: R is no longer denied all that a permissions boundary leaves out on "
+        "arn:aws:iam::aws:policy/PowerUserAccess.",
+    )
+
+
 @pytest.mark.parametrize("kind", ["Role", "User", "Group"])
 def test_a_policy_of_one_role_user_or_group_is_that_of_its_owner(kind: str) -> None:
     properties = {f"{kind}Name": {"Ref": "Owner"}, "PolicyDocument": {"Statement": statement()}}

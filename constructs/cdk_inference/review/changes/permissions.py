@@ -29,6 +29,7 @@ _OWNERS = ("Roles", "Users", "Groups", "RoleName", "UserName", "GroupName")
 _PRINCIPALS = ("AWS::IAM::Role", "AWS::IAM::User", "AWS::IAM::Group")
 _LAMBDA_ACTION = "lambda:InvokeFunction"
 _MANAGED = "all of a managed policy"
+_OUTSIDE = "all that a permissions boundary leaves out"
 _WIDE_POLICIES = ("AdministratorAccess", "FullAccess", "PowerUserAccess")
 _OWN_ROOT = ":iam::${AWS::AccountId}:root"
 
@@ -203,20 +204,24 @@ def permissions(template: Template) -> Iterator[Permission]:
             # target, and that of an endpoint is about all that is reached through it.
             apart = resource.type.endswith("Policy") or resource.type == "AWS::EC2::VPCEndpoint"
             own = None if apart else "${" + resource.path + "}"
-            for document in _documents(properties):
+            for document in _documents(template, properties):
                 yield from _statements(template, document, own=own)
 
 
-def _documents(value: object) -> Iterator[Mapping[str, Any]]:
-    """Yield the policies in the properties of a resource, however deep."""
+def _documents(template: Template, value: object) -> Iterator[Mapping[str, Any]]:
+    """Yield the policies in the properties of a resource, however deep; some resources take them as JSON texts."""
     if isinstance(value, Mapping) and "Statement" in value:
         yield value
+    elif isinstance(value, str) or (isinstance(value, Mapping) and value.keys() & {"Fn::Join", "Fn::Sub"}):
+        document = template.parsed(value)
+        if document is not None and "Statement" in document:
+            yield document
     elif isinstance(value, Mapping):
         for each in value.values():
-            yield from _documents(each)
+            yield from _documents(template, each)
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _documents(each)
+            yield from _documents(template, each)
 
 
 def _of_principal(template: Template, resource: Resource) -> Iterator[Permission]:
@@ -225,15 +230,17 @@ def _of_principal(template: Template, resource: Resource) -> Iterator[Permission
         yield from _statements(template, mapping(policy).get("PolicyDocument"), who=who)
     for managed in listed(resource.properties.get("ManagedPolicyArns")):
         yield Permission(who, "Allow", _MANAGED, template.text(managed), "")
-    trust = mapping(resource.properties.get("AssumeRolePolicyDocument"))
-    yield from _statements(template, trust, own="${" + who + "}")
+    boundary = resource.properties.get("PermissionsBoundary")
+    if boundary is not None:
+        yield Permission(who, "Deny", _OUTSIDE, template.text(boundary), "")
+    yield from _statements(template, resource.properties.get("AssumeRolePolicyDocument"), own="${" + who + "}")
 
 
 def _statements(
     template: Template, document: object, *, who: str | None = None, own: str | None = None
 ) -> Iterator[Permission]:
     """Yield the permissions of a policy; those without a principal are of `who`."""
-    for statement in listed(mapping(document).get("Statement")):
+    for statement in listed(mapping(template.parsed(document)).get("Statement")):
         if not isinstance(statement, Mapping):
             continue
         condition = statement.get("Condition")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from cdk_inference.review.template import Resource, Template
 
 TYPE = "AWS::StepFunctions::StateMachine"
-
-_SUBSTITUTED = re.compile(r"\$\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -81,26 +78,8 @@ def _workflow(template: Template, resource: Resource) -> Workflow | None:
 
 def _definition(template: Template, resource: Resource) -> Mapping[str, Any] | None:
     properties = resource.properties
-    given = properties.get("Definition", properties.get("DefinitionString"))
     substitutions = mapping(properties.get("DefinitionSubstitutions"))
-
-    def substituted(found: re.Match[str]) -> str:
-        name = found[1]
-        return _quotable(template.text(substitutions[name])) if name in substitutions else found[0]
-
-    match given:
-        case {"StartAt": _}:
-            text = json.dumps(given)
-        case {"Fn::Join": [str(by), [*parts]]}:
-            # References stand within strings of the JSON text.
-            text = by.join(part if isinstance(part, str) else _quotable(template.text(part)) for part in parts)
-        case _:
-            text = template.text(given)
-    try:
-        return mapping(json.loads(_SUBSTITUTED.sub(substituted, text)))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _quotable(text: str) -> str:
-    return json.dumps(text)[1:-1]
+    return template.parsed(
+        properties.get("Definition", properties.get("DefinitionString")),
+        {name: template.text(value) for name, value in substitutions.items()},
+    )
