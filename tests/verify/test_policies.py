@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from verify.policies import ask
+from verify.policies import ask, reviewed
 from verify.references import references
 from verify.tools import Tools
 
@@ -110,3 +110,19 @@ def test_a_handler_that_nobody_knows_fails():
     text = json.dumps(app).replace("inference_runtime.handlers.fused.handler", "inference_runtime.new.handler")
     found = ask({"Fused": json.loads(text)}, Tools()).findings
     assert "untraced" in {finding.rule for finding in found}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [remove, widen, drop_condition])
+def test_the_simulator_of_reviews_agrees_about_each_statement_that_is_changed(change):
+    found = reviewed.compare(mutants(template("Fused"), change), Tools())
+    assert found.checked > 100
+    assert found.findings == []
+
+
+@pytest.mark.slow
+def test_simulators_that_disagree_fail(monkeypatch):
+    monkeypatch.setattr(reviewed, "allowed", lambda request: "PutItem" not in request.action)
+    found = reviewed.compare({"Default": template("Default")}, Tools()).findings
+    assert {finding.rule for finding in found} == {"disagrees"}
+    assert any("dynamodb:PutItem" in finding.message for finding in found)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cdk_inference.review.changes.access import AccessChange
     from cdk_inference.review.changes.cdk_diff import Change
     from cdk_inference.review.changes.costs import CostChange
     from cdk_inference.review.changes.models import ModelChange
@@ -79,6 +80,7 @@ class Changes:
 
     resources: Sequence[Change] = ()
     permissions: Sequence[PermissionChange] = ()
+    access: Sequence[AccessChange] = ()
     models: Sequence[ModelChange] = ()
     costs: Sequence[CostChange] = ()
     workflows: Sequence[WorkflowChange] = ()
@@ -89,7 +91,8 @@ def findings(changes: Changes) -> list[Finding]:
     """Return what to look at first: one line for each kind of danger, the most dangerous first."""
     lines = [
         *_data(changes.resources),
-        *_permissions(changes.permissions),
+        *_cut_off(changes.access),
+        *_permissions(changes.permissions, changes.access),
         *_models(changes.models),
         *_costs(changes.costs),
         *_workflows(changes.workflows),
@@ -143,19 +146,41 @@ def _fate(change: Change) -> str:
     return change.impact or "deleted with the stack from now on"
 
 
-def _permissions(changes: Sequence[PermissionChange]) -> list[Finding]:
+def _cut_off(changes: Sequence[AccessChange]) -> list[Finding]:
+    lost = [each for each in changes if each.lost]
+    lines = []
+    for needed, level, words in ((True, Level.DANGER, "Cut off"), (False, Level.WARNING, "Lost permission")):
+        found = [_loss(each) for each in lost if each.needed == needed]
+        if found:
+            lines.append(Finding(level, "permissions", f"{words}: {_names(found, '; ')}."))
+    return lines
+
+
+def _loss(change: AccessChange) -> str:
+    no_longer = "may no longer" if change.before else "needs what it may not:"
+    return f"{change.who} {no_longer} {_names(change.actions)} on {change.target}"
+
+
+def _permissions(changes: Sequence[PermissionChange], access: Sequence[AccessChange]) -> list[Finding]:
     gained = [each for each in changes if each.gained]
     wild = [each for each in gained if each.wildcard or each.denied]
     named = [each for each in gained if each not in wild]
     lines = []
-    if wild:
-        shown = _names([_gain(each) for each in wild], "; ")
-        lines.append(Finding(Level.DANGER, "permissions", f"Wide permission: {shown}."))
+    # A permission with a wildcard reaches beyond many names, and needs to be said once.
+    said = {each.who for each in wild}
+    texts = [_gain(each) for each in wild] + [
+        f"{each.who} may {_names(each.actions)} beyond {each.target}: {_names(each.beyond)}"
+        for each in access
+        if each.beyond and each.who not in said
+    ]
+    if texts:
+        lines.append(Finding(Level.DANGER, "permissions", f"Wide permission: {_names(texts, '; ')}."))
     if named:
         who = list(dict.fromkeys(each.who for each in named))
         first = f"{_gain(named[0])}" if len(named) == 1 else f"{_names(who)} may do more than before"
         lines.append(Finding(Level.WARNING, "permissions", f"Permissions: {first}."))
-    lost = [each for each in changes if not each.gained]
+    cut_off = {each.who for each in access if each.lost}
+    lost = [each for each in changes if not each.gained and each.who not in cut_off]
     if lost and not gained:
         who = list(dict.fromkeys(each.who for each in lost))
         lines.append(Finding(Level.NOTE, "permissions", f"Permissions: {_names(who)} may do less than before."))

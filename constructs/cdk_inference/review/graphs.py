@@ -99,7 +99,7 @@ _SAYS_NOTHING = ("Function", "Table", "Bucket", "StateMachine")
 
 def pipelines(template: Template, changes: Sequence[Change] = ()) -> list[Graph]:
     """Return the graph of each pipeline of a template; of the whole template if there is none."""
-    edges = list(dict.fromkeys(_edges(template)))
+    edges = list(dict.fromkeys(connections(template)))
     status = {change.resource.logical_id: _status(change) for change in changes if change.after is not None}
     drawn = {name: resource for name, resource in template.resources.items() if resource.type in KINDS}
     linked = {end for edge in edges for end in (edge.source, edge.target)}
@@ -150,7 +150,8 @@ def _short(resource: Resource, prefix: str) -> str:
     return "/".join(part for part in parts if part != "Routes")
 
 
-def _edges(template: Template) -> Iterator[Edge]:
+def connections(template: Template) -> Iterator[Edge]:
+    """Yield what events, items and rows pass between, also what roles let functions write to."""
     senders = _senders(template)
     for name, resource in template.resources.items():
         for ways, dashed in ((_WAYS, False), (_WAYS_OF_FAILURES, True)):

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from cdk_inference.common.escaping import Markdown, clean, clean_lines, escape_markdown, fence
 from cdk_inference.common.whole_files import write_whole
 from cdk_inference.drawings.layout import Drawing, draw, mermaid
+from cdk_inference.review.access.simulator import MISSING
 from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.findings import Level, at_risk
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cdk_inference.drawings.graph import Graph
+    from cdk_inference.review.changes.access import AccessChange
     from cdk_inference.review.review import Review
 
 MARKS = {Level.DANGER: "danger:", Level.WARNING: "warning:", Level.NOTE: "note:"}
@@ -77,6 +79,7 @@ def html(review: Review) -> str:
         pipelines=[_picture(graph) for graph in review.pipelines],
         workflows=[_picture(graph) for graph in review.workflows],
         at_risk=at_risk,
+        missing=MISSING,
     )
 
 
@@ -91,6 +94,7 @@ def markdown(review: Review) -> str:
             verdict=VERDICTS[review.level],
             drawings=drawings,
             at_risk=at_risk,
+            missing=MISSING,
             most=most,
             texts=texts,
         )
@@ -118,6 +122,12 @@ def _usd(value: float) -> str:
     return f"{value:,.2f}"
 
 
+def _verdict(change: AccessChange) -> str:
+    if change.lost:
+        return "no longer allowed" if change.before else "needed, and denied"
+    return f"also allowed for {' and '.join(change.beyond)}"
+
+
 def _pre(text: str) -> Markup:
     return escape(clean_lines(text))
 
@@ -142,7 +152,7 @@ _HTML = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_HTML.filters.update(pixel=_pixel, percent=_percent, usd=_usd, pre=_pre)
+_HTML.filters.update(pixel=_pixel, percent=_percent, usd=_usd, pre=_pre, verdict=_verdict)
 
 # In Markdown every expression is escaped unless it says that it is Markdown.
 _MARKDOWN = Environment(
@@ -154,4 +164,4 @@ _MARKDOWN = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-_MARKDOWN.filters.update(percent=_percent, usd=_usd, fence=_fence)
+_MARKDOWN.filters.update(percent=_percent, usd=_usd, fence=_fence, verdict=_verdict)

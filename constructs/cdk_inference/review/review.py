@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cdk_inference.review import graphs
-from cdk_inference.review.changes import cdk_diff, costs, models, permissions, workflows
+from cdk_inference.review.access import simulator
+from cdk_inference.review.changes import access, cdk_diff, costs, models, permissions, workflows
 from cdk_inference.review.findings import Changes, Finding, Level, findings
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from cdk_inference.costs.prices import Prices
     from cdk_inference.drawings.graph import Graph
     from cdk_inference.review.assembly import Assembly
+    from cdk_inference.review.changes.access import AskedEdges
     from cdk_inference.review.changes.cdk_diff import StackDiff
 
 
@@ -36,6 +38,8 @@ class Review:
         The answers of ``cdk diff``, by stack.
     changes
         All that changes, or all models and costs if nothing is compared.
+    asked
+        The verdicts of a policy simulator; None if none is installed.
     findings
         The lines to look at first.
     pipelines, workflows
@@ -48,6 +52,7 @@ class Review:
     prices: Prices
     diffs: tuple[StackDiff, ...]
     changes: Changes
+    asked: AskedEdges | None
     findings: tuple[Finding, ...]
     pipelines: tuple[Graph, ...]
     workflows: tuple[Graph, ...]
@@ -107,9 +112,11 @@ def review(after: Assembly, before: Assembly | None, traffic: Traffic, prices: P
     flows = [
         change for path, new in after.templates.items() if path in old for change in workflows.compare(old[path], new)
     ]
+    asked = access.compare(old, after.templates) if simulator.installed() else None
     changes = Changes(
         resources=[change for diff in diffs for change in diff.changes],
         permissions=gained,
+        access=asked.changes if asked is not None else (),
         models=models.compare(before, after),
         costs=costs.compare(before, after, traffic, prices),
         workflows=flows,
@@ -123,6 +130,7 @@ def review(after: Assembly, before: Assembly | None, traffic: Traffic, prices: P
         prices=prices,
         diffs=tuple(diffs),
         changes=changes,
+        asked=asked,
         findings=tuple(findings(changes)),
         pipelines=tuple(
             graph

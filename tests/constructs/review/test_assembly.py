@@ -15,7 +15,7 @@ from cdk_inference.costs.recorded import RecordedCosts
 from cdk_inference.drawings.layout import draw, mermaid
 from cdk_inference.review import graphs
 from cdk_inference.review.assembly import Assembly, read_assembly
-from cdk_inference.review.changes import models, permissions, workflows
+from cdk_inference.review.changes import access, models, permissions, workflows
 from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.graphs import KINDS
 from cdk_inference.review.template import Template
@@ -94,6 +94,7 @@ JSON = st.recursive(
 )
 PROPERTIES = re.findall(
     r"\S+",
+    "FunctionName BucketName QueueName Name NotificationConfiguration RoleArn KmsKeyId PermissionsBoundary "
     "PolicyDocument KeyPolicy Policies ManagedPolicyArns AssumeRolePolicyDocument Roles Principal FunctionName "
     "EventPattern Targets Source Target Body RedrivePolicy DefinitionString DefinitionSubstitutions Role Environment",
 )
@@ -116,6 +117,7 @@ def test_templates_of_any_shape_are_read(one: str, two: str, properties: Any, fa
     app = Assembly("app", {"Stack": template})
     assert permissions.compare(template, template) == workflows.compare(template, template) == []
     models.compare(app, app)
+    assert access.compare(app.templates, app.templates).changes == ()
     for graph in graphs.pipelines(template):
         draw(graph, downwards=True)
         assert mermaid(graph).startswith("flowchart LR")
