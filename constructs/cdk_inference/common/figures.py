@@ -56,7 +56,12 @@ def metric_name(metric: str) -> str:
     if metric.startswith("top") and rank.isdigit():
         kinds = {"agreement": "agreement", "sequence_agreement": "agreement of whole sequences"}
         return f"top-{rank} {kinds.get(kind, 'accuracy')}"
-    names = {"cosine": "mean cosine similarity", "mean_absolute_error": "mean absolute error"}
+    names = {
+        "cosine": "mean cosine similarity",
+        "mean_absolute_error": "mean absolute error",
+        "box_f1": "F1 score of boxes",
+        "mean_iou": "mean intersection over union",
+    }
     return names.get(metric, metric.rpartition(":")[2].replace("_", " "))
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.cascade import calibrate
     from cdk_inference.model.project import BuiltModel, build_model
     from cdk_inference.model.recipe.evaluation import Evaluation
+    from cdk_inference.model.recipe.heads import DetrHead, EndToEndHead, MaskHead, NmsHead, YoloHead
     from cdk_inference.model.recipe.precision import Auto, DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
     from cdk_inference.model.recipe.recipe import ModelRecipe, Provenance, load_recipe
     from cdk_inference.model.recipe.sources import Download, HubFile, OnnxFile, PackageFile, TorchModule, TorchProgram
@@ -24,15 +25,19 @@ _MODULES = {
     "Auto": "recipe.precision",
     "BuiltModel": "project",
     "Calibration": "calibration",
+    "DetrHead": "recipe.heads",
     "Download": "recipe.sources",
     "DynamicInt8": "recipe.precision",
+    "EndToEndHead": "recipe.heads",
     "Evaluation": "recipe.evaluation",
     "Float16": "recipe.precision",
     "Float32": "recipe.precision",
     "HubFile": "recipe.sources",
     "Manifest": "records.manifest",
+    "MaskHead": "recipe.heads",
     "Metric": "records.manifest",
     "ModelRecipe": "recipe.recipe",
+    "NmsHead": "recipe.heads",
     "OnnxFile": "recipe.sources",
     "PackageFile": "recipe.sources",
     "Provenance": "recipe.recipe",
@@ -41,6 +46,7 @@ _MODULES = {
     "TorchModule": "recipe.sources",
     "TorchProgram": "recipe.sources",
     "WeightOnly": "recipe.precision",
+    "YoloHead": "recipe.heads",
     "build_model": "project",
     "calibrate": "cascade",
     "load_recipe": "recipe.recipe",
@@ -50,15 +56,19 @@ __all__ = [
     "Auto",
     "BuiltModel",
     "Calibration",
+    "DetrHead",
     "Download",
     "DynamicInt8",
+    "EndToEndHead",
     "Evaluation",
     "Float16",
     "Float32",
     "HubFile",
     "Manifest",
+    "MaskHead",
     "Metric",
     "ModelRecipe",
+    "NmsHead",
     "OnnxFile",
     "PackageFile",
     "Provenance",
@@ -67,6 +77,7 @@ __all__ = [
     "TorchModule",
     "TorchProgram",
     "WeightOnly",
+    "YoloHead",
     "build_model",
     "calibrate",
     "load_recipe",

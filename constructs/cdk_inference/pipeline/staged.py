@@ -139,10 +139,11 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
     ) -> SeparateStages:
         """Create the stages of a route; with confidence, inference says how sure it is, for a cascade."""
         capacity = parts.capacity if parts.capacity is not None else ON_DEMAND
+        ending = route.postprocess if route.postprocess is not None else parts.postprocess
         preprocess = PreprocessFunction(
             scope,
             "Preprocess",
-            stage=route.preprocess,
+            stage=route.preprocess.keeping(ending.needs),
             model=route.model,
             trigger=parts.trigger,
             work=work,
@@ -164,7 +165,7 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
         postprocess = PostprocessFunction(
             scope,
             "Postprocess",
-            stage=route.postprocess if route.postprocess is not None else parts.postprocess,
+            stage=ending,
             model=route.model,
             work=work,
             results=parts.results,

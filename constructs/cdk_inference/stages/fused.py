@@ -110,6 +110,7 @@ class FusedFunction(StageFunction):
         handler: str = HANDLER,
         **options: Unpack[FunctionOptions],
     ) -> None:
+        preprocess = preprocess.keeping(postprocess.needs)
         before, after = preprocess.bind(model.inputs), postprocess.bind(model.outputs)
         _check_versions(before, after)
         super().__init__(

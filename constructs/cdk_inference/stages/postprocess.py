@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -15,9 +15,10 @@ from cdk_inference.common.props.deprecations import renamed_props
 from cdk_inference.common.props.durations import days_text
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_choice
-from cdk_inference.errors import PropError
+from cdk_inference.errors import ModelBuildError, PropError
+from cdk_inference.model.recipe.heads import YoloHead
 from cdk_inference.stages.base import FunctionOptions, StageFunction
-from cdk_inference.stages.stage_code import BUILTIN, LABELS_FILE, StageCode, shape_text, user_code
+from cdk_inference.stages.stage_code import BUILTIN, LABELS_FILE, PICTURE, StageCode, shape_text, user_code
 from cdk_inference.storage.work_bucket import TENSORS
 
 if TYPE_CHECKING:
@@ -27,11 +28,14 @@ if TYPE_CHECKING:
 
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.model.recipe.heads import DetectionHead
     from cdk_inference.model.recipe.tensors import TensorSpec
     from cdk_inference.storage.results import IResultsTable
     from cdk_inference.storage.work_bucket import IWorkBucket
 
 _TOP = 5
+
+_MOST_DETECTIONS = 1_000  # fit a row
 
 
 @check_props
@@ -46,6 +50,10 @@ class Postprocess:
     """The output that it looks at; ``None`` for the only one, or for all."""
     vector: bool = False
     """Whether it takes that output for a vector."""
+    head: DetectionHead | None = None
+    """The form of the outputs, if it finds boxes in them."""
+    needs: tuple[str, ...] = ()
+    """Names of values that preprocessing must keep for it."""
 
     @classmethod
     def classification(
@@ -74,18 +82,8 @@ class Postprocess:
         PropError
             The file does not exist, or there are no labels.
         """
-        options: dict[str, object] = {"activation": activation, "output": output}
-        sources: dict[str, Path] = {}
-        if isinstance(labels, str | Path):
-            path = Path(labels)
-            names = _read_lines(path, "labels")
-            options["labels_file"] = LABELS_FILE
-            sources[LABELS_FILE] = path
-        else:
-            names = list(labels)
-            options["labels"] = names
-        if not names:
-            raise PropError("labels must hold the name of every class, got none")
+        names, options, sources = _labels(labels)
+        options |= {"activation": activation, "output": output}
         options["top"] = min(_TOP, len(names)) if top is None else top
         if top is not None and not 1 <= top <= len(names):
             raise PropError(f"top must be 1 to {len(names)}, the number of classes, got {top}")
@@ -97,6 +95,49 @@ class Postprocess:
             runtime_requirements="postprocess",
         )
         return cls(code, classes=len(names), output=output)
+
+    @classmethod
+    def detection(
+        cls,
+        *,
+        labels: Sequence[str] | Path | str,
+        head: DetectionHead | None = None,
+        min_score: float = 0.25,
+        max_detections: int = 100,
+    ) -> Postprocess:
+        """Store labelled boxes as ``detections``, best first, in pixels of the picture, and ``count``, how many.
+
+        Preprocessing must keep where in the picture is what the model saw, as `Preprocess.image` does.
+
+        Parameters
+        ----------
+        labels
+            Names of the classes in the order of the model's output, as a list or the path of a file with one a line.
+        head
+            The form of the model's outputs: a `YoloHead`, `DetrHead`, `EndToEndHead` or `NmsHead`. Default:
+            ``YoloHead()``.
+        min_score
+            Boxes with a lower score are left out, above 0 and at most 1.
+        max_detections
+            How many boxes to store at most, 1 to 1,000.
+
+        Raises
+        ------
+        PropError
+            The file does not exist, there are no labels, or a value is out of range.
+        """
+        names, options, sources = _labels(labels)
+        if not 0 < min_score <= 1:
+            raise PropError(f"min_score must be above 0 and at most 1, got {min_score}")
+        if not 1 <= max_detections <= _MOST_DETECTIONS:
+            raise PropError(f"max_detections must be 1 to {_MOST_DETECTIONS:,}, got {max_detections}")
+        code = StageCode(
+            f"{BUILTIN}.detection:detection_postprocessor",
+            options={**options, "min_score": min_score, "max_detections": max_detections},
+            sources=sources,
+            runtime_requirements="postprocess",
+        )
+        return cls(code, classes=len(names), head=head if head is not None else YoloHead(), needs=(PICTURE,))
 
     @classmethod
     def embedding(
@@ -157,8 +198,11 @@ class Postprocess:
         Raises
         ------
         PropError
-            There are not as many labels as classes, the output is not a vector, or several outputs may be meant.
+            There are not as many labels as classes, or several outputs may be meant. Or the outputs have another form
+            than the stage takes.
         """
+        if self.head is not None:
+            return self._with_boxes(self.head, outputs)
         if self.vector:
             spec = _one_output(outputs, self.output, "the vector")
             if len(spec.shape) != 2 or not spec.dtype.startswith("float"):  # noqa: PLR2004
@@ -175,6 +219,19 @@ class Postprocess:
                     f"in order, got {self.classes}"
                 )
         return self.code
+
+    def _with_boxes(self, head: DetectionHead, outputs: Sequence[TensorSpec]) -> StageCode:
+        try:
+            layout = head.layout(outputs)
+        except ModelBuildError as error:
+            raise PropError(str(error)) from None
+        if layout.classes not in (None, self.classes):
+            raise PropError(
+                f"labels must have one name for each of the {layout.classes} classes of the model's outputs, in order, "
+                f"got {self.classes}"
+            )
+        options = {**(self.code.options or {}), "head": layout.head, "normalized": layout.normalized}
+        return replace(self.code, options=options)
 
 
 @check_props
@@ -264,6 +321,20 @@ def _one_output(outputs: Sequence[TensorSpec], name: str | None, what: str) -> T
             f"name the one that holds {what}"
         )
     return named[0]
+
+
+def _labels(labels: Sequence[str] | Path | str) -> tuple[list[str], dict[str, object], dict[str, Path]]:
+    """Return the names of the classes, and the options and sources by which the runtime gets them."""
+    options: dict[str, object]
+    if isinstance(labels, str | Path):
+        path = Path(labels)
+        names, options, sources = _read_lines(path, "labels"), {"labels_file": LABELS_FILE}, {LABELS_FILE: path}
+    else:
+        names = list(labels)
+        options, sources = {"labels": names}, {}
+    if not names:
+        raise PropError("labels must hold the name of every class, got none")
+    return names, options, sources
 
 
 def _read_lines(path: Path, prop: str) -> list[str]:

@@ -19,7 +19,7 @@ from cdk_inference.common.props.validation import check_choice
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model.recipe.tensors import DTYPES
 from cdk_inference.stages.base import FunctionOptions, StageFunction
-from cdk_inference.stages.stage_code import BUILTIN, TOKENIZER_FILE, StageCode, shape_text, user_code
+from cdk_inference.stages.stage_code import BUILTIN, PICTURE, TOKENIZER_FILE, StageCode, shape_text, user_code
 from cdk_inference.storage.work_bucket import TENSORS
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Preprocess:
     """Bounds of a stage that makes tokens: the most of them, and the multiple that their number is rounded up to."""
     keep: tuple[str, ...] = ()
     """Names of values that it returns besides the inputs, for postprocessing and the row."""
+    offers: tuple[str, ...] = ()
+    """Names of values that it can keep, if postprocessing needs them."""
 
     @classmethod
     def image(
@@ -105,6 +107,7 @@ class Preprocess:
             StageCode(f"{BUILTIN}.image:image_preprocessor", options=options, runtime_requirements="preprocess-image"),
             suffixes=IMAGE_SUFFIXES,
             produces=("uint8", (size, size, 3)),
+            offers=(PICTURE,),
         )
 
     @classmethod
@@ -292,6 +295,24 @@ class Preprocess:
         code = user_code(entry, requirements, sources, takes=("data", "item"))
         return cls(code, suffixes=tuple(suffixes) if suffixes is not None else None, keep=tuple(keep))
 
+    def keeping(self, names: Sequence[str]) -> Preprocess:
+        """Return the stage so that it keeps these values for postprocessing and the row, besides those it keeps anyway.
+
+        A pipeline does so with what its postprocessing needs. Do it yourself if you create the functions one by one.
+
+        Raises
+        ------
+        PropError
+            The stage does not have such a value.
+        """
+        missing = [name for name in names if name not in self.keep]
+        if unknown := [name for name in missing if name not in self.offers]:
+            raise PropError(
+                f"preprocess must keep '{unknown[0]}', which postprocess needs, got {list(self.keep)}; use "
+                "Preprocess.image, or return it from your function and name it in keep"
+            )
+        return replace(self, keep=(*self.keep, *missing)) if missing else self
+
     def bind(self, inputs: Sequence[TensorSpec]) -> StageCode:
         """Check the stage against the inputs of the model, and return its code.
 
@@ -322,6 +343,8 @@ class Preprocess:
             return replace(
                 self.code, options={**(self.code.options or {}), "inputs": {i.name: i.dtype for i in inputs}}
             )
+        if PICTURE in self.offers and PICTURE in self.keep:
+            return replace(self.code, options={**(self.code.options or {}), "locate": inputs[0].name})
         return self.code
 
 

@@ -28,6 +28,9 @@ _TAKEN = frozenset({"inference_runtime", "model", LABELS_FILE, TOKENIZER_FILE, "
 
 BUILTIN = "inference_runtime.stages.builtin"
 
+PICTURE = "picture"
+"""The name under which preprocessing keeps where in a picture is what the model saw."""
+
 
 @dataclass(frozen=True)
 class StageCode:

@@ -110,3 +110,8 @@ def tables(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs: 
 @pytest.fixture(scope="package")
 def tensors(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs: dict[str, str]) -> Watched:
     return watch(cloud, "Stages/Tensors", bucket=outputs["BucketName"], table=outputs["TableName"])
+
+
+@pytest.fixture(scope="package")
+def boxes(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
+    return watch(cloud, "Stages/Boxes")

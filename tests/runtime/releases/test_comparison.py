@@ -43,13 +43,15 @@ def test_any_two_answers_are_apart_by_zero_to_one(one: Any, other: Any, metric: 
 def test_disagreement_is_what_is_missing_to_the_metric_of_the_gate() -> None:
     from cdk_inference.model.building.evaluation.metrics import Judge
     from cdk_inference.model.recipe.evaluation import Evaluation
+    from cdk_inference.model.recipe.tensors import TensorSpec
 
     random = np.random.default_rng(3)
     stable = random.normal(size=(64, 10)).astype(np.float32)
     candidate = stable + random.normal(size=stable.shape, scale=0.6).astype(np.float32)
     samples = type("Samples", (), {"labelled": False, "labels": [None], "sizes": [64]})()
+    outputs = (TensorSpec("scores", "float32", ("batch", 10)),)
     for metric in ("top1_agreement", "top5_agreement", "cosine"):
-        judge = Judge(Evaluation(data="data.py:evaluation", metric=metric), samples, [[stable]], ("scores",))
+        judge = Judge(Evaluation(data="data.py:evaluation", metric=metric), samples, [[stable]], outputs)
         apart = [disagreement([one], [other], metric=metric) for one, other in zip(stable, candidate, strict=True)]
         assert 1 - np.mean(apart) == pytest.approx(judge.score([[candidate]])[0], abs=1e-6)  # type: ignore[arg-type]
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from cdk_inference.model.recipe.checks import check, check_function, check_inside, check_number, is_function
+from cdk_inference.model.recipe.heads import DetectionHead, Head, MaskHead
 
 METRICS = (
     "top1",
@@ -15,6 +16,8 @@ METRICS = (
     "top1_sequence_agreement",
     "cosine",
     "mean_absolute_error",
+    "box_f1",
+    "mean_iou",
 )
 """The common ones; any number of places may stand for 1 and 5, and ``"metrics.py:function"`` for your own."""
 
@@ -40,6 +43,11 @@ class Evaluation:
         that of the group that is least alike. These need no labels and are 1.0 for the float model.
         ``"top1"``, ``"top5"``: accuracy, with class numbers as labels.
         ``"mean_absolute_error"``: to the labels, or to the float model's outputs without labels; lower is better.
+        ``"box_f1"``: F1 score of the boxes that `head` finds, at an intersection over union of 0.5, with those of the
+        labels, or of the float model without labels. Labels are an array (boxes, 5) per sample: class, left, top, right
+        and bottom, in the units of the model's boxes.
+        ``"mean_iou"``: mean over the classes of the intersection over union of the pixels that `head` assigns to them,
+        with the labels, an array (height, width) of classes per sample, or with the float model without labels.
         ``"file.py:function"``: your own function of two lists, the outputs and the labels, with a member for each
         batch. Outputs are dicts from output name to array. It returns a number; higher is better.
         Classification metrics look at the first output of float numbers that has classes on its last axis. The samples
@@ -47,8 +55,9 @@ class Evaluation:
     max_drop
         The build fails if the metric is worse than the float model's by more than this.
     min_confidence
-        Only samples count of which the float model itself is this sure: the highest softmax of the first output, in
-        [0, 1). For classification metrics. None: all samples.
+        For classification metrics, only samples count of which the float model itself is this sure: the highest softmax
+        of the first output, in [0, 1). None: all samples. For ``"box_f1"``, the score from which a box counts. None:
+        0.25.
     floor
         The build also fails if the metric is below this (above, for an error), whatever the float model reaches.
     max_latency_ms
@@ -57,6 +66,8 @@ class Evaluation:
         The build also fails if the model is larger than this as it is deployed, in millions of bytes.
     class_names
         A text file in the recipe's folder with the name of a class a line, for the model card.
+    head
+        The form of the model's outputs, for ``"box_f1"`` (such as `YoloHead`) and ``"mean_iou"`` (`MaskHead`).
     """
 
     data: str
@@ -67,6 +78,7 @@ class Evaluation:
     max_latency_ms: float | None = None
     max_size_mb: float | None = None
     class_names: str | None = None
+    head: Head | None = None
 
     def __post_init__(self) -> None:
         check_function("evaluation.data", self.data)
@@ -79,7 +91,8 @@ class Evaluation:
             check_number("max_drop", self.max_drop, "from 0 to 1", low=0, high=1)
         if self.min_confidence is not None:
             check_number("min_confidence", self.min_confidence, "from 0 to below 1", low=0, high=0.999999)
-            check(self.top is not None, "min_confidence", self.min_confidence, f"None with metric {self.metric!r}")
+            counts = self.top is not None or self.metric == "box_f1"
+            check(counts, "min_confidence", self.min_confidence, f"None with metric {self.metric!r}")
         if self.floor is not None:
             check_number("floor", self.floor, "a number")
         for name in ("max_latency_ms", "max_size_mb"):
@@ -87,6 +100,12 @@ class Evaluation:
                 check_number(name, value, "above 0", above=0)
         if self.class_names is not None:
             check_inside("class_names", self.class_names)
+        if self.metric == "box_f1":
+            check(isinstance(self.head, DetectionHead), "head", self.head, "a YoloHead or the like with metric box_f1")
+        elif self.metric == "mean_iou":
+            check(isinstance(self.head, MaskHead), "head", self.head, "a MaskHead with metric mean_iou")
+        else:
+            check(self.head is None, "head", self.head, f"None with metric {self.metric!r}; leave it out")
 
     @property
     def higher_is_better(self) -> bool:

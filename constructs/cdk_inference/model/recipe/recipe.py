@@ -107,6 +107,8 @@ class ModelRecipe:
             _check_batch_first(spec, self.inputs[0], "leave it out")
         _check_type("source", self.source, TorchModule, TorchProgram, OnnxFile)
         _check_type("evaluation", self.evaluation, Evaluation)
+        if self.evaluation.head is not None:
+            self.evaluation.head.layout(self.outputs)
         _check_type("provenance", self.provenance, Provenance)
         _check_type("precision", self.precision, Auto, Float32, Float16, StaticInt8, DynamicInt8, WeightOnly)
         if self.calibration is not None:

@@ -6,8 +6,11 @@ import math
 from typing import Any, TypeVar
 
 import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
+from cdk_inference.model.recipe.evaluation import Evaluation
+from cdk_inference.model.recipe.heads import Head
 from cdk_inference.model.recipe.precision import Pinned, Precision
 from cdk_inference.model.recipe.sources import Download, File, HubFile, PackageFile, Source
 
@@ -83,8 +86,19 @@ def _make_converter() -> cattrs.Converter:
         converter.register_structure_hook(union, lambda v, t: None if v is None else structure_file(v, t))
         converter.register_unstructure_hook(union, lambda v: None if v is None else unstructure_file(v))
     # These contain files, so they come last.
-    for members in (Source, Precision, Pinned):
+    for members in (Source, Precision, Pinned, Head):
         configure_tagged_union(members, converter, tag_generator=_kind, tag_name="kind")
+    converter.register_structure_hook(
+        Head | None,
+        lambda value, _: None if value is None else converter.structure(value, Head),  # type: ignore[arg-type]
+    )
+    converter.register_unstructure_hook(
+        Head | None, lambda value: None if value is None else converter.unstructure(value, unstructure_as=Head)
+    )
+    # Locks of recipes from before there were heads stay as they are.
+    converter.register_unstructure_hook(
+        Evaluation, make_dict_unstructure_fn(Evaluation, converter, head=override(omit_if_default=True))
+    )
     return converter
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from inference_runtime.stages.builtin.labels import read_labels
 from inference_runtime.stages.builtin.outputs import select_output
 
 if TYPE_CHECKING:
@@ -54,16 +53,11 @@ def classification_postprocessor(
     ValueError
         If an option makes no sense.
     """
-    if labels is not None and labels_file is not None:
-        raise ValueError("labels and labels_file are both given, expected one of them")
+    names = read_labels(labels, labels_file)
     if top < 1:
         raise ValueError(f"top is {top}, expected at least 1")
     if activation not in ("softmax", "none"):
         raise ValueError(f'activation is "{activation}", expected "softmax" or "none"')
-    if labels_file is not None:
-        path = Path(os.environ.get("LAMBDA_TASK_ROOT", ""), labels_file)
-        labels = path.read_text(encoding="utf-8").splitlines()
-    names = None if labels is None else list(labels)
 
     def postprocess(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:  # noqa: ARG001 - the stage's signature
         values = select_output(outputs, output).astype(np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from PIL import (
 )
 
 from inference_runtime.errors import RejectItem
+from inference_runtime.stages.builtin.picture import PICTURE, Picture
 from inference_runtime.stages.time_limit import TookTooLongError, call_within
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _TRANSPOSED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_THEIR_SIDE = (5, 6, 7, 8)
 _WHITE = (255, 255, 255)
 
 _MAX_SIDE = 2_000_000
@@ -81,7 +83,8 @@ def image_preprocessor(
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic",
     crop: float = 0.875,
     max_pixels: int = 64_000_000,
-) -> Callable[[bytes, Item], npt.NDArray[np.uint8]]:
+    locate: str | None = None,
+) -> Callable[[bytes, Item], npt.NDArray[np.uint8] | dict[str, Any]]:
     """Return a preprocessing function for JPEG, PNG, WEBP, GIF, BMP and TIFF images.
 
     EXIF rotation is applied. Transparency is laid on white. Only the first frame of an animation counts. Channels of 16
@@ -101,11 +104,14 @@ def image_preprocessor(
         For `center_crop`: side of the square, as a fraction of the shorter side.
     max_pixels
         Larger images are rejected from their header, before anything is decoded.
+    locate
+        Name of the model's input, to have the result say where in the picture its pixels are.
 
     Returns
     -------
     Callable
-        `preprocess(data, item)`, returning uint8 of shape (size, size, 3), RGB.
+        `preprocess(data, item)`, returning uint8 of shape (size, size, 3), RGB. With `locate`, a dict with the array by
+        that name, and a `Picture` as JSON, to be kept.
 
     Raises
     ------
@@ -122,8 +128,8 @@ def image_preprocessor(
         raise ValueError(f'interpolation is "{interpolation}", expected nearest, bilinear, bicubic or lanczos')
     resample = Image.Resampling[interpolation.upper()]
 
-    def decode(data: bytes) -> tuple[Image.Image, int]:
-        """Return the image at the size that is asked for, and its orientation."""
+    def decode(data: bytes) -> tuple[Image.Image, int, Picture]:
+        """Return the image at the size that is asked for, its orientation, and where in the picture it is."""
         try:
             _refuse_jpeg_of_many_parts(data)
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -131,7 +137,8 @@ def image_preprocessor(
             _refuse_wide_planes(image)
             # JPEG can be decoded at a fraction of its size, faster and in less memory. Three times what is needed
             # leaves nothing to see of it.
-            image.draft(image.mode, (math.ceil(3 * size / crop),) * 2)
+            full = image.size
+            drafted = image.draft(image.mode, (math.ceil(3 * size / crop),) * 2)
             plain = _to_8_bit(image)
             # Only now: decoding a TIFF turns it and removes the tag.
             orientation = image.getexif().get(_ORIENTATION, 1)
@@ -142,18 +149,26 @@ def image_preprocessor(
         except Exception as error:
             # Pillow's decoders raise anything on damaged files. The code is fixed, so the file is at fault.
             raise RejectItem(f"image cannot be decoded: {error}") from error
-        return _fit(plain, size, resize, crop, resample), orientation
+        # A pixel of a draft stands for as many of the picture, the last one of a row perhaps for fewer.
+        pixels = 1.0 if drafted is None else full[0] / drafted[1][2]
+        region = _region(plain.size, size, resize, crop)
+        located = Picture(
+            *(plain.size if drafted is None else full), (size, size), tuple(pixels * edge for edge in region)
+        )
+        return _fit(plain, size, resize, region, resample), orientation, located
 
-    def preprocess(data: bytes, item: Item) -> npt.NDArray[np.uint8]:  # noqa: ARG001 - the stage's signature
+    def preprocess(data: bytes, item: Item) -> npt.NDArray[np.uint8] | dict[str, Any]:  # noqa: ARG001 - see above
         try:
-            small, orientation = call_within(_MAX_CPU_SECONDS, lambda: decode(data), cpu=True)
+            small, orientation, located = call_within(_MAX_CPU_SECONDS, lambda: decode(data), cpu=True)
         except TookTooLongError as error:
             raise RejectItem(f"image takes longer than {error.seconds:.2g} s of CPU time to decode") from error
         if orientation in _TRANSPOSED:  # all ways to fit are symmetric, so turning the small image is enough
             small = small.transpose(_TRANSPOSED[orientation])
+            located = located.turned() if orientation in _ON_THEIR_SIDE else located
         canvas = Image.new("RGB", (size, size))
         canvas.paste(_on_white(small), ((size - small.width) // 2, (size - small.height) // 2))
-        return np.asarray(canvas)
+        array = np.asarray(canvas)
+        return array if locate is None else {locate: array, PICTURE: located.to_json()}
 
     return preprocess
 
@@ -215,17 +230,36 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _fit(image: Image.Image, size: int, how: str, crop: float, resample: Image.Resampling) -> Image.Image:
-    """Resize straight from the source rectangle: an intermediate image could be huge."""
-    width, height = image.size
+def _region(full: tuple[int, int], size: int, how: str, crop: float) -> tuple[float, float, float, float]:
+    """Return the rectangle of an image that is to be seen, in its pixels; `pad` shows more than there is."""
+    width, height = full
     if how == "stretch":
-        return image.resize((size, size), resample)
+        return 0, 0, width, height
     if how == "pad":
-        scale = size / max(width, height)
-        return image.resize((max(1, round(width * scale)), max(1, round(height * scale))), resample)
+        across, down = _padded(full, size)
+        left, top = -((size - across) // 2) * width / across, -((size - down) // 2) * height / down
+        return left, top, left + size * width / across, top + size * height / down
     side = min(width, height) * crop
     left, top = (width - side) / 2, (height - side) / 2
-    return image.resize((size, size), resample, box=(left, top, left + side, top + side))
+    return left, top, left + side, top + side
+
+
+def _padded(full: tuple[int, int], size: int) -> tuple[int, int]:
+    scale = size / max(full)
+    return max(1, round(full[0] * scale)), max(1, round(full[1] * scale))
+
+
+def _fit(
+    image: Image.Image,
+    size: int,
+    how: str,
+    region: tuple[float, float, float, float],
+    resample: Image.Resampling,
+) -> Image.Image:
+    """Resize straight from the source rectangle: an intermediate image could be huge."""
+    if how == "pad":
+        return image.resize(_padded(image.size, size), resample)
+    return image.resize((size, size), resample, box=region)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -77,8 +77,15 @@ def test_a_detector_whose_scores_are_lost_fails_its_gate(tmp_path: Path) -> None
         (tmp_path / f"{name}.py").write_text(text)
     with pytest.raises(ModelBuildError, match=r"static int8, percentile 99\.9: cosine 0\.\d+ is below the gate 0\.95"):
         build_model(tmp_path / "recipe.py", cache=tmp_path / "cache")
-    sound = RECIPE.replace('StaticInt8("percentile", 99.9)', 'StaticInt8("minmax")')
+    by_boxes = RECIPE.replace('metric="cosine"', 'metric="box_f1", head=YoloHead()').replace(
+        "import Evaluation", "import YoloHead, Evaluation"
+    )
+    (tmp_path / "recipe.py").write_text(by_boxes)
+    with pytest.raises(ModelBuildError, match=r"static int8, percentile 99\.9: box_f1 0.* is below the gate 0\.95"):
+        build_model(tmp_path / "recipe.py", cache=tmp_path / "cache")
+    sound = by_boxes.replace('StaticInt8("percentile", 99.9)', 'StaticInt8("minmax")')
     (tmp_path / "recipe.py").write_text(sound)
     built = build_model(tmp_path / "recipe.py", cache=tmp_path / "cache")
     assert built.manifest.metric is not None
     assert built.manifest.metric.quantized > 0.95
+    assert built.manifest.metric.name == "box_f1"

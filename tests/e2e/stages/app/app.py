@@ -23,6 +23,7 @@ from cdk_inference import (
     ResultsExport,
     ResultsTable,
 )
+from cdk_inference.model import YoloHead
 
 HERE = Path(__file__).parent
 ASK = """
@@ -82,6 +83,16 @@ InferencePipeline(
     inference=Inference.cpu(delivery=ModelDelivery.layer()),
     suffixes=[".npy"],
     **shared,
+)
+
+InferencePipeline(
+    stack,
+    "Boxes",
+    model=ModelArtifact(stack, "Colours", recipe=HERE / "colours" / "recipe.py"),
+    preprocess=Preprocess.image(size=32, resize="pad", interpolation="nearest"),
+    postprocess=Postprocess.detection(labels=["red", "green"], head=YoloHead(output="boxes"), min_score=0.8),
+    execution=Execution.fused(),
+    **options,
 )
 
 for name in ("Reader", "Stranger"):

@@ -17,6 +17,7 @@ from PIL import Image, ImageFile
 
 from inference_runtime.errors import RejectItem
 from inference_runtime.stages.builtin.image import image_preprocessor
+from inference_runtime.stages.builtin.picture import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -463,3 +464,46 @@ def test_the_same_file_gives_the_same_bytes() -> None:
     data = encode(gradient(640, 480), "JPEG")
     results = {image_preprocessor()(data, None).tobytes() for _ in range(3)}
     assert len(results) == 1
+
+
+def corners_of(array: np.ndarray) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom edge of what is white."""
+    means = [array[..., 0].mean(axis=axis) for axis in (1, 0)]
+    rows, columns = (np.flatnonzero(mean > mean.max() / 2) for mean in means)
+    return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
+
+
+@pytest.mark.parametrize("resize", ["center_crop", "stretch", "pad"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize(("width", "height"), [(1600, 1200), (901, 1203), (90, 40)])
+def test_where_the_array_is_in_the_upright_picture(resize: str, orientation: int, width: int, height: int) -> None:
+    """A white rectangle is found again, also in a JPEG that is decoded at a fraction of its size."""
+    picture = Image.new("RGB", (width, height))
+    across, down = (width, height) if orientation < 5 else (height, width)
+    upright = (across * 0.4, down * 0.35, across * 0.55, down * 0.6)
+    turn = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    canvas = Image.new("RGB", (across, down))
+    box = tuple(round(edge) for edge in upright)
+    canvas.paste((255, 255, 255), box)
+    picture = canvas if turn[orientation] is None else canvas.transpose(turn[orientation])
+    assert picture.size == (width, height)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture, "JPEG", quality=95, exif=exif)
+    found = image_preprocessor(size=200, resize=resize, interpolation="bilinear", locate="image")(data, None)
+    located = Picture.of(found)
+    assert (located.width, located.height) == (across, down)
+    placed = located.place(np.array([corners_of(found["image"])]), normalized=False)[0]
+    pixel = max(located.region[2] - located.region[0], located.region[3] - located.region[1]) / 200
+    np.testing.assert_allclose(placed, box, atol=max(1.6 * pixel, 0.5))
+    np.testing.assert_array_equal(
+        found["image"], image_preprocessor(size=200, resize=resize, interpolation="bilinear")(data, None)
+    )
+
+
+def test_a_tiff_that_is_turned_while_it_is_decoded_has_the_size_that_people_see() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(gradient(64, 32), "TIFF", exif=exif)
+    found = image_preprocessor(size=SIZE, resize="stretch", locate="image")(data, None)
+    assert found["picture"] == {"width": 32, "height": 64, "input": [SIZE, SIZE], "region": [0, 0, 32, 64]}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.building.evaluation import boxes, masks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cdk_inference.model.building.evaluation.data import Samples
     from cdk_inference.model.recipe.evaluation import Evaluation
+    from cdk_inference.model.recipe.heads import DetectionHead, MaskHead
+    from cdk_inference.model.recipe.tensors import TensorSpec
 
 _CLASSIFIED = 2  # axes of scores, at least: samples and classes
 
@@ -45,8 +48,8 @@ class Judge:
         The evaluation data.
     reference
         Outputs of the float model.
-    names
-        The names of the outputs.
+    outputs
+        The outputs that the recipe declares.
     function
         The user's metric, if the evaluation names one.
     """
@@ -54,8 +57,13 @@ class Judge:
     evaluation: Evaluation
     samples: Samples
     reference: Outputs
-    names: tuple[str, ...]
+    outputs: Sequence[TensorSpec]
     function: Callable[..., Any] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the outputs."""
+        return [spec.name for spec in self.outputs]
 
     def score(self, outputs: Outputs) -> Score:
         """Return the metric's value for some outputs, not rounded.
@@ -71,6 +79,10 @@ class Judge:
             count = sum(self.samples.sizes)
         elif self.evaluation.top is not None:
             value, count = self._top(outputs, self.evaluation.top)
+        elif metric == "box_f1":
+            value, count = self._box_f1(outputs), sum(self.samples.sizes)
+        elif metric == "mean_iou":
+            value, count = self._mean_iou(outputs), sum(self.samples.sizes)
         elif metric == "cosine":
             value, count = likeness(outputs, self.reference), sum(self.samples.sizes)
         else:
@@ -78,6 +90,38 @@ class Judge:
         if not np.isfinite(value):
             raise ModelBuildError(f"metric '{metric}' must be a finite number, got {value}")
         return value, count
+
+    def found(self, outputs: Outputs) -> list[Array]:
+        """Return the boxes that a detector finds in each sample, see `boxes.find`."""
+        layout = cast("DetectionHead", self.evaluation.head).layout(self.outputs)
+        least = FOUND if self.evaluation.min_confidence is None else self.evaluation.min_confidence
+        return [
+            boxes.find({spec.name: array[row] for spec, array in zip(self.outputs, batch, strict=True)}, layout, least)
+            for batch in outputs
+            for row in range(len(batch[0]))
+        ]
+
+    def _box_f1(self, outputs: Outputs) -> float:
+        if not self.samples.labelled:
+            return boxes.f1([boxes.labelled(found) for found in self.found(self.reference)], self.found(outputs))
+        labels = [
+            boxes.check_labels(sample, f"metric 'box_f1': labels of evaluation batch {index}")
+            for index, batch in enumerate(self.samples.labels)
+            for sample in batch
+        ]
+        return boxes.f1(labels, self.found(outputs))
+
+    def _mean_iou(self, outputs: Outputs) -> float:
+        layout = cast("MaskHead", self.evaluation.head).layout(self.outputs)
+        place = self.names.index(layout.output)
+
+        def classes(batches: Outputs) -> list[Array]:
+            return [masks.classes_of(batch[place], layout) for batch in batches]
+
+        if not self.samples.labelled:
+            return masks.mean_iou(classes(self.reference), classes(outputs), layout.classes)
+        labels = [np.asarray(self._labels(index)) for index in range(len(outputs))]
+        return masks.mean_iou(labels, classes(outputs), layout.classes)
 
     def _own(self, outputs: Outputs) -> float:
         named = [dict(zip(self.names, map(_read_only, batch), strict=True)) for batch in outputs]

@@ -160,8 +160,7 @@ class Trials:
         evaluation = self.recipe.evaluation
         own = is_function(evaluation.metric)
         function = load_function(self.folder, evaluation.metric, "evaluation.metric") if own else None
-        names = tuple(spec.name for spec in self.recipe.outputs)
-        return Judge(evaluation, self.samples, self.reference, names, function)
+        return Judge(evaluation, self.samples, self.reference, self.recipe.outputs, function)
 
     @cached_property
     def baseline(self) -> float:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model import Evaluation
+from cdk_inference.model import Evaluation, MaskHead, TensorSpec, YoloHead
+from cdk_inference.model.building.evaluation import boxes
 from cdk_inference.model.building.evaluation.data import Samples
 from cdk_inference.model.building.evaluation.metrics import Judge, confidences, cosines
 from cdk_inference.model.recipe.evaluation import limit, passes
@@ -19,9 +20,13 @@ from cdk_inference.model.recipe.evaluation import limit, passes
 SCORES = arrays(np.float32, (4, 3), elements=st.floats(-10, 10, width=32))
 
 
+def specs(**outputs: np.ndarray) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, array.dtype.name, ("batch", *array.shape[1:])) for name, array in outputs.items())
+
+
 def judge(metric: str, reference: np.ndarray, labels: Any = None, function: Any = None, **options: Any) -> Judge:
     samples = Samples([{"x": np.zeros((len(reference), 1))}], [labels], [None])
-    return Judge(Evaluation("d.py:f", metric, **options), samples, [[reference]], ("y",), function)
+    return Judge(Evaluation("d.py:f", metric, **options), samples, [[reference]], specs(y=reference), function)
 
 
 @given(SCORES, st.sampled_from(["top1_agreement", "top2_agreement", "cosine"]))
@@ -87,7 +92,7 @@ def test_in_whole_sequences_positions_count_of_which_the_float_model_is_sure() -
 
 def both(metric: str, reference: list[np.ndarray], labels: Any = None) -> Judge:
     samples = Samples([{"x": np.zeros((len(reference[0]), 1))}], [labels], [None])
-    return Judge(Evaluation("d.py:f", metric), samples, [reference], ("one", "two"))
+    return Judge(Evaluation("d.py:f", metric), samples, [reference], specs(one=reference[0], two=reference[-1]))
 
 
 def test_label_before_probabilities_does_not_hide_them() -> None:
@@ -115,6 +120,76 @@ def detections(seed: int = 0) -> np.ndarray:
     for image in range(4):
         scores[image, random.integers(0, 80, 3), random.integers(0, 400, 3)] = random.uniform(0.5, 0.9, 3)
     return np.concatenate([boxes, scores], axis=1).astype(np.float32)
+
+
+def test_a_detector_is_judged_by_the_boxes_that_it_finds() -> None:
+    """A cosine over boxes and scores that are capped at 0.129 says 0.9999, and nothing is found any more."""
+    float32, capped, moved = detections(), detections(), detections()
+    capped[:, 4:] = np.minimum(capped[:, 4:], 0.129)
+    moved[:2, :2] += 640
+    head = YoloHead()
+    score = judge("box_f1", float32, head=head).score
+    assert score([[float32]]) == (1.0, 4)
+    assert score([[capped]]) == (0.0, 4)
+    assert 0.3 < score([[moved]])[0] < 0.7
+    truth = [boxes.labelled(found) for found in judge("box_f1", float32, head=head).found([[float32]])]
+    assert judge("box_f1", capped, truth, head=head).score([[float32]]) == (1.0, 4)
+    assert judge("box_f1", float32, truth, head=head).score([[capped]]) == (0.0, 4)
+    assert judge("box_f1", capped, head=head, min_confidence=0.1).score([[capped]]) == (1.0, 4)
+
+
+def test_each_labelled_box_counts_once() -> None:
+    box = [10.0, 10.0, 20.0, 20.0]
+    found = np.array([[*box, 0.9, 0], [*box, 0.8, 0], [*box, 0.7, 1]])
+    truth = np.array([[0.0, *box], [0.0, 100, 100, 110, 110]])
+    assert boxes.f1([truth], [found]) == pytest.approx(2 * 1 / (2 + 3))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (None, "must have samples with objects .* never finds any would pass; add"),
+        ([[[0, 1, 2, 3]]] * 4, r"must be numbers \(boxes, 5\) for each sample: .*, got int64 \(1, 4\)"),
+    ],
+)
+def test_detections_that_cannot_be_judged_fail(labels: Any, message: str) -> None:
+    empty = np.zeros((4, 84, 400), np.float32)
+    with pytest.raises(ModelBuildError, match=message):
+        judge("box_f1", empty, labels, head=YoloHead()).score([[empty]])
+
+
+@given(arrays(np.int64, (2, 3, 4), elements=st.integers(0, 3)), arrays(np.int64, (2, 3, 4), elements=st.integers(0, 3)))
+def test_masks_are_compared_as_loops_would(expected: np.ndarray, found: np.ndarray) -> None:
+    assume(len(np.unique(expected)) > 1)
+    shares = []
+    for number in range(4):
+        pairs = list(zip((expected == number).flat, (found == number).flat, strict=True))
+        if any(one or other for one, other in pairs):
+            shares.append(sum(one and other for one, other in pairs) / sum(one or other for one, other in pairs))
+    scores = np.eye(5, dtype=np.float32)[found].transpose(0, 3, 1, 2)
+    value = judge("mean_iou", scores, expected, head=MaskHead()).score([[scores]])[0]
+    assert value == pytest.approx(sum(shares) / len(shares))
+    assert judge("mean_iou", expected, head=MaskHead()).score([[found]])[0] == pytest.approx(value)
+
+
+def test_pixels_without_a_class_count_nowhere() -> None:
+    expected, found = np.array([[[0, 1, 255, -1]]]), np.array([[[0, 1, 0, 1]]])
+    assert judge("mean_iou", found, expected, head=MaskHead()).score([[found]]) == (1.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        (np.array([[[0, 0]]]), "must have pixels of two or more classes"),
+        (np.array([[[0, 300]]]), "classes of evaluation batch 0 must be 0 to 254, got 0 to 300"),
+        (np.array([[[0, 1, 1]]]), r"must be whole numbers \(1, 1, 2\), .* got int64 \(1, 1, 3\)"),
+        (np.array([[[0.0, 1.0]]]), "must be whole numbers"),
+    ],
+)
+def test_masks_that_cannot_be_compared_fail(expected: np.ndarray, message: str) -> None:
+    found = np.array([[[0, 1]]])
+    with pytest.raises(ModelBuildError, match=message):
+        judge("mean_iou", found, expected, head=MaskHead()).score([[found]])
 
 
 @pytest.mark.parametrize("layout", ["channels first", "channels last", "normalised", "two outputs"])

@@ -1,0 +1,121 @@
+"""Stages for what is where in a picture: what they tell the runtime, and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from cdk_inference import Postprocess, Preprocess, PropError
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import DetrHead, EndToEndHead, NmsHead, TensorSpec, YoloHead
+from cdk_inference.stages.preprocess import reading_environment
+
+LABELS = ["cat", "dog", "emu"]
+IMAGE = (TensorSpec("image", "uint8", ("batch", 64, 64, 3)),)
+
+
+def output(*shape: int | str, name: str = "output0", dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name, dtype, ("batch", *shape))
+
+
+def bound(head, *outputs: TensorSpec):
+    return Postprocess.detection(labels=LABELS, head=head).bind(outputs).options
+
+
+@pytest.mark.parametrize(
+    ("head", "outputs", "told"),
+    [
+        (None, [output(7, 8400)], {"kind": "yolo", "output": "output0", "channels": 0, "objectness": False}),
+        (YoloHead(objectness=True), [output(25200, 8)], {"channels": 1, "objectness": True}),
+        (YoloHead(iou=0.7), [output(7, "places")], {"channels": 0, "iou": 0.7}),
+        (EndToEndHead(output="y"), [output(3), output("found", 6, name="y")], {"kind": "end_to_end", "output": "y"}),
+        (
+            NmsHead(first_class=1),
+            [output(9, 4, name="boxes"), output(9, name="scores"), output(9, name="labels", dtype="int64")],
+            {"kind": "nms", "boxes": "boxes", "scores": "scores", "classes": "labels", "first_class": 1},
+        ),
+        (
+            DetrHead(),
+            [output(100, 4, name="logits"), output(100, 4, name="pred_boxes")],
+            {"kind": "detr", "activation": "softmax"},
+        ),
+    ],
+)
+def test_a_detector_stage_tells_the_runtime_where_the_boxes_are(head, outputs, told):
+    options = bound(head, *outputs)
+    assert options["head"].items() >= told.items()
+    assert options["normalized"] is isinstance(head, DetrHead)
+    assert (options["labels"], options["min_score"], options["max_detections"]) == (LABELS, 0.25, 100)
+
+
+@pytest.mark.parametrize(
+    ("head", "outputs", "message"),
+    [
+        (None, [output(84, 8400)], "labels must have one name for each of the 80 classes .*, got 3"),
+        (YoloHead(objectness=True), [output(7, 8400)], "each of the 2 classes"),
+        (YoloHead(output="y"), [output(7, 8400)], r"head.output must be one of the model's outputs, output0, got 'y'"),
+        (None, [output(7, 8400), output(3, name="y")], "head.output must be one of .*, got None; name the right one"),
+        (None, [output("a", "b")], r"must be floats \(batch, 4 \+ classes, places\) .*, got float32 \(batch, a, b\)"),
+        (None, [output(4, 9)], "must be at least 5 numbers for each place, got"),
+        (EndToEndHead(), [output(100, 7)], r"'output0' must be \(batch, boxes, 6\), got float32 \(batch, 100, 7\)"),
+        (NmsHead(boxes="output0"), [output(9, 5)], r"must be \(batch, boxes, 4\)"),
+        (
+            NmsHead(classes="scores"),
+            [output(9, 4, name="boxes"), output(9, 1, name="scores")],
+            r"'scores' must be \(batch, boxes\)",
+        ),
+        (DetrHead(), [output(9, 1, name="logits"), output(9, 4, name="pred_boxes")], "more than 1 classes"),
+        (DetrHead(boxes="logits"), [output(9, 3, name="logits")], r"must be \(batch, queries, 4\)"),
+    ],
+)
+def test_a_head_that_does_not_fit_the_model_fails(head, outputs, message):
+    with pytest.raises(PropError, match=message):
+        bound(head, *outputs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": []}, "labels must hold the name of every class, got none"),
+        ({"min_score": 0}, "min_score must be above 0 and at most 1, got 0"),
+        ({"max_detections": 1001}, "max_detections must be 1 to 1,000, got 1001"),
+        ({"head": "yolo"}, "head must be"),
+    ],
+)
+def test_wrong_detection_options_fail(options, message):
+    with pytest.raises(PropError, match=message):
+        Postprocess.detection(**{"labels": LABELS, **options})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: YoloHead(iou=0), "'head.iou' must be above 0 and at most 1, got 0"),
+        (lambda: NmsHead(corners="xywh"), "'head.corners' must be 'xyxy' or 'yxyx', got 'xywh'"),
+        (lambda: NmsHead(first_class=-1), "'head.first_class' must be a whole number from 0, got -1"),
+        (lambda: DetrHead(activation="none"), "'head.activation' must be 'softmax' or 'sigmoid', got 'none'"),
+    ],
+)
+def test_wrong_heads_fail(make, message):
+    with pytest.raises(ModelBuildError, match=message):
+        make()
+
+
+def test_an_image_stage_says_where_the_pixels_are_if_somebody_asks(model):
+    needs = Postprocess.detection(labels=LABELS).needs
+    plain = Preprocess.image(size=64)
+    stage = plain.keeping(needs)
+    assert stage.keeping(needs) is stage
+    assert stage.bind(IMAGE).options == {**plain.bind(IMAGE).options, "locate": "image"}
+    assert reading_environment(stage, model, None)["KEEP"] == '["picture"]'
+    assert "KEEP" not in reading_environment(plain, model, None)
+    assert plain.keeping(Postprocess.outputs().needs) is plain
+
+
+def test_a_stage_that_does_not_know_where_its_pixels_are_fails(tmp_path):
+    file = tmp_path / "stage.py"
+    file.write_text("def run(data, item):\n    return data\n")
+    needs = Postprocess.detection(labels=LABELS).needs
+    assert Preprocess.function(f"{file}:run", keep=["picture"]).keeping(needs).keep == ("picture",)
+    for stage in (Preprocess.function(f"{file}:run", keep=["size"]), Preprocess.tensor()):
+        with pytest.raises(PropError, match=r"preprocess must keep 'picture', which postprocess needs, got .*; use"):
+            stage.keeping(needs)

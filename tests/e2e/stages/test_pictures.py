@@ -1,0 +1,51 @@
+"""A model that finds red and green squares, from the picture to the row."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Watched
+
+pytestmark = pytest.mark.e2e
+
+RED, GREEN = (128, 0, 256, 128), (384, 128, 512, 256)
+"""Left, top, right and bottom edge of two squares, each one of the model's."""
+
+
+def photograph(kind: str, orientation: int = 1) -> bytes:
+    """Return a picture, upright 512 x 256 pixels, with a red and a green square, as a camera stores it."""
+    picture = Image.new("RGB", (512, 256))
+    picture.paste((255, 0, 0), RED)
+    picture.paste((0, 230, 0), GREEN)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = {1: picture, 6: picture.transpose(Image.Transpose.ROTATE_90)}[orientation]
+    stream = io.BytesIO()
+    stored.save(stream, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
+    return stream.getvalue()
+
+
+def test_boxes_are_in_pixels_of_the_picture(boxes: Watched) -> None:
+    """The model sees 32 x 32 pixels, of which the picture has 32 x 16, between borders."""
+    pictures = {"plain.png": photograph("PNG"), "turned.jpg": photograph("JPEG", 6)}
+    for key, data in (pictures | {"text.jpg": b"not a picture"}).items():
+        boxes.put(key, data)
+    assert boxes.ends([*pictures, "text.jpg"]) == dict.fromkeys(pictures, "SUCCEEDED") | {"text.jpg": "REJECTED"}
+    for key in pictures:
+        row = boxes.row(key)
+        first, second = row["prediction"]["detections"]
+        assert row["prediction"]["count"] == 2
+        assert (first["label"], first["class_index"], first["box"]) == ("red", 0, [*RED])
+        assert (second["label"], second["class_index"], second["box"]) == ("green", 1, [*GREEN])
+        assert [float(first["score"]), float(second["score"])] == pytest.approx([1, 230 / 255], abs=0.01)
+        assert row["kept"]["picture"] == {
+            "width": 512,
+            "height": 256,
+            "input": [32, 32],
+            "region": [0, -128, 512, 384],
+        }
