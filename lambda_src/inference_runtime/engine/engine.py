@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
+from math import inf
 
 from inference_runtime.engine.batches import Batches
 from inference_runtime.errors import OutOfMemoryError, RetryableError, StageError
@@ -62,8 +64,9 @@ class LocalEngine:
         fixed = next((i.shape[0] for i in inputs if i.shape and isinstance(i.shape[0], int)), None)
         self._batches = Batches(self._run, self.output_names, max_batch_size=most, fixed_batch_size=fixed)
 
-    def start_deadline(self) -> None:
-        """Do nothing: what runs in this process cannot be given up but with it."""
+    def start_deadline(self, seconds: float = inf) -> None:
+        """Let a model of several steps give up after these seconds. A single step cannot be given up."""
+        self.session.deadline = time.monotonic() + seconds
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the model's outputs by name, with as many items as the inputs have.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -25,8 +26,14 @@ class Engine(Protocol):
     inference: str
     output_names: list[str]
 
-    def start_deadline(self) -> None:
-        """Let the time of an invocation count from here, if there is a limit."""
+    def start_deadline(self, seconds: float = inf) -> None:
+        """Let the time of an invocation count from here, if there is a limit.
+
+        Parameters
+        ----------
+        seconds
+            The time that it has left; infinite if that is not known.
+        """
         ...
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -39,10 +46,20 @@ class Engine(Protocol):
 
 
 class Session(Protocol):
-    """A model that can be run, by any number of threads at once."""
+    """A model that can be run, by any number of threads at once.
+
+    Attributes
+    ----------
+    inputs, outputs
+        Its tensors.
+    deadline
+        The time, as `time.monotonic` has it, after which a session of several steps begins no further one. A
+        session of a single graph has no use for it.
+    """
 
     inputs: list[TensorInfo]
     outputs: list[TensorInfo]
+    deadline: float
 
     def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Return the model's outputs in order.

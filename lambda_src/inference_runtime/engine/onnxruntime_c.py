@@ -32,7 +32,7 @@ from ctypes import (
     string_at,
 )
 from functools import lru_cache
-from math import prod
+from math import inf, prod
 from threading import Lock
 
 from inference_runtime.engine.session import TensorInfo
@@ -305,6 +305,7 @@ class CSession:
         finally:
             library.releases["ReleaseSessionOptions"](options)
         self._handle: Handle | None = Handle(library, session.value or 0)
+        self.deadline = inf
         # Functions that each run calls, without a look-up.
         functions, releases = library.functions, library.releases
         self._run = functions["Run"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
@@ -43,6 +44,7 @@ class PackageSession:
 
     def __init__(self, session: ort.InferenceSession) -> None:
         self.session = session
+        self.deadline = inf
         self.inputs = [_info(value) for value in session.get_inputs()]
         self.outputs = [_info(value) for value in session.get_outputs()]
         self._names = [value.name for value in self.outputs]

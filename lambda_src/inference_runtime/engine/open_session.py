@@ -6,10 +6,13 @@ import os
 
 from inference_runtime.engine.session import Threads
 from inference_runtime.errors import StageError
+from inference_runtime.model import DRIVER_FILE
 from inference_runtime.model.files import model_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inference_runtime.engine.interfaces import Session
 
 
@@ -38,11 +41,29 @@ def open_session() -> tuple[Session, str]:
         from inference_runtime.engine.onnxruntime_c import CSession  # noqa: PLC0415
 
         prefer_huge_pages()
-        return CSession(model_path(), Threads.of_function()), "cpu"
+        return _opened(CSession), "cpu"
     if kind == "python":
         try:
             from inference_runtime.engine.onnxruntime_package import open_package_session  # noqa: PLC0415
         except ImportError as error:
             raise StageError(f"cannot import the package onnxruntime: {error}") from error
-        return open_package_session(model_path(), Threads.of_function())
+        places = set()
+
+        def open_graph(path: str, threads: Threads) -> Session:
+            session, place = open_package_session(path, threads)
+            places.add(place)
+            return session
+
+        session = _opened(open_graph)
+        return session, "gpu" if places == {"gpu"} else "cpu"
     raise StageError(f'INFERENCE_ENGINE is "{kind}", expected "c_api" or "python"')
+
+
+def _opened(open_graph: Callable[[str, Threads], Session]) -> Session:
+    """Return a session of the function's model: of its graph, or of the driver of its graphs."""
+    path, threads = model_path(), Threads.of_function()
+    if not path.endswith(DRIVER_FILE):
+        return open_graph(path, threads)
+    from inference_runtime.engine.drivers.open_driver import open_driver  # noqa: PLC0415 - most models have one graph
+
+    return open_driver(path, lambda graph, repeated: open_graph(graph, threads if repeated else threads.without_spin()))

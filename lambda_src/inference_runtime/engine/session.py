@@ -48,6 +48,10 @@ class Threads:
         self.count = count
         self.spin = spin
 
+    def without_spin(self) -> Threads:
+        """Return as many threads that never wait busily."""
+        return Threads(self.count, spin=False)
+
     @classmethod
     def of_function(cls) -> Threads:
         """Return as many threads as the function has vCPUs, by its memory."""

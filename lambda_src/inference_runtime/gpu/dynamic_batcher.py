@@ -7,6 +7,7 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from inference_runtime.tensors.tensor import concatenate
@@ -79,7 +80,7 @@ class DynamicBatcher:
         self._since: float | None = None
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
-    def start_deadline(self) -> None:
+    def start_deadline(self, seconds: float = inf) -> None:
         """Do nothing: whoever has the process watches `running_seconds`."""
 
     def warm_up(self) -> None:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 import time
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,9 +74,9 @@ class ModelClient:
         self.inference, self.output_names = "", list[str]()
         self._connection(time.monotonic() + START_TIMEOUT)
 
-    def start_deadline(self) -> None:
+    def start_deadline(self, seconds: float = inf) -> None:
         """Let the time of an invocation count from here."""
-        self._local.deadline = time.monotonic() + self._request_timeout
+        self._local.deadline = time.monotonic() + min(seconds, self._request_timeout)
 
     def warm_up(self) -> None:
         """Do nothing: another process has the model."""

@@ -80,6 +80,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         If the function's time is nearly over; then there are no rows.
     """
     deadline = Deadline(context)
+    _engine.start_deadline(deadline.left())
     batch = Batch()
     outcomes: dict[int, Outcome] = {}
     broken: dict[int, BaseException] = {}

@@ -7,6 +7,7 @@ takes longer than to load most models. It imports no client of S3 before a tenso
 from __future__ import annotations
 
 import os
+from math import inf
 
 from inference_runtime.engine.confidence import confidences
 from inference_runtime.environment import required
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 RESPONSE_LIMIT = 80_000
 """Most bytes of the response as JSON: with the preprocessing's 180,000 it stays within a state's 262,144."""
 
+_SHARE = 0.95
+"""Share of an invocation's time that the model has: the answer needs the rest."""
+
 _version = required("MODEL_VERSION")
 add_to_log_lines(model_version=_version)
 engine: Engine = open_engine()
@@ -44,7 +48,7 @@ prepare(engine.warm_up)
 
 
 @answers_warming
-def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001 - Lambda's signature
+def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Run the model.
 
     Parameters
@@ -52,7 +56,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
     event
         `{"groups": [{"indices", "inputs": {name: tensor}}]}`, and `only`, the indices to run, if not all.
     context
-        Unused.
+        Lambda's: a model of several steps begins none when the time is nearly over.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
         `groups`, `[{"indices", "outputs": {name: tensor}}]`, `model_version`, and `inference`, where it ran; with
         `CONFIDENCE=1` also `confidences`, `[{"index", "confidence"}]`.
     """
-    engine.start_deadline()
+    engine.start_deadline(_seconds_left(context))
     selected = _selected(event["groups"], event.get("only"))
     groups = [(indices, engine.infer(inputs)) for indices, inputs in selected]
     response: dict[str, Any] = {"model_version": _version, "inference": engine.inference}
@@ -71,6 +75,12 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: 
             for index, confidence in zip(indices, confidences(outputs[engine.output_names[0]]), strict=True)
         ]
     return _store.dump_groups(response, groups, "outputs", RESPONSE_LIMIT)
+
+
+def _seconds_left(context: Any) -> float:  # noqa: ANN401 - Lambda's object
+    """Return the seconds until the model must have answered; infinite if there is no limit."""
+    remaining = getattr(context, "get_remaining_time_in_millis", None)
+    return inf if remaining is None else remaining() / 1000 * _SHARE
 
 
 def _selected(groups: list[dict[str, Any]], only: list[int] | None) -> Iterator[tuple[list[int], dict[str, Tensor]]]:

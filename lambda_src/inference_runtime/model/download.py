@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from inference_runtime.environment import json_variable, required
 from inference_runtime.errors import RetryableError, StageError
-from inference_runtime.model import MODEL_FILE
+from inference_runtime.model import DRIVER_FILE, MODEL_FILE
 from inference_runtime.model.private_folder import private_folder
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
@@ -104,8 +104,11 @@ def _files() -> list[_File]:
         if file.size < 0 or not _SHA256.fullmatch(file.sha256):
             raise StageError(f"MODEL_FILES has {file!a:.500}, expected a size and a SHA-256 in lower-case digits")
     names = [file.name for file in files]
-    if MODEL_FILE not in names or len(set(names)) < len(names):
-        raise StageError(f"MODEL_FILES has the names {names!a:.500}, expected {MODEL_FILE} among them, and each once")
+    if len({MODEL_FILE, DRIVER_FILE}.intersection(names)) != 1 or len(set(names)) < len(names):
+        raise StageError(
+            f"MODEL_FILES has the names {names!a:.500}, expected {MODEL_FILE} or {DRIVER_FILE} among them, and each "
+            "once"
+        )
     return files
 
 

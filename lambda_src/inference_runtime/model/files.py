@@ -6,14 +6,16 @@ import os
 import sys
 
 from inference_runtime.errors import StageError
-from inference_runtime.model import MODEL_FILE
+from inference_runtime.model import DRIVER_FILE, MODEL_FILE
 
 LAYER_FOLDER = "inference_model"
 """Name of the model's folder in a layer. It is in the layer's folder `python`, which Lambda puts onto `sys.path`."""
 
 
 def model_path() -> str:
-    """Return the path of `model.onnx`; files that belong to it lie next to it.
+    """Return the path of the file that the model is opened by; files that belong to it lie next to it.
+
+    It is `driver.json` for a model of several graphs, otherwise `model.onnx`.
 
     `MODEL_DELIVERY` says where it comes from. `package`, the default, is the function's own zip or image. The others
     are `layer` and `s3`. From S3 it is downloaded now, unless this environment has done so before.
@@ -38,12 +40,13 @@ def model_path() -> str:
         folder = downloaded_model()
     else:
         raise StageError(f'MODEL_DELIVERY is "{delivery}", expected "package", "layer" or "s3"')
-    return os.path.join(folder, MODEL_FILE)  # noqa: PTH118
+    driver = os.path.join(folder, DRIVER_FILE)  # noqa: PTH118
+    return driver if os.path.isfile(driver) else os.path.join(folder, MODEL_FILE)  # noqa: PTH113, PTH118
 
 
 def _in_layer() -> str:
     for entry in sys.path:
         folder = os.path.join(entry, LAYER_FOLDER)  # noqa: PTH118
-        if os.path.isfile(os.path.join(folder, MODEL_FILE)):  # noqa: PTH113, PTH118
+        if any(os.path.isfile(os.path.join(folder, name)) for name in (MODEL_FILE, DRIVER_FILE)):  # noqa: PTH113, PTH118
             return folder
     raise StageError(f"no layer of the function has {LAYER_FOLDER}/{MODEL_FILE} in its folder python")
