@@ -33,6 +33,7 @@ _STOP_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
 _ERROR = "ERROR "
 _NOT_ABLE = re.compile(r"pipe (\S+): \w+ failed: ")
+_RETRY_AFTER = 1  # seconds: a bug in stage code is a dead letter after ten tries, which take an hour in AWS
 _LOCK_SECONDS = 2.0  # others hold the lock for a moment, to see whether it is free
 
 logger = logging.getLogger(__name__)
@@ -92,7 +93,13 @@ class Background:
             if "key" not in state:
                 raise LocalError("the embedded AWS must be of this version, got another; destroy it, then deploy again")
             aws.use_key(endpoint, aws.Key(**state["key"]))
-            return Cloud(endpoint, self.folder, check=self._check, report=self._last_report)
+            return Cloud(
+                endpoint,
+                self.folder,
+                check=self._check,
+                report=self._last_report,
+                retry_after=state.get("retry_after"),
+            )
         if reason := self.failure():
             raise NothingDeployedError(
                 f"the embedded AWS of this project must run, got one that has ended: {reason}; deploy again"
@@ -104,8 +111,13 @@ class Background:
             )
         raise NothingDeployedError(f"{self._project} must be deployed locally; deploy it first")
 
-    def start(self) -> tuple[Cloud, bool]:
+    def start(self, *, aws_timing: bool = False) -> tuple[Cloud, bool]:
         """Return the embedded AWS, after starting it if it does not run.
+
+        Parameters
+        ----------
+        aws_timing
+            Whether retries wait as long as in AWS. Default: for a second.
 
         Returns
         -------
@@ -115,17 +127,26 @@ class Background:
         Raises
         ------
         LocalError
-            If it does not come up; the message ends with what its process reported.
+            If it does not come up; the message ends with what its process reported. Or if it runs with the other
+            timing.
         """
         if self.running():
-            return self.cloud(), False
+            cloud = self.cloud()
+            if aws_timing and cloud.retry_after is not None:
+                raise LocalError(
+                    "aws_timing must be given when the embedded AWS starts, got one that runs without; destroy it first"
+                )
+            return cloud, False
         for leftover in (self._state, self._reason):  # of one that ended by itself
             leftover.unlink(missing_ok=True)
         self.folder.mkdir(exist_ok=True)
         (self.folder / ".gitignore").write_text("*\n")
         with self.log.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "cdk_inference.local", "serve", "--project", str(self._project)],
+                [
+                    *(sys.executable, "-m", "cdk_inference.local", "serve", "--project", str(self._project)),
+                    *(["--aws-timing"] if aws_timing else []),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -188,8 +209,13 @@ class Background:
         events = [*((at, "local", message) for at, message in _lines(self.log)), *emulator]
         return sorted((event for event in events if event[0] >= since), key=lambda event: event[0])
 
-    def serve(self) -> None:
+    def serve(self, *, aws_timing: bool = False) -> None:
         """Be the background process: run the embedded AWS until SIGTERM, or until the project's folder is gone.
+
+        Parameters
+        ----------
+        aws_timing
+            Whether retries wait as long as in AWS. Default: for a second.
 
         Raises
         ------
@@ -204,9 +230,18 @@ class Background:
             signal.signal(number, lambda *_: stopping.set())
         try:
             self.folder.chmod(0o700)  # an older version may have made it
-            with self._lock.acquire(timeout=_LOCK_SECONDS), LocalCloud(kept=self.folder) as cloud:
-                key = asdict(aws.key_of(cloud.endpoint))
-                state = {"pid": os.getpid(), "endpoint": cloud.endpoint, "key": key, "log": str(cloud.emulator.log)}
+            retry_after = None if aws_timing else _RETRY_AFTER
+            with (
+                self._lock.acquire(timeout=_LOCK_SECONDS),
+                LocalCloud(retry_after=retry_after, kept=self.folder) as cloud,
+            ):
+                state = {
+                    "pid": os.getpid(),
+                    "endpoint": cloud.endpoint,
+                    "key": asdict(aws.key_of(cloud.endpoint)),
+                    "log": str(cloud.emulator.log),
+                    "retry_after": retry_after,
+                }
                 _replace(self._state, json.dumps(state))
                 logger.info("the embedded AWS answers at %s", cloud.endpoint)
                 while not stopping.wait(_LOOK_SECONDS):

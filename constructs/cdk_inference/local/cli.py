@@ -52,6 +52,9 @@ AppCommand = Annotated[
 ]
 Context = Annotated[list[str] | None, typer.Option("--context", "-c", help="Context value, as key=value.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show all output of the CDK CLI.")]
+AwsTiming = Annotated[
+    bool, typer.Option("--aws-timing", help="Wait as long as AWS before something is tried again, not for a second.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -62,6 +65,7 @@ def deploy(
     context: Context = None,
     project: Project = Path(),
     verbose: Verbose = False,
+    aws_timing: AwsTiming = False,
 ) -> None:
     """Deploy the app, or its changes, into the embedded AWS, which then runs until destroy."""
     values = _context(context or [])
@@ -70,7 +74,7 @@ def deploy(
     with Steps(_err) as steps:
         if not background.running():
             steps.begin("starting the embedded AWS")
-        cloud, started = background.start()
+        cloud, started = background.start(aws_timing=aws_timing)
         try:
             names = cloud.deploy(
                 project,
@@ -93,11 +97,12 @@ def watch(
     context: Context = None,
     project: Project = Path(),
     verbose: Verbose = False,
+    aws_timing: AwsTiming = False,
 ) -> None:
     """Deploy the app; then put stage code live as you save it, and deploy all other changes, until interrupted."""
     values = _context(context or [])
     require_app(project.resolve(), app_command)
-    cloud, _ = Background(project).start()
+    cloud, _ = Background(project).start(aws_timing=aws_timing)
     stopping = threading.Event()
     try:
         Watch(project, cloud, app_command, context=values).run(
@@ -200,9 +205,9 @@ def destroy(project: Project = Path()) -> None:
 
 
 @app.command(hidden=True)
-def serve(project: Project = Path()) -> None:
+def serve(project: Project = Path(), aws_timing: AwsTiming = False) -> None:
     """Be the background process of deploy."""
-    Background(project).serve()
+    Background(project).serve(aws_timing=aws_timing)
 
 
 def main() -> None:

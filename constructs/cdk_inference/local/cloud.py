@@ -71,6 +71,8 @@ class Cloud:
     report
         Returns the last failure of some pipes since a moment in milliseconds since the epoch, if there is one. Default:
         it knows of none.
+    retry_after
+        Seconds until objects that failed are tried again. Default: as in AWS.
     """
 
     def __init__(
@@ -80,8 +82,10 @@ class Cloud:
         *,
         check: Callable[[], None] | None = None,
         report: Callable[[int, Collection[str]], str | None] | None = None,
+        retry_after: int | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self.retry_after = retry_after
         self._folder = folder
         self._check = check
         self._report = report
@@ -524,17 +528,18 @@ class LocalCloud(Cloud):
     pipes
         Whether the pipes of what is deployed run.
     retry_after
-        Seconds until objects that failed are tried again. Default: as in AWS, until the visibility timeout of the
-        pipeline's queue is over; that is longer than the workflow may take.
+        Seconds until objects that failed are tried again; no retry of a workflow's state waits longer either. Default:
+        as in AWS, until the visibility timeout of the pipeline's queue is over. That is longer than the workflow may
+        take.
     kept
         Folder for a copy of the log of a part that ended unexpectedly. Default: the folder for temporary files.
     """
 
     def __init__(self, *, pipes: bool = True, retry_after: int | None = None, kept: Path | None = None) -> None:
         self._with_pipes = pipes
-        self._retry_after = retry_after
+        self.retry_after = retry_after
         self._kept = kept
-        self._emulator = Emulator()
+        self._emulator = Emulator(retry_after)
         self._health = Health()
         self._runner: PipeRunner | None = None
         self._closing = ExitStack()
@@ -568,11 +573,15 @@ class LocalCloud(Cloud):
             self._health = Health(self._emulator.state / "pipes.log", kept=self._kept)
             closing.callback(self._health.close)
             super().__init__(
-                self._emulator.endpoint, self._emulator.state, check=self._health.check, report=self._last_refusal
+                self._emulator.endpoint,
+                self._emulator.state,
+                check=self._health.check,
+                report=self._last_refusal,
+                retry_after=self.retry_after,
             )
             threading.Thread(target=self._follow_emulator, name="emulator", daemon=True).start()
             if self._with_pipes:
-                self._runner = PipeRunner(self.endpoint, health=self._health, retry_after=self._retry_after)
+                self._runner = PipeRunner(self.endpoint, health=self._health, retry_after=self.retry_after)
                 self._runner.start()
                 # Last in, first out: once the emulator is gone, the batches in flight end at once.
                 closing.pop_all()

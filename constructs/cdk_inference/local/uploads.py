@@ -354,7 +354,12 @@ def _event(body: str) -> dict[str, Any]:
         event = json.loads(body)
     except ValueError:
         return {}
-    return event if isinstance(event, dict) else {}
+    match event:
+        case {"Records": [{"eventTime": at, "s3": {"object": {"key": str(key)}}}]}:  # S3 notified the queue itself
+            return {**event, "time": at, "detail": {"object": {"key": urllib.parse.unquote_plus(key)}}}
+        case dict():
+            return event
+    return {}
 
 
 def _key(event: dict[str, Any]) -> str:

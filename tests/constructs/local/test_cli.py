@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,14 @@ def test_from_deploy_to_destroy(app: Path, ready: Callable[..., Path]) -> None:
     assert ended.stdout == "destroyed\n"
     assert gone(state["pid"], app / ".cdk-inference")
     assert run(app, "destroy").stdout == "nothing was deployed\n"
+
+
+def test_retries_wait_for_a_second_unless_told_otherwise(app: Path, project: Path) -> None:
+    assert Background(project).cloud().retry_after == 1
+    shutil.copy(app / "cdk.json", project)
+    refused = run(project, "deploy", "--aws-timing")
+    assert refused.returncode == 1
+    assert "must be given when the embedded AWS starts, got one that runs without; destroy it first" in refused.stderr
 
 
 @pytest.mark.parametrize("command", [["results"], ["logs"], ["env"], ["put", "app.py"]])

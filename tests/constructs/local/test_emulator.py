@@ -27,6 +27,8 @@ from cdk_inference.local.emulator.emulator import Emulator
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from cdk_inference.local import LocalCloud
+
 HOLD = """
     import sys, time
     from cdk_inference.local import LocalCloud
@@ -117,6 +119,45 @@ def test_a_function_that_does_not_start_has_the_traceback_in_its_log(emulator: E
     lines = [event["message"] for event in logged]
     assert "Traceback (most recent call last):" in lines
     assert "ModuleNotFoundError: No module named 'nonexistent'" in lines
+
+
+def test_a_state_that_fails_is_tried_as_often_as_in_aws_but_soon(local_cloud: LocalCloud) -> None:
+    name = make_function(local_cloud.endpoint, "def handler(event, context): raise ValueError")
+    retry = {"ErrorEquals": ["States.ALL"], "IntervalSeconds": 3600, "MaxAttempts": 8, "BackoffRate": 2}
+    fail = {"Type": "Task", "Resource": "arn:aws:states:::lambda:invoke", "Retry": [retry], "End": True}
+    fail |= {"Parameters": {"FunctionName": name}}
+    states = local_cloud.client("stepfunctions")
+    machine = states.create_state_machine(
+        name=name,
+        definition=json.dumps({"StartAt": "Fail", "States": {"Fail": fail}}),
+        roleArn=f"arn:aws:iam::{aws.ACCOUNT}:role/{name}",
+    )["stateMachineArn"]
+    execution = states.start_execution(stateMachineArn=machine)["executionArn"]
+    wait_until(lambda: states.describe_execution(executionArn=execution)["status"] == "FAILED")
+    history = states.get_execution_history(executionArn=execution, maxResults=1000)["events"]
+    assert [event["type"] for event in history].count("TaskFailed") == 9
+
+
+def test_a_function_gets_messages_that_it_failed_on_as_often_as_in_aws_but_soon(local_cloud: LocalCloud) -> None:
+    code = """
+        def handler(event, context):
+            print("tried")
+            return {"batchItemFailures": [{"itemIdentifier": record["messageId"]} for record in event["Records"]]}
+    """
+    name, sqs = make_function(local_cloud.endpoint, code), local_cloud.client("sqs")
+    dead, queue = (f"{local_cloud.endpoint}/{aws.ACCOUNT}/{part}-{name}" for part in ("dead", "queue"))
+    target = f"arn:aws:sqs:{aws.REGION}:{aws.ACCOUNT}:"
+    redrive = {"deadLetterTargetArn": f"{target}dead-{name}", "maxReceiveCount": 3}
+    sqs.create_queue(QueueName=f"dead-{name}")
+    visibility = {"VisibilityTimeout": "3600", "RedrivePolicy": json.dumps(redrive)}
+    sqs.create_queue(QueueName=f"queue-{name}", Attributes=visibility)
+    local_cloud.client("lambda").create_event_source_mapping(
+        FunctionName=name, EventSourceArn=f"{target}queue-{name}", FunctionResponseTypes=["ReportBatchItemFailures"]
+    )
+    sqs.send_message(QueueUrl=queue, MessageBody="failing")
+    wait_until(lambda: "Messages" in sqs.receive_message(QueueUrl=dead, VisibilityTimeout=0))
+    logged = local_cloud.client("logs").filter_log_events(logGroupName=f"/aws/lambda/{name}")["events"]
+    assert [event["message"] for event in logged].count("tried") == 3
 
 
 def test_a_role_without_a_right_is_refused(emulator: Emulator) -> None:

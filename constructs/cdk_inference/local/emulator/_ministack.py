@@ -628,8 +628,8 @@ def _behave_as_aws(state: Path) -> None:
     pipes._poll_once = lambda: None
 
 
-def main(state: Path) -> None:
-    """Serve until stdin closes."""
+def main(state: Path, retry_after: float | None = None) -> None:
+    """Serve until stdin closes; if told how long, no retry waits longer."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     sys.addaudithook(_listen_nowhere_else)
     port = listener.getsockname()[1]
@@ -644,6 +644,10 @@ def main(state: Path) -> None:
     from ministack.core import lambda_runtime  # noqa: PLC0415
 
     _behave_as_aws(state)
+    if retry_after is not None:
+        from _retries import install  # type: ignore[import-not-found]  # noqa: PLC0415 - a file next to this one
+
+        install(retry_after)
     from _cors import answer_pages  # type: ignore[import-not-found]  # noqa: PLC0415 - a file next to this one
     from _rest_apis import integrate_workflows  # type: ignore[import-not-found]  # noqa: PLC0415 - as the one before
 
@@ -688,4 +692,4 @@ def main(state: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(float, sys.argv[2:]))

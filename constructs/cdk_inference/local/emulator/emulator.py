@@ -32,9 +32,15 @@ class Emulator:
 
     It stops with ``stop()``, at the end of a ``with`` block, and when this process ends in whatever way: it
     watches a pipe that only we hold.
+
+    Parameters
+    ----------
+    retry_after
+        Seconds that no retry waits longer than. Default: as in AWS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, retry_after: float | None = None) -> None:
+        self._retry_after = retry_after
         self._process: subprocess.Popen[bytes] | None = None
         self._state: Path | None = None
         self._endpoint: str | None = None
@@ -133,9 +139,10 @@ class Emulator:
         (self.state / "tmp").mkdir()
         key = aws.Key()
         key.save(self.state / "key.json")
+        limits = [] if self._retry_after is None else [str(self._retry_after)]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, str(_LAUNCHER), str(self.state)],
+                [sys.executable, str(_LAUNCHER), str(self.state), *limits],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

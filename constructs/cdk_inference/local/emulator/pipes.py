@@ -183,8 +183,8 @@ class _Pipe:
     def _collect(self) -> list[dict[str, Any]]:
         """Return a batch: full, or as full as it got within the window that its first message opens."""
         batch = self._receive(self.definition.batch_size)
-        if not batch:
-            return batch
+        if not batch or (self._retry_after is not None and all(map(_came_back, batch))):
+            return batch  # a window would be the longest part of the time until the next try
         deadline = time.monotonic() + self.definition.window
         while len(batch) < self.definition.batch_size and time.monotonic() < deadline and not self._stopping.is_set():
             try:
@@ -275,8 +275,8 @@ class PipeRunner:
     health
         Learns which pipe, if any, ended unexpectedly; all others end with it. Default: one that the runner makes.
     retry_after
-        Seconds until messages that failed are tried again. Default: as in AWS, until the queue's visibility timeout is
-        over.
+        Seconds until messages that failed are tried again, without waiting for others. Default: as in AWS, until the
+        queue's visibility timeout is over.
     """
 
     def __init__(self, endpoint: str, *, health: Health | None = None, retry_after: int | None = None) -> None:
@@ -417,6 +417,10 @@ class PipeRunner:
             done = self._checkpoints.setdefault(definition.arn, {})
             return StreamPipe(self._endpoint, definition, self._refusals, log, self._end, done)
         return _Pipe(self._endpoint, definition, self._refusals, log, self._end, self._retry_after)
+
+
+def _came_back(message: dict[str, Any]) -> bool:
+    return int(message["Attributes"]["ApproximateReceiveCount"]) > 1
 
 
 def _record(message: dict[str, Any], source_arn: str) -> dict[str, Any]:
