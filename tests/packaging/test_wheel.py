@@ -103,6 +103,10 @@ def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin" / "python"
 
 
+def site_packages(python: Path) -> Path:
+    return Path(call(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     folder = tmp_path / "a consumer's project"
@@ -129,7 +133,11 @@ def synth(python: Path, project: Path, cache: Path) -> subprocess.CompletedProce
 
 def test_wheel_carries_what_a_consumer_needs(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    sources = {ROOT / "constructs" / "cdk_inference": "cdk_inference", ROOT / "lambda_src": "cdk_inference/lambda_src"}
+    sources = {
+        ROOT / "constructs" / "cdk_inference": "cdk_inference",
+        ROOT / "lambda_src" / "inference_runtime": "inference_runtime",
+        **{ROOT / "lambda_src" / name: f"cdk_inference/lambda_src/{name}" for name in ("cpu", "gpu", "requirements")},
+    }
     expected = {
         f"{prefix}/{path.relative_to(folder).as_posix()}"
         for folder, prefix in sources.items()
@@ -138,10 +146,11 @@ def test_wheel_carries_what_a_consumer_needs(wheel: Path) -> None:
     }
     assert {
         "cdk_inference/py.typed",
-        "cdk_inference/lambda_src/inference_runtime/handlers/infer.py",
+        "inference_runtime/py.typed",
+        "inference_runtime/handlers/infer.py",
         "cdk_inference/lambda_src/requirements/inference.txt",
     } <= expected
-    assert expected - names == set()
+    assert {name for name in names if ".dist-info/" not in name} == expected
     assert [name for name in names if name.endswith(".pyc") or "/." in name] == []
 
 
@@ -173,6 +182,69 @@ def test_base_install_brings_no_extra(consumer: Path) -> None:
     assert "torch" in extras
     assert base <= installed
     assert installed & (extras - base) == set()
+
+
+def test_bundles_have_the_same_runtime_from_a_wheel_as_from_the_repository(consumer: Path) -> None:
+    program = """
+from cdk_inference.bundling.bundle import lambda_source, runtime_source
+from cdk_inference.bundling.zip_files import source_files
+from cdk_inference.common.contents import content_digest
+import json
+folders = {"inference_runtime": runtime_source(), "lambda_src": lambda_source()}
+files = {path: file for path, file in source_files(folders).items() if "lambda_src/inference_runtime" not in path}
+print(json.dumps([str(runtime_source()), sorted(files), content_digest(files)]))
+"""
+    call(consumer, "-c", "import inference_runtime.stages.item")  # whose bytecode lies there from now on
+    found = [json.loads(call(python, "-c", program)) for python in (consumer, Path(sys.executable))]
+    (installed, names, _), (in_repository, *_) = found
+    assert installed == str(site_packages(consumer) / "inference_runtime")
+    assert in_repository == str(ROOT / "lambda_src" / "inference_runtime")
+    assert {"inference_runtime/__init__.py", "lambda_src/cpu/Dockerfile"} <= set(names)
+    assert [name for name in names if name.endswith((".pyc", "py.typed"))] == []
+    assert found[0][1:] == found[1][1:]
+
+
+STAGE = """
+from inference_runtime import Item, RejectItem
+
+
+def preprocess(data: bytes, item: Item) -> list[float]:
+    if not data:
+        raise RejectItem(f"{item.key} is empty")
+    return [float(number) for number in data.split()]
+
+
+def postprocess(outputs: object, item: Item) -> dict[str, int]:
+    return {"album": item.key}
+"""
+
+
+@pytest.fixture(scope="module")
+def contributor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a fresh environment with an editable installation in it."""
+    environment = tmp_path_factory.mktemp("contributor") / "venv"
+    call(uv.find_uv_bin(), "venv", "--python", sys.executable, environment)
+    python = environment / "bin" / "python"
+    call(uv.find_uv_bin(), "pip", "install", "--python", python, "--no-deps", "--editable", ROOT)
+    return python
+
+
+@pytest.mark.parametrize("installation", ["consumer", "contributor"])
+def test_stage_code_has_the_runtime_with_its_types(
+    installation: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    python: Path = request.getfixturevalue(installation)
+    loaded = call(python, "-c", "import sys; from inference_runtime import Item, RejectItem; print(*sys.modules)")
+    assert {"numpy", "botocore", "boto3", "aws_lambda_powertools", "cdk_inference"} & set(loaded.split()) == set()
+    (tmp_path / "stage.py").write_text(STAGE)
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", python, "--cache-dir", tmp_path, "."]
+    # Otherwise mypy takes the runtime from this repository's configuration and environment.
+    environment = {name: value for name, value in os.environ.items() if name != "MYPYPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        'stage.py:12: error: Dict entry 0 has incompatible type "str": "str"; expected "str": "int"  [dict-item]',
+        "Found 1 error in 1 file (checked 1 source file)",
+    ], done.stderr
 
 
 def test_app_without_the_model_extra_fails(consumer: Path, project: Path, tmp_path: Path) -> None:
@@ -242,7 +314,7 @@ def test_app_without_the_model_extra_takes_its_model_from_a_registry(
 def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path, cache: Path) -> None:
     # The model extra is over a gigabyte: this environment lends it, behind the consumer's own packages.
     extra = Path(sysconfig.get_paths()["purelib"])
-    site = Path(call(consumer, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
+    site = site_packages(consumer)
     (site / "extra.pth").write_text(f"{extra}\n")
     try:
         done = synth(consumer, project, cache)

@@ -89,10 +89,20 @@ class WheelPart:
 
 
 def lambda_source() -> Path:
-    """Return the folder of the code for AWS: in the package if installed from a wheel, otherwise in the repository."""
+    """Return the folder of requirements and Dockerfiles: in the package of a wheel, otherwise in the repository."""
     package = Path(__file__).parents[1]
     installed = package / "lambda_src"
     return installed if installed.is_dir() else package.parents[1] / "lambda_src"
+
+
+def runtime_source() -> Path:
+    """Return the folder of the package `inference_runtime`: next to ours in a wheel, otherwise in the repository.
+
+    It is not looked up by an import, which could find another package of that name.
+    """
+    package = Path(__file__).parents[1]
+    installed = package.parent / "inference_runtime"
+    return installed if installed.is_dir() else package.parents[1] / "lambda_src" / "inference_runtime"
 
 
 def bundle(

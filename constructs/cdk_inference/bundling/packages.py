@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cdk_inference.bundling.bundle import BundledCode, WheelPart, bundle, lambda_source
+from cdk_inference.bundling.bundle import BundledCode, WheelPart, bundle, lambda_source, runtime_source
 from cdk_inference.common.platform import LambdaPlatform
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class ZipPackage:
             scope,
             name=name,
             requirements=[*(source / "requirements" / f"{entry}.txt" for entry in lists), *self.requirements],
-            sources={"inference_runtime": source / "inference_runtime", **self.sources},
+            sources={"inference_runtime": runtime_source(), **self.sources},
             platform=platform,
             excluded=self.excluded_requirements,
             parts=parts,

@@ -60,7 +60,7 @@ def _walk(name: PurePosixPath, path: Path, parents: tuple[Path, ...]) -> Iterato
         raise PropError(f"source must not be a link to a folder around it, got {str(path)!r}; remove the link")
     else:
         for child in path.iterdir():
-            if not is_clutter(child) and child.suffix != ".pyc":
+            if not is_clutter(child) and child.suffix != ".pyc" and child.name != "py.typed":  # of type checkers
                 yield from _walk(name / child.name, child, (*parents, real))
 
 
