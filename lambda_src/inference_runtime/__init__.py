@@ -13,14 +13,15 @@ from inference_runtime.errors import RejectItem
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from inference_runtime.stages.item import Item
+else:  # type checkers would take any name for one that this knows
+
+    def __getattr__(name: str) -> type:
+        # Only when it is asked for: the inference function knows no items, and starts without what they need.
+        if name == "Item":
+            from inference_runtime.stages.item import Item  # noqa: PLC0415
+
+            return Item
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = ["Item", "RejectItem"]
-
-
-def __getattr__(name: str) -> type:
-    # Only when it is asked for: the inference function knows no items, and starts without what they need.
-    if name == "Item":
-        from inference_runtime.stages.item import Item  # noqa: PLC0415
-
-        return Item
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -216,6 +216,9 @@ def preprocess(data: bytes, item: Item) -> list[float]:
 
 def postprocess(outputs: object, item: Item) -> dict[str, int]:
     return {"album": item.key}
+
+
+from inference_runtime import RejectError
 """
 
 
@@ -243,7 +246,8 @@ def test_stage_code_has_the_runtime_with_its_types(
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [
         'stage.py:12: error: Dict entry 0 has incompatible type "str": "str"; expected "str": "int"  [dict-item]',
-        "Found 1 error in 1 file (checked 1 source file)",
+        'stage.py:15: error: Module "inference_runtime" has no attribute "RejectError"  [attr-defined]',
+        "Found 2 errors in 1 file (checked 1 source file)",
     ], done.stderr
 
 
