@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import ModelBuildError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cdk_inference.model.project import BuiltModel, Project
     from cdk_inference.model.recipe.precision import Pinned
     from cdk_inference.model.recipe.recipe import ModelRecipe
@@ -81,11 +84,16 @@ class ModelArtifact(Construct):
         """The recipe with its surroundings, where it was built."""
         self.frozen_lock = frozen_lock
         """Whether its lock is frozen, and with it the lock of each cascade that it is part of."""
+        self._open: Callable[[], Project] = partial(
+            open_project,
+            recipe,
+            folder=recipe_folder,
+            cache=cache_dir,
+            precision=precision,
+            architecture=LambdaPlatform.resolve(self, platform).architecture,
+        )
         if Stack.of(self).bundling_required:
-            architecture = LambdaPlatform.resolve(self, platform).architecture
-            self.project = open_project(
-                recipe, folder=recipe_folder, cache=cache_dir, precision=precision, architecture=architecture
-            )
+            self.project = self._open()
             self._adopt(build_project(self.project, frozen_lock=frozen_lock))
         else:
             declared = recipe if isinstance(recipe, ModelRecipe) else load_recipe(recipe)[0]
@@ -140,6 +148,20 @@ class ModelArtifact(Construct):
         CfnOutput(self, "Version", value=self.version, description=f"version of {name}: changes with its bytes alone")
         CfnOutput(self, "Precision", value=_precision(self.manifest), description=f"precision and size of {name}")
         CfnOutput(self, "Quality", value=_quality(self.manifest), description=f"what {name} was gated by at build time")
+
+    def build(self) -> BuiltModel:
+        """Return the built model, also in a stack that CDK does not bundle: what `cdk_inference.testing` runs.
+
+        Raises
+        ------
+        ModelBuildError
+            If the recipe is wrong, the build fails, or the model does not pass its gate.
+        """
+        from cdk_inference.model.project import BuiltModel, build_project  # noqa: PLC0415 - as above
+
+        if self.path is None:
+            return build_project(self._open(), frozen_lock=self.frozen_lock)
+        return BuiltModel(self.path, self.manifest, self.version, self.asset_hash)
 
     @property
     def version(self) -> str:

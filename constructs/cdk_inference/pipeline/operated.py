@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.props.prop_types import check_props
@@ -11,7 +12,7 @@ from cdk_inference.pipeline.measured import MeasuredPipeline
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from aws_cdk import Duration
+    from aws_cdk import Duration, Size
     from aws_cdk import aws_apigateway as apigateway
     from aws_cdk import aws_apigatewayv2 as apigatewayv2
     from aws_cdk import aws_cloudwatch as cloudwatch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, PipelineParts
     from cdk_inference.pipeline.workflow import InferenceWorkflow
     from cdk_inference.releases.control import ReleaseControl
+    from cdk_inference.routing.route import Route
     from cdk_inference.storage.results import IResultsTable
 
 
@@ -46,6 +48,24 @@ class OperatedPipeline(MeasuredPipeline):
     _audit_bus: events.IEventBus | None = None  # that of the events that an audit log wants
     _parts: PipelineParts
     _execution: ExecutionStrategy[Any]
+
+    @property
+    def described_routes(self) -> dict[str, Route]:
+        """The model and the stages of each route as you described them, for `cdk_inference.testing`."""
+        return {
+            name: route if route.postprocess is not None else replace(route, postprocess=self._parts.postprocess)
+            for name, route in self._plan.routes.items()
+        }
+
+    @property
+    def max_object_size(self) -> Size | None:
+        """The size from which objects are rejected, as given."""
+        return self._parts.max_object_size
+
+    @property
+    def stage_timeout(self) -> Duration:
+        """The time limit of one invocation of a stage."""
+        return self._parts.timeout
 
     @property
     def _row_versions(self) -> list[str]:

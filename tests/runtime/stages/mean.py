@@ -40,6 +40,23 @@ USER_CODE = """
         return {"mean": mean, "key": item.key, "infinite": np.inf if mean > 1000 else None}
 """
 
+BODIES = {
+    "good": b"[1, 2, 3]",
+    "also good": b"[4, 5, 6]",
+    "of another shape": b"[7, 8]",
+    "refused before": b"refuse",
+    "refused after": b"[-1, -2]",
+    "a bug before": b"raise",
+    "a bug after": b"[1e7, 1e7]",
+    "a bug of types": b"text",
+    "not a number": b"[NaN, 1]",
+    "infinite mean": b"[3e38, 3e38]",
+    "infinite prediction": b"[5000]",
+    "no rank": b"1",
+    "empty": b"",
+}
+"""Objects that end in every way, by what they are."""
+
 
 @pytest.fixture
 def code(

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from tests.runtime.invocation import Context
-from tests.runtime.stages.mean import USER_CODE, code, score, staged
+from tests.runtime.stages.mean import BODIES, USER_CODE, code, score, staged
 
 from inference_runtime.errors import LittleTimeError, RetryableError, StageError
 
@@ -40,22 +40,7 @@ def empty(table: str) -> None:
 
 def batch(inbox: Inbox) -> list[dict[str, Any]]:
     """Messages of every kind."""
-    bodies = {
-        "good": b"[1, 2, 3]",
-        "also good": b"[4, 5, 6]",
-        "of another shape": b"[7, 8]",
-        "refused before": b"refuse",
-        "refused after": b"[-1, -2]",
-        "a bug before": b"raise",
-        "a bug after": b"[1e7, 1e7]",
-        "a bug of types": b"text",
-        "not a number": b"[NaN, 1]",
-        "infinite mean": b"[3e38, 3e38]",
-        "infinite prediction": b"[5000]",
-        "no rank": b"1",
-        "empty": b"",
-    }
-    messages = [inbox.put(key, body) for key, body in bodies.items()]
+    messages = [inbox.put(key, body) for key, body in BODIES.items()]
     messages.append(inbox.message("gone"))
     old = inbox.put("overwritten", b"[1]")
     inbox.put("overwritten", b"[2]")

@@ -1,0 +1,138 @@
+"""A built model, run by the engine of the functions in AWS."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.errors import PropError
+from cdk_inference.model.recipe.targets import DEFAULT_ARCHITECTURE
+from cdk_inference.model.records.manifest import Manifest
+from cdk_inference.testing.stage import environment
+from inference_runtime.model import MODEL_FILE
+from inference_runtime.stages.inputs import InputSpec
+from inference_runtime.tensors.tensor import Tensor, arrays_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import TypeAlias
+
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.model.project import BuiltModel
+    from cdk_inference.model.recipe.targets import Architecture
+    from cdk_inference.model.recipe.tensors import TensorSpec
+    from inference_runtime.engine.engine import LocalEngine
+    from inference_runtime.tensors.tensor import Array
+
+    ModelSource: TypeAlias = "LocalModel | BuiltModel | ModelArtifact | str | Path"
+
+_MANIFEST = "manifest.json"
+
+
+class LocalModel:
+    """A built model on this machine.
+
+    Parameters
+    ----------
+    manifest
+        The manifest of its build.
+    folder
+        Folder with ``model.onnx``.
+
+    Attributes
+    ----------
+    version
+        Its version.
+    inputs, outputs
+        Its inputs and outputs, with the batch axis.
+    """
+
+    def __init__(self, manifest: Manifest, folder: Path) -> None:
+        self.version = manifest.model_version
+        self.inputs: tuple[TensorSpec, ...] = manifest.inputs
+        self.outputs: tuple[TensorSpec, ...] = manifest.outputs
+        self._folder = folder.absolute()
+
+    @classmethod
+    def of(cls, source: ModelSource, *, architecture: Architecture = DEFAULT_ARCHITECTURE) -> LocalModel:
+        """Return the model that a recipe, a folder or a construct stands for.
+
+        Parameters
+        ----------
+        source
+            The path of a recipe or of the folder of a built model, a `BuiltModel`, a `ModelArtifact` or a `LocalModel`.
+            A recipe is built unless it is in the cache.
+        architecture
+            The CPUs that a recipe is built for, as those of your functions: ``"arm64"``, the default, or ``"x86_64"``.
+
+        Raises
+        ------
+        PropError
+            There is no such model.
+        ModelBuildError
+            The recipe cannot be built.
+        """
+        if isinstance(source, LocalModel):
+            return source
+        if isinstance(source, str | Path):
+            return cls._from_path(Path(source), architecture)
+        built = source.build() if hasattr(source, "build") else source
+        return cls(built.manifest, built.path)
+
+    @classmethod
+    def _from_path(cls, path: Path, architecture: Architecture) -> LocalModel:
+        if path.suffix == ".py":
+            from cdk_inference.model.project import build_model  # noqa: PLC0415 - only for recipes
+
+            built = build_model(path, architecture=architecture)
+            return cls(built.manifest, built.path)
+        if not (path / MODEL_FILE).is_file() or not (path / _MANIFEST).is_file():
+            raise PropError(
+                f"model must be a recipe or a folder with {MODEL_FILE} and {_MANIFEST}, got '{path}'; looked in "
+                f"{Path.cwd()}"
+            )
+        try:
+            return cls(Manifest.from_json((path / _MANIFEST).read_text(encoding="utf-8")), path)
+        except ValueError as error:
+            raise PropError(f"model must have a readable {_MANIFEST}, got '{path}': {error}") from None
+
+    def input_specs(self) -> list[InputSpec]:
+        """Return what the runtime checks arrays against."""
+        return [InputSpec.from_json({"name": s.name, "dtype": s.dtype, "shape": list(s.shape)}) for s in self.inputs]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the model's outputs for one object, by name, without the batch axis.
+
+        Parameters
+        ----------
+        inputs
+            The inputs by name, without the batch axis.
+
+        Raises
+        ------
+        Exception
+            As the runtime and ONNX Runtime raise it, if the model cannot run on them.
+        """
+        outputs = arrays_of(self._engine.infer({name: Tensor.of(array[None]) for name, array in inputs.items()}))
+        return {name: array[0] for name, array in outputs.items()}
+
+    @cached_property
+    def _engine(self) -> LocalEngine:
+        """The engine with the package of ONNX Runtime, which is there on all systems."""
+        from inference_runtime.engine.engine import LocalEngine  # noqa: PLC0415 - only to run the model
+
+        root = Path(tempfile.mkdtemp(prefix="cdk-inference-model-"))
+        weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
+        (root / "model").symlink_to(self._folder)
+        variables: dict[str, Any] = {
+            "LAMBDA_TASK_ROOT": str(root),
+            "MODEL_DELIVERY": "package",
+            "INFERENCE_ENGINE": "python",
+            "ACCELERATOR": "",
+        }
+        with environment(variables):
+            return LocalEngine()

@@ -1,0 +1,160 @@
+"""Runs a pipeline's stages and its model on one object, in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cdk_inference.errors import PropError
+from cdk_inference.testing.model import LocalModel
+from cdk_inference.testing.objects import DEFAULT_TIMEOUT, StoredObject
+from cdk_inference.testing.postprocessing import postprocess, reject
+from cdk_inference.testing.preprocessing import DEFAULT_MAX_OBJECT_BYTES, kept_names, preprocess
+from cdk_inference.testing.stage import load
+from inference_runtime.stages.builtin.outputs import outputs_postprocessor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from cdk_inference.client import Result
+    from cdk_inference.pipeline.operated import OperatedPipeline
+    from cdk_inference.stages.postprocess import Postprocess
+    from cdk_inference.stages.preprocess import Preprocess
+    from cdk_inference.testing.model import ModelSource
+    from cdk_inference.testing.preprocessing import Preprocessed
+    from inference_runtime.stages.item import Item
+    from inference_runtime.tensors.tensor import Array
+
+
+@dataclass(frozen=True)
+class PipelineRun:
+    """The run of a pipeline on one object.
+
+    Attributes
+    ----------
+    result
+        Its row.
+    preprocessed
+        The outcome of its preprocessing.
+    outputs
+        The model's outputs by name, without the batch axis; empty if preprocessing rejected the object.
+    """
+
+    result: Result
+    preprocessed: Preprocessed
+    outputs: dict[str, Array]
+
+
+class InProcessPipeline:
+    """A pipeline's stages and its model, on the CPU of this machine, without AWS.
+
+    It runs one route on one object at a time. There is no trigger, no batch, no workflow and no cascade. See
+    `LocalCloud` for a whole deployed pipeline.
+
+    Parameters
+    ----------
+    model
+        As that of `run_preprocess`. It is loaded when it runs first.
+    preprocess, postprocess
+        As those of `run_preprocess` and `run_postprocess`. By default, postprocessing stores the outputs as they are.
+    keep, max_object_bytes, timeout
+        As those of `run_preprocess`. Each stage has all the time.
+
+    Attributes
+    ----------
+    model
+        The model.
+
+    Raises
+    ------
+    PropError
+        A stage does not fit the model, or there is no such model.
+    StageFailedError
+        A function cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: ModelSource,
+        preprocess: Preprocess | Callable[[bytes, Item], object] | str | Path,
+        postprocess: Postprocess | Callable[[Mapping[str, Array], Item], object] | str | Path | None = None,
+        keep: Sequence[str] = (),
+        max_object_bytes: int = DEFAULT_MAX_OBJECT_BYTES,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> None:
+        self.model = LocalModel.of(model)
+        self._before = load(preprocess, self.model.inputs)
+        self._after = load(outputs_postprocessor() if postprocess is None else postprocess, self.model.outputs)
+        self._keep = kept_names(self._before, keep)
+        self._max_object_bytes = max_object_bytes
+        self._timeout = timeout
+
+    @classmethod
+    def of(cls, pipeline: OperatedPipeline, route: str | None = None) -> InProcessPipeline:
+        """Return the stages and the model of a pipeline in your app.
+
+        Parameters
+        ----------
+        pipeline
+            An `InferencePipeline` or a `DirectPipeline`.
+        route
+            The name of the route. Default: the only one.
+
+        Raises
+        ------
+        PropError
+            There is no such route, or there are several.
+        ModelBuildError
+            The model of a stack that CDK does not bundle cannot be built.
+        """
+        routes = pipeline.described_routes
+        if route is None and len(routes) == 1:
+            (route,) = routes
+        if route is None or route not in routes:
+            raise PropError(f"route must be {' or '.join(map(repr, routes))}, got {route!r}")
+        found, most = routes[route], pipeline.max_object_size
+        return cls(
+            model=found.model,
+            preprocess=found.preprocess,
+            postprocess=found.postprocess,
+            max_object_bytes=DEFAULT_MAX_OBJECT_BYTES if most is None else int(most.to_bytes()),
+            timeout=float(pipeline.stage_timeout.to_seconds()),
+        )
+
+    def run(self, data: bytes | Path, *, key: str | None = None, bucket: str = "inbox") -> PipelineRun:
+        """Score one object.
+
+        Parameters
+        ----------
+        data
+            The object's bytes, or the path of a file.
+        key
+            The object's key. Default: the name of the file, or ``object``.
+        bucket
+            The name of its bucket.
+
+        Raises
+        ------
+        Exception
+            Whatever a stage raises, but `RejectItem`. In AWS the object becomes a dead letter.
+        StageFailedError
+            A stage takes too long, or returns what the model cannot take.
+        """
+        stored = StoredObject(data, key=key, bucket=bucket)
+        before = preprocess(
+            self._before,
+            stored,
+            model=self.model,
+            keep=self._keep,
+            max_object_bytes=self._max_object_bytes,
+            timeout=self._timeout,
+        )
+        version, timeout = self.model.version, self._timeout
+        if before.reason is not None:
+            result = reject(self._after, before.reason, before.item, model_version=version, timeout=timeout)
+            return PipelineRun(result, before, {})
+        outputs = self.model.run(before.inputs)
+        result = postprocess(self._after, outputs, before.item, model_version=version, timeout=timeout)
+        return PipelineRun(result, before, outputs)
