@@ -11,7 +11,9 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import pytest
@@ -21,6 +23,9 @@ from onnx.parser import parse_model
 from cdk_inference.bundling.uv_environment import uv_environment
 from cdk_inference.model import build_model
 from cdk_inference.model.registry.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
 
@@ -105,6 +110,17 @@ def consumer(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def site_packages(python: Path) -> Path:
     return Path(call(python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])").strip())
+
+
+@contextmanager
+def lent_packages(python: Path) -> Iterator[None]:
+    """Extras for a while: the model's is over a gigabyte, so that this environment lends it, behind all others."""
+    link = site_packages(python) / "extra.pth"
+    link.write_text(f"{sysconfig.get_paths()['purelib']}\n")
+    try:
+        yield
+    finally:
+        link.unlink()
 
 
 @pytest.fixture
@@ -281,6 +297,27 @@ def test_local_target_without_its_extra_fails(consumer: Path, arguments: tuple[s
     assert 'the local target needs the "local" extra: pip install "cdk-inference[local]" (No module named ' in said
 
 
+def test_stages_without_their_extra_fail(consumer: Path) -> None:
+    call(consumer, "-c", "import cdk_inference.testing")
+    said = fails(consumer, "-c", "from cdk_inference.testing import run_preprocess")
+    assert 'running stages needs the "testing" extra: pip install "cdk-inference[testing]" (No module named ' in said
+    said = fails(consumer, "-m", "cdk_inference.stage", "run", "own.py:preprocess", "object")
+    assert said.startswith("error: the command line needs more packages; install them: pip install 'cdk-inference[test")
+
+
+def test_a_stage_runs_from_the_wheel(consumer: Path, tmp_path: Path) -> None:
+    (tmp_path / "stage.py").write_text(STAGE.partition("def postprocess")[0])
+    command = [consumer, "-m", "cdk_inference.stage", "run", "stage.py:preprocess", "-", "--json"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    with lent_packages(consumer):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, input="1 2.5", capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+    said = {"dtype": "float64", "shape": [2], "min": 1.0, "max": 2.5, "mean": 1.75}
+    assert json.loads(done.stdout)["inputs"] == {"input": said}
+
+
 def test_model_command_without_its_extra_fails(consumer: Path) -> None:
     assert fails(consumer, "-m", "cdk_inference.model", "build", "recipe.py").startswith(
         'error: building a model needs the "model" extra: pip install "cdk-inference[model]"'
@@ -316,16 +353,10 @@ def test_app_without_the_model_extra_takes_its_model_from_a_registry(
 
 
 def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path, cache: Path) -> None:
-    # The model extra is over a gigabyte: this environment lends it, behind the consumer's own packages.
-    extra = Path(sysconfig.get_paths()["purelib"])
-    site = site_packages(consumer)
-    (site / "extra.pth").write_text(f"{extra}\n")
-    try:
+    with lent_packages(consumer):
         done = synth(consumer, project, cache)
-    finally:
-        (site / "extra.pth").unlink()
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{site / 'cdk_inference' / '__init__.py'}\n"
+    assert done.stdout == f"{site_packages(consumer) / 'cdk_inference' / '__init__.py'}\n"
 
     template = json.loads((project / "cdk.out" / "Small.template.json").read_text())
     functions = [r["Properties"] for r in template["Resources"].values() if r["Type"] == "AWS::Lambda::Function"]
