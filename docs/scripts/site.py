@@ -38,6 +38,7 @@ MODULES = (
     "cdk_inference.model",
     "cdk_inference.costs",
     "cdk_inference.local",
+    "cdk_inference.testing",
 )
 
 _CODE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)

@@ -197,6 +197,19 @@ def test_own_functions_find_the_animal(tmp_path: Path, monkeypatch: pytest.Monke
         "folder/ is a folder, not a photograph",
     ]
 
+    # The example's own tests, with the package that is not installed here.
+    for path in (found for pattern in ("pillow_heif*", "_pillow_heif*") for found in bundled.glob(pattern)):
+        (tmp_path / "heif").mkdir(exist_ok=True)
+        (tmp_path / "heif" / path.name).symlink_to(path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, example],
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "heif")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1].startswith("7 passed"), done.stdout
+
     monkeypatch.syspath_prepend(str(example))
     from animals import postprocess
 
