@@ -26,6 +26,7 @@ BUILTIN: dict[str, Kind] = {
     "tensor": "preprocess",
     "raw_tensor": "preprocess",
     "classification": "postprocess",
+    "detection": "postprocess",
     "embedding": "postprocess",
     "outputs": "postprocess",
 }

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import weakref
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.model.recipe.targets import DEFAULT_ARCHITECTURE
 from cdk_inference.model.records.manifest import Manifest
 from cdk_inference.testing.stage import environment
-from inference_runtime.model import MODEL_FILE
+from inference_runtime.model import DRIVER_FILE, MODEL_FILE
 from inference_runtime.stages.inputs import InputSpec
 from inference_runtime.tensors.tensor import Tensor, arrays_of
 
@@ -41,7 +42,7 @@ class LocalModel:
     manifest
         The manifest of its build.
     folder
-        Folder with ``model.onnx``.
+        Folder with its files.
 
     Attributes
     ----------
@@ -90,10 +91,11 @@ class LocalModel:
 
             built = build_model(path, architecture=architecture)
             return cls(built.manifest, built.path)
-        if not (path / MODEL_FILE).is_file() or not (path / _MANIFEST).is_file():
+        names = {file.name for file in path.iterdir()} if path.is_dir() else set()
+        if _MANIFEST not in names or names.isdisjoint((MODEL_FILE, DRIVER_FILE)):
             raise PropError(
-                f"model must be a recipe or a folder with {MODEL_FILE} and {_MANIFEST}, got '{path}'; looked in "
-                f"{Path.cwd()}"
+                f"model must be a recipe or a folder with {_MANIFEST} and {MODEL_FILE} or {DRIVER_FILE}, got "
+                f"'{path}'; looked in {Path.cwd()}"
             )
         try:
             return cls(Manifest.from_json((path / _MANIFEST).read_text(encoding="utf-8")), path)
@@ -104,19 +106,22 @@ class LocalModel:
         """Return what the runtime checks arrays against."""
         return [InputSpec.from_json({"name": s.name, "dtype": s.dtype, "shape": list(s.shape)}) for s in self.inputs]
 
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Array], *, timeout: float = inf) -> dict[str, Array]:
         """Return the model's outputs for one object, by name, without the batch axis.
 
         Parameters
         ----------
         inputs
             The inputs by name, without the batch axis.
+        timeout
+            Seconds after which a model of several steps gives up. Default: it never does.
 
         Raises
         ------
         Exception
             As the runtime and ONNX Runtime raise it, if the model cannot run on them.
         """
+        self._engine.start_deadline(timeout)
         outputs = arrays_of(self._engine.infer({name: Tensor.of(array[None]) for name, array in inputs.items()}))
         return {name: array[0] for name, array in outputs.items()}
 

@@ -85,6 +85,11 @@ class InProcessPipeline:
         timeout: float = DEFAULT_TIMEOUT,
     ) -> None:
         self.model = LocalModel.of(model)
+        needs: Sequence[str] = getattr(postprocess, "needs", ())
+        if hasattr(preprocess, "keeping"):
+            preprocess = preprocess.keeping(needs)
+        elif missing := [name for name in needs if name not in keep]:
+            raise PropError(f"keep must name '{missing[0]}', which postprocess needs, got {list(keep)}")
         self._before = load(preprocess, self.model.inputs)
         self._after = load(outputs_postprocessor() if postprocess is None else postprocess, self.model.outputs)
         self._keep = kept_names(self._before, keep)
@@ -155,6 +160,6 @@ class InProcessPipeline:
         if before.reason is not None:
             result = reject(self._after, before.reason, before.item, model_version=version, timeout=timeout)
             return PipelineRun(result, before, {})
-        outputs = self.model.run(before.inputs)
+        outputs = self.model.run(before.inputs, timeout=timeout)
         result = postprocess(self._after, outputs, before.item, model_version=version, timeout=timeout)
         return PipelineRun(result, before, outputs)

@@ -13,7 +13,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.testing.errors import StageFailedError
 from cdk_inference.testing.model import LocalModel
 from cdk_inference.testing.objects import DEFAULT_TIMEOUT, Invocation, StoredObject
-from cdk_inference.testing.stage import load
+from cdk_inference.testing.stage import UNNAMED, load
 from cdk_inference.testing.timer import kept_alarm
 from inference_runtime.errors import StageError
 from inference_runtime.stages.deadline import Deadline
@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from inference_runtime.tensors.tensor import Array
 
 DEFAULT_MAX_OBJECT_BYTES = 64 * 1024 * 1024
-
-UNNAMED = "input"
-"""The name of a single array, as long as no model says its name."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cdk_inference.errors import PropError
+from cdk_inference.model.recipe.tensors import TensorSpec
 from cdk_inference.testing.errors import StageFailedError
 from cdk_inference.testing.modules import StageModules
 from inference_runtime.errors import StageError
@@ -21,10 +22,13 @@ from inference_runtime.stages.user_code import load_stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from cdk_inference.model.recipe.tensors import TensorSpec
     from cdk_inference.stages.stage_code import StageCode
 
     Function = Callable[..., object]
+
+
+UNNAMED = "input"
+"""The name of a single array, as long as no model says its name."""
 
 
 class Described(Protocol):
@@ -114,9 +118,7 @@ def _from_file(entry: str) -> Stage:
 
 
 def _from_description(stage: Described, specs: Sequence[TensorSpec] | None) -> Stage:
-    if specs is None and getattr(stage, "tokens", None) is not None:
-        raise PropError("model must be given for Preprocess.text, which makes the inputs that it has, got None")
-    code = stage.code if specs is None else stage.bind(specs)
+    code = _code_without_model(stage) if specs is None else stage.bind(specs)
     root = Path(tempfile.mkdtemp(prefix="cdk-inference-stage-"))
     for name, content in code.files().items():
         if isinstance(content, bytes):
@@ -137,6 +139,23 @@ def _from_description(stage: Described, specs: Sequence[TensorSpec] | None) -> S
         raise
     weakref.finalize(found, shutil.rmtree, root, ignore_errors=True)
     return found
+
+
+def _code_without_model(stage: Described) -> StageCode:
+    """Return the code of a stage for a model that takes what it makes.
+
+    Raises
+    ------
+    PropError
+        Only the model says what it makes, or what it takes.
+    """
+    for attribute, name in (("tokens", "Preprocess.text"), ("head", "Postprocess.detection")):
+        if getattr(stage, attribute, None) is not None:
+            raise PropError(f"model must be given for {name}, which depends on the form of its tensors, got None")
+    if (produces := getattr(stage, "produces", None)) is None:
+        return stage.code
+    dtype, shape = produces
+    return stage.bind((TensorSpec(UNNAMED, dtype, ("batch", *shape)),))
 
 
 def _loaded(

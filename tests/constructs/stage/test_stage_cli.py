@@ -148,7 +148,7 @@ def test_a_bug_shows_the_users_frames_alone(run: Run, tmp_path: Path) -> None:
         (("own.py:postprocess", "object.json"), "input of a postprocessing must be an .npz or .npy file, got object"),
         (("own.py:postprocess", "object.json", "--kept", "[1]"), "kept must be a JSON object, got '[1]'"),
         (("own.py:postprocess", "object.json", "--kept", "{"), "kept must be a JSON object, got '{'"),
-        (("own.py:preprocess", "object.json", "--model", "."), "model must be a recipe or a folder with model.onnx"),
+        (("own.py:preprocess", "object.json", "--model", "."), "model must be a recipe or a folder with manifest.json"),
         (
             ("own.py:preprocess", "object.json", "--timeout", "0.1", "--keep", "nothing"),
             "preprocess returned no nothing",

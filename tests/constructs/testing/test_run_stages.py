@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import signal
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aws_cdk as cdk
 import numpy as np
 import pytest
 from hypothesis import given
@@ -19,17 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cdk_inference import (
-    DirectPipeline,
-    InferencePipeline,
-    ModelArtifact,
     Postprocess,
     Preprocess,
     PropError,
-    Route,
-    Routing,
 )
-from cdk_inference.model import build_model
-from cdk_inference.testing import InProcessPipeline, LocalModel, StageFailedError, run_postprocess, run_preprocess
+from cdk_inference.testing import InProcessPipeline, StageFailedError, run_postprocess, run_preprocess
 from inference_runtime import RejectItem
 from inference_runtime.tensors.tensor import DTYPES
 
@@ -43,22 +34,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / "model_assets" / "digits_cnn" / "recipe.py"
 PHOTOGRAPH = ROOT / "model_assets" / "photographs" / "chelsea.png"
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-    def write(name: str, text: str) -> Path:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def digits() -> BuiltModel:
-    return build_model(DIGITS)  # others build it, too
 
 
 def ones(data: bytes, item: Any) -> Any:
@@ -113,7 +88,7 @@ def test_an_object_is_rejected_with_the_reason_of_its_row(
         (lambda data, item: [None], {}, "StageError", "input 'input' is object [1], expected one of the types bool"),
         (lambda data, item: [[1], [1, 2]], {}, "ValueError", "inhomogeneous"),
         (ones, {"keep": ["size"]}, "StageError", "expected a dict with the inputs and size"),
-        (lambda data, item: time.sleep(600), {"timeout": 0.2}, "TookTooLongError", "took longer than 0.16 s"),
+        (lambda data, item: time.sleep(600), {"timeout": 0.2}, "TookTooLongError", "took longer than 0.1"),
         (ones, {"key": ""}, "MalformedMessageError", "object.key is ''"),
     ],
 )
@@ -234,20 +209,6 @@ def test_a_test_may_replace_what_a_stage_uses(write: Write, monkeypatch: pytest.
     assert run_preprocess(f"{entry}:preprocess", b"x").inputs["input"].tolist() == [7]
 
 
-def test_files_of_a_described_stage_are_there_as_long_as_it_is(digits: BuiltModel, write: Write) -> None:
-    labels = write("labels.txt", "\n".join(f"a number of a long name: {number}" for number in range(10)))
-    pipeline = InProcessPipeline(
-        model=digits, preprocess=ones, postprocess=Postprocess.classification(labels=labels, top=1)
-    )
-    folder = pipeline._after.task_root
-    assert folder is not None
-    assert (folder / "labels.txt").exists()
-    assert "a number of a long name" in (pipeline.run(b"x").result.prediction or {})["label"]
-    del pipeline
-    gc.collect()
-    assert not folder.exists()
-
-
 @pytest.mark.parametrize(
     ("stage", "error", "says"),
     [
@@ -273,7 +234,7 @@ def test_a_model_or_stage_that_does_not_fit_fails(digits: BuiltModel, tmp_path: 
         run_preprocess(Preprocess.image(size=224), PHOTOGRAPH, model=digits)
     with pytest.raises(PropError, match="labels must have one name for each of the 10 classes"):
         InProcessPipeline(model=digits, preprocess=ones, postprocess=Postprocess.classification(labels=["a"]))
-    with pytest.raises(PropError, match=r"model must be a recipe or a folder with model.onnx and manifest.json"):
+    with pytest.raises(PropError, match=r"model must be a recipe or a folder with manifest.json and model.onnx or"):
         run_preprocess(ones, b"x", model=tmp_path)
     (tmp_path / "model.onnx").touch()
     (tmp_path / "manifest.json").write_text("{}")
@@ -283,6 +244,8 @@ def test_a_model_or_stage_that_does_not_fit_fails(digits: BuiltModel, tmp_path: 
     tokenizer.write_text('{"model": {}}')
     with pytest.raises(PropError, match=r"model must be given for Preprocess.text"):
         run_preprocess(Preprocess.text(tokenizer=tokenizer), b"x")
+    with pytest.raises(PropError, match=r"model must be given for Postprocess.detection"):
+        run_postprocess(Postprocess.detection(labels=["a"]), {"y": np.ones(1)})
     kept = Preprocess.function(f"{Path(__file__)}:ones", keep=["a"])
     with pytest.raises(PropError, match="keep must be left out with a Preprocess"):
         run_preprocess(kept, b"x", keep=["b"])
@@ -301,56 +264,12 @@ def test_a_model_or_stage_that_does_not_fit_fails(digits: BuiltModel, tmp_path: 
 
 
 def test_built_in_stages_run_as_an_app_describes_them() -> None:
-    found = run_preprocess(Preprocess.image(size=32), PHOTOGRAPH)
+    found = run_preprocess(Preprocess.image(size=32).keeping(["picture"]), PHOTOGRAPH)
     assert found.inputs["input"].shape == (32, 32, 3)
+    assert set(found.kept) == {"picture"}
     assert found.item.key == "chelsea.png"
     assert run_preprocess(Preprocess.image(size=32), DIGITS).reason is not None
     assert run_preprocess(Preprocess.json(fields=["b", "a"]), b'{"a": 1, "b": 2}').inputs["input"].tolist() == [2, 1]
     row = run_postprocess(Postprocess.classification(labels=["a", "b"], top=1), {"y": np.array([0.0, 9.0])})
     assert row.prediction is not None
     assert row.prediction["label"] == "b"
-
-
-def test_the_pipeline_of_an_app_runs_without_bundling_anything(write: Write) -> None:
-    entry = write("eights.py", "import numpy as np\ndef preprocess(d, i): return np.full((8, 8), d[0], np.uint8)")
-    stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
-    model = ModelArtifact(stack, "Model", recipe=DIGITS)
-    assert model.path is None
-    preprocess = Preprocess.function(f"{entry}:preprocess")
-    labels = DIGITS.parent / "labels.txt"
-    pipeline = InferencePipeline(
-        stack,
-        "Pipeline",
-        model=model,
-        preprocess=preprocess,
-        postprocess=Postprocess.classification(labels=labels),
-        max_object_size=cdk.Size.bytes(3),
-        stage_timeout=cdk.Duration.seconds(20),
-    )
-    local = InProcessPipeline.of(pipeline)
-    run = local.run(b"\x07", key="seven")
-    assert (run.result.status, run.result.model_version) == ("SUCCEEDED", local.model.version)
-    assert run.result.model_version == LocalModel.of(DIGITS).version != "unbuilt"
-    prediction = run.result.prediction
-    assert prediction is not None
-    assert prediction["class_index"] == int(run.outputs["logits"].argmax())
-    assert prediction["label"] in labels.read_text().splitlines()
-    assert run.preprocessed.inputs["images"].tolist() == [[7] * 8] * 8
-    rejected = local.run(b"four")
-    assert (rejected.result.status, rejected.outputs) == ("REJECTED", {})
-    assert (rejected.result.reason, rejected.result.inference) == ("object has 4 bytes, at most 3 are read", "none")
-    assert pipeline.stage_timeout.to_seconds() == 20
-
-    routed = InferencePipeline(
-        stack,
-        "Routed",
-        routing=Routing.by_key(
-            {"*.a": Route("small", model=model, preprocess=preprocess)},
-            otherwise=Route("large", model=model, preprocess=preprocess),
-        ),
-    )
-    assert set(InProcessPipeline.of(routed, "small").run(b"\x07").result.prediction or {}) == {"logits"}
-    for wrong in (None, "medium"):
-        with pytest.raises(PropError, match=rf"route must be 'small' or 'large', got {wrong!r}"):
-            InProcessPipeline.of(routed, wrong)
-    assert InProcessPipeline.of(DirectPipeline(stack, "Direct", model=model, preprocess=preprocess))
