@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.provisioned import CapacitySchedule
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
-    from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
+    from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption, Traffic
     from cdk_inference.costs.prices import Prices
     from cdk_inference.errors import InferenceError, ModelBuildError, PropError, hide_tracebacks
     from cdk_inference.events.patterns import result_pattern
@@ -143,6 +143,7 @@ _MODULES = {
     "SageMakerAsync": "gpu.sagemaker",
     "ScheduleTrigger": "triggers.schedule",
     "SeparateStages": "pipeline.staged",
+    "SplitOption": "costs.options",
     "StageFunction": "stages.base",
     "StagedRoute": "pipeline.routes",
     "Traffic": "costs.options",
@@ -222,6 +223,7 @@ __all__ = [
     "SageMakerAsync",
     "ScheduleTrigger",
     "SeparateStages",
+    "SplitOption",
     "StageFunction",
     "StagedRoute",
     "Traffic",

@@ -2,7 +2,7 @@
 
 from cdk_inference.costs.advice import AlwaysOnAdvice, always_on_advice
 from cdk_inference.costs.estimates import CostLine, Decision, Estimate, choose, estimate
-from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
+from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption, Traffic
 from cdk_inference.costs.prices import SOURCES, Prices
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "GpuOption",
     "PipelineShape",
     "Prices",
+    "SplitOption",
     "Traffic",
     "always_on_advice",
     "choose",

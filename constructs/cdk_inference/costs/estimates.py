@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.common.props.deprecations import renamed_props
 from cdk_inference.common.props.prop_types import check_arguments
-from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, Option, PipelineShape, Traffic
+from cdk_inference.costs.options import (
+    CascadeOption,
+    CpuOption,
+    GpuOption,
+    Option,
+    PipelineShape,
+    SplitOption,
+    Traffic,
+)
 from cdk_inference.costs.prices import Prices
 from cdk_inference.costs.quantities import GIB, MILLION, MONTH_HOURS, amount, on_vcpus
 from cdk_inference.errors import PropError
@@ -119,20 +127,19 @@ def estimate(
         If the table has no price of the option's instance type, or the shape is fused and the option cannot be.
     """
     shape = shape or PipelineShape()
+    ways = option.ways if isinstance(option, SplitOption) else ((1.0, option),)
+    on_cpu = all(isinstance(way, CpuOption) for _, way in ways)
     for name, one_function in {"fused": shape.fused, "direct": shape.direct}.items():
-        if one_function and not isinstance(option, CpuOption):
+        if one_function and not on_cpu:
             raise PropError(
                 f"shape must not be {name} for '{option.name}', which is not on the CPU alone, got {name}=True; "
                 "estimate it with another shape"
             )
     bill = _Bill(traffic, shape, prices or Prices())
     bill.front()
-    if isinstance(option, CascadeOption):
-        bill.model(option.first, share=1)
-        bill.model(option.then, share=option.escalation)
-    else:
-        bill.model(option, share=1)
-    return Estimate(option, traffic, tuple(bill.lines()), (bill.warm, bill.warm + bill.start), bill.prices)
+    for share, way in ways:
+        bill.way(way, share=share)
+    return Estimate(option, traffic, tuple(bill.lines()), (bill.warm, bill.started), bill.prices)
 
 
 class _Bill:
@@ -140,7 +147,7 @@ class _Bill:
 
     def __init__(self, traffic: Traffic, shape: PipelineShape, prices: Prices) -> None:
         self.prices = prices
-        self.warm = self.start = 0.0
+        self.warm = self.started = 0.0
         self._traffic = traffic
         self._shape = shape
         self._items = traffic.items_per_month
@@ -171,8 +178,22 @@ class _Bill:
             self._count("pipe requests", batches, prices.pipe_requests)
             self._count("express executions", batches, prices.express_requests)
 
-    def model(self, option: CpuOption | GpuOption, *, share: float) -> None:
-        """Add a model that scores a share of the items."""
+    def way(self, option: CpuOption | GpuOption | CascadeOption, *, share: float) -> None:
+        """Add a way that a share of the items takes; a batch is done when the slowest of its items is."""
+        if isinstance(option, CascadeOption):
+            # Every item is postprocessed by the route that answers it last: the row is written once.
+            seconds = [
+                self._model(option.first, share=share, written=True),
+                self._model(option.then, share=share * option.escalation, written=False),
+            ]
+        else:
+            seconds = [self._model(option, share=share, written=True)]
+        warm = math.fsum(each for each, _ in seconds)
+        self.warm = max(self.warm, warm)
+        self.started = max(self.started, warm + max(start for _, start in seconds))
+
+    def _model(self, option: CpuOption | GpuOption, *, share: float, written: bool) -> tuple[float, float]:
+        """Add a model that scores a share of the items; return the seconds of a batch, and of a start before it."""
         prices, shape = self.prices, self._shape
         items = self._items * share
         # A batch goes to the model if any of its items does, each for itself.
@@ -190,9 +211,8 @@ class _Bill:
         tensors = 0.0 if fused else batches * (shape.work_objects + (1 if sagemaker else 0))
         self._count("S3 PUTs of tensors", tensors, prices.s3_puts)
         self._count("S3 GETs of tensors", tensors, prices.s3_gets)
-        # Every item is postprocessed by the route that answers it last: the row is written once.
-        written = self._items if share == 1 else 0.0
-        self._count("DynamoDB writes", written * math.ceil(shape.row_kb), prices.dynamodb_writes)
+        rows = items if written else 0.0
+        self._count("DynamoDB writes", rows * math.ceil(shape.row_kb), prices.dynamodb_writes)
 
         gb_seconds = before * before_mib / GIB + after * after_mib / GIB
         architecture = fused.architecture if fused else shape.architecture
@@ -214,10 +234,10 @@ class _Bill:
             self._gpu(option, items, batches)
         chunks = 0 if shape.direct else math.ceil(shape.express_mb / _EXPRESS_CHUNK)
         self._count("GB-seconds of express", express * chunks * _EXPRESS_CHUNK / GIB, prices.express_gb_seconds)
-        if share:
-            self.warm += shape.batch_size * (before_ms + option.item_ms + after_ms) / 1000
-            if isinstance(option, GpuOption) and not option.always_on:
-                self.start = option.start_seconds
+        if not share:
+            return 0.0, 0.0
+        start = option.start_seconds if isinstance(option, GpuOption) and not option.always_on else 0.0
+        return shape.batch_size * (before_ms + option.item_ms + after_ms) / 1000, start
 
     def _gpu(self, option: GpuOption, items: float, batches: float) -> None:
         hours, how = option.running_hours(items, batches, self._traffic)

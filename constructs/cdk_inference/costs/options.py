@@ -360,4 +360,39 @@ class CascadeOption:
         check_share(escalation=self.escalation)
 
 
-Option = CpuOption | GpuOption | CascadeOption
+@check_props
+@dataclass(frozen=True)
+class SplitOption:
+    """Several ways through one pipeline, each of which takes a share of the items.
+
+    Parameters
+    ----------
+    name
+        For people.
+    ways
+        The ways with their shares, which must add up to 1.
+    quality
+        Value of whatever metric the options are compared by, if known.
+
+    Raises
+    ------
+    PropError
+        If a share is below 0 or above 1, or they do not add up to 1.
+    """
+
+    name: str
+    _: KW_ONLY
+    ways: tuple[tuple[float, CpuOption | GpuOption | CascadeOption], ...]
+    quality: float | None = None
+
+    def __post_init__(self) -> None:
+        for share, option in self.ways:
+            check_share(**{f"the share of '{option.name}'": share})
+        total = math.fsum(share for share, _ in self.ways)
+        if not math.isclose(total, 1, abs_tol=1e-6):
+            raise PropError(
+                f"shares of '{self.name}' must add up to 1, got {total:g}; count each item for one way alone"
+            )
+
+
+Option = CpuOption | GpuOption | CascadeOption | SplitOption

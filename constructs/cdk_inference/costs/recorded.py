@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape
+from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cdk_inference.costs.options import Option
+    Way = CpuOption | GpuOption | CascadeOption
 
 METADATA_KEY = "cdk-inference:costs"
 """Type of the metadata in a cloud assembly that holds what `RecordedCosts.to_json` returns."""
@@ -29,15 +30,29 @@ class RecordedCosts:
         The shape.
     ways
         By the name of the route: the option; None if its latency or its backend is not known.
+    shares
+        By the name of the route: the share of the items that takes it; None if that depends on the items.
     """
 
     shape: PipelineShape
-    ways: Mapping[str, Option | None]
+    ways: Mapping[str, Way | None]
+    shares: Mapping[str, float | None] = field(default_factory=dict)
+
+    def mix(self) -> SplitOption | None:
+        """Return all ways together, each with its share; None if an option or a share is not known."""
+        ways = [
+            (share, option)
+            for name, option in self.ways.items()
+            if option is not None and (share := self.shares.get(name)) is not None
+        ]
+        whole = len(ways) == len(self.ways) and math.isclose(math.fsum(share for share, _ in ways), 1, abs_tol=1e-6)
+        return SplitOption("all routes", ways=tuple(ways)) if whole else None
 
     def to_json(self) -> str:
         """Serialize with sorted keys."""
         ways = {name: None if option is None else _written(option) for name, option in self.ways.items()}
-        return json.dumps({"shape": asdict(self.shape), "ways": ways}, sort_keys=True)
+        data = {"shape": asdict(self.shape), "ways": ways, "shares": dict(self.shares)}
+        return json.dumps(data, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> RecordedCosts:
@@ -51,12 +66,12 @@ class RecordedCosts:
         try:
             data = json.loads(text)
             ways = {name: None if each is None else _option(each) for name, each in data["ways"].items()}
-            return cls(PipelineShape(**data["shape"]), ways)
+            return cls(PipelineShape(**data["shape"]), ways, dict(data.get("shares", {})))
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"costs must be recorded by this version of cdk-inference, got {error!r}") from error
 
 
-def _written(option: Option) -> dict[str, Any]:
+def _written(option: Way) -> dict[str, Any]:
     if isinstance(option, CascadeOption):
         data = {name: getattr(option, name) for name in ("name", "escalation", "quality")}
         return data | {"kind": "cascade", "first": _written(option.first), "then": _written(option.then)}
@@ -64,7 +79,7 @@ def _written(option: Option) -> dict[str, Any]:
     return {**asdict(option), "kind": kind}
 
 
-def _option(data: Mapping[str, Any]) -> Option:
+def _option(data: Mapping[str, Any]) -> Way:
     values = {name: value for name, value in data.items() if name != "kind"}
     if data["kind"] == "cascade":
         return CascadeOption(**values | {"first": _option(data["first"]), "then": _option(data["then"])})

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from aws_cdk import Duration
     from aws_cdk import aws_s3 as s3
 
+    from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.releases.strategy import Arms, ReleaseStrategy
     from cdk_inference.routing.plan import Branch
@@ -32,6 +33,7 @@ def plan_of(
     preprocess: Preprocess | None,
     inference: Inference | None,
     routing: Branch | None,
+    platform: LambdaPlatform | None = None,
 ) -> tuple[RoutePlan, Arms | None]:
     """Return the plan of all routes, and the models of a release that runs two side by side.
 
@@ -43,9 +45,9 @@ def plan_of(
     own = None if model is None or preprocess is None else _own_route(model, preprocess, inference)
     arms = None if release is None else release.arms(own)
     if arms is None:
-        return RoutePlan.of(_branch_of(model, preprocess, inference, routing)), None
+        return RoutePlan.of(_branch_of(model, preprocess, inference, routing), platform=platform), None
     branch = arms.stable if routing is None else _branch_of(model, preprocess, inference, routing)
-    plan = RoutePlan.of(branch, {arms.stable: arms})
+    plan = RoutePlan.of(branch, {arms.stable: arms}, platform)
     arms.check(plan)
     return plan, arms
 

@@ -144,7 +144,7 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        self._plan, _ = plan_of(None, model, preprocess, inference or Inference.cpu(), None)
+        self._plan, _ = plan_of(None, model, preprocess, inference or Inference.cpu(), None, platform)
         self._routed = False
         self.release = None
         self.drift_monitors: list[DriftMonitor] = []

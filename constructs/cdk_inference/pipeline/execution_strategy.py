@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.api.backends import ApiBackend
     from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import Traffic
     from cdk_inference.pipeline.routes import WorkflowRoute
     from cdk_inference.releases.control import ReleaseControl
@@ -168,7 +169,12 @@ class ExecutionStrategy(ABC, Generic[Stages]):
 
     @abstractmethod
     def advise_capacity(
-        self, scope: Construct, route: Route, traffic: Traffic, capacity: CapacityStrategy | None
+        self,
+        scope: Construct,
+        route: Route,
+        traffic: Traffic,
+        capacity: CapacityStrategy | None,
+        platform: LambdaPlatform | None = None,
     ) -> None:
         """Warn if a route that all items take would cost less with another capacity.
 
@@ -180,6 +186,6 @@ class ExecutionStrategy(ABC, Generic[Stages]):
             The route.
         traffic
             How much is expected.
-        capacity
+        capacity, platform
             The pipeline's.
         """

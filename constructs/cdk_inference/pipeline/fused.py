@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.api.backends import ApiBackend
     from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import Traffic
     from cdk_inference.pipeline.execution_strategy import PipelineParts
     from cdk_inference.routing.plan import PlannedRoute, RoutePlan
@@ -117,13 +118,18 @@ class FusedExecution(ExecutionStrategy[FusedStages]):
         return {name: _create(scopes[name], route, parts, self.handler) for name, route in plan.routes.items()}
 
     def advise_capacity(
-        self, scope: Construct, route: Route, traffic: Traffic, capacity: CapacityStrategy | None
+        self,
+        scope: Construct,
+        route: Route,
+        traffic: Traffic,
+        capacity: CapacityStrategy | None,
+        platform: LambdaPlatform | None = None,
     ) -> None:
         """Warn if the function would cost less with capacity that is always on, unless the pipeline has chosen one."""
         from cdk_inference.routing.route_costs import advise  # noqa: PLC0415 - only for those who ask
 
         if capacity is None:
-            advise(scope, route, traffic, fused=True)
+            advise(scope, route, traffic, fused=True, platform=platform)
 
 
 def _create(scope: Construct, route: Route, parts: PipelineParts, handler: str) -> FusedStages:

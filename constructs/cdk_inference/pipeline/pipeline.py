@@ -209,7 +209,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         **old: Unpack[OldProps],
     ) -> None:
         super().__init__(scope, id)
-        plan, arms = plan_of(release, model, preprocess, inference, routing)
+        plan, arms = plan_of(release, model, preprocess, inference, routing, platform)
         routed = routing is not None or arms is not None
         self._plan, self._routed, self._capacity = plan, routed, capacity
         self.drift_monitors: list[DriftMonitor] = []
@@ -337,7 +337,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
             if planned.escalation is None or calibration is None:
                 continue
             then = plan.routes[plan.destinations[planned.escalation.then].planned]
-            costs = cascade_costs(planned.route, then, calibration)
+            costs = cascade_costs(planned.route, then, calibration, plan.platform)
             cascades.append(calibration.manifest(cost_per_million=costs))
             summaries.append(calibration.summary)
             if calibration.warning:
@@ -369,5 +369,5 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         """
         if self._plan.entry:  # all items begin there
             route = self._plan.planned[self._plan.destinations[self._plan.entry].planned].route
-            self._execution.advise_capacity(self, route, traffic, self._capacity)
+            self._execution.advise_capacity(self, route, traffic, self._capacity, self._plan.platform)
             warn_of_backlog(self, route, traffic)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.api.backends import ApiBackend
     from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import Traffic
     from cdk_inference.gpu.workflow import GpuWorkflow
     from cdk_inference.pipeline.execution_strategy import PipelineParts
@@ -206,8 +207,9 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
         route: Route,
         traffic: Traffic,
         capacity: CapacityStrategy | None,  # noqa: ARG002 - it is not that of inference
+        platform: LambdaPlatform | None = None,
     ) -> None:
         """Warn if inference would cost less with capacity that is always on."""
         from cdk_inference.routing.route_costs import advise  # noqa: PLC0415 - only for those who ask
 
-        advise(scope, route, traffic)
+        advise(scope, route, traffic, platform=platform)

@@ -145,8 +145,9 @@ class Arms:
             if plan.routes.setdefault(self.candidate.name, self.candidate) is not self.candidate:
                 raise PropError(f"names of routes must be unique, got '{self.candidate.name}' twice; rename one")
             return chosen
-        stable = string_literal(plan.destination(self.stable, STABLE))
-        candidate = string_literal(plan.destination(self.candidate, CANDIDATE))
+        with plan.part(None):  # it grows
+            stable = string_literal(plan.destination(self.stable, STABLE))
+            candidate = string_literal(plan.destination(self.candidate, CANDIDATE))
         return f"($share({string_literal(self.salt)}) * 100 < {SHARE} ? {candidate} : {stable})"
 
     def check(self, plan: RoutePlan) -> None:

@@ -217,7 +217,7 @@ def _models(changes: Sequence[ModelChange]) -> list[Finding]:
 def _costs(changes: Sequence[CostChange]) -> list[Finding]:
     dearer = [(each.more, each) for each in changes if each.more is not None and each.more >= _NOTABLE]
     texts = [
-        f"{each.pipeline if each.alone else f'{each.pipeline}, route {each.way},'} costs {more:.0%} more "
+        f"{each.name}{',' if each.way else ''} costs {more:.0%} more "
         f"({each.before.usd_per_month:,.2f} → {each.after.usd_per_month:,.2f} USD a month)"
         for more, each in sorted(dearer, key=lambda pair: -pair[0])
         if each.before is not None and each.after is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,8 +11,9 @@ from cdk_inference.common.jsonata import string_literal
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
+    from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.model.calibration import Calibration
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.stage_code import StageCode
@@ -109,6 +111,11 @@ class RoutePlan:
         The decisions of the synth, and why.
     instead
         The branches that take the place of a route wherever it is met, as those of a release do.
+    platform
+        The platform of the functions, if the props name one.
+    shares
+        By name of the destination: the share of the items that is sent there from the queue, or None if that depends on
+        the items.
     """
 
     routes: dict[str, Route] = field(default_factory=dict)
@@ -120,11 +127,19 @@ class RoutePlan:
     expression: str = ""
     decisions: list[str] = field(default_factory=list)
     instead: Mapping[Route, Branch] = field(default_factory=dict)
+    platform: LambdaPlatform | None = None
+    shares: dict[str, float | None] = field(default_factory=dict)
+    _share: float | None = 1.0
 
     @classmethod
-    def of(cls, branch: Branch, instead: Mapping[Route, Branch] | None = None) -> RoutePlan:
+    def of(
+        cls,
+        branch: Branch,
+        instead: Mapping[Route, Branch] | None = None,
+        platform: LambdaPlatform | None = None,
+    ) -> RoutePlan:
         """Bind a routing, and return its plan."""
-        plan = cls(instead=instead or {})
+        plan = cls(instead=instead or {}, platform=platform)
         plan.expression = branch.bind(plan)
         return plan
 
@@ -144,6 +159,30 @@ class RoutePlan:
             planned = self.planned[destination.planned]
             if string_literal(name) in self.expression and (planned.route.name not in found or not planned.escalation):
                 found[planned.route.name] = planned
+        return found
+
+    @contextmanager
+    def part(self, share: float | None) -> Iterator[None]:
+        """Give a share of the items that come here to the branches that are bound within; None if nobody knows it."""
+        whole = self._share
+        self._share = None if whole is None or share is None else whole * share
+        try:
+            yield
+        finally:
+            self._share = whole
+
+    @property
+    def planned_shares(self) -> dict[str, float | None]:
+        """The shares of the items by planned route, as far as items are sent there from the queue.
+
+        An item that a cascade passes on counts for the first route of the cascade.
+        """
+        found: dict[str, float | None] = {}
+        for name, share in self.shares.items():
+            if string_literal(name) in self.expression:
+                planned = self.destinations[name].planned
+                others = found.get(planned, 0.0)
+                found[planned] = None if share is None or others is None else others + share
         return found
 
     @property
@@ -175,4 +214,6 @@ class RoutePlan:
         if self.planned.setdefault(label, planned) != planned:
             raise PropError(f"cascade '{label}' must have one threshold, got two; use the same cascade in both places")
         self.destinations[name] = Destination(name, label, variant)
+        others = self.shares.get(name, 0.0)
+        self.shares[name] = None if self._share is None or others is None else others + self._share
         return name

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aws_cdk import Annotations, Token
 
+from cdk_inference.common.platform import LambdaPlatform
 from cdk_inference.costs.advice import always_on_advice
 from cdk_inference.costs.estimates import estimate
 from cdk_inference.costs.options import MOST_IN_A_BATCH, CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
@@ -31,8 +32,17 @@ _MILLION = Traffic(items_per_month=1_000_000)
 _INSTANCES = ((3, "g6f.large"), (16, "g4dn.xlarge"), (24, "g6.xlarge"), (48, "g6e.xlarge"))
 
 
-def option(route: Route, name: str | None = None) -> CpuOption | GpuOption:
+def option(route: Route, name: str | None = None, *, platform: LambdaPlatform | None = None) -> CpuOption | GpuOption:
     """Return a route as the estimates take it.
+
+    Parameters
+    ----------
+    route
+        The route.
+    name
+        The name of the option. Default: the route's.
+    platform
+        The platform of the pipeline's functions, whose architecture has its own price. Default: that of the app.
 
     Raises
     ------
@@ -57,7 +67,8 @@ def option(route: Route, name: str | None = None) -> CpuOption | GpuOption:
         )
     measured = route.model.manifest.measured
     known = route.milliseconds if route.milliseconds is not None else None if measured is None else measured.deployed_ms
-    return CpuOption(name or route.name, milliseconds=known, memory_size=memory)
+    architecture = LambdaPlatform.resolve(route.model, platform).architecture
+    return CpuOption(name or route.name, milliseconds=known, memory_size=memory, architecture=architecture)
 
 
 def _on_lambda(name: str, milliseconds: float | None, backend: GpuBackend) -> GpuOption:
@@ -91,10 +102,10 @@ def _on_lambda(name: str, milliseconds: float | None, backend: GpuBackend) -> Gp
 def planned_option(plan: RoutePlan, planned: PlannedRoute) -> CpuOption | GpuOption | CascadeOption | None:
     """Return a way through a workflow as the estimates take it; None if its costs are not known."""
     try:
-        first = option(planned.route)
+        first = option(planned.route, platform=plan.platform)
         if planned.escalation is None or not isinstance(first, CpuOption):
             return first
-        then = option(plan.planned[plan.destinations[planned.escalation.then].planned].route)
+        then = option(plan.planned[plan.destinations[planned.escalation.then].planned].route, platform=plan.platform)
         calibration = planned.escalation.calibration
         share = 1.0 if calibration is None else calibration.escalation_rate
         return CascadeOption(planned.name, first=first, then=then, escalation=share)
@@ -119,13 +130,19 @@ def record_costs(pipeline: Construct, plan: RoutePlan, batch_size: int, *, fused
     if Token.is_unresolved(batch_size):
         return
     shape = PipelineShape(
-        batch_size=min(batch_size, MOST_IN_A_BATCH), fused=fused, direct=getattr(pipeline, "workflow", None) is None
+        batch_size=min(batch_size, MOST_IN_A_BATCH),
+        architecture=LambdaPlatform.resolve(pipeline, plan.platform).architecture,
+        fused=fused,
+        direct=getattr(pipeline, "workflow", None) is None,
     )
-    ways = {planned.name: planned_option(plan, planned) for planned in plan.first_hand.values()}
-    pipeline.node.add_metadata(METADATA_KEY, RecordedCosts(shape, ways).to_json())
+    shares = plan.planned_shares
+    ways = {name: planned_option(plan, plan.planned[name]) for name in shares}
+    pipeline.node.add_metadata(METADATA_KEY, RecordedCosts(shape, ways, shares).to_json())
 
 
-def cascade_option(name: str, first: Route, then: Route, agreement: float) -> CascadeOption:
+def cascade_option(
+    name: str, first: Route, then: Route, agreement: float, platform: LambdaPlatform | None = None
+) -> CascadeOption:
     """Return a cascade as the estimates take it, calibrated.
 
     Raises
@@ -133,19 +150,23 @@ def cascade_option(name: str, first: Route, then: Route, agreement: float) -> Ca
     PropError
         If a latency is not known, or the first model is on a GPU.
     """
-    cheap = option(first)
+    cheap = option(first, platform=platform)
     if not isinstance(cheap, CpuOption):
         raise PropError(f"first must be a route on a CPU, got '{first.name}' on a GPU; begin with one on a CPU")
     calibration = calibrate(first.model, then.model, agreement=agreement)
-    return CascadeOption(name, first=cheap, then=option(then), escalation=calibration.escalation_rate)
+    return CascadeOption(
+        name, first=cheap, then=option(then, platform=platform), escalation=calibration.escalation_rate
+    )
 
 
-def cascade_costs(first: Route, then: Route, calibration: Calibration) -> dict[str, float]:
+def cascade_costs(
+    first: Route, then: Route, calibration: Calibration, platform: LambdaPlatform | None = None
+) -> dict[str, float]:
     """Return US dollars for a million items by each route alone and by the cascade, as far as latencies are known."""
     alone = {}
     for route in (first, then):
         try:
-            alone[route.name] = option(route)
+            alone[route.name] = option(route, platform=platform)
             estimate(alone[route.name], _MILLION)
         except PropError:  # no latency, or no price
             alone.pop(route.name, None)
@@ -159,12 +180,19 @@ def cascade_costs(first: Route, then: Route, calibration: Calibration) -> dict[s
     return {name: round(usd, 2) for name, usd in estimates.items() if usd is not None}
 
 
-def advise(scope: Construct, route: Route, traffic: Traffic, *, fused: bool = False) -> None:
+def advise(
+    scope: Construct,
+    route: Route,
+    traffic: Traffic,
+    *,
+    fused: bool = False,
+    platform: LambdaPlatform | None = None,
+) -> None:
     """Warn if the function of a route that all items take would cost less with capacity that is always on."""
     inference = route.inference
     if not isinstance(inference, CpuStrategy) or inference.capacity is not None:
         return
-    known = option(route)
+    known = option(route, platform=platform)
     if fused and isinstance(known, CpuOption) and known.milliseconds is not None:
         shape = PipelineShape()
         known = replace(known, milliseconds=known.milliseconds + shape.preprocess_ms + shape.postprocess_ms)

@@ -286,10 +286,16 @@ class _Choice:
 
     cases: tuple[tuple[str, Branch], ...]
     otherwise: Branch
+    shares: tuple[float, ...] = ()
 
     def bind(self, plan: RoutePlan, variant: str | None = None) -> str:
-        chosen = "".join(f"{condition} ? {branch.bind(plan, variant)} : " for condition, branch in self.cases)
-        return f"({chosen}{self.otherwise.bind(plan, variant)})"
+        shares = self.shares or (None,) * (len(self.cases) + 1)
+        chosen = []
+        for (condition, branch), share in zip(self.cases, shares, strict=False):
+            with plan.part(share):
+                chosen.append(f"{condition} ? {branch.bind(plan, variant)} : ")
+        with plan.part(shares[-1]):
+            return f"({''.join(chosen)}{self.otherwise.bind(plan, variant)})"
 
 
 @dataclass(frozen=True)
@@ -329,7 +335,8 @@ class _Split:
             (f"{share} < {bound:.9f}", _Labelled(branch, label))
             for (bound, branch), label in zip(shares, labels, strict=False)
         )
-        return _Choice(cases, _Labelled(last, labels[-1])).bind(plan)
+        parts = tuple(weight / total for weight, _ in self.weights.values())
+        return _Choice(cases, _Labelled(last, labels[-1]), parts).bind(plan)
 
 
 @dataclass(frozen=True)
@@ -352,10 +359,11 @@ class _ByFunction:
         decider = Decider(len(plan.deciders) + 1, self.code)
         plan.deciders.append(decider)
         found = f'$lookup($m.decisions, "{decider.number}")'
-        chosen = "".join(
-            f"{found} = {string_literal(label)} ? {branch.bind(plan, variant)} : "
-            for label, branch in self.branches.items()
-        )
+        with plan.part(None):
+            chosen = "".join(
+                f"{found} = {string_literal(label)} ? {branch.bind(plan, variant)} : "
+                for label, branch in self.branches.items()
+            )
         return f"({chosen}{string_literal(GIVE_BACK)})"
 
 
@@ -399,12 +407,12 @@ class _Cheapest:
         from cdk_inference.routing.route_costs import cascade_option, option  # noqa: PLC0415
 
         branches: dict[str, Branch] = {self.cpu.name: self.cpu, self.gpu.name: self.gpu}
-        options: list[Option] = [option(self.cpu), option(self.gpu)]
+        options: list[Option] = [option(self.cpu, platform=plan.platform), option(self.gpu)]
         if self.first is not None:
             for then in (self.cpu, self.gpu):
                 name = f"{self.first.name}, then {then.name}"
                 branches[name] = Routing.cascade(first=self.first, then=then, agreement=self.agreement)
-                options.append(cascade_option(name, self.first, then, self.agreement))
+                options.append(cascade_option(name, self.first, then, self.agreement, plan.platform))
         decision = choose(options, self.traffic, prices=self.prices, max_seconds=self.max_seconds)
         plan.decisions.append(decision.explain())
         return branches[decision.chosen.name].bind(plan, variant)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cdk_inference import PropError
 from cdk_inference.costs.advice import always_on_advice
 from cdk_inference.costs.estimates import Estimate, choose, estimate
-from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, Traffic
+from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption, Traffic
 from cdk_inference.costs.prices import Prices
 from cdk_inference.costs.quantities import MONTH_HOURS
 from cdk_inference.model.records.manifest import Manifest, Measured
@@ -137,6 +137,28 @@ def test_a_cascade_that_never_escalates_is_its_first_leg(traffic) -> None:
     alone = {line.service: line.usd for line in estimate(SMALL, traffic).lines}
     cascade = estimate(CascadeOption("c", first=SMALL, then=GPU, escalation=0), traffic)
     assert {line.service: line.usd for line in cascade.lines if line.usd} == {k: v for k, v in alone.items() if v}
+
+
+@given(options, traffics(), shapes)
+def test_a_split_with_one_way_is_that_way(option, traffic, shape) -> None:
+    one = estimate(option, traffic, shape=shape)
+    split = estimate(SplitOption("split", ways=((1.0, option),)), traffic, shape=shape)
+    assert (split.lines, split.seconds) == (one.lines, one.seconds)
+
+
+@given(cpus, cpus, traffics(), shapes, shares)
+def test_a_split_shares_the_front_and_writes_each_row_once(one, other, traffic, shape, share) -> None:
+    both = [estimate(each, traffic, shape=shape) for each in (one, other)]
+    split = estimate(SplitOption("split", ways=((share, one), (1 - share, other))), traffic, shape=shape)
+    for service in ("EventBridge events", "SQS requests", "pipe requests", "express executions", "DynamoDB writes"):
+        assert split.usd(service) == pytest.approx(both[0].usd(service))
+    expected = share * both[0].usd_per_month + (1 - share) * both[1].usd_per_month
+    # Each way has invocations and tensors for its own part of a batch.
+    own = {line.service for line in split.lines if line.service.startswith(("Lambda requests", "S3 "))}
+    more = sum(split.usd(name) - share * both[0].usd(name) - (1 - share) * both[1].usd(name) for name in own)
+    assert more >= -1e-9
+    assert split.usd_per_month == pytest.approx(expected + more)
+    assert split.seconds[0] <= max(each.seconds[0] for each in both)
 
 
 @given(traffics())
@@ -337,6 +359,8 @@ def test_every_formula_can_be_checked_by_hand() -> None:
         (lambda: CpuOption("c", milliseconds=1, memory_size=64), "memory_size must be .*, got 64"),
         (lambda: CpuOption("c", milliseconds=math.inf), "milliseconds must be .*, got inf"),
         (lambda: CascadeOption("c", first=SMALL, then=LARGE, escalation=1.5), "escalation must be .*, got 1.5"),
+        (lambda: SplitOption("s", ways=((0.5, SMALL), (0.4, LARGE))), "shares of 's' must add up to 1, got 0.9"),
+        (lambda: SplitOption("s", ways=((1.5, SMALL), (-0.5, LARGE))), "the share of 'small' must be .*, got 1.5"),
         (lambda: Traffic(items_per_month=-1), "items_per_month must be .*, got -1"),
         (lambda: Traffic(items_per_month=1, bursts_per_month=31, burst_hours=24), "744 hours"),
         (lambda: Traffic(items_per_month=1, batch_fill=0), "batch_fill must be .*, got 0"),

@@ -46,6 +46,7 @@ def test_facts_next_to_the_templates_are_read(app: Assembly) -> None:
         "small": 3,
         "large": 30,
     }
+    assert costs["Shop/Photos"].shares == {"small": 0.9, "large": pytest.approx(0.1)}
     fast = costs["Shop/Inner/Fast"]
     assert (fast.shape.direct, list(fast.ways.values())) == (True, [None])  # its model has never been measured
 
@@ -75,7 +76,7 @@ def test_costs_that_were_recorded_come_back() -> None:
     cpu = CpuOption("small", milliseconds=3.0, memory_size=2048)
     gpu = GpuOption("large", milliseconds=1.0, backend="sagemaker")
     ways = {"small": cpu, "cascade": CascadeOption("cascade", first=cpu, then=gpu, escalation=0.2), "unknown": None}
-    costs = RecordedCosts(PipelineShape(batch_size=8, fused=True), ways)
+    costs = RecordedCosts(PipelineShape(batch_size=8, fused=True), ways, {"small": 0.5, "unknown": None})
     assert RecordedCosts.from_json(costs.to_json()) == costs
     with pytest.raises(ValueError, match="this version"):
         RecordedCosts.from_json('{"ways": {"a": {"kind": "abacus"}}}')

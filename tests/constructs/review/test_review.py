@@ -15,7 +15,7 @@ from cdk_inference.review.assembly import Assembly, read_assembly
 from cdk_inference.review.changes import cdk_diff, models, permissions
 from cdk_inference.review.changes.cdk_diff import Change
 from cdk_inference.review.findings import MOST, Changes, Level, findings
-from cdk_inference.review.report import markdown
+from cdk_inference.review.report import html, markdown
 from cdk_inference.review.review import review
 from cdk_inference.review.template import Resource, Template
 
@@ -156,14 +156,29 @@ def test_costs_follow_the_models_of_both_apps(app: Assembly) -> None:
     slower = {path: text.replace('"milliseconds": 30', '"milliseconds": 300') for path, text in app.costs.items()}
     found = reviewed(replace(app, costs=slower), app)
     costs = {(cost.pipeline, cost.way): cost for cost in found.changes.costs}
-    small, large = costs["Shop/Photos", "small"], costs["Shop/Photos", "large"]
-    assert small.more == 0
-    assert large.more > 1
-    assert {name for name, _, _ in large.services} == {"GB-seconds of Lambda, arm64", "GB-seconds of express"}
-    assert [cost.after for (pipeline, _), cost in costs.items() if pipeline == "Shop/Inner/Fast"] == [None]
+    photos = costs["Shop/Photos", ""]
+    assert 0.1 < photos.more < 9
+    assert {name for name, _, _ in photos.services} == {"GB-seconds of Lambda, arm64", "GB-seconds of express"}
+    assert costs["Shop/Inner/Fast", ""].after is None
     (line,) = found.findings
     assert line.level is Level.WARNING
+    assert line.text.startswith("Costs: Shop/Photos costs ")
+    for text in (html(found), markdown(found).replace("\\", "")):
+        assert "90 % small; 10 % large" in text
+        assert "if all objects take it" not in text
+
+
+def test_costs_of_routes_whose_shares_nobody_knows_are_those_of_all_objects(app: Assembly) -> None:
+    text = json.loads(app.costs["Shop/Photos"])
+    text["shares"] = {"small": None, "large": None}
+    slower = json.dumps(text).replace('"milliseconds": 30', '"milliseconds": 300')
+    found = reviewed(replace(app, costs={"Shop/Photos": slower}), replace(app, costs={"Shop/Photos": json.dumps(text)}))
+    small, large = sorted(found.changes.costs, key=lambda each: each.more)
+    assert (small.way, small.more, large.way) == ("small", 0, "large")
+    (line,) = found.findings
     assert line.text.startswith("Costs: Shop/Photos, route large, costs ")
+    assert "if all objects take it" in html(found)
+    assert "if all objects take it" in markdown(found)
 
 
 def test_an_app_alone_shows_its_wide_permissions(app: Assembly) -> None:

@@ -18,6 +18,7 @@ from cdk_inference import (
     Inference,
     InferencePipeline,
     LambdaGpu,
+    LambdaPlatform,
     ModelArtifact,
     Preprocess,
     PropError,
@@ -378,8 +379,57 @@ def test_the_assembly_says_what_costs_depend_on():
     costs = recorded(InferencePipeline(stack, "Photos", routing=split, batch_size=16))
     assert (costs.shape.batch_size, costs.shape.fused, costs.shape.direct) == (16, False, False)
     assert costs.ways == {"cpu": option(cpu), "gpu": option(gpu)}
+    assert costs.shares == {"cpu": 0.9, "gpu": pytest.approx(0.1)}
+    assert [name for _, name in sorted((share, way.name) for share, way in costs.mix().ways)] == ["gpu", "cpu"]
     fused = InferencePipeline(stack, "Fused", routing=cpu, execution=Execution.fused())
     assert recorded(fused).shape.fused
+
+
+def test_shares_of_shares_are_multiplied_and_those_of_a_route_are_added():
+    stack = make_stack()
+    one, other = (route(stack, name, measured=5) for name in ("one", "other"))
+    inner = Routing.split({"a": (1, one), "b": (3, other)}, salt="inner")
+    split = Routing.split({"left": (20, one), "right": (80, inner)})
+    costs = recorded(InferencePipeline(stack, "Photos", routing=split))
+    assert costs.shares == {"one": pytest.approx(0.4), "other": pytest.approx(0.6)}
+
+
+def test_what_a_cascade_passes_on_counts_for_its_first_route(monkeypatch):
+    monkeypatch.setattr("cdk_inference.model.cascade.calibrate", calibrated)
+    stack = make_stack()
+    first, then = route(stack, "first", measured=3), route(stack, "then", measured=50)
+    split = Routing.split({"a": (3, Routing.cascade(first=first, then=then)), "b": (1, then)})
+    costs = recorded(InferencePipeline(stack, "Photos", routing=split))
+    assert costs.shares == {"first>then (a)": 0.75, "then": 0.25}
+    cascade = costs.ways["first>then (a)"]
+    assert (cascade.escalation, cascade.then) == (0.1, option(then))
+    assert costs.mix() is not None
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_shares_that_depend_on_the_objects_are_not_known(known):
+    stack = make_stack()
+    one, other = (route(stack, name, measured=5) for name in ("one", "other"))
+    by_size = Routing.by_size(limit=9, below=one, otherwise=other)
+    routing = Routing.split({"a": (1, one), "b": (1, other)}) if known else by_size
+    costs = recorded(InferencePipeline(stack, "Photos", routing=routing))
+    assert costs.shares == dict.fromkeys(("one", "other"), 0.5 if known else None)
+    assert (costs.mix() is not None) is known
+
+
+@pytest.mark.parametrize("by", ["props", "context"])
+def test_an_option_has_the_architecture_of_the_pipelines_functions(by):
+    context = {"cdk-inference:platform": "3.13/x86_64"} if by == "context" else {}
+    stack = cdk.Stack(cdk.App(context=context | {"aws:cdk:bundling-stacks": []}), "Stack")
+    platform = LambdaPlatform("3.13", "x86_64") if by == "props" else None
+    one = route(stack, "main", measured=50)
+    pipeline = InferencePipeline(stack, "Photos", routing=one, platform=platform)
+    costs = recorded(pipeline)
+    assert costs.shape.architecture == costs.ways["main"].architecture == "x86_64"
+    assert option(one).architecture == ("x86_64" if by == "context" else "arm64")
+    million = Traffic(items_per_month=1e6)
+    services = {line.service for line in estimate(costs.ways["main"], million, shape=costs.shape).lines}
+    assert {name for name in services if "of Lambda" in name} == {"GB-seconds of Lambda, x86_64"}
 
 
 def test_costs_that_are_known_at_deployment_only_are_not_in_the_assembly():

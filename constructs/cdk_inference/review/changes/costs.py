@@ -6,38 +6,45 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cdk_inference.costs.estimates import Estimate, estimate
+from cdk_inference.costs.options import CascadeOption
 from cdk_inference.costs.recorded import RecordedCosts
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cdk_inference.costs.options import Traffic
+    from cdk_inference.costs.options import Option, Traffic
     from cdk_inference.costs.prices import Prices
     from cdk_inference.review.assembly import Assembly
 
 
 @dataclass(frozen=True)
 class CostChange:
-    """The costs of one way through a pipeline, if all traffic takes it.
+    """The costs of a pipeline, or of one way through it if all traffic takes that.
 
     Parameters
     ----------
     pipeline
         The path of the pipeline.
     way
-        The name of the route.
-    alone
-        Whether the pipeline has no other way.
+        The name of the route; ``""`` for the pipeline with the traffic that each route gets.
+    shares
+        The share of the objects that each route gets, and that a cascade passes on, in words. It is ``""`` if nobody
+        knows.
     before, after
         The estimates; None where the way is missing, or its costs are not known.
     """
 
     pipeline: str
     way: str
-    alone: bool
+    shares: str
     before: Estimate | None
     after: Estimate | None
+
+    @property
+    def name(self) -> str:
+        """The pipeline, and the route if all traffic is to take it."""
+        return f"{self.pipeline}, route {self.way}" if self.way else self.pipeline
 
     @property
     def more(self) -> float | None:
@@ -59,29 +66,60 @@ class CostChange:
 
 
 def compare(before: Assembly | None, after: Assembly, traffic: Traffic, prices: Prices) -> list[CostChange]:
-    """Return the costs of each way through each pipeline of the second app."""
+    """Return the costs of each pipeline of the second app; of each way through it if their shares are not known."""
     changes = []
     for pipeline, text in after.costs.items():
-        new = _estimates(text, traffic, prices)
-        old = _estimates(before.costs.get(pipeline), traffic, prices) if before is not None else {}
-        changes += [CostChange(pipeline, way, len(new) == 1, old.get(way), found) for way, found in new.items()]
+        new = _Costs.of(text, traffic, prices)
+        old = _Costs.of(before.costs.get(pipeline) if before is not None else None, traffic, prices)
+        if new.whole is not None:
+            changes.append(CostChange(pipeline, "", new.shares, old.whole, new.whole))
+        elif len(new.ways) == 1:
+            changes.append(CostChange(pipeline, "", "", old.whole, None))
+        else:
+            changes += [CostChange(pipeline, way, "", old.ways.get(way), found) for way, found in new.ways.items()]
     return changes
 
 
-def _estimates(text: str | None, traffic: Traffic, prices: Prices) -> Mapping[str, Estimate | None]:
-    """Return the estimates by the way; none for an assembly of another version of this library."""
-    if text is None:
-        return {}
-    try:
-        recorded = RecordedCosts.from_json(text)
-    except ValueError:
-        return {}
-    found: dict[str, Estimate | None] = {}
-    for way, option in recorded.ways.items():
-        found[way] = None
-        if option is not None:
+@dataclass(frozen=True)
+class _Costs:
+    """The estimates of a pipeline; empty for an assembly of another version of this library."""
+
+    whole: Estimate | None
+    ways: Mapping[str, Estimate | None]
+    shares: str
+
+    @classmethod
+    def of(cls, text: str | None, traffic: Traffic, prices: Prices) -> _Costs:
+        try:
+            recorded = RecordedCosts.from_json(text) if text is not None else None
+        except ValueError:
+            recorded = None
+        if recorded is None:
+            return cls(None, {}, "")
+
+        def known(option: Option | None) -> Estimate | None:
             try:
-                found[way] = estimate(option, traffic, shape=recorded.shape, prices=prices)
+                return None if option is None else estimate(option, traffic, shape=recorded.shape, prices=prices)
             except PropError:  # no price of such an instance
-                continue
-    return found
+                return None
+
+        ways = {way: known(option) for way, option in recorded.ways.items()}
+        whole = next(iter(ways.values())) if len(ways) == 1 else known(recorded.mix())
+        return cls(whole, ways, _shares(recorded) if whole is not None else "")
+
+
+def _shares(recorded: RecordedCosts) -> str:
+    """Return which share of the objects takes which way, the largest first."""
+    texts = []
+    for way, option in sorted(recorded.ways.items(), key=lambda pair: -(recorded.shares.get(pair[0]) or 0)):
+        share = recorded.shares.get(way)
+        text = way if share is None or len(recorded.ways) == 1 else f"{_percent(share)} {way}"
+        if isinstance(option, CascadeOption):
+            text += f", of which {_percent(option.escalation)} go on to {option.then.name}"
+        if text != way:
+            texts.append(text)
+    return "; ".join(texts)
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"
