@@ -34,7 +34,14 @@ VERDICTS = {
 _LONGEST_COMMENT = 65_000  # GitHub takes 65,536 characters
 _WIDE = 1000  # pixels of the page
 _LONGEST_LINE = 300  # characters of a line of what the CLI says, such as a definition
-_FEW = 30  # rows of a table in a comment that is too long otherwise
+_FORMS = (  # of a comment, until one is short enough: rows of a table, texts of the CLI, drawings
+    (None, True, True),
+    (30, False, True),
+    (30, False, False),
+    (5, False, False),
+)
+_LONGEST_DRAWING, _MOST_ARROWS = 50_000, 500  # GitHub's Mermaid shows an error instead of a larger one
+_CUT = "\n\nThe rest is in the page of this review.\n"
 
 
 @dataclass(frozen=True)
@@ -86,21 +93,23 @@ def html(review: Review) -> str:
 def markdown(review: Review) -> str:
     """Return the Markdown, short enough for a comment on GitHub."""
     template = _MARKDOWN.get_template("review.md.j2")
-    drawings = [Markdown(mermaid(graph)) for graph in review.pipelines]
+    drawn = [mermaid(graph) for graph in review.pipelines if len(graph.edges) <= _MOST_ARROWS]
+    drawings = [Markdown(each) for each in drawn if len(each) <= _LONGEST_DRAWING]
     text = ""
-    for most, texts in ((None, True), (_FEW, False)):
+    for most, texts, pictures in _FORMS:
         text = template.render(
             review=review,
             verdict=VERDICTS[review.level],
-            drawings=drawings,
+            drawings=drawings if pictures else [],
             at_risk=at_risk,
             missing=MISSING,
             most=most,
             texts=texts,
         )
         if len(text) <= _LONGEST_COMMENT:
-            break
-    return text
+            return text
+    # The last form has no block that would have to be closed.
+    return text[: _LONGEST_COMMENT - len(_CUT)].rpartition("\n")[0] + _CUT
 
 
 def _picture(graph: Graph) -> Picture:

@@ -99,14 +99,41 @@ def test_hostile_texts_stay_texts_in_markdown(attacked: Review) -> None:
     assert "alert(1)" not in drawing
 
 
-def test_a_comment_on_github_is_never_too_long(attacked: Review) -> None:
-    (diff,) = attacked.diffs
-    many = replace(attacked.changes, permissions=list(attacked.changes.permissions) * 400)
-    long = replace(attacked, diffs=(replace(diff, text="x\n" * 60_000),), changes=many)
+def whole(text: str) -> bool:
+    """Return whether every block of a Markdown text is closed."""
+    outside = re.sub(r"^(`{3,})\w*\n.*?^\1$", "", text, flags=re.DOTALL | re.MULTILINE)
+    return "```" not in outside and text.count("<details>") == text.count("</details>")
+
+
+@pytest.mark.parametrize("much", ["texts", "rows", "drawings", "everything"])
+def test_a_comment_on_github_is_never_too_long(attacked: Review, much: str) -> None:
+    (diff,), changes, (graph,) = attacked.diffs, attacked.changes, attacked.pipelines
+    long = attacked
+    if much in ("texts", "everything"):
+        long = replace(long, diffs=(replace(diff, text="x\n" * 35_000),) if much == "texts" else (diff,) * 900)
+    if much in ("rows", "everything"):
+        many = {name: list(getattr(changes, name)) * 99 for name in ("permissions", "models", "workflows")}
+        long = replace(long, changes=replace(changes, **many))
+    if much in ("drawings", "everything"):
+        long = replace(long, pipelines=(graph,) * 400)
     text = markdown(long)
     assert len(text) < 65_536
-    assert "more" in text
-    assert html(long).count("x\n") > 50_000
+    assert whole(text)
+    assert text.startswith(f"<!-- cdk-inference review -->\n## Review of {long.title}")
+    for finding in long.findings:
+        assert finding.text[:12] in text
+    assert ("The rest is in the page" in text) is (much == "everything")
+    assert ("```mermaid" in text) is (much in ("texts", "rows"))
+    if much == "texts":
+        assert html(long).count("x\n") > 30_000
+
+
+def test_a_drawing_that_github_would_not_show_is_left_out(attacked: Review) -> None:
+    (graph,) = attacked.pipelines
+    dense = replace(graph, edges=graph.edges * 501)
+    wide = replace(graph, nodes=graph.nodes * 600)
+    assert "```mermaid" not in markdown(replace(attacked, pipelines=(dense, wide)))
+    assert markdown(replace(attacked, pipelines=(dense, graph))).count("```mermaid") == 1
 
 
 def test_a_review_that_cannot_be_written_is_an_error(attacked: Review, tmp_path: Path) -> None:
