@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from cdk_inference.sinks.embedding_sink import EmbeddingSink
     from cdk_inference.sinks.results_export import ResultsExport
     from cdk_inference.stages.base import StageFunction
+    from cdk_inference.stages.columns import Column
     from cdk_inference.stages.fused import FusedFunction
     from cdk_inference.stages.inference import CpuInference
     from cdk_inference.stages.interfaces import IStage
@@ -82,6 +83,7 @@ _MODULES = {
     "CapacitySchedule": "capacity.provisioned",
     "CapacityStrategy": "capacity.strategy",
     "CascadeOption": "costs.options",
+    "Column": "stages.columns",
     "CpuCapacity": "capacity.managed_instances",
     "CpuInference": "stages.inference",
     "CpuOption": "costs.options",
@@ -162,6 +164,7 @@ __all__ = [
     "CapacitySchedule",
     "CapacityStrategy",
     "CascadeOption",
+    "Column",
     "CpuCapacity",
     "CpuInference",
     "CpuOption",

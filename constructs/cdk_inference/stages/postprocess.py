@@ -18,7 +18,7 @@ from cdk_inference.common.props.validation import check_choice
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model.recipe.heads import YoloHead
 from cdk_inference.stages.base import FunctionOptions, StageFunction
-from cdk_inference.stages.stage_code import BUILTIN, LABELS_FILE, PICTURE, StageCode, shape_text, user_code
+from cdk_inference.stages.stage_code import BUILTIN, LABELS_FILE, PICTURE, StageCode, read_lines, shape_text, user_code
 from cdk_inference.storage.work_bucket import TENSORS
 
 if TYPE_CHECKING:
@@ -328,19 +328,10 @@ def _labels(labels: Sequence[str] | Path | str) -> tuple[list[str], dict[str, ob
     options: dict[str, object]
     if isinstance(labels, str | Path):
         path = Path(labels)
-        names, options, sources = _read_lines(path, "labels"), {"labels_file": LABELS_FILE}, {LABELS_FILE: path}
+        names, options, sources = read_lines(path, "labels"), {"labels_file": LABELS_FILE}, {LABELS_FILE: path}
     else:
         names = list(labels)
         options, sources = {"labels": names}, {}
     if not names:
         raise PropError("labels must hold the name of every class, got none")
     return names, options, sources
-
-
-def _read_lines(path: Path, prop: str) -> list[str]:
-    if not path.is_file():
-        raise PropError(f"{prop} must be an existing file, got '{path}'; looked in {Path.cwd()}")
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise PropError(f"{prop} must be a text file in UTF-8 with one name a line, got '{path}'; convert it") from None

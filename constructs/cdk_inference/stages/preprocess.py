@@ -17,8 +17,9 @@ from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.sizes import bytes_text
 from cdk_inference.common.props.validation import check_choice
 from cdk_inference.errors import ModelBuildError, PropError
-from cdk_inference.model.recipe.tensors import DTYPES
+from cdk_inference.model.recipe.tensors import DTYPES, STRING
 from cdk_inference.stages.base import FunctionOptions, StageFunction
+from cdk_inference.stages.columns import Column
 from cdk_inference.stages.stage_code import BUILTIN, PICTURE, TOKENIZER_FILE, StageCode, shape_text, user_code
 from cdk_inference.storage.work_bucket import TENSORS
 
@@ -57,6 +58,8 @@ class Preprocess:
     """Names of values that it returns besides the inputs, for postprocessing and the row."""
     offers: tuple[str, ...] = ()
     """Names of values that it can keep, if postprocessing needs them."""
+    columns: tuple[Column, ...] = ()
+    """The columns of a record that it reads."""
 
     @classmethod
     def image(
@@ -111,33 +114,51 @@ class Preprocess:
         )
 
     @classmethod
-    def json(cls, *, fields: Sequence[str], dtype: str = "float32") -> Preprocess:
-        """Read numbers from the fields of a JSON object, in this order, as an array of shape (len(fields),).
+    def json(cls, *, fields: Sequence[str | Column], dtype: str = "float32") -> Preprocess:
+        """Read the fields of a JSON object, in this order, as an array of shape (len(fields),).
+
+        A model with several inputs, or with one of strings, gets a tensor for each field. Its inputs have the fields'
+        names, and shapes (batch,) or (batch, 1).
+
+        Parameters
+        ----------
+        fields
+            Names of fields with numbers, or a `Column` for a field with categories, with text, or that may be missing.
+            A field is missing if it is null, NaN or not there.
+        dtype
+            The type of the array. Tensors for each field have the types of the model's inputs.
 
         Raises
         ------
         PropError
             The fields are not distinct names, or the dtype is not one of numbers.
         """
-        _check_columns("fields", fields, dtype)
+        columns = _columns("fields", fields, dtype)
         return cls(
-            StageCode(f"{BUILTIN}.tabular:json_preprocessor", options={"fields": list(fields), "dtype": dtype}),
+            StageCode(
+                f"{BUILTIN}.tabular:json_preprocessor",
+                options={"fields": [column.described() for column in columns], "dtype": dtype},
+            ),
             suffixes=(".json",),
-            produces=(dtype, (len(fields),)),
+            produces=(dtype, (len(columns),)),
+            columns=columns,
         )
 
     @classmethod
     def csv(
-        cls, *, columns: Sequence[str], dtype: str = "float32", header: bool = True, delimiter: str = ","
+        cls, *, columns: Sequence[str | Column], dtype: str = "float32", header: bool = True, delimiter: str = ","
     ) -> Preprocess:
-        """Read numbers from the named columns of a CSV file with one row, as an array of shape (len(columns),).
+        """Read the named columns of a CSV file with one row, as an array of shape (len(columns),).
+
+        A model with several inputs, or with one of strings, gets a tensor for each column, as with `json`.
 
         Parameters
         ----------
         columns
-            Their names, in the order that the model takes.
+            Names of columns with numbers, in the order that the model takes. Or a `Column` for one with categories,
+            with text, or with values that may be missing. An empty value is missing.
         dtype
-            The type of the array.
+            The type of the array. Tensors for each column have the types of the model's inputs.
         header
             Whether the first line names the columns. Without, they are taken in the order of ``columns``.
         delimiter
@@ -148,16 +169,22 @@ class Preprocess:
         PropError
             The columns are not distinct names, the dtype is not one of numbers, or the delimiter is not one character.
         """
-        _check_columns("columns", columns, dtype)
+        described = _columns("columns", columns, dtype)
         if len(delimiter) != 1:
             raise PropError(f"delimiter must be one character, got {delimiter!r}")
         return cls(
             StageCode(
                 f"{BUILTIN}.tabular:csv_preprocessor",
-                options={"columns": list(columns), "dtype": dtype, "header": header, "delimiter": delimiter},
+                options={
+                    "columns": [column.described() for column in described],
+                    "dtype": dtype,
+                    "header": header,
+                    "delimiter": delimiter,
+                },
             ),
             suffixes=(".csv",),
-            produces=(dtype, (len(columns),)),
+            produces=(dtype, (len(described),)),
+            columns=described,
         )
 
     @classmethod
@@ -323,6 +350,9 @@ class Preprocess:
         """
         if taken := [spec.name for spec in inputs if spec.name in self.keep]:
             raise PropError(f"keep must have other names than the inputs of the model, got '{taken[0]}'; rename it")
+        if self.columns and (len(inputs) > 1 or any(column.kind == "text" for column in self.columns)):
+            told = _tensors_for(self.columns, inputs)
+            return replace(self.code, options={**(self.code.options or {}), "inputs": told})
         if self.produces is not None:
             dtype, shape = self.produces
             spec = inputs[0]
@@ -338,6 +368,8 @@ class Preprocess:
                     f"preprocess must make what the model takes, {takes}, got {dtype} {shape_text(('batch', *shape))}; "
                     "change the stage's props or bring your own function"
                 )
+        for column in self.columns:
+            _check_nan(column, inputs[0])
         if self.tokens is not None:
             _check_token_inputs(inputs, *self.tokens)
             return replace(
@@ -421,16 +453,54 @@ def reading_environment(stage: Preprocess, model: ModelArtifact, max_object_size
         No object is that small.
     """
     most = DEFAULT_MAX_OBJECT_BYTES if max_object_size is None else bytes_text("max_object_size", max_object_size)
-    inputs = [{"name": i.name, "dtype": i.dtype, "shape": list(i.shape)} for i in model.inputs]
+    inputs = [
+        {"name": i.name, "dtype": i.dtype, "shape": list(i.shape), **({"nan": True} if i.nan else {})}
+        for i in model.inputs
+    ]
     keep = {"KEEP": json.dumps(stage.keep, ensure_ascii=False)} if stage.keep else {}
     return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": most, **keep}
 
 
-def _check_columns(prop: str, names: Sequence[str], dtype: str) -> None:
-    if not names or len(set(names)) != len(names):
-        raise PropError(f"{prop} must be the unique names of the numbers that the model takes, in order, got {names!r}")
+def _columns(prop: str, given: Sequence[str | Column], dtype: str) -> tuple[Column, ...]:
+    columns = tuple(column if isinstance(column, Column) else Column(column, "number") for column in given)
+    names = [column.name for column in columns]
+    if not all(names) or not names or len(set(names)) != len(names):
+        raise PropError(f"{prop} must be the unique names of the values that the model takes, in order, got {names!r}")
     if dtype not in DTYPES or dtype == "bool":
         raise PropError(f"dtype must be a type of numbers, such as 'float32', got '{dtype}'")
+    return columns
+
+
+def _tensors_for(columns: Sequence[Column], inputs: Sequence[TensorSpec]) -> dict[str, list[object]]:
+    """Return dtype and shape, without the batch, of the tensor for each column, by its name."""
+    specs = {spec.name: spec for spec in inputs}
+    if specs.keys() != {column.name for column in columns}:
+        raise PropError(
+            f"preprocess must have a column for each input of the model, {', '.join(specs)}, got "
+            f"{', '.join(column.name for column in columns)}; name the columns as the inputs"
+        )
+    for column in columns:
+        spec = specs[column.name]
+        fits = (
+            (spec.dtype == STRING) == (column.kind == "text") and spec.dtype != "bool" and spec.shape[1:] in ((), (1,))
+        )
+        if not fits:
+            kind = "a string" if column.kind == "text" else "a number"
+            raise PropError(
+                f"input '{spec.name}' of the model must take {kind} as (batch,) or (batch, 1) for column "
+                f"'{column.name}', got {spec.dtype} {shape_text(spec.shape)}; change the column, or bring your own "
+                "function"
+            )
+        _check_nan(column, spec)
+    return {name: [spec.dtype, list(spec.shape[1:])] for name, spec in specs.items()}
+
+
+def _check_nan(column: Column, spec: TensorSpec) -> None:
+    if column.gives_nan and not spec.nan:
+        raise PropError(
+            f"missing of column '{column.name}' must be a number, since input '{spec.name}' of the model does not take "
+            "NaN, got nan; declare TensorSpec(…, nan=True) in the recipe if it does"
+        )
 
 
 def _check_token_inputs(inputs: Sequence[TensorSpec], max_length: int, multiple: int) -> None:

@@ -168,3 +168,19 @@ def _check_function(path: Path, name: str, takes: Sequence[str]) -> None:
 def shape_text(shape: Sequence[int | str]) -> str:
     """Return a shape as messages show it."""
     return "(" + ", ".join(str(axis) for axis in shape) + ")"
+
+
+def read_lines(path: Path, prop: str) -> list[str]:
+    """Return the lines of a text file that a prop names.
+
+    Raises
+    ------
+    PropError
+        The file does not exist, or is not text in UTF-8.
+    """
+    if not path.is_file():
+        raise PropError(f"{prop} must be an existing file, got '{path}'; looked in {Path.cwd()}")
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise PropError(f"{prop} must be a text file in UTF-8 with one name a line, got '{path}'; convert it") from None

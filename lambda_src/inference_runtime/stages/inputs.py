@@ -10,7 +10,7 @@ import numpy as np
 
 from inference_runtime.environment import json_variable
 from inference_runtime.errors import RejectItem, StageError
-from inference_runtime.tensors.tensor import DTYPES, Tensor
+from inference_runtime.tensors.tensor import DTYPES, STRING, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,14 +27,17 @@ class InputSpec:
     name
         The input's name.
     dtype
-        numpy's name of the type.
+        numpy's name of the type, or `string`.
     shape
         Dimensions without the batch; a string is a free dimension, the same wherever it is named.
+    nan
+        Whether NaN may be among the values: it stands for a missing one.
     """
 
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+    nan: bool = False
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> InputSpec:
@@ -45,12 +48,12 @@ class InputSpec:
         StageError
             If the model cannot be fed: a type that cannot travel, or no batch dimension.
         """
-        if value["dtype"] not in DTYPES or not value["shape"]:
+        if value["dtype"] not in {*DTYPES, STRING} or not value["shape"]:
             raise StageError(
                 f"model input {value['name']!r} is {value['dtype']} {value['shape']}, expected a batch dimension "
-                f"and one of the types {', '.join(sorted(DTYPES))}"
+                f"and {STRING} or one of the types {', '.join(sorted(DTYPES))}"
             )
-        return cls(value["name"], value["dtype"], tuple(value["shape"][1:]))
+        return cls(value["name"], value["dtype"], tuple(value["shape"][1:]), value.get("nan", False))
 
 
 def kept_names() -> list[str]:
@@ -93,7 +96,7 @@ def check_inputs(returned: object, specs: Sequence[InputSpec]) -> dict[str, Arra
         Names or types are not the model's. These do not depend on the object, so the function is at fault, and the
         message is kept for after the fix.
     RejectItem
-        If a shape does not fit, or a value is NaN or infinite.
+        If a shape does not fit, or a value is infinite, or NaN where that does not stand for a missing one.
     """
     if isinstance(returned, dict):
         if returned.keys() != {spec.name for spec in specs}:
@@ -120,14 +123,20 @@ def _check(value: object, spec: InputSpec, symbols: dict[str, int]) -> Array:
         actual == (symbols.setdefault(expected, actual) if isinstance(expected, str) else expected)
         for actual, expected in zip(array.shape, spec.shape, strict=True)
     )
-    if array.dtype.name != spec.dtype or not fits:
-        error = RejectItem if array.dtype.name == spec.dtype else StageError
-        raise error(
-            f"input {spec.name!r} is {array.dtype.name} {list(array.shape)}, expected {spec.dtype} {list(spec.shape)}"
-        )
-    if array.dtype.kind == "f" and (bad := array.size - int(np.isfinite(array).sum())):
-        raise RejectItem(f"input {spec.name!r} has {bad:,} values that are NaN or infinite")
+    dtype = _type_of(array)
+    if dtype != spec.dtype or not fits:
+        error = RejectItem if dtype == spec.dtype else StageError
+        raise error(f"input {spec.name!r} is {dtype} {list(array.shape)}, expected {spec.dtype} {list(spec.shape)}")
+    if array.dtype.kind == "f":
+        good = ~np.isinf(array) if spec.nan else np.isfinite(array)
+        if bad := array.size - int(good.sum()):
+            raise RejectItem(f"input {spec.name!r} has {bad:,} values that are {'' if spec.nan else 'NaN or '}infinite")
     return array
+
+
+def _type_of(array: Array) -> str:
+    strings = array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(each, str) for each in array.flat))
+    return STRING if strings else array.dtype.name
 
 
 def group_by_shape(scored: Sequence[tuple[int, dict[str, Array]]]) -> list[tuple[list[int], dict[str, Tensor]]]:

@@ -113,5 +113,10 @@ def tensors(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs:
 
 
 @pytest.fixture(scope="package")
+def records(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
+    return watch(cloud, "Stages/Records")
+
+
+@pytest.fixture(scope="package")
 def boxes(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
     return watch(cloud, "Stages/Boxes")

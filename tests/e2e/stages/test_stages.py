@@ -63,6 +63,24 @@ def test_two_pipelines_over_a_bucket_and_a_table_of_the_user(tables: Watched, te
     assert tables.rows("elsewhere/record.json") == []
 
 
+def test_records_with_strings_categories_and_missing_values(records: Watched) -> None:
+    """A tree that takes NaN, an encoder that takes strings, and the place of a category."""
+    rows = {
+        "young.csv": ("29,Oslo,M", 10 + 1 + 1),
+        "missing.csv": (",Köln,L", 10 + 2 + 2),
+        "old.csv": ("31,Köln,S", 20 + 2 + 0),
+        "unknown.csv": ("31,Rom,XL", 20 - 1 - 100),
+        "refused.csv": ("old,Rom,S", None),
+    }
+    for key, (row, _) in rows.items():
+        records.put(key, f"age,town,size\n{row}\n".encode())
+    statuses = {key: "REJECTED" if score is None else "SUCCEEDED" for key, (_, score) in rows.items()}
+    assert records.ends(rows) == statuses
+    scores = {key: records.row(key)["prediction"]["score"] for key, status in statuses.items() if status == "SUCCEEDED"}
+    assert scores == {key: [score] for key, (_, score) in rows.items() if score is not None}
+    assert records.row("refused.csv")["reason"] == "field 'age' is 'old', expected a number"
+
+
 def test_models_that_are_not_in_the_zip(cloud: LocalCloud, tables: Watched, tensors: Watched) -> None:
     """The tests above show that the answers are right."""
 

@@ -142,7 +142,7 @@ def test_a_shape_or_values_that_the_model_does_not_take_are_rejected(
         ("np.full(3, np.nan)", r"input 'x' is float64 \[3\], expected float32 \[2\]"),
         ("[1, 2]", r"int64 \[2\]"),
         ("None", r"object \[\]"),
-        ("'text'", r"str\d+ \[\]"),
+        ("'text'", r"string \[\]"),
         ("[[1], [1, 2]]", r"inhomogeneous"),
         ("{}", r"returned inputs \[\], expected \['x'\]"),
         ("{'y': np.zeros(2, np.float32)}", r"returned inputs \['y'\], expected \['x'\]"),
@@ -394,7 +394,7 @@ def test_a_lost_work_bucket_fails_as_retryable(configure: Any, inbox: Inbox) -> 
         handler([inbox.put("a", b"x")])
 
 
-@pytest.mark.parametrize("dtype", ["string", "bfloat16", "float"])
+@pytest.mark.parametrize("dtype", ["complex64", "bfloat16", "float"])
 def test_a_model_input_that_cannot_travel_fails_at_the_start(configure: Any, dtype: str) -> None:
     with pytest.raises(StageError, match=f"model input 'x' is {dtype}"):
         configure(inputs=[{"name": "x", "dtype": dtype, "shape": ["batch", 1]}])

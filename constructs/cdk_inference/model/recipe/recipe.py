@@ -16,7 +16,7 @@ from cdk_inference.model.recipe.evaluation import Evaluation
 from cdk_inference.model.recipe.precision import Auto, DynamicInt8, Float16, Float32, Precision, StaticInt8, WeightOnly
 from cdk_inference.model.recipe.sources import OnnxFile, Source, TorchModule, TorchProgram, packages_of
 from cdk_inference.model.recipe.structure import structure, unstructure
-from cdk_inference.model.recipe.tensors import TensorSpec
+from cdk_inference.model.recipe.tensors import STRING, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,6 +104,8 @@ class ModelRecipe:
         for spec in self.inputs:
             _check_batch_first(spec, self.inputs[0], "make one that never changes a constant of the graph")
         for spec in self.outputs:
+            check(spec.dtype != STRING, f"{spec.name}.dtype", spec.dtype, "a type of numbers; leave it out")
+            check(not spec.nan, f"{spec.name}.nan", spec.nan, "False for an output")
             _check_batch_first(spec, self.inputs[0], "leave it out")
         _check_type("source", self.source, TorchModule, TorchProgram, OnnxFile)
         _check_type("evaluation", self.evaluation, Evaluation)

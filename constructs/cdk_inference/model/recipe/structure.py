@@ -13,6 +13,7 @@ from cdk_inference.model.recipe.evaluation import Evaluation
 from cdk_inference.model.recipe.heads import Head
 from cdk_inference.model.recipe.precision import Pinned, Precision
 from cdk_inference.model.recipe.sources import Download, File, HubFile, PackageFile, Source
+from cdk_inference.model.recipe.tensors import TensorSpec
 
 T = TypeVar("T")
 
@@ -95,10 +96,10 @@ def _make_converter() -> cattrs.Converter:
     converter.register_unstructure_hook(
         Head | None, lambda value: None if value is None else converter.unstructure(value, unstructure_as=Head)
     )
-    # Locks of recipes from before there were heads stay as they are.
-    converter.register_unstructure_hook(
-        Evaluation, make_dict_unstructure_fn(Evaluation, converter, head=override(omit_if_default=True))
-    )
+    # Locks of recipes from before there were these fields stay as they are, and so do manifests.
+    new = override(omit_if_default=True)
+    converter.register_unstructure_hook(Evaluation, make_dict_unstructure_fn(Evaluation, converter, head=new))
+    converter.register_unstructure_hook(TensorSpec, make_dict_unstructure_fn(TensorSpec, converter, nan=new))
     return converter
 
 

@@ -22,6 +22,9 @@ DTYPES = (
     "uint64",
 )
 
+STRING = "string"
+"""The type of texts, of which only inputs may be."""
+
 _MAX_NAME = 200
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -35,20 +38,26 @@ class TensorSpec:
     name
         Name of the tensor in the ONNX graph, printable.
     dtype
-        NumPy name of the element type, such as ``"uint8"``.
+        NumPy name of the element type, such as ``"uint8"``; or ``"string"`` for an input of texts.
     shape
         Sizes by axis; a string is a symbolic size, such as ``("batch", 224, 224, 3)``. Symbolic sizes
         with the same name are equal.
+    nan
+        Whether NaN is among the values of a float input: it stands for a missing one, as for boosted trees.
     """
 
     name: str
     dtype: str
     shape: tuple[str | int, ...]
+    nan: bool = False
 
     def __post_init__(self) -> None:
         printable = isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= _MAX_NAME
         check(printable, "name", self.name, f"printable, with 1 to {_MAX_NAME} characters")
-        check(self.dtype in DTYPES, f"{self.name}.dtype", self.dtype, f"one of {', '.join(DTYPES)}")
+        dtypes = (*DTYPES, STRING)
+        check(self.dtype in dtypes, f"{self.name}.dtype", self.dtype, f"one of {', '.join(dtypes)}")
+        truth = isinstance(self.nan, bool) and not (self.nan and not self.dtype.startswith("float"))
+        check(truth, f"{self.name}.nan", self.nan, f"False for {self.dtype}, True or False for floats")
         shape = self.shape
         sizes = isinstance(shape, list | tuple) and all(
             (isinstance(s, str) and _SYMBOL.fullmatch(s)) or (isinstance(s, int) and not isinstance(s, bool) and s > 0)

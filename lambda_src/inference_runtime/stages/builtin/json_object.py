@@ -56,6 +56,16 @@ class JsonObject:
             raise RejectItem(f"field {field!r} occurs more than once")
         return self._members[field]
 
+    def get(self, field: str, default: object) -> Any:  # noqa: ANN401 - any JSON value
+        """Return the value of a member, or the default if there is none.
+
+        Raises
+        ------
+        RejectItem
+            If there is more than one.
+        """
+        return self[field] if field in self._members else default
+
     def _members_of(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
         # The object around all others comes last, so what is kept in the end is its own.

@@ -54,12 +54,12 @@ def test_files_of_a_recipe_import_each_other(tmp_path: Path) -> None:
         (
             "np.zeros((3, 2), np.float32)",
             "np.full((3, 2), np.nan, np.float32)",
-            r"batch 0: 'x' must be finite, got 6 of 6 values",
+            r"batch 0: 'x' must be finite, got 6 of 6 values that are not; if NaN .* TensorSpec\(…, nan=True\)$",
         ),
         (
             "np.zeros((3, 2), np.float32)",
             "np.full((3, 2), np.inf, np.float32)",
-            r"batch 0: 'x' must be finite, got 6 of 6 values",
+            r"batch 0: 'x' must be finite, got 6 of 6 values that are not$",
         ),
         ("(3, 2)", "(0, 2)", r"batch 0: 'mask' must be bool .*, got bool \(3,\)$"),
         ("yield {", "yield [1]; yield {", r"batch 0 must be a dict with \['mask', 'x'\], got list$"),
@@ -116,3 +116,22 @@ def test_digest_is_the_same_if_and_only_if_the_inputs_are(tmp_path: Path) -> Non
 def test_first_batch_reads_no_further(tmp_path: Path) -> None:
     (tmp_path / "d.py").write_text(RIGHT + "    raise RuntimeError('too far')\n")
     assert first_batch(tmp_path, "d.py:batches", "evaluation.data", INPUTS)["x"].shape == (3, 2)
+
+
+def test_missing_values_and_strings_pass_where_they_are_declared(tmp_path: Path) -> None:
+    (tmp_path / "d.py").write_text(
+        "import numpy as np\n\n\ndef batches():\n"
+        "    yield {'x': np.array([np.nan, 1], np.float32), 'town': np.array(['Oslo', 'Köln'], object)}\n"
+    )
+    inputs = (TensorSpec("x", "float32", ("batch",), nan=True), TensorSpec("town", "string", ("batch",)))
+    samples = load_samples(tmp_path, "d.py:batches", "evaluation.data", inputs)
+    assert samples.inputs[0]["town"].tolist() == ["Oslo", "Köln"]
+    assert len(samples.digest) == 64
+    text = (tmp_path / "d.py").read_text()
+    for old, new, message in (
+        ("np.nan", "np.inf", r"'x' must be finite or NaN, got 1 of 2 values that are not$"),
+        ("'Oslo'", "1", r"'town' must be string \('batch',\), as declared, got object \(2,\)$"),
+    ):
+        (tmp_path / f"{len(old)}.py").write_text(text.replace(old, new))
+        with pytest.raises(ModelBuildError, match=message):
+            load_samples(tmp_path, f"{len(old)}.py:batches", "evaluation.data", inputs)

@@ -131,9 +131,14 @@ def test_heads_survive_the_way_to_the_build_process(head) -> None:
     assert ModelRecipe.from_data(json.loads(json.dumps(recipe.to_data()))) == recipe
 
 
-def test_recipes_without_a_head_are_described_as_before_there_were_heads() -> None:
+def test_recipes_are_described_as_before_there_were_heads_and_missing_values() -> None:
     """Otherwise no lock from then would hold."""
-    assert "head" not in recipe_with().to_data()["evaluation"]
+    data = recipe_with().to_data()
+    assert "head" not in data["evaluation"]
+    assert "nan" not in data["inputs"][0]
+    inputs = (TensorSpec("x", "float32", ("batch",), nan=True), TensorSpec("s", "string", ("batch",)))
+    recipe = recipe_with(inputs=inputs)
+    assert ModelRecipe.from_data(json.loads(json.dumps(recipe.to_data()))) == recipe
 
 
 @given(precision=PINNED)
@@ -201,6 +206,8 @@ def test_percentile_outside_its_range_fails(percentile: float) -> None:
         ("evaluation", {"evaluation": None}),
         ("precision", {"precision": "int8"}),
         ("provenance", {"provenance": "MIT"}),
+        ("y.dtype", {"outputs": (TensorSpec("y", "string", ("batch",)),)}),
+        ("y.nan", {"outputs": (TensorSpec("y", "float32", ("batch",), nan=True),)}),
         ("packages", {"packages": "torch"}),
         ("calibration", {"calibration": "data.calibration"}),
         ("calibration", {"calibration": "../data.py:calibration"}),

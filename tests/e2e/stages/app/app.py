@@ -3,6 +3,7 @@
 Each has its model delivered in another way.
 """
 
+import math
 from pathlib import Path
 
 import aws_cdk as cdk
@@ -12,6 +13,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 
 from cdk_inference import (
+    Column,
     Execution,
     Inference,
     InferencePipeline,
@@ -85,6 +87,20 @@ InferencePipeline(
     **shared,
 )
 
+InferencePipeline(
+    stack,
+    "Records",
+    model=ModelArtifact(stack, "Trees", recipe=HERE / "records" / "recipe.py"),
+    preprocess=Preprocess.csv(
+        columns=[
+            Column.number("age", missing=math.nan),
+            Column.text("town"),
+            Column.category("size", ["S", "M", "L"], unknown=-100),
+        ]
+    ),
+    suffixes=[".csv"],
+    **options,
+)
 InferencePipeline(
     stack,
     "Boxes",

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from inference_runtime.errors import RejectItem
+from inference_runtime.errors import RejectItem, StageError
 from inference_runtime.stages.builtin import json_object
 from inference_runtime.stages.builtin.tabular import csv_preprocessor, json_preprocessor
+from inference_runtime.stages.inputs import InputSpec, check_inputs, group_by_shape
 
 
 def test_json_takes_the_fields_in_order() -> None:
@@ -149,16 +150,122 @@ def test_csv_takes_the_numbers_that_are_spelled_in_ascii(text: str) -> None:
         assert read(f"{text},1".encode(), None).tolist() == [float(expected), 1]
 
 
+SIZE = {"name": "size", "kind": "category", "values": ["S", "M", "L"]}
+TOWN = {"name": "town", "kind": "text"}
+INPUTS = {"age": ("float32", []), "size": ("int64", [1]), "town": ("string", [1])}
+
+
+def test_categories_become_their_places_and_missing_values_what_stands_for_them() -> None:
+    columns = [{"name": "age", "missing": "nan"}, {**SIZE, "unknown": -1, "missing": -2}, "b"]
+    for data in (b"age,size,b\n , L ,1\n", b"age,size,b\n,XL,1\n", b"age,size,b\n5,,1\n"):
+        as_csv = csv_preprocessor(columns)(data, None)
+        values = dict(zip(["age", "size", "b"], data.decode().splitlines()[1].split(","), strict=True))
+        plain = {name: text.strip() for name, text in values.items() if text.strip()}
+        record = {name: text if name == "size" else int(text) for name, text in plain.items()}
+        as_json = json_preprocessor(columns)(json.dumps(record).encode(), None)
+        np.testing.assert_array_equal(as_csv, as_json)
+        expected = {"L": 2, "XL": -1}.get(plain.get("size", ""), -2)
+        np.testing.assert_array_equal(as_csv, np.array([float(plain.get("age", "nan")), expected, 1], np.float32))
+    for text in (b"null", b"NaN"):
+        found = json_preprocessor(columns)(b'{"age": %s, "size": null, "b": 1}' % text, None)
+        np.testing.assert_array_equal(found, np.array([np.nan, -2, 1], np.float32))
+
+
+def test_a_whole_number_of_json_may_be_a_category() -> None:
+    column = {"name": "zip", "kind": "category", "values": ["10115", "50667"]}
+    assert json_preprocessor([column])(b'{"zip": 50667}', None).tolist() == [1]
+
+
+def test_a_model_may_take_a_tensor_for_each_column() -> None:
+    columns = ["age", SIZE, TOWN]
+    found = json_preprocessor(columns, inputs=INPUTS)('{"age": 7, "size": "M", "town": "Köln"}'.encode(), None)
+    same = csv_preprocessor(columns, inputs=INPUTS, header=False)("7,M,Köln".encode(), None)
+    for arrays in (found, same):
+        assert {name: (array.dtype.name, array.shape, array.tolist()) for name, array in arrays.items()} == {
+            "age": ("float32", (), 7),
+            "size": ("int64", (1,), [1]),
+            "town": ("object", (1,), ["Köln"]),
+        }
+        checked = check_inputs(arrays, [InputSpec(name, *spec) for name, spec in INPUTS.items()])
+        ((_, tensors),) = group_by_shape([(0, checked), (1, checked)])
+        assert tensors["town"].values() == ("Köln", "Köln")
+
+
+@given(
+    st.fixed_dictionaries(
+        {"age": st.none() | st.floats(-1e6, 1e6, width=32), "size": st.none() | st.sampled_from("SMLX")}
+    ),
+    st.none() | st.integers(-9, 9),
+    st.none() | st.just("nan") | st.integers(-9, 9),
+)
+def test_a_record_of_any_form_gives_the_same_numbers(record: dict[str, Any], unknown: int | None, missing: Any) -> None:
+    """Or is rejected in all forms: as CSV, and as JSON with nulls or without the fields."""
+    columns = [{"name": "age", "missing": missing}, {**SIZE, "unknown": unknown, "missing": missing}]
+    there = {name: value for name, value in record.items() if value is not None}
+    row = ",".join("" if value is None else str(value) for value in record.values())
+    reads = [(json_preprocessor(columns), json.dumps(each).encode()) for each in (record, there)]
+    reads.append((csv_preprocessor(columns), f"{','.join(record)}\n{row}\n".encode()))
+    rejected = (missing is None and len(there) < 2) or (unknown is None and record["size"] == "X")
+    for read, data in reads:
+        if rejected:
+            with pytest.raises(RejectItem, match=r"field '(age|size)' is"):
+                read(data, None)
+            continue
+        absent = float(missing or 0)
+        place = absent if record["size"] is None else {"S": 0, "M": 1, "L": 2}.get(record["size"], unknown)
+        age = absent if record["age"] is None else record["age"]
+        np.testing.assert_array_equal(read(data, None), np.array([age, place], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'{"size": "XL"}', "field 'size' is 'XL', which is none of its 3 values"),
+        (b'{"size": true}', "field 'size' is True, expected a string"),
+        (b'{"size": null}', "field 'size' is None, expected a string"),
+        (b"{}", "field 'size' is missing"),
+        (b'{"size": "S", "size": "S"}', "field 'size' occurs more than once"),
+        (b'{"size": "S", "town": "\\ud800"}', "field 'town' is not valid Unicode"),
+    ],
+)
+def test_a_value_that_is_no_category_is_rejected_and_named(data: bytes, says: str) -> None:
+    with pytest.raises(RejectItem, match=says):
+        json_preprocessor([SIZE, {**TOWN, "missing": ""}], inputs=INPUTS)(data, None)
+
+
+def test_infinity_is_rejected_where_nan_is_not() -> None:
+    spec = [InputSpec("x", "float32", (2,), nan=True)]
+    check_inputs(np.array([np.nan, 1], np.float32), spec)
+    with pytest.raises(RejectItem, match="input 'x' has 1 values that are infinite"):
+        check_inputs(np.array([np.nan, np.inf], np.float32), spec)
+    with pytest.raises(StageError, match=r"input 'x' is object \[2\], expected float32 \[2\]"):
+        check_inputs(np.array(["a", None], object), spec)
+
+
 @given(st.binary(max_size=60))
 def test_any_bytes_give_a_vector_or_a_reason(data: bytes) -> None:
-    for function in (json_preprocessor(["a"]), csv_preprocessor(["a"]), csv_preprocessor(["a"], header=False)):
+    some = [{"name": "a", "kind": "category", "values": ["1", "x"], "unknown": -1, "missing": "nan"}]
+    functions = [json_preprocessor(some), csv_preprocessor(some)]
+    for function in (
+        *functions,
+        json_preprocessor(["a"]),
+        csv_preprocessor(["a"]),
+        csv_preprocessor(["a"], header=False),
+    ):
         with contextlib.suppress(RejectItem):
             assert function(data, None).shape == (1,)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [([[]], "distinct names"), (["ab"], "distinct names"), ([["a", "a"]], "distinct names"), ([["a"], "bool"], "bool")],
+    [
+        ([[]], "distinct names"),
+        (["ab"], "distinct names"),
+        ([["a", "a"]], "distinct names"),
+        ([["a"], "bool"], "bool"),
+        ([[{"name": "a", "kind": "date"}]], "kind of column 'a' is 'date', expected number, category or text"),
+        ([["a"], "float32", {"a": ("bool", [])}], "bool"),
+    ],
 )
 def test_wrong_options_fail_and_are_named(arguments: list[Any], says: str) -> None:
     for factory in (json_preprocessor, csv_preprocessor):

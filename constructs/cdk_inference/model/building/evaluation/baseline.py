@@ -16,6 +16,7 @@ from cdk_inference.model.building.evaluation.data import load_samples
 from cdk_inference.model.building.evaluation.evaluate import predict
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.structure import unstructure
+from cdk_inference.model.recipe.tensors import STRING
 from cdk_inference.model.records.manifest import Observation
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ def _vector_kinds(size: int) -> Iterator[str]:
 
 def _input_kinds(spec: TensorSpec, *, masked: bool) -> Iterator[str]:
     sizes = spec.shape[1:]
+    if spec.dtype == STRING:
+        return
     if spec.name == "attention_mask":
         yield "tokens"
     elif spec.dtype == "bool" or (masked and spec.dtype.startswith("int")):
@@ -197,6 +200,9 @@ def _counted(values: Array, classes: int | None) -> tuple[tuple[float, ...], tup
 
 
 def _edges(values: Array) -> list[float]:
+    values = values[~np.isnan(values)]  # missing ones are in the last bin
+    if not values.size:
+        return []
     distinct = np.unique(values)
     spread = distinct[-1] - distinct[0]
     if spread <= _SAME * np.abs(distinct).max():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.recipe.tensors import STRING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.tensors import TensorSpec
 
 Batch = dict[str, np.ndarray[Any, Any]]
+_HOW_TO_MISS = "; if NaN stands for missing values, declare TensorSpec(…, nan=True)"
 _LABELLED, _DESCRIBED = 2, 3  # members of a batch that is a tuple
 
 
@@ -68,7 +70,8 @@ def digest_batches(batches: Sequence[Batch]) -> str:
         for name in sorted(batch):
             array = batch[name]
             digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
-            digest.update(np.ascontiguousarray(array).data)
+            # NumPy gives no buffer of strings.
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
@@ -139,6 +142,7 @@ def _check_batch(item: object, inputs: Sequence[TensorSpec], where: str) -> tupl
     if not isinstance(batch, dict) or set(batch) != {s.name for s in inputs}:
         got = sorted(map(str, batch)) if isinstance(batch, dict) else type(batch).__name__
         raise ModelBuildError(f"{where} must be a dict with {sorted(s.name for s in inputs)}, got {got}")
+    batch = {name: _plain(array) for name, array in batch.items()}
     sizes: dict[str, int] = {}
     for spec in inputs:
         check_array(batch[spec.name], spec, where, sizes)
@@ -168,8 +172,20 @@ def _check_count(what: str, values: Any, counts: set[int], where: str) -> None: 
 
 
 def _check_finite(array: np.ndarray[Any, Any], spec: TensorSpec, where: str) -> None:
-    if array.dtype.kind == "f" and (bad := int(array.size - np.count_nonzero(np.isfinite(array)))):
-        raise ModelBuildError(f"{where}: '{spec.name}' must be finite, got {bad} of {array.size} values that are not")
+    if array.dtype.kind != "f":
+        return
+    good = ~np.isinf(array) if spec.nan else np.isfinite(array)
+    if bad := int(array.size - np.count_nonzero(good)):
+        rule, fix = ("finite or NaN", "") if spec.nan else ("finite", _HOW_TO_MISS if np.isnan(array).any() else "")
+        raise ModelBuildError(
+            f"{where}: '{spec.name}' must be {rule}, got {bad} of {array.size} values that are not{fix}"
+        )
+
+
+def _plain(array: Any) -> Any:  # noqa: ANN401 - whatever the user yields
+    """Return strings that are Python objects, as pandas has them, as NumPy's own."""
+    objects = isinstance(array, np.ndarray) and array.dtype.kind == "O"
+    return array.astype(str) if objects and all(isinstance(each, str) for each in array.flat) else array
 
 
 def check_array(array: object, spec: TensorSpec, where: str, sizes: dict[str, int]) -> None:
@@ -178,7 +194,7 @@ def check_array(array: object, spec: TensorSpec, where: str, sizes: dict[str, in
     dtype = getattr(array, "dtype", None)
     fits = (
         isinstance(array, np.ndarray)
-        and array.dtype == np.dtype(spec.dtype)
+        and (array.dtype.kind == "U" if spec.dtype == STRING else array.dtype == np.dtype(spec.dtype))
         and array.ndim == len(spec.shape)
         and all(
             size == (sizes.setdefault(d, size) if isinstance(d, str) else d)

@@ -16,6 +16,7 @@ from cdk_inference.model.building.evaluation.session import AS_WRITTEN, open_ses
 from cdk_inference.model.building.graph.graph import BATCH_WIDE, all_nodes
 from cdk_inference.model.building.importers.archive import describe_file, shorten
 from cdk_inference.model.building.importers.tensors import check_batch, check_outputs, declare, spell
+from cdk_inference.model.recipe.tensors import STRING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -344,12 +345,11 @@ def _check_kind(value: onnx.ValueInfoProto, subject: str) -> None:
 
 def _check_input(value: onnx.ValueInfoProto, subject: str) -> None:
     kind = value.type.WhichOneof("value")
-    if kind is None or (kind == "tensor_type" and value.type.tensor_type.elem_type != TensorProto.STRING):
+    if kind in (None, "tensor_type"):
         return  # what has no type is not what is declared
-    found = "text" if kind == "tensor_type" else f"a {kind.removesuffix('_type')}"
     raise ModelBuildError(
-        f"{subject}: its input {value.name!r:.80} must be a tensor of numbers, got {found}; export the part of the "
-        "model that takes numbers, and let a preprocessing stage make them"
+        f"{subject}: its input {value.name!r:.80} must be a tensor, got a {kind.removesuffix('_type')}; export the "
+        "part of the model that takes tensors, and let a preprocessing stage make them"
     )
 
 
@@ -375,6 +375,8 @@ def _fits(value: onnx.ValueInfoProto, spec: TensorSpec, batches: set[bool] | Non
 
 
 def _dtype(kind: int) -> str:
+    if kind == TensorProto.STRING:
+        return STRING
     try:
         return str(onnx.helper.tensor_dtype_to_np_dtype(kind))
     except (KeyError, ValueError):

@@ -111,6 +111,27 @@ def test_a_number_that_never_changes_is_not_observed() -> None:
     assert "numbers" not in {one.tensor for one in baseline(recipe, samples, outputs)}
 
 
+def test_missing_values_are_in_the_last_bin_and_place_no_edges() -> None:
+    random = np.random.default_rng(1)
+    numbers = random.normal(size=(100, 3)).astype(np.float32)
+    numbers[::3, 0] = np.nan
+    numbers[:, 1] = np.nan
+    recipe, samples, outputs = made(random, 100, numbers=numbers)
+    first, last = (one for one in baseline(recipe, samples, outputs) if one.tensor == "numbers")
+    assert (first.kind, last.kind) == ("feature 0", "feature 2")
+    assert np.isfinite(first.edges).all()
+    assert first.counts[-1] >= np.isnan(np.delete(numbers[:, 0], np.s_[::4])).sum()
+    assert bins_of([Observed("numbers", "feature 0", first.edges)], {"numbers": numbers[0]}) == [len(first.edges)]
+
+
+def test_strings_are_not_observed() -> None:
+    inputs = [TensorSpec("town", "string", ("batch", 1))]
+    recipe = recipe_of(inputs, [TensorSpec("y", "float32", ("batch",))])
+    samples = Samples([{"town": np.array([["Oslo"], ["Köln"]] * 20)}])
+    found = baseline(recipe, samples, [[np.arange(40, dtype=np.float32)]])
+    assert [one.tensor for one in found] == ["y"]
+
+
 @pytest.mark.slow
 def test_a_build_has_the_baseline_in_its_manifest(tiny: tuple[Path, Path, BuiltModel]) -> None:
     manifest = tiny[2].manifest
