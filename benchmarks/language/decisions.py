@@ -42,7 +42,7 @@ class Decisions(torch.nn.Module):
         """Return scores of shape (batch, answers). Prompts are padded on the right."""
         states = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         last = attention_mask.sum(1) - 1
-        # Of the head, only the rows of the answers: a handful instead of one for each token.
+        # The answers need a handful of the rows of the head, which has one for each token.
         return states[torch.arange(states.shape[0]), last] @ self.model.embed_tokens.weight[self.answers].T
 
 

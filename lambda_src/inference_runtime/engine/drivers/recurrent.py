@@ -29,9 +29,9 @@ class Recurrent:
     Parameters
     ----------
     description
-        That of `Graphs`, with more members. `over` is the input that is cut, and `chunk` the places of a part. `context`
-        is how many places before its part the graph sees again; at the beginning, they are zeros. `outputs` says by
-        name how they are collected.
+        That of `Graphs`, with more members. `over` is the input that is cut, and `chunk` the places of a part.
+        `context` is how many places before its part the graph sees again; at the beginning, they are zeros. `outputs`
+        says by name how they are collected.
     sessions
         The session of each graph, by name.
     """

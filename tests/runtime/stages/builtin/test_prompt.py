@@ -118,7 +118,7 @@ def test_an_empty_text_is_rejected(read: Callable[..., str], text: str) -> None:
     [
         ({"prompt": "Is it good?"}, r"expected one \{text\} in it"),
         ({"prompt": "{text} or {text}"}, r"expected one \{text\} in it"),
-        ({"max_length": 16, "prompt": "1 2 3 4 5 6 7 8 9 10 {text}"}, "max_length is 16, but the prompt alone has .. tokens"),
+        ({"max_length": 16, "prompt": "1 2 3 4 5 6 7 8 9 {text}"}, "max_length is 16, but the prompt alone has .. tok"),
     ],
 )
 def test_a_prompt_without_room_for_a_text_fails(read: Callable[..., str], options: dict[str, Any], says: str) -> None:
