@@ -218,8 +218,8 @@ class Preprocess:
             The treatment of longer texts: ``truncate`` keeps their first ``max_length`` tokens, ``reject`` rejects
             them.
         prompt
-            The text that a language model reads, with ``{text}`` for the object's. It counts towards ``max_length`` and is
-            never cut. A text that contains a special token of the tokenizer, such as the end of a message, is
+            The text that a language model reads, with ``{text}`` for the object's. It counts towards ``max_length`` and
+            is never cut. A text that contains a special token of the tokenizer, such as the end of a message, is
             rejected. Default: the text alone.
 
         Raises

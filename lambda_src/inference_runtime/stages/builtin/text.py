@@ -58,7 +58,8 @@ def text_preprocessor(
         The treatment of longer texts: `truncate` keeps the first `max_length` tokens (of at most 100 x `max_length`
         characters); `reject` rejects the text.
     prompt
-        The text that the model reads, with `{text}` for that of the object. It counts towards `max_length`, and is never cut.
+        The text that the model reads, with `{text}` for that of the object. It counts towards `max_length`, and is
+        never cut.
 
     Returns
     -------
