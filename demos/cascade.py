@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         cloud.deploy(ROOT, app=APP, on_line=steps.line, on_step=steps.begin)
         steps.begin(f"labelling {len(accepted)} photographs")
         uploads = cloud.put(*(PHOTOGRAPHS / name for name in accepted))
-        outcomes = cloud.wait_for(uploads, on_line=steps.line)
+        outcomes = cloud.wait_for(uploads, on_line=steps.line, on_failure=steps.tell)
         (machine,) = cloud.resources(role="state-machine")
         (calibration,) = machine.metadata["cascades"]
         steps.begin("stopping the embedded AWS")

@@ -44,7 +44,7 @@ def main() -> int:
         pictures = sum((PHOTOGRAPHS / name).stat().st_size for name in accepted)
         steps.begin(f"labelling {len(accepted)} photographs, {size(pictures)}")
         uploads = cloud.put(*(PHOTOGRAPHS / name for name in accepted))
-        outcomes = cloud.wait_for(uploads, on_line=steps.line)
+        outcomes = cloud.wait_for(uploads, on_line=steps.line, on_failure=steps.tell)
         stages = stage_times(cloud)
         steps.begin("stopping the embedded AWS")
     photographs = [Labelled(one, accepted[one.key], PHOTOGRAPHS / one.key) for one in outcomes]

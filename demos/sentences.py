@@ -43,7 +43,7 @@ def main() -> int:
         steps.begin(f"embedding {len(texts)} texts")
         inbox = cloud.pipeline()
         uploads = [inbox.put(key, text.encode()) for key, text in texts.items()]
-        outcomes = cloud.wait_for(uploads, on_line=steps.line)
+        outcomes = cloud.wait_for(uploads, on_line=steps.line, on_failure=steps.tell)
         steps.begin("stopping the embedded AWS")
     vectors = {texts[o.key]: vector(o) for o in outcomes if o.status == "SUCCEEDED"}
     found = nearest(vectors) if vectors else {}

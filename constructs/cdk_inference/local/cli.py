@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from botocore.exceptions import ClientError
 from rich.console import Console
 
+from cdk_inference.common.escaping import clean_lines
 from cdk_inference.errors import InferenceError
 from cdk_inference.local import aws
 from cdk_inference.local.background import Background, NothingDeployedError
 from cdk_inference.local.cdk import require_app
+from cdk_inference.local.errors import LocalError
+from cdk_inference.local.failures import FailureFeed
 from cdk_inference.local.steps import Steps
 from cdk_inference.local.tables import all_results, one_result
 from cdk_inference.local.uploads import SUCCEEDED, Outcome
@@ -29,6 +33,8 @@ from cdk_inference.local.watch import Change, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from cdk_inference.local.cloud import Cloud
 
 app = typer.Typer(
     help="Run a CDK app on an embedded AWS on this machine.",
@@ -104,6 +110,8 @@ def watch(
     require_app(project.resolve(), app_command)
     cloud, _ = Background(project).start(aws_timing=aws_timing)
     stopping = threading.Event()
+    telling = threading.Thread(target=_tell_failures, args=(cloud, stopping), daemon=True)
+    telling.start()
     try:
         Watch(project, cloud, app_command, context=values).run(
             stopping,
@@ -112,6 +120,9 @@ def watch(
         )
     except KeyboardInterrupt:
         _out.print("stopped watching; the embedded AWS goes on until destroy")
+    finally:
+        stopping.set()
+        telling.join()
 
 
 @app.command()
@@ -134,7 +145,9 @@ def put(
         return
     with Steps(_err) as steps:
         steps.begin(f"waiting for {len(uploads)} results")
-        outcomes = cloud.wait_for(uploads, timeout=timeout, pipeline=pipeline, on_line=steps.line)
+        outcomes = cloud.wait_for(
+            uploads, timeout=timeout, pipeline=pipeline, on_line=steps.line, on_failure=steps.tell
+        )
     _show(outcomes, as_json=as_json)
     if any(outcome.status != SUCCEEDED for outcome in outcomes):
         raise typer.Exit(_FAILED)
@@ -232,7 +245,22 @@ def _told(change: Change) -> str:
             said = f"what was live before stays live: {change.message}"
         case _:
             said = change.message
-    return f"{datetime.now().astimezone():%H:%M:%S} {said}"
+    return _at_now(said)
+
+
+def _at_now(said: str) -> str:
+    return f"{datetime.now().astimezone():%H:%M:%S} {clean_lines(said)}"
+
+
+def _tell_failures(cloud: Cloud, stopping: threading.Event) -> None:
+    """Print errors of user code as soon as they are logged, until told to stop."""
+    feed = FailureFeed(cloud, round(time.time() * 1000))
+    while not stopping.wait(_FOLLOW_SECONDS):
+        try:
+            for failure in feed.new():
+                _out.print(_at_now(str(failure)), markup=False)
+        except (LocalError, ClientError):
+            continue  # whoever watches tells if the embedded AWS has ended; a stack may be deployed just now
 
 
 def _fail(error: Exception, code: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from cdk_inference.local.emulator.health import Health, answering
 from cdk_inference.local.emulator.parts import Parts, log_events
 from cdk_inference.local.emulator.pipes import PipeRunner
 from cdk_inference.local.errors import LocalError
+from cdk_inference.local.failures import FailureFeed
 from cdk_inference.local.live_code import LiveCode, deployed_functions
 from cdk_inference.local.source_files import scan
 from cdk_inference.local.stacks import BOOTSTRAP_STACK, Stack, deployed
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from cdk_inference.local.emulator.pipe_role import Refusal
+    from cdk_inference.local.failures import Failure
     from cdk_inference.local.source_files import FileState
     from cdk_inference.local.stacks import Resource
 
@@ -272,6 +275,18 @@ class Cloud:
         found = self._deployed_files().get(str(Path(folder).resolve()))
         return None if found is None else {path: (at, size) for path, (at, size) in found.items()}
 
+    def source_of(self, module: str) -> str | None:
+        """Return the path in its app's folder of a file that is in a package, None unless there is one such file.
+
+        Parameters
+        ----------
+        module
+            The name of the file in the package.
+        """
+        deployed = self._deployed_files().items()
+        found = {path for app, files in deployed for path in files if f"{app}/{path}".endswith(f"/{module}")}
+        return found.pop() if len(found) == 1 else None
+
     def _deployed_files(self) -> dict[str, dict[str, list[int]]]:
         try:
             return dict(json.loads((self._folder / _DEPLOYED).read_text()))
@@ -450,6 +465,7 @@ class Cloud:
         timeout: float = _TIMEOUT,
         pipeline: str | None = None,
         on_line: Callable[[str], None] | None = None,
+        on_failure: Callable[[Failure], None] | None = None,
     ) -> list[Outcome]:
         """Wait until each upload has a row in the results table or is in the dead-letter queue.
 
@@ -464,6 +480,8 @@ class Cloud:
         on_line
             Called with a line that says how many objects are done, and what the queue, the executions and the logs
             say of the others.
+        on_failure
+            Called with each error of user code as soon as it is logged.
 
         Returns
         -------
@@ -475,7 +493,15 @@ class Cloud:
         LocalError
             If some have neither in time. At once, if a part of the embedded AWS ends, or a function does not start.
         """
-        return self.pipeline(pipeline).wait_for(uploads, timeout, on_line=on_line)
+        since = round(min((upload.at.timestamp() for upload in uploads), default=time.time()) * 1000)
+        feed = FailureFeed(self, since)
+
+        def look() -> None:
+            if on_failure is not None:
+                for failure in feed.new():
+                    on_failure(failure)
+
+        return self.pipeline(pipeline).wait_for(uploads, timeout, on_line=on_line, on_look=look)
 
     def results(self, *, pipeline: str | None = None) -> list[Outcome]:
         """Return what became of every object.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 import io
 import json
@@ -33,7 +32,20 @@ _NOT_STARTED = "Worker init failed: "
 
 
 class NotStartedError(LocalError):
-    """A function does not start with its new code; the message ends with the traceback."""
+    """A function does not start with its new code.
+
+    Parameters
+    ----------
+    function
+        The function, as users know it.
+    traceback
+        The traceback of its process.
+    """
+
+    def __init__(self, function: str, traceback: str) -> None:
+        super().__init__(f"{function} cannot start with the new code:\n{traceback}")
+        self.function = function
+        self.traceback = traceback
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +101,10 @@ def deployed_functions(resources: Iterable[Resource]) -> list[DeployedFunction]:
         if isinstance(key, str):
             arn = f"arn:aws:lambda:{each.env.region}:{each.env.account}:function:{each.physical_id}"
             handler = str(each.properties.get("Handler", ""))
-            names = [each.metadata.get("pipeline"), each.metadata.get("stage")]
-            label = "/".join(str(name) for name in names if name) or each.logical_id
             found.append(
                 DeployedFunction(
                     name=each.physical_id,
-                    label=label,
+                    label=each.label,
                     env=each.env,
                     package=(_bucket(code["S3Bucket"], each.env), key),
                     aliases=aliases.get(arn, {}),
@@ -182,7 +192,7 @@ class LiveCode:
         prepared = PreparedCode(function, version, before, versions)
         if function.answers_warming and (reason := self._reason_not_to_start(function, version)):
             self.undo(prepared)
-            raise NotStartedError(f"{function.label} cannot start with the new code:\n{reason}")
+            raise NotStartedError(function.label, reason)
         return prepared
 
     def go_live(self, prepared: PreparedCode) -> None:
@@ -244,18 +254,14 @@ class LiveCode:
     def _reason_not_to_start(self, function: DeployedFunction, version: str) -> str | None:
         """Start a process of a version, which then waits for work, and return the traceback if it does not start."""
         try:
-            answer = self._client(function).invoke(
-                FunctionName=function.name, Qualifier=version, Payload=_WARMING, LogType="Tail"
-            )
+            answer = self._client(function).invoke(FunctionName=function.name, Qualifier=version, Payload=_WARMING)
         except ClientError:
             return None  # such as without any concurrency: the first invocation tells
         said = json.load(answer["Payload"])
         message = str(said.get("errorMessage", "")) if "FunctionError" in answer else ""
         if not message.startswith(_NOT_STARTED):
             return None
-        log = base64.b64decode(answer.get("LogResult", "")).decode(errors="replace")
-        _, begins, trace = log.partition("Traceback (most recent call last):\n")
-        return f"{begins}{trace}".strip() or message.removeprefix(_NOT_STARTED)
+        return "".join(said.get("stackTrace", [])) or message.removeprefix(_NOT_STARTED)
 
     def _versions(self, function: DeployedFunction) -> dict[str, str]:
         """Return the descriptions of the published versions by their numbers."""

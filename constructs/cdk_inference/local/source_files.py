@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cdk_inference.common.cache import cache_root
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -56,9 +58,10 @@ def folders(folder: Path) -> Iterator[Path]:
     folder
         The project's folder.
     """
+    cache = cache_root()  # it may be in the project
     for path, names, _ in os.walk(folder):
         yield Path(path)
-        names[:] = [name for name in names if not _is_left_out(Path(path, name))]
+        names[:] = [name for name in names if not _is_left_out(found := Path(path, name)) and found != cache]
 
 
 def changed(before: Mapping[str, FileState], after: Mapping[str, FileState]) -> set[str]:

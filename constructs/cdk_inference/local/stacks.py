@@ -48,6 +48,12 @@ class Resource:
     metadata: dict[str, Any] = field(default_factory=dict)
     env: Env = DEFAULT_ENV
 
+    @property
+    def label(self) -> str:
+        """The name that users know it by: pipeline and stage if it has both."""
+        names = [self.metadata.get("pipeline"), self.metadata.get("stage")]
+        return "/".join(map(str, names)) if all(names) else self.logical_id
+
 
 class Stack:
     """One deployed stack.

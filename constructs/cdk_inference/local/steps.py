@@ -9,6 +9,8 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
+from cdk_inference.common.escaping import clean_lines
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
@@ -81,6 +83,16 @@ class Steps:
         """
         if self._task is not None and line.strip():
             self._progress.update(self._task, line=escape(line.strip()[:_SHOWN]), refresh=True)
+
+    def tell(self, failure: object) -> None:
+        """Print an error of user code above the step that goes on.
+
+        Parameters
+        ----------
+        failure
+            The error.
+        """
+        self._console.print(clean_lines(str(failure)), markup=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -204,7 +204,12 @@ class Pipeline:
         return found[::-1]
 
     def wait_for(
-        self, uploads: Sequence[Upload], timeout: float, *, on_line: Callable[[str], None] | None = None
+        self,
+        uploads: Sequence[Upload],
+        timeout: float,
+        *,
+        on_line: Callable[[str], None] | None = None,
+        on_look: Callable[[], None] | None = None,
     ) -> list[Outcome]:
         """Wait until each upload has a row or is a dead letter.
 
@@ -217,6 +222,8 @@ class Pipeline:
         on_line
             Called with a line that says how many objects are done, and what the queue, the executions and the logs
             say of the others.
+        on_look
+            Called about once a second, and before it returns or raises.
 
         Returns
         -------
@@ -236,15 +243,19 @@ class Pipeline:
         while True:
             now = time.monotonic()
             late = now > deadline
+            looks = now >= next_look
             with answering(self._check):
                 waiting = [upload for upload in uploads if upload not in found]
                 found |= self._find(waiting)
                 missing = [upload.key for upload in waiting if upload not in found]
+                fault = situation.fault() if missing else None
+                if on_look and (looks or late or fault or not missing):
+                    on_look()
                 if not missing:
                     return [found[upload] for upload in uploads]
-                if fault := situation.fault():
+                if fault:
                     raise LocalError(f"{fault}\n{_progress(found.values(), len(uploads))}")
-                described = situation.describe() if late or (on_line and now >= next_look) else None
+                described = situation.describe() if late or (on_line and looks) else None
             if late:
                 shown = ", ".join(missing[:_SHOWN_KEYS]) + (", ..." if len(missing) > _SHOWN_KEYS else "")
                 raise LocalError(
@@ -253,6 +264,7 @@ class Pipeline:
                 )
             if on_line and described:
                 on_line(f"{_progress(found.values(), len(uploads))}; {described}")
+            if looks:
                 next_look = time.monotonic() + _LOOK_SECONDS
             time.sleep(_POLL_SECONDS)
 
@@ -271,7 +283,7 @@ class Pipeline:
         for event, reason in self._dead_letters():
             for upload in by_key.get(_key(event), []):
                 # A moved message keeps its event, whose time has no fractions of seconds.
-                if datetime.fromisoformat(str(event["time"])) >= upload.at.replace(microsecond=0):
+                if not _is_older(event, upload.at.replace(microsecond=0)):
                     found.setdefault(upload, _dead(event, reason))
         return found
 
@@ -363,9 +375,19 @@ def _event(body: str) -> dict[str, Any]:
 
 
 def _key(event: dict[str, Any]) -> str:
+    """Return the key of the object that an event is about; none if it is about none, for anyone may send messages."""
     detail = event.get("detail")
-    detail = json.loads(detail) if isinstance(detail, str) else detail or {}
-    return str(detail.get("object", {}).get("key", ""))
+    match _event(detail) if isinstance(detail, str) else detail:
+        case {"object": {"key": str(key)}}:
+            return key
+    return ""
+
+
+def _is_older(event: dict[str, Any], moment: datetime) -> bool:
+    try:
+        return datetime.fromisoformat(str(event.get("time"))) < moment
+    except (ValueError, TypeError):  # not a time, or one without a time zone
+        return False
 
 
 def _reason(attributes: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ from watchfiles import watch
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
 from cdk_inference.local.errors import LocalError
-from cdk_inference.local.live_code import LiveCode, checksums, deployed_functions, with_modules
+from cdk_inference.local.failures import own_traceback
+from cdk_inference.local.live_code import LiveCode, NotStartedError, checksums, deployed_functions, with_modules
 from cdk_inference.local.source_files import changed, folders, scan
 
 if TYPE_CHECKING:
@@ -259,9 +260,13 @@ class Watch:
     def _prepare(self, function: DeployedFunction, modules: Mapping[str, bytes]) -> PreparedCode:
         deployed = self._live_code.package(function)
         before = self._replaced.get(function.name, {})
-        return self._live_code.prepare(
-            function, with_modules(deployed, {**before, **modules}), with_modules(deployed, before)
-        )
+        package = with_modules(deployed, {**before, **modules})
+        try:
+            return self._live_code.prepare(function, package, with_modules(deployed, before))
+        except NotStartedError as error:
+            paths = {name: path for path, uses in self._uses.items() for user, name in uses if user is function}
+            own = own_traceback(error.traceback, lambda name: paths.get(name, name))
+            raise NotStartedError(error.function, own) from error
 
     def _whole(self, path: str) -> bytes:
         """Return the text of a file, once an editor has written all of it.

@@ -179,7 +179,7 @@ class ITrigger(Construct):
             ),
             max_message_size_bytes=max_message_size,
         )
-        add_metadata(queue, "queue")
+        add_metadata(queue, "queue", max_receive_count=self.max_receive_count)  # SQS's own may be higher
         return queue
 
     @property

@@ -82,14 +82,9 @@ def test_from_deploy_to_destroy(app: Path, ready: Callable[..., Path]) -> None:
     good, poison = app / "good one.txt", app / "poison.txt"
     good.write_text("good")
     poison.write_text("poison")
+    env = {"AWS_PROFILE": "nonexistent", "CDK_INFERENCE_CACHE": str(app / "cache")}
     try:
-        first = run_alone(
-            app,
-            "deploy",
-            "-c",
-            "visibility=10",
-            env={"AWS_PROFILE": "nonexistent", "CDK_INFERENCE_CACHE": str(app / "cache")},
-        )
+        first = run_alone(app, "deploy", "-c", "visibility=10", env=env)
         assert first.returncode == 0, first.stderr
         assert "synthesizing the app ..." in first.stderr
         assert "deployed LocalProbe to http://127.0.0.1:" in first.stdout
@@ -106,6 +101,19 @@ def test_from_deploy_to_destroy(app: Path, ready: Callable[..., Path]) -> None:
             3,
         )
         assert row["seconds"] > 0
+
+        watching = subprocess.Popen(
+            [sys.executable, "-m", "cdk_inference.local", "watch", "-c", "visibility=10"],
+            cwd=app,
+            env=os.environ | env,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert watching.stdout.readline().endswith("; any other change is deployed\n")  # nothing has changed since
+        watching.send_signal(signal.SIGINT)
+        said, _ = watching.communicate(timeout=PATIENCE)
+        assert watching.returncode == 0
+        assert said.endswith("stopped watching; the embedded AWS goes on until destroy\n")
 
         failed = run(app, "put", poison.name, good.name, "--prefix", "in/second/", "--wait", "--json")
         assert failed.returncode == 1

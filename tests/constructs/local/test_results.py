@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from cdk_inference.local import LocalCloud, LocalError, Outcome
 from cdk_inference.local.background import Background
 from cdk_inference.local.cli import _out, _show
 from cdk_inference.local.tables import all_results, one_result
-from cdk_inference.local.uploads import plain
+from cdk_inference.local.uploads import _event, _is_older, _key, plain
 from inference_runtime.stages.rows import prediction_attribute
 
 if TYPE_CHECKING:
@@ -45,6 +46,25 @@ def test_keys_that_look_like_markup_are_shown_as_they_are(
         shown = capsys.readouterr().out
         assert f" {key} " in shown
         assert "no [image]" in shown
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        ('{"time": "2026-01-01T00:00:00Z", "detail": {"object": {"key": "a b"}}}', "a b"),
+        ('{"time": "2026-01-01T00:00:00Z", "detail": "{\\"object\\": {\\"key\\": \\"a b\\"}}"}', "a b"),
+        ('{"Records": [{"eventTime": "2026-01-01T00:00:00Z", "s3": {"object": {"key": "a+b"}}}]}', "a b"),
+        ('{"time": "2026-01-01T00:00:00Z", "detail": 5}', ""),
+        ('{"detail": "not JSON"}', ""),
+        ('{"detail": {"object": []}, "Records": []}', ""),
+        ("not JSON", ""),
+        ("[]", ""),
+    ],
+)
+def test_a_dead_letter_may_be_anything(body: str, key: str) -> None:
+    assert _key(event := _event(body)) == key
+    assert not key or _is_older(event, datetime(2026, 1, 2, tzinfo=UTC))
+    assert not _is_older({"time": None}, datetime(2026, 1, 2, tzinfo=UTC))
 
 
 PREDICTION = {

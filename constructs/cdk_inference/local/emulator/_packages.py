@@ -134,6 +134,7 @@ def _log_failed_starts() -> None:
         message, _, trace = str(body.get("errorMessage", "")).partition("\n")
         if not message.startswith(_INIT_FAILED):
             return answer
-        return {**answer, "body": {**body, "errorMessage": message}, "log": f"[ERROR] {message}\n{trace}"}
+        body = {**body, "errorMessage": message, "stackTrace": trace.splitlines(keepends=True)}
+        return {**answer, "body": body, "log": f"[ERROR] {message}\n{trace}"}
 
     lambda_svc._execute_function_warm = logged

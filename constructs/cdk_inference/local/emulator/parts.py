@@ -113,7 +113,7 @@ class Situation:
             at, name = fault["at"], fault["function"]
             if at >= self._since and name in self._parts.functions and (at, name) not in self._told:
                 self._told.add((at, name))
-                label, group = self._parts.functions[name], _log_group(self._endpoint, name, self._parts.env)
+                label, group = self._parts.functions[name], log_group(self._endpoint, name, self._parts.env)
                 return f"function {label} {fault['reason']}; its log group: {group} (name: {name})"
         return None
 
@@ -176,7 +176,7 @@ def log_events(
     client = aws.client(endpoint, "logs", env)
     events: list[tuple[int, str, str]] = []
     for name, label in functions.items():
-        group = _log_group(endpoint, name, env)
+        group = log_group(endpoint, name, env)
         try:
             pages = list(client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=since))
         except client.exceptions.ResourceNotFoundException:
@@ -185,7 +185,18 @@ def log_events(
     return sorted(events, key=lambda event: event[0])  # those of one millisecond stay in order
 
 
-def _log_group(endpoint: str, function: str, env: aws.Env) -> str:
+def log_group(endpoint: str, function: str, env: aws.Env) -> str:
+    """Return the name of a function's log group.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    function
+        Physical name of the function.
+    env
+        Its account and region.
+    """
     functions = aws.client(endpoint, "lambda", env)
     configuration: dict[str, Any] = functions.get_function_configuration(FunctionName=function)
     return str(configuration.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{function}")
