@@ -88,29 +88,31 @@ def deployed_functions(resources: Iterable[Resource]) -> list[DeployedFunction]:
     physical = {(each.env, each.stack, each.logical_id): each.physical_id for each in resources}
     aliases: dict[str, dict[str, str]] = {}
     for each in resources:
-        if each.type == "AWS::Lambda::Alias":
-            target = each.properties["FunctionVersion"]
-            if isinstance(target, dict) and "Fn::GetAtt" in target:
-                target = physical[each.env, each.stack, target["Fn::GetAtt"][0]].rpartition(":")[2]
-            function = each.physical_id.rpartition(":")[0]
-            aliases.setdefault(function, {})[each.properties["Name"]] = str(target)
+        if each.type != "AWS::Lambda::Alias":
+            continue
+        function, _, name = each.physical_id.rpartition(":")
+        match each.properties.get("FunctionVersion"):
+            case {"Fn::GetAtt": [version, *_]} if (each.env, each.stack, version) in physical:
+                aliases.setdefault(function, {})[name] = physical[each.env, each.stack, version].rpartition(":")[2]
+            case str(version):
+                aliases.setdefault(function, {})[name] = version
     found = []
     for each in resources:
         code = each.properties.get("Code", {}) if each.type == "AWS::Lambda::Function" else {}
-        key = code.get("S3Key")
-        if isinstance(key, str):
-            arn = f"arn:aws:lambda:{each.env.region}:{each.env.account}:function:{each.physical_id}"
-            handler = str(each.properties.get("Handler", ""))
-            found.append(
-                DeployedFunction(
-                    name=each.physical_id,
-                    label=each.label,
-                    env=each.env,
-                    package=(_bucket(code["S3Bucket"], each.env), key),
-                    aliases=aliases.get(arn, {}),
-                    answers_warming=handler.startswith(_OUR_HANDLERS),
-                )
+        bucket, key = _bucket(code.get("S3Bucket"), each.env), code.get("S3Key")
+        if bucket is None or not isinstance(key, str):
+            continue
+        arn = f"arn:aws:lambda:{each.env.region}:{each.env.account}:function:{each.physical_id}"
+        found.append(
+            DeployedFunction(
+                name=each.physical_id,
+                label=each.label,
+                env=each.env,
+                package=(bucket, key),
+                aliases=aliases.get(arn, {}),
+                answers_warming=str(each.properties.get("Handler", "")).startswith(_OUR_HANDLERS),
             )
+        )
     return found
 
 
@@ -241,11 +243,12 @@ class LiveCode:
             live = [number for number, description in versions.items() if description == LIVE]
             if not live:
                 continue
+            published = max(versions.keys() - live, key=int, default="$LATEST")  # for aliases of no template
             lambda_, (bucket, key) = self._client(function), function.package
             lambda_.update_function_code(FunctionName=function.name, S3Bucket=bucket, S3Key=key)
             for alias in lambda_.list_aliases(FunctionName=function.name)["Aliases"]:
                 if alias["FunctionVersion"] in live:
-                    version = function.aliases[alias["Name"]]
+                    version = function.aliases.get(alias["Name"], published)
                     lambda_.update_alias(FunctionName=function.name, Name=alias["Name"], FunctionVersion=version)
             self._delete(function, live)
             restored.append(function.label)
@@ -342,10 +345,12 @@ def _compiled(name: str, source: bytes) -> bytes:
     return importlib.util.MAGIC_NUMBER + unchecked + by_hash + marshal.dumps(code)
 
 
-def _bucket(value: str | dict[str, Any], env: aws.Env) -> str:
-    """Return the name of a bucket of assets, which the template leaves to the place of the stack."""
-    text = value["Fn::Sub"] if isinstance(value, dict) else value
-    places = {"${AWS::AccountId}": env.account, "${AWS::Region}": env.region, "${AWS::Partition}": "aws"}
-    for name, place in places.items():
-        text = text.replace(name, place)
-    return str(text)
+def _bucket(value: object, env: aws.Env) -> str | None:
+    """Return the name of a bucket of assets, which the template leaves to the place of the stack; None for others."""
+    match value:
+        case {"Fn::Sub": str(text)} | str(text):
+            places = {"${AWS::AccountId}": env.account, "${AWS::Region}": env.region, "${AWS::Partition}": "aws"}
+            for name, place in places.items():
+                text = text.replace(name, place)
+            return None if "${" in text else text
+    return None

@@ -7,6 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
+from zipfile import BadZipFile
 from zlib import crc32
 
 from botocore.exceptions import ClientError
@@ -97,6 +98,7 @@ class Watch:
         self._context = context
         self._live_code = LiveCode(cloud.endpoint)
         self._seen: dict[str, FileState] = {}
+        self._deployed: set[str] = set()  # the files that there were at the last deployment
         self._modules: dict[str, bytes] = {}  # as they are deployed or live, by path
         self._uses: dict[str, list[tuple[DeployedFunction, str]]] = {}  # the names of files in packages, by path
         self._replaced: dict[str, dict[str, bytes]] = {}  # what is not as it was deployed, by function
@@ -148,7 +150,7 @@ class Watch:
         if self._undeployed:
             self._bring(began, tell, on_line)
         else:
-            self._modules = self._read_modules(files)
+            self._deployed, self._modules = set(files), self._read_modules(files)
             self._find_uses()
         if not self._undeployed:
             functions = {function.label for uses in self._uses.values() for function, _ in uses}
@@ -200,15 +202,17 @@ class Watch:
     def _reason_to_deploy(self) -> str:
         """Return why what is pending cannot go live by itself, if it cannot."""
         if self._marks != self._deployment():  # somebody else has deployed
+            self._replaced.clear()
             self._find_uses()
-        texts = {path: self._read(path) for path in self._pending}
         # Only the time of some has changed, and others came and went.
-        self._pending -= {path for path, text in texts.items() if self._is_known(path, text)}
-        others = {path for path in self._pending if path not in self._uses or texts[path] is None}
+        self._pending -= {path for path in self._pending if self._is_known(path)}
+        others = {path for path in self._pending if path not in self._uses or path not in self._seen}
         return f"{_listed(others)} changed, which is not only code of deployed stages" if others else ""
 
-    def _is_known(self, path: str, text: bytes | None) -> bool:
-        return text == self._modules.get(path) if path.endswith(".py") else text is None and path not in self._seen
+    def _is_known(self, path: str) -> bool:
+        if path not in self._seen:
+            return path not in self._deployed
+        return path in self._modules and self._read(path) == self._modules[path]
 
     def _deploy(self, tell: Callable[[Change], None], on_line: Callable[[str], None] | None) -> None:
         pending = tuple(sorted(self._pending))
@@ -219,7 +223,7 @@ class Watch:
         self._undeployed = ""
         self._pending.clear()
         self._replaced.clear()
-        self._modules = modules
+        self._deployed, self._modules = set(files), modules
         # Changes made meanwhile are looked at next. But an app that writes files at each synth would not rest.
         after = scan(self._project)
         written = changed(files, after)
@@ -291,12 +295,18 @@ class Watch:
             functions = deployed_functions(self._cloud.resources())
             for function in functions:
                 if function.package not in self._checksums:
-                    self._checksums[function.package] = checksums(self._live_code.package(function))
+                    self._checksums[function.package] = self._checksums_of(function)
         self._uses = {}
         found = {package: self._matches(names) for package, names in self._checksums.items()}
         for function in functions:
             for path, name in found[function.package].items():
                 self._uses.setdefault(path, []).append((function, name))
+
+    def _checksums_of(self, function: DeployedFunction) -> dict[str, tuple[int, int]]:
+        try:
+            return checksums(self._live_code.package(function))
+        except (ClientError, BadZipFile):  # the user's own bucket, which may have lost it
+            return {}
 
     def _matches(self, names: Mapping[str, tuple[int, int]]) -> dict[str, str]:
         """Return the names of a package that are files of the project, by their paths."""

@@ -13,12 +13,15 @@ from zlib import crc32
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdk_inference.local.live_code import checksums, with_modules
+from cdk_inference.local.aws import ACCOUNT, REGION
+from cdk_inference.local.live_code import checksums, deployed_functions, with_modules
 from cdk_inference.local.source_files import changed, folders, scan
+from cdk_inference.local.stacks import Resource
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+GONE = {"Fn::GetAtt": ["Gone", "Version"]}
 CACHED = f"__pycache__/{{}}.{sys.implementation.cache_tag}.pyc"
 MODULES = st.dictionaries(
     st.sampled_from(["a.py", "b.py", "folder/a.py", "folder/deeper/c.py"]),
@@ -90,3 +93,34 @@ def test_new_gone_and_different_files_have_changed(tmp_path: Path) -> None:
     (tmp_path / "new.py").write_text("1")
     os.utime(tmp_path / "touched.py", ns=(0, 0))
     assert changed(before, scan(tmp_path)) == {"gone.py", "different.py", "new.py", "touched.py"}
+
+
+def test_functions_whose_packages_are_no_assets_are_left_alone() -> None:
+    bucket = {"Fn::Sub": "assets-${AWS::AccountId}-${AWS::Region}"}
+    codes = {
+        "Asset": {"S3Bucket": bucket, "S3Key": "1.zip"},
+        "Own": {"S3Bucket": "mine", "S3Key": "2.zip"},
+        "Parameter": {"S3Bucket": {"Ref": "Bucket"}, "S3Key": "3.zip"},
+        "Other": {"S3Bucket": {"Fn::Sub": "${Bucket}"}, "S3Key": "4.zip"},
+        "Joined": {"S3Bucket": "mine", "S3Key": {"Fn::Join": ["", []]}},
+        "Inline": {"ZipFile": "pass"},
+        "Image": {"ImageUri": "image"},
+    }
+    arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:asset"
+    versions = {"live": {"Fn::GetAtt": ["V", "Version"]}, "fixed": "3", "odd": {"Ref": "Number"}, "gone": GONE}
+    resources = [
+        *(Resource("S", n, n.lower(), "AWS::Lambda::Function", {"Code": code}) for n, code in codes.items()),
+        *(
+            Resource("S", n, f"{arn}:{n}", "AWS::Lambda::Alias", {"FunctionVersion": version})
+            for n, version in versions.items()
+        ),
+        Resource("S", "V", f"{arn}:7", "AWS::Lambda::Version"),
+        Resource("S", "Queue", "queue", "AWS::SQS::Queue"),
+    ]
+    asset, own = deployed_functions(resources)
+    assert (asset.label, asset.package, asset.aliases) == (
+        "Asset",
+        (f"assets-{ACCOUNT}-{REGION}", "1.zip"),
+        {"live": "7", "fixed": "3"},
+    )
+    assert (own.package, own.aliases) == (("mine", "2.zip"), {})

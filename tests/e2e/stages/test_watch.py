@@ -132,15 +132,16 @@ def test_edited_code_goes_live_and_a_deployment_brings_the_template_s(project: P
     # A time says nothing; a new file may be anything. The app is an assembly here, which has none of the edits.
     (project.folder / "words.py").touch()
     project.write("new.py", "")
+    project.write("labels.txt", "a")
     deploying, deployed = project.next(), project.next()
-    assert (deploying.kind, deploying.files) == ("deploying", ("new.py",))
-    assert deploying.message == "new.py changed, which is not only code of deployed stages"
+    assert (deploying.kind, deploying.files) == ("deploying", ("labels.txt", "new.py"))
+    assert deploying.message == "labels.txt, new.py changed, which is not only code of deployed stages"
     assert deployed.kind == "deployed"
     assert project.live_versions() == []
     assert project.say("as it was told to refuse")
 
-    (project.folder / "new.py").unlink()
-    (project.folder / "tell.py").unlink()
+    for name in ("labels.txt", "new.py", "tell.py"):
+        (project.folder / name).unlink()
     deploying, deployed = project.next(), project.next()
-    assert (deploying.kind, deploying.files) == ("deploying", ("new.py", "tell.py"))
+    assert (deploying.kind, deploying.files) == ("deploying", ("labels.txt", "new.py", "tell.py"))
     assert project.changes.empty()
