@@ -6,28 +6,20 @@ FAILED.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cdk_inference.errors import InferenceError, PropError
+from cdk_inference.errors import InferenceError
 from cdk_inference.model.recipe.targets import DEFAULT_ARCHITECTURE, Architecture
-from cdk_inference.stage import report
-from cdk_inference.stage.arrays import UNNAMED, read_arrays, write_arrays
-from cdk_inference.stage.choice import Kind, chosen, kind_of
-from cdk_inference.testing import InProcessPipeline, LocalModel, run_postprocess, run_preprocess
+from cdk_inference.stage import report, running
+from cdk_inference.stage.arrays import write_arrays
+from cdk_inference.stage.choice import Kind, kind_of
 from cdk_inference.testing.objects import DEFAULT_TIMEOUT
-from cdk_inference.testing.tracebacks import has_user_frames, user_traceback
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from inference_runtime.tensors.tensor import Array
 
 app = typer.Typer(
     help="Run one stage of a pipeline on this machine.",
@@ -38,7 +30,6 @@ app = typer.Typer(
 
 _FAILED = 1
 _NOT_SUCCEEDED = 3
-_STDIN = "-"
 
 StageName = Annotated[
     str, typer.Argument(metavar="STAGE", help="FILE:FUNCTION, or a built-in stage, such as image or classification.")
@@ -107,27 +98,29 @@ def run(
         raise typer.BadParameter("--postprocess needs --model, whose outputs it gets")
     if postprocess is None and postprocess_option:
         raise typer.BadParameter("--postprocess-option needs --postprocess")
-    name = key if key is not None else "stdin" if source == _STDIN else Path(source).name
-    data = _read(source)
-    arrays: Mapping[str, Array] = {}
-    with redirect_stdout(sys.stderr):  # standard output belongs to the result
-        chosen_stage: Any = chosen(stage, option or ())
-        loaded = None if model is None else LocalModel.of(model, architecture=architecture)
-        about: dict[str, Any] = {"model": loaded, "key": name, "bucket": bucket, "timeout": timeout}
-        if found == "postprocess":
-            about["kept"] = _kept(kept)
-            outputs = read_arrays(data, source, UNNAMED if loaded is None else loaded.outputs[0].name)
-            said = report.of_postprocess(run_postprocess(chosen_stage, outputs, **about))
-        elif postprocess is None or loaded is None:
-            preprocessed = run_preprocess(chosen_stage, data, keep=keep or (), **about)
-            said, arrays = report.of_preprocess(preprocessed), preprocessed.inputs
-        else:
-            after: Any = chosen(postprocess, postprocess_option or ())
-            pipeline = InProcessPipeline(
-                model=loaded, preprocess=chosen_stage, postprocess=after, keep=keep or (), timeout=timeout
-            )
-            scored = pipeline.run(data, key=name, bucket=bucket)
-            said, arrays = report.of_pipeline(scored), scored.outputs
+    arguments = running.Arguments(
+        stage=stage,
+        source=source,
+        options=option or (),
+        kind=found,
+        key=key,
+        bucket=bucket,
+        keep=keep or (),
+        kept=kept,
+        model=model,
+        architecture=architecture,
+        postprocess=postprocess,
+        postprocess_options=postprocess_option or (),
+        timeout=timeout,
+    )
+    try:
+        with redirect_stdout(sys.stderr):  # standard output belongs to the result
+            said, arrays = running.run(arguments)
+    except Exception as error:
+        if not as_json:
+            raise
+        typer.echo(report.as_json(report.of_error(error)))
+        raise typer.Exit(_FAILED) from None
     if save is not None and arrays:
         write_arrays(save, arrays)
     if as_json:
@@ -146,38 +139,15 @@ def _refuse(kind: Kind, **given: object) -> None:
             raise typer.BadParameter(f"--{name.replace('_', '-')} does not go with a {kind}ing stage")
 
 
-def _read(source: str) -> bytes:
-    if source == _STDIN:
-        return sys.stdin.buffer.read()
-    path = Path(source)
-    if not path.is_file():
-        raise PropError(f"input must be an existing file or -, got '{path}'; looked in {Path.cwd()}")
-    return path.read_bytes()
-
-
-def _kept(text: str | None) -> dict[str, Any]:
-    try:
-        found = json.loads(text if text is not None else "{}")
-    except ValueError as error:
-        raise PropError(f"kept must be a JSON object, got {text!r}: {error}") from None
-    if not isinstance(found, dict):
-        raise PropError(f"kept must be a JSON object, got {text!r}")
-    return found
-
-
 def main() -> None:
     """Run the command line: one line for our own errors, and of others the traceback of the user's code."""
     # The runtime logs what is raised here.
     logging.getLogger("inference_runtime").addHandler(logging.NullHandler())
     try:
         app()
-    except InferenceError as error:
-        cause = error.__cause__.__cause__ if error.__cause__ is not None else None
-        if cause is not None and has_user_frames(cause):
-            sys.stderr.write(user_traceback(cause))
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(_FAILED)
     except Exception as error:
-        sys.stderr.write(user_traceback(error))
-        sys.stderr.write("error: the stage failed; in AWS the object is tried again and becomes a dead letter\n")
+        said = report.of_error(error)
+        failed = "the stage failed; in AWS the object is tried again and becomes a dead letter"
+        sys.stderr.write(said["traceback"])
+        sys.stderr.write(f"error: {said['reason'] if isinstance(error, InferenceError) else failed}\n")
         sys.exit(_FAILED)

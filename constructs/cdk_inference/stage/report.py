@@ -6,7 +6,10 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any
 
+from cdk_inference.errors import InferenceError
 from cdk_inference.stage.arrays import facts
+from cdk_inference.testing.errors import StageFailedError
+from cdk_inference.testing.tracebacks import has_user_frames, user_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,6 +44,21 @@ def of_pipeline(run: PipelineRun) -> dict[str, Any]:
         **of_preprocess(run.preprocessed),
         "outputs": {name: facts(array) for name, array in run.outputs.items()},
         **of_postprocess(run.result),
+    }
+
+
+def of_error(error: Exception) -> dict[str, Any]:
+    """Return what is to be said of a stage that failed; our own errors need no traceback, unless user code is in it."""
+    name = error.error if isinstance(error, StageFailedError) else type(error).__name__
+    # The runtime says why it cannot load a stage, and the cause of that is what user code raised.
+    cause = error.__cause__.__cause__ if error.__cause__ is not None else None
+    raised = cause if isinstance(error, StageFailedError) and cause is not None else error
+    shown = has_user_frames(raised) or not isinstance(error, InferenceError)
+    return {
+        "status": "ERROR",
+        "error": name,
+        "reason": str(error),
+        "traceback": user_traceback(raised) if shown else "",
     }
 
 

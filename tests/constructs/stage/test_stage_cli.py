@@ -124,6 +124,11 @@ def test_a_bug_shows_the_users_frames_alone(run: Run, tmp_path: Path) -> None:
     assert "json.decoder.JSONDecodeError: Expecting value" in err
     assert err.endswith("error: the stage failed; in AWS the object is tried again and becomes a dead letter\n")
 
+    code, out, err = run("own.py:preprocess", "object.json", "--json")
+    said = json.loads(out)
+    assert (code, err, said["status"], said["error"]) == (1, "a line of the stage's own\n", "ERROR", "JSONDecodeError")
+    assert (said["traceback"].count("File "), said["reason"]) == (1, "Expecting value: line 1 column 4 (char 3)")
+
     (tmp_path / "needs.py").write_text("import absent_package\ndef preprocess(data, item): ...")
     code, out, err = run("needs.py:preprocess", "object.json")
     assert (code, out, err.count("File ")) == (1, "", 1)
