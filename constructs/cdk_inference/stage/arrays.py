@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdk_inference.errors import PropError
+from inference_runtime.stages.inputs import type_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,7 +59,7 @@ def facts(array: Array) -> dict[str, Any]:
 
     `not_finite` is how many others there are.
     """
-    found: dict[str, Any] = {"dtype": array.dtype.name, "shape": list(array.shape)}
+    found: dict[str, Any] = {"dtype": type_of(array), "shape": list(array.shape)}
     if array.dtype.kind not in "biuf":
         return found
     numbers = array[np.isfinite(array)]

@@ -453,10 +453,7 @@ def reading_environment(stage: Preprocess, model: ModelArtifact, max_object_size
         No object is that small.
     """
     most = DEFAULT_MAX_OBJECT_BYTES if max_object_size is None else bytes_text("max_object_size", max_object_size)
-    inputs = [
-        {"name": i.name, "dtype": i.dtype, "shape": list(i.shape), **({"nan": True} if i.nan else {})}
-        for i in model.inputs
-    ]
+    inputs = [spec.for_runtime() for spec in model.inputs]
     keep = {"KEEP": json.dumps(stage.keep, ensure_ascii=False)} if stage.keep else {}
     return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": most, **keep}
 

@@ -104,7 +104,7 @@ class LocalModel:
 
     def input_specs(self) -> list[InputSpec]:
         """Return what the runtime checks arrays against."""
-        return [InputSpec.from_json({"name": s.name, "dtype": s.dtype, "shape": list(s.shape)}) for s in self.inputs]
+        return [InputSpec.from_json(spec.for_runtime()) for spec in self.inputs]
 
     def run(self, inputs: Mapping[str, Array], *, timeout: float = inf) -> dict[str, Array]:
         """Return the model's outputs for one object, by name, without the batch axis.

@@ -17,9 +17,9 @@ from cdk_inference.testing.stage import UNNAMED, load
 from cdk_inference.testing.timer import kept_alarm
 from inference_runtime.errors import StageError
 from inference_runtime.stages.deadline import Deadline
-from inference_runtime.stages.inputs import InputSpec, group_by_shape
+from inference_runtime.stages.inputs import InputSpec, group_by_shape, type_of
 from inference_runtime.stages.preprocessor import Batch, Preprocessor
-from inference_runtime.tensors.tensor import DTYPES
+from inference_runtime.tensors.tensor import DTYPES, STRING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,7 +85,7 @@ def run_preprocess(
         The object's bytes, or the path of a file.
     model
         The model whose inputs the arrays must fit, as `LocalModel.of` takes it, such as the path of a recipe. Default:
-        any array fits that can travel.
+        any array fits that can travel and has neither NaN nor infinity.
     key
         The object's key. Default: the name of the file, or ``object``.
     bucket
@@ -229,9 +229,9 @@ def _specs_of(returned: object, keep: Sequence[str]) -> list[InputSpec]:
     named = returned if isinstance(returned, dict) else {UNNAMED: returned}
     arrays = {name: np.asarray(value) for name, value in named.items() if name not in keep}
     for name, array in arrays.items():
-        if array.dtype.name not in DTYPES:
+        if type_of(array) not in {*DTYPES, STRING}:
             raise StageError(
-                f"input {name!r} is {array.dtype.name} {list(array.shape)}, expected one of the types "
+                f"input {name!r} is {array.dtype.name} {list(array.shape)}, expected {STRING} or one of the types "
                 f"{', '.join(sorted(DTYPES))}"
             )
-    return [InputSpec(name, array.dtype.name, array.shape) for name, array in arrays.items()]
+    return [InputSpec(name, type_of(array), array.shape) for name, array in arrays.items()]

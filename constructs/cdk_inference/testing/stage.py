@@ -152,6 +152,8 @@ def _code_without_model(stage: Described) -> StageCode:
     for attribute, name in (("tokens", "Preprocess.text"), ("head", "Postprocess.detection")):
         if getattr(stage, attribute, None) is not None:
             raise PropError(f"model must be given for {name}, which depends on the form of its tensors, got None")
+    if any(column.kind == "text" or column.gives_nan for column in getattr(stage, "columns", ())):
+        raise PropError("model must be given for columns of texts or with NaN, which only some models take, got None")
     if (produces := getattr(stage, "produces", None)) is None:
         return stage.code
     dtype, shape = produces

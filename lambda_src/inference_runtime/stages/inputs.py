@@ -123,7 +123,7 @@ def _check(value: object, spec: InputSpec, symbols: dict[str, int]) -> Array:
         actual == (symbols.setdefault(expected, actual) if isinstance(expected, str) else expected)
         for actual, expected in zip(array.shape, spec.shape, strict=True)
     )
-    dtype = _type_of(array)
+    dtype = type_of(array)
     if dtype != spec.dtype or not fits:
         error = RejectItem if dtype == spec.dtype else StageError
         raise error(f"input {spec.name!r} is {dtype} {list(array.shape)}, expected {spec.dtype} {list(spec.shape)}")
@@ -134,7 +134,8 @@ def _check(value: object, spec: InputSpec, symbols: dict[str, int]) -> Array:
     return array
 
 
-def _type_of(array: Array) -> str:
+def type_of(array: Array) -> str:
+    """Return numpy's name of an array's type, or `string`."""
     strings = array.dtype.kind == "U" or (array.dtype.kind == "O" and all(isinstance(each, str) for each in array.flat))
     return STRING if strings else array.dtype.name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import signal
 import sys
 import time
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from cdk_inference import (
+    Column,
     Postprocess,
     Preprocess,
     PropError,
@@ -85,7 +87,7 @@ def test_an_object_is_rejected_with_the_reason_of_its_row(
     [
         (lambda data, item: np.ones((8, 8)), {"model": DIGITS}, "StageError", "'images' is float64"),
         (lambda data, item: {"y": 1}, {"model": DIGITS}, "StageError", "returned inputs ['y'], expected ['images']"),
-        (lambda data, item: [None], {}, "StageError", "input 'input' is object [1], expected one of the types bool"),
+        (lambda data, item: [None], {}, "StageError", "input 'input' is object [1], expected string or one of"),
         (lambda data, item: [[1], [1, 2]], {}, "ValueError", "inhomogeneous"),
         (ones, {"keep": ["size"]}, "StageError", "expected a dict with the inputs and size"),
         (lambda data, item: time.sleep(600), {"timeout": 0.2}, "TookTooLongError", "took longer than 0.1"),
@@ -244,6 +246,9 @@ def test_a_model_or_stage_that_does_not_fit_fails(digits: BuiltModel, tmp_path: 
     tokenizer.write_text('{"model": {}}')
     with pytest.raises(PropError, match=r"model must be given for Preprocess.text"):
         run_preprocess(Preprocess.text(tokenizer=tokenizer), b"x")
+    for column in (Column.text("a"), Column.number("a", missing=math.nan)):
+        with pytest.raises(PropError, match=r"model must be given for columns of texts or with NaN"):
+            run_preprocess(Preprocess.json(fields=[column]), b"{}")
     with pytest.raises(PropError, match=r"model must be given for Postprocess.detection"):
         run_postprocess(Postprocess.detection(labels=["a"]), {"y": np.ones(1)})
     kept = Preprocess.function(f"{Path(__file__)}:ones", keep=["a"])
@@ -270,6 +275,8 @@ def test_built_in_stages_run_as_an_app_describes_them() -> None:
     assert found.item.key == "chelsea.png"
     assert run_preprocess(Preprocess.image(size=32), DIGITS).reason is not None
     assert run_preprocess(Preprocess.json(fields=["b", "a"]), b'{"a": 1, "b": 2}').inputs["input"].tolist() == [2, 1]
+    texts = run_preprocess(lambda data, item: {"a": ["x"], "b": np.array(data.decode())}, b"y").inputs
+    assert (texts["a"].tolist(), texts["b"].tolist()) == (["x"], "y")
     row = run_postprocess(Postprocess.classification(labels=["a", "b"], top=1), {"y": np.array([0.0, 9.0])})
     assert row.prediction is not None
     assert row.prediction["label"] == "b"

@@ -68,3 +68,8 @@ class TensorSpec:
         scalar = "a scalar that never changes can be a constant of the graph"
         check(len(shape) > 0, f"{self.name}.shape", shape, f"{expected}; {scalar}")
         object.__setattr__(self, "shape", tuple(shape))
+
+    def for_runtime(self) -> dict[str, object]:
+        """Return what the runtime of the functions reads, by which it checks what preprocessing makes."""
+        said: dict[str, object] = {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
+        return {**said, "nan": True} if self.nan else said
