@@ -10,7 +10,7 @@ import logging
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,8 +21,13 @@ from cdk_inference.stage.arrays import write_arrays
 from cdk_inference.stage.choice import Kind, kind_of
 from cdk_inference.testing.objects import DEFAULT_TIMEOUT
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inference_runtime.tensors.tensor import Array
+
 app = typer.Typer(
-    help="Run one stage of a pipeline on this machine.",
+    help="Run one stage of a pipeline, or a whole one, on this machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,13 +62,11 @@ AfterOptions = Annotated[list[str] | None, typer.Option("--postprocess-option", 
 Save = Annotated[
     Path | None, typer.Option(help="Write the inputs, or the model's outputs, to this .npz file.", dir_okay=False)
 ]
+AppFile = Annotated[Path, typer.Argument(metavar="APP", help="The file that makes the app, such as app.py.")]
+PipelinePath = Annotated[str | None, typer.Option(help="Path of the pipeline. Default: the only one.")]
+RouteName = Annotated[str | None, typer.Option(help="Route of the pipeline. Default: the only one.")]
 Timeout = Annotated[float, typer.Option(help="Seconds of the function's invocation.", min=0.1, max=900)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-
-
-@app.callback()
-def stage() -> None:
-    """Run one stage of a pipeline on this machine."""
 
 
 @app.command()
@@ -113,9 +116,32 @@ def run(
         postprocess_options=postprocess_option or (),
         timeout=timeout,
     )
+    _show(lambda: running.run(arguments), save=save, as_json=as_json)
+
+
+@app.command()
+def pipeline(
+    file: AppFile,
+    source: Input,
+    pipeline: PipelinePath = None,
+    route: RouteName = None,
+    key: Key = None,
+    bucket: Bucket = "inbox",
+    save: Save = None,
+    as_json: Json = False,
+) -> None:
+    """Run the stages and the model of an app's pipeline on one object, without bundling or deploying anything.
+
+    Exit codes: 0 there is a row that succeeded, 1 a stage failed, 2 wrong usage, 3 the row is REJECTED or FAILED.
+    """
+    _show(lambda: running.run_app(file, source, pipeline, route, key, bucket), save=save, as_json=as_json)
+
+
+def _show(run: Callable[[], tuple[dict[str, Any], dict[str, Array]]], *, save: Path | None, as_json: bool) -> None:
+    """Show what a run says, and exit by it."""
     try:
         with redirect_stdout(sys.stderr):  # standard output belongs to the result
-            said, arrays = running.run(arguments)
+            said, arrays = run()
     except Exception as error:
         if not as_json:
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdk_inference.errors import PropError
 from cdk_inference.stage import report
+from cdk_inference.stage.apps import pipeline_of
 from cdk_inference.stage.arrays import UNNAMED, read_arrays
 from cdk_inference.stage.choice import chosen
 from cdk_inference.testing import InProcessPipeline, LocalModel, run_postprocess, run_preprocess
@@ -56,8 +57,7 @@ def run(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Array]]:
     stage: Any = chosen(arguments.stage, arguments.options)
     model = None if arguments.model is None else LocalModel.of(arguments.model, architecture=arguments.architecture)
     source, timeout, keep = arguments.source, arguments.timeout, arguments.keep
-    key = arguments.key if arguments.key is not None else "stdin" if source == STDIN else Path(source).name
-    item: dict[str, Any] = {"key": key, "bucket": arguments.bucket}
+    item: dict[str, Any] = {"key": _key(source, arguments.key), "bucket": arguments.bucket}
     if arguments.kind == "postprocess":
         kept = _kept(arguments.kept)
         outputs = read_arrays(_read(source), source, UNNAMED if model is None else model.outputs[0].name)
@@ -72,6 +72,21 @@ def run(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Array]]:
     pipeline = InProcessPipeline(model=model, preprocess=stage, postprocess=after, keep=keep, timeout=timeout)
     scored = pipeline.run(_read(source), **item)
     return report.of_pipeline(scored), scored.outputs
+
+
+def run_app(
+    app: Path, source: str, pipeline: str | None, route: str | None, key: str | None, bucket: str
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return what is to be said of a run of an app's pipeline, and the outputs of its model; see `run`."""
+    data = _read(source)
+    scored = InProcessPipeline.of(pipeline_of(app, pipeline), route).run(data, key=_key(source, key), bucket=bucket)
+    return report.of_pipeline(scored), scored.outputs
+
+
+def _key(source: str, key: str | None) -> str:
+    if key is not None:
+        return key
+    return "stdin" if source == STDIN else Path(source).name
 
 
 def _read(source: str) -> bytes:

@@ -104,6 +104,52 @@ def test_a_built_in_stage_runs_on_stdin_in_a_process_of_its_own() -> None:
     assert json.loads(done.stdout)["inputs"]["input"]["shape"] == [32, 32, 3]
 
 
+APP = """
+import sys
+from pathlib import Path
+
+from aws_cdk import App, Stack
+
+from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
+from names import MODEL
+
+assert sys.argv == ["app.py"]
+app = App()
+stack = Stack(app, "Digits")
+preprocess = Preprocess.function("own.py:preprocess", keep=["count"])
+model = ModelArtifact(stack, "Model", recipe=MODEL / "recipe.py")
+InferencePipeline(
+    stack, "Own", model=model, preprocess=preprocess, postprocess=Postprocess.function("own.py:postprocess")
+)
+if app.node.try_get_context("two"):
+    InferencePipeline(stack, "Stored", model=model, preprocess=preprocess)
+app.synth()
+"""
+
+
+def test_the_pipeline_of_an_app_runs_as_it_is(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "names.py").write_text(f"from pathlib import Path\nMODEL = Path({str(DIGITS)!r})")
+
+    def score(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "cdk_inference.stage", "pipeline", "app.py", "object.json", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = score("--json", "--key", "a/b")
+    said = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "a line of the stage's own\n")  # nothing is bundled
+    assert (said["row"]["key"], said["row"]["kept"], said["kept"]) == ("a/b", {"count": 2}, {"count": 2})
+    assert said["row"]["prediction"]["count"] == 2
+    assert not (tmp_path / "cdk.out").exists()
+
+    (tmp_path / "cdk.json").write_text('{"context": {"two": true}}')
+    done = score("--pipeline", "Digits/Other")
+    assert done.returncode == 1
+    assert done.stderr == "error: pipeline must be 'Digits/Own' or 'Digits/Stored', got 'Digits/Other'\n"
+    done = score("--pipeline", "Digits/Stored")
+    assert (done.returncode, "logits" in done.stdout) == (0, True), done.stderr
+
+
 def test_an_object_that_is_rejected_exits_with_3(run: Run, tmp_path: Path) -> None:
     (tmp_path / "object.json").write_text("no")
     code, out, _ = run("own.py:preprocess", "object.json", "--key", "a/b", "--bucket", "photos")
