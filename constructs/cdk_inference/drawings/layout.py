@@ -19,8 +19,10 @@ _CHARACTER = 7.4  # pixels of an average character at 13 pixels
 _SMALL = 6.2  # the same at 11 pixels
 _LONGEST = 30  # characters of a line; the title of the box has the whole text
 _PADDING = 14
-_HEIGHT = 46
-_MARGIN = 8
+HEIGHT = 46
+"""Height of a box, in pixels."""
+MARGIN = 8
+"""Around a drawing, in pixels."""
 _LEGEND = {"new": "new", "changed": "changed", "replaced": "replaced"}
 
 
@@ -39,7 +41,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Arrow:
-    """An arrow: its path, its head, and whether it is dashed."""
+    """An arrow: its path, its head unless it only joins another one, and whether it is dashed."""
 
     path: str
     head: str
@@ -67,11 +69,9 @@ def draw(graph: Graph, *, downwards: bool) -> Drawing:
         Whether arrows go down, as a phone has room for, instead of to the right.
     """
     request = graphlay.Graph()
-    texts = {node.id: (_cut(node.title), _cut(_subtitle(node))) for node in graph.nodes}
+    texts = {node.id: shown_texts(node) for node in graph.nodes}
     for node in graph.nodes:
-        title, subtitle = texts[node.id]
-        width = max(len(title) * _CHARACTER, len(subtitle) * _SMALL, 80) + 2 * _PADDING
-        request.node(node.id, width=width, height=_HEIGHT)
+        request.node(node.id, width=box_width(*texts[node.id]), height=HEIGHT)
     for edge in graph.edges:
         request.edge(edge.source, edge.target, weight=0.3 if edge.dashed else 1.0)
     options = {
@@ -80,7 +80,7 @@ def draw(graph: Graph, *, downwards: bool) -> Drawing:
     }
     found = graphlay.layout(request, options=options)
     least, most = found.bounds["min"], found.bounds["max"]
-    left, top = least["x"] - _MARGIN, least["y"] - _MARGIN
+    left, top = least["x"] - MARGIN, least["y"] - MARGIN
     boxes = [
         Box(
             node,
@@ -93,11 +93,21 @@ def draw(graph: Graph, *, downwards: bool) -> Drawing:
         for node, placed in zip(graph.nodes, found.nodes, strict=True)
     ]
     arrows = [
-        _arrow([(point["x"] - left, point["y"] - top) for point in routed["points"]], dashed=edge.dashed)
+        arrow([(point["x"] - left, point["y"] - top) for point in routed["points"]], dashed=edge.dashed)
         for edge, routed in zip(graph.edges, found.edges, strict=True)
         if len(routed["points"]) > 1
     ]
-    return Drawing(most["x"] - left + _MARGIN, most["y"] - top + _MARGIN, boxes, arrows)
+    return Drawing(most["x"] - left + MARGIN, most["y"] - top + MARGIN, boxes, arrows)
+
+
+def shown_texts(node: Node) -> tuple[str, str]:
+    """Return the title and the subtitle of a box, shortened."""
+    return _cut(node.title), _cut(_subtitle(node))
+
+
+def box_width(title: str, subtitle: str) -> float:
+    """Return the width of a box with these texts, in pixels."""
+    return max(len(title) * _CHARACTER, len(subtitle) * _SMALL, 80) + 2 * _PADDING
 
 
 def _subtitle(node: Node) -> str:
@@ -113,19 +123,32 @@ _ROUND = 7.0  # radius of a corner, in pixels
 _HEAD = 7.0
 
 
-def _arrow(points: Sequence[tuple[float, float]], *, dashed: bool) -> Arrow:
+def arrow(points: Sequence[tuple[float, float]], *, dashed: bool, head: bool = True) -> Arrow:
+    """Return an arrow along some points, with rounded corners.
+
+    Parameters
+    ----------
+    points
+        At least two points, in pixels.
+    dashed
+        Whether it is dashed.
+    head
+        Whether it has a head.
+    """
+    if not head:
+        return Arrow(" ".join(_rounded(points)), "", dashed)
     (ax, ay), (bx, by) = points[-2], points[-1]
     length = math.hypot(bx - ax, by - ay) or 1.0
     ux, uy = (bx - ax) / length, (by - ay) / length
     base = (bx - ux * _HEAD, by - uy * _HEAD)
     wing = _HEAD / 2
-    head = [
+    corners = [
         (bx, by),
         (base[0] - uy * wing, base[1] + ux * wing),
         (base[0] + uy * wing, base[1] - ux * wing),
     ]
     line = [*points[:-1], base]
-    return Arrow(" ".join(_rounded(line)), " ".join(f"{_pixel(x)},{_pixel(y)}" for x, y in head), dashed)
+    return Arrow(" ".join(_rounded(line)), " ".join(f"{_pixel(x)},{_pixel(y)}" for x, y in corners), dashed)
 
 
 def _rounded(points: Sequence[tuple[float, float]]) -> Iterator[str]:

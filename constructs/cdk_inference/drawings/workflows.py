@@ -13,7 +13,14 @@ from cdk_inference.drawings.graph import Edge, Graph, Node
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-_KINDS = {"Choice": "decision", "Succeed": "end", "Fail": "end", "Map": "flow", "Parallel": "flow"}
+_KINDS = {
+    "Choice": "decision",
+    "Fail": "end",
+    "Map": "flow",
+    "Parallel": "flow",
+    "Succeed": "end",
+    "Task": "compute",
+}
 _INNER = ("Branches", "ItemProcessor", "Iterator")
 
 
@@ -27,6 +34,8 @@ class State:
         Its name.
     kind
         The type, such as ``Task``.
+    call
+        The call of a task, such as ``lambda:invoke``; otherwise ``""``.
     parent
         The Map or Parallel state that it is in, or ``""``.
     calls
@@ -35,6 +44,7 @@ class State:
 
     name: str
     kind: str
+    call: str
     parent: str
     calls: tuple[str, ...]
 
@@ -92,7 +102,7 @@ class Workflow:
         graphs = []
         for parent in dict.fromkeys(state.parent for state in self.states.values()):
             nodes = tuple(
-                Node(name, name, state.kind, _KINDS.get(state.kind, "state"), known.get(name, ""))
+                Node(name, name, state.call or state.kind, _KINDS.get(state.kind, "state"), known.get(name, ""))
                 for name, state in self.states.items()
                 if state.parent == parent
             )
@@ -132,10 +142,15 @@ def read(
     for name, body, parent in _states(definition, ""):
         own = {key: value for key, value in body.items() if key not in _INNER}
         called = calls(json.dumps(own), own) if calls is not None else ()
-        states[name] = State(name, str(body.get("Type", "")), parent, tuple(dict.fromkeys(called)))
+        states[name] = State(name, str(body.get("Type", "")), _call(body), parent, tuple(dict.fromkeys(called)))
         bodies[name] = json.dumps(own, sort_keys=True)
         transitions += _transitions(name, body)
     return Workflow(path, str(definition["StartAt"]), states, tuple(transitions), bodies)
+
+
+def _call(body: Mapping[str, Any]) -> str:
+    resource = body.get("Resource")
+    return resource.rpartition(":states:::")[2] if isinstance(resource, str) and ":states:::" in resource else ""
 
 
 def _states(machine: Mapping[str, Any], parent: str) -> Iterator[tuple[str, Mapping[str, Any], str]]:

@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from cdk_inference.common.escaping import Markdown, clean, clean_lines, escape_markdown, fence
 from cdk_inference.common.whole_files import write_whole
+from cdk_inference.drawings.column import draw_column
 from cdk_inference.drawings.layout import Drawing, draw, mermaid
 from cdk_inference.review.access.simulator import MISSING
 from cdk_inference.review.errors import ReviewError
@@ -32,7 +33,7 @@ VERDICTS = {
 }
 
 _LONGEST_COMMENT = 65_000  # GitHub takes 65,536 characters
-_WIDE = 1000  # pixels of the page
+_WIDE, _NARROW = 1000, 350  # pixels of the page, and of a phone's
 _LONGEST_LINE = 300  # characters of a line of what the CLI says, such as a definition
 _FORMS = (  # of a comment, until one is short enough: rows of a table, texts of the CLI, drawings
     (None, True, True),
@@ -113,10 +114,10 @@ def markdown(review: Review) -> str:
 
 
 def _picture(graph: Graph) -> Picture:
-    narrow, right = draw(graph, downwards=True), draw(graph, downwards=False)
+    down, right = draw(graph, downwards=True), draw(graph, downwards=False)
     # A picture that fits is shown as it is; otherwise, the narrower one is made smaller.
-    wide = right if right.width <= max(_WIDE, narrow.width) else narrow
-    return Picture(graph, wide, narrow)
+    wide = right if right.width <= max(_WIDE, down.width) else down
+    return Picture(graph, wide, down if down.width <= _NARROW else draw_column(graph))
 
 
 def _pixel(value: float) -> str:

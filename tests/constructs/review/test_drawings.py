@@ -7,7 +7,10 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from cdk_inference.drawings.column import draw_column
 from cdk_inference.drawings.graph import Edge, Graph, Node
 from cdk_inference.drawings.layout import draw
 from cdk_inference.review import graphs
@@ -93,6 +96,51 @@ def test_boxes_lie_apart_and_arrows_end_at_their_borders(app: Assembly, downward
             assert target.x - 1 <= x <= target.x + target.width + 1
             assert target.y - 1 <= y <= target.y + target.height + 1
             assert re.fullmatch(r"(?:[MLQ ]|-?\d+(?:\.\d)?)+", arrow.path)
+
+
+def test_a_column_fits_a_phone_and_its_arrows_end_at_their_boxes(app: Assembly) -> None:
+    for graph in all_graphs(app):
+        drawing = draw_column(graph)
+        assert drawing.width <= 350, graph.title
+        assert [box.y for box in drawing.boxes] == sorted(box.y for box in drawing.boxes)
+        assert {box.node.id for box in drawing.boxes} == {node.id for node in graph.nodes}
+        targets = {edge.target for edge in graph.edges}
+        reached = set()
+        for each in drawing.arrows:
+            assert re.fullmatch(r"(?:[MLQ ]|-?\d+(?:\.\d)?)+", each.path)
+            numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d)?", each.path + " " + each.head)]
+            assert min(numbers) >= 0
+            assert max(numbers) <= max(drawing.width, drawing.height)
+            if each.head:
+                y = float(each.head.split()[0].split(",")[1])
+                reached.add(next(box.node.id for box in drawing.boxes if box.y - 1 <= y <= box.y + box.height))
+        assert reached == targets
+
+
+def test_a_column_goes_down_and_what_many_fall_back_to_has_one_line(app: Assembly) -> None:
+    (graph,) = graphs.pipelines(app.templates["Shop"])
+    titles = [box.title for box in draw_column(graph).boxes]
+    assert titles[:5] == ["Trigger/Inbox", "Trigger/ObjectCreated", "Trigger/Queue", "Trigger/Pipe", "Workflow"]
+    (flow,) = workflows.workflows(app.templates["Shop"]).values()
+    part = next(level for level in graphs.levels(flow) if level.title.endswith("inside of Score parts"))
+    heads = [each for each in draw_column(part).arrows if each.dashed and each.head]
+    assert len([edge for edge in part.edges if edge.dashed]) > 2 * len(heads)
+
+
+@given(st.integers(1, 7), st.sets(st.tuples(st.integers(0, 6), st.integers(0, 6), st.booleans()), max_size=20))
+def test_any_graph_has_a_column(size: int, ends: set[tuple[int, int, bool]]) -> None:
+    nodes = tuple(Node(str(number), str(number), "Task", "state") for number in range(size))
+    edges = tuple(Edge(str(one % size), str(two % size), dashed) for one, two, dashed in sorted(ends))
+    drawing = draw_column(Graph("any", nodes, edges))
+    assert sorted(box.node.id for box in drawing.boxes) == sorted(node.id for node in nodes)
+    assert bool(drawing.arrows) == bool(edges)
+
+
+def test_states_say_what_they_call(app: Assembly) -> None:
+    (flow,) = workflows.workflows(app.templates["Shop"]).values()
+    nodes = {node.title: (node.subtitle, node.kind) for level in graphs.levels(flow) for node in level.nodes}
+    assert nodes["small: Infer"] == ("lambda:invoke", "compute")
+    assert nodes["Take part"] == ("Pass", "state")
 
 
 def test_loops_two_ways_and_boxes_alone_are_drawn() -> None:

@@ -164,6 +164,8 @@ def test_the_page_fits_every_screen_and_runs_nothing(
         view.goto(file.as_uri())
         assert view.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
     assert [each for each in heard if not each.startswith((tmp_path.as_uri(), "data:"))] == []
+    # Nobody has to push a picture around on a phone: the last page is that of the app.
+    assert view.evaluate("[...document.querySelectorAll('.picture')].every(e => e.scrollWidth <= e.clientWidth)")
     shown = view.locator(".picture:visible svg")
     assert shown.count() == len(pages["app"].pipelines) + len(pages["app"].workflows)
     shade = view.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
