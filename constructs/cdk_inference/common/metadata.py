@@ -34,9 +34,15 @@ def add_metadata(construct: IConstruct, role: str, **facts: object) -> None:
 
 
 def model_facts(manifest: Manifest) -> dict[str, Any]:
-    """Return what a manifest says of the model itself, without what differs when the same model is built again."""
+    """Return what a manifest says of the model itself, without what differs when the same model is built again.
+
+    Two measurements stay, so that a review can compare with what is deployed. They are those of the lock, and the same
+    wherever the model is built.
+    """
     facts: dict[str, Any] = json.loads(manifest.to_json())
-    del facts["measured"]
+    measured = facts.pop("measured")
+    if measured is not None:
+        facts["measured"] = {name: measured[name] for name in ("deployed_ms", "deployed_peak_mb")}
     facts.pop("baseline", None)  # pages of numbers, which the artifact has
     facts["provenance"] = {name: facts["provenance"][name] for name in ("license", "origin")}
     return facts

@@ -1,4 +1,4 @@
-"""Facts in a cloud assembly, by which a pipeline's costs can be estimated for any traffic without its app."""
+"""Facts in a template, by which a pipeline's costs can be estimated for any traffic without its app."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Way = CpuOption | GpuOption | CascadeOption
 
 METADATA_KEY = "cdk-inference:costs"
-"""Type of the metadata in a cloud assembly that holds what `RecordedCosts.to_json` returns."""
+"""Key in the metadata of a template, below which the path of each pipeline has what `RecordedCosts.to_json` returns."""
 
 _KINDS: Mapping[str, type[CpuOption | GpuOption]] = {"cpu": CpuOption, "gpu": GpuOption}
 

@@ -20,8 +20,8 @@ _WIDEST = 250.0
 def draw_column(graph: Graph) -> Drawing:
     """Lay a graph out in one column.
 
-    Arrows to the next box go straight down. All others run at the right, and those to one box share a line there: a
-    state that many others fall back to has one line, however many come to it.
+    Arrows to the next box go straight down. All others run at the right, and those to one box share a line there. So a
+    state that many others fall back to has one line.
 
     Parameters
     ----------

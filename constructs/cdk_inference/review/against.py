@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cdk_inference.common.cdk_cli import installed_cdk
-from cdk_inference.review.assembly import Assembly, nested_path, read_assembly
+from cdk_inference.review.assembly import read_assembly
+from cdk_inference.review.deployed import read_deployed
 from cdk_inference.review.errors import ReviewError
 
 if TYPE_CHECKING:
@@ -21,12 +20,10 @@ if TYPE_CHECKING:
 
     import boto3
 
-    from cdk_inference.review.template import Template
+    from cdk_inference.review.assembly import Assembly
 
 DEPLOYED = "deployed"
 """The word for the deployed stacks of the same names."""
-
-_NESTED = "AWS::CloudFormation::Stack"
 
 
 def read_against(text: str, after: Assembly, *, folder: Path, session: boto3.Session | None = None) -> Assembly:
@@ -112,52 +109,3 @@ def _synthesize(app: Path, output: Path, ref: str) -> None:
     )
     if done.returncode:
         raise ReviewError(f"{ref} cannot be synthesized: {done.stdout.strip()}")
-
-
-def read_deployed(after: Assembly, session: boto3.Session | None = None) -> Assembly:
-    """Read the templates that are deployed under the names of an app's stacks; those that are not are left out.
-
-    Raises
-    ------
-    ReviewError
-        If boto3 is not installed.
-    """
-    try:
-        import boto3  # noqa: PLC0415 - for those who compare with what is deployed
-        from botocore.exceptions import ClientError  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise ReviewError("boto3 must be installed; pip install 'cdk-inference[review]'") from error
-    session = session or boto3.Session()
-    found: dict[str, Template] = {}
-    for template in after.templates.values():
-        if template.nested:
-            continue
-        client = session.client("cloudformation", region_name=template.region or session.region_name)
-        try:
-            body = _body(client, template.stack_name)
-        except ClientError as error:
-            if "does not exist" in str(error):
-                continue
-            raise
-        _add(client, replace(template, body=body), template.stack_name, found)
-    return Assembly("what is deployed", found)
-
-
-def _add(client: Any, template: Template, stack: str, into: dict[str, Template]) -> None:  # noqa: ANN401 - boto3's
-    into[template.path] = template
-    for resource in template.of_type(_NESTED):
-        said = client.describe_stack_resource(StackName=stack, LogicalResourceId=resource.logical_id)
-        name = said["StackResourceDetail"]["PhysicalResourceId"]
-        path = nested_path(resource)
-        inner = replace(template, path=path, body=_body(client, name), nested=True)
-        _add(client, inner, name, into)
-
-
-def _body(client: Any, stack: str) -> dict[str, Any]:  # noqa: ANN401 - boto3's
-    body = client.get_template(StackName=stack, TemplateStage="Original")["TemplateBody"]
-    if isinstance(body, str):
-        try:
-            body = json.loads(body)
-        except ValueError as error:
-            raise ReviewError(f"the template of {stack} must be JSON, got YAML; deploy the stack with CDK") from error
-    return dict(body)

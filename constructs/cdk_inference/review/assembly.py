@@ -6,7 +6,8 @@ import contextlib
 import json
 import zipfile
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any
 
 from cdk_inference.common.json_values import mapping
 from cdk_inference.costs.recorded import METADATA_KEY as COSTS_KEY
@@ -14,7 +15,7 @@ from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.template import Resource, Template
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 MODEL_KEY = "cdk-inference:model"
@@ -89,8 +90,15 @@ def _read(folder: Path, into: Assembly) -> None:
             )
             for each in _with_nested(folder, template):
                 into.templates[each.path] = each
-                _read_labels(folder, each, into)
+                into.costs.update(recorded_costs(each))
+                into.labels.update(_labels(folder, each))
             _read_metadata(folder, artifact, into)
+
+
+def recorded_costs(template: Template) -> dict[str, str]:
+    """Return what a template has on the costs of its pipelines, by their paths."""
+    found = mapping(mapping(template.body.get("Metadata")).get(COSTS_KEY))
+    return {path: text for path, text in found.items() if isinstance(text, str)}
 
 
 def _with_nested(folder: Path, template: Template) -> Iterator[Template]:
@@ -112,35 +120,47 @@ def _read_metadata(folder: Path, artifact: Mapping[str, Any], into: Assembly) ->
     entries = dict(mapping(artifact.get("metadata")))
     if "additionalMetadataFile" in artifact:
         entries |= _json(folder / str(artifact["additionalMetadataFile"]))
-    for path, found in entries.items():
+    for found in entries.values():
         for entry in found:
             if entry.get("type") == MODEL_KEY:
                 manifest = mapping(json.loads(entry["data"]).get("manifest"))
                 into.manifests[str(manifest.get("model_version"))] = manifest
-            elif entry.get("type") == COSTS_KEY and isinstance(entry["data"], str):
-                into.costs[path.removeprefix("/")] = entry["data"]
 
 
-def _read_labels(folder: Path, template: Template, into: Assembly) -> None:
+def _labels(folder: Path, template: Template) -> Iterator[tuple[tuple[str, str], tuple[str, ...]]]:
     for function in template.of_type("AWS::Lambda::Function"):
         asset = folder / str(function.metadata.get("aws:asset:path"))
-        options = _stage_options(function, asset)
-        if isinstance(options.get("labels"), list):
-            into.labels[template.path, function.path] = tuple(map(str, options["labels"]))
-        elif isinstance(options.get("labels_file"), str):
-            text = _text_of_asset(asset, options["labels_file"])
-            if text is not None:
-                into.labels[template.path, function.path] = tuple(text.splitlines())
+        found = labels_of(function, partial(_text_of_asset, asset))
+        if found is not None:
+            yield (template.path, function.path), found
 
 
-def _stage_options(function: Resource, asset: Path) -> Mapping[str, Any]:
+def labels_of(function: Resource, text_of: Callable[[str], str | None]) -> tuple[str, ...] | None:
+    """Return the names of the classes that a function has; None if it has none, or if nobody knows them.
+
+    Parameters
+    ----------
+    function
+        The function.
+    text_of
+        Returns the text of a file in its package by name; None if it cannot be read.
+    """
+    options = _stage_options(function, text_of)
+    if isinstance(options.get("labels"), list):
+        return tuple(map(str, options["labels"]))
+    file = options.get("labels_file")
+    text = text_of(file) if isinstance(file, str) else None
+    return None if text is None else tuple(text.splitlines())
+
+
+def _stage_options(function: Resource, text_of: Callable[[str], str | None]) -> Mapping[str, Any]:
     """Return the options of the stages in a function: its environment holds them, or the name of their file."""
     variables = mapping(mapping(function.properties.get("Environment")).get("Variables"))
     found: dict[str, Any] = {}
     for name, value in variables.items():
         text = value if isinstance(value, str) and name.endswith("STAGE_OPTIONS") else None
         if isinstance(value, str) and name.endswith("STAGE_OPTIONS_FILE"):
-            text = _text_of_asset(asset, value)
+            text = text_of(value)
         if text is not None:
             with contextlib.suppress(ValueError):
                 found |= mapping(json.loads(text))
@@ -151,12 +171,21 @@ def _text_of_asset(asset: Path, name: str) -> str | None:
     try:
         if asset.is_dir():
             return (asset / name).read_text("utf-8")
-        with zipfile.ZipFile(asset) as package:
+        with asset.open("rb") as file:
+            return text_in_package(file, name)
+    except (OSError, ValueError):
+        return None  # an asset that is not in the assembly: a review does without it
+
+
+def text_in_package(file: IO[bytes], name: str) -> str | None:
+    """Return the text of a file in a zip archive; None if there is no such text, or if it is very large."""
+    try:
+        with zipfile.ZipFile(file) as package:
             if package.getinfo(name).file_size > _MOST_LABEL_BYTES:
                 return None
             return package.read(name).decode("utf-8")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        return None  # an asset that is not in the assembly: a review does without it
+    except (KeyError, ValueError, zipfile.BadZipFile):
+        return None
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from aws_cdk import Annotations, Token
+from aws_cdk import Annotations, Stack, Token
 
 from cdk_inference.common.platform import LambdaPlatform
 from cdk_inference.costs.advice import always_on_advice
@@ -114,7 +114,7 @@ def planned_option(plan: RoutePlan, planned: PlannedRoute) -> CpuOption | GpuOpt
 
 
 def record_costs(pipeline: Construct, plan: RoutePlan, batch_size: int, *, fused: bool = False) -> None:
-    """Write what the costs of a pipeline depend on into the cloud assembly, for reviews.
+    """Write what the costs of a pipeline depend on into its template, for reviews.
 
     Parameters
     ----------
@@ -137,7 +137,11 @@ def record_costs(pipeline: Construct, plan: RoutePlan, batch_size: int, *, fused
     )
     shares = plan.planned_shares
     ways = {name: planned_option(plan, plan.planned[name]) for name in shares}
-    pipeline.node.add_metadata(METADATA_KEY, RecordedCosts(shape, ways, shares).to_json())
+    # In the template, for what is deployed has no other part of a cloud assembly.
+    options = Stack.of(pipeline).template_options
+    metadata = dict(options.metadata or {})
+    recorded = {**metadata.get(METADATA_KEY, {}), pipeline.node.path: RecordedCosts(shape, ways, shares).to_json()}
+    options.metadata = {**metadata, METADATA_KEY: recorded}
 
 
 def cascade_option(

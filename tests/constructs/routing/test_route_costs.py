@@ -367,12 +367,13 @@ def test_a_burst_that_outlasts_the_wait_warns():
 
 
 def recorded(pipeline):
-    """Return what the cloud assembly says of a pipeline's costs, or nothing."""
-    found = [entry.data for entry in pipeline.node.metadata if entry.type == METADATA_KEY]
-    return RecordedCosts.from_json(found[0]) if found else None
+    """Return what the template says of a pipeline's costs, or nothing."""
+    metadata = cdk.Stack.of(pipeline).template_options.metadata or {}
+    text = metadata.get(METADATA_KEY, {}).get(pipeline.node.path)
+    return None if text is None else RecordedCosts.from_json(text)
 
 
-def test_the_assembly_says_what_costs_depend_on():
+def test_the_template_says_what_costs_depend_on():
     stack = make_stack()
     cpu, gpu = cpu_and_gpu(stack, 5, 1)
     split = Routing.split({"a": (90, cpu), "b": (10, gpu)})
@@ -383,6 +384,13 @@ def test_the_assembly_says_what_costs_depend_on():
     assert [name for _, name in sorted((share, way.name) for share, way in costs.mix().ways)] == ["gpu", "cpu"]
     fused = InferencePipeline(stack, "Fused", routing=cpu, execution=Execution.fused())
     assert recorded(fused).shape.fused
+    (function,) = (
+        each["Metadata"]["cdk-inference"]
+        for name, each in resources(stack, "AWS::Lambda::Function").items()
+        if "PhotosRoutescpuInference" in name
+    )
+    # A review compares them with what is deployed.
+    assert function["model"]["measured"] == {"deployed_ms": 5, "deployed_peak_mb": 60.0}
 
 
 def test_shares_of_shares_are_multiplied_and_those_of_a_route_are_added():
@@ -432,7 +440,7 @@ def test_an_option_has_the_architecture_of_the_pipelines_functions(by):
     assert {name for name in services if "of Lambda" in name} == {"GB-seconds of Lambda, x86_64"}
 
 
-def test_costs_that_are_known_at_deployment_only_are_not_in_the_assembly():
+def test_costs_that_are_known_at_deployment_only_are_not_in_the_template():
     stack = make_stack()
     number = cdk.CfnParameter(stack, "Number", type="Number").value_as_number
     late = route(stack, "late", measured=5, inference=Inference.cpu(memory_size=number))
