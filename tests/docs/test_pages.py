@@ -239,7 +239,7 @@ def test_every_prop_is_documented() -> None:
 
 def test_stage_tables_name_the_defaults() -> None:
     said = re.findall(r"^\| `((?:Preprocess|Postprocess)\.\w+)\(([^`]*)\)`", page("stages.md").text, re.MULTILINE)
-    assert len(said) == 10
+    assert len(said) >= 10
     for name, arguments in said:
         cls, _, method = name.partition(".")
         parameters = inspect.signature(getattr(getattr(cdk_inference, cls), method)).parameters.values()

@@ -45,12 +45,17 @@ class Execution:
         )
 
     @classmethod
-    def fused(cls) -> FusedExecution:
+    def fused(cls, *, work: IWorkBucket | None = None) -> FusedExecution:
         """Run all stages of a route in one function; `InferencePipeline.stages` is a `FusedStages`.
 
         This means one cold start, one invocation for each batch, and no tensors that travel. It works on the CPU and
         without cascades. Memory, timeout, engine and delivery are those of the route's `Inference.cpu`.
+
+        Parameters
+        ----------
+        work
+            A work bucket for masks, if postprocessing makes any. Default: a new one for each route.
         """
         from cdk_inference.pipeline.fused import FusedExecution  # noqa: PLC0415 - only for those who ask
 
-        return FusedExecution()
+        return FusedExecution(work=work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from cdk_inference.common.environments import check_environment
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, RouteStages
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cdk_inference.routing.route import Route
     from cdk_inference.stages.base import StageFunction
     from cdk_inference.stages.interfaces import IStage
+    from cdk_inference.storage.work_bucket import IWorkBucket
 
 _TIMEOUT = 40
 
@@ -86,9 +88,12 @@ class FusedExecution(ExecutionStrategy[FusedStages]):
     ----------
     handler
         The entry point of the function.
+    work
+        A work bucket for masks.
     """
 
     handler: str = HANDLER
+    work: IWorkBucket | None = None
 
     functions_in_turn: ClassVar[int] = 1
 
@@ -109,13 +114,17 @@ class FusedExecution(ExecutionStrategy[FusedStages]):
 
     def bind(
         self,
-        scope: Construct,  # noqa: ARG002 - routes share nothing
+        scope: Construct,
         plan: RoutePlan,
         scopes: Mapping[str, Construct],
         parts: PipelineParts,
     ) -> dict[str, FusedStages]:
         """Create the function of each route."""
-        return {name: _create(scopes[name], route, parts, self.handler) for name, route in plan.routes.items()}
+        if self.work is not None:
+            check_environment(scope, "work", self.work.bucket, fix="use a bucket of that account and Region")
+        return {
+            name: _create(scopes[name], route, parts, self.handler, self.work) for name, route in plan.routes.items()
+        }
 
     def advise_capacity(
         self,
@@ -132,7 +141,9 @@ class FusedExecution(ExecutionStrategy[FusedStages]):
             advise(scope, route, traffic, fused=True, platform=platform)
 
 
-def _create(scope: Construct, route: Route, parts: PipelineParts, handler: str) -> FusedStages:
+def _create(
+    scope: Construct, route: Route, parts: PipelineParts, handler: str, work: IWorkBucket | None
+) -> FusedStages:
     strategy = _strategy(route)
     return FusedStages(
         FusedFunction(
@@ -151,6 +162,7 @@ def _create(scope: Construct, route: Route, parts: PipelineParts, handler: str) 
             engine=strategy.engine,
             delivery=strategy.delivery,
             handler=handler,
+            work=work,
             **parts.functions,
         )
     )

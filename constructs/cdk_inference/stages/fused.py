@@ -9,6 +9,7 @@ from aws_cdk import Duration, Size
 from cdk_inference.bundling.delivery import ModelDelivery, ModelPackage
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.capacity.strategy import ON_DEMAND
+from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import add_metadata, model_facts
 from cdk_inference.common.props.deprecations import renamed_props
 from cdk_inference.common.props.prop_types import check_props
@@ -18,6 +19,7 @@ from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.inference import engine_environment
 from cdk_inference.stages.postprocess import recording_environment
 from cdk_inference.stages.preprocess import reading_environment
+from cdk_inference.storage.work_bucket import MASKS, WorkBucket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from cdk_inference.stages.preprocess import Preprocess
     from cdk_inference.stages.stage_code import StageCode
     from cdk_inference.storage.results import IResultsTable
+    from cdk_inference.storage.work_bucket import IWorkBucket
     from cdk_inference.triggers.base import ITrigger
 
 STAGES = ("preprocess", "inference", "postprocess")
@@ -80,14 +83,23 @@ class FusedFunction(StageFunction):
         As those of `CpuInference`.
     handler
         The entry point within the package. Default: the one that a workflow invokes.
+    work
+        The work bucket for masks, if postprocessing makes any. Default: a new one.
     **options
         As those of `StageFunction`.
+
+    Attributes
+    ----------
+    work
+        The work bucket with the masks; None if postprocessing makes none.
 
     Raises
     ------
     PropError
         A stage does not fit the model, or the two stages do not fit into one package.
     """
+
+    work: IWorkBucket | None = None
 
     def __init__(
         self,
@@ -108,6 +120,7 @@ class FusedFunction(StageFunction):
         engine: Engine | None = None,
         delivery: ModelDelivery | None = None,
         handler: str = HANDLER,
+        work: IWorkBucket | None = None,
         **options: Unpack[FunctionOptions],
     ) -> None:
         preprocess = preprocess.keeping(postprocess.needs)
@@ -148,8 +161,20 @@ class FusedFunction(StageFunction):
         trigger.grant_read(self)
         results.grant_write_rows(self)
         trigger.acknowledge_read(self.role)
+        if postprocess.makes_masks:
+            self._write_masks(work, options)
         warn_of_memory(self, model, memory_size)  # at least: the stages need some too
         self._content_types: Sequence[str] | None = None
+
+    def _write_masks(self, work: IWorkBucket | None, options: FunctionOptions) -> None:
+        """Let the function write masks into the work bucket, or into a new one."""
+        if work is None:
+            key, removal_policy = options.get("encryption_key"), options.get("log_removal_policy")
+            work = WorkBucket(self, "Work", encryption_key=key, removal_policy=removal_policy)
+        work.grant_write_masks(self)
+        self.add_variables({"WORK_BUCKET": work.bucket.bucket_name})
+        acknowledgments.objects_under(self.role, work.bucket, MASKS)
+        self.work = work
 
     def take_requests(self, content_types: Sequence[str]) -> None:
         """Have the function refuse requests of an API that have other media types; none stands for any.

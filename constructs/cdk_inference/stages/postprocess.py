@@ -16,10 +16,10 @@ from cdk_inference.common.props.durations import days_text
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check_choice
 from cdk_inference.errors import ModelBuildError, PropError
-from cdk_inference.model.recipe.heads import YoloHead
+from cdk_inference.model.recipe.heads import MaskHead, YoloHead
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.stage_code import BUILTIN, LABELS_FILE, PICTURE, StageCode, read_lines, shape_text, user_code
-from cdk_inference.storage.work_bucket import TENSORS
+from cdk_inference.storage.work_bucket import MASKS, TENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.model.artifact import ModelArtifact
-    from cdk_inference.model.recipe.heads import DetectionHead
+    from cdk_inference.model.recipe.heads import DetectionHead, Head
     from cdk_inference.model.recipe.tensors import TensorSpec
     from cdk_inference.storage.results import IResultsTable
     from cdk_inference.storage.work_bucket import IWorkBucket
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 _TOP = 5
 
 _MOST_DETECTIONS = 1_000  # fit a row
+
+_MOST_MASK_CLASSES = 255  # of a palette, in which the last colour stands for what the model did not see
 
 
 @check_props
@@ -50,10 +52,12 @@ class Postprocess:
     """The output that it looks at; ``None`` for the only one, or for all."""
     vector: bool = False
     """Whether it takes that output for a vector."""
-    head: DetectionHead | None = None
-    """The form of the outputs, if it finds boxes in them."""
+    head: Head | None = None
+    """The form of the outputs, if it finds boxes in them, or the class of each pixel."""
     needs: tuple[str, ...] = ()
     """Names of values that preprocessing must keep for it."""
+    makes_masks: bool = False
+    """Whether it writes masks into the work bucket."""
 
     @classmethod
     def classification(
@@ -140,6 +144,46 @@ class Postprocess:
         return cls(code, classes=len(names), head=head if head is not None else YoloHead(), needs=(PICTURE,))
 
     @classmethod
+    def segmentation(
+        cls,
+        *,
+        labels: Sequence[str] | Path | str,
+        head: MaskHead | None = None,
+        size: Literal["picture", "model"] = "picture",
+    ) -> Postprocess:
+        """Store a mask as a PNG in the work bucket, its address as ``mask``, and the share of each class as ``areas``.
+
+        Preprocessing must keep where in the picture is what the model saw, as `Preprocess.image` does.
+
+        Parameters
+        ----------
+        labels
+            Names of the classes in the order of the model's output, at most 255. A list, or the path of a file with one
+            a line.
+        head
+            The form of the model's outputs. Default: ``MaskHead()``.
+        size
+            ``picture`` for a mask of the size of the picture, ``model`` for one of the size of the model's output.
+
+        Raises
+        ------
+        PropError
+            The file does not exist, or there are no labels, or too many.
+        """
+        names, options, sources = _labels(labels)
+        if len(names) > _MOST_MASK_CLASSES:
+            raise PropError(f"labels must be at most {_MOST_MASK_CLASSES} for a mask, got {len(names)}")
+        check_choice(("picture", "model"), size=size)
+        code = StageCode(
+            f"{BUILTIN}.segmentation:segmentation_postprocessor",
+            options={**options, "size": size},
+            sources=sources,
+            runtime_requirements="postprocess",
+        )
+        chosen = head if head is not None else MaskHead()
+        return cls(code, classes=len(names), head=chosen, needs=(PICTURE,), makes_masks=True)
+
+    @classmethod
     def embedding(
         cls,
         *,
@@ -202,7 +246,7 @@ class Postprocess:
             than the stage takes.
         """
         if self.head is not None:
-            return self._with_boxes(self.head, outputs)
+            return self._with_head(self.head, outputs)
         if self.vector:
             spec = _one_output(outputs, self.output, "the vector")
             if len(spec.shape) != 2 or not spec.dtype.startswith("float"):  # noqa: PLR2004
@@ -220,7 +264,7 @@ class Postprocess:
                 )
         return self.code
 
-    def _with_boxes(self, head: DetectionHead, outputs: Sequence[TensorSpec]) -> StageCode:
+    def _with_head(self, head: Head, outputs: Sequence[TensorSpec]) -> StageCode:
         try:
             layout = head.layout(outputs)
         except ModelBuildError as error:
@@ -230,8 +274,7 @@ class Postprocess:
                 f"labels must have one name for each of the {layout.classes} classes of the model's outputs, in order, "
                 f"got {self.classes}"
             )
-        options = {**(self.code.options or {}), "head": layout.head, "normalized": layout.normalized}
-        return replace(self.code, options=options)
+        return replace(self.code, options={**(self.code.options or {}), **layout.options})
 
 
 @check_props
@@ -246,7 +289,7 @@ class PostprocessFunction(StageFunction):
     model
         The model that gives the outputs.
     work
-        Where large tensors are read.
+        Where large tensors are read, and masks are written.
     results
         The table; the function may put rows.
     result_ttl
@@ -295,7 +338,11 @@ class PostprocessFunction(StageFunction):
         add_metadata(self.function, "function", stage=id, table=results.table.table_name)
         work.grant_read(self)
         results.grant_write_rows(self)
-        acknowledgments.objects_under(self.role, work.bucket, TENSORS)
+        patterns = [TENSORS]
+        if stage.makes_masks:
+            work.grant_write_masks(self)
+            patterns.append(MASKS)
+        acknowledgments.objects_under(self.role, work.bucket, *patterns)
 
 
 def recording_environment(results: IResultsTable, result_ttl: Duration | None) -> dict[str, str]:

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 TENSORS = "tensors/*"
 """The keys of the tensors."""
 
+MASKS = "masks/*"
+"""The keys of the masks that segmentation makes."""
+
 
 @check_props
 class IWorkBucket(Construct):
-    """A bucket for tensors on their way: a `WorkBucket`, or one of another stack.
+    """A bucket for tensors on their way and for masks: a `WorkBucket`, or one of another stack.
 
     Attributes
     ----------
@@ -38,16 +41,24 @@ class IWorkBucket(Construct):
 
     def grant_write(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee put tensors."""
-        encryption.grant(self._key, grantee, encryption.ENCRYPT)
-        return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["s3:PutObject"], resource_arns=[self.bucket.arn_for_objects(TENSORS)]
-        )
+        return self._grant(grantee, "s3:PutObject", TENSORS)
 
     def grant_read(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee get tensors."""
-        encryption.grant(self._key, grantee, encryption.DECRYPT)
+        return self._grant(grantee, "s3:GetObject", TENSORS)
+
+    def grant_write_masks(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee put masks."""
+        return self._grant(grantee, "s3:PutObject", MASKS)
+
+    def grant_read_masks(self, grantee: iam.IGrantable) -> iam.Grant:
+        """Let the grantee get the masks that rows point to."""
+        return self._grant(grantee, "s3:GetObject", MASKS)
+
+    def _grant(self, grantee: iam.IGrantable, action: str, keys: str) -> iam.Grant:
+        encryption.grant(self._key, grantee, encryption.DECRYPT if action == "s3:GetObject" else encryption.ENCRYPT)
         return iam.Grant.add_to_principal(
-            grantee=grantee, actions=["s3:GetObject"], resource_arns=[self.bucket.arn_for_objects(TENSORS)]
+            grantee=grantee, actions=[action], resource_arns=[self.bucket.arn_for_objects(keys)]
         )
 
 

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from inference_runtime.aws import TIMEOUTS, error_code
 from inference_runtime.environment import required
-from inference_runtime.errors import RejectItem, failure_of, reason_of
+from inference_runtime.errors import RejectItem, RetryableError, failure_of, reason_of
 from inference_runtime.stages.rows import ResultError, prediction_attribute, put_row, with_label
 from inference_runtime.stages.user_code import load_stage
 from inference_runtime.timeouts import MAX_CONNECTIONS
@@ -144,12 +144,19 @@ class Postprocessor:
             Which row of the outputs belongs to which index.
         items
             By index.
+
+        Raises
+        ------
+        RetryableError
+            If a service that the stage needs does not answer: the items are not at fault.
         """
         found: dict[int, Outcome] = {}
         broken: dict[int, BaseException] = {}
         for position, index in rows:
             try:
                 found[index] = self._outcome({name: array[position] for name, array in outputs.items()}, items[index])
+            except RetryableError:
+                raise
             except Exception as error:
                 self._log.exception("postprocessing failed", extra=_about(items[index]))
                 broken[index] = error

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from dataclasses import replace
 
-from cdk_inference import Postprocess, Preprocess, PropError
+import pytest
+from aws_cdk import aws_iam as iam
+from tests.constructs.conftest import resources
+
+from cdk_inference import Execution, Postprocess, Preprocess, PropError, WorkBucket
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model import DetrHead, EndToEndHead, NmsHead, TensorSpec, YoloHead
+from cdk_inference.model import DetrHead, EndToEndHead, MaskHead, NmsHead, TensorSpec, YoloHead
 from cdk_inference.stages.preprocess import reading_environment
 
 LABELS = ["cat", "dog", "emu"]
@@ -119,3 +124,75 @@ def test_a_stage_that_does_not_know_where_its_pixels_are_fails(tmp_path):
     for stage in (Preprocess.function(f"{file}:run", keep=["size"]), Preprocess.tensor()):
         with pytest.raises(PropError, match=r"preprocess must keep 'picture', which postprocess needs, got .*; use"):
             stage.keeping(needs)
+
+
+def test_a_mask_stage_tells_the_runtime_where_the_classes_are():
+    for head, spec, axis in (
+        (None, output(3, "height", "width"), 0),
+        (MaskHead(channels="last"), output(8, 8, 3), 2),
+        (None, output(8, 8, dtype="uint8"), None),
+        (MaskHead(output="output0"), output(3, 8, 8), 0),
+    ):
+        options = Postprocess.segmentation(labels=LABELS, head=head).bind([spec]).options
+        assert options == {"labels": LABELS, "output": "output0", "axis": axis, "size": "picture"}
+
+
+@pytest.mark.parametrize(
+    ("options", "spec", "message"),
+    [
+        ({}, output(4, 8, 8), "one name for each of the 4 classes of the model's outputs, in order, got 3"),
+        ({}, output(8, 8), r"floats \(batch, classes, height, width\) .*, got float32 \(batch, 8, 8\)"),
+        ({"head": MaskHead(channels="last")}, output(8, 8, 1), r"\(batch, height, width, classes\) of two or more"),
+        ({"labels": ["x"] * 256}, output(256, 8, 8), "labels must be at most 255 for a mask, got 256"),
+        ({"size": "half"}, output(3, 8, 8), "size must be 'picture' or 'model', got 'half'"),
+    ],
+)
+def test_a_mask_stage_that_does_not_fit_the_model_fails(options, spec, message):
+    with pytest.raises(PropError, match=message):
+        Postprocess.segmentation(**{"labels": LABELS, **options}).bind([spec])
+
+
+def written(stack, function):
+    """Return what the role of a function may do with masks, and what all other roles may."""
+    role = stack.resolve(function.role.role_name)
+    found: dict[bool, list[tuple[str, str]]] = {True: [], False: []}
+    for policy in resources(stack, "AWS::IAM::Policy").values():
+        for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+            if "masks" in json.dumps(statement["Resource"]):
+                found[role in policy["Properties"]["Roles"]].append((statement["Action"], statement["Effect"]))
+    return found[True], found[False]
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["staged", "fused"])
+def test_only_a_stage_that_makes_masks_may_write_them(stack, pipeline, fused):
+    # The model of these tests has no pixels.
+    masks = replace(Postprocess.segmentation(labels=LABELS), head=None, classes=None)
+    stages = pipeline(postprocess=masks, execution=Execution.fused() if fused else Execution.staged()).stages
+    work = stages.score.work if fused else stages.work
+    assert written(stack, stages.output_stage) == ([("s3:PutObject", "Allow")], [])
+    (variables,) = (
+        function["Properties"]["Environment"]["Variables"]
+        for function in resources(stack, "AWS::Lambda::Function").values()
+        if "segmentation" in json.dumps(function["Properties"]["Environment"])
+    )
+    assert variables["WORK_BUCKET"] == stack.resolve(work.bucket.bucket_name)
+
+
+def test_other_stages_may_not_write_masks(stack, pipeline):
+    assert written(stack, pipeline().stages.output_stage) == ([], [])
+
+
+def test_a_work_bucket_for_masks_may_be_shared(stack, pipeline):
+    work = WorkBucket(stack, "Shared")
+    reader = iam.User(stack, "Reader")
+    work.grant_read_masks(reader)
+    masks = replace(Postprocess.segmentation(labels=LABELS), head=None, classes=None)
+    stages = pipeline(postprocess=masks, execution=Execution.fused(work=work)).stages
+    assert stages.score.work is work
+    assert len(resources(stack, "AWS::S3::Bucket")) == 2
+    (policy,) = (
+        policy["Properties"]["PolicyDocument"]["Statement"]
+        for policy in resources(stack, "AWS::IAM::Policy").values()
+        if "Users" in policy["Properties"]
+    )
+    assert [(each["Action"], "masks/*" in json.dumps(each["Resource"])) for each in policy] == [("s3:GetObject", True)]

@@ -118,5 +118,10 @@ def records(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watch
 
 
 @pytest.fixture(scope="package")
+def masks(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
+    return watch(cloud, "Stages/Masks")
+
+
+@pytest.fixture(scope="package")
 def boxes(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
     return watch(cloud, "Stages/Boxes")

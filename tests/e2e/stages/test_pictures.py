@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
+    from cdk_inference.local import LocalCloud
     from tests.e2e.conftest import Watched
 
 pytestmark = pytest.mark.e2e
@@ -49,3 +52,27 @@ def test_boxes_are_in_pixels_of_the_picture(boxes: Watched) -> None:
             "input": [32, 32],
             "region": [0, -128, 512, 384],
         }
+
+
+def test_masks_have_the_size_of_the_picture(masks: Watched, cloud: LocalCloud, outputs: dict[str, str]) -> None:
+    masks.put("a.png", photograph("PNG"))
+    assert masks.ends(["a.png"]) == {"a.png": "SUCCEEDED"}
+    prediction = masks.row("a.png")["prediction"]
+    areas = [(each["label"], float(each["share"])) for each in prediction["areas"]]
+    assert areas == [("nothing", 0.75), ("red", 0.125), ("green", 0.125)]
+    bucket, _, key = prediction["mask"].removeprefix("s3://").partition("/")
+    found = cloud.client("s3").get_object(Bucket=bucket, Key=key)
+    data = found["Body"].read()
+    expected = np.zeros((256, 512), np.uint8)
+    for number, (left, top, right, bottom) in ((1, RED), (2, GREEN)):
+        expected[top:bottom, left:right] = number
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data))), expected)
+    assert found["ContentType"] == "image/png"
+
+    def ask(function: str) -> str:
+        payload = json.dumps({"mask": prediction["mask"]})
+        answer = cloud.client("lambda").invoke(FunctionName=outputs[f"{function}Function"], Payload=payload)
+        return answer["Payload"].read().decode()
+
+    assert json.loads(ask("Reader")) == len(data)
+    assert "AccessDenied" in ask("Stranger")

@@ -35,6 +35,11 @@ class BoxLayout:
     classes: int | None
     normalized: bool
 
+    @property
+    def options(self) -> dict[str, object]:
+        """The options of a stage of postprocessing."""
+        return {"head": self.head, "normalized": self.normalized}
+
 
 @dataclass(frozen=True)
 class YoloHead:
@@ -237,6 +242,11 @@ class MaskLayout:
     output: str
     axis: int | None
     classes: int | None
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The options of a stage of postprocessing."""
+        return {"output": self.output, "axis": self.axis}
 
 
 @dataclass(frozen=True)

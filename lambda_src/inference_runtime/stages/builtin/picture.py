@@ -57,15 +57,15 @@ class Picture:
                 tuple(int(side) for side in found["input"]),  # type: ignore[arg-type]
                 tuple(float(edge) for edge in found["region"]),
             )
-            _, _, _, _ = picture.region
+            left, top, right, bottom = picture.region
             width, height = picture.input
         except (KeyError, TypeError, ValueError) as error:
             raise StageError(
                 f"preprocess kept {dict(kept)!r:.200}, expected {PICTURE!r} with width, height, input and region: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        if min(picture.width, picture.height, width, height) < 1:
-            raise StageError(f"preprocess kept a picture of {picture.width} x {picture.height} pixels")
+        if min(picture.width, picture.height, width, height) < 1 or not (right > left and bottom > top):
+            raise StageError(f"preprocess kept {found!r:.200}, expected sizes of at least 1 pixel")
         return picture
 
     def to_json(self) -> dict[str, Any]:
@@ -103,3 +103,18 @@ class Picture:
         scale = np.array([(right - left) / sides[0], (bottom - top) / sides[1]] * 2)
         placed = boxes * scale + np.array([left, top] * 2)
         return np.asarray(placed.clip(0, np.array([self.width, self.height] * 2)))
+
+    def places(self, count: int, *, axis: int) -> npt.NDArray[np.intp]:
+        """Return for each pixel of a side of the picture which of the model's is there, -1 where it saw none.
+
+        Parameters
+        ----------
+        count
+            How many pixels the model's output has on this side.
+        axis
+            0 for the width, 1 for the height.
+        """
+        low, high = self.region[axis], self.region[axis + 2]
+        middles = np.arange((self.width, self.height)[axis]) + 0.5
+        found = np.floor((middles - low) / (high - low) * count)
+        return np.where((found >= 0) & (found < count), found, -1).astype(np.intp)

@@ -25,13 +25,16 @@ from cdk_inference import (
     ResultsExport,
     ResultsTable,
 )
-from cdk_inference.model import YoloHead
+from cdk_inference.model import MaskHead, YoloHead
 
 HERE = Path(__file__).parent
 ASK = """
 import os, boto3
 
 def handler(event, context):
+    if "mask" in event:
+        bucket, _, key = event["mask"].removeprefix("s3://").partition("/")
+        return len(boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read())
     table = boto3.resource("dynamodb").Table(os.environ["TABLE"])
     return table.get_item(Key=event)["Item"]["status"]
 """
@@ -101,11 +104,21 @@ InferencePipeline(
     suffixes=[".csv"],
     **options,
 )
+colours = ModelArtifact(stack, "Colours", recipe=HERE / "colours" / "recipe.py")
+image = Preprocess.image(size=32, resize="pad", interpolation="nearest")
+masks = InferencePipeline(
+    stack,
+    "Masks",
+    model=colours,
+    preprocess=image,
+    postprocess=Postprocess.segmentation(labels=["nothing", "red", "green"], head=MaskHead(output="areas")),
+    **options,
+)
 InferencePipeline(
     stack,
     "Boxes",
-    model=ModelArtifact(stack, "Colours", recipe=HERE / "colours" / "recipe.py"),
-    preprocess=Preprocess.image(size=32, resize="pad", interpolation="nearest"),
+    model=colours,
+    preprocess=image,
     postprocess=Postprocess.detection(labels=["red", "green"], head=YoloHead(output="boxes"), min_score=0.8),
     execution=Execution.fused(),
     **options,
@@ -123,6 +136,7 @@ for name in ("Reader", "Stranger"):
     )
     if name == "Reader":
         results.grant_read_data(function)
+        masks.stages.work.grant_read_masks(function)
     cdk.CfnOutput(stack, f"{name}Function", value=function.function_name)
 cdk.CfnOutput(stack, "InventoriesName", value=lists.bucket_name)
 cdk.CfnOutput(stack, "BucketName", value=bucket.bucket_name)
