@@ -81,7 +81,7 @@ class WatchedRoute:
 
     def _has_classes(self, one: Observation) -> bool:
         outputs = self.model.outputs
-        if self.postprocess.classes is not None:
+        if self.postprocess.classes is not None and self.postprocess.head is None:
             return one.tensor == (self.postprocess.output or outputs[0].name)
         metric = self.model.manifest.metric
         classified = self.escalation is not None or (metric is not None and metric.name.startswith("top"))

@@ -14,11 +14,21 @@ from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.deprecations import renamed_props
 from cdk_inference.common.props.durations import days_text
 from cdk_inference.common.props.prop_types import check_props
-from cdk_inference.common.props.validation import check_choice
+from cdk_inference.common.props.validation import check_above_zero, check_choice
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model.recipe.heads import MaskHead, YoloHead
 from cdk_inference.stages.base import FunctionOptions, StageFunction
-from cdk_inference.stages.stage_code import BUILTIN, LABELS_FILE, PICTURE, StageCode, read_lines, shape_text, user_code
+from cdk_inference.stages.prototypes import check_prototypes
+from cdk_inference.stages.stage_code import (
+    BUILTIN,
+    LABELS_FILE,
+    PICTURE,
+    PROTOTYPES_FILE,
+    StageCode,
+    read_lines,
+    shape_text,
+    user_code,
+)
 from cdk_inference.storage.work_bucket import MASKS, TENSORS
 
 if TYPE_CHECKING:
@@ -52,6 +62,8 @@ class Postprocess:
     """The output that it looks at; ``None`` for the only one, or for all."""
     vector: bool = False
     """Whether it takes that output for a vector."""
+    numbers: int | None = None
+    """How many numbers the vector must have, if that matters."""
     head: Head | None = None
     """The form of the outputs, if it finds boxes in them, or the class of each pixel."""
     needs: tuple[str, ...] = ()
@@ -217,6 +229,61 @@ class Postprocess:
         return cls(code, output=output, vector=True)
 
     @classmethod
+    def nearest(
+        cls,
+        *,
+        prototypes: Path | str,
+        labels: Sequence[str] | Path | str,
+        top: int | None = None,
+        scale: float | None = None,
+        output: str | None = None,
+    ) -> Postprocess:
+        """Store the labels whose vectors are closest to the model's, by their cosine similarity (zero-shot labels).
+
+        Each has a ``score``, and its ``similarity``, from -1 to 1.
+
+        Parameters
+        ----------
+        prototypes
+            The path of a ``.npy`` file with an array (labels, numbers) of floats. Each label has a vector, such as the
+            embedding of a text that describes it. The file becomes part of the function's package.
+        labels
+            Their names in this order, as a list or the path of a file with one a line.
+        top
+            How many labels to store. Default: 5, or all of them if there are fewer.
+        scale
+            Makes scores that sum up to 1: the softmax of the similarities, multiplied with this, such as the 100 of
+            CLIP. Default: a score is the similarity.
+        output
+            The model's output that holds the vector. Default: the only one.
+
+        Raises
+        ------
+        PropError
+            A file does not exist, or there is not a vector with a direction for each label. Or a value is out of range.
+        """
+        names, options, sources = _labels(labels)
+        if top is not None and not 1 <= top <= len(names):
+            raise PropError(f"top must be 1 to {len(names)}, the number of labels, got {top}")
+        if scale is not None:
+            check_above_zero(scale=scale)
+        path = Path(prototypes)
+        numbers = check_prototypes(path, len(names))
+        code = StageCode(
+            f"{BUILTIN}.nearest:nearest_postprocessor",
+            options={
+                **options,
+                "prototypes_file": PROTOTYPES_FILE,
+                "top": min(_TOP, len(names)) if top is None else top,
+                "scale": scale,
+                "output": output,
+            },
+            sources={**sources, PROTOTYPES_FILE: path},
+            runtime_requirements="postprocess",
+        )
+        return cls(code, output=output, vector=True, numbers=numbers)
+
+    @classmethod
     def outputs(cls) -> Postprocess:
         """Store the outputs as they are, as lists of numbers: for small outputs."""
         return cls(
@@ -253,6 +320,12 @@ class Postprocess:
                 raise PropError(
                     f"output must be a vector of floats for each object, got '{spec.name}', which is {spec.dtype} "
                     f"{shape_text(spec.shape)}; name another output, or bring your own function"
+                )
+            width = spec.shape[1]
+            if self.numbers is not None and not isinstance(width, str) and width != self.numbers:
+                raise PropError(
+                    f"prototypes must be vectors of {width} numbers, as the model's output '{spec.name}', got "
+                    f"{self.numbers}; make them with the same model"
                 )
         if self.classes is not None:
             spec = _one_output(outputs, self.output, "the classes")

@@ -19,12 +19,14 @@ LABELS_FILE = "labels.txt"
 
 TOKENIZER_FILE = "tokenizer.json"
 
+PROTOTYPES_FILE = "prototypes.npy"
+
 _STAGE = "STAGE"
 
 _MAX_INLINE_OPTIONS = 1_000  # bytes; a function's environment holds 4 KB in all
 
 # Names that the runtime itself has in the package.
-_TAKEN = frozenset({"inference_runtime", "model", LABELS_FILE, TOKENIZER_FILE, "stage_options.json"})
+_TAKEN = frozenset({"inference_runtime", "model", LABELS_FILE, PROTOTYPES_FILE, TOKENIZER_FILE, "stage_options.json"})
 
 BUILTIN = "inference_runtime.stages.builtin"
 

@@ -23,6 +23,7 @@ from cdk_inference import (
     Route,
     Routing,
 )
+from cdk_inference.model import TensorSpec
 from cdk_inference.model.records.manifest import Observation
 from cdk_inference.monitoring.drift import _schedule
 
@@ -236,6 +237,17 @@ def test_with_labels_a_vector_is_one_of_classes(
     built(model, metric="cosine")
     pipeline(postprocess=Postprocess.classification(labels=list("abcdefghij"))).add_drift_monitor()
     assert [one[1] for one in json.loads(variables(stack, "stores what")["DRIFT_OUTPUTS"])] == ["label", "confidence"]
+
+
+def test_of_boxes_and_masks_the_outputs_are_watched(
+    built: Built, stack: cdk.Stack, model: ModelArtifact, pipeline: Callable[..., InferencePipeline]
+) -> None:
+    """They are not the scores of classes, although there are labels."""
+    means = [Observation("output", "logits", kind, (0.5,), (150, 150)) for kind in ("mean", "contrast")]
+    outputs = (TensorSpec("logits", "float32", ("batch", 6, 16)),)
+    model.manifest = replace(built(model, *means, metric="box_f1").manifest, outputs=outputs)
+    pipeline(postprocess=Postprocess.detection(labels=list("ab"))).add_drift_monitor()
+    assert [one[1] for one in json.loads(variables(stack, "stores what")["DRIFT_OUTPUTS"])] == ["mean", "contrast"]
 
 
 def test_of_a_cascade_the_first_model_is_watched(built: Built, stack: cdk.Stack, model: ModelArtifact) -> None:
