@@ -5,6 +5,7 @@ Exit codes: 0 all is well, 1 something failed or did not succeed, 2 wrong usage,
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -196,6 +197,25 @@ def logs(
         since = max([since, *(at for at, _, _ in events)])
         seen = {event for event in seen | set(events) if event[0] >= since}
         time.sleep(_FOLLOW_SECONDS)
+
+
+@app.command()
+def console(
+    port: Annotated[int, typer.Option(help="Port to listen on, by default a free one.", min=0, max=65535)] = 0,
+    pipeline: PipelineName = None,
+    project: Project = Path(),
+) -> None:
+    """Show what the pipelines do on a page in your browser, until you press Ctrl-C."""
+    from cdk_inference.local.console.server import Console as Page  # noqa: PLC0415 - others need no web server
+
+    background = Background(project)
+    if pipeline is not None:
+        background.cloud().pipeline(pipeline)  # which says what there is
+    with Page(background.cloud, assembly=background.folder / "cdk.out", pipeline=pipeline, port=port) as page:
+        print(page.url, flush=True)  # noqa: T201
+        _err.print("Open this address in your browser; it works as long as this runs. Ctrl-C ends it.", markup=False)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
 
 
 @app.command()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import time
-import urllib.parse
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -17,6 +16,7 @@ from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
 from cdk_inference.local.emulator.parts import Parts, Situation
 from cdk_inference.local.errors import LocalError
+from cdk_inference.local.messages import key_of, messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -143,15 +143,15 @@ class Pipeline:
     ) -> None:
         self._endpoint = endpoint
         self._told = told if told is not None else set()
-        self._parts = parts if parts is not None else Parts()
+        self.parts = parts if parts is not None else Parts()
         self._check = check or (lambda: None)
         self._report = report or (lambda _since, _pipes: None)
-        self._table = table
-        self._dead_letter_queue = dead_letter_queue
+        self.table = table
+        self.dead_letter_queue = dead_letter_queue
         self.name = name
         self.inbox = inbox
         self.prefix = prefix
-        self.env = self._parts.env
+        self.env = self.parts.env
         self._s3 = aws.client(endpoint, "s3", self.env)
         self._dynamodb = aws.client(endpoint, "dynamodb", self.env)
 
@@ -236,7 +236,7 @@ class Pipeline:
             If some have neither in time. At once, if a part of the embedded AWS ends, or a function does not start.
         """
         since = round(min((upload.at for upload in uploads), default=datetime.now(UTC)).timestamp() * 1000)
-        situation = Situation(self._endpoint, self._parts, since=since, report=self._report, told=self._told)
+        situation = Situation(self._endpoint, self.parts, since=since, report=self._report, told=self._told)
         deadline = time.monotonic() + timeout
         found: dict[Upload, Outcome] = {}
         next_look = time.monotonic()
@@ -281,7 +281,7 @@ class Pipeline:
                 if written and (newer or row.get("etag") == upload.etag):
                     found[upload] = self._outcome(row, upload.at)
         for event, reason in self._dead_letters():
-            for upload in by_key.get(_key(event), []):
+            for upload in by_key.get(key_of(event), []):
                 # A moved message keeps its event, whose time has no fractions of seconds.
                 if not _is_older(event, upload.at.replace(microsecond=0)):
                     found.setdefault(upload, _dead(event, reason))
@@ -289,29 +289,15 @@ class Pipeline:
 
     def _rows(self) -> list[dict[str, Any]]:
         read = TypeDeserializer().deserialize
-        pages = self._dynamodb.get_paginator("scan").paginate(TableName=self._table, ConsistentRead=True)
+        pages = self._dynamodb.get_paginator("scan").paginate(TableName=self.table, ConsistentRead=True)
         return [{name: read(value) for name, value in item.items()} for page in pages for item in page["Items"]]
 
     def _dead_letters(self) -> list[tuple[dict[str, Any], str]]:
-        """Return events of the dead-letter queue, and why they are there.
-
-        Nothing is taken out, for which SQS itself has no way.
-        """
-        if self._dead_letter_queue is None:
+        """Return events of the dead-letter queue, and why they are there."""
+        if self.dead_letter_queue is None:
             return []
-        # MiniStack's own; a receive would hide the messages from others and count.
-        name = self._dead_letter_queue.rsplit("/", 1)[-1]
-        url = f"{self._endpoint}/{self.env.account}/{name}"
-        query = urllib.parse.urlencode({"QueueUrl": url, "region": self.env.region})
-        answer = aws.call(self._endpoint, f"/_ministack/sqs/messages?{query}")["messages"]
-        found = [
-            (_event(message["Body"]), _reason(message.get("MessageAttributes") or {}))
-            for regions in answer.values()
-            for queues in regions.values()
-            for messages in queues.values()
-            for message in messages
-        ]
-        return [(event, reason) for event, reason in found if event]
+        found = messages(self._endpoint, self.dead_letter_queue, self.env)
+        return [(message.event, message.reason) for message in found if message.event]
 
     def _outcome(self, row: dict[str, Any], uploaded_at: datetime) -> Outcome:
         prediction = plain(row.get("prediction"))
@@ -361,28 +347,6 @@ def _progress(found: Collection[Outcome], wanted: int) -> str:
     return f"{said}, {dead} in the dead-letter queue" if dead else said
 
 
-def _event(body: str) -> dict[str, Any]:
-    try:
-        event = json.loads(body)
-    except ValueError:
-        return {}
-    match event:
-        case {"Records": [{"eventTime": at, "s3": {"object": {"key": str(key)}}}]}:  # S3 notified the queue itself
-            return {**event, "time": at, "detail": {"object": {"key": urllib.parse.unquote_plus(key)}}}
-        case dict():
-            return event
-    return {}
-
-
-def _key(event: dict[str, Any]) -> str:
-    """Return the key of the object that an event is about; none if it is about none, for anyone may send messages."""
-    detail = event.get("detail")
-    match _event(detail) if isinstance(detail, str) else detail:
-        case {"object": {"key": str(key)}}:
-            return key
-    return ""
-
-
 def _is_older(event: dict[str, Any], moment: datetime) -> bool:
     try:
         return datetime.fromisoformat(str(event.get("time"))) < moment
@@ -390,11 +354,5 @@ def _is_older(event: dict[str, Any], moment: datetime) -> bool:
         return False
 
 
-def _reason(attributes: dict[str, Any]) -> str:
-    """Return what the workflow says of a dead letter; SQS says nothing of those that it moves itself."""
-    said = [attributes[name]["StringValue"] for name in ("Error", "Cause") if name in attributes]
-    return ": ".join(said) or "in the dead-letter queue"
-
-
 def _dead(event: dict[str, Any], reason: str) -> Outcome:
-    return Outcome(key=_key(event), status=DEAD_LETTER, reason=reason, row=event)
+    return Outcome(key=key_of(event), status=DEAD_LETTER, reason=reason, row=event)

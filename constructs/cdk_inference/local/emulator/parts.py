@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.local import aws
+from cdk_inference.local.messages import queue_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -34,6 +35,8 @@ class Parts:
         Name or URL of the queue of events.
     machines
         Names or ARNs of the state machines.
+    workflows
+        Those of them that score objects.
     pipes
         Names of the pipes.
     functions
@@ -44,6 +47,7 @@ class Parts:
 
     queue: str | None = None
     machines: list[str] = field(default_factory=list)
+    workflows: list[str] = field(default_factory=list)
     pipes: list[str] = field(default_factory=list)
     functions: dict[str, str] = field(default_factory=dict)
     env: aws.Env = aws.DEFAULT_ENV
@@ -61,6 +65,8 @@ class Parts:
             self.queue = name
         elif resource.type == "AWS::StepFunctions::StateMachine":
             self.machines.append(name)
+            if role != "backfill":
+                self.workflows.append(name)
         elif resource.type == "AWS::Pipes::Pipe":
             self.pipes.append(name)
         elif resource.type == "AWS::Lambda::Function":
@@ -120,7 +126,7 @@ class Situation:
     def _queue(self) -> str:
         if self._parts.queue is None:
             return ""
-        url = f"{self._endpoint}/{self._parts.env.account}/{self._parts.queue.rsplit('/', 1)[-1]}"
+        url = queue_url(self._endpoint, self._parts.queue, self._parts.env)
         sqs = aws.client(self._endpoint, "sqs", self._parts.env)
         counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=[_WAITING, _IN_FLIGHT])["Attributes"]
         return f"queue: {counts[_WAITING]} visible, {counts[_IN_FLIGHT]} in flight"
@@ -129,7 +135,7 @@ class Situation:
         states = aws.client(self._endpoint, "stepfunctions", self._parts.env)
         running = failed = 0
         for machine in self._parts.machines:
-            arn = machine if machine.startswith("arn:") else _machine_arn(machine, self._parts.env)
+            arn = machine_arn(machine, self._parts.env)
             for status in ("RUNNING", *_FAILED):
                 # One page: who has more than a thousand need not know how many.
                 executions = states.list_executions(stateMachineArn=arn, statusFilter=status)["executions"]
@@ -202,7 +208,10 @@ def log_group(endpoint: str, function: str, env: aws.Env) -> str:
     return str(configuration.get("LoggingConfig", {}).get("LogGroup") or f"/aws/lambda/{function}")
 
 
-def _machine_arn(name: str, env: aws.Env) -> str:
+def machine_arn(name: str, env: aws.Env) -> str:
+    """Return the ARN of a state machine, from its name or its ARN."""
+    if name.startswith("arn:"):
+        return name
     return f"arn:aws:states:{env.region}:{env.account}:stateMachine:{name}"
 
 

@@ -1,0 +1,106 @@
+"""What is deployed, as long as the console is open: pipelines come, change and go while it is."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.local import aws
+from cdk_inference.local.console.pipeline_view import PipelineView
+from cdk_inference.local.errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cdk_inference.local.cloud import Cloud
+    from cdk_inference.local.stacks import Resource
+
+
+class Deployment:
+    """The pipelines of an embedded AWS.
+
+    Parameters
+    ----------
+    find
+        Returns the embedded AWS, or raises `LocalError` if there is none. It is asked again when that has ended.
+    pipeline
+        The pipeline that is shown first. Default: the first by name.
+    """
+
+    def __init__(self, find: Callable[[], Cloud], pipeline: str | None = None) -> None:
+        self._find = find
+        self._first = pipeline
+        self._lock = threading.Lock()  # one look at a time: requests come from several threads
+        self._cloud: Cloud | None = None
+        self._marks: object = None
+        self._views: dict[str, PipelineView] = {}
+        self._functions: dict[str, list[Resource]] = {}
+
+    def look(self, name: str | None) -> dict[str, Any]:
+        """Return the sections of a pipeline, with the names of all of them.
+
+        Parameters
+        ----------
+        name
+            Its name. Default: the one that is shown first.
+
+        Raises
+        ------
+        LocalError
+            If the embedded AWS has ended, or there is no such pipeline.
+        """
+        with self._lock:
+            view = self._view(name)
+            found = view.look()
+            shown = next(known for known, each in self._views.items() if each is view)
+            return found | {"pipelines": {"names": list(self._views), "shown": shown}, "trouble": {"message": ""}}
+
+    def ask(self, name: str | None, question: Callable[[PipelineView], Any]) -> Any:  # noqa: ANN401
+        """Return the answer to a question about a pipeline, while nobody else looks at it.
+
+        Parameters
+        ----------
+        name
+            Its name. Default: the one that is shown first.
+        question
+            Called with the pipeline.
+        """
+        with self._lock:
+            return question(self._view(name))
+
+    def functions(self, name: str | None) -> list[Resource]:
+        """Return the functions of a pipeline."""
+        with self._lock:
+            view = self._view(name)
+            return self._functions.get(view.pipeline.name, [])
+
+    def _view(self, name: str | None) -> PipelineView:
+        self._renew()
+        wanted = name or self._first or next(iter(self._views), None)
+        if wanted is None:
+            raise LocalError(
+                "a pipeline with an inbox must be deployed in the embedded AWS, got none; deploy one first"
+            )
+        if wanted not in self._views:
+            raise LocalError(f"pipeline must be one of {', '.join(self._views)}, got {wanted!r}")
+        return self._views[wanted]
+
+    def _renew(self) -> None:
+        """Find the embedded AWS again if it has ended, and its pipelines if stacks have changed."""
+        if self._cloud is not None:
+            try:
+                self._cloud.check()
+            except LocalError:
+                self._cloud = None
+        if self._cloud is None:
+            self._cloud, self._marks, self._views = self._find(), None, {}
+        cloud = self._cloud
+        marks = aws.call(cloud.endpoint, aws.ENVIRONMENTS)["marks"]
+        if marks == self._marks:
+            return
+        pipelines = cloud.pipelines()
+        self._views = {name: PipelineView(cloud.endpoint, pipelines[name]) for name in sorted(pipelines)}
+        self._functions = {}
+        for function in cloud.resources(type="AWS::Lambda::Function"):
+            self._functions.setdefault(str(function.metadata.get("pipeline")), []).append(function)
+        self._marks = marks

@@ -1,0 +1,131 @@
+// The page: what the server sends goes to the parts of the page that show it.
+
+import { address, choose } from "./api.js";
+import { byId, element, say } from "./dom.js";
+import { openExecution, openObject } from "./details.js";
+import { showFlow } from "./flow.js";
+import { showCosts, showMetrics, showModels } from "./insights.js";
+import { everything, Results, showDead, showExecutions } from "./tables.js";
+import { acceptUploads } from "./uploads.js";
+
+const TABS = ["results", "rejected", "dead", "executions", "metrics", "model", "costs"];
+const LAZY = { model: showModels, costs: showCosts };
+
+let inbox = "";
+let stream = null;
+const troubles = new Map(); // what needs the reader, by where it comes from
+const open = (row) => openObject(row, inbox);
+const results = new Results(open);
+
+const sections = {
+  pipelines: ({ names, shown }) => {
+    byId("choice").hidden = names.length < 2;
+    byId("name").hidden = names.length >= 2;
+    byId("name").textContent = shown;
+    byId("pipelines").replaceChildren(...names.map((name) => element("option", { value: name, selected: name === shown }, name)));
+    document.title = `${shown} · cdk-inference console`;
+  },
+  pipeline: (facts) => {
+    inbox = results.inbox = facts.inbox;
+    byId("tab-executions").hidden = !facts.has_machines;
+  },
+  flow: ({ places }) => showFlow(places, (kind) => select(kind, true)),
+  rows: (section) => results.update(section),
+  dead: (section) => showDead(section, inbox, open),
+  executions: (section) => showExecutions(section, openExecution),
+  metrics: showMetrics,
+  trouble: ({ message }) => trouble("server", message),
+};
+
+function listen() {
+  stream?.close();
+  stream = new EventSource(address("events"));
+  for (const [name, show] of Object.entries(sections)) {
+    stream.addEventListener(name, (event) => show(JSON.parse(event.data)));
+  }
+  stream.addEventListener("open", () => live("live"));
+  stream.addEventListener("error", () => {
+    if (stream.readyState !== EventSource.CLOSED) {
+      live("reconnecting");
+      return;
+    }
+    live("ended");
+    trouble("stream", "This console has ended. Run its command again, and open the address that it prints.");
+  });
+}
+
+function live(state) {
+  byId("live").textContent = state;
+  byId("live").className = `live ${state}`;
+}
+
+/** Show what needs the reader at the top of the page; an empty text takes it away. */
+function trouble(from, text) {
+  if (text) troubles.set(from, text);
+  else troubles.delete(from);
+  const strip = byId("strip");
+  strip.replaceChildren(...[...troubles.values()].map((each) => element("p", {}, each)));
+  strip.hidden = troubles.size === 0;
+  if (text) say(text);
+}
+
+function select(name, focus = false) {
+  for (const each of TABS) {
+    const tab = byId(`tab-${each}`), chosen = each === name;
+    tab.setAttribute("aria-selected", String(chosen));
+    tab.tabIndex = chosen ? 0 : -1;
+    byId(each).hidden = !chosen;
+    if (chosen && focus) tab.focus();
+  }
+  LAZY[name]?.();
+  history.replaceState(null, "", `#${name}`);
+}
+
+function tabs() {
+  for (const name of TABS) byId(`tab-${name}`).addEventListener("click", () => select(name));
+  document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
+    const shown = TABS.filter((name) => !byId(`tab-${name}`).hidden);
+    const at = shown.findIndex((name) => byId(`tab-${name}`).getAttribute("aria-selected") === "true");
+    const next = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: shown.length - 1 }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    select(shown[(next + shown.length) % shown.length], true);
+  });
+  const wanted = location.hash.slice(1);
+  select(TABS.includes(wanted) ? wanted : "results");
+}
+
+function theme() {
+  const button = byId("theme"), dark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light")) === "dark";
+  const show = () => (button.textContent = isDark() ? "Light" : "Dark");
+  const kept = localStorage.getItem("theme");
+  if (kept === "dark" || kept === "light") document.documentElement.dataset.theme = kept;
+  button.addEventListener("click", () => {
+    const chosen = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = chosen;
+    localStorage.setItem("theme", chosen);
+    show();
+  });
+  dark.addEventListener("change", show);
+  show();
+}
+
+byId("pipelines").addEventListener("change", (event) => {
+  choose(event.currentTarget.value);
+  results.seen = null;
+  results.skip = 0;
+  byId("search").value = "";
+  listen();
+  LAZY[TABS.find((name) => !byId(name).hidden)]?.();
+});
+byId("traffic").addEventListener("input", showCosts);
+byId("traffic").addEventListener("submit", (event) => event.preventDefault());
+byId("dialog").addEventListener("click", (event) => event.target === byId("dialog") && byId("dialog").close()); // on what is behind it
+addEventListener("uploads", (event) => trouble("uploads", event.detail.failed.length ? `Not uploaded: ${event.detail.failed.join("; ")}` : ""));
+
+acceptUploads(() => inbox);
+everything();
+tabs();
+theme();
+listen();

@@ -1,0 +1,156 @@
+"""Large pipelines: the page gets the newest, and the counts of the rest; a look reads what is new, and no more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdk_inference.local import aws
+from cdk_inference.local.console.redrive import event_of, redrive
+from cdk_inference.local.console.rows import Rows
+from cdk_inference.local.emulator.emulator import Emulator
+from cdk_inference.local.emulator.parts import Parts
+from cdk_inference.local.messages import messages
+from cdk_inference.local.uploads import Pipeline
+from inference_runtime.stages.item import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANY = 1200
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with Emulator() as running:
+        yield running.endpoint
+
+
+def row(number: int, **other: str) -> dict[str, Any]:
+    at = f"2026-01-01T00:{number // 60 % 60:02}:{number % 60:02}.000+00:00"
+    strings = {
+        "object": f"inbox/in/{number}",
+        "version": "null#1",
+        "bucket": "inbox",
+        "key": f"in/{number}",
+        "status": "SUCCEEDED" if number % 3 else "REJECTED",
+        "recorded_at": at,
+        "event_time": at,
+        "model_version": "1",
+        "etag": "e",
+        **other,
+    }
+    prediction = {"M": {"label": {"S": f"label {number % 2}"}, "score": {"N": "0.5"}}}
+    return {**{name: {"S": value} for name, value in strings.items()}, "size": {"N": "1"}, "prediction": prediction}
+
+
+@pytest.fixture(scope="module")
+def table(endpoint: str) -> str:
+    dynamodb = aws.client(endpoint, "dynamodb")
+    names = {"object": "HASH", "version": "RANGE"}
+    dynamodb.create_table(
+        TableName="rows",
+        KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in names.items()],
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in names],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    for first in range(0, MANY, 25):
+        puts = [{"PutRequest": {"Item": row(number)}} for number in range(first, first + 25)]
+        dynamodb.batch_write_item(RequestItems={"rows": puts})
+    dynamodb.put_item(TableName="rows", Item=row(0, object="other/in/0", bucket="other"))
+    dynamodb.put_item(TableName="rows", Item=row(0, object="inbox/out/0", key="out/0"))
+    return "rows"
+
+
+class Counting:
+    """DynamoDB that counts what it returns."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.items = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def get_paginator(self, name: str) -> Any:
+        found = self._client.get_paginator(name)
+
+        def paginate(**given: Any) -> Iterator[Any]:
+            for page in found.paginate(**given):
+                self.items += len(page["Items"])
+                yield page
+
+        return type("Pages", (), {"paginate": staticmethod(paginate)})
+
+
+def test_a_page_has_the_newest_and_finds_the_others(endpoint: str, table: str) -> None:
+    dynamodb = Counting(aws.client(endpoint, "dynamodb"))
+    rows = Rows(dynamodb, table, inbox="inbox", prefix="in/")
+    assert rows.refresh()
+    assert rows.statuses() == {"SUCCEEDED": MANY * 2 // 3, "REJECTED": MANY // 3}
+    assert [one["key"] for one in rows.find()] == [f"in/{MANY - 1 - number}" for number in range(200)]
+    assert [one["key"] for one in rows.find(skip=MANY - 3)] == ["in/2", "in/1", "in/0"]
+    assert [one["key"] for one in rows.find(search="N/77", most=3)] == ["in/779", "in/778", "in/777"]
+    assert {one["label"] for one in rows.find(search="LABEL 1")} == {"label 1"}
+    assert {one["status"] for one in rows.find(statuses=("REJECTED",))} == {"REJECTED"}
+
+    # The next look reads ten seconds back, and what is new.
+    dynamodb.items = 0
+    assert not rows.refresh()
+    dynamodb.put_item(TableName=table, Item=row(MANY, status="FAILED"))
+    assert rows.refresh()
+    assert rows.find(most=1)[0]["status"] == "FAILED"
+    assert dynamodb.items < 30
+
+    # A row that is gone is noticed, too.
+    key = {"object": {"S": f"inbox/in/{MANY}"}, "version": {"S": "null#1"}}
+    dynamodb.delete_item(TableName=table, Key=key)
+    assert rows.refresh()
+    assert rows.find(most=1)[0]["key"] == f"in/{MANY - 1}"
+
+
+def test_one_dead_letter_or_all_go_back_to_the_queue(endpoint: str) -> None:
+    sqs = aws.client(endpoint, "sqs")
+    for name in ("work", "dead"):
+        sqs.create_queue(QueueName=name)
+    dead = f"{endpoint}/{aws.ACCOUNT}/dead"
+    for number in range(35):
+        sqs.send_message(QueueUrl=dead, MessageBody=f"body {number}")
+    parts = Parts(queue="work")
+    pipeline = Pipeline(endpoint, "any", inbox="inbox", prefix="", table="rows", dead_letter_queue="dead", parts=parts)
+    wanted = next(message for message in messages(endpoint, "dead") if message.body == "body 33")
+    assert redrive(endpoint, pipeline, [wanted.id]) == 1
+    assert [message.body for message in messages(endpoint, "work")] == ["body 33"]
+    # Those that were looked at on the way are there for the next, and were not lost.
+    assert len([message for message in messages(endpoint, "dead") if message.visible]) == 34
+    assert redrive(endpoint, pipeline, [wanted.id]) == 0
+    assert redrive(endpoint, pipeline, None) == 34
+    assert messages(endpoint, "dead") == []
+    assert sorted(message.body for message in messages(endpoint, "work")) == sorted(f"body {n}" for n in range(35))
+
+
+@given(
+    key=st.text(min_size=1),
+    version=st.none()
+    | st.text(st.characters(codec="ascii", exclude_characters="#"), min_size=1).filter(lambda v: v != "null"),
+    sequencer=st.text("0123456789abcdef", min_size=1, max_size=32),
+)
+def test_an_object_that_is_scored_again_has_the_event_it_came_with(
+    key: str, version: str | None, sequencer: str
+) -> None:
+    thing = {"key": key, "etag": "e", "size": 3, "sequencer": sequencer} | ({"version-id": version} if version else {})
+    event = {"time": "2026-01-01T00:00:00.000Z", "detail": {"bucket": {"name": "inbox"}, "object": thing}}
+    first = Item.from_message({"message_id": "1", "body": event})
+    stored = {
+        "bucket": first.bucket,
+        "key": first.key,
+        "version": f"{first.version_id or 'null'}#model",
+        "etag": first.etag,
+        "size": first.size,
+        "sequencer": first.sequencer,
+        "event_time": first.event_time,
+    }
+    assert Item.from_message({"message_id": "1", "body": event_of(stored, aws.DEFAULT_ENV)}) == first

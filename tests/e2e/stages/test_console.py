@@ -1,0 +1,159 @@
+"""The console with a pipeline whose objects are hostile: what they say stays text, and what failed can be repaired."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from playwright.sync_api import expect
+
+from cdk_inference.local.console.server import Console
+from tests.browser import PATIENCE, chromium
+from tests.e2e.conftest import key_of
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Page
+
+    from cdk_inference.local import LocalCloud, PipeRunner
+    from tests.e2e.conftest import Watched
+
+pytestmark = pytest.mark.e2e
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}\u202e.txt"
+ASSETS = "cdk-hnb659fds-assets-000000000000-us-east-1"
+REFUSED = "</td><script>alert(1)<script>.txt"
+
+
+@pytest.fixture(scope="module")
+def pipeline(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watched:
+    return watch(cloud, "Stages/Obedient")
+
+
+@pytest.fixture(scope="module")
+def console(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
+    with Console(lambda: cloud, assembly=tmp_path_factory.mktemp("none"), pipeline="Stages/Obedient") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(console: Console) -> Iterator[Page]:
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        heard: list[str] = []
+        page.on("dialog", lambda dialog: (heard.append(dialog.message), dialog.dismiss()))
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.goto(console.url)
+        yield page
+        assert heard == []
+
+
+@contextmanager
+def repaired(cloud: LocalCloud, pipeline: Watched, **changes: str) -> Iterator[None]:
+    """Change the code of the preprocessing for the length of a block, as a deployment would."""
+    functions, name = cloud.client("lambda"), pipeline.functions["Preprocess"]
+    alias = functions.get_alias(FunctionName=name, Name="live")
+    (function,) = (one for one in cloud.resources(pipeline=pipeline.name) if one.physical_id == name)
+    asset = cloud.client("s3").get_object(Bucket=ASSETS, Key=function.properties["Code"]["S3Key"])
+    before = zipfile.ZipFile(io.BytesIO(asset["Body"].read()))
+    after = io.BytesIO()
+    with zipfile.ZipFile(after, "w") as archive:
+        for entry in before.infolist():
+            if "obey." in entry.filename and entry.filename.endswith(".pyc"):
+                continue  # it would win over the source
+            data = before.read(entry)
+            if entry.filename.endswith("obey.py"):
+                for old, new in changes.items():
+                    assert f'if order == b"{old}":'.encode() in data
+                    data = data.replace(
+                        f'if order == b"{old}":'.encode(), f'if order == b"{old}":\n        {new}'.encode()
+                    )
+            archive.writestr(entry, data)
+    functions.update_function_code(FunctionName=name, ZipFile=after.getvalue())
+    version = functions.publish_version(FunctionName=name)["Version"]
+    functions.update_alias(FunctionName=name, Name="live", FunctionVersion=version)
+    try:
+        yield
+    finally:
+        functions.update_alias(FunctionName=name, Name="live", FunctionVersion=alias["FunctionVersion"])
+
+
+def test_what_failed_is_understood_repaired_and_sent_again(page: Page, cloud: LocalCloud, pipeline: Watched) -> None:
+    orders = {HOSTILE: b"raise <b>", REFUSED: b"refuse <b>"}
+    page.set_input_files(
+        "#files", [{"name": key, "mimeType": "text/plain", "buffer": order} for key, order in orders.items()]
+    )
+
+    # It is given up, and the page says why: with the traceback of the user's own line.
+    page.get_by_role("tab", name="Dead letters").click()
+    dead = page.locator("#dead tbody tr").filter(has_text=HOSTILE.partition("\u202e")[0])
+    expect(dead).to_contain_text("RuntimeError: as it was told")
+    dead.get_by_role("button", name="<img src").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", level=2)).to_have_text(HOSTILE)
+    expect(dialog.locator(".text")).to_have_text("raise <b>")
+    expect(dialog.locator(".traceback").first).to_contain_text('raise RuntimeError("as it was told")')
+    expect(dialog.locator(".state.done").filter(has_text="Send dead letter")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+    page.get_by_role("tab", name="Rejected").click()
+    refused = page.locator("#rejected tbody tr").filter(has_text=REFUSED)
+    expect(refused).to_contain_text("as it was told to refuse")
+
+    # After the cause is gone, both are scored, with the events that they came with.
+    (event,) = (json.loads(body) for body in pipeline.dead_bodies() if key_of(body) == HOSTILE)
+    before = pipeline.row(REFUSED)
+    fixed = "return np.zeros(4, np.float32)"
+    with repaired(cloud, pipeline, **{"raise": fixed, "refuse": fixed}):
+        refused.get_by_role("button", name="Score again").click()
+        expect(refused).to_have_count(0)
+        page.get_by_role("tab", name="Dead letters").click()
+        dead.get_by_role("button", name="Redrive").click()
+        expect(dead).to_have_count(0)
+        page.get_by_role("tab", name="Results").click()
+        for key in (HOSTILE, REFUSED):
+            row = page.locator("#rows tbody tr").filter(has_text=key.partition("\u202e")[0])
+            expect(row).to_contain_text("ordinal: 0th")
+    after = pipeline.row(REFUSED)
+    same = ("id", "version", "etag", "sequencer", "event_time")
+    assert [after[name] for name in same] == [before[name] for name in same]
+    assert (before["status"], after["status"]) == ("REJECTED", "SUCCEEDED")
+    redriven = pipeline.row(HOSTILE)
+    assert (redriven["event_time"], redriven["etag"]) == (event["time"], event["detail"]["object"]["etag"])
+    assert HOSTILE not in pipeline.dead()
+
+
+def test_the_page_finds_an_object_among_many(page: Page, pipeline: Watched) -> None:
+    page.get_by_role("tab", name="Results").click()
+    page.get_by_role("searchbox").fill("batch/1")
+    rows = page.locator("#rows tbody tr")
+    expect(rows.filter(has_text="batch/12")).to_have_count(1)
+    expect(rows.filter(has_not_text="batch/1")).to_have_count(0)
+    page.get_by_role("searchbox").fill("nothing has this")
+    expect(page.locator("#shown")).to_have_text("Nothing matches “nothing has this”")
+    page.get_by_role("searchbox").fill("")
+    expect(rows.filter(has_text="mixed/1")).to_have_count(1)
+
+
+def test_another_pipeline_is_chosen(page: Page, console: Console) -> None:
+    page.get_by_role("combobox", name="Pipeline").select_option("Stages/Fused")
+    expect(page.locator("#flow .stage")).to_have_count(1)
+    expect(page).to_have_title("Stages/Fused · cdk-inference console")
+    page.get_by_role("combobox", name="Pipeline").select_option("Stages/Obedient")
+    expect(page.locator("#flow .stage .title")).to_have_text(["Preprocess", "Inference", "Postprocess"])
+
+
+def test_nobody_looks_at_the_embedded_aws_while_no_page_is_open(page: Page, console: Console) -> None:
+    wait_until(lambda: console.open_pages == 1, lambda: console.open_pages)
+    page.goto("about:blank")
+    wait_until(lambda: console.open_pages == 0, lambda: console.open_pages)
