@@ -249,6 +249,21 @@ def test_a_permission_that_nothing_needs_is_a_warning() -> None:
     assert line.level is Level.DANGER
 
 
+def test_a_call_under_another_prefix_is_a_warning_and_one_of_another_object_says_nothing() -> None:
+    (found,) = changes(stack(write()), stack(write("/new/*")))
+    assert (found.target, found.lost, found.needed) == ("${Bucket}/out/*", True, False)
+    (line,) = findings(Changes(access=[found]))
+    assert line.level is Level.WARNING
+    # A model in a bucket has another key whenever it changes.
+    assert changes(stack(write("/one.onnx")), stack(write("/other.onnx"))) == ()
+    one, other = (
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::assets/{name}.onnx"}
+        for name in ("one", "other")
+    )
+    assert changes(stack(one), stack(other)) == ()
+    assert len(changes(stack(one), stack())) == 1
+
+
 def test_a_wider_call_is_one_line_with_the_other_wide_permissions() -> None:
     found = changes(stack(write()), stack(write("/*")))
     assert [(each.actions, each.target, each.beyond) for each in found] == [

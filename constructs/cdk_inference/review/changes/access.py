@@ -98,6 +98,7 @@ class _Found:
 
 
 def _changes(old: Access | None, new: Access, verdicts: dict[Edge, Verdict | None]) -> Iterator[_Found]:
+    kept = {_place(edge) for edge, verdict in verdicts.items() if verdict is not None and verdict.allowed}
     for edge in dict.fromkeys([*verdicts, *(old.edges if old is not None else ())]):
         verdict = verdicts[edge] if edge in verdicts else new.verdict(edge)
         if verdict is None:
@@ -105,13 +106,22 @@ def _changes(old: Access | None, new: Access, verdicts: dict[Edge, Verdict | Non
         then = old.verdict(edge) if old is not None else None
         known = then.allowed if then is not None else None
         if verdict.allowed is False and (known is not False or then is None):
-            needed = new.needs(edge)
-            if known or needed:
+            # The same call elsewhere in the same resource, such as under another prefix, is likely to be what is meant.
+            moved = edge not in verdicts and _place(edge) in kept
+            needed = new.needs(edge) and not moved
+            if (known or needed) and not (moved and "*" not in edge.resource):
                 yield _Found(edge, needed, True, known, ())
         elif then is not None and known is not None and verdict.allowed:
             wider = tuple(each for each in verdict.beyond if each not in then.beyond)
             if wider:
                 yield _Found(edge, new.needs(edge), False, known, wider)
+
+
+def _place(edge: Edge) -> tuple[str, str, str]:
+    """Return who makes which call on which resource, wherever in it."""
+    known = edge.resource.startswith("${")
+    end = "}" if known else "/" if ":s3:::" in edge.resource else None
+    return edge.who, edge.action, edge.resource.partition(end)[0] if end else edge.resource
 
 
 def _grouped(stack: str, found: Iterator[_Found]) -> list[AccessChange]:
