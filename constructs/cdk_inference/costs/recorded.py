@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption
@@ -49,9 +49,9 @@ class RecordedCosts:
         return SplitOption("all routes", ways=tuple(ways)) if whole else None
 
     def to_json(self) -> str:
-        """Serialize with sorted keys."""
+        """Serialize with sorted keys; what is as by default is left out, since people see it in `cdk diff`."""
         ways = {name: None if option is None else _written(option) for name, option in self.ways.items()}
-        data = {"shape": asdict(self.shape), "ways": ways, "shares": dict(self.shares)}
+        data = {"shape": _given(self.shape), "ways": ways, "shares": dict(self.shares)}
         return json.dumps(data, sort_keys=True)
 
     @classmethod
@@ -76,7 +76,13 @@ def _written(option: Way) -> dict[str, Any]:
         data = {name: getattr(option, name) for name in ("name", "escalation", "quality")}
         return data | {"kind": "cascade", "first": _written(option.first), "then": _written(option.then)}
     kind = next(kind for kind, known in _KINDS.items() if isinstance(option, known))
-    return {**asdict(option), "kind": kind}
+    return {**_given(option), "kind": kind}
+
+
+def _given(value: PipelineShape | CpuOption | GpuOption) -> dict[str, Any]:
+    """Return the fields that are not as by default."""
+    known = {each.name: getattr(value, each.name) for each in fields(value)}
+    return {each.name: known[each.name] for each in fields(value) if known[each.name] != each.default}
 
 
 def _option(data: Mapping[str, Any]) -> Way:

@@ -11,6 +11,7 @@ import pytest
 
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
+from cdk_inference.costs.recorded import METADATA_KEY
 from cdk_inference.review.assembly import Assembly, read_assembly
 from cdk_inference.review.changes import cdk_diff, models, permissions
 from cdk_inference.review.changes.cdk_diff import Change
@@ -166,6 +167,18 @@ def test_costs_follow_the_models_of_both_apps(app: Assembly) -> None:
     for text in (html(found), markdown(found).replace("\\", "")):
         assert "90 % small; 10 % large" in text
         assert "if all objects take it" not in text
+
+
+def test_what_was_recorded_of_costs_is_not_a_change_of_the_template(app: Assembly) -> None:
+    shop = app.templates["Shop"]
+    (text,) = shop.body["Metadata"][METADATA_KEY].values()
+    assert json.loads(text)["shape"] == {}  # all is as by default
+    slower = text.replace('"milliseconds": 30', '"milliseconds": 300')
+    after = replace(shop, body={**shop.body, "Metadata": {METADATA_KEY: {"Shop/Photos": slower}}})
+    assert cdk_diff.compare({"Shop": shop}, {"Shop": after}) == []
+    after.body["Metadata"]["theirs"] = "1"
+    (diff,) = cdk_diff.compare({"Shop": shop}, {"Shop": after})
+    assert "milliseconds" not in diff.text
 
 
 def test_costs_of_routes_whose_shares_nobody_knows_are_those_of_all_objects(app: Assembly) -> None:

@@ -10,9 +10,11 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.cdk_cli import installed_cdk
+from cdk_inference.common.json_values import mapping
+from cdk_inference.costs.recorded import METADATA_KEY as COSTS_KEY
 from cdk_inference.review.errors import ReviewError
 from cdk_inference.review.template import Resource, Template
 
@@ -136,8 +138,8 @@ def _diff(before: Template, after: Template) -> str:
         for each in (assembly, home):
             each.mkdir()
         (assembly / "manifest.json").write_text(json.dumps(_MANIFEST), "utf-8")
-        (assembly / "new.json").write_text(json.dumps(_in_one_line(after.body)), "utf-8")
-        old.write_text(json.dumps(_in_one_line(before.body)), "utf-8")
+        (assembly / "new.json").write_text(json.dumps(_in_one_line(_without_costs(after.body))), "utf-8")
+        old.write_text(json.dumps(_in_one_line(_without_costs(before.body))), "utf-8")
         arguments = ("diff", _STACK, "--app", str(assembly), "--template", str(old), "--no-notices", "--ci")
         try:
             done = subprocess.run(  # noqa: S603
@@ -162,6 +164,13 @@ def _diff(before: Template, after: Template) -> str:
     text = _SUM.sub("", done.stdout).strip("\n")
     _, _, shown = text.partition("\n")  # the name of the stack
     return "" if shown.startswith("There were no differences") else shown
+
+
+def _without_costs(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a template without what this library recorded of costs, which a review shows in its own words."""
+    metadata = {key: value for key, value in mapping(body.get("Metadata")).items() if key != COSTS_KEY}
+    rest = {key: value for key, value in body.items() if key != "Metadata"}
+    return {**rest, "Metadata": metadata} if metadata else rest
 
 
 def _in_one_line(value: object) -> object:
