@@ -104,6 +104,8 @@ class Column:
         plain = text.strip(" \t")
         if not plain and self._missing is not None:
             return self._missing
+        if self.kind != _NUMBERS and not plain:
+            raise RejectItem(f"field {self.name!r} is {text!r:.100}, expected a string")
         if self.kind != _NUMBERS:
             return self._of_text(plain)
         try:

@@ -198,6 +198,7 @@ def test_a_model_may_take_a_tensor_for_each_column() -> None:
     st.none() | st.integers(-9, 9),
     st.none() | st.just("nan") | st.integers(-9, 9),
 )
+@example({"age": 0.0, "size": None}, 0, None)  # what is missing is not unknown
 def test_a_record_of_any_form_gives_the_same_numbers(record: dict[str, Any], unknown: int | None, missing: Any) -> None:
     """Or is rejected in all forms: as CSV, and as JSON with nulls or without the fields."""
     columns = [{"name": "age", "missing": missing}, {**SIZE, "unknown": unknown, "missing": missing}]
