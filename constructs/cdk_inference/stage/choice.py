@@ -28,7 +28,9 @@ BUILTIN: dict[str, Kind] = {
     "classification": "postprocess",
     "detection": "postprocess",
     "embedding": "postprocess",
+    "nearest": "postprocess",
     "outputs": "postprocess",
+    "segmentation": "postprocess",
 }
 """The class methods of `Preprocess` and `Postprocess` that need no code."""
 

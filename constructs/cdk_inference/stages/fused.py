@@ -17,7 +17,7 @@ from cdk_inference.costs.memory import warn_of_memory
 from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.inference import engine_environment
-from cdk_inference.stages.postprocess import recording_environment
+from cdk_inference.stages.postprocess import MASKS_ADDRESS, recording_environment
 from cdk_inference.stages.preprocess import reading_environment
 from cdk_inference.storage.work_bucket import MASKS, WorkBucket
 
@@ -172,7 +172,7 @@ class FusedFunction(StageFunction):
             key, removal_policy = options.get("encryption_key"), options.get("log_removal_policy")
             work = WorkBucket(self, "Work", encryption_key=key, removal_policy=removal_policy)
         work.grant_write_masks(self)
-        self.add_variables({"WORK_BUCKET": work.bucket.bucket_name})
+        self.add_variables({MASKS_ADDRESS: work.masks_address})
         acknowledgments.objects_under(self.role, work.bucket, MASKS)
         self.work = work
 

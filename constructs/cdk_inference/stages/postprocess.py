@@ -47,6 +47,9 @@ _TOP = 5
 
 _MOST_DETECTIONS = 1_000  # fit a row
 
+MASKS_ADDRESS = "MASKS_ADDRESS"
+"""The variable that tells a function where masks go."""
+
 _MOST_MASK_CLASSES = 255  # of a palette, in which the last colour stands for what the model did not see
 
 
@@ -414,6 +417,7 @@ class PostprocessFunction(StageFunction):
         patterns = [TENSORS]
         if stage.makes_masks:
             work.grant_write_masks(self)
+            self.add_variables({MASKS_ADDRESS: work.masks_address})
             patterns.append(MASKS)
         acknowledgments.objects_under(self.role, work.bucket, *patterns)
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 TENSORS = "tensors/*"
 """The keys of the tensors."""
 
-MASKS = "masks/*"
+_MASKS_FOLDER = "masks"
+
+MASKS = f"{_MASKS_FOLDER}/*"
 """The keys of the masks that segmentation makes."""
 
 
@@ -54,6 +56,11 @@ class IWorkBucket(Construct):
     def grant_read_masks(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee get the masks that rows point to."""
         return self._grant(grantee, "s3:GetObject", MASKS)
+
+    @property
+    def masks_address(self) -> str:
+        """Where masks are, ``s3://…``."""
+        return f"s3://{self.bucket.bucket_name}/{_MASKS_FOLDER}"
 
     def _grant(self, grantee: iam.IGrantable, action: str, keys: str) -> iam.Grant:
         encryption.grant(self._key, grantee, encryption.DECRYPT if action == "s3:GetObject" else encryption.ENCRYPT)

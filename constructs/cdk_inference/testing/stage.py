@@ -129,7 +129,7 @@ def _from_description(stage: Described, specs: Sequence[TensorSpec] | None) -> S
     try:
         found = _loaded(
             code.function,
-            code.environment(),
+            {**code.environment(), **_masks_address(stage)},
             root=root,
             modules=StageModules(sources),
             keep=getattr(stage, "keep", ()),
@@ -141,6 +141,13 @@ def _from_description(stage: Described, specs: Sequence[TensorSpec] | None) -> S
     return found
 
 
+def _masks_address(stage: Described) -> dict[str, str]:
+    """Return the variable that says where masks go, if the stage makes any: a folder that stays."""
+    if not getattr(stage, "makes_masks", False):
+        return {}
+    return {"MASKS_ADDRESS": Path(tempfile.mkdtemp(prefix="cdk-inference-masks-")).as_uri()}
+
+
 def _code_without_model(stage: Described) -> StageCode:
     """Return the code of a stage for a model that takes what it makes.
 
@@ -149,7 +156,7 @@ def _code_without_model(stage: Described) -> StageCode:
     PropError
         Only the model says what it makes, or what it takes.
     """
-    for attribute, name in (("tokens", "Preprocess.text"), ("head", "Postprocess.detection")):
+    for attribute, name in (("tokens", "Preprocess.text"), ("head", "Postprocess.detection or segmentation")):
         if getattr(stage, attribute, None) is not None:
             raise PropError(f"model must be given for {name}, which depends on the form of its tensors, got None")
     if any(column.kind == "text" or column.gives_nan for column in getattr(stage, "columns", ())):

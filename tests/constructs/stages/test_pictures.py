@@ -175,7 +175,8 @@ def test_only_a_stage_that_makes_masks_may_write_them(stack, pipeline, fused):
         for function in resources(stack, "AWS::Lambda::Function").values()
         if "segmentation" in json.dumps(function["Properties"]["Environment"])
     )
-    assert variables["WORK_BUCKET"] == stack.resolve(work.bucket.bucket_name)
+    assert variables["MASKS_ADDRESS"] == stack.resolve(work.masks_address)
+    assert stack.resolve(work.bucket.bucket_name) in variables["MASKS_ADDRESS"]["Fn::Join"][1]
 
 
 def test_other_stages_may_not_write_masks(stack, pipeline):

@@ -7,6 +7,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import aws_cdk as cdk
 import numpy as np
@@ -26,7 +27,7 @@ from cdk_inference import (
     Routing,
 )
 from cdk_inference.model import TensorSpec
-from cdk_inference.testing import InProcessPipeline, LocalModel
+from cdk_inference.testing import InProcessPipeline, LocalModel, run_postprocess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -134,3 +135,16 @@ def test_boxes_of_a_detector_are_in_pixels_of_the_picture(digits: BuiltModel, tm
     assert result.kept is not None
     with pytest.raises(PropError, match="keep must name 'picture', which postprocess needs, got "):
         InProcessPipeline(model=detector, preprocess=ones, postprocess=after)
+
+
+def test_a_mask_is_a_file_of_this_machine(digits: BuiltModel) -> None:
+    spec = TensorSpec("classes", "int64", ("batch", 2, 2))
+    model = LocalModel(replace(digits.manifest, outputs=(spec,)), digits.path)
+    picture = {"width": 4, "height": 2, "input": [2, 2], "region": [0, 0, 4, 2]}
+    stage = Postprocess.segmentation(labels=["ground", "road"])
+    row = run_postprocess(stage, {"classes": np.array([[0, 1], [1, 1]])}, model=model, kept={"picture": picture})
+    assert row.prediction is not None
+    address = urlsplit(row.prediction["mask"])
+    assert address.scheme == "file"
+    mask = np.asarray(Image.open(unquote(address.path)))
+    assert mask.tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]

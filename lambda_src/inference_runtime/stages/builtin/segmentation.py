@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from botocore.exceptions import BotoCoreError, ClientError
 
-from inference_runtime.aws import client
-from inference_runtime.environment import required
-from inference_runtime.errors import RetryableError
 from inference_runtime.stages.builtin.labels import read_labels
+from inference_runtime.stages.builtin.masks import mask_writer
 from inference_runtime.stages.builtin.outputs import select_output
 from inference_runtime.stages.builtin.picture import Picture
 from inference_runtime.stages.builtin.png import palette_png
@@ -20,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
-    from mypy_boto3_s3 import S3Client
 
     from inference_runtime.stages.item import Item
     from inference_runtime.tensors.tensor import Array
@@ -68,15 +63,14 @@ def segmentation_postprocessor(
     ValueError
         If an option makes no sense.
     StageError
-        If there is no work bucket.
+        If there is no place for masks.
     """
     names = read_labels(labels, labels_file)
     if not names or len(names) > UNSEEN:
         raise ValueError(f"there are {len(names or ())} labels, expected 1 to {UNSEEN}")
     if size not in ("picture", "model"):
         raise ValueError(f'size is "{size}", expected "picture" or "model"')
-    bucket = required("WORK_BUCKET")
-    s3: S3Client = client("s3")
+    write = mask_writer()
 
     def postprocess(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:
         classes = _classes(select_output(outputs, output), axis, len(names))
@@ -91,7 +85,7 @@ def segmentation_postprocessor(
             rows = ((row.tobytes(), 1) for row in classes)
         png = palette_png(width, height, rows, UNSEEN)
         return {
-            "mask": _put(s3, bucket, png),
+            "mask": write(png),
             "width": width,
             "height": height,
             "areas": _areas(classes, down, across, names),
@@ -133,13 +127,3 @@ def _areas(classes: Classes, down: Array, across: Array, names: Sequence[str]) -
     return [
         {"label": names[index], "class_index": index, "share": round(float(shares[index]), _DIGITS)} for index in order
     ]
-
-
-def _put(s3: S3Client, bucket: str, png: bytes) -> str:
-    """Write a mask, named by its content so that writing it again changes nothing, and return its address."""
-    key = f"masks/{sha256(png).hexdigest()}.png"
-    try:
-        s3.put_object(Bucket=bucket, Key=key, Body=png, ContentType="image/png")
-    except (BotoCoreError, ClientError) as error:
-        raise RetryableError(f"cannot write s3://{bucket}/{key}: {error}") from error
-    return f"s3://{bucket}/{key}"

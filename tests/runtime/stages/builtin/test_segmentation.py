@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from inference_runtime.errors import RetryableError
-from inference_runtime.stages.builtin import segmentation
+from inference_runtime.errors import RetryableError, StageError
+from inference_runtime.stages.builtin import masks
 from inference_runtime.stages.builtin.picture import Picture
 from inference_runtime.stages.builtin.png import palette_png
 from inference_runtime.stages.builtin.segmentation import UNSEEN, segmentation_postprocessor
@@ -45,8 +47,8 @@ class Bucket:
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Bucket:
     found = Bucket()
-    monkeypatch.setenv("WORK_BUCKET", "work")
-    monkeypatch.setattr(segmentation, "client", lambda service: {"s3": found}[service])
+    monkeypatch.setenv("MASKS_ADDRESS", "s3://work/masks")
+    monkeypatch.setattr(masks, "client", lambda service: {"s3": found}[service])
     return found
 
 
@@ -133,6 +135,19 @@ def test_a_bucket_that_does_not_answer_is_not_the_objects_fault(segment: Any, bu
     bucket.error = ClientError({"Error": {"Code": "SlowDown"}}, "PutObject")
     with pytest.raises(RetryableError, match="cannot write s3://work/masks/"):
         segment(SCORES, Picture(2, 2, (2, 2), (0, 0, 2, 2)))
+
+
+def test_outside_of_aws_masks_go_to_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKS_ADDRESS", (tmp_path / "a folder").as_uri())
+    address = masks.mask_writer()(b"a mask")
+    assert Path(unquote(address.removeprefix("file://"))).read_bytes() == b"a mask"
+
+
+@pytest.mark.parametrize("address", ["", "s3://", "https://host/masks", "file://host/masks"])
+def test_a_wrong_address_fails(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("MASKS_ADDRESS", address)
+    with pytest.raises(StageError, match="MASKS_ADDRESS"):
+        masks.mask_writer()
 
 
 @pytest.mark.parametrize(
