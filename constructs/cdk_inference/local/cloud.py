@@ -481,7 +481,7 @@ class Cloud:
             Called with a line that says how many objects are done, and what the queue, the executions and the logs
             say of the others.
         on_failure
-            Called with each error of user code as soon as it is logged.
+            Called with each error of user code in the pipeline as soon as it is logged.
 
         Returns
         -------
@@ -494,14 +494,15 @@ class Cloud:
             If some have neither in time. At once, if a part of the embedded AWS ends, or a function does not start.
         """
         since = round(min((upload.at.timestamp() for upload in uploads), default=time.time()) * 1000)
-        feed = FailureFeed(self, since)
+        target = self.pipeline(pipeline)
+        feed = FailureFeed(self, since, pipeline=target.name)
 
         def look() -> None:
             if on_failure is not None:
                 for failure in feed.new():
                     on_failure(failure)
 
-        return self.pipeline(pipeline).wait_for(uploads, timeout, on_line=on_line, on_look=look)
+        return target.wait_for(uploads, timeout, on_line=on_line, on_look=look)
 
     def results(self, *, pipeline: str | None = None) -> list[Outcome]:
         """Return what became of every object.

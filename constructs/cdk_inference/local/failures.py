@@ -109,10 +109,13 @@ class FailureFeed:
         The embedded AWS.
     since
         Milliseconds since the epoch. Errors from before are not told.
+    pipeline
+        The pipeline whose errors are told. Default: those of all functions are.
     """
 
-    def __init__(self, cloud: Cloud, since: int) -> None:
+    def __init__(self, cloud: Cloud, since: int, *, pipeline: str | None = None) -> None:
         self._cloud = cloud
+        self._pipeline = pipeline
         self._since = since
         self._seen: set[str] = set()  # log streams; each invocation has its own
         self._told: set[tuple[str, str | None, str]] = set()
@@ -130,7 +133,7 @@ class FailureFeed:
         with answering(self._cloud.check):
             marks = aws.call(self._cloud.endpoint, aws.ENVIRONMENTS)["marks"]
             if marks != self._marks:
-                self._functions, self._marks = _functions(self._cloud), marks
+                self._functions, self._marks = _functions(self._cloud, self._pipeline), marks
             found = [failure for function in self._functions for failure in self._of(function)]
         found.sort(key=lambda failure: failure.at)
         # A stream that is known may be from the last millisecond that was seen.
@@ -330,8 +333,8 @@ def _parsed(line: str) -> dict[str, object]:
     return said if isinstance(said, dict) else {}
 
 
-def _functions(cloud: Cloud) -> list[_Function]:
-    """Return the deployed functions."""
+def _functions(cloud: Cloud, pipeline: str | None) -> list[_Function]:
+    """Return the deployed functions, or those of a pipeline."""
     resources = cloud.resources()
     queues = {}
     for each in resources:
@@ -339,7 +342,7 @@ def _functions(cloud: Cloud) -> list[_Function]:
             queues[each.metadata.get("pipeline"), each.env] = each
     found = []
     for each in resources:
-        if each.type != "AWS::Lambda::Function":
+        if each.type != "AWS::Lambda::Function" or pipeline not in (None, each.metadata.get("pipeline")):
             continue
         function = _Function(each.label, log_group(cloud.endpoint, each.physical_id, each.env), each.env)
         if queue := queues.get((each.metadata.get("pipeline"), each.env)):

@@ -22,6 +22,7 @@ def test_an_error_is_told_with_the_place_in_the_user_s_code(cloud: LocalCloud, o
     uploads = [pipeline.put("told/raise", b"raise"), pipeline.put("told/after", b"return [1, 2, 30, 40]")]
     outcomes = cloud.wait_for(uploads, timeout=600, pipeline=obedient.name, on_failure=told.append)
     assert [outcome.status for outcome in outcomes] == ["DEAD_LETTER", "SUCCEEDED"]
+    assert all(each.stage.startswith(f"{obedient.name}/") for each in told)
     (failure,) = (each for each in told if each.keys == ("told/raise",))
     assert failure.stage == f"{obedient.name}/{'Score' if 'Fused' in obedient.name else 'Preprocess'}"
     lines = failure.traceback.splitlines()
