@@ -253,10 +253,10 @@ def write_evaluation(work: Path, trials: Trials, outputs: Outputs) -> None:
     if trials.samples.labelled and trials.recipe.evaluation.needs_labels:
         arrays["labels"] = np.concatenate([np.asarray(labels) for labels in trials.samples.labels])
     np.savez(work / "evaluation.npz", **arrays)
-    np.savez(work / "samples.npz", **_samples(trials))
+    np.savez(work / "samples.npz", **_samples(trials, outputs))
 
 
-def _samples(trials: Trials) -> dict[str, Any]:
+def _samples(trials: Trials, outputs: Outputs) -> dict[str, Any]:
     """Return samples spread evenly over the data, with their numbers among all of them."""
     sizes = trials.samples.sizes
     places = [(batch, index) for batch, size in enumerate(sizes) for index in range(size)]
@@ -267,6 +267,11 @@ def _samples(trials: Trials) -> dict[str, Any]:
         parts = [trials.samples.inputs[batch][spec.name][index] for batch, index in (places[n] for n in chosen)]
         if len({part.shape for part in parts}) == 1:
             arrays[f"input_{spec.name}"] = np.stack(parts)
+    if trials.recipe.evaluation.metric == "box_f1":
+        for model, source in (("float", trials.reference), ("deployed", outputs)):
+            found = trials.judge.found(source)
+            boxes = [np.insert(found[n], 0, place, axis=1) for place, n in enumerate(chosen)]
+            arrays[f"boxes_{model}"] = np.concatenate(boxes)
     texts = [trials.samples.descriptions[batch] for batch, _ in (places[n] for n in chosen)]
     if all(text is not None for text in texts):
         arrays["descriptions"] = np.array(

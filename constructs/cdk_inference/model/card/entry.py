@@ -12,6 +12,7 @@ import numpy as np
 
 from cdk_inference.common.escaping import clean, clean_all
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.card.boxes import COLUMNS
 from cdk_inference.model.recipe.structure import structure
 from cdk_inference.model.records.manifest import Manifest, Measured
 
@@ -95,6 +96,9 @@ class Entry:
         Where the samples in `inputs` stand among all evaluation samples, (≤ 12,) int64.
     descriptions
         A text for each of the samples in `inputs`, or None.
+    boxes
+        The boxes that both models find in the samples in `inputs`, under ``"float"`` and ``"deployed"``, (boxes, 7).
+        The columns are those of `boxes`. Empty if the model is not a detector, or the build kept none.
     """
 
     manifest: Manifest
@@ -106,6 +110,7 @@ class Entry:
     inputs: dict[str, Array]
     numbers: list[int]
     descriptions: list[str] | None
+    boxes: dict[str, Array] = field(default_factory=dict)
 
     @property
     def baseline(self) -> Candidate:
@@ -173,6 +178,7 @@ def read(folder: Path) -> Entry:
         inputs=inputs,
         numbers=numbers.tolist(),
         descriptions=None if descriptions is None else [clean(str(d)) for d in descriptions],
+        boxes=_boxes(samples, count, folder),
     )
 
 
@@ -227,6 +233,18 @@ def _arrays(file: Path) -> dict[str, Array]:
         zlib.error,
     ) as error:
         raise ModelBuildError(f"{file} cannot be read: {error}; build the model again") from error
+
+
+def _boxes(samples: dict[str, Array], count: int, folder: Path) -> dict[str, Array]:
+    found = {model: samples[f"boxes_{model}"] for model in ("float", "deployed") if f"boxes_{model}" in samples}
+    for name, boxes in found.items():
+        right = boxes.dtype.kind == "f" and boxes.ndim == 2 and boxes.shape[1] == COLUMNS  # noqa: PLR2004
+        if not right or not np.all(np.isfinite(boxes)) or np.any((boxes[:, 0] < 0) | (boxes[:, 0] >= count)):
+            raise ModelBuildError(
+                f"{folder / 'samples.npz'}: 'boxes_{name}' must have {COLUMNS} finite numbers for each box, got "
+                f"{boxes.dtype} {boxes.shape}; build the model again"
+            )
+    return found if len(found) == 2 else {}  # noqa: PLR2004
 
 
 def _numbers(arrays: dict[str, Array], name: str, folder: Path) -> Array:

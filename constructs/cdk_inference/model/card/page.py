@@ -107,6 +107,7 @@ class Page:
     plot: Plot | None
     plot_note: str
     samples: list[Sample]
+    boxes: bool
     passes: list[Pass]
     passes_total: str
     versions: list[tuple[str, str]]
@@ -141,6 +142,7 @@ def page(entry: Entry) -> Page:
         plot=plot,
         plot_note=note,
         samples=samples(entry, task),
+        boxes=bool(entry.boxes),
         passes=_passes(entry),
         passes_total=formatting.seconds(sum(_number(p.get("seconds")) for p in entry.report.passes)),
         versions=sorted((k.removeprefix("version:"), v) for k, v in provenance.items() if k.startswith("version:")),

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image
 
 from cdk_inference.common import figures
 from cdk_inference.common.escaping import clean
-from cdk_inference.model.card import comparison, formatting
+from cdk_inference.model.card import boxes, comparison, formatting
 
 if TYPE_CHECKING:
     from cdk_inference.model.card.comparison import Task
@@ -75,6 +75,8 @@ def samples(entry: Entry, task: Task | None) -> list[Sample]:
     for index in range(count):
         before = float_answers[index] if answered else []
         after = deployed_answers[index] if answered else []
+        if entry.boxes:
+            before, after = (_found(entry, model, index) for model in ("float", "deployed"))
         described = entry.descriptions is not None and index < len(entry.descriptions)
         result.append(
             Sample(
@@ -85,11 +87,23 @@ def samples(entry: Entry, task: Task | None) -> list[Sample]:
                 label=labels[index],
                 float32=before,
                 deployed=after,
-                differs=bool(task != "regression" and before and after and before[0].text != after[0].text),
-                similarity=f"cosine {figures.quality('cosine', similarity[index])}" if similarity else None,
+                differs=boxes.differ(entry, index)
+                if entry.boxes
+                else bool(task != "regression" and before and after and before[0].text != after[0].text),
+                similarity=f"cosine {figures.quality('cosine', similarity[index])}"
+                if similarity and not entry.boxes
+                else None,
             )
         )
     return result
+
+
+def _found(entry: Entry, model: Literal["float", "deployed"], index: int) -> list[Answer]:
+    scored = boxes.scored(entry, model, index)
+    answers = [Answer(class_name(entry, place), f"{score * 100:.1f} %", score) for place, score in scored[:ANSWERS]]
+    if len(scored) > ANSWERS:
+        return [*answers, Answer(f"and {len(scored) - ANSWERS} more", "")]
+    return answers or [Answer("nothing", "")]
 
 
 def class_name(entry: Entry, index: int) -> str:
@@ -180,7 +194,7 @@ def _pictures(entry: Entry, count: int) -> list[Picture]:
         return []
     if layout == "NCHW":
         pixels = pixels.transpose(0, 2, 3, 1)
-    return [_picture(p) for p in _to_uint8(pixels)]
+    return [_picture(p, entry, number) for number, p in enumerate(_to_uint8(pixels))]
 
 
 def _to_uint8(pixels: Array) -> Array:
@@ -197,14 +211,17 @@ def _to_uint8(pixels: Array) -> Array:
     return np.clip(np.round(values), 0, 255).astype(np.uint8)
 
 
-def _picture(pixels: Array) -> Picture:
+def _picture(pixels: Array, entry: Entry, number: int) -> Picture:
     modes = {1: "L", 3: "RGB", 4: "RGBA"}
     channels = pixels.shape[2]
     if channels not in modes:  # a symbolic size turned out to be something else
         pixels, channels = pixels[:, :, :1], 1
     image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if channels == 1 else pixels), modes[channels])
     small = max(image.size) <= _LOSSLESS_UP_TO
+    seen = image.size
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
+    if entry.boxes:
+        image = boxes.drawn(entry, number, image, seen)
     stream = io.BytesIO()
     if small or channels == 4:  # noqa: PLR2004
         image.save(stream, "PNG", optimize=True)

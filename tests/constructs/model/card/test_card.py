@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import itertools
 import json
 import subprocess
@@ -14,6 +16,7 @@ import html5lib
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
+from PIL import Image
 from tests.constructs.model.card import entries
 
 from cdk_inference.common.figures import percent, size
@@ -276,6 +279,37 @@ def test_samples_answer_by_their_numbers_among_all_samples(tmp_path: Path) -> No
     assert shown == [f"label {label}" for label in labels[::30]]
 
 
+def with_boxes(folder: Path, deployed: np.ndarray, float32: np.ndarray) -> Path:
+    """Let a build be that of a detector, with boxes as fractions of the sides."""
+    with np.load(folder / "samples.npz") as arrays:
+        samples = {name: arrays[name] for name in arrays.files}
+    np.savez(folder / "samples.npz", **samples, boxes_float=float32, boxes_deployed=deployed)
+    recipe = json.loads((folder / "report.json").read_text())["recipe"]
+    recipe["evaluation"]["head"] = {"kind": "yolo", "normalized": True}
+    _report(folder, recipe=recipe)
+    return folder
+
+
+def test_boxes_of_a_detector_are_drawn_and_named(tmp_path: Path) -> None:
+    both = np.array([[0, 0.25, 0.25, 0.75, 0.75, 0.9, 985]])
+    float32 = np.concatenate([both, [[1, 0.1, 0.1, 0.4, 0.4, 0.8, 5]] * 5, [[2, -1e9, 0, 1e9, 1, 0.7, 5]]])
+    part = section(page(with_boxes(entries.classification(tmp_path), both, float32)), "Sample predictions")
+    assert "s boxes are green, those of float32 white." in text(part)
+    [grid] = [o for o in part.iter("ol") if "samples" in o.get("class", "")]
+    answers = [tuple(text(d) for d in sample.iter("div") if d.get("class") in ("float", "deployed")) for sample in grid]
+    assert answers[0] == ("float32 daisy 90.0 %", "deployed daisy 90.0 %")
+    assert answers[1][0].endswith("and 2 more")
+    assert answers[1][1] == answers[3][0].replace("float32", "deployed") == "deployed nothing"
+    assert [sample.get("class") for sample in grid][:4] == [None, "differs", "differs", None]
+    image = next(iter(part.iter("img"))).get("src", "").removeprefix("data:image/jpeg;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(image))) as picture:
+        colours = np.asarray(picture).astype(int)
+    side = len(colours)
+    green = colours[..., 1] - colours[..., 0] > 60  # in a photograph without colours
+    assert green[side // 4 - 2 : side // 4 + 5, side // 2].any()
+    assert not green[side // 2, side // 2]
+
+
 @pytest.mark.parametrize("missing", ["evaluation.npz", "samples.npz"])
 def test_a_build_without_arrays_has_a_card_without_that_part(tmp_path: Path, missing: str) -> None:
     folder = entries.classification(tmp_path)
@@ -380,6 +414,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: np.savez(f / "evaluation.npz", float_logits=np.full((3, 9), np.nan), deployed_logits=np.ones((3, 9))),
         r"'float_logits' must .*, got float64 \(3, 9\)",
     ),
+    "boxes of other samples": (
+        lambda f: with_boxes(f, np.full((1, 7), 12.0), np.zeros((0, 7))),
+        r"'boxes_deployed' must have 7 finite numbers for each box, got float64 \(1, 7\)",
+    ),
+    "boxes that are none": (lambda f: with_boxes(f, np.zeros((0, 7)), np.zeros((1, 6))), r"'boxes_float' must have 7"),
     "numbers of other samples": (
         lambda f: np.savez(f / "samples.npz", input_images=np.zeros((2, 9, 9, 3), np.uint8), numbers=np.arange(5)),
         r"must number 2 samples",

@@ -89,3 +89,5 @@ def test_a_detector_whose_scores_are_lost_fails_its_gate(tmp_path: Path) -> None
     assert built.manifest.metric is not None
     assert built.manifest.metric.quantized > 0.95
     assert built.manifest.metric.name == "box_f1"
+    card = built.card.read_text("utf-8")
+    assert "boxes are green, those of float32 white" in card
