@@ -203,6 +203,7 @@ def logs(
 def console(
     port: Annotated[int, typer.Option(help="Port to listen on, by default a free one.", min=0, max=65535)] = 0,
     pipeline: PipelineName = None,
+    edits: Annotated[bool, typer.Option("--watch/--no-watch", help="Put stage code live as you save it.")] = True,
     project: Project = Path(),
 ) -> None:
     """Show what the pipelines do on a page in your browser, until you press Ctrl-C."""
@@ -211,7 +212,13 @@ def console(
     background = Background(project)
     if pipeline is not None:
         background.cloud().pipeline(pipeline)  # which says what there is
-    with Page(background.cloud, assembly=background.folder / "cdk.out", pipeline=pipeline, port=port) as page:
+    with Page(
+        background.cloud,
+        assembly=background.folder / "cdk.out",
+        pipeline=pipeline,
+        port=port,
+        project=project.resolve() if edits else None,
+    ) as page:
         print(page.url, flush=True)  # noqa: T201
         _err.print("Open this address in your browser; it works as long as this runs. Ctrl-C ends it.", markup=False)
         with contextlib.suppress(KeyboardInterrupt):

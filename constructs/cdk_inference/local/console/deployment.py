@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cdk_inference.local.cloud import Cloud
+    from cdk_inference.local.console.notices import Notices
     from cdk_inference.local.stacks import Resource
 
 
@@ -24,12 +25,15 @@ class Deployment:
     find
         Returns the embedded AWS, or raises `LocalError` if there is none. It is asked again when that has ended.
     pipeline
-        The pipeline that is shown first. Default: the first by name.
+        The pipeline that is shown first; None for the first by name.
+    notices
+        What to tell with each look.
     """
 
-    def __init__(self, find: Callable[[], Cloud], pipeline: str | None = None) -> None:
+    def __init__(self, find: Callable[[], Cloud], pipeline: str | None, notices: Notices) -> None:
         self._find = find
         self._first = pipeline
+        self._notices = notices
         self._lock = threading.Lock()  # one look at a time: requests come from several threads
         self._cloud: Cloud | None = None
         self._marks: object = None
@@ -53,7 +57,11 @@ class Deployment:
             view = self._view(name)
             found = view.look()
             shown = next(known for known, each in self._views.items() if each is view)
-            return found | {"pipelines": {"names": list(self._views), "shown": shown}, "trouble": {"message": ""}}
+            return found | {
+                "pipelines": {"names": list(self._views), "shown": shown},
+                "notices": {"notices": self._notices.newest()},
+                "trouble": {"message": ""},
+            }
 
     def ask(self, name: str | None, question: Callable[[PipelineView], Any]) -> Any:  # noqa: ANN401
         """Return the answer to a question about a pipeline, while nobody else looks at it.

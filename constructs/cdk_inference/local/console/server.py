@@ -25,6 +25,7 @@ from cdk_inference.local.console.costs import costs
 from cdk_inference.local.console.deployment import Deployment
 from cdk_inference.local.console.details import details, execution
 from cdk_inference.local.console.feed import Feed
+from cdk_inference.local.console.notices import Edits, Notices
 from cdk_inference.local.console.security import OBJECT_POLICY, Guard
 from cdk_inference.local.errors import LocalError
 
@@ -58,6 +59,8 @@ class Console:
         The pipeline that is shown first. Default: the first by name.
     port
         Port to listen on. Default: a free one.
+    project
+        Folder of the app whose edits go live meanwhile. Default: none.
 
     Attributes
     ----------
@@ -71,9 +74,17 @@ class Console:
     """
 
     def __init__(
-        self, find: Callable[[], Cloud], *, assembly: Path, pipeline: str | None = None, port: int = 0
+        self,
+        find: Callable[[], Cloud],
+        *,
+        assembly: Path,
+        pipeline: str | None = None,
+        port: int = 0,
+        project: Path | None = None,
     ) -> None:
-        self._deployment = Deployment(find, pipeline)
+        self._notices = Notices()
+        self._deployment = Deployment(find, pipeline, self._notices)
+        self._edits = None if project is None else Edits(project, find, self._notices)
         self._assembly = assembly
         self._feeds: dict[str | None, Feed] = {}
         self._port = port
@@ -97,11 +108,15 @@ class Console:
         self._thread.start()
         started.wait(_START_SECONDS)
         self.url = f"http://127.0.0.1:{port}/?token={token}"
+        if self._edits is not None:
+            self._edits.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._edits is not None:
+            self._edits.stop(_STOP_SECONDS)
         if self._loop is not None and self._stopping is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._stopping.set)
             self._thread.join(_STOP_SECONDS)

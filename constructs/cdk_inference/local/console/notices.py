@@ -1,0 +1,124 @@
+"""What the page tells at its top: edits that went live, deployments, and errors of user code."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.local.errors import LocalError
+from cdk_inference.local.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cdk_inference.local.cloud import Cloud
+    from cdk_inference.local.watch import Change
+
+_KEPT = 50
+_LOOK_SECONDS = 2.0  # until the embedded AWS is looked for again
+_MOST_TEXT = 20_000  # characters
+
+
+class Notices:
+    """The newest notices, which several threads may add to."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self._number = 0
+
+    def add(self, kind: str, title: str, text: str = "", *, at: int | None = None, key: str = "") -> None:
+        """Add a notice.
+
+        Parameters
+        ----------
+        kind
+            ``failure``, or the kind of a `Change`.
+        title
+            What happened, in a line.
+        text
+            More of it, such as a traceback.
+        at
+            When, in milliseconds since the epoch. Default: now.
+        key
+            The object that it is about, if it is about one.
+        """
+        moment = round(time.time() * 1000) if at is None else at
+        with self._lock:
+            self._number += 1
+            self._found.appendleft(
+                {"id": self._number, "at": moment, "kind": kind, "title": title, "text": text[:_MOST_TEXT], "key": key}
+            )
+
+    def newest(self) -> list[dict[str, Any]]:
+        """Return the notices, the newest first."""
+        with self._lock:
+            return list(self._found)
+
+
+class Edits:
+    """Puts edited stage code live for as long as the console runs, and tells of it.
+
+    Parameters
+    ----------
+    project
+        Folder of the app.
+    find
+        Returns the embedded AWS, or raises `LocalError` if there is none.
+    notices
+        Where to tell.
+    """
+
+    def __init__(self, project: Path, find: Callable[[], Cloud], notices: Notices) -> None:
+        self._project = project
+        self._find = find
+        self._notices = notices
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="console-edits", daemon=True)
+
+    def start(self) -> None:
+        """Begin, in a thread."""
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """End.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait for what is under way.
+        """
+        self._stopping.set()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        said = ""
+        while not self._stopping.is_set():
+            try:
+                cloud = self._find()
+                if cloud.deployed_files(self._project) is None:
+                    # Whoever deployed an assembly of elsewhere would not want the app of this folder instead.
+                    self._notices.add("watching", "edits are not watched: this folder's app is not what is deployed")
+                    return
+                Watch(self._project, cloud).run(self._stopping, self._tell)
+            except LocalError as error:  # such as the end of the embedded AWS, which may be deployed again
+                if str(error) != said:
+                    said = str(error)
+                    self._notices.add("failed", "edits are not watched", said)
+                self._stopping.wait(_LOOK_SECONDS)
+
+    def _tell(self, change: Change) -> None:
+        if change.kind == "watching" and not change.functions:
+            return  # all stages are built in
+        files = ", ".join(change.files[:3]) + (f" and {len(change.files) - 3} more" if len(change.files) > 3 else "")  # noqa: PLR2004
+        titles = {
+            "live": f"{files} is live in {', '.join(change.functions)} after {change.seconds:.1f} s",
+            "deploying": f"deploying: {change.message}",
+            "deployed": f"deployed after {change.seconds:.0f} s",
+            "failed": f"{files} is not live; what was live before still is",
+        }
+        title = titles.get(change.kind, change.message)
+        self._notices.add(change.kind, title, change.message if change.kind == "failed" else "")
