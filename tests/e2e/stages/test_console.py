@@ -93,6 +93,14 @@ def test_what_failed_is_understood_repaired_and_sent_again(page: Page, cloud: Lo
         "#files", [{"name": key, "mimeType": "text/plain", "buffer": order} for key, order in orders.items()]
     )
 
+    # The error of the user's code is told at once, with what happens next.
+    told = page.locator(".notice.bad").filter(has_text=HOSTILE.partition("\u202e")[0])
+    expect(told).to_contain_text("failed in Preprocess: RuntimeError: as it was told")
+    told.get_by_text("Traceback").click()
+    expect(told.locator(".traceback")).to_contain_text("obey.py")
+    told.get_by_role("button", name="Dismiss").click()
+    expect(told).to_have_count(0)
+
     # It is given up, and the page says why: with the traceback of the user's own line.
     page.get_by_role("tab", name="Dead letters").click()
     dead = page.locator("#dead tbody tr").filter(has_text=HOSTILE.partition("\u202e")[0])

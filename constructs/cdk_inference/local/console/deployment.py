@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.local import aws
 from cdk_inference.local.console.pipeline_view import PipelineView
 from cdk_inference.local.errors import LocalError
+from cdk_inference.local.failures import FailureFeed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from cdk_inference.local.cloud import Cloud
     from cdk_inference.local.console.notices import Notices
     from cdk_inference.local.stacks import Resource
+
+_SHOWN_KEYS = 3
 
 
 class Deployment:
@@ -35,6 +39,8 @@ class Deployment:
         self._first = pipeline
         self._notices = notices
         self._lock = threading.Lock()  # one look at a time: requests come from several threads
+        self._since = round(time.time() * 1000)
+        self._failures: FailureFeed | None = None
         self._cloud: Cloud | None = None
         self._marks: object = None
         self._views: dict[str, PipelineView] = {}
@@ -56,6 +62,7 @@ class Deployment:
         with self._lock:
             view = self._view(name)
             found = view.look()
+            self._tell_failures()
             shown = next(known for known, each in self._views.items() if each is view)
             return found | {
                 "pipelines": {"names": list(self._views), "shown": shown},
@@ -82,6 +89,16 @@ class Deployment:
             view = self._view(name)
             return self._functions.get(view.pipeline.name, [])
 
+    def _tell_failures(self) -> None:
+        """Add the errors of user code that are new."""
+        for failure in self._failures.new() if self._failures is not None else ():
+            keys = failure.keys[:_SHOWN_KEYS]
+            more = len(failure.keys) - len(keys)
+            what = ", ".join(keys) + (f" and {more} more" if more else "") if keys else "every object"
+            title = f"{what} failed in {failure.stage}: {failure.error}; {failure.next}"
+            key = keys[0] if len(failure.keys) == 1 else ""
+            self._notices.add("failure", title, failure.traceback, at=failure.at, key=key)
+
     def _view(self, name: str | None) -> PipelineView:
         self._renew()
         wanted = name or self._first or next(iter(self._views), None)
@@ -102,6 +119,7 @@ class Deployment:
                 self._cloud = None
         if self._cloud is None:
             self._cloud, self._marks, self._views = self._find(), None, {}
+            self._failures = FailureFeed(self._cloud, self._since)
         cloud = self._cloud
         marks = aws.call(cloud.endpoint, aws.ENVIRONMENTS)["marks"]
         if marks == self._marks:
