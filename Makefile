@@ -13,8 +13,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo demo-text demo-cascade demo-release test verify verify-versions verify-arm64 verify-models bench docs dist lint format audit hashes venv clean
 
-demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs
-	@$(ACTIVATED) $(PY) -m demos.photographs
+demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs: CONSOLE=1 leaves it running, with a page
+	@$(ACTIVATED) $(PY) -m demos.photographs $(if $(CONSOLE),--console)
 
 demo-text: $(VENV)/.text ## deploy the example for texts instead, and find sentences that mean the same
 	@$(ACTIVATED) $(PY) -m demos.sentences

@@ -210,11 +210,12 @@ def console(
     from cdk_inference.local.console.server import Console as Page  # noqa: PLC0415 - others need no web server
 
     background = Background(project)
+    cloud = background.cloud()
     if pipeline is not None:
-        background.cloud().pipeline(pipeline)  # which says what there is
+        cloud.pipeline(pipeline)  # which says what there is
     with Page(
         background.cloud,
-        assembly=background.folder / "cdk.out",
+        assembly=cloud.assembly,
         pipeline=pipeline,
         port=port,
         project=project.resolve() if edits else None,
