@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cdk_inference.errors import InferenceError, ModelBuildError, PropError, hide_tracebacks
     from cdk_inference.events.patterns import result_pattern
     from cdk_inference.events.result_events import ResultEvents
+    from cdk_inference.explanations.explain import Explain
     from cdk_inference.gpu.capacity import GpuCapacity
     from cdk_inference.gpu.inference import GpuInference, LambdaGpu
     from cdk_inference.gpu.sagemaker import SageMakerAsync
@@ -93,6 +94,7 @@ _MODULES = {
     "EmbeddingSink": "sinks.embedding_sink",
     "Execution": "pipeline.execution",
     "ExecutionStrategy": "pipeline.execution_strategy",
+    "Explain": "explanations.explain",
     "FusedFunction": "stages.fused",
     "FusedRoute": "pipeline.routes",
     "FusedStages": "pipeline.fused",
@@ -174,6 +176,7 @@ __all__ = [
     "EmbeddingSink",
     "Execution",
     "ExecutionStrategy",
+    "Explain",
     "FusedFunction",
     "FusedRoute",
     "FusedStages",

@@ -64,6 +64,8 @@ class Result:
         As the row has them, see the guide to the table.
     kept
         The values that the preprocessing kept, with numbers as int or float; None if there are none.
+    explanation
+        Why the model answered so, see the guide to explanations; None without one.
     row
         All attributes of the row.
     """
@@ -85,6 +87,7 @@ class Result:
     variant: str | None
     confidence: float | None
     kept: dict[str, Any] | None
+    explanation: dict[str, Any] | None
     row: dict[str, Any] = field(repr=False, compare=False)
 
     @classmethod
@@ -110,6 +113,7 @@ class Result:
             variant=row.get("variant"),
             confidence=row.get("confidence"),
             kept=row.get("kept"),
+            explanation=row.get("explanation"),
             row=row,
         )
 

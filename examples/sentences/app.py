@@ -4,7 +4,7 @@ from pathlib import Path
 
 from aws_cdk import App, CfnOutput, Size, Stack
 
-from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
+from cdk_inference import Explain, InferencePipeline, ModelArtifact, Postprocess, Preprocess
 from cdk_inference.model import PackageFile
 
 MODEL = Path(__file__).parents[2] / "model_assets" / "minilm"
@@ -18,6 +18,7 @@ pipeline = InferencePipeline(
     model=ModelArtifact(stack, "Model", recipe=MODEL / "recipe.py"),
     preprocess=Preprocess.text(tokenizer=TOKENIZER),
     postprocess=Postprocess.embedding(),
+    explain=Explain.on_request(),
     suffixes=[".txt"],
     max_object_size=Size.bytes(1_000_000),
 )

@@ -63,8 +63,8 @@ class Watched:
         machine = parts.get("state-machine", "arn:none")  # a direct pipeline has none
         self.machine = machine if machine.startswith("arn:") else self._machine_arn(machine)
 
-    def put(self, key: str, data: bytes) -> None:
-        self._client("s3").put_object(Bucket=self.bucket, Key=key, Body=data)
+    def put(self, key: str, data: bytes, **metadata: str) -> None:
+        self._client("s3").put_object(Bucket=self.bucket, Key=key, Body=data, Metadata=metadata)
 
     def rows(self, *keys: str) -> list[dict[str, Any]]:
         """Return the rows of some objects, or of all."""

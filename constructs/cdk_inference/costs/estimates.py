@@ -223,7 +223,13 @@ class _Bill:
         if isinstance(option, CpuOption):
             compute = f"GB-seconds of Lambda, {option.architecture}"
             self._count(compute, items * option.gb_seconds, prices.lambda_gb_second(option.architecture) * MILLION)
-            express += inference + after
+            explaining = items * option.explaining_ms / 1000
+            self._count(
+                f"GB-seconds of explanations, {option.architecture}",
+                explaining * option.memory_size / GIB,
+                prices.lambda_gb_second(option.architecture) * MILLION,
+            )
+            express += inference + explaining + after
         else:
             self._count("standard transitions", batches * shape.hand_over_transitions, prices.standard_transitions)
             if sagemaker:
@@ -237,7 +243,8 @@ class _Bill:
         if not share:
             return 0.0, 0.0
         start = option.start_seconds if isinstance(option, GpuOption) and not option.always_on else 0.0
-        return shape.batch_size * (before_ms + option.item_ms + after_ms) / 1000, start
+        explaining_ms = option.explaining_ms if isinstance(option, CpuOption) else 0.0
+        return shape.batch_size * (before_ms + option.item_ms + explaining_ms + after_ms) / 1000, start
 
     def _gpu(self, option: GpuOption, items: float, batches: float) -> None:
         hours, how = option.running_hours(items, batches, self._traffic)

@@ -175,6 +175,8 @@ class CpuOption:
         Share of the work that a second vCPU halves; an assumption, see above.
     quality
         Value of whatever metric the options are compared by, if known.
+    explained, explanation_runs
+        Share of the answers that are explained, and how often the model runs for each. A run takes as long as an item.
     """
 
     name: str
@@ -184,6 +186,8 @@ class CpuOption:
     architecture: Architecture = "arm64"
     parallel: float = 0.9
     quality: float | None = None
+    explained: float = 0
+    explanation_runs: float = 0
 
     def __post_init__(self) -> None:
         if self.milliseconds is None:
@@ -193,7 +197,8 @@ class CpuOption:
             )
         check_above_zero(milliseconds=self.milliseconds)
         check_between(LEAST_MIB, MOST_MIB, "MiB", memory_size=self.memory_size)
-        check_share(parallel=self.parallel)
+        check_share(parallel=self.parallel, explained=self.explained)
+        check_at_least(0, explanation_runs=self.explanation_runs)
 
     @classmethod
     def of(
@@ -222,8 +227,13 @@ class CpuOption:
 
     @property
     def gb_seconds(self) -> float:
-        """GB-seconds of one item."""
+        """GB-seconds of one item, without explanations."""
         return self.item_ms / 1000 * self.memory_size / GIB
+
+    @property
+    def explaining_ms(self) -> float:
+        """Milliseconds of explanations for each item: of one that is explained, and the others."""
+        return self.explained * self.explanation_runs * self.item_ms
 
 
 @check_props

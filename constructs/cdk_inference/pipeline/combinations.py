@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_s3 as s3
 
     from cdk_inference.common.platform import LambdaPlatform
+    from cdk_inference.explanations.explain import Explain
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.releases.strategy import Arms, ReleaseStrategy
     from cdk_inference.routing.plan import Branch
@@ -34,6 +35,7 @@ def plan_of(
     inference: Inference | None,
     routing: Branch | None,
     platform: LambdaPlatform | None = None,
+    explain: Explain | None = None,
 ) -> tuple[RoutePlan, Arms | None]:
     """Return the plan of all routes, and the models of a release that runs two side by side.
 
@@ -42,22 +44,26 @@ def plan_of(
     PropError
         These props do not go together.
     """
-    own = None if model is None or preprocess is None else _own_route(model, preprocess, inference)
+    own = None if model is None or preprocess is None else _own_route(model, preprocess, inference, explain)
     arms = None if release is None else release.arms(own)
     if arms is None:
-        return RoutePlan.of(_branch_of(model, preprocess, inference, routing), platform=platform), None
-    branch = arms.stable if routing is None else _branch_of(model, preprocess, inference, routing)
+        return RoutePlan.of(_branch_of(model, preprocess, inference, routing, explain), platform=platform), None
+    branch = arms.stable if routing is None else _branch_of(model, preprocess, inference, routing, explain)
     plan = RoutePlan.of(branch, {arms.stable: arms}, platform)
     arms.check(plan)
     return plan, arms
 
 
 def _branch_of(
-    model: ModelArtifact | None, preprocess: Preprocess | None, inference: Inference | None, routing: Branch | None
+    model: ModelArtifact | None,
+    preprocess: Preprocess | None,
+    inference: Inference | None,
+    routing: Branch | None,
+    explain: Explain | None,
 ) -> Branch:
     """Return what items go through: the routing, or the route of the one model."""
     if routing is not None:
-        props = {"model": model, "preprocess": preprocess, "inference": inference}
+        props = {"model": model, "preprocess": preprocess, "inference": inference, "explain": explain}
         given = [name for name, prop in props.items() if prop is not None]
         if given:
             raise PropError(f"{', '.join(given)} must be left out with routing, got both; each route has its own")
@@ -68,11 +74,13 @@ def _branch_of(
         raise PropError(
             "preprocess must be set, got None; say how objects become the model's input, such as Preprocess.image"
         )
-    return _own_route(model, preprocess, inference)
+    return _own_route(model, preprocess, inference, explain)
 
 
-def _own_route(model: ModelArtifact, preprocess: Preprocess, inference: Inference | None) -> Route:
-    return Route(OWN, model=model, preprocess=preprocess, inference=inference or Inference.cpu())
+def _own_route(
+    model: ModelArtifact, preprocess: Preprocess, inference: Inference | None, explain: Explain | None
+) -> Route:
+    return Route(OWN, model=model, preprocess=preprocess, inference=inference or Inference.cpu(), explain=explain)
 
 
 def check_trigger(

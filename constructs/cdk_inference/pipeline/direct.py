@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from constructs import Construct
 
     from cdk_inference.common.platform import LambdaPlatform
+    from cdk_inference.explanations.explain import Explain
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.monitoring.drift import DriftMonitor
     from cdk_inference.routing.inference import CpuStrategy
@@ -68,6 +69,8 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
         How the model's outputs become a prediction. Default: the outputs are stored as they are.
     inference
         Memory, timeout, capacity, engine and delivery of the function. Default: `Inference.cpu`.
+    explain
+        When and how answers are explained, see `Explain`. Default: never.
     trigger
         A trigger to use, such as a `QueueTrigger`, or an `S3Trigger` for a bucket that exists. Default: a new
         `S3NotificationTrigger`.
@@ -123,6 +126,7 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
         preprocess: Preprocess,
         postprocess: Postprocess | None = None,
         inference: CpuStrategy | None = None,
+        explain: Explain | None = None,
         trigger: TriggerT | None = None,
         prefix: str = "",
         suffixes: Sequence[str] = (),
@@ -144,7 +148,7 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
-        self._plan, _ = plan_of(None, model, preprocess, inference or Inference.cpu(), None, platform)
+        self._plan, _ = plan_of(None, model, preprocess, inference or Inference.cpu(), None, platform, explain)
         self._routed = False
         self.release = None
         self.drift_monitors: list[DriftMonitor] = []

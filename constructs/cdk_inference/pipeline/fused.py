@@ -161,6 +161,7 @@ def _create(
             capacity=strategy.capacity if strategy.capacity is not None else parts.capacity,
             engine=strategy.engine,
             delivery=strategy.delivery,
+            explanation=route.explanation,
             handler=handler,
             work=work,
             **parts.functions,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import Traffic
+    from cdk_inference.explanations.explain import Explain
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.monitoring.drift import DriftMonitor
     from cdk_inference.pipeline.deprecated import OldProps
@@ -90,6 +91,8 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         stored as they are.
     inference
         Where the model runs. Goes with `model`. Default: `Inference.cpu`.
+    explain
+        When and how answers are explained, see `Explain`. Goes with `model`. Default: never.
     routing
         A strategy of `Routing`. Default: everything goes to `model`.
     release
@@ -182,6 +185,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         preprocess: Preprocess | None = None,
         postprocess: Postprocess | None = None,
         inference: Inference | None = None,
+        explain: Explain | None = None,
         routing: Branch | None = None,
         release: ReleaseStrategy | None = None,
         execution: ExecutionStrategy[StagesT] | None = None,
@@ -209,7 +213,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         **old: Unpack[OldProps],
     ) -> None:
         super().__init__(scope, id)
-        plan, arms = plan_of(release, model, preprocess, inference, routing, platform)
+        plan, arms = plan_of(release, model, preprocess, inference, routing, platform, explain)
         routed = routing is not None or arms is not None
         self._plan, self._routed, self._capacity = plan, routed, capacity
         self.drift_monitors: list[DriftMonitor] = []

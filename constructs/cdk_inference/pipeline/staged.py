@@ -18,7 +18,7 @@ from cdk_inference.storage.work_bucket import WorkBucket
 from cdk_inference.triggers.base import IS3Trigger
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from constructs import Construct
 
@@ -129,16 +129,25 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
             )
         else:
             check_environment(scope, "work", work.bucket, fix="use a bucket of that account and Region")
-        deciding = [planned.route for planned in plan.planned.values() if planned.escalation]
         return {
-            name: self._create(scopes[name], route, work, parts, confidence=route in deciding)
+            name: self._create(scopes[name], route, work, parts, _thresholds(route, plan))
             for name, route in plan.routes.items()
         }
 
     def _create(
-        self, scope: Construct, route: Route, work: IWorkBucket, parts: PipelineParts, *, confidence: bool
+        self,
+        scope: Construct,
+        route: Route,
+        work: IWorkBucket,
+        parts: PipelineParts,
+        thresholds: Sequence[float | None],
     ) -> SeparateStages:
-        """Create the stages of a route; with confidence, inference says how sure it is, for a cascade."""
+        """Create the stages of a route; where one of its ways has a threshold, inference says how sure it is."""
+        escalating = [threshold for threshold in thresholds if threshold is not None]
+        confidence = bool(escalating)
+        explanation = route.explanation
+        if explanation is not None and len(escalating) == len(thresholds):
+            explanation = explanation.above(min(escalating))
         capacity = parts.capacity if parts.capacity is not None else ON_DEMAND
         ending = route.postprocess if route.postprocess is not None else parts.postprocess
         preprocess = PreprocessFunction(
@@ -152,6 +161,7 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
             memory_size=self.preprocess_memory_size,
             timeout=parts.timeout,
             capacity=capacity,
+            explanation=explanation,
             **parts.functions,
         )
         inference = route.inference.bind(
@@ -161,6 +171,7 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
             work=work,
             timeout=parts.timeout,
             confidence=confidence,
+            explanation=explanation,
             **parts.functions,
         )
         postprocess = PostprocessFunction(
@@ -213,3 +224,12 @@ class StagedExecution(ExecutionStrategy[SeparateStages]):
         from cdk_inference.routing.route_costs import advise  # noqa: PLC0415 - only for those who ask
 
         advise(scope, route, traffic, platform=platform)
+
+
+def _thresholds(route: Route, plan: RoutePlan) -> list[float | None]:
+    """Return below which confidence items are passed on, for each way that uses the route; None where none are."""
+    return [
+        None if planned.escalation is None else planned.escalation.threshold
+        for planned in plan.planned.values()
+        if planned.route is route
+    ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.bundling.packages import Engine
     from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.explanations.explain import Explanation
     from cdk_inference.gpu.inference import GpuBackend, GpuInference
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.base import FunctionOptions
@@ -115,6 +116,7 @@ class Inference(ABC):
         work: IWorkBucket,
         timeout: Duration,
         confidence: bool = False,
+        explanation: Explanation | None = None,
         **options: Unpack[FunctionOptions],
     ) -> IStage:
         """Make what runs the model.
@@ -127,6 +129,8 @@ class Inference(ABC):
             The time limit of one invocation, unless the strategy has another.
         confidence
             Whether the answer says how sure the model is of each item.
+        explanation
+            Which answers are explained, and how; None for none.
         **options
             As those of `StageFunction`.
         """
@@ -151,6 +155,7 @@ class CpuStrategy(Inference):
         work: IWorkBucket,
         timeout: Duration,
         confidence: bool = False,
+        explanation: Explanation | None = None,
         **options: Unpack[FunctionOptions],
     ) -> CpuInference:
         """Make the function."""
@@ -160,6 +165,7 @@ class CpuStrategy(Inference):
             model=model,
             work=work,
             confidence=confidence,
+            explanation=explanation,
             memory_size=self.memory_size,
             timeout=self.timeout if self.timeout is not None else timeout,
             capacity=self.capacity,
@@ -191,6 +197,7 @@ class GpuStrategy(Inference):
         work: IWorkBucket,
         timeout: Duration,  # noqa: ARG002 - it has its own
         confidence: bool = False,
+        explanation: Explanation | None = None,
         **options: Unpack[FunctionOptions],
     ) -> GpuInference:
         """Make the function, or what else the backend has.
@@ -203,6 +210,11 @@ class GpuStrategy(Inference):
             raise PropError(
                 "inference of a model that decides what is escalated must be on a CPU, got a GPU; use Inference.cpu() "
                 "for it"
+            )
+        if explanation is not None:
+            raise PropError(
+                "inference of a model whose answers are explained must be on a CPU, got a GPU; use Inference.cpu() for "
+                "it, or leave explain out"
             )
         options.pop("platform", None)
         return GpuInference(

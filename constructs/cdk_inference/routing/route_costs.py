@@ -68,7 +68,11 @@ def option(route: Route, name: str | None = None, *, platform: LambdaPlatform | 
     measured = route.model.manifest.measured
     known = route.milliseconds if route.milliseconds is not None else None if measured is None else measured.deployed_ms
     architecture = LambdaPlatform.resolve(route.model, platform).architecture
-    return CpuOption(name or route.name, milliseconds=known, memory_size=memory, architecture=architecture)
+    found = CpuOption(name or route.name, milliseconds=known, memory_size=memory, architecture=architecture)
+    explanation = route.explanation
+    if explanation is None or explanation.figures is None:
+        return found
+    return replace(found, explained=explanation.share, explanation_runs=explanation.figures.runs)
 
 
 def _on_lambda(name: str, milliseconds: float | None, backend: GpuBackend) -> GpuOption:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Unpack
 
 from aws_cdk import Duration, Size
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.bundling.packages import Engine
     from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.explanations.explain import Explanation
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.postprocess import Postprocess
     from cdk_inference.stages.preprocess import Preprocess
@@ -79,6 +81,8 @@ class FusedFunction(StageFunction):
         Default: 40 seconds.
     capacity
         Where environments come from. Default: Lambda makes them on demand.
+    explanation
+        Which answers are explained, and how. Default: none.
     engine, delivery
         As those of `CpuInference`.
     handler
@@ -114,6 +118,7 @@ class FusedFunction(StageFunction):
         max_object_size: Size | None = None,
         result_ttl: Duration | None = None,
         confidence: bool = False,
+        explanation: Explanation | None = None,
         memory_size: int = 1769,
         timeout: Duration | None = None,
         capacity: CapacityStrategy | None = None,
@@ -130,7 +135,7 @@ class FusedFunction(StageFunction):
             scope,
             id,
             package=ModelPackage(
-                package=_package(before, after, handler),
+                package=_package(before, after, handler, {} if explanation is None else explanation.files),
                 model=model,
                 memory_size=memory_size,
                 engine=engine,
@@ -143,6 +148,8 @@ class FusedFunction(StageFunction):
                 **reading_environment(preprocess, model, max_object_size),
                 **recording_environment(results, result_ttl),
                 **engine_environment(model, confidence=confidence),
+                **({} if explanation is None else explanation.reading_environment),
+                **({} if explanation is None else explanation.engine_environment),
             },
             memory_size=memory_size,
             timeout=timeout if timeout is not None else Duration.seconds(40),
@@ -164,6 +171,8 @@ class FusedFunction(StageFunction):
         if postprocess.makes_masks:
             self._write_masks(work, options)
         warn_of_memory(self, model, memory_size)  # at least: the stages need some too
+        if explanation is not None:
+            explanation.record(self)
         self._content_types: Sequence[str] | None = None
 
     def _write_masks(self, work: IWorkBucket | None, options: FunctionOptions) -> None:
@@ -194,7 +203,9 @@ class FusedFunction(StageFunction):
             self.add_variables({"API_CONTENT_TYPES": " ".join(content_types)})
 
 
-def _package(before: StageCode, after: StageCode, handler: str = HANDLER) -> ZipPackage:
+def _package(
+    before: StageCode, after: StageCode, handler: str = HANDLER, files: Mapping[str, bytes] = MappingProxyType({})
+) -> ZipPackage:
     return ZipPackage(
         handler=handler,
         runtime_requirements=(before.runtime_requirements, after.runtime_requirements),
@@ -204,7 +215,7 @@ def _package(before: StageCode, after: StageCode, handler: str = HANDLER) -> Zip
             *(before.excluded_requirements if not after.requirements else ()),
             *(after.excluded_requirements if not before.requirements else ()),
         ),
-        sources=_sources(before, after),
+        sources={**_sources(before, after), **files},
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.bundling.packages import Engine
     from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.explanations.explain import Explanation
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.storage.work_bucket import IWorkBucket
 
@@ -36,6 +37,8 @@ class CpuInference(StageFunction):
         Where large tensors are read and written.
     confidence
         Whether the answer says how sure the model is of each item, for a cascade.
+    explanation
+        Which answers are explained, and how. Default: none.
     memory_size
         Default: 1,769 MiB, one vCPU.
     timeout
@@ -59,6 +62,7 @@ class CpuInference(StageFunction):
         model: ModelArtifact,
         work: IWorkBucket,
         confidence: bool = False,
+        explanation: Explanation | None = None,
         memory_size: int = 1769,
         timeout: Duration | None = None,
         capacity: CapacityStrategy | None = None,
@@ -70,14 +74,19 @@ class CpuInference(StageFunction):
             scope,
             id,
             package=ModelPackage(
-                package=ZipPackage(handler=INFERENCE_HANDLER),
+                package=ZipPackage(
+                    handler=INFERENCE_HANDLER, sources={} if explanation is None else dict(explanation.files)
+                ),
                 model=model,
                 memory_size=memory_size,
                 engine=engine,
                 delivery=delivery if delivery is not None else ModelDelivery.auto(),
             ),
             description=f"runs {model.manifest.name}",
-            environment=inference_environment(model, work, confidence=confidence),
+            environment={
+                **inference_environment(model, work, confidence=confidence),
+                **({} if explanation is None else explanation.engine_environment),
+            },
             memory_size=memory_size,
             timeout=timeout if timeout is not None else Duration.seconds(30),
             capacity=capacity if capacity is not None else ON_DEMAND,
@@ -87,6 +96,8 @@ class CpuInference(StageFunction):
         add_model_metadata(self, model)
         grant_work(self, work)
         warn_of_memory(self, model, memory_size)
+        if explanation is not None:
+            explanation.record(self)
 
 
 def inference_environment(model: ModelArtifact, work: IWorkBucket, *, confidence: bool = False) -> dict[str, str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from constructs import Construct
 
     from cdk_inference.capacity.strategy import CapacityStrategy
+    from cdk_inference.explanations.explain import Explanation
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
     from cdk_inference.model.recipe.tensors import TensorSpec
@@ -403,6 +404,8 @@ class PreprocessFunction(StageFunction):
         Default: 30 seconds.
     capacity
         Where environments come from. Default: Lambda makes them on demand.
+    explanation
+        Which answers are explained. Default: none.
     **options
         As those of `StageFunction`.
     """
@@ -420,6 +423,7 @@ class PreprocessFunction(StageFunction):
         memory_size: int = 1769,
         timeout: Duration | None = None,
         capacity: CapacityStrategy = ON_DEMAND,
+        explanation: Explanation | None = None,
         **options: Unpack[FunctionOptions],
     ) -> None:
         code = stage.bind(model.inputs)
@@ -431,6 +435,7 @@ class PreprocessFunction(StageFunction):
             environment={
                 **code.environment(),
                 **reading_environment(stage, model, max_object_size),
+                **({} if explanation is None else explanation.reading_environment),
                 "WORK_BUCKET": work.bucket.bucket_name,
             },
             memory_size=memory_size,

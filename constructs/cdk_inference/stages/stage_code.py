@@ -26,7 +26,12 @@ _STAGE = "STAGE"
 _MAX_INLINE_OPTIONS = 1_000  # bytes; a function's environment holds 4 KB in all
 
 # Names that the runtime itself has in the package.
-_TAKEN = frozenset({"inference_runtime", "model", LABELS_FILE, PROTOTYPES_FILE, TOKENIZER_FILE, "stage_options.json"})
+_TAKEN = frozenset(
+    {
+        *("inference_runtime", "model", LABELS_FILE, PROTOTYPES_FILE, TOKENIZER_FILE, "stage_options.json"),
+        *("explanation.json", "explanation_tokens.json"),
+    }
+)
 
 BUILTIN = "inference_runtime.stages.builtin"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, prod
+from math import exp, nan, prod
 
 from inference_runtime.errors import StageError
 
@@ -36,10 +36,26 @@ def confidences(scores: Tensor) -> list[float]:
     return [_confidence([values[n * classes : (n + 1) * classes] for n in range(places)]) for values in items]
 
 
+def probability(row: Sequence[float], place: int) -> float:
+    """Return the softmax of one of the scores; what sums up to one already is taken as it is.
+
+    NaN if a score is not a number, or infinite.
+    """
+    if _sums_to_one(row):
+        return row[place]
+    highest = max(row)
+    total = sum([exp(value - highest) for value in row])
+    return exp(row[place] - highest) / total if total == total else nan  # noqa: PLR0124 - whether it is NaN
+
+
 def _confidence(rows: list[Sequence[float]]) -> float:
-    # The formula and the tolerance of the build, which calibrates the threshold: evaluation/metrics.py.
-    sums_to_one = all(min(row) >= 0 and abs(sum(row) - 1) <= 1e-3 + 1e-5 for row in rows)
+    sums_to_one = all(map(_sums_to_one, rows))
     return round(min([1.0, *((max(row) if sums_to_one else _softmax(row)) for row in rows)]), DIGITS)
+
+
+def _sums_to_one(row: Sequence[float]) -> bool:
+    # The formula and the tolerance of the build, which calibrates the threshold: evaluation/metrics.py.
+    return min(row) >= 0 and abs(sum(row) - 1) <= 1e-3 + 1e-5
 
 
 def _softmax(row: Sequence[float]) -> float:

@@ -37,7 +37,7 @@ TEXTS = (
 )
 """Columns of text, as the row has them."""
 
-JSONS = ("prediction", "kept", "first")
+JSONS = ("prediction", "kept", "first", "explanation")
 """Columns of JSON: maps of a row, whose members differ from model to model."""
 
 SCHEMA = pa.schema(

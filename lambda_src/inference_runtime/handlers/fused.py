@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import closing
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from inference_runtime.aws import client
 from inference_runtime.engine.confidence import confidences
 from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.environment import required
+from inference_runtime.explanations.explainer import Explainer
 from inference_runtime.http.proxy import answers_requests
 from inference_runtime.lifecycle import answers_warming, prepare
 from inference_runtime.logs import add_to_log_lines
@@ -23,12 +25,13 @@ from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.inputs import group_by_shape
 from inference_runtime.stages.postprocessor import Postprocessor
 from inference_runtime.stages.preprocessor import Batch, Preprocessor
-from inference_runtime.stages.rows import row
+from inference_runtime.stages.rows import row, with_explanations
 from inference_runtime.tensors.tensor import arrays_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
+    from inference_runtime.explanations.explainer import Explanations
     from inference_runtime.monitoring.counter import Bins
     from inference_runtime.stages.postprocessor import Outcome
     from inference_runtime.stages.rows import Attribute
@@ -43,10 +46,15 @@ MOST_INPUT_BYTES = 32 * 1024**2
 READING = 0.6
 """Share of the time that several items may take before they are scored: the model and the rows need the rest."""
 
+EXPLAINING = 0.5
+"""Share of the time that is left after that which explanations may take: the rows need the rest."""
+
 _version = required("MODEL_VERSION")
 add_to_log_lines(model_version=_version)
 _engine = LocalEngine()
 _with_confidence = os.environ.get("CONFIDENCE") == "1"
+_explainer = Explainer.from_environment(_engine.infer) if "EXPLANATION_SETTINGS" in os.environ else None
+_on_request = os.environ.get("EXPLAIN") == "on_request"
 _preprocessor = Preprocessor.from_environment(client("s3"), "PREPROCESS")
 _postprocessor = Postprocessor.from_environment(client("dynamodb"), "POSTPROCESS")
 _postprocessor.log_as(_version)
@@ -91,8 +99,10 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     reading = _preprocessor.inputs(event["messages"], batch, deadline=deadline, share=READING, isolate=isolate)
     input_bins: dict[int, list[int]] = {}
     observed: dict[int, Bins] = {}
+    explanations = None if _explainer is None or isolate else _explainer.begin()
+    run = partial(_run, explanations=explanations, asked=batch.asked if _on_request else None)
     with closing(reading) as inputs:
-        for indices, outputs in chain.from_iterable(map(_run, _parts(_noted(inputs, input_bins)))):
+        for indices, outputs in chain.from_iterable(map(run, _parts(_noted(inputs, input_bins)))):
             scored = True
             if _with_confidence:
                 sure.update(zip(indices, confidences(outputs[_engine.output_names[0]]), strict=True))
@@ -101,6 +111,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             outcomes |= found
             broken |= lost
             observed |= _postprocessor.observe(arrays, enumerate(indices), found, input_bins)
+    if explanations is not None:
+        outcomes = with_explanations(outcomes, explanations.made(deadline.left() * EXPLAINING))
     outcomes |= {each["index"]: {"status": "REJECTED", "reason": each["reason"]} for each in batch.rejected}
 
     said: dict[str, Any] = {
@@ -156,11 +168,16 @@ def _parts(inputs: Iterable[Inputs]) -> Iterator[list[Inputs]]:
         yield part
 
 
-def _run(part: list[Inputs]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+def _run(
+    part: list[Inputs], explanations: Explanations | None, asked: Collection[int] | None
+) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield indices and outputs of each run of the model, so that those of one are in memory at a time."""
     for indices, inputs in group_by_shape(part):
         done = 0
         for outputs in _engine.runs(inputs):
             count = len(outputs[_engine.output_names[0]])
+            if explanations is not None:
+                rows = {name: tensor.rows(done, done + count) for name, tensor in inputs.items()}
+                explanations.add(indices[done : done + count], rows, outputs, asked)
             yield indices[done : done + count], outputs
             done += count

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from inference_runtime.engine.interfaces import Engine, ObjectStore
+    from inference_runtime.explanations.explainer import Explainer
     from inference_runtime.tensors.tensor import Tensor
 
 RESPONSE_LIMIT = 80_000
@@ -31,10 +32,24 @@ RESPONSE_LIMIT = 80_000
 _SHARE = 0.95
 """Share of an invocation's time that the model has: the answer needs the rest."""
 
+EXPLAINING = 0.5
+"""Share of the time that is left which explanations may take: the response needs some."""
+
 _version = required("MODEL_VERSION")
 add_to_log_lines(model_version=_version)
 engine: Engine = open_engine()
 _with_confidence = os.environ.get("CONFIDENCE") == "1"
+
+
+def _open_explainer() -> Explainer | None:
+    if "EXPLANATION_SETTINGS" not in os.environ:
+        return None
+    from inference_runtime.explanations.explainer import Explainer  # noqa: PLC0415 - few pipelines explain answers
+
+    return Explainer.from_environment(engine.infer)
+
+
+_explainer = _open_explainer()
 
 
 def _objects() -> ObjectStore:
@@ -54,19 +69,27 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Parameters
     ----------
     event
-        `{"groups": [{"indices", "inputs": {name: tensor}}]}`, and `only`, the indices to run, if not all.
+        `{"groups": [{"indices", "inputs": {name: tensor}}]}`, and `only`, the indices to run, if not all. A group may
+        have `explain`, the only indices whose answers may be explained.
     context
-        Lambda's: a model of several steps begins none when the time is nearly over.
+        Lambda's: a model of several steps begins none when the time is nearly over, and answers are explained only
+        while there is time.
 
     Returns
     -------
     dict
         `groups`, `[{"indices", "outputs": {name: tensor}}]`, `model_version`, and `inference`, where it ran; with
-        `CONFIDENCE=1` also `confidences`, `[{"index", "confidence"}]`.
+        `CONFIDENCE=1` also `confidences`, `[{"index", "confidence"}]`, and with an explainer `explanations`,
+        `[{"index", "explanation"}]`.
     """
     engine.start_deadline(_seconds_left(context))
-    selected = _selected(event["groups"], event.get("only"))
-    groups = [(indices, engine.infer(inputs)) for indices, inputs in selected]
+    explanations = None if _explainer is None else _explainer.begin()
+    groups = []
+    for indices, inputs, asked in _selected(event["groups"], event.get("only")):
+        outputs = engine.infer(inputs)
+        groups.append((indices, outputs))
+        if explanations is not None:
+            explanations.add(indices, inputs, outputs, asked)
     response: dict[str, Any] = {"model_version": _version, "inference": engine.inference}
     if _with_confidence:
         response["confidences"] = [
@@ -74,6 +97,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             for indices, outputs in groups
             for index, confidence in zip(indices, confidences(outputs[engine.output_names[0]]), strict=True)
         ]
+    if explanations is not None:
+        made = explanations.made(_seconds_left(context) * EXPLAINING)
+        response["explanations"] = [{"index": index, "explanation": made[index]} for index in sorted(made)]
     return _store.dump_groups(response, groups, "outputs", RESPONSE_LIMIT)
 
 
@@ -83,7 +109,9 @@ def _seconds_left(context: Any) -> float:  # noqa: ANN401 - Lambda's object
     return inf if remaining is None else remaining() / 1000 * _SHARE
 
 
-def _selected(groups: list[dict[str, Any]], only: list[int] | None) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+def _selected(
+    groups: list[dict[str, Any]], only: list[int] | None
+) -> Iterator[tuple[list[int], dict[str, Tensor], list[int] | None]]:
     """Load the groups' tensors, of the selected items alone; what is not needed is not read."""
     wanted = None if only is None else set(only)
     for group in groups:
@@ -96,4 +124,4 @@ def _selected(groups: list[dict[str, Any]], only: list[int] | None) -> Iterator[
                     raise StageError(f"input {name!r} is a {tensor}, and the group has {len(indices)} indices")
             if len(rows) < len(indices):
                 inputs = {name: tensor.take(rows) for name, tensor in inputs.items()}
-            yield [indices[row] for row in rows], inputs
+            yield [indices[row] for row in rows], inputs, group.get("explain")

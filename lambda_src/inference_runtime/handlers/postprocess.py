@@ -18,7 +18,7 @@ from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.first_answers import answer, first_attribute
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.postprocessor import Postprocessor
-from inference_runtime.stages.rows import row
+from inference_runtime.stages.rows import row, with_explanations
 from inference_runtime.tensors.store import TensorStore
 from inference_runtime.tensors.tensor import arrays_of
 
@@ -55,6 +55,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         - `failed`: `[{"index", "reason"}]`, items that get a row that says so, unless there are outputs for them
         - `unsure`: `[{"index", "confidence"}]`, items that get no row: what the model said is returned instead
         - `confidences`: `[{"index", "confidence"}]`, for the rows
+        - `explanations`: `[{"index", "explanation"}]`, for the rows
         - `first`: what was returned for an unsure item, by message id, for its row
         - `route`, `variant`: for the rows
         - `row_version`: for the sort key, if not the model's version
@@ -78,6 +79,8 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     outcomes, broken, observed = _outcomes(event, batch)
     for index in batch.handled - outcomes.keys() - broken.keys():
         broken[index] = StageError("inference returned nothing for the object")
+    given = {each["index"]: each["explanation"] for each in event.get("explanations") or ()}
+    outcomes = with_explanations(outcomes, given) if given else outcomes
     unsure = sorted(batch.unsure.keys() & outcomes.keys())
     answers = [
         {"message_id": batch.items[index].message_id, "answer": batch.answer(index, outcomes.pop(index))}

@@ -53,9 +53,10 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     Returns
     -------
     dict
-        `items` that get a row; `groups` of items with inputs of one shape, `[{"indices", "inputs": {name: tensor}}]`;
-        `rejected` items, `[{"index", "reason"}]`; `retry`, `failed` and `unfinished` messages, see `Batch`. Indices
-        point into `items`. A message in none of them is done: a duplicate, or superseded by a newer object.
+        `items` that get a row; `groups` of items with inputs of one shape, `[{"indices", "inputs": {name: tensor}}]`.
+        A group has `explain`, the only indices whose answers may be explained, if these are not all. `rejected` items,
+        `[{"index", "reason"}]`; `retry`, `failed` and `unfinished` messages, see `Batch`. Indices point into `items`. A
+        message in none of them is done: a duplicate, or superseded by a newer object.
     """
     batch = Batch()
     isolate = event.get("isolate") is True
@@ -72,7 +73,11 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     }
     first = {message_id_of(message): message["first"] for message in event["messages"] if message.get("first")}
     limit = RESPONSE_LIMIT - (len(json.dumps(first)) if first else 0)
-    return _store.dump_groups(response, group_by_shape(scored), "inputs", limit)
+    answer = _store.dump_groups(response, group_by_shape(scored), "inputs", limit)
+    if batch.asked or ("EXPLAIN" in os.environ and isolate):
+        for group in answer["groups"]:
+            group["explain"] = [index for index in group["indices"] if index in batch.asked]
+    return answer
 
 
 def _observe(items: list[dict[str, Any]], scored: Iterable[tuple[int, dict[str, Array]]]) -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from threading import Event, Timer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -48,6 +48,9 @@ _ALONE = 0.9
 _AHEAD_ISOLATED = 2
 """Objects that are read ahead of isolated items, whose process needs the memory."""
 
+EXPLAIN = "explain"
+"""The metadata of an object, with the value `true`, by which its uploader asks for an explanation."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +78,9 @@ class Batch:
         `[{"message_id", "error", "cause"}]`: messages that made preprocessing fail, and an error's name and text.
     unfinished
         Ids of messages that were not begun, or not given enough time, because the invocation's time ran low.
+    asked
+        Indices of the items whose objects ask for an explanation, if explanations are made on request. An item that
+        came back, and is isolated, gets none: it may be what killed its invocation.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -82,11 +88,19 @@ class Batch:
     retry: list[str] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)
+    asked: set[int] = field(default_factory=set)
 
     def fail(self, message_id: str, error: Exception) -> None:
         """Note that a message made preprocessing fail, and how."""
         name, cause = getattr(error, "error", type(error).__name__), getattr(error, "cause", reason_of(error))
         self.failed.append({"message_id": message_id, "error": name, "cause": cause})
+
+
+class _Content(NamedTuple):
+    """The bytes of an item, and whether its object asks for an explanation."""
+
+    data: bytes
+    asked: bool = False
 
 
 class Preprocessor:
@@ -106,6 +120,8 @@ class Preprocessor:
         The beginning of the names of the user code's variables, for the process that loads it for isolated items.
     keep
         The names of the values that the function returns for postprocessing and the row.
+    on_request
+        Whether objects may ask for an explanation, by their metadata.
     """
 
     def __init__(
@@ -117,8 +133,10 @@ class Preprocessor:
         max_bytes: int,
         prefix: str,
         keep: Sequence[str] = (),
+        on_request: bool = False,
     ) -> None:
         self._keep = keep
+        self._on_request = on_request
         self._s3 = s3
         self._prefix = prefix
         self._function = function
@@ -148,6 +166,7 @@ class Preprocessor:
             function=load_stage(prefix),
             prefix=prefix,
             keep=kept_names(),
+            on_request=os.environ.get("EXPLAIN") == "on_request",
         )
 
     def inputs(
@@ -202,19 +221,22 @@ class Preprocessor:
                     yield len(batch.items) - 1, inputs
 
     def _inputs_of(
-        self, item: Item, read: Future[bytes], batch: Batch, budget: TimeBudget, isolation: Isolation | None
+        self, item: Item, read: Future[_Content], batch: Batch, budget: TimeBudget, isolation: Isolation | None
     ) -> tuple[dict[str, Array], dict[str, Any]] | None:
         """Return an item's inputs and the values to keep, or note in the batch why there are none."""
         where = f"{item.location}, item {item.id}, message {item.message_id}"
         seconds = budget.item_timeout()
         try:
-            data = _result(read, budget)
+            data, asked = _result(read, budget)
             seconds = budget.item_timeout()
             if isolation is not None:
                 isolation.start()  # whose time is not the item's
                 seconds = budget.item_timeout()
                 return isolation.inputs(data, item, seconds)
-            return call_within(seconds, lambda: check_returned(self._function(data, item), self._inputs, self._keep))
+            found = call_within(seconds, lambda: check_returned(self._function(data, item), self._inputs, self._keep))
+            if asked:
+                batch.asked.add(len(batch.items))
+            return found  # noqa: TRY300 - what fails has no index
         except _SupersededError:
             _log.info("superseded by a newer object: %s", item.location)
         except RejectItem as error:
@@ -252,13 +274,13 @@ class Preprocessor:
 
     def _read_ahead(
         self, items: list[Item], budget: TimeBudget, *, isolate: bool
-    ) -> Generator[tuple[Item, Future[bytes]]]:
+    ) -> Generator[tuple[Item, Future[_Content]]]:
         """Yield each item and its object, which is being read; at most `MAX_CONNECTIONS` are in memory."""
         hanging = Event()
         most = _AHEAD_ISOLATED if isolate else MAX_CONNECTIONS
         pool = ThreadPoolExecutor(most)
         try:
-            waiting: deque[tuple[Item, Future[bytes]]] = deque()
+            waiting: deque[tuple[Item, Future[_Content]]] = deque()
             for item in items:
                 waiting.append((item, pool.submit(self._read, item, hanging)))
                 if len(waiting) == most:
@@ -269,7 +291,7 @@ class Preprocessor:
             # Objects that are being read belong to this invocation, unless its time is over.
             pool.shutdown(wait=not budget.over(), cancel_futures=True)
 
-    def _read(self, item: Item, hanging: Event) -> bytes:
+    def _read(self, item: Item, hanging: Event) -> _Content:
         if item.range is not None:
             item.range.check()
         if item.size == 0:
@@ -277,11 +299,12 @@ class Preprocessor:
         if item.size > self._max_bytes:
             raise RejectItem(f"object has {item.size:,} bytes, at most {self._max_bytes:,} are read")
         if item.payload is not None:
-            return item.payload
+            return _Content(item.payload)
         if hanging.is_set():
             raise _RetryError("S3 did not answer to an earlier request of the batch")
         try:
-            data = self._s3.get_object(**_request(item))["Body"].read()  # type: ignore[arg-type]
+            answer = self._s3.get_object(**_request(item))  # type: ignore[arg-type]
+            data = answer["Body"].read()
         except TIMEOUTS as error:
             hanging.set()
             raise _RetryError(str(error)) from error
@@ -296,7 +319,8 @@ class Preprocessor:
             raise
         except Exception as error:  # of a connection, which botocore does not always make its own
             raise _RetryError(f"{type(error).__name__}: {error}") from error
-        return data if item.range is None else item.range.content(data)
+        asked = self._on_request and answer.get("Metadata", {}).get(EXPLAIN) == "true"
+        return _Content(data if item.range is None else item.range.content(data), asked)
 
 
 def _request(item: Item) -> dict[str, str]:
@@ -338,8 +362,8 @@ class _Watch:
             _log.error(text, item.location, item.id, item.message_id)
 
 
-def _result(read: Future[bytes], budget: TimeBudget) -> bytes:
-    """Wait for an object, and return its bytes."""
+def _result(read: Future[_Content], budget: TimeBudget) -> _Content:
+    """Wait for an object, and return what it holds."""
     left = budget.left()
     try:
         return read.result(left if math.isfinite(left) else None)

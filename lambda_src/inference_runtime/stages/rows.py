@@ -12,6 +12,8 @@ from botocore.exceptions import ClientError
 from inference_runtime.aws import error_code
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mypy_boto3_dynamodb import DynamoDBClient
 
     from inference_runtime.stages.item import Item
@@ -63,6 +65,30 @@ def kept_attribute(values: dict[str, Any]) -> Attribute:
     return _attribute(values, "kept", MAX_DEPTH)
 
 
+def with_explanations(
+    outcomes: Mapping[int, dict[str, Any]], explanations: Mapping[int, dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """Return the outcomes with explanations of those that have a prediction.
+
+    An explanation of a class gets the prediction's label.
+
+    Parameters
+    ----------
+    outcomes
+        By index, as `row` takes them.
+    explanations
+        By index, as JSON.
+    """
+    found = dict(outcomes)
+    for index, explanation in explanations.items():
+        if "prediction" not in (outcome := outcomes.get(index, {})):
+            continue
+        label = outcome["prediction"]["M"].get("label", {}).get("S")
+        named = {"label": label} if label is not None and "class_index" in explanation else {}
+        found[index] = {**outcome, "explanation": {**explanation, **named}}
+    return found
+
+
 def row(
     item: Item,
     *,
@@ -78,6 +104,7 @@ def row(
     variant: str | None = None,
     confidence: float | None = None,
     first: Attribute | None = None,
+    explanation: dict[str, Any] | None = None,
 ) -> dict[str, Attribute]:
     """Return the row for an item's result, in DynamoDB's types.
 
@@ -97,6 +124,8 @@ def row(
         How sure the model was.
     first
         The earlier answer of another model, see `answers`.
+    explanation
+        Why the model answered so, as JSON.
     """
     strings = {
         "object": f"{item.bucket}/{item.key}",
@@ -123,6 +152,8 @@ def row(
         attributes["confidence"] = {"N": str(confidence)}
     if first is not None:
         attributes["first"] = first
+    if explanation is not None:
+        attributes["explanation"] = _attribute(explanation, "explanation", MAX_DEPTH)
     if item.kept:
         attributes["kept"] = kept_attribute(item.kept)
     if expires_at is not None:

@@ -227,6 +227,18 @@ def zeros(dtype: str, shape: Sequence[int]) -> Tensor:
     return Tensor(dtype, shape, [""] * count if dtype == STRING else bytes(count * ITEM_SIZES[dtype]))
 
 
+def packed(dtype: str, values: Sequence[float]) -> bytes:
+    """Return numbers as the bytes of a tensor of this type, without fractions if it has none.
+
+    Raises
+    ------
+    struct.error
+        If the type does not hold them, such as a negative number in one that begins with 0.
+    """
+    letter = _FORMATS[dtype]
+    return struct.pack(f"<{len(values)}{letter}", *(values if letter in "efd" else map(int, values)))
+
+
 def concatenate(tensors: Sequence[Tensor]) -> Tensor:
     """Return the items of all tensors, one at least, as one.
 

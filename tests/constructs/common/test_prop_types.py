@@ -38,6 +38,7 @@ from cdk_inference import (
 )
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.common.props.prop_types import find_wrong
+from cdk_inference.explanations.explain import ExplainOptions
 from cdk_inference.model import Float16
 from cdk_inference.pipeline.deprecated import OldProps
 from cdk_inference.stages.base import FunctionOptions
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 
 OPTIONS = {
     "Any": (),  # CDK's, which checks them
+    "Unpack[ExplainOptions]": tuple(ExplainOptions.__annotations__),
     "Unpack[FunctionOptions]": tuple(FunctionOptions.__annotations__),
     "Unpack[ManagedInstancesOptions]": tuple(ManagedInstancesOptions.__annotations__),
     "Unpack[OldProps]": tuple(OldProps.__annotations__),

@@ -52,6 +52,18 @@ def test_a_sentence_is_nearest_to_the_one_that_means_the_same(sentences: Watched
     assert np.median(similarity) < 0.1
 
 
+def test_who_asks_learns_which_words_the_vector_depends_on(sentences: Watched) -> None:
+    sentences.put("why.txt", b"The kitten naps on the couch.", explain="true")
+    sentences.put("not asked.txt", b"The kitten naps on the couch.")
+    assert sentences.ends(["why.txt", "not asked.txt"]) == {"why.txt": "SUCCEEDED", "not asked.txt": "SUCCEEDED"}
+    said = sentences.row("why.txt")["explanation"]
+    assert (said["method"], said["baseline"], said["score"]) == ("leave_one_out", "[MASK]", pytest.approx(1))
+    weights = {each["token"]: float(each["weight"]) for each in said["tokens"]}
+    assert list(weights) == ["the", "kitten", "nap", "##s", "on", "couch", "."]  # "the" comes twice
+    assert max(weights, key=weights.__getitem__) == "kitten"
+    assert "explanation" not in sentences.row("not asked.txt")
+
+
 def test_spelling_counts_less_than_meaning(sentences: Watched) -> None:
     texts = {
         "shout.txt": "THE CAT SAT ON THE MAT!!!",

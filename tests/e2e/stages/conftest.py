@@ -108,6 +108,11 @@ def tables(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs: 
 
 
 @pytest.fixture(scope="package")
+def digits(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs: dict[str, str]) -> Watched:
+    return watch(cloud, "Stages/Digits", bucket=outputs["BucketName"], table=outputs["TableName"])
+
+
+@pytest.fixture(scope="package")
 def tensors(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner, outputs: dict[str, str]) -> Watched:
     return watch(cloud, "Stages/Tensors", bucket=outputs["BucketName"], table=outputs["TableName"])
 

@@ -75,6 +75,7 @@ def test_a_file_has_all_that_a_row_has() -> None:
         route="large",
         variant="a",
         first=first,
+        explanation={"method": "occlusion", "grid": [[0.5, 1]]},
     )
     rejected = made("none", NOON, status="REJECTED", reason="object is empty", event_time="yesterday")
     (found,) = (pq.read_table(path) for path in parts.parts_of([full, rejected]))
@@ -82,8 +83,9 @@ def test_a_file_has_all_that_a_row_has() -> None:
     one, other = found.to_pylist()
     for name in TEXTS:
         assert one[name] == (full[name]["S"] if name in full else "cat" if name == "label" else None)
-    prediction, kept, earlier = (json.loads(one[name]) for name in JSONS)
+    prediction, kept, earlier, explanation = (json.loads(one[name]) for name in JSONS)
     assert prediction == {"label": "cat", "scores": [0.5, 1, None], "vector": "AP8="}
+    assert explanation == {"method": "occlusion", "grid": [[0.5, 1]]}
     assert (kept, earlier) == ({"width": 4}, {"model_version": "m0", "confidence": 0.25})
     assert (one["size"], one["confidence"], one["recorded_at"], one["event_time"]) == (3, 0.75, NOON, NOON)
     assert one["expires_at"] == datetime.fromtimestamp(1_800_000_000, UTC)

@@ -12,6 +12,7 @@ import platform
 import signal
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +68,10 @@ def _mode(name: str) -> Callable[..., None]:
         from cdk_inference.model.building.evaluation.baseline import count  # noqa: PLC0415 - the same
 
         return count
+    if ":" in name:  # of what needs the data of a recipe, and does not build
+        module, _, function = name.partition(":")
+        found: Callable[..., None] = getattr(import_module(module), function)
+        return found
     from cdk_inference.model.building import steps  # noqa: PLC0415
 
     return {"build": steps.build, "compare": steps.compare_all, "evaluate": steps.evaluate}[name]

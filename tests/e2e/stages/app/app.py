@@ -15,6 +15,7 @@ from aws_cdk import aws_s3 as s3
 from cdk_inference import (
     Column,
     Execution,
+    Explain,
     Inference,
     InferencePipeline,
     LambdaPlatform,
@@ -77,6 +78,7 @@ InferencePipeline(
     "Tables",
     preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
     inference=Inference.cpu(delivery=ModelDelivery.s3()),
+    explain=Explain.always(),
     prefix="rows/",
     suffixes=[".json"],
     **shared,
@@ -88,6 +90,16 @@ InferencePipeline(
     inference=Inference.cpu(delivery=ModelDelivery.layer()),
     suffixes=[".npy"],
     **shared,
+)
+digits = Path(__file__).parents[4] / "model_assets" / "digits_cnn"
+InferencePipeline(
+    stack,
+    "Digits",
+    preprocess=Preprocess.raw_tensor(dtype="uint8", shape=(8, 8)),
+    postprocess=Postprocess.classification(labels=digits / "labels.txt"),
+    explain=Explain.on_request(max_time=cdk.Duration.seconds(5)),
+    prefix="digits/",
+    **shared | {"model": ModelArtifact(stack, "DigitsModel", recipe=digits / "recipe.py")},
 )
 
 InferencePipeline(

@@ -1,0 +1,120 @@
+"""Measures a model's explanations while the app is synthesized, once for all that they depend on, and judges them."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.bundling.bundle import lambda_source
+from cdk_inference.common.cache import hash_data, hash_file, hash_folder
+from cdk_inference.common.store import Store
+from cdk_inference.common.terminal import say
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.explanations.figures import Figures
+from cdk_inference.model.process import run_build
+from cdk_inference.model.project import locked, readable_errors, request
+from cdk_inference.model.recipe.structure import structure
+from cdk_inference.model.records.fingerprint import hash_building
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.model.project import Project
+
+_MODE = "cdk_inference.explanations.measuring:measure"
+_RESULT = "faithfulness.json"
+
+
+def measured(
+    model: ModelArtifact, settings: Mapping[str, Any], *, channel_axis: int | None, zero: bool
+) -> Figures | None:
+    """Return the figures of a model's explanations; None if it was not built.
+
+    Parameters
+    ----------
+    model
+        The model, as it is deployed.
+    settings
+        The settings of the functions, without the values that hide parts.
+    channel_axis
+        As that of `ItemParts`.
+    zero
+        Whether zeros hide parts, and not means.
+
+    Raises
+    ------
+    ModelBuildError
+        The explanations are not more faithful than random ones, or there is nothing to measure them on.
+    """
+    if model.path is None:
+        return None
+    if model.project is None:
+        raise ModelBuildError(
+            f"explain must measure its model on the data of a recipe, got {model.manifest.name!r} from a registry; "
+            "make it with recipe=, or leave explain out"
+        )
+    asked = {"settings": settings, "channel_axis": channel_axis, "zero": zero}
+    figures = _figures(model, model.project, model.path, asked)
+    if figures.bound <= 0:
+        raise ModelBuildError(
+            f"explanations of model '{model.manifest.name}' must be more faithful than random ones, got a deletion of "
+            f"{figures.deletion:g} and an insertion of {figures.insertion:g} by {figures.method} over "
+            f"{figures.samples} samples, where random orders have {figures.random:g}; {_way_out(figures)}"
+        )
+    return figures
+
+
+def _way_out(figures: Figures) -> str:
+    other = {"occlusion": "method='rise'", "rise": "method='occlusion'"}.get(figures.method)
+    baseline = "baseline='zero'" if figures.baseline == "mean" else "baseline='mean'"
+    tried = [each for each in (other, baseline if figures.fill else None) if each is not None]
+    return f"try {' or '.join(tried)}, or leave explain out" if tried else "leave explain out"
+
+
+def _figures(model: ModelArtifact, project: Project, path: Path, asked: Mapping[str, Any]) -> Figures:
+    key = _key(model, project, asked)
+    store = Store(project.cache / "passes")
+    found = store.get(key)
+    if found is None:
+        with readable_errors(project), locked(project):
+            found = store.make(key, lambda folder: _run(model, project, path, asked, folder))
+    return structure(json.loads((found / _RESULT).read_text("utf-8")), Figures)
+
+
+def _key(model: ModelArtifact, project: Project, asked: Mapping[str, Any]) -> str:
+    depends = [
+        project.fingerprint,
+        project.tools,
+        platform.python_version_tuple()[:2],
+        hash_building(),
+        hash_folder(lambda_source() / "inference_runtime" / "explanations"),
+        hash_file(Path(__file__).with_name("measuring.py")),
+        model.asset_hash,
+        asked,
+    ]
+    return f"explanations-{project.recipe.name}-{hash_data(depends)[:32]}"
+
+
+def _run(model: ModelArtifact, project: Project, path: Path, asked: Mapping[str, Any], folder: Path) -> None:
+    """Measure in a separate process, as data functions of two recipes may import files of the same name."""
+    manifest = model.manifest
+    work = project.cache / "models" / f".{_key(model, project, asked)}.building"
+    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+    work.mkdir()
+    say(f"model {project.recipe.name}: measuring its explanations")
+    try:
+        more = {
+            **asked,
+            "model": str(path / "model.onnx"),
+            # As the deployed functions do; see `Manifest.batch_dependent`.
+            "singly": manifest.batch_dependent and isinstance(manifest.inputs[0].shape[0], str),
+            "runtime": str(lambda_source()),
+        }
+        run_build(project.recipe.name, request(project, _MODE) | more, work)
+        shutil.copyfile(work / _RESULT, folder / _RESULT)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,167 @@
+"""Explanations on their way to the row: of three functions and of one, when they are asked for, and never instead."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import boto3
+import numpy as np
+import pytest
+from tests.runtime.invocation import Context
+from tests.runtime.stages.mean import code, score, staged
+
+from inference_runtime.errors import StageError
+from inference_runtime.explanations.explainer import MOST_KEPT_BYTES, Explainer
+from inference_runtime.tensors.tensor import Tensor, tensors_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from conftest import Inbox
+
+__all__ = ["code", "score", "staged"]  # fixtures
+
+SETTINGS: dict[str, Any] = {
+    "when": "always",
+    "seconds": 10,
+    "output": "mean",
+    "target": "number",
+    "method": "shapley",
+    "parts": "features",
+    "options": {"input": "x", "fill": [0, 1, 2], "names": ["a", "b", "c"]},
+    "baseline": "mean",
+}
+
+
+@pytest.fixture
+def explaining(code: Any, environment: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Have the handlers that are loaded from now on explain the mean of three numbers."""
+
+    def explaining(**changes: Any) -> None:
+        settings = SETTINGS | changes
+        (tmp_path / "explanation.json").write_text(json.dumps(settings))
+        environment.setenv("EXPLANATION_SETTINGS", "explanation.json")
+        environment.setenv("EXPLAIN", settings["when"] if isinstance(settings["when"], str) else "when")
+
+    return explaining
+
+
+def asking(inbox: Inbox, key: str, body: bytes, asks: str = "true") -> dict[str, Any]:
+    """Put an object whose metadata ask for an explanation, and return its message."""
+    done = inbox.s3.put_object(Bucket=inbox.bucket, Key=key, Body=body, Metadata={"explain": asks})
+    return inbox.message(key, etag=done["ETag"].strip('"'), size=len(body))
+
+
+def explanations(table: str) -> dict[str, Any]:
+    """Return the explanations of all rows that succeeded, None for those without one, and empty the table."""
+    rows: list[Any] = boto3.resource("dynamodb").Table(table).scan(ConsistentRead=True)["Items"]
+    for row in rows:
+        boto3.resource("dynamodb").Table(table).delete_item(Key={name: row[name] for name in ("object", "version")})
+    return {row["key"]: row.get("explanation") for row in rows if row["status"] == "SUCCEEDED"}
+
+
+@pytest.mark.parametrize("when", ["always", "on_request"])
+def test_rows_say_why_whichever_function_answers(
+    when: str, explaining: Any, request: pytest.FixtureRequest, inbox: Inbox, table: str
+) -> None:
+    explaining(when=when)
+    messages = [
+        asking(inbox, "asks", b"[3, 7, 2]"),
+        asking(inbox, "does not", b"[3, 7, 2]", "no"),
+        inbox.put("no metadata", b"[0, 1, 2]"),
+        asking(inbox, "refused", b"refuse"),
+        asking(inbox, "of another shape", b"[7, 8]"),
+        asking(inbox, "refused after", b"[-3, -7, -2]"),
+    ]
+    request.getfixturevalue("staged")(messages)
+    found = explanations(table)
+    request.getfixturevalue("score")(messages)
+    assert explanations(table) == found
+
+    said = found["asks"]
+    values = {name: float(value) for name, value in said.pop("values").items()}
+    assert values == pytest.approx({"a": 1, "b": 2, "c": 0}, abs=1e-6)  # the distance from the fill, a third of it each
+    assert float(said.pop("base")) + math.fsum(values.values()) == pytest.approx(float(said["score"]), abs=1e-5)
+    assert said == {"method": "shapley", "score": 4, "baseline": "mean", "runs": 9}
+    assert found["of another shape"]["reason"].startswith("ValueError: ")  # which does not cost it the answer
+    everywhere = when == "always"
+    assert (found["no metadata"] is not None) == (found["does not"] is not None) == everywhere
+    assert set(found) == {"asks", "does not", "no metadata", "of another shape"}
+
+
+def test_answers_to_callers_say_why_too(explaining: Any, request: pytest.FixtureRequest, inbox: Inbox) -> None:
+    explaining()
+    (answer,) = request.getfixturevalue("score")([inbox.put("good", b"[3, 7, 2]")], answers="only")["answers"]
+    assert answer["explanation"]["values"] == pytest.approx({"a": 1, "b": 2, "c": 0}, abs=1e-6)
+
+
+@pytest.mark.parametrize("when", ["always", "on_request"])
+def test_items_that_came_back_are_answered_and_not_explained(
+    when: str, explaining: Any, request: pytest.FixtureRequest, inbox: Inbox, table: str, load: Callable[[str], Any]
+) -> None:
+    explaining(when=when)
+    score = request.getfixturevalue("score")
+    assert score([asking(inbox, "back", b"[3, 7, 2]")], isolate=True)["succeeded"] == 1
+    assert explanations(table) == {"back": None}
+
+
+def test_no_time_costs_no_answer(
+    explaining: Any, request: pytest.FixtureRequest, environment: pytest.MonkeyPatch, load: Callable[[str], Any]
+) -> None:
+    explaining()
+    request.getfixturevalue("code")
+    infer = load("infer")
+    inputs = {"x": {"dtype": "float32", "shape": [1, 3], "data": "AABAQAAA4EAAAABA"}}
+    answer = infer({"groups": [{"indices": [4], "inputs": inputs}]}, Context(0))
+    assert answer["groups"][0]["indices"] == [4]
+    (said,) = answer["explanations"]
+    assert said == {
+        "index": 4,
+        "explanation": {"method": "shapley", "reason": "1 runs of the model do not fit into the time"},
+    }
+
+
+def explainer(**changes: Any) -> Explainer:
+    def infer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        x = inputs["x"].array()
+        return tensors_of({"mean": x.mean(axis=1), "scores": x})
+
+    return Explainer(infer, SETTINGS | changes)
+
+
+def test_answers_below_a_confidence_are_explained_and_none_that_another_model_gives() -> None:
+    scores = Tensor.of(np.array([[0.5, 0.3, 0.2], [0.9, 0.05, 0.05], [0.7, 0.2, 0.1], [np.nan, 1, 1]], np.float32))
+    outputs = {"scores": scores, "mean": scores}
+    unsure = explainer(output="scores", target="class", when=0.8)
+    assert unsure.wanted([7, 8, 9, 10], outputs, None) == [0, 2, 3]
+    assert unsure.wanted([7, 8, 9, 10], outputs, [8, 9]) == [2]
+    cascade = explainer(output="scores", target="class", when=0.8, **{"from": 0.6})
+    assert cascade.wanted([7, 8, 9, 10], outputs, None) == [2]
+    first = explainer(output="scores", target="class", **{"from": 0.6})
+    assert first.wanted([7, 8, 9, 10], outputs, None) == [1, 2]
+
+
+def test_the_class_that_is_explained_is_the_answer() -> None:
+    row, scores = np.array([[0.1, 0.7, 0.2]], np.float32), np.array([[0.1, 0.7, 0.2]], np.float32)
+    said = explainer(output="scores", target="class").explained(tensors_of({"x": row}), Tensor.of(scores), 1.0)
+    assert said["class_index"] == 1
+    assert said["score"] == pytest.approx(0.7)
+
+
+def test_the_time_is_shared_and_large_inputs_are_not_kept() -> None:
+    batch = explainer().begin()
+    x = np.zeros((3, MOST_KEPT_BYTES // 8), np.float32)
+    batch.add([4, 5, 6], tensors_of({"x": x}), {"mean": Tensor.of(x[:, 0])})
+    found = batch.made(0.0)
+    assert set(found) == {4, 5, 6}
+    assert "too large" in found[6]["reason"]
+    assert "do not fit into the time" in found[4]["reason"]
+
+
+@pytest.mark.parametrize("missing", ["when", "seconds", "output", "target", "method", "parts", "options", "baseline"])
+def test_settings_that_lack_something_fail_at_the_start(missing: str) -> None:
+    with pytest.raises(StageError, match=f"have no '{missing}'"):
+        Explainer(lambda inputs: {}, {name: value for name, value in SETTINGS.items() if name != missing})
