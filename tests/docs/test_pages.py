@@ -275,6 +275,7 @@ def test_row_attributes_are_those_that_are_written() -> None:
                 variant="a",
                 confidence=0.5,
                 first={"M": {}},
+                explanation={"method": "occlusion"},
             )
         )
     )

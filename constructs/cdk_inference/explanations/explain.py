@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from aws_cdk import Duration
     from constructs import Construct
 
-    from cdk_inference.explanations.figures import Figures
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.model.records.faithfulness import Faithfulness
     from cdk_inference.stages.preprocess import Preprocess
 
 METADATA_KEY = "cdk-inference:explanations"
@@ -86,7 +86,7 @@ class Explanation:
     mode: str
     settings: Mapping[str, Any]
     files: Mapping[str, bytes]
-    figures: Figures | None
+    figures: Faithfulness | None
     share: float
 
     @property

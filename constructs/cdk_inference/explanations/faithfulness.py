@@ -12,11 +12,17 @@ from cdk_inference.bundling.bundle import lambda_source
 from cdk_inference.common.cache import hash_data, hash_file, hash_folder
 from cdk_inference.common.store import Store
 from cdk_inference.common.terminal import say
+from cdk_inference.common.whole_files import write_whole
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.explanations.figures import Figures
 from cdk_inference.model.process import run_build
 from cdk_inference.model.project import locked, readable_errors, request
 from cdk_inference.model.recipe.structure import structure
+from cdk_inference.model.records.faithfulness import (
+    EXPLANATIONS_FILE,
+    Faithfulness,
+    faithfulness_json,
+    read_faithfulness,
+)
 from cdk_inference.model.records.fingerprint import hash_building
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ _RESULT = "faithfulness.json"
 
 def measured(
     model: ModelArtifact, settings: Mapping[str, Any], *, channel_axis: int | None, zero: bool
-) -> Figures | None:
+) -> Faithfulness | None:
     """Return the figures of a model's explanations; None if it was not built.
 
     Parameters
@@ -65,24 +71,39 @@ def measured(
             f"{figures.deletion:g} and an insertion of {figures.insertion:g} by {figures.method} over "
             f"{figures.samples} samples, where random orders have {figures.random:g}; {_way_out(figures)}"
         )
+    _show(figures, model.project, model.path.parent)
     return figures
 
 
-def _way_out(figures: Figures) -> str:
+def _show(figures: Faithfulness, project: Project, entry: Path) -> None:
+    """Put the figures on the model's card, unless they are there."""
+    file = entry / EXPLANATIONS_FILE
+    if figures in read_faithfulness(file):
+        return
+    from cdk_inference.model.card import render  # noqa: PLC0415 - needs Jinja and NumPy
+
+    with readable_errors(project), locked(project):
+        same = (figures.method, figures.baseline)
+        others = [each for each in read_faithfulness(file) if (each.method, each.baseline) != same]
+        write_whole(file, faithfulness_json([*others, figures]))
+        render(entry)
+
+
+def _way_out(figures: Faithfulness) -> str:
     other = {"occlusion": "method='rise'", "rise": "method='occlusion'"}.get(figures.method)
     baseline = "baseline='zero'" if figures.baseline == "mean" else "baseline='mean'"
     tried = [each for each in (other, baseline if figures.fill else None) if each is not None]
     return f"try {' or '.join(tried)}, or leave explain out" if tried else "leave explain out"
 
 
-def _figures(model: ModelArtifact, project: Project, path: Path, asked: Mapping[str, Any]) -> Figures:
+def _figures(model: ModelArtifact, project: Project, path: Path, asked: Mapping[str, Any]) -> Faithfulness:
     key = _key(model, project, asked)
     store = Store(project.cache / "passes")
     found = store.get(key)
     if found is None:
         with readable_errors(project), locked(project):
             found = store.make(key, lambda folder: _run(model, project, path, asked, folder))
-    return structure(json.loads((found / _RESULT).read_text("utf-8")), Figures)
+    return structure(json.loads((found / _RESULT).read_text("utf-8")), Faithfulness)
 
 
 def _key(model: ModelArtifact, project: Project, asked: Mapping[str, Any]) -> str:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.explanations.figures import Figures
 from cdk_inference.model.building.evaluation.data import Samples, load_samples
 from cdk_inference.model.building.evaluation.session import open_session
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.structure import unstructure
+from cdk_inference.model.records.faithfulness import Faithfulness
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +51,7 @@ _CONFIDENCE = 1.6449  # the quantile of the normal distribution at 95 %
 def measure(
     recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Path, work: Path, passes: Passes
 ) -> None:
-    """Write the `Figures` of a deployed model's explanations to ``faithfulness.json``."""
+    """Write the `Faithfulness` of a deployed model's explanations to ``faithfulness.json``."""
     del cache
     sys.path.append(request["runtime"])  # the code of the functions
     from inference_runtime.explanations.explainer import Explainer  # noqa: PLC0415 - found only now
@@ -67,7 +67,9 @@ def measure(
         share = _share(explainer, infer, samples, settings["when"])
         found = _faithfulness(explainer, infer, samples, absolute=settings["target"] == "number")
         passes.check_files(folder, recipe, request["files"])
-    figures = Figures(method=settings["method"], baseline=settings["baseline"], fill=tuple(fill), share=share, **found)
+    figures = Faithfulness(
+        method=settings["method"], baseline=settings["baseline"], fill=tuple(fill), share=share, **found
+    )
     (work / "faithfulness.json").write_text(json.dumps(unstructure(figures)), "utf-8")
 
 

@@ -27,15 +27,15 @@ from cdk_inference import (
 )
 from cdk_inference.costs import estimate
 from cdk_inference.explanations.explain import METADATA_KEY, SETTINGS_FILE, Explanation
-from cdk_inference.explanations.figures import Figures
 from cdk_inference.model import TensorSpec
+from cdk_inference.model.records.faithfulness import Faithfulness
 from cdk_inference.routing.route_costs import option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 TABLE = Preprocess.json(fields=["age", "income"])
-FIGURES = Figures("occlusion", "mean", (4.0, 5.0, 6.0), 32, 0.2, 0.8, 0.5, 0.4, 65.0, 0.25)
+FIGURES = Faithfulness("occlusion", "mean", (4.0, 5.0, 6.0), 32, 0.2, 0.8, 0.5, 0.4, 65.0, 0.25)
 
 
 def model_of(

@@ -122,6 +122,12 @@ def test_a_row_hides_features_by_the_mean_of_the_calibration_data(
     assert 0 < found.share < 1  # of the samples that the model is less sure of
     assert settings_of(Explain.always(), model)[1].share == 1
 
+    card = model.path.with_name("card.md").read_text()
+    assert (
+        f"| shapley | mean | {figures.deletion:.3f} | {figures.insertion:.3f} | {figures.random:.3f} | 33.0 |" in card
+    )
+    assert "<h2>Explanations</h2>" in model.path.with_name("card.html").read_text()
+
     # Measured once: a second synth runs nothing.
     monkeypatch.setattr("cdk_inference.explanations.faithfulness.run_build", None)
     assert settings_of(Explain.when(confidence_below=0.9), model)[1].figures == figures

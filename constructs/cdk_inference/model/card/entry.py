@@ -14,6 +14,7 @@ from cdk_inference.common.escaping import clean, clean_all
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.card.boxes import COLUMNS
 from cdk_inference.model.recipe.structure import structure
+from cdk_inference.model.records.faithfulness import EXPLANATIONS_FILE, Faithfulness, read_faithfulness
 from cdk_inference.model.records.manifest import Manifest, Measured
 
 if TYPE_CHECKING:
@@ -99,6 +100,8 @@ class Entry:
     boxes
         The boxes that both models find in the samples in `inputs`, under ``"float"`` and ``"deployed"``, (boxes, 7).
         The columns are those of `boxes`. Empty if the model is not a detector, or the build kept none.
+    explanations
+        The measurements of the explanations that apps ask for; empty if none does.
     """
 
     manifest: Manifest
@@ -111,6 +114,7 @@ class Entry:
     numbers: list[int]
     descriptions: list[str] | None
     boxes: dict[str, Array] = field(default_factory=dict)
+    explanations: list[Faithfulness] = field(default_factory=list)
 
     @property
     def baseline(self) -> Candidate:
@@ -179,6 +183,7 @@ def read(folder: Path) -> Entry:
         numbers=numbers.tolist(),
         descriptions=None if descriptions is None else [clean(str(d)) for d in descriptions],
         boxes=_boxes(samples, count, folder),
+        explanations=_explanations(folder / EXPLANATIONS_FILE),
     )
 
 
@@ -213,6 +218,13 @@ def _report(file: Path) -> Report:
         return structure(data, Report)
     except ValueError as error:
         raise ModelBuildError(f"{file} cannot be used: {error}; build the model again") from error
+
+
+def _explanations(file: Path) -> list[Faithfulness]:
+    try:
+        return read_faithfulness(file)
+    except (OSError, ValueError) as error:
+        raise ModelBuildError(f"{file} cannot be used: {error}; delete it") from error
 
 
 def _arrays(file: Path) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cdk_inference.common import figures
+from cdk_inference.common.escaping import clean
 from cdk_inference.model.card import comparison, formatting, plots
 from cdk_inference.model.card.samples import Sample, class_name, samples
 
@@ -86,6 +87,19 @@ class Pass:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """A way to explain answers, and how faithful it was."""
+
+    method: str
+    baseline: str
+    samples: str
+    deletion: str
+    insertion: str
+    random: str
+    runs: str
+
+
+@dataclass(frozen=True)
 class Page:
     """Everything on a card."""
 
@@ -115,6 +129,7 @@ class Page:
     recipe: dict[str, Any]
     recipe_json: str
     metric: str
+    explanations: list[Explained]
 
 
 def page(entry: Entry) -> Page:
@@ -150,7 +165,23 @@ def page(entry: Entry) -> Page:
         recipe=entry.report.recipe,
         recipe_json=json.dumps(entry.report.recipe, indent=2, ensure_ascii=False, default=str),
         metric=figures.metric_name(entry.report.gate.metric),
+        explanations=_explanations(entry),
     )
+
+
+def _explanations(entry: Entry) -> list[Explained]:
+    return [
+        Explained(
+            method=clean(each.method.replace("_", " ")),
+            baseline=clean(each.baseline),
+            samples=formatting.samples(entry, each.samples),
+            deletion=f"{each.deletion:.3f}",
+            insertion=f"{each.insertion:.3f}",
+            random=f"{each.random:.3f}",
+            runs=figures.figure(each.runs),
+        )
+        for each in entry.explanations
+    ]
 
 
 def _tiles(entry: Entry) -> list[Tile]:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cdk_inference.model.recipe.structure import structure, unstructure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXPLANATIONS_FILE = "explanations.json"
+"""The measurements of a model's explanations, next to its card; they do not ship."""
 
 
 @dataclass(frozen=True)
-class Figures:
+class Faithfulness:
     """How faithful explanations were when the app was synthesized, and what they take.
 
     Parts are hidden from the weightiest to the lightest (deletion), or shown in that order (insertion). The curve of
@@ -43,3 +53,21 @@ class Figures:
     bound: float
     runs: float
     share: float | None
+
+
+def read_faithfulness(file: Path) -> list[Faithfulness]:
+    """Return the measurements in a file; none if there is no file.
+
+    Raises
+    ------
+    ValueError
+        If the file holds something else.
+    """
+    if not file.is_file():
+        return []
+    return structure(json.loads(file.read_text("utf-8")), list[Faithfulness])
+
+
+def faithfulness_json(measurements: list[Faithfulness]) -> str:
+    """Return the text of a file with these measurements."""
+    return json.dumps([unstructure(each) for each in measurements], indent=1, sort_keys=True) + "\n"
