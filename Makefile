@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade demo-release test verify verify-versions verify-arm64 verify-models bench docs dist lint format audit hashes venv clean
+.PHONY: demo demo-text demo-cascade demo-release test verify verify-versions verify-arm64 verify-explanations verify-models bench docs dist lint format audit hashes venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs: CONSOLE=1 leaves it running, with a page
 	@$(ACTIVATED) $(PY) -m demos.photographs $(if $(CONSOLE),--console)
@@ -36,6 +36,9 @@ verify-versions: venv ## synthesize the reference apps with the oldest allowed a
 
 verify-arm64: venv ## run the functions for arm64 and Python 3.14 under emulation, and compare them with this machine's
 	@$(ACTIVATED) $(PY) -m verify.arm64 $(VERIFY)
+
+verify-explanations: venv ## compare explanations of answers with those of shap and captum
+	@$(ACTIVATED) $(PY) -m verify.explanations
 
 verify-models: venv ## build public models, and compare what their users see with float32: up to ten minutes, or cases as in VERIFY="speech detector"
 	@$(ACTIVATED) $(PY) -m verify.models $(VERIFY)

@@ -22,13 +22,15 @@ class UnavailableError(Exception):
     """The packages cannot be fetched."""
 
 
-def installed(folder: Path | None = None) -> Path:
+def installed(folder: Path | None = None, *, requirements: Path = REQUIREMENTS) -> Path:
     """Return the folder with the packages, which are installed once: pinned, with hashes, without dependencies.
 
     Parameters
     ----------
     folder
         Where such folders are; by default in the cache.
+    requirements
+        The packages; by default those that carry models.
 
     Raises
     ------
@@ -38,20 +40,20 @@ def installed(folder: Path | None = None) -> Path:
     root = folder or cache_root() / "verify-models"
     make_cache(root)
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    target = root / f"packages-{version}-{hash_file(REQUIREMENTS)[:16]}"
+    target = root / f"packages-{version}-{hash_file(requirements)[:16]}"
     with FileLock(f"{target}.lock"):
         if not target.is_dir():
             partial = target.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
-            _install(partial)
+            _install(partial, requirements)
             partial.rename(target)
     return target
 
 
-def _install(target: Path) -> None:
+def _install(target: Path, requirements: Path) -> None:
     options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--python", sys.executable]
     done = subprocess.run(
-        [find_uv_bin(), "pip", "install", "--target", str(target), *options, "-r", str(REQUIREMENTS)],
+        [find_uv_bin(), "pip", "install", "--target", str(target), *options, "-r", str(requirements)],
         capture_output=True,
         text=True,
         check=False,
@@ -62,5 +64,5 @@ def _install(target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     reason = " ".join(done.stderr.split())[-400:]
     if any(sign in done.stderr for sign in _OFFLINE):
-        raise UnavailableError(f"the packages with the models cannot be downloaded: {reason}")
-    raise RuntimeError(f"the packages with the models cannot be installed: {reason}")
+        raise UnavailableError(f"the packages cannot be downloaded: {reason}")
+    raise RuntimeError(f"the packages cannot be installed: {reason}")

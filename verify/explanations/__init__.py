@@ -1,0 +1,1 @@
+"""Explanations of the functions next to those of the libraries that researchers use."""

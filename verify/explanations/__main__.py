@@ -1,0 +1,120 @@
+"""Entry point: ``python -m verify.explanations`` compares explanations with those of shap and captum.
+
+Both get the same model, the same item and the same values that hide parts, so that the weights must be equal but for
+rounding. The exit code is 1 if they are not. It is 69 if the packages cannot be downloaded.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from cdk_inference.bundling.bundle import lambda_source
+from cdk_inference.model import build_model
+from verify.models.packages import UnavailableError, installed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+
+_UNAVAILABLE, _OTHER = 69, 1
+_DIGITS = Path(__file__).parents[2] / "model_assets" / "digits_cnn"
+_ITEMS = 10
+_TOLERANCE = 1e-6
+_SIDE = 2
+"""Pixels of a cell's side, in pictures of 8 x 8."""
+
+
+def main() -> int:
+    """Compare, and print the largest differences."""
+    console = Console()
+    try:
+        sys.path.append(str(installed(requirements=Path(__file__).with_name("requirements.txt"))))
+    except UnavailableError as error:
+        console.print(f"explanations were not verified: {error}", soft_wrap=True, markup=False)
+        return _UNAVAILABLE
+    sys.path.append(str(lambda_source()))
+    found = {"shap, exact Shapley values of a row": shapley(), "captum, occlusion of a digit": occlusion()}
+    for name, difference in found.items():
+        console.print(f"{name}: differs by {difference:.2g} at most, of {_ITEMS} items")
+    return 0 if max(found.values()) <= _TOLERANCE else _OTHER
+
+
+def shapley() -> float:
+    """Return the largest difference from the exact values of shap, for a small network with 7 features."""
+    import shap  # noqa: PLC0415 - found only now
+
+    random = np.random.default_rng(0)
+    first, second, base = random.normal(size=(7, 16)), random.normal(size=(16, 3)), random.normal(size=7)
+
+    def scores(rows: Array) -> Array:
+        return np.tanh(rows @ first) @ second
+
+    options = {"input": "x", "fill": base.tolist(), "names": [f"feature {number}" for number in range(7)]}
+    worst = 0.0
+    for row in random.normal(size=(_ITEMS, 1, 7)):
+        weights, place = _weights(scores, row, {"method": "shapley", "parts": "features", "options": options})
+        judge = shap.explainers.Exact(lambda rows, at=place: _softmax(scores(rows))[:, at], base[None])
+        worst = max(worst, float(np.abs(judge(row).values[0] - weights).max()))
+    return worst
+
+
+def occlusion() -> float:
+    """Return the largest difference from the occlusion of captum, for the deployed model of digits."""
+    import onnxruntime as ort  # noqa: PLC0415 - as the next two
+    import torch  # noqa: PLC0415
+    from captum.attr import Occlusion  # noqa: PLC0415
+
+    session = ort.InferenceSession(build_model(_DIGITS / "recipe.py", frozen_lock=True).path / "model.onnx")
+    table = np.loadtxt(_DIGITS / "digits.csv.gz", delimiter=",", dtype=np.uint8)
+    fill = 5
+
+    def scores(images: Array) -> Array:
+        return np.asarray(session.run(None, {"images": images})[0])
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(_softmax(scores(images.numpy().astype(np.uint8))))
+
+    options = {"input": "x", "layout": "HW", "fill": [fill], "grid": 8 // _SIDE}
+    worst = 0.0
+    for image in table[-_ITEMS:, :-1].reshape(-1, 1, 8, 8):
+        weights, place = _weights(scores, image, {"method": "occlusion", "parts": "cells", "options": options})
+        found = Occlusion(forward).attribute(
+            torch.from_numpy(image.astype(np.float32)),
+            sliding_window_shapes=(_SIDE, _SIDE),
+            strides=(_SIDE, _SIDE),
+            baselines=float(fill),
+            target=place,
+        )
+        cells = found.numpy()[0][::_SIDE, ::_SIDE].reshape(-1)
+        worst = max(worst, float(np.abs(cells - weights).max()))
+    return worst
+
+
+def _weights(scores: Callable[[Array], Array], item: Array, settings: dict[str, Any]) -> tuple[Array, int]:
+    """Return the weights that the functions find, and the class that they explain."""
+    from inference_runtime.explanations.explainer import Explainer  # noqa: PLC0415 - found only now
+    from inference_runtime.tensors.tensor import tensors_of  # noqa: PLC0415
+
+    common = {"when": "always", "seconds": 60, "output": "y", "target": "class", "baseline": "mean"}
+    explainer = Explainer(lambda inputs: tensors_of({"y": scores(inputs["x"].array())}), common | settings)
+    target = explainer.target_of(tensors_of({"y": scores(item)})["y"])
+    parts = explainer.parts_of(tensors_of({"x": item}))
+    _, found, _ = explainer.weights(parts, explainer.runs(parts, target))
+    return np.array(found), target.described()["class_index"]
+
+
+def _softmax(values: Array) -> Array:
+    exponentials = np.exp(values.astype(np.float64) - values.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
