@@ -56,6 +56,8 @@ class ExplainOptions(TypedDict, total=False):
         Runs of the model for RISE, 100 to 10,000. Default: 400.
     max_time
         The most time that the explanations of a batch take, 1 to 300 seconds. Default: 10 seconds.
+    heat_map
+        Whether grids are kept as pictures too, in the work bucket for a day; not in one function. Default: False.
     """
 
     method: Method | None
@@ -63,6 +65,7 @@ class ExplainOptions(TypedDict, total=False):
     grid: int
     masks: int
     max_time: Duration | None
+    heat_map: bool
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Explain:
     grid: int = 8
     masks: int = 400
     max_time: Duration | None = None
+    heat_map: bool = False
 
     def __post_init__(self) -> None:
         if self.method is not None:
@@ -232,6 +236,12 @@ class Explain:
         figures = measured(model, settings, channel_axis=parts.channel_axis, zero=baseline == "zero")
         if figures is not None and figures.fill:
             settings["options"] = {**parts.options, "fill": list(figures.fill)}
+        if self.heat_map:  # only now: it changes nothing that is measured
+            if parts.kind != "cells":
+                raise PropError(
+                    f"heat_map must be left out for {parts.NOUNS[parts.kind]}, got True; only a grid can be drawn"
+                )
+            settings["heat_map"] = True
         share = self.expected_share
         if share is None:
             share = 0.0 if figures is None or figures.share is None else figures.share

@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     Inputs = Mapping[str, Tensor]
     Infer = Callable[[Inputs], Mapping[str, Tensor]]
 
-SAMPLES = 32
+SAMPLES = 24
 """Most samples that are explained, evenly spread over the evaluation data."""
 
 FEWEST_SAMPLES = 4
 """Fewer say nothing about others."""
 
-STEPS = 16
+STEPS = 8
 """Most steps in which the parts of a sample are hidden, from none to all."""
 
-ORDERS = 4
+ORDERS = 2
 """Random orders of the parts that each sample is compared with."""
 
 DIGITS = 4

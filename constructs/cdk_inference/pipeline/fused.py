@@ -145,6 +145,11 @@ def _create(
     scope: Construct, route: Route, parts: PipelineParts, handler: str, work: IWorkBucket | None
 ) -> FusedStages:
     strategy = _strategy(route)
+    if route.explain is not None and route.explain.heat_map:
+        raise PropError(
+            f"heat_map of route '{route.name}' must be left out where one function runs all stages, got True; it has "
+            "no work bucket, so draw the grid of the row"
+        )
     return FusedStages(
         FusedFunction(
             scope,

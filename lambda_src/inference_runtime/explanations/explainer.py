@@ -56,7 +56,7 @@ class Explainer:
         `when`: `always`, `on_request`, or the confidence below which an answer is explained. `from`, the confidence
         below which none is, since another model answers then. `seconds`, the most for a batch. `output` and `target`,
         what is explained. `method`, and the `masks` of RISE. `parts` and their `options`, what is hidden, and
-        `baseline`, the name of what hides it.
+        `baseline`, the name of what hides it. `heat_map`, whether pictures of grids are kept.
     clock
         Returns the time in seconds.
 
@@ -66,6 +66,8 @@ class Explainer:
         The name of the output that is explained.
     seconds
         The most that the explanations of a batch may take.
+    draws
+        Whether pictures of grids are kept.
     clock
         As given.
 
@@ -97,6 +99,7 @@ class Explainer:
             self._kind: str = settings["parts"]
             self._options: dict[str, Any] = settings["options"]
             self._baseline: str = settings["baseline"]
+            self.draws: bool = settings.get("heat_map", False)
         except KeyError as error:
             raise StageError(f"the settings of explanations have no {error}") from error
 
@@ -213,6 +216,13 @@ class Explainer:
             return whole, *methods.shapley(parts.count, runs, whole)
         return whole, *methods.one_by_one(parts.count, runs, whole)
 
+    def drawn(self, inputs: Inputs, explanation: Mapping[str, Any]) -> bytes:
+        """Return the grid of an explanation as a PNG of the size of the picture that it explains."""
+        from inference_runtime.explanations.heat_map import heat_map  # noqa: PLC0415 - only on request
+
+        sizes = dict(zip(self._options["layout"], inputs[self._options["input"]].shape[1:], strict=True))
+        return heat_map(explanation["grid"], sizes["H"], sizes["W"])
+
     def without(self, reason: str) -> dict[str, Any]:
         """Return what a row says if there is no explanation."""
         return {"method": self._method, "reason": reason[:_MOST_REASON]}
@@ -263,19 +273,30 @@ class Explanations:
             one = {name: tensor.take([row]) for name, tensor in inputs.items()}
             self._kept.append((indices[row], one, outputs[self._explainer.output].take([row])))
 
-    def made(self, seconds: float) -> dict[int, dict[str, Any]]:
+    def made(
+        self, seconds: float, keep: Callable[[bytes], Mapping[str, str]] | None = None
+    ) -> dict[int, dict[str, Any]]:
         """Return the explanations by index.
 
         Parameters
         ----------
         seconds
             How long they may take together; at most as long as the settings say. It is shared among them.
+        keep
+            Keeps a picture, and returns its `bucket` and `key`. None if there is no place for pictures.
         """
         explainer, found = self._explainer, {}
         end = explainer.clock() + min(seconds, explainer.seconds)
         for number, (index, inputs, output) in enumerate(self._kept):
             share = max(0.0, end - explainer.clock()) / (len(self._kept) - number)
-            found[index] = explainer.explained(inputs, output, share)
+            found[index] = explanation = explainer.explained(inputs, output, share)
+            if keep is not None and explainer.draws and "grid" in explanation:
+                try:
+                    kept = keep(explainer.drawn(inputs, explanation))
+                except Exception:  # the grid says the same
+                    _log.exception("the picture of an explanation is not kept")
+                else:
+                    explanation["heat_map"] = f"s3://{kept['bucket']}/{kept['key']}"
         return found | dict.fromkeys(self._too_large, explainer.without("the batch's inputs are too large to be kept"))
 
 

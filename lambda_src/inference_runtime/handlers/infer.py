@@ -98,7 +98,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             for index, confidence in zip(indices, confidences(outputs[engine.output_names[0]]), strict=True)
         ]
     if explanations is not None:
-        made = explanations.made(_seconds_left(context) * EXPLAINING)
+        made = explanations.made(_seconds_left(context) * EXPLAINING, _store.put)
         response["explanations"] = [{"index": index, "explanation": made[index]} for index in sorted(made)]
     return _store.dump_groups(response, groups, "outputs", RESPONSE_LIMIT)
 

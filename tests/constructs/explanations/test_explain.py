@@ -119,11 +119,17 @@ def test_what_is_hidden_follows_from_the_model(
 
 def test_all_options_reach_the_function(stack: cdk.Stack) -> None:
     explain = Explain.when(
-        confidence_below=0.6, method="rise", grid=6, masks=200, baseline="zero", max_time=cdk.Duration.seconds(3)
+        confidence_below=0.6,
+        method="rise",
+        grid=6,
+        masks=200,
+        baseline="zero",
+        max_time=cdk.Duration.seconds(3),
+        heat_map=True,
     )
     settings = json.loads(explain.bind(model_of(stack, shape=(8, 8)), Preprocess.tensor()).files[SETTINGS_FILE])
     assert (settings["when"], settings["method"], settings["masks"], settings["seconds"]) == (0.6, "rise", 200, 3)
-    assert (settings["options"]["grid"], settings["baseline"]) == (6, "zero")
+    assert (settings["options"]["grid"], settings["baseline"], settings["heat_map"]) == (6, "zero", True)
 
 
 def test_one_number_is_explained_as_such(stack: cdk.Stack) -> None:
@@ -178,6 +184,15 @@ def test_options_out_of_range_fail(make: Callable[[], object], message: str) -> 
 def test_a_method_of_other_items_fails(stack: cdk.Stack) -> None:
     with pytest.raises(PropError, match=r"method must be 'shapley' for a row of a table, got 'occlusion'"):
         Explain.always(method="occlusion").bind(model_of(stack), Preprocess.tensor())
+
+
+def test_a_heat_map_without_a_grid_or_a_work_bucket_fails(
+    pipeline: Callable[..., InferencePipeline],
+) -> None:
+    with pytest.raises(PropError, match=r"heat_map must be left out for a row of a table, got True"):
+        Explain.always(heat_map=True).bind(model_of(make_stack()), Preprocess.tensor())
+    with pytest.raises(PropError, match=r"heat_map of route 'main' must be left out where one function runs all"):
+        pipeline(explain=Explain.always(heat_map=True), execution=Execution.fused())
 
 
 def test_a_gpu_fails(pipeline: Callable[..., InferencePipeline]) -> None:

@@ -118,7 +118,7 @@ def test_a_row_hides_features_by_the_mean_of_the_calibration_data(
     assert figures.runs == 1 + 2**5
     assert figures.deletion < figures.random < figures.insertion
     assert 0 < figures.bound < figures.insertion - figures.deletion
-    assert figures.samples == 32
+    assert figures.samples == 24
     assert 0 < found.share < 1  # of the samples that the model is less sure of
     assert settings_of(Explain.always(), model)[1].share == 1
 
@@ -152,7 +152,7 @@ def test_explanations_that_are_no_better_than_random_ones_fail(artifact: Callabl
     alike = artifact("alike", (8, 8), np.zeros((64, 2)), dtype="uint8")
     message = (
         r"explanations of model 'alike' must be more faithful than random ones, got a deletion of .* and an insertion "
-        r"of .* by occlusion over 32 samples, where random orders have .*; try method='rise' or baseline='zero', or "
+        r"of .* by occlusion over 24 samples, where random orders have .*; try method='rise' or baseline='zero', or "
         r"leave explain out"
     )
     with pytest.raises(ModelBuildError, match=message):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Watched
@@ -40,6 +42,9 @@ def test_the_grid_of_a_digit_is_highest_on_its_strokes(digits: Watched) -> None:
         on_strokes.append(grid[image > 8].mean())
         elsewhere.append(grid[image == 0].mean())
     assert np.mean(on_strokes) > 2 * np.mean(elsewhere)
+    bucket, _, key = said["heat_map"].removeprefix("s3://").partition("/")
+    drawn = Image.open(io.BytesIO(digits.cloud.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()))
+    assert np.array_equal(np.array(drawn) > 127, grid > 0.5)  # a cell for each pixel
 
 
 def test_a_row_of_a_table_says_what_each_field_adds(tables: Watched) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.runtime.invocation import Context
 from tests.runtime.stages.mean import code, score, staged
 
-from inference_runtime.errors import StageError
+from inference_runtime.errors import RetryableError, StageError
 from inference_runtime.explanations.explainer import MOST_KEPT_BYTES, Explainer
 from inference_runtime.tensors.tensor import Tensor, tensors_of
 
@@ -127,7 +127,7 @@ def test_no_time_costs_no_answer(
 def explainer(**changes: Any) -> Explainer:
     def infer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         x = inputs["x"].array()
-        return tensors_of({"mean": x.mean(axis=1), "scores": x})
+        return tensors_of({"mean": x.reshape(len(x), -1).mean(axis=1), "scores": x})
 
     return Explainer(infer, SETTINGS | changes)
 
@@ -159,6 +159,23 @@ def test_the_time_is_shared_and_large_inputs_are_not_kept() -> None:
     assert set(found) == {4, 5, 6}
     assert "too large" in found[6]["reason"]
     assert "do not fit into the time" in found[4]["reason"]
+
+
+def test_a_picture_that_is_not_kept_costs_no_explanation() -> None:
+    def fail(data: bytes) -> dict[str, str]:
+        raise RetryableError("S3 is away")
+
+    options = {"input": "x", "layout": "HW", "fill": [0], "grid": 8}
+    drawing = explainer(parts="cells", method="occlusion", options=options, heat_map=True)
+    kept: list[bytes] = []
+    for keep, drawn in [(fail, None), (lambda data: kept.append(data) or {"bucket": "b", "key": "k"}, "s3://b/k")]:
+        batch = drawing.begin()
+        x = np.arange(24, dtype=np.float32).reshape(1, 4, 6)
+        batch.add([0], tensors_of({"x": x}), {"mean": Tensor.of(x.mean(axis=(1, 2)))})
+        found = batch.made(5.0, keep)[0]
+        assert found["runs"] == 25
+        assert found.get("heat_map") == drawn
+    assert kept[0].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("missing", ["when", "seconds", "output", "target", "method", "parts", "options", "baseline"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from inference_runtime.explanations.cells import Cells
 from inference_runtime.explanations.features import Features
+from inference_runtime.explanations.heat_map import heat_map
 from inference_runtime.explanations.tokens import Tokens
 from inference_runtime.tensors.tensor import Tensor, arrays_of
 
@@ -137,3 +140,16 @@ def test_features_and_base_add_up_on_the_row_however_many_there_are(weights: lis
     assert parts == pytest.approx(whole, abs=1e-3)
     assert len(json.dumps(said)) <= MOST
     assert ("others" in said) == (len(said["values"]) < len(weights))
+
+
+@given(st.integers(2, 8), st.integers(2, 8), st.integers(1, 60), st.integers(1, 60))
+def test_a_heat_map_is_a_picture_that_others_read(rows: int, columns: int, height: int, width: int) -> None:
+    grid = np.random.default_rng(rows * columns).random((rows, columns))
+    drawn = Image.open(io.BytesIO(heat_map(grid.tolist(), height, width)))
+    assert (drawn.format, drawn.mode, drawn.size) == ("PNG", "P", (width, height))
+    # Pillow resizes so too, as long as a picture becomes no smaller.
+    if height >= rows and width >= columns:
+        floats = Image.fromarray(grid.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+        assert np.abs(np.array(drawn) / 255 - np.array(floats)).max() < 0.01
+    shades = np.array(drawn.convert("RGBA"))[..., 3]
+    assert np.array_equal(shades, np.array(drawn).astype(int) * 200 // 255)
