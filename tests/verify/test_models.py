@@ -137,9 +137,7 @@ def test_command_fails_with_69_without_an_index(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout.startswith(
-        "the public models were not verified: the packages cannot be downloaded"
-    )
+    assert done.stdout.startswith("the public models were not verified: the packages cannot be downloaded")
     assert done.returncode == 69
 
 

@@ -81,6 +81,7 @@ def document(
                         "prediction": {"type": "object"},
                         "model_version": {"type": "string"},
                         "inference": {"type": "string"},
+                        "explanation": {"type": "object"},
                     },
                     "additionalProperties": False,
                 },

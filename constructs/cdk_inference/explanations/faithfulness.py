@@ -63,7 +63,9 @@ def measured(
             f"explain must measure its model on the data of a recipe, got {model.manifest.name!r} from a registry; "
             "make it with recipe=, or leave explain out"
         )
-    asked = {"settings": settings, "channel_axis": channel_axis, "zero": zero}
+    # How long functions may take changes nothing that is measured.
+    timeless = {name: value for name, value in settings.items() if name != "seconds"}
+    asked = {"settings": timeless, "channel_axis": channel_axis, "zero": zero}
     figures = _figures(model, model.project, model.path, asked)
     if figures.bound <= 0:
         raise ModelBuildError(
@@ -112,7 +114,7 @@ def _key(model: ModelArtifact, project: Project, asked: Mapping[str, Any]) -> st
         project.tools,
         platform.python_version_tuple()[:2],
         hash_building(),
-        hash_folder(lambda_source() / "inference_runtime" / "explanations"),
+        [hash_folder(lambda_source() / "inference_runtime" / name) for name in ("explanations", "engine", "tensors")],
         hash_file(Path(__file__).with_name("measuring.py")),
         model.asset_hash,
         asked,

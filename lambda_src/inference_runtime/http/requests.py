@@ -107,6 +107,10 @@ def outcome(result: Mapping[str, Any], *, most_bytes: int | None = None) -> tupl
     if most_bytes is not None and (size := len(json.dumps(body))) > most_bytes:
         message = f"the prediction is {size:,} bytes as JSON, at most {most_bytes:,} fit a workflow"
         return HTTPStatus.INTERNAL_SERVER_ERROR, {"message": message}
+    if "explanation" in answer:
+        explained = {**body, "explanation": answer["explanation"]}
+        if most_bytes is None or len(json.dumps(explained)) <= most_bytes:  # otherwise the prediction counts alone
+            body = explained
     return HTTPStatus.OK, body
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -14,6 +15,7 @@ from tests.runtime.stages.mean import code, score, staged
 
 from inference_runtime.errors import RetryableError, StageError
 from inference_runtime.explanations.explainer import MOST_KEPT_BYTES, Explainer
+from inference_runtime.http.requests import outcome
 from inference_runtime.tensors.tensor import Tensor, tensors_of
 
 if TYPE_CHECKING:
@@ -96,6 +98,25 @@ def test_answers_to_callers_say_why_too(explaining: Any, request: pytest.Fixture
     explaining()
     (answer,) = request.getfixturevalue("score")([inbox.put("good", b"[3, 7, 2]")], answers="only")["answers"]
     assert answer["explanation"]["values"] == pytest.approx({"a": 1, "b": 2, "c": 0}, abs=1e-6)
+
+
+def test_a_response_that_is_too_large_with_its_explanation_goes_without() -> None:
+    answer = {"status": "SUCCEEDED", "prediction": {"mean": 4}, "model_version": "m1", "inference": "cpu"}
+    result = {"retry": [], "unfinished": [], "failures": [], "answers": [{**answer, "explanation": {"grid": [[1.0]]}}]}
+    assert outcome(result)[1]["explanation"] == {"grid": [[1.0]]}
+    status, body = outcome(result, most_bytes=80)
+    assert (status, body) == (200, {"prediction": {"mean": 4}, "model_version": "m1", "inference": "cpu"})
+
+
+def test_no_isolated_item_is_explained_by_three_functions_either(
+    explaining: Any, environment: pytest.MonkeyPatch, inbox: Inbox, load: Callable[[str], Any]
+) -> None:
+    explaining()
+    environment.setenv("STAGE_FUNCTION", os.environ["PREPROCESS_FUNCTION"])
+    preprocess, infer = load("preprocess"), load("infer")
+    prepared = preprocess({"messages": [inbox.put("back", b"[3, 7, 2]")], "isolate": True})
+    assert [group["explain"] for group in prepared["groups"]] == [[]]
+    assert infer({"groups": prepared["groups"]})["explanations"] == []
 
 
 @pytest.mark.parametrize("when", ["always", "on_request"])
