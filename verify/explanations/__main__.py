@@ -57,7 +57,8 @@ def shapley() -> float:
     def scores(rows: Array) -> Array:
         return np.tanh(rows @ first) @ second
 
-    options = {"input": "x", "fill": base.tolist(), "names": [f"feature {number}" for number in range(7)]}
+    names = [f"feature {number}" for number in range(7)]
+    options = {"places": [("x", number) for number in range(7)], "fill": base.tolist(), "names": names}
     worst = 0.0
     for row in random.normal(size=(_ITEMS, 1, 7)):
         weights, place = _weights(scores, row, {"method": "shapley", "parts": "features", "options": options})

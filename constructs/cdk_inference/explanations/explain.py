@@ -233,7 +233,9 @@ class Explain:
             "options": dict(parts.options),
             "baseline": baseline,
         }
-        figures = measured(model, settings, channel_axis=parts.channel_axis, zero=baseline == "zero")
+        figures = measured(
+            model, settings, channel_axis=parts.channel_axis, common=parts.common, zero=baseline == "zero"
+        )
         if figures is not None and figures.fill:
             settings["options"] = {**parts.options, "fill": list(figures.fill)}
         if self.heat_map:  # only now: it changes nothing that is measured

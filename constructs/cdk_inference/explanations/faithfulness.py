@@ -26,7 +26,7 @@ from cdk_inference.model.records.faithfulness import (
 from cdk_inference.model.records.fingerprint import hash_building
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.project import Project
@@ -36,7 +36,12 @@ _RESULT = "faithfulness.json"
 
 
 def measured(
-    model: ModelArtifact, settings: Mapping[str, Any], *, channel_axis: int | None, zero: bool
+    model: ModelArtifact,
+    settings: Mapping[str, Any],
+    *,
+    channel_axis: int | None,
+    common: Sequence[int],
+    zero: bool,
 ) -> Faithfulness | None:
     """Return the figures of a model's explanations; None if it was not built.
 
@@ -46,8 +51,8 @@ def measured(
         The model, as it is deployed.
     settings
         The settings of the functions, without the values that hide parts.
-    channel_axis
-        As that of `ItemParts`.
+    channel_axis, common
+        As those of `ItemParts`.
     zero
         Whether zeros hide parts, and not means.
 
@@ -65,7 +70,7 @@ def measured(
         )
     # How long functions may take changes nothing that is measured.
     timeless = {name: value for name, value in settings.items() if name != "seconds"}
-    asked = {"settings": timeless, "channel_axis": channel_axis, "zero": zero}
+    asked = {"settings": timeless, "channel_axis": channel_axis, "common": [*common], "zero": zero}
     figures = _figures(model, model.project, model.path, asked)
     if figures.bound <= 0:
         raise ModelBuildError(

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 TOKENS_FILE = "explanation_tokens.json"
 
+STRING = "string"
+
 _CHANNELS = (1, 3, 4)
-_TABLE, _FIELD, _PICTURE = 2, 3, 4  # axes, with that of the batch
+_FIELD, _PICTURE = 3, 4  # axes, with that of the batch
 _FEWEST_FEATURES, _MOST_FEATURES = 2, 200
 
 
@@ -37,7 +39,9 @@ class ItemParts:
     methods
         The methods that explain such items; the first is the default.
     channel_axis
-        The axis of the channels, or of the features, whose means hide parts. None if one mean does, or none at all.
+        The axis of the channels of a picture, whose means hide cells. None if one mean does.
+    common
+        The features that their most frequent value hides, not their mean.
     baseline
         The name of what hides a part, if it is not measured.
     files
@@ -48,6 +52,7 @@ class ItemParts:
     options: Mapping[str, Any]
     methods: tuple[str, ...]
     channel_axis: int | None = None
+    common: tuple[int, ...] = ()
     baseline: str | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -60,36 +65,56 @@ class ItemParts:
         Raises
         ------
         PropError
-            The model takes neither tokens, nor one picture, nor one row of numbers.
+            The model takes neither tokens, nor one picture, nor the values of a row.
         """
         if any(spec.name == "input_ids" for spec in inputs) and (file := preprocess.code.sources.get(TOKENIZER_FILE)):
             return _tokens(file)
-        if len(inputs) == 1 and inputs[0].dtype not in ("bool", "string"):
+        if (places := _places(inputs)) is not None:
+            return _features(inputs, places, preprocess)
+        if len(inputs) == 1 and inputs[0].dtype not in ("bool", STRING):
             (spec,) = inputs
-            if len(spec.shape) == _TABLE and isinstance(count := spec.shape[1], int):
-                return _features(spec, count, preprocess)
             if (layout := _layout(spec)) is not None:
                 axis = layout.find("C") + 1 if "C" in layout else None
                 options = {"input": spec.name, "layout": layout, "grid": grid}
                 return cls("cells", options, ("occlusion", "rise"), channel_axis=axis)
         takes = ", ".join(f"{spec.name}: {spec.dtype} {shape_text(spec.shape)}" for spec in inputs)
         raise PropError(
-            f"explain must be of a model that takes one picture, the tokens of Preprocess.text, or one row of numbers, "
+            "explain must be of a model that takes one picture, the tokens of Preprocess.text, or the values of a row, "
             f"got {takes}; leave explain out"
         )
 
 
-def _features(spec: TensorSpec, count: int, preprocess: Preprocess) -> ItemParts:
-    if not _FEWEST_FEATURES <= count <= _MOST_FEATURES:
+def _places(inputs: Sequence[TensorSpec]) -> list[tuple[str, int]] | None:
+    """Return input and place of each feature: of one row of numbers, or of an input for each; None of other inputs."""
+    if len(inputs) == 1:
+        (spec,) = inputs
+        sizes = spec.shape[1:]
+        one_row = len(sizes) == 1 and isinstance(sizes[0], int) and spec.dtype != "bool"
+        return [(spec.name, place) for place in range(int(sizes[0]))] if one_row else None
+    single = all(spec.shape[1:] in ((), (1,)) for spec in inputs)
+    return [(spec.name, 0) for spec in inputs] if single else None
+
+
+def _features(inputs: Sequence[TensorSpec], places: list[tuple[str, int]], preprocess: Preprocess) -> ItemParts:
+    if not _FEWEST_FEATURES <= len(places) <= _MOST_FEATURES:
         raise PropError(
-            f"explain must be of a model with {_FEWEST_FEATURES} to {_MOST_FEATURES} features, got {count}; leave "
-            "explain out"
+            f"explain must be of a model with {_FEWEST_FEATURES} to {_MOST_FEATURES} features, got {len(places)}; "
+            "leave explain out"
         )
-    options = preprocess.code.options or {}
-    names = options.get("fields", options.get("columns"))
-    known = [str(name) for name in names] if isinstance(names, list) and len(names) == count else None
-    named = known if known is not None else [f"feature {place}" for place in range(count)]
-    return ItemParts("features", {"input": spec.name, "names": named}, ("shapley",), channel_axis=1)
+    if len(inputs) > 1:
+        names = [name for name, _ in places]
+    elif len(preprocess.columns) == len(places):
+        names = [column.name for column in preprocess.columns]
+    else:
+        names = [f"feature {place}" for _, place in places]
+    categories = {column.name for column in preprocess.columns if column.kind != "number"}
+    types = {spec.name: spec.dtype for spec in inputs}
+    common = [
+        feature
+        for feature, (name, (input_name, _)) in enumerate(zip(names, places, strict=True))
+        if name in categories or types[input_name] in ("bool", STRING)
+    ]
+    return ItemParts("features", {"places": places, "names": names}, ("shapley",), common=tuple(common))
 
 
 def _tokens(file: Path) -> ItemParts:

@@ -73,19 +73,38 @@ def measure(
     (work / "faithfulness.json").write_text(json.dumps(unstructure(figures)), "utf-8")
 
 
-def _fill(recipe: ModelRecipe, folder: Path, samples: Samples, request: Mapping[str, Any]) -> list[float]:
-    """Return what hides parts: the mean of each channel or feature, or zeros; nothing for tokens."""
-    name, axis, zero = request["settings"]["options"].get("input"), request["channel_axis"], request["zero"]
-    if name is None:
+def _fill(recipe: ModelRecipe, folder: Path, samples: Samples, request: Mapping[str, Any]) -> list[float | str]:
+    """Return what hides parts: means, or the most frequent values, or zeros; nothing for tokens."""
+    parts, options, zero = request["settings"]["parts"], request["settings"]["options"], request["zero"]
+    if parts == "tokens":
         return []
     data = samples.inputs
     if recipe.calibration is not None and not zero:
         data = load_samples(folder, recipe.calibration, "calibration", recipe.inputs).inputs
-    kind = data[0][name].dtype
-    return [0.0 if zero else _held(value, kind) for value in _means([batch[name] for batch in data], axis)]
+    if parts == "cells":
+        arrays = [batch[options["input"]] for batch in data]
+        return [0.0 if zero else _held(mean, arrays[0].dtype) for mean in _means(arrays, request["channel_axis"])]
+    found: list[float | str] = []
+    for feature, (name, place) in enumerate(options["places"]):
+        values = np.concatenate([batch[name].reshape(len(batch[name]), -1)[:, place] for batch in data])
+        found.append(_value(values, common=feature in request["common"], zero=zero))
+    return found
+
+
+def _value(values: np.ndarray[Any, Any], *, common: bool, zero: bool) -> float | str:
+    """Return what hides a feature that has these values in the data; NaN, which stands for none, does not count."""
+    known = values[~np.isnan(values)] if values.dtype.kind == "f" else values
+    if zero or not known.size:
+        return "" if values.dtype.kind in "US" else 0.0
+    if common:
+        distinct, counts = np.unique(known, return_counts=True)
+        most = distinct[np.argmax(counts)]
+        return str(most) if values.dtype.kind in "US" else float(most)
+    return _held(float(known.astype(np.float64).mean()), values.dtype)
 
 
 def _means(arrays: Sequence[np.ndarray[Any, Any]], axis: int | None) -> list[float]:
+    """Return the mean of each channel."""
     total, count = None, 0
     for array in arrays:
         others = tuple(each for each in range(array.ndim) if each != axis)

@@ -18,39 +18,37 @@ _DIGITS = 6
 
 
 class Features:
-    """The numbers of one input; a hidden one has the value that the data have on average.
+    """The values of a row; a hidden one has the value that the data have on average, or most often.
 
     Parameters
     ----------
     inputs
         The inputs of one item.
-    input
-        The name of the input.
+    places
+        Where each feature is: the name of its input, and its place there.
     fill
-        The value that hides each feature.
+        The value that hides each feature: a number, or a string if its input has strings.
     names
-        The names of the features, in order.
+        The names of the features.
     """
 
     def __init__(
-        self, inputs: Mapping[str, Tensor], *, input: str, fill: Sequence[float], names: Sequence[str]
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        places: Sequence[tuple[str, int]],
+        fill: Sequence[float | str],
+        names: Sequence[str],
     ) -> None:
-        self._inputs, self._input, self._names = inputs, input, names
-        self._row = inputs[input]
-        self._fill = [packed(self._row.dtype, [value]) for value in fill]
+        self._inputs, self._names = inputs, names
         self.count = len(names)
+        self._of: dict[str, list[tuple[int, int, float | str]]] = {name: [] for name in inputs}
+        for feature, ((name, place), value) in enumerate(zip(places, fill, strict=True)):
+            self._of[name].append((feature, place, value))
 
     def hidden(self, coalitions: Sequence[int]) -> dict[str, Tensor]:
         """Return a batch with the row for each coalition, without the features whose bits are set."""
-        size, rows = ITEM_SIZES[self._row.dtype], []
-        for coalition in coalitions:
-            row = bytearray(self._row.encoded())
-            for place, value in enumerate(self._fill):
-                if coalition >> place & 1:
-                    row[place * size : (place + 1) * size] = value
-            rows.append(row)
-        batch = Tensor(self._row.dtype, (len(rows), *self._row.shape[1:]), b"".join(rows))
-        return {**{name: each.take([0] * len(rows)) for name, each in self._inputs.items()}, self._input: batch}
+        return {name: _filled(tensor, self._of[name], coalitions) for name, tensor in self._inputs.items()}
 
     def coarser(self) -> None:
         """Return None: neighbouring features have nothing to do with each other."""
@@ -71,3 +69,27 @@ class Features:
                 values[self._names[place]] = weight
         rest = {"others": round(others, _DIGITS)} if len(values) < self.count else {}
         return {"values": values, **rest, "base": round(whole - sum(weights), _DIGITS)}
+
+
+def _filled(tensor: Tensor, features: Sequence[tuple[int, int, float | str]], coalitions: Sequence[int]) -> Tensor:
+    """Return a row of an input once for each coalition, with the values of what that hides."""
+    shape = (len(coalitions), *tensor.shape[1:])
+    if isinstance(tensor.data, list):
+        texts: list[str] = []
+        for coalition in coalitions:
+            row = [*tensor.data]
+            for feature, place, value in features:
+                if coalition >> feature & 1:
+                    row[place] = str(value)
+            texts += row
+        return Tensor(tensor.dtype, shape, texts)
+    size = ITEM_SIZES[tensor.dtype]
+    covers = [(feature, place, packed(tensor.dtype, [float(value)])) for feature, place, value in features]
+    rows = []
+    for coalition in coalitions:
+        numbers = bytearray(tensor.data)
+        for feature, place, cover in covers:
+            if coalition >> feature & 1:
+                numbers[place * size : (place + 1) * size] = cover
+        rows.append(numbers)
+    return Tensor(tensor.dtype, shape, b"".join(rows))

@@ -11,6 +11,7 @@ import pytest
 from tests.constructs.conftest import RECIPE, make_stack, resources
 
 from cdk_inference import (
+    Column,
     CpuOption,
     DirectPipeline,
     Execution,
@@ -27,6 +28,7 @@ from cdk_inference import (
 )
 from cdk_inference.costs import estimate
 from cdk_inference.explanations.explain import METADATA_KEY, SETTINGS_FILE, Explanation
+from cdk_inference.explanations.items import ItemParts
 from cdk_inference.model import TensorSpec
 from cdk_inference.model.records.faithfulness import Faithfulness
 from cdk_inference.routing.route_costs import option
@@ -117,6 +119,19 @@ def test_what_is_hidden_follows_from_the_model(
     assert settings["target"] == "class"
 
 
+def test_an_input_for_each_column_is_a_feature(stack: cdk.Stack) -> None:
+    columns = [Column.number("age", missing=0.0), Column.text("colour"), Column.category("size", ["s", "m"])]
+    inputs = tuple(
+        TensorSpec(name, dtype, ("batch", 1))
+        for name, dtype in [("age", "float32"), ("colour", "string"), ("size", "int64")]
+    )
+    parts = ItemParts.of(inputs, Preprocess.json(fields=columns), grid=8)
+    assert parts.options == {"places": [("age", 0), ("colour", 0), ("size", 0)], "names": ["age", "colour", "size"]}
+    assert parts.common == (1, 2)  # a mean of colours says nothing
+    row = ItemParts.of((TensorSpec("x", "float32", ("batch", 2)),), Preprocess.json(fields=["age", columns[2]]), grid=8)
+    assert (row.options["names"], row.common) == (["age", "size"], (1,))
+
+
 def test_all_options_reach_the_function(stack: cdk.Stack) -> None:
     explain = Explain.when(
         confidence_below=0.6,
@@ -144,12 +159,12 @@ def test_one_number_is_explained_as_such(stack: cdk.Stack) -> None:
     [
         ({"shape": (1,)}, r"2 to 200 features, got 1"),
         ({"shape": (201,)}, r"2 to 200 features, got 201"),
-        ({"shape": ("n",)}, r"one picture, the tokens of Preprocess.text, or one row of numbers, got x: float32"),
+        ({"shape": ("n",)}, r"one picture, the tokens of Preprocess.text, or the values of a row, got x: float32"),
         ({"shape": (4, 4, 4, 4)}, r"one picture"),
         ({"shape": (5, 5, 5)}, r"one picture"),
         ({"dtype": "bool"}, r"one picture"),
         (
-            {"inputs": (TensorSpec("a", "float32", ("batch", 4)), TensorSpec("b", "float32", ("batch", 4)))},
+            {"inputs": (TensorSpec("a", "float32", ("batch", 4)), TensorSpec("b", "float32", ("batch", 1)))},
             r"got a: float32 .*, b: float32",
         ),
         ({"outputs": (TensorSpec("y", "int64", ("batch", 4)),)}, r"whose first output is a number, class scores"),

@@ -147,6 +147,65 @@ def test_a_picture_and_a_number_are_measured_too(artifact: Callable[..., ModelAr
     assert found.figures.bound > 0
 
 
+def test_a_record_of_strings_and_missing_numbers_is_measured(tmp_path: Path, cache: Path) -> None:
+    nodes = [
+        helper.make_node("Equal", ["colour", "red"], ["is_red"]),
+        helper.make_node("Cast", ["is_red"], ["redness"], to=TensorProto.FLOAT),
+        helper.make_node("IsNaN", ["age"], ["unknown"]),
+        helper.make_node("Where", ["unknown", "zero", "age"], ["known"]),
+        helper.make_node("Concat", ["redness", "known"], ["both"], axis=1),
+        helper.make_node("MatMul", ["both", "weights"], ["y"]),
+    ]
+    inputs = [("colour", TensorProto.STRING), ("age", TensorProto.FLOAT)]
+    graph = helper.make_graph(
+        nodes,
+        "record",
+        [helper.make_tensor_value_info(name, kind, ["batch", 1]) for name, kind in inputs],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 2])],
+        [
+            helper.make_tensor("red", TensorProto.STRING, [1], [b"red"]),
+            helper.make_tensor("zero", TensorProto.FLOAT, [1], [0.0]),
+            helper.make_tensor("weights", TensorProto.FLOAT, [2, 2], [3.0, -3.0, -0.1, 0.1]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
+    facts = {"name": "record", "shape": (), "dtype": "", "outputs": (2,), "metric": "top1_agreement", "calibration": ""}
+    x = 'TensorSpec("x", \'\', ("batch", *())),'
+    both = 'TensorSpec("colour", "string", ("batch", 1)), TensorSpec("age", "float32", ("batch", 1), nan=True),'
+    recipe = RECIPE.format(**facts)
+    assert x in recipe
+    (tmp_path / "recipe.py").write_text(recipe.replace(x, both))
+    (tmp_path / "data.py").write_text(
+        "import numpy as np\n\ndef evaluation():\n"
+        "    age = np.arange(24, dtype=np.float32)[:, None]\n"
+        "    colour = np.array([['red'], ['blue'], ['blue'], ['green']] * 6)\n"
+        "    yield {'colour': colour, 'age': np.where(age == 7, np.nan, age).astype(np.float32)}\n"
+    )
+    artifact = ModelArtifact(cdk.Stack(cdk.App(), "Stack"), "Model", recipe=tmp_path / "recipe.py", cache_dir=cache)
+    settings, found = settings_of(Explain.always(), artifact)
+    assert settings["options"]["fill"] == ["blue", pytest.approx((24 * 23 / 2 - 7) / 23, rel=1e-3)]
+    assert found.figures.bound > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "common", "zero", "expected"),
+    [
+        ([1.0, 2.0, np.nan, 6.0], False, False, 3.0),
+        ([np.nan, np.nan], False, False, 0.0),
+        ([1.0, 2.0], False, True, 0.0),
+        ([3.0, 1.0, 3.0], True, False, 3.0),
+        ([1, 2, 4], False, False, 2),
+        (["b", "a", "b"], True, False, "b"),
+        (["b", "a"], True, True, ""),
+    ],
+)
+def test_a_feature_is_hidden_by_its_mean_or_its_most_frequent_value(
+    values: list[Any], common: bool, zero: bool, expected: float | str
+) -> None:
+    assert measuring._value(np.array(values), common=common, zero=zero) == expected
+
+
 def test_explanations_that_are_no_better_than_random_ones_fail(artifact: Callable[..., ModelArtifact]) -> None:
     """The model answers the same to each picture."""
     alike = artifact("alike", (8, 8), np.zeros((64, 2)), dtype="uint8")

@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "target": "number",
     "method": "shapley",
     "parts": "features",
-    "options": {"input": "x", "fill": [0, 1, 2], "names": ["a", "b", "c"]},
+    "options": {"places": [["x", 0], ["x", 1], ["x", 2]], "fill": [0, 1, 2], "names": ["a", "b", "c"]},
     "baseline": "mean",
 }
 

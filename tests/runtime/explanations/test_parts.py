@@ -124,17 +124,26 @@ def test_the_weightiest_tokens_of_a_long_text_stay_in_its_order() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_hidden_features_have_their_means(dtype: str) -> None:
-    row = Features({"x": Tensor.of(np.array([[5, 6, 7]], dtype))}, input="x", fill=[1, 2, 3], names=["a", "b", "c"])
+    x = Tensor.of(np.array([[5, 6, 7]], dtype))
+    row = Features({"x": x}, places=[("x", 0), ("x", 1), ("x", 2)], fill=[1, 2, 3], names=["a", "b", "c"])
     assert arrays_of(row.hidden([0b000, 0b110, 0b001]))["x"].tolist() == [[5, 6, 7], [5, 2, 3], [1, 6, 7]]
     assert row.coarser() is None
+
+
+def test_columns_of_strings_and_numbers_are_hidden_where_they_are() -> None:
+    inputs = {"colour": Tensor.of(np.array([["red"]], object)), "age": Tensor.of(np.array([41], np.int64))}
+    row = Features(inputs, places=[("colour", 0), ("age", 0)], fill=["blue", 30], names=["colour", "age"])
+    found = arrays_of(row.hidden([0b00, 0b01, 0b10, 0b11]))
+    assert found["colour"].tolist() == [["red"], ["blue"], ["red"], ["blue"]]
+    assert found["age"].tolist() == [41, 41, 30, 30]
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=200), st.floats(-1e6, 1e6))
 def test_features_and_base_add_up_on_the_row_however_many_there_are(weights: list[float], whole: float) -> None:
     names = [f"a feature with quite a long name {place}" for place in range(len(weights))]
-    row = Features(
-        {"x": Tensor.of(np.zeros((1, len(weights)), np.float32))}, input="x", fill=[0] * len(weights), names=names
-    )
+    places = [("x", place) for place in range(len(weights))]
+    x = Tensor.of(np.zeros((1, len(weights)), np.float32))
+    row = Features({"x": x}, places=places, fill=[0] * len(weights), names=names)
     said = row.described(weights, whole)
     parts = sum(said["values"].values()) + said.get("others", 0) + said["base"]
     assert parts == pytest.approx(whole, abs=1e-3)

@@ -74,6 +74,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(str, _text)
     # Sizes are numbers and symbolic sizes are strings: both are what they are.
     converter.register_structure_hook(str | int, lambda value, _: value)
+    converter.register_structure_hook(float | str, lambda value, _: value)  # as those that hide features
     placed = Download | HubFile | PackageFile
     configure_tagged_union(placed, converter, tag_generator=_kind, tag_name="kind")
 

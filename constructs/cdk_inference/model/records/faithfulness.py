@@ -45,7 +45,7 @@ class Faithfulness:
 
     method: str
     baseline: str
-    fill: tuple[float, ...]
+    fill: tuple[float | str, ...]
     samples: int
     deletion: float
     insertion: float
