@@ -145,7 +145,7 @@ def _build(name: str, module: ModuleType, folder: Path) -> BuiltModel:
         inputs=case.inputs,
         outputs=case.outputs,
         calibration=f"{name}.py:calibration",
-        evaluation=Evaluation(f"{name}.py:evaluation", metric=case.metric, max_drop=case.max_drop),
+        evaluation=Evaluation(f"{name}.py:evaluation", metric=case.metric, max_drop=case.max_drop, head=case.head),
         provenance=Provenance(license=case.license, origin=f"{case.package} on PyPI"),
         packages=(case.package,),
     )

@@ -12,7 +12,7 @@ import onnx
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from cdk_inference.model import TensorSpec
+    from cdk_inference.model import TensorSpec, YoloHead
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[dict[str, Array]], dict[str, Array]]
@@ -37,7 +37,7 @@ class Case:
         The thing that is compared.
     bound
         Smallest agreement with float32, from 0 to 1.
-    metric, max_drop
+    metric, max_drop, head
         The gate of the build.
     refused
         Expected reason, as a regular expression, if the build must refuse the model.
@@ -53,6 +53,7 @@ class Case:
     bound: float
     metric: str = "cosine"
     max_drop: float = 0.02
+    head: YoloHead | None = None
     refused: str = ""
 
 

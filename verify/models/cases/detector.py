@@ -7,7 +7,7 @@ from case import Case, Run, batches, f1, overlap
 from pictures import photographs
 from PIL import Image, ImageEnhance, ImageOps
 
-from cdk_inference.model import TensorSpec
+from cdk_inference.model import TensorSpec, YoloHead
 
 SIZE = 320
 
@@ -20,6 +20,9 @@ CASE = Case(
     outputs=(TensorSpec("output0", "float32", ("batch", 22, 2100)),),
     seen="boxes and classes in photographs (F1 at half overlap)",
     bound=0.8,
+    metric="box_f1",
+    max_drop=0.05,
+    head=YoloHead(),
 )
 
 
