@@ -342,7 +342,7 @@ class Postprocess:
 
     def _with_head(self, head: Head, outputs: Sequence[TensorSpec]) -> StageCode:
         try:
-            layout = head.layout(outputs)
+            layout = head.layout(outputs, self.classes)
         except ModelBuildError as error:
             raise PropError(str(error)) from None
         if layout.classes not in (None, self.classes):

@@ -32,6 +32,8 @@ def bound(head, *outputs: TensorSpec):
         (None, [output(7, 8400)], {"kind": "yolo", "output": "output0", "channels": 0, "objectness": False}),
         (YoloHead(objectness=True), [output(25200, 8)], {"channels": 1, "objectness": True}),
         (YoloHead(iou=0.7), [output(7, "places")], {"channels": 0, "iou": 0.7}),
+        (None, [output(7, 5)], {"channels": 0}),
+        (None, [output(5, 7)], {"channels": 1}),
         (EndToEndHead(output="y"), [output(3), output("found", 6, name="y")], {"kind": "end_to_end", "output": "y"}),
         (
             NmsHead(first_class=1),

@@ -76,8 +76,15 @@ class YoloHead:
     def __post_init__(self) -> None:
         check_number("head.iou", self.iou, "above 0 and at most 1", above=0, high=1)
 
-    def layout(self, outputs: Sequence[TensorSpec]) -> BoxLayout:
+    def layout(self, outputs: Sequence[TensorSpec], classes: int | None = None) -> BoxLayout:
         """Return where the outputs have boxes, scores and classes.
+
+        Parameters
+        ----------
+        outputs
+            The outputs of the model.
+        classes
+            How many classes it has, if that is known.
 
         Raises
         ------
@@ -90,13 +97,13 @@ class YoloHead:
         least = _SIDES + self.objectness + 1
         if len(axes) != 2 or not fixed or not spec.dtype.startswith("float"):  # noqa: PLR2004
             raise _unfit(spec, "floats (batch, 4 + classes, places) or (batch, places, 4 + classes)")
-        # There are always more places than classes.
-        channels = min(fixed, key=lambda axis: axes[axis])
-        classes = int(axes[channels]) - least + 1
-        if classes < 1:
+        # There are more places than classes, but for the smallest inputs.
+        channels = min(fixed, key=lambda axis: (axes[axis] != least - 1 + (classes or 0), axes[axis]))
+        found = int(axes[channels]) - least + 1
+        if found < 1:
             raise _unfit(spec, f"at least {least} numbers for each place")
         options = {"output": spec.name, "channels": channels, "objectness": self.objectness, "iou": self.iou}
-        return BoxLayout({"kind": self.kind, **options}, classes, self.normalized)
+        return BoxLayout({"kind": self.kind, **options}, found, self.normalized)
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class EndToEndHead:
     normalized: bool = False
     kind: Literal["end_to_end"] = "end_to_end"
 
-    def layout(self, outputs: Sequence[TensorSpec]) -> BoxLayout:
+    def layout(self, outputs: Sequence[TensorSpec], classes: int | None = None) -> BoxLayout:  # noqa: ARG002 - heads are asked alike
         """Return where the output has boxes, scores and classes; see `YoloHead.layout`."""
         spec = _output(outputs, self.output, "output")
         if len(spec.shape) != 3 or spec.shape[2] != _WITH_SCORE_AND_CLASS:  # noqa: PLR2004
@@ -165,7 +172,7 @@ class NmsHead:
         whole = isinstance(self.first_class, int) and not isinstance(self.first_class, bool) and self.first_class >= 0
         check(whole, "head.first_class", self.first_class, "a whole number from 0")
 
-    def layout(self, outputs: Sequence[TensorSpec]) -> BoxLayout:
+    def layout(self, outputs: Sequence[TensorSpec], classes: int | None = None) -> BoxLayout:  # noqa: ARG002 - heads are asked alike
         """Return where the outputs have boxes, scores and classes; see `YoloHead.layout`."""
         found = _output(outputs, self.boxes, "boxes")
         if len(found.shape) != 3 or found.shape[2] != _SIDES:  # noqa: PLR2004
@@ -208,7 +215,7 @@ class DetrHead:
     def __post_init__(self) -> None:
         check(self.activation in ("softmax", "sigmoid"), "head.activation", self.activation, "'softmax' or 'sigmoid'")
 
-    def layout(self, outputs: Sequence[TensorSpec]) -> BoxLayout:
+    def layout(self, outputs: Sequence[TensorSpec], classes: int | None = None) -> BoxLayout:  # noqa: ARG002 - heads are asked alike
         """Return where the outputs have boxes, scores and classes; see `YoloHead.layout`."""
         logits, boxes = _output(outputs, self.logits, "logits"), _output(outputs, self.boxes, "boxes")
         if len(boxes.shape) != 3 or boxes.shape[2] != _SIDES:  # noqa: PLR2004
@@ -274,7 +281,7 @@ class MaskHead:
     def __post_init__(self) -> None:
         check(self.channels in ("first", "last"), "head.channels", self.channels, "'first' or 'last'")
 
-    def layout(self, outputs: Sequence[TensorSpec]) -> MaskLayout:
+    def layout(self, outputs: Sequence[TensorSpec], classes: int | None = None) -> MaskLayout:  # noqa: ARG002 - heads are asked alike
         """Return where the outputs have the class of each pixel.
 
         Raises
