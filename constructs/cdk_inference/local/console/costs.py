@@ -1,4 +1,4 @@
-"""What a pipeline costs in AWS: for what has run here, and for a month of traffic."""
+"""The costs of a pipeline in AWS: of what has run here, and of a month of traffic."""
 
 from __future__ import annotations
 

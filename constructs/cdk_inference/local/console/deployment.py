@@ -1,4 +1,4 @@
-"""What is deployed, as long as the console is open: pipelines come, change and go while it is."""
+"""The pipelines that are deployed: they come, change and go while the console is open."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Deployment:
     pipeline
         The pipeline that is shown first; None for the first by name.
     notices
-        What to tell with each look.
+        The notices, which each look shows.
     """
 
     def __init__(self, find: Callable[[], Cloud], pipeline: str | None, notices: Notices) -> None:

@@ -153,7 +153,7 @@ def _logs(view: PipelineView, key: str, traces: Sequence[Trace]) -> list[dict[st
 
 
 def entries(events: Iterable[tuple[int, str, str]]) -> Iterator[dict[str, Any]]:
-    """Yield the entries of logs, each with its traceback, whose lines are events of their own unless the log is JSON.
+    """Yield the entries of logs, each with its traceback, whose lines are separate events unless the log is JSON.
 
     Parameters
     ----------

@@ -80,7 +80,7 @@ class Executions:
         new = [each for each in listed if self._is_new(each["executionArn"])]
         for each in reversed(new[:_READ]):
             self._take(self.read(each["executionArn"]))
-        # Of a burst of more than that, only the rows tell.
+        # Only the rows tell of a burst of more than that.
         ended = {each["executionArn"] for each in new[_READ:] if each["status"] != "RUNNING"}
         self._left_out = (self._left_out | ended) & {each["executionArn"] for each in listed}
         return bool(new)

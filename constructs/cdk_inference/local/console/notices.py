@@ -1,4 +1,4 @@
-"""What the page tells at its top: edits that went live, deployments, and errors of user code."""
+"""News at the top of the page: edits that went live, deployments, and errors of user code."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Notices:
         kind
             ``failure``, or the kind of a `Change`.
         title
-            What happened, in a line.
+            The event, in a line.
         text
             More of it, such as a traceback.
         at

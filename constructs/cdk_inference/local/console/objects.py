@@ -19,7 +19,7 @@ _MOST_SHOWN = 64 * 2**20  # bytes of a picture
 _MOST_TEXT = 64 * 2**10  # bytes of a text that is shown
 _LONGEST_KEY = 1024  # bytes, as S3 has it
 _MISSING = ("NoSuchKey", "404", "PreconditionFailed", "412", "NoSuchVersion")
-# What every browser shows. SVG is not among them: it is a document, and may have scripts.
+# Every browser shows these. SVG is not among them: it is a document, and may have scripts.
 _PICTURES = (
     (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
     (b"\xff\xd8\xff", 0, "image/jpeg"),

@@ -71,12 +71,11 @@ class PipelineView:
     def look(self) -> dict[str, Section]:
         """Return what there is to see now, by the names of the sections."""
         queue, dead_counts = self._counts(self.pipeline.parts.queue), self._counts(self.pipeline.dead_letter_queue)
-        moved = self.executions.refresh()
-        mark = (queue, dead_counts, moved)
-        self._quiet = self._quiet + 1 if mark == self._mark and not moved else 0
-        self._mark = mark
+        # The rows before the executions: whoever has a row then has its whole execution, too.
         written = self._quiet < _QUIET_LOOKS and self.rows.refresh()
-        self._quiet = 0 if written else self._quiet
+        moved = self.executions.refresh()
+        quiet = (queue, dead_counts) == self._mark and not moved and not written
+        self._quiet, self._mark = (self._quiet + 1 if quiet else 0), (queue, dead_counts)
         if dead_counts != self._dead_counts:
             found = messages(self.endpoint, self.pipeline.dead_letter_queue or "", self.pipeline.env)
             self._dead = sorted(found, key=lambda message: message.sent, reverse=True)
@@ -151,9 +150,9 @@ class PipelineView:
             _place(
                 "queue",
                 "Queue",
-                visible + delayed + again,
+                len(waiting) or visible + delayed + again,
                 keys=waiting,
-                note=f"{again} tried again later" if again else "waiting",
+                note="waiting",
             ),
             *(
                 _place(

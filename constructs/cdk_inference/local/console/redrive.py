@@ -26,8 +26,7 @@ REPEATABLE = ("REJECTED", "FAILED")
 def redrive(endpoint: str, pipeline: Pipeline, ids: Collection[str] | None) -> int:
     """Send dead letters back to the queue, and return how many.
 
-    As SQS's message move task does, each is sent before it is deleted: what is lost in between comes twice, and a
-    pipeline ignores the second time.
+    Each is sent before it is deleted, as SQS's message move task does. A message that comes twice changes nothing.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Who may see the console, and what its page may do: a token for each start, one origin, and no code but its own."""
+"""The door of the console: a token for each start, one origin, and a page that runs no code but its own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Guard:
     """Lets requests pass that come from the console's own page, with its token.
 
     A browser is told by ``Host`` which name led it here, so a page whose name somebody points at this machine (DNS
-    rebinding) is refused. What changes something must be a POST of the page itself.
+    rebinding) is refused. A request that changes something must be a POST of the page itself.
 
     Parameters
     ----------

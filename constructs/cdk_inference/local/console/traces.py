@@ -1,4 +1,4 @@
-"""What one execution did: which states it was in, for how long, and with which objects, from its history."""
+"""The way of one execution through its states, with its objects and times, from its history."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the console takes an object for, and under which keys it uploads: whatever the bytes, nothing runs."""
+"""The console tells objects by their bytes, and serves each so that nothing in it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who the console answers: its own page, with the token, under its own name; and what its page may load."""
+"""The console answers its own page alone, with the token and under its own name; the page loads nothing else."""
 
 from __future__ import annotations
 
