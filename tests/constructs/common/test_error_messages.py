@@ -10,6 +10,7 @@ import cdk_inference
 
 SOURCES = Path(cdk_inference.__file__).parent
 ERRORS = {"PropError", "ModelBuildError", "LocalError", "NothingDeployedError", "BytecodeError", "InferenceError"}
+ERRORS |= {"InitError"}
 RULE = re.compile(r"\b(must|cannot|needs)\b")
 WITH_RULE = re.compile(r"\b(error|failure|_failure|fault|stale|rule|what|_explain|_reason|MISSING_EXTRA)\b")
 """These hold the rule already: the message of another error, and text that several messages share."""

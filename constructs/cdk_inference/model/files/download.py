@@ -99,6 +99,14 @@ def download(
     return target
 
 
+def open_session(retries: urllib3.Retry | int) -> requests.Session:
+    """Return a session that trusts what the system trusts, and refuses addresses that are not secure."""
+    session = requests.Session()
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, _Transport(max_retries=retries))
+    return session
+
+
 @dataclass(frozen=True)
 class _Asked:
     """A file that is asked for, and who is told of its bytes."""
@@ -123,9 +131,7 @@ def _is_whole(path: Path, sha256: str) -> bool:
 def _download(asked: _Asked, sha256: str, target: Path) -> None:
     part = _part(target)
     resumed = part.is_file() and part.stat().st_size > 0
-    with requests.Session() as session:
-        for scheme in ("https://", "http://"):
-            session.mount(scheme, _Transport(max_retries=RETRIES))
+    with open_session(RETRIES) as session:
         _receive(session, asked, part)
         if resumed and hash_file(part) != sha256:  # what was continued may have been something else
             part.unlink()
@@ -145,7 +151,7 @@ def _receive(session: requests.Session, asked: _Asked, part: Path) -> None:
         headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
         try:
             with session.get(
-                url, headers=headers, stream=True, timeout=TIMEOUT, auth=_Token(token) if token else None
+                url, headers=headers, stream=True, timeout=TIMEOUT, auth=Token(token) if token else None
             ) as response:
                 if have and response.status_code in _OTHER_RANGE and not _continues(response, have):
                     part.unlink()
@@ -261,12 +267,13 @@ def _certificates() -> dict[str, Any]:
     return {"ssl_context": truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)}
 
 
-class _Token(AuthBase):
+class Token(AuthBase):
     """A token that a .netrc does not replace, and that requests removes when it is redirected to another host."""
 
     def __init__(self, token: str) -> None:
         self._token = token
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the token to a request."""
         request.headers["Authorization"] = f"Bearer {self._token}"
         return request

@@ -1,0 +1,146 @@
+"""Inspects an ONNX file."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import onnx
+from onnx import TensorProto, helper
+
+from cdk_inference.init.errors import InitError
+from cdk_inference.init.model import TOKENIZER, InspectedModel
+from cdk_inference.init.sources.tensors import Declared, recipe_tensors
+from cdk_inference.model.recipe.checks import is_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+_PROBABILITIES = frozenset(("Softmax", "Sigmoid", "TreeEnsembleClassifier", "Normalizer"))
+_SAME = frozenset(("Cast", "Identity", "Reshape", "Flatten"))
+_MOST_STEPS = 8  # back from an output to the operator that made its numbers
+_NO_WEIGHTS = "export it with its weights"
+
+
+def inspect_onnx(path: Path, *, origin: str | None = None) -> InspectedModel:
+    """Return what an ONNX file says of its model.
+
+    Weights next to it, and a ``tokenizer.json``, belong to it.
+
+    Parameters
+    ----------
+    origin
+        A sentence that says where it comes from. Default: the name of the file.
+
+    Raises
+    ------
+    InitError
+        It is damaged, its weights are missing, or no recipe can declare its tensors.
+    """
+    subject = f"ONNX file {path.name}"
+    model = _read(path, subject)
+    graph = model.graph
+    # Before IR version 4, weights are inputs too.
+    weights = {each.name for each in graph.initializer} | {each.values.name for each in graph.sparse_initializer}
+    inputs, outputs, notes = recipe_tensors(
+        [_declared(value) for value in graph.input if value.name not in weights],
+        [_declared(value) for value in graph.output],
+        subject,
+        frees_batch=True,
+    )
+    files: dict[str, Path | str] = {path.name: path}
+    for location in _external(model):
+        beside = path.parent / location
+        if not is_inside(location) or not beside.is_file():
+            raise InitError(f"{subject} must have its weights next to it, got no file '{location}'; {_NO_WEIGHTS}")
+        files[str(PurePosixPath(location))] = beside
+    if (tokenizer := path.with_name(TOKENIZER)).is_file():
+        files[TOKENIZER] = tokenizer
+    said = {each.key: each.value for each in model.metadata_props}
+    made_by = {name: node for node in graph.node for name in node.output}
+    return InspectedModel(
+        source=f"OnnxFile({json.dumps(path.name, ensure_ascii=False)})",
+        imports=("OnnxFile",),
+        inputs=inputs,
+        outputs=outputs,
+        origin=origin or f"the file {path.name}",
+        files=files,
+        labels=_names(said, "classes", "names", "labels"),
+        fields=_names(said, "features"),
+        probabilities=said.get("probabilities") == "true" or any(_is_probability(o.name, made_by) for o in outputs),
+        notes=notes,
+    )
+
+
+def _read(path: Path, subject: str) -> onnx.ModelProto:
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's
+        raise InitError(f"{subject} cannot be read: {str(error).splitlines()[0]}; export it again") from error
+    if not model.ir_version or not model.graph.output:
+        raise InitError(f"{subject} must be an ONNX graph, got a file without outputs; export it again")
+    try:
+        return onnx.shape_inference.infer_shapes(model)
+    except Exception:  # an operator that it does not know; the graph's own declarations remain
+        return model
+
+
+def _declared(value: onnx.ValueInfoProto) -> Declared:
+    kind = value.type.WhichOneof("value") or "a value of no type"
+    if kind != "tensor_type":
+        return Declared(value.name, f"a {kind.removesuffix('_type')}", None)
+    tensor = value.type.tensor_type
+    if tensor.elem_type == TensorProto.STRING:
+        dtype = "string"
+    else:
+        try:
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        except KeyError:
+            dtype = "of an unknown type"
+    if not tensor.HasField("shape"):
+        return Declared(value.name, dtype, None)
+    sizes = [
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or None
+        for dim in tensor.shape.dim
+    ]
+    return Declared(value.name, dtype, tuple(sizes))
+
+
+def _external(model: onnx.ModelProto) -> Iterable[str]:
+    """Return the files that hold the graph's weights, each once."""
+    outside = [each for each in model.graph.initializer if each.data_location == TensorProto.EXTERNAL]
+    return dict.fromkeys(entry.value for each in outside for entry in each.external_data if entry.key == "location")
+
+
+def _names(said: dict[str, str], *keys: str) -> tuple[str, ...]:
+    """Return a list of names that an exporter put into the metadata, as JSON or as Python prints it."""
+    for key in keys:
+        if key not in said:
+            continue
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return _as_names(parse(said[key]))
+            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+                continue
+    return ()
+
+
+def _as_names(found: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever an exporter wrote
+    if isinstance(found, dict):
+        found = [found[key] for key in sorted(found, key=int)]
+    if not isinstance(found, list):
+        raise TypeError("not a list of names")
+    return tuple(" ".join(str(name).split()) or "-" for name in found)
+
+
+def _is_probability(name: str, made_by: dict[str, onnx.NodeProto]) -> bool:
+    """Tell whether the numbers of an output are probabilities, by the operator that made them."""
+    for _ in range(_MOST_STEPS):
+        node = made_by.get(name)
+        if node is None or node.op_type not in _SAME:
+            return node is not None and node.op_type in _PROBABILITIES
+        name = node.input[0]
+    return False

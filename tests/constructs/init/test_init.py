@@ -1,0 +1,429 @@
+"""A new project is complete: its recipe loads, its data fit, its code is clean, and nothing of the user's is lost."""
+
+from __future__ import annotations
+
+import ast
+import http.server
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from tests.constructs.model.graphs import Graph
+
+from cdk_inference.init import cli
+from cdk_inference.init.errors import InitError
+from cdk_inference.init.model import InspectedModel, Pixels
+from cdk_inference.init.names import project_name, stack_name
+from cdk_inference.init.project import project_around
+from cdk_inference.init.rendering import literal
+from cdk_inference.init.sources.inspect import inspect
+from cdk_inference.model import TensorSpec, load_recipe
+from cdk_inference.model.building.importers.tensors import check_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[3]
+SHAPES = ROOT / "examples" / "shapes"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def graph(inputs: dict[str, tuple[Any, ...]], outputs: dict[str, tuple[Any, ...]], **metadata: str) -> onnx.ModelProto:
+    """A graph that declares tensors; the first is of floats unless its name says otherwise."""
+    kinds = {"pixels": TensorProto.UINT8, "label": TensorProto.STRING}
+    kinds |= dict.fromkeys(("input_ids", "attention_mask", "count"), TensorProto.INT64)
+    values = [
+        [helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), shape) for name, shape in each.items()]
+        for each in (inputs, outputs)
+    ]
+    nodes = [
+        helper.make_node("Softmax" if "prob" in name else "Identity", [next(iter(inputs))], [name]) for name in outputs
+    ]
+    model = helper.make_model(helper.make_graph(nodes, "graph", *values), opset_imports=[helper.make_opsetid("", 17)])
+    for key, value in metadata.items():
+        model.metadata_props.add(key=key, value=value)
+    return model
+
+
+TOKENS = {"input_ids": ("batch", "sequence"), "attention_mask": ("batch", "sequence")}
+TOKENIZER = {
+    "version": "1.0",
+    "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "the": 1, "train": 2}, "unk_token": "[UNK]"},
+    "pre_tokenizer": {"type": "Whitespace"},
+    "added_tokens": [{"id": 0, "content": "[UNK]", "single_word": False, "lstrip": False, "rstrip": False,
+                      "normalized": False, "special": True}],
+}  # fmt: skip
+
+CASES: dict[str, tuple[onnx.ModelProto, str, str]] = {
+    "pixels": (
+        graph({"pixels": ("n", 64, 64, 3)}, {"logits": ("n", 5)}),
+        "Preprocess.image(size=64)",
+        'Postprocess.classification(labels="labels.txt")',
+    ),
+    "pictures": (
+        graph({"images": (1, 3, "h", "w")}, {"prob": (1, 4)}, names="{0: 'cat', 1: 'dog', 2: 'a \"b\"', 3: 'x'}"),
+        'sources=["pixels.py"]',
+        'Postprocess.classification(labels="labels.txt", activation="none")',
+    ),
+    "grey": (
+        graph({"images": ("n", 28, 40, 1)}, {"embedding": ("n", 16)}),
+        'sources=["pixels.py"]',
+        "Postprocess.embedding()",
+    ),
+    "masks": (
+        graph({"x": ("n", 3, 32, 32)}, {"mask": ("n", 7, "height/2", "width/2"), "other": ("n", 9, 99)}),
+        'sources=["pixels.py"]',
+        'Postprocess.function("postprocess.py:postprocess")',
+    ),
+    "texts": (
+        graph(TOKENS, {"logits": ("batch", 2), "hidden": ("batch", "sequence", 8)}),
+        'Preprocess.text(tokenizer="tokenizer.json")',
+        'Postprocess.classification(labels="labels.txt", output="logits")',
+    ),
+    "features": (
+        graph({"x": (None, 3)}, {"label": (None,), "value": (None, 1)}, features='["a", "b\\"c", "d"]'),
+        "Preprocess.json(fields=FIELDS)",
+        "",
+    ),
+    "sound": (graph({"wave": ("n", "samples")}, {"scores": ("n", 3)}), 'sources=["sound.py"]', "classification"),
+    "array": (graph({"series": ("n", 20, 6)}, {"forecast": ("n", 4)}), "Preprocess.tensor()", ""),
+    "record": (graph({"x": ("n", 4), "count": ("n", 2)}, {'odd "name"': ("n", 4)}), 'suffixes=[".json"]', ""),
+}
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a separate process, as users do."""
+    command = [sys.executable, "-m", "cdk_inference", "init", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A project for each case, and for models of transformers and timm."""
+    root = tmp_path_factory.mktemp("projects")
+    models = tmp_path_factory.mktemp("models")
+    (models / "texts").mkdir()
+    found = {}
+    for name, (model, _, _) in CASES.items():
+        file = models / name / "model.onnx"
+        file.parent.mkdir(exist_ok=True)
+        onnx.save(model, file)
+        if name == "texts":
+            (file.parent / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+        found[name] = root / name
+        project_around(name, inspect(str(file))).write(found[name], force=False)
+    for name, configuration in HUB_MODELS.items():
+        folder = models / f"hub-{name}"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(configuration))
+        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+        found[name] = root / name
+        project_around(name, inspect(f"hf:{folder}")).write(found[name], force=False)
+    found["timm"] = root / "timm"
+    project_around("timm", TIMM).write(found["timm"], force=False)
+    return found
+
+
+LABELS = {"id2label": {"0": "bad", "1": "good", "2": "so\nso"}}
+HUB_MODELS: dict[str, dict[str, Any]] = {
+    "reviews": {"architectures": ["BertForSequenceClassification"], "vocab_size": 9, "type_vocab_size": 2, **LABELS},
+    "vectors": {"architectures": ["RobertaModel"], "vocab_size": 9, "hidden_size": 12, "max_position_embeddings": 130},
+    "tags": {"architectures": ["DistilBertForTokenClassification"], "vocab_size": 9, **LABELS},
+    "photos": {"architectures": ["ViTForImageClassification"], "image_size": 48, **LABELS},
+}
+TIMM = InspectedModel(
+    source='TorchModule(factory="factory.py:build")',
+    imports=("TorchModule",),
+    inputs=(TensorSpec("pictures", "uint8", ("batch", 32, 32, 3)),),
+    outputs=(TensorSpec("logits", "float32", ("batch", 2)),),
+    origin="timm",
+    templates={"factory.py": "factory_timm.py.j2"},
+    values={"architecture": "resnet18", "pixels": Pixels()},
+    packages=("timm",),
+)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stages_are_chosen_by_the_tensors(name: str, projects: dict[str, Path]) -> None:
+    _, preprocess, postprocess = CASES[name]
+    app = (projects[name] / "app.py").read_text()
+    assert preprocess in app
+    assert postprocess in app
+    assert bool(postprocess) == ("postprocess=" in app)
+
+
+def test_names_of_classes_and_features_are_those_of_the_file(projects: dict[str, Path]) -> None:
+    assert (projects["pictures"] / "labels.txt").read_text() == 'cat\ndog\na "b"\nx\n'
+    assert (projects["reviews"] / "labels.txt").read_text() == "bad\ngood\nso so\n"
+    assert runpy.run_path(str(projects["features"] / "fields.py"))["FIELDS"] == ["a", 'b"c', "d"]
+
+
+@pytest.mark.parametrize("name", [*CASES, *HUB_MODELS])
+def test_the_recipe_loads_and_the_data_fit_it(
+    name: str, projects: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, folder = load_recipe(projects[name] / "recipe.py")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    for module in ("fields", "pixels", "sound"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    data = runpy.run_path("data.py", run_name="__main__")
+    (sample,) = folder.glob("sample.*")
+    assert sample.stat().st_size
+    for function in ("calibration", "evaluation"):
+        for batch in data[function]():
+            check_batch(batch, recipe.inputs, function)
+    for module in ("fields", "pixels", "sound"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+@pytest.mark.parametrize("name", ["pictures", "grey", "sound", "record"])
+def test_the_stage_of_the_project_reads_the_sample_and_rejects_another_file(
+    name: str, projects: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from inference_runtime import RejectItem
+
+    folder = projects[name]
+    recipe, _ = load_recipe(folder / "recipe.py")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    for module in ("pixels", "sound"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    runpy.run_path("data.py", run_name="__main__")
+    (sample,) = folder.glob("sample.*")
+    preprocess = runpy.run_path("preprocess.py")["preprocess"]
+    made = preprocess(sample.read_bytes(), None)
+    inputs = made if isinstance(made, dict) else {recipe.inputs[0].name: made}
+    check_batch({key: value[None] for key, value in inputs.items()}, recipe.inputs, "sample")
+    with pytest.raises(RejectItem):
+        preprocess(b"no such thing", None)
+    for module in ("pixels", "sound"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+def test_what_is_written_is_clean_code(projects: dict[str, Path]) -> None:
+    root = projects["pixels"].parent
+    for command in (["check"], ["format", "--diff"]):
+        done = subprocess.run(["ruff", *command, root], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+    assert len(list(root.rglob("*.py"))) > 4 * len(projects)
+
+
+def test_without_a_model_it_is_the_example_of_the_tutorial(tmp_path: Path) -> None:
+    done = run(tmp_path, "shapes")
+    assert done.returncode == 0, done.stderr
+    assert "put triangle.png --wait" in done.stdout
+    for path in SHAPES.iterdir():
+        if path.is_file():
+            assert (tmp_path / "shapes" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_weights_outside_of_the_graph_come_along_and_missing_ones_fail(tmp_path: Path) -> None:
+    g = Graph(opset=17)
+    g.model(logits=g.linear(g.input("x", ("batch", 64)), 64, 8))
+    model = g.model(y="x")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4096, np.float32), "w"))
+    onnx.save_model(model, tmp_path / "net.onnx", save_as_external_data=True, location="net.data")
+    del model.graph.output[0]
+    project_around("net", inspect(str(tmp_path / "net.onnx"))).write(tmp_path / "net", force=False)
+    assert (tmp_path / "net" / "net.data").read_bytes() == (tmp_path / "net.data").read_bytes()
+    (tmp_path / "net.data").unlink()
+    with pytest.raises(InitError, match=r"weights next to it, got no file 'net\.data'"):
+        inspect(str(tmp_path / "net.onnx"))
+
+
+def test_existing_files_are_kept_and_force_replaces_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "recipe.py").write_text("mine")
+    (folder / "notes.txt").write_text("mine too")
+
+    def init(*options: str) -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["cdk_inference", "init", str(folder), *options])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        return int(ended.value.code or 0)
+
+    assert init() == 1
+    assert "must not have files that init writes, got recipe.py in" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "recipe.py"]
+    assert init("--force") == 0
+    assert "ModelRecipe" in (folder / "recipe.py").read_text()
+    assert (folder / "notes.txt").read_text() == "mine too"
+    assert init("--name", "9 lives") == 1
+    assert "name must be lower-case letters" in capsys.readouterr().err
+
+
+def test_a_model_in_the_folder_stays_where_it_is(tmp_path: Path) -> None:
+    onnx.save(CASES["array"][0], tmp_path / "model.onnx")
+    before = (tmp_path / "model.onnx").stat()
+    project_around("x", inspect(str(tmp_path / "model.onnx"))).write(tmp_path, force=False)
+    assert (tmp_path / "model.onnx").stat() == before
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_any_name_is_one_of_a_stack_or_fails(name: str) -> None:
+    if re.fullmatch("[a-z][a-z0-9]*(-[a-z0-9]+)*", name) and len(name) <= 50:
+        assert re.fullmatch("[A-Z][A-Za-z0-9]*", stack_name(project_name(name, Path())))
+    else:
+        with pytest.raises(InitError, match="name must be"):
+            project_name(name, Path())
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_literal_is_the_text(text: str) -> None:
+    assert ast.literal_eval(literal(text)) == text
+    assert ast.literal_eval(literal((text, 1, 0.5))) == (text, 1, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("cats", "cats"), ("My Cats_2", "my-cats-2"), ("--", None), ("2cats", None), ("猫", None)]
+)
+def test_the_name_of_the_folder_is_used_or_fails(folder: str, name: str | None, tmp_path: Path) -> None:
+    if name is None:
+        with pytest.raises(InitError, match="pass one with --name"):
+            project_name(None, tmp_path / folder)
+    else:
+        assert project_name(None, tmp_path / folder) == name
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("nothing.onnx", "from must be an existing file"),
+        ("weights.safetensors", "weights alone do not say what the model is"),
+        ("forest.pkl", r"joblib\.dump"),
+        ("damaged.onnx", "cannot be read"),
+        ("hf:./nowhere", "an existing folder"),
+        ("hf:a b", "a name such as hf:organisation/name"),
+        ("hf:.", "with a config.json"),
+        ("timm:resnet18", "needs timm"),
+        ("ftp:model", "hf:NAME or timm:NAME"),
+        ("forest.joblib", "needs scikit-learn and skl2onnx"),
+        ("strings.onnx", "inputs of numbers, batch first, got 'label', which is string"),
+        ("scalar.onnx", "inputs of numbers, batch first"),
+        ("sizes.onnx", "inputs with one batch size"),
+        ("outputs.onnx", "output 'y' is left out, since its first size is 9, not the batch"),
+        ("app.onnx", "other names than the project's, got app.py"),
+    ],
+)
+def test_a_model_that_cannot_be_used_fails_with_its_reason(
+    reference: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("weights.safetensors", "forest.pkl", "damaged.onnx", "forest.joblib"):
+        Path(name).write_bytes(b"\x08" * 9)
+    onnx.save(graph({"label": ("n", 3)}, {"y": ("n", 3)}), "strings.onnx")
+    onnx.save(graph({"x": ()}, {"y": ()}), "scalar.onnx")
+    onnx.save(graph({"x": ("n", 3), "z": (4, 3)}, {"y": ("n", 3)}), "sizes.onnx")
+    onnx.save(graph({"x": ("n", 3)}, {"y": (9, 3)}), "outputs.onnx")
+    model = graph({"x": ("n", 3)}, {"y": ("n", 3)})
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4096, np.float32), "w"))
+    onnx.save_model(model, "app.onnx", save_as_external_data=True, location="app.py")
+    with pytest.raises(InitError, match=says):
+        project_around("x", inspect(reference))
+
+
+@pytest.mark.parametrize("name", ['a".onnx', "{{ 7*7 }}.onnx", "a'''b\\.onnx", "猫.onnx", 'x"""\nimport os.onnx'])
+def test_a_hostile_file_name_stays_a_name(name: str, tmp_path: Path) -> None:
+    onnx.save(CASES["array"][0], tmp_path / name)
+    folder = tmp_path / "project"
+    project_around("x", inspect(str(tmp_path / name))).write(folder, force=False)
+    recipe, _ = load_recipe(folder / "recipe.py")
+    assert recipe.source.file == name  # type: ignore[union-attr]
+    assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    """A hub with one model."""
+
+    files: ClassVar[dict[str, bytes]] = {
+        "/api/models/org/reviews": json.dumps({"sha": COMMIT, "tags": ["pytorch", "license:apache-2.0"]}).encode(),
+        f"/org/reviews/resolve/{COMMIT}/config.json": json.dumps(HUB_MODELS["reviews"]).encode(),
+        f"/org/reviews/resolve/{COMMIT}/tokenizer.json": json.dumps(TOKENIZER).encode(),
+    }
+
+    def do_GET(self) -> None:
+        body = self.files.get(self.path)
+        self.send_response(404 if body is None else 200)
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *arguments: object) -> None: ...
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield address
+        server.shutdown()
+
+
+def test_a_model_of_the_hub_is_pinned_to_its_commit_and_an_unknown_one_fails(hub: str, tmp_path: Path) -> None:
+    project_around("reviews", inspect("hf:org/reviews")).write(tmp_path, force=False)
+    recipe, _ = load_recipe(tmp_path / "recipe.py")
+    assert recipe.provenance.license == "Apache-2.0"
+    assert recipe.provenance.origin == f"https://huggingface.co/org/reviews at {COMMIT}"
+    factory = (tmp_path / "factory.py").read_text()
+    assert f'"org/reviews",\n            revision="{COMMIT}",' in factory
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(InitError, match="that you may read, got 'hf:org/other'"):
+        inspect("hf:org/other")
+
+
+def test_a_hub_that_cannot_be_reached_fails_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InitError, match=r"http://127\.0\.0\.1:9 must be reachable"):
+        inspect("hf:org/reviews")
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("torch")
+def test_a_program_is_inspected_and_what_could_run_code_fails(tmp_path: Path) -> None:
+    import torch
+
+    class Net(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def forward(self, x: Any, y: Any) -> Any:
+            return x.mean((1, 2)), (x.sum((1, 2)) + y).to(torch.int64)
+
+    free = {0: torch.export.Dim("n", min=1, max=64)}
+    example = (torch.zeros(2, 4, 5), torch.zeros(2))
+    torch.export.save(torch.export.export(Net(), example, dynamic_shapes=(free, free)), tmp_path / "net.pt2")
+    found = inspect(str(tmp_path / "net.pt2"))
+    assert found.inputs == (TensorSpec("x", "float32", ("batch", 4, 5)), TensorSpec("y", "float32", ("batch",)))
+    assert found.outputs == (TensorSpec("output_0", "float32", ("batch",)), TensorSpec("output_1", "int64", ("batch",)))
+    torch.save({"x": os.system}, tmp_path / "pickled.pt2")
+    (tmp_path / "empty.pt2").write_bytes(b"")
+    for name, says in {
+        "pickled.pt2": r"pickled\.pt2 cannot be read",
+        "empty.pt2": "must be a .pt2 file of torch.export.save",
+    }.items():
+        with pytest.raises(InitError, match=says):
+            inspect(str(tmp_path / name))
+
+
+def test_a_missing_extra_fails_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('typer')")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "cdk_inference", "init"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "pip install 'cdk-inference[model,local]'" in done.stderr
