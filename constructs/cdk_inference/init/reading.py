@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.init.model import TOKENIZER, Pixels
 from cdk_inference.init.rendering import literal
+from cdk_inference.model.recipe.tensors import STRING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -154,6 +155,26 @@ def _features(model: InspectedModel) -> Reading | None:
     )
 
 
+def _columns(model: InspectedModel) -> Reading | None:
+    """Choose a column of a record for each input, as scikit-learn's pipelines have them."""
+    if any(spec.shape[1:] not in ((), (1,)) or spec.dtype == "bool" for spec in model.inputs):
+        return None
+    strings = {spec.name for spec in model.inputs if spec.dtype == STRING}
+    if len(model.inputs) == 1 and not strings:
+        return None
+    columns = "".join(
+        f"            {f'Column.text({literal(each.name)})' if each.name in strings else literal(each.name)},\n"
+        for each in model.inputs
+    )
+    return Reading(
+        kind="records in JSON",
+        preprocess=f"Preprocess.json(\n        fields=[\n{columns}        ]\n    )",
+        sample="sample.json",
+        data="data_records.py.j2",
+        values={"column": bool(strings), "flat": True},
+    )
+
+
 def _sound(model: InspectedModel) -> Reading | None:
     spec = model.inputs[0]
     if len(model.inputs) > 1 or spec.dtype != "float32" or any(size != 1 for size in spec.shape[1:-1]):
@@ -196,6 +217,7 @@ _KINDS: tuple[Callable[[InspectedModel], Reading | None], ...] = (
     _texts,
     _pixels,
     _images,
+    _columns,
     _features,
     _sound,
     _array,

@@ -99,6 +99,11 @@ CASES: dict[str, tuple[onnx.ModelProto, str, str]] = {
     ),
     "sound": (graph({"wave": ("n", "samples")}, {"scores": ("n", 3)}), 'sources=["sound.py"]', "classification"),
     "array": (graph({"series": ("n", 20, 6)}, {"forecast": ("n", 4)}), "Preprocess.tensor()", ""),
+    "columns": (
+        graph({"amount": (None, 1), "label": (None, 1)}, {"probabilities": (None, 2)}, probabilities="true"),
+        'Column.text("label"),',
+        'activation="none"',
+    ),
     "record": (graph({"x": ("n", 4), "count": ("n", 2)}, {'odd "name"': ("n", 4)}), 'suffixes=[".json"]', ""),
 }
 
@@ -314,8 +319,8 @@ def test_the_name_of_the_folder_is_used_or_fails(folder: str, name: str | None, 
         ("timm:resnet18", "needs timm"),
         ("ftp:model", "hf:NAME or timm:NAME"),
         ("forest.joblib", "needs scikit-learn and skl2onnx"),
-        ("strings.onnx", "inputs of numbers, batch first, got 'label', which is string"),
-        ("scalar.onnx", "inputs of numbers, batch first"),
+        ("strings.onnx", "must have an output of numbers"),
+        ("scalar.onnx", "inputs of numbers or strings, batch first"),
         ("sizes.onnx", "inputs with one batch size"),
         ("outputs.onnx", "output 'y' is left out, since its first size is 9, not the batch"),
         ("app.onnx", "other names than the project's, got app.py"),
@@ -327,7 +332,7 @@ def test_a_model_that_cannot_be_used_fails_with_its_reason(
     monkeypatch.chdir(tmp_path)
     for name in ("weights.safetensors", "forest.pkl", "damaged.onnx", "forest.joblib"):
         Path(name).write_bytes(b"\x08" * 9)
-    onnx.save(graph({"label": ("n", 3)}, {"y": ("n", 3)}), "strings.onnx")
+    onnx.save(graph({"x": ("n", 3)}, {"label": ("n", 3)}), "strings.onnx")
     onnx.save(graph({"x": ()}, {"y": ()}), "scalar.onnx")
     onnx.save(graph({"x": ("n", 3), "z": (4, 3)}, {"y": ("n", 3)}), "sizes.onnx")
     onnx.save(graph({"x": ("n", 3)}, {"y": (9, 3)}), "outputs.onnx")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.init.errors import InitError
-from cdk_inference.model.recipe.tensors import DTYPES, TensorSpec
+from cdk_inference.model.recipe.tensors import DTYPES, STRING, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ def recipe_tensors(
     Raises
     ------
     InitError
-        An input has strings or no batch, or no output is left.
+        An input has no batch, or no output is left.
     """
     try:
         return _recipe_tensors(inputs, outputs, subject, frees_batch=frees_batch)
@@ -65,11 +65,11 @@ def _recipe_tensors(
     if not inputs:
         raise InitError(f"{subject} must have an input, got none; export it again")
     for tensor in inputs:
-        if tensor.dtype not in DTYPES or not tensor.shape:
-            found = tensor.dtype if tensor.dtype not in DTYPES else "a tensor without a batch"
+        if tensor.dtype not in (*DTYPES, STRING) or not tensor.shape:
+            found = "a tensor without a batch" if tensor.dtype in (*DTYPES, STRING) else tensor.dtype
             raise InitError(
-                f"{subject} must have inputs of numbers, batch first, got '{tensor.name}', which is {found}; "
-                "see the documentation's gallery for categories, and make a constant of what never changes"
+                f"{subject} must have inputs of numbers or strings, batch first, got '{tensor.name}', which is "
+                f"{found}; make a constant of what never changes"
             )
     shapes = [tensor.shape or () for tensor in inputs]
     batch = _batch(shapes[0][0], frees_batch=frees_batch)

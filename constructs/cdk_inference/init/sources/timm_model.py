@@ -19,12 +19,14 @@ def inspect_timm_model(name: str) -> InspectedModel:
     Raises
     ------
     InitError
-        timm is not installed, does not know the model, or the model takes other than square pictures with 3 channels.
+        timm cannot be imported, does not know the model, or the model takes other than square pictures with 3 channels.
     """
     try:
         import timm  # noqa: PLC0415 - an optional package
-    except ImportError:
-        raise InitError(f"from needs timm for 'timm:{name}', got none; install it: pip install timm") from None
+    except Exception as error:  # a torchvision that does not fit torch raises RuntimeError
+        missing = isinstance(error, ModuleNotFoundError)
+        fix = "install it: pip install timm" if missing else "install the torchvision that belongs to your torch"
+        raise InitError(f"from needs timm for 'timm:{name}', got {type(error).__name__}: {error}; {fix}") from error
     if not timm.is_model(name):
         similar = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:3])
         hint = f"try {similar}" if similar else "see timm.list_models()"
