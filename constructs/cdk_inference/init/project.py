@@ -118,6 +118,8 @@ def starter_project(name: str) -> Project:
 def project_around(name: str, model: InspectedModel) -> Project:
     """Return a project around a model that the user has."""
     reading, storing = choose_reading(model), choose_storing(model)
+    if storing.needs_picture:
+        reading = reading.keeping_picture()
     described = {"data.py": f"made-up {reading.kind}, for the build: replace them with yours"}
     draft = _Draft(name, model, reading, storing, described, ("python", "data.py"))
     note = "data.py makes its samples up: give yours, with labels, and a metric that looks at them, such as top1"

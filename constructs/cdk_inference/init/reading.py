@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cdk_inference.init.model import TOKENIZER, Pixels
@@ -38,8 +38,8 @@ class Reading:
     ----------
     kind
         Words for what the objects are.
-    preprocess
-        The expression in the app.
+    builtin
+        The expression of a built-in stage in the app; empty if the project has a stage in ``preprocess.py``.
     sample
         The file that ``python data.py`` writes, to be uploaded.
     data
@@ -48,17 +48,34 @@ class Reading:
         More templates that the project gets, by path in the project.
     values
         More values that the templates need.
+    options
+        More arguments of the project's own stage.
     requirements
         Distributions that ``data.py`` imports besides NumPy and Pillow.
     """
 
     kind: str
-    preprocess: str
+    builtin: str
     sample: str
     data: str
     templates: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, object] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()
+
+    @property
+    def preprocess(self) -> str:
+        """The expression of the stage in the app; an argument a line, as ruff leaves it, for the project's own."""
+        if self.builtin:
+            return self.builtin
+        lines = "".join(f"        {each},\n" for each in ('"preprocess.py:preprocess"', *self.options))
+        return f"Preprocess.function(\n{lines}    )"
+
+    def keeping_picture(self) -> Reading:
+        """Return how to read pictures so that the stage behind the model knows what of them the model saw."""
+        if self.builtin:  # it does so by itself
+            return self
+        return replace(self, options=(*self.options, 'keep=["picture"]'), values={**self.values, "keep": True})
 
 
 def choose_reading(model: InspectedModel) -> Reading:
@@ -79,7 +96,7 @@ def _texts(model: InspectedModel) -> Reading | None:
         options = f", max_length={model.max_tokens}"
     return Reading(
         kind="texts in UTF-8",
-        preprocess=f'Preprocess.text(tokenizer="{TOKENIZER}"{options})',
+        builtin=f'Preprocess.text(tokenizer="{TOKENIZER}"{options})',
         sample="sample.txt",
         data="data_texts.py.j2",
         values={"length": length if isinstance(length, int) else 0, "most": model.max_tokens},
@@ -100,7 +117,7 @@ def _pixels(model: InspectedModel) -> Reading | None:
         return None
     return Reading(
         kind="pictures",
-        preprocess=f"Preprocess.image(size={height})",
+        builtin=f"Preprocess.image(size={height})",
         sample="sample.png",
         data="data_pixels.py.j2",
         values={"size": height},
@@ -119,8 +136,11 @@ def _images(model: InspectedModel) -> Reading | None:
     height, width = (_size(side, _FREE_SIZES["height"]) for side in sides)
     return Reading(
         kind="pictures",
-        preprocess=_own_function(
-            f'requirements=["{PILLOW}"]', 'sources=["pixels.py"]', _suffixes("jpeg", "jpg", "png")
+        builtin="",
+        options=(
+            f'requirements=["{PILLOW}"]',
+            'sources=["pixels.py"]',
+            _suffixes("jpeg", "jpg", "png"),
         ),
         sample="sample.png",
         data="data_images.py.j2",
@@ -132,6 +152,7 @@ def _images(model: InspectedModel) -> Reading | None:
             "channels_first": first,
             "dtype": spec.dtype,
             "pixels": Pixels(),
+            "keep": False,
         },
     )
 
@@ -147,7 +168,7 @@ def _features(model: InspectedModel) -> Reading | None:
     dtype = "" if spec.dtype == "float32" else f', dtype="{spec.dtype}"'
     return Reading(
         kind="records in JSON",
-        preprocess=f"Preprocess.json(fields=FIELDS{dtype})",
+        builtin=f"Preprocess.json(fields=FIELDS{dtype})",
         sample="sample.json",
         data="data_features.py.j2",
         templates={"fields.py": "fields.py.j2"},
@@ -168,7 +189,7 @@ def _columns(model: InspectedModel) -> Reading | None:
     )
     return Reading(
         kind="records in JSON",
-        preprocess=f"Preprocess.json(\n        fields=[\n{columns}        ]\n    )",
+        builtin=f"Preprocess.json(\n        fields=[\n{columns}        ]\n    )",
         sample="sample.json",
         data="data_records.py.j2",
         values={"column": bool(strings), "flat": True},
@@ -183,7 +204,11 @@ def _sound(model: InspectedModel) -> Reading | None:
         return None
     return Reading(
         kind="sounds as WAV files",
-        preprocess=_own_function('sources=["sound.py"]', _suffixes("wav")),
+        builtin="",
+        options=(
+            'sources=["sound.py"]',
+            _suffixes("wav"),
+        ),
         sample="sample.wav",
         data="data_sounds.py.j2",
         templates={"sound.py": "sound.py.j2", "preprocess.py": "preprocess_sounds.py.j2"},
@@ -199,14 +224,15 @@ def _array(model: InspectedModel) -> Reading | None:
     if len(model.inputs) > 1:
         return None
     return Reading(
-        kind="arrays as .npy files", preprocess="Preprocess.tensor()", sample="sample.npy", data="data_arrays.py.j2"
+        kind="arrays as .npy files", builtin="Preprocess.tensor()", sample="sample.npy", data="data_arrays.py.j2"
     )
 
 
 def _record() -> Reading:
     return Reading(
         kind="records in JSON, with a list for each input",
-        preprocess=_own_function(_suffixes("json")),
+        builtin="",
+        options=(_suffixes("json"),),
         sample="sample.json",
         data="data_records.py.j2",
         templates={"preprocess.py": "preprocess_records.py.j2"},
@@ -224,6 +250,11 @@ _KINDS: tuple[Callable[[InspectedModel], Reading | None], ...] = (
 )
 
 
+def takes_pictures(model: InspectedModel) -> bool:
+    """Tell whether a model takes pictures, in whatever form."""
+    return any(kind(model) is not None for kind in (_pixels, _images))
+
+
 def sample_sizes(model: InspectedModel) -> list[tuple[TensorSpec, tuple[int, ...]]]:
     """Return each input with the sizes that made-up data have, without the batch; equal symbols are equal."""
     return [
@@ -235,12 +266,6 @@ def sample_sizes(model: InspectedModel) -> list[tuple[TensorSpec, tuple[int, ...
 def elements(spec: TensorSpec) -> int:
     """Return how many numbers a tensor has for one sample, about: free sizes count as made-up data have them."""
     return math.prod(_size(size, _FREE_SIZE) for size in spec.shape[1:])
-
-
-def _own_function(*options: str) -> str:
-    """Return the expression of a stage of the project's own, an argument a line, as ruff leaves it."""
-    lines = "".join(f"        {each},\n" for each in ('"preprocess.py:preprocess"', *options))
-    return f"Preprocess.function(\n{lines}    )"
 
 
 def _suffixes(*names: str) -> str:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cdk_inference.init.reading import elements
+from cdk_inference.init.reading import elements, takes_pictures
 from cdk_inference.init.rendering import literal
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ LABELS = "labels.txt"
 _VECTOR = re.compile(r"embed|pool|vector|feature", re.IGNORECASE)
 _CLASSES = re.compile(r"logit|score|prob|class|label|^output", re.IGNORECASE)
 _MOST_NUMBERS = 1000  # that a row stores one by one
+_BOX = 4  # numbers of a box, before the scores of its classes
+_LEAST_PLACES = 1000  # of a YOLO
+_MOST_CLASSES = 1000
+_MOST_MASK_CLASSES = 255
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Storing:
         The names of the classes, for a file of the project.
     templates
         More templates that the project gets, by path in the project.
+    needs_picture
+        Whether it asks what of a picture the model saw.
     """
 
     kind: str
@@ -45,6 +51,7 @@ class Storing:
     evaluation: str
     labels: tuple[str, ...] = ()
     templates: Mapping[str, str] = field(default_factory=dict)
+    needs_picture: bool = False
 
 
 def choose_storing(model: InspectedModel) -> Storing:
@@ -66,6 +73,8 @@ def choose_storing(model: InspectedModel) -> Storing:
         if _VECTOR.search(spec.name):
             output = f"output={literal(spec.name)}" if named else ""
             return Storing("the vector", f"Postprocess.embedding({output})", evaluation)
+    if takes_pictures(model) and len(model.outputs) == 1 and (found := _places(model, model.outputs[0], evaluation)):
+        return found
     if sum(elements(spec) for spec in model.outputs) <= _MOST_NUMBERS:
         return Storing("the outputs, as numbers", "", evaluation)
     return Storing(
@@ -76,6 +85,22 @@ def choose_storing(model: InspectedModel) -> Storing:
     )
 
 
+def _places(model: InspectedModel, spec: TensorSpec, evaluation: str) -> Storing | None:
+    """Return how to store what is where in a picture: boxes of a YOLO, or a class for each pixel."""
+    sizes = spec.shape[1:]
+    if len(sizes) == 2 and all(isinstance(size, int) for size in sizes):  # noqa: PLR2004
+        rows, places = sorted(int(size) for size in sizes)
+        if places >= _LEAST_PLACES and 1 <= rows - _BOX <= _MOST_CLASSES:
+            labels = _class_names(model, rows - _BOX)
+            stage = f'Postprocess.detection(labels="{LABELS}")'
+            return Storing("labelled boxes", stage, evaluation, labels, needs_picture=True)
+    if len(sizes) == 3 and isinstance(sizes[0], int) and 2 <= sizes[0] <= _MOST_MASK_CLASSES:  # noqa: PLR2004
+        labels = _class_names(model, sizes[0])
+        stage = f'Postprocess.segmentation(labels="{LABELS}")'
+        return Storing("a mask, and the share of each class", stage, evaluation, labels, needs_picture=True)
+    return None
+
+
 def _labels(model: InspectedModel, spec: TensorSpec) -> tuple[str, ...]:
     """Return a name for each class; empty if the output does not look like classes."""
     count = spec.shape[1]
@@ -83,9 +108,12 @@ def _labels(model: InspectedModel, spec: TensorSpec) -> tuple[str, ...]:
         return ()
     if model.labels:
         return model.labels if len(model.labels) == count else ()
-    if _CLASSES.search(spec.name) or model.probabilities:
-        return tuple(f"class {index}" for index in range(count))
-    return ()
+    return _class_names(model, count) if _CLASSES.search(spec.name) or model.probabilities else ()
+
+
+def _class_names(model: InspectedModel, count: int) -> tuple[str, ...]:
+    """Return the names of the classes, or numbers where they are unknown."""
+    return model.labels if len(model.labels) == count else tuple(f"class {index}" for index in range(count))
 
 
 def _evaluation(model: InspectedModel) -> str:

@@ -83,6 +83,16 @@ CASES: dict[str, tuple[onnx.ModelProto, str, str]] = {
         "Postprocess.embedding()",
     ),
     "masks": (
+        graph({"x": ("n", 3, 32, 48)}, {"y": ("n", 7, "height/2", "width/2")}),
+        'keep=["picture"]',
+        'Postprocess.segmentation(labels="labels.txt")',
+    ),
+    "boxes": (
+        graph({"x": (1, 3, 64, 64)}, {"y": (1, 6, 1344)}, names="{0: 'cat', 1: 'dog'}"),
+        'keep=["picture"]',
+        'Postprocess.detection(labels="labels.txt")',
+    ),
+    "large": (
         graph({"x": ("n", 3, 32, 32)}, {"mask": ("n", 7, "height/2", "width/2"), "other": ("n", 9, 99)}),
         'sources=["pixels.py"]',
         'Postprocess.function("postprocess.py:postprocess")',
@@ -195,7 +205,7 @@ def test_the_recipe_loads_and_the_data_fit_it(
         monkeypatch.delitem(sys.modules, module, raising=False)
 
 
-@pytest.mark.parametrize("name", ["pictures", "grey", "sound", "record"])
+@pytest.mark.parametrize("name", ["pictures", "grey", "masks", "sound", "record"])
 def test_the_stage_of_the_project_reads_the_sample_and_rejects_another_file(
     name: str, projects: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +222,8 @@ def test_the_stage_of_the_project_reads_the_sample_and_rejects_another_file(
     preprocess = runpy.run_path("preprocess.py")["preprocess"]
     made = preprocess(sample.read_bytes(), None)
     inputs = made if isinstance(made, dict) else {recipe.inputs[0].name: made}
+    if picture := inputs.pop("picture", None):
+        assert picture == {"width": 48, "height": 32, "input": [48, 32], "region": [0.0, 0.0, 48.0, 32.0]}
     check_batch({key: value[None] for key, value in inputs.items()}, recipe.inputs, "sample")
     with pytest.raises(RejectItem):
         preprocess(b"no such thing", None)
