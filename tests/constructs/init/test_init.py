@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from tests.constructs.model.graphs import Graph
 
 from cdk_inference.init import cli
@@ -229,6 +230,17 @@ def test_the_stage_of_the_project_reads_the_sample_and_rejects_another_file(
         preprocess(b"no such thing", None)
     for module in ("pixels", "sound"):
         monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+def test_a_picture_of_any_size_is_read(projects: dict[str, Path]) -> None:
+    module = runpy.run_path(str(projects["masks"] / "pixels.py"))
+    random = np.random.default_rng(0)
+    for width, height in [(1, 1), (1, 900), (900, 1), *random.integers(1, 700, (200, 2)).tolist()]:
+        picture = Image.new("L", (width, height), 255)
+        assert (module["to_tensor"](picture) == 1).all()
+        left, top, right, bottom = module["seen"](picture)
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
 
 
 def test_what_is_written_is_clean_code(projects: dict[str, Path]) -> None:
