@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade demo-release test verify verify-versions verify-arm64 verify-explanations verify-models bench docs dist lint format audit hashes venv clean
+.PHONY: demo demo-text demo-cascade demo-release test verify verify-versions verify-arm64 verify-explanations verify-models verify-gallery bench docs dist lint format audit hashes venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs: CONSOLE=1 leaves it running, with a page
 	@$(ACTIVATED) $(PY) -m demos.photographs $(if $(CONSOLE),--console)
@@ -42,6 +42,9 @@ verify-explanations: venv ## compare explanations of answers with those of shap 
 
 verify-models: venv ## build public models, and compare what their users see with float32: up to ten minutes, or cases as in VERIFY="speech detector"
 	@$(ACTIVATED) $(PY) -m verify.models $(VERIFY)
+
+verify-gallery: venv ## build the recipes of the gallery again: minutes, or some as in VERIFY="detection"
+	@$(ACTIVATED) $(PY) -m verify.gallery $(VERIFY)
 
 bench: venv ## measure what docs/operate/performance.md says, and write it there: 15 minutes on a quiet machine, or subjects as in BENCH="warm handler"
 	@$(ACTIVATED) $(PY) -m benchmarks $(BENCH)

@@ -77,7 +77,7 @@ def stage_functions(resources: dict[str, Any]) -> list[str]:
 
 def test_every_example_has_a_test() -> None:
     examples = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
-    # test_tutorial.py runs the shapes, and test_continuous_delivery.py what it is about.
+    # test_tutorial.py runs the shapes; test_continuous_delivery.py and test_gallery.py do what they are about.
     assert examples == {
         "minimal",
         "own_functions",
@@ -86,6 +86,7 @@ def test_every_example_has_a_test() -> None:
         "cascade",
         "shapes",
         "continuous_delivery",
+        "gallery",
         "release",
         "monitoring_facade",
     }

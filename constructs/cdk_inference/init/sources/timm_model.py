@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from typing import Any
 
 from cdk_inference.init.errors import InitError
@@ -28,7 +29,7 @@ def inspect_timm_model(name: str) -> InspectedModel:
         fix = "install it: pip install timm" if missing else "install the torchvision that belongs to your torch"
         raise InitError(f"from needs timm for 'timm:{name}', got {type(error).__name__}: {error}; {fix}") from error
     if not timm.is_model(name):
-        similar = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:3])
+        similar = ", ".join(get_close_matches(name.partition(".")[0], timm.list_models()))
         hint = f"try {similar}" if similar else "see timm.list_models()"
         raise InitError(f"from must be timm: and a model that timm knows, got 'timm:{name}'; {hint}")
     configuration: Any = timm.get_pretrained_cfg(name)
