@@ -160,6 +160,10 @@ def test_wheel_carries_what_a_consumer_needs(wheel: Path) -> None:
         for path in folder.rglob("*")
         if path.is_file() and path.suffix != ".pyc" and "/." not in path.relative_to(ROOT).as_posix()
     }
+    shapes = ("data.py", "network.py", "train.py", "weights.safetensors")
+    expected |= {"cdk_inference/init/assets/review.yml"} | {
+        f"cdk_inference/init/assets/shapes/{name}" for name in shapes
+    }
     assert {
         "cdk_inference/py.typed",
         "inference_runtime/py.typed",
@@ -316,6 +320,21 @@ def test_a_stage_runs_from_the_wheel(consumer: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     said = {"dtype": "float64", "shape": [2], "min": 1.0, "max": 2.5, "mean": 1.75}
     assert json.loads(done.stdout)["inputs"] == {"input": said}
+
+
+def test_a_project_is_written_from_the_wheel(consumer: Path, tmp_path: Path) -> None:
+    assert fails(consumer, "-m", "cdk_inference", "init").startswith(
+        "error: the command line needs more packages; install them: pip install 'cdk-inference[model,local]'"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    with lent_packages(consumer):
+        for command in ([consumer, "-m", "cdk_inference", "init", "shapes"], [consumer, "shapes/data.py", "circle"]):
+            subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+    for path in (ROOT / "examples" / "shapes").iterdir():
+        if path.is_file():
+            assert (tmp_path / "shapes" / path.name).read_bytes() == path.read_bytes()
+    action = ROOT / ".github" / "actions" / "review" / "action.yml"
+    assert (tmp_path / "shapes" / ".github/actions/review/action.yml").read_bytes() == action.read_bytes()
 
 
 def test_model_command_without_its_extra_fails(consumer: Path) -> None:

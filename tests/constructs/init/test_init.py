@@ -447,12 +447,3 @@ def test_a_program_is_inspected_and_what_could_run_code_fails(tmp_path: Path) ->
     }.items():
         with pytest.raises(InitError, match=says):
             inspect(str(tmp_path / name))
-
-
-def test_a_missing_extra_fails_with_its_name(tmp_path: Path) -> None:
-    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError('typer')")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    command = [sys.executable, "-m", "cdk_inference", "init"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "pip install 'cdk-inference[model,local]'" in done.stderr
