@@ -9,6 +9,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from cdk_inference.errors import InferenceError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
@@ -78,7 +80,8 @@ class Feed:
                 found = await asyncio.to_thread(self._look)
             except Exception as error:  # the page says so, and the next look may succeed
                 logger.warning("a look at the embedded AWS failed", exc_info=error)
-                found = {"trouble": {"message": f"{type(error).__name__}: {error}"}}
+                said = str(error) if isinstance(error, InferenceError) else f"{type(error).__name__}: {error}"
+                found = {"trouble": {"message": said}}
             texts = {name: json.dumps(section) for name, section in found.items()}
             if any(self._sections.get(name) != text for name, text in texts.items()):
                 self._sections |= texts

@@ -48,23 +48,25 @@ def redrive(endpoint: str, pipeline: Pipeline, ids: Collection[str] | None) -> i
     source = queue_url(endpoint, pipeline.dead_letter_queue, pipeline.env)
     target = queue_url(endpoint, pipeline.parts.queue, pipeline.env)
     left = None if ids is None else set(ids)
-    passed: list[str] = []  # receipts of those that stay
+    passed: dict[str, str] = {}  # receipts of those that stay, by id
     sent = empty = 0
     while empty < _EMPTY and (left is None or left):
         received = sqs.receive_message(
             QueueUrl=source, MaxNumberOfMessages=_BATCH, VisibilityTimeout=_HELD_SECONDS
         ).get("Messages", [])
-        empty = 0 if received else empty + 1
+        # Those that were looked at come again after a while, if there are very many.
+        empty = 0 if any(message["MessageId"] not in passed for message in received) else empty + 1
         chosen = [message for message in received if left is None or message["MessageId"] in left]
-        passed += [message["ReceiptHandle"] for message in received if message not in chosen]
+        passed |= {message["MessageId"]: message["ReceiptHandle"] for message in received if message not in chosen}
         if chosen:
             sent += _move(sqs, chosen, source, target)
         if left is not None:
             left -= {message["MessageId"] for message in chosen}
-    for first in range(0, len(passed), _BATCH):
+    receipts = list(passed.values())
+    for first in range(0, len(receipts), _BATCH):
         entries = [
             {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": 0}
-            for number, receipt in enumerate(passed[first : first + _BATCH])
+            for number, receipt in enumerate(receipts[first : first + _BATCH])
         ]
         sqs.change_message_visibility_batch(QueueUrl=source, Entries=entries)
     return sent
