@@ -71,7 +71,7 @@ export class Results {
     const made = element(
       "tr",
       { class: this.fresh?.has(idOf(row)) ? "fresh" : "", onclick: (event) => event.target.closest("button, a") || this.open(row) },
-      element("td", { class: "object" }, before?.querySelector(".thumbnail") ?? thumbnail(row, this.inbox), named(row, this.open)),
+      element("td", { class: "object" }, element("div", { class: "held" }, before?.querySelector(".thumbnail") ?? thumbnail(row, this.inbox), named(row, this.open))),
       element("td", { class: "prediction", "data-title": "Prediction" }, prediction),
       element("td", { class: "confidence", "data-title": "Confidence" }, bar),
       element("td", { class: "times", "data-title": "Time by stage" }, stages(row)),
@@ -96,7 +96,7 @@ export class Results {
       element(
         "tr",
         { onclick: (event) => event.target.closest("button, a") || this.open(row) },
-        element("td", { class: "object" }, thumbnail(row, this.inbox), named(row, this.open)),
+        element("td", { class: "object" }, element("div", { class: "held" }, thumbnail(row, this.inbox), named(row, this.open))),
         element("td", { "data-title": "Status" }, pill(row.status)),
         element("td", { class: "reason", "data-title": "Reason" }, row.reason ?? ""),
         element("td", { class: "when", "data-title": "Recorded" }, moment(row.recorded_at)),
@@ -143,7 +143,7 @@ export function showDead(section, inbox, open) {
     return element(
       "tr",
       { onclick: (event) => known && !event.target.closest("button, a") && open(row) },
-      element("td", { class: "object" }, thumbnail(known ? row : { ...row, bucket: "" }, inbox), known ? named(row, open) : "not about an object"),
+      element("td", { class: "object" }, element("div", { class: "held" }, thumbnail(known ? row : { ...row, bucket: "" }, inbox), known ? named(row, open) : "not about an object")),
       element("td", { class: "reason", "data-title": "Reason" }, letter.reason),
       element("td", { class: "when", "data-title": "Sent" }, moment(letter.sent)),
       element("td", { class: "act" }, redrive(letter)),
