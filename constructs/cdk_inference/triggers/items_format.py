@@ -15,7 +15,7 @@ from cdk_inference.errors import PropError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-FormatKind = Literal["json_lines", "csv", "parquet", "zip", "tar"]
+FormatKind = Literal["json_lines", "csv", "parquet", "zip", "tar", "motion_jpeg"]
 
 _PLAIN, _PARQUET = "sagemaker", "split-parquet"  # the first has nothing but botocore
 
@@ -145,6 +145,26 @@ class ItemsFormat:
             A suffix is none.
         """
         return cls("tar", {"suffixes": _suffixes(suffixes)})
+
+    @classmethod
+    def motion_jpeg(cls, *, every: int = 1) -> ItemsFormat:
+        """Take each frame of a video of JPEGs as an item, whose id is the number of the frame, from 1.
+
+        Videos are raw streams, AVI files of Motion JPEG, or recordings of cameras that send multipart messages. Other
+        codecs need a decoder: convert such videos before, as with ``ffmpeg -i in.mp4 -c:v mjpeg -q:v 3 out.avi``.
+
+        Parameters
+        ----------
+        every
+            One of so many frames is an item, beginning with the first. Default: each.
+
+        Raises
+        ------
+        PropError
+            The number is below 1.
+        """
+        check(every >= 1, "every", "at least 1", every)
+        return cls("motion_jpeg", {"every": every})
 
     def bind(self, handler: str) -> ItemsCode:
         """Return the code that reads this format.

@@ -44,10 +44,14 @@ def open_format(described: dict[str, Any], *, inline_bytes: int) -> Format:
             from inference_runtime.splitting.tar_members import TarMembers  # noqa: PLC0415
 
             return TarMembers(most_inline_bytes=inline_bytes, **options)
+        if kind == "motion_jpeg":
+            from inference_runtime.splitting.jpeg_frames import JpegFrames  # noqa: PLC0415
+
+            return JpegFrames(**options)
         if kind == "parquet":
             from inference_runtime.splitting.parquet_rows import ParquetRows  # noqa: PLC0415
 
             return ParquetRows(**options)
     except TypeError as error:
         raise StageError(f"the format {kind} does not have these options: {error}") from error
-    raise StageError(f"the format must be json_lines, csv, zip, tar or parquet, got {kind!r}")
+    raise StageError(f"the format must be json_lines, csv, zip, tar, motion_jpeg or parquet, got {kind!r}")

@@ -313,6 +313,7 @@ def test_a_direct_pipeline_takes_items_without_a_pipe(stack, trigger, model):
         (ItemsFormat.parquet(columns=["a", "b"]), {"kind": "parquet", "columns": ["a", "b"]}),
         (ItemsFormat.zip(suffixes=[".JPG"]), {"kind": "zip", "suffixes": [".jpg"]}),
         (ItemsFormat.tar(), {"kind": "tar", "suffixes": []}),
+        (ItemsFormat.motion_jpeg(every=25), {"kind": "motion_jpeg", "every": 25}),
     ],
     ids=lambda value: value.kind if isinstance(value, ItemsFormat) else "",
 )
@@ -335,6 +336,7 @@ def test_a_format_says_what_its_reader_must_know(made: ItemsFormat, expected: di
         (lambda: ItemsFormat.parquet(columns=[]), "columns must be unique names"),
         (lambda: ItemsFormat.parquet(columns=["a", "a"]), "columns must be unique names"),
         (lambda: ItemsFormat.parquet(item_id="id", columns=["a"]), "columns must contain item_id"),
+        (lambda: ItemsFormat.motion_jpeg(every=0), "every must be at least 1, got 0"),
         (lambda: ItemsFormat.zip(suffixes=["jpg"]), "suffixes must be of the form '.jpg'"),
     ],
 )
