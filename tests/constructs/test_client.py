@@ -42,7 +42,10 @@ def test_it_imports_neither_cdk_nor_boto3() -> None:
 def test_a_row_is_read_as_it_was_meant() -> None:
     prediction = {"label": "cat", "score": 0.5, "top": [1, None, True], "bytes": b"x", "far": -1e-30}
     item = replace(ITEM, kept={"width": 4})
-    result = Result.from_row(written(item, prediction=prediction_attribute(prediction), confidence=0.25))
+    explanation = {"method": "occlusion", "grid": [[0.5, 1]]}
+    attributes = written(item, prediction=prediction_attribute(prediction), confidence=0.25, explanation=explanation)
+    result = Result.from_row(attributes)
+    assert result.explanation == explanation
     assert result.prediction == prediction
     assert (result.bucket, result.key, result.version_id) == ("inbox", "a.jpg", "v1")
     assert result.event_time == datetime(2026, 1, 1, tzinfo=UTC)

@@ -285,19 +285,29 @@ class Explanations:
         keep
             Keeps a picture, and returns its `bucket` and `key`. None if there is no place for pictures.
         """
-        explainer, found = self._explainer, {}
+        explainer = self._explainer
+        found: dict[int, dict[str, Any]] = {}
         end = explainer.clock() + min(seconds, explainer.seconds)
         for number, (index, inputs, output) in enumerate(self._kept):
             share = max(0.0, end - explainer.clock()) / (len(self._kept) - number)
-            found[index] = explanation = explainer.explained(inputs, output, share)
-            if keep is not None and explainer.draws and "grid" in explanation:
-                try:
-                    kept = keep(explainer.drawn(inputs, explanation))
-                except Exception:  # the grid says the same
-                    _log.exception("the picture of an explanation is not kept")
-                else:
-                    explanation["heat_map"] = f"s3://{kept['bucket']}/{kept['key']}"
+            found[index] = explainer.explained(inputs, output, share)
+        if keep is not None and explainer.draws:
+            self._draw(found, keep, end)
         return found | dict.fromkeys(self._too_large, explainer.without("the batch's inputs are too large to be kept"))
+
+    def _draw(self, found: dict[int, dict[str, Any]], keep: Callable[[bytes], Mapping[str, str]], end: float) -> None:
+        """Keep the pictures of grids, as long as there is time: they are less than any explanation."""
+        for index, inputs, _ in self._kept:
+            if "grid" not in found[index]:
+                continue
+            if self._explainer.clock() >= end:
+                return
+            try:
+                kept = keep(self._explainer.drawn(inputs, found[index]))
+            except Exception:  # the grid says the same, and S3 is likely to fail for the next one too
+                _log.exception("the pictures of explanations are not kept")
+                return
+            found[index]["heat_map"] = f"s3://{kept['bucket']}/{kept['key']}"
 
 
 def _read(name: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type

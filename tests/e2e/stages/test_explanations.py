@@ -32,6 +32,7 @@ def test_the_grid_of_a_digit_is_highest_on_its_strokes(digits: Watched) -> None:
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         row = digits.row(f"digits/{number}")
         said = row["explanation"]
+        assert "reason" not in said, said
         assert (said["method"], said["baseline"], said["runs"]) == ("occlusion", "mean", 65)
         assert said["label"] == row["prediction"]["label"] == str(label)
         assert said["score"] == pytest.approx(row["prediction"]["score"], abs=1e-4)
@@ -42,9 +43,11 @@ def test_the_grid_of_a_digit_is_highest_on_its_strokes(digits: Watched) -> None:
         on_strokes.append(grid[image > 8].mean())
         elsewhere.append(grid[image == 0].mean())
     assert np.mean(on_strokes) > 2 * np.mean(elsewhere)
+    # Those for which there was time: one at least, since a batch begins with none.
+    said = next(said for key in keys if "heat_map" in (said := digits.row(key).get("explanation", {})))
     bucket, _, key = said["heat_map"].removeprefix("s3://").partition("/")
     drawn = Image.open(io.BytesIO(digits.cloud.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()))
-    assert np.array_equal(np.array(drawn) > 127, grid > 0.5)  # a cell for each pixel
+    assert np.allclose(np.array(drawn) / 255, np.array(said["grid"], float), atol=0.01)  # a cell for each pixel
 
 
 def test_a_row_of_a_table_says_what_each_field_adds(tables: Watched) -> None:

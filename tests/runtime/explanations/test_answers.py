@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -145,12 +146,12 @@ def test_no_time_costs_no_answer(
     }
 
 
-def explainer(**changes: Any) -> Explainer:
+def explainer(*, clock: Callable[[], float] = time.monotonic, **changes: Any) -> Explainer:
     def infer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         x = inputs["x"].array()
         return tensors_of({"mean": x.reshape(len(x), -1).mean(axis=1), "scores": x})
 
-    return Explainer(infer, SETTINGS | changes)
+    return Explainer(infer, SETTINGS | changes, clock)
 
 
 def test_answers_below_a_confidence_are_explained_and_none_that_another_model_gives() -> None:
@@ -197,6 +198,25 @@ def test_a_picture_that_is_not_kept_costs_no_explanation() -> None:
         assert found["runs"] == 25
         assert found.get("heat_map") == drawn
     assert kept[0].startswith(b"\x89PNG")
+
+
+def test_pictures_take_no_time_from_explanations() -> None:
+    now = [0.0]
+
+    def keep(data: bytes) -> dict[str, str]:
+        now[0] += 4
+        return {"bucket": "b", "key": "k"}
+
+    options = {"input": "x", "layout": "HW", "fill": [0], "grid": 8}
+    drawing = explainer(
+        clock=lambda: now[0], parts="cells", method="occlusion", options=options, heat_map=True, seconds=10
+    )
+    batch = drawing.begin()
+    x = np.arange(96, dtype=np.float32).reshape(4, 4, 6)
+    batch.add([0, 1, 2, 3], tensors_of({"x": x}), {"mean": Tensor.of(x.mean(axis=(1, 2)))})
+    found = batch.made(60.0, keep)
+    assert [said["runs"] for said in found.values()] == [25] * 4
+    assert ["heat_map" in said for said in found.values()] == [True, True, True, False]
 
 
 @pytest.mark.parametrize("missing", ["when", "seconds", "output", "target", "method", "parts", "options", "baseline"])

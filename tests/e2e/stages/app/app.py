@@ -97,7 +97,7 @@ InferencePipeline(
     "Digits",
     preprocess=Preprocess.raw_tensor(dtype="uint8", shape=(8, 8)),
     postprocess=Postprocess.classification(labels=digits / "labels.txt"),
-    explain=Explain.on_request(max_time=cdk.Duration.seconds(5), heat_map=True),
+    explain=Explain.on_request(heat_map=True),
     prefix="digits/",
     **shared | {"model": ModelArtifact(stack, "DigitsModel", recipe=digits / "recipe.py")},
 )
