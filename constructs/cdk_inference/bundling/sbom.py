@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, uuid5
 
 from cdk_inference.errors import PropError
+from cdk_inference.model.files.weights import belongs
 from cdk_inference.model.records.manifest import ASSEMBLY_METADATA
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _KEPT = ("type", "name", "version", "purl", "cpe", "licenses", "hashes")
 _FROM = re.compile(r"^FROM (?:--platform=\S+ )?([^\s@]+?)(?:@sha256:([0-9a-f]{64}))?(?: AS \w+)?$", re.MULTILINE)
 _ARG = re.compile(r"^ARG (\w+)=(\S+)$", re.MULTILINE)
 _PIN = re.compile(r"^([\w.-]+)==([^\s;]+)", re.MULTILINE)
-_MODEL_FILES = frozenset({"model.onnx", "model.weights"})
+_MODEL_FOLDERS = frozenset({"model", "inference_model"})  # of a package, and of a layer
 
 
 @dataclass(frozen=True)
@@ -185,11 +186,15 @@ def _is_read(name: str) -> bool:
     return (
         _METADATA.search(name) is not None
         or _INNER.search(name) is not None
-        or path.name in _MODEL_FILES
+        or _is_of_model(path)
         or name in ("Dockerfile", "not-bundled.txt")
         or path.match("inference_runtime/__init__.py")
         or (path.parts[0] == "requirements" and path.suffix == ".txt")
     )
+
+
+def _is_of_model(path: PurePosixPath) -> bool:
+    return path.parent.name in _MODEL_FOLDERS and belongs(path.name)
 
 
 def _function(stack: str, logical_id: str, resource: Json, asset: _Asset) -> Json:
@@ -213,7 +218,7 @@ def _components(resource: Json, contents: Sequence[_Asset], models: Sequence[Jso
             path = PurePosixPath(name)
             if name == "not-bundled.txt" or (name == "Dockerfile" and content.startswith(b"FROM scratch")):
                 raise PropError("assembly must contain the code of all functions; select all stacks in cdk synth")
-            if path.name in _MODEL_FILES:
+            if _is_of_model(path):
                 hashes.add(sha256(content).hexdigest())
             elif path.name == "Dockerfile" or path.parts[0] == "requirements":
                 if asset.arguments is not None:
@@ -241,7 +246,7 @@ def _downloaded(resource: Json) -> list[Json]:
     """Return the files of the model that a function downloads when it starts."""
     variables = resource["Properties"].get("Environment", {}).get("Variables", {})
     files: list[Json] = json.loads(variables["MODEL_FILES"]) if variables.get("MODEL_DELIVERY") == "s3" else []
-    return [file for file in files if file["name"] in _MODEL_FILES]
+    return files
 
 
 def _built(dockerfile: str, arguments: Mapping[str, str]) -> list[Json]:

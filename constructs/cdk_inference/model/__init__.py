@@ -13,9 +13,19 @@ if TYPE_CHECKING:
     from cdk_inference.model.calibration import Calibration
     from cdk_inference.model.cascade import calibrate
     from cdk_inference.model.project import BuiltModel, build_model
+    from cdk_inference.model.recipe.drivers import Beam, Greedy, Recurrent
     from cdk_inference.model.recipe.evaluation import Evaluation
+    from cdk_inference.model.recipe.graphs import Graph, Graphs
     from cdk_inference.model.recipe.heads import DetrHead, EndToEndHead, MaskHead, NmsHead, YoloHead
-    from cdk_inference.model.recipe.precision import Auto, DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
+    from cdk_inference.model.recipe.precision import (
+        Auto,
+        DynamicInt8,
+        Float16,
+        Float32,
+        PerGraph,
+        StaticInt8,
+        WeightOnly,
+    )
     from cdk_inference.model.recipe.recipe import ModelRecipe, Provenance, load_recipe
     from cdk_inference.model.recipe.sources import Download, HubFile, OnnxFile, PackageFile, TorchModule, TorchProgram
     from cdk_inference.model.recipe.tensors import TensorSpec
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "Auto": "recipe.precision",
+    "Beam": "recipe.drivers",
     "BuiltModel": "project",
     "Calibration": "calibration",
     "DetrHead": "recipe.heads",
@@ -32,6 +43,9 @@ _MODULES = {
     "Evaluation": "recipe.evaluation",
     "Float16": "recipe.precision",
     "Float32": "recipe.precision",
+    "Graph": "recipe.graphs",
+    "Graphs": "recipe.graphs",
+    "Greedy": "recipe.drivers",
     "HubFile": "recipe.sources",
     "Manifest": "records.manifest",
     "MaskHead": "recipe.heads",
@@ -40,7 +54,9 @@ _MODULES = {
     "NmsHead": "recipe.heads",
     "OnnxFile": "recipe.sources",
     "PackageFile": "recipe.sources",
+    "PerGraph": "recipe.precision",
     "Provenance": "recipe.recipe",
+    "Recurrent": "recipe.drivers",
     "StaticInt8": "recipe.precision",
     "TensorSpec": "recipe.tensors",
     "TorchModule": "recipe.sources",
@@ -54,6 +70,7 @@ _MODULES = {
 
 __all__ = [
     "Auto",
+    "Beam",
     "BuiltModel",
     "Calibration",
     "DetrHead",
@@ -63,6 +80,9 @@ __all__ = [
     "Evaluation",
     "Float16",
     "Float32",
+    "Graph",
+    "Graphs",
+    "Greedy",
     "HubFile",
     "Manifest",
     "MaskHead",
@@ -71,7 +91,9 @@ __all__ = [
     "NmsHead",
     "OnnxFile",
     "PackageFile",
+    "PerGraph",
     "Provenance",
+    "Recurrent",
     "StaticInt8",
     "TensorSpec",
     "TorchModule",

@@ -79,7 +79,7 @@ class ModelArtifact(Construct):
         from cdk_inference.model.recipe.recipe import ModelRecipe, load_recipe  # noqa: PLC0415
 
         self.path: Path | None = None
-        """Folder with ``model.onnx``, ``manifest.json`` and, if there are large weights, ``model.weights``."""
+        """Folder with ``manifest.json`` and the files of the model; see `cdk_inference.model.BuiltModel`."""
         self.project: Project | None = None
         """The recipe with its surroundings, where it was built."""
         self.frozen_lock = frozen_lock
@@ -211,7 +211,7 @@ def _record(path: Path, manifest: Manifest) -> str:
     files = [
         {"name": file.name, "sha256": hash_once(file)}
         for file in sorted(path.iterdir())
-        if file.name in ("model.onnx", "model.weights")
+        if file.name != "manifest.json"
     ]
     return json.dumps({"files": files, "manifest": json.loads(manifest.to_json())}, sort_keys=True)
 

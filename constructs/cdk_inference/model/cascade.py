@@ -20,6 +20,7 @@ from cdk_inference.common.store import Store
 from cdk_inference.common.terminal import say
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model.calibration import BOUND_CONFIDENCE, Accuracy, Calibration, Point
+from cdk_inference.model.files import weights
 from cdk_inference.model.process import run_build
 from cdk_inference.model.project import FROZEN, locked, readable_errors, request
 from cdk_inference.model.recipe.structure import structure
@@ -421,7 +422,7 @@ def _run(deployed: _Deployed, folder: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
     work.mkdir()
     try:
-        more = {"model": str(deployed.path / "model.onnx"), "singly": singly}
+        more = {"model": str(weights.entry(deployed.path)), "singly": singly}
         run_build(project.recipe.name, request(project, "answers") | more, work)
         shutil.copyfile(work / "answers.json", folder / "answers.json")
     finally:

@@ -23,7 +23,7 @@ from cdk_inference.common.store import entries, limit_bytes, prune
 from cdk_inference.common.terminal import say
 from cdk_inference.costs.memory import choices, least_memory, recommend
 from cdk_inference.errors import InferenceError, ModelBuildError
-from cdk_inference.model.files.weights import MODEL
+from cdk_inference.model.files import weights
 from cdk_inference.model.process import run_build
 from cdk_inference.model.project import BuiltModel, Project, build_model, open_project, request
 from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
@@ -105,7 +105,7 @@ def evaluate(
 ) -> None:
     """Judge a model by the recipe's gate on this machine: the data are read, and the model runs, again."""
     if model is None:
-        model = build_model(recipe, cache=cache, architecture=architecture).path / MODEL
+        model = weights.entry(build_model(recipe, cache=cache, architecture=architecture).path)
     elif not model.is_file():
         raise ModelBuildError(f"model must be an existing file, got {model}")
     project = open_project(recipe, cache=cache, architecture=architecture)
@@ -145,7 +145,7 @@ def baseline(recipe: Recipe, architecture: Cpu = DEFAULT_ARCHITECTURE, cache: Fo
     if lock is None:
         raise ModelBuildError(f"{project.lock_file} must exist, got none; build the recipe, which writes it")
     built = build_model(recipe, cache=cache, architecture=architecture, frozen_lock=True)
-    found = _run(project, "baseline", "baseline.json", model=str((built.path / MODEL).absolute()))
+    found = _run(project, "baseline", "baseline.json", model=str(weights.entry(built.path).absolute()))
     text = replace(lock, baseline=structure(found, tuple[Observation, ...])).to_json()
     project.lock_file.write_text(text, "utf-8")
     _out.print(f"{project.lock_file} compares {len(found)} statistics; commit it")

@@ -20,13 +20,13 @@ from cdk_inference.common.terminal import say
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.files import weights
 from cdk_inference.model.process import MISSING_EXTRA, run_build
-from cdk_inference.model.recipe.precision import Auto, Float16, Float32, Pinned
+from cdk_inference.model.recipe.precision import Auto, Float16, Float32, Pinned, parts
 from cdk_inference.model.recipe.recipe import ModelRecipe, load_recipe
 from cdk_inference.model.recipe.targets import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from cdk_inference.model.records.fingerprint import (
     LOCK_SUFFIX,
     grouped,
-    hash_building,
+    hash_code,
     hash_files,
     hash_packages,
     short,
@@ -58,7 +58,7 @@ class BuiltModel:
     ----------
     path
         Folder that holds ``model.onnx``, ``manifest.json``, ``model.weights`` if there are large weights, and nothing
-        else.
+        else. Of several graphs, it has such files for each, and ``driver.json``.
     manifest
         The parsed manifest.
     version
@@ -119,7 +119,11 @@ class Project:
     @property
     def target(self) -> Target:
         """The target of the build: an architecture, or any if the precision has no 8-bit products."""
-        return "any" if isinstance(self.recipe.precision, Float32 | Float16) else self.architecture
+        precision = self.recipe.precision
+        floats = not isinstance(precision, Auto) and all(
+            isinstance(part, Float32 | Float16) for part in parts(precision)
+        )
+        return "any" if floats else self.architecture
 
     @property
     def lock_file(self) -> Path:
@@ -151,7 +155,7 @@ class Project:
                 "fingerprint": self.fingerprint,
                 "tools": deciding(self.tools),
                 "python": platform.python_version_tuple()[:2],
-                "code": hash_building(),
+                "code": hash_code(self.recipe),
                 "lock": lock.digest if lock else None,
                 "target": self.target,
             }

@@ -20,7 +20,7 @@ from cdk_inference.common.store import Store
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.recipe.recipe import ModelRecipe
-from cdk_inference.model.records.fingerprint import hash_building
+from cdk_inference.model.records.fingerprint import hash_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ def main(work: Path) -> int:
             common = {
                 "tools": request["tools"],
                 "python": platform.python_version_tuple()[:2],
-                "code": hash_building(),
+                "code": hash_code(recipe),
             }
             passes = Passes(Store(cache / "passes"), common, stream, Reads(folder))
             run(recipe, request, folder, cache, work, passes)

@@ -15,14 +15,16 @@ import onnx
 from cdk_inference.model.building.evaluation import measure
 from cdk_inference.model.building.evaluation.baseline import baseline
 from cdk_inference.model.building.evaluation.metrics import scores_output
-from cdk_inference.model.building.graph.graph import BATCH_WIDE
+from cdk_inference.model.building.graph.graph import BATCH_WIDE, opset
 from cdk_inference.model.building.graph.saturation import saturating
+from cdk_inference.model.building.search.architecture import architecture
 from cdk_inference.model.files import weights
-from cdk_inference.model.recipe.precision import Auto
+from cdk_inference.model.recipe.graphs import Graphs
+from cdk_inference.model.recipe.precision import Auto, PerGraph
 from cdk_inference.model.recipe.structure import unstructure
 from cdk_inference.model.recipe.targets import exact_on
 from cdk_inference.model.records.lock import Lock
-from cdk_inference.model.records.manifest import MEMORY_BATCH, Distribution, Manifest, Measured
+from cdk_inference.model.records.manifest import MEMORY_BATCH, Distribution, GraphFacts, Manifest, Measured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +66,7 @@ def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], archite
         sha256=weights.digest(best.shipped),
         architecture=architecture,
         target=trials.target,
-        exact_on=exact_on(saturates=bool(saturating(onnx.load(best.shipped / weights.MODEL)))),
+        exact_on=exact_on(saturates=saturates(best.shipped)),
         metric=best.metric,
         parity={"exported": exported} | ({} if best.cosine is None else {"quantized": round(best.cosine, 3)}),
         measured=_measured(trials, best.shipped, best.latency),
@@ -74,8 +76,13 @@ def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], archite
     )
 
 
+def saturates(shipped: Path) -> bool:
+    """Tell whether 16-bit sums of a graph's 8-bit products can saturate on some CPUs."""
+    return any(saturating(onnx.load(graph)) for graph in weights.graphs(shipped).values())
+
+
 def _measured(trials: Trials, shipped: Path, latency: Timing | None) -> Measured:
-    model = shipped / weights.MODEL
+    model = weights.entry(shipped)
     sample = trials.sample
     # A model whose batch is fixed gave a whole batch as the sample.
     single = all(isinstance(spec.shape[0], str) for spec in trials.recipe.inputs)
@@ -158,8 +165,7 @@ def make_manifest(recipe: ModelRecipe, lock: Lock, *, shipped: Path, float32: Pa
     shipped, float32
         Folder with what ships, and the exported model.
     """
-    graph = onnx.load(shipped / weights.MODEL, load_external_data=False)
-    opsets = {o.domain: o.version for o in graph.opset_import}
+    graphs = {name: onnx.load(file, load_external_data=False) for name, file in weights.graphs(shipped).items()}
     recipe_hash = hashlib.sha256(json.dumps(recipe.to_data(), sort_keys=True).encode()).hexdigest()
     return Manifest(
         name=recipe.name,
@@ -170,14 +176,14 @@ def make_manifest(recipe: ModelRecipe, lock: Lock, *, shipped: Path, float32: Pa
         precision=lock.precision.kind,
         target=lock.target,
         exact_on=lock.exact_on,
-        opset=opsets.get("", opsets.get("ai.onnx", 0)),
+        opset=max(opset(graph) for graph in graphs.values()),
         size_bytes=weights.size(shipped),
-        baseline_size_bytes=float32.stat().st_size,
+        baseline_size_bytes=weights.size(float32.parent),
         metric=lock.metric,
         parity=lock.parity,
         measured=lock.measured if isinstance(recipe.precision, Auto) else None,
         distributions=lock.distributions,
-        batch_dependent=any(node.op_type in BATCH_WIDE for node in graph.graph.node),
+        batch_dependent=any(node.op_type in BATCH_WIDE for graph in graphs.values() for node in graph.graph.node),
         provenance={
             "license": recipe.provenance.license,
             "origin": recipe.provenance.origin,
@@ -185,7 +191,24 @@ def make_manifest(recipe: ModelRecipe, lock: Lock, *, shipped: Path, float32: Pa
             **{f"version:{name}": number for name, number in lock.tools.items()},
         },
         baseline=lock.baseline,
+        graphs=_graph_facts(recipe, lock, shipped),
     )
+
+
+def _graph_facts(recipe: ModelRecipe, lock: Lock, shipped: Path) -> dict[str, GraphFacts]:
+    """Return what a manifest says of each graph, if there are several."""
+    if not isinstance(recipe.source, Graphs):
+        return {}
+    chosen = lock.precision
+    return {
+        name: GraphFacts(
+            architecture=architecture(onnx.load(file)),
+            precision=(chosen.graphs[name] if isinstance(chosen, PerGraph) else chosen).kind,
+            size_bytes=file.stat().st_size
+            + sum(each.stat().st_size for each in [file.with_suffix(".weights")] if each.is_file()),
+        )
+        for name, file in weights.graphs(shipped).items()
+    }
 
 
 def write_artifact(work: Path, shipped: Path, manifest: Manifest) -> None:

@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.building.evaluation.data import digest_batches, first_batch
-from cdk_inference.model.building.evaluation.evaluate import (
-    check_export,
-    check_outputs,
-    load_outputs,
-    predict,
-    save_outputs,
-)
-from cdk_inference.model.building.graph.graph import clean, fuse, rounds, serialize
-from cdk_inference.model.building.graph.saturation import saturating
-from cdk_inference.model.building.importers.independence import check_independence
+from cdk_inference.model.building.evaluation.data import first_batch
+from cdk_inference.model.building.exported import exported
 from cdk_inference.model.building.package import (
     make_lock,
     make_manifest,
+    saturates,
     write_artifact,
     write_evaluation,
     write_report,
 )
-from cdk_inference.model.building.search.architecture import architecture
 from cdk_inference.model.building.search.search import compare, pinned, search
 from cdk_inference.model.building.search.trials import Trials
 from cdk_inference.model.card import render
 from cdk_inference.model.files import weights
-from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.recipe.precision import Auto, describe
 from cdk_inference.model.recipe.structure import structure, unstructure
 from cdk_inference.model.recipe.targets import exact_on
@@ -83,7 +70,7 @@ def evaluate(
         "latency_ms": trial.latency.ms if trial.latency else None,
         "speedup": trial.speedup,
         "failure": trial.failure,
-        "exact_on": exact_on(saturates=bool(saturating(onnx.load(judged / weights.MODEL)))),
+        "exact_on": exact_on(saturates=saturates(judged)),
     }
     (work / "judgement.json").write_text(json.dumps(result), "utf-8")
 
@@ -92,48 +79,15 @@ def _prepare(
     recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Path, passes: Passes
 ) -> tuple[Trials, float]:
     """Export and clean the model; return it with the cosine similarity of the outputs to the original's."""
-    names = recipe.evaluation.class_names
-    if names is not None and not (folder / names).is_file():
-        raise ModelBuildError(f"evaluation.class_names must be an existing file, got '{names}'; write {folder / names}")
+    for field in ("class_names", "vocabulary"):
+        name = getattr(recipe.evaluation, field)
+        if name is not None and not (folder / name).is_file():
+            raise ModelBuildError(f"evaluation.{field} must be an existing file, got '{name}'; write {folder / name}")
     with passes.timed("example"):
         example = first_batch(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
 
-    def export(target: Path) -> None:
-        from cdk_inference.model.building.importers.sources import load  # noqa: PLC0415 - only this needs torch
-
-        try:
-            loaded = load(recipe, folder, cache, on_bytes=passes.received)
-        except ImportError as error:
-            raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
-        expected = loaded.run(example)
-        check_outputs(expected, recipe, example, "the original, evaluation batch 0")
-        check_independence(loaded, recipe, example, expected)
-        save_outputs(target / "expected.npz", [expected])
-        model = loaded.export(example)
-        del loaded  # its weights, before those of the graph are written
-        (target / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
-        passes.check_files(folder, recipe, request["files"])
-
-    tensors = [unstructure(spec) for spec in (*recipe.inputs, *recipe.outputs)]
-    files = [request["files"], request["packages"]]
-    depends = [recipe.to_data()["source"], tensors, files, digest_batches([example])]
-    original = passes.cached("export", depends, export)
-
-    def tidy(target: Path) -> None:
-        graph = clean(fuse(onnx.load(original / "model.onnx"), target))
-        quantized, model = rounds(graph), serialize(graph)
-        del graph
-        # Models in 8 bits are compared as they are written: fused kernels may round some values the other way.
-        outputs = predict(model, recipe, [example], "the exported graph", fused=not quantized)
-        expected = load_outputs(original / "expected.npz")
-        parity = check_export(expected[0], outputs[0], recipe, quantized=quantized)
-        (target / "parity.json").write_text(json.dumps(parity), "utf-8")
-        (target / "model.onnx").write_bytes(model)
-
-    digest = hashlib.sha256((original / "model.onnx").read_bytes()).hexdigest()
-    cleaned = passes.cached("clean", [digest, tensors, digest_batches([example])], tidy)
-    parity = float(json.loads((cleaned / "parity.json").read_text("utf-8")))
-    return Trials(recipe, folder, cleaned / "model.onnx", passes, request["fresh"], request["target"]), parity
+    float32, parity = exported(recipe, request, folder, cache, example, passes)
+    return Trials(recipe, folder, float32, passes, request["fresh"], request["target"]), parity
 
 
 def _find(trials: Trials, request: dict[str, Any], exported: float, work: Path) -> None:
@@ -142,7 +96,7 @@ def _find(trials: Trials, request: dict[str, Any], exported: float, work: Path) 
     outcome = search(trials, policy) if isinstance(policy, Auto) else pinned(trials, policy)
     if outcome.best.shipped is None:
         raise AssertionError("what ships has been made")
-    lock = make_lock(trials, outcome, request, architecture(trials.model), exported)
+    lock = make_lock(trials, outcome, request, trials.conversions.architecture(), exported)
     if isinstance(policy, Auto):
         (work / "lock.json").write_text(lock.to_json(), "utf-8")
     _package(trials, lock, outcome.best.shipped, work, locked=False)

@@ -1,16 +1,19 @@
-"""The files of a deployed model: the graph, and next to it the large weights, which ONNX Runtime maps into memory.
+"""The files of a deployed model: each graph, and next to it the large weights, which ONNX Runtime maps into memory.
 
 ``model.onnx`` names each tensor of ``model.weights`` by offset and length, as ONNX's "external data". The two must lie
 in one folder, and the model must be opened by its path. `join` makes one file of them again, for whatever takes no
-other.
+other. A model of several graphs has ``driver.json``, and two such files for each graph, of the graph's name.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 from typing import TYPE_CHECKING
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.files.packed import DRIVER, driver_text, is_packed, names, pack, unpack
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 MODEL = "model.onnx"
 WEIGHTS = "model.weights"
 
+_FILE = re.compile(r"driver\.json|[a-z][a-z0-9_]*\.(onnx|weights)")
+
 LEAST_BYTES = 16 * 1024
 """Smaller weights stay in the graph: ONNX Runtime checks the path of each tensor that lies elsewhere, which costs more
 than to copy 16 KiB."""
@@ -28,13 +33,25 @@ ALIGNMENT = 4096
 """Each weight begins on a new page, so that a page is read when, and only if, its weight is used."""
 
 
-def split(model: bytes) -> tuple[bytes, bytes]:
-    """Put the large weights of a self-contained model aside. The same model gives the same bytes.
+def belongs(name: str) -> bool:
+    """Tell whether a file of this name is one that a function opens its model with."""
+    return bool(_FILE.fullmatch(name))
+
+
+def split(model: bytes, aside: str = WEIGHTS) -> tuple[bytes, bytes]:
+    """Put the large weights of a self-contained graph aside. The same graph gives the same bytes.
+
+    Parameters
+    ----------
+    model
+        The graph.
+    aside
+        The name of the file that its large weights go to.
 
     Returns
     -------
     tuple[bytes, bytes]
-        What goes to ``model.onnx``, and what goes to ``model.weights``, which is empty if all weights are small.
+        What goes to the graph's file, and what goes to that of the weights, which is empty if all are small.
     """
     import onnx  # noqa: PLC0415 - an app that only deploys needs it not
     from onnx.external_data_helper import set_external_data  # noqa: PLC0415
@@ -46,7 +63,7 @@ def split(model: bytes) -> tuple[bytes, bytes]:
         if len(data) < LEAST_BYTES:
             continue
         weights.extend(b"\0" * (-len(weights) % ALIGNMENT))
-        set_external_data(tensor, WEIGHTS, offset=len(weights), length=len(data))
+        set_external_data(tensor, aside, offset=len(weights), length=len(data))
         tensor.ClearField("raw_data")
         weights.extend(data)
     return (graph.SerializeToString(deterministic=True) if weights else model), bytes(weights)
@@ -58,13 +75,16 @@ def join(path: Path) -> bytes:
     Parameters
     ----------
     path
-        The ``.onnx`` file; weights that it has put aside must lie next to it.
+        The file that it is opened by, see `entry`; what belongs to it must lie next to it.
 
     Raises
     ------
     ModelBuildError
         If it is not a model, or its weights are missing, too short, or not next to it.
     """
+    if path.name == DRIVER:
+        description = json.loads(path.read_text("utf-8"))
+        return pack(description, {name: join(path.with_name(f"{name}.onnx")) for name in names(description)})
     import onnx  # noqa: PLC0415
 
     data = path.read_bytes()
@@ -78,6 +98,16 @@ def join(path: Path) -> bytes:
         del tensor.external_data[:]
         tensor.ClearField("data_location")
     return model.SerializeToString(deterministic=True) if aside else data
+
+
+def read(path: Path) -> bytes:
+    """Return a model whose graphs have all their weights, by the file that it is opened by: `join` without a look."""
+    return join(path) if path.name == DRIVER else path.read_bytes()
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of what `read` returns."""
+    return hashlib.sha256(read(path)).hexdigest()
 
 
 def _read(path: Path, tensor: onnx.TensorProto) -> bytes:
@@ -100,27 +130,58 @@ def _read(path: Path, tensor: onnx.TensorProto) -> bytes:
     return data
 
 
-def write(folder: Path, model: bytes) -> None:
-    """Write a self-contained model to a folder, as it is deployed."""
-    graph, weights = split(model)
-    (folder / MODEL).write_bytes(graph)
-    if weights:
-        (folder / WEIGHTS).write_bytes(weights)
+def write(folder: Path, model: bytes, *, aside: bool = True) -> None:
+    """Write a self-contained model to a folder, as it is deployed; or with all weights in its graphs, if not aside."""
+    graphs = {MODEL.removesuffix(".onnx"): model}
+    if is_packed(model):
+        description, graphs = unpack(model)
+        (folder / DRIVER).write_text(driver_text(description), "utf-8")
+    for name, content in graphs.items():
+        graph, weights = split(content, f"{name}.weights") if aside else (content, b"")
+        (folder / f"{name}.onnx").write_bytes(graph)
+        if weights:
+            (folder / f"{name}.weights").write_bytes(weights)
+
+
+def entry(folder: Path) -> Path:
+    """Return the file that the model in a folder is opened by: ``driver.json`` if it has several graphs."""
+    driver = folder / DRIVER
+    return driver if driver.is_file() else folder / MODEL
+
+
+def graphs(folder: Path) -> dict[str, Path]:
+    """Return the files of the model's graphs, by name; a single one is called ``model``."""
+    opened = entry(folder)
+    if opened.name == MODEL:
+        return {MODEL.removesuffix(".onnx"): opened}
+    return {name: folder / f"{name}.onnx" for name in names(json.loads(opened.read_text("utf-8")))}
 
 
 def files(folder: Path) -> list[Path]:
-    """Return the files of the model in a folder: the graph, and its weights if they lie aside."""
-    weights = folder / WEIGHTS
-    return [folder / MODEL, *([weights] if weights.is_file() else [])]
+    """Return the files of the model in a folder: what is opened, and the weights that lie aside."""
+    found = [opened] if (opened := entry(folder)).name == DRIVER else []
+    return [*found, *(file for graph in graphs(folder).values() for file in _files_of_graph(graph))]
+
+
+def size_of_graph(graph: Path) -> int:
+    """Return the bytes of a graph's files."""
+    return sum(path.stat().st_size for path in _files_of_graph(graph))
+
+
+def _files_of_graph(graph: Path) -> list[Path]:
+    weights = graph.with_suffix(".weights")
+    return [graph, *([weights] if weights.is_file() else [])]
 
 
 def digest(folder: Path) -> str:
-    """Return the SHA-256 over ``model.onnx`` followed by ``model.weights``, if there is one.
+    """Return the SHA-256 over the model's files, one after the other.
 
     Raises
     ------
     OSError
         If there is no model.
+    ValueError
+        If its ``driver.json`` is damaged.
     """
     total = hashlib.sha256()
     for path in files(folder):

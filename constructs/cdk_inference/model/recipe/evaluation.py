@@ -18,9 +18,17 @@ METRICS = (
     "mean_absolute_error",
     "box_f1",
     "mean_iou",
+    "exact_match",
+    "word_error_rate",
+    "character_error_rate",
+    "bleu",
 )
 """The common ones; any number of places may stand for 1 and 5, and ``"metrics.py:function"`` for your own."""
 
+TEXT_METRICS = ("exact_match", "word_error_rate", "character_error_rate", "bleu")
+"""Those that compare texts, which the vocabulary makes of tokens."""
+
+_ERRORS = ("mean_absolute_error", "word_error_rate", "character_error_rate")
 _ROUNDING = 1e-9  # of float64, in sums that exact arithmetic would give as equal
 _TOP = re.compile(r"top([1-9]\d{0,3})(_agreement|_sequence_agreement)?")
 
@@ -48,6 +56,10 @@ class Evaluation:
         and bottom, in the units of the model's boxes.
         ``"mean_iou"``: mean over the classes of the intersection over union of the pixels that `head` assigns to them,
         with the labels, an array (height, width) of classes per sample, or with the float model without labels.
+        ``"exact_match"``: share of samples whose text is the label, or that of the float model without labels.
+        ``"word_error_rate"``, ``"character_error_rate"``: edits that lead from the text to the label, over the length
+        of all labels; lower is better. ``"bleu"``: up to four words in a row (Papineni et al. 2002), from 0 to 1.
+        These need a vocabulary.
         ``"file.py:function"``: your own function of two lists, the outputs and the labels, with a member for each
         batch. Outputs are dicts from output name to array. It returns a number; higher is better.
         Classification metrics look at the first output of float numbers that has classes on its last axis. The samples
@@ -68,6 +80,12 @@ class Evaluation:
         A text file in the recipe's folder with the name of a class a line, for the model card.
     head
         The form of the model's outputs, for ``"box_f1"`` (such as `YoloHead`) and ``"mean_iou"`` (`MaskHead`).
+    vocabulary
+        A text file in the recipe's folder with a token a line, for metrics of texts. The first output of integers with
+        two axes is the tokens. Tokens in angle brackets, such as ``</s>``, are left out, and ``▁`` is a space.
+    blank
+        The token that stands for none, for a recognizer that gives scores of tokens for each frame (CTC). The first
+        output of floats with three axes is the scores; or the first of integers is the best tokens, with repetitions.
     """
 
     data: str
@@ -79,6 +97,8 @@ class Evaluation:
     max_size_mb: float | None = None
     class_names: str | None = None
     head: Head | None = None
+    vocabulary: str | None = None
+    blank: int | None = None
 
     def __post_init__(self) -> None:
         check_function("evaluation.data", self.data)
@@ -106,11 +126,17 @@ class Evaluation:
             check(isinstance(self.head, MaskHead), "head", self.head, "a MaskHead with metric mean_iou")
         else:
             check(self.head is None, "head", self.head, f"None with metric {self.metric!r}; leave it out")
+        if self.vocabulary is not None:
+            check_inside("vocabulary", self.vocabulary)
+        has_texts = self.vocabulary is not None or self.metric not in TEXT_METRICS
+        check(has_texts, "vocabulary", None, f"given with metric {self.metric!r}; name a file with a token a line")
+        whole = isinstance(self.blank, int) and not isinstance(self.blank, bool) and self.blank >= 0
+        check(self.blank is None or (whole and self.vocabulary), "blank", self.blank, "a token of the vocabulary")
 
     @property
     def higher_is_better(self) -> bool:
         """Whether more of the metric is better."""
-        return self.metric != "mean_absolute_error"
+        return self.metric not in _ERRORS
 
     @property
     def top(self) -> int | None:

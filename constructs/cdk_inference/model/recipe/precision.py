@@ -143,7 +143,30 @@ class WeightOnly:
         _check_nodes(self, "keep_float")
 
 
-Pinned = Float32 | Float16 | StaticInt8 | DynamicInt8 | WeightOnly
+GraphPrecision = Float32 | Float16 | StaticInt8 | DynamicInt8 | WeightOnly
+"""A precision of one graph that leaves nothing to choose."""
+
+
+@dataclass(frozen=True)
+class PerGraph:
+    """A precision for each graph of a model, for a source of several.
+
+    Parameters
+    ----------
+    graphs
+        The precision of each graph, by name.
+    """
+
+    graphs: dict[str, GraphPrecision]
+    kind: Literal["per_graph"] = field(default="per_graph", init=False)
+
+    def __post_init__(self) -> None:
+        kinds = (Float32, Float16, StaticInt8, DynamicInt8, WeightOnly)
+        fits = isinstance(self.graphs, dict) and all(isinstance(each, kinds) for each in self.graphs.values())
+        check(fits and self.graphs, "precision.graphs", self.graphs, "a dict from graphs to precisions")
+
+
+Pinned = Float32 | Float16 | StaticInt8 | DynamicInt8 | WeightOnly | PerGraph
 """A precision that leaves nothing to choose."""
 
 Precision = Auto | Pinned
@@ -154,9 +177,21 @@ def _check_nodes(precision: object, field_name: str) -> None:
     object.__setattr__(precision, field_name, names)
 
 
+def parts(precision: Pinned) -> tuple[GraphPrecision, ...]:
+    """Return the precisions of the graphs, or the one of all of them."""
+    return tuple(precision.graphs.values()) if isinstance(precision, PerGraph) else (precision,)
+
+
+def needs_calibration(precision: Precision) -> bool:
+    """Tell whether a precision takes ranges from calibration data."""
+    return not isinstance(precision, Auto) and any(isinstance(part, StaticInt8) for part in parts(precision))
+
+
 def describe(precision: Pinned) -> str:
     """Return a precision in words, such as ``"static int8, percentile 99.99, 3 in float"``."""
     match precision:
+        case PerGraph():
+            return "; ".join(f"{name} {describe(each)}" for name, each in precision.graphs.items())
         case Float32():
             words = ["float32"]
         case Float16():

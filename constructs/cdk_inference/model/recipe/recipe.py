@@ -13,10 +13,21 @@ from cdk_inference.common.props.prop_types import check_arguments
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.recipe.checks import check, check_function, check_names
 from cdk_inference.model.recipe.evaluation import Evaluation
-from cdk_inference.model.recipe.precision import Auto, DynamicInt8, Float16, Float32, Precision, StaticInt8, WeightOnly
-from cdk_inference.model.recipe.sources import OnnxFile, Source, TorchModule, TorchProgram, packages_of
+from cdk_inference.model.recipe.graphs import Graphs, ModelSource, sources_of
+from cdk_inference.model.recipe.precision import (
+    Auto,
+    DynamicInt8,
+    Float16,
+    Float32,
+    PerGraph,
+    Precision,
+    StaticInt8,
+    WeightOnly,
+    needs_calibration,
+)
+from cdk_inference.model.recipe.sources import OnnxFile, TorchModule, TorchProgram, packages_of
 from cdk_inference.model.recipe.structure import structure, unstructure
-from cdk_inference.model.recipe.tensors import STRING, TensorSpec
+from cdk_inference.model.recipe.tensors import STRING, TensorSpec, check_batch_first, check_specs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,7 +73,7 @@ class ModelRecipe:
     name
         Letters, digits, dots, dashes and underscores, at most 100.
     source
-        `TorchModule`, `TorchProgram` or `OnnxFile`.
+        `TorchModule`, `TorchProgram` or `OnnxFile`; `Graphs` for several graphs that a driver runs as one model.
     inputs, outputs
         The model's tensors, batch first.
     evaluation
@@ -81,7 +92,7 @@ class ModelRecipe:
     """
 
     name: str
-    source: Source
+    source: ModelSource
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     evaluation: Evaluation
@@ -94,31 +105,33 @@ class ModelRecipe:
         named = isinstance(self.name, str) and _NAME.fullmatch(self.name) and len(self.name) <= _MAX_NAME
         check(named, "name", self.name, f"letters, digits, dots, dashes and underscores, at most {_MAX_NAME}")
         for kind in ("inputs", "outputs"):
-            specs = getattr(self, kind)
-            tensors = isinstance(specs, list | tuple) and all(isinstance(s, TensorSpec) for s in specs)
-            check(tensors and specs, kind, specs, "one or more TensorSpec")
-            object.__setattr__(self, kind, tuple(specs))
+            object.__setattr__(self, kind, check_specs(kind, getattr(self, kind)))
         names = [s.name for s in (*self.inputs, *self.outputs)]
         repeated = sorted({n for n in names if names.count(n) > 1})
         check(not repeated, "inputs/outputs", repeated, "tensors with different names")
-        for spec in self.inputs:
-            _check_batch_first(spec, self.inputs[0], "make one that never changes a constant of the graph")
+        check_batch_first(self.inputs, self.outputs)
         for spec in self.outputs:
             check(spec.dtype != STRING, f"{spec.name}.dtype", spec.dtype, "a type of numbers; leave it out")
             check(not spec.nan, f"{spec.name}.nan", spec.nan, "False for an output")
-            _check_batch_first(spec, self.inputs[0], "leave it out")
-        _check_type("source", self.source, TorchModule, TorchProgram, OnnxFile)
+        _check_type("source", self.source, TorchModule, TorchProgram, OnnxFile, Graphs)
+        if isinstance(self.source, Graphs):
+            self.source.check_model(self.inputs, self.outputs)
         _check_type("evaluation", self.evaluation, Evaluation)
         if self.evaluation.head is not None:
             self.evaluation.head.layout(self.outputs)
         _check_type("provenance", self.provenance, Provenance)
-        _check_type("precision", self.precision, Auto, Float32, Float16, StaticInt8, DynamicInt8, WeightOnly)
+        _check_type("precision", self.precision, Auto, Float32, Float16, StaticInt8, DynamicInt8, WeightOnly, PerGraph)
+        if isinstance(self.precision, PerGraph):
+            graphs = [*self.source.graphs] if isinstance(self.source, Graphs) else []
+            named = sorted(self.precision.graphs) == sorted(graphs)
+            check(named, "precision", sorted(self.precision.graphs), f"one for each graph of the source, {graphs}")
         if self.calibration is not None:
             check_function("calibration", self.calibration)
-        static = isinstance(self.precision, StaticInt8)
+        static = needs_calibration(self.precision)
         check(self.calibration is not None or not static, "calibration", None, "given with StaticInt8")
         packages = check_names("packages", self.packages, "names of distributions, a tuple of strings")
-        object.__setattr__(self, "packages", tuple(dict.fromkeys((*packages, *packages_of(self.source)))))
+        used = [package for source in sources_of(self.source) for package in packages_of(source)]
+        object.__setattr__(self, "packages", tuple(dict.fromkeys((*packages, *used))))
 
     def to_data(self) -> dict[str, Any]:
         """Return the recipe as JSON-compatible data."""
@@ -173,14 +186,6 @@ def load_recipe(path: str | Path) -> tuple[ModelRecipe, Path]:
             f"recipe file {file} must define a ModelRecipe, got {found}; write RECIPE = ModelRecipe(...)"
         )
     return recipe, file.parent
-
-
-def _check_batch_first(spec: TensorSpec, first: TensorSpec, otherwise: str) -> None:
-    """Refuse what has its batch on another axis, or none."""
-    size, batch = spec.shape[0], first.shape[0]
-    fits = isinstance(batch, str) if isinstance(size, str) else size == batch
-    expected = f"batch first, like '{first.name}' {first.shape}; export the model so, or {otherwise}"
-    check(fits, f"{spec.name}.shape", spec.shape, expected)
 
 
 def _check_type(field_name: str, value: object, *kinds: type) -> None:

@@ -9,9 +9,11 @@ import cattrs
 from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
+from cdk_inference.model.recipe.drivers import Driver
 from cdk_inference.model.recipe.evaluation import Evaluation
+from cdk_inference.model.recipe.graphs import ModelSource
 from cdk_inference.model.recipe.heads import Head
-from cdk_inference.model.recipe.precision import Pinned, Precision
+from cdk_inference.model.recipe.precision import GraphPrecision, Pinned, Precision
 from cdk_inference.model.recipe.sources import Download, File, HubFile, PackageFile, Source
 from cdk_inference.model.recipe.tensors import TensorSpec
 
@@ -72,6 +74,9 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(int, _integer)
     converter.register_structure_hook(bool, _truth)  # after int, of which it is one
     converter.register_structure_hook(str, _text)
+    tokens = int | tuple[int, ...]
+    converter.register_structure_hook(tokens, lambda value, _: converter.structure(value, tuple[int, ...]))
+    converter.register_unstructure_hook(tokens, list)
     # Sizes are numbers and symbolic sizes are strings: both are what they are.
     converter.register_structure_hook(str | int, lambda value, _: value)
     converter.register_structure_hook(float | str, lambda value, _: value)  # as those that hide features
@@ -88,7 +93,7 @@ def _make_converter() -> cattrs.Converter:
         converter.register_structure_hook(union, lambda v, t: None if v is None else structure_file(v, t))
         converter.register_unstructure_hook(union, lambda v: None if v is None else unstructure_file(v))
     # These contain files, so they come last.
-    for members in (Source, Precision, Pinned, Head):
+    for members in (Source, Driver, ModelSource, GraphPrecision, Precision, Pinned, Head):
         configure_tagged_union(members, converter, tag_generator=_kind, tag_name="kind")
     converter.register_structure_hook(
         Head | None,
@@ -99,7 +104,8 @@ def _make_converter() -> cattrs.Converter:
     )
     # Locks of recipes from before there were these fields stay as they are, and so do manifests.
     new = override(omit_if_default=True)
-    converter.register_unstructure_hook(Evaluation, make_dict_unstructure_fn(Evaluation, converter, head=new))
+    evaluation = make_dict_unstructure_fn(Evaluation, converter, head=new, vocabulary=new, blank=new)
+    converter.register_unstructure_hook(Evaluation, evaluation)
     converter.register_unstructure_hook(TensorSpec, make_dict_unstructure_fn(TensorSpec, converter, nan=new))
     return converter
 

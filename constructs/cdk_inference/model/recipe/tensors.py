@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Protocol
 
 from cdk_inference.model.recipe.checks import check
 
@@ -73,3 +74,37 @@ class TensorSpec:
         """Return what the runtime of the functions reads, by which it checks what preprocessing makes."""
         said: dict[str, object] = {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
         return {**said, "nan": True} if self.nan else said
+
+class Declared(Protocol):
+    """The inputs and outputs of a graph, in their order: those of a recipe, or of one of its graphs."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs."""
+        ...
+
+
+def check_specs(kind: str, specs: object) -> tuple[TensorSpec, ...]:
+    """Check a list of tensors, one at least, and return it as a tuple."""
+    tensors = isinstance(specs, list | tuple) and all(isinstance(spec, TensorSpec) for spec in specs)
+    check(tensors and specs, kind, specs, "one or more TensorSpec")
+    return tuple(specs)  # type: ignore[arg-type]
+
+
+def check_batch_first(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
+    """Refuse tensors that have their batch on another axis, or none."""
+    first = inputs[0]
+    for specs, otherwise in (
+        (inputs, "make one that never changes a constant of the graph"),
+        (outputs, "leave it out"),
+    ):
+        for spec in specs:
+            size, batch = spec.shape[0], first.shape[0]
+            fits = isinstance(batch, str) if isinstance(size, str) else size == batch
+            expected = f"batch first, like '{first.name}' {first.shape}; export the model so, or {otherwise}"
+            check(fits, f"{spec.name}.shape", spec.shape, expected)

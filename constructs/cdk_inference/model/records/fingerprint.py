@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from cdk_inference.common.cache import folder_files, hash_data, hash_file, hash_folder
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.recipe.graphs import Graphs, sources_of
 from cdk_inference.model.recipe.sources import TorchModule
 
 if TYPE_CHECKING:
@@ -105,6 +106,16 @@ def hash_building() -> str:
     return hash_folder(Path(__file__).parents[1] / "building")
 
 
+def hash_code(recipe: ModelRecipe) -> str:
+    """Return the SHA-256 of the code that decides what is built: `hash_building`, and the drivers of several graphs."""
+    building = hash_building()
+    if not isinstance(recipe.source, Graphs):
+        return building
+    from inference_runtime.engine import drivers  # noqa: PLC0415 - most models have one graph
+
+    return hash_data([building, hash_folder(Path(drivers.__path__[0]))])
+
+
 class _Code:
     """The Python files of a folder that a build may run.
 
@@ -149,8 +160,9 @@ class _Code:
 def _references(recipe: ModelRecipe) -> Iterator[str]:
     for reference in (recipe.evaluation.data, recipe.evaluation.metric, recipe.calibration or ""):
         yield reference.partition(":")[0]
-    if isinstance(recipe.source, TorchModule):
-        yield recipe.source.factory.partition(":")[0]
+    for source in sources_of(recipe.source):
+        if isinstance(source, TorchModule):
+            yield source.factory.partition(":")[0]
 
 
 def _strings(data: object) -> Iterator[str]:

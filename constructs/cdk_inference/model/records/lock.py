@@ -15,7 +15,7 @@ from cdk_inference.model.recipe.precision import Pinned
 from cdk_inference.model.recipe.structure import structure, unstructure
 from cdk_inference.model.recipe.targets import Target
 from cdk_inference.model.records.fingerprint import changed_files
-from cdk_inference.model.records.manifest import Distribution, Measured, Metric, Observation, without_empty_baseline
+from cdk_inference.model.records.manifest import Distribution, Measured, Metric, Observation, without_empty
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,7 +130,7 @@ class Lock:
 
     def to_data(self) -> dict[str, Any]:
         """Return the lock as JSON-compatible data."""
-        return without_empty_baseline(unstructure(self))
+        return without_empty(unstructure(self))
 
     def to_json(self) -> str:
         """Serialize for a review: sorted keys, one activation a line, and a checksum against bad merges."""

@@ -15,6 +15,8 @@ SCHEMA_VERSION = 4
 ASSEMBLY_METADATA = "cdk-inference:model"
 """Type of the metadata entry that tells readers of a cloud assembly how a model was built; it is not deployed."""
 
+_LATER = ("baseline", "graphs")
+
 MEMORY_BATCH = 8
 """Items at once for which `Measured.batch_peak_mb` is measured."""
 
@@ -121,6 +123,21 @@ class Observation:
 
 
 @dataclass(frozen=True)
+class GraphFacts:
+    """One graph of several.
+
+    Parameters
+    ----------
+    architecture, precision, size_bytes
+        As those of the `Manifest`.
+    """
+
+    architecture: str
+    precision: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Facts about a built model; nothing in here depends on the clock or a folder.
 
@@ -129,13 +146,14 @@ class Manifest:
     name
         The recipe's name.
     model_version
-        First 12 hexadecimal digits of the SHA-256 of ``model.onnx``, followed by ``model.weights`` if there is one.
+        First 12 hexadecimal digits of the SHA-256 of ``model.onnx``, followed by ``model.weights`` if there is one. Of
+        several graphs, ``driver.json`` comes first, and then the files of each.
     inputs, outputs
         The tensors as declared and as checked on the built model.
     architecture
         ``"convolutional"``, ``"transformer"``, ``"recurrent"``, ``"mixed"`` or ``"other"``.
     precision
-        Kind of the precision that ships, such as ``"static_int8"``.
+        Kind of the precision that ships, such as ``"static_int8"``; ``"per_graph"`` if several graphs have their own.
     target
         The target of the build: ``"arm64"``, ``"x86_64"``, or ``"any"`` if it has no 8-bit products.
     exact_on
@@ -165,6 +183,8 @@ class Manifest:
     baseline
         Counts of the evaluation data and of the answers to them, to notice drift. Empty if a lock of an older version
         has none.
+    graphs
+        By name; empty if there is a single one.
     """
 
     name: str
@@ -185,11 +205,12 @@ class Manifest:
     batch_dependent: bool
     provenance: dict[str, str]
     baseline: tuple[Observation, ...] = ()
+    graphs: dict[str, GraphFacts] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
         """Serialize with sorted keys and a final newline."""
-        return json.dumps(without_empty_baseline(unstructure(self)), indent=2, sort_keys=True) + "\n"
+        return json.dumps(without_empty(unstructure(self)), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
@@ -207,6 +228,6 @@ class Manifest:
         return structure(data, cls)
 
 
-def without_empty_baseline(data: dict[str, Any]) -> dict[str, Any]:
-    """Leave out a baseline that is not there, so that locks and artifacts from before there were any stay the same."""
-    return {name: value for name, value in data.items() if name != "baseline" or value}
+def without_empty(data: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what came later and is not there, so that locks and artifacts from before stay the same."""
+    return {name: value for name, value in data.items() if name not in _LATER or value}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.cache import cache_root, hash_file, make_cache
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.files.weights import MODEL, WEIGHTS
+from cdk_inference.model.files import weights
 from cdk_inference.model.project import BuiltModel, read_entry
 from cdk_inference.model.records.manifest import SCHEMA_VERSION
 from cdk_inference.model.registry.places import place
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "application/vnd.cdk-inference.model.v1"
 """The type of the artifact, by which a container registry tells it from an image."""
 
-ARTIFACT = (MODEL, WEIGHTS, "manifest.json")
-"""The files that deploy."""
+MANIFEST = "manifest.json"
+"""The facts about an artifact, which lie next to the files that deploy."""
 
 RECORDS = ("report.json", "card.html", "card.md", "lock.json")
 """The files that say how the model came about."""
@@ -119,7 +119,8 @@ class Registry:
         ModelBuildError
             If the registry has another build of this version, or cannot be written.
         """
-        files = {name: built.path / name for name in ARTIFACT} | {
+        artifact = [*(file.name for file in weights.files(built.path)), MANIFEST]
+        files = {name: built.path / name for name in artifact} | {
             name: built.path.parent / name for name in RECORDS[:-1]
         }
         if lock is not None:
@@ -127,7 +128,7 @@ class Registry:
         files = {name: path for name, path in files.items() if path.is_file()}
         made = _manifest(built, files)
         digest = _digest(made)
-        size = sum(files[name].stat().st_size for name in ARTIFACT if name in files)
+        size = sum(files[name].stat().st_size for name in artifact)
         annotations = {
             _NAME: built.manifest.name,
             _VERSION: built.version,
@@ -197,7 +198,7 @@ class Registry:
             partial.chmod(0o755)  # mkdtemp makes it private, and the cache may be shared
             (partial / "artifact").mkdir()
             for title, digest in self._files(model).items():
-                folder = partial / "artifact" if title in ARTIFACT else partial
+                folder = partial / "artifact" if _is_of_artifact(title) else partial
                 self._place.download(_blob(digest), folder / title)
                 if f"sha256:{hash_file(folder / title)}" != digest:
                     raise self._damaged(title, digest)
@@ -229,7 +230,7 @@ class Registry:
             files = {layer["annotations"][_TITLE]: layer["digest"] for layer in layers}
         except (ValueError, KeyError, TypeError):
             raise self._damaged("the manifest", model.digest) from None
-        return {title: digest for title, digest in files.items() if title in (*ARTIFACT, *RECORDS)}
+        return {title: digest for title, digest in files.items() if title in RECORDS or _is_of_artifact(title)}
 
     def _upload(self, file: Path, digest: str) -> None:
         if not self._place.has(_blob(digest)):
@@ -271,6 +272,10 @@ class Registry:
 
     def _damaged(self, what: str, digest: str) -> ModelBuildError:
         return ModelBuildError(f"{what} in the registry {self._address} must have the digest {digest}; push it again")
+
+
+def _is_of_artifact(title: str) -> bool:
+    return title == MANIFEST or weights.belongs(title)
 
 
 def _is_model(descriptor: Mapping[str, Any]) -> bool:

@@ -50,7 +50,8 @@ class Graphs:
         self.step = sessions[entries[-1]["name"]]
         self._reads: dict[str, str] = entries[-1]["reads"]
         self._states: dict[str, str] = description["states"]
-        self._step_inputs = {value.name: value for value in self.step.inputs if value.name not in set(own)}
+        made = frozenset(own)
+        self._step_inputs = {value.name: value for value in self.step.inputs if value.name not in made}
         self._step_outputs = [value.name for value in self.step.outputs]
         self.inputs = self._free_inputs()
         self.deadline = inf

@@ -32,11 +32,17 @@ def encoder() -> onnx.ModelProto:
     )
 
 
-def decoder(*, cached: bool, places: int, memory: str = "memory", steps: str | int = "steps") -> onnx.ModelProto:
+def decoder(
+    *, cached: bool, places: int | None, memory: str = "memory", steps: str | int = "steps", placed: bool = False
+) -> onnx.ModelProto:
     """The likeliest `places` next tokens: the last token attends to all, with the memory added.
 
     Parameters
     ----------
+    places
+        None for the `logits` instead, as a model has them before it is built.
+    placed
+        Whether `place` comes too, and is added to the logit of the end.
     cached
         Whether what was embedded before comes as `past` and goes as `present`, or all `tokens` come each time.
     """
@@ -52,23 +58,41 @@ def decoder(*, cached: bool, places: int, memory: str = "memory", steps: str | i
         helper.make_node("MatMul", ["attention", known], ["heard"]),
         helper.make_node("Squeeze", ["heard", "axis"], ["context"]),
         helper.make_node("Add", ["context", memory], ["both"]),
-        helper.make_node("MatMul", ["both", "head"], ["logits"]),
-        helper.make_node("LogSoftmax", ["logits"], ["scores"], axis=-1),
-        helper.make_node("TopK", ["scores", "places"], ["next_scores", "next_tokens"]),
+        head := helper.make_node("MatMul", ["both", "head"], ["logits"]),
     ]
+    if places is not None:
+        nodes += [
+            helper.make_node("LogSoftmax", ["logits"], ["scores"], axis=-1),
+            helper.make_node("TopK", ["scores", "places"], ["next_scores", "next_tokens"]),
+        ]
     weights = {
         "embedding": EMBEDDING,
         "query": QUERY,
         "head": HEAD,
         "last": np.array([-1], np.int64),
         "axis": np.array([1], np.int64),
-        "places": np.array([places], np.int64),
+        "places": np.array([places or 0], np.int64),
     }
-    inputs = [("tokens", TensorProto.INT64, ["batch", steps]), (memory, TensorProto.FLOAT, ["batch", SIZE])]
-    outputs: list[tuple[str, int, list[str | int]]] = [
-        ("next_scores", TensorProto.FLOAT, ["batch", places]),
-        ("next_tokens", TensorProto.INT64, ["batch", places]),
+    inputs: list[tuple[str, int, list[str | int]]] = [
+        ("tokens", TensorProto.INT64, ["batch", steps]),
+        (memory, TensorProto.FLOAT, ["batch", SIZE]),
     ]
+    outputs: list[tuple[str, int, list[str | int]]] = [("logits", TensorProto.FLOAT, ["batch", VOCABULARY])]
+    if places is not None:
+        outputs = [
+            ("next_scores", TensorProto.FLOAT, ["batch", places]),
+            ("next_tokens", TensorProto.INT64, ["batch", places]),
+        ]
+    if placed:
+        nodes[nodes.index(head)].output[0] = "unplaced"
+        nodes[nodes.index(head) + 1 : nodes.index(head) + 1] = [
+            helper.make_node("Cast", ["place"], ["number"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["number", "axis"], ["column"]),
+            helper.make_node("Mul", ["column", "of_end"], ["nearer"]),
+            helper.make_node("Add", ["unplaced", "nearer"], ["logits"]),
+        ]
+        weights["of_end"] = np.eye(VOCABULARY, dtype=np.float32)[END]
+        inputs.append(("place", TensorProto.INT64, ["batch"]))
     if cached:
         inputs.append(("past", TensorProto.FLOAT, ["batch", "before", SIZE]))
         outputs.append(("present", TensorProto.FLOAT, ["batch", "after", SIZE]))

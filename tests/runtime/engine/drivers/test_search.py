@@ -124,6 +124,18 @@ def decoder_of(opened: Any) -> dict[str, CSession]:
     return sessions
 
 
+def test_a_graph_is_told_how_many_tokens_came_before(opened: Any) -> None:
+    decoder = graphs.decoder(cached=True, places=1, steps=1, placed=True)
+    sessions = opened(encoder=graphs.encoder(), decoder=decoder)
+    asked, inner = [], sessions["decoder"].run
+    sessions["decoder"].run = lambda inputs: (asked.append(inputs["place"].values()[0]), inner(inputs))[1]
+    source = np.random.default_rng(4).normal(0, 1.5, (5, 3)).astype(np.float32)
+    driver = make_driver(graphs.description(start=[1, 4, 5], position="place", **CACHED), sessions)
+    lengths = run(driver, source)["lengths"]
+    assert asked == list(range(max(lengths) + 3))
+    assert max(lengths) < STEPS  # the further it is, the likelier is the end
+
+
 def test_nothing_ends_before_its_least_steps(opened: Any) -> None:
     sessions = opened(encoder=graphs.encoder(), decoder=graphs.decoder(cached=True, places=2))
     source = np.random.default_rng(6).normal(0, 1.5, (16, 3)).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.data import check_array
 from cdk_inference.model.building.evaluation.metrics import cosines
-from cdk_inference.model.building.evaluation.session import AS_WRITTEN, FUSED, open_session
+from cdk_inference.model.building.evaluation.session import AS_WRITTEN, FUSED, open_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.evaluation.metrics import Array, Outputs
-    from cdk_inference.model.recipe.recipe import ModelRecipe
+    from cdk_inference.model.building.evaluation.session import Opened
+    from cdk_inference.model.recipe.tensors import Declared
 
 EXPORT_TOLERANCE = 1e-3  # of the largest output: float rounding of a deep network stays far below
 QUANTIZED_TOLERANCE = 0.02  # a few steps of 8 bits
@@ -28,7 +29,7 @@ TINY = 1e-6  # what is smaller may be rounding itself
 
 def predict(
     model: bytes,
-    recipe: ModelRecipe,
+    recipe: Declared,
     batches: Sequence[Batch],
     what: str,
     *,
@@ -58,10 +59,8 @@ def predict(
     return collected
 
 
-def start(
-    model: bytes, what: str, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED
-) -> ort.InferenceSession:
-    """Return a session.
+def start(model: bytes, what: str, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED) -> Opened:
+    """Return a session of a model, of one graph or several.
 
     Raises
     ------
@@ -69,12 +68,12 @@ def start(
         With what onnxruntime says, if it does not take the model.
     """
     try:
-        return open_session(model, exact=exact, level=level)
+        return open_model(model, exact=exact, level=level)
     except Exception as error:
         raise ModelBuildError(f"onnxruntime cannot load {what}: {str(error).strip().splitlines()[0][:300]}") from error
 
 
-def check_outputs(arrays: Sequence[Array], recipe: ModelRecipe, batch: Batch, where: str) -> None:
+def check_outputs(arrays: Sequence[Array], recipe: Declared, batch: Batch, where: str) -> None:
     """Raise if an output is not as declared, has another number of samples than the batch, or is not finite."""
     sizes: dict[str, int] = {}
     for spec in recipe.inputs:
@@ -95,9 +94,7 @@ def check_outputs(arrays: Sequence[Array], recipe: ModelRecipe, batch: Batch, wh
             )
 
 
-def check_export(
-    original: list[Array], exported: list[Array], recipe: ModelRecipe, *, quantized: bool = False
-) -> float:
+def check_export(original: list[Array], exported: list[Array], recipe: Declared, *, quantized: bool = False) -> float:
     """Return the cosine similarity of the exported graph's outputs with the original's for one batch.
 
     Parameters

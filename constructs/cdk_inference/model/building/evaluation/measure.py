@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cdk_inference.model.building.evaluation.data import Batch
+    from cdk_inference.model.building.evaluation.session import Opened
     from cdk_inference.model.recipe.tensors import TensorSpec
 
 _MEMORY = "cdk_inference.model.building.evaluation.memory"
@@ -170,7 +171,7 @@ def curve(model: Path, sample: Batch) -> dict[str, float]:
     return {threads: round(min(times), 3) for threads, times in runs.items()}
 
 
-def _steady(session: ort.InferenceSession, sample: Batch) -> float:
+def _steady(session: Opened, sample: Batch) -> float:
     """Return the median of several runs, after one that is not counted."""
     times = [_settled(session, sample)]
     began = time.perf_counter()
@@ -179,7 +180,7 @@ def _steady(session: ort.InferenceSession, sample: Batch) -> float:
     return statistics.median(times)
 
 
-def _pairs(sessions: tuple[ort.InferenceSession, ort.InferenceSession], sample: Batch) -> list[tuple[float, float]]:
+def _pairs(sessions: tuple[Opened, Opened], sample: Batch) -> list[tuple[float, float]]:
     pairs: list[tuple[float, float]] = []
     began = time.perf_counter()
     while len(pairs) < MAX_PAIRS:
@@ -191,12 +192,12 @@ def _pairs(sessions: tuple[ort.InferenceSession, ort.InferenceSession], sample: 
     return pairs
 
 
-def _settled(session: ort.InferenceSession, sample: Batch) -> float:
+def _settled(session: Opened, sample: Batch) -> float:
     _run(session, sample)
     return _run(session, sample)
 
 
-def _run(session: ort.InferenceSession, sample: Batch) -> float:
+def _run(session: Opened, sample: Batch) -> float:
     began = time.perf_counter()
     session.run(None, sample)
     return (time.perf_counter() - began) * 1000

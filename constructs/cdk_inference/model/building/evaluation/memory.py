@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
+
+from cdk_inference.model.building.evaluation.session import open_file
 
 
 def main(model: Path, folder: Path, threads: int) -> None:
@@ -16,9 +17,7 @@ def main(model: Path, folder: Path, threads: int) -> None:
     names = json.loads((folder / "names.json").read_text("utf-8"))
     with np.load(folder / "sample.npz") as arrays:
         sample = {name: arrays[f"arr_{index}"] for index, name in enumerate(names)}
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]).run(None, sample)
+    open_file(model, threads).run(None, sample)
     print(round(_peak_bytes() / 1e6, 1))  # noqa: T201 - the parent reads it
 
 

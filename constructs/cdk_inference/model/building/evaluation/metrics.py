@@ -9,6 +9,7 @@ import numpy as np
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation import boxes, masks
+from cdk_inference.model.recipe.evaluation import TEXT_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.evaluation import Evaluation
     from cdk_inference.model.recipe.heads import DetectionHead, MaskHead
     from cdk_inference.model.recipe.tensors import TensorSpec
+    from inference_runtime.stages.builtin.vocabulary import Vocabulary
 
 _CLASSIFIED = 2  # axes of scores, at least: samples and classes
 
@@ -52,6 +54,8 @@ class Judge:
         The outputs that the recipe declares.
     function
         The user's metric, if the evaluation names one.
+    vocabulary
+        Makes texts of tokens, if the evaluation names one.
     """
 
     evaluation: Evaluation
@@ -59,6 +63,7 @@ class Judge:
     reference: Outputs
     outputs: Sequence[TensorSpec]
     function: Callable[..., Any] | None = None
+    vocabulary: Vocabulary | None = None
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +88,8 @@ class Judge:
             value, count = self._box_f1(outputs), sum(self.samples.sizes)
         elif metric == "mean_iou":
             value, count = self._mean_iou(outputs), sum(self.samples.sizes)
+        elif metric in TEXT_METRICS:
+            value, count = self._texts(outputs)
         elif metric == "cosine":
             value, count = likeness(outputs, self.reference), sum(self.samples.sizes)
         else:
@@ -166,6 +173,31 @@ class Judge:
                 f"{known.pop()} alone, so that a model that always gives it would pass; add samples of other classes"
             )
         return float(np.mean(found)), int(found.size)
+
+    def _texts(self, outputs: Outputs) -> Score:
+        from cdk_inference.model.building.evaluation.texts import TEXT_SCORES, texts_of  # noqa: PLC0415 - few models
+
+        if self.vocabulary is None:
+            raise AssertionError("metrics of texts come with a vocabulary")
+        found = texts_of(outputs, self.vocabulary, self.evaluation.blank)
+        if self.samples.labelled:
+            wanted = [self._text(label) for batch in self.samples.labels for label in batch]
+        else:
+            wanted = texts_of(self.reference, self.vocabulary, self.evaluation.blank)
+        if len({*wanted}) == 1:
+            raise ModelBuildError(
+                f"evaluation.data must have two or more texts for metric '{self.evaluation.metric}', got "
+                f"{wanted[0]!r:.100} alone, so that a model that always gives it would pass; add other samples"
+            )
+        return TEXT_SCORES[self.evaluation.metric](found, wanted), len(wanted)
+
+    def _text(self, label: object) -> str:
+        if not isinstance(label, str):
+            raise ModelBuildError(
+                f"metric '{self.evaluation.metric}' needs labels that are strings, got {type(label).__name__}; yield "
+                "(inputs, a list of texts) from evaluation.data"
+            )
+        return str(label)
 
     def _classes(self, index: int, scores: Array) -> Array:
         labels = np.asarray(self._labels(index))

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     import onnx
 
     from cdk_inference.model.building.evaluation.data import Batch
-    from cdk_inference.model.recipe.recipe import ModelRecipe
-    from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.model.recipe.tensors import Declared, TensorSpec
 
 OPSET = 18  # the lowest that the exporter writes without converting: the widest choice of runtimes
 
@@ -54,7 +53,7 @@ class TorchModel:
 
     def __init__(
         self,
-        recipe: ModelRecipe,
+        recipe: Declared,
         folder: Path,
         module: torch.nn.Module,
         subject: str,

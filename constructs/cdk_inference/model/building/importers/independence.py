@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.importers.sources import Loaded
-    from cdk_inference.model.recipe.recipe import ModelRecipe
+    from cdk_inference.model.recipe.tensors import Declared
 
 TOLERANCE = 0.02
 """Share of the largest value: batched kernels sum in another order, and float16 or 8 bits may round a step further."""
@@ -25,7 +25,7 @@ _FIX = (
 
 
 def check_independence(
-    loaded: Loaded, recipe: ModelRecipe, batch: Batch, expected: Sequence[np.ndarray[Any, Any]]
+    loaded: Loaded, recipe: Declared, batch: Batch, expected: Sequence[np.ndarray[Any, Any]]
 ) -> None:
     """Compare what a model says about a sample in its batch, and alone: functions get batches of any size.
 

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from cdk_inference.model.building.evaluation.data import Batch
-    from cdk_inference.model.recipe.recipe import ModelRecipe
-    from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.model.recipe.tensors import Declared, TensorSpec
 
 OPSET = 17  # quantization and the runtimes handle graphs from here on alike
 
@@ -46,7 +45,7 @@ _MISSING_OPERATOR = (
 )
 
 
-def load_onnx(recipe: ModelRecipe, path: Path, external: Iterable[Path] = ()) -> OnnxModel:
+def load_onnx(recipe: Declared, path: Path, external: Iterable[Path] = ()) -> OnnxModel:
     """Return the model in an ONNX file.
 
     Parameters
@@ -85,7 +84,7 @@ class OnnxModel:
         Whether the graph is made for one sample while the recipe declares a symbolic batch.
     """
 
-    def __init__(self, recipe: ModelRecipe, model: onnx.ModelProto, subject: str, *, single: bool) -> None:
+    def __init__(self, recipe: Declared, model: onnx.ModelProto, subject: str, *, single: bool) -> None:
         self._recipe = recipe
         self._model = model
         self._subject = subject
@@ -299,7 +298,7 @@ def _extent(where: dict[str, str], file: Path, name: str, subject: str) -> tuple
     return offset, length
 
 
-def _check_tensors(model: onnx.ModelProto, recipe: ModelRecipe, subject: str) -> bool:
+def _check_tensors(model: onnx.ModelProto, recipe: Declared, subject: str) -> bool:
     """Compare the graph's inputs and outputs with the declared ones.
 
     Returns
@@ -400,7 +399,7 @@ def _list(specs: Sequence[str]) -> str:
     return ", ".join(specs[:_SHOWN]) + more
 
 
-def _narrow(model: onnx.ModelProto, recipe: ModelRecipe) -> onnx.ModelProto:
+def _narrow(model: onnx.ModelProto, recipe: Declared) -> onnx.ModelProto:
     """Return a copy that has the declared inputs and outputs alone, with the declared sizes; weights are constants."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

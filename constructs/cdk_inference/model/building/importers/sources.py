@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import onnx
 
     from cdk_inference.model.building.evaluation.data import Batch
-    from cdk_inference.model.recipe.recipe import ModelRecipe
+    from cdk_inference.model.recipe.sources import Source
+    from cdk_inference.model.recipe.tensors import Declared
 
 
 class Loaded(Protocol):
@@ -54,15 +55,24 @@ class Loaded(Protocol):
 
 
 def load(
-    recipe: ModelRecipe, folder: Path, cache: Path, *, on_bytes: Callable[[int, int], None] | None = None
+    recipe: Declared,
+    source: Source,
+    folder: Path,
+    cache: Path,
+    *,
+    on_bytes: Callable[[int, int], None] | None = None,
 ) -> Loaded:
-    """Load a recipe's model.
+    """Load what a source names.
 
     From here on this process unpickles no files of torch, not even in the user's code: ``torch.load`` reads tensors
     alone.
 
     Parameters
     ----------
+    recipe
+        Declares its inputs and outputs.
+    source
+        One of the recipe's.
     folder
         The recipe's folder.
     cache
@@ -77,7 +87,6 @@ def load(
     """
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # read at each torch.load
-    source = recipe.source
     if isinstance(source, OnnxFile):
         from cdk_inference.model.building.importers.onnx_file import load_onnx  # noqa: PLC0415 - needs no torch
 

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     import onnx
 
     from cdk_inference.model.building.evaluation.data import Batch
-    from cdk_inference.model.recipe.recipe import ModelRecipe
-    from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.model.recipe.tensors import Declared, TensorSpec
 
 MAX_BYTES = 2**31
 """Most bytes of the weights, before quantization: a protobuf message can hold as many."""
@@ -94,7 +93,7 @@ def check_outputs(
         )
 
 
-def declare(model: onnx.ModelProto, recipe: ModelRecipe) -> None:
+def declare(model: onnx.ModelProto, recipe: Declared) -> None:
     """Give a graph's inputs and outputs the sizes that the recipe declares, and their order."""
     for values, specs in ((model.graph.input, recipe.inputs), (model.graph.output, recipe.outputs)):
         known = {value.name: value for value in values}

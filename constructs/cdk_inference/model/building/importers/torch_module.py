@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from cdk_inference.model.recipe.recipe import ModelRecipe
     from cdk_inference.model.recipe.sources import TorchModule
+    from cdk_inference.model.recipe.tensors import Declared
 
 _READABLE = ("safetensors", "zip", "pickle")
 _QUANTIZED = re.compile(r"torch\.(ao\.)?nn\.(intrinsic\.)?quantized\b")
@@ -32,7 +32,7 @@ _PICKLED = (
 )
 
 
-def load_module(recipe: ModelRecipe, source: TorchModule, folder: Path, weights: Path | None) -> TorchModel:
+def load_module(recipe: Declared, source: TorchModule, folder: Path, weights: Path | None) -> TorchModel:
     """Return the recipe's module in evaluation mode, with its weights.
 
     Raises

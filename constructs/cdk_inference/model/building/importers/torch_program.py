@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from cdk_inference.model.recipe.recipe import ModelRecipe
+    from cdk_inference.model.recipe.tensors import Declared
 
 _FOLDERS = ("models/", "data/weights/", "data/constants/", "data/sample_inputs/", "extra/", ".data/")
 _RECORDS = frozenset(("archive_format", "archive_version", "byteorder", "version"))
@@ -75,7 +75,7 @@ _NUMBERS = frozenset(("Integer", "Float", "Rational"))
 _MAX_POWER = 64
 
 
-def load_program(recipe: ModelRecipe, path: Path) -> TorchModel:
+def load_program(recipe: Declared, path: Path) -> TorchModel:
     """Return the program in a ``.pt2`` file.
 
     Raises
@@ -301,7 +301,7 @@ def _is_tree(node: Any) -> bool:  # noqa: ANN401 - JSON
     return plain and all(_is_tree(child) for child in node.get("children_spec", ()))
 
 
-def _check_inputs(program: torch.export.ExportedProgram, recipe: ModelRecipe, subject: str) -> None:
+def _check_inputs(program: torch.export.ExportedProgram, recipe: Declared, subject: str) -> None:
     """Compare the program's inputs with the declared ones: a size that it fixed cannot become symbolic again."""
     values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
     names = program.graph_signature.user_inputs

@@ -17,14 +17,14 @@ from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cdk_inference.model.recipe.precision import Pinned
+    from cdk_inference.model.recipe.precision import GraphPrecision
 
 __all__ = ["convert"]
 
 
 def convert(
     model: onnx.ModelProto,
-    precision: Pinned,
+    precision: GraphPrecision,
     ranges: Mapping[str, tuple[float, float]] | None,
     target: str = "arm64",
 ) -> onnx.ModelProto:

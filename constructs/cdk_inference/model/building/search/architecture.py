@@ -15,7 +15,7 @@ from cdk_inference.model.recipe.precision import DynamicInt8, Float16, StaticInt
 if TYPE_CHECKING:
     import onnx
 
-    from cdk_inference.model.recipe.precision import Auto, Pinned
+    from cdk_inference.model.recipe.precision import Auto, GraphPrecision
 
 CONVOLUTIONS = {"Conv", "ConvTranspose", "FusedConv", "QLinearConv", "ConvInteger", "NhwcFusedConv"}
 RECURRENT = {"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"}
@@ -63,7 +63,7 @@ def is_quantized(model: onnx.ModelProto) -> bool:
     return any(n.op_type in QUANTIZED for n in all_nodes(model))
 
 
-def candidates(model: onnx.ModelProto, policy: Auto, *, calibrated: bool) -> list[Pinned]:
+def candidates(model: onnx.ModelProto, policy: Auto, *, calibrated: bool) -> list[GraphPrecision]:
     """Return the precisions worth trying, the best guess first; none if the model is quantized or has no float weights.
 
     Parameters
@@ -94,7 +94,7 @@ def candidates(model: onnx.ModelProto, policy: Auto, *, calibrated: bool) -> lis
         for n in graph.node
     )
     static = calibrated and opset(model) >= _STATIC_OPSET
-    found: list[Pinned] = []
+    found: list[GraphPrecision] = []
     kind = architecture(model)
     if kind == "convolutional":
         if static:

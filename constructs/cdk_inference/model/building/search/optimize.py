@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.evaluation.metrics import Array
-    from cdk_inference.model.recipe.recipe import ModelRecipe
+    from cdk_inference.model.recipe.tensors import Declared
 
 FLOAT = ("float32", "float16")
 """Precisions that GPUs run too: their graphs keep to operators that every kind of processor has."""
 
 
-def optimize(model: bytes, precision: str, recipe: ModelRecipe, batch: Batch, work: Path) -> bytes:
+def optimize(model: bytes, precision: str, recipe: Declared, batch: Batch, work: Path) -> bytes:
     """Return the model with operators fused for CPUs, or as it is if that is for others.
 
     It also stays as it is if fusing would change its outputs, or make its weights larger. The reason is written to
@@ -98,7 +98,7 @@ def _saved(model: bytes, options: ort.SessionOptions, target: Path, disabled: li
         raise ModelBuildError(f"onnxruntime cannot save the graph: {error}") from error
 
 
-def _run(model: bytes, recipe: ModelRecipe, batch: Batch) -> list[Array]:
+def _run(model: bytes, recipe: Declared, batch: Batch) -> list[Array]:
     names = [spec.name for spec in recipe.outputs]
     session = start(model, "the model", exact=False)
     try:

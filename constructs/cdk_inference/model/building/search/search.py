@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.measure import TIE
-from cdk_inference.model.building.search.architecture import candidates
-from cdk_inference.model.building.search.sensitivity import sensitivity, soften
-from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly, describe
+from cdk_inference.model.recipe.precision import Float32, describe, needs_calibration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +21,6 @@ SIZE_TIE = 0.05
 
 NARROW = 3.0
 """A candidate that misses the gate by at most this many times what the gate allows is worth mixing with float."""
-
-LARGEST_SHARE = 0.5
-"""Share of the nodes that mixing leaves in float at most: beyond that, float32 is as good."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +47,10 @@ def search(trials: Trials, policy: Auto) -> Outcome:
     ModelBuildError
         If nothing passes, with every candidate's figures and the nearest miss.
     """
-    calibrated = trials.recipe.calibration is not None
     reference = trials.run(Float32())
     if reference.metric is None:
         raise ModelBuildError(reference.failure)
-    tried = [reference, *(trials.run(p) for p in candidates(trials.model, policy, calibrated=calibrated))]
+    tried = [reference, *(trials.run(p) for p in trials.conversions.candidates(policy))]
     tried = _aligned([*tried, *_mixed(trials, tried)])
     eligible = [t for t in tried if not t.failure and not _is_slower(t)]
     if not eligible:
@@ -83,7 +77,7 @@ def pinned(trials: Trials, precision: Pinned) -> Outcome:
         hint = "loosen the limit that it misses, or give a better model"
         if not isinstance(precision, Float32):
             hint = "allow a larger max_drop, or set precision=Auto(), which looks for one that passes"
-        if isinstance(precision, StaticInt8):
+        if needs_calibration(precision):
             hint = f"calibrate on data closer to what the model will see, {hint}"
         raise ModelBuildError(
             f"precision must be one that passes the gate, got {describe(precision)}: {trial.failure} "
@@ -95,12 +89,8 @@ def pinned(trials: Trials, precision: Pinned) -> Outcome:
 
 def compare(trials: Trials, policy: Auto) -> tuple[Candidate, ...]:
     """Try every precision there is, whatever the architecture, and choose nothing."""
-    calibrated = trials.recipe.calibration is not None
-    precisions: list[Pinned] = [Float32(), *candidates(trials.model, policy, calibrated=calibrated)]
-    others: list[Pinned] = [DynamicInt8(), WeightOnly(8), WeightOnly(4), Float16()]
-    if calibrated:
-        others.insert(0, StaticInt8())
-    precisions += [p for p in others if p not in precisions]
+    precisions: list[Pinned] = [Float32(), *trials.conversions.candidates(policy)]
+    precisions += [p for p in trials.conversions.every() if p not in precisions]
     return tuple(_record(trial, None) for trial in _aligned([trials.run(p) for p in precisions]))
 
 
@@ -138,7 +128,7 @@ def _bounds(trial: Trial) -> tuple[float, float]:
 
 
 def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
-    """Make the most harmful nodes of the best narrow failure more exact, twice as many each time, until it passes."""
+    """Make the most harmful parts of the best narrow failure more exact, until it passes."""
     passing = [_bounds(t)[0] for t in tried if not t.failure]
     worthy = [
         t
@@ -152,18 +142,11 @@ def _mixed(trials: Trials, tried: Sequence[Trial]) -> list[Trial]:
     if not worthy:
         return []
     nearly = max(worthy, key=lambda t: t.speedup)
-    try:
-        with trials.passes.timed("sensitivity", describe(nearly.precision)):
-            order = sensitivity(trials.model, nearly.precision, nearly.ranges, trials.samples.inputs, trials.target)
-    except ModelBuildError:
-        return []  # a node that cannot be tried alone must not keep the rest from shipping
     found: list[Trial] = []
-    count = 1
-    while count <= len(order) * LARGEST_SHARE:
-        found.append(trials.run(soften(trials.model, nearly.precision, order[:count])))
+    for softer in trials.conversions.softened(nearly.precision, nearly.ranges):
+        found.append(trials.run(softer))
         if not found[-1].failure:
             break
-        count *= 2
     return found
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import onnxruntime as ort
 
-    from cdk_inference.model.recipe.precision import Pinned
+    from cdk_inference.model.recipe.precision import GraphPrecision
 
     Array = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
     Batch = Mapping[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]
@@ -51,7 +51,11 @@ class _Probe:
 
 
 def sensitivity(
-    model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None, batches: Sequence[Batch], target: str = "arm64"
+    model: onnx.ModelProto,
+    precision: GraphPrecision,
+    ranges: Ranges | None,
+    batches: Sequence[Batch],
+    target: str = "arm64",
 ) -> list[str]:
     """Return the nodes that a precision changes, the most harmful first.
 
@@ -94,7 +98,7 @@ def sensitivity(
     return [p.node for p in probes]
 
 
-def soften(model: onnx.ModelProto, precision: Pinned, nodes: Sequence[str]) -> Pinned:
+def soften(model: onnx.ModelProto, precision: GraphPrecision, nodes: Sequence[str]) -> GraphPrecision:
     """Return the precision with some nodes more exact.
 
     Matrix products of dynamic int8 become weight-only, which keeps their size. All other nodes become float. With
@@ -129,7 +133,7 @@ def _sources(graph: onnx.GraphProto, nodes: Sequence[str], kept: Sequence[str]) 
     return list(found)
 
 
-def _probes(model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None, target: str) -> list[_Probe]:
+def _probes(model: onnx.ModelProto, precision: GraphPrecision, ranges: Ranges | None, target: str) -> list[_Probe]:
     graph = model.graph
     made, taken, known = producers(graph), consumers(graph), weights(graph)
     kept = named(graph, getattr(precision, "keep_float", ()), "keep_float")
@@ -151,7 +155,7 @@ def _probes(model: onnx.ModelProto, precision: Pinned, ranges: Ranges | None, ta
             dict.fromkeys(n for m in members for n in m.input if n and n not in known and n not in _made(members))
         )
         if node.name in dynamic or isinstance(precision, DynamicInt8):
-            single: Pinned = DynamicInt8((), (node.name,) if node.name in blocks else ())
+            single: GraphPrecision = DynamicInt8((), (node.name,) if node.name in blocks else ())
         elif isinstance(precision, StaticInt8):
             single = StaticInt8(precision.method, precision.percentile)
         else:

@@ -8,22 +8,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import onnx
-
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation import measure
 from cdk_inference.model.building.evaluation.data import Samples, load_function, load_samples
 from cdk_inference.model.building.evaluation.evaluate import load_outputs, predict, save_outputs
 from cdk_inference.model.building.evaluation.measure import Timing
 from cdk_inference.model.building.evaluation.metrics import Judge, likeness, rounded
-from cdk_inference.model.building.graph.graph import clean, serialize
-from cdk_inference.model.building.quantization.calibrate import calibrate
-from cdk_inference.model.building.quantization.precisions import convert
-from cdk_inference.model.building.search.optimize import optimize
+from cdk_inference.model.building.search.conversions import Conversions, conversions_of
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.checks import is_function
 from cdk_inference.model.recipe.evaluation import limit, passes
-from cdk_inference.model.recipe.precision import Auto, Float32, StaticInt8, describe
+from cdk_inference.model.recipe.precision import Auto, Float32, describe, parts
 from cdk_inference.model.recipe.structure import structure, unstructure
 from cdk_inference.model.records.lock import Candidate
 from cdk_inference.model.records.manifest import Metric
@@ -112,7 +107,7 @@ class Trials:
     folder
         Folder of its files.
     float32
-        The exported and cleaned model.
+        The file that the exported and cleaned model is opened by.
     passes
         Caches what takes long.
     fresh
@@ -140,9 +135,9 @@ class Trials:
         return load_samples(self.folder, self.recipe.calibration or "", "calibration", self.recipe.inputs)
 
     @cached_property
-    def model(self) -> onnx.ModelProto:
-        """The float model."""
-        return onnx.load(self.float32)
+    def conversions(self) -> Conversions:
+        """Makes the model in each precision."""
+        return conversions_of(self)
 
     @cached_property
     def sample(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
@@ -152,7 +147,7 @@ class Trials:
     @cached_property
     def reference(self) -> Outputs:
         """Outputs of the float model over the evaluation data."""
-        return self._outputs(self.float32.read_bytes(), "float32")
+        return self._outputs(weights.read(self.float32), "float32")
 
     @cached_property
     def judge(self) -> Judge:
@@ -160,7 +155,12 @@ class Trials:
         evaluation = self.recipe.evaluation
         own = is_function(evaluation.metric)
         function = load_function(self.folder, evaluation.metric, "evaluation.metric") if own else None
-        return Judge(evaluation, self.samples, self.reference, self.recipe.outputs, function)
+        vocabulary = None
+        if evaluation.vocabulary is not None:
+            from inference_runtime.stages.builtin.vocabulary import read_vocabulary  # noqa: PLC0415 - few models
+
+            vocabulary = read_vocabulary(str(self.folder / evaluation.vocabulary))
+        return Judge(evaluation, self.samples, self.reference, self.recipe.outputs, function, vocabulary)
 
     @cached_property
     def baseline(self) -> float:
@@ -184,10 +184,10 @@ class Trials:
             (folder / "peak.json").write_text(json.dumps(peak), "utf-8")
 
         if file != self.float32:
-            self.passes.cached("try", [_sha256(file), self.samples.digest], fill)
+            self.passes.cached("try", [weights.sha256(file), self.samples.digest], fill)
 
     def _judged(self, precision: Pinned, shipped: Path, ranges: Ranges | None) -> Trial:
-        model = weights.join(shipped / weights.MODEL)
+        model = weights.join(weights.entry(shipped))
         same = hashlib.sha256(model).hexdigest() == self._digest
         outputs = self.reference if same else self._outputs(model, describe(precision))
         value, count = self.judge.score(outputs)
@@ -214,7 +214,7 @@ class Trials:
         ModelBuildError
             If it does not pass the gate that it passed as a candidate.
         """
-        model = weights.join(packaged / weights.MODEL)
+        model = weights.join(weights.entry(packaged))
         if hashlib.sha256(model).hexdigest() == self._digest:
             return
         value, _ = self.judge.score(self._predict(model, "the packaged model"))
@@ -229,32 +229,14 @@ class Trials:
         """Return a folder with a model as it is deployed: with operators fused for CPUs, and large weights aside."""
 
         def fill(folder: Path) -> None:
-            weights.write(folder, optimize(file.read_bytes(), precision.kind, self.recipe, self.sample, folder))
+            weights.write(folder, self.conversions.fused(file, precision, folder))
 
-        return self.passes.cached("optimize", [_sha256(file), precision.kind, self.samples.digest], fill)
+        kinds = [part.kind for part in parts(precision)]
+        return self.passes.cached("optimize", [weights.sha256(file), kinds, self.samples.digest], fill)
 
     def convert(self, precision: Pinned, ranges: Ranges | None = None) -> tuple[Path, Ranges | None]:
         """Return the model in a precision, and the ranges that it was made with, calibrated unless given."""
-        if isinstance(precision, Float32):
-            return self.float32, None
-        if isinstance(precision, StaticInt8) and ranges is None:
-            ranges = self._calibrate(precision)
-
-        def fill(folder: Path) -> None:
-            (folder / "model.onnx").write_bytes(serialize(clean(convert(self.model, precision, ranges, self.target))))
-
-        depends = [self._digest, unstructure(precision), ranges, self.target]
-        made = self.passes.cached("candidates", depends, fill, describe(precision))
-        return made / "model.onnx", ranges
-
-    def _calibrate(self, precision: StaticInt8) -> Ranges:
-        def fill(folder: Path) -> None:
-            ranges = calibrate(self.model, precision.method, precision.percentile, self.calibration.inputs)
-            (folder / "ranges.json").write_text(json.dumps(ranges), "utf-8")
-
-        depends = [self._digest, precision.method, precision.percentile, self.calibration.digest]
-        made = self.passes.cached("prepare", depends, fill, "calibration")
-        return {k: (low, high) for k, (low, high) in json.loads((made / "ranges.json").read_text("utf-8")).items()}
+        return self.conversions.convert(precision, ranges)
 
     def _outputs(self, model: bytes, what: str) -> Outputs:
         def fill(folder: Path) -> None:
@@ -279,7 +261,7 @@ class Trials:
                 alone = measure.alone(model, self.sample)
                 timing = Timing(alone, alone, 1.0, 1.0, 1.0)
             else:
-                timing = measure.latency(self.float32.read_bytes(), model, self.sample, rounds=rounds)
+                timing = measure.latency(weights.read(self.float32), model, self.sample, rounds=rounds)
             (folder / "latency.json").write_text(json.dumps(unstructure(timing)), "utf-8")
 
         depends = [self._digest, digest, rounds, self.samples.digest, measure.host(), self.fresh]
@@ -288,7 +270,7 @@ class Trials:
 
     @cached_property
     def _digest(self) -> str:
-        return _sha256(self.float32)
+        return weights.sha256(self.float32)
 
     def _judge(self, value: float, gate: float, size: int, latency: Timing) -> tuple[str, float]:
         """Return why a model cannot ship, and how far it is from that."""
@@ -305,7 +287,3 @@ class Trials:
             failures.append(f"{latency.ms:.3g} ms is above max_latency_ms {evaluation.max_latency_ms:g}")
             misses += latency.ms / evaluation.max_latency_ms - 1.0
         return "; ".join(failures), misses
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,143 @@
+"""Exports what a recipe names, and cleans it: the float model that all trials begin with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.building.evaluation.data import digest_batches
+from cdk_inference.model.building.evaluation.evaluate import (
+    check_export,
+    check_outputs,
+    load_outputs,
+    predict,
+    save_outputs,
+)
+from cdk_inference.model.building.graph.graph import clean, fuse, rounds, serialize
+from cdk_inference.model.building.importers.independence import check_independence
+from cdk_inference.model.files import weights
+from cdk_inference.model.process import MISSING_EXTRA
+from cdk_inference.model.recipe.graphs import Graphs
+from cdk_inference.model.recipe.structure import unstructure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cdk_inference.model.building.evaluation.data import Batch
+    from cdk_inference.model.building.evaluation.metrics import Array
+    from cdk_inference.model.building.importers.sources import Loaded
+    from cdk_inference.model.building.passes import Passes
+    from cdk_inference.model.recipe.recipe import ModelRecipe
+    from cdk_inference.model.recipe.sources import Source
+    from cdk_inference.model.recipe.tensors import Declared
+
+
+def exported(
+    recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Path, example: Batch, passes: Passes
+) -> tuple[Path, float]:
+    """Return the file that the float model is opened by, and the cosine similarity of its outputs to the original's.
+
+    Parameters
+    ----------
+    recipe
+        The recipe.
+    request
+        The request that the build process was given.
+    folder, cache
+        The recipe's folder, and the cache root.
+    example
+        A batch of inputs.
+    passes
+        Caches both passes.
+
+    Raises
+    ------
+    ModelBuildError
+        If it cannot be exported, or computes something else then.
+    """
+
+    def export(target: Path) -> None:
+        if isinstance(recipe.source, Graphs):
+            from cdk_inference.model.building.importers.several import export_graphs  # noqa: PLC0415 - few models
+
+            export_graphs(recipe, recipe.source, folder, cache, example, target)
+        else:
+            loaded = opened(recipe, recipe.source, folder, cache)
+            expected = loaded.run(example)
+            check_outputs(expected, recipe, example, "the original, evaluation batch 0")
+            check_independence(loaded, recipe, example, expected)
+            save_outputs(target / "expected.npz", [expected])
+            model = loaded.export(example)
+            del loaded  # its weights, before those of the graph are written
+            (target / weights.MODEL).write_bytes(model.SerializeToString(deterministic=True))
+        passes.check_files(folder, recipe, request["files"])
+
+    tensors = [unstructure(spec) for spec in (*recipe.inputs, *recipe.outputs)]
+    files = [request["files"], request["packages"]]
+    depends = [recipe.to_data()["source"], tensors, files, digest_batches([example])]
+    original = passes.cached("export", depends, export)
+
+    def tidy(target: Path) -> None:
+        if isinstance(recipe.source, Graphs):
+            from cdk_inference.model.building.importers.several import tidy_graphs  # noqa: PLC0415 - few models
+
+            model, parity = tidy_graphs(recipe, recipe.source, original, target, example)
+            weights.write(target, model, aside=False)
+        else:
+            graph, parity = tidied(
+                original / weights.MODEL, recipe, [example], load_outputs(original / "expected.npz"), target
+            )
+            (target / weights.MODEL).write_bytes(serialize(graph))
+        (target / "parity.json").write_text(json.dumps(parity), "utf-8")
+
+    digest = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(original.glob("*.onnx"))]
+    cleaned = passes.cached("clean", [digest, depends[:2], digest_batches([example])], tidy)
+    parity = float(json.loads((cleaned / "parity.json").read_text("utf-8")))
+    return weights.entry(cleaned), parity
+
+
+def opened(declared: Declared, source: Source, folder: Path, cache: Path) -> Loaded:
+    """Return a model in its own framework.
+
+    Raises
+    ------
+    ModelBuildError
+        If it cannot be loaded, or the framework is not installed.
+    """
+    from cdk_inference.model.building.importers.sources import load  # noqa: PLC0415 - only this needs torch
+
+    try:
+        return load(declared, source, folder, cache)
+    except ImportError as error:
+        raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
+
+
+def tidied(
+    file: Path, declared: Declared, batches: list[Batch], expected: list[list[Array]], work: Path
+) -> tuple[onnx.ModelProto, float]:
+    """Return an exported graph, cleaned, and the cosine similarity of its outputs to the original's.
+
+    Parameters
+    ----------
+    file
+        The exported graph.
+    declared
+        Its inputs and outputs.
+    batches, expected
+        Inputs, and the outputs of the original for each of them.
+    work
+        A folder for temporary files.
+    """
+    graph = clean(fuse(onnx.load(file), work))
+    quantized = rounds(graph)
+    # Models in 8 bits are compared as they are written: fused kernels may round some values the other way.
+    outputs = predict(serialize(graph), declared, batches, "the exported graph", fused=not quantized)
+    parities = [
+        check_export(theirs, ours, declared, quantized=quantized)
+        for theirs, ours in zip(expected, outputs, strict=True)
+    ]
+    return graph, min(parities)

@@ -1,0 +1,134 @@
+"""Exports models of several graphs: each by itself, on what it is asked while the original model runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.building.evaluation.driven import Driven, Recording, record
+from cdk_inference.model.building.evaluation.evaluate import check_outputs, load_outputs, predict, save_outputs
+from cdk_inference.model.building.exported import opened, tidied
+from cdk_inference.model.building.graph.graph import clean, serialize
+from cdk_inference.model.building.graph.ranking import append_ranking, rank
+from cdk_inference.model.building.importers.independence import check_independence
+from cdk_inference.model.files.packed import pack
+from cdk_inference.model.recipe.drivers import NEXT_SCORES, NEXT_TOKENS, Beam, Greedy
+from inference_runtime.engine.session import TensorInfo
+from inference_runtime.tensors.tensor import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from cdk_inference.model.building.evaluation.data import Batch
+    from cdk_inference.model.building.importers.sources import Loaded
+    from cdk_inference.model.recipe.graphs import Graph, Graphs
+    from cdk_inference.model.recipe.recipe import ModelRecipe
+
+
+class _Original:
+    """A graph in its own framework, as the session that a driver runs.
+
+    Parameters
+    ----------
+    loaded
+        The graph.
+    declared
+        Its inputs and outputs.
+    deployed
+        The same, with the likeliest tokens in place of a decoder's logits.
+    driver
+        Says how they are ranked.
+    """
+
+    def __init__(self, loaded: Loaded, declared: Graph, deployed: Graph, driver: object) -> None:
+        self.loaded = loaded
+        self._declared = declared
+        self._driver = driver
+        self.deadline = float("inf")
+        self.inputs = [TensorInfo(spec.name, spec.dtype, spec.shape) for spec in deployed.inputs]
+        self.outputs = [TensorInfo(spec.name, spec.dtype, spec.shape) for spec in deployed.outputs]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the outputs in order."""
+        arrays = self.loaded.run({spec.name: inputs[spec.name].array() for spec in self._declared.inputs})
+        named = {spec.name: array for spec, array in zip(self._declared.outputs, arrays, strict=True)}
+        driver = self._driver
+        if isinstance(driver, Greedy | Beam) and driver.logits in named:
+            logits = named.pop(driver.logits)
+            places = driver.candidates(logits.shape[-1])
+            named[NEXT_SCORES], named[NEXT_TOKENS] = rank(logits, places, driver.never)
+        return [Tensor.of(np.ascontiguousarray(named[value.name])) for value in self.outputs]
+
+    def close(self) -> None:
+        """Do nothing: the framework's model goes with its last reference."""
+
+
+def export_graphs(recipe: ModelRecipe, source: Graphs, folder: Path, cache: Path, example: Batch, target: Path) -> None:
+    """Run the original on an example, and write each graph with what it was asked and answered.
+
+    Raises
+    ------
+    ModelBuildError
+        If a graph cannot be loaded, run or exported.
+    """
+    deployed = source.deployed()
+    originals = {
+        name: _Original(opened(graph, graph.source, folder, cache), graph, deployed[name], source.driver)
+        for name, graph in source.graphs.items()
+    }
+    sessions = {name: Recording(original) for name, original in originals.items()}
+    model = Driven(source.describe(recipe.outputs), sessions)
+    check_outputs(model.run(None, example), recipe, example, "the original, evaluation batch 0")
+    asked = record(model, sessions, [example])
+    for name, graph in source.graphs.items():
+        loaded = originals[name].loaded
+        answers = [loaded.run(batch) for batch in asked[name]]
+        last = _latest_full(asked[name], name)
+        check_independence(loaded, graph, asked[name][last], answers[last])
+        save_outputs(target / f"{name}.expected.npz", answers)
+        save_outputs(
+            target / f"{name}.asked.npz", [[batch[spec.name] for spec in graph.inputs] for batch in asked[name]]
+        )
+        exported = loaded.export(asked[name][last])
+        (target / f"{name}.onnx").write_bytes(exported.SerializeToString(deterministic=True))
+
+
+def tidy_graphs(recipe: ModelRecipe, source: Graphs, original: Path, work: Path, example: Batch) -> tuple[bytes, float]:
+    """Return the graphs that `export_graphs` wrote, cleaned, as one model, and the least of their likenesses.
+
+    Raises
+    ------
+    ModelBuildError
+        If a graph does not compute what the original does.
+    """
+    parities, graphs = [], {}
+    driver = source.driver
+    for name, declared in source.graphs.items():
+        names = [spec.name for spec in declared.inputs]
+        asked = load_outputs(original / f"{name}.asked.npz")
+        batches = [dict(zip(names, arrays, strict=True)) for arrays in asked]
+        expected = load_outputs(original / f"{name}.expected.npz")
+        graph, parity = tidied(original / f"{name}.onnx", declared, batches, expected, work)
+        if declared is source.step and isinstance(driver, Greedy | Beam):
+            size = next(spec.shape[-1] for spec in declared.outputs if spec.name == driver.logits)
+            append_ranking(graph, driver.logits, driver.candidates(int(size)), driver.never)
+            graph = clean(graph)
+        parities.append(parity)
+        graphs[name] = serialize(graph)
+    model = pack(source.describe(recipe.outputs), graphs)
+    predict(model, recipe, [example], "the exported model")
+    return model, min(parities)
+
+
+def _latest_full(asked: Sequence[Batch], name: str) -> int:
+    """Return the number of the last call without empty inputs: tracing takes a size of 0 for a constant."""
+    full = [number for number, batch in enumerate(asked) if all(array.size for array in batch.values())]
+    if not full:
+        raise ModelBuildError(
+            f"evaluation.data must begin with samples that take graph '{name}' several steps, got empty inputs alone, "
+            "such as caches that hold nothing; put samples with longer answers first"
+        )
+    return full[-1]

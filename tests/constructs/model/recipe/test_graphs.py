@@ -1,0 +1,156 @@
+"""Recipes of several graphs: what fits together is data, and what does not is refused with its field."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cdk_inference.errors import ModelBuildError
+from cdk_inference.model import (
+    Beam,
+    DynamicInt8,
+    Evaluation,
+    Float32,
+    Graph,
+    Graphs,
+    Greedy,
+    ModelRecipe,
+    OnnxFile,
+    PackageFile,
+    PerGraph,
+    Provenance,
+    Recurrent,
+    StaticInt8,
+    TensorSpec,
+)
+
+ENCODER = Graph(
+    OnnxFile(PackageFile("some-package", "encoder.onnx")),
+    inputs=(TensorSpec("source", "float32", ("batch", 3)),),
+    outputs=(TensorSpec("memory", "float32", ("batch", 8)),),
+)
+DECODER = Graph(
+    OnnxFile("decoder.onnx"),
+    inputs=(
+        TensorSpec("tokens", "int64", ("batch", 1)),
+        TensorSpec("heard", "float32", ("batch", 8)),
+        TensorSpec("past", "float32", ("batch", "before", 8)),
+    ),
+    outputs=(TensorSpec("logits", "float32", ("batch", 7)), TensorSpec("present", "float32", ("batch", "after", 8))),
+    reads={"heard": "memory"},
+)
+GREEDY = Greedy(start=1, end=2, max_steps=9, states={"present": "past"})
+WINDOW = Graph(
+    OnnxFile("window.onnx"),
+    inputs=(TensorSpec("sound", "float32", ("batch", 5)), TensorSpec("state", "float32", ("batch", 1))),
+    outputs=(TensorSpec("next", "float32", ("batch", 1)), TensorSpec("speech", "float32", ("batch", 2))),
+)
+RECURRENT = Recurrent(over="sound", chunk=4, context=1, states={"next": "state"}, outputs={"speech": "each"})
+
+
+def recipe(source: Graphs | None = None, **changes: Any) -> ModelRecipe:
+    fields = {
+        "name": "several",
+        "source": source or Graphs({"encoder": ENCODER, "decoder": DECODER}, GREEDY),
+        "inputs": (TensorSpec("source", "float32", ("batch", 3)),),
+        "outputs": (TensorSpec("tokens", "int64", ("batch", 9)), TensorSpec("scores", "float32", ("batch",))),
+        "evaluation": Evaluation("data.py:evaluation", "exact_match", vocabulary="tokens.txt"),
+        "provenance": Provenance("CC0-1.0", "nobody"),
+        **changes,
+    }
+    return ModelRecipe(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        recipe(),
+        recipe(
+            Graphs(
+                {"encoder": ENCODER, "decoder": DECODER},
+                Beam(start=(1, 3), end=2, max_steps=9, width=3, states={"present": "past"}),
+            )
+        ),
+        recipe(
+            Graphs({"window": WINDOW}, RECURRENT),
+            inputs=(TensorSpec("sound", "float32", ("batch", "time")),),
+            outputs=(TensorSpec("speech", "float32", ("batch", "windows", 2)),),
+            evaluation=Evaluation("data.py:evaluation", "cosine"),
+        ),
+        recipe(
+            precision=PerGraph({"encoder": StaticInt8(), "decoder": DynamicInt8(keep_float=("Gemm_1",))}),
+            calibration="data.py:calibration",
+        ),
+    ],
+)
+def test_a_recipe_is_data(made: ModelRecipe) -> None:
+    assert ModelRecipe.from_data(made.to_data()) == made
+    assert isinstance(made.source, Graphs)
+    assert made.packages == (("some-package",) if "encoder" in made.source.graphs else ())
+
+
+def test_a_recipe_of_one_graph_says_nothing_of_what_came_later() -> None:
+    single = recipe(source=OnnxFile("m.onnx"), evaluation=Evaluation("data.py:evaluation"))  # type: ignore[arg-type]
+    assert set(single.to_data()["evaluation"]).isdisjoint({"vocabulary", "blank"})
+    assert single.to_data()["source"] == {"kind": "onnx", "file": "m.onnx", "external_data": []}
+
+
+def test_the_deployed_decoder_ranks_the_vocabulary() -> None:
+    source = Graphs({"encoder": ENCODER, "decoder": DECODER}, replace(GREEDY, min_steps=2))
+    names = [(spec.name, spec.shape) for spec in source.deployed()["decoder"].outputs]
+    assert names == [("next_scores", ("batch", 2)), ("next_tokens", ("batch", 2)), ("present", ("batch", "after", 8))]
+    assert source.deployed()["encoder"] == ENCODER
+
+
+def graphs(driver: Any = GREEDY, decoder: Graph = DECODER, **more: Any) -> Graphs:
+    return Graphs({"encoder": ENCODER, "decoder": decoder, **more}, driver)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Greedy(start=(), end=2, max_steps=9), "'driver.start' must be a token from 0, or several as a tuple"),
+        (lambda: Greedy(start=1, end=-2, max_steps=9), "'driver.end' must be a token from 0, got -2"),
+        (lambda: Greedy(start=1, end=2, max_steps=0), "'driver.max_steps' must be a whole number from 1 to 10,000"),
+        (lambda: Greedy(start=1, end=2, max_steps=9, min_steps=9), "'driver.min_steps' must be"),
+        (lambda: Greedy(start=1, end=2, max_steps=9, never=(2,)), "'driver.never' must be without the end token 2"),
+        (lambda: Greedy(start=1, end=2, max_steps=9, states={"a": "x", "b": "x"}), "'driver.states' must be a dict"),
+        (
+            lambda: Greedy(start=1, end=2, max_steps=9, whole_prefix=True, position="p"),
+            "'driver.position' must be None",
+        ),
+        (lambda: Beam(start=1, end=2, max_steps=9, width=1), "whole number from 2 to 64, got 1; use Greedy"),
+        (lambda: Beam(start=1, end=2, max_steps=9, length_penalty=-1), "'driver.length_penalty' must be"),
+        (lambda: replace(RECURRENT, chunk=0), "'driver.chunk' must be a whole number from 1"),
+        (lambda: replace(RECURRENT, outputs={"speech": "some"}), "to one of each, joined, last"),
+        (lambda: replace(RECURRENT, outputs={"next": "last"}), "'driver.outputs' must be outputs that are no states"),
+        (lambda: Graphs({"window": WINDOW}, replace(RECURRENT, chunk=9)), "with 10 as the size of its second axis"),
+        (lambda: graphs(replace(GREEDY, tokens="ids")), "'driver.tokens' must be an input of the last graph"),
+        (lambda: graphs(replace(GREEDY, logits="scores")), "'driver.logits' must be an output"),
+        (lambda: graphs(replace(GREEDY, position="tokens")), "'driver.position' must be an input of the last graph"),
+        (lambda: graphs(replace(GREEDY, end=7)), "must be below 7, the size of the vocabulary, got 7"),
+        (lambda: graphs(replace(GREEDY, states={"logits": "tokens"})), "an input of it of the same type"),
+        (lambda: Graphs({"Encoder": ENCODER}, GREEDY), "'graphs' must be lower-case letters"),
+        (lambda: Graphs({"model": ENCODER}, GREEDY), "none of model, driver, manifest"),
+        (lambda: Graphs({}, GREEDY), "a dict of 1 to 16 Graph by name"),
+        (lambda: replace(DECODER, reads={"memory": "x"}), "'graph.reads' must be a dict from some of the inputs"),
+        (lambda: replace(ENCODER, inputs=(TensorSpec("x", "int8", (4, 3)),)), "batch first"),
+        (lambda: replace(ENCODER, outputs=ENCODER.inputs), "tensors with different names"),
+        (lambda: recipe(graphs(decoder=replace(DECODER, reads={}))), "'decoder.heard' must be an input of the model"),
+        (lambda: recipe(inputs=(TensorSpec("source", "float64", ("batch", 3)),)), "'encoder.source' must be read from"),
+        (
+            lambda: recipe(inputs=(*recipe().inputs, TensorSpec("more", "int8", ("batch",)))),
+            r"'inputs' must be read by a graph, got \['more'\]",
+        ),
+        (lambda: recipe(outputs=(TensorSpec("tokens", "int32", ("batch", 9)),)), "'outputs' must be one of what the"),
+        (lambda: recipe(precision=PerGraph({"encoder": Float32()})), "'precision' must be one for each graph"),
+        (lambda: recipe(precision=PerGraph({"encoder": Float32(), "decoder": StaticInt8()})), "given with StaticInt8"),
+        (lambda: recipe(evaluation=Evaluation("d.py:e", "bleu")), "'vocabulary' must be given with metric 'bleu'"),
+        (lambda: recipe(evaluation=Evaluation("d.py:e", blank=0)), "'blank' must be a token of the vocabulary"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(make: Any, says: str) -> None:
+    with pytest.raises(ModelBuildError, match=says):
+        make()
