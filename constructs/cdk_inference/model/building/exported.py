@@ -6,21 +6,13 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
-from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.data import digest_batches
-from cdk_inference.model.building.evaluation.evaluate import (
-    check_export,
-    check_outputs,
-    load_outputs,
-    predict,
-    save_outputs,
-)
-from cdk_inference.model.building.graph.graph import clean, fuse, rounds, serialize
+from cdk_inference.model.building.evaluation.evaluate import check_outputs, load_outputs, save_outputs
+from cdk_inference.model.building.graph.graph import serialize
 from cdk_inference.model.building.importers.independence import check_independence
+from cdk_inference.model.building.importers.sources import load
+from cdk_inference.model.building.tidying import tidied
 from cdk_inference.model.files import weights
-from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.recipe.graphs import Graphs
 from cdk_inference.model.recipe.structure import unstructure
 
@@ -28,12 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cdk_inference.model.building.evaluation.data import Batch
-    from cdk_inference.model.building.evaluation.metrics import Array
-    from cdk_inference.model.building.importers.sources import Loaded
     from cdk_inference.model.building.passes import Passes
     from cdk_inference.model.recipe.recipe import ModelRecipe
-    from cdk_inference.model.recipe.sources import Source
-    from cdk_inference.model.recipe.tensors import Declared
 
 
 def exported(
@@ -66,7 +54,7 @@ def exported(
 
             export_graphs(recipe, recipe.source, folder, cache, example, target)
         else:
-            loaded = opened(recipe, recipe.source, folder, cache)
+            loaded = load(recipe, recipe.source, folder, cache)
             expected = loaded.run(example)
             check_outputs(expected, recipe, example, "the original, evaluation batch 0")
             check_independence(loaded, recipe, example, expected)
@@ -98,46 +86,3 @@ def exported(
     cleaned = passes.cached("clean", [digest, depends[:2], digest_batches([example])], tidy)
     parity = float(json.loads((cleaned / "parity.json").read_text("utf-8")))
     return weights.entry(cleaned), parity
-
-
-def opened(declared: Declared, source: Source, folder: Path, cache: Path) -> Loaded:
-    """Return a model in its own framework.
-
-    Raises
-    ------
-    ModelBuildError
-        If it cannot be loaded, or the framework is not installed.
-    """
-    from cdk_inference.model.building.importers.sources import load  # noqa: PLC0415 - only this needs torch
-
-    try:
-        return load(declared, source, folder, cache)
-    except ImportError as error:
-        raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
-
-
-def tidied(
-    file: Path, declared: Declared, batches: list[Batch], expected: list[list[Array]], work: Path
-) -> tuple[onnx.ModelProto, float]:
-    """Return an exported graph, cleaned, and the cosine similarity of its outputs to the original's.
-
-    Parameters
-    ----------
-    file
-        The exported graph.
-    declared
-        Its inputs and outputs.
-    batches, expected
-        Inputs, and the outputs of the original for each of them.
-    work
-        A folder for temporary files.
-    """
-    graph = clean(fuse(onnx.load(file), work))
-    quantized = rounds(graph)
-    # Models in 8 bits are compared as they are written: fused kernels may round some values the other way.
-    outputs = predict(serialize(graph), declared, batches, "the exported graph", fused=not quantized)
-    parities = [
-        check_export(theirs, ours, declared, quantized=quantized)
-        for theirs, ours in zip(expected, outputs, strict=True)
-    ]
-    return graph, min(parities)

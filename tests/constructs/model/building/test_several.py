@@ -30,7 +30,7 @@ from cdk_inference.model import (
     build_model,
 )
 from cdk_inference.model.building.evaluation.driven import Recorded
-from cdk_inference.model.building.evaluation.session import open_file, open_model
+from cdk_inference.model.building.evaluation.opening import open_file, open_model
 from cdk_inference.model.building.search.several import SeveralConversions
 from cdk_inference.model.files import weights
 from cdk_inference.model.files.packed import is_packed, pack, unpack

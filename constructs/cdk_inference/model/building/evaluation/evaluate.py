@@ -9,7 +9,8 @@ import numpy as np
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.data import check_array
 from cdk_inference.model.building.evaluation.metrics import cosines
-from cdk_inference.model.building.evaluation.session import AS_WRITTEN, FUSED, open_model
+from cdk_inference.model.building.evaluation.opening import open_model
+from cdk_inference.model.building.evaluation.session import AS_WRITTEN, FUSED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,7 +19,7 @@ import onnxruntime as ort
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.evaluate import start
-from cdk_inference.model.building.evaluation.session import open_file
+from cdk_inference.model.building.evaluation.opening import open_file
 from cdk_inference.model.process import ending
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cdk_inference.model.building.evaluation.session import open_file
+from cdk_inference.model.building.evaluation.opening import open_file
 
 
 def main(model: Path, folder: Path, threads: int) -> None:

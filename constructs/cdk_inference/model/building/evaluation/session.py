@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import onnxruntime as ort
 
-from cdk_inference.model.files.packed import DRIVER, is_packed, unpack
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy as np
 
@@ -30,18 +27,6 @@ class Opened(Protocol):
     def run(self, names: Sequence[str] | None, batch: Mapping[str, np.ndarray[Any, Any]]) -> list[Any]:
         """Return outputs by name, or all of them, for a batch."""
         ...
-
-
-def open_model(model: bytes, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED) -> Opened:
-    """Return a session of a model, of one graph or several; see `open_session`."""
-    if not is_packed(model):
-        opened: Opened = open_session(model, exact=exact, level=level)
-        return opened
-    from cdk_inference.model.building.evaluation.driven import Driven  # noqa: PLC0415 - most models have one graph
-
-    description, graphs = unpack(model)
-    sessions = {name: open_session(graph, exact=exact, level=level) for name, graph in graphs.items()}
-    return Driven.of_sessions(description, sessions)
 
 
 def open_session(
@@ -78,20 +63,3 @@ def open_session(
                 )
             return open_session(model, exact=False, level=level)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
-def open_file(model: Path, threads: int) -> Opened:
-    """Return a session of a model by its path, as a deployed function opens it; its weights may lie next to it."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-
-    def open_graph(path: Path) -> ort.InferenceSession:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    if model.name != DRIVER:
-        opened: Opened = open_graph(model)
-        return opened
-    from cdk_inference.model.building.evaluation.driven import Driven  # noqa: PLC0415 - most models have one graph
-
-    return Driven.of_file(model, open_graph)

@@ -9,10 +9,11 @@ import numpy as np
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.driven import Driven, Recording, record
 from cdk_inference.model.building.evaluation.evaluate import check_outputs, load_outputs, predict, save_outputs
-from cdk_inference.model.building.exported import opened, tidied
 from cdk_inference.model.building.graph.graph import clean, serialize
 from cdk_inference.model.building.graph.ranking import append_ranking, rank
 from cdk_inference.model.building.importers.independence import check_independence
+from cdk_inference.model.building.importers.sources import load
+from cdk_inference.model.building.tidying import tidied
 from cdk_inference.model.files.packed import pack
 from cdk_inference.model.recipe.drivers import NEXT_SCORES, NEXT_TOKENS, Beam, Greedy
 from inference_runtime.engine.session import TensorInfo
@@ -76,7 +77,7 @@ def export_graphs(recipe: ModelRecipe, source: Graphs, folder: Path, cache: Path
     """
     deployed = source.deployed()
     originals = {
-        name: _Original(opened(graph, graph.source, folder, cache), graph, deployed[name], source.driver)
+        name: _Original(load(graph, graph.source, folder, cache), graph, deployed[name], source.driver)
         for name, graph in source.graphs.items()
     }
     sessions = {name: Recording(original) for name, original in originals.items()}

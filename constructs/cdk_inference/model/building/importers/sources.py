@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Protocol
 
+from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.files.fetch import fetch
+from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.recipe.sources import OnnxFile, TorchModule
 
 if TYPE_CHECKING:
@@ -83,8 +85,15 @@ def load(
     Raises
     ------
     ModelBuildError
-        If a file is missing, damaged, unsafe or of another model, or the factory fails.
+        If a file is missing, damaged, unsafe or of another model, the factory fails, or torch is not installed.
     """
+    try:
+        return _load(recipe, source, folder, cache)
+    except ImportError as error:
+        raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
+
+
+def _load(recipe: Declared, source: Source, folder: Path, cache: Path) -> Loaded:
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # read at each torch.load
     if isinstance(source, OnnxFile):

@@ -19,7 +19,6 @@ from cdk_inference.model.building.search.architecture import architecture, candi
 from cdk_inference.model.building.search.optimize import optimize
 from cdk_inference.model.building.search.sensitivity import sensitivity, soften
 from cdk_inference.model.files import weights
-from cdk_inference.model.recipe.graphs import Graphs
 from cdk_inference.model.recipe.precision import (
     DynamicInt8,
     Float16,
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.passes import Passes
-    from cdk_inference.model.building.search.trials import Trials
     from cdk_inference.model.recipe.precision import Auto, GraphPrecision, Pinned
     from cdk_inference.model.recipe.targets import Target
     from cdk_inference.model.recipe.tensors import Declared
@@ -74,25 +72,6 @@ class Conversions(Protocol):
     def fused(self, file: Path, precision: Pinned, work: Path) -> bytes:
         """Return a model that `convert` made with operators fused for CPUs."""
         ...
-
-
-def conversions_of(trials: Trials) -> Conversions:
-    """Return what makes the model of some trials in each precision."""
-    source = trials.recipe.source
-    if isinstance(source, Graphs):
-        from cdk_inference.model.building.search.several import several  # noqa: PLC0415 - most models have one graph
-
-        return several(trials, source)
-    return GraphConversions(
-        trials.float32,
-        trials.recipe,
-        trials.passes,
-        trials.target,
-        calibrated=trials.recipe.calibration is not None,
-        calibration=lambda: trials.calibration.inputs,
-        evaluation=lambda: trials.samples.inputs,
-        sample=lambda: trials.sample,
-    )
 
 
 @dataclass

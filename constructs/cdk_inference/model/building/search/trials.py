@@ -14,10 +14,11 @@ from cdk_inference.model.building.evaluation.data import Samples, load_function,
 from cdk_inference.model.building.evaluation.evaluate import load_outputs, predict, save_outputs
 from cdk_inference.model.building.evaluation.measure import Timing
 from cdk_inference.model.building.evaluation.metrics import Judge, likeness, rounded
-from cdk_inference.model.building.search.conversions import Conversions, conversions_of
+from cdk_inference.model.building.search.conversions import Conversions, GraphConversions
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.checks import is_function
 from cdk_inference.model.recipe.evaluation import limit, passes
+from cdk_inference.model.recipe.graphs import Graphs
 from cdk_inference.model.recipe.precision import Auto, Float32, describe, parts
 from cdk_inference.model.recipe.structure import structure, unstructure
 from cdk_inference.model.records.lock import Candidate
@@ -137,7 +138,21 @@ class Trials:
     @cached_property
     def conversions(self) -> Conversions:
         """Makes the model in each precision."""
-        return conversions_of(self)
+        source = self.recipe.source
+        if isinstance(source, Graphs):
+            from cdk_inference.model.building.search.several import several  # noqa: PLC0415 - most models have one
+
+            return several(self, source)
+        return GraphConversions(
+            self.float32,
+            self.recipe,
+            self.passes,
+            self.target,
+            calibrated=self.recipe.calibration is not None,
+            calibration=lambda: self.calibration.inputs,
+            evaluation=lambda: self.samples.inputs,
+            sample=lambda: self.sample,
+        )
 
     @cached_property
     def sample(self) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.generic]]]:
