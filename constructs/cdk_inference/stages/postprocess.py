@@ -24,6 +24,7 @@ from cdk_inference.stages.stage_code import (
     LABELS_FILE,
     PICTURE,
     PROTOTYPES_FILE,
+    VOCABULARY_FILE,
     StageCode,
     read_lines,
     shape_text,
@@ -73,6 +74,8 @@ class Postprocess:
     """Names of values that preprocessing must keep for it."""
     makes_masks: bool = False
     """Whether it writes masks into the work bucket."""
+    tokens: int | None = None
+    """How many tokens its vocabulary has, if it makes text of them."""
 
     @classmethod
     def classification(
@@ -287,6 +290,64 @@ class Postprocess:
         return cls(code, output=output, vector=True, numbers=numbers)
 
     @classmethod
+    def text(cls, *, vocabulary: str | Path, output: str = "tokens") -> Postprocess:
+        """Store the text of a decoder's tokens as ``text``, with ``score`` if the model has an output ``scores``.
+
+        Parameters
+        ----------
+        vocabulary
+            Path of a file with one token a line: its number is that of the line, from 0. Tokens in angle brackets, such
+            as ``</s>``, are left out, and ``▁`` is a space.
+        output
+            The model's output that holds the tokens. Default: ``"tokens"``, as decoders have it.
+
+        Raises
+        ------
+        PropError
+            The file does not exist, or there are no tokens.
+        """
+        return cls._transcript(vocabulary, output, None)
+
+    @classmethod
+    def ctc(cls, *, vocabulary: str | Path, blank: int = 0, output: str = "logits") -> Postprocess:
+        """Store the text of a recognizer that scores tokens for each frame (CTC) as ``text``.
+
+        The best token of each frame counts: repeated ones once, and blanks not at all.
+
+        Parameters
+        ----------
+        vocabulary
+            As that of `text`.
+        blank
+            The token that stands for none. Default: 0.
+        output
+            The model's output that holds the scores, or the best token, of each frame. Default: ``"logits"``.
+
+        Raises
+        ------
+        PropError
+            The file does not exist, or the blank is not one of its tokens.
+        """
+        return cls._transcript(vocabulary, output, blank)
+
+    @classmethod
+    def _transcript(cls, vocabulary: str | Path, output: str, blank: int | None) -> Postprocess:
+        path = Path(vocabulary)
+        if not read_lines(path, "vocabulary"):
+            raise PropError("vocabulary must hold every token of the model, got none")
+        # As the function reads it: other separators of lines may be tokens.
+        tokens = path.read_text("utf-8").removesuffix("\n").count("\n") + 1
+        if blank is not None and not 0 <= blank < tokens:
+            raise PropError(f"blank must be 0 to {tokens - 1}, a token of the vocabulary, got {blank}")
+        code = StageCode(
+            f"{BUILTIN}.transcript:transcript_postprocessor",
+            options={"vocabulary_file": VOCABULARY_FILE, "output": output, "blank": blank},
+            sources={VOCABULARY_FILE: path},
+            runtime_requirements="postprocess",
+        )
+        return cls(code, output=output, tokens=tokens)
+
+    @classmethod
     def outputs(cls) -> Postprocess:
         """Store the outputs as they are, as lists of numbers: for small outputs."""
         return cls(
@@ -329,6 +390,20 @@ class Postprocess:
                 raise PropError(
                     f"prototypes must be vectors of {width} numbers, as the model's output '{spec.name}', got "
                     f"{self.numbers}; make them with the same model"
+                )
+        if self.tokens is not None:
+            spec = _one_output(outputs, self.output, "the tokens")
+            scored = len(spec.shape) == 3 and spec.dtype.startswith("float")  # noqa: PLR2004 - frames and tokens
+            if not scored and (len(spec.shape) != 2 or spec.dtype not in ("int32", "int64")):  # noqa: PLR2004
+                raise PropError(
+                    f"output must be tokens for each object, int64 of shape ('batch', places), got '{spec.name}', "
+                    f"which is {spec.dtype} {shape_text(spec.shape)}; name another output, or bring your own function"
+                )
+            width = spec.shape[-1]
+            if scored and not isinstance(width, str) and width != self.tokens:
+                raise PropError(
+                    f"vocabulary must have one line for each of the {width} tokens of the model's output "
+                    f"'{spec.name}', in order, got {self.tokens}"
                 )
         if self.classes is not None:
             spec = _one_output(outputs, self.output, "the classes")

@@ -51,7 +51,7 @@ class Preprocess:
     code: StageCode
     suffixes: tuple[str, ...] | None = None
     """The suffixes it can read; ``None`` if it reads anything."""
-    produces: tuple[str, tuple[int, ...]] | None = None
+    produces: tuple[str, tuple[int | str, ...]] | None = None
     """dtype and shape, without the batch, of what it makes, where that is known beforehand."""
     tokens: tuple[int, int] | None = None
     """Bounds of a stage that makes tokens: the most of them, and the multiple that their number is rounded up to."""
@@ -259,6 +259,61 @@ class Preprocess:
             runtime_requirements="preprocess-text",
         )
         return cls(code, suffixes=None if field is None else (".json",), tokens=(max_length, pad_to_multiple_of))
+
+    @classmethod
+    def audio(
+        cls,
+        *,
+        sample_rate: int = 16_000,
+        max_seconds: float = 30.0,
+        too_long: Literal["truncate", "reject"] = "reject",
+        pad_to_multiple_of: float | None = None,
+    ) -> Preprocess:
+        """Decode a WAV file into float32 samples of one channel, from -1 to 1, of shape (samples,).
+
+        PCM of 8 to 32 bits and floats are read, at any rate; channels are averaged. Another rate is brought to
+        ``sample_rate`` by a sinc filter with a Kaiser window, whose aliases are 80 dB down. Put features, such as a
+        spectrogram, into the model: then they are the same in the build and in the function.
+
+        Parameters
+        ----------
+        sample_rate
+            In Hz, 1,000 to 192,000.
+        max_seconds
+            The longest recording, at most 3,600 seconds.
+        too_long
+            The treatment of longer ones: ``reject`` rejects them, ``truncate`` keeps their beginning.
+        pad_to_multiple_of
+            Seconds to whose next multiple recordings are filled up with silence: those that come out equally long share
+            a batch. With ``max_seconds``, all are of one length. Default: recordings keep their length.
+
+        Raises
+        ------
+        PropError
+            A value is out of range.
+        """
+        if not 1_000 <= sample_rate <= 192_000:  # noqa: PLR2004
+            raise PropError(f"sample_rate must be 1,000 to 192,000 Hz, got {sample_rate}")
+        if not 0 < max_seconds <= 3_600:  # noqa: PLR2004
+            raise PropError(f"max_seconds must be above 0 and at most 3,600 seconds, got {max_seconds:g}")
+        if pad_to_multiple_of is not None and not 0 < pad_to_multiple_of <= max_seconds:
+            raise PropError(
+                f"pad_to_multiple_of must be above 0 and at most max_seconds, {max_seconds:g}, got "
+                f"{pad_to_multiple_of:g}; change one of them"
+            )
+        check_choice(("truncate", "reject"), too_long=too_long)
+        options = {
+            "sample_rate": sample_rate,
+            "max_seconds": max_seconds,
+            "too_long": too_long,
+            "pad_to_multiple_of": pad_to_multiple_of,
+        }
+        whole = round(max_seconds * sample_rate) if pad_to_multiple_of == max_seconds else "samples"
+        return cls(
+            StageCode(f"{BUILTIN}.audio:audio_preprocessor", options=options),
+            suffixes=(".wav",),
+            produces=("float32", (whole,)),
+        )
 
     @classmethod
     def tensor(cls) -> Preprocess:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LABELS_FILE = "labels.txt"
 
 TOKENIZER_FILE = "tokenizer.json"
+VOCABULARY_FILE = "vocabulary.txt"
 
 PROTOTYPES_FILE = "prototypes.npy"
 
@@ -28,8 +29,8 @@ _MAX_INLINE_OPTIONS = 1_000  # bytes; a function's environment holds 4 KB in all
 # Names that the runtime itself has in the package.
 _TAKEN = frozenset(
     {
-        *("inference_runtime", "model", LABELS_FILE, PROTOTYPES_FILE, TOKENIZER_FILE, "stage_options.json"),
-        *("explanation.json", "explanation_tokens.json"),
+        *("inference_runtime", "model", LABELS_FILE, PROTOTYPES_FILE, TOKENIZER_FILE, VOCABULARY_FILE),
+        *("stage_options.json", "explanation.json", "explanation_tokens.json"),
     }
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import keyword
 import string
+from dataclasses import replace
 from importlib.metadata import distribution
 
 import pytest
@@ -368,3 +369,78 @@ def test_an_unknown_encoding_fails():
 def test_an_embedding_stage_that_does_not_fit_the_model_fails(outputs, message):
     with pytest.raises(PropError, match=message):
         Postprocess.embedding().bind(outputs)
+
+
+SPOKEN = TensorSpec("tokens", "int64", ("batch", 12))
+FRAMES = TensorSpec("logits", "float32", ("batch", "frames", 4))
+
+
+@pytest.fixture
+def vocabulary(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("<blank>\n▁a\n\u2028\nb\n", "utf-8")  # which splits no line
+    return path
+
+
+def test_a_text_stage_tells_the_runtime_its_options(vocabulary):
+    code = Postprocess.text(vocabulary=vocabulary).bind((SPOKEN, IMAGE[0]))
+    assert code.options == {"vocabulary_file": "vocabulary.txt", "output": "tokens", "blank": None}
+    assert code.sources == {"vocabulary.txt": vocabulary}
+    assert Postprocess.ctc(vocabulary=vocabulary, blank=3).bind((FRAMES,)).options["blank"] == 3
+    assert Postprocess.ctc(vocabulary=vocabulary, output="tokens").bind((SPOKEN,)).options["output"] == "tokens"
+
+
+@pytest.mark.parametrize(
+    ("make", "outputs", "message"),
+    [
+        (lambda v: Postprocess.text(vocabulary=v.with_name("none.txt")), (), "vocabulary must be an existing file"),
+        (
+            lambda v: Postprocess.ctc(vocabulary=v, blank=4),
+            (),
+            "blank must be 0 to 3, a token of the",
+        ),
+        (lambda v: Postprocess.text(vocabulary=v), (FRAMES,), "output must be one of the model's outputs, logits"),
+        (
+            lambda v: Postprocess.text(vocabulary=v, output="logits"),
+            (replace(FRAMES, shape=("b", 4)),),
+            "be tokens",
+        ),
+        (
+            lambda v: Postprocess.ctc(vocabulary=v),
+            (replace(FRAMES, shape=("b", "f", 9)),),
+            "each of the 9 tokens",
+        ),
+    ],
+)
+def test_a_text_stage_that_does_not_fit_fails(vocabulary, make, outputs, message):
+    with pytest.raises(PropError, match=message):
+        make(vocabulary).bind(outputs)
+
+
+def test_an_audio_stage_fits_models_of_any_length_or_of_one():
+    any_length = TensorSpec("sound", "float32", ("batch", "samples"))
+    code = Preprocess.audio().bind((any_length,))
+    assert code.options == {
+        "sample_rate": 16_000,
+        "max_seconds": 30.0,
+        "too_long": "reject",
+        "pad_to_multiple_of": None,
+    }
+    one_length = TensorSpec("sound", "float32", ("batch", 80_000))
+    assert Preprocess.audio(max_seconds=5, pad_to_multiple_of=5).bind((one_length,))
+    with pytest.raises(PropError, match=r"preprocess must make what the model takes, sound: float32 \(batch, 80000\)"):
+        Preprocess.audio(max_seconds=5).bind((one_length,))
+
+
+@pytest.mark.parametrize(
+    ("props", "message"),
+    [
+        ({"sample_rate": 50}, "sample_rate must be 1,000 to 192,000 Hz, got 50"),
+        ({"max_seconds": 0}, "max_seconds must be above 0 and at most 3,600 seconds, got 0"),
+        ({"pad_to_multiple_of": 31}, "pad_to_multiple_of must be above 0 and at most max_seconds, 30, got 31"),
+        ({"too_long": "cut"}, "too_long must be 'truncate' or 'reject', got 'cut'"),
+    ],
+)
+def test_an_audio_stage_with_a_value_out_of_range_fails(props, message):
+    with pytest.raises(PropError, match=message):
+        Preprocess.audio(**props)
