@@ -47,6 +47,11 @@ def orders(cloud: LocalCloud) -> Messages:
 
 
 @pytest.fixture(scope="package")
+def numbers(cloud: LocalCloud) -> Messages:
+    return Messages(cloud, "Triggers/Numbers", "NumberQueue")
+
+
+@pytest.fixture(scope="package")
 def direct(cloud: LocalCloud) -> Watched:
     return Watched(cloud, "Triggers/Direct")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,4 +53,23 @@ def test_the_last_version_of_an_item_stays(orders: Messages, pipes: PipeRunner) 
     assert orders.row("a")["sequencer"].lstrip("0") == "11"
     assert orders.bucket == "sqs:orders"
     assert len(dead) == len(malformed)
+    assert pipes.refusals == []
+
+
+def test_an_encoder_and_a_decoder_answer_in_words(numbers: Messages, pipes: PipeRunner) -> None:
+    empty = 10
+    wanted = {
+        (empty, empty, empty, empty, empty, 0): "zero",
+        (empty, empty, empty, 9, 1, 3): "nine hundred thirteen",
+        (9, 9, 9, 9, 9, 9): "nine hundred ninety nine thousand nine hundred ninety nine",
+        (empty, 7, 0, 0, 1, 3): "seventy thousand thirteen",
+    }
+    bodies = [json.dumps({f"digit{place}": digit for place, digit in enumerate(digits)}) for digits in wanted]
+    sent = dict(zip(numbers.send(bodies), wanted.values(), strict=True))
+    ends, dead = numbers.settle(len(sent))
+    assert (set(ends.values()), dead) == ({"SUCCEEDED"}, [])
+    for message, words in sent.items():
+        prediction = numbers.row(message)["prediction"]
+        assert prediction["text"] == words
+        assert -1 < prediction["score"] <= 0
     assert pipes.refusals == []

@@ -215,8 +215,20 @@ InferencePipeline(
     **options,
 )
 
+# An encoder and a decoder, which the function without NumPy runs step by step.
+NUMBERS = Path(__file__).parents[4] / "model_assets" / "number_words"
+numbers = InferencePipeline(
+    stack,
+    "Numbers",
+    model=ModelArtifact(stack, "NumberWords", recipe=NUMBERS / "recipe.py"),
+    trigger=QueueTrigger(stack, "NumberQueue", max_receive_count=1, **data),
+    preprocess=Preprocess.json(fields=[f"digit{place}" for place in range(6)], dtype="int64"),
+    postprocess=Postprocess.text(vocabulary=NUMBERS / "vocabulary.txt"),
+    **data,
+)
+
 sender = iam.User(stack, "Sender", user_name="sender")
-for pipeline in (texts, clicks, users, lines):
+for pipeline in (texts, clicks, users, lines, numbers):
     pipeline.grant_put(sender)
 archives.grant_read_results(sender)
 app.synth()
