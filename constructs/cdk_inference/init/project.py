@@ -57,7 +57,7 @@ class Project:
     notes: tuple[str, ...]
 
     def write(self, folder: Path, *, force: bool) -> None:
-        """Write all files, or none.
+        """Write all files; none if one of them exists.
 
         Parameters
         ----------
@@ -179,7 +179,7 @@ class _Draft:
             **reading.templates,
             **storing.templates,
         }
-        todos = _todos(model, evaluation_note, templates)
+        todos = _todos(model, reading.preprocess, evaluation_note, templates)
         files: dict[str, Content] = {
             **{path: render(template, **values) for path, template in templates.items()},
             ".gitignore": _TEMPLATES / "gitignore",
@@ -215,10 +215,14 @@ _DESCRIBED = {
 }
 
 
-def _todos(model: InspectedModel, evaluation_note: str, templates: Mapping[str, str]) -> tuple[str, ...]:
+def _todos(
+    model: InspectedModel, preprocess: str, evaluation_note: str, templates: Mapping[str, str]
+) -> tuple[str, ...]:
     found = [f"In `recipe.py`: {evaluation_note}."] if evaluation_note else []
     if model.license == "NOASSERTION":
         found.append("In `recipe.py`: name the licence of the weights, and where they come from.")
+    if "Preprocess.image(" in preprocess and evaluation_note:
+        found.append("In `app.py`: crop and resize pictures with `Preprocess.image` as the model's training did.")
     if "pixels.py" in templates:
         found.append("In `pixels.py`: take the scale of the model's training.")
     if "sound.py" in templates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import http.server
 import json
 import os
@@ -10,6 +11,7 @@ import re
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from tests.constructs.model.graphs import Graph
 
+from cdk_inference.errors import InferenceError
 from cdk_inference.init import cli
 from cdk_inference.init.errors import InitError
 from cdk_inference.init.model import InspectedModel, Pixels
@@ -172,6 +175,14 @@ TIMM = InspectedModel(
 )
 
 
+@pytest.fixture
+def own_modules() -> Iterator[None]:
+    """Forget the modules of a project: the next has others of the same names."""
+    yield
+    for module in ("fields", "pixels", "sound"):
+        sys.modules.pop(module, None)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_stages_are_chosen_by_the_tensors(name: str, projects: dict[str, Path]) -> None:
     _, preprocess, postprocess = CASES[name]
@@ -187,6 +198,7 @@ def test_names_of_classes_and_features_are_those_of_the_file(projects: dict[str,
     assert runpy.run_path(str(projects["features"] / "fields.py"))["FIELDS"] == ["a", 'b"c', "d"]
 
 
+@pytest.mark.usefixtures("own_modules")
 @pytest.mark.parametrize("name", [*CASES, *HUB_MODELS])
 def test_the_recipe_loads_and_the_data_fit_it(
     name: str, projects: dict[str, Path], monkeypatch: pytest.MonkeyPatch
@@ -194,18 +206,15 @@ def test_the_recipe_loads_and_the_data_fit_it(
     recipe, folder = load_recipe(projects[name] / "recipe.py")
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
-    for module in ("fields", "pixels", "sound"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
     data = runpy.run_path("data.py", run_name="__main__")
     (sample,) = folder.glob("sample.*")
     assert sample.stat().st_size
     for function in ("calibration", "evaluation"):
         for batch in data[function]():
             check_batch(batch, recipe.inputs, function)
-    for module in ("fields", "pixels", "sound"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
 
 
+@pytest.mark.usefixtures("own_modules")
 @pytest.mark.parametrize("name", ["pictures", "grey", "masks", "sound", "record"])
 def test_the_stage_of_the_project_reads_the_sample_and_rejects_another_file(
     name: str, projects: dict[str, Path], monkeypatch: pytest.MonkeyPatch
@@ -216,8 +225,6 @@ def test_the_stage_of_the_project_reads_the_sample_and_rejects_another_file(
     recipe, _ = load_recipe(folder / "recipe.py")
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
-    for module in ("pixels", "sound"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
     runpy.run_path("data.py", run_name="__main__")
     (sample,) = folder.glob("sample.*")
     preprocess = runpy.run_path("preprocess.py")["preprocess"]
@@ -228,8 +235,6 @@ def test_the_stage_of_the_project_reads_the_sample_and_rejects_another_file(
     check_batch({key: value[None] for key, value in inputs.items()}, recipe.inputs, "sample")
     with pytest.raises(RejectItem):
         preprocess(b"no such thing", None)
-    for module in ("pixels", "sound"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
 
 
 def test_a_picture_of_any_size_is_read(projects: dict[str, Path]) -> None:
@@ -365,6 +370,38 @@ def test_a_model_that_cannot_be_used_fails_with_its_reason(
     onnx.save_model(model, "app.onnx", save_as_external_data=True, location="app.py")
     with pytest.raises(InitError, match=says):
         project_around("x", inspect(reference))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=9,
+)
+FIELDS = (
+    "vocab_size",
+    "hidden_size",
+    "type_vocab_size",
+    "max_position_embeddings",
+    "pad_token_id",
+    "id2label",
+    "image_size",
+)
+
+
+@given(
+    st.sampled_from([*(each["architectures"][0] for each in HUB_MODELS.values()), "Other"]) | JSON,
+    st.dictionaries(st.sampled_from(FIELDS), JSON),
+    st.dictionaries(st.sampled_from(["size", "crop_size", "image_mean", "image_std"]), JSON),
+)
+def test_any_configuration_is_one_of_a_model_or_fails(
+    architecture: Any, configuration: dict[str, Any], preprocessor: dict[str, Any]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps({"architectures": [architecture], **configuration}))
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+        (Path(folder) / "tokenizer.json").write_text("{}")
+        with contextlib.suppress(InferenceError):
+            project_around("x", inspect(f"hf:{folder}"))
 
 
 @pytest.mark.parametrize("name", ['a".onnx', "{{ 7*7 }}.onnx", "a'''b\\.onnx", "猫.onnx", 'x"""\nimport os.onnx'])

@@ -50,11 +50,14 @@ class Hub:
         response = _get(f"/api/models/{name}")
         if response is None:
             raise InitError(f"from must be hf: and a model of the Hub that you may read, got 'hf:{name}'")
-        answer = response.json()
-        revision = str(answer.get("sha"))
+        try:
+            answer = response.json()
+            revision, tags = str(answer["sha"]), [str(tag) for tag in answer.get("tags", ())]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            revision, tags = "", []
         if not _COMMIT.fullmatch(revision):
-            raise InitError(f"the Hub must name the commit of '{name}', got {revision!r}; try again")
-        licenses = [tag.removeprefix("license:") for tag in answer.get("tags", ()) if tag.startswith("license:")]
+            raise InitError(f"the Hub must name the commit of '{name}', got {revision!r}; look at HF_ENDPOINT")
+        licenses = [tag.removeprefix("license:") for tag in tags if tag.startswith("license:")]
         return cls(name, revision, _SPDX.get(licenses[0], licenses[0]) if licenses else "NOASSERTION")
 
     def read(self, path: str) -> str | None:
@@ -70,7 +73,7 @@ class Hub:
             return None
         if len(response.content) > _MOST_BYTES:
             raise InitError(f"{path} of '{self.name}' must be at most 64 MiB, got {len(response.content):,} bytes")
-        return response.content.decode("utf-8")
+        return response.content.decode("utf-8", "replace")
 
 
 _SPDX = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC-BY-4.0"}

@@ -24,7 +24,7 @@ _WEIGHTS = re.compile(r"(model|pytorch_model).*\.(safetensors|bin|json)")
 _MOST_TOKENS = 256
 _CHANNELS = 3
 _TEXTS = ("ForSequenceClassification", "ForTokenClassification", "Model")
-_DEFAULT_LABEL = re.compile(r"LABEL_\d+")
+_POOLED = "the vector of a text is the mean of its tokens; change factory.py if the model was trained otherwise"
 
 
 class _Repository(Protocol):
@@ -40,7 +40,7 @@ class _Folder:
 
     def read(self, path: str) -> str | None:
         file = self.path / path
-        return file.read_text("utf-8") if file.is_file() else None
+        return file.read_text("utf-8", "replace") if file.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -87,12 +87,15 @@ def _inspect(name: str, repository: _Repository, place: _Place) -> InspectedMode
     configuration = _json(repository, _CONFIGURATION, name)
     if configuration is None:
         raise InitError(f"from must be hf: and a model with a {_CONFIGURATION}, got '{name}' without one")
-    architecture = next(iter(configuration.get("architectures") or ()), "no architecture")
-    if architecture.endswith("ForImageClassification"):
-        return _image_classifier(configuration, _json(repository, _PREPROCESSOR, name) or {}, place, name)
-    for ending in _TEXTS:
-        if architecture.endswith(ending) and "vocab_size" in configuration:
-            return _text_model(ending, configuration, repository, place, name)
+    try:
+        architecture = str(next(iter(configuration.get("architectures") or ()), "no architecture"))
+        if architecture.endswith("ForImageClassification"):
+            return _image_classifier(configuration, _json(repository, _PREPROCESSOR, name) or {}, place, name)
+        for ending in _TEXTS:
+            if architecture.endswith(ending) and "vocab_size" in configuration:
+                return _text_model(ending, configuration, repository, place, name)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InitError(f"{_CONFIGURATION} of '{name}' must be one of transformers, got {error}") from error
     raise InitError(
         f"from must be hf: and a model for images or texts that gives classes or vectors, got '{name}', a "
         f"{architecture}; export it to ONNX, and pass the file"
@@ -103,7 +106,7 @@ def _json(repository: _Repository, path: str, name: str) -> dict[str, Any] | Non
     text = repository.read(path)
     try:
         found = None if text is None else json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = ()
     if found is not None and not isinstance(found, dict):
         raise InitError(f"{path} of '{name}' must be an object of JSON, got something else; download it again")
@@ -119,12 +122,12 @@ def _text_model(
             f"from must be hf: and a model with a {TOKENIZER}, got '{name}' without one; write it with "
             "AutoTokenizer.from_pretrained(...).save_pretrained(...), which converts older ones"
         )
-    names = ["input_ids", "attention_mask", *["token_type_ids"] * (configuration.get("type_vocab_size", 0) > 1)]
+    names = ["input_ids", "attention_mask", *["token_type_ids"] * ((configuration.get("type_vocab_size") or 0) > 1)]
     labels = _labels(configuration)
     automatic = f"AutoModel{'' if ending == 'Model' else ending}"
     positions = configuration.get("max_position_embeddings")
     # RoBERTa and its kin count positions from the one after the padding token.
-    usable = positions - configuration.get("pad_token_id", 0) - 1 if isinstance(positions, int) else _MOST_TOKENS
+    usable = positions - (configuration.get("pad_token_id") or 0) - 1 if isinstance(positions, int) else _MOST_TOKENS
     return InspectedModel(
         source=f'TorchModule(factory="{_FACTORY}:build")',
         imports=("TorchModule",),
@@ -138,6 +141,7 @@ def _text_model(
         labels=labels if ending == "ForSequenceClassification" else (),
         packages=("transformers",),
         max_tokens=max(16, min(_MOST_TOKENS, usable) // 16 * 16),
+        notes=(_POOLED,) if ending == "Model" else (),
     )
 
 
