@@ -264,6 +264,35 @@ def test_a_call_under_another_prefix_is_a_warning_and_one_of_another_object_says
     assert len(changes(stack(one), stack())) == 1
 
 
+def test_a_permission_that_stays_does_not_hide_one_that_is_cut_off() -> None:
+    kept = write("/tensors/*")
+    for cut_off in ("/config.json", "/masks/*"):
+        (found,) = changes(stack(write(cut_off), kept), stack(kept))
+        assert (found.target, found.lost, found.needed) == (f"${{Bucket}}{cut_off}", True, True)
+    # Another object took the place of one of the two at most, whether it was within reach before or not.
+    for before, after in (("/one.onnx", "/other.onnx"), ("/new/*", "/new/other.onnx")):
+        found = changes(stack(write("/config.json"), write(before)), stack(write(after)))
+        assert {each.target for each in found} == {"${Bucket}/config.json", f"${{Bucket}}{before}"}
+    # The same object with another condition has not moved.
+    bound = write("/config.json", Condition={"StringEquals": {"s3:x-amz-acl": "private"}})
+    (found,) = changes(stack(write("/config.json")), stack(bound))
+    assert (found.lost, found.needed) == (True, True)
+
+
+def test_the_indexes_of_a_table_do_not_stand_for_the_table() -> None:
+    table = {"Type": "AWS::DynamoDB::Table", "Properties": {}}
+
+    def put(*places: str) -> Template:
+        named = [{"Fn::Sub": f"${{Table.Arn}}{place}"} for place in places]
+        made = stack({"Effect": "Allow", "Action": "dynamodb:PutItem", "Resource": named}, Table=table)
+        made.body["Resources"]["Function"]["Properties"]["Environment"]["Variables"]["TABLE"] = {"Ref": "Table"}
+        return made
+
+    for before in (("", "/index/*"), ("",)):
+        lost = [each for each in changes(put(*before), put("/index/*")) if each.lost]
+        assert [(each.target, each.needed) for each in lost] == [("${Table}", True)]
+
+
 def test_a_wider_call_is_one_line_with_the_other_wide_permissions() -> None:
     found = changes(stack(write()), stack(write("/*")))
     assert [(each.actions, each.target, each.beyond) for each in found] == [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,7 +98,7 @@ class _Found:
 
 
 def _changes(old: Access | None, new: Access, verdicts: dict[Edge, Verdict | None]) -> Iterator[_Found]:
-    kept = {_place(edge) for edge, verdict in verdicts.items() if verdict is not None and verdict.allowed}
+    moves = _moves(old, verdicts) if old is not None else {}
     for edge in dict.fromkeys([*verdicts, *(old.edges if old is not None else ())]):
         verdict = verdicts[edge] if edge in verdicts else new.verdict(edge)
         if verdict is None:
@@ -106,10 +106,8 @@ def _changes(old: Access | None, new: Access, verdicts: dict[Edge, Verdict | Non
         then = old.verdict(edge) if old is not None else None
         known = then.allowed if then is not None else None
         if verdict.allowed is False and (known is not False or then is None):
-            # The same call elsewhere in the same resource, such as under another prefix, is likely to be what is meant.
-            moved = edge not in verdicts and _place(edge) in kept
-            needed = new.needs(edge) and not moved
-            if (known or needed) and not (moved and "*" not in edge.resource):
+            needed = new.needs(edge) and edge not in moves
+            if (known or needed) and not moves.get(edge):
                 yield _Found(edge, needed, True, known, ())
         elif then is not None and known is not None and verdict.allowed:
             wider = tuple(each for each in verdict.beyond if each not in then.beyond)
@@ -117,11 +115,38 @@ def _changes(old: Access | None, new: Access, verdicts: dict[Edge, Verdict | Non
                 yield _Found(edge, new.needs(edge), False, known, wider)
 
 
-def _place(edge: Edge) -> tuple[str, str, str]:
-    """Return who makes which call on which resource, wherever in it."""
-    known = edge.resource.startswith("${")
-    end = "}" if known else "/" if ":s3:::" in edge.resource else None
-    return edge.who, edge.action, edge.resource.partition(end)[0] if end else edge.resource
+def _moves(old: Access, verdicts: dict[Edge, Verdict | None]) -> dict[Edge, bool]:
+    """Return the calls on objects that moved within a bucket, each with whether another object took its object's place.
+
+    A call moved if the same call elsewhere in the bucket is new. A permission that was there before replaces nothing.
+    """
+    before = set(old.edges)
+    gone = [edge for edge in old.edges if edge not in verdicts]
+    new = [edge for edge, each in verdicts.items() if edge not in before and each is not None and each.allowed]
+    places = {_place(edge) for edge in new} - {None}
+    # A model has another key whenever it changes. But with fewer new keys than old ones, one of these is cut off.
+    keys_gone = Counter(_place(edge) for edge in gone if _is_key(edge))
+    keys_new = Counter(_place(edge) for edge in new if _is_key(edge) and not _was_allowed(old, edge))
+    return {
+        edge: _is_key(edge) and keys_gone[place] <= keys_new[place]
+        for edge in gone
+        if (place := _place(edge)) is not None and place in places
+    }
+
+
+def _place(edge: Edge) -> tuple[str, str, str, tuple[tuple[str, str], ...]] | None:
+    """Return who makes which call on a bucket's objects, wherever in it; None for a call on anything else."""
+    bucket, _, key = edge.resource.partition("}/" if edge.resource.startswith("${") else "/")
+    return (edge.who, edge.action, bucket, edge.context) if edge.action.startswith("s3:") and key else None
+
+
+def _is_key(edge: Edge) -> bool:
+    return "*" not in edge.resource
+
+
+def _was_allowed(old: Access, edge: Edge) -> bool:
+    then = old.verdict(edge)
+    return then is not None and bool(then.allowed)
 
 
 def _grouped(stack: str, found: Iterator[_Found]) -> list[AccessChange]:
