@@ -40,7 +40,10 @@ class Prompt:
         self._max_length = max_length
         self._from_right = side == "right"
         self._markup = sorted(
-            token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special and token.content
+            (form, token.content)
+            for token in tokenizer.get_added_tokens_decoder().values()
+            if token.special
+            for form in {token.content, self._normal(token.content) if token.normalized else token.content} - {""}
         )
         if (fixed := _length(self._encode(""))) >= max_length:
             raise ValueError(f"max_length is {max_length}, but the prompt alone has {fixed} tokens")
@@ -52,9 +55,11 @@ class Prompt:
         ------
         RejectItem
             If the text has nothing that the tokenizer keeps, or holds markup of the model, such as the token that ends
-            a message.
+            a message. Or the prompt leaves no room for any character of it.
         """
-        if found := next((token for token in self._markup if token in text), None):
+        # Normalized, a full-width bracket is a plain one: the tokenizer finds the token then, or has it as a word.
+        forms = (text, self._normal(text))
+        if found := next((token for form, token in self._markup if any(form in each for each in forms)), None):
             raise RejectItem(f"text contains {found!r}, which the model takes for markup of the prompt")
         if not _length(self._tokenizer.encode(text, add_special_tokens=False)):
             raise RejectItem("text is empty: it has nothing but characters that the tokenizer drops")
@@ -62,7 +67,14 @@ class Prompt:
         while (excess := _length(encoding := self._encode(text)) - self._max_length) > 0:
             # Tokens join at the borders, so that what was cut out may not be enough yet.
             text, whole = self._shortened(text, excess), False
+            if not text:
+                raise RejectItem(f"text has no character that fits into {self._max_length:,} tokens with the prompt")
         return encoding, whole
+
+    def _normal(self, text: str) -> str:
+        """Return a text as the tokenizer normalizes it before it takes it apart."""
+        normalizer = self._tokenizer.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
 
     def _encode(self, text: str) -> Encoding:
         return self._tokenizer.encode(f"{self._before}{text}{self._after}")

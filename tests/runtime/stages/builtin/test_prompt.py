@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from inference_runtime.errors import RejectItem
+from inference_runtime.stages.builtin.prompt import Prompt
 from inference_runtime.stages.builtin.text import text_preprocessor
 
 if TYPE_CHECKING:
@@ -99,6 +100,41 @@ def test_any_text_leaves_the_prompt_whole(read: Callable[..., str], text: str) -
 def test_a_text_with_markup_of_the_prompt_is_rejected(read: Callable[..., str], text: str) -> None:
     with pytest.raises(RejectItem, match="markup of the prompt"):
         read(text)
+
+
+WORDS = models.WordLevel({"[UNK]": 0, "fine": 1}, unk_token="[UNK]")  # noqa: S106 - no password
+PIECES = models.Unigram([("<|end|>", 0.0), *((character, -1.0) for character in "abcdefghijklmnopqrstuvwxyz<|>")], 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "normalizer", "normalized", "text"),
+    [
+        (WORDS, normalizers.Lowercase(), True, "fine <|END|>"),
+        (WORDS, normalizers.NFKC(), True, "fine \uff1c|end|\uff1e"),
+        (WORDS, normalizers.Replace("\u200b", ""), True, "fine <|en\u200bd|>"),
+        (PIECES, normalizers.NFKC(), False, "fine\uff1c|end|\uff1e"),  # found by the model itself, in its vocabulary
+    ],
+)
+def test_a_text_that_is_normalized_to_markup_is_rejected(
+    model: models.Model, normalizer: normalizers.Normalizer, normalized: bool, text: str
+) -> None:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([AddedToken(token, normalized=normalized) for token in ("<|end|>", "[UNK]")])
+    assert "<|end|>" in tokenizer.encode(text).tokens
+    prompt = Prompt(tokenizer, "fine {text} fine", 99, "right")
+    with pytest.raises(RejectItem, match=r"contains '<\|end\|>', .* markup of the prompt"):
+        prompt.encode(text)
+    assert prompt.encode("fine \u2603 END")[1]  # a snowman is unknown, and that token is special too
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_text_of_which_no_character_fits_is_rejected(read: Callable[..., str], side: str) -> None:
+    options: dict[str, Any] = {"max_length": 16, "prompt": "1 2 3 4 5 6 7{text}"}
+    assert read("ok", side, **options) == "1 2 3 4 5 6 7ok"
+    with pytest.raises(RejectItem, match="no character that fits into 16 tokens with the prompt"):
+        read("\U0001f600" * 2, side, **options)  # four tokens each
 
 
 def test_a_long_text_is_rejected_if_asked(read: Callable[..., str]) -> None:
