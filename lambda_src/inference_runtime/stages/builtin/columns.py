@@ -79,12 +79,13 @@ class Column:
         RejectItem
             The value does not fit the column.
         """
-        if self._missing is not None and (value is MISSING or value is None or value != value):  # noqa: PLR0124 - NaN
+        nan = value != value  # noqa: PLR0124 - only NaN differs from itself
+        if self._missing is not None and (value is MISSING or value is None or nan):
             return self._missing
         if value is MISSING:
             raise RejectItem(f"field {self.name!r} is missing")
         if self.kind == _NUMBERS:
-            if not isinstance(value, int | float):
+            if not isinstance(value, int | float) or nan:  # the model may take NaN, but from another column
                 raise RejectItem(f"field {self.name!r} is {value!r:.100}, expected a number")
             return value
         if isinstance(value, int) and not isinstance(value, bool) and self.kind == _CATEGORIES:

@@ -56,7 +56,7 @@ def test_both_give_the_same_numbers(values: list[float]) -> None:
         (b'{"a": 1, "b": [2]}', "field 'b' is .2., expected a number"),
         (b'{"a": 1, "b": 2.5}', "field 'b' is 2.5, which is no int8"),
         (b'{"a": 1, "b": 300}', "field 'b' is 300, which does not fit int8"),
-        (b'{"a": 1, "b": NaN}', "field 'b' is nan, which does not fit int8"),
+        (b'{"a": 1, "b": NaN}', "field 'b' is nan, expected a number"),
         (b'{"a": 1, "b": 1e999}', "field 'b' is inf, which does not fit int8"),
         (b'{"a": 1, "b": 2, "b": 2}', "field 'b' occurs more than once"),
         (b'{"a": 1, "b": 1_000}', "not JSON"),
@@ -169,6 +169,9 @@ def test_categories_become_their_places_and_missing_values_what_stands_for_them(
     for text in (b"null", b"NaN"):
         found = json_preprocessor(columns)(b'{"age": %s, "size": null, "b": 1}' % text, None)
         np.testing.assert_array_equal(found, np.array([np.nan, -2, 1], np.float32))
+    for data in (b'{"age": 1, "size": "S", "b": NaN}', b'{"age": 1, "size": "S", "b": null}'):
+        with pytest.raises(RejectItem, match=r"field 'b' is (nan|None), expected a number"):
+            json_preprocessor(columns)(data, None)  # another column's NaN is none of this one
 
 
 def test_a_whole_number_of_json_may_be_a_category() -> None:
