@@ -14,6 +14,7 @@ from cdk_inference.common.store import Store
 from cdk_inference.common.terminal import say
 from cdk_inference.common.whole_files import write_whole
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.files import weights
 from cdk_inference.model.process import run_build
 from cdk_inference.model.project import locked, readable_errors, request
 from cdk_inference.model.recipe.structure import structure
@@ -137,7 +138,7 @@ def _run(model: ModelArtifact, project: Project, path: Path, asked: Mapping[str,
     try:
         more = {
             **asked,
-            "model": str(path / "model.onnx"),
+            "model": str(weights.entry(path)),
             # As the deployed functions do; see `Manifest.batch_dependent`.
             "singly": manifest.batch_dependent and isinstance(manifest.inputs[0].shape[0], str),
             "runtime": str(lambda_source()),

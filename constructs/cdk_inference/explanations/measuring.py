@@ -12,7 +12,7 @@ import numpy as np
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.data import Samples, load_samples
-from cdk_inference.model.building.evaluation.session import open_session
+from cdk_inference.model.building.evaluation.opening import open_model
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.structure import unstructure
 from cdk_inference.model.records.faithfulness import Faithfulness
@@ -125,7 +125,7 @@ def _model(file: Path, recipe: ModelRecipe, *, singly: bool) -> Infer:
     from inference_runtime.tensors.tensor import Tensor as RuntimeTensor  # noqa: PLC0415
     from inference_runtime.tensors.tensor import arrays_of  # noqa: PLC0415
 
-    session = open_session(weights.join(file))
+    session = open_model(weights.join(file))
     names = [spec.name for spec in recipe.outputs]
 
     def run(chunk: Inputs, count: int) -> list[Tensor]:  # noqa: ARG001 - as Batches calls it

@@ -52,9 +52,9 @@ def exported(
         if isinstance(recipe.source, Graphs):
             from cdk_inference.model.building.importers.several import export_graphs  # noqa: PLC0415 - few models
 
-            export_graphs(recipe, recipe.source, folder, cache, example, target)
+            export_graphs(recipe, recipe.source, folder, cache, example, target, passes.received)
         else:
-            loaded = load(recipe, recipe.source, folder, cache)
+            loaded = load(recipe, recipe.source, folder, cache, on_bytes=passes.received)
             expected = loaded.run(example)
             check_outputs(expected, recipe, example, "the original, evaluation batch 0")
             check_independence(loaded, recipe, example, expected)

@@ -75,6 +75,7 @@ class TensorSpec:
         said: dict[str, object] = {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
         return {**said, "nan": True} if self.nan else said
 
+
 class Declared(Protocol):
     """The inputs and outputs of a graph, in their order: those of a recipe, or of one of its graphs."""
 

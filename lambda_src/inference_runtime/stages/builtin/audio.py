@@ -160,7 +160,10 @@ def _decoded(form: _Format, sound: memoryview, frames: int) -> Samples:
         if not np.isfinite(mono).all():
             raise RejectItem("the recording has samples that are not numbers")
         return mono
-    return (mono - 128) / 128 if form.bits == 8 else mono / np.float32(2 ** (values.itemsize * 8 - 1))  # noqa: PLR2004
+    if form.bits == 8:  # noqa: PLR2004 - the only ones without a sign
+        mono -= 128
+    mono /= 2 ** (values.itemsize * 8 - 1)
+    return mono
 
 
 def resampled(samples: Samples, rate: int, wanted: int) -> Samples:

@@ -35,7 +35,7 @@ from cdk_inference.model import (
     build_model,
     load_recipe,
 )
-from cdk_inference.model.recipe.evaluation import METRICS
+from cdk_inference.model.recipe.evaluation import METRICS, TEXT_METRICS
 from cdk_inference.model.recipe.precision import CALIBRATION_METHODS, OBJECTIVES, describe
 from cdk_inference.model.recipe.tensors import DTYPES
 from cdk_inference.model.records.manifest import SCHEMA_VERSION, Distribution, Measured
@@ -81,7 +81,7 @@ PRECISIONS = PINNED | st.builds(Auto, objective=st.sampled_from(OBJECTIVES), kee
 EVALUATIONS = st.builds(
     Evaluation,
     data=FUNCTIONS,
-    metric=st.sampled_from(sorted({*METRICS} - {"box_f1", "mean_iou"})) | FUNCTIONS,
+    metric=st.sampled_from(sorted({*METRICS} - {"box_f1", "mean_iou", *TEXT_METRICS})) | FUNCTIONS,
     max_drop=st.floats(0, 1),
     floor=st.none() | st.floats(0, 1),
     max_size_mb=st.none() | st.floats(0.1, 100),

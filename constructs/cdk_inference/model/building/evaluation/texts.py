@@ -48,7 +48,7 @@ def texts_of(outputs: Outputs, vocabulary: Vocabulary, blank: int | None) -> lis
             for row in _tokens(batch, of_frames=blank is not None).tolist()
         ]
     except StageError as error:
-        raise ModelBuildError(f"evaluation.{error}") from error
+        raise ModelBuildError(f"evaluation.vocabulary must have a line for each token of the model: {error}") from error
 
 
 def _tokens(batch: Sequence[Array], *, of_frames: bool) -> Array:
@@ -60,8 +60,8 @@ def _tokens(batch: Sequence[Array], *, of_frames: bool) -> Array:
     kinds = ", ".join(f"{array.dtype} {array.shape}" for array in batch)
     scores = ", or of floats and shape (samples, frames, tokens)" if of_frames else ""
     raise ModelBuildError(
-        f"metrics of texts need an output of integers and shape (samples, places){scores}, got {kinds}; give the model "
-        "such an output, or set another metric"
+        f"outputs must have one of integers and shape (samples, places){scores} for a metric of texts, got {kinds}; "
+        "give the model such an output, or set another metric"
     )
 
 

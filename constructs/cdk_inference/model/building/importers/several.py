@@ -20,7 +20,7 @@ from inference_runtime.engine.session import TensorInfo
 from inference_runtime.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from cdk_inference.model.building.evaluation.data import Batch
@@ -67,7 +67,15 @@ class _Original:
         """Do nothing: the framework's model goes with its last reference."""
 
 
-def export_graphs(recipe: ModelRecipe, source: Graphs, folder: Path, cache: Path, example: Batch, target: Path) -> None:
+def export_graphs(
+    recipe: ModelRecipe,
+    source: Graphs,
+    folder: Path,
+    cache: Path,
+    example: Batch,
+    target: Path,
+    on_bytes: Callable[[int, int], None],
+) -> None:
     """Run the original on an example, and write each graph with what it was asked and answered.
 
     Raises
@@ -76,10 +84,10 @@ def export_graphs(recipe: ModelRecipe, source: Graphs, folder: Path, cache: Path
         If a graph cannot be loaded, run or exported.
     """
     deployed = source.deployed()
-    originals = {
-        name: _Original(load(graph, graph.source, folder, cache), graph, deployed[name], source.driver)
-        for name, graph in source.graphs.items()
-    }
+    originals = {}
+    for name, graph in source.graphs.items():
+        loaded = load(graph, graph.source, folder, cache, on_bytes=on_bytes)
+        originals[name] = _Original(loaded, graph, deployed[name], source.driver)
     sessions = {name: Recording(original) for name, original in originals.items()}
     model = Driven(source.describe(recipe.outputs), sessions)
     check_outputs(model.run(None, example), recipe, example, "the original, evaluation batch 0")

@@ -88,12 +88,14 @@ def load(
         If a file is missing, damaged, unsafe or of another model, the factory fails, or torch is not installed.
     """
     try:
-        return _load(recipe, source, folder, cache)
+        return _load(recipe, source, folder, cache, on_bytes)
     except ImportError as error:
         raise ModelBuildError(f"{MISSING_EXTRA} ({error})") from error
 
 
-def _load(recipe: Declared, source: Source, folder: Path, cache: Path) -> Loaded:
+def _load(
+    recipe: Declared, source: Source, folder: Path, cache: Path, on_bytes: Callable[[int, int], None] | None
+) -> Loaded:
     os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # read at each torch.load
     if isinstance(source, OnnxFile):

@@ -34,7 +34,7 @@ def score(metric: str, outputs: list[np.ndarray], labels: object, reference: lis
     evaluation = Evaluation("data.py:evaluation", metric, vocabulary="v.txt")
     count = len(outputs[0])
     samples = Samples([{"x": np.zeros((count, 1))}], [labels], [None])
-    judge = Judge(evaluation, samples, [reference or outputs], ("tokens",), None, VOCABULARY)
+    judge = Judge(evaluation, samples, [reference or outputs], (), None, VOCABULARY)
     value, samples_of = judge.score([outputs])
     assert samples_of == count
     return value
@@ -66,7 +66,11 @@ def test_frames_give_their_best_tokens_without_blanks_and_repetitions() -> None:
     ("outputs", "labels", "says"),
     [
         ([tokens([3], [4])], [1, 2], "needs labels that are strings, got int"),
-        ([np.zeros((2, 3), np.float32)], ["a", "b"], r"integers and shape \(samples, places\), got float32 \(2, 3\)"),
+        (
+            [np.zeros((2, 3), np.float32)],
+            ["a", "b"],
+            r"a metric of texts, got float32 \(2, 3\)",
+        ),
         ([tokens([3], [9])], ["a", "b"], "the vocabulary must have every token of the model, got 8 tokens"),
         ([tokens([3], [-1])], ["a", "b"], "the vocabulary must have every token of the model"),
         ([tokens([3], [4])], ["", ""], "two or more texts"),
