@@ -84,7 +84,7 @@ def main(*, stay: bool = False) -> int:
 
 def show_console(cloud: Cloud) -> None:
     """Serve the console of the embedded AWS until Ctrl-C."""
-    with Page(lambda: cloud, assembly=cloud.assembly) as page, suppress(KeyboardInterrupt):
+    with Page(lambda: cloud) as page, suppress(KeyboardInterrupt):
         console.print(f"\nThe console, until you press Ctrl-C: {page.url}", markup=False, soft_wrap=True)
         threading.Event().wait()
 

@@ -37,7 +37,7 @@ _AGAIN = 4  # copies of each photograph, so that the second batch takes longer t
 def screenshot(cloud: LocalCloud, photographs: Sequence[Path]) -> bytes:
     """Return a picture of the console while photographs are being labelled."""
     browser = next(path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name)))
-    with Console(lambda: cloud, assembly=cloud.assembly) as console, sync_playwright() as playwright:
+    with Console(lambda: cloud) as console, sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = running.new_page(viewport=_SIZE, color_scheme="light", reduced_motion="reduce", device_scale_factor=1.5)
         page.goto(console.url)

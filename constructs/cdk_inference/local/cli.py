@@ -215,7 +215,6 @@ def console(
         cloud.pipeline(pipeline)  # which says what there is
     with Page(
         background.cloud,
-        assembly=cloud.assembly,
         pipeline=pipeline,
         port=port,
         project=project.resolve() if edits else None,

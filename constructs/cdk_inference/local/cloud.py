@@ -127,11 +127,6 @@ class Cloud:
         env = self.env
         return aws.client(self.endpoint, service, aws.Env(account or env.account, region or env.region))
 
-    @property
-    def assembly(self) -> Path:
-        """Folder of the cloud assembly that was synthesized last."""
-        return self._folder / "cdk.out"
-
     def environment(self) -> dict[str, str]:
         """Return the environment in which other programs reach this cloud, the CDK CLI's own included."""
         return self._cdk(None, self.env).environment()
@@ -204,7 +199,7 @@ class Cloud:
                 )
             return given
         return self._cdk(on_line).synth(
-            folder=folder, output=output or self.assembly, app=app, context=_context(context)
+            folder=folder, output=output or self._folder / "cdk.out", app=app, context=_context(context)
         )
 
     def deploy(

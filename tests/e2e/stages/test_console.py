@@ -37,8 +37,8 @@ def pipeline(watch: type[Watched], cloud: LocalCloud, pipes: PipeRunner) -> Watc
 
 
 @pytest.fixture(scope="module")
-def console(cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
-    with Console(lambda: cloud, assembly=tmp_path_factory.mktemp("none"), pipeline="Stages/Obedient") as running:
+def console(cloud: LocalCloud) -> Iterator[Console]:
+    with Console(lambda: cloud, pipeline="Stages/Obedient") as running:
         yield running
 
 

@@ -6,10 +6,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from cdk_inference.common.json_values import mapping
+from cdk_inference.costs.recorded import METADATA_KEY
 from cdk_inference.local import aws
 from cdk_inference.local.console.pipeline_view import PipelineView
 from cdk_inference.local.errors import LocalError
 from cdk_inference.local.failures import FailureFeed
+from cdk_inference.local.stacks import Stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +48,7 @@ class Deployment:
         self._marks: object = None
         self._views: dict[str, PipelineView] = {}
         self._functions: dict[str, list[Resource]] = {}
+        self._costs: dict[str, str] = {}
 
     def look(self, name: str | None) -> dict[str, Any]:
         """Return the sections of a pipeline, with the names of all of them.
@@ -89,6 +93,12 @@ class Deployment:
             view = self._view(name)
             return self._functions.get(view.pipeline.name, [])
 
+    def recorded_costs(self, name: str | None) -> str | None:
+        """Return what the deployed template has on the costs of a pipeline, if it has something."""
+        with self._lock:
+            view = self._view(name)
+            return self._costs.get(view.pipeline.name)
+
     def _tell_failures(self) -> None:
         """Add the errors of user code that are new."""
         for failure in self._failures.new() if self._failures is not None else ():
@@ -126,7 +136,11 @@ class Deployment:
             return
         pipelines = cloud.pipelines()
         self._views = {name: PipelineView(cloud.endpoint, pipelines[name]) for name in sorted(pipelines)}
-        self._functions = {}
-        for function in cloud.resources(type="AWS::Lambda::Function"):
+        self._functions, self._costs = {}, {}
+        functions = cloud.resources(type="AWS::Lambda::Function")
+        for function in functions:
             self._functions.setdefault(str(function.metadata.get("pipeline")), []).append(function)
+        for name, env in {(function.stack, function.env) for function in functions}:
+            template = Stack(aws.client(cloud.endpoint, "cloudformation", env), name, env).template()
+            self._costs |= mapping(mapping(template.get("Metadata")).get(METADATA_KEY))
         self._marks = marks

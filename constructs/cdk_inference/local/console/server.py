@@ -53,8 +53,6 @@ class Console:
     ----------
     find
         Returns the embedded AWS, or raises `LocalError` if there is none.
-    assembly
-        The cloud assembly that was deployed, for the costs.
     pipeline
         The pipeline that is shown first. Default: the first by name.
     port
@@ -77,7 +75,6 @@ class Console:
         self,
         find: Callable[[], Cloud],
         *,
-        assembly: Path,
         pipeline: str | None = None,
         port: int = 0,
         project: Path | None = None,
@@ -85,7 +82,6 @@ class Console:
         self._notices = Notices()
         self._deployment = Deployment(find, pipeline, self._notices)
         self._edits = None if project is None else Edits(project, find, self._notices)
-        self._assembly = assembly
         self._feeds: dict[str | None, Feed] = {}
         self._port = port
         self._thread: threading.Thread | None = None
@@ -225,10 +221,8 @@ class Console:
             items_per_month=_whole(given.get("items", "1000000"), "items"),
             batch_fill=_whole(given.get("fill", "100"), "fill") / 100,
         )
-        return self._answer(
-            request,
-            lambda view: costs(self._assembly, view.pipeline.name, traffic, rows=view.rows.statuses().total()),
-        )
+        recorded = self._deployment.recorded_costs(_pipeline(request))
+        return self._answer(request, lambda view: costs(recorded, traffic, rows=view.rows.statuses().total()))
 
     async def _upload(self, request: Request) -> Response:
         name = _given(request, "name")

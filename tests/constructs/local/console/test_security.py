@@ -15,7 +15,6 @@ from cdk_inference.local.console.server import Console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from cdk_inference.local import Cloud
 
@@ -46,8 +45,8 @@ class Caller:
 
 
 @pytest.fixture(scope="module")
-def caller(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
-    with Console(nothing, assembly=tmp_path_factory.mktemp("assembly")) as console:
+def caller() -> Iterator[Caller]:
+    with Console(nothing) as console:
         yield Caller(console)
 
 
@@ -141,9 +140,9 @@ def test_it_listens_on_the_loopback_interface_alone(caller: Caller) -> None:
         socket.create_connection(("127.0.0.2", caller.port), timeout=5)
 
 
-def test_a_port_that_is_taken_is_named(caller: Caller, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named(caller: Caller) -> None:
     with (
         pytest.raises(LocalError, match=f"port must be free, got {caller.port}"),
-        Console(nothing, assembly=tmp_path, port=caller.port),
+        Console(nothing, port=caller.port),
     ):
         pass

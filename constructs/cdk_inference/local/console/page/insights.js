@@ -86,7 +86,7 @@ export async function showCosts() {
     return;
   }
   if (!found.ways.length) {
-    place.replaceChildren(element("p", { class: "none" }, "The deployed cloud assembly does not say what this pipeline is made of. Deploy the app, not an assembly of another folder."));
+    place.replaceChildren(element("p", { class: "none" }, "The deployed template does not say what this pipeline costs: it is of another version, or has no measured model."));
     return;
   }
   place.replaceChildren(
