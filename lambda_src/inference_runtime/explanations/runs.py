@@ -15,6 +15,10 @@ CHUNK = 16
 """Most items of one call: the most that a CPU runs at once, so that the time is looked at after each run."""
 
 
+EAGER = 4
+"""Times that runs in a chunk may be faster than a single one: as long as there was no chunk, that is hoped for."""
+
+
 class OutOfTimeError(Exception):
     """The time does not suffice for what a method needs."""
 
@@ -58,20 +62,21 @@ class Runs:
         clock: Callable[[], float],
     ) -> None:
         self._infer, self._output, self._parts, self._target = infer, output, parts, target
-        self._clock, self._begin = clock, clock()
-        self._end = self._begin + seconds
+        self._clock, self._end = clock, clock() + seconds
+        self._pace = 0.0  # seconds of each of the last runs
         self.done = 0
 
     def affordable(self) -> float:
-        """Return how many more runs fit into the time, as fast as those before; infinite if nothing limits them."""
-        left = self._end - self._clock()
-        if math.isinf(left):
-            return left
-        spent = self._clock() - self._begin
-        return max(0.0, left) / (spent / self.done) if self.done and spent > 0 else math.inf
+        """Return how many more runs may fit into the time, by how long the last ones took; infinite before any."""
+        left = max(0.0, self._end - self._clock())
+        if not self._pace:
+            return math.inf if left else 0.0
+        return left / self._pace * (EAGER if self.done < CHUNK else 1)
 
     def some(self, coalitions: Sequence[int]) -> list[float]:
         """Return the scores of the first coalitions, as many as there is time for.
+
+        No chunk is begun that would take longer than there is time, if its runs were as slow as the last ones.
 
         Raises
         ------
@@ -79,9 +84,11 @@ class Runs:
             If a score is not a finite number.
         """
         found: list[float] = []
-        while len(found) < len(coalitions) and self._clock() < self._end:
-            chunk = coalitions[len(found) : len(found) + CHUNK]
+        while len(found) < len(coalitions) and (now := self._clock()) < self._end:
+            most = (self._end - now) / self._pace if self._pace else CHUNK
+            chunk = coalitions[len(found) : len(found) + max(1, int(min(CHUNK, most)))]
             scores = self._target.scores(self._infer(self._parts.hidden(chunk))[self._output])
+            self._pace = (self._clock() - now) / len(chunk)
             self.done += len(chunk)
             if bad := sum(not math.isfinite(score) for score in scores):
                 raise NotFiniteError(f"the model answers NaN or infinite to {bad} of {len(chunk)} inputs")
@@ -94,10 +101,13 @@ class Runs:
         Raises
         ------
         OutOfTimeError
-            If there is too little time.
+            If there is too little time, as soon as that shows.
         NotFiniteError
             As `some` does.
         """
-        if self.affordable() < len(coalitions) or len(found := self.some(coalitions)) < len(coalitions):
-            raise OutOfTimeError(f"{len(coalitions)} runs of the model do not fit into the time")
+        found: list[float] = []
+        while (left := len(coalitions) - len(found)) > 0:
+            if self.affordable() < left or not (scores := self.some(coalitions[len(found) : len(found) + CHUNK])):
+                raise OutOfTimeError(f"{len(coalitions)} runs of the model do not fit into the time")
+            found += scores
         return found
