@@ -92,6 +92,9 @@ def _make_converter() -> cattrs.Converter:
     for union in (File, File | None):
         converter.register_structure_hook(union, lambda v, t: None if v is None else structure_file(v, t))
         converter.register_unstructure_hook(union, lambda v: None if v is None else unstructure_file(v))
+    # Locks of recipes from before there were these fields stay as they are, and so do manifests.
+    new = override(omit_if_default=True)
+    converter.register_unstructure_hook(TensorSpec, make_dict_unstructure_fn(TensorSpec, converter, nan=new))
     # These contain files, so they come last.
     for members in (Source, Driver, ModelSource, GraphPrecision, Precision, Pinned, Head):
         configure_tagged_union(members, converter, tag_generator=_kind, tag_name="kind")
@@ -102,11 +105,8 @@ def _make_converter() -> cattrs.Converter:
     converter.register_unstructure_hook(
         Head | None, lambda value: None if value is None else converter.unstructure(value, unstructure_as=Head)
     )
-    # Locks of recipes from before there were these fields stay as they are, and so do manifests.
-    new = override(omit_if_default=True)
     evaluation = make_dict_unstructure_fn(Evaluation, converter, head=new, vocabulary=new, blank=new)
     converter.register_unstructure_hook(Evaluation, evaluation)
-    converter.register_unstructure_hook(TensorSpec, make_dict_unstructure_fn(TensorSpec, converter, nan=new))
     return converter
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +95,7 @@ def test_a_recipe_is_data(made: ModelRecipe) -> None:
 def test_a_recipe_of_one_graph_says_nothing_of_what_came_later() -> None:
     single = recipe(source=OnnxFile("m.onnx"), evaluation=Evaluation("data.py:evaluation"))  # type: ignore[arg-type]
     assert set(single.to_data()["evaluation"]).isdisjoint({"vocabulary", "blank"})
+    assert '"nan"' not in json.dumps([single.to_data(), recipe().to_data()])
     assert single.to_data()["source"] == {"kind": "onnx", "file": "m.onnx", "external_data": []}
 
 
