@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ _LOOK_MS = 1000  # between two looks without any event: some file systems tell o
 _SETTLE_SECONDS = 0.2  # that an editor gets to finish a file
 _SHOWN_FILES = 3
 _AT_ONCE = 4
+_MOST_ROUNDS = 3  # deployments in a row during which a file changes, before it is left alone
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Watch:
         self._checksums: dict[tuple[str, str], dict[str, tuple[int, int]]] = {}
         self._marks: object = None  # that tell one deployment from another
         self._pending: set[str] = set()  # what is neither live nor deployed
-        self._written: set[str] = set()  # during the last deployment, perhaps by the app
+        self._written: dict[str, int] = {}  # during how many deployments in a row the content of a file changed
         self._undeployed = ""  # why there was a deployment that failed
 
     def run(
@@ -218,7 +220,7 @@ class Watch:
         pending = tuple(sorted(self._pending))
         tell(Change("deploying", pending, message=self._undeployed))
         began, files = time.monotonic(), scan(self._project)
-        modules = self._read_modules(files)
+        modules, contents = self._read_modules(files), {path: self._digest(path) for path in self._written}
         self._cloud.deploy(self._project, app=self._app, context=self._context, on_line=on_line)
         self._undeployed = ""
         self._pending.clear()
@@ -226,13 +228,21 @@ class Watch:
         self._deployed, self._modules = set(files), modules
         # Changes made meanwhile are looked at next. But an app that writes files at each synth would not rest.
         after = scan(self._project)
-        written = changed(files, after)
-        mine = written & self._written
-        self._seen = {path: state for path, state in files.items() if path not in mine}
-        self._seen |= {path: state for path, state in after.items() if path in mine}
-        self._written = written
+        self._written = {
+            path: 0 if path in contents and contents[path] == self._digest(path) else self._written.get(path, 0) + 1
+            for path in changed(files, after)
+        }
+        restless = sorted(path for path, rounds in self._written.items() if rounds >= _MOST_ROUNDS)
+        alone = {*restless, *(path for path, rounds in self._written.items() if not rounds)}
+        self._seen = {path: state for path, state in files.items() if path not in alone}
+        self._seen |= {path: state for path, state in after.items() if path in alone}
         self._find_uses()
-        tell(Change("deployed", pending, seconds=time.monotonic() - began, message="deployed"))
+        seconds = time.monotonic() - began
+        tell(Change("deployed", pending, seconds=seconds, message="deployed"))
+        if restless:
+            rounds = f"{_listed(restless)} changed during {_MOST_ROUNDS} deployments in a row"
+            message = f"{rounds}, so the last change is not deployed; save once more to deploy it"
+            tell(Change("failed", tuple(restless), seconds=seconds, message=message))
 
     def _go_live(self, began: float, tell: Callable[[Change], None]) -> None:
         """Give functions the files that are pending, all or none."""
@@ -336,6 +346,13 @@ class Watch:
     def _read(self, path: str) -> bytes | None:
         try:
             return (self._project / path).read_bytes()
+        except OSError:
+            return None
+
+    def _digest(self, path: str) -> bytes | None:
+        try:
+            with (self._project / path).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
         except OSError:
             return None
 
