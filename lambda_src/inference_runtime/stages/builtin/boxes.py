@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from inference_runtime.tensors.tensor import Array
 
+    Visible = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.bool_]]
+    Read = Callable[[Mapping[str, Array], float, int, Visible], "Boxes"]
+
 MOST_CANDIDATES = 30_000
 """Boxes that are compared with each other, at most: the best of them, as Ultralytics does."""
 
@@ -43,13 +46,17 @@ class Boxes(NamedTuple):
     classes: npt.NDArray[np.int64]
 
 
-def reader_of(head: Mapping[str, Any]) -> Callable[[Mapping[str, Array], float, int], Boxes]:
-    """Return the function that reads the boxes of a head: `read(outputs, min_score, most)`.
+def reader_of(head: Mapping[str, Any]) -> Read:
+    """Return the function that reads the boxes of a head: `read(outputs, min_score, most, visible)`.
+
+    `visible` returns which boxes count, of corners (n, 4) as the model has them. The others take no place among the
+    most boxes, and hide none that overlap them.
 
     Parameters
     ----------
     head
-        Its `kind`, and the parameters of the function for this kind.
+        Its `kind`, and the parameters of the function for this kind. With `iou`, boxes go that overlap a better one of
+        their class by more.
 
     Raises
     ------
@@ -60,21 +67,19 @@ def reader_of(head: Mapping[str, Any]) -> Callable[[Mapping[str, Array], float, 
     kind = options.pop("kind", None)
     if kind not in _READERS:
         raise ValueError(f"head.kind is {kind!r}, expected one of {', '.join(_READERS)}")
-    read = _READERS[kind]
-    return lambda outputs, min_score, most: read(outputs, min_score, most, **options)
+    candidates = _READERS[kind]
+    iou = options.pop("iou", None)
+
+    def read(outputs: Mapping[str, Array], min_score: float, most: int, visible: Visible) -> Boxes:
+        found = candidates(outputs, min_score, **options)
+        found = _chosen(found, visible(found.corners))
+        return _chosen(found, slice(most)) if iou is None else _without_overlaps(found, iou, most)
+
+    return read
 
 
-def _yolo(
-    outputs: Mapping[str, Array],
-    min_score: float,
-    most: int,
-    *,
-    output: str,
-    channels: int,
-    objectness: bool,
-    iou: float,
-) -> Boxes:
-    """Read centre, size and scores of each place, and drop boxes that overlap a better one of their class."""
+def _yolo(outputs: Mapping[str, Array], min_score: float, *, output: str, channels: int, objectness: bool) -> Boxes:
+    """Read centre, size and scores of each place."""
     values = _output(outputs, output, 2)
     rows = values if channels == 0 else values.T
     first = _SIDES + objectness
@@ -83,13 +88,10 @@ def _yolo(
         scores = scores * rows[_SIDES]
     best = _best(scores, min_score)
     corners = _corners(rows[:_SIDES, best].T)
-    found = Boxes(corners, _checked(scores, best), rows[first:, best].argmax(axis=0).astype(np.int64))
-    return _without_overlaps(found, iou, most)
+    return Boxes(corners, _checked(scores, best), rows[first:, best].argmax(axis=0).astype(np.int64))
 
 
-def _detr(
-    outputs: Mapping[str, Array], min_score: float, most: int, *, logits: str, boxes: str, activation: str
-) -> Boxes:
+def _detr(outputs: Mapping[str, Array], min_score: float, *, logits: str, boxes: str, activation: str) -> Boxes:
     """Read the best class of each query; with softmax, the last class stands for no object."""
     values = _output(outputs, logits, 2).astype(np.float64)
     if activation == "softmax":
@@ -98,22 +100,21 @@ def _detr(
     else:
         likely = 1 / (1 + np.exp(-np.clip(values, -500, 500)))
     scores = likely.max(axis=1)
-    best = _best(scores, min_score)[:most]
+    best = _best(scores, min_score)
     corners = _corners(_output(outputs, boxes, 2)[best])
     return Boxes(corners, scores[best], likely[best].argmax(axis=1).astype(np.int64))
 
 
-def _end_to_end(outputs: Mapping[str, Array], min_score: float, most: int, *, output: str) -> Boxes:
+def _end_to_end(outputs: Mapping[str, Array], min_score: float, *, output: str) -> Boxes:
     """Read rows of corners, score and class, which the graph chose."""
     rows = _output(outputs, output, 2)
-    best = _best(rows[:, _SCORE], min_score)[:most]
+    best = _best(rows[:, _SCORE], min_score)
     return Boxes(_bounded(rows[best, :_SIDES]), _checked(rows[:, _SCORE], best), _integers(rows[best, _CLASS]))
 
 
 def _nms(
     outputs: Mapping[str, Array],
     min_score: float,
-    most: int,
     *,
     boxes: str,
     scores: str,
@@ -123,7 +124,7 @@ def _nms(
 ) -> Boxes:
     """Read boxes, scores and classes from an output each, which the graph chose."""
     values = _output(outputs, scores, 1)
-    best = _best(values, min_score)[:most]
+    best = _best(values, min_score)
     edges = _output(outputs, boxes, 2)[best]
     if corners == "yxyx":
         edges = edges[:, [1, 0, 3, 2]]
@@ -188,7 +189,11 @@ def _without_overlaps(boxes: Boxes, iou: float, most: int) -> Boxes:
             np.concatenate([np.maximum(one[:2], others[:, :2]), np.minimum(one[2:], others[:, 2:])], axis=1)
         )
         free[rivals[shared > iou * (areas[best] + areas[rivals] - shared)]] = False
-    return Boxes(boxes.corners[kept], boxes.scores[kept], boxes.classes[kept])
+    return _chosen(boxes, kept)
+
+
+def _chosen(boxes: Boxes, which: npt.NDArray[np.bool_] | list[int] | slice) -> Boxes:
+    return Boxes(boxes.corners[which], boxes.scores[which], boxes.classes[which])
 
 
 def _areas(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from inference_runtime.stages.builtin.boxes import reader_of
 from inference_runtime.stages.builtin.labels import read_labels
 from inference_runtime.stages.builtin.picture import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    import numpy.typing as npt
 
     from inference_runtime.stages.item import Item
     from inference_runtime.tensors.tensor import Array
@@ -64,9 +68,13 @@ def detection_postprocessor(
 
     def postprocess(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:
         picture = Picture.of(item.kept)
-        found = read(outputs, min_score, max_detections)
+
+        def inside(corners: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+            left, top, right, bottom = picture.place(corners, normalized=normalized).T
+            return np.asarray((right > left) & (bottom > top))
+
+        found = read(outputs, min_score, max_detections, inside)
         corners = picture.place(found.corners, normalized=normalized)
-        inside = (corners[:, 2] > corners[:, 0]) & (corners[:, 3] > corners[:, 1])
         detections = [
             {
                 "label": _label(names, index),
@@ -74,9 +82,7 @@ def detection_postprocessor(
                 "score": score,
                 "box": [round(edge, _DIGITS) for edge in box],
             }
-            for index, score, box in zip(
-                found.classes[inside].tolist(), found.scores[inside].tolist(), corners[inside].tolist(), strict=True
-            )
+            for index, score, box in zip(found.classes.tolist(), found.scores.tolist(), corners.tolist(), strict=True)
         ]
         return {"detections": detections, "count": len(detections)}
 

@@ -101,6 +101,20 @@ def test_boxes_lie_in_the_picture() -> None:
     assert [each["box"] for each in found["detections"]] == [[160, 80, 240, 120], [0, 0, 80, 80]]
 
 
+def test_a_box_in_the_border_takes_the_place_of_none_in_the_picture() -> None:
+    """A border of 25 rows is above the picture. The best box is in it, and overlaps one of its class."""
+    padded = Picture(400, 200, (SIDE, SIDE), (0, -100, 400, 300))
+    border, picture = [50, 15, 20, 20, 0.9, 0, 0], [50, 16, 20, 20, 0.8, 0, 0]
+    corners = {"y": np.array([[40, 5, 60, 25, 0.9, 0], [40, 6, 60, 26, 0.8, 0]], np.float32)}
+    for outputs, head in ((yolo(border, picture), None), (corners, EndToEndHead())):
+        ((one,), _) = detect(outputs, head, padded, max_detections=1).values()
+        assert (one["score"], one["box"]) == (pytest.approx(0.8), [160, 0, 240, 4])
+
+
+def all_visible(corners: np.ndarray) -> np.ndarray:
+    return np.ones(len(corners), bool)
+
+
 numbers = st.one_of(st.floats(-(2.0**99), 2.0**99, width=32), st.floats(-5, 120, width=32), st.just(0.0))
 
 
@@ -118,7 +132,7 @@ def test_whatever_a_yolo_says_boxes_are_in_the_picture_and_those_of_the_gate(
         assert 0 <= left <= right <= SIDE
         assert 0 <= top <= bottom <= SIDE
     layout = YoloHead().layout(specs(outputs))
-    ours = reader_of(layout.head)(outputs, 0.1, evaluation.MOST)
+    ours = reader_of(layout.head)(outputs, 0.1, evaluation.MOST, all_visible)
     judged = evaluation.find(outputs, layout, 0.1)
     np.testing.assert_array_equal(np.column_stack([*ours]), judged)
 
@@ -131,11 +145,11 @@ def test_whatever_a_yolo_says_boxes_are_in_the_picture_and_those_of_the_gate(
 def test_the_gate_reads_queries_as_the_stage_does(corners: np.ndarray, logits: np.ndarray, activation: Any) -> None:
     outputs = {"logits": logits, "pred_boxes": corners}
     layout = DetrHead(activation=activation).layout(specs(outputs))
-    ours = reader_of(layout.head)(outputs, 0.25, evaluation.MOST)
+    ours = reader_of(layout.head)(outputs, 0.25, evaluation.MOST, all_visible)
     np.testing.assert_array_equal(np.column_stack([*ours]), evaluation.find(outputs, layout, 0.25))
     rows = {"y": np.concatenate([corners, np.clip(logits[:, :1], 0, 1), np.abs(logits[:, 1:2])], axis=1)}
     layout = EndToEndHead().layout(specs(rows))
-    ours = reader_of(layout.head)(rows, 0.25, evaluation.MOST)
+    ours = reader_of(layout.head)(rows, 0.25, evaluation.MOST, all_visible)
     np.testing.assert_array_equal(np.column_stack([*ours]), evaluation.find(rows, layout, 0.25))
 
 
