@@ -6,7 +6,7 @@ import ast
 import math
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cdk_inference.errors import PropError
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _MAGIC = b"\x93NUMPY"
 _LETTERS = {"<f2": "e", "<f4": "f", "<f8": "d"}
+# By the size of a number. Python 3.11 has no views of numbers in half precision.
+_INTEGERS: dict[int, Literal["H", "I", "Q"]] = {2: "H", 4: "I", 8: "Q"}
+_BLOCK = 8192
 _MOST_BYTES = 50_000_000  # of a function's package of 250 MB
 
 
@@ -45,12 +48,13 @@ def check_prototypes(prototypes: Path, labels: int) -> int:
     if kind not in _LETTERS or len(shape) != 2 or shape[0] != labels or shape[1] < 1:  # noqa: PLR2004
         raise PropError(f"{rule}, got {kind} {shape} in '{prototypes}'; save them with numpy.save")
     count, width = shape
-    if len(data) != count * width * struct.calcsize(_LETTERS[kind]):
+    letter = _LETTERS[kind]
+    if len(data) != count * width * struct.calcsize(letter):
         raise PropError(f"{rule}, got {len(data):,} bytes for {kind} {shape} in '{prototypes}'; the file is damaged")
-    numbers = struct.unpack(f"<{count * width}{_LETTERS[kind]}", data)
+    numbers = data.cast(_INTEGERS[struct.calcsize(letter)])
     for place in range(count):
         vector = numbers[place::count] if by_column else numbers[place * width : (place + 1) * width]
-        if not all(map(math.isfinite, vector)) or not any(vector):
+        if not _has_direction(vector, letter):
             raise PropError(
                 f"prototypes must be vectors with a direction, got vector {place} with zeros alone or a number that is "
                 f"not finite in '{prototypes}'; make it again"
@@ -58,7 +62,19 @@ def check_prototypes(prototypes: Path, labels: int) -> int:
     return width
 
 
-def _read(content: bytes) -> tuple[str, bool, Sequence[int], bytes]:
+def _has_direction(vector: memoryview, letter: str) -> bool:
+    """Return whether all numbers are finite, and one is not zero."""
+    found = False
+    for start in range(0, len(vector), _BLOCK):
+        block = vector[start : start + _BLOCK]  # as floats of Python, all of a large file take a gigabyte
+        numbers = struct.unpack(f"<{len(block)}{letter}", block.tobytes())
+        if not all(map(math.isfinite, numbers)):
+            return False
+        found = found or any(numbers)
+    return found
+
+
+def _read(content: bytes) -> tuple[str, bool, Sequence[int], memoryview]:
     """Return type, order, shape and elements: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html."""
     if content[:6] != _MAGIC:
         raise ValueError("it does not begin as one")
@@ -68,4 +84,4 @@ def _read(content: bytes) -> tuple[str, bool, Sequence[int], bytes]:
     shape = header["shape"]
     if not isinstance(shape, tuple) or not all(type(size) is int and size >= 0 for size in shape):
         raise ValueError(f"its shape is {shape!r:.100}")
-    return str(header["descr"]), bool(header["fortran_order"]), shape, content[start + length :]
+    return str(header["descr"]), bool(header["fortran_order"]), shape, memoryview(content)[start + length :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from contextlib import suppress
 
 import numpy as np
@@ -69,6 +70,18 @@ def test_a_damaged_file_is_read_or_refused(save, place, damage):
     content[place : place + len(damage)] = damage
     with suppress(PropError):
         check_prototypes(save(bytes(content)), 2)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_large_file_takes_little_more_memory_than_its_bytes(save, order):
+    path = save(np.ones((2, 500_000), np.float16, order=order))
+    tracemalloc.start()
+    try:
+        assert check_prototypes(path, 2) == 500_000
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2 * path.stat().st_size
 
 
 @pytest.mark.parametrize(
