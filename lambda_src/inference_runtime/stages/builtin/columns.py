@@ -95,7 +95,7 @@ class Column:
         return self._of_text(value)
 
     def of_csv(self, text: str) -> float | str:
-        """Return what a text of a CSV file becomes; one that is empty, or only white space, is missing.
+        """Return what a text of a CSV file becomes; one that is empty, or only spaces and tabs, is missing.
 
         Raises
         ------
@@ -108,7 +108,7 @@ class Column:
         if self.kind != _NUMBERS and not plain:
             raise RejectItem(f"field {self.name!r} is {text!r:.100}, expected a string")
         if self.kind != _NUMBERS:
-            return self._of_text(plain)
+            return self._of_text(text if self.kind == _TEXTS else plain)
         try:
             if _WHOLE.fullmatch(plain):
                 return int(plain)

@@ -194,6 +194,13 @@ def test_a_model_may_take_a_tensor_for_each_column() -> None:
         assert tensors["town"].values() == ("Köln", "Köln")
 
 
+def test_a_string_keeps_the_spaces_around_it() -> None:
+    inputs = {"town": ("string", [])}
+    for read, data in ((json_preprocessor, b'{"town": "\\t a  b "}'), (csv_preprocessor, b"town\n\t a  b \n")):
+        assert read([TOWN], inputs=inputs)(data, None)["town"].tolist() == "\t a  b "
+    assert csv_preprocessor([{**TOWN, "missing": "?"}], inputs=inputs)(b"town\n \t\n", None)["town"].tolist() == "?"
+
+
 @given(
     st.fixed_dictionaries(
         {"age": st.none() | st.floats(-1e6, 1e6, width=32), "size": st.none() | st.sampled_from("SMLX")}
