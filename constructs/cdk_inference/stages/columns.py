@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,24 @@ from cdk_inference.stages.stage_code import read_lines
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cdk_inference.model.recipe.tensors import TensorSpec
+
 _LARGEST_EXACT = 2**24  # whole numbers up to here are exact in float32
+_LARGEST_PLACES = {"float16": 2**11, "float32": _LARGEST_EXACT}
+_LETTERS = {
+    "float16": "<e",
+    "float32": "<f",
+    "float64": "<d",
+    "int8": "<b",
+    "int16": "<h",
+    "int32": "<i",
+    "int64": "<q",
+    "uint8": "<B",
+    "uint16": "<H",
+    "uint32": "<I",
+    "uint64": "<Q",
+}
+"""By which the standard library writes a number of a type, or refuses one that does not fit."""
 
 
 @check_props
@@ -110,6 +128,34 @@ class Column:
         """Whether a missing value becomes NaN."""
         return isinstance(self.missing, float) and math.isnan(self.missing)
 
+    def check_fits(self, spec: TensorSpec) -> None:
+        """Check that an input of the model takes what stands for categories, and for values that are not there.
+
+        Raises
+        ------
+        PropError
+            A number does not fit its type.
+        """
+        if self.kind == "text":
+            return
+        if self.gives_nan and not spec.nan:
+            raise PropError(
+                f"missing of column '{self.name}' must be a number, since input '{spec.name}' of the model does not "
+                "take NaN, got nan; declare TensorSpec(…, nan=True) in the recipe if it does"
+            )
+        last = max(len(self.values) - 1, 0)
+        checked = (
+            ("values", f"{len(self.values):,}", last <= _LARGEST_PLACES.get(spec.dtype, last) and _fits(last, spec)),
+            ("unknown", self.unknown, _fits(self.unknown, spec)),
+            ("missing", self.missing, self.gives_nan or _fits(self.missing, spec)),
+        )
+        for prop, got, fits in checked:
+            if not fits:
+                raise PropError(
+                    f"{prop} of column '{self.name}' must fit {spec.dtype}, the type of input '{spec.name}' of the "
+                    f"model, got {got}; choose what fits, or another type in the recipe"
+                )
+
     def described(self) -> str | dict[str, object]:
         """Return what the runtime is told: the name alone of a number that must be there."""
         told: dict[str, object] = {"name": self.name, "kind": self.kind}
@@ -126,6 +172,16 @@ def _named(name: str) -> str:
     if not name:
         raise PropError("name must be that of a column, got ''")
     return name
+
+
+def _fits(number: float | str | None, spec: TensorSpec) -> bool:
+    if not isinstance(number, int | float):
+        return True
+    try:
+        struct.pack(_LETTERS[spec.dtype], int(number) if number == int(number) else number)
+    except (OverflowError, struct.error):
+        return False
+    return True
 
 
 def _checked(name: str, missing: float | None) -> float | None:

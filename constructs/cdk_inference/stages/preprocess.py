@@ -425,7 +425,7 @@ class Preprocess:
                     "change the stage's props or bring your own function"
                 )
         for column in self.columns:
-            _check_nan(column, inputs[0])
+            column.check_fits(inputs[0])
         if self.tokens is not None:
             _check_token_inputs(inputs, *self.tokens)
             return replace(
@@ -548,16 +548,8 @@ def _tensors_for(columns: Sequence[Column], inputs: Sequence[TensorSpec]) -> dic
                 f"'{column.name}', got {spec.dtype} {shape_text(spec.shape)}; change the column, or bring your own "
                 "function"
             )
-        _check_nan(column, spec)
+        column.check_fits(spec)
     return {name: [spec.dtype, list(spec.shape[1:])] for name, spec in specs.items()}
-
-
-def _check_nan(column: Column, spec: TensorSpec) -> None:
-    if column.gives_nan and not spec.nan:
-        raise PropError(
-            f"missing of column '{column.name}' must be a number, since input '{spec.name}' of the model does not take "
-            "NaN, got nan; declare TensorSpec(…, nan=True) in the recipe if it does"
-        )
 
 
 def _check_token_inputs(inputs: Sequence[TensorSpec], max_length: int, multiple: int) -> None:

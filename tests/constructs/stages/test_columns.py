@@ -10,6 +10,7 @@ import pytest
 from cdk_inference import Column, Preprocess, PropError
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import TensorSpec
+from cdk_inference.model.recipe.tensors import DTYPES
 from cdk_inference.stages.preprocess import reading_environment
 
 VECTOR = TensorSpec("x", "float32", ("batch", 2))
@@ -95,6 +96,35 @@ def test_wrong_columns_fail(make, message):
 def test_columns_that_do_not_fit_the_model_fail(columns, inputs, message):
     with pytest.raises(PropError, match=message):
         Preprocess.json(fields=columns).bind(inputs)
+
+
+@pytest.mark.parametrize(
+    ("column", "dtype", "message"),
+    [
+        (Column.category("b", ["x"], unknown=-1), "uint8", "unknown of column 'b' must fit uint8, .* 'b' .*, got -1;"),
+        (Column.category("b", ["x"], missing=0.5), "int64", "missing of column 'b' must fit int64, .* got 0.5"),
+        (Column.number("b", missing=1e39), "float32", "missing of column 'b' must fit float32, .* got 1e.39"),
+        (Column.number("b", missing=1e39), "int32", "missing of column 'b' must fit int32"),
+        (Column.category("b", [str(n) for n in range(129)]), "int8", "values of column 'b' must fit int8, .* got 129;"),
+        (Column.category("b", [str(n) for n in range(2050)]), "float16", "must fit float16, .* got 2,050"),
+    ],
+)
+def test_numbers_that_do_not_fit_the_type_of_an_input_fail(column, dtype, message):
+    for fields, inputs in (
+        (["a", column], [spec("a"), spec("b", dtype)]),
+        ([column], [spec("b", dtype)]),
+    ):
+        with pytest.raises(PropError, match=message):
+            Preprocess.json(fields=fields, dtype=dtype).bind(inputs)
+
+
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != "bool"])
+def test_numbers_that_fit_every_type_pass(dtype):
+    columns = [
+        Column.category("a", [str(n) for n in range(128)], unknown=127, missing=1.0),
+        Column.number("b", missing=0),
+    ]
+    Preprocess.csv(columns=columns).bind([spec("a", dtype), spec("b", dtype)])
 
 
 @pytest.mark.parametrize(("dtype", "nan"), [("int64", True), ("string", True), ("float32", 1)])
