@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 _TOP = 5
 
-_MOST_DETECTIONS = 1_000  # fit a row
+_MOST_LISTED = 1_000  # fit a row
 
 MASKS_ADDRESS = "MASKS_ADDRESS"
 """The variable that tells a function where masks go."""
@@ -93,7 +93,7 @@ class Postprocess:
         labels
             Names of the classes in the order of the model's output, as a list or the path of a file with one a line.
         top
-            How many classes to store. Default: 5, or all of them if there are fewer.
+            How many classes to store, at most 1,000. Default: 5, or all of them if there are fewer.
         activation
             ``softmax`` if the model ends in logits, ``none`` if its outputs are scores already.
         output
@@ -102,13 +102,11 @@ class Postprocess:
         Raises
         ------
         PropError
-            The file does not exist, or there are no labels.
+            The file does not exist, there are no labels, or `top` is out of range.
         """
         names, options, sources = _labels(labels)
         options |= {"activation": activation, "output": output}
-        options["top"] = min(_TOP, len(names)) if top is None else top
-        if top is not None and not 1 <= top <= len(names):
-            raise PropError(f"top must be 1 to {len(names)}, the number of classes, got {top}")
+        options["top"] = _top(top, len(names), "classes")
         check_choice(("softmax", "none"), activation=activation)
         code = StageCode(
             f"{BUILTIN}.classification:classification_postprocessor",
@@ -151,8 +149,8 @@ class Postprocess:
         names, options, sources = _labels(labels)
         if not 0 < min_score <= 1:
             raise PropError(f"min_score must be above 0 and at most 1, got {min_score}")
-        if not 1 <= max_detections <= _MOST_DETECTIONS:
-            raise PropError(f"max_detections must be 1 to {_MOST_DETECTIONS:,}, got {max_detections}")
+        if not 1 <= max_detections <= _MOST_LISTED:
+            raise PropError(f"max_detections must be 1 to {_MOST_LISTED:,}, got {max_detections}")
         code = StageCode(
             f"{BUILTIN}.detection:detection_postprocessor",
             options={**options, "min_score": min_score, "max_detections": max_detections},
@@ -256,7 +254,7 @@ class Postprocess:
         labels
             Their names in this order, as a list or the path of a file with one a line.
         top
-            How many labels to store. Default: 5, or all of them if there are fewer.
+            How many labels to store, at most 1,000. Default: 5, or all of them if there are fewer.
         scale
             Makes scores that sum up to 1: the softmax of the similarities, multiplied with this, such as the 100 of
             CLIP. Default: a score is the similarity.
@@ -269,8 +267,7 @@ class Postprocess:
             A file does not exist, or there is not a vector with a direction for each label. Or a value is out of range.
         """
         names, options, sources = _labels(labels)
-        if top is not None and not 1 <= top <= len(names):
-            raise PropError(f"top must be 1 to {len(names)}, the number of labels, got {top}")
+        listed = _top(top, len(names), "labels")
         if scale is not None:
             check_above_zero(scale=scale)
         path = Path(prototypes)
@@ -280,7 +277,7 @@ class Postprocess:
             options={
                 **options,
                 "prototypes_file": PROTOTYPES_FILE,
-                "top": min(_TOP, len(names)) if top is None else top,
+                "top": listed,
                 "scale": scale,
                 "output": output,
             },
@@ -520,6 +517,16 @@ def _one_output(outputs: Sequence[TensorSpec], name: str | None, what: str) -> T
             f"name the one that holds {what}"
         )
     return named[0]
+
+
+def _top(top: int | None, count: int, what: str) -> int:
+    """Return how many of the classes or labels a row lists."""
+    if top is None:
+        return min(_TOP, count)
+    if not 1 <= top <= min(count, _MOST_LISTED):
+        bound = f"{count}, the number of {what}" if count <= _MOST_LISTED else f"{_MOST_LISTED:,}, which fit a row"
+        raise PropError(f"top must be 1 to {bound}, got {top}")
+    return top
 
 
 def _labels(labels: Sequence[str] | Path | str) -> tuple[list[str], dict[str, object], dict[str, Path]]:

@@ -103,6 +103,7 @@ def test_other_files_fail(save, content, message):
     [
         ({"prototypes": "nowhere.npy"}, "prototypes must be an existing file, got 'nowhere.npy'"),
         ({"top": 3}, "top must be 1 to 2, the number of labels, got 3"),
+        ({"top": 1001, "labels": ["a"] * 1001}, "top must be 1 to 1,000, which fit a row, got 1001"),
         ({"scale": 0}, "scale must be above 0, got 0"),
     ],
 )

@@ -203,6 +203,7 @@ def test_the_output_that_holds_the_classes_is_named():
     [
         ({"labels": []}, "labels must hold the name of every class"),
         ({"labels": ["a"], "top": 2}, "top must be 1 to 1, the number of classes, got 2"),
+        ({"labels": ["a"] * 1001, "top": 1001}, "top must be 1 to 1,000, which fit a row, got 1001"),
         ({"labels": ["a"], "top": 1, "activation": "sigmoid"}, "activation must be 'softmax' or 'none', got 'sigmoid'"),
         ({"labels": "nowhere.txt"}, "labels must be an existing file, got 'nowhere.txt'"),
     ],
