@@ -14,9 +14,10 @@ from cdk_inference.testing.model import LocalModel
 from cdk_inference.testing.objects import DEFAULT_TIMEOUT, Invocation, StoredObject
 from cdk_inference.testing.stage import environment, load
 from cdk_inference.testing.timer import kept_alarm
-from inference_runtime.errors import LittleTimeError
+from inference_runtime.errors import LittleTimeError, StageError
 from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.item import Item
+from inference_runtime.stages.kept import take_kept
 from inference_runtime.stages.postprocessor import Postprocessor
 from inference_runtime.stages.rows import row
 from inference_runtime.stages.time_limit import TookTooLongError, call_within
@@ -65,7 +66,7 @@ def run_postprocess(
     key, bucket
         Name the object, if there is no item.
     kept
-        The values that preprocessing kept, if there is no item.
+        The values that preprocessing kept, if there is no item: of JSON, at most 2,000 bytes, as in AWS.
     timeout
         Seconds of the invocation. Only the main thread can end a function that takes longer. Default: 30.
 
@@ -89,7 +90,7 @@ def run_postprocess(
         _check_outputs(outputs, found)
     if item is None:
         fields = StoredObject(b"", key=key, bucket=bucket).item.to_json()
-        item = Item.from_json({**fields, "kept": dict(kept or {})})
+        item = Item.from_json({**fields, "kept": _kept(kept or {})})
     return postprocess(
         load(stage, None if found is None else found.outputs),
         outputs,
@@ -163,6 +164,13 @@ class _RowWriter:
         self.postprocessor.metrics.clear_metrics()
         self.postprocessor.metrics.clear_default_dimensions()
         return Result.from_row(self._row)
+
+
+def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return take_kept(dict(values), list(values))[1]
+    except StageError as error:
+        raise PropError(f"kept must be values that preprocess can keep, got {dict(values)!r:.100}: {error}") from None
 
 
 def _check_outputs(outputs: Mapping[str, Array], model: LocalModel) -> None:

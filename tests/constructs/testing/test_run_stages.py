@@ -117,10 +117,12 @@ def test_a_row_has_what_a_program_reads_in_production(capfd: pytest.CaptureFixtu
     def postprocess(outputs: Any, item: Any) -> Any:
         with pytest.raises(ValueError, match="read-only"):
             outputs["y"][0] = 7
-        return {"label": item.key, "sum": outputs["y"].sum(), "raw": b"\0", "width": item.kept["width"]}
+        return {"label": item.key, "sum": outputs["y"].sum(), "raw": b"\0", **item.kept}
 
     for _ in range(120):  # more than the metrics that Powertools keeps before it writes them
-        found = run_postprocess(postprocess, {"y": np.arange(3.0)}, key="a/b", bucket="b", kept={"width": 640})
+        found = run_postprocess(
+            postprocess, {"y": np.arange(3.0)}, key="a/b", bucket="b", kept={"width": np.int64(640)}
+        )
     assert (found.status, found.bucket, found.key, found.reason) == ("SUCCEEDED", "b", "a/b", None)
     assert found.prediction == {"label": "a/b", "sum": 3, "raw": b"\0", "width": 640}
     assert found.kept == {"width": 640}
@@ -263,6 +265,9 @@ def test_a_model_or_stage_that_does_not_fit_fails(digits: BuiltModel, tmp_path: 
         run_preprocess(ones, Path(wrong))
     with pytest.raises(PropError, match=r"outputs must be arrays that a model gives, got {'y': None}"):
         run_postprocess(ones, {"y": None})
+    for large in ({"note": "a" * 2_000}, {"pixels": np.zeros(2_000)}):
+        with pytest.raises(PropError, match=r"kept must be values that preprocess can keep, .* expected at most 2,000"):
+            run_postprocess(ones, {"y": np.ones(1)}, kept=large)
     for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(PropError, match="timeout must be above 0"):
             run_preprocess(ones, b"x", timeout=wrong)
