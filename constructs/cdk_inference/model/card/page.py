@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.card.entry import Candidate, Entry
     from cdk_inference.model.card.plots import Canvas, Drawing, Shape
+    from cdk_inference.model.records.manifest import GraphFacts
 
 _MOST_DIFFERENCES = 12
 _NOT_MEASURED = "\N{EN DASH}"
@@ -220,6 +221,7 @@ def _facts(entry: Entry, provenance: dict[str, str]) -> list[tuple[str, str]]:
         ("Architecture", entry.report.architecture),
         ("Source", _source(recipe)),
         ("ONNX operator set", str(entry.manifest.opset)),
+        *((f"Graph {name}", _graph(graph)) for name, graph in entry.manifest.graphs.items()),
     ]
     if "exported" in parity:
         facts.append(("Export", f"cosine {figures.quality('cosine', parity['exported'])} with the original"))
@@ -228,10 +230,17 @@ def _facts(entry: Entry, provenance: dict[str, str]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
+def _graph(graph: GraphFacts) -> str:
+    precision = graph.precision.replace("_", " ")
+    return f"{graph.architecture}, {precision}, {graph.size_bytes / 1e6:.2f} MB"
+
+
 def _source(recipe: dict[str, Any]) -> str:
     source = recipe.get("source", recipe.get("factory"))
     if not isinstance(source, dict):
         return "" if source is None else _scalar(source)
+    if source.get("kind") == "graphs":
+        return f"{', '.join(source['graphs'])}; {source['driver']['kind']}"
     parts = [str(source.get("kind", "")).replace("_", " ")]
     for name, value in source.items():
         if name == "kind" or value in (None, [], {}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import pytest
 from cdk_inference import LambdaPlatform
 from cdk_inference.model import BuiltModel, Float32, build_model
 from cdk_inference.model.building.evaluation.opening import open_model
+from cdk_inference.model.card import render
 from cdk_inference.model.files import weights
 from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.stages.builtin.vocabulary import read_vocabulary
@@ -67,6 +69,15 @@ def test_the_manifest_knows_the_graphs(built: BuiltModel) -> None:
     assert manifest.metric is not None
     assert manifest.metric.quantized >= 0.98
     assert type(manifest).from_json(manifest.to_json()) == manifest
+
+
+def test_the_card_names_the_graphs(built: BuiltModel, tmp_path: Path) -> None:
+    entry = shutil.copytree(built.path.parent, tmp_path / "entry")
+    render(entry)
+    card = (entry / "card.md").read_text("utf-8")
+    assert "encoder, decoder; greedy" in card
+    decoder = built.manifest.graphs["decoder"]
+    assert f"transformer, {decoder.precision.replace('_', ' ')}, {decoder.size_bytes / 1e6:.2f} MB" in card
 
 
 def test_the_engine_of_a_function_says_numbers_in_words(
