@@ -25,6 +25,7 @@ from cdk_inference.errors import InferenceError
 from cdk_inference.local import aws
 from cdk_inference.local.background import Background, NothingDeployedError
 from cdk_inference.local.cdk import require_app
+from cdk_inference.local.emulator.parts import LATE_MS
 from cdk_inference.local.errors import LocalError
 from cdk_inference.local.failures import FailureFeed
 from cdk_inference.local.steps import Steps
@@ -193,8 +194,7 @@ def logs(
             print(f"{moment} {function} {message.rstrip()}", flush=True)  # noqa: T201
         if not follow:
             return
-        # Events of one millisecond may come in two answers.
-        since = max([since, *(at for at, _, _ in events)])
+        since = max([since, *(at - LATE_MS for at, _, _ in events)])
         seen = {event for event in seen | set(events) if event[0] >= since}
         time.sleep(_FOLLOW_SECONDS)
 

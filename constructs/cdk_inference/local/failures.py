@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 import urllib.parse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
-from cdk_inference.local.emulator.parts import log_group
+from cdk_inference.local.emulator.parts import LATE_MS, group_events, log_group
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from cdk_inference.local.cloud import Cloud
 
@@ -100,6 +100,28 @@ class _Function:
     tries: int | None = None  # of each message
 
 
+@dataclass
+class _Read:
+    """How far the log of a function is read.
+
+    Parameters
+    ----------
+    since
+        Where to go on, in milliseconds since the epoch.
+    streams
+        The log streams that are read, each with the time of its last event; each invocation has its own stream.
+    """
+
+    since: int
+    streams: dict[str, int] = field(default_factory=dict)
+
+    def add(self, streams: Mapping[str, int]) -> None:
+        """Add streams, and forget those that are not asked for again."""
+        self.streams |= streams
+        self.since = max([self.since, *(at - LATE_MS for at in streams.values())])
+        self.streams = {stream: at for stream, at in self.streams.items() if at >= self.since}
+
+
 class FailureFeed:
     """Tells each error of user code once, as soon as it is logged.
 
@@ -117,7 +139,7 @@ class FailureFeed:
         self._cloud = cloud
         self._pipeline = pipeline
         self._since = since
-        self._seen: set[str] = set()  # log streams; each invocation has its own
+        self._read: dict[tuple[aws.Env, str], _Read] = {}  # by log group
         self._told: set[tuple[str, str | None, str]] = set()
         self._functions: list[_Function] = []
         self._marks: object = None
@@ -135,17 +157,19 @@ class FailureFeed:
             if marks != self._marks:
                 self._functions, self._marks = _functions(self._cloud, self._pipeline), marks
             found = [failure for function in self._functions for failure in self._of(function)]
-        found.sort(key=lambda failure: failure.at)
-        # A stream that is known may be from the last millisecond that was seen.
-        self._since = max([self._since, *(failure.at for failure in found)])
-        return found
+        return sorted(found, key=lambda failure: failure.at)
 
     def _of(self, function: _Function) -> Iterator[Failure]:
+        read = self._read.setdefault((function.env, function.group), _Read(self._since))
         invocations: dict[str, tuple[int, list[str]]] = {}
-        for at, stream, message in self._events(function):
-            if stream not in self._seen:
+        streams: dict[str, int] = {}
+        for at, stream, message in group_events(
+            self._cloud.endpoint, function.group, since=read.since, env=function.env
+        ):
+            if stream not in read.streams:
                 invocations.setdefault(stream, (at, []))[1].append(message)
-        self._seen |= invocations.keys()
+            streams[stream] = at
+        read.add(streams)
         errors = [(at, logged) for at, lines in invocations.values() for logged in logged_errors(lines)]
         if not errors:
             return
@@ -156,18 +180,6 @@ class FailureFeed:
             keys = () if logged.key is None else (logged.key,)
             yield Failure(at, function.label, keys, text, tries.next(logged.message_id), again=told in self._told)
             self._told.add(told)
-
-    def _events(self, function: _Function) -> Iterator[tuple[int, str, str]]:
-        """Yield time, stream and message of log events."""
-        client = aws.client(self._cloud.endpoint, "logs", function.env)
-        try:
-            for page in client.get_paginator("filter_log_events").paginate(
-                logGroupName=function.group, startTime=self._since
-            ):
-                for event in page["events"]:
-                    yield event["timestamp"], event["logStreamName"], event["message"]
-        except client.exceptions.ResourceNotFoundException:
-            return  # it has not run yet
 
 
 def failures(cloud: Cloud, since: int) -> list[Failure]:

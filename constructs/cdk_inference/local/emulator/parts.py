@@ -11,13 +11,17 @@ from cdk_inference.local import aws
 from cdk_inference.local.messages import queue_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from cdk_inference.local.stacks import Resource
 
 _FAILED = ("FAILED", "TIMED_OUT", "ABORTED")
 _WAITING, _IN_FLIGHT = "ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"
 _MOST_REASON = 300  # characters
+_MOST_EVENTS = 10_000  # in one answer
+
+LATE_MS = 10_000
+"""How much later than its time stamp says an event may appear in a log, in milliseconds."""
 
 # Lines of a function's process when it ends, and the last line of a traceback.
 _ERROR = re.compile(
@@ -179,16 +183,47 @@ def log_events(
     list of tuple
         Time in milliseconds since the epoch, what users call the function, and message; by time.
     """
-    client = aws.client(endpoint, "logs", env)
     events: list[tuple[int, str, str]] = []
     for name, label in functions.items():
-        group = log_group(endpoint, name, env)
-        try:
-            pages = list(client.get_paginator("filter_log_events").paginate(logGroupName=group, startTime=since))
-        except client.exceptions.ResourceNotFoundException:
-            continue  # it has not run yet
-        events += [(event["timestamp"], label, event["message"]) for page in pages for event in page["events"]]
+        found = group_events(endpoint, log_group(endpoint, name, env), since=since, env=env)
+        events += [(at, label, message) for at, _, message in found]
     return sorted(events, key=lambda event: event[0])  # those of one millisecond stay in order
+
+
+def group_events(
+    endpoint: str, group: str, *, since: int, env: aws.Env = aws.DEFAULT_ENV
+) -> Iterator[tuple[int, str, str]]:
+    """Yield time, stream and message of the events in a log group, by time; none if the group does not exist.
+
+    It leaves out the events of a single millisecond beyond 10,000.
+
+    Parameters
+    ----------
+    endpoint
+        URL of the embedded AWS.
+    group
+        Name of the log group.
+    since
+        Milliseconds since the epoch.
+    env
+        Account and region of the log group.
+    """
+    client = aws.client(endpoint, "logs", env)
+    more = True
+    while more:
+        try:
+            events = client.filter_log_events(logGroupName=group, startTime=since, limit=_MOST_EVENTS)["events"]
+        except client.exceptions.ResourceNotFoundException:
+            return
+        # MiniStack gives the oldest, and no token for those after them.
+        if more := len(events) == _MOST_EVENTS:
+            since, first = events[-1]["timestamp"], events[0]["timestamp"]
+            if first < since:  # the next answer has all of the last millisecond
+                events = [event for event in events if event["timestamp"] < since]
+            else:
+                since += 1
+        for event in events:
+            yield event["timestamp"], event["logStreamName"], event["message"]
 
 
 def log_group(endpoint: str, function: str, env: aws.Env) -> str:
