@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cdk_inference.local.cloud import Cloud
 
 _TRACEBACK = "Traceback (most recent call last):"
+_OF_GROUP = f"+ Exception Group {_TRACEBACK}"
 _MOST_TEXT = 10_000  # characters
 _RUNTIME = "inference_runtime/"
 
@@ -29,6 +30,8 @@ _NOT_STARTED = "[ERROR] Worker init failed: "
 _OF_LAMBDA = ("START RequestId:", "END RequestId:", "REPORT RequestId:", "Worker process died", "Task timed out")
 _CALLED_BY_LAMBDA = '/_worker.py", line '  # the frame that calls the handler: what it raised was caught by nobody
 _FRAME = re.compile(r'  File "(?P<path>[^"]+)"')
+_FRAME_OF_GROUP = re.compile(r'(?P<margin>[ |]*)  File "(?P<path>[^"]+)"')
+_ERROR_LINE = re.compile(r"(?:  \| )?(?P<error>[^\s|].*)")  # which begins at the margin, or at that of a group
 _IN_PACKAGE = re.compile(r"(?:.*/ministack-lambda-[^/]+/code|/var/task)/(?P<name>.+)")
 _CHAINED = re.compile(
     r"\n\n(The above exception was the direct cause|During handling of the above exception)[^\n]*\n\n"
@@ -66,8 +69,9 @@ class Failure:
     def error(self) -> str:
         """The error without its traceback."""
         text = self.traceback
-        lines = text.splitlines() if text.startswith(_TRACEBACK) else [text.partition("\n")[0]]
-        return next((line for line in reversed(lines) if line and not line[0].isspace()), text)
+        lines = text.splitlines() if _is_head(text.partition("\n")[0]) else [text.partition("\n")[0]]
+        errors = (match["error"] for line in reversed(lines) if (match := _ERROR_LINE.fullmatch(line)))
+        return next(errors, text)
 
     def __str__(self) -> str:
         """Return the whole as text for a terminal; in one line if it was told before."""
@@ -251,13 +255,13 @@ def logged_errors(lines: Sequence[str]) -> list[_Logged]:
             end += 1
         rest = lines[position + 1 : end]
         if match := _PREPROCESSING.match(line):
-            text = "\n".join(rest) if rest and rest[0] == _TRACEBACK else "\n".join([match["cause"], *rest])
+            text = "\n".join(rest) if rest and _is_head(rest[0]) else "\n".join([match["cause"], *rest])
             found.append(_Logged(text, match["key"], match["message"]))
         elif line.startswith(_NOT_STARTED):
             found.append(_Logged("\n".join(rest) or line.removeprefix(_NOT_STARTED)))
         elif line.startswith("{"):
             found += _of_json(line)
-        elif line == _TRACEBACK and rest and _CALLED_BY_LAMBDA in rest[0]:
+        elif _is_head(line) and rest and _CALLED_BY_LAMBDA in rest[0]:
             found.append(_Logged("\n".join([line, *rest])))
         position = end
     return found
@@ -266,6 +270,8 @@ def logged_errors(lines: Sequence[str]) -> list[_Logged]:
 def own_traceback(text: str, rename: Callable[[str], str] = str) -> str:
     """Return a traceback that begins in user code, without the frames of the runtime.
 
+    One with a group of exceptions is kept whole but for these frames, as each of them may be in user code.
+
     Parameters
     ----------
     text
@@ -273,6 +279,8 @@ def own_traceback(text: str, rename: Callable[[str], str] = str) -> str:
     rename
         Told a path in a package, returns the path to show.
     """
+    if _OF_GROUP in text:
+        return "\n".join(_grouped_lines(text.strip("\n"), rename))[:_MOST_TEXT]
     before, begins, rest = text.partition(_TRACEBACK)
     if not begins:
         return text.strip()[:_MOST_TEXT]
@@ -314,10 +322,36 @@ def _own_frames(block: str, rename: Callable[[str], str]) -> tuple[list[str], li
     return shown, error
 
 
+def _grouped_lines(text: str, rename: Callable[[str], str]) -> Iterator[str]:
+    """Yield the lines of a traceback with a group of exceptions, without the frames of the runtime."""
+    left_out: str | None = None  # how lines of code of a frame that is left out begin
+    for line in text.splitlines():
+        match = _FRAME_OF_GROUP.match(line)
+        if match is None:
+            if left_out is None or not line.startswith(left_out):
+                left_out = None
+                yield line
+            continue
+        inside = _IN_PACKAGE.fullmatch(match["path"])
+        if inside is None:
+            left_out = None
+            yield line
+        elif inside["name"].startswith(_RUNTIME):
+            left_out = f"{match['margin']}    "
+        else:
+            left_out = None
+            yield f'{match["margin"]}  File "{rename(inside["name"])}"{line[match.end() :]}'
+
+
+def _is_head(line: str) -> bool:
+    """Tell whether a line is the first of a traceback."""
+    return line == _TRACEBACK or line.strip() == _OF_GROUP
+
+
 def _begins(lines: Sequence[str], number: int) -> bool:
     """Tell whether a line of a log is the first of something that was logged."""
     line, following = lines[number], lines[number + 1 : number + 2]
-    if line == _TRACEBACK:
+    if _is_head(line):
         return any(_CALLED_BY_LAMBDA in each for each in following)
     if line.startswith("{"):
         return bool(_parsed(line))

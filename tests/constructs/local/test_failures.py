@@ -60,6 +60,44 @@ def test_an_error_without_user_code_is_shown_without_a_traceback() -> None:
     assert own_traceback("ProcessDiedError: killed by SIGSEGV") == "ProcessDiedError: killed by SIGSEGV"
 
 
+GROUP = """\
+def stage():
+    try:
+        raise ExceptionGroup('two of them', [ValueError('one'), ExceptionGroup('more', [inner()])])
+    except ExceptionGroup as error:
+        raise error
+def inner():
+    try: {}['label']
+    except KeyError as error: return error
+"""
+
+
+def test_a_group_of_exceptions_is_shown_with_all_of_them() -> None:
+    lines = raised(GROUP)
+    assert lines[0] == "  + Exception Group Traceback (most recent call last):"
+    text = own_traceback("\n".join(lines), lambda name: f"src/{name}")
+    assert text.splitlines()[0] == lines[0]
+    assert '\n  |   File "src/stages/photos.py", line 5, in stage\n' in text
+    assert 'File "src/stages/photos.py", line 7, in inner' in text
+    assert [
+        each for each in ("ValueError: one", "KeyError: 'label'", "more (1 sub-exception)") if each not in text
+    ] == []
+    assert "inference_runtime" not in text
+    assert Failure(1, "App/Score", (), text, "").error == "ExceptionGroup: two of them (2 sub-exceptions)"
+    caught = own_traceback("\n".join(raised(GROUP.replace("raise error", "raise TypeError('t') from error"))))
+    assert "KeyError: 'label'" in caught
+    assert Failure(1, "App/Score", (), caught, "").error == "TypeError: t"
+
+
+def test_a_group_of_exceptions_that_nobody_caught_is_found_in_a_log() -> None:
+    lines = raised(GROUP, frames="../_worker.py")
+    del lines[1 : next(number for number, line in enumerate(lines) if "_worker.py" in line)]
+    failed = "preprocessing failed: s3://bucket/a.jpg, item 0af3, message m-1: two of them (2 sub-exceptions)"
+    found = logged_errors(["START RequestId: 1", *lines, failed, *raised(GROUP), "END RequestId: 1"])
+    assert [each.key for each in found] == [None, "a.jpg"]
+    assert all(each.text.splitlines()[0] == lines[0] for each in found)
+
+
 def test_errors_are_told_apart_in_the_log_of_an_invocation() -> None:
     trace = raised(USER)
     failed = "preprocessing failed: s3://bucket/a folder/b, c.jpg, item 0af3, message m-{}: {}"
