@@ -227,6 +227,15 @@ def test_what_a_managed_policy_allows_is_known_if_the_template_has_it() -> None:
     assert verdict(given) == Verdict(True)
 
 
+@pytest.mark.parametrize(
+    "resource", ["arn", "arn:aws", "arn:aws:s3*", "arn:aws:s3:*", {"Fn::Sub": "arn:${AWS::Partition}"}]
+)
+def test_a_pattern_that_ends_amid_an_arn_does_not_end_the_review(resource: object) -> None:
+    short = stack(write(Resource=resource))
+    assert changes(short, short) == ()
+    assert changes(stack(write()), short)
+
+
 def test_a_part_that_is_gone_lost_nothing() -> None:
     after = stack()
     del after.body["Resources"]["Bucket"]

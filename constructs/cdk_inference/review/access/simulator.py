@@ -72,7 +72,7 @@ def allowed(request: Request) -> bool | None:
         principal_account="" if request.role is None else request.account,
         action=request.action,
         resource_arn=request.resource,
-        region=request.resource.split(":")[3] if request.resource.startswith("arn:") else "",
+        region=_region(request.resource),
         source_ip="10.0.0.1",
         secure_transport=True,
         service_context={key.lower(): value for key, value in (_ALWAYS | dict(request.context)).items()},
@@ -89,6 +89,12 @@ def allowed(request: Request) -> bool | None:
     if found.decision == "Allow":
         return True if request.role.all_limits else None
     return None if found.decision == "ImplicitDeny" and not request.role.all_policies else False
+
+
+def _region(resource: str) -> str:
+    """Return the Region in an ARN; none for a pattern that ends before it, such as ``arn:aws:s3*``."""
+    parts = resource.split(":")
+    return parts[3] if parts[0] == "arn" and len(parts) > 3 else ""  # noqa: PLR2004 - the fourth part of an ARN
 
 
 def _plain(document: Document | None) -> dict[str, Any] | None:
