@@ -244,7 +244,7 @@ def open_torch(settings: dict[str, Any]) -> tuple[Run, str]:
     from cdk_inference.model.building.importers.sources import load  # noqa: PLC0415
 
     recipe, folder = load_recipe(settings["recipe"])
-    loaded = load(recipe, folder, Path(settings["cache"] or cache_root()))
+    loaded = load(recipe, recipe.source, folder, Path(settings["cache"] or cache_root()))
     torch.use_deterministic_algorithms(mode=False)  # of the build's
     torch.set_num_threads(os.cpu_count() or 1)
     device = settings["device"]

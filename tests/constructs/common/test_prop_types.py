@@ -165,7 +165,8 @@ def odd_function() -> None: ...
             InferencePipeline,
             {"preprocess": odd_function},
             "preprocess must be a Preprocess, got the function odd_function; use Preprocess.image, Preprocess.json, "
-            "Preprocess.csv, Preprocess.text, Preprocess.tensor, Preprocess.raw_tensor or Preprocess.function",
+            "Preprocess.csv, Preprocess.text, Preprocess.audio, Preprocess.tensor, Preprocess.raw_tensor or "
+            "Preprocess.function",
         ),
         (InferencePipeline, {"suffixes": ".jpg"}, "suffixes must be a list of str, got str '.jpg'; use ['.jpg']"),
         (InferencePipeline, {"suffixes": {".jpg"}}, "suffixes must be a list of str, got set {'.jpg'}; use a list"),
@@ -202,8 +203,8 @@ def odd_function() -> None: ...
         (
             ModelArtifact,
             {"precision": Float16},
-            "precision must be a Float32, Float16, StaticInt8, DynamicInt8 or WeightOnly, got the class Float16; "
-            "use Float16(…)",
+            "precision must be a Float32, Float16, StaticInt8, DynamicInt8, WeightOnly or PerGraph, got the class "
+            "Float16; use Float16(…)",
         ),
         (
             InferencePipeline,

@@ -21,8 +21,9 @@ from tests.constructs.local.test_emulator import invoke, make_function
 from cdk_inference.local import LocalCloud, LocalError, Outcome
 from cdk_inference.local.background import Background
 from cdk_inference.local.cli import _out, _show
+from cdk_inference.local.messages import Message
 from cdk_inference.local.tables import all_results, one_result
-from cdk_inference.local.uploads import _event, _is_older, _key, plain
+from cdk_inference.local.uploads import _is_older, plain
 from inference_runtime.stages.rows import prediction_attribute
 
 if TYPE_CHECKING:
@@ -62,8 +63,9 @@ def test_keys_that_look_like_markup_are_shown_as_they_are(
     ],
 )
 def test_a_dead_letter_may_be_anything(body: str, key: str) -> None:
-    assert _key(event := _event(body)) == key
-    assert not key or _is_older(event, datetime(2026, 1, 2, tzinfo=UTC))
+    message = Message("1", body)
+    assert message.key == key
+    assert not key or _is_older(message.event, datetime(2026, 1, 2, tzinfo=UTC))
     assert not _is_older({"time": None}, datetime(2026, 1, 2, tzinfo=UTC))
 
 
@@ -142,7 +144,7 @@ def test_results_ask_for_rows_only(cloud: LocalCloud) -> None:
             "recorded_at": f"2026-01-02T03:04:{10 + number}.500+00:00",
         }
         cloud.client("dynamodb").put_item(
-            TableName=made._table, Item={name: {"S": value} for name, value in row.items()}
+            TableName=made.table, Item={name: {"S": value} for name, value in row.items()}
         )
     asked: list[str] = []
     for client in (made._s3, made._dynamodb):
@@ -154,7 +156,7 @@ def test_results_ask_for_rows_only(cloud: LocalCloud) -> None:
     strange = {"label": {"M": {}}, "score": {"L": [{"N": "1"}]}, "class_index": {"BOOL": True}}
     row |= {"key": "7", "version": "null#2", "recorded_at": "2026-01-02T03:05:00.000+00:00"}
     cloud.client("dynamodb").put_item(
-        TableName=made._table, Item={name: {"S": value} for name, value in row.items()} | {"prediction": {"M": strange}}
+        TableName=made.table, Item={name: {"S": value} for name, value in row.items()} | {"prediction": {"M": strange}}
     )
     newest, older = made.history("7")
     assert (newest.label, newest.score, newest.class_index) == (None, None, None)

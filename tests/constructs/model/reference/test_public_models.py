@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.constructs.model.graphs import cosine, prepared, run
+from tests.constructs.model.loading import load
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import (
@@ -23,7 +24,6 @@ from cdk_inference.model import (
 )
 from cdk_inference.model.building.evaluation.data import load_samples
 from cdk_inference.model.building.evaluation.session import open_session
-from cdk_inference.model.building.importers.sources import load
 from cdk_inference.model.building.quantization.calibrate import calibrate
 from cdk_inference.model.building.quantization.precisions import convert
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from tests.constructs.model.loading import load
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Download, Evaluation, ModelRecipe, OnnxFile, Provenance, TensorSpec
-from cdk_inference.model.building.importers.sources import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -14,11 +14,11 @@ import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.constructs.model.loading import load
 from tests.warm_builds import keep_functions
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation, ModelRecipe, Provenance, TensorSpec, TorchProgram
-from cdk_inference.model.building.importers.sources import load
 
 pytestmark = [
     pytest.mark.slow,  # tracing takes a second each time

@@ -19,13 +19,13 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 from tests.constructs.model import graphs
+from tests.constructs.model.loading import load
 
 from benchmarks import cpu
 from cdk_inference.model import Evaluation, ModelRecipe, OnnxFile, Provenance, TensorSpec
 from cdk_inference.model.building.evaluation.evaluate import check_export, predict
 from cdk_inference.model.building.graph.graph import clean, fuse, rounds, serialize
 from cdk_inference.model.building.importers.independence import check_independence
-from cdk_inference.model.building.importers.sources import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
