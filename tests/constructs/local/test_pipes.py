@@ -196,7 +196,7 @@ def test_only_the_failed_message_of_a_batch_comes_back(probe: Pipeline, local_cl
 @pytest.mark.e2e
 def test_a_dead_letter_that_was_sent_says_why(probe: Pipeline, local_cloud: LocalCloud) -> None:
     sqs = local_cloud.client("sqs")
-    queue = sqs.get_queue_url(QueueName=str(probe._dead_letter_queue).rsplit("/", 1)[-1])["QueueUrl"]
+    queue = sqs.get_queue_url(QueueName=str(probe.dead_letter_queue).rsplit("/", 1)[-1])["QueueUrl"]
     said = {"Error": "ValueError", "Cause": "as it was told"}
     sqs.send_message(
         QueueUrl=queue,
