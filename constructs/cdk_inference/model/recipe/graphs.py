@@ -136,10 +136,14 @@ class Graphs:
             choice = ", ".join(f"TensorSpec({each.name!r}, {each.dtype!r}, {each.shape})" for each in given.values())
             check(fits, "outputs", spec, f"one of what the driver gives: {choice}")
 
-    def describe(self, outputs: tuple[TensorSpec, ...]) -> dict[str, Any]:
+    def describe(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> dict[str, Any]:
         """Return what ``driver.json`` says; see `inference_runtime.engine.drivers`."""
         graphs = [{"name": name, "reads": dict(graph.reads)} for name, graph in self.graphs.items()]
-        return {"graphs": graphs, **self.driver.describe([spec.name for spec in outputs])}
+        first = {self.step.reads.get(name, name) for name in self.driver.states.values()}
+        given = [spec.name for spec in inputs if spec.name in first]
+        # Left out if empty, so that locks of models without such states hold.
+        optional = {"given": given} if given else {}
+        return {"graphs": graphs, **optional, **self.driver.describe([spec.name for spec in outputs])}
 
     def deployed(self) -> dict[str, Graph]:
         """Return the graphs as they are deployed: with the likeliest tokens in place of a decoder's logits."""

@@ -27,7 +27,8 @@ class Graphs:
     description
         `graphs` is a list of `{"name", "reads"}` in the order in which they run. `reads` has, by the name of an input,
         the name of the value that it takes, where that differs. `states` has the inputs of the last graph by the
-        outputs that become them in the next step.
+        outputs that become them in the next step. `given` lists the inputs of the model that states begin with, if
+        there are any.
     sessions
         The session of each graph, by name.
     own
@@ -36,7 +37,8 @@ class Graphs:
     Attributes
     ----------
     inputs
-        The model's inputs: what the graphs read, and neither a graph nor the driver makes.
+        The model's inputs: what the graphs read, and neither a graph nor the driver makes. A state is among them if it
+        begins with one.
     step
         The session of the last graph.
     deadline
@@ -50,6 +52,7 @@ class Graphs:
         self.step = sessions[entries[-1]["name"]]
         self._reads: dict[str, str] = entries[-1]["reads"]
         self._states: dict[str, str] = description["states"]
+        self._given: list[str] = description.get("given", [])
         made = frozenset(own)
         self._step_inputs = {value.name: value for value in self.step.inputs if value.name not in made}
         self._step_outputs = [value.name for value in self.step.outputs]
@@ -67,7 +70,7 @@ class Graphs:
         kept = set(self._states.values())
         for value in self._step_inputs.values():
             name = self._reads.get(value.name, value.name)
-            if name not in made and value.name not in kept:
+            if name not in made and (value.name not in kept or name in self._given):
                 found.setdefault(name, _renamed(value, name))
         return list(found.values())
 
@@ -83,8 +86,8 @@ class Graphs:
     def begin(self, values: Mapping[str, Tensor], count: int) -> Feed:
         """Return the first inputs of the last graph for a number of items.
 
-        A state that no graph makes begins with zeros. Its free sizes, besides that of the batch, are 0 then, as those
-        of a cache that holds nothing yet.
+        A state that neither a graph makes nor the inputs have begins with zeros. Its free sizes, besides that of the
+        batch, are 0 then, as those of a cache that holds nothing yet.
         """
         kept = set(self._states.values())
         constants, states = {}, {}

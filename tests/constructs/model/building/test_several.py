@@ -34,6 +34,8 @@ from cdk_inference.model.building.evaluation.opening import open_file, open_mode
 from cdk_inference.model.building.search.several import SeveralConversions
 from cdk_inference.model.files import weights
 from cdk_inference.model.files.packed import is_packed, pack, unpack
+from inference_runtime.engine.engine import LocalEngine
+from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +52,9 @@ def evaluation():
 
 def sounds():
     for seed, places in ((1, 7), (2, 12)):
-        yield {"sound": np.random.default_rng(seed).normal(0, 1, (3, places)).astype(np.float32)}
+        random = np.random.default_rng(seed)
+        sound, before = random.normal(0, 1, (3, places)), random.normal(0, 1, (3, 1))
+        yield {"sound": sound.astype(np.float32), "before": before.astype(np.float32)}
 """
 SOURCE = TensorSpec("source", "float32", ("batch", 3))
 DECODER = Graph(
@@ -121,12 +125,15 @@ def test_what_is_built_runs_as_the_graphs_do(folder: Path) -> None:
     )
 
 
-def test_a_state_is_carried_along_in_the_build_too(folder: Path) -> None:
+def test_a_state_begins_with_an_input_of_the_model_in_the_build_and_in_the_function(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     size = 4
     adder = Graph(
         OnnxFile("adder.onnx"),
         inputs=(TensorSpec("sound", "float32", ("batch", size)), TensorSpec("state", "float32", ("batch", 1))),
         outputs=(TensorSpec("state_out", "float32", ("batch", 1)), TensorSpec("total", "float32", ("batch", 1))),
+        reads={"state": "before"},
     )
     model = graphs.adder()
     for value in (model.graph.input[0], model.graph.output[2]):
@@ -136,14 +143,21 @@ def test_a_state_is_carried_along_in_the_build_too(folder: Path) -> None:
     driver = Recurrent(over="sound", chunk=size, states={"state_out": "state"}, outputs={"total": "last"})
     made = recipe(
         source=Graphs({"adder": adder}, driver),
-        inputs=(TensorSpec("sound", "float32", ("batch", "time")),),
+        inputs=(TensorSpec("sound", "float32", ("batch", "time")), TensorSpec("before", "float32", ("batch", 1))),
         outputs=(TensorSpec("total", "float32", ("batch", 1)),),
         evaluation=Evaluation("data.py:sounds", "mean_absolute_error"),
     )
     built = build_model(made, folder=folder, cache=folder / "cache")
     sound = np.arange(18, dtype=np.float32).reshape(2, 9)
-    (total,) = open_file(weights.entry(built.path), 1).run(None, {"sound": sound})
-    np.testing.assert_allclose(total, sound.sum(axis=1, keepdims=True))
+    inputs = {"sound": sound, "before": np.array([[-7], [70]], np.float32)}
+    expected = inputs["before"] + sound.sum(axis=1, keepdims=True)
+    (total,) = open_file(weights.entry(built.path), 1).run(None, inputs)
+    np.testing.assert_allclose(total, expected)
+    (folder / "model").symlink_to(built.path)
+    monkeypatch.setenv("LAMBDA_TASK_ROOT", str(folder))
+    engine = LocalEngine()
+    engine.warm_up()
+    np.testing.assert_allclose(arrays_of(engine.infer(tensors_of(inputs)))["total"], expected)
 
 
 def test_a_search_that_never_goes_on_cannot_be_traced(folder: Path) -> None:

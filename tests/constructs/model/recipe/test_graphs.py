@@ -106,6 +106,14 @@ def test_the_deployed_decoder_ranks_the_vocabulary() -> None:
     assert source.deployed()["encoder"] == ENCODER
 
 
+def test_the_description_names_the_inputs_that_states_begin_with_and_no_others() -> None:
+    source, state = (TensorSpec(name, "float32", ("batch", 1)) for name in ("source", "before"))
+    outputs = (TensorSpec("speech", "float32", ("batch", "windows", 2)),)
+    window = Graphs({"window": replace(WINDOW, reads={"state": "before"})}, RECURRENT)
+    assert window.describe((source, state), outputs)["given"] == ["before"]
+    assert "given" not in window.describe((source,), outputs)
+
+
 def graphs(driver: Any = GREEDY, decoder: Graph = DECODER, **more: Any) -> Graphs:
     return Graphs({"encoder": ENCODER, "decoder": decoder, **more}, driver)
 

@@ -89,7 +89,7 @@ def export_graphs(
         loaded = load(graph, graph.source, folder, cache, on_bytes=on_bytes)
         originals[name] = _Original(loaded, graph, deployed[name], source.driver)
     sessions = {name: Recording(original) for name, original in originals.items()}
-    model = Driven(source.describe(recipe.outputs), sessions)
+    model = Driven(source.describe(recipe.inputs, recipe.outputs), sessions)
     check_outputs(model.run(None, example), recipe, example, "the original, evaluation batch 0")
     asked = record(model, sessions, [example])
     for name, graph in source.graphs.items():
@@ -127,7 +127,7 @@ def tidy_graphs(recipe: ModelRecipe, source: Graphs, original: Path, work: Path,
             graph = clean(graph)
         parities.append(parity)
         graphs[name] = serialize(graph)
-    model = pack(source.describe(recipe.outputs), graphs)
+    model = pack(source.describe(recipe.inputs, recipe.outputs), graphs)
     predict(model, recipe, [example], "the exported model")
     return model, min(parities)
 
