@@ -290,6 +290,8 @@ class Postprocess:
     def text(cls, *, vocabulary: str | Path, output: str = "tokens") -> Postprocess:
         """Store the text of a decoder's tokens as ``text``, with ``score`` if the model has an output ``scores``.
 
+        If it has an output ``lengths``, the tokens after them do not count.
+
         Parameters
         ----------
         vocabulary

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inference_runtime.stages.builtin.vocabulary import collapsed, read_vocabulary
+from inference_runtime.stages.builtin.vocabulary import LENGTHS, collapsed, read_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +30,8 @@ def transcript_postprocessor(
     output
         The model's output that holds the tokens, or the scores of each frame.
     blank
-        The token that stands for none; None for tokens that are taken as they are.
+        The token that stands for none; None for tokens that are taken as they are. Without a blank, tokens after the
+        item's `lengths` do not count, if the model has such an output.
 
     Returns
     -------
@@ -45,6 +46,9 @@ def transcript_postprocessor(
             values = np.argmax(values, axis=1)
         if values.ndim != 1 or values.dtype.kind not in "iu":  # wrong options, not a wrong object
             raise RuntimeError(f"the model's output has shape {list(values.shape)}, expected a token at each place")
+        lengths = outputs.get(LENGTHS)
+        if blank is None and lengths is not None and not lengths.ndim and lengths.dtype.kind in "iu":
+            values = values[: int(lengths)]
         tokens = values.tolist()
         said = {"text": vocabulary.text(tokens if blank is None else collapsed(tokens, blank))}
         scores = outputs.get("scores")

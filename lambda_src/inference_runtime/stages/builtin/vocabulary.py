@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """Stands for a space in a token, as SentencePiece writes it."""
 
+LENGTHS = "lengths"
+"""The output that says how many of an item's tokens count: a decoder repeats its end token after them."""
+
 
 class Vocabulary:
     """The tokens of a model.

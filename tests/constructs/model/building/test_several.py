@@ -31,10 +31,12 @@ from cdk_inference.model import (
 )
 from cdk_inference.model.building.evaluation.driven import Recorded
 from cdk_inference.model.building.evaluation.opening import open_file, open_model
+from cdk_inference.model.building.evaluation.texts import check_end
 from cdk_inference.model.building.search.several import SeveralConversions
 from cdk_inference.model.files import weights
 from cdk_inference.model.files.packed import is_packed, pack, unpack
 from inference_runtime.engine.engine import LocalEngine
+from inference_runtime.stages.builtin.vocabulary import Vocabulary
 from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
 if TYPE_CHECKING:
@@ -158,6 +160,16 @@ def test_a_state_begins_with_an_input_of_the_model_in_the_build_and_in_the_funct
     engine = LocalEngine()
     engine.warm_up()
     np.testing.assert_allclose(arrays_of(engine.infer(tensors_of(inputs)))["total"], expected)
+
+
+def test_an_end_token_that_is_text_needs_lengths() -> None:
+    vocabulary = Vocabulary(["<pad>", "<s>", "[SEP]", *"abcd"])
+    with pytest.raises(
+        ModelBuildError, match=r"must have 'lengths' if the end token is text, got '\[SEP\]' as token 2"
+    ):
+        check_end(recipe(), vocabulary)
+    check_end(recipe(outputs=(*recipe().outputs, TensorSpec("lengths", "int64", ("batch",)))), vocabulary)
+    check_end(recipe(), Vocabulary(["<pad>", "<s>", "</s>", *"abcd"]))
 
 
 def test_a_search_that_never_goes_on_cannot_be_traced(folder: Path) -> None:

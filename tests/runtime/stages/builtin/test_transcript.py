@@ -39,6 +39,14 @@ def test_tokens_are_text_and_the_score_comes_along(postprocess: Callable[..., An
     assert postprocess(np.array([8, 3, 8, 4], np.int32))["text"] == "the\u2028 cat"  # which no line ends with
 
 
+def test_what_follows_the_length_of_a_decoder_does_not_count(postprocess: Callable[..., Any]) -> None:
+    tokens, length = np.array([3, 4, 5, 5, 5], np.int64), np.array(3, np.int64)  # a vocabulary may end with any token
+    assert postprocess(tokens, lengths=length) == {"text": "the cats"}
+    assert postprocess(tokens, lengths=np.array(0, np.int32)) == {"text": ""}
+    assert postprocess(tokens, lengths=np.array(0.6, np.float32)) == {"text": "the catsss"}  # a share of places
+    assert postprocess(tokens, lengths=length, blank=0) == {"text": "the cats"}
+
+
 def test_frames_are_text_by_scores_or_by_their_best_tokens(postprocess: Callable[..., Any]) -> None:
     frames = np.array([0, 3, 3, 0, 3, 4, 0, 0, 5, 5, 0])
     for values in (frames, np.eye(len(TOKENS), dtype=np.float32)[frames]):

@@ -179,11 +179,11 @@ class Judge:
 
         if self.vocabulary is None:
             raise AssertionError("metrics of texts come with a vocabulary")
-        found = texts_of(outputs, self.vocabulary, self.evaluation.blank)
+        found = texts_of(outputs, self.names, self.vocabulary, self.evaluation.blank)
         if self.samples.labelled:
             wanted = [self._text(label) for batch in self.samples.labels for label in batch]
         else:
-            wanted = texts_of(self.reference, self.vocabulary, self.evaluation.blank)
+            wanted = texts_of(self.reference, self.names, self.vocabulary, self.evaluation.blank)
         if len({*wanted}) == 1:
             raise ModelBuildError(
                 f"evaluation.data must have two or more texts for metric '{self.evaluation.metric}', got "

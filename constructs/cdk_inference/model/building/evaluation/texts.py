@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.recipe.drivers import Beam, Greedy
+from cdk_inference.model.recipe.graphs import Graphs
 from inference_runtime.errors import StageError
-from inference_runtime.stages.builtin.vocabulary import collapsed
+from inference_runtime.stages.builtin.vocabulary import LENGTHS, collapsed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cdk_inference.model.building.evaluation.metrics import Array, Outputs
+    from cdk_inference.model.recipe.recipe import ModelRecipe
     from inference_runtime.stages.builtin.vocabulary import Vocabulary
 
 LONGEST = 4
@@ -24,13 +27,15 @@ LONGEST = 4
 _TOKENS, _SCORES = 2, 3  # axes: samples, places, and the vocabulary
 
 
-def texts_of(outputs: Outputs, vocabulary: Vocabulary, blank: int | None) -> list[str]:
+def texts_of(outputs: Outputs, names: Sequence[str], vocabulary: Vocabulary, blank: int | None) -> list[str]:
     """Return the text of each sample.
 
     Parameters
     ----------
     outputs
         Those of each batch.
+    names
+        The names of the outputs. Without a blank, tokens after those that `lengths` counts are left out.
     vocabulary
         Knows the tokens.
     blank
@@ -42,13 +47,42 @@ def texts_of(outputs: Outputs, vocabulary: Vocabulary, blank: int | None) -> lis
         If no output has tokens, or the vocabulary lacks one.
     """
     try:
-        return [
-            vocabulary.text(row if blank is None else collapsed(row, blank))
-            for batch in outputs
-            for row in _tokens(batch, of_frames=blank is not None).tolist()
-        ]
+        if blank is not None:
+            return [
+                vocabulary.text(collapsed(row, blank))
+                for batch in outputs
+                for row in _tokens(batch, of_frames=True).tolist()
+            ]
+        return [vocabulary.text(row) for batch in outputs for row in _counted(batch, names)]
     except StageError as error:
         raise ModelBuildError(f"evaluation.vocabulary must have a line for each token of the model: {error}") from error
+
+
+def check_end(recipe: ModelRecipe, vocabulary: Vocabulary) -> None:
+    """Refuse a decoder whose texts would repeat the end token, which it fills its tokens up with.
+
+    Raises
+    ------
+    ModelBuildError
+        If the end token is text, and the model does not say how many tokens count.
+    """
+    driver = recipe.source.driver if isinstance(recipe.source, Graphs) else None
+    if not isinstance(driver, Greedy | Beam) or LENGTHS in [spec.name for spec in recipe.outputs]:
+        return
+    if driver.end < len(vocabulary) and (text := vocabulary.text([driver.end])):
+        raise ModelBuildError(
+            f"outputs must have '{LENGTHS}' if the end token is text, got {text!r} as token {driver.end} of "
+            f"evaluation.vocabulary; add TensorSpec('{LENGTHS}', 'int64', ('batch',))"
+        )
+
+
+def _counted(batch: Sequence[Array], names: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of each sample that count."""
+    tokens: list[list[int]] = _tokens(batch, of_frames=False).tolist()
+    lengths = batch[names.index(LENGTHS)] if LENGTHS in names else None
+    if lengths is None or lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        return tokens
+    return [row[: int(length)] for row, length in zip(tokens, lengths, strict=True)]
 
 
 def _tokens(batch: Sequence[Array], *, of_frames: bool) -> Array:

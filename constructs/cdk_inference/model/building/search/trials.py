@@ -172,9 +172,11 @@ class Trials:
         function = load_function(self.folder, evaluation.metric, "evaluation.metric") if own else None
         vocabulary = None
         if evaluation.vocabulary is not None:
-            from inference_runtime.stages.builtin.vocabulary import read_vocabulary  # noqa: PLC0415 - few models
+            from cdk_inference.model.building.evaluation.texts import check_end  # noqa: PLC0415 - few models
+            from inference_runtime.stages.builtin.vocabulary import read_vocabulary  # noqa: PLC0415
 
             vocabulary = read_vocabulary(str(self.folder / evaluation.vocabulary))
+            check_end(self.recipe, vocabulary)
         return Judge(evaluation, self.samples, self.reference, self.recipe.outputs, function, vocabulary)
 
     @cached_property

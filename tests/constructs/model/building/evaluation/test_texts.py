@@ -59,7 +59,16 @@ def test_frames_give_their_best_tokens_without_blanks_and_repetitions() -> None:
     frames = np.array([[3, 3, 0, 3, 4, 4, 5, 0], [0, 0, 0, 0, 6, 6, 6, 6]])
     scores = np.eye(8, dtype=np.float32)[frames]
     for outputs in ([scores], [frames], [np.zeros((2, 1), np.float32), scores]):
-        assert texts_of([outputs], VOCABULARY, 0) == ["the the cats", "sat"]
+        assert texts_of([outputs], (), VOCABULARY, 0) == ["the the cats", "sat"]
+
+
+def test_what_follows_the_length_of_a_decoder_does_not_count() -> None:
+    said = np.array([[3, 4, 5, 5, 5], [5, 5, 5, 5, 5]])  # a vocabulary may end with any token
+    names = ["scores", "tokens", "lengths"]
+    outputs = [np.zeros(2, np.float32), said, np.array([3, 0])]
+    assert texts_of([outputs], names, VOCABULARY, None) == ["the cats", ""]
+    outputs[2] = np.array([0.6, 0.0], np.float32)  # a share of places
+    assert texts_of([outputs], names, VOCABULARY, None) == ["the catsss", "sssss"]
 
 
 @pytest.mark.parametrize(
