@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from zipfile import BadZipFile
 from zlib import crc32
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from watchfiles import watch
 
+from cdk_inference.errors import InferenceError
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
-from cdk_inference.local.errors import LocalError
 from cdk_inference.local.failures import own_traceback
 from cdk_inference.local.live_code import LiveCode, NotStartedError, checksums, deployed_functions, with_modules
 from cdk_inference.local.source_files import changed, folders, scan
@@ -181,6 +181,9 @@ class Watch:
                         break
             except FileNotFoundError:  # a folder is gone since
                 continue
+            except (OSError, RuntimeError):  # no more folders, or no more programs, may be watched on this machine
+                while not stopping.wait(_LOOK_MS / 1000):
+                    yield
 
     def _bring(self, began: float, tell: Callable[[Change], None], on_line: Callable[[str], None] | None) -> None:
         """Bring what is pending into the embedded AWS, in one way or the other."""
@@ -196,7 +199,7 @@ class Watch:
                 self._deploy(tell, on_line)
             elif self._pending:
                 self._go_live(began, tell)
-        except (_BrokenFileError, LocalError, ClientError) as error:
+        except (_BrokenFileError, InferenceError, ClientError, BotoCoreError, BadZipFile, OSError) as error:
             self._cloud.check()
             seconds = time.monotonic() - began
             tell(Change("failed", tuple(sorted(self._pending)), seconds=seconds, message=str(error)))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+from zipfile import BadZipFile
 
 import pytest
 from tests.waiting import PATIENCE
 
+from cdk_inference.errors import PropError
+from cdk_inference.local import watch
 from cdk_inference.local.watch import Change, Watch
 
 if TYPE_CHECKING:
@@ -83,3 +86,33 @@ def test_files_that_the_app_writes_at_each_synth_do_not_deploy_it_forever(tmp_pa
     assert next_of(changes, "failed").files == ("stamp.json",)
     (tmp_path / "app.py").write_text("v")
     assert next_of(changes, "deploying").files == ("app.py",)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "OS file watch limit reached."), RuntimeError("Too many open files")])
+def test_edits_are_noticed_where_no_more_folders_may_be_watched(
+    tmp_path: Path, watched: Start, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(watch, "watch", refuse)
+    changes = watched(lambda _: None)
+    next_of(changes, "deployed")
+    (tmp_path / "app.py").write_text("v")
+    assert next_of(changes, "deployed").files == ("app.py",)
+
+
+def test_a_deployment_that_fails_for_whatever_reason_is_told_and_the_next_edit_deployed(
+    tmp_path: Path, watched: Start
+) -> None:
+    errors = [PropError("a prop"), BadZipFile("a package"), OSError("a disk")]
+
+    def fail_at_first(number: int) -> None:
+        if number <= len(errors):
+            raise errors[number - 1]
+
+    changes = watched(fail_at_first)
+    for number, error in enumerate(errors, 1):
+        assert next_of(changes, "failed").message == str(error)
+        (tmp_path / "app.py").write_text("v" * number)
+    assert next_of(changes, "deployed").files == ("app.py",)

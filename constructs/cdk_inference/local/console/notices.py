@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 _KEPT = 50
 _LOOK_SECONDS = 2.0  # until the embedded AWS is looked for again
+_MOST_SECONDS = 300.0  # until it is, if one error follows another
 _MOST_TEXT = 20_000  # characters
+
+logger = logging.getLogger(__name__)
 
 
 class Notices:
@@ -95,7 +99,7 @@ class Edits:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        said = ""
+        said, pause = "", _LOOK_SECONDS
         while not self._stopping.is_set():
             try:
                 cloud = self._find()
@@ -109,6 +113,12 @@ class Edits:
                     said = str(error)
                     self._notices.add("failed", "edits are not watched", said)
                 self._stopping.wait(_LOOK_SECONDS)
+            except Exception as error:  # a thread that ended would leave edits alone, and nobody would know
+                logger.warning("edits are not watched", exc_info=error)
+                title = f"edits are not watched; the next try is in {pause:.0f} s"
+                self._notices.add("failed", title, f"{type(error).__name__}: {error}")
+                self._stopping.wait(pause)
+                pause = min(2 * pause, _MOST_SECONDS)
 
     def _tell(self, change: Change) -> None:
         if change.kind == "watching" and not change.functions:
