@@ -34,7 +34,8 @@ _QUEUE_COUNTS = (
     "ApproximateNumberOfMessagesNotVisible",
 )
 _BUCKETS, _BUCKET_SECONDS = 40, 15  # of the throughput
-_QUIET_LOOKS = 4  # without anything new, after which the table is read only if something else has changed
+_QUIET_LOOKS = 4  # without anything new, after which the table is read only if something else has changed,
+_READ_AFTER = 5  # and at each look of this number: a message may come and go between two looks
 
 Section = dict[str, Any]
 
@@ -72,7 +73,8 @@ class PipelineView:
         """Return what there is to see now, by the names of the sections."""
         queue, dead_counts = self._counts(self.pipeline.parts.queue), self._counts(self.pipeline.dead_letter_queue)
         # The rows before the executions: whoever has a row then has its whole execution, too.
-        written = self._quiet < _QUIET_LOOKS and self.rows.refresh()
+        reads = self._quiet < _QUIET_LOOKS or self._quiet % _READ_AFTER == 0
+        written = reads and self.rows.refresh()
         moved = self.executions.refresh()
         quiet = (queue, dead_counts) == self._mark and not moved and not written
         self._quiet, self._mark = (self._quiet + 1 if quiet else 0), (queue, dead_counts)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdk_inference.local import aws
+from cdk_inference.local.console.pipeline_view import PipelineView
 from cdk_inference.local.console.redrive import event_of, redrive
 from cdk_inference.local.console.rows import Rows
 from cdk_inference.local.emulator.emulator import Emulator
@@ -66,11 +67,11 @@ def table(endpoint: str) -> str:
 
 
 class Counting:
-    """DynamoDB that counts what it returns."""
+    """DynamoDB that counts how often a table is read, and what it returns."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self.items = 0
+        self.items = self.reads = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -79,6 +80,7 @@ class Counting:
         found = self._client.get_paginator(name)
 
         def paginate(**given: Any) -> Iterator[Any]:
+            self.reads += 1
             for page in found.paginate(**given):
                 self.items += len(page["Items"])
                 yield page
@@ -110,6 +112,26 @@ def test_a_page_has_the_newest_and_finds_the_others(endpoint: str, table: str) -
     dynamodb.delete_item(TableName=table, Key=key)
     assert rows.refresh()
     assert rows.find(most=1)[0]["key"] == f"in/{MANY - 1}"
+
+
+def test_a_row_whose_message_no_look_met_is_seen_though_quiet_looks_read_seldom(endpoint: str, table: str) -> None:
+    aws.client(endpoint, "s3").create_bucket(Bucket="inbox")
+    aws.client(endpoint, "sqs").create_queue(QueueName="direct")
+    parts = Parts(queue="direct", functions={"function": "Fused"})
+    view = PipelineView(endpoint, Pipeline(endpoint, "any", inbox="inbox", prefix="in/", table=table, parts=parts))
+    dynamodb = Counting(aws.client(endpoint, "dynamodb"))
+    view.rows = Rows(dynamodb, table, inbox="inbox", prefix="in/")
+    for _ in range(10):  # until it is quiet
+        view.look()
+    dynamodb.put_item(TableName=table, Item=row(MANY + 1))
+    looks = [view.look() for _ in range(5)]
+    assert looks[-1]["rows"]["rows"][0]["key"] == f"in/{MANY + 1}"
+    dynamodb.reads = 0
+    for _ in range(40):
+        view.look()
+    assert 8 <= dynamodb.reads <= 12  # the first of them are not quiet yet
+    key = {"object": {"S": f"inbox/in/{MANY + 1}"}, "version": {"S": "null#1"}}
+    dynamodb.delete_item(TableName=table, Key=key)
 
 
 def test_one_dead_letter_or_all_go_back_to_the_queue(endpoint: str) -> None:
