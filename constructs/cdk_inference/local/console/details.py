@@ -139,7 +139,8 @@ def _logs(view: PipelineView, key: str, traces: Sequence[Trace]) -> list[dict[st
     """Return what was logged of an object: the entries with its key, or with the id of a message that brought it."""
     if not traces:
         return []
-    ids = {id for trace in traces for id, known in trace.objects.items() if known == key}
+    ids = {id for trace in traces for id in trace.messages if trace.objects[id] == key}
+    about = _names({key, json.dumps(key)[1:-1], *ids})
     parts = view.pipeline.parts
     since = min(trace.started for trace in traces) - _BEFORE_MS
     until = None if traces[0].stopped is None else traces[0].stopped + _AFTER_MS
@@ -147,7 +148,7 @@ def _logs(view: PipelineView, key: str, traces: Sequence[Trace]) -> list[dict[st
     found = [
         entry
         for entry in entries(event for event in events if until is None or event[0] <= until)
-        if _is_about(entry["message"], key, ids)
+        if not _is_noise(entry["message"]) and about.search(entry["message"])
     ]
     return found[-_MOST_ENTRIES:]
 
@@ -192,7 +193,11 @@ def _entry(at: int, function: str, message: str) -> dict[str, Any]:
     }
 
 
-def _is_about(message: str, key: str, ids: Collection[str]) -> bool:
-    if message.startswith(_NOISE) or '"_aws"' in message:
-        return False
-    return key in message or json.dumps(key)[1:-1] in message or any(id in message for id in ids)
+def _names(names: Collection[str]) -> re.Pattern[str]:
+    """Return a pattern that finds any of some names, but not in a longer one, as 1.jpg is in 11.jpg."""
+    # Only letters of ASCII join names: languages without spaces put theirs right next to a key.
+    return re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, names))})(?![\w-]|\.\w)", re.ASCII)
+
+
+def _is_noise(message: str) -> bool:
+    return message.startswith(_NOISE) or '"_aws"' in message

@@ -56,11 +56,14 @@ class Trace:
     started, stopped
         When, in milliseconds since the epoch; the second is None while it runs.
     objects
-        The keys of its objects by the id of the message that brought each.
+        The keys of its objects by the id of the message that brought each, or by its place in the input if no message
+        did.
     spans
         The visits of states, in the order of their beginnings.
     members
         The ids of the messages of each iteration that is for some of them.
+    messages
+        The ids in ``objects`` that are of messages.
     error
         Why it failed, if it did.
     """
@@ -73,6 +76,7 @@ class Trace:
     objects: Mapping[str, str] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
     members: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    messages: frozenset[str] = frozenset()
     error: str | None = None
 
     @property
@@ -110,7 +114,7 @@ def read_trace(execution: Mapping[str, Any], events: Iterable[Mapping[str, Any]]
     members: dict[int, frozenset[str]] = {}
     spans: list[Span] = []
     open_at: dict[int, list[int]] = {}  # by iteration: the places of spans that have not ended, the innermost last
-    objects = _objects(execution.get("input"))
+    objects, messages = _objects(execution.get("input"))
     for event in events:
         before = event.get("previousEventId", 0)
         kind, around = str(event["type"]), iterations.get(before, 0)
@@ -152,23 +156,28 @@ def read_trace(execution: Mapping[str, Any], events: Iterable[Mapping[str, Any]]
         objects=objects,
         spans=tuple(spans),
         members=members,
+        messages=messages,
         error=": ".join(said)[:_MOST_CAUSE] or None,
     )
 
 
-def _objects(text: object) -> dict[str, str]:
-    """Return the keys of the objects in the input of an execution, by the ids of their messages."""
+def _objects(text: object) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the keys of the objects in the input of an execution by id, and which of the ids are of messages."""
     given = _parsed(text)
-    found = {}
+    found: dict[str, str] = {}
+    messages = set()
     for number, member in enumerate(listed(mapping(given).get("items", given))):
         message = mapping(member)
         body = message.get("body")
         event = mapping(_parsed(body) if isinstance(body, str) else body)
         item = mapping(message.get("item", event.get("item")))
         key = message.get("key") or key_of(event) or key_of(message) or item.get("id")
-        if key:
-            found[str(message.get("message_id") or message.get("messageId") or number)] = str(key)
-    return found
+        if key and (id := message.get("message_id") or message.get("messageId")):
+            messages.add(str(id))
+            found[str(id)] = str(key)
+        elif key:
+            found[str(number)] = str(key)
+    return found, frozenset(messages)
 
 
 def _ids(text: object, objects: Mapping[str, str]) -> frozenset[str]:

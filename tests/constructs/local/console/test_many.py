@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import time
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdk_inference.local import aws
+from cdk_inference.local.console.details import details
 from cdk_inference.local.console.pipeline_view import PipelineView
 from cdk_inference.local.console.redrive import event_of, redrive
 from cdk_inference.local.console.rows import Rows
@@ -132,6 +137,52 @@ def test_a_row_whose_message_no_look_met_is_seen_though_quiet_looks_read_seldom(
     assert 8 <= dynamodb.reads <= 12  # the first of them are not quiet yet
     key = {"object": {"S": f"inbox/in/{MANY + 1}"}, "version": {"S": "null#1"}}
     dynamodb.delete_item(TableName=table, Key=key)
+
+
+@pytest.mark.parametrize("id", [None, "5f2a"])
+def test_the_logs_of_an_object_are_those_that_name_it_or_its_message(endpoint: str, table: str, id: str | None) -> None:
+    workflow, function = f"workflow-{id}", f"function-{id}"
+    iam = aws.client(endpoint, "iam")
+    role = iam.create_role(RoleName=workflow, AssumeRolePolicyDocument='{"Statement": []}')["Role"]["Arn"]
+    machine = aws.client(endpoint, "stepfunctions").create_state_machine(
+        name=workflow,
+        definition=json.dumps({"StartAt": "End", "States": {"End": {"Type": "Pass", "End": True}}}),
+        roleArn=role,
+    )["stateMachineArn"]
+    with zipfile.ZipFile(package := io.BytesIO(), "w") as archive:
+        archive.writestr("any.py", "")
+    aws.client(endpoint, "lambda").create_function(
+        FunctionName=function,
+        Runtime="python3.13",
+        Handler="any.handler",
+        Role=role,
+        Code={"ZipFile": package.getvalue()},
+    )
+    own = ["scored in/1", '["in/1"]', "in/1, item 0", "s3://inbox/in/1.", "物体in/1を採点"]
+    of_message = ["message 5f2a failed"]
+    others = [
+        "scored in/10",
+        "scored in/1.txt",
+        "0 of 10 parts took 105 ms",
+        "message 05f2a failed",
+        "REPORT RequestId: 0",
+    ]
+    logs, group = aws.client(endpoint, "logs"), f"/aws/lambda/{function}"
+    logs.create_log_group(logGroupName=group)
+    logs.create_log_stream(logGroupName=group, logStreamName="any")
+    now = round(time.time() * 1000)
+    logged = [{"timestamp": now, "message": message} for message in [*own, *of_message, *others]]
+    logs.put_log_events(logGroupName=group, logStreamName="any", logEvents=logged)
+    item = {"key": "in/1"} | ({"message_id": id} if id else {})
+    aws.client(endpoint, "stepfunctions").start_execution(stateMachineArn=machine, input=json.dumps({"items": [item]}))
+
+    parts = Parts(queue="logged", workflows=[workflow], functions={function: "Preprocess"})
+    aws.client(endpoint, "sqs").create_queue(QueueName="logged")
+    aws.client(endpoint, "s3").create_bucket(Bucket="inbox")
+    view = PipelineView(endpoint, Pipeline(endpoint, "any", inbox="inbox", prefix="in/", table=table, parts=parts))
+    view.look()
+    found = [entry["message"] for entry in details(view, "inbox", "in/1")["logs"]]
+    assert found == own + (of_message if id else [])
 
 
 def test_one_dead_letter_or_all_go_back_to_the_queue(endpoint: str) -> None:
