@@ -13,6 +13,7 @@ from inference_runtime.errors import StageError
 from inference_runtime.explanations import methods
 from inference_runtime.explanations.cells import Cells
 from inference_runtime.explanations.features import Features
+from inference_runtime.explanations.room import Room
 from inference_runtime.explanations.runs import NotFiniteError, OutOfTimeError, Runs
 from inference_runtime.explanations.targets import ClassProbability, Number, Similarity
 from inference_runtime.explanations.tokens import Tokens
@@ -41,6 +42,9 @@ _TARGETS: dict[str, Callable[[Tensor], Target]] = {
     "number": Number,
     "similarity": Similarity,
 }
+
+_NO_ROOM = "the batch's response has no room for more explanations"
+_NOT_KEPT = "the batch's inputs are too large to be kept"
 
 _log = logging.getLogger(__name__)
 
@@ -274,7 +278,10 @@ class Explanations:
             self._kept.append((indices[row], one, outputs[self._explainer.output].take([row])))
 
     def made(
-        self, seconds: float, keep: Callable[[bytes], Mapping[str, str]] | None = None
+        self,
+        seconds: float,
+        keep: Callable[[bytes], Mapping[str, str]] | None = None,
+        most_bytes: float = math.inf,
     ) -> dict[int, dict[str, Any]]:
         """Return the explanations by index.
 
@@ -284,16 +291,28 @@ class Explanations:
             How long they may take together; at most as long as the settings say. It is shared among them.
         keep
             Keeps a picture, and returns its `bucket` and `key`. None if there is no place for pictures.
+        most_bytes
+            The most that they may take as JSON, as `grouped` returns them. Once they do, the other items get the
+            reason. If not even that fits, there are none.
         """
         explainer = self._explainer
-        found: dict[int, dict[str, Any]] = {}
+        draws = keep is not None and explainer.draws
+        no_room, not_kept = explainer.without(_NO_ROOM), explainer.without(_NOT_KEPT)
+        room = Room(most_bytes, [*(index for index, _, _ in self._kept), *self._too_large], draws=draws)
+        if not (room.takes(no_room) and room.takes(not_kept)):
+            return {}
+        found = dict.fromkeys(self._too_large, not_kept) | {index: no_room for index, _, _ in self._kept}
         end = explainer.clock() + min(seconds, explainer.seconds)
         for number, (index, inputs, output) in enumerate(self._kept):
-            share = max(0.0, end - explainer.clock()) / (len(self._kept) - number)
-            found[index] = explainer.explained(inputs, output, share)
-        if keep is not None and explainer.draws:
+            if not (likely := room.most(len(self._kept) - number)):
+                break
+            said = explainer.explained(inputs, output, max(0.0, end - explainer.clock()) / likely)
+            if not room.takes(said):
+                break
+            found[index] = said
+        if draws and keep is not None:
             self._draw(found, keep, end)
-        return found | dict.fromkeys(self._too_large, explainer.without("the batch's inputs are too large to be kept"))
+        return found
 
     def _draw(self, found: dict[int, dict[str, Any]], keep: Callable[[bytes], Mapping[str, str]], end: float) -> None:
         """Keep the pictures of grids, as long as there is time: they are less than any explanation."""

@@ -15,7 +15,7 @@ from inference_runtime.errors import StageError
 from inference_runtime.handlers.open_engine import open_engine
 from inference_runtime.lifecycle import answers_warming, prepare
 from inference_runtime.logs import add_to_log_lines
-from inference_runtime.tensors.store import TensorStore
+from inference_runtime.tensors.store import TensorStore, room
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ _SHARE = 0.95
 
 EXPLAINING = 0.5
 """Share of the time that is left which explanations may take: the response needs some."""
+
+EXPLANATIONS_BYTES = 0.5
+"""Share of the response's bytes that are left which explanations may take: tensors travel faster inline."""
 
 _version = required("MODEL_VERSION")
 add_to_log_lines(model_version=_version)
@@ -80,7 +83,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     dict
         `groups`, `[{"indices", "outputs": {name: tensor}}]`, `model_version`, and `inference`, where it ran; with
         `CONFIDENCE=1` also `confidences`, `[{"index", "confidence"}]`, and with an explainer `explanations`,
-        `[{"index", "explanation"}]`.
+        `[{"indices", "explanation"}]`.
     """
     engine.start_deadline(_seconds_left(context))
     explanations = None if _explainer is None else _explainer.begin()
@@ -98,8 +101,12 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
             for index, confidence in zip(indices, confidences(outputs[engine.output_names[0]]), strict=True)
         ]
     if explanations is not None:
-        made = explanations.made(_seconds_left(context) * EXPLAINING, _store.put)
-        response["explanations"] = [{"index": index, "explanation": made[index]} for index in sorted(made)]
+        from inference_runtime.explanations.room import grouped  # noqa: PLC0415 - as the explainer
+
+        response["explanations"] = []
+        most_bytes = room(response, groups, "outputs", RESPONSE_LIMIT) * EXPLANATIONS_BYTES
+        made = explanations.made(_seconds_left(context) * EXPLAINING, _store.put, most_bytes)
+        response["explanations"] = grouped(made)
     return _store.dump_groups(response, groups, "outputs", RESPONSE_LIMIT)
 
 

@@ -55,7 +55,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         - `failed`: `[{"index", "reason"}]`, items that get a row that says so, unless there are outputs for them
         - `unsure`: `[{"index", "confidence"}]`, items that get no row: what the model said is returned instead
         - `confidences`: `[{"index", "confidence"}]`, for the rows
-        - `explanations`: `[{"index", "explanation"}]`, for the rows
+        - `explanations`: `[{"indices", "explanation"}]`, for the rows
         - `first`: what was returned for an unsure item, by message id, for its row
         - `route`, `variant`: for the rows
         - `row_version`: for the sort key, if not the model's version
@@ -79,7 +79,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     outcomes, broken, observed = _outcomes(event, batch)
     for index in batch.handled - outcomes.keys() - broken.keys():
         broken[index] = StageError("inference returned nothing for the object")
-    given = {each["index"]: each["explanation"] for each in event.get("explanations") or ()}
+    given = {index: each["explanation"] for each in event.get("explanations") or () for index in each["indices"]}
     outcomes = with_explanations(outcomes, given) if given else outcomes
     unsure = sorted(batch.unsure.keys() & outcomes.keys())
     answers = [

@@ -72,8 +72,7 @@ class TensorStore:
         RetryableError
             If the work bucket does not take a tensor.
         """
-        skeleton = {**response, "groups": [{"indices": indices, member: dict.fromkeys(t, 0)} for indices, t in groups]}
-        left = limit - len(json.dumps(skeleton)) - sum(_REFERENCE_BYTES * len(tensors) for _, tensors in groups)
+        left = room(response, groups, member, limit)
         if left < 0:
             raise BatchTooLargeError(f"the batch's metadata does not fit {limit:,} bytes: set a smaller batch size")
         written = []
@@ -129,6 +128,23 @@ class TensorStore:
         if (found := _key(data)) != key:
             raise RetryableError(f"s3://{bucket}/{key} holds other bytes than its name says, those of {found}")
         return data
+
+
+def room(
+    response: Mapping[str, Any],
+    groups: Sequence[tuple[list[int], Mapping[str, Tensor]]],
+    member: str,
+    limit: int,
+) -> int:
+    """Return the bytes of a response that are left for tensors inline; negative if it is too large.
+
+    Parameters
+    ----------
+    response, groups, member, limit
+        As those of `TensorStore.dump_groups`.
+    """
+    skeleton = {**response, "groups": [{"indices": indices, member: dict.fromkeys(t, 0)} for indices, t in groups]}
+    return limit - len(json.dumps(skeleton)) - sum(_REFERENCE_BYTES * len(tensors) for _, tensors in groups)
 
 
 def _key(data: bytes) -> str:

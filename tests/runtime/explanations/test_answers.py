@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -11,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.runtime.invocation import Context
 from tests.runtime.stages.mean import code, score, staged
 
 from inference_runtime.errors import RetryableError, StageError
 from inference_runtime.explanations.explainer import MOST_KEPT_BYTES, Explainer
+from inference_runtime.explanations.room import grouped
 from inference_runtime.http.requests import outcome
 from inference_runtime.tensors.tensor import Tensor, tensors_of
 
@@ -141,9 +145,27 @@ def test_no_time_costs_no_answer(
     assert answer["groups"][0]["indices"] == [4]
     (said,) = answer["explanations"]
     assert said == {
-        "index": 4,
+        "indices": [4],
         "explanation": {"method": "shapley", "reason": "1 runs of the model do not fit into the time"},
     }
+
+
+@pytest.mark.parametrize("seconds", [0, 60])
+def test_explanations_that_find_no_room_cost_no_answer(
+    seconds: float, explaining: Any, request: pytest.FixtureRequest, load: Callable[[str], Any]
+) -> None:
+    explaining()
+    request.getfixturevalue("code")
+    infer = load("infer")
+    x = np.arange(3000, dtype=np.float32).reshape(1000, 3)
+    inputs = {"x": {"dtype": "float32", "shape": [1000, 3], "data": base64.b64encode(x.tobytes()).decode()}}
+    answer = infer({"groups": [{"indices": list(range(1000)), "inputs": inputs}]}, Context(seconds))
+    assert "data" in answer["groups"][0]["outputs"]["mean"]
+    assert len(json.dumps(answer)) <= 80_000
+    *made, rest = sorted(answer["explanations"], key=lambda each: len(each["indices"]))
+    assert [len(each["indices"]) for each in made] == [1] * (1000 - len(rest["indices"]))
+    assert ("no room" if seconds else "into the time") in rest["explanation"]["reason"]
+    assert (len(made) > 100) == (seconds > 0)
 
 
 def explainer(*, clock: Callable[[], float] = time.monotonic, **changes: Any) -> Explainer:
@@ -181,6 +203,19 @@ def test_the_time_is_shared_and_large_inputs_are_not_kept() -> None:
     assert set(found) == {4, 5, 6}
     assert "too large" in found[6]["reason"]
     assert "do not fit into the time" in found[4]["reason"]
+
+
+@given(most=st.integers(-100, 4000), items=st.integers(1, 12), same=st.booleans(), draws=st.booleans())
+def test_explanations_take_no_more_bytes_than_there_are(most: int, items: int, same: bool, draws: bool) -> None:
+    options = {"input": "x", "layout": "HW", "fill": [0], "grid": 8}
+    batch = explainer(parts="cells", method="occlusion", options=options, heat_map=draws).begin()
+    x = np.arange(20 * items, dtype=np.float32).reshape(-1, 4, 5) % (20 if same else 900)
+    batch.add(list(range(items)), tensors_of({"x": x}), {"mean": Tensor.of(x.mean(axis=(1, 2)))})
+    found = batch.made(5.0, lambda data: {"bucket": "b" * 63, "key": f"tensors/{'0' * 64}"}, most)
+    if found:
+        said = grouped(found)
+        assert len(json.dumps(said)) <= most
+        assert sorted(index for each in said for index in each["indices"]) == list(range(items))
 
 
 def test_a_picture_that_is_not_kept_costs_no_explanation() -> None:
