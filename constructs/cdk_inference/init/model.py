@@ -16,10 +16,19 @@ TOKENIZER = "tokenizer.json"
 
 @dataclass(frozen=True)
 class Pixels:
-    """The numbers that images become, by channel: ``(value / 255 - mean) / std``."""
+    """The numbers that images become, by channel: ``(value / 255 - mean) / std``.
+
+    Parameters
+    ----------
+    mean, std
+        A number each for red, green and blue.
+    blue_first
+        Whether the model takes blue, green and red instead of red, green and blue.
+    """
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    blue_first: bool = False
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from cdk_inference.model import TensorSpec, load_recipe
 from cdk_inference.model.building.importers.tensors import check_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[3]
 SHAPES = ROOT / "examples" / "shapes"
@@ -386,12 +386,22 @@ FIELDS = (
     "id2label",
     "image_size",
 )
+PROCESSOR_FIELDS = (
+    "size",
+    "crop_size",
+    "image_mean",
+    "image_std",
+    "include_top",
+    "do_normalize",
+    "do_rescale",
+    "rescale_factor",
+)
 
 
 @given(
     st.sampled_from([*(each["architectures"][0] for each in HUB_MODELS.values()), "Other"]) | JSON,
     st.dictionaries(st.sampled_from(FIELDS), JSON),
-    st.dictionaries(st.sampled_from(["size", "crop_size", "image_mean", "image_std"]), JSON),
+    st.dictionaries(st.sampled_from(PROCESSOR_FIELDS), JSON),
 )
 def test_any_configuration_is_one_of_a_model_or_fails(
     architecture: Any, configuration: dict[str, Any], preprocessor: dict[str, Any]
@@ -402,6 +412,56 @@ def test_any_configuration_is_one_of_a_model_or_fails(
         (Path(folder) / "tokenizer.json").write_text("{}")
         with contextlib.suppress(InferenceError):
             project_around("x", inspect(f"hf:{folder}"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "scaled"),
+    [
+        ({}, lambda x: (x / 255 - 0.5) / 0.5),
+        ({"image_mean": 0, "image_std": [0.25, 0.5, 1]}, lambda x: x / 255 / [0.25, 0.5, 1]),
+        ({"do_normalize": False, "image_mean": [0.5, 0.4, 0.3]}, lambda x: x / 255),
+        ({"do_rescale": False, "image_mean": [127, 128, 129], "image_std": 64}, lambda x: (x - [127, 128, 129]) / 64),
+        ({"do_rescale": False, "do_normalize": False}, lambda x: x),
+        ({"rescale_factor": 0.003921568859368563, "do_normalize": False}, lambda x: x / 255),
+        ({"rescale_factor": 1 / 127.5, "rescale_offset": True, "do_normalize": False}, lambda x: x / 127.5 - 1),
+        ({"image_mean": 0.4, "image_std": 0.2, "include_top": True}, lambda x: (x / 255 - 0.4) / 0.2 / 0.2),
+        ({"do_flip_channel_order": True}, lambda x: x[:, ::-1] / 255),
+        (
+            {"do_flip_channel_order": True, "do_normalize": True, "image_mean": [0.1, 0.2, 0.3], "image_std": 1},
+            lambda x: (x / 255 - [0.1, 0.2, 0.3])[:, ::-1],
+        ),
+    ],
+)
+def test_pixels_are_scaled_as_the_processor_of_the_model_does(
+    settings: dict[str, Any], scaled: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HUB_MODELS["photos"]))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    project = project_around("photos", inspect(f"hf:{tmp_path}"))
+    factory = str(project.files["factory.py"])
+    mean, std = ast.literal_eval(re.findall("^MEAN, STD = (.+)$", factory, re.MULTILINE)[0])
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 3)).astype(float)
+    made = (pixels / 255 - mean) / std
+    assert np.allclose(made[:, ::-1] if ".flip(-1)" in factory else made, scaled(pixels), rtol=1e-5, atol=1e-6)
+    assert any("no image_mean" in note for note in project.notes) == (not settings)
+
+
+def test_a_crop_that_the_processor_does_not_make_is_not_the_size_of_the_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HUB_MODELS["photos"]))
+    sizes = {"crop_size": {"height": 40, "width": 40}, "size": {"height": 32, "width": 32}}
+    for crops, side in ((True, 40), (False, 32)):
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps({"do_center_crop": crops, **sizes}))
+        assert inspect(f"hf:{tmp_path}").inputs[0].shape == ("batch", side, side, 3)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"image_std": 0}, {"image_std": [1, -1, 1]}, {"image_mean": float("nan")}, {"rescale_factor": -1}]
+)
+def test_a_processor_that_gives_no_usable_numbers_fails(settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HUB_MODELS["photos"]))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InitError, match="must have a finite image_mean"):
+        inspect(f"hf:{tmp_path}")
 
 
 @pytest.mark.parametrize("name", ['a".onnx', "{{ 7*7 }}.onnx", "a'''b\\.onnx", "猫.onnx", 'x"""\nimport os.onnx'])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,9 @@ _PREPROCESSOR = "preprocessor_config.json"
 _WEIGHTS = re.compile(r"(model|pytorch_model).*\.(safetensors|bin|json)")
 _MOST_TOKENS = 256
 _CHANNELS = 3
+_WHITE = 255
 _TEXTS = ("ForSequenceClassification", "ForTokenClassification", "Model")
+_GUESSED = f"{_PREPROCESSOR} gives no image_mean, so pixels become -1 to 1; change factory.py if the model takes others"
 _POOLED = "the vector of a text is the mean of its tokens; change factory.py if the model was trained otherwise"
 
 
@@ -94,8 +97,8 @@ def _inspect(name: str, repository: _Repository, place: _Place) -> InspectedMode
         for ending in _TEXTS:
             if architecture.endswith(ending) and "vocab_size" in configuration:
                 return _text_model(ending, configuration, repository, place, name)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InitError(f"{_CONFIGURATION} of '{name}' must be one of transformers, got {error}") from error
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InitError(f"configuration of '{name}' must be one of transformers, got {error}") from error
     raise InitError(
         f"from must be hf: and a model for images or texts that gives classes or vectors, got '{name}', a "
         f"{architecture}; export it to ONNX, and pass the file"
@@ -148,10 +151,10 @@ def _text_model(
 def _image_classifier(
     configuration: dict[str, Any], preprocessor: dict[str, Any], place: _Place, name: str
 ) -> InspectedModel:
-    size = preprocessor.get("crop_size") or preprocessor.get("size") or configuration.get("image_size") or 224
+    crop = preprocessor.get("crop_size") if preprocessor.get("do_center_crop", True) else None
+    size = crop or preprocessor.get("size") or configuration.get("image_size") or 224
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge") or 224
-    pixels = Pixels(_channels(preprocessor, "image_mean", name), _channels(preprocessor, "image_std", name))
     labels = _labels(configuration)
     return InspectedModel(
         source=f'TorchModule(factory="{_FACTORY}:build")',
@@ -162,15 +165,52 @@ def _image_classifier(
         license=place.license,
         files=place.files,
         templates={_FACTORY: "factory_pictures.py.j2"},
-        values={"load": place.load, "pixels": pixels},
+        values={"load": place.load, "pixels": _pixels(preprocessor, name)},
         labels=labels,
         packages=("transformers",),
+        notes=(_GUESSED,) if _normalizes(preprocessor) and preprocessor.get("image_mean") is None else (),
+    )
+
+
+def _normalizes(preprocessor: dict[str, Any]) -> bool:
+    # MobileViT's processor is the one that flips channels, and it does not normalize.
+    return bool(preprocessor.get("do_normalize", not preprocessor.get("do_flip_channel_order")))
+
+
+def _pixels(preprocessor: dict[str, Any], name: str) -> Pixels:
+    """Return the steps of transformers' processors as one: they rescale pixels, normalize them, and flip channels.
+
+    EfficientNet's also shifts rescaled pixels by 1 (``rescale_offset``), and divides twice (``include_top``).
+    """
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if _normalizes(preprocessor):
+        mean, std = _channels(preprocessor, "image_mean", name), _channels(preprocessor, "image_std", name)
+    if preprocessor.get("include_top"):
+        red, green, blue = _channels(preprocessor, "image_std", name)
+        std = (std[0] * red, std[1] * green, std[2] * blue)
+    scale, shift = float(_WHITE), 0.0
+    if preprocessor.get("do_rescale", True):
+        # Rounded, since factors are saved as float32 too: 1/255 must become exactly 1.
+        scale = float(f"{_WHITE * float(preprocessor.get('rescale_factor') or 1 / _WHITE):.6g}")
+        shift = 1.0 if preprocessor.get("rescale_offset") else 0.0
+    given = (scale, *mean, *std)
+    if min(scale, *std) <= 0 or not all(math.isfinite(each) and math.isfinite(each / scale) for each in given):
+        raise InitError(
+            f"{_PREPROCESSOR} of '{name}' must have a finite image_mean, and image_std and rescale_factor above 0, "
+            f"got {mean}, {std} and {scale / _WHITE}; pass an .onnx file"
+        )
+    return Pixels(
+        ((mean[0] + shift) / scale, (mean[1] + shift) / scale, (mean[2] + shift) / scale),
+        (std[0] / scale, std[1] / scale, std[2] / scale),
+        blue_first=bool(preprocessor.get("do_flip_channel_order")),
     )
 
 
 def _channels(preprocessor: dict[str, Any], key: str, name: str) -> tuple[float, float, float]:
     """Return a number for each channel; without them, transformers' processors take 0.5."""
-    found = preprocessor.get(key) or (0.5, 0.5, 0.5)
+    found = preprocessor.get(key)
+    if found is None or isinstance(found, int | float):
+        found = [0.5 if found is None else found] * _CHANNELS
     if len(found) != _CHANNELS:
         raise InitError(f"{key} of '{name}' must have a number for each of 3 channels, got {found}; pass an .onnx file")
     red, green, blue = map(float, found)
