@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,12 +58,12 @@ class Project:
     notes: tuple[str, ...]
 
     def write(self, folder: Path, *, force: bool) -> None:
-        """Write all files; none if one of them exists.
+        """Write all files; none if one of them exists or cannot be written.
 
         Parameters
         ----------
         force
-            Whether files that exist are replaced.
+            Whether files that exist are replaced. A link is replaced, and not what it points to.
 
         Raises
         ------
@@ -79,12 +80,22 @@ class Project:
                 f"folder must not have files that init writes, got {', '.join(taken[:_SHOWN])}{more} in {folder}; "
                 "pass another folder, or --force to replace them"
             )
+        _check_room(folder, [*targets])
         try:
-            for path, content in targets.items():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _write(path, content)
+            folder.mkdir(parents=True, exist_ok=True)
+            # All are written aside first: from then on only renaming is left.
+            with tempfile.TemporaryDirectory(prefix=".init-", dir=folder) as aside:
+                written = [(Path(aside) / str(index), path) for index, path in enumerate(targets)]
+                for temporary, path in written:
+                    _write(temporary, targets[path])
+                for temporary, path in written:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    temporary.replace(path)
         except OSError as error:
-            raise InitError(f"{error.filename or folder} cannot be written: {error.strerror or error}") from error
+            where = error.filename2 or error.filename or folder
+            raise InitError(f"{where} cannot be written: {error.strerror or error}") from error
+        except UnicodeError as error:
+            raise InitError(f"project cannot be written: its model has names that are not Unicode, {error}") from error
 
 
 def starter_project(name: str) -> Project:
@@ -230,6 +241,22 @@ def _todos(
     if "postprocess.py" in templates:
         found.append("In `postprocess.py`: return what your users need.")
     return tuple(found)
+
+
+def _check_room(folder: Path, targets: list[Path]) -> None:
+    """Refuse what stands where a folder or a file has to be, and links that lead out of the project."""
+    for path in targets:
+        for above in path.parents[: len(path.relative_to(folder).parts) - 1]:
+            if above.is_symlink() or (above.exists() and not above.is_dir()):
+                kind = "link" if above.is_symlink() else "file"
+                raise InitError(
+                    f"{above.relative_to(folder)} must be a folder, got a {kind} in {folder}; move it, or pass another "
+                    "folder"
+                )
+        if path.is_dir() and not path.is_symlink():
+            raise InitError(
+                f"{path.relative_to(folder)} must be a file, got a folder in {folder}; move it, or pass another folder"
+            )
 
 
 def _write(path: Path, content: Content) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -300,6 +301,41 @@ def test_existing_files_are_kept_and_force_replaces_them(tmp_path: Path, capsys:
     assert (folder / "notes.txt").read_text() == "mine too"
     assert init("--name", "9 lives") == 1
     assert "name must be lower-case letters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_cannot_be_written_whole_is_not_begun(tmp_path: Path, force: bool) -> None:
+    whole = project_around("x", TIMM)
+    folders = {name: tmp_path / name for name in ("file", "link", "folder", "surrogate", "lost")}
+    for folder in folders.values():
+        folder.mkdir()
+    (folders["file"] / "tests").write_text("mine")
+    (folders["link"] / "tests").symlink_to(tmp_path)
+    (folders["folder"] / "recipe.py").mkdir()
+    with pytest.raises(InitError, match="tests must be a folder, got a file in"):
+        whole.write(folders["file"], force=force)
+    with pytest.raises(InitError, match="tests must be a folder, got a link in"):
+        whole.write(folders["link"], force=force)
+    with pytest.raises(InitError, match=r"recipe\.py must be a file, got a folder" if force else r"got recipe\.py in"):
+        whole.write(folders["folder"], force=force)
+    with pytest.raises(InitError, match="not Unicode"):
+        replace(whole, files={**whole.files, "labels.txt": "cat\ud800\n"}).write(folders["surrogate"], force=force)
+    with pytest.raises(InitError, match=r"gone\.onnx cannot be written: No such file"):
+        replace(whole, files={**whole.files, "z.onnx": tmp_path / "gone.onnx"}).write(folders["lost"], force=force)
+    left = {name: sorted(path.name for path in folder.iterdir()) for name, folder in folders.items()}
+    assert left == {"file": ["tests"], "link": ["tests"], "folder": ["recipe.py"], "surrogate": [], "lost": []}
+    assert not (tmp_path / "test_pipeline.py").exists()
+
+
+def test_force_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("mine")
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "recipe.py").symlink_to(tmp_path / "mine.py")
+    project_around("x", TIMM).write(folder, force=True)
+    assert (tmp_path / "mine.py").read_text() == "mine"
+    assert "ModelRecipe" in (folder / "recipe.py").read_text()
+    assert not list(folder.glob(".init-*"))
 
 
 def test_a_model_in_the_folder_stays_where_it_is(tmp_path: Path) -> None:
