@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from inference_runtime.engine.confidence import confidences
 from inference_runtime.environment import parsed_json, required
@@ -14,7 +15,7 @@ from inference_runtime.explanations import methods
 from inference_runtime.explanations.cells import Cells
 from inference_runtime.explanations.features import Features
 from inference_runtime.explanations.room import Room
-from inference_runtime.explanations.runs import NotFiniteError, OutOfTimeError, Runs
+from inference_runtime.explanations.runs import EAGER, NotFiniteError, OutOfTimeError, Runs
 from inference_runtime.explanations.targets import ClassProbability, Number, Similarity
 from inference_runtime.explanations.tokens import Tokens
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from inference_runtime.tensors.tensor import Tensor
 
     Inputs = Mapping[str, Tensor]
+    Keep = Callable[[bytes], Mapping[str, str] | None]
 
 MOST_KEPT_BYTES = 32 * 1024**2
 """Most bytes of inputs that are kept to be explained, so that a batch of large ones takes no more memory."""
@@ -34,6 +36,7 @@ MOST_KEPT_BYTES = 32 * 1024**2
 TOKENS_FILE = "explanation_tokens.json"
 """The texts of all tokens in the package, a list by their numbers."""
 
+_SECONDS_PER_PIXEL = 4e-6  # of a picture that is drawn: more than twice what was measured on one core
 _DIGITS = 6
 _MOST_REASON = 200  # characters
 
@@ -142,7 +145,7 @@ class Explainer:
         sure = confidences(outputs[self.output])
         return [row for row in rows if self._from <= sure[row] < self._below]
 
-    def explained(self, inputs: Inputs, output: Tensor, seconds: float) -> dict[str, Any]:
+    def explained(self, inputs: Inputs, output: Tensor, seconds: float, expected: float = 0.0) -> dict[str, Any]:
         """Return the explanation of one answer, or the reason why there is none.
 
         Parameters
@@ -153,21 +156,23 @@ class Explainer:
             The answer to them.
         seconds
             How long it may take.
+        expected
+            How long a run on one item may take, in seconds; 0 if that is unknown.
         """
         try:
-            return self._explanation(inputs, output, seconds)
+            return self._explanation(inputs, output, seconds, expected)
         except (OutOfTimeError, NotFiniteError) as error:
             return self.without(str(error))
         except Exception as error:  # an explanation must not take the answer with it
             _log.exception("an answer cannot be explained")
             return self.without(f"{type(error).__name__}: {error}")
 
-    def _explanation(self, inputs: Inputs, output: Tensor, seconds: float) -> dict[str, Any]:
+    def _explanation(self, inputs: Inputs, output: Tensor, seconds: float, expected: float) -> dict[str, Any]:
         end = self.clock() + seconds
         target = self.target_of(output)
         parts, whole_grid, earlier = self.parts_of(inputs), True, 0
         while True:
-            runs = self.runs(parts, target, end - self.clock())
+            runs = self.runs(parts, target, end - self.clock(), expected)
             try:
                 whole, weights, complete = self.weights(parts, runs)
             except OutOfTimeError:
@@ -187,9 +192,9 @@ class Explainer:
             **({} if complete and whole_grid else {"shortened": True}),
         }
 
-    def runs(self, parts: Parts, target: Target, seconds: float = math.inf) -> Runs:
-        """Return what scores coalitions of these parts, for so many seconds."""
-        return Runs(self._infer, self.output, parts, target, seconds=seconds, clock=self.clock)
+    def runs(self, parts: Parts, target: Target, seconds: float = math.inf, expected: float = 0.0) -> Runs:
+        """Return what scores coalitions of these parts, for so many seconds; the first may take as long as expected."""
+        return Runs(self._infer, self.output, parts, target, seconds=seconds, clock=self.clock, expected=expected)
 
     def parts_of(self, inputs: Inputs) -> Parts:
         """Return the parts of an item."""
@@ -224,8 +229,16 @@ class Explainer:
         """Return the grid of an explanation as a PNG of the size of the picture that it explains."""
         from inference_runtime.explanations.heat_map import heat_map  # noqa: PLC0415 - only on request
 
+        return heat_map(explanation["grid"], *self._size(inputs))
+
+    def drawing_seconds(self, inputs: Inputs) -> float:
+        """Return how long `drawn` may take."""
+        height, width = self._size(inputs)
+        return height * width * _SECONDS_PER_PIXEL
+
+    def _size(self, inputs: Inputs) -> tuple[int, int]:
         sizes = dict(zip(self._options["layout"], inputs[self._options["input"]].shape[1:], strict=True))
-        return heat_map(explanation["grid"], sizes["H"], sizes["W"])
+        return sizes["H"], sizes["W"]
 
     def without(self, reason: str) -> dict[str, Any]:
         """Return what a row says if there is no explanation."""
@@ -235,6 +248,25 @@ class Explainer:
         if self._texts is None:
             self._texts = _read(TOKENS_FILE, list)
         return self._texts[token] if 0 <= token < len(self._texts) else f"[{token}]"
+
+
+class _Kept(NamedTuple):
+    """An item that is to be explained.
+
+    Attributes
+    ----------
+    item
+        The item's index.
+    inputs, output
+        The item's.
+    expected
+        How long a run of the model on it may take, in seconds; 0 if that is unknown.
+    """
+
+    item: int
+    inputs: Inputs
+    output: Tensor
+    expected: float
 
 
 class Explanations:
@@ -248,7 +280,7 @@ class Explanations:
 
     def __init__(self, explainer: Explainer) -> None:
         self._explainer = explainer
-        self._kept: list[tuple[int, Inputs, Tensor]] = []
+        self._kept: list[_Kept] = []
         self._size = 0
         self._too_large: list[int] = []
 
@@ -258,6 +290,8 @@ class Explanations:
         inputs: Inputs,
         outputs: Mapping[str, Tensor],
         asked: Collection[int] | None = None,
+        *,
+        seconds: float = 0.0,
     ) -> None:
         """Keep what is to be explained of a batch.
 
@@ -267,7 +301,11 @@ class Explanations:
             As those of `Explainer.wanted`.
         inputs
             The inputs of the batch by name.
+        seconds
+            How long the model took for the batch; 0 if that is unknown.
         """
+        # A run of one item may be as much slower. An explanation takes more runs than that, even quick ones.
+        expected = seconds / len(indices) * min(EAGER, len(indices))
         for row in self._explainer.wanted(indices, outputs, asked):
             size = sum([tensor.nbytes // len(tensor) for tensor in inputs.values()])
             if self._size + size > MOST_KEPT_BYTES:
@@ -275,12 +313,12 @@ class Explanations:
                 continue
             self._size += size
             one = {name: tensor.take([row]) for name, tensor in inputs.items()}
-            self._kept.append((indices[row], one, outputs[self._explainer.output].take([row])))
+            self._kept.append(_Kept(indices[row], one, outputs[self._explainer.output].take([row]), expected))
 
     def made(
         self,
         seconds: float,
-        keep: Callable[[bytes], Mapping[str, str]] | None = None,
+        keep: Keep | None = None,
         most_bytes: float = math.inf,
     ) -> dict[int, dict[str, Any]]:
         """Return the explanations by index.
@@ -290,7 +328,8 @@ class Explanations:
         seconds
             How long they may take together; at most as long as the settings say. It is shared among them.
         keep
-            Keeps a picture, and returns its `bucket` and `key`. None if there is no place for pictures.
+            Keeps a picture, and returns its `bucket` and `key`, or None if there is no time for that. None if there is
+            no place for pictures.
         most_bytes
             The most that they may take as JSON, as `grouped` returns them. Once they do, the other items get the
             reason. If not even that fits, there are none.
@@ -298,33 +337,36 @@ class Explanations:
         explainer = self._explainer
         draws = keep is not None and explainer.draws
         no_room, not_kept = explainer.without(_NO_ROOM), explainer.without(_NOT_KEPT)
-        room = Room(most_bytes, [*(index for index, _, _ in self._kept), *self._too_large], draws=draws)
+        room = Room(most_bytes, [*(each.item for each in self._kept), *self._too_large], draws=draws)
         if not (room.takes(no_room) and room.takes(not_kept)):
             return {}
-        found = dict.fromkeys(self._too_large, not_kept) | {index: no_room for index, _, _ in self._kept}
+        found = dict.fromkeys(self._too_large, not_kept) | {each.item: no_room for each in self._kept}
         end = explainer.clock() + min(seconds, explainer.seconds)
-        for number, (index, inputs, output) in enumerate(self._kept):
+        for number, each in enumerate(self._kept):
             if not (likely := room.most(len(self._kept) - number)):
                 break
-            said = explainer.explained(inputs, output, max(0.0, end - explainer.clock()) / likely)
+            share = max(0.0, end - explainer.clock()) / likely
+            said = explainer.explained(each.inputs, each.output, share, each.expected)
             if not room.takes(said):
                 break
-            found[index] = said
+            found[each.item] = said
         if draws and keep is not None:
             self._draw(found, keep, end)
         return found
 
-    def _draw(self, found: dict[int, dict[str, Any]], keep: Callable[[bytes], Mapping[str, str]], end: float) -> None:
+    def _draw(self, found: dict[int, dict[str, Any]], keep: Keep, end: float) -> None:
         """Keep the pictures of grids, as long as there is time: they are less than any explanation."""
-        for index, inputs, _ in self._kept:
+        for index, inputs, _, _ in self._kept:
             if "grid" not in found[index]:
                 continue
-            if self._explainer.clock() >= end:
+            if self._explainer.clock() + self._explainer.drawing_seconds(inputs) >= end:
                 return
             try:
                 kept = keep(self._explainer.drawn(inputs, found[index]))
             except Exception:  # the grid says the same, and S3 is likely to fail for the next one too
                 _log.exception("the pictures of explanations are not kept")
+                return
+            if kept is None:
                 return
             found[index]["heat_map"] = f"s3://{kept['bucket']}/{kept['key']}"
 

@@ -44,6 +44,8 @@ class Runs:
         How long the runs may take; infinite for no limit.
     clock
         Returns the time in seconds.
+    expected
+        How long the first run may take, in seconds; 0 if that is unknown.
 
     Attributes
     ----------
@@ -60,18 +62,19 @@ class Runs:
         *,
         seconds: float,
         clock: Callable[[], float],
+        expected: float = 0.0,
     ) -> None:
         self._infer, self._output, self._parts, self._target = infer, output, parts, target
         self._clock, self._end = clock, clock() + seconds
-        self._pace = 0.0  # seconds of each of the last runs
+        self._pace = expected  # seconds of each of the last runs
         self.done = 0
 
     def affordable(self) -> float:
-        """Return how many more runs may fit into the time, by how long the last ones took; infinite before any."""
+        """Return how many more runs may fit, by how long the last ones took; infinite if that is unknown."""
         left = max(0.0, self._end - self._clock())
         if not self._pace:
             return math.inf if left else 0.0
-        return left / self._pace * (EAGER if self.done < CHUNK else 1)
+        return left / self._pace * (EAGER if 0 < self.done < CHUNK else 1)
 
     def some(self, coalitions: Sequence[int]) -> list[float]:
         """Return the scores of the first coalitions, as many as there is time for.
@@ -85,8 +88,10 @@ class Runs:
         """
         found: list[float] = []
         while len(found) < len(coalitions) and (now := self._clock()) < self._end:
-            most = (self._end - now) / self._pace if self._pace else CHUNK
-            chunk = coalitions[len(found) : len(found) + max(1, int(min(CHUNK, most)))]
+            most = int(min(CHUNK, (self._end - now) / self._pace)) if self._pace else CHUNK
+            if not most:
+                break
+            chunk = coalitions[len(found) : len(found) + most]
             scores = self._target.scores(self._infer(self._parts.hidden(chunk))[self._output])
             self._pace = (self._clock() - now) / len(chunk)
             self.done += len(chunk)

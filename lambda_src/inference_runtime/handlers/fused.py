@@ -7,6 +7,7 @@ travel.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import closing
 from functools import partial
 from itertools import chain
@@ -173,11 +174,12 @@ def _run(
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield indices and outputs of each run of the model, so that those of one are in memory at a time."""
     for indices, inputs in group_by_shape(part):
-        done = 0
+        done, began = 0, time.monotonic()
         for outputs in _engine.runs(inputs):
+            seconds = time.monotonic() - began
             count = len(outputs[_engine.output_names[0]])
             if explanations is not None:
                 rows = {name: tensor.rows(done, done + count) for name, tensor in inputs.items()}
-                explanations.add(indices[done : done + count], rows, outputs, asked)
+                explanations.add(indices[done : done + count], rows, outputs, asked, seconds=seconds)
             yield indices[done : done + count], outputs
-            done += count
+            done, began = done + count, time.monotonic()

@@ -7,6 +7,8 @@ takes longer than to load most models. It imports no client of S3 before a tenso
 from __future__ import annotations
 
 import os
+import time
+from functools import partial
 from math import inf
 
 from inference_runtime.engine.confidence import confidences
@@ -16,6 +18,7 @@ from inference_runtime.handlers.open_engine import open_engine
 from inference_runtime.lifecycle import answers_warming, prepare
 from inference_runtime.logs import add_to_log_lines
 from inference_runtime.tensors.store import TensorStore, room
+from inference_runtime.timeouts import CONNECT_TIMEOUT, READ_TIMEOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +64,14 @@ def _objects() -> ObjectStore:
     return s3_client()
 
 
+def _objects_at_once() -> ObjectStore:
+    from inference_runtime.s3.client import s3_client  # noqa: PLC0415 - few functions draw
+
+    return s3_client(attempts=1)
+
+
 _store = TensorStore(_objects, required("WORK_BUCKET"))
+_pictures = TensorStore(_objects_at_once, required("WORK_BUCKET"))
 prepare(engine.warm_up)
 
 
@@ -89,10 +99,11 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     explanations = None if _explainer is None else _explainer.begin()
     groups = []
     for indices, inputs, asked in _selected(event["groups"], event.get("only")):
+        began = time.monotonic()
         outputs = engine.infer(inputs)
         groups.append((indices, outputs))
         if explanations is not None:
-            explanations.add(indices, inputs, outputs, asked)
+            explanations.add(indices, inputs, outputs, asked, seconds=time.monotonic() - began)
     response: dict[str, Any] = {"model_version": _version, "inference": engine.inference}
     if _with_confidence:
         response["confidences"] = [
@@ -105,7 +116,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
         response["explanations"] = []
         most_bytes = room(response, groups, "outputs", RESPONSE_LIMIT) * EXPLANATIONS_BYTES
-        made = explanations.made(_seconds_left(context) * EXPLAINING, _store.put, most_bytes)
+        made = explanations.made(_seconds_left(context) * EXPLAINING, partial(_kept, context), most_bytes)
         response["explanations"] = grouped(made)
     return _store.dump_groups(response, groups, "outputs", RESPONSE_LIMIT)
 
@@ -114,6 +125,11 @@ def _seconds_left(context: Any) -> float:  # noqa: ANN401 - Lambda's object
     """Return the seconds until the model must have answered; infinite if there is no limit."""
     remaining = getattr(context, "get_remaining_time_in_millis", None)
     return inf if remaining is None else remaining() / 1000 * _SHARE
+
+
+def _kept(context: object, data: bytes) -> dict[str, str] | None:
+    """Keep a picture in the work bucket, if there is time even for an S3 that hangs."""
+    return _pictures.put(data) if _seconds_left(context) > CONNECT_TIMEOUT + READ_TIMEOUT else None
 
 
 def _selected(

@@ -92,13 +92,19 @@ class S3Client:
     The region, the endpoint and the credentials are those of the environment, as Lambda sets it: `AWS_REGION`,
     `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL`, `AWS_USE_FIPS_ENDPOINT`, and what `CredentialSource` reads.
 
+    Parameters
+    ----------
+    attempts
+        How often a request is tried.
+
     Raises
     ------
     RetryableError
         If the environment names no region, or an endpoint that is none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, attempts: int = ATTEMPTS) -> None:
+        self._attempts = attempts
         self._region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
         if not self._region:
             raise RetryableError("environment variable AWS_REGION is not set")
@@ -159,7 +165,7 @@ class S3Client:
     def _retry(self, request: _Request) -> bytes:
         verb = "read" if request.method == "GET" else "write"
         address, path = self._locator.locate(request.bucket, request.key)
-        for attempt in range(1, ATTEMPTS + 1):
+        for attempt in range(1, self._attempts + 1):
             try:
                 return self._request(request, address, path)
             except (S3Error, OSError, http.client.HTTPException) as error:
@@ -169,7 +175,7 @@ class S3Client:
                         self._credentials.reset()
                 else:
                     text, again = f"{type(error).__name__}: {error}", True
-                if attempt == ATTEMPTS or not again:
+                if attempt == self._attempts or not again:
                     raise RetryableError(f"cannot {verb} s3://{request.bucket}/{request.key}: {text}") from error
             time.sleep(MAX_RETRY_DELAY * os.urandom(1)[0] / 255)
         raise AssertionError
@@ -327,15 +333,15 @@ def _element(text: str, name: str) -> str:
 
 
 @cache
-def s3_client() -> S3Client:
-    """Return the process's client, which is made when it is first needed.
+def s3_client(attempts: int = ATTEMPTS) -> S3Client:
+    """Return the process's client of so many attempts, which is made when it is first needed.
 
     Raises
     ------
     RetryableError
         As `S3Client` does.
     """
-    objects = S3Client()
+    objects = S3Client(attempts)
     before_snapshot(objects.reset)
     after_restore(objects.reset)
     return objects

@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,9 @@ def test_no_time_costs_no_answer(
     request.getfixturevalue("code")
     infer = load("infer")
     inputs = {"x": {"dtype": "float32", "shape": [1, 3], "data": "AABAQAAA4EAAAABA"}}
+    kept = sys.modules["inference_runtime.handlers.infer"]._kept
+    assert kept(Context(10), b"a picture") is None  # for which an S3 that hangs would take longer
+    assert kept(Context(60), b"a picture").keys() == {"bucket", "key"}
     answer = infer({"groups": [{"indices": [4], "inputs": inputs}]}, Context(0))
     assert answer["groups"][0]["indices"] == [4]
     (said,) = answer["explanations"]
@@ -252,6 +256,38 @@ def test_pictures_take_no_time_from_explanations() -> None:
     found = batch.made(60.0, keep)
     assert [said["runs"] for said in found.values()] == [25] * 4
     assert ["heat_map" in said for said in found.values()] == [True, True, True, False]
+
+
+def test_no_run_begins_that_would_take_more_than_the_time() -> None:
+    now, batches = [0.0], list[int]()
+
+    def infer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        now[0] += 8 * len(inputs["x"])
+        batches.append(len(inputs["x"]))
+        return tensors_of({"mean": inputs["x"].array().mean(axis=1)})
+
+    batch = Explainer(infer, SETTINGS | {"seconds": 300}, clock=lambda: now[0]).begin()
+    x = tensors_of({"x": np.arange(21, dtype=np.float32).reshape(7, 3)})
+    batch.add(list(range(7)), x, infer(x), seconds=now[0])
+    found = batch.made((57 - now[0]) / 2)  # of an invocation of a minute
+    assert {said["reason"] for said in found.values()} == {"1 runs of the model do not fit into the time"}
+    assert batches == [7]
+    assert now[0] == 56
+    batch.made(300.0)
+    assert 56 < now[0] <= 56 + 300
+
+
+def test_no_picture_is_begun_that_would_take_more_than_the_time() -> None:
+    options = {"input": "x", "layout": "HW", "fill": [0], "grid": 2}
+    drawing = explainer(clock=lambda: 0.0, parts="cells", method="occlusion", options=options, heat_map=True, seconds=1)
+    kept: list[bytes] = []
+    for side, answer, times in [(4, {"bucket": "b", "key": "k"}, 2), (4, None, 1), (512, None, 0)]:
+        batch, x = drawing.begin(), np.ones((2, side, side), np.float32)
+        batch.add([0, 1], tensors_of({"x": x}), {"mean": Tensor.of(x.mean(axis=(1, 2)))})
+        found = batch.made(60.0, lambda data, answer=answer: kept.append(data) or answer)
+        assert ["heat_map" in said for said in found.values()] == [answer is not None] * 2
+        assert len(kept) == times
+        kept.clear()
 
 
 @pytest.mark.parametrize("missing", ["when", "seconds", "output", "target", "method", "parts", "options", "baseline"])
