@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from packaging.version import Version
@@ -205,7 +205,8 @@ class _Draft:
         described = {**_DESCRIBED, **self.described}
         table = [(file, says) for file, says in described.items() if file in files or file in model.files]
         files["README.md"] = render("README.md.j2", **values, table=table, todos=todos, notes=model.notes)
-        if taken := sorted({*model.files} & {*files}):
+        named = {str(each) for file in model.files for each in (PurePosixPath(file), *PurePosixPath(file).parents)}
+        if taken := sorted(named & {*files}):
             raise InitError(f"model must have files with other names than the project's, got {taken[0]}; rename it")
         return Project({**files, **model.files}, " ".join(self.make_sample), reading.sample, todos, model.notes)
 

@@ -388,7 +388,7 @@ def test_the_name_of_the_folder_is_used_or_fails(folder: str, name: str | None, 
         ("scalar.onnx", "inputs of numbers or strings, batch first"),
         ("sizes.onnx", "inputs with one batch size"),
         ("outputs.onnx", "output 'y' is left out, since its first size is 9, not the batch"),
-        ("app.onnx", "other names than the project's, got app.py"),
+        ("app.onnx", "other names than the project's, got data.py"),
     ],
 )
 def test_a_model_that_cannot_be_used_fails_with_its_reason(
@@ -401,9 +401,8 @@ def test_a_model_that_cannot_be_used_fails_with_its_reason(
     onnx.save(graph({"x": ()}, {"y": ()}), "scalar.onnx")
     onnx.save(graph({"x": ("n", 3), "z": (4, 3)}, {"y": ("n", 3)}), "sizes.onnx")
     onnx.save(graph({"x": ("n", 3)}, {"y": (9, 3)}), "outputs.onnx")
-    model = graph({"x": ("n", 3)}, {"y": ("n", 3)})
-    model.graph.initializer.append(numpy_helper.from_array(np.ones(4096, np.float32), "w"))
-    onnx.save_model(model, "app.onnx", save_as_external_data=True, location="app.py")
+    Path("data.py").mkdir()
+    save_outside("app.onnx", "data.py/w.data")
     with pytest.raises(InitError, match=says):
         project_around("x", inspect(reference))
 
@@ -498,6 +497,66 @@ def test_a_processor_that_gives_no_usable_numbers_fails(settings: dict[str, Any]
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     with pytest.raises(InitError, match="must have a finite image_mean"):
         inspect(f"hf:{tmp_path}")
+
+
+def save_outside(file: str, location: str) -> None:
+    """Save a graph, and a weight of it in another file."""
+    model = graph({"x": ("n", 3)}, {"y": ("n", 3)})
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(4096, np.float32), "w"))
+    onnx.save_model(model, file, save_as_external_data=True, location="w.data")
+    for entry in model.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = location
+    Path("w.data").replace(location)
+    onnx.save(model, file)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "conftest.py",
+        "tests/test_more.py",
+        ".git/hooks/post-checkout",
+        ".github/workflows/w.data",
+        "__pycache__/recipe.cpython-311.pyc",
+        "data.so",
+        "pytest.ini",
+        "Makefile",
+        "a\nb.data",
+        "a\x1b[2J.data",
+        "a\\b.data",
+    ],
+)
+def test_weights_in_a_file_that_something_may_run_fail(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(location).parent.mkdir(parents=True, exist_ok=True)
+    save_outside("net.onnx", location)
+    with pytest.raises(InitError, match=r"weights in files such as net\.onnx\.data, got ") as error:
+        inspect("net.onnx")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "net.onnx.data",
+        "net.onnx_data_1",
+        "w/net.bin",
+        "model.layers.0.weight",
+        "onnx__MatMul_12",
+        "猫.data",
+        "v1.0/net 2.data",
+    ],
+)
+def test_weights_with_the_names_of_exporters_come_along(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(location).parent.mkdir(exist_ok=True)
+    save_outside("net.onnx", location)
+    assert project_around("x", inspect("net.onnx")).files[location] == Path(location)
 
 
 @pytest.mark.parametrize("name", ['a".onnx', "{{ 7*7 }}.onnx", "a'''b\\.onnx", "猫.onnx", 'x"""\nimport os.onnx'])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 _PROBABILITIES = frozenset(("Softmax", "Sigmoid", "TreeEnsembleClassifier", "Normalizer"))
 _SAME = frozenset(("Cast", "Identity", "Reshape", "Flatten"))
 _MOST_STEPS = 8  # back from an output to the operator that made its numbers
+# A hostile file could name conftest.py as its weights. These are names of exporters, which no tool runs.
+_WEIGHTS = re.compile(
+    r"([\w-][^/\\]*/)*(onnx__\w+|[\w-][^/\\]*\.(data|bin|raw|weights?|bias|onnx_data(_\d+)?))", re.IGNORECASE
+)
 _NO_WEIGHTS = "export it with its weights"
 
 
@@ -38,7 +43,8 @@ def inspect_onnx(path: Path, *, origin: str | None = None) -> InspectedModel:
     Raises
     ------
     InitError
-        It is damaged, its weights are missing, or no recipe can declare its tensors.
+        It is damaged, its weights are missing or in files of other names than weights have, or no recipe can declare
+        its tensors.
     """
     subject = f"ONNX file {path.name}"
     model = _read(path, subject)
@@ -54,9 +60,15 @@ def inspect_onnx(path: Path, *, origin: str | None = None) -> InspectedModel:
     files: dict[str, Path | str] = {path.name: path}
     for location in _external(model):
         beside = path.parent / location
+        name = str(PurePosixPath(location))
+        if is_inside(location) and not (name.isprintable() and _WEIGHTS.fullmatch(name)):
+            raise InitError(
+                f"{subject} must have its weights in files such as {path.name}.data, got {location!r:.80}; "
+                f'save it with onnx.save_model(..., save_as_external_data=True, location="{path.name}.data")'
+            )
         if not is_inside(location) or not beside.is_file():
-            raise InitError(f"{subject} must have its weights next to it, got no file '{location}'; {_NO_WEIGHTS}")
-        files[str(PurePosixPath(location))] = beside
+            raise InitError(f"{subject} must have its weights next to it, got no file {location!r:.80}; {_NO_WEIGHTS}")
+        files[name] = beside
     if (tokenizer := path.with_name(TOKENIZER)).is_file():
         files[TOKENIZER] = tokenizer
     said = {each.key: each.value for each in model.metadata_props}
