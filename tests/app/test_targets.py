@@ -31,6 +31,7 @@ ALLOWED = {
     "architecture": r"Resources\.\w+Function\w+\.Properties\.Architectures\.0",
     "runtime": r"Resources\.\w+Function\w+\.Properties\.Runtime",
     "quality": r"Outputs\.ModelQuality[0-9A-F]{8}\.Value",  # the model is built for the function's architecture
+    "costs": r"Metadata\.cdk-inference:costs\.PhotoLabels/Photos",  # they depend on the model's latency there
     "code": r"Resources\.\w+Function\w+\.(Properties\.Code\.S3Key|Metadata\.aws:asset:path)",
 }
 ACKNOWLEDGED = r"Resources\.\w+Function\w+\.Metadata\.cdk_nag\.rules_to_suppress\.\d+\.(id|reason)"
