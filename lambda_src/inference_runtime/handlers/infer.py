@@ -18,7 +18,6 @@ from inference_runtime.handlers.open_engine import open_engine
 from inference_runtime.lifecycle import answers_warming, prepare
 from inference_runtime.logs import add_to_log_lines
 from inference_runtime.tensors.store import TensorStore, room
-from inference_runtime.timeouts import CONNECT_TIMEOUT, READ_TIMEOUT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,6 +128,8 @@ def _seconds_left(context: Any) -> float:  # noqa: ANN401 - Lambda's object
 
 def _kept(context: object, data: bytes) -> dict[str, str] | None:
     """Keep a picture in the work bucket, if there is time even for an S3 that hangs."""
+    from inference_runtime.timeouts import CONNECT_TIMEOUT, READ_TIMEOUT  # noqa: PLC0415 - few functions need it
+
     return _pictures.put(data) if _seconds_left(context) > CONNECT_TIMEOUT + READ_TIMEOUT else None
 
 

@@ -95,7 +95,7 @@ def test_what_failed_is_understood_repaired_and_sent_again(page: Page, cloud: Lo
 
     # The error of the user's code is told at once, with what happens next.
     told = page.locator(".notice.bad").filter(has_text=HOSTILE.partition("\u202e")[0])
-    expect(told).to_contain_text("failed in Preprocess: RuntimeError: as it was told")
+    expect(told).to_contain_text("Preprocess: RuntimeError: as it was told")
     told.get_by_text("Traceback").click()
     expect(told.locator(".traceback")).to_contain_text("obey.py")
     told.get_by_role("button", name="Dismiss").click()

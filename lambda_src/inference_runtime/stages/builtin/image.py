@@ -74,8 +74,6 @@ _START_OF_IMAGE, _SCAN, _END_OF_IMAGE = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _WITHOUT_LENGTH = (_START_OF_IMAGE, b"\xff\x01")
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 
-Image.MAX_IMAGE_PIXELS = None  # Pillow's limit warns, ours refuses
-
 
 def image_preprocessor(
     size: int = 224,
@@ -132,6 +130,8 @@ def image_preprocessor(
         """Return the image at the size that is asked for, its orientation, and where in the picture it is."""
         try:
             _refuse_jpeg_of_many_parts(data)
+            # Pillow's limit warns, ours refuses. Whoever tests several stages in a process may have set another.
+            Image.MAX_IMAGE_PIXELS = None
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             _refuse_bomb(image, max_pixels)
             _refuse_wide_planes(image)
