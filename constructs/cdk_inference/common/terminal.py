@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 PASSES = "CDK_INFERENCE_PASSES"
-"""The environment variable with which passes that begin, and downloads, are lines too where there is no terminal."""
+"""The environment variable that, without a terminal, asks for a line when a pass begins, and during downloads."""
 
 
 def say(line: str) -> None:

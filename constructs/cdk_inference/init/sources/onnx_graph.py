@@ -59,16 +59,16 @@ def inspect_onnx(path: Path, *, origin: str | None = None) -> InspectedModel:
     )
     files: dict[str, Path | str] = {path.name: path}
     for location in _external(model):
-        beside = path.parent / location
+        stored = path.parent / location
         name = str(PurePosixPath(location))
         if is_inside(location) and not (name.isprintable() and _WEIGHTS.fullmatch(name)):
             raise InitError(
                 f"{subject} must have its weights in files such as {path.name}.data, got {location!r:.80}; "
                 f'save it with onnx.save_model(..., save_as_external_data=True, location="{path.name}.data")'
             )
-        if not is_inside(location) or not beside.is_file():
+        if not is_inside(location) or not stored.is_file():
             raise InitError(f"{subject} must have its weights next to it, got no file {location!r:.80}; {_NO_WEIGHTS}")
-        files[name] = beside
+        files[name] = stored
     if (tokenizer := path.with_name(TOKENIZER)).is_file():
         files[TOKENIZER] = tokenizer
     said = {each.key: each.value for each in model.metadata_props}

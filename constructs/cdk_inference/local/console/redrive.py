@@ -54,7 +54,7 @@ def redrive(endpoint: str, pipeline: Pipeline, ids: Collection[str] | None) -> i
         received = sqs.receive_message(
             QueueUrl=source, MaxNumberOfMessages=_BATCH, VisibilityTimeout=_HELD_SECONDS
         ).get("Messages", [])
-        # Those that were looked at come again after a while, if there are very many.
+        # SQS gives out again the messages that were looked at, if there are very many.
         empty = 0 if any(message["MessageId"] not in passed for message in received) else empty + 1
         chosen = [message for message in received if left is None or message["MessageId"] in left]
         passed |= {message["MessageId"]: message["ReceiptHandle"] for message in received if message not in chosen}

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from inference_runtime.engine.interfaces import Session
     from inference_runtime.engine.session import TensorInfo
 
-_BATCHED = 2  # axes: items, and what they hold
-
 
 class Graphs:
     """The sessions of a model's graphs, and what each of them reads.
