@@ -145,6 +145,7 @@ class FailureFeed:
         self._since = since
         self._read: dict[tuple[aws.Env, str], _Read] = {}  # by log group
         self._told: set[tuple[str, str | None, str]] = set()
+        self._found: list[Failure] = []  # since the last call that came to its end
         self._functions: list[_Function] = []
         self._marks: object = None
 
@@ -160,10 +161,13 @@ class FailureFeed:
             marks = aws.call(self._cloud.endpoint, aws.ENVIRONMENTS)["marks"]
             if marks != self._marks:
                 self._functions, self._marks = _functions(self._cloud, self._pipeline), marks
-            found = [failure for function in self._functions for failure in self._of(function)]
+            for function in self._functions:
+                self._look_at(function)
+        found, self._found = self._found, []
         return sorted(found, key=lambda failure: failure.at)
 
-    def _of(self, function: _Function) -> Iterator[Failure]:
+    def _look_at(self, function: _Function) -> None:
+        """Add the new errors of a function: all of them, or none if the embedded AWS does not answer."""
         read = self._read.setdefault((function.env, function.group), _Read(self._since))
         invocations: dict[str, tuple[int, list[str]]] = {}
         streams: dict[str, int] = {}
@@ -173,17 +177,26 @@ class FailureFeed:
             if stream not in read.streams:
                 invocations.setdefault(stream, (at, []))[1].append(message)
             streams[stream] = at
-        read.add(streams)
         errors = [(at, logged) for at, lines in invocations.values() for logged in logged_errors(lines)]
-        if not errors:
-            return
-        tries = _Tries(self._cloud, function)
+        found, told = self._failures(function, errors) if errors else ([], self._told)
+        # Nothing above is remembered if it ends in an error, so that the next look finds it again.
+        read.add(streams)
+        self._found += found
+        self._told = told
+
+    def _failures(
+        self, function: _Function, errors: Sequence[tuple[int, _Logged]]
+    ) -> tuple[list[Failure], set[tuple[str, str | None, str]]]:
+        """Return the failures for some errors, and what was told after them."""
+        tries, told = _Tries(self._cloud, function), set(self._told)
+        found = []
         for at, logged in errors:
             text = own_traceback(logged.text, lambda name: self._cloud.source_of(name) or name)
-            told = (function.label, logged.key, text)
             keys = () if logged.key is None else (logged.key,)
-            yield Failure(at, function.label, keys, text, tries.next(logged.message_id), again=told in self._told)
-            self._told.add(told)
+            what = (function.label, logged.key, text)
+            found.append(Failure(at, function.label, keys, text, tries.next(logged.message_id), again=what in told))
+            told.add(what)
+        return found, told
 
 
 def failures(cloud: Cloud, since: int) -> list[Failure]:

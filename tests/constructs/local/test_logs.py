@@ -90,3 +90,15 @@ def test_an_error_that_appears_after_a_later_one_is_told_once(log: Log) -> None:
         told.append([each.keys for each in feed.new()])
     assert told == [[("second",)], [("first",)], [("late",)]]
     assert feed.new() == []
+
+
+def test_an_error_is_told_later_if_the_embedded_aws_did_not_say_what_happens_next(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = FailureFeed(log.cloud, 0)
+    log.fail("bad", 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(failures._Tries, "next", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            feed.new()
+    assert [(each.keys, each.again) for each in feed.new()] == [(("bad",), False)]

@@ -107,7 +107,8 @@ class Deployment:
             what = ", ".join(keys) + (f" and {more} more" if more else "") if keys else "every object"
             title = f"{what} failed in {failure.stage}: {failure.error}; {failure.next}"
             key = keys[0] if len(failure.keys) == 1 else ""
-            self._notices.add("failure", title, failure.traceback, at=failure.at, key=key)
+            topic = (failure.stage, failure.keys, failure.traceback)  # the same error of the next try
+            self._notices.add("failure", title, failure.traceback, at=failure.at, key=key, topic=topic)
 
     def _view(self, name: str | None) -> PipelineView:
         self._renew()

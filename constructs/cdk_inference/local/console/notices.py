@@ -12,7 +12,7 @@ from cdk_inference.local.errors import LocalError
 from cdk_inference.local.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from pathlib import Path
 
     from cdk_inference.local.cloud import Cloud
@@ -31,10 +31,12 @@ class Notices:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._found: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self._found: deque[tuple[Hashable, dict[str, Any]]] = deque(maxlen=_KEPT)
         self._number = 0
 
-    def add(self, kind: str, title: str, text: str = "", *, at: int | None = None, key: str = "") -> None:
+    def add(
+        self, kind: str, title: str, text: str = "", *, at: int | None = None, key: str = "", topic: Hashable = None
+    ) -> None:
         """Add a notice.
 
         Parameters
@@ -49,18 +51,24 @@ class Notices:
             When, in milliseconds since the epoch. Default: now.
         key
             The object that it is about, if it is about one.
+        topic
+            A notice takes the place of the one before it on the same topic, and stays away if that was dismissed.
         """
         moment = round(time.time() * 1000) if at is None else at
+        notice = {"at": moment, "kind": kind, "title": title, "text": text[:_MOST_TEXT], "key": key}
         with self._lock:
-            self._number += 1
-            self._found.appendleft(
-                {"id": self._number, "at": moment, "kind": kind, "title": title, "text": text[:_MOST_TEXT], "key": key}
-            )
+            before = next((each for each in self._found if topic is not None and each[0] == topic), None)
+            if before is not None:
+                self._found.remove(before)
+                number = before[1]["id"]
+            else:
+                number = self._number = self._number + 1
+            self._found.appendleft((topic, {"id": number} | notice))
 
     def newest(self) -> list[dict[str, Any]]:
         """Return the notices, the newest first."""
         with self._lock:
-            return list(self._found)
+            return [notice for _, notice in self._found]
 
 
 class Edits:

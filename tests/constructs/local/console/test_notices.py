@@ -43,3 +43,16 @@ def test_an_error_that_nobody_thought_of_is_told_and_edits_are_watched_again(
         ("watching", ""),
     ]
     assert [type(record.exc_info[1]) for record in caplog.records if record.exc_info] == [ZeroDivisionError, KeyError]
+
+
+def test_a_notice_takes_the_place_of_the_one_before_it_on_the_same_topic() -> None:
+    told = Notices()
+    told.add("failure", "first try", topic="bug")
+    told.add("failure", "another object", topic="other")
+    told.add("failure", "second try", topic="bug")
+    told.add("live", "an edit")
+    told.add("live", "an edit")
+    assert [(notice["title"], notice["id"]) for notice in told.newest()] == [
+        *(("an edit", 4), ("an edit", 3)),  # of no topic
+        *(("second try", 1), ("another object", 2)),
+    ]

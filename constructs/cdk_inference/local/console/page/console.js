@@ -1,26 +1,23 @@
 // The page: what the server sends goes to the parts of the page that show it.
 
 import { address, choose } from "./api.js";
-import { byId, element, keyed, moment, say } from "./dom.js";
+import { byId, element, say } from "./dom.js";
 import { openExecution, openObject } from "./details.js";
 import { showFlow } from "./flow.js";
 import { showCosts, showMetrics, showModels } from "./insights.js";
+import { Notices } from "./notices.js";
 import { everything, Results, showDead, showExecutions } from "./tables.js";
 import { acceptUploads } from "./uploads.js";
 
 const TABS = ["results", "rejected", "dead", "executions", "metrics", "model", "costs"];
 const LAZY = { model: showModels, costs: showCosts };
 
-const BAD = ["failure", "failed"];
-const NOTICES = 3; // that are shown at once
-
 let inbox = "";
-let heard = 0; // the notice that was told last
-const dismissed = new Set();
 let stream = null;
 const troubles = new Map(); // what needs the reader, by where it comes from
 const open = (row) => openObject(row, inbox);
 const results = new Results(open);
+const news = new Notices((key) => open({ bucket: inbox, key, etag: "" }));
 
 const sections = {
   pipelines: ({ names, shown }) => {
@@ -39,7 +36,7 @@ const sections = {
   dead: (section) => showDead(section, inbox, open),
   executions: (section) => showExecutions(section, openExecution),
   metrics: showMetrics,
-  notices: ({ notices }) => showNotices(notices),
+  notices: ({ notices }) => news.update(notices),
   trouble: ({ message }) => trouble("server", message),
 };
 
@@ -73,36 +70,6 @@ function trouble(from, text) {
   strip.replaceChildren(...[...troubles.values()].map((each) => element("p", {}, each)));
   strip.hidden = troubles.size === 0;
   if (text) say(text);
-}
-
-/** Show errors of user code until they are dismissed, and the last thing that happened to an edit. */
-function showNotices(notices) {
-  const failures = notices.filter((each) => BAD.includes(each.kind) && !dismissed.has(each.id));
-  const news = notices.find((each) => !BAD.includes(each.kind) && !dismissed.has(each.id));
-  const shown = [...failures.slice(0, NOTICES), ...(news ? [news] : [])];
-  const more = failures.length - NOTICES;
-  keyed(byId("notices"), shown, (each) => String(each.id), notice);
-  byId("more-notices").textContent = more > 0 ? `and ${more} more` : "";
-  const newest = notices[0];
-  if (newest && newest.id > heard) say(newest.title);
-  heard = newest?.id ?? heard;
-}
-
-function notice(each) {
-  const dismiss = () => {
-    dismissed.add(each.id);
-    byId("notices").querySelector(`[data-id="${each.id}"]`)?.remove();
-    byId("main").focus();
-  };
-  return element(
-    "article",
-    { class: `notice ${BAD.includes(each.kind) ? "bad" : each.kind}` },
-    element("p", { class: "title" }, each.title, " ", moment(each.at)),
-    each.text ? element("details", {}, element("summary", {}, each.kind === "failure" ? "Traceback" : "Why"), element("pre", { class: "traceback", tabindex: "0" }, each.text)) : null,
-    element("span", { class: "acts" },
-      each.key ? element("button", { type: "button", class: "plain", "data-focus": "open", onclick: () => open({ bucket: inbox, key: each.key, etag: "" }) }, "Show the object") : null,
-      element("button", { type: "button", class: "plain", "data-focus": "dismiss", onclick: dismiss }, "Dismiss")),
-  );
 }
 
 function select(name, focus = false) {
