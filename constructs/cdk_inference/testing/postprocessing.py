@@ -20,6 +20,7 @@ from inference_runtime.stages.item import Item
 from inference_runtime.stages.kept import take_kept
 from inference_runtime.stages.postprocessor import Postprocessor
 from inference_runtime.stages.rows import row
+from inference_runtime.stages.sinks import DynamoSink
 from inference_runtime.stages.time_limit import TookTooLongError, call_within
 from inference_runtime.tensors.tensor import Tensor, arrays_of
 
@@ -135,8 +136,7 @@ class _RowWriter:
         self._row: dict[str, Any] = {}
         with environment({"POWERTOOLS_LOG_LEVEL": "CRITICAL"}):  # an error is raised, so nobody needs it as JSON
             self.postprocessor = Postprocessor(
-                dynamodb=cast("DynamoDBClient", self),
-                table="results",
+                sink=DynamoSink(cast("DynamoDBClient", self), "results"),
                 ttl_days=None,
                 function=stage.function,
                 pipeline=_SERVICE,

@@ -19,6 +19,7 @@ from inference_runtime.errors import StageError
 from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.inputs import InputSpec, group_by_shape, type_of
 from inference_runtime.stages.preprocessor import Batch, Preprocessor
+from inference_runtime.stages.sources import S3Source
 from inference_runtime.tensors.tensor import DTYPES, STRING
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def preprocess(
     check_above_zero(timeout=timeout)
     recorded = _Recorded(stage.function, keep, None if model is None else model.input_specs())
     preprocessor = Preprocessor(
-        s3=cast("S3Client", stored),
+        source=S3Source(cast("S3Client", stored)),
         function=recorded,
         inputs=recorded.specs,
         max_bytes=max_object_bytes,

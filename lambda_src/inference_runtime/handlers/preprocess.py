@@ -17,6 +17,7 @@ from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.inputs import group_by_shape
 from inference_runtime.stages.item import message_id_of
 from inference_runtime.stages.preprocessor import Batch, Preprocessor
+from inference_runtime.stages.sources import S3Source
 from inference_runtime.tensors.store import TensorStore
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ First answers of a cascade count too: they go where the response goes.
 
 _s3: S3Client = client("s3")
 _store = TensorStore(lambda: BotocoreObjectStore(_s3), required("WORK_BUCKET"))
-_preprocessor = Preprocessor.from_environment(_s3)
+_preprocessor = Preprocessor.from_environment(S3Source(_s3))
 
 
 @answers_warming

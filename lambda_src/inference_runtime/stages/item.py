@@ -26,6 +26,7 @@ MAX_ID_BYTES = 1024
 
 _DIGITS = re.compile(rf"[0-9]{{1,{SEQUENCE_WIDTH}}}")
 _ARN = re.compile(r"arn:[^:]+:([a-z0-9]+):[^:]*:[^:]*:(?:[a-z]+/)?([^:/]+)")
+_SERVICE = re.compile(r"[a-z][a-z0-9]*:.")
 _NUMBER = re.compile(r"[0-9]{1,14}(\.[0-9]{1,9})?(E[0-9]{1,2})?")
 _LARGEST_SIZE = 2**63 - 1  # what an export's column holds
 _FIRST_MILLISECONDS = 1e11  # in seconds, the year 5138
@@ -84,7 +85,8 @@ class Item:
         """Read a queue message with an S3 "Object Created" event of EventBridge, or with a payload.
 
         A message has a payload if it has an `item`, ``{"source", "id", "sequence", "time"}``. `body` is then the
-        payload, a text or any other JSON. `source` is an ARN, and `time` milliseconds or seconds since the epoch, or
+        payload, a text or any other JSON. `source` is an ARN, or `bucket` stands for it, such as
+        ``cloudevents:/cameras/7``; and `time` is milliseconds or seconds since the epoch, or
         ISO 8601. `item` may have further members: `member` names the one of `body` that is the payload. `encoding` says
         what a body is: ``base64``, unless it is other JSON than a text, or an item of ``dynamodb``. An id may be a
         whole number, and `keys`, the typed values of a table's key, may stand in for it. Instead of a body there may be
@@ -111,10 +113,7 @@ class Item:
     @classmethod
     def _of_payload(cls, message: dict[str, Any]) -> Item:
         item = message["item"]
-        arn = _ARN.match(_text(_member(item, "source"), "item.source"))
-        if arn is None:
-            raise MalformedMessageError(f"item.source is {item['source']!r:.200}, expected an ARN")
-        source = f"{arn[1]}:{arn[2]}"
+        source = _source_of(item)
         key = _text(_id_of(item), "item.id")
         if len(key.encode()) > MAX_ID_BYTES:
             raise MalformedMessageError(f"item.id has {len(key.encode()):,} bytes, expected at most {MAX_ID_BYTES:,}")
@@ -219,12 +218,34 @@ def _of_notification(records: object) -> dict[str, Any]:
     if not isinstance(records, list) or len(records) != 1:
         raise MalformedMessageError("Records is not a list of one event")
     (record,) = records
+    return {"time": _member(record, "eventTime"), "detail": detail_of_record(record)}
+
+
+def detail_of_record(record: object) -> dict[str, Any]:
+    """Return the bucket and the object of a notification's record, as EventBridge's event has them in its detail.
+
+    Raises
+    ------
+    MalformedMessageError
+        If the record does not have them.
+    """
     told = _member(record, "s3")
     entry = _member(told, "object")
     key = unquote_plus(_text(_member(entry, "key"), "object.key"))
-    named = {"key": key, "version-id": entry.get("versionId"), "etag": entry.get("eTag")}
-    detail = {"bucket": _member(told, "bucket"), "object": {**entry, **named}}
-    return {"time": _member(record, "eventTime"), "detail": detail}
+    named = {"key": key, "version-id": entry.get("versionId") or None, "etag": entry.get("eTag")}
+    return {"bucket": _member(told, "bucket"), "object": {**entry, **named}}
+
+
+def _source_of(item: object) -> str:
+    """Return what stands for a payload's bucket: the service and the name of an ARN, or what the item says itself."""
+    if (bucket := _member(item, "bucket")) is not None:
+        if not _SERVICE.match(text := _text(bucket, "item.bucket")):  # no bucket of S3 has such a name
+            raise MalformedMessageError(f"item.bucket is {text!r:.200}, expected a service and a name")
+        return text
+    text = _text(_member(item, "source"), "item.source")
+    if (arn := _ARN.match(text)) is None:
+        raise MalformedMessageError(f"item.source is {text!r:.200}, expected an ARN")
+    return f"{arn[1]}:{arn[2]}"
 
 
 def _id_of(item: dict[str, Any]) -> object:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
-from botocore.exceptions import BotoCoreError, ClientError
 
-from inference_runtime.aws import TIMEOUTS, error_code
 from inference_runtime.environment import required
-from inference_runtime.errors import RejectItem, RetryableError, failure_of, reason_of
-from inference_runtime.stages.rows import ResultError, prediction_attribute, put_row, with_label
+from inference_runtime.errors import RejectItem, RetryableError, StageError, failure_of, reason_of
+from inference_runtime.stages.rows import ResultError, prediction_attribute, with_label
+from inference_runtime.stages.sinks import DynamoSink, NeverWrittenError, NotWrittenError, SinkTimeoutError
 from inference_runtime.stages.user_code import load_stage
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from inference_runtime.stages.deadline import Deadline
     from inference_runtime.stages.item import Item
     from inference_runtime.stages.rows import Attribute
+    from inference_runtime.stages.sinks import ResultSink
     from inference_runtime.tensors.tensor import Array
 
     Outcome = dict[str, Any]
@@ -37,18 +37,13 @@ if TYPE_CHECKING:
 
 NAMESPACE = "cdk-inference"
 
-NEVER_WRITTEN = frozenset({"ItemCollectionSizeLimitExceededException", "ValidationException"})
-"""DynamoDB's errors that a row meets again, whenever it is written."""
-
 
 class Postprocessor:
     """Turns model outputs into predictions, writes rows, and counts them.
 
     Parameters
     ----------
-    dynamodb
-        Thread-safe client.
-    table
+    sink
         Where rows go.
     ttl_days
         Days until DynamoDB may delete a row; None if it stays.
@@ -76,8 +71,7 @@ class Postprocessor:
     def __init__(
         self,
         *,
-        dynamodb: DynamoDBClient,
-        table: str,
+        sink: ResultSink,
         ttl_days: float | None,
         function: Callable[[Mapping[str, Array], Item], object],
         pipeline: str,
@@ -89,8 +83,7 @@ class Postprocessor:
         self.drift = drift
         self._labelled = labelled
         self._hashed = hashed
-        self._dynamodb = dynamodb
-        self._table = table
+        self._sink = sink
         self._ttl = None if ttl_days is None else timedelta(days=ttl_days)
         self._function = function
         self._recorded_by = recorded_by
@@ -99,15 +92,19 @@ class Postprocessor:
         self.metrics.set_default_dimensions(pipeline=pipeline)
 
     @classmethod
-    def from_environment(cls, dynamodb: DynamoDBClient, prefix: str = "STAGE") -> Postprocessor:
+    def from_environment(
+        cls, dynamodb: DynamoDBClient | None, prefix: str = "STAGE", *, sink: ResultSink | None = None
+    ) -> Postprocessor:
         """Return what the function's environment describes.
 
         Parameters
         ----------
         dynamodb
-            Thread-safe client.
+            Thread-safe client; None where rows go elsewhere.
         prefix
             The beginning of the names of the user code's variables, see `load_stage`.
+        sink
+            Where rows go. Default: to the results table.
 
         Raises
         ------
@@ -117,8 +114,7 @@ class Postprocessor:
         days = os.environ.get("RESULT_TTL_DAYS")
         return cls(
             pipeline=required("PIPELINE"),
-            dynamodb=dynamodb,
-            table=required("RESULTS_TABLE"),
+            sink=sink if sink is not None else _table(dynamodb),
             ttl_days=float(days) if days else None,
             function=load_stage(prefix),
             recorded_by=[name for name in ("route", "variant") if f"{name.upper()}_METRICS" in os.environ],
@@ -337,20 +333,31 @@ class Postprocessor:
         if self._labelled:
             attributes = with_label(attributes)
         try:
-            new = put_row(self._dynamodb, self._table, attributes)
-        except (BotoCoreError, ClientError) as error:
-            if isinstance(error, TIMEOUTS):
+            new = self._sink.write(attributes)
+        except NotWrittenError as error:
+            if isinstance(error, SinkTimeoutError):
                 hanging.set()
             self._log.exception("cannot write the row", extra=_about(item))
-            return error if error_code(error) in NEVER_WRITTEN else None
+            return None
+        except NeverWrittenError as error:
+            self._log.exception("cannot write the row", extra=_about(item))
+            return error.__cause__ or error
         if not new:
             self._log.info("the table has this result or a newer one", extra=_about(item))
         return new
 
 
-def _drift_counter(dynamodb: DynamoDBClient) -> DriftCounter | None:
+def _table(dynamodb: DynamoDBClient | None) -> DynamoSink:
+    if dynamodb is None:
+        raise StageError("rows must go to a sink or to DynamoDB, got neither")
+    return DynamoSink(dynamodb, required("RESULTS_TABLE"))
+
+
+def _drift_counter(dynamodb: DynamoDBClient | None) -> DriftCounter | None:
     if "DRIFT_TABLE" not in os.environ:
         return None
+    if dynamodb is None:
+        raise StageError("DRIFT_TABLE must be left out where rows go elsewhere than to DynamoDB")
     from inference_runtime.monitoring.counter import DriftCounter  # noqa: PLC0415 - only with a drift monitor
 
     return DriftCounter.from_environment(dynamodb)

@@ -11,16 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from threading import Event, Timer
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
-from inference_runtime.aws import TIMEOUTS, error_code
 from inference_runtime.environment import json_variable
 from inference_runtime.errors import MalformedMessageError, RejectItem, RetryableError, reason_of
 from inference_runtime.stages.deadline import TimeBudget
 from inference_runtime.stages.inputs import InputSpec, check_returned, kept_names
 from inference_runtime.stages.item import Item, message_id_of
+from inference_runtime.stages.sources import Content, SourceTimeoutError, SupersededError, UnreadableError
 from inference_runtime.stages.time_limit import NotReadyError, TookTooLongError, call_within
 from inference_runtime.stages.user_code import load_stage
 from inference_runtime.timeouts import MAX_CONNECTIONS
@@ -29,18 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from concurrent.futures import Future
 
-    from mypy_boto3_s3 import S3Client
-
     from inference_runtime.stages.deadline import Deadline
     from inference_runtime.stages.isolation import Isolation
+    from inference_runtime.stages.sources import ObjectSource
     from inference_runtime.tensors.tensor import Array
-
-_GONE = {
-    "NoSuchKey": "object no longer exists",
-    "NoSuchVersion": "object version no longer exists",
-    "InvalidObjectState": "object is archived and cannot be read",
-    "InvalidRange": "object is shorter than the item's range of bytes",
-}
 
 _ALONE = 0.9
 """Share of an invocation's time that preprocessing gets at most: all that follows needs the rest."""
@@ -48,18 +38,7 @@ _ALONE = 0.9
 _AHEAD_ISOLATED = 2
 """Objects that are read ahead of isolated items, whose process needs the memory."""
 
-EXPLAIN = "explain"
-"""The metadata of an object, with the value `true`, by which its uploader asks for an explanation."""
-
 _log = logging.getLogger(__name__)
-
-
-class _SupersededError(Exception):
-    """The object was overwritten after this event; the overwrite has another event."""
-
-
-class _RetryError(Exception):
-    """The object cannot be read now."""
 
 
 @dataclass
@@ -96,20 +75,13 @@ class Batch:
         self.failed.append({"message_id": message_id, "error": name, "cause": cause})
 
 
-class _Content(NamedTuple):
-    """The bytes of an item, and whether its object asks for an explanation."""
-
-    data: bytes
-    asked: bool = False
-
-
 class Preprocessor:
     """Reads objects and turns them into model inputs.
 
     Parameters
     ----------
-    s3
-        Thread-safe client.
+    source
+        Where objects are read.
     function
         The user's: `function(data, item) -> array`, or a dict of arrays and of what it keeps.
     inputs
@@ -127,7 +99,7 @@ class Preprocessor:
     def __init__(
         self,
         *,
-        s3: S3Client,
+        source: ObjectSource,
         function: Callable[[bytes, Item], object],
         inputs: Sequence[InputSpec],
         max_bytes: int,
@@ -137,20 +109,20 @@ class Preprocessor:
     ) -> None:
         self._keep = keep
         self._on_request = on_request
-        self._s3 = s3
+        self._source = source
         self._prefix = prefix
         self._function = function
         self._inputs = inputs
         self._max_bytes = max_bytes
 
     @classmethod
-    def from_environment(cls, s3: S3Client, prefix: str = "STAGE") -> Preprocessor:
+    def from_environment(cls, source: ObjectSource, prefix: str = "STAGE") -> Preprocessor:
         """Return what the function's environment describes.
 
         Parameters
         ----------
-        s3
-            Thread-safe client.
+        source
+            Where objects are read.
         prefix
             The beginning of the names of the user code's variables, see `load_stage`.
 
@@ -160,7 +132,7 @@ class Preprocessor:
             If it is configured wrongly.
         """
         return cls(
-            s3=s3,
+            source=source,
             inputs=[InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)],
             max_bytes=int(os.environ.get("MAX_OBJECT_BYTES", str(64 * 1024 * 1024))),
             function=load_stage(prefix),
@@ -221,7 +193,7 @@ class Preprocessor:
                     yield len(batch.items) - 1, inputs
 
     def _inputs_of(
-        self, item: Item, read: Future[_Content], batch: Batch, budget: TimeBudget, isolation: Isolation | None
+        self, item: Item, read: Future[Content], batch: Batch, budget: TimeBudget, isolation: Isolation | None
     ) -> tuple[dict[str, Array], dict[str, Any]] | None:
         """Return an item's inputs and the values to keep, or note in the batch why there are none."""
         where = f"{item.location}, item {item.id}, message {item.message_id}"
@@ -237,12 +209,12 @@ class Preprocessor:
             if asked:
                 batch.asked.add(len(batch.items))
             return found  # noqa: TRY300 - what fails has no index
-        except _SupersededError:
+        except SupersededError:
             _log.info("superseded by a newer object: %s", item.location)
         except RejectItem as error:
             batch.rejected.append({"index": len(batch.items), "reason": reason_of(error)})
             batch.items.append(item)
-        except _RetryError as error:
+        except UnreadableError as error:
             _log.error("cannot read %s: %s", where, error)
             batch.retry.append(item.message_id)
         except TookTooLongError as error:
@@ -274,13 +246,13 @@ class Preprocessor:
 
     def _read_ahead(
         self, items: list[Item], budget: TimeBudget, *, isolate: bool
-    ) -> Generator[tuple[Item, Future[_Content]]]:
+    ) -> Generator[tuple[Item, Future[Content]]]:
         """Yield each item and its object, which is being read; at most `MAX_CONNECTIONS` are in memory."""
         hanging = Event()
         most = _AHEAD_ISOLATED if isolate else MAX_CONNECTIONS
         pool = ThreadPoolExecutor(most)
         try:
-            waiting: deque[tuple[Item, Future[_Content]]] = deque()
+            waiting: deque[tuple[Item, Future[Content]]] = deque()
             for item in items:
                 waiting.append((item, pool.submit(self._read, item, hanging)))
                 if len(waiting) == most:
@@ -291,7 +263,7 @@ class Preprocessor:
             # Objects that are being read belong to this invocation, unless its time is over.
             pool.shutdown(wait=not budget.over(), cancel_futures=True)
 
-    def _read(self, item: Item, hanging: Event) -> _Content:
+    def _read(self, item: Item, hanging: Event) -> Content:
         if item.range is not None:
             item.range.check()
         if item.size == 0:
@@ -299,37 +271,15 @@ class Preprocessor:
         if item.size > self._max_bytes:
             raise RejectItem(f"object has {item.size:,} bytes, at most {self._max_bytes:,} are read")
         if item.payload is not None:
-            return _Content(item.payload)
+            return Content(item.payload)
         if hanging.is_set():
-            raise _RetryError("S3 did not answer to an earlier request of the batch")
+            raise UnreadableError("S3 did not answer to an earlier request of the batch")
         try:
-            answer = self._s3.get_object(**_request(item))  # type: ignore[arg-type]
-            data = answer["Body"].read()
-        except TIMEOUTS as error:
+            data, asked = self._source.read(item)
+        except SourceTimeoutError:
             hanging.set()
-            raise _RetryError(str(error)) from error
-        except (BotoCoreError, ClientError) as error:
-            code = error_code(error)
-            if code in {"PreconditionFailed", "412"}:
-                raise _SupersededError from error
-            if code in _GONE:
-                raise RejectItem(_GONE[code]) from error
-            raise _RetryError(str(error)) from error
-        except MemoryError:
             raise
-        except Exception as error:  # of a connection, which botocore does not always make its own
-            raise _RetryError(f"{type(error).__name__}: {error}") from error
-        asked = self._on_request and answer.get("Metadata", {}).get(EXPLAIN) == "true"
-        return _Content(data if item.range is None else item.range.content(data), asked)
-
-
-def _request(item: Item) -> dict[str, str]:
-    """Return the arguments of the request for an object, or the part of one that the item is."""
-    if item.range is not None:
-        return item.range.request()
-    # Only the version that the event is about: what a later one holds is for the later event.
-    which = {"VersionId": item.version_id} if item.version_id else {"IfMatch": f'"{item.etag}"'}
-    return {"Bucket": item.bucket, "Key": item.key, **which}
+        return Content(data, asked and self._on_request)
 
 
 class _Watch:
@@ -362,13 +312,13 @@ class _Watch:
             _log.error(text, item.location, item.id, item.message_id)
 
 
-def _result(read: Future[_Content], budget: TimeBudget) -> _Content:
+def _result(read: Future[Content], budget: TimeBudget) -> Content:
     """Wait for an object, and return what it holds."""
     left = budget.left()
     try:
         return read.result(left if math.isfinite(left) else None)
     except TimeoutError as error:
-        raise _RetryError(f"S3 did not answer within {left:.1f} s") from error
+        raise UnreadableError(f"S3 did not answer within {left:.1f} s") from error
 
 
 def _parse(messages: object, batch: Batch) -> list[Item]:

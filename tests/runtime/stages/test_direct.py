@@ -161,7 +161,7 @@ def test_a_new_object_costs_one_get_and_one_write(direct: Any, inbox: Inbox, tab
     assert direct() == set()
     fused = sys.modules["inference_runtime.handlers.fused"]
     calls: Counter[str] = Counter()
-    for client in (fused._preprocessor._s3, fused._postprocessor._dynamodb):
+    for client in (fused._preprocessor._source._s3, fused._postprocessor._sink._dynamodb):
         client.meta.events.register("before-call", lambda model, **_: calls.update([model.name]))
     assert direct(*(record(inbox.put(f"{number}", b"[1]")) for number in range(10))) == set()
     assert calls == {"GetObject": 10, "PutItem": 10}
