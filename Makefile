@@ -91,7 +91,7 @@ $(VENV)/.text: $(VENV)/.demo requirements/no-deps.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.text
-	@$(INSTALL) model,local,review,reference,dev
+	@$(INSTALL) model,local,review,anywhere,reference,dev
 	@touch $@
 
 clean: ## remove what was made here; the cache of models and bundles stays

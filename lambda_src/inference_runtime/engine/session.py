@@ -55,8 +55,8 @@ class Threads:
     @classmethod
     def of_function(cls) -> Threads:
         """Return as many threads as the function has vCPUs, by its memory."""
-        cpus = os.cpu_count() or 1
-        # A container on another service than Lambda has the machine for itself.
+        # A container on another service than Lambda has the machine for itself, or says what it may use of it.
+        cpus = int(os.environ.get("MODEL_THREADS", "0")) or os.cpu_count() or 1
         memory = int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0"))
         if not memory:
             return cls(cpus, spin=True)

@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from inference_runtime.anywhere.opening import open_sink, open_source
 from inference_runtime.aws import client
 from inference_runtime.engine.confidence import confidences
 from inference_runtime.engine.engine import LocalEngine
@@ -56,8 +57,10 @@ _engine = LocalEngine()
 _with_confidence = os.environ.get("CONFIDENCE") == "1"
 _explainer = Explainer.from_environment(_engine.infer) if "EXPLANATION_SETTINGS" in os.environ else None
 _on_request = os.environ.get("EXPLAIN") == "on_request"
-_preprocessor = Preprocessor.from_environment(client("s3"), "PREPROCESS")
-_postprocessor = Postprocessor.from_environment(client("dynamodb"), "POSTPROCESS")
+_preprocessor = Preprocessor.from_environment(open_source(), "PREPROCESS")
+_sink = open_sink()  # none in Lambda, where rows go to the results table
+_dynamodb = client("dynamodb") if _sink is None else None
+_postprocessor = Postprocessor.from_environment(_dynamodb, "POSTPROCESS", sink=_sink)
 _postprocessor.log_as(_version)
 prepare(_engine.warm_up)
 

@@ -1,0 +1,176 @@
+"""The HTTP interface: events by POST, and what orchestrators and brokers ask.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from inference_runtime.serving.cloud_events import MalformedEventError, UnknownFormatError, read_events
+from inference_runtime.serving.messages import message_of
+from inference_runtime.serving.scoring import Outcome, Scored
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+
+    from inference_runtime.serving.cloud_events import CloudEvent
+    from inference_runtime.serving.scoring import Scorer
+    from inference_runtime.serving.settings import Settings
+
+REPLY_TYPE = "com.github.cdk-inference.result.v1"
+"""The type of the event that is the answer to an event."""
+
+_PROBLEM = "application/problem+json"
+_BODY_SECONDS = 30
+_RETRY_AFTER = {"retry-after": "1"}
+_STATUSES = {
+    Outcome.STORED: HTTPStatus.NO_CONTENT,
+    Outcome.MALFORMED: HTTPStatus.BAD_REQUEST,
+    Outcome.FAILED: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Outcome.RETRY: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+_WORST = list(Outcome)
+
+_log = logging.getLogger(__name__)
+
+
+class Server:
+    """Answers requests.
+
+    Parameters
+    ----------
+    settings
+        The settings.
+
+    Attributes
+    ----------
+    scorer
+        Scores events; None until the model is open, and when the server stops.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._inside = 0
+        self._numbers = itertools.count()
+        self.scorer: Scorer | None = None
+
+    def application(self) -> Starlette:
+        """Return the ASGI application."""
+        return Starlette(
+            routes=[
+                Route("/", self._take, methods=["POST"]),
+                Route("/", self._handshake, methods=["OPTIONS"]),
+                Route("/healthz", _is_alive, methods=["GET"]),
+                Route("/readyz", self._is_ready, methods=["GET"]),
+            ]
+        )
+
+    async def _is_ready(self, _: Request) -> Response:
+        status = HTTPStatus.SERVICE_UNAVAILABLE if self.scorer is None else HTTPStatus.OK
+        return PlainTextResponse(status.phrase, status)
+
+    async def _handshake(self, request: Request) -> Response:
+        """Tell a sender that it may send, if it is one of those that were named."""
+        origin = request.headers.get("webhook-request-origin")
+        allowed = {"allow": "POST"}
+        if origin in self._settings.webhook_origins:
+            allowed |= {"webhook-allowed-origin": origin}
+            if rate := request.headers.get("webhook-request-rate"):
+                allowed["webhook-allowed-rate"] = rate
+        return Response(status_code=HTTPStatus.OK, headers=allowed)
+
+    async def _take(self, request: Request) -> Response:
+        """Score the events of a request."""
+        if self.scorer is None or self._inside >= self._settings.max_requests:
+            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server is busy or starts", _RETRY_AFTER)
+        self._inside += 1
+        try:
+            return await self._scored(request, self.scorer)
+        except TimeoutError:
+            return _problem(HTTPStatus.REQUEST_TIMEOUT, f"body must arrive within {_BODY_SECONDS} s")
+        except MalformedEventError as error:
+            return _problem(HTTPStatus.BAD_REQUEST, str(error))
+        except UnknownFormatError as error:
+            return _problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, str(error))
+        except ClientDisconnect:
+            return Response(status_code=HTTPStatus.BAD_REQUEST)  # nobody reads it
+        finally:
+            self._inside -= 1
+
+    async def _scored(self, request: Request, scorer: Scorer) -> Response:
+        body = bytearray()
+        most = self._settings.max_body_bytes
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > most:
+                    return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body must be at most {most:,} bytes")
+        events, batched = read_events(_headers(request), bytes(body))
+        messages = [message_of(event, f"{event.id}#{next(self._numbers)}", self._settings.buckets) for event in events]
+        waiting = [asyncio.wrap_future(scorer.submit(message)) for message in messages if message is not None]
+        ended = await asyncio.gather(*waiting)
+        if self._settings.replies and not batched and ended and ended[0].answer:
+            return self._reply(events[0], ended[0])
+        return self._summary(ended)
+
+    def _summary(self, ended: Sequence[Scored]) -> Response:
+        """Return the status of the event that ended worst. Success has no body: Knative takes one for an event."""
+        worst = max(ended, key=lambda scored: _WORST.index(scored.outcome), default=Scored(Outcome.STORED))
+        status = self._status(worst)
+        if status < HTTPStatus.MULTIPLE_CHOICES:
+            return Response(status_code=HTTPStatus.NO_CONTENT)
+        headers = _RETRY_AFTER if worst.outcome is Outcome.RETRY else {}
+        return _problem(status, worst.reason, headers)
+
+    def _status(self, scored: Scored) -> HTTPStatus:
+        return HTTPStatus(_STATUSES.get(scored.outcome, self._settings.rejected_status))
+
+    def _reply(self, event: CloudEvent, scored: Scored) -> Response:
+        """Return the result as an event in binary mode."""
+        said = {name: value for name, value in scored.answer.items() if name != "message_id"}
+        status = self._status(scored)
+        headers = {
+            "ce-specversion": "1.0",
+            "ce-id": quote(f"{event.id}-result"),
+            "ce-source": "cdk-inference",
+            "ce-type": REPLY_TYPE,
+            "ce-subject": quote(event.id),
+            "ce-time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+        body = json.dumps(said, ensure_ascii=False).encode()
+        code = HTTPStatus.OK if status < HTTPStatus.MULTIPLE_CHOICES else status
+        return Response(body, code, headers, "application/json")
+
+
+def _headers(request: Request) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in request.headers.items():
+        if name in headers and name.startswith("ce-"):
+            raise MalformedEventError(f"{name} must be there once")
+        headers[name] = value
+    return headers
+
+
+async def _is_alive(_: Request) -> Response:
+    return PlainTextResponse(HTTPStatus.OK.phrase)
+
+
+def _problem(status: HTTPStatus, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """Return an error as RFC 9457 has it."""
+    body: dict[str, Any] = {"title": status.phrase, "status": int(status), "detail": detail}
+    return JSONResponse(body, status, headers, _PROBLEM)

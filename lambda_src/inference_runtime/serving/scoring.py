@@ -1,0 +1,164 @@
+"""Calls the handler, on the main thread, with the messages that wait: those of several requests make one batch.
+
+Only the main thread can end a stage that takes too long.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import Enum
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from inference_runtime.errors import LittleTimeError, RetryableError, reason_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_log = logging.getLogger(__name__)
+
+
+class Outcome(Enum):
+    """The end of an event, from the best to the worst."""
+
+    STORED = "stored"
+    REJECTED = "rejected"
+    MALFORMED = "malformed"
+    FAILED = "failed"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The end of a message, and what is to be said of it.
+
+    Attributes
+    ----------
+    outcome
+        How it ended.
+    reason
+        Why it is not stored; empty if it is.
+    answer
+        The content of its row, in the form of `stages.answers.answers_of`. It is empty if there is no row, such as for
+        an object that was overwritten.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    answer: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    message: dict[str, Any]
+    future: Future[Scored]
+
+
+class _Invocation:
+    """Stands for Lambda's context: a batch that begins now.
+
+    Parameters
+    ----------
+    seconds
+        That it may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds that are left."""
+        return max(0, int((self._end - time.monotonic()) * 1000))
+
+
+class Scorer:
+    """Scores messages one batch after the other.
+
+    Parameters
+    ----------
+    handler
+        That of a fused function.
+    max_batch
+        Most messages of a batch.
+    seconds
+        That a batch may take.
+    """
+
+    def __init__(self, handler: Callable[[dict[str, Any], Any], Any], *, max_batch: int, seconds: float) -> None:
+        self._handler = handler
+        self._max_batch = max_batch
+        self._seconds = seconds
+        self._waiting: SimpleQueue[_Waiting | None] = SimpleQueue()
+
+    def submit(self, message: dict[str, Any]) -> Future[Scored]:
+        """Let a message be scored, on whichever thread this is called."""
+        waiting = _Waiting(message, Future())
+        self._waiting.put(waiting)
+        return waiting.future
+
+    def stop(self) -> None:
+        """Let `run` return once everything before is scored; signal handlers may call this too."""
+        self._waiting.put(None)
+
+    def run(self) -> None:
+        """Score what is submitted until `stop` is called."""
+        while (first := self._waiting.get()) is not None:
+            batch, stopped = [first], False
+            while len(batch) < self._max_batch and not stopped:
+                try:
+                    other = self._waiting.get_nowait()
+                except Empty:
+                    break
+                if other is None:
+                    stopped = True
+                else:
+                    batch.append(other)
+            # Whoever asked may have gone meanwhile.
+            self._score([waiting for waiting in batch if waiting.future.set_running_or_notify_cancel()])
+            if stopped:
+                return
+
+    def _score(self, batch: Sequence[_Waiting]) -> None:
+        if not batch:
+            return
+        event = {"messages": [waiting.message for waiting in batch], "answers": "rows"}
+        try:
+            done = self._handler(event, _Invocation(self._seconds))
+        except (RetryableError, LittleTimeError) as error:
+            _log.exception("a batch cannot be scored now")
+            self._end(batch, Scored(Outcome.RETRY, reason_of(error)))
+        except Exception as error:
+            _log.exception("a batch of %s cannot be scored", len(batch))
+            if len(batch) == 1:
+                self._end(batch, Scored(Outcome.FAILED, reason_of(error)))
+            for waiting in batch if len(batch) > 1 else ():  # one of them may be the cause
+                self._score([waiting])
+        else:
+            _answer(batch, done)
+
+    @staticmethod
+    def _end(batch: Sequence[_Waiting], scored: Scored) -> None:
+        for waiting in batch:
+            waiting.future.set_result(scored)
+
+
+def _answer(batch: Sequence[_Waiting], done: dict[str, Any]) -> None:
+    """Tell who waits how their messages ended."""
+    ended = {answer["message_id"]: _of_answer(answer) for answer in done["answers"]}
+    for failure in done["failures"]:
+        kind = Outcome.MALFORMED if failure["error"] == "MalformedMessageError" else Outcome.FAILED
+        ended[failure["message_id"]] = Scored(kind, f"{failure['error']}: {failure['cause']}")
+    for message_id in (*done["retry"], *done["unfinished"]):
+        ended[message_id] = Scored(Outcome.RETRY, "the event cannot be scored now")
+    for waiting in batch:
+        # There is nothing of an object that was overwritten, nor of the second event about the same one.
+        waiting.future.set_result(ended.get(waiting.message["message_id"], Scored(Outcome.STORED)))
+
+
+def _of_answer(answer: dict[str, Any]) -> Scored:
+    if answer["status"] == "SUCCEEDED":
+        return Scored(Outcome.STORED, answer=answer)
+    return Scored(Outcome.REJECTED, answer["reason"], answer)
