@@ -597,7 +597,8 @@ def _without_math(alarm: dict[str, Any]) -> dict[str, Any]:
 
 def _behave_as_aws(state: Path) -> None:
     """Mend what MiniStack does in another way than AWS."""
-    import _distributed_map  # type: ignore[import-not-found]  # noqa: PLC0415 - a file next to this one
+    import _builds  # type: ignore[import-not-found]  # noqa: PLC0415 - a file next to this one
+    import _distributed_map  # type: ignore[import-not-found]  # noqa: PLC0415 - as the one before
     import _histories  # type: ignore[import-not-found]  # noqa: PLC0415 - as the one before
     import _packages  # type: ignore[import-not-found]  # noqa: PLC0415 - as the one before
     from ministack.core import lambda_runtime  # noqa: PLC0415
@@ -618,6 +619,7 @@ def _behave_as_aws(state: Path) -> None:
     _distributed_map.install()
     _histories.install()
     _packages.install(state / "packages")
+    _builds.install(state / "builds", _service_credentials)
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
     _name_actions()
     _name_resources()
