@@ -24,6 +24,10 @@ class ModelBuildError(InferenceError):
     """The model could not be built, or did not pass its gate."""
 
 
+class ModelGateError(ModelBuildError):
+    """The model was built, and is not as good as its gate asks for."""
+
+
 def hide_tracebacks() -> None:
     """Print errors of this library as one line, since tracebacks through jsii and CDK say little to the user.
 

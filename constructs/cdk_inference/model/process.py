@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.figures import size
 from cdk_inference.common.terminal import PASSES, say
-from cdk_inference.errors import ModelBuildError
+from cdk_inference.errors import ModelBuildError, ModelGateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,6 +30,9 @@ ENVIRONMENT = {
     # Refuses pickles in every torch.load, the factory's own too: who unpickles a file runs what is in it.
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }
+
+# A class does not leave the process that raised it, and all messages about the gate say this.
+_GATE = re.compile(r" must (be one that passes|pass) the gate\b")
 
 _UNPICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch refuses to have both
 
@@ -49,6 +53,8 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
 
     Raises
     ------
+    ModelGateError
+        The model does not pass its gate.
     ModelBuildError
         With what the process says, or how it ended.
     """
@@ -78,7 +84,8 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
                 process.kill()
             process.wait()
     if error is not None:
-        raise ModelBuildError(error.replace("{log}", str(log)))
+        kind = ModelGateError if _GATE.search(error) else ModelBuildError
+        raise kind(error.replace("{log}", str(log)))
     if process.returncode != 0:
         raise ModelBuildError(
             f"model '{name}' cannot be built: the build process {ending(process.returncode)}; see {log}"

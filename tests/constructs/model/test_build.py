@@ -16,7 +16,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from cdk_inference.errors import ModelBuildError
+from cdk_inference.errors import ModelBuildError, ModelGateError
 from cdk_inference.model import build_model, load_recipe
 
 if TYPE_CHECKING:
@@ -172,9 +172,10 @@ def test_float32_ships_the_exported_graph(make_recipe: Callable[..., Path], tmp_
     assert session.run(["scores"], {"images": np.zeros((3, 16, 16, 3), np.uint8)})[0].shape == (3, 5)
 
 
-def failing_build(file: Path, cache: Path) -> str:
+def failing_build(file: Path, cache: Path, kind: type[ModelBuildError] = ModelBuildError) -> str:
     with pytest.raises(ModelBuildError) as error:
         build_model(file, cache=cache)
+    assert type(error.value) is kind
     message = str(error.value)
     assert "\n" not in message
     assert "Traceback" not in message
@@ -241,7 +242,7 @@ def test_model_that_cannot_be_built_fails_with_one_message(
 def test_model_below_its_gate_fails_with_metric_and_ways_out(make_recipe: Callable[..., Path], tmp_path: Path) -> None:
     """Calibrated on black images only, everything brighter is clipped."""
     file = make_recipe(data=("def calibration():\n    return batches(1)", BLACK))
-    message = failing_build(file, tmp_path / "cache")
+    message = failing_build(file, tmp_path / "cache", ModelGateError)
     start = (
         "model 'tiny': precision must be one that passes the gate, got static int8, percentile 99.99: top1_agreement 0."
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.constructs.model.conftest import write_recipe
 
-from cdk_inference.errors import ModelBuildError
+from cdk_inference.errors import ModelBuildError, ModelGateError
 from cdk_inference.model import StaticInt8, build_model
 from cdk_inference.model.records.lock import read_lock
 
@@ -291,7 +291,7 @@ def test_nothing_passes_fails_with_every_figure(tmp_path: Path) -> None:
     gate = ("max_drop=0.1", "max_drop=0.1, max_size_mb=0.0001")
     recipe = write_recipe(tmp_path / "recipe", recipe=AUTO)
     recipe.write_text(recipe.read_text().replace(*gate))
-    with pytest.raises(ModelBuildError) as error:
+    with pytest.raises(ModelGateError) as error:
         build_model(recipe, cache=tmp_path / "cache")
     message = str(error.value)
     assert message.startswith("model 'tiny': a candidate must pass the gate, got float32: 0.")
