@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cdk_inference.common.platform import LambdaPlatform
     from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption, Traffic
     from cdk_inference.costs.prices import Prices
-    from cdk_inference.errors import InferenceError, ModelBuildError, PropError, hide_tracebacks
+    from cdk_inference.errors import InferenceError, ModelBuildError, ModelGateError, PropError, hide_tracebacks
     from cdk_inference.events.patterns import result_pattern
     from cdk_inference.events.result_events import ResultEvents
     from cdk_inference.explanations.explain import Explain
@@ -49,6 +49,11 @@ if TYPE_CHECKING:
     from cdk_inference.releases.control import ReleaseControl
     from cdk_inference.releases.release import Release
     from cdk_inference.releases.strategy import ReleaseStrategy
+    from cdk_inference.retraining.jobs import DeploymentJob, RetrainingJob, TrainingJob
+    from cdk_inference.retraining.label_intake import LabelIntake
+    from cdk_inference.retraining.reasons import RetrainingReason, RetrainOn
+    from cdk_inference.retraining.retraining import Retraining
+    from cdk_inference.retraining.workflow import RetrainingWorkflow
     from cdk_inference.routing.inference import Inference
     from cdk_inference.routing.route import Route
     from cdk_inference.routing.router import Router
@@ -88,6 +93,7 @@ _MODULES = {
     "CpuCapacity": "capacity.managed_instances",
     "CpuInference": "stages.inference",
     "CpuOption": "costs.options",
+    "DeploymentJob": "retraining.jobs",
     "DirectPipeline": "pipeline.direct",
     "DriftMonitor": "monitoring.drift",
     "DynamoStreamTrigger": "triggers.dynamo_stream",
@@ -116,11 +122,13 @@ _MODULES = {
     "InferenceWorkflow": "pipeline.workflow",
     "ItemsFormat": "triggers.items_format",
     "KinesisTrigger": "triggers.kinesis",
+    "LabelIntake": "retraining.label_intake",
     "LambdaGpu": "gpu.inference",
     "LambdaPlatform": "common.platform",
     "ModelArtifact": "model.artifact",
     "ModelBuildError": "errors",
     "ModelDelivery": "bundling.delivery",
+    "ModelGateError": "errors",
     "PipelineAlarms": "monitoring.alarms",
     "PipelineDashboard": "monitoring.dashboard",
     "PipelineShape": "costs.options",
@@ -137,6 +145,11 @@ _MODULES = {
     "ResultEvents": "events.result_events",
     "ResultsExport": "sinks.results_export",
     "ResultsTable": "storage.results",
+    "RetrainOn": "retraining.reasons",
+    "Retraining": "retraining.retraining",
+    "RetrainingJob": "retraining.jobs",
+    "RetrainingReason": "retraining.reasons",
+    "RetrainingWorkflow": "retraining.workflow",
     "Route": "routing.route",
     "Router": "routing.router",
     "Routing": "routing.strategies",
@@ -151,6 +164,7 @@ _MODULES = {
     "StageFunction": "stages.base",
     "StagedRoute": "pipeline.routes",
     "Traffic": "costs.options",
+    "TrainingJob": "retraining.jobs",
     "WorkBucket": "storage.work_bucket",
     "hide_tracebacks": "errors",
     "result_pattern": "events.patterns",
@@ -170,6 +184,7 @@ __all__ = [
     "CpuCapacity",
     "CpuInference",
     "CpuOption",
+    "DeploymentJob",
     "DirectPipeline",
     "DriftMonitor",
     "DynamoStreamTrigger",
@@ -198,11 +213,13 @@ __all__ = [
     "InferenceWorkflow",
     "ItemsFormat",
     "KinesisTrigger",
+    "LabelIntake",
     "LambdaGpu",
     "LambdaPlatform",
     "ModelArtifact",
     "ModelBuildError",
     "ModelDelivery",
+    "ModelGateError",
     "PipelineAlarms",
     "PipelineDashboard",
     "PipelineShape",
@@ -219,6 +236,11 @@ __all__ = [
     "ResultEvents",
     "ResultsExport",
     "ResultsTable",
+    "RetrainOn",
+    "Retraining",
+    "RetrainingJob",
+    "RetrainingReason",
+    "RetrainingWorkflow",
     "Route",
     "Router",
     "Routing",
@@ -233,6 +255,7 @@ __all__ = [
     "StageFunction",
     "StagedRoute",
     "Traffic",
+    "TrainingJob",
     "WorkBucket",
     "hide_tracebacks",
     "result_pattern",

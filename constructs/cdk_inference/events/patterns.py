@@ -24,6 +24,9 @@ DECISION = "Release Decision"
 VERDICT = "Drift Verdict"
 """The detail type of the event for a verdict of a drift monitor."""
 
+RETRAINING = "Retraining Outcome"
+"""The detail type of the event for what became of a retraining."""
+
 Status = Literal["SUCCEEDED", "REJECTED", "FAILED"]
 _STATUSES = ("SUCCEEDED", "REJECTED", "FAILED")
 

@@ -11,6 +11,7 @@ from cdk_inference.pipeline.measured import MeasuredPipeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from aws_cdk import Duration, Size
     from aws_cdk import aws_apigateway as apigateway
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from cdk_inference.pipeline.execution_strategy import ExecutionStrategy, PipelineParts
     from cdk_inference.pipeline.workflow import InferenceWorkflow
     from cdk_inference.releases.control import ReleaseControl
+    from cdk_inference.retraining.jobs import RetrainingJob
+    from cdk_inference.retraining.reasons import RetrainingReason
+    from cdk_inference.retraining.retraining import Retraining
     from cdk_inference.routing.route import Route
     from cdk_inference.storage.results import IResultsTable
 
@@ -46,6 +50,7 @@ class OperatedPipeline(MeasuredPipeline):
     release: ReleaseControl | None
     drift_monitors: list[DriftMonitor]
     _audit_bus: events.IEventBus | None = None  # that of the events that an audit log wants
+    _retrainings: tuple[Retraining, ...] = ()
     _parts: PipelineParts
     _execution: ExecutionStrategy[Any]
 
@@ -279,6 +284,91 @@ class OperatedPipeline(MeasuredPipeline):
             workflows=self._parts.workflows,
         )
 
+    def add_retraining(
+        self,
+        id: str = "Retraining",
+        *,
+        classes: Sequence[str] | Path,
+        training: RetrainingJob,
+        build: RetrainingJob,
+        deployment: RetrainingJob,
+        when: Sequence[RetrainingReason],
+        max_runs_per_month: int = 4,
+        job_timeout: Duration | None = None,
+        held_out: float = 0.2,
+        salt: str = "",
+        event_bus: events.IEventBus | None = None,
+    ) -> Retraining:
+        """Train the model again with new labels, and take it out if it passes its gate.
+
+        A run trains weights, builds the recipe with them, and deploys what the gate of the recipe lets through. There
+        is one run at a time, and one for each set of labels. An `audit` log records what became of it.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        classes
+            The names that labels may have, or the path of a file with one a line.
+        training
+            The job that trains: ``python -m cdk_inference.retraining train``.
+        build
+            The job that builds the recipe with the new weights, and judges it: ``… build``.
+        deployment
+            The job that takes out a model which has passed, such as by ``cdk deploy`` with a canary.
+        when
+            The reasons to retrain.
+        max_runs_per_month
+            How many runs a month may train, in UTC. Default: 4.
+        job_timeout
+            How long each job may take, 1 minute to 7 days. Default: 2 hours.
+        held_out
+            The share of the labelled objects that training does not see. The build job puts them next to the recipe,
+            whose evaluation can judge the model by them. Default: 0.2.
+        salt
+            Another salt trains with the same labels again, such as after a change of the training. Default: none.
+        event_bus
+            Where events for outcomes go. Default: that of the audit log, if `audit` was called before, or the default
+            bus of the account.
+
+        Raises
+        ------
+        PropError
+            The trigger has messages instead of objects; there are too few classes or a class twice, no reason to
+            retrain, or two of new labels; or a number or a duration is out of range. Or the workflow could not wait for
+            the end of a job, or the events go to another bus than the audit log has.
+        """
+        from cdk_inference.retraining.retraining import Retraining  # noqa: PLC0415 - only for those who ask
+        from cdk_inference.triggers.base import IS3Trigger  # noqa: PLC0415
+
+        if not isinstance(self.trigger, IS3Trigger):
+            raise PropError(
+                f"trigger must be an S3Trigger for a retraining, got {type(self.trigger).__name__}; messages are gone "
+                "once they are scored, so put objects into a bucket"
+            )
+        retraining = Retraining(
+            self,
+            id,
+            trigger=self.trigger,
+            results=self.results,
+            classes=classes,
+            training=training,
+            build=build,
+            deployment=deployment,
+            when=when,
+            max_runs_per_month=max_runs_per_month,
+            job_timeout=job_timeout,
+            held_out=held_out,
+            salt=salt,
+            event_bus=event_bus if event_bus is not None else self._audit_bus,
+            functions=self._parts.functions,
+            workflows=self._parts.workflows,
+        )
+        if self._audit_bus is not None:
+            retraining.check_bus(self._audit_bus)
+        self._retrainings = (*self._retrainings, retraining)
+        return retraining
+
     def add_http_api(
         self,
         id: str = "HttpApi",
@@ -484,8 +574,8 @@ class OperatedPipeline(MeasuredPipeline):
         """Record what this pipeline answers, and what is decided about its models, in a log that nobody can change.
 
         Rows get the hash of their prediction, ``answer_sha256``. Answers are recorded through `on_result`. Deployments
-        and changes of models are recorded, and so are decisions about a `release` and verdicts of a drift monitor,
-        whether it is added before or after.
+        and changes of models are recorded, and so are decisions about a `release`, verdicts of a drift monitor, and
+        outcomes of a retraining, whether they are added before or after.
 
         Parameters
         ----------
@@ -509,6 +599,8 @@ class OperatedPipeline(MeasuredPipeline):
             monitor.announce(bus)
         if self.release is not None:
             self.release.announce(bus)
+        for retraining in self._retrainings:
+            retraining.check_bus(bus)
         models = {name: planned.route.model for name, planned in self._plan.planned.items()}
         log.follow(self, id, models=models, event_bus=bus)
 

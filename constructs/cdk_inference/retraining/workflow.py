@@ -1,0 +1,569 @@
+"""The workflow of a retraining: one run at a time, within a budget, once for each set of labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aws_cdk import Duration, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_stepfunctions as sfn
+
+from cdk_inference.bundling.packages import ZipPackage
+from cdk_inference.common import acknowledgments
+from cdk_inference.common.jsonata import EMPTY, SAID, one_line
+from cdk_inference.common.metadata import metrics_name
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.service_errors import Kind, state_errors
+from cdk_inference.events.patterns import RETRAINING, SOURCE
+from cdk_inference.retraining.label_intake import RECORD
+from cdk_inference.stages.base import StageFunction
+from cdk_inference.stages.state_machine import LoggedStateMachine
+from cdk_inference.storage import encryption
+from inference_runtime.retraining import layout
+from inference_runtime.retraining.layout import COUNTER
+from inference_runtime.retraining.reports import REFUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from aws_cdk import aws_events as events
+    from constructs import Construct
+
+    from cdk_inference.pipeline.execution_strategy import WorkflowLogs
+    from cdk_inference.retraining.jobs import RetrainingJob
+    from cdk_inference.retraining.label_intake import LabelIntake
+    from cdk_inference.stages.base import FunctionOptions
+
+LOCK = "lock"
+"""The record that only one execution has at a time."""
+
+_SPARE = Duration.minutes(15)  # for all states but the jobs
+_NOW = "$toMillis($states.context.State.EnteredTime)"
+_ME = "{% $states.context.Execution.Id %}"
+_CONDITION = "DynamoDB.ConditionalCheckFailedException"
+_DONE = ("DEPLOYED", "DELIVERED", "REFUSED")
+"""What is not done again with the same labels: a failure of a job or a used budget is."""
+
+_VARIABLES = ("by", "status", "reason", "run", "sha256", "model", "version")
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """The states that every run ends with.
+
+    Parameters
+    ----------
+    failed
+        Of a run that failed, with ``$reason``.
+    record
+        Of a run with an outcome, ``$status``, that is recorded and told.
+    release
+        Of an execution that made nothing.
+    """
+
+    failed: sfn.Pass
+    record: sfn.CustomState
+    release: sfn.CustomState
+
+
+@check_props
+class RetrainingWorkflow(LoggedStateMachine):
+    """A standard state machine that retrains a model; made by `pipeline.add_retraining`.
+
+    Lock → labels → run → budget → training → report → build → report → deployment → record → event → lock.
+
+    Whatever fails after the lock is taken, the last states record the outcome, tell of it, and release the lock. An
+    execution that is stopped or dies keeps the lock until it expires, which is after the time that any execution has.
+
+    Parameters
+    ----------
+    intake
+        The labels, and the table of runs.
+    training, build, deployment
+        The jobs.
+    job_timeout
+        How long each job may take.
+    new_labels
+        The number of new labels that starts a run; None if they start none.
+    max_runs_per_month
+        The budget.
+    held_out
+        The share of the labelled objects that training does not see.
+    salt
+        Another salt makes other runs of the same labels.
+    event_bus
+        Where the events for outcomes go.
+    functions, workflows
+        Common props of functions and workflows.
+
+    Attributes
+    ----------
+    selector, reader
+        The functions that select labels, and read the reports of jobs.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id: str,
+        *,
+        intake: LabelIntake,
+        training: RetrainingJob,
+        build: RetrainingJob,
+        deployment: RetrainingJob,
+        job_timeout: Duration,
+        new_labels: int | None,
+        max_runs_per_month: int,
+        held_out: float,
+        salt: str,
+        event_bus: events.IEventBus,
+        functions: FunctionOptions,
+        workflows: WorkflowLogs,
+    ) -> None:
+        super().__init__(scope, id)
+        self._intake, self._bus = intake, event_bus
+        self._new_labels, self._max_runs = new_labels, max_runs_per_month
+        self._jobs = {"Train": training, "Build": build, "Deploy": deployment}
+        self._job_timeout = job_timeout
+        self._timeout = Duration.seconds(3 * int(job_timeout.to_seconds())).plus(_SPARE)
+        self._allowed: list[iam.PolicyStatement] = []
+        selecting = {
+            "LABELS_TABLE": intake.labels.table_name,
+            "RUNS_TABLE": intake.runs.table_name,
+            "HELD_OUT": str(held_out),
+            **({"SALT": salt} if salt else {}),
+        }
+        self.selector = self._function("SelectLabels", "select_labels", selecting, functions, memory_size=2048)
+        self.reader = self._function("ReadReport", "read_report", {}, functions, memory_size=256)
+        self._create(
+            first_state=self._definition(),
+            comment=f"retrains a model of {metrics_name(self)}",
+            state_machine_type=sfn.StateMachineType.STANDARD,
+            timeout=self._timeout,
+            **workflows,
+        )
+        self._grant()
+        self._complete("retraining")
+
+    def _function(
+        self, id: str, handler: str, variables: Mapping[str, str], functions: FunctionOptions, *, memory_size: int
+    ) -> StageFunction:
+        options: FunctionOptions = {**functions, "reserved_concurrent_executions": None}
+        return StageFunction(
+            self,
+            id,
+            package=ZipPackage(
+                handler=f"inference_runtime.handlers.{handler}.handler",
+                runtime_requirements="sagemaker",  # nothing but botocore either
+            ),
+            environment={"RETRAINING_BUCKET": self._intake.bucket.bucket_name, **variables},
+            description=f"{handler.replace('_', ' ')} of a retraining",
+            memory_size=memory_size,
+            timeout=Duration.minutes(5),
+            **options,
+        )
+
+    def _definition(self) -> sfn.IChainable:
+        """Return the first state.
+
+        The variables are ``by``, who started the run; ``run``, ``labels`` and ``accepted``, as the selector returns
+        them; whether the run is ``claimed``; ``sha256`` of the weights; ``model`` and ``version`` in the registry; and
+        ``status`` with its ``reason``.
+        """
+        self._ends = self._end()
+        lock, select, claim = self._take_lock(), self._select(), self._claim()
+        budget, count = self._take_budget(), self._count_selected()
+        train = self._job("Train")
+        weights = self._read("Read weights", {}, {"sha256": "{% $states.result.Payload.sha256 %}"})
+        build = self._job("Build")
+        verdict = self._read(
+            "Read verdict",
+            {"sha256": "{% $sha256 %}"},
+            {name: f"{{% $states.result.Payload.{name} %}}" for name in ("status", "reason", "model", "version")},
+        )
+        deploy = self._job("Deploy")
+        waited = self._jobs["Deploy"].waits
+        deployed = self._outcome(
+            "Deployed" if waited else "Delivered",
+            "DEPLOYED" if waited else "DELIVERED",
+            "'the model passed its gate'",
+        )
+        lock.next(select)
+        any_labels = sfn.Choice.jsonata(self, "Any labels?")
+        any_labels.when(sfn.Condition.jsonata("{% $labels > 0 %}"), claim, comment="there is something to learn")
+        nothing = self._status("No labels", "NO_LABELS", "'there are no labels'")
+        any_labels.otherwise(nothing.next(self._ends.release))
+        select.next(any_labels)
+        claim.next(budget)
+        budget.next(count)
+        count.next(train)
+        train.next(weights)
+        weights.next(build)
+        build.next(verdict)
+        passed = sfn.Choice.jsonata(self, "Passed the gate?")
+        passed.when(sfn.Condition.jsonata(f"{{% $status = '{REFUSED}' %}}"), self._ends.record, comment="it did not")
+        passed.otherwise(deploy)
+        verdict.next(passed)
+        deploy.next(deployed)
+        start = sfn.Pass.jsonata(
+            self,
+            "Start",
+            assign={
+                **dict.fromkeys(_VARIABLES, EMPTY),
+                "by": "{% $exists($states.input.by) ? $string($states.input.by) : 'operator' %}",
+                "labels": 0,
+                "accepted": 0,
+                "claimed": False,
+            },
+            outputs={},
+        )
+        return start.next(lock)
+
+    # What takes the run to its jobs.
+
+    def _take_lock(self) -> sfn.CustomState:
+        expires = self._timeout.to_seconds() + 60
+        busy = sfn.Pass.jsonata(self, "Busy", outputs={"status": "BUSY"})
+        lock = self._update(
+            "Take lock",
+            LOCK,
+            "SET #owner = :owner, #expires_at = :expires_at",
+            "attribute_not_exists(#owner) OR #expires_at < :now",
+            {
+                ":owner": {"S": _ME},
+                ":now": {"N": f"{{% $string({_NOW}) %}}"},
+                ":expires_at": {"N": f"{{% $string({_NOW} + {int(expires * 1000)}) %}}"},
+            },
+            names=("owner", "expires_at"),
+        )
+        lock.add_catch(busy, errors=[_CONDITION])
+        unlocked = sfn.Fail.jsonata(
+            self, "No lock", error="RetrainingFailed", cause="the lock cannot be taken: DynamoDB does not answer"
+        )
+        lock.add_catch(unlocked, errors=[sfn.Errors.ALL])
+        return lock
+
+    def _select(self) -> sfn.CustomState:
+        select = self.selector.task(
+            self,
+            "Select labels",
+            payload={},
+            assign={name: f"{{% $states.result.Payload.{name} %}}" for name in ("run", "labels", "accepted")},
+            output={},
+        )
+        self._catch(select, "Labels not selected", "the labels cannot be selected")
+        return select
+
+    def _claim(self) -> sfn.CustomState:
+        done = {f":done{number}": {"S": status} for number, status in enumerate(_DONE)}
+        claim = self._update(
+            "Claim run",
+            "{% 'run#' & $run %}",
+            "SET #status = :status, #by = :by, #labels = :labels, #execution = :execution, #started_at = :now",
+            f"attribute_not_exists(#status) OR NOT (#status IN ({', '.join(done)}))",
+            {
+                ":status": {"S": "RUNNING"},
+                ":by": {"S": "{% $by %}"},
+                ":labels": {"N": "{% $string($labels) %}"},
+                ":execution": {"S": _ME},
+                ":now": {"S": "{% $states.context.State.EnteredTime %}"},
+                **done,
+            },
+            names=("status", "by", "labels", "execution", "started_at"),
+            assign={"claimed": True},
+        )
+        known = self._status("Known labels", "KNOWN_LABELS", "'a run has trained with these labels'")
+        claim.add_catch(known.next(self._ends.release), errors=[_CONDITION])
+        self._catch(claim, "Run not claimed", "the run cannot be recorded")
+        return claim
+
+    def _take_budget(self) -> sfn.CustomState:
+        budget = self._update(
+            "Take budget",
+            "{% 'month#' & $substring($states.context.State.EnteredTime, 0, 7) %}",
+            "ADD #runs :one",
+            "attribute_not_exists(#runs) OR #runs < :most",
+            {":one": {"N": "1"}, ":most": {"N": str(self._max_runs)}},
+            names=("runs",),
+        )
+        used = self._outcome("Over budget", "OVER_BUDGET", f"'all of the {self._max_runs} runs of this month are used'")
+        budget.add_catch(used, errors=[_CONDITION])
+        self._catch(budget, "Budget not known", "the budget cannot be read")
+        return budget
+
+    def _count_selected(self) -> sfn.CustomState:
+        count = self._update(
+            "Count selected labels",
+            COUNTER,
+            "SET #selected = :selected",
+            None,
+            {":selected": {"N": "{% $string($accepted) %}"}},
+            names=("selected",),
+        )
+        self._catch(count, "Labels not counted", "the labels cannot be counted")
+        return count
+
+    def _job(self, id: str) -> sfn.CustomState:
+        variables = {
+            "RETRAINING_RUN": "{% $run %}",
+            "RETRAINING_EXECUTION": "{% $states.context.Execution.Name %}",
+            "RETRAINING_BUCKET": self._intake.bucket.bucket_name,
+        }
+        if id == "Deploy":
+            variables |= {"MODEL_NAME": "{% $model %}", "MODEL_VERSION": "{% $version %}"}
+        bound = self._jobs[id].bind(self, id, variables=variables, timeout=self._job_timeout)
+        self._allowed += bound.allowed
+        doing = {"Train": "training", "Build": "build", "Deploy": "deployment"}[id]
+        self._catch(bound.state, f"{doing.capitalize()} failed", f"the {doing} failed, see its log")
+        return bound.state
+
+    def _read(self, id: str, given: Mapping[str, object], assign: Mapping[str, object]) -> sfn.CustomState:
+        payload = {"run": "{% $run %}", "execution": "{% $states.context.Execution.Name %}", **given}
+        read = self.reader.task(self, id, payload=payload, assign=assign, output={})
+        self._catch(read, f"{id} failed", "the report of the job cannot be used")
+        return read
+
+    # What ends a run.
+
+    def _end(self) -> _Ends:
+        """Make the states that record an outcome, tell of it, and release the lock."""
+        release = self._release()
+        announce = self._announce(release)
+        record = self._update(
+            "Record outcome",
+            "{% 'run#' & $run %}",
+            "SET #status = :status, #reason = :reason, #sha256 = :sha256, #model = :model, #version = :version, "
+            "#ended_at = :now",
+            None,
+            {
+                **{f":{name}": {"S": f"{{% ${name} %}}"} for name in _VARIABLES if name not in ("by", "run")},
+                ":now": {"S": "{% $states.context.State.EnteredTime %}"},
+            },
+            names=("status", "reason", "sha256", "model", "version", "ended_at"),
+        )
+        record.next(announce)
+        # The event is what people see: it comes, although the table does not answer.
+        record.add_catch(announce, errors=[sfn.Errors.ALL])
+        known = sfn.Choice.jsonata(self, "Is there a run?")
+        known.when(sfn.Condition.jsonata("{% $claimed %}"), record, comment="it is in the table")
+        known.otherwise(announce)
+        failed = sfn.Pass.jsonata(self, "Failed", assign={"status": "FAILED"}, outputs={})
+        failed.next(known)
+        return _Ends(failed, record, release)
+
+    def _announce(self, release: sfn.IChainable) -> sfn.CustomState:
+        """Make the state that puts an event on the bus, and the one for which nobody takes it."""
+        detail = {name: f"{{% ${name} %}}" for name in (*_VARIABLES, "labels")}
+        announce = sfn.CustomState(
+            self,
+            "Announce",
+            state_json={
+                "Type": "Task",
+                "Resource": f"arn:{Stack.of(self).partition}:states:::events:putEvents",
+                "Arguments": {
+                    "Entries": [
+                        {
+                            "Source": SOURCE,
+                            "DetailType": RETRAINING,
+                            "EventBusName": self._bus.event_bus_arn,
+                            "Detail": {
+                                "event_id": "{% $states.context.Execution.Id & ' ' & $status %}",
+                                "pipeline": metrics_name(self),
+                                **detail,
+                            },
+                        }
+                    ]
+                },
+                "Output": {},
+            },
+        )
+        announce.add_retry(
+            errors=[sfn.Errors.ALL],
+            interval=Duration.seconds(2),
+            max_attempts=6,
+            backoff_rate=2,
+            jitter_strategy=sfn.JitterType.FULL,
+        )
+        untold = sfn.Pass.jsonata(
+            self,
+            "Not announced",
+            assign={
+                "reason": "{% 'nobody was told of the outcome ' & $status & ' (' & $reason & ')' %}",
+                "status": "FAILED",
+            },
+            outputs={},
+        )
+        announce.add_catch(untold.next(release), errors=[sfn.Errors.ALL])
+        announce.next(release)
+        return announce
+
+    def _release(self) -> sfn.CustomState:
+        """Make the states that release the lock, if it is still ours, and end the execution."""
+        release = self._update(
+            "Release lock",
+            LOCK,
+            "REMOVE #owner, #expires_at",
+            "#owner = :owner",
+            {":owner": {"S": _ME}},
+            names=("owner", "expires_at"),
+        )
+        ended = sfn.Choice.jsonata(self, "How did it end?")
+        ended.when(
+            sfn.Condition.jsonata("{% $status = 'FAILED' %}"),
+            sfn.Fail.jsonata(self, "Run failed", error="RetrainingFailed", cause="{% $reason %}"),
+            comment="somebody has to look",
+        )
+        over = sfn.Pass.jsonata(
+            self, "Over", outputs={name: f"{{% ${name} %}}" for name in ("status", "reason", "run", "model", "version")}
+        )
+        if self._new_labels is None:
+            ended.otherwise(over)
+        else:
+            trained = " or ".join(f"$status = '{status}'" for status in _DONE)
+            ended.when(sfn.Condition.jsonata(f"{{% {trained} %}}"), self._look_again(over), comment="a run is over")
+            ended.otherwise(over)
+        release.next(ended)
+        release.add_catch(ended, errors=[sfn.Errors.ALL])  # it expires
+        return release
+
+    def _look_again(self, over: sfn.Pass) -> sfn.IChainable:
+        """Make the states that start a run for labels that came during this one: their start found the lock."""
+        item = "$states.result.Item"
+        number = {
+            name: f"($exists({item}.{name}.N) ? $number({item}.{name}.N) : 0)" for name in ("accepted", "selected")
+        }
+        read = sfn.CustomState(
+            self,
+            "Read new labels",
+            state_json={
+                "Type": "Task",
+                "Resource": self._dynamodb("getItem"),
+                "Arguments": {"TableName": self._intake.runs.table_name, "Key": {RECORD: {"S": COUNTER}}},
+                "Assign": {"new": f"{{% {number['accepted']} - {number['selected']} %}}"},
+                "Output": {},
+            },
+        )
+        _retry_busy(read, "dynamodb:GetItem")
+        read.add_catch(over, errors=[sfn.Errors.ALL])
+        again = sfn.CustomState(
+            self,
+            "Start again",
+            state_json={
+                "Type": "Task",
+                "Resource": f"arn:{Stack.of(self).partition}:states:::states:startExecution",
+                "Arguments": {"StateMachineArn": "{% $states.context.StateMachine.Id %}", "Input": {"by": "labels"}},
+                "Output": {},
+            },
+        )
+        again.add_catch(over, errors=[sfn.Errors.ALL])  # the next labels start it
+        again.next(over)
+        enough = sfn.Choice.jsonata(self, "Enough new labels?")
+        enough.when(sfn.Condition.jsonata(f"{{% $new >= {self._new_labels} %}}"), again, comment="they came meanwhile")
+        enough.otherwise(over)
+        return read.next(enough)
+
+    # Parts of these.
+
+    def _status(self, id: str, status: str, reason: str) -> sfn.Pass:
+        return sfn.Pass.jsonata(self, id, assign={"status": status, "reason": f"{{% {reason} %}}"}, outputs={})
+
+    def _outcome(self, id: str, status: str, reason: str) -> sfn.Pass:
+        state = self._status(id, status, reason)
+        state.next(self._ends.record)
+        return state
+
+    def _catch(self, state: sfn.CustomState, id: str, what: str) -> None:
+        """Let an error of a state be the reason why the run failed."""
+        reason = one_line(f"{{% '{what}: ' & $states.input.Error & ': ' & {SAID} %}}")
+        noted = sfn.Pass.jsonata(self, id, assign={"reason": reason}, outputs={})
+        noted.next(self._ends.failed)
+        state.add_catch(noted, errors=[sfn.Errors.ALL])
+
+    def _update(
+        self,
+        id: str,
+        record: str,
+        expression: str,
+        condition: str | None,
+        values: Mapping[str, object],
+        *,
+        names: Sequence[str],
+        assign: Mapping[str, object] | None = None,
+    ) -> sfn.CustomState:
+        state = sfn.CustomState(
+            self,
+            id,
+            state_json={
+                "Type": "Task",
+                "Resource": self._dynamodb("updateItem"),
+                "Arguments": {
+                    "TableName": self._intake.runs.table_name,
+                    "Key": {RECORD: {"S": record}},
+                    "UpdateExpression": expression,
+                    **({} if condition is None else {"ConditionExpression": condition}),
+                    "ExpressionAttributeNames": {f"#{name}": name for name in names},
+                    "ExpressionAttributeValues": dict(values),
+                },
+                **({} if assign is None else {"Assign": dict(assign)}),
+                "Output": {},
+            },
+        )
+        _retry_busy(state, "dynamodb:UpdateItem")
+        return state
+
+    def _dynamodb(self, action: str) -> str:
+        return f"arn:{Stack.of(self).partition}:states:::dynamodb:{action}"
+
+    def _grant(self) -> None:
+        """Let machine, functions and jobs do what they do, and nothing else."""
+        intake, machine, key = self._intake, self.state_machine, self._key
+        self.selector.grant_invoke(machine)
+        self.reader.grant_invoke(machine)
+        encryption.grant(key, machine, encryption.TABLE)
+        actions = ["dynamodb:UpdateItem", *(["dynamodb:GetItem"] if self._new_labels is not None else [])]
+        intake.runs.grant(machine, *actions)
+        iam.Grant.add_to_principal(
+            grantee=machine,
+            actions=["events:PutEvents"],
+            resource_arns=[self._bus.event_bus_arn],
+            conditions={
+                "ForAllValues:StringEquals": {"events:source": SOURCE, "events:detail-type": RETRAINING},
+                "Null": {"events:source": "false", "events:detail-type": "false"},
+            },
+        )
+        for statement in self._allowed:
+            machine.add_to_role_policy(statement)
+        encryption.grant(key, self.selector, encryption.TABLE)
+        intake.labels.grant(self.selector, "dynamodb:Scan")
+        intake.grant_counter(self.selector, "dynamodb:GetItem")
+        self._grant_folders(self.selector, put=[layout.LABEL_SETS])
+        encryption.grant(key, self.reader, encryption.DECRYPT)
+        self._grant_folders(self.reader, get=[layout.WEIGHTS, layout.BUILDS])
+        iam.Grant.add_to_principal(
+            grantee=self.reader, actions=["s3:ListBucket"], resource_arns=[intake.bucket.bucket_arn]
+        )
+        if self._new_labels is not None:
+            # A separate policy, as the role must be there before the state machine.
+            policy = iam.Policy(self, "StartAgain", roles=[machine.role])
+            policy.add_statements(
+                iam.PolicyStatement(actions=["states:StartExecution"], resources=[machine.state_machine_arn])
+            )
+            acknowledgments.explain(policy, "inline-policy")
+
+    def _grant_folders(self, function: StageFunction, *, get: Sequence[str] = (), put: Sequence[str] = ()) -> None:
+        for action, folders in (("s3:GetObject", get), ("s3:PutObject", put)):
+            if folders:
+                arns = [self._intake.bucket.arn_for_objects(f"{folder}*") for folder in folders]
+                iam.Grant.add_to_principal(grantee=function, actions=[action], resource_arns=arns)
+        acknowledgments.objects_under(function.role, self._intake.bucket, *(f"{folder}*" for folder in (*get, *put)))
+
+
+def _retry_busy(state: sfn.CustomState, call: str) -> None:
+    state.add_retry(
+        errors=list(state_errors(call, Kind.BUSY)),
+        interval=Duration.seconds(1),
+        max_attempts=4,
+        backoff_rate=2,
+        jitter_strategy=sfn.JitterType.FULL,
+    )
