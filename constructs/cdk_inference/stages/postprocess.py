@@ -24,12 +24,14 @@ from cdk_inference.stages.stage_code import (
     LABELS_FILE,
     PICTURE,
     PROTOTYPES_FILE,
+    TOKENIZER_FILE,
     VOCABULARY_FILE,
     StageCode,
     read_lines,
     shape_text,
     user_code,
 )
+from cdk_inference.stages.tokenizer import check_byte_level, tokenizer_file
 from cdk_inference.storage.work_bucket import MASKS, TENSORS
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.recipe.heads import DetectionHead, Head
+    from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
     from cdk_inference.model.recipe.tensors import TensorSpec
     from cdk_inference.storage.results import IResultsTable
     from cdk_inference.storage.work_bucket import IWorkBucket
@@ -287,7 +290,13 @@ class Postprocess:
         return cls(code, output=output, vector=True, numbers=numbers)
 
     @classmethod
-    def text(cls, *, vocabulary: str | Path, output: str = "tokens") -> Postprocess:
+    def text(
+        cls,
+        *,
+        vocabulary: str | Path | None = None,
+        tokenizer: str | Path | Download | HubFile | PackageFile | None = None,
+        output: str = "tokens",
+    ) -> Postprocess:
         """Store the text of a decoder's tokens as ``text``, with ``score`` if the model has an output ``scores``.
 
         If it has an output ``lengths``, the tokens after them do not count.
@@ -297,15 +306,24 @@ class Postprocess:
         vocabulary
             Path of a file with one token a line: its number is that of the line, from 0. Tokens in angle brackets, such
             as ``</s>``, are left out, and ``▁`` is a space.
+        tokenizer
+            The model's ``tokenizer.json`` in place of a vocabulary: a path, or where it comes from. Its tokens must be
+            byte-level ones, as those of GPT-2, Llama 3 and Qwen. Special tokens are left out.
         output
             The model's output that holds the tokens. Default: ``"tokens"``, as decoders have it.
 
         Raises
         ------
         PropError
-            The file does not exist, or there are no tokens.
+            The file does not exist, or there are no tokens. Or the tokens are of another kind.
         """
-        return cls._transcript(vocabulary, output, None)
+        if (vocabulary is None) is (tokenizer is None):
+            raise PropError("text must have either a vocabulary or a tokenizer; pass the one that the model has")
+        if vocabulary is not None:
+            return cls._transcript(vocabulary, output, None)
+        path = tokenizer_file(tokenizer)  # type: ignore[arg-type] # one of them is given
+        tokens = check_byte_level(path)
+        return cls(_transcript_code(TOKENIZER_FILE, path, output, None), output=output, tokens=tokens)
 
     @classmethod
     def ctc(cls, *, vocabulary: str | Path, blank: int = 0, output: str = "logits") -> Postprocess:
@@ -338,12 +356,7 @@ class Postprocess:
         tokens = path.read_text("utf-8").removesuffix("\n").count("\n") + 1
         if blank is not None and not 0 <= blank < tokens:
             raise PropError(f"blank must be 0 to {tokens - 1}, a token of the vocabulary, got {blank}")
-        code = StageCode(
-            f"{BUILTIN}.transcript:transcript_postprocessor",
-            options={"vocabulary_file": VOCABULARY_FILE, "output": output, "blank": blank},
-            sources={VOCABULARY_FILE: path},
-            runtime_requirements="postprocess",
-        )
+        code = _transcript_code(VOCABULARY_FILE, path, output, blank)
         return cls(code, output=output, tokens=tokens)
 
     @classmethod
@@ -509,6 +522,16 @@ def recording_environment(results: IResultsTable, result_ttl: Duration | None) -
         **({} if result_ttl is None else {"RESULT_TTL_DAYS": days_text("result_ttl", result_ttl)}),
         **({"LABEL_INDEX": "label"} if "label" in results.indexes else {}),
     }
+
+
+def _transcript_code(name: str, path: Path, output: str, blank: int | None) -> StageCode:
+    """Return the code that makes text of tokens, with the file that knows them under a name."""
+    return StageCode(
+        f"{BUILTIN}.transcript:transcript_postprocessor",
+        options={"vocabulary_file": name, "output": output, "blank": blank},
+        sources={name: path},
+        runtime_requirements="postprocess",
+    )
 
 
 def _one_output(outputs: Sequence[TensorSpec], name: str | None, what: str) -> TensorSpec:

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
 from aws_cdk import Duration, Size
 
 from cdk_inference.capacity.strategy import ON_DEMAND
 from cdk_inference.common import acknowledgments
-from cdk_inference.common.cache import cache_root
 from cdk_inference.common.props.deprecations import renamed_props
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.sizes import bytes_text
 from cdk_inference.common.props.validation import check_choice
-from cdk_inference.errors import ModelBuildError, PropError
+from cdk_inference.errors import PropError
 from cdk_inference.model.recipe.tensors import DTYPES, STRING
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.columns import Column
 from cdk_inference.stages.stage_code import BUILTIN, PICTURE, TOKENIZER_FILE, StageCode, shape_text, user_code
+from cdk_inference.stages.tokenizer import tokenizer_file
 from cdk_inference.storage.work_bucket import TENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from constructs import Construct
 
@@ -41,6 +41,9 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 DEFAULT_MAX_OBJECT_BYTES = str(64 * 1024 * 1024)
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+LIMIT_INPUT = "max_tokens"
+"""The input of a model that writes, for the most tokens of its answer."""
 
 
 @check_props
@@ -201,7 +204,9 @@ class Preprocess:
     ) -> Preprocess:
         """Turn text in UTF-8 into tokens, an array of shape (tokens,) for each input of the model.
 
-        The inputs are those that the model has of ``input_ids``, ``attention_mask`` and ``token_type_ids``.
+        The inputs are those that the model has of ``input_ids``, ``attention_mask`` and ``token_type_ids``. A model
+        that writes may have ``max_tokens`` too, int64 of shape ``("batch",)``. It is the member of that name of the
+        JSON object that has the `field`. Without one, the model's own limit counts.
 
         Parameters
         ----------
@@ -255,7 +260,7 @@ class Preprocess:
             options=options,
             # tokenizers needs these only to download, which no function does. They are twice its own size.
             excluded_requirements=("huggingface-hub",),
-            sources={TOKENIZER_FILE: _tokenizer_file(tokenizer)},
+            sources={TOKENIZER_FILE: tokenizer_file(tokenizer)},
             runtime_requirements="preprocess-text",
         )
         return cls(code, suffixes=None if field is None else (".json",), tokens=(max_length, pad_to_multiple_of))
@@ -554,6 +559,8 @@ def _tensors_for(columns: Sequence[Column], inputs: Sequence[TensorSpec]) -> dic
 
 def _check_token_inputs(inputs: Sequence[TensorSpec], max_length: int, multiple: int) -> None:
     for spec in inputs:
+        if spec.name == LIMIT_INPUT and (spec.dtype, len(spec.shape)) == ("int64", 1):
+            continue
         if spec.name not in TOKEN_INPUTS or spec.dtype not in ("int32", "int64") or len(spec.shape) != 2:  # noqa: PLR2004
             raise PropError(
                 f"the model must take {', '.join(TOKEN_INPUTS)} as int64 or int32 (batch, tokens), got {spec.name}: "
@@ -565,27 +572,3 @@ def _check_token_inputs(inputs: Sequence[TensorSpec], max_length: int, multiple:
                 f"max_length and pad_to_multiple_of must be {size}, as many tokens as the model takes, got "
                 f"{max_length} and {multiple}"
             )
-
-
-def _tokenizer_file(tokenizer: str | Path | Download | HubFile | PackageFile) -> Path:
-    if isinstance(tokenizer, str | Path):
-        path = Path(tokenizer)
-        if not path.is_file():
-            raise PropError(f"tokenizer must be an existing file, got '{path}'; looked in {Path.cwd()}")
-    else:
-        from cdk_inference.model.files.fetch import fetch  # noqa: PLC0415 - with its HTTP client it takes 0.2 s to import
-
-        try:
-            path = fetch(tokenizer, Path.cwd(), cache_root())
-        except ModelBuildError as error:
-            raise PropError(f"tokenizer cannot be read: {error}") from None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PropError(f"tokenizer must be JSON, got '{path}': {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise PropError(
-            f"tokenizer must have a model, got none in '{path}'; pass the tokenizer.json of a fast tokenizer, as its "
-            "save_pretrained writes it"
-        )
-    return path

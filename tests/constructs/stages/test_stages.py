@@ -252,6 +252,14 @@ def test_a_text_stage_tells_the_runtime_what_the_model_takes(tokenizer):
     assert code.sources == {"tokenizer.json": tokenizer}
 
 
+def test_a_text_stage_hands_a_model_the_most_tokens_of_its_answer(tokenizer):
+    inputs = (*TOKENS, TensorSpec("max_tokens", "int64", ("batch",)))
+    code = Preprocess.text(tokenizer=tokenizer, field="body").bind(inputs)
+    assert code.options["inputs"] == dict.fromkeys(("input_ids", "attention_mask", "max_tokens"), "int64")
+    with pytest.raises(PropError, match="max_tokens"):
+        Preprocess.text(tokenizer=tokenizer).bind((*TOKENS, TensorSpec("max_tokens", "float32", ("batch",))))
+
+
 def test_a_prompt_reaches_the_runtime(tokenizer):
     code = Preprocess.text(tokenizer=tokenizer, prompt="Good? {text} Answer:").bind(TOKENS)
     assert code.options["prompt"] == "Good? {text} Answer:"
@@ -381,6 +389,21 @@ def vocabulary(tmp_path):
     path = tmp_path / "words.txt"
     path.write_text("<blank>\n▁a\n\u2028\nb\n", "utf-8")  # which splits no line
     return path
+
+
+def test_a_text_stage_ships_a_tokenizer_of_bytes(tmp_path):
+    path = tmp_path / "writer.json"
+    written = {"model": {"vocab": {"a": 0}}, "added_tokens": [], "decoder": {"type": "ByteLevel"}}
+    path.write_text(json.dumps(written))
+    code = Postprocess.text(tokenizer=path).bind((SPOKEN,))
+    assert code.options == {"vocabulary_file": "tokenizer.json", "output": "tokens", "blank": None}
+    assert code.sources == {"tokenizer.json": path}
+    path.write_text(json.dumps(written | {"decoder": {"type": "WordPiece"}}))
+    with pytest.raises(PropError, match=r"byte-level tokens, got '.*writer.json': .* got WordPiece"):
+        Postprocess.text(tokenizer=path)
+    for both in ({}, {"vocabulary": path, "tokenizer": path}):
+        with pytest.raises(PropError, match="either a vocabulary or a tokenizer"):
+            Postprocess.text(**both)
 
 
 def test_a_text_stage_tells_the_runtime_its_options(vocabulary):

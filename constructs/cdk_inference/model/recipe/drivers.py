@@ -25,8 +25,8 @@ _PAIR = 2  # axes: sequences and steps
 class _Search:
     """The common part of greedy decoding and beam search."""
 
-    start: int | tuple[int, ...]
-    end: int
+    start: int | tuple[int, ...] = ()
+    end: int | tuple[int, ...]
     max_steps: int
     min_steps: int = 0
     never: tuple[int, ...] = ()
@@ -35,21 +35,34 @@ class _Search:
     whole_prefix: bool = False
     position: str | None = None
     states: dict[str, str] = field(default_factory=dict)
+    prompt: str | None = None
+    mask: str | None = None
+    limit: str | None = None
 
     def __post_init__(self) -> None:
         starts = (self.start,) if isinstance(self.start, int) else self.start
-        check(starts and _are_tokens(starts), "driver.start", self.start, "a token from 0, or several as a tuple")
+        given = _are_tokens(starts) and (starts or self.prompt is not None)
+        check(given, "driver.start", self.start, "a token from 0, or several as a tuple")
+        check(not starts or self.prompt is None, "driver.start", self.start, "left out with a prompt")
         object.__setattr__(self, "start", tuple(starts))
-        check(_are_tokens((self.end,)), "driver.end", self.end, "a token from 0")
+        check(self.ends and _are_tokens(self.ends), "driver.end", self.end, "a token from 0, or several as a tuple")
+        if not isinstance(self.end, int):
+            object.__setattr__(self, "end", tuple(self.end))
         check(_are_tokens(self.never), "driver.never", self.never, "tokens from 0, a tuple")
         object.__setattr__(self, "never", tuple(self.never))
-        check(self.end not in self.never, "driver.never", self.never, f"without the end token {self.end}")
+        allowed = not set(self.ends).intersection(self.never)
+        check(allowed, "driver.never", self.never, f"without the end token {', '.join(map(str, self.ends))}")
         rule = f"a whole number from 1 to {_MOST_STEPS:,}"
         check(_is_whole(self.max_steps, 1, _MOST_STEPS), "driver.max_steps", self.max_steps, rule)
         least = _is_whole(self.min_steps, 0, self.max_steps - 1)
         check(least, "driver.min_steps", self.min_steps, "a whole number from 0 to below max_steps")
         names = [self.tokens, self.logits, *([] if self.position is None else [self.position])]
         check(_are_names(names), "driver.tokens/logits/position", names, "names of tensors of the last graph")
+        read = [name for name in (self.prompt, self.mask, self.limit) if name is not None]
+        named = _are_names(read) and len(set(read)) == len(read)
+        check(named, "driver.prompt/mask/limit", read, "different names of inputs of the model")
+        both = (self.prompt is None) is (self.mask is None)
+        check(both, "driver.mask", self.mask, "given with a prompt, and left out without one")
         _check_states(self.states)
         check(
             not (self.whole_prefix and self.position is not None),
@@ -63,9 +76,31 @@ class _Search:
         return 1, 0.0
 
     @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens of which each ends a sequence."""
+        return tuple(self.end) if isinstance(self.end, list | tuple) else (self.end,)
+
+    @property
     def own_inputs(self) -> tuple[str, ...]:
         """The inputs of the last graph that the driver makes."""
-        return (self.tokens, *([] if self.position is None else [self.position]))
+        return tuple(name for name in (self.tokens, self.position, self.mask) if name is not None)
+
+    def check_inputs(self, inputs: Mapping[str, TensorSpec]) -> tuple[str, ...]:
+        """Compare what the driver reads with the inputs of the model, and return the names of what it reads.
+
+        Raises
+        ------
+        ModelBuildError
+            If the model has no such input.
+        """
+        axes = {self.prompt: _PAIR, self.mask: _PAIR, self.limit: 1}
+        for name, count in axes.items():
+            found = None if name is None else inputs.get(name)
+            fits = found is not None and found.dtype == "int64" and len(found.shape) == count
+            shape = "('batch', 'tokens')" if count == _PAIR else "('batch',)"
+            rule = f"an input of the model of int64 and shape {shape}"
+            check(name is None or fits, "driver.prompt/mask/limit", name, rule)
+        return tuple(name for name in axes if name is not None)
 
     def check_step(self, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> None:
         """Compare what the driver needs with what the last graph has.
@@ -81,20 +116,30 @@ class _Search:
         check(fits, "driver.tokens", self.tokens, rule)
         if self.position is not None:
             place = inputs.get(self.position)
-            fits = place is not None and place.dtype in ("int32", "int64") and len(place.shape) == 1
-            rule = "an input of the last graph of int64 or int32 and shape ('batch',)"
+            fits = place is not None and self.position != self.tokens and place.dtype in ("int32", "int64")
+            fits = fits and len(place.shape) in ((_PAIR,) if self.prompt else (1, _PAIR))  # type: ignore[union-attr]
+            shapes = "('batch', 'steps')" if self.prompt else "('batch',) or ('batch', 'steps')"
+            rule = f"an input of the last graph of int64 or int32 and shape {shapes}"
             check(fits, "driver.position", self.position, rule)
+        if self.mask is not None:
+            fits = isinstance(tokens.shape[1], str)  # type: ignore[union-attr] # checked above
+            check(fits, "driver.tokens", self.tokens, "of a symbolic number of steps; a prompt is read in one")
+            mask = inputs.get(self.mask)
+            other = self.mask not in (self.tokens, self.position)
+            fits = mask is not None and other and mask.dtype in ("int32", "int64") and len(mask.shape) == _PAIR
+            rule = "an input of the last graph of int64 or int32 and shape ('batch', 'past + steps')"
+            check(fits, "driver.mask", self.mask, rule)
         logits = outputs.get(self.logits)
         fits = logits is not None and logits.dtype.startswith("float") and len(logits.shape) in _LOGITS
         rule = "an output of the last graph of floats and shape ('batch', vocabulary) or ('batch', 'steps', vocabulary)"
         check(fits and isinstance(logits.shape[-1], int), "driver.logits", self.logits, rule)  # type: ignore[union-attr]
         known = logits.shape[-1]  # type: ignore[union-attr]
-        highest = max((*self.start, self.end, *self.never))  # type: ignore[misc]
+        highest = max((*self.start, *self.ends, *self.never))  # type: ignore[misc]
         check(highest < known, "driver.start/end/never", highest, f"below {known}, the size of the vocabulary")
 
     def candidates(self, vocabulary: int) -> int:
         """Return how many continuations of a sequence each step must rank."""
-        return min(vocabulary, self._beam()[0] + (1 if self.min_steps else 0))
+        return min(vocabulary, self._beam()[0] + (len(self.ends) if self.min_steps else 0))
 
     def gives(self, step: Sequence[TensorSpec]) -> dict[str, TensorSpec]:  # noqa: ARG002 - every driver is asked alike
         """Return what the model gives, by name."""
@@ -108,10 +153,12 @@ class _Search:
     def describe(self, outputs: Sequence[str]) -> dict[str, Any]:
         """Return the members of ``driver.json``; see `inference_runtime.engine.drivers.search`."""
         width, length_penalty = self._beam()
+        # Left out if there are none, so that locks of models without prompts hold.
+        read = {"prompt": self.prompt, "mask": self.mask, "limit": self.limit}
         return {
             "kind": "search",
             "start": list(self.start),  # type: ignore[arg-type]
-            "end": self.end,
+            "end": self.end if isinstance(self.end, int) else list(self.end),
             "max_steps": self.max_steps,
             "min_steps": self.min_steps,
             "width": width,
@@ -121,6 +168,7 @@ class _Search:
             "position": self.position,
             "states": dict(self.states),
             "outputs": list(outputs),
+            **{name: value for name, value in read.items() if value is not None},
         }
 
 
@@ -134,9 +182,10 @@ class Greedy(_Search):
     Parameters
     ----------
     start
-        The token, or tokens, that every sequence begins with; they are not part of the output.
+        The token, or tokens, that every sequence begins with; they are not part of the output. Left out with a
+        ``prompt``.
     end
-        The token that ends a sequence.
+        The token that ends a sequence, or several as a tuple. The first one fills up what is shorter than others.
     max_steps
         Most tokens of an answer: it bounds the time that an item takes.
     min_steps
@@ -152,7 +201,18 @@ class Greedy(_Search):
     whole_prefix
         Whether the graph gets all tokens in each step, or the new ones alone, since its states know the others.
     position
-        The input for the number of tokens that came before, ``("batch",)``, if the graph has one.
+        The input for the number of tokens that came before, ``("batch",)``, or for the place of each new token,
+        ``("batch", "steps")``, if the graph has one.
+    prompt
+        The input of the model with the tokens that each sequence begins with, int64, ``("batch", "tokens")``. The last
+        graph reads all of a prompt in one step. Default: every sequence begins with ``start``.
+    mask
+        The name of two inputs, one of the model and one of the last graph, that are 1 for each token that counts. That
+        of the model has the shape of the prompt, which may be padded on either side. That of the graph is
+        ``("batch", "past + steps")``: what is padded is on the left there. Needed with a prompt.
+    limit
+        The input of the model for the most tokens of each answer, int64, ``("batch",)``, below ``max_steps``. Default:
+        all may have ``max_steps``.
     states
         Outputs of the last graph that become its inputs in the next step, such as caches of keys and values: input by
         output. A state begins with the value of its name, of the model's inputs or of a graph before. If there is none,
@@ -176,7 +236,7 @@ class Beam(_Search):
         How many hypotheses are kept, from 2. Each is a row in the batch of the last graph. Default: 4.
     length_penalty
         0: the likeliest sequence wins, which favours short ones. 1: the mean of its tokens counts. Default: 1.
-    start, end, max_steps, min_steps, never, tokens, logits, whole_prefix, position, states
+    start, end, max_steps, min_steps, never, tokens, logits, whole_prefix, position, prompt, mask, limit, states
         As those of `Greedy`.
     """
 
@@ -236,6 +296,10 @@ class Recurrent:
     @property
     def own_inputs(self) -> tuple[str, ...]:
         """The inputs of the last graph that the driver makes: it cuts one, and makes none."""
+        return ()
+
+    def check_inputs(self, inputs: Mapping[str, TensorSpec]) -> tuple[str, ...]:  # noqa: ARG002 - every driver is asked alike
+        """Return the names of the inputs of the model that the driver itself reads: none."""
         return ()
 
     def check_step(self, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> None:

@@ -104,7 +104,7 @@ class Graphs:
             Naming what is read and not there, is there and not read, or is of another type.
         """
         values = {spec.name: spec for spec in inputs}
-        read: set[str] = set()
+        read = {*self.driver.check_inputs(values)}
         for name, graph in self.graphs.items():
             last = graph is self.step
             for spec in graph.inputs:

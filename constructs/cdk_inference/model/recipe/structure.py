@@ -6,10 +6,10 @@ import math
 from typing import Any, TypeVar
 
 import cattrs
-from cattrs.gen import make_dict_unstructure_fn, override
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
-from cdk_inference.model.recipe.drivers import Driver
+from cdk_inference.model.recipe.drivers import Beam, Driver, Greedy
 from cdk_inference.model.recipe.evaluation import Evaluation
 from cdk_inference.model.recipe.graphs import ModelSource
 from cdk_inference.model.recipe.heads import Head
@@ -95,6 +95,14 @@ def _make_converter() -> cattrs.Converter:
     # Locks of recipes from before there were these fields stay as they are, and so do manifests.
     new = override(omit_if_default=True)
     converter.register_unstructure_hook(TensorSpec, make_dict_unstructure_fn(TensorSpec, converter, nan=new))
+    end = override(
+        unstruct_hook=lambda value: value if isinstance(value, int) else list(value),
+        struct_hook=lambda value, _: value if isinstance(value, int) else converter.structure(value, tuple[int, ...]),
+    )
+    for driver in (Greedy, Beam):
+        converter.register_structure_hook(driver, make_dict_structure_fn(driver, converter, end=end))
+        written = make_dict_unstructure_fn(driver, converter, end=end, prompt=new, mask=new, limit=new)
+        converter.register_unstructure_hook(driver, written)
     # These contain files, so they come last.
     for members in (Source, Driver, ModelSource, GraphPrecision, Precision, Pinned, Head):
         configure_tagged_union(members, converter, tag_generator=_kind, tag_name="kind")

@@ -27,7 +27,10 @@ STRING = "string"
 """The type of texts, of which only inputs may be."""
 
 _MAX_NAME = 200
-_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]*( \+ [A-Za-z_][A-Za-z0-9_]*)*")
+
+PLUS = " + "
+"""Joins the symbolic sizes whose sum a size is, such as that of a mask over a cache and what is new."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class TensorSpec:
         NumPy name of the element type, such as ``"uint8"``; or ``"string"`` for an input of texts.
     shape
         Sizes by axis; a string is a symbolic size, such as ``("batch", 224, 224, 3)``. Symbolic sizes
-        with the same name are equal.
+        with the same name are equal. A size may be the sum of others: ``("batch", "past + steps")``.
     nan
         Whether NaN is among the values of a float input: it stands for a missing one, as for boosted trees.
     """

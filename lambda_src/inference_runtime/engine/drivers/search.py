@@ -10,12 +10,14 @@ from math import inf
 from struct import pack
 
 from inference_runtime.engine.drivers.graphs import Graphs
+from inference_runtime.engine.drivers.prompts import Beginnings
 from inference_runtime.engine.session import TensorInfo
+from inference_runtime.errors import StageError
 from inference_runtime.tensors.tensor import Tensor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     from inference_runtime.engine.drivers.graphs import Feed
@@ -26,6 +28,7 @@ NEXT_SCORES, NEXT_TOKENS = "next_scores", "next_tokens"
 and the tokens that have them."""
 
 _LETTERS = {"int32": "i", "int64": "q"}
+_OF_STEPS = 2  # axes of positions, where each new token has its own
 
 
 class Hypothesis:
@@ -78,10 +81,13 @@ class Search:
     Parameters
     ----------
     description
-        That of `Graphs`, with more members. `start` is a list of tokens, and `end` a token. `max_steps` bounds the
-        steps, and nothing ends before `min_steps`. `width` is the number of hypotheses, and `length_penalty` an
-        exponent. `tokens` is the input for tokens: all of them in each step if `whole_prefix`, otherwise the new ones.
-        `position` is the input for the number of tokens before the new ones, or null. `outputs` lists those wanted.
+        That of `Graphs`, with more members. `start` is a list of tokens, and `end` a token, or a list of those of which
+        each ends a sequence. `max_steps` bounds the steps, and nothing ends before `min_steps`. `width` is the number
+        of hypotheses, and `length_penalty` an exponent. `tokens` is the input for tokens: all of them in each step if
+        `whole_prefix`, otherwise the new ones. `position` is the input for the number of tokens before the new ones, or
+        for the place of each new one, or null. `outputs` lists those wanted. If sequences begin with prompts, `prompt`
+        is the input of the model that has them. `mask` is the input of the model, and of the last graph, that says
+        which tokens count. `limit` is the input of the model for the most steps of each item, if it has one.
     sessions
         The session of each graph, by name.
     """
@@ -89,25 +95,39 @@ class Search:
     def __init__(self, description: Mapping[str, Any], sessions: Mapping[str, Session]) -> None:
         self._tokens: str = description["tokens"]
         self._position: str | None = description["position"]
-        self._graphs = Graphs(description, sessions, filter(None, (self._tokens, self._position)))
+        self._prompt: str | None = description.get("prompt")
+        self._mask: str | None = description.get("mask")
+        self._limit: str | None = description.get("limit")
+        made = [name for name in (self._tokens, self._position, self._mask) if name is not None]
+        self._graphs = Graphs(description, sessions, made)
         self._start: list[int] = description["start"]
-        self._end: int = description["end"]
+        ends = description["end"]
+        self._ends = frozenset(ends if isinstance(ends, list) else [ends])
+        self._end: int = ends[0] if isinstance(ends, list) else ends
         self._max_steps: int = description["max_steps"]
         self._min_steps: int = description["min_steps"]
         self._width: int = description["width"]
         self._length_penalty: float = description["length_penalty"]
         self._whole_prefix: bool = description["whole_prefix"]
         own = {value.name: value for value in self._graphs.step.inputs}
-        self._letters = {name: _LETTERS[own[name].dtype] for name in filter(None, (self._tokens, self._position))}
-        self._dtypes = {name: own[name].dtype for name in self._letters}
+        self._dtypes = {name: own[name].dtype for name in made}
         self._one_by_one = own[self._tokens].shape[1] == 1
-        self.inputs = self._graphs.inputs
-        made = {
+        self._places_each = self._position is not None and len(own[self._position].shape) == _OF_STEPS
+        self.inputs = self._with_prompts(self._graphs.inputs)
+        given = {
             "tokens": TensorInfo("tokens", "int64", (None, self._max_steps)),
             "lengths": TensorInfo("lengths", "int64", (None,)),
             "scores": TensorInfo("scores", "float32", (None,)),
         }
-        self.outputs = [made[name] for name in description["outputs"]]
+        self.outputs = [given[name] for name in description["outputs"]]
+
+    def _with_prompts(self, inputs: Sequence[TensorInfo]) -> list[TensorInfo]:
+        """Return the inputs of the model: those of its graphs, and those that the driver itself reads."""
+        read = {value.name: value for value in inputs}
+        for name, shape in ((self._prompt, (None, None)), (self._mask, (None, None)), (self._limit, (None,))):
+            if name is not None:
+                read.setdefault(name, TensorInfo(name, "int64", shape))
+        return list(read.values())
 
     @property
     def deadline(self) -> float:
@@ -128,73 +148,118 @@ class Search:
         Exception
             Any error of a graph's session.
         """
-        count = len(next(iter(inputs.values())))
+        beams: list[list[Hypothesis]] = []
+        for beams in self._steps(inputs):  # noqa: B007 - those of the last step count
+            pass
+        return self._outputs([max(beam, key=self._final_score) for beam in beams])
+
+    def stream(self, inputs: Mapping[str, Tensor]) -> Iterator[Hypothesis]:
+        """Yield the answer to a single item so far, after each step.
+
+        Raises
+        ------
+        StageError
+            If there are several items, or several hypotheses of each, of which the best one may still change.
+        LittleTimeError
+            If the time is over before the sequence has ended.
+        Exception
+            Any error of a graph's session.
+        """
+        if self._width > 1 or len(next(iter(inputs.values()))) != 1:
+            raise StageError("a stream must be of a single item and of a greedy search")
+        steps = self._steps(inputs)
+        next(steps)
+        for ((hypothesis,),) in steps:
+            yield hypothesis
+
+    def _steps(self, inputs: Mapping[str, Tensor]) -> Iterator[list[list[Hypothesis]]]:
+        """Yield the hypotheses of each item before the first step, and after each of them; always the same lists."""
+        begun = Beginnings.of(
+            inputs, self._start, prompt=self._prompt, mask=self._mask, limit=self._limit, max_steps=self._max_steps
+        )
+        count = len(begun.rows)
         feed = self._graphs.begin(self._graphs.values(inputs), count)
         beams = [[Hypothesis(row, (), 0.0, 0, row)] for row in range(count)]
         rows = [beam[0] for beam in beams]
+        yield beams
         for number in range(self._max_steps):
             if all(hypothesis.ended for hypothesis in rows):
                 break
-            scores, tokens = self._step(feed, rows, number)
+            scores, tokens = self._step(feed, begun, rows, number)
             places = len(tokens) // len(rows)
-            for beam in beams:
-                beam[:] = self._best(beam, scores, tokens, places)
+            for beam, most in zip(beams, begun.most, strict=True):
+                beam[:] = self._best(beam, scores, tokens, places, most)
             rows = self._kept(feed, beams, rows)
-        best = [max(beam, key=self._final_score) for beam in beams]
-        return self._outputs(best)
+            yield beams
 
-    def _step(self, feed: Feed, rows: Sequence[Hypothesis], number: int) -> tuple[Sequence[float], Sequence[int]]:
+    def _step(
+        self, feed: Feed, begun: Beginnings, rows: Sequence[Hypothesis], number: int
+    ) -> tuple[Sequence[float], Sequence[int]]:
         """Return the scores and tokens of the likeliest continuations of each row."""
-        start = self._start
+        starts = [begun.rows[row.item] for row in rows]
         before = 0
         if self._whole_prefix:
             # A sequence that has ended is run until enough others have: it is as long as they are.
-            prefixes = [[*start, *row.tokens, *[self._end] * (number - len(row.tokens))] for row in rows]
+            prefixes = [
+                [*start, *row.tokens, *[self._end] * (number - len(row.tokens))]
+                for start, row in zip(starts, rows, strict=True)
+            ]
         elif number:
             prefixes = [[row.tokens[-1] if row.tokens else self._end] for row in rows]
-            before = len(start) + number - 1
+            before = begun.width + number - 1
         else:
-            prefixes = [start] * len(rows)
+            prefixes = starts
             if self._one_by_one:
-                for before in range(len(start) - 1):
-                    self._graphs.run_step(feed, self._own([start[before : before + 1]] * len(rows), before))
-                prefixes, before = [start[-1:]] * len(rows), len(start) - 1
-        outputs = self._graphs.run_step(feed, self._own(prefixes, before))
+                for before in range(begun.width - 1):
+                    column = [start[before : before + 1] for start in starts]
+                    self._graphs.run_step(feed, self._own(column, begun, rows, before))
+                prefixes, before = [start[-1:] for start in starts], begun.width - 1
+        outputs = self._graphs.run_step(feed, self._own(prefixes, begun, rows, before))
         return outputs[NEXT_SCORES].values(), outputs[NEXT_TOKENS].values()
 
-    def _own(self, prefixes: Sequence[Sequence[int]], before: int) -> dict[str, Tensor]:
-        count = len(prefixes)
-        own = {self._tokens: self._numbers(self._tokens, (count, len(prefixes[0]) if prefixes else 1), prefixes)}
-        if self._position is not None:
-            own[self._position] = self._numbers(self._position, (count,), [[before]] * count)
+    def _own(
+        self, prefixes: Sequence[Sequence[int]], begun: Beginnings, rows: Sequence[Hypothesis], before: int
+    ) -> dict[str, Tensor]:
+        """Return what the driver makes for the last graph: tokens, their positions, and which of all tokens count."""
+        own = {self._tokens: self._numbers(self._tokens, prefixes)}
+        after = before + len(prefixes[0])
+        padding = [begun.padding[row.item] for row in rows]
+        if self._position is not None and self._places_each:
+            places = [[max(0, place - pad) for place in range(before, after)] for pad in padding]
+            own[self._position] = self._numbers(self._position, places)
+        elif self._position is not None:
+            before_each = self._numbers(self._position, [[before]] * len(prefixes))
+            own[self._position] = Tensor(before_each.dtype, before_each.shape[:1], before_each.data)
+        if self._mask is not None:
+            own[self._mask] = self._numbers(self._mask, [[*[0] * pad, *[1] * (after - pad)] for pad in padding])
         return own
 
-    def _numbers(self, name: str, shape: tuple[int, ...], rows: Sequence[Sequence[int]]) -> Tensor:
-        flat = [number for row in rows for number in row]
-        return Tensor(self._dtypes[name], shape, pack(f"<{len(flat)}{self._letters[name]}", *flat))
+    def _numbers(self, name: str, rows: Sequence[Sequence[int]]) -> Tensor:
+        dtype, flat = self._dtypes[name], [number for row in rows for number in row]
+        return Tensor(dtype, (len(rows), len(rows[0])), pack(f"<{len(flat)}{_LETTERS[dtype]}", *flat))
 
     def _best(
-        self, beam: Sequence[Hypothesis], scores: Sequence[float], tokens: Sequence[int], places: int
+        self, beam: Sequence[Hypothesis], scores: Sequence[float], tokens: Sequence[int], places: int, most: int
     ) -> list[Hypothesis]:
-        """Return the hypotheses of an item after a step, the best first."""
+        """Return the hypotheses of an item after a step, the best first; one of as many steps as it may have ends."""
         found = [hypothesis for hypothesis in beam if hypothesis.ended]
         for one in beam:
             if one.ended:
                 continue
             for place in range(one.row * places, (one.row + 1) * places):
                 token, score = tokens[place], scores[place]
-                ended = token == self._end
-                if ended and one.steps < self._min_steps:
+                said_end = token in self._ends
+                if said_end and one.steps < self._min_steps:
                     continue
                 total = one.score + score
                 found.append(
                     Hypothesis(
                         one.item,
-                        one.tokens if ended else (*one.tokens, token),
+                        one.tokens if said_end else (*one.tokens, token),
                         total if total == total else -inf,  # noqa: PLR0124 - what is not a number is never the best
                         one.steps + 1,
                         one.row,
-                        ended=ended,
+                        ended=said_end or one.steps + 1 >= most,
                     )
                 )
         found.sort(key=_score, reverse=True)

@@ -10,6 +10,11 @@ from inference_runtime.errors import StageError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import TypeAlias
+
+    from inference_runtime.stages.builtin.byte_tokens import ByteTokens
+
+    Tokens: TypeAlias = "Vocabulary | ByteTokens"
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """Stands for a space in a token, as SentencePiece writes it."""
@@ -52,8 +57,18 @@ class Vocabulary:
         return "".join([known[number] for number in numbers]).strip()
 
 
-def read_vocabulary(path: str) -> Vocabulary:
-    """Return the tokens in a file."""
+def read_vocabulary(path: str) -> Tokens:
+    """Return the tokens in a file: one a line, or those of a byte-level tokenizer if it is a `tokenizer.json`.
+
+    Raises
+    ------
+    StageError
+        If it is the file of another tokenizer.
+    """
+    if path.endswith(".json"):
+        from inference_runtime.stages.builtin.byte_tokens import read_tokens  # noqa: PLC0415 - few models have one
+
+        return read_tokens(path)
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes milliseconds to import
         return Vocabulary([line.removesuffix("\n") for line in file])
 

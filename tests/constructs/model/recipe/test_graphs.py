@@ -43,6 +43,9 @@ DECODER = Graph(
     reads={"heard": "memory"},
 )
 GREEDY = Greedy(start=1, end=2, max_steps=9, states={"present": "past"})
+PROMPTED = Greedy(
+    end=(2, 3), max_steps=9, prompt="asked", mask="counts", limit="most", position="place", states={"present": "past"}
+)
 WINDOW = Graph(
     OnnxFile("window.onnx"),
     inputs=(TensorSpec("sound", "float32", ("batch", 5)), TensorSpec("state", "float32", ("batch", 1))),
@@ -64,10 +67,33 @@ def recipe(source: Graphs | None = None, **changes: Any) -> ModelRecipe:
     return ModelRecipe(**fields)  # type: ignore[arg-type]
 
 
+def writer(driver: Greedy = PROMPTED, steps: int | str = "steps", prompt: str = "int64") -> ModelRecipe:
+    """Return the recipe of a decoder alone, which begins with prompts."""
+    graph = Graph(
+        OnnxFile("writer.onnx"),
+        inputs=(
+            TensorSpec("tokens", "int64", ("batch", steps)),
+            TensorSpec("counts", "int64", ("batch", "before + steps")),
+            TensorSpec("place", "int64", ("batch", steps)),
+            TensorSpec("past", "float32", ("batch", "before", 8)),
+        ),
+        outputs=DECODER.outputs,
+    )
+    return recipe(
+        Graphs({"writer": graph}, driver),
+        inputs=(
+            TensorSpec("asked", prompt, ("batch", "tokens")),
+            TensorSpec("counts", "int64", ("batch", "tokens")),
+            TensorSpec("most", "int64", ("batch",)),
+        ),
+    )
+
+
 @pytest.mark.parametrize(
     "made",
     [
         recipe(),
+        writer(),
         recipe(
             Graphs(
                 {"encoder": ENCODER, "decoder": DECODER},
@@ -89,6 +115,8 @@ def recipe(source: Graphs | None = None, **changes: Any) -> ModelRecipe:
 def test_a_recipe_is_data(made: ModelRecipe) -> None:
     assert ModelRecipe.from_data(made.to_data()) == made
     assert isinstance(made.source, Graphs)
+    prompted = made.to_data()["source"]["driver"].keys() & {"prompt", "mask", "limit"}
+    assert len(prompted) == (3 if "writer" in made.source.graphs else 0)  # locks of before say nothing of them
     assert made.packages == (("some-package",) if "encoder" in made.source.graphs else ())
 
 
@@ -122,7 +150,20 @@ def graphs(driver: Any = GREEDY, decoder: Graph = DECODER, **more: Any) -> Graph
     ("make", "says"),
     [
         (lambda: Greedy(start=(), end=2, max_steps=9), "'driver.start' must be a token from 0, or several as a tuple"),
-        (lambda: Greedy(start=1, end=-2, max_steps=9), "'driver.end' must be a token from 0, got -2"),
+        (
+            lambda: Greedy(start=1, end=-2, max_steps=9),
+            "'driver.end' must be a token from 0, or several as a tuple, got -2",
+        ),
+        (lambda: Greedy(start=1, end=(2, 2.5), max_steps=9), "'driver.end' must be a token from 0"),
+        (lambda: Greedy(start=1, end=(), max_steps=9), "'driver.end' must be a token from 0"),
+        (lambda: replace(PROMPTED, start=1), "'driver.start' must be left out with a prompt"),
+        (lambda: replace(PROMPTED, mask=None), "'driver.mask' must be given with a prompt"),
+        (lambda: replace(PROMPTED, limit="counts"), "must be different names of inputs of the model"),
+        (lambda: replace(PROMPTED, never=(3,)), "'driver.never' must be without the end token 2, 3"),
+        (lambda: writer(replace(PROMPTED, mask="tokens")), "'driver.mask' must be an input of the last graph"),
+        (lambda: writer(replace(PROMPTED, position="past")), "int64 or int32 and shape .'batch', 'steps'."),
+        (lambda: writer(PROMPTED, steps=1), "'driver.tokens' must be of a symbolic number of steps"),
+        (lambda: writer(PROMPTED, prompt="float32"), "must be an input of the model of int64"),
         (lambda: Greedy(start=1, end=2, max_steps=0), "'driver.max_steps' must be a whole number from 1 to 10,000"),
         (lambda: Greedy(start=1, end=2, max_steps=9, min_steps=9), "'driver.min_steps' must be"),
         (lambda: Greedy(start=1, end=2, max_steps=9, never=(2,)), "'driver.never' must be without the end token 2"),

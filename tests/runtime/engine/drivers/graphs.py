@@ -33,7 +33,13 @@ def encoder() -> onnx.ModelProto:
 
 
 def decoder(
-    *, cached: bool, places: int | None, memory: str = "memory", steps: str | int = "steps", placed: bool = False
+    *,
+    cached: bool,
+    places: int | None,
+    memory: str = "memory",
+    steps: str | int = "steps",
+    placed: bool = False,
+    masked: bool = False,
 ) -> onnx.ModelProto:
     """The likeliest `places` next tokens: the last token attends to all, with the memory added.
 
@@ -43,6 +49,8 @@ def decoder(
         None for the `logits` instead, as a model has them before it is built.
     placed
         Whether `place` comes too, and is added to the logit of the end.
+    masked
+        Whether `mask` comes too, which is 0 for tokens that do not count, and `place` has each of the new tokens.
     cached
         Whether what was embedded before comes as `past` and goes as `present`, or all `tokens` come each time.
     """
@@ -92,7 +100,22 @@ def decoder(
             helper.make_node("Add", ["unplaced", "nearer"], ["logits"]),
         ]
         weights["of_end"] = np.eye(VOCABULARY, dtype=np.float32)[END]
-        inputs.append(("place", TensorProto.INT64, ["batch"]))
+        inputs.append(("place", TensorProto.INT64, ["batch", steps] if masked else ["batch"]))
+    if masked:
+        likeness = next(node for node in nodes if node.output[0] == "likeness")
+        likeness.output[0] = "all_likeness"
+        nodes[nodes.index(likeness) + 1 : nodes.index(likeness) + 1] = [
+            helper.make_node("Cast", ["mask"], ["counts"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", ["counts", "one"], ["hidden"]),
+            helper.make_node("Mul", ["hidden", "very"], ["far"]),
+            helper.make_node("Unsqueeze", ["far", "axis"], ["far_rows"]),
+            helper.make_node("Add", ["all_likeness", "far_rows"], ["likeness"]),
+        ]
+        placing = next(node for node in nodes if node.output[0] == "column")
+        placing.op_type, placing.input[:] = "Gather", ["number", "last"]
+        placing.attribute.append(helper.make_attribute("axis", 1))
+        weights |= {"one": np.float32(1), "very": np.float32(1e9)}
+        inputs.append(("mask", TensorProto.INT64, ["batch", "all"]))
     if cached:
         inputs.append(("past", TensorProto.FLOAT, ["batch", "before", SIZE]))
         outputs.append(("present", TensorProto.FLOAT, ["batch", "after", SIZE]))
@@ -119,12 +142,18 @@ def adder() -> onnx.ModelProto:
     )
 
 
-def logarithms(source: np.ndarray, tokens: list[int]) -> np.ndarray:
-    """Return the logarithms of the probabilities of the next token after a start and tokens, for one item."""
-    embedded = EMBEDDING[[START, *tokens]].astype(np.float64)
+def logarithms(source: np.ndarray, tokens: list[int], prompt: list[int] | None = None) -> np.ndarray:
+    """Return the logarithms of the probabilities of the next token after a start and tokens, for one item.
+
+    After a prompt in place of the start, the place of the newest token is added to the logit of the end.
+    """
+    known = [*(prompt or [START]), *tokens]
+    embedded = EMBEDDING[known].astype(np.float64)
     likeness = embedded[-1] @ QUERY @ embedded.T
     attention = np.exp(likeness - likeness.max())
     logits = (attention / attention.sum() @ embedded + source @ ENCODER) @ HEAD
+    if prompt is not None:
+        logits[END] += len(known) - 1
     return np.asarray(logits - np.log(np.exp(logits - logits.max()).sum()) - logits.max())
 
 

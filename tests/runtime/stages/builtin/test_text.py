@@ -100,6 +100,18 @@ def test_the_text_of_a_field() -> None:
     np.testing.assert_equal(tokens_of_field(json.dumps(record).encode(), None), tokens(b"The cat sleeps.", None))
 
 
+def test_a_record_says_how_long_its_answer_may_be() -> None:
+    inputs = INPUTS | {"max_tokens": "int64"}
+    function = text_preprocessor(FILE, inputs, max_length=64, field="text")
+    for given_, limit in (({}, 2**31 - 1), ({"max_tokens": 7}, 7), ({"max_tokens": 2**70}, 2**31 - 1)):
+        found = function(json.dumps({"text": "a", **given_}).encode(), None)["max_tokens"]
+        assert (found.dtype, found.shape, int(found)) == (np.int64, (), limit)
+    for wrong in (0, -1, True, 1.5, "7", None):
+        with pytest.raises(RejectItem, match=r"'max_tokens' is .* expected a whole number from 1"):
+            function(json.dumps({"text": "a", "max_tokens": wrong}).encode(), None)
+    assert int(text_preprocessor(FILE, inputs, max_length=64)(b"a", None)["max_tokens"]) == 2**31 - 1
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

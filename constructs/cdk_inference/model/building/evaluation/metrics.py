@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.evaluation import Evaluation
     from cdk_inference.model.recipe.heads import DetectionHead, MaskHead
     from cdk_inference.model.recipe.tensors import TensorSpec
-    from inference_runtime.stages.builtin.vocabulary import Vocabulary
+    from inference_runtime.stages.builtin.vocabulary import Tokens
 
 _CLASSIFIED = 2  # axes of scores, at least: samples and classes
 
@@ -63,7 +63,7 @@ class Judge:
     reference: Outputs
     outputs: Sequence[TensorSpec]
     function: Callable[..., Any] | None = None
-    vocabulary: Vocabulary | None = None
+    vocabulary: Tokens | None = None
 
     @property
     def names(self) -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.building.evaluation.metrics import Array, Outputs
     from cdk_inference.model.recipe.recipe import ModelRecipe
-    from inference_runtime.stages.builtin.vocabulary import Vocabulary
+    from inference_runtime.stages.builtin.vocabulary import Tokens
 
 LONGEST = 4
 """Words in a row that BLEU counts, at most."""
@@ -27,7 +27,7 @@ LONGEST = 4
 _TOKENS, _SCORES = 2, 3  # axes: samples, places, and the vocabulary
 
 
-def texts_of(outputs: Outputs, names: Sequence[str], vocabulary: Vocabulary, blank: int | None) -> list[str]:
+def texts_of(outputs: Outputs, names: Sequence[str], vocabulary: Tokens, blank: int | None) -> list[str]:
     """Return the text of each sample.
 
     Parameters
@@ -58,7 +58,7 @@ def texts_of(outputs: Outputs, names: Sequence[str], vocabulary: Vocabulary, bla
         raise ModelBuildError(f"evaluation.vocabulary must have a line for each token of the model: {error}") from error
 
 
-def check_end(recipe: ModelRecipe, vocabulary: Vocabulary) -> None:
+def check_end(recipe: ModelRecipe, vocabulary: Tokens) -> None:
     """Refuse a decoder whose texts would repeat the end token, which it fills its tokens up with.
 
     Raises
@@ -69,9 +69,10 @@ def check_end(recipe: ModelRecipe, vocabulary: Vocabulary) -> None:
     driver = recipe.source.driver if isinstance(recipe.source, Graphs) else None
     if not isinstance(driver, Greedy | Beam) or LENGTHS in [spec.name for spec in recipe.outputs]:
         return
-    if driver.end < len(vocabulary) and (text := vocabulary.text([driver.end])):
+    end = driver.ends[0]
+    if end < len(vocabulary) and (text := vocabulary.text([end])):
         raise ModelBuildError(
-            f"outputs must have '{LENGTHS}' if the end token is text, got {text!r} as token {driver.end} of "
+            f"outputs must have '{LENGTHS}' if the end token is text, got {text!r} as token {end} of "
             f"evaluation.vocabulary; add TensorSpec('{LENGTHS}', 'int64', ('batch',))"
         )
 

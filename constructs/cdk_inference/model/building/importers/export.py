@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.importers.archive import MAX_REASON, shorten
 from cdk_inference.model.building.importers.tensors import check_batch, check_outputs, check_size, declare, rename
+from cdk_inference.model.recipe.tensors import PLUS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,7 +91,12 @@ class TorchModel:
         # Declared names may be those of values inside, which the exporter does not notice.
         inputs = {f"_declared_input_{i}": s.name for i, s in enumerate(self._recipe.inputs)}
         outputs = {f"_declared_output_{i}": s.name for i, s in enumerate(self._recipe.outputs)}
-        symbols = {d: torch.export.Dim(d) for s in self._recipe.inputs for d in s.shape if isinstance(d, str)}
+        symbols = {
+            d: torch.export.Dim(d.replace(PLUS, "_and_"))
+            for s in self._recipe.inputs
+            for d in s.shape
+            if isinstance(d, str)
+        }
         shapes = tuple(
             {i: symbols[d] for i, d in enumerate(s.shape) if isinstance(d, str)} for s in self._recipe.inputs
         )
@@ -137,6 +143,8 @@ class TorchModel:
                     f"{self._subject} cannot be exported: it works for {declared} = {size} alone; "
                     f"declare {size} in place of '{declared}', or change the module"
                 )
+            if _is_sum(declared, found):
+                continue
             same = [other for other, value in found.items() if value == size]
             if len(same) > 1 or not size.isidentifier():
                 reason = (
@@ -298,6 +306,12 @@ def check_tensors(tensors: Mapping[str, Any], subject: str, fix: str) -> None:
 
 def _is_plain(tensor: torch.Tensor) -> bool:
     return not tensor.is_quantized and type(tensor).__module__.partition(".")[0] == "torch"
+
+
+def _is_sum(declared: str, sizes: Mapping[str, str]) -> bool:
+    """Tell whether a size was traced as the sum that it is declared to be."""
+    parts = declared.split(PLUS)
+    return len(parts) > 1 and sorted(sizes[declared].split(PLUS)) == sorted(sizes.get(part, "") for part in parts)
 
 
 def _example(batch: Batch, inputs: Sequence[TensorSpec]) -> tuple[torch.Tensor, ...]:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.graphs import Graph, Graphs
     from cdk_inference.model.recipe.recipe import ModelRecipe
 
+_LEAST_PART = 2  # tokens of a prompt: tracing takes a size of 1 for a constant
+
 
 class _Original:
     """A graph in its own framework, as the session that a driver runs.
@@ -92,6 +94,9 @@ def export_graphs(
     model = Driven(source.describe(recipe.inputs, recipe.outputs), sessions)
     check_outputs(model.run(None, example), recipe, example, "the original, evaluation batch 0")
     asked = record(model, sessions, [example])
+    if isinstance(source.driver, Greedy | Beam) and source.driver.mask:
+        *_, step = source.graphs
+        asked[step] = _with_prompts(asked[step], source.step, source.driver, originals[step].loaded)
     for name, graph in source.graphs.items():
         loaded = originals[name].loaded
         answers = [loaded.run(batch) for batch in asked[name]]
@@ -130,6 +135,43 @@ def tidy_graphs(recipe: ModelRecipe, source: Graphs, original: Path, work: Path,
     model = pack(source.describe(recipe.inputs, recipe.outputs), graphs)
     predict(model, recipe, [example], "the exported model")
     return model, min(parities)
+
+
+def _with_prompts(asked: Sequence[Batch], graph: Graph, driver: Greedy | Beam, loaded: Loaded) -> list[Batch]:
+    """Return what a decoder is asked about prompts, as it can be traced and compared.
+
+    A place that is filled up attends to nothing, which each framework computes in another way, and which no answer
+    depends on. So prompts that are filled up are left out. If there is a cache, a call is added that reads the second
+    half of prompts. No other call has several tokens and a cache that holds some. Tracing needs to see both.
+
+    Raises
+    ------
+    ModelBuildError
+        If the prompts are too short.
+    """
+    found = [_filled(batch, driver) for batch in asked]
+    if not driver.states:
+        return found
+    prompts = found[0]
+    cut = prompts[driver.tokens].shape[1] // 2
+    if cut < _LEAST_PART:
+        raise ModelBuildError(
+            f"evaluation.data must begin with prompts of {2 * _LEAST_PART} tokens or more, got "
+            f"{prompts[driver.tokens].shape[1]}; put samples with longer prompts first"
+        )
+    first = {**prompts, **{name: prompts[name][:, :cut] for name in driver.own_inputs}}
+    outputs = dict(zip([spec.name for spec in graph.outputs], loaded.run(first), strict=True))
+    states = {name: outputs[output] for output, name in driver.states.items()}
+    second = {name: prompts[name][:, cut:] for name in driver.own_inputs if name != driver.mask}
+    return [*found, {**prompts, **states, **second}]
+
+
+def _filled(batch: Batch, driver: Greedy | Beam) -> Batch:
+    """Return a call without the rows that are filled up, if it has several tokens."""
+    if batch[driver.tokens].shape[1] == 1:
+        return batch
+    rows = batch[driver.mask].all(axis=1)  # type: ignore[index] # where there are prompts, there is a mask
+    return {name: array[rows] for name, array in batch.items()}
 
 
 def _latest_full(asked: Sequence[Batch], name: str) -> int:

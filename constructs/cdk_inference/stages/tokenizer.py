@@ -1,0 +1,60 @@
+"""The ``tokenizer.json`` of a model, as props name it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdk_inference.common.cache import cache_root
+from cdk_inference.errors import ModelBuildError, PropError
+from inference_runtime.errors import StageError
+from inference_runtime.stages.builtin.byte_tokens import read_tokens
+
+if TYPE_CHECKING:
+    from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
+
+
+def tokenizer_file(tokenizer: str | Path | Download | HubFile | PackageFile) -> Path:
+    """Return the ``tokenizer.json`` that a prop names.
+
+    Raises
+    ------
+    PropError
+        It does not exist, or is none.
+    """
+    if isinstance(tokenizer, str | Path):
+        path = Path(tokenizer)
+        if not path.is_file():
+            raise PropError(f"tokenizer must be an existing file, got '{path}'; looked in {Path.cwd()}")
+    else:
+        from cdk_inference.model.files.fetch import fetch  # noqa: PLC0415 - with its HTTP client it takes 0.2 s to import
+
+        try:
+            path = fetch(tokenizer, Path.cwd(), cache_root())
+        except ModelBuildError as error:
+            raise PropError(f"tokenizer cannot be read: {error}") from None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PropError(f"tokenizer must be JSON, got '{path}': {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise PropError(
+            f"tokenizer must have a model, got none in '{path}'; pass the tokenizer.json of a fast tokenizer, as its "
+            "save_pretrained writes it"
+        )
+    return path
+
+
+def check_byte_level(path: Path) -> int:
+    """Return how many tokens a ``tokenizer.json`` has, whose tokens the functions can turn into text.
+
+    Raises
+    ------
+    PropError
+        It is not that of a byte-level tokenizer.
+    """
+    try:
+        return len(read_tokens(str(path)))
+    except StageError as error:
+        raise PropError(f"tokenizer must be that of byte-level tokens, got '{path}': {error}") from None
