@@ -243,7 +243,7 @@ def test_stage_tables_name_the_defaults() -> None:
     for name, arguments in said:
         cls, _, method = name.partition(".")
         parameters = inspect.signature(getattr(getattr(cdk_inference, cls), method)).parameters.values()
-        documented = dict(re.findall(r"""(\w+)=("[^"]*"|[^,]*|\[…\])(?:, |$)""", arguments))
+        documented = dict(re.findall(r"""(\w+)=("[^"]*"|\([^)]*\)|[^,]*|\[…\])(?:, |$)""", arguments))
         assert documented.keys() == {p.name for p in parameters}
         for parameter in parameters:
             if parameter.default is not inspect.Parameter.empty:

@@ -35,6 +35,7 @@ def test_there_is_a_list_for_each_kind_of_function() -> None:
         "inference",
         "onnxruntime",
         "postprocess",
+        "preprocess-audio",
         "preprocess-base",
         "preprocess-image",
         "preprocess-text",

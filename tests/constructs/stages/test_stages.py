@@ -449,11 +449,19 @@ def test_an_audio_stage_fits_models_of_any_length_or_of_one():
         "max_seconds": 30.0,
         "too_long": "reject",
         "pad_to_multiple_of": None,
+        "formats": ["wav"],
     }
     one_length = TensorSpec("sound", "float32", ("batch", 80_000))
     assert Preprocess.audio(max_seconds=5, pad_to_multiple_of=5).bind((one_length,))
     with pytest.raises(PropError, match=r"preprocess must make what the model takes, sound: float32 \(batch, 80000\)"):
         Preprocess.audio(max_seconds=5).bind((one_length,))
+
+
+def test_an_audio_stage_brings_a_decoder_only_for_formats_that_need_one():
+    plain, compressed = Preprocess.audio(), Preprocess.audio(formats=("wav", "ogg"))
+    assert (plain.suffixes, plain.code.runtime_requirements) == ((".wav",), "preprocess-base")
+    assert compressed.suffixes == (".wav", ".oga", ".ogg", ".opus")
+    assert compressed.code.runtime_requirements == "preprocess-audio"
 
 
 @pytest.mark.parametrize(
@@ -463,6 +471,9 @@ def test_an_audio_stage_fits_models_of_any_length_or_of_one():
         ({"max_seconds": 0}, "max_seconds must be above 0 and at most 3,600 seconds, got 0"),
         ({"pad_to_multiple_of": 31}, "pad_to_multiple_of must be above 0 and at most max_seconds, 30, got 31"),
         ({"too_long": "cut"}, "too_long must be 'truncate' or 'reject', got 'cut'"),
+        ({"formats": ()}, r"formats must be some of wav, flac, ogg, each once, got \[\]"),
+        ({"formats": ("ogg", "ogg")}, r"formats must be some of .*, each once, got \['ogg', 'ogg'\]"),
+        ({"formats": ("wav", "mp3")}, r"formats must be some of .*, got \['wav', 'mp3'\]"),
     ],
 )
 def test_an_audio_stage_with_a_value_out_of_range_fails(props, message):

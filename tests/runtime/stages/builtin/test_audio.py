@@ -59,7 +59,8 @@ def test_floats_and_extensible_formats_and_files_from_a_pipe() -> None:
     for made in (
         riff(3, 32, samples.tobytes()),
         riff(3, 64, samples.astype("<f8").tobytes()),
-        riff(3, 32, samples.tobytes(), size=0xFFFFFFFF),
+        riff(3, 32, samples.tobytes(), size=0xFFFFFFFF),  # FFmpeg
+        riff(3, 32, samples.tobytes(), size=0x7FFFF000),  # eSpeak NG
         riff(0xFFFE, 32, samples.tobytes(), more=struct.pack("<HHIH", 22, 32, 4, 3) + bytes(14)),
     ):
         np.testing.assert_allclose(read(made, None), samples, atol=1e-7)

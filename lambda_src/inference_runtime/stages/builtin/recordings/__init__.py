@@ -1,0 +1,1 @@
+"""Decodes recordings: WAV with NumPy alone, FLAC and Ogg with libsndfile."""
