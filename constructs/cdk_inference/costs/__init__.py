@@ -4,6 +4,7 @@ from cdk_inference.costs.advice import AlwaysOnAdvice, always_on_advice
 from cdk_inference.costs.estimates import CostLine, Decision, Estimate, choose, estimate
 from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption, Traffic
 from cdk_inference.costs.prices import SOURCES, Prices
+from cdk_inference.costs.retrainings import RetrainingCosts
 
 __all__ = [
     "SOURCES",
@@ -16,6 +17,7 @@ __all__ = [
     "GpuOption",
     "PipelineShape",
     "Prices",
+    "RetrainingCosts",
     "SplitOption",
     "Traffic",
     "always_on_advice",

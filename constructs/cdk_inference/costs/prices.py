@@ -93,6 +93,8 @@ class Prices:
         A million requests.
     cloudwatch_metrics, cloudwatch_alarms, cloudwatch_dashboards
         A month of a custom metric, of a standard alarm and of a dashboard.
+    codebuild_minutes
+        A minute of a build on Linux, by compute type.
     endpoint_hours, nat_gateway_hours
         An hour of a VPC's interface endpoint in one zone, and of a NAT gateway; what passes through comes on top.
     """
@@ -124,6 +126,7 @@ class Prices:
     cloudwatch_metrics: float = _LISTED["cloudwatch_metrics"]
     cloudwatch_alarms: float = _LISTED["cloudwatch_alarms"]
     cloudwatch_dashboards: float = _LISTED["cloudwatch_dashboards"]
+    codebuild_minutes: Mapping[str, float] = field(default_factory=_LISTED["codebuild_minutes"].copy)
     endpoint_hours: float = _LISTED["endpoint_hours"]
     nat_gateway_hours: float = _LISTED["nat_gateway_hours"]
 
@@ -177,18 +180,25 @@ class Prices:
         """Return the price of an hour of an instance behind a SageMaker endpoint."""
         return self._hour("sagemaker_hours", instance)
 
+    def codebuild_minute(self, compute_type: str) -> float:
+        """Return the price of a minute of a build."""
+        return self._of_type("codebuild_minutes", "compute_type", compute_type)
+
     def _by_architecture(self, kind: str, architecture: str) -> float:
         check_choice(("arm64", "x86_64"), architecture=architecture)
         return float(getattr(self, f"{kind}_{architecture}"))
 
     def _hour(self, table: str, instance: str) -> float:
-        hours: Mapping[str, float] = getattr(self, table)
-        if instance not in hours:
+        return self._of_type(table, "instance", instance)
+
+    def _of_type(self, table: str, name: str, kind: str) -> float:
+        by_type: Mapping[str, float] = getattr(self, table)
+        if kind not in by_type:
             raise PropError(
-                f"instance must be a type with a known price ({', '.join(sorted(hours))}), got '{instance}'; pass "
-                f"prices=replace(prices, {table}={{**prices.{table}, '{instance}': …}})"
+                f"{name} must be a type with a known price ({', '.join(sorted(by_type))}), got '{kind}'; pass "
+                f"prices=replace(prices, {table}={{**prices.{table}, '{kind}': …}})"
             )
-        return hours[instance]
+        return by_type[kind]
 
 
 SOURCES: Mapping[str, Source] = {

@@ -327,7 +327,7 @@ def test_every_formula_can_be_checked_by_hand() -> None:
     cascade = CascadeOption("c", first=SMALL, then=replace(GPU, endpoints=3), escalation=0.2)
     text = estimate(cascade, Traffic(items_per_month=5e6, bursts_per_month=20, burst_hours=3)).explain()
     head, *rows, total = text.splitlines()
-    assert head == "c: 5,000,000 items a month, in 20 bursts of 3 h (us-east-1, 2026-11-28, USD a month)"
+    assert head == "c: 5,000,000 items a month, in 20 bursts of 3 h (us-east-1, 2026-11-29, USD a month)"
     shown = 0.0
     for row in rows:
         usd, count, unit, price = re.search(
