@@ -26,19 +26,22 @@ _PHASES = ("pre_build", "build", "post_build")
 _OK = 200
 
 
-def install(folder: Path, credentials: Callable[[dict[str, str]], tuple[int, dict[str, Any]]]) -> None:
+def install(folder: Path, variables: Path, credentials: Callable[[dict[str, str]], tuple[int, dict[str, Any]]]) -> None:
     """Run builds for workflows.
 
     Parameters
     ----------
     folder
         Where builds have their files.
+    variables
+        A file of JSON with variables that builds have besides those of their project.
     credentials
         Lets a service assume a role.
     """
     from ministack.services import stepfunctions  # noqa: PLC0415
 
-    builds = _Builds(stepfunctions, folder, credentials, _paths())
+    given = {"PATH": _paths(), **json.loads(variables.read_text())}
+    builds = _Builds(stepfunctions, folder, credentials, given)
     stepfunctions._SERVICE_DISPATCH["arn:aws:states:::codebuild:startBuild"] = builds.run
     put = stepfunctions._SERVICE_DISPATCH["arn:aws:states:::events:putEvents"]
     stepfunctions._SERVICE_DISPATCH["arn:aws:states:::events:putEvents"] = lambda resource, given: put(
@@ -53,7 +56,7 @@ def _with_text(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _paths() -> str:
-    """Return where builds find programs, with those of our own environment first."""
+    """Return where builds find programs, with those of our environment first."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 
 
@@ -66,12 +69,18 @@ class _Builds:
         MiniStack's module.
     folder, credentials
         As those of `install`.
-    paths
-        The variable ``PATH`` of builds.
+    variables
+        Variables that all builds have.
     """
 
-    def __init__(self, stepfunctions: Any, folder: Path, credentials: Callable[..., Any], paths: str) -> None:  # noqa: ANN401
-        self._sfn, self._folder, self._credentials, self._paths = stepfunctions, folder, credentials, paths
+    def __init__(
+        self,
+        stepfunctions: Any,  # noqa: ANN401
+        folder: Path,
+        credentials: Callable[..., Any],
+        variables: dict[str, str],
+    ) -> None:
+        self._sfn, self._folder, self._credentials, self._variables = stepfunctions, folder, credentials, variables
         folder.mkdir(parents=True, exist_ok=True)
 
     def run(self, resource: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +179,7 @@ class _Builds:
         own = {one["name"]: one["value"] for one in project["environment"].get("environmentVariables", ())}
         return {
             **kept,
-            "PATH": self._paths,
+            **self._variables,
             "HOME": str(self._folder),
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}",
             "AWS_REGION": region,

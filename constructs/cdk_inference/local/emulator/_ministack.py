@@ -619,7 +619,7 @@ def _behave_as_aws(state: Path) -> None:
     _distributed_map.install()
     _histories.install()
     _packages.install(state / "packages")
-    _builds.install(state / "builds", _service_credentials)
+    _builds.install(state / "builds", state / "builds.json", _service_credentials)
     lambda_runtime.execution_credentials = lambda_svc.execution_credentials = _function_credentials
     _name_actions()
     _name_resources()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import select
 import shutil
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self, cast
 
+from cdk_inference.common.cache import cache_root
 from cdk_inference.local import aws
 from cdk_inference.local.errors import LocalError
 
@@ -139,6 +141,8 @@ class Emulator:
         (self.state / "tmp").mkdir()
         key = aws.Key()
         key.save(self.state / "key.json")
+        # Builds of CodeBuild are our own user's, and find what is built already; functions are not told of it.
+        (self.state / "builds.json").write_text(json.dumps({"CDK_INFERENCE_CACHE": str(cache_root().absolute())}))
         limits = [] if self._retry_after is None else [str(self._retry_after)]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603
