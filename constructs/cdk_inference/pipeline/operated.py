@@ -334,9 +334,9 @@ class OperatedPipeline(MeasuredPipeline):
         Raises
         ------
         PropError
-            The trigger has messages instead of objects; there are too few classes or a class twice, no reason to
-            retrain, or two of new labels; or a number or a duration is out of range. Or the workflow could not wait for
-            the end of a job, or the events go to another bus than the audit log has.
+            The trigger has messages instead of objects. There are too few classes or a class twice, no reason to
+            retrain, or two of new labels. A number or a duration is out of range, or the workflow could not wait for
+            the end of a job. Or the events go to another bus than the audit log has.
         """
         from cdk_inference.retraining.retraining import Retraining  # noqa: PLC0415 - only for those who ask
         from cdk_inference.triggers.base import IS3Trigger  # noqa: PLC0415

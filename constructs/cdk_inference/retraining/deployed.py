@@ -25,7 +25,7 @@ class RetrainingError(InferenceError):
 
 @dataclass(frozen=True)
 class TakenLabels:
-    """What became of labels.
+    """The result of sending labels.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class RetrainingRun:
     reason
         Why it ended so.
     by
-        Who or what started it.
+        The person or the rule that started it.
     labels
         How many labels it trained with.
     started_at, ended_at

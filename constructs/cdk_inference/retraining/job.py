@@ -1,4 +1,4 @@
-"""What runs in the jobs of a retraining: fetch the labels and train, or fetch the weights, build and judge."""
+"""The work of a retraining's jobs: fetch the labels and train, or fetch the weights, build and judge."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training job has written.
+    """The output of a training job.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of new weights.
+    """The judgement on new weights.
 
     Parameters
     ----------
@@ -173,8 +173,8 @@ class Job:
     ) -> Verdict:
         """Build a recipe with the weights of the run, and push the model to the registry if it passes its gate.
 
-        The recipe's own files stay as they are: a copy of its folder gets the weights, and the held-out objects as
-        ``held_out/labels.jsonl``, with a path relative to that folder. The evaluation of the recipe may judge by them.
+        The recipe's own files stay as they are: a copy of its folder gets the weights. It gets the held-out objects too,
+        listed in ``held_out/labels.jsonl``, by which the evaluation of the recipe may judge.
 
         Parameters
         ----------
@@ -199,7 +199,7 @@ class Job:
             shutil.copytree(recipe.resolve().parent, project_folder)
             project = open_project(project_folder / recipe.name, cache=cache, architecture=architecture)
             held_out = project_folder / HELD_OUT
-            held_out.mkdir()
+            held_out.mkdir(exist_ok=True)
             self._fetch(held_out, held_out=True)
             self._download(trained, project_folder / _weights_of(project.recipe))
             # Its files are others now.

@@ -34,7 +34,7 @@ class BoundJob:
     state
         The state, which ends with the job.
     allowed
-        What the workflow must be allowed.
+        The permissions that the workflow needs.
     """
 
     state: sfn.CustomState
@@ -51,7 +51,7 @@ class RetrainingJob(ABC):
     @property
     @abstractmethod
     def grantee(self) -> iam.IGrantable | None:
-        """Whose rights the job has; None if it starts something that has its own."""
+        """The principal that the job acts as; None if it starts something that has another one."""
 
     @abstractmethod
     def bind(self, scope: Construct, id: str, *, variables: Mapping[str, str], timeout: Duration) -> BoundJob:
@@ -139,7 +139,7 @@ class DeploymentJob:
         Parameters
         ----------
         project
-            The project. Its role may read the registry. What ``cdk deploy`` needs is yours to grant.
+            The project. Its role may read the registry. Grant it what ``cdk deploy`` needs.
         """
         return CodeBuildJob(project)
 

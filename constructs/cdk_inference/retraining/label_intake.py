@@ -1,4 +1,4 @@
-"""How labels come in: files in a bucket, a function that checks them, and a table beside the results."""
+"""How labels come in: files in a bucket, a function that checks them, and a table next to the results."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Retraining(Construct):
     """Trains a model again with new labels, and takes it out if it passes its gate; made by `pipeline.add_retraining`.
 
     Labels → workflow → training job → weights with their SHA-256 → build job, with the gate of the recipe → registry →
-    deployment job. What became of a run is an event and a record. A model that fails the gate is not deployed.
+    deployment job. The outcome of a run is an event and a record. A model that fails the gate is not deployed.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Retraining(Construct):
     Attributes
     ----------
     intake
-        What takes labels: its bucket, tables and function.
+        The intake of labels: its bucket, tables and function.
     workflow
         The state machine, with its functions.
     event_bus
@@ -73,8 +73,8 @@ class Retraining(Construct):
     Raises
     ------
     PropError
-        There are too few classes or a class twice, no reason to retrain, or two of new labels; a number or a duration
-        is out of range; or nobody could know what became of a job.
+        There are too few classes or a class twice, no reason to retrain, or two of new labels. Or a number or a duration
+        is out of range, or the workflow could not wait for the end of a job.
     """
 
     def __init__(
@@ -228,8 +228,9 @@ class Retraining(Construct):
     ) -> events.Rule:
         """Send an event to a target for what became of a run.
 
-        The event has the run, the status with its reason, who started it, how many labels it has, the SHA-256 of the
-        weights, and the model and version in the registry. An event may come twice, with the same ``event_id``.
+        The event has the run, the status with its reason, who started it, and how many labels it has. It also has the
+        SHA-256 of the weights, and the model and version in the registry. An event may come twice, with the same
+        ``event_id``.
 
         Parameters
         ----------

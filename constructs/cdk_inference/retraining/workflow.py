@@ -43,7 +43,7 @@ _NOW = "$toMillis($states.context.State.EnteredTime)"
 _ME = "{% $states.context.Execution.Id %}"
 _CONDITION = "DynamoDB.ConditionalCheckFailedException"
 _DONE = ("DEPLOYED", "DELIVERED", "REFUSED")
-"""What is not done again with the same labels: a failure of a job or a used budget is."""
+"""Outcomes after which the same labels are not tried again, as they are after a failure or a used budget."""
 
 _VARIABLES = ("by", "status", "reason", "run", "sha256", "model", "version")
 
@@ -55,11 +55,11 @@ class _Ends:
     Parameters
     ----------
     failed
-        Of a run that failed, with ``$reason``.
+        The first state after a failure, whose ``$reason`` is known.
     record
-        Of a run with an outcome, ``$status``, that is recorded and told.
+        The first state after another outcome, ``$status``.
     release
-        Of an execution that made nothing.
+        The state that releases the lock: the next one if there is no outcome.
     """
 
     failed: sfn.Pass
@@ -220,7 +220,7 @@ class RetrainingWorkflow(LoggedStateMachine):
         )
         return start.next(lock)
 
-    # What takes the run to its jobs.
+    # The states that lead to the jobs.
 
     def _take_lock(self) -> sfn.CustomState:
         expires = self._timeout.to_seconds() + 60
@@ -324,7 +324,7 @@ class RetrainingWorkflow(LoggedStateMachine):
         self._catch(read, f"{id} failed", "the report of the job cannot be used")
         return read
 
-    # What ends a run.
+    # The states that end a run.
 
     def _end(self) -> _Ends:
         """Make the states that record an outcome, tell of it, and release the lock."""
@@ -463,7 +463,7 @@ class RetrainingWorkflow(LoggedStateMachine):
         enough.otherwise(over)
         return read.next(enough)
 
-    # Parts of these.
+    # The parts of these states.
 
     def _status(self, id: str, status: str, reason: str) -> sfn.Pass:
         return sfn.Pass.jsonata(self, id, assign={"status": status, "reason": f"{{% {reason} %}}"}, outputs={})

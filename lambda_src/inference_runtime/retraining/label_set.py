@@ -42,7 +42,8 @@ class LabelSet:
     def of(cls, labels: Iterable[Mapping[str, str]], *, held_out: float = 0.0, salt: str = "") -> LabelSet:
         """Return the set of some labels, in whichever order they come.
 
-        Who labelled an object and when is part of the lines, and not of the id: the same labels train the same model.
+        The lines say who labelled an object and when. The id does not depend on that: the same labels train the same
+        model.
 
         Parameters
         ----------

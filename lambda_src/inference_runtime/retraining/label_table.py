@@ -110,8 +110,8 @@ class LabelTable:
         """Write labels, one for each object at most, and return how many were new.
 
         Each transaction writes labels and adds to the counter. So a label that comes again changes nothing, and neither
-        does one that is not newer than that of the table. One that says the same later is no new label, but what was
-        said in between does not count any more.
+        does one that is not newer than that of the table. One that says the same later does not count either, but it
+        outdates what was said in between.
 
         Raises
         ------

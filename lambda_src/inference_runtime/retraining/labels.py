@@ -22,7 +22,7 @@ class LabelError(Exception):
 
 @dataclass(frozen=True)
 class Label:
-    """What somebody says of an object.
+    """The class that somebody says an object belongs to.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class Label:
     label
         The class that it belongs to.
     by
-        Who says so.
+        The name of whoever says so.
     at
         When, ISO 8601, UTC, in seconds or finer.
     version_id

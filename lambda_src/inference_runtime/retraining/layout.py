@@ -12,7 +12,7 @@ LABEL_SETS = "label-sets/"
 """The labels of each run."""
 
 WEIGHTS = "weights/"
-"""What each run has trained, and the report of its training."""
+"""The weights of each run, and the report of its training."""
 
 BUILDS = "builds/"
 """The report of each build."""

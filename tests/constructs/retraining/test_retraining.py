@@ -140,7 +140,7 @@ def test_each_function_may_do_its_part_and_nothing_else(template: dict[str, Any]
         "s3:GetObject": {f"{BUCKET}/weights/*", f"{BUCKET}/builds/*"},
         "s3:ListBucket": {BUCKET},
     }
-    # What counts labels may use that record of the table alone.
+    # The functions that count labels may use that record of the table alone.
     of_runs = [
         statement["Condition"]["ForAllValues:StringEquals"]
         for name, policy in resources(template, "AWS::IAM::Policy").items()

@@ -134,7 +134,7 @@ def test_the_run_follows_from_the_labels_and_not_from_their_order(order: list[in
     labels = [label(number) for number in range(6)]
     first, again = (LabelSet.of(one, held_out=held_out) for one in (labels, [labels[number] for number in order]))
     assert (first.run, first.lines, first.size) == (again.run, again.lines, 6)
-    # Who said so and when trains nothing else; what was said does.
+    # It does not matter who said so and when, but what was said.
     assert LabelSet.of([one | {"by": "John"} for one in labels], held_out=held_out).run == first.run
     for changed in ({"label": "dog"}, {"version_id": "v2"}, {"key": "other"}):
         assert LabelSet.of([labels[0] | changed, *labels[1:]], held_out=held_out).run != first.run
