@@ -11,7 +11,7 @@ ACTIVATED := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # Modules are compiled when they are first imported, and the result is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo demo-text demo-cascade demo-release test verify verify-versions verify-arm64 verify-explanations verify-models verify-gallery bench docs dist lint format audit hashes venv clean
+.PHONY: demo demo-text demo-cascade demo-release demo-retraining test verify verify-versions verify-arm64 verify-explanations verify-models verify-gallery bench docs dist lint format audit hashes venv clean
 
 demo: $(VENV)/.demo ## deploy the reference pipeline to an embedded AWS, and label real photographs: CONSOLE=1 leaves it running, with a page
 	@$(ACTIVATED) $(PY) -m demos.photographs $(if $(CONSOLE),--console)
@@ -24,6 +24,9 @@ demo-cascade: $(VENV)/.demo ## deploy the example with two models, and see which
 
 demo-release: $(VENV)/.demo ## release a bad model, and watch how it is rolled back, and why
 	@$(ACTIVATED) $(PY) -m demos.release
+
+demo-retraining: $(VENV)/.demo ## train a model again with shuffled labels and with right ones: the gate lets one of them pass
+	@$(ACTIVATED) $(PY) -m demos.retraining
 
 test: venv ## all tests: pytest's own options go to PYTEST, as in PYTEST='-m "not e2e" -x'
 	$(ACTIVATED) $(PY) -m pytest -n 4 --dist loadgroup $(PYTEST)

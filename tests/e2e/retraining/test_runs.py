@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
+from typer.testing import CliRunner
 
 from cdk_inference.audit.deployed import DeployedLog
 from cdk_inference.local import aws
+from cdk_inference.retraining.cli import app
+from cdk_inference.retraining.deployed import DeployedRetraining, RetrainingError
 from tests.e2e.retraining.conftest import Session
 from tests.waiting import wait_until
 
@@ -213,6 +216,32 @@ def test_labels_in_a_file_are_taken_once_and_those_refused_are_written_down(trai
         (line,) = s3.get_object(Bucket=bucket, Key=rejected)["Body"].read().splitlines()
         assert json.loads(line) == {"label": "{", "reason": "a label must be a JSON object, got '{'"}
     assert training.deployed.status().accepted == before + 2
+
+
+def test_the_command_line_labels_starts_and_shows(training: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in aws.environment(training.cloud.endpoint, base={}).items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, list(arguments))
+        return done.exit_code, done.output
+
+    (key,) = training.scored(1)
+    assert run("label", "Faults", key, "huge", "--by", "Jane")[0] == 1
+    assert run("label", "Faults", key, "low", "--by", "Jane") == (0, "accepted\n")
+    assert run("label", "Faults", key, "low", "--by", "Jane") == (0, "it has this label already\n")
+    training.order(train="fail")
+    code, execution = run("start", "Faults")
+    training.ended(execution.strip())
+    code, shown = run("status", "Faults")
+    assert (code, "no run goes on" in shown, "FAILED" in shown) == (1, True, True)
+    training.order()
+    training.start()
+    code, shown = run("status", "Faults", "--json")
+    assert (code, json.loads(shown)["runs"][-1]["status"]) == (0, "DEPLOYED")
+    with pytest.raises(RetrainingError, match="stack must have a pipeline with a retraining, got 'CDKToolkit'"):
+        DeployedRetraining.find(Session(training.cloud), "CDKToolkit")
+    assert run("train", "--weights", "w.bin")[0] == 2
 
 
 def test_whoever_may_label_may_do_nothing_else(training: Trainer) -> None:
