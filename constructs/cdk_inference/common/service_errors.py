@@ -208,6 +208,12 @@ ERRORS: Mapping[str, Mapping[str, Kind]] = {
     "dynamodb:BatchGetItem": _DYNAMODB,
     "dynamodb:GetItem": _DYNAMODB,
     "dynamodb:Query": _DYNAMODB,
+    "dynamodb:TransactWriteItems": {
+        **_DYNAMODB,
+        "IdempotentParameterMismatchException": Kind.CONFIGURATION,  # botocore makes the token anew for each call
+        "TransactionCanceledException": Kind.DONE,  # somebody else was first, or is at it
+        "TransactionInProgressException": Kind.BUSY,
+    },
     "dynamodb:UpdateItem": {
         **_DYNAMODB,
         "ConditionalCheckFailedException": Kind.DONE,  # somebody else was first

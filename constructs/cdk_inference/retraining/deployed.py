@@ -115,9 +115,9 @@ class DeployedRetraining:
     """
 
     def __init__(self, machine: Resource, function: str, session: Any) -> None:  # noqa: ANN401 - boto3 makes its classes at run time
-        self.machine, self.bucket = machine.physical_id, str(machine.metadata["bucket"])
-        self.registry = f"s3://{self.bucket}/{machine.metadata['models']}"
-        self._runs, self._function, self._session = str(machine.metadata["runs"]), function, session
+        self.machine, self.bucket = machine.physical_id, str(machine.metadata["retraining_bucket"])
+        self.registry = f"s3://{self.bucket}/{machine.metadata['registry_prefix']}"
+        self._runs, self._function, self._session = str(machine.metadata["runs_table"]), function, session
 
     @classmethod
     def find(cls, session: Any, stack: str, pipeline: str | None = None) -> DeployedRetraining:  # noqa: ANN401

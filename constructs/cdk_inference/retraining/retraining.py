@@ -147,9 +147,10 @@ class Retraining(Construct):
         add_metadata(
             self.workflow.state_machine,
             "retraining",
-            bucket=self.intake.bucket.bucket_name,
-            runs=self.intake.runs.table_name,
-            models=layout.MODELS,
+            # The inbox of a pipeline is its "bucket".
+            retraining_bucket=self.intake.bucket.bucket_name,
+            runs_table=self.intake.runs.table_name,
+            registry_prefix=layout.MODELS,
         )
 
     def _grant_jobs(

@@ -12,7 +12,7 @@ from factory import build
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
-EPOCHS = 4
+EPOCHS = 2
 BATCH = 64
 
 torch.manual_seed(0)

@@ -94,7 +94,7 @@ class Trainer:
         """Write a record of the table of runs."""
         (machine,) = self.cloud.resources(role="retraining")
         item = {"record": {"S": record}, **values}
-        self.cloud.client("dynamodb").put_item(TableName=machine.metadata["runs"], Item=item)
+        self.cloud.client("dynamodb").put_item(TableName=machine.metadata["runs_table"], Item=item)
 
 
 @pytest.fixture(scope="package")
