@@ -57,6 +57,11 @@ def direct(cloud: LocalCloud) -> Watched:
 
 
 @pytest.fixture(scope="package")
+def calls(cloud: LocalCloud) -> Watched:
+    return Watched(cloud, "Triggers/Calls")
+
+
+@pytest.fixture(scope="package")
 def nightly(cloud: LocalCloud) -> Messages:
     return Messages(cloud, "Triggers/Nightly", "NightlyRuns")
 

@@ -73,12 +73,19 @@ def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], archite
         distributions=distributions(trials.recipe, best.outputs),
         candidates=outcome.candidates,
         baseline=baseline(trials.recipe, trials.samples, best.outputs),
+        sound_seconds=_sound_seconds(trials),
     )
 
 
 def saturates(shipped: Path) -> bool:
     """Tell whether 16-bit sums of a graph's 8-bit products can saturate on some CPUs."""
     return any(saturating(onnx.load(graph)) for graph in weights.graphs(shipped).values())
+
+
+def _sound_seconds(trials: Trials) -> float:
+    """Return how long the sample lasts whose latency is measured; 0 if it is not sound."""
+    rate = trials.recipe.evaluation.sample_rate
+    return 0.0 if rate is None else round(trials.sample[trials.recipe.inputs[0].name].shape[1] / rate, 3)
 
 
 def _measured(trials: Trials, shipped: Path, latency: Timing | None) -> Measured:
@@ -192,6 +199,7 @@ def make_manifest(recipe: ModelRecipe, lock: Lock, *, shipped: Path, float32: Pa
         },
         baseline=lock.baseline,
         graphs=_graph_facts(recipe, lock, shipped),
+        sound_seconds=lock.sound_seconds,
     )
 
 

@@ -131,6 +131,7 @@ class Page:
     recipe_json: str
     metric: str
     explanations: list[Explained]
+    real_time: tuple[str, str] | None
 
 
 def page(entry: Entry) -> Page:
@@ -167,6 +168,7 @@ def page(entry: Entry) -> Page:
         recipe_json=json.dumps(entry.report.recipe, indent=2, ensure_ascii=False, default=str),
         metric=figures.metric_name(entry.report.gate.metric),
         explanations=_explanations(entry),
+        real_time=_real_time(entry),
     )
 
 
@@ -183,6 +185,15 @@ def _explanations(entry: Entry) -> list[Explained]:
         )
         for each in entry.explanations
     ]
+
+
+def _real_time(entry: Entry) -> tuple[str, str] | None:
+    """Return the real-time factors of float32 and of what is deployed; None if it is not sound, or was not timed."""
+    sound = entry.manifest.sound_seconds
+    before, after = entry.baseline.latency_ms, entry.shipped.latency_ms
+    if not sound or before is None or after is None:
+        return None
+    return figures.figure(before / 1000 / sound), figures.figure(after / 1000 / sound)
 
 
 def _tiles(entry: Entry) -> list[Tile]:
@@ -205,6 +216,9 @@ def _tiles(entry: Entry) -> list[Tile]:
         old = entry.baseline.latency_ms
         compared = f"{before}{figures.milliseconds(old)}" if before and old is not None else "one sample, one thread"
         tiles.append(Tile("Latency", figures.milliseconds(entry.shipped.latency_ms), compared))
+    if factors := _real_time(entry):
+        compared = f"{before}{factors[0]}" if before else f"{entry.manifest.sound_seconds:.1f} s of sound"
+        tiles.append(Tile("Real-time factor", factors[1], compared))
     memory = entry.report.peak_memory_mb or {}
     if "deployed" in memory:
         compared = f"{before}{memory['float32']:.0f} MB" if before and "float32" in memory else ""

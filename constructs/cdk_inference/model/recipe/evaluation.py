@@ -87,6 +87,9 @@ class Evaluation:
     blank
         The token that stands for none, for a recognizer that gives scores of tokens for each frame (CTC). The first
         output of floats with three axes is the scores; or the first of integers is the best tokens, with repetitions.
+    sample_rate
+        In Hz, if the model takes sound: how many places a second has on the second axis of its first input. The card
+        then gives the real-time factor, the seconds of computation for a second of sound.
     """
 
     data: str
@@ -100,6 +103,7 @@ class Evaluation:
     head: Head | None = None
     vocabulary: str | None = None
     blank: int | None = None
+    sample_rate: int | None = None
 
     def __post_init__(self) -> None:
         check_function("evaluation.data", self.data)
@@ -133,6 +137,9 @@ class Evaluation:
         check(has_texts, "vocabulary", None, f"given with metric {self.metric!r}; name a file with a token a line")
         whole = isinstance(self.blank, int) and not isinstance(self.blank, bool) and self.blank >= 0
         check(self.blank is None or (whole and self.vocabulary), "blank", self.blank, "a token of the vocabulary")
+        if self.sample_rate is not None:
+            whole = isinstance(self.sample_rate, int) and not isinstance(self.sample_rate, bool)
+            check(whole and self.sample_rate >= 1, "sample_rate", self.sample_rate, "a whole number of Hz from 1")
 
     @property
     def higher_is_better(self) -> bool:

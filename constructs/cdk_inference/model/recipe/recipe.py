@@ -119,6 +119,9 @@ class ModelRecipe:
         _check_type("evaluation", self.evaluation, Evaluation)
         if self.evaluation.head is not None:
             self.evaluation.head.layout(self.outputs)
+        rate = self.evaluation.sample_rate
+        heard = rate is None or len(self.inputs[0].shape) > 1
+        check(heard, "evaluation.sample_rate", rate, "None unless the first input has samples on its second axis")
         _check_type("provenance", self.provenance, Provenance)
         _check_type("precision", self.precision, Auto, Float32, Float16, StaticInt8, DynamicInt8, WeightOnly, PerGraph)
         if isinstance(self.precision, PerGraph):

@@ -113,7 +113,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_unstructure_hook(
         Head | None, lambda value: None if value is None else converter.unstructure(value, unstructure_as=Head)
     )
-    evaluation = make_dict_unstructure_fn(Evaluation, converter, head=new, vocabulary=new, blank=new)
+    evaluation = make_dict_unstructure_fn(Evaluation, converter, head=new, vocabulary=new, blank=new, sample_rate=new)
     converter.register_unstructure_hook(Evaluation, evaluation)
     return converter
 

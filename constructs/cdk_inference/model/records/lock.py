@@ -102,7 +102,7 @@ class Lock:
         See `cdk_inference.model.Manifest`.
     candidates
         All that was tried.
-    baseline
+    baseline, sound_seconds
         See `cdk_inference.model.Manifest`.
     """
 
@@ -121,6 +121,7 @@ class Lock:
     distributions: dict[str, Distribution]
     candidates: tuple[Candidate, ...]
     baseline: tuple[Observation, ...] = ()
+    sound_seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -15,7 +15,7 @@ SCHEMA_VERSION = 4
 ASSEMBLY_METADATA = "cdk-inference:model"
 """Type of the metadata entry that tells readers of a cloud assembly how a model was built; it is not deployed."""
 
-_LATER = ("baseline", "graphs")
+_LATER = ("baseline", "graphs", "sound_seconds")
 
 MEMORY_BATCH = 8
 """Items at once for which `Measured.batch_peak_mb` is measured."""
@@ -185,6 +185,8 @@ class Manifest:
         has none.
     graphs
         By name; empty if there is a single one.
+    sound_seconds
+        Seconds of sound in the sample whose latency was measured; 0 if the evaluation gives no `sample_rate`.
     """
 
     name: str
@@ -206,6 +208,7 @@ class Manifest:
     provenance: dict[str, str]
     baseline: tuple[Observation, ...] = ()
     graphs: dict[str, GraphFacts] = field(default_factory=dict)
+    sound_seconds: float = 0.0
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:

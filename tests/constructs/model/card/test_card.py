@@ -194,6 +194,21 @@ def test_a_budget_that_was_not_measured_is_neither_passed_nor_failed(tmp_path: P
     assert cells(table)[3] == ["Latency", "not measured", "not measured", "≤ 0.05 ms", "not measured"]
 
 
+def test_sound_has_a_real_time_factor(tmp_path: Path) -> None:
+    def tile(folder: Path) -> list[str]:
+        rows = [text(row) for row in page(folder).iter("dl") if "tiles" in str(row.get("class"))]
+        return [row for row in rows if "Real-time factor" in row]
+
+    folder = entries.regression(tmp_path)
+    assert tile(folder) == []
+    file = folder / "artifact" / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sound_seconds": 0.05}))
+    [found] = tile(folder)
+    assert "Real-time factor0.00026float32 0.00042" in found  # 0.013 and 0.021 ms for 50 ms
+    [table, *_] = next(iter(markdown_tables((folder / "card.md").read_text("utf-8")).values()))
+    assert ["Real-time factor", "0.00042", "0.00026"] in table
+
+
 def test_the_confusion_matrix_counts_every_sample_and_pools_what_agrees(tmp_path: Path) -> None:
     root = page(entries.classification(tmp_path))
     matrix, pairs = list(section(root, "Deployed against float32").iter("table"))

@@ -122,7 +122,7 @@ def test_a_recipe_is_data(made: ModelRecipe) -> None:
 
 def test_a_recipe_of_one_graph_says_nothing_of_what_came_later() -> None:
     single = recipe(source=OnnxFile("m.onnx"), evaluation=Evaluation("data.py:evaluation"))  # type: ignore[arg-type]
-    assert set(single.to_data()["evaluation"]).isdisjoint({"vocabulary", "blank"})
+    assert set(single.to_data()["evaluation"]).isdisjoint({"vocabulary", "blank", "sample_rate"})
     assert '"nan"' not in json.dumps([single.to_data(), recipe().to_data()])
     assert single.to_data()["source"] == {"kind": "onnx", "file": "m.onnx", "external_data": []}
 
@@ -200,6 +200,16 @@ def graphs(driver: Any = GREEDY, decoder: Graph = DECODER, **more: Any) -> Graph
         (lambda: recipe(precision=PerGraph({"encoder": Float32(), "decoder": StaticInt8()})), "given with StaticInt8"),
         (lambda: recipe(evaluation=Evaluation("d.py:e", "bleu")), "'vocabulary' must be given with metric 'bleu'"),
         (lambda: recipe(evaluation=Evaluation("d.py:e", blank=0)), "'blank' must be a token of the vocabulary"),
+        (lambda: Evaluation("d.py:e", sample_rate=0), "'sample_rate' must be a whole number of Hz from 1"),
+        (lambda: Evaluation("d.py:e", sample_rate=True), "'sample_rate' must be a whole number of Hz from 1"),
+        (
+            lambda: recipe(
+                OnnxFile("m.onnx"),  # type: ignore[arg-type]
+                inputs=(TensorSpec("x", "float32", ("batch",)),),
+                evaluation=Evaluation("d.py:e", sample_rate=8_000),
+            ),
+            "'evaluation.sample_rate' must be None unless the first input has samples on its second axis, got 8000",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(make: Any, says: str) -> None:

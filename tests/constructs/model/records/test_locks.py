@@ -17,6 +17,7 @@ RECIPES = {
     "all-minilm-l6-v2": ROOT / "model_assets" / "minilm" / "recipe.py",
     "digits-cnn": ROOT / "model_assets" / "digits_cnn" / "recipe.py",
     "number-words": ROOT / "model_assets" / "number_words" / "recipe.py",
+    "spoken-digits": ROOT / "model_assets" / "spoken_digits" / "recipe.py",
     "vowels-lstm": ROOT / "model_assets" / "vowels_lstm" / "recipe.py",
     "resnet18": ROOT / "tests" / "constructs" / "model" / "recipes" / "resnet18" / "recipe.py",
 }

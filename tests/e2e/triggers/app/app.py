@@ -92,6 +92,17 @@ direct = DirectPipeline(
 )
 direct.trigger.queue.node.default_child.visibility_timeout = 14
 
+# Recordings become text.
+DIGITS = Path(__file__).parents[4] / "model_assets" / "spoken_digits"
+DirectPipeline(
+    stack,
+    "Calls",
+    model=ModelArtifact(stack, "SpokenDigits", recipe=DIGITS / "recipe.py"),
+    preprocess=Preprocess.audio(sample_rate=8_000, max_seconds=20, formats=["wav", "flac", "ogg"]),
+    postprocess=Postprocess.ctc(vocabulary=DIGITS / "vocabulary.txt"),
+    **data,
+)
+
 caller = iam.User(stack, "Caller", user_name="caller")
 orders.add_http_api(content_types=["application/json"]).grant_invoke(caller)
 staged = InferencePipeline(
