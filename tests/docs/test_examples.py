@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,12 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+import soundfile
+from onnx import helper, numpy_helper
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.bundling.bundle import bundle, lambda_source
 from cdk_inference.model import build_model
+from inference_runtime import Item
+from inference_runtime.engine.engine import LocalEngine
+from inference_runtime.stages.builtin.audio import audio_preprocessor
+from inference_runtime.stages.builtin.segments import segments_postprocessor
+from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
 from .pages import EXAMPLES, ROOT
 
@@ -90,6 +100,7 @@ def test_every_example_has_a_test() -> None:
         "release",
         "retraining",
         "monitoring_facade",
+        "speech",
     }
 
 
@@ -139,6 +150,63 @@ def test_sentences(synth: Synth) -> None:
     options = json.loads(variables["STAGE_OPTIONS"])
     assert options["inputs"] == {spec["name"]: spec["dtype"] for spec in json.loads(variables["MODEL_INPUTS"])}
     assert options["tokenizer_file"] == "tokenizer.json"
+
+
+def test_speech(synth: Synth) -> None:
+    (variables,) = (
+        function["Environment"]["Variables"]
+        for function in properties(synth("speech"), "AWS::Lambda::Function")
+        if "PREPROCESS_FUNCTION" in function["Environment"]["Variables"]
+    )
+    assert json.loads(variables["PREPROCESS_OPTIONS"])["measure"] == "input"
+    assert json.loads(variables["POSTPROCESS_OPTIONS"])["window_seconds"] == 0.032
+
+
+@pytest.mark.slow
+def test_speech_is_found_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe of the example, with a network in place of silero-vad's that hears how loud it is."""
+    folder = shutil.copytree(EXAMPLES / "speech", tmp_path / "speech")
+    prepare = runpy.run_path(str(folder / "prepare.py"))
+    onnx.save(prepare["batch_first"](loudness()), folder / "model.onnx")
+    said, rate = soundfile.read(next((ROOT / "model_assets" / "spoken_digits" / "evaluation").glob("*.flac")))
+    (folder / "recordings").mkdir()
+    for seconds in (1, 2):
+        recording = np.concatenate([np.zeros(seconds * rate), said / np.abs(said).max(), np.zeros(rate)])
+        soundfile.write(folder / "recordings" / f"{seconds}.flac", recording, rate)
+    built = build_model(folder / "recipe.py", architecture=LambdaPlatform.host().architecture)
+    (tmp_path / "model").symlink_to(built.path)
+    monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
+    read = audio_preprocessor(16_000, 60, formats=("flac",), measure="input")
+    kept = read((folder / "recordings" / "2.flac").read_bytes(), None)
+    outputs = arrays_of(LocalEngine().infer(tensors_of({"input": kept.pop("input")[None]})))
+    item = Item("id", "bucket", "key", None, "etag", 1, "0", "2026-01-01T00:00:00Z", "message", kept)
+    answer = segments_postprocessor(512 / 16_000, min_gap=1.0)({"output": outputs["output"][0]}, item)
+    assert answer["count"] == 1
+    assert answer["segments"][0]["start"] == pytest.approx(2, abs=0.6)  # there is noise before the first word
+    assert answer["segments"][0]["end"] == pytest.approx(2 + len(said) / rate, abs=0.6)
+
+
+def loudness() -> onnx.ModelProto:
+    """Return a network with the inputs and outputs of silero-vad's, which says how loud a window is."""
+    nodes = [
+        helper.make_node("Abs", ["input"], ["size"]),
+        helper.make_node("ReduceMean", ["size"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Sub", ["mean", "limit"], ["above"]),
+        helper.make_node("Mul", ["above", "steep"], ["score"]),
+        helper.make_node("Sigmoid", ["score"], ["output"]),
+        helper.make_node("Identity", ["state"], ["stateN"]),
+    ]
+    values = {
+        name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", [1, 576]), ("state", [2, 1, 128]), ("output", [1, 1]), ("stateN", [2, 1, 128]))
+    }
+    constants = [
+        numpy_helper.from_array(np.float32([number]), name) for name, number in (("limit", 0.02), ("steep", 300))
+    ]
+    graph = helper.make_graph(
+        nodes, "loudness", [values["input"], values["state"]], [values["output"], values["stateN"]], constants
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 def test_cascade(synth: Synth) -> None:

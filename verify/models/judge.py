@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from cdk_inference import LambdaPlatform
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import Evaluation, ModelRecipe, OnnxFile, Provenance, build_model
+from cdk_inference.model.building.evaluation.opening import open_file
+from cdk_inference.model.files.weights import entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,7 +134,7 @@ def judge(name: str, root: Path) -> Row:
         if case.refused:
             row["failure"] = f"must be refused with {case.refused!r}"
         else:
-            row["agreement"] = compare(module, folder / "model.onnx", built.path / "model.onnx")
+            row["agreement"] = compare(module, folder / "model.onnx", entry(built.path))
     return Row(**row, seconds=time.perf_counter() - began)
 
 
@@ -141,11 +142,17 @@ def _build(name: str, module: ModuleType, folder: Path) -> BuiltModel:
     case = module.CASE
     recipe = ModelRecipe(
         name=name,
-        source=OnnxFile("model.onnx"),
+        source=case.source or OnnxFile("model.onnx"),
         inputs=case.inputs,
         outputs=case.outputs,
         calibration=f"{name}.py:calibration",
-        evaluation=Evaluation(f"{name}.py:evaluation", metric=case.metric, max_drop=case.max_drop, head=case.head),
+        evaluation=Evaluation(
+            f"{name}.py:evaluation",
+            metric=case.metric,
+            max_drop=case.max_drop,
+            head=case.head,
+            sample_rate=case.sample_rate,
+        ),
         provenance=Provenance(license=case.license, origin=f"{case.package} on PyPI"),
         packages=(case.package,),
     )
@@ -154,7 +161,9 @@ def _build(name: str, module: ModuleType, folder: Path) -> BuiltModel:
 
 def compare(module: ModuleType, original: Path, shipped: Path) -> float:
     """Return how much of what users see of two models is the same, on data that neither build nor gate has seen."""
-    expected, found = (module.use(_run(model, module)) for model in (original, shipped))
+    reference = getattr(module, "reference", None)  # what the package itself computes, if it runs its graph in a loop
+    expected = module.use(_run(original, module)) if reference is None else reference()
+    found = module.use(_run(shipped, module))
     own = getattr(module, "agreement", None)
     if own is not None:
         return float(own(expected, found))
@@ -164,7 +173,7 @@ def compare(module: ModuleType, original: Path, shipped: Path) -> float:
 
 
 def _run(model: Path, module: ModuleType) -> Callable[[dict[str, Array]], dict[str, Array]]:
-    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = open_file(model, threads=1)
     outputs = [spec.name for spec in module.CASE.outputs]
 
     def run(feed: dict[str, Array]) -> dict[str, Array]:

@@ -24,6 +24,7 @@ from cdk_inference.stages.stage_code import (
     LABELS_FILE,
     PICTURE,
     PROTOTYPES_FILE,
+    SECONDS,
     TOKENIZER_FILE,
     VOCABULARY_FILE,
     StageCode,
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
     from cdk_inference.storage.work_bucket import IWorkBucket
 
 _TOP = 5
+
+_RELEASED, _LOWEST_RELEASE = 0.15, 0.01
+"""A segment ends with scores that are this far below the threshold, but never below the second, as in silero-vad."""
+
+_LONGEST_SECONDS = 60
 
 _MOST_LISTED = 1_000  # fit a row
 
@@ -79,6 +85,8 @@ class Postprocess:
     """Whether it writes masks into the work bucket."""
     tokens: int | None = None
     """How many tokens its vocabulary has, if it makes text of them."""
+    windows: bool = False
+    """Whether it takes that output for scores of windows."""
 
     @classmethod
     def classification(
@@ -360,6 +368,71 @@ class Postprocess:
         return cls(code, output=output, tokens=tokens)
 
     @classmethod
+    def segments(
+        cls,
+        *,
+        window_seconds: float,
+        threshold: float = 0.5,
+        release: float | None = None,
+        min_seconds: float = 0.25,
+        min_gap: float = 0.1,
+        pad: float = 0.03,
+        output: str | None = None,
+    ) -> Postprocess:
+        """Store where in a recording someone speaks as ``segments``, from a score for each of its windows.
+
+        A segment has ``start`` and ``end`` in seconds. ``count`` is how many there are, of which a row lists 1,000, and
+        ``seconds`` how long they are together. Preprocessing must keep how long the recording is, as `Preprocess.audio`
+        does. It is what silero-vad does with its scores, with the same defaults.
+
+        Parameters
+        ----------
+        window_seconds
+            How far the windows are apart, such as 512 / 16,000.
+        threshold
+            A segment begins with a score of at least this, from 0 to 1.
+        release
+            It ends with scores below this, at most the threshold. Default: 0.15 less than the threshold, at least 0.01.
+        min_seconds
+            Segments of no more seconds, before padding, are left out.
+        min_gap
+            It ends only if no score reaches the threshold for this many seconds.
+        pad
+            Seconds that a segment is extended by at both ends, or up to the middle of a shorter gap.
+        output
+            The model's output that holds the scores, float of shape ``("batch", windows)``. Default: the only one.
+
+        Raises
+        ------
+        PropError
+            A value is out of range.
+        """
+        check_above_zero(window_seconds=window_seconds)
+        if not 0 < threshold <= 1:
+            raise PropError(f"threshold must be above 0 and at most 1, got {threshold:g}")
+        lower = max(threshold - _RELEASED, min(threshold, _LOWEST_RELEASE)) if release is None else release
+        if not 0 < lower <= threshold:
+            raise PropError(f"release must be above 0 and at most the threshold, {threshold:g}, got {lower:g}")
+        for name, value in (("min_seconds", min_seconds), ("min_gap", min_gap), ("pad", pad)):
+            if not 0 <= value <= _LONGEST_SECONDS:
+                raise PropError(f"{name} must be 0 to {_LONGEST_SECONDS} seconds, got {value:g}")
+        code = StageCode(
+            f"{BUILTIN}.segments:segments_postprocessor",
+            options={
+                "window_seconds": window_seconds,
+                "threshold": threshold,
+                "release": lower,
+                "min_seconds": min_seconds,
+                "min_gap": min_gap,
+                "pad": pad,
+                "max_segments": _MOST_LISTED,
+                "output": output,
+            },
+            runtime_requirements="postprocess",
+        )
+        return cls(code, output=output, needs=(SECONDS,), windows=True)
+
+    @classmethod
     def outputs(cls) -> Postprocess:
         """Store the outputs as they are, as lists of numbers: for small outputs."""
         return cls(
@@ -402,6 +475,14 @@ class Postprocess:
                 raise PropError(
                     f"prototypes must be vectors of {width} numbers, as the model's output '{spec.name}', got "
                     f"{self.numbers}; make them with the same model"
+                )
+        if self.windows:
+            spec = _one_output(outputs, self.output, "the scores")
+            if not spec.dtype.startswith("float") or not (len(spec.shape) == 2 or spec.shape[2:] == (1,)):  # noqa: PLR2004
+                raise PropError(
+                    "output must be a score for each window, float32 of shape ('batch', windows), got "
+                    f"'{spec.name}', which is {spec.dtype} {shape_text(spec.shape)}; name another output, or bring "
+                    "your own function"
                 )
         if self.tokens is not None:
             spec = _one_output(outputs, self.output, "the tokens")

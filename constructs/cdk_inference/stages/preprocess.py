@@ -18,7 +18,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.model.recipe.tensors import DTYPES, STRING
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.columns import Column
-from cdk_inference.stages.stage_code import BUILTIN, PICTURE, TOKENIZER_FILE, StageCode, shape_text, user_code
+from cdk_inference.stages.stage_code import BUILTIN, PICTURE, SECONDS, TOKENIZER_FILE, StageCode, shape_text, user_code
 from cdk_inference.stages.tokenizer import tokenizer_file
 from cdk_inference.storage.work_bucket import TENSORS
 
@@ -333,6 +333,7 @@ class Preprocess:
             code,
             suffixes=tuple(suffix for name in formats for suffix in AUDIO_SUFFIXES[name]),
             produces=("float32", (whole,)),
+            offers=(SECONDS,),
         )
 
     @classmethod
@@ -410,9 +411,10 @@ class Preprocess:
         """
         missing = [name for name in names if name not in self.keep]
         if unknown := [name for name in missing if name not in self.offers]:
+            builtin = "audio" if unknown[0] == SECONDS else "image"
             raise PropError(
                 f"preprocess must keep '{unknown[0]}', which postprocess needs, got {list(self.keep)}; use "
-                "Preprocess.image, or return it from your function and name it in keep"
+                f"Preprocess.{builtin}, or return it from your function and name it in keep"
             )
         return replace(self, keep=(*self.keep, *missing)) if missing else self
 
@@ -451,8 +453,9 @@ class Preprocess:
             return replace(
                 self.code, options={**(self.code.options or {}), "inputs": {i.name: i.dtype for i in inputs}}
             )
-        if PICTURE in self.offers and PICTURE in self.keep:
-            return replace(self.code, options={**(self.code.options or {}), "locate": inputs[0].name})
+        for value, option in ((PICTURE, "locate"), (SECONDS, "measure")):
+            if value in self.offers and value in self.keep:
+                return replace(self.code, options={**(self.code.options or {}), option: inputs[0].name})
         return self.code
 
 

@@ -39,6 +39,9 @@ BUILTIN = "inference_runtime.stages.builtin"
 PICTURE = "picture"
 """The name under which preprocessing keeps where in a picture is what the model saw."""
 
+SECONDS = "seconds"
+"""The name under which preprocessing keeps how long a recording is."""
+
 
 @dataclass(frozen=True)
 class StageCode:

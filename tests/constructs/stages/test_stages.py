@@ -457,6 +457,36 @@ def test_an_audio_stage_fits_models_of_any_length_or_of_one():
         Preprocess.audio(max_seconds=5).bind((one_length,))
 
 
+def test_segments_make_the_audio_stage_keep_the_seconds():
+    postprocess = Postprocess.segments(window_seconds=0.032, threshold=0.1)
+    (sound,) = (TensorSpec("sound", "float32", ("batch", "samples")),)
+    code = Preprocess.audio().keeping(postprocess.needs).bind((sound,))
+    assert code.options["measure"] == "sound"
+    assert "measure" not in Preprocess.audio().bind((sound,)).options
+    assert postprocess.code.options["release"] == 0.01
+    for shape in (("batch", "windows"), ("batch", "windows", 1)):
+        assert postprocess.bind((TensorSpec("scores", "float32", shape),)) is postprocess.code
+    with pytest.raises(PropError, match=r"a score for each window, .* 'y', which is float32 \(batch, 4, 2\)"):
+        postprocess.bind((TensorSpec("y", "float32", ("batch", 4, 2)),))
+    with pytest.raises(PropError, match=r"keep 'seconds', which postprocess needs, .* use Preprocess\.audio"):
+        Preprocess.tensor().keeping(postprocess.needs)
+
+
+@pytest.mark.parametrize(
+    ("props", "message"),
+    [
+        ({"window_seconds": 0}, "window_seconds must be above 0"),
+        ({"threshold": 1.5}, r"threshold must be above 0 and at most 1, got 1\.5"),
+        ({"release": 0.6}, r"release must be above 0 and at most the threshold, 0\.5, got 0\.6"),
+        ({"min_gap": -1}, "min_gap must be 0 to 60 seconds, got -1"),
+        ({"pad": 61}, "pad must be 0 to 60 seconds, got 61"),
+    ],
+)
+def test_segments_with_a_value_out_of_range_fail(props, message):
+    with pytest.raises(PropError, match=message):
+        Postprocess.segments(**{"window_seconds": 0.032, **props})
+
+
 def test_an_audio_stage_brings_a_decoder_only_for_formats_that_need_one():
     plain, compressed = Preprocess.audio(), Preprocess.audio(formats=("wav", "ogg"))
     assert (plain.suffixes, plain.code.runtime_requirements) == ((".wav",), "preprocess-base")

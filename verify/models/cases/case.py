@@ -12,7 +12,7 @@ import onnx
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from cdk_inference.model import TensorSpec, YoloHead
+    from cdk_inference.model import Graphs, TensorSpec, YoloHead
 
 Array = np.ndarray[Any, Any]
 Run = Callable[[dict[str, Array]], dict[str, Array]]
@@ -41,6 +41,10 @@ class Case:
         The gate of the build.
     refused
         Expected reason, as a regular expression, if the build must refuse the model.
+    source
+        The graph and its driver, if the file is run several times for an answer; it is ``model.onnx`` next to the case.
+    sample_rate
+        That of the evaluation, for sound.
     """
 
     kind: str
@@ -55,6 +59,8 @@ class Case:
     max_drop: float = 0.02
     head: YoloHead | None = None
     refused: str = ""
+    source: Graphs | None = None
+    sample_rate: int | None = None
 
 
 def batches(samples: Sequence[dict[str, Array]], size: int = 4) -> Iterable[dict[str, Array]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from inference_runtime.errors import RejectItem
 from inference_runtime.stages.builtin.recordings.sound import Longest
 from inference_runtime.stages.builtin.recordings.wav import read_wav
+from inference_runtime.stages.builtin.segments import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +40,8 @@ def audio_preprocessor(
     too_long: Literal["truncate", "reject"] = "reject",
     pad_to_multiple_of: float | None = None,
     formats: Sequence[Literal["wav", "flac", "ogg"]] = ("wav",),
-) -> Callable[[bytes, Item], Array]:
+    measure: str | None = None,
+) -> Callable[[bytes, Item], Array | dict[str, Any]]:
     """Return a preprocessing function for recordings.
 
     Parameters
@@ -55,10 +57,14 @@ def audio_preprocessor(
     formats
         The formats that are read; what a file is, its first bytes say. All but `wav` need soundfile.
 
+    measure
+        Name of the model's input, if `seconds` are to be kept.
+
     Returns
     -------
     Callable
-        `preprocess(data, item)`, returning float32 samples from -1 to 1, of shape `(samples,)`.
+        `preprocess(data, item)`, returning float32 samples from -1 to 1, of shape `(samples,)`. With `measure`, a dict
+        with the samples by that name, and `seconds`, how long they are without what they were filled up with.
     """
     most = round(max_seconds * sample_rate)
     block = None if pad_to_multiple_of is None else max(1, round(pad_to_multiple_of * sample_rate))
@@ -66,15 +72,16 @@ def audio_preprocessor(
     readers = {_SIGNATURES[name]: _reader(name) for name in formats}
     known = " or ".join(_NAMES[name] for name in formats)
 
-    def preprocess(data: bytes, item: Item) -> Array:  # noqa: ARG001 - the stage's signature
+    def preprocess(data: bytes, item: Item) -> Array | dict[str, Any]:  # noqa: ARG001 - the stage's signature
         read = readers.get(data[:4])
         if read is None:
             raise RejectItem(f"not a {known} file")
         sound = read(data, longest)
         samples = resampled(sound.samples, sound.rate, sample_rate)[:most]
-        if block is None:
-            return samples
-        return np.pad(samples, (0, -len(samples) % block))
+        seconds = len(samples) / sample_rate
+        if block is not None:
+            samples = np.pad(samples, (0, -len(samples) % block))
+        return samples if measure is None else {measure: samples, SECONDS: seconds}
 
     return preprocess
 

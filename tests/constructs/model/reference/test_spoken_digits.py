@@ -39,7 +39,7 @@ def built() -> BuiltModel:
 def hear(
     built: BuiltModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[bytes, float | None], dict[str, Any]]:
-    """What a function answers to a recording, with silence up to a multiple of seconds."""
+    """Return the answer of a function to a recording, with silence up to a multiple of seconds."""
     (tmp_path / "model").symlink_to(built.path)
     monkeypatch.setenv("LAMBDA_TASK_ROOT", str(FOLDER))
     answer = transcript_postprocessor("vocabulary.txt", "logits", 0)

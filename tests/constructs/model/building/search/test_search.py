@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,10 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.constructs.model.graphs import cnn, feed, prepared
 
-from cdk_inference.model import DynamicInt8, Float32, Metric, StaticInt8
+from cdk_inference.model import Auto, DynamicInt8, Float32, Metric, StaticInt8
 from cdk_inference.model.building.evaluation import measure
 from cdk_inference.model.building.evaluation.measure import CONFIDENCE, TIE, Timing, interval, is_clear
-from cdk_inference.model.building.search.search import SIZE_TIE, choose
+from cdk_inference.model.building.search.search import SIZE_TIE, choose, search
 from cdk_inference.model.building.search.trials import Trial
 
 if TYPE_CHECKING:
@@ -78,6 +79,27 @@ def test_a_speed_counts_if_all_its_noise_lies_beyond_that_of_another(tmp_path: P
     quick = trial(tmp_path, "quick", (1.6, 2.5), 990)
     slower = trial(tmp_path, "slower", (1.0, 1.4), 300)
     assert choose([float32, quick, slower], "latency") is quick
+
+
+def test_int8_that_is_slower_is_refused_and_the_lock_says_so(tmp_path: Path) -> None:
+    """As an LSTM that hears speech may be: a quarter of the size does not make up for it."""
+    made = {
+        "float32": trial(tmp_path, "float32", 1.0, 1000),
+        "dynamic_int8": replace(trial(tmp_path, "dynamic", (0.6, 0.7), 250), precision=DynamicInt8()),
+        "static_int8": replace(trial(tmp_path, "static", (0.7, 1.3), 250), precision=StaticInt8(), failure="is deaf"),
+    }
+    others = [DynamicInt8(), StaticInt8()]
+    trials = SimpleNamespace(
+        run=lambda precision: made[precision.kind], conversions=SimpleNamespace(candidates=lambda policy: others)
+    )
+    for objective in ("latency", "size"):
+        outcome = search(trials, Auto(objective=objective))
+        assert outcome.best.precision == Float32()
+        assert [(each.precision.kind, each.status, each.reason) for each in outcome.candidates] == [
+            ("float32", "shipped", "nothing that passes is faster or smaller"),
+            ("dynamic_int8", "slower", "takes 1.54 times as long as float32"),
+            ("static_int8", "failed", "is deaf"),
+        ]
 
 
 SPEEDUPS = st.tuples(st.floats(0.2, 10), st.floats(1, 3)).map(lambda pair: (pair[0], pair[0] * pair[1]))
