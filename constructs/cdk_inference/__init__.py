@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cdk_inference.api.http_api import InferenceHttpApi
     from cdk_inference.api.rest_api import InferenceRestApi
+    from cdk_inference.api.text_stream import TextStream
     from cdk_inference.audit.audit_log import AuditLog
     from cdk_inference.backfill.backfill import Backfill
     from cdk_inference.bundling.delivery import ModelDelivery
@@ -163,6 +164,7 @@ _MODULES = {
     "SplitOption": "costs.options",
     "StageFunction": "stages.base",
     "StagedRoute": "pipeline.routes",
+    "TextStream": "api.text_stream",
     "Traffic": "costs.options",
     "TrainingJob": "retraining.jobs",
     "WorkBucket": "storage.work_bucket",
@@ -254,6 +256,7 @@ __all__ = [
     "SplitOption",
     "StageFunction",
     "StagedRoute",
+    "TextStream",
     "Traffic",
     "TrainingJob",
     "WorkBucket",

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 OPTIONS = {"FunctionOptions": FunctionOptions, "ManagedInstancesOptions": ManagedInstancesOptions}
+WRITER = ROOT / "tests" / "e2e" / "triggers" / "app" / "writer"
 NOT_RUN = {"local.md"}  # starts an embedded AWS: tests/constructs/local does that
 CODE = [
     pytest.param(page, code, id=f"{page.path.stem}-{line}")
@@ -73,7 +74,7 @@ PROPS = [
 ]
 
 
-WHO = ("reader", "uploader", "producer", "operator", "annotator")
+WHO = ("reader", "uploader", "producer", "operator", "annotator", "caller")
 
 
 def codebuild_project(scope: Construct, id: str) -> codebuild.Project:
@@ -94,6 +95,8 @@ def names(code: str) -> dict[str, Any]:
 
     made: dict[str, Callable[[], object]] = {
         "model": model,
+        "writer": lambda: ModelArtifact(other, "Writer", recipe=WRITER / "recipe.py"),
+        "writer_tokenizer": lambda: WRITER / "tokenizer.json",
         "small": lambda: Route("small", model=model(), preprocess=preprocess),
         "large": lambda: Route("large", model=model(), preprocess=preprocess),
         "pipeline": lambda: InferencePipeline(other, "Photos", model=model(), preprocess=preprocess),

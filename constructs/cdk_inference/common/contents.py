@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+_SCRIPT = b"#!"  # begins what names the program that runs it
+
 # A file that changed this recently may change again without a new date: clocks of file systems are coarse.
 _SETTLED_SECONDS = 2
 _HASHES: dict[tuple[object, ...], str] = {}
@@ -47,5 +49,5 @@ def is_settled(state: os.stat_result) -> bool:
 
 def mode_of(content: Path | bytes) -> int:
     """Return the mode in AWS, whatever the umask: Lambda runs as another user than the owner."""
-    executable = isinstance(content, Path) and content.stat().st_mode & stat.S_IXUSR
+    executable = content.stat().st_mode & stat.S_IXUSR if isinstance(content, Path) else content.startswith(_SCRIPT)
     return 0o755 if executable else 0o644

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from inference_runtime.engine.drivers.search import Hypothesis
     from inference_runtime.tensors.tensor import Tensor
 
 MAX_BATCH_ON_CPU = 16
@@ -95,6 +96,22 @@ class LocalEngine:
         """
         self.check(inputs)
         yield from self._batches.runs(inputs)
+
+    def stream(self, inputs: Mapping[str, Tensor]) -> Iterator[Hypothesis]:
+        """Yield the answer to a single item so far, after each step of a model that writes.
+
+        Raises
+        ------
+        StageError
+            If the model does not write, or `Search.stream` refuses to.
+        Exception
+            Any error of `Search.stream`.
+        """
+        self.check(inputs)
+        stream = getattr(self.session, "stream", None)
+        if stream is None:
+            raise StageError("the model must write one token after the other to be streamed: give it a greedy search")
+        yield from stream(inputs)
 
     def warm_up(self) -> None:
         """Run the model on an item of zeros, whose free dimensions are 1: it reads pages and allocates memory."""

@@ -69,7 +69,7 @@ def _respond(
     handler: Callable[[dict[str, Any], Any], Any], event: Mapping[str, Any], context: object
 ) -> dict[str, Any]:
     try:
-        message, rows = _message(event)
+        message, rows = message_of(event)
         result = handler(
             {"messages": [message], "answers": ANSWERS_AND_ROWS if rows else ANSWERS_ONLY}, _Within(context)
         )
@@ -129,8 +129,14 @@ class _Within:
         return MOST_MILLISECONDS if remaining is None else min(MOST_MILLISECONDS, remaining())
 
 
-def _message(event: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
-    """Return the request as a message with a payload, and whether it gets a row."""
+def message_of(event: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return the request as a message with a payload, and whether it gets a row.
+
+    Raises
+    ------
+    RefusedError
+        The sender can see that it cannot be scored.
+    """
     context = event["requestContext"]
     headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
     data = _body(event)

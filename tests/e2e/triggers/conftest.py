@@ -62,6 +62,11 @@ def calls(cloud: LocalCloud) -> Watched:
 
 
 @pytest.fixture(scope="package")
+def written(cloud: LocalCloud) -> Watched:
+    return Watched(cloud, "Triggers/Written")
+
+
+@pytest.fixture(scope="package")
 def nightly(cloud: LocalCloud) -> Messages:
     return Messages(cloud, "Triggers/Nightly", "NightlyRuns")
 

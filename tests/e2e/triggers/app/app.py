@@ -26,6 +26,7 @@ from cdk_inference import (
     QueueTrigger,
     S3ItemsTrigger,
     ScheduleTrigger,
+    TextStream,
 )
 
 STAGES = Path(__file__).parents[2] / "stages" / "app"
@@ -237,6 +238,21 @@ numbers = InferencePipeline(
     postprocess=Postprocess.text(vocabulary=NUMBERS / "vocabulary.txt"),
     **data,
 )
+
+# A language model that writes: one row for each object, and a text in parts for each request.
+WRITER = Path(__file__).with_name("writer")
+writer = ModelArtifact(stack, "Writer", recipe=WRITER / "recipe.py")
+tokenizer = WRITER / "tokenizer.json"
+asks = Preprocess.text(tokenizer=tokenizer, field="text", prompt="<|user|>{text}<|end|>", max_length=128)
+DirectPipeline(
+    stack,
+    "Written",
+    model=writer,
+    preprocess=asks,
+    postprocess=Postprocess.text(tokenizer=tokenizer),
+    **data,
+)
+TextStream(stack, "TextStream", model=writer, preprocess=asks, tokenizer=tokenizer).grant_invoke(caller)
 
 sender = iam.User(stack, "Sender", user_name="sender")
 for pipeline in (texts, clicks, users, lines, numbers):
