@@ -33,6 +33,7 @@ ENVIRONMENT = {
 
 # A class does not leave the process that raised it, and all messages about the gate say this.
 _GATE = re.compile(r" must (be one that passes|pass) the gate\b")
+_MORE_MEMORY = "build on a machine with more memory, or with less running next to the build; what is finished is kept; "
 
 _UNPICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch refuses to have both
 
@@ -60,7 +61,7 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     """
     (work / "request.json").write_text(json.dumps(request), "utf-8")
     log = work.parent / f"{work.name.removeprefix('.').removesuffix('.building')}.log"
-    error = None
+    error, current = None, "start"
     with log.open("wb") as log_file, _progress(name) as show:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-P", "-m", "cdk_inference.model.building", str(work)],
@@ -77,6 +78,7 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
                 if "error" in event:
                     error = event["error"]
                 else:
+                    current = event.get("pass", current)
                     show(event)
             process.wait()
         finally:
@@ -88,7 +90,8 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
         raise kind(error.replace("{log}", str(log)))
     if process.returncode != 0:
         raise ModelBuildError(
-            f"model '{name}' cannot be built: the build process {ending(process.returncode)}; see {log}"
+            f"model '{name}' cannot be built: the build process {ending(process.returncode)} in the pass '{current}'; "
+            f"{_MORE_MEMORY if process.returncode == -signal.SIGKILL else ''}see {log}"
         )
     (work / "request.json").unlink()
 

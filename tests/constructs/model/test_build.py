@@ -193,18 +193,25 @@ def failing_build(file: Path, cache: Path, kind: type[ModelBuildError] = ModelBu
         ),
         pytest.param(
             {"factory": ("model = Tiny()", "import os; os._exit(3)")},
-            "model 'tiny' cannot be built: the build process ended with code 3; see ",
+            "model 'tiny' cannot be built: the build process ended with code 3 in the pass 'export'; see ",
             id="process ends",
         ),
         pytest.param(
             {"factory": ("model = Tiny()", "import os; os.kill(os.getpid(), 9)")},
-            "model 'tiny' cannot be built: the build process was killed, most likely because the machine ran out of ",
+            "model 'tiny' cannot be built: the build process was killed, most likely because the machine ran out of "
+            "memory in the pass 'export'; build on a machine with more memory, or with less running next to the ",
             id="process is killed",
         ),
         pytest.param(
             {"factory": ("model = Tiny()", "import os; os.abort()")},
-            "model 'tiny' cannot be built: the build process was ended by signal 6 (SIGABRT); see ",
+            "model 'tiny' cannot be built: the build process was ended by signal 6 (SIGABRT) in the pass 'export'; ",
             id="process crashes",
+        ),
+        pytest.param(
+            {"data": ("def evaluation():", "def evaluation():\n    np.ones(2**55)")},
+            "model 'tiny': example must fit into memory, got MemoryError: Unable to allocate 256. PiB for an "
+            "array with shape (36028797018963968,) and data type float64 (data.py line 15); build on a machine with ",
+            id="no memory",
         ),
         pytest.param(
             {"data": ("def evaluation():", "def evaluation():\n    1 / 0")},

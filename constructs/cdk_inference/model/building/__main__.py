@@ -25,6 +25,7 @@ from cdk_inference.model.records.fingerprint import hash_code
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_NO_MEMORY = "can't allocate memory"  # torch raises a RuntimeError
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -86,12 +87,14 @@ def _message(error: Exception | SystemExit, name: str, current: str, request: di
             f"model '{name}': {current} failed: {error.strerror} (the cache is {request['cache']}); make room, "
             'or clear the cache with "python -m cdk_inference.model cache clear"'
         )
-    explained = _explain(error, Path(request["folder"]))
+    explained, cause = _explain(error, Path(request["folder"]))
+    if isinstance(cause, MemoryError) or _NO_MEMORY in str(cause):
+        return f"model '{name}': {current} must fit into memory, got {explained}; build on a machine with more memory"
     return f"model '{name}': {current} failed with {explained}; the traceback is in {{log}}"
 
 
-def _explain(error: BaseException, folder: Path) -> str:
-    """Describe what went wrong first, torch wraps it in its errors, and the user's line that led to it."""
+def _explain(error: BaseException, folder: Path) -> tuple[str, BaseException]:
+    """Describe what went wrong first, torch wraps it in its errors, and the user's line that led to it; return both."""
     lines = []
     cause: BaseException | None = error
     while cause is not None:
@@ -100,7 +103,7 @@ def _explain(error: BaseException, folder: Path) -> str:
         cause = error.__cause__
     reason = (str(error).strip().splitlines() or ["no message"])[0]
     where = f" ({Path(lines[-1].filename).name} line {lines[-1].lineno})" if lines else ""
-    return f"{type(error).__name__}: {reason}{where}"
+    return f"{type(error).__name__}: {reason}{where}", error
 
 
 if __name__ == "__main__":
