@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
+import gc
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from cdk_inference.common.cache import hash_file
 from cdk_inference.model.building.evaluation.data import digest_batches
 from cdk_inference.model.building.evaluation.evaluate import check_outputs, load_outputs, save_outputs
-from cdk_inference.model.building.graph.graph import serialize
+from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.importers.independence import check_independence
 from cdk_inference.model.building.importers.sources import load
 from cdk_inference.model.building.tidying import tidied
@@ -17,8 +20,6 @@ from cdk_inference.model.recipe.graphs import Graphs
 from cdk_inference.model.recipe.structure import unstructure
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.passes import Passes
     from cdk_inference.model.recipe.recipe import ModelRecipe
@@ -59,9 +60,11 @@ def exported(
             check_outputs(expected, recipe, example, "the original, evaluation batch 0")
             check_independence(loaded, recipe, example, expected)
             save_outputs(target / "expected.npz", [expected])
-            model = loaded.export(example)
-            del loaded  # its weights, before those of the graph are written
-            (target / weights.MODEL).write_bytes(model.SerializeToString(deterministic=True))
+            with TemporaryDirectory(dir=target) as work:
+                model = loaded.export(example, Path(work))
+                del loaded  # its weights, before those of the graph are written
+                gc.collect()  # traces refer to themselves, and to the weights
+                aside.write(model, target)
         passes.check_files(folder, recipe, request["files"])
 
     tensors = [unstructure(spec) for spec in (*recipe.inputs, *recipe.outputs)]
@@ -79,10 +82,10 @@ def exported(
             graph, parity = tidied(
                 original / weights.MODEL, recipe, [example], load_outputs(original / "expected.npz"), target
             )
-            (target / weights.MODEL).write_bytes(serialize(graph))
+            aside.write(graph, target)
         (target / "parity.json").write_text(json.dumps(parity), "utf-8")
 
-    digest = [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(original.glob("*.onnx"))]
+    digest = [hash_file(file) for kind in ("onnx", "weights") for file in sorted(original.glob(f"*.{kind}"))]
     cleaned = passes.cached("clean", [digest, depends[:2], digest_batches([example])], tidy)
     parity = float(json.loads((cleaned / "parity.json").read_text("utf-8")))
     return weights.entry(cleaned), parity

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import onnx
 from cdk_inference.model.building.evaluation import measure
 from cdk_inference.model.building.evaluation.baseline import baseline
 from cdk_inference.model.building.evaluation.metrics import scores_output
+from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.graph import BATCH_WIDE, opset
 from cdk_inference.model.building.graph.saturation import saturating
 from cdk_inference.model.building.search.architecture import architecture
@@ -79,7 +81,7 @@ def make_lock(trials: Trials, outcome: Outcome, request: dict[str, Any], archite
 
 def saturates(shipped: Path) -> bool:
     """Tell whether 16-bit sums of a graph's 8-bit products can saturate on some CPUs."""
-    return any(saturating(onnx.load(graph)) for graph in weights.graphs(shipped).values())
+    return any(saturating(aside.load(graph)) for graph in weights.graphs(shipped).values())
 
 
 def _sound_seconds(trials: Trials) -> float:
@@ -223,7 +225,7 @@ def write_artifact(work: Path, shipped: Path, manifest: Manifest) -> None:
     """Write what ships."""
     (work / "artifact").mkdir(parents=True)
     for file in weights.files(shipped):
-        (work / "artifact" / file.name).write_bytes(file.read_bytes())
+        shutil.copyfile(file, work / "artifact" / file.name)
     (work / "artifact" / "manifest.json").write_text(manifest.to_json(), "utf-8")
 
 

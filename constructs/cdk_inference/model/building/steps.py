@@ -60,7 +60,7 @@ def evaluate(
     trials, _ = _prepare(recipe, request, folder, cache, passes)
     judged = work / "judged"
     judged.mkdir()
-    weights.write(judged, weights.join(Path(request["model"])))
+    weights.write(judged, weights.whole(Path(request["model"])))
     trial = trials.judge_folder(judged)
     result = {
         "metric": unstructure(trial.metric),

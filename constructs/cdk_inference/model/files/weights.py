@@ -9,16 +9,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import shutil
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.files.packed import DRIVER, driver_text, is_packed, names, pack, unpack
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from typing import TypeAlias
 
     import onnx
+
+    Model: TypeAlias = bytes | Path
+    """A self-contained model, or the path that one is opened by if it is too large to be held in memory."""
 
 MODEL = "model.onnx"
 WEIGHTS = "model.weights"
@@ -31,6 +38,10 @@ than to copy 16 KiB."""
 
 ALIGNMENT = 4096
 """Each weight begins on a new page, so that a page is read when, and only if, its weight is used."""
+
+
+LARGE = 2**30
+"""Graphs of more bytes are not held in memory with their weights. A message of protobuf can have twice as many."""
 
 
 def belongs(name: str) -> bool:
@@ -101,13 +112,41 @@ def join(path: Path) -> bytes:
 
 
 def read(path: Path) -> bytes:
-    """Return a model whose graphs have all their weights, by the file that it is opened by: `join` without a look."""
-    return join(path) if path.name == DRIVER else path.read_bytes()
+    """Return a model of a build whose weights are in its graphs, or in the files of `write`: `join` without a look."""
+    apart = path.name == DRIVER or path.with_suffix(".weights").is_file()
+    return join(path) if apart else path.read_bytes()
+
+
+def is_large(path: Path) -> bool:
+    """Tell whether a model stays in its files, by the file that it is opened by. Several graphs never do."""
+    return path.name != DRIVER and size_of_graph(path) > LARGE
+
+
+def whole(path: Path) -> Model:
+    """Return a model as a build runs it: what `join` returns, or the path if it is large."""
+    return path if is_large(path) else join(path)
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of what `read` returns."""
-    return hashlib.sha256(read(path)).hexdigest()
+    """Return the SHA-256 of what `read` returns, or that of its files if it is large."""
+    return identity(path if is_large(path) else read(path))
+
+
+def identity(model: Model) -> str:
+    """Return the SHA-256 of a self-contained model, or of the files of another."""
+    if isinstance(model, bytes):
+        return hashlib.sha256(model).hexdigest()
+    found = [(file, file.stat()) for file in _files_of_graph(model.absolute())]
+    return _hashed(tuple((file, known.st_ino, known.st_size, known.st_mtime_ns) for file, known in found))
+
+
+@lru_cache(maxsize=16)
+def _hashed(files: tuple[tuple[Path, int, int, int], ...]) -> str:
+    """Return the SHA-256 over files, one after the other, which takes seconds for each few gigabytes."""
+    total = hashlib.sha256()
+    for file, *_ in files:
+        _update(total, file)
+    return total.hexdigest()
 
 
 def _read(path: Path, tensor: onnx.TensorProto) -> bytes:
@@ -130,8 +169,12 @@ def _read(path: Path, tensor: onnx.TensorProto) -> bytes:
     return data
 
 
-def write(folder: Path, model: bytes, *, aside: bool = True) -> None:
-    """Write a self-contained model to a folder, as it is deployed; or with all weights in its graphs, if not aside."""
+def write(folder: Path, model: Model, *, aside: bool = True) -> None:
+    """Write a model to a folder, as it is deployed; or with all weights in its graphs, if not aside and not large."""
+    if isinstance(model, Path):
+        for file in _files_of_graph(model):
+            link(file, folder / file.name)
+        return
     graphs = {MODEL.removesuffix(".onnx"): model}
     if is_packed(model):
         description, graphs = unpack(model)
@@ -141,6 +184,14 @@ def write(folder: Path, model: bytes, *, aside: bool = True) -> None:
         (folder / f"{name}.onnx").write_bytes(graph)
         if weights:
             (folder / f"{name}.weights").write_bytes(weights)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def entry(folder: Path) -> Path:
@@ -185,10 +236,14 @@ def digest(folder: Path) -> str:
     """
     total = hashlib.sha256()
     for path in files(folder):
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                total.update(chunk)
+        _update(total, path)
     return total.hexdigest()
+
+
+def _update(total: hashlib._Hash, path: Path) -> None:
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            total.update(chunk)
 
 
 def size(folder: Path) -> int:

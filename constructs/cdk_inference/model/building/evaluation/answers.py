@@ -41,7 +41,7 @@ def answer(
     with passes.timed("answers"):
         samples = load_samples(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
         batches = _one_by_one(samples.inputs) if request["singly"] else samples.inputs
-        model = weights.join(Path(request["model"]))
+        model = weights.whole(Path(request["model"]))
         outputs = predict(model, recipe, batches, "the deployed model")
         scores = _class_scores([batch[0] for batch in outputs], recipe)
         passes.check_files(folder, recipe, request["files"])

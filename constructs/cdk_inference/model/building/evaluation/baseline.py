@@ -80,7 +80,7 @@ def count(
     """Write the baseline of a deployed model to ``baseline.json``, for a lock that has none. This needs no torch."""
     with passes.timed("baseline"):
         samples = load_samples(folder, recipe.evaluation.data, "evaluation.data", recipe.inputs)
-        model = weights.join(Path(request["model"]))
+        model = weights.whole(Path(request["model"]))
         outputs = predict(model, recipe, samples.inputs, "the deployed model")
         passes.check_files(folder, recipe, request["files"])
     found = [unstructure(one) for one in baseline(recipe, samples, outputs)]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.evaluation.metrics import Array, Outputs
     from cdk_inference.model.building.evaluation.session import Opened
+    from cdk_inference.model.files.weights import Model
     from cdk_inference.model.recipe.tensors import Declared
 
 EXPORT_TOLERANCE = 1e-3  # of the largest output: float rounding of a deep network stays far below
@@ -29,7 +30,7 @@ TINY = 1e-6  # what is smaller may be rounding itself
 
 
 def predict(
-    model: bytes,
+    model: Model,
     recipe: Declared,
     batches: Sequence[Batch],
     what: str,
@@ -60,7 +61,7 @@ def predict(
     return collected
 
 
-def start(model: bytes, what: str, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED) -> Opened:
+def start(model: Model, what: str, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED) -> Opened:
     """Return a session of a model, of one graph or several.
 
     Raises

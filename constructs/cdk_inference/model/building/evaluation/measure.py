@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.evaluation.session import Opened
+    from cdk_inference.model.files.weights import Model
     from cdk_inference.model.recipe.tensors import TensorSpec
 
 _MEMORY = "cdk_inference.model.building.evaluation.memory"
@@ -86,7 +87,7 @@ def typical_sample(batches: Sequence[Batch], inputs: Sequence[TensorSpec]) -> Ba
     return {name: np.ascontiguousarray(array[:1]) for name, array in batch.items()} if single else batch
 
 
-def latency(float32: bytes, candidate: bytes, sample: Batch, *, rounds: int = MAX_ROUNDS) -> Timing:
+def latency(float32: Model, candidate: Model, sample: Batch, *, rounds: int = MAX_ROUNDS) -> Timing:
     """Return how fast both models are on one thread.
 
     They run alternately, so that both meet the same machine, each time after a run that is not counted. A deployed
@@ -96,7 +97,7 @@ def latency(float32: bytes, candidate: bytes, sample: Batch, *, rounds: int = MA
     Parameters
     ----------
     float32, candidate
-        The models, each in one file.
+        The models.
     sample
         The sample that they run.
     rounds
@@ -116,7 +117,7 @@ def latency(float32: bytes, candidate: bytes, sample: Batch, *, rounds: int = MA
     return Timing(round(one, 3), round(two, 3), *(float(f"{g:.3g}") for g in (statistics.median(gains), low, high)))
 
 
-def alone(model: bytes, sample: Batch) -> float:
+def alone(model: Model, sample: Batch) -> float:
     """Return the median milliseconds of a sample on one thread, of one model."""
     session = start(model, "the model", exact=False)
     return round(_steady(session, sample) / len(next(iter(sample.values()))), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnxruntime as ort
@@ -10,14 +11,13 @@ from cdk_inference.model.building.evaluation.session import FUSED, open_session
 from cdk_inference.model.files.packed import DRIVER, is_packed, unpack
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from cdk_inference.model.building.evaluation.session import Opened
+    from cdk_inference.model.files.weights import Model
 
 
-def open_model(model: bytes, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED) -> Opened:
+def open_model(model: Model, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED) -> Opened:
     """Return a session of a model, of one graph or several; see `open_session`."""
-    if not is_packed(model):
+    if isinstance(model, Path) or not is_packed(model):
         opened: Opened = open_session(model, exact=exact, level=level)
         return opened
     from cdk_inference.model.building.evaluation.driven import Driven  # noqa: PLC0415 - most models have one graph

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from cdk_inference.model.files.weights import Model
+
 _SATURATING = ("x86_64", "amd64")
 _MARKS = (b"Integer", b"Linear", b"DynamicQuantize", b"QAttention", b"QGemm")  # in names of operators of 8 bits
 
@@ -30,12 +32,14 @@ class Opened(Protocol):
 
 
 def open_session(
-    model: bytes, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED
+    model: Model, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED
 ) -> ort.InferenceSession:
     """Return a session of a graph on one CPU thread.
 
     Parameters
     ----------
+    model
+        Its bytes, or its path if its weights lie next to it.
     exact
         Add int8 products in 32 bits on every CPU: x86_64 without VNNI saturates 16-bit sums of U8S8 products unless
         their weights are unsigned. This costs speed, so timings are taken without it. Products of signed activations
@@ -48,18 +52,18 @@ def open_session(
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     # A float model is not even parsed: that would take its size once more.
-    if exact and platform.machine().lower() in _SATURATING and any(mark in model for mark in _MARKS):
-        import onnx  # noqa: PLC0415 - for this alone: a process that only asks models starts without it
-
+    content = model if isinstance(model, bytes) else model.read_bytes()
+    if exact and platform.machine().lower() in _SATURATING and any(mark in content for mark in _MARKS):
+        # For this alone: a process that only asks models starts without onnx.
+        from cdk_inference.model.building.graph import aside  # noqa: PLC0415
         from cdk_inference.model.building.graph.saturation import saturating, unsigned  # noqa: PLC0415
 
-        graph = onnx.load_from_string(model)
+        graph = aside.parsed(model)
         if saturating(graph):
             # ONNX Runtime does the same with weights in QDQ form, and refuses the other operators with signed ones.
             options.add_session_config_entry("session.x64quantprecision", "1")
             with contextlib.suppress(Exception):  # it has no error class for operators that it refuses
-                return ort.InferenceSession(
-                    unsigned(graph).SerializeToString(), options, providers=["CPUExecutionProvider"]
-                )
+                changed = model if aside.is_aside(graph) else unsigned(graph).SerializeToString()
+                return ort.InferenceSession(changed, options, providers=["CPUExecutionProvider"])
             return open_session(model, exact=False, level=level)
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

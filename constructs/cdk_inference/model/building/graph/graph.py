@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto
 from onnx.version_converter import convert_version
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.building.graph import aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -42,7 +43,7 @@ def fuse(model: onnx.ModelProto, work: Path) -> onnx.ModelProto:
     Parameters
     ----------
     work
-        A folder for files that onnxruntime reads and writes.
+        A folder for files that onnxruntime reads and writes. It must exist as long as the graph, if that is large.
 
     Raises
     ------
@@ -54,7 +55,7 @@ def fuse(model: onnx.ModelProto, work: Path) -> onnx.ModelProto:
     for graph in _upgraded(model):
         try:
             fused = _optimized(graph, work)
-            if fused.ByteSize() > graph.ByteSize() * _FOLDED_GROWTH + _FOLDED_SLACK:
+            if aside.total_size(fused) > aside.total_size(graph) * _FOLDED_GROWTH + _FOLDED_SLACK:
                 fused = _optimized(graph, work, disabled=["ConstantFolding"])
         except Exception as error:
             failure = error
@@ -77,7 +78,7 @@ def _make_constant(model: onnx.ModelProto) -> None:
 def _upgraded(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     """Yield the model in the newest operator set that onnx can convert it to, and last as it is."""
     version = opset(model)
-    if version < min(OPSETS[:2]):
+    if version < min(OPSETS[:2]) and not aside.is_aside(model):  # the converter would lose where weights lie
         for target in OPSETS:
             if target <= version:
                 break
@@ -91,10 +92,14 @@ def _upgraded(model: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
 
 
 def _optimized(model: onnx.ModelProto, work: Path, disabled: list[str] | None = None) -> onnx.ModelProto:
-    source, target = work / "unfused.onnx", work / "fused.onnx"
-    # From a file, onnxruntime keeps no second copy of the bytes.
-    source.write_bytes(model.SerializeToString())
     options = ort.SessionOptions()
+    if aside.is_aside(model):
+        source, target = aside.link(model, work / "unfused"), work / "fused.onnx"
+        aside.keep_aside(options, "fused.weights")
+    else:
+        source, target = work / "unfused.onnx", work / "fused.onnx"
+        # From a file, onnxruntime keeps no second copy of the bytes.
+        source.write_bytes(model.SerializeToString())
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = str(target)
     options.intra_op_num_threads = 1
@@ -104,7 +109,7 @@ def _optimized(model: onnx.ModelProto, work: Path, disabled: list[str] | None = 
         ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled)
     finally:
         source.unlink()
-    fused = onnx.load(target)
+    fused = aside.load(target)
     target.unlink()
     return fused
 
@@ -292,8 +297,7 @@ def constants(graph: onnx.GraphProto) -> set[str]:
 
 def array(weight: TensorProto) -> Array:
     """Return a weight's values."""
-    values: Array = numpy_helper.to_array(weight)
-    return values
+    return aside.values(weight)
 
 
 def add_weight(graph: onnx.GraphProto, name: str, values: Array) -> str:
@@ -301,7 +305,7 @@ def add_weight(graph: onnx.GraphProto, name: str, values: Array) -> str:
     taken = {w.name for w in graph.initializer}
     while name in taken:
         name += "_"
-    graph.initializer.append(numpy_helper.from_array(np.asarray(values, order="C"), name))
+    graph.initializer.append(aside.stored(values, name))
     return name
 
 

@@ -14,7 +14,7 @@ from onnx import TensorProto
 from cdk_inference.model.building.graph.graph import add_weight, array, weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from cdk_inference.model.building.graph.graph import Array
 
@@ -29,14 +29,32 @@ STORED = {
 MIN_STORED = 4096
 """Weights of fewer values stay as they are: what goes with them takes more space than they do."""
 
+_PART = 1 << 24  # bytes of a weight that are quantized at once
+
 
 def quantize_rows(values: Array, axes: int) -> tuple[Array, Array]:
     """Return int8 values and the scales that give them back, one per index of the leading axes."""
     inner = tuple(range(axes, values.ndim))
-    floats = values.astype(np.float32)
-    largest = np.max(np.abs(floats), axis=inner, keepdims=True)
-    scale = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
-    return np.clip(np.rint(floats / scale), -127, 127).astype(np.int8), scale
+    rows = np.empty(values.shape, np.int8)
+    scales = np.empty(values.shape[:axes] + (1,) * len(inner), np.float32)
+    for part in _parts(values):
+        floats = values[part].astype(np.float32)
+        largest = np.max(np.abs(floats), axis=inner, keepdims=True)
+        scale = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
+        rows[part], scales[part] = np.clip(np.rint(floats / scale), -127, 127).astype(np.int8), scale
+    return rows, scales
+
+
+def is_finite(values: Array) -> bool:
+    """Tell whether no value is infinite or none at all."""
+    return all(np.isfinite(values[part]).all() for part in _parts(values))
+
+
+def _parts(values: Array) -> Iterator[slice]:
+    """Yield slices of the first axis: the tables of language models are so large that copies of them count."""
+    step = max(1, _PART // max(1, values.nbytes // max(1, len(values))))
+    for first in range(0, len(values), step):
+        yield slice(first, first + step)
 
 
 def store(graph: onnx.GraphProto, nodes: Iterable[str]) -> int:
@@ -55,7 +73,7 @@ def store(graph: onnx.GraphProto, nodes: Iterable[str]) -> int:
         if weight is None or weight.data_type != TensorProto.FLOAT or name in outputs:
             continue
         values = array(weight)
-        if values.size < MIN_STORED or not np.isfinite(values).all():
+        if values.size < MIN_STORED or not is_finite(values):
             continue
         stored, scale = quantize_rows(values, axes)
         graph.initializer.remove(weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import traceback
 from dataclasses import is_dataclass
@@ -9,16 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
+from onnx import TensorProto
 from torch.utils import _pytree as pytree
 
 from cdk_inference.errors import ModelBuildError
+from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.importers.archive import MAX_REASON, shorten
 from cdk_inference.model.building.importers.tensors import check_batch, check_outputs, check_size, declare, rename
+from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.tensors import PLUS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import onnx
 
@@ -85,7 +90,7 @@ class TorchModel:
         check_outputs(arrays, self._recipe.outputs, sizes, f"{self._subject}: the module")
         return arrays
 
-    def export(self, batch: Batch) -> onnx.ModelProto:
+    def export(self, batch: Batch, work: Path | None = None) -> onnx.ModelProto:
         """Trace the module with symbolic sizes as declared, and translate it."""
         check_batch(batch, self._recipe.inputs, f"an example for {self._subject}")
         # Declared names may be those of values inside, which the exporter does not notice.
@@ -117,12 +122,17 @@ class TorchModel:
             raise ModelBuildError(f"{self._subject} cannot be exported: the exporter returned nothing")
         if not self._program and translated.exported_program is not None:
             self._check_sizes(translated.exported_program, batch)
+        initializers = translated.model.graph.initializers.values()
+        size = sum(value.const_value.nbytes for value in initializers if value.const_value is not None)
+        if work is not None and size > weights.LARGE:
+            _put_aside(initializers, aside.Spool(work))
+            _forget_weights()
         try:
             model = translated.model_proto
         except ValueError as error:  # protobuf's limit
             raise ModelBuildError(
-                f"{self._subject} must fit into an ONNX file of 2 GB: {shorten(error)}; use a smaller model, or split "
-                "it"
+                f"{self._subject} must be below 2 GB with its weights, got {size / 1e9:.1f} GB; use a smaller model, "
+                "or split it into two"
             ) from error
         rename(model.graph, inputs | outputs)
         declare(model, self._recipe)
@@ -326,6 +336,35 @@ def _example(batch: Batch, inputs: Sequence[TensorSpec]) -> tuple[torch.Tensor, 
                 array = np.concatenate([array] * 2, axis)
         tensors.append(torch.from_numpy(np.array(array)))
     return tuple(tensors)
+
+
+def _put_aside(initializers: Iterable[ir.Value], spool: aside.Spool) -> None:
+    """Write large weights to a file, one after the other, and let the graph refer to them there."""
+    for value in initializers:
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < weights.LEAST_BYTES:
+            continue
+        data = np.ascontiguousarray(tensor.numpy()).reshape(-1).view(np.uint8).data  # not a copy unless it is turned
+        file, offset, length = aside.place(spool.add(TensorProto(), data))
+        value.const_value = ir.ExternalTensor(
+            file,
+            offset,
+            length,
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=tensor.name or value.name or "",
+        )
+
+
+def _forget_weights() -> None:
+    """Let no value of a graph of the exporter have large weights, so that they can go with the module.
+
+    The rules by which it rewrites graphs refer to the last graph until the process ends, and no other way leads there.
+    """
+    for found in gc.get_objects():
+        tensor = found.const_value if issubclass(type(found), ir.Value) else None
+        if isinstance(tensor, ir.Tensor) and tensor.nbytes >= weights.LEAST_BYTES:
+            found.const_value = None
 
 
 def _to_numpy(tensor: torch.Tensor, subject: str) -> np.ndarray[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,15 +14,18 @@ from onnx import TensorProto, version_converter
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.session import AS_WRITTEN, open_session
+from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.graph import BATCH_WIDE, all_nodes
 from cdk_inference.model.building.importers.archive import describe_file, shorten
 from cdk_inference.model.building.importers.tensors import check_batch, check_outputs, declare, spell
+from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.tensors import STRING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from cdk_inference.model.building.evaluation.data import Batch
+    from cdk_inference.model.files.weights import Model
     from cdk_inference.model.recipe.tensors import Declared, TensorSpec
 
 OPSET = 17  # quantization and the runtimes handle graphs from here on alike
@@ -61,7 +65,7 @@ def load_onnx(recipe: Declared, path: Path, external: Iterable[Path] = ()) -> On
     subject = f"ONNX file {path.name}"
     model = _read(path, subject)
     try:
-        _include_weights(model, path.parent, {file.name: file for file in external}, subject)
+        _find_weights(model, path.parent, {file.name: file for file in external}, subject)
         _check_opset(model, subject)
         single = _check_tensors(model, recipe, subject)
     except (TypeError, AttributeError) as error:  # texts that are not UTF-8 come as bytes
@@ -70,7 +74,7 @@ def load_onnx(recipe: Declared, path: Path, external: Iterable[Path] = ()) -> On
 
 
 class OnnxModel:
-    """An ONNX graph that holds its weights.
+    """An ONNX graph.
 
     Parameters
     ----------
@@ -89,7 +93,9 @@ class OnnxModel:
         self._model = model
         self._subject = subject
         self._single = single
-        self._session = _open(_serialize(model, subject), subject)
+        # A large graph is opened from files, next to links of its weights.
+        self._opened = TemporaryDirectory(prefix="cdk-inference-") if aside.is_aside(model) else None
+        self._session = self._start(model)
         self.batch_wide = any(node.op_type in BATCH_WIDE for node in all_nodes(model))
 
     def run(self, batch: Batch) -> list[np.ndarray[Any, Any]]:
@@ -106,11 +112,19 @@ class OnnxModel:
         check_outputs(arrays, self._recipe.outputs, sizes, f"{self._subject}: the graph")
         return arrays
 
-    def export(self, batch: Batch) -> onnx.ModelProto:
+    def export(self, batch: Batch, work: Path | None = None) -> onnx.ModelProto:
         """Return the graph with the declared inputs, outputs and sizes, in an operator set of today."""
         check_batch(batch, self._recipe.inputs, f"an example for {self._subject}")
         model = self._batched(batch) if self._single else _narrow(self._model, self._recipe)
-        return self._converted(model, batch)
+        converted = self._converted(model, batch)
+        if work is not None:  # weights may stay where they are
+            return converted
+        return aside.included(converted, self._subject, "use a smaller model, or split it into two")
+
+    def _start(self, model: onnx.ModelProto) -> ort.InferenceSession:
+        if self._opened is None:
+            return _open(_serialize(model, self._subject), self._subject)
+        return _open(aside.link(model, Path(self._opened.name)), self._subject)
 
     def _takes_single(self, batch: Batch) -> bool:
         symbolic = all(isinstance(s.shape[0], str) for s in (*self._recipe.inputs, *self._recipe.outputs))
@@ -141,7 +155,7 @@ class OnnxModel:
 
     def _converted(self, model: onnx.ModelProto, batch: Batch) -> onnx.ModelProto:
         """Convert to a newer operator set; if that is not possible or not right, keep what runs."""
-        if _opset(model) >= OPSET:
+        if _opset(model) >= OPSET or aside.is_aside(model):  # the converter would lose where weights lie
             return model
         try:
             converted = version_converter.convert_version(model, OPSET)
@@ -150,8 +164,8 @@ class OnnxModel:
                 if opset.domain and opset.domain not in {o.domain for o in converted.opset_import}:
                     converted.opset_import.append(opset)
             declare(converted, self._recipe)
-            before = self._run(_open(_serialize(model, self._subject), self._subject), batch, single=False)
-            after = self._run(_open(_serialize(converted, self._subject), self._subject), batch, single=False)
+            before = self._run(self._start(model), batch, single=False)
+            after = self._run(self._start(converted), batch, single=False)
         except Exception:  # the converter lacks many operators, and its errors have no type
             return model
         return converted if _close(before, after) else model
@@ -167,7 +181,7 @@ class OnnxModel:
             if reshapes:
                 _free_reshapes(model)
             try:
-                session = _open(_serialize(model, self._subject), self._subject)
+                session = self._start(model)
                 found = self._run(session, pair, single=False)
             except ModelBuildError:
                 continue
@@ -188,7 +202,8 @@ def _read(path: Path, subject: str) -> onnx.ModelProto:
         raise ModelBuildError(f"{subject} must be an ONNX graph, got {kind}")
     if (size := path.stat().st_size) >= _LIMIT:
         raise ModelBuildError(
-            f"{subject} must be below 2 GB, got {size / 1e9:.1f} GB; use a smaller model, or split it into two"
+            f"{subject} must be below 2 GB, got {size / 1e9:.1f} GB; save its weights as external data, which may be "
+            "larger"
         )
     try:
         model = onnx.load_model_from_string(path.read_bytes())
@@ -234,22 +249,39 @@ def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorPr
                 yield from _tensors(graph)
 
 
-def _include_weights(model: onnx.ModelProto, folder: Path, given: dict[str, Path], subject: str) -> None:
-    """Read the weights that lie in other files, and only there where the recipe's author put them."""
+def _find_weights(model: onnx.ModelProto, folder: Path, given: dict[str, Path], subject: str) -> None:
+    """Read the weights that lie in other files, and only there where the recipe's author put them.
+
+    If they are large together, the graph names where they lie instead.
+    """
     tensors = [*_tensors(model.graph), *(t for f in model.functions for t in _tensors_of_nodes(f.node))]
     total = 0
     pieces = []
-    for tensor in tensors:
+    for place, tensor in enumerate(tensors):
         if tensor.data_location != TensorProto.EXTERNAL:
             continue
         where = {entry.key: entry.value for entry in tensor.external_data}
         file = _external_file(where.get("location", ""), folder, given, subject)
         offset, length = _extent(where, file, tensor.name, subject)
         total += length
-        if total >= _LIMIT:
-            raise ModelBuildError(f"{subject} must have weights below 2 GB; use a smaller model, or split it into two")
-        pieces.append((tensor, file, offset, length))
-    for tensor, file, offset, length in pieces:
+        pieces.append((place, tensor, file, offset, length))
+    files = {piece[2]: piece[2].stat().st_size for piece in pieces}
+    if total > max(weights.LARGE, sum(files.values())):
+        raise ModelBuildError(
+            f"{subject} must have weights of {sum(files.values()) / 1e9:.1f} GB, the size of their files, got "
+            f"{total / 1e9:.1f} GB, which refer to the same bytes; export it again"
+        )
+    outer = len(model.graph.initializer) if total > weights.LARGE else 0  # they come first
+    inner = 0
+    for place, tensor, file, offset, length in pieces:
+        if place < outer:
+            aside.refer(tensor, str(file.absolute()), offset, length)
+            continue
+        inner += length
+        if inner >= _LIMIT:
+            raise ModelBuildError(
+                f"{subject} must have weights below 2 GB in nodes and in nested graphs; export it with initializers"
+            )
         with file.open("rb") as stream:
             stream.seek(offset)
             tensor.raw_data = stream.read(length)
@@ -436,7 +468,7 @@ def _serialize(model: onnx.ModelProto, subject: str) -> bytes:
     return data
 
 
-def _open(model: bytes, subject: str) -> ort.InferenceSession:
+def _open(model: Model, subject: str) -> ort.InferenceSession:
     """Open a session that computes each node as it is written, or as nearly as onnxruntime can."""
     for level in (AS_WRITTEN, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC):
         try:

@@ -40,13 +40,15 @@ class Loaded(Protocol):
         """
         ...
 
-    def export(self, batch: Batch) -> onnx.ModelProto:
-        """Return the model as one ONNX graph with the declared names and sizes, weights included.
+    def export(self, batch: Batch, work: Path | None = None) -> onnx.ModelProto:
+        """Return the model as one ONNX graph with the declared names and sizes.
 
         Parameters
         ----------
         batch
             An example; sizes of symbolic axes are taken from it but not kept.
+        work
+            A folder for the weights of a graph that is large; without one, the graph holds them, which has a limit.
 
         Raises
         ------

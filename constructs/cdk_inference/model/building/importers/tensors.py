@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.errors import ModelBuildError
@@ -17,9 +20,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.recipe.tensors import Declared, TensorSpec
 
-MAX_BYTES = 2**31
-"""Most bytes of the weights, before quantization: a protobuf message can hold as many."""
-
+_CONTAINER = Path("/sys/fs/cgroup/memory.max")
 _MAX_NAME = 200  # characters in a message
 
 
@@ -32,7 +33,7 @@ def spell(name: str, dtype: str, shape: Sequence[str | int]) -> str:
 
 
 def check_size(size: int, subject: str) -> None:
-    """Refuse weights that do not fit into an artifact, before anything is made from them.
+    """Refuse weights that this machine cannot hold, before anything is made from them.
 
     Parameters
     ----------
@@ -40,12 +41,25 @@ def check_size(size: int, subject: str) -> None:
         Bytes.
     subject
         The owner of the tensors, for messages.
+
+    Raises
+    ------
+    ModelBuildError
+        If they are more than the memory.
     """
-    if size >= MAX_BYTES:
+    if size >= (limit := memory()):
         raise ModelBuildError(
-            f"{subject} must be below {MAX_BYTES / 1e9:.1f} GB, the limit of an ONNX graph with its weights, got "
-            f"{size / 1e9:.1f} GB; use a smaller model, or split it into two"
+            f"{subject} must fit into the {limit / 1e9:.1f} GB of memory that the build has, got {size / 1e9:.1f} GB; "
+            "build on a machine with more memory, or use a smaller model"
         )
+
+
+def memory() -> int:
+    """Return the bytes of memory that this process can have: those of the machine, or of its container."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or no limit
+        found.append(int(_CONTAINER.read_text("utf-8")))
+    return min(found)
 
 
 def check_batch(batch: Batch, inputs: Sequence[TensorSpec], where: str) -> dict[str, int]:

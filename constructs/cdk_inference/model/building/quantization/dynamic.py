@@ -51,7 +51,7 @@ def convert_dynamic(model: onnx.ModelProto, precision: DynamicInt8, *, saturates
     matrices = gemms_as_products(model)
     renamed = [matrices.get(n, n) for n in dynamic]
     if in_blocks:
-        model = quantize_blocks(model, [matrices.get(n, n) for n in in_blocks], bits=8, block_size=BLOCK_SIZE)
+        quantize_blocks(model, [matrices.get(n, n) for n in in_blocks], bits=8, block_size=BLOCK_SIZE)
     smooth(model.graph, renamed)
     if renamed:
         model = quantize_products(model, renamed, saturates=saturates)

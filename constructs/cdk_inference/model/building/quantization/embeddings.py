@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 from onnx import TensorProto
 
 from cdk_inference.model.building.graph.graph import add_weight, array, replace_nodes, weights
-from cdk_inference.model.building.graph.stored import quantize_rows
+from cdk_inference.model.building.graph.stored import is_finite, quantize_rows
 from cdk_inference.model.building.quantization.selection import is_matrix
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def quantize_embeddings(graph: onnx.GraphProto, excluded: set[str]) -> int:
             continue
         if table.name not in tables:
             values = array(table)
-            if not np.isfinite(values).all():
+            if not is_finite(values):
                 continue
             rows, scale = quantize_rows(values, 1)
             names = f"{table.name}_int8", f"{table.name}_scale"

@@ -8,6 +8,7 @@ import onnx
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.session import open_session
+from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.quantization.dynamic import convert_dynamic
 from cdk_inference.model.building.quantization.half import convert_half
 from cdk_inference.model.building.quantization.static import convert_static
@@ -19,7 +20,19 @@ if TYPE_CHECKING:
 
     from cdk_inference.model.recipe.precision import GraphPrecision
 
-__all__ = ["convert"]
+__all__ = ["convert", "whole"]
+
+
+def whole(model: onnx.ModelProto, precision: GraphPrecision) -> onnx.ModelProto:
+    """Return a float model with all its weights, for a precision whose tools need them at once.
+
+    Raises
+    ------
+    ModelBuildError
+        If it is too large for that.
+    """
+    fix = "choose WeightOnly(bits=8) or WeightOnly(bits=4), which take one weight after the other"
+    return aside.included(model, f"a graph that becomes {describe(precision)}", fix)
 
 
 def convert(
@@ -46,7 +59,7 @@ def convert(
         onnxruntime cannot load.
     """
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy.CopyFrom(model if isinstance(precision, WeightOnly) else whole(model, precision))
     try:
         match precision:
             case Float32():
@@ -60,7 +73,8 @@ def convert(
             case WeightOnly():
                 converted = convert_weight_only(copy, precision)
         converted.ir_version = max(converted.ir_version, model.ir_version)
-        open_session(converted.SerializeToString(), exact=False)
+        if not aside.is_aside(converted):  # such a graph is opened from its files
+            open_session(converted.SerializeToString(), exact=False)
     except ModelBuildError:
         raise
     except Exception as error:

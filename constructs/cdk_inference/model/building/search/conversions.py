@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
-
-import onnx
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.data import digest_batches
-from cdk_inference.model.building.graph.graph import clean, serialize
+from cdk_inference.model.building.evaluation.evaluate import start
+from cdk_inference.model.building.graph import aside
+from cdk_inference.model.building.graph.graph import clean
 from cdk_inference.model.building.quantization.calibrate import calibrate
-from cdk_inference.model.building.quantization.precisions import convert
+from cdk_inference.model.building.quantization.precisions import convert, whole
 from cdk_inference.model.building.search.architecture import architecture, candidates
 from cdk_inference.model.building.search.optimize import optimize
 from cdk_inference.model.building.search.sensitivity import sensitivity, soften
@@ -32,10 +34,12 @@ from cdk_inference.model.recipe.structure import unstructure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+
+    import onnx
 
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.passes import Passes
+    from cdk_inference.model.files.weights import Model
     from cdk_inference.model.recipe.precision import Auto, GraphPrecision, Pinned
     from cdk_inference.model.recipe.targets import Target
     from cdk_inference.model.recipe.tensors import Declared
@@ -69,7 +73,7 @@ class Conversions(Protocol):
         """Return the model in a precision, and the ranges that it was made with, calibrated unless given."""
         ...
 
-    def fused(self, file: Path, precision: Pinned, work: Path) -> bytes:
+    def fused(self, file: Path, precision: Pinned, work: Path) -> Model:
         """Return a model that `convert` made with operators fused for CPUs."""
         ...
 
@@ -108,11 +112,11 @@ class GraphConversions:
     @cached_property
     def model(self) -> onnx.ModelProto:
         """The float graph."""
-        return onnx.load(self.float32)
+        return aside.load(self.float32)
 
     @cached_property
     def _digest(self) -> str:
-        return hashlib.sha256(self.float32.read_bytes()).hexdigest()
+        return weights.sha256(self.float32)
 
     def architecture(self) -> str:
         """Return the kind of network that it is."""
@@ -131,7 +135,9 @@ class GraphConversions:
         return [*every_kind(calibrated=self.calibrated)]
 
     def softened(self, precision: Pinned, ranges: Ranges | None) -> Iterator[Pinned]:
-        """Yield a precision with the most harmful nodes more exact, twice as many each time."""
+        """Yield a precision with the most harmful nodes more exact, twice as many each time; none if it is large."""
+        if aside.is_aside(self.model):  # their effects are measured in sessions that need all weights in memory
+            return
         try:
             with self.passes.timed("sensitivity", describe(precision)):
                 order = sensitivity(self.model, _single(precision), ranges, self.evaluation(), self.target)
@@ -151,18 +157,23 @@ class GraphConversions:
             ranges = self._calibrate(single)
 
         def fill(folder: Path) -> None:
-            converted = convert(self.model, single, ranges, self.target)
-            (folder / weights.MODEL).write_bytes(serialize(clean(converted)))
+            # The tools of other precisions know no weights of files.
+            spooled = isinstance(single, WeightOnly) and aside.is_aside(self.model)
+            with aside.spooling(folder / "made") if spooled else nullcontext():
+                converted = clean(convert(self.model, single, ranges, self.target))
+                if isinstance(model := aside.write(converted, folder), Path):
+                    start(model, describe(single), exact=False)
+            shutil.rmtree(folder / "made", ignore_errors=True)
 
         depends = [self._digest, unstructure(single), ranges, self.target]
         made = self.passes.cached("candidates", depends, fill, describe(single))
         return made / weights.MODEL, ranges
 
-    def fused(self, file: Path, precision: Pinned, work: Path) -> bytes:
+    def fused(self, file: Path, precision: Pinned, work: Path) -> Model:
         """Return a graph that `convert` made with operators fused for CPUs."""
-        return self.fused_bytes(file.read_bytes(), _single(precision), work)
+        return self.fused_graph(weights.whole(file), _single(precision), work)
 
-    def fused_bytes(self, graph: bytes, precision: GraphPrecision, work: Path) -> bytes:
+    def fused_graph(self, graph: Model, precision: GraphPrecision, work: Path) -> Model:
         """Return a graph with operators fused for CPUs."""
         return optimize(graph, precision.kind, self.declared, self.sample(), work)
 
@@ -170,7 +181,8 @@ class GraphConversions:
         batches = self.calibration()
 
         def fill(folder: Path) -> None:
-            ranges = calibrate(self.model, precision.method, precision.percentile, batches)
+            model = whole(self.model, precision)
+            ranges = calibrate(model, precision.method, precision.percentile, batches)
             (folder / "ranges.json").write_text(json.dumps(ranges), "utf-8")
 
         depends = [self._digest, precision.method, precision.percentile, digest_batches(batches)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.building.passes import Passes
     from cdk_inference.model.building.search.conversions import Ranges
     from cdk_inference.model.building.search.trials import Trials
+    from cdk_inference.model.files.weights import Model
     from cdk_inference.model.recipe.graphs import Graphs
     from cdk_inference.model.recipe.precision import Auto, GraphPrecision, Pinned
 
@@ -121,11 +122,12 @@ class SeveralConversions:
         """Return the graphs that `convert` made with operators fused for CPUs."""
         chosen = self._per_graph(precision)
         _, made = unpack(weights.join(file))
-        fused = {name: graph.fused_bytes(made[name], chosen.graphs[name], work) for name, graph in self.graphs.items()}
+        fused = {name: graph.fused_graph(made[name], chosen.graphs[name], work) for name, graph in self.graphs.items()}
         return self._packed(fused)
 
-    def _packed(self, graphs: Mapping[str, bytes]) -> bytes:
-        return pack(self.description, graphs)
+    def _packed(self, graphs: Mapping[str, Model]) -> bytes:
+        joined = {name: graph if isinstance(graph, bytes) else weights.join(graph) for name, graph in graphs.items()}
+        return pack(self.description, joined)
 
     def _guesses(self, name: str, policy: Auto) -> list[GraphPrecision]:
         """Return the precisions worth trying on a graph. Nodes are those of all graphs, operators of any."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from cdk_inference.errors import ModelBuildError
@@ -25,12 +26,11 @@ from cdk_inference.model.records.lock import Candidate
 from cdk_inference.model.records.manifest import Metric
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
 
     from cdk_inference.model.building.evaluation.metrics import Outputs
     from cdk_inference.model.building.passes import Passes
+    from cdk_inference.model.files.weights import Model
     from cdk_inference.model.recipe.precision import Pinned
     from cdk_inference.model.recipe.recipe import ModelRecipe
     from cdk_inference.model.recipe.targets import Target
@@ -162,7 +162,7 @@ class Trials:
     @cached_property
     def reference(self) -> Outputs:
         """Outputs of the float model over the evaluation data."""
-        return self._outputs(weights.read(self.float32), "float32")
+        return self._outputs(self._float32, "float32")
 
     @cached_property
     def judge(self) -> Judge:
@@ -204,8 +204,8 @@ class Trials:
             self.passes.cached("try", [weights.sha256(file), self.samples.digest], fill)
 
     def _judged(self, precision: Pinned, shipped: Path, ranges: Ranges | None) -> Trial:
-        model = weights.join(weights.entry(shipped))
-        same = hashlib.sha256(model).hexdigest() == self._digest
+        model = weights.whole(weights.entry(shipped))
+        same = weights.identity(model) == self._digest
         outputs = self.reference if same else self._outputs(model, describe(precision))
         value, count = self.judge.score(outputs)
         evaluation = self.recipe.evaluation
@@ -231,8 +231,8 @@ class Trials:
         ModelBuildError
             If it does not pass the gate that it passed as a candidate.
         """
-        model = weights.join(weights.entry(packaged))
-        if hashlib.sha256(model).hexdigest() == self._digest:
+        model = weights.whole(weights.entry(packaged))
+        if weights.identity(model) == self._digest:
             return
         value, _ = self.judge.score(self._predict(model, "the packaged model"))
         gate = limit(self.recipe.evaluation, self.baseline)
@@ -246,7 +246,8 @@ class Trials:
         """Return a folder with a model as it is deployed: with operators fused for CPUs, and large weights aside."""
 
         def fill(folder: Path) -> None:
-            weights.write(folder, self.conversions.fused(file, precision, folder))
+            with TemporaryDirectory(dir=folder) as work:
+                weights.write(folder, self.conversions.fused(file, precision, Path(work)))
 
         kinds = [part.kind for part in parts(precision)]
         return self.passes.cached("optimize", [weights.sha256(file), kinds, self.samples.digest], fill)
@@ -255,20 +256,20 @@ class Trials:
         """Return the model in a precision, and the ranges that it was made with, calibrated unless given."""
         return self.conversions.convert(precision, ranges)
 
-    def _outputs(self, model: bytes, what: str) -> Outputs:
+    def _outputs(self, model: Model, what: str) -> Outputs:
         def fill(folder: Path) -> None:
             save_outputs(folder / "outputs.npz", self._predict(model, what))
 
-        depends = [hashlib.sha256(model).hexdigest(), self.samples.digest, self.fresh, self.target]
+        depends = [weights.identity(model), self.samples.digest, self.fresh, self.target]
         made = self.passes.cached("evaluate", depends, fill, what)
         return load_outputs(made / "outputs.npz")
 
-    def _predict(self, model: bytes, what: str) -> Outputs:
+    def _predict(self, model: Model, what: str) -> Outputs:
         """Return the outputs over the evaluation data, in the arithmetic of the CPUs that the model is for."""
         return predict(model, self.recipe, self.samples.inputs, what, exact=self.target != "x86_64")
 
-    def _latency(self, model: bytes) -> Timing:
-        digest = hashlib.sha256(model).hexdigest()
+    def _latency(self, model: Model) -> Timing:
+        digest = weights.identity(model)
         same = digest == self._digest
         # Where nothing is chosen, more rounds would decide nothing.
         rounds = measure.MAX_ROUNDS if isinstance(self.recipe.precision, Auto) else measure.MIN_ROUNDS
@@ -278,12 +279,16 @@ class Trials:
                 alone = measure.alone(model, self.sample)
                 timing = Timing(alone, alone, 1.0, 1.0, 1.0)
             else:
-                timing = measure.latency(weights.read(self.float32), model, self.sample, rounds=rounds)
+                timing = measure.latency(self._float32, model, self.sample, rounds=rounds)
             (folder / "latency.json").write_text(json.dumps(unstructure(timing)), "utf-8")
 
         depends = [self._digest, digest, rounds, self.samples.digest, measure.host(), self.fresh]
         made = self.passes.cached("measure", depends, fill)
         return structure(json.loads((made / "latency.json").read_text("utf-8")), Timing)
+
+    @property
+    def _float32(self) -> Model:
+        return self.float32 if weights.is_large(self.float32) else weights.read(self.float32)
 
     @cached_property
     def _digest(self) -> str:
