@@ -60,6 +60,8 @@ def metric_name(metric: str) -> str:
         "cosine": "mean cosine similarity",
         "mean_absolute_error": "mean absolute error",
         "box_f1": "F1 score of boxes",
+        "box_map": "mean average precision of boxes (COCO)",
+        "box_map50": "mean average precision of boxes at half overlap",
         "mean_iou": "mean intersection over union",
     }
     return names.get(metric, metric.rpartition(":")[2].replace("_", " "))

@@ -21,6 +21,7 @@ from cdk_inference.model.building.graph.graph import BATCH_WIDE, opset
 from cdk_inference.model.building.graph.saturation import saturating
 from cdk_inference.model.building.search.architecture import architecture
 from cdk_inference.model.files import weights
+from cdk_inference.model.recipe.evaluation import BOX_METRICS
 from cdk_inference.model.recipe.graphs import Graphs
 from cdk_inference.model.recipe.precision import Auto, PerGraph
 from cdk_inference.model.recipe.structure import unstructure
@@ -300,7 +301,7 @@ def _samples(trials: Trials, outputs: Outputs) -> dict[str, Any]:
         parts = [trials.samples.inputs[batch][spec.name][index] for batch, index in (places[n] for n in chosen)]
         if len({part.shape for part in parts}) == 1:
             arrays[f"input_{spec.name}"] = np.stack(parts)
-    if trials.recipe.evaluation.metric == "box_f1":
+    if trials.recipe.evaluation.metric in BOX_METRICS:
         for model, source in (("float", trials.reference), ("deployed", outputs)):
             found = trials.judge.found(source)
             boxes = [np.insert(found[n], 0, place, axis=1) for place, n in enumerate(chosen)]

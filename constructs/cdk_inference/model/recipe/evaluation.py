@@ -17,6 +17,8 @@ METRICS = (
     "cosine",
     "mean_absolute_error",
     "box_f1",
+    "box_map",
+    "box_map50",
     "mean_iou",
     "exact_match",
     "word_error_rate",
@@ -27,6 +29,9 @@ METRICS = (
 
 TEXT_METRICS = ("exact_match", "word_error_rate", "character_error_rate", "bleu")
 """Those that compare texts, which the vocabulary makes of tokens."""
+
+BOX_METRICS = ("box_f1", "box_map", "box_map50")
+"""Those that compare boxes, which a head reads from the outputs."""
 
 _ERRORS = ("mean_absolute_error", "word_error_rate", "character_error_rate")
 _ROUNDING = 1e-9  # of float64, in sums that exact arithmetic would give as equal
@@ -54,6 +59,9 @@ class Evaluation:
         ``"box_f1"``: F1 score of the boxes that `head` finds, at an intersection over union of 0.5, with those of the
         labels, or of the float model without labels. Labels are an array (boxes, 5) per sample: class, left, top, right
         and bottom, in the units of the model's boxes.
+        ``"box_map"``: mean average precision of the boxes as in COCO, over the intersections over union 0.5, 0.55, …,
+        0.95, and over the classes that labels have; ``"box_map50"``: the same at 0.5. Without labels, the boxes of the
+        float model that have a score of 0.25 or more are the labels.
         ``"mean_iou"``: mean over the classes of the intersection over union of the pixels that `head` assigns to them,
         with the labels, an array (height, width) of classes per sample, or with the float model without labels.
         ``"exact_match"``: share of samples whose text is the label, or that of the float model without labels.
@@ -68,8 +76,8 @@ class Evaluation:
         The build fails if the metric is worse than the float model's by more than this.
     min_confidence
         For classification metrics, only samples count of which the float model itself is this sure: the highest softmax
-        of the first output, in [0, 1). None: all samples. For ``"box_f1"``, the score from which a box counts. None:
-        0.25.
+        of the first output, in [0, 1). None: all samples. For metrics of boxes, the score from which a box counts.
+        None: 0.25, and 0.001 for average precisions, which weigh boxes by their score.
     floor
         The build also fails if the metric is below this (above, for an error), whatever the float model reaches.
     max_latency_ms
@@ -79,7 +87,7 @@ class Evaluation:
     class_names
         A text file in the recipe's folder with the name of a class a line, for the model card.
     head
-        The form of the model's outputs, for ``"box_f1"`` (such as `YoloHead`) and ``"mean_iou"`` (`MaskHead`).
+        The form of the model's outputs, for metrics of boxes (such as `YoloHead`) and ``"mean_iou"`` (`MaskHead`).
     vocabulary
         A text file in the recipe's folder with a token a line, for metrics of texts. The first output of integers with
         two axes is the tokens. Tokens in angle brackets, such as ``</s>``, are left out, and ``▁`` is a space. Or the
@@ -116,7 +124,7 @@ class Evaluation:
             check_number("max_drop", self.max_drop, "from 0 to 1", low=0, high=1)
         if self.min_confidence is not None:
             check_number("min_confidence", self.min_confidence, "from 0 to below 1", low=0, high=0.999999)
-            counts = self.top is not None or self.metric == "box_f1"
+            counts = self.top is not None or self.metric in BOX_METRICS
             check(counts, "min_confidence", self.min_confidence, f"None with metric {self.metric!r}")
         if self.floor is not None:
             check_number("floor", self.floor, "a number")
@@ -125,8 +133,9 @@ class Evaluation:
                 check_number(name, value, "above 0", above=0)
         if self.class_names is not None:
             check_inside("class_names", self.class_names)
-        if self.metric == "box_f1":
-            check(isinstance(self.head, DetectionHead), "head", self.head, "a YoloHead or the like with metric box_f1")
+        if self.metric in BOX_METRICS:
+            rule = f"a YoloHead or the like with metric {self.metric}"
+            check(isinstance(self.head, DetectionHead), "head", self.head, rule)
         elif self.metric == "mean_iou":
             check(isinstance(self.head, MaskHead), "head", self.head, "a MaskHead with metric mean_iou")
         else:

@@ -35,7 +35,7 @@ from cdk_inference.model import (
     build_model,
     load_recipe,
 )
-from cdk_inference.model.recipe.evaluation import METRICS, TEXT_METRICS
+from cdk_inference.model.recipe.evaluation import BOX_METRICS, METRICS, TEXT_METRICS
 from cdk_inference.model.recipe.precision import CALIBRATION_METHODS, OBJECTIVES, describe
 from cdk_inference.model.recipe.tensors import DTYPES
 from cdk_inference.model.records.manifest import SCHEMA_VERSION, Distribution, Measured
@@ -81,7 +81,7 @@ PRECISIONS = PINNED | st.builds(Auto, objective=st.sampled_from(OBJECTIVES), kee
 EVALUATIONS = st.builds(
     Evaluation,
     data=FUNCTIONS,
-    metric=st.sampled_from(sorted({*METRICS} - {"box_f1", "mean_iou", *TEXT_METRICS})) | FUNCTIONS,
+    metric=st.sampled_from(sorted({*METRICS} - {"mean_iou", *BOX_METRICS, *TEXT_METRICS})) | FUNCTIONS,
     max_drop=st.floats(0, 1),
     floor=st.none() | st.floats(0, 1),
     max_size_mb=st.none() | st.floats(0.1, 100),
@@ -268,6 +268,7 @@ SHA = "0" * 64
         (lambda: Evaluation(data="d.py:f", class_names="/labels.txt"), "class_names"),
         (lambda: Evaluation(data="d.py:f", metric="box_f1"), "head"),
         (lambda: Evaluation(data="d.py:f", metric="box_f1", head=MaskHead()), "head"),
+        (lambda: Evaluation(data="d.py:f", metric="box_map"), "head"),
         (lambda: Evaluation(data="d.py:f", metric="mean_iou", head=YoloHead()), "head"),
         (lambda: Evaluation(data="d.py:f", head=YoloHead()), "head"),
         (lambda: Provenance(license="", origin="x"), "license"),

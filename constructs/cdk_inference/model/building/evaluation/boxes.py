@@ -55,6 +55,13 @@ def f1(expected: Sequence[Array], found: Sequence[Array]) -> float:
         (boxes, 5) of each sample: class, left, top, right and bottom edge.
     found
         (boxes, 6) of each sample, see `find`.
+    """
+    hits = sum(_matches(wanted, given) for wanted, given in zip(expected, found, strict=True))
+    return 2 * hits / (sum(map(len, expected)) + sum(map(len, found)))
+
+
+def check_some(expected: Sequence[Array], metric: str) -> None:
+    """Make sure that samples have objects.
 
     Raises
     ------
@@ -63,11 +70,9 @@ def f1(expected: Sequence[Array], found: Sequence[Array]) -> float:
     """
     if not any(map(len, expected)):
         raise ModelBuildError(
-            "evaluation.data must have samples with objects for metric 'box_f1', got none, so that a model that never "
-            "finds any would pass; add samples, or lower min_confidence"
+            f"evaluation.data must have samples with objects for metric '{metric}', got none, so that a model that "
+            "never finds any would pass; add samples, or lower min_confidence"
         )
-    hits = sum(_matches(wanted, given) for wanted, given in zip(expected, found, strict=True))
-    return 2 * hits / (sum(map(len, expected)) + sum(map(len, found)))
 
 
 def labelled(found: Array) -> Array:

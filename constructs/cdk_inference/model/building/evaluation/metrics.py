@@ -9,7 +9,8 @@ import numpy as np
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation import boxes, masks
-from cdk_inference.model.recipe.evaluation import TEXT_METRICS
+from cdk_inference.model.building.evaluation.average_precision import COCO, HALF, mean_average_precision
+from cdk_inference.model.recipe.evaluation import BOX_METRICS, TEXT_METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +32,9 @@ SCALES = 8.0
 
 FOUND = 0.25
 """Detectors usually take a score from here on for a find."""
+
+RANKED = 0.001
+"""From here on, average precisions rank boxes by their score, as tools of detectors do."""
 
 Score = tuple[float, int]
 """A metric's value, and the number of samples that counted."""
@@ -84,8 +88,8 @@ class Judge:
             count = sum(self.samples.sizes)
         elif self.evaluation.top is not None:
             value, count = self._top(outputs, self.evaluation.top)
-        elif metric == "box_f1":
-            value, count = self._box_f1(outputs), sum(self.samples.sizes)
+        elif metric in BOX_METRICS:
+            value, count = self._detections(outputs), sum(self.samples.sizes)
         elif metric == "mean_iou":
             value, count = self._mean_iou(outputs), sum(self.samples.sizes)
         elif metric in TEXT_METRICS:
@@ -98,25 +102,38 @@ class Judge:
             raise ModelBuildError(f"metric '{metric}' must be a finite number, got {value}")
         return value, count
 
-    def found(self, outputs: Outputs) -> list[Array]:
-        """Return the boxes that a detector finds in each sample, see `boxes.find`."""
+    def found(self, outputs: Outputs, *, least: float = FOUND) -> list[Array]:
+        """Return the boxes that a detector finds in each sample, see `boxes.find`.
+
+        Parameters
+        ----------
+        least
+            The lowest score of a box that counts, if the evaluation has no `min_confidence`.
+        """
         layout = cast("DetectionHead", self.evaluation.head).layout(self.outputs)
-        least = FOUND if self.evaluation.min_confidence is None else self.evaluation.min_confidence
+        if self.evaluation.min_confidence is not None:
+            least = self.evaluation.min_confidence
         return [
             boxes.find({spec.name: array[row] for spec, array in zip(self.outputs, batch, strict=True)}, layout, least)
             for batch in outputs
             for row in range(len(batch[0]))
         ]
 
-    def _box_f1(self, outputs: Outputs) -> float:
-        if not self.samples.labelled:
-            return boxes.f1([boxes.labelled(found) for found in self.found(self.reference)], self.found(outputs))
-        labels = [
-            boxes.check_labels(sample, f"metric 'box_f1': labels of evaluation batch {index}")
-            for index, batch in enumerate(self.samples.labels)
-            for sample in batch
-        ]
-        return boxes.f1(labels, self.found(outputs))
+    def _detections(self, outputs: Outputs) -> float:
+        metric = self.evaluation.metric
+        if self.samples.labelled:
+            expected = [
+                boxes.check_labels(sample, f"metric '{metric}': labels of evaluation batch {index}")
+                for index, batch in enumerate(self.samples.labels)
+                for sample in batch
+            ]
+        else:
+            expected = [boxes.labelled(found) for found in self.found(self.reference)]
+        boxes.check_some(expected, metric)
+        if metric == "box_f1":
+            return boxes.f1(expected, self.found(outputs))
+        ranked = self.found(outputs, least=RANKED)
+        return mean_average_precision(expected, ranked, HALF if metric == "box_map50" else COCO)
 
     def _mean_iou(self, outputs: Outputs) -> float:
         layout = cast("MaskHead", self.evaluation.head).layout(self.outputs)

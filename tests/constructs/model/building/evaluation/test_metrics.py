@@ -15,7 +15,7 @@ from cdk_inference.model import Evaluation, MaskHead, TensorSpec, YoloHead
 from cdk_inference.model.building.evaluation import boxes
 from cdk_inference.model.building.evaluation.data import Samples
 from cdk_inference.model.building.evaluation.metrics import Judge, confidences, cosines
-from cdk_inference.model.recipe.evaluation import limit, passes
+from cdk_inference.model.recipe.evaluation import BOX_METRICS, limit, passes
 
 SCORES = arrays(np.float32, (4, 3), elements=st.floats(-10, 10, width=32))
 
@@ -138,6 +138,30 @@ def test_a_detector_is_judged_by_the_boxes_that_it_finds() -> None:
     assert judge("box_f1", capped, head=head, min_confidence=0.1).score([[capped]]) == (1.0, 4)
 
 
+@pytest.mark.parametrize("metric", ["box_map", "box_map50"])
+def test_a_detector_is_judged_by_the_order_of_its_boxes(metric: str) -> None:
+    """Average precisions do not see that all scores are halved, which the threshold of an application would."""
+    float32, halved, wrong = detections(), detections(), detections()
+    halved[:, 4:] /= 2
+    wrong[:, 4:] = wrong[:, 4:].max() - wrong[:, 4:]
+    head = YoloHead()
+    score = judge(metric, float32, head=head).score
+    assert score([[float32]]) == (pytest.approx(1.0), 4)
+    assert score([[halved]]) == (pytest.approx(1.0), 4)
+    assert score([[wrong]])[0] < 0.1
+    truth = [boxes.labelled(found) for found in judge(metric, float32, head=head).found([[float32]])]
+    assert judge(metric, wrong, truth, head=head).score([[float32]]) == (pytest.approx(1.0), 4)
+    assert judge(metric, wrong, truth, head=head, min_confidence=0.5).score([[halved]])[0] == 0.0
+
+
+def test_boxes_that_are_a_little_off_lower_the_precision_at_strict_overlaps_alone() -> None:
+    float32, moved = detections(), detections()
+    moved[:, 2:4] *= 1.2  # an overlap of 0.69
+    scores = {m: judge(m, float32, head=YoloHead()).score([[moved]])[0] for m in ("box_f1", "box_map", "box_map50")}
+    assert scores["box_map50"] > 0.95
+    assert 0.3 < scores["box_map"] < 0.5
+
+
 def test_each_labelled_box_counts_once() -> None:
     box = [10.0, 10.0, 20.0, 20.0]
     found = np.array([[*box, 0.9, 0], [*box, 0.8, 0], [*box, 0.7, 1]])
@@ -145,6 +169,7 @@ def test_each_labelled_box_counts_once() -> None:
     assert boxes.f1([truth], [found]) == pytest.approx(2 * 1 / (2 + 3))
 
 
+@pytest.mark.parametrize("metric", BOX_METRICS)
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
@@ -152,10 +177,10 @@ def test_each_labelled_box_counts_once() -> None:
         ([[[0, 1, 2, 3]]] * 4, r"must be numbers \(boxes, 5\) for each sample: .*, got int64 \(1, 4\)"),
     ],
 )
-def test_detections_that_cannot_be_judged_fail(labels: Any, message: str) -> None:
+def test_detections_that_cannot_be_judged_fail(metric: str, labels: Any, message: str) -> None:
     empty = np.zeros((4, 84, 400), np.float32)
     with pytest.raises(ModelBuildError, match=message):
-        judge("box_f1", empty, labels, head=YoloHead()).score([[empty]])
+        judge(metric, empty, labels, head=YoloHead()).score([[empty]])
 
 
 @given(arrays(np.int64, (2, 3, 4), elements=st.integers(0, 3)), arrays(np.int64, (2, 3, 4), elements=st.integers(0, 3)))
