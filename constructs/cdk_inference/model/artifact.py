@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.project import BuiltModel, Project
     from cdk_inference.model.recipe.precision import Pinned
     from cdk_inference.model.recipe.recipe import ModelRecipe
+    from cdk_inference.model.recipe.targets import Architecture
     from cdk_inference.model.recipe.tensors import TensorSpec
     from cdk_inference.model.records.manifest import Manifest
 
@@ -84,7 +85,7 @@ class ModelArtifact(Construct):
         """The recipe with its surroundings, where it was built."""
         self.frozen_lock = frozen_lock
         """Whether its lock is frozen, and with it the lock of each cascade that it is part of."""
-        self._open: Callable[[], Project] = partial(
+        self._open: Callable[..., Project] = partial(
             open_project,
             recipe,
             folder=recipe_folder,
@@ -149,18 +150,29 @@ class ModelArtifact(Construct):
         CfnOutput(self, "Precision", value=_precision(self.manifest), description=f"precision and size of {name}")
         CfnOutput(self, "Quality", value=_quality(self.manifest), description=f"what {name} was gated by at build time")
 
-    def build(self) -> BuiltModel:
+    def build(self, architecture: Architecture | None = None) -> BuiltModel:
         """Return the built model, also in a stack that CDK does not bundle: what `cdk_inference.testing` runs.
+
+        Parameters
+        ----------
+        architecture
+            The CPUs that it is built for, such as those of an image. Default: those of its functions.
 
         Raises
         ------
         ModelBuildError
-            If the recipe is wrong, the build fails, or the model does not pass its gate.
+            If the recipe is wrong, the build fails, or the model does not pass its gate. A model of a registry may be
+            for other CPUs, too.
         """
         from cdk_inference.model.project import BuiltModel, build_project  # noqa: PLC0415 - as above
 
         if self.path is None:
-            return build_project(self._open(), frozen_lock=self.frozen_lock)
+            other = {} if architecture is None else {"architecture": architecture}
+            return build_project(self._open(**other), frozen_lock=self.frozen_lock)
+        if architecture is not None and self.manifest.target not in ("any", architecture):
+            raise ModelBuildError(
+                f"model {self.manifest.name!r} must be built for {architecture}, got one for {self.manifest.target}"
+            )
         return BuiltModel(self.path, self.manifest, self.version, self.asset_hash)
 
     @property

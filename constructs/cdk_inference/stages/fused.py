@@ -46,7 +46,8 @@ HANDLER = "inference_runtime.handlers.fused.handler"
 DIRECT_HANDLER = "inference_runtime.handlers.direct.handler"
 """Entry points: for a workflow, and for the event source mapping of a queue."""
 
-_BEFORE, _AFTER = "PREPROCESS", "POSTPROCESS"
+BEFORE, AFTER = "PREPROCESS", "POSTPROCESS"
+"""The beginnings of the names of the variables of each stage."""
 
 
 @check_props
@@ -130,12 +131,11 @@ class FusedFunction(StageFunction):
     ) -> None:
         preprocess = preprocess.keeping(postprocess.needs)
         before, after = preprocess.bind(model.inputs), postprocess.bind(model.outputs)
-        _check_versions(before, after)
         super().__init__(
             scope,
             id,
             package=ModelPackage(
-                package=_package(before, after, handler, {} if explanation is None else explanation.files),
+                package=fused_package(before, after, handler, {} if explanation is None else explanation.files),
                 model=model,
                 memory_size=memory_size,
                 engine=engine,
@@ -143,8 +143,8 @@ class FusedFunction(StageFunction):
             ),
             description=f"scores objects with {model.manifest.name}",
             environment={
-                **before.environment(_BEFORE),
-                **after.environment(_AFTER),
+                **before.environment(BEFORE),
+                **after.environment(AFTER),
                 **reading_environment(preprocess, model, max_object_size),
                 **recording_environment(results, result_ttl),
                 **engine_environment(model, confidence=confidence),
@@ -203,9 +203,26 @@ class FusedFunction(StageFunction):
             self.add_variables({"API_CONTENT_TYPES": " ".join(content_types)})
 
 
-def _package(
+def fused_package(
     before: StageCode, after: StageCode, handler: str = HANDLER, files: Mapping[str, bytes] = MappingProxyType({})
 ) -> ZipPackage:
+    """Return the code of both stages in one package.
+
+    Parameters
+    ----------
+    before, after
+        The code of preprocessing and of postprocessing.
+    handler
+        The entry point.
+    files
+        More files of the package.
+
+    Raises
+    ------
+    PropError
+        The stages do not fit into one package.
+    """
+    _check_versions(before, after)
     return ZipPackage(
         handler=handler,
         runtime_requirements=(before.runtime_requirements, after.runtime_requirements),
@@ -227,8 +244,8 @@ def _sources(before: StageCode, after: StageCode) -> dict[str, Path | bytes]:
     PropError
         They bring different files of one name, or different modules.
     """
-    files = before.files(_BEFORE)
-    for name, source in after.files(_AFTER).items():
+    files = before.files(BEFORE)
+    for name, source in after.files(AFTER).items():
         for other in files:
             # A folder hides the module of the same name.
             if _module(other) == _module(name) and not (other == name and _same(files[other], source)):
@@ -237,7 +254,7 @@ def _sources(before: StageCode, after: StageCode) -> dict[str, Path | bytes]:
                     f"preprocess and '{_origin(name, source)}' of postprocess, both called '{_module(name)}'; rename "
                     "one, or share one file"
                 )
-    return {**files, **after.files(_AFTER)}
+    return {**files, **after.files(AFTER)}
 
 
 def _module(name: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.explanations.explain import Explanation
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.model.project import BuiltModel
     from cdk_inference.storage.work_bucket import IWorkBucket
 
 INFERENCE_HANDLER = "inference_runtime.handlers.infer.handler"
@@ -105,7 +106,7 @@ def inference_environment(model: ModelArtifact, work: IWorkBucket, *, confidence
     return {**engine_environment(model, confidence=confidence), "WORK_BUCKET": work.bucket.bucket_name}
 
 
-def engine_environment(model: ModelArtifact, *, confidence: bool = False) -> dict[str, str]:
+def engine_environment(model: ModelArtifact | BuiltModel, *, confidence: bool = False) -> dict[str, str]:
     """Return the variables by which a handler runs a model."""
     return {
         "MODEL_VERSION": model.version,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.explanations.explain import Explanation
     from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.model.project import BuiltModel
     from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
     from cdk_inference.model.recipe.tensors import TensorSpec
     from cdk_inference.storage.work_bucket import IWorkBucket
@@ -527,7 +528,9 @@ class PreprocessFunction(StageFunction):
         acknowledgments.objects_under(self.role, work.bucket, TENSORS)
 
 
-def reading_environment(stage: Preprocess, model: ModelArtifact, max_object_size: Size | None) -> dict[str, str]:
+def reading_environment(
+    stage: Preprocess, model: ModelArtifact | BuiltModel, max_object_size: Size | None
+) -> dict[str, str]:
     """Return the variables of a handler that reads objects for a model, besides those of the stage's code.
 
     Raises
@@ -536,7 +539,7 @@ def reading_environment(stage: Preprocess, model: ModelArtifact, max_object_size
         No object is that small.
     """
     most = DEFAULT_MAX_OBJECT_BYTES if max_object_size is None else bytes_text("max_object_size", max_object_size)
-    inputs = [spec.for_runtime() for spec in model.inputs]
+    inputs = [spec.for_runtime() for spec in model.manifest.inputs]
     keep = {"KEEP": json.dumps(stage.keep, ensure_ascii=False)} if stage.keep else {}
     return {"MODEL_INPUTS": json.dumps(inputs), "MAX_OBJECT_BYTES": most, **keep}
 

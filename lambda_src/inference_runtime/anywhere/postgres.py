@@ -5,7 +5,9 @@ Address, user and password come from libpq's own variables and files, such as ``
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -96,7 +98,7 @@ def open_postgres(table: str) -> PostgresSink:
     """
     options = f"-c statement_timeout={READ_TIMEOUT * 1000}"
     pool = ConnectionPool(
-        kwargs={"autocommit": True, "connect_timeout": CONNECT_TIMEOUT, "options": options},
+        kwargs={"autocommit": True, "connect_timeout": CONNECT_TIMEOUT, "options": options, **_password()},
         min_size=1,
         max_size=MAX_CONNECTIONS,
         timeout=READ_TIMEOUT,
@@ -114,6 +116,19 @@ def open_postgres(table: str) -> PostgresSink:
         pool.close()
         raise
     return sink
+
+
+def _password() -> dict[str, str]:
+    """Return the password of the file that `POSTGRES_PASSWORD_FILE` names.
+
+    libpq's own file must be readable by its owner alone, which secrets that Kubernetes mounts are not.
+    """
+    if (path := os.environ.get("POSTGRES_PASSWORD_FILE")) is None:
+        return {}
+    try:
+        return {"password": Path(path).read_text(encoding="utf-8").rstrip("\n")}
+    except (OSError, ValueError) as error:
+        raise StageError(f"cannot read POSTGRES_PASSWORD_FILE: {error}") from error
 
 
 def _identifier(table: str) -> sql.Identifier:

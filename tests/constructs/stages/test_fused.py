@@ -468,10 +468,10 @@ def test_versions_in_files_are_compared_too(stack, write, tmp_path):
 
 
 def test_what_a_stage_leaves_out_stays_if_the_other_stage_may_need_it(tmp_path):
-    from cdk_inference.stages.fused import _package  # what is bundled: nothing is, in these tests
+    from cdk_inference.stages.fused import fused_package  # what is bundled: nothing is, in these tests
 
     text = replace(Preprocess.tensor().code, excluded_requirements=("huggingface-hub",))
     plain = Postprocess.outputs().code
-    assert _package(text, plain).excluded_requirements == ("huggingface-hub",)
-    assert _package(text, replace(plain, requirements=("transformers==5.0.0",))).excluded_requirements == ()
-    assert _package(text, plain).runtime_requirements == ("preprocess-base", "postprocess")
+    assert fused_package(text, plain).excluded_requirements == ("huggingface-hub",)
+    assert fused_package(text, replace(plain, requirements=("transformers==5.0.0",))).excluded_requirements == ()
+    assert fused_package(text, plain).runtime_requirements == ("preprocess-base", "postprocess")

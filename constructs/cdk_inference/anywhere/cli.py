@@ -1,0 +1,116 @@
+"""The command line: ``python -m cdk_inference.anywhere``.
+
+Exit codes: 0 it is written, 1 something failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cdk_inference.common.platform import LambdaPlatform
+from cdk_inference.errors import InferenceError
+from cdk_inference.stage.apps import pipeline_of
+
+app = typer.Typer(
+    help="Take a route of a pipeline out of AWS.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_FAILED = 1
+_BASE = "scratch"
+
+AppFile = Annotated[Path, typer.Argument(metavar="APP", help="The file that makes the app, such as app.py.")]
+Output = Annotated[Path, typer.Option(help="Folder to write.")]
+PipelinePath = Annotated[str | None, typer.Option(help="Path of the pipeline. Default: the only one.")]
+RouteName = Annotated[str | None, typer.Option(help="Route of the pipeline. Default: the only one.")]
+Platforms = Annotated[str, typer.Option("--platform", help="Platforms, with commas between them.")]
+BaseFolder = Annotated[str, typer.Option("--base", help="OCI layout of the base image, or scratch.")]
+Python = Annotated[str, typer.Option(help="Version of Python in the base image.")]
+Manifests = Annotated[Path | None, typer.Option(help="Folder for manifests, which need --image-name.")]
+ImageName = Annotated[str | None, typer.Option(help="Where you push the image: registry/name, without a tag.")]
+Name = Annotated[str, typer.Option(help="Name of the workload in the manifests.")]
+Store = Annotated[str | None, typer.Option(help="Store of the objects: s3, gs or az. Default: events bring the data.")]
+Buckets = Annotated[list[str] | None, typer.Option(help="A bucket that the server reads; more than once for several.")]
+Sink = Annotated[str, typer.Option(help="Store of the rows: dynamodb, postgres or stdout.")]
+Table = Annotated[str | None, typer.Option(help="Table of the rows.")]
+Wheels = Annotated[
+    str | None, typer.Option(help="Platform of the wheels, as uv names it. Default: what glibc 2.34 loads.")
+]
+
+
+@app.callback()
+def _group() -> None:
+    """Have a single command keep its name."""
+
+
+@app.command()
+def image(
+    file: AppFile,
+    output: Output,
+    pipeline: PipelinePath = None,
+    route: RouteName = None,
+    platform: Platforms = "linux/amd64",
+    base: BaseFolder = _BASE,
+    python: Python = LambdaPlatform.python,
+    wheels: Wheels = None,
+    manifests: Manifests = None,
+    image_name: ImageName = None,
+    name: Name = "inference",
+    object_store: Store = None,
+    bucket: Buckets = None,
+    result_sink: Sink = "stdout",
+    results_table: Table = None,
+) -> None:
+    """Write a container image with the server, the stages and the model, without Docker.
+
+    The base is the layout of an image with glibc and Python, such as skopeo copy docker://python:3.14-slim oci:base.
+    With --manifests, the files that deploy it on Kubernetes, Knative, Cloud Run and Azure Container Apps are written.
+    """
+    if (manifests is None) != (image_name is None):
+        raise typer.BadParameter("--manifests and --image-name go together")
+    with redirect_stdout(sys.stderr):  # of the app
+        found = pipeline_of(file, pipeline)
+        from cdk_inference.anywhere.image import write_image  # noqa: PLC0415 - it loads AWS CDK, as `pipeline_of` does
+
+        written = write_image(
+            found,
+            output,
+            platforms=platform.split(","),
+            base=None if base == _BASE else Path(base),
+            python=python,
+            route=route,
+            wheels=wheels,
+        )
+    typer.echo(f"{output}: {written.digest}")
+    if manifests is None or image_name is None:
+        return
+    from cdk_inference.anywhere.manifests import Deployment, write_manifests  # noqa: PLC0415 - it loads PyYAML
+
+    deployment = Deployment(
+        name=name,
+        image=image_name,
+        digest=written.digest,
+        model_bytes=written.model_bytes,
+        store=object_store,
+        buckets=bucket or (),
+        sink=result_sink,
+        table=results_table,
+    )
+    for path in write_manifests(manifests, deployment):
+        typer.echo(path)
+
+
+def main() -> None:
+    """Run the command line: one line for our own errors."""
+    try:
+        app()
+    except InferenceError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(_FAILED)

@@ -1,0 +1,1 @@
+"""Images as folders, in the layout of the Open Container Initiative. Nothing here needs Docker."""

@@ -1,0 +1,124 @@
+"""Manifests: they fit the schemas of Kubernetes, have no secret, and give the container as little as it needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from cdk_inference.anywhere.manifests import Deployment, write_manifests
+from cdk_inference.errors import PropError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+DEFAULTS: dict[str, Any] = {
+    "name": "photos",
+    "image": "registry.example.com:5000/team/photos",
+    "digest": DIGEST,
+    "model_bytes": 100_000_000,
+}
+STORES = [
+    {},
+    {"store": "gs", "buckets": ["inbox", "other"]},
+    {"store": "az", "buckets": ["inbox"], "sink": "postgres", "table": "results"},
+    {"store": "s3", "buckets": ["inbox"], "sink": "dynamodb", "table": "results"},
+]
+
+
+def written(folder: Path, **changes: Any) -> dict[str, list[dict[str, Any]]]:
+    paths = write_manifests(folder, Deployment(**{**DEFAULTS, **changes}))
+    return {path.stem: list(yaml.safe_load_all(path.read_text())) for path in paths}
+
+
+def pods(found: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The specification of the pod in each file whose form is that of Kubernetes."""
+    return {
+        "kubernetes": found["kubernetes"][1]["spec"]["template"]["spec"],
+        "knative": found["knative"][0]["spec"]["template"]["spec"],
+        "cloud-run": found["cloud-run"][0]["spec"]["template"]["spec"],
+    }
+
+
+@pytest.mark.parametrize("changes", STORES)
+def test_manifests_fit_the_schemas_and_pin_the_image(tmp_path: Path, changes: dict[str, Any]) -> None:
+    found = written(tmp_path, **changes)
+    for document in found["kubernetes"]:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    for pod in pods(found).values():
+        # Knative's template is a pod with two more members; its schema has no definitions offline.
+        plain = {name: value for name, value in pod.items() if name not in {"containerConcurrency", "timeoutSeconds"}}
+        probes = ("readinessProbe", "livenessProbe")
+        [container] = plain["containers"]
+        for probe in probes:
+            if probe in container:
+                container[probe]["httpGet"].setdefault("port", 8080)  # which Knative takes from the container
+        whole = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "photos"}, "spec": plain}
+        kubernetes_validate.validate(whole, kubernetes_validate.latest_version(), strict=True)
+        assert container["image"] == f"registry.example.com:5000/team/photos@{DIGEST}"
+        assert container["resources"]["limits"]["memory"] == "768Mi"
+    [app] = found["container-app"]
+    assert app["properties"]["template"]["containers"][0]["image"].endswith(DIGEST)
+    assert app["properties"]["configuration"]["ingress"]["external"] is False
+
+
+@pytest.mark.parametrize("changes", STORES)
+def test_containers_may_do_little_and_know_no_secret(tmp_path: Path, changes: dict[str, Any]) -> None:
+    found = written(tmp_path, **changes)
+    for name, pod in pods(found).items():
+        [container] = pod["containers"]
+        variables = {entry["name"]: entry["value"] for entry in container["env"]}
+        assert variables.keys() <= {
+            *("OBJECT_STORE", "OBJECT_BUCKETS", "RESULT_SINK", "RESULTS_TABLE"),
+            *("POSTGRES_PASSWORD_FILE", "REJECTED_STATUS"),
+        }
+        assert all("valueFrom" not in entry for entry in container["env"])
+        assert pod["automountServiceAccountToken"] is False
+        if name != "cloud-run":  # which isolates containers itself
+            assert container["securityContext"] == {
+                "runAsNonRoot": True,
+                "runAsUser": 65532,
+                "runAsGroup": 65532,
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+                "seccompProfile": {"type": "RuntimeDefault"},
+            }
+    service, trigger = found["knative"]
+    assert service["metadata"]["labels"] == {"networking.knative.dev/visibility": "cluster-local"}
+    assert trigger["spec"]["subscriber"]["ref"]["name"] == "photos"
+    kind = {"gs": "google.cloud.storage.object.v1.finalized", "az": "Microsoft.Storage.BlobCreated"}
+    expected = {"attributes": {"type": kind[changes["store"]]}} if changes.get("store") in kind else None
+    assert trigger["spec"].get("filter") == expected
+
+
+def test_a_broker_is_told_what_it_understands(tmp_path: Path) -> None:
+    found = written(tmp_path, **STORES[1])
+    env = {entry["name"]: entry["value"] for entry in pods(found)["cloud-run"]["containers"][0]["env"]}
+    assert (env["REJECTED_STATUS"], env["OBJECT_BUCKETS"]) == ("204", "inbox other")
+    app = found["container-app"][0]["properties"]["template"]["containers"][0]
+    azure = {entry["name"]: entry["value"] for entry in app["env"]}
+    assert (azure["REJECTED_STATUS"], azure["WEBHOOK_ORIGINS"]) == ("400", "eventgrid.azure.net")
+    assert (app["resources"]["cpu"], app["resources"]["memory"]) == (1.0, "2Gi")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "Photos"}, "name must be up to 48"),
+        ({"image": "photos:latest"}, "image must be of the form registry/name"),
+        ({"image": "registry.example.com/a@sha256:0"}, "image must be"),
+        ({"store": "ftp", "buckets": ["a"]}, "object_store must be s3 or gs or az, got 'ftp'"),
+        ({"store": "gs"}, "bucket must be given with an object_store"),
+        ({"buckets": ["a"]}, "bucket must be given with an object_store"),
+        ({"sink": "paper"}, "result_sink must be dynamodb or postgres or stdout, got 'paper'"),
+        ({"sink": "postgres"}, "results_table must be given unless rows go to stdout, got None"),
+        ({"table": "t"}, "results_table must be given unless rows go to stdout, got 't'"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PropError, match=message):
+        Deployment(**{**DEFAULTS, **changes})
