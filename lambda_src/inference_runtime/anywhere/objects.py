@@ -68,16 +68,14 @@ class ObstoreSource:
                 raise RejectItem(f"object has {size:,} bytes, its event says {item.size:,}")
             asked = found.attributes.get(EXPLAIN) == "true"
             return Content(bytes(found.bytes()), asked)
-        except FileNotFoundError as error:
-            if item.version_id is not None and self._exists(store, item.key):
+        except (FileNotFoundError, PreconditionError) as error:
+            if self._is_superseded(store, item.key, error):
                 raise SupersededError from error
             raise RejectItem(_GONE) from error
-        except PreconditionError as error:
-            raise SupersededError from error
         except (InvalidPathError, ValueError) as error:
             raise RejectItem(_ODD_KEY) from error
         except (BaseError, OSError) as error:
-            raise UnreadableError(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+            raise UnreadableError(_short(error)) from error
 
     def _options(self, item: Item) -> GetOptions:
         """Name the version that the event is about, and no later one."""
@@ -85,14 +83,20 @@ class ObstoreSource:
             return {"version": item.version_id}
         return {"if_match": f'"{item.etag}"'}
 
-    def _exists(self, store: ObjectStore, key: str) -> bool:
-        """Tell whether an object has another version: Google's event of an overwritten one names one that is gone."""
-        if self._kind != "gs":
-            return False
+    def _is_superseded(self, store: ObjectStore, key: str, error: Exception) -> bool:
+        """Tell whether there is another version of an object that cannot be read in the version of its event.
+
+        Google says that the generation of an overwritten object is gone, and Azure may say of a deleted blob that it
+        does not match.
+        """
+        if self._kind not in {"gs", "az"}:
+            return isinstance(error, PreconditionError)
         try:
             store.head(key)
         except FileNotFoundError:
             return False
+        except BaseError as other:
+            raise UnreadableError(_short(other)) from other
         return True
 
 
@@ -140,3 +144,8 @@ def _client_options(prefix: str) -> dict[str, Any]:
         "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT),
         "timeout": timedelta(seconds=_READ_SECONDS),
     }
+
+
+def _short(error: Exception) -> str:
+    """Return the first line of an error, which tells all that the others repeat."""
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
