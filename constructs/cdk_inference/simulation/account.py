@@ -1,0 +1,165 @@
+"""The account of a simulation: what it uses of each quota, and what each quota holds up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cdk_inference.simulation.clock import RateLimit
+from cdk_inference.simulation.measurements import Timeline, Use
+from cdk_inference.simulation.quotas import DOCUMENTED, Quota
+
+if TYPE_CHECKING:
+    from cdk_inference.simulation.clock import Clock
+    from cdk_inference.simulation.quotas import Quotas
+
+_INTERVAL = 10.0  # seconds over which the use of a rate is averaged
+_TABLE_GROWS = 1800.0  # seconds within which a table on demand cannot double twice
+
+
+@dataclass(frozen=True)
+class QuotaUse:
+    """What a run used of a quota.
+
+    Parameters
+    ----------
+    quota
+        The quota.
+    limit
+        Its value in this run.
+    peak
+        The most that was used, once warm: at a moment, or on average over 10 seconds.
+    reached_at
+        When it held something up for the first time, in seconds from the start; None if it never did.
+    """
+
+    quota: Quota
+    limit: float
+    peak: float
+    reached_at: float | None
+
+    @property
+    def share(self) -> float:
+        """The most that was used, as a share of the limit."""
+        return self.peak / self.limit
+
+
+class Account:
+    """Counts what is used of each quota, and says how long something has to wait for it.
+
+    Parameters
+    ----------
+    clock
+        The clock.
+    quotas
+        The quotas.
+    warm_up
+        Seconds whose use does not count.
+    """
+
+    def __init__(self, clock: Clock, quotas: Quotas, warm_up: float) -> None:
+        self.quotas = quotas
+        self._clock = clock
+        self._warm_up = warm_up
+        self._levels: dict[str, Use] = {}
+        self._rates: dict[tuple[str, str], _Rate] = {}
+        self._table: list[tuple[float, float]] = [(0.0, min(quotas.table_writes_at_first, quotas.table_writes))]
+
+    def level(self, field: str, amount: float) -> None:
+        """Note how much of a quota is in use."""
+        use = self._levels.get(field)
+        if use is None:
+            use = self._levels[field] = Use(getattr(self.quotas, field))
+        if self._clock.now >= self._warm_up:
+            use.see(amount)
+
+    def full(self, field: str) -> None:
+        """Note that a quota is used up."""
+        self.level(field, 0)
+        self._levels[field].hold(self._clock.now)
+
+    def take(
+        self,
+        field: str,
+        amount: float,
+        *,
+        of: str = "",
+        at: float | None = None,
+        limit: float | None = None,
+        bucket: float | None = None,
+    ) -> float:
+        """Use a rate, and return the seconds until AWS would let it happen.
+
+        Parameters
+        ----------
+        field
+            The field of `Quotas`.
+        amount
+            How much.
+        of
+            The resource, if each has the quota for itself.
+        at
+            The moment, if it is not now.
+        limit, bucket
+            The rate a second and the size of the bucket, if the field has them in another unit.
+        """
+        rate = self._rates.get((field, of))
+        if rate is None:
+            per_second = getattr(self.quotas, field) if limit is None else limit
+            rate = self._rates[field, of] = _Rate(RateLimit(per_second, bucket), Use(per_second), Timeline(_INTERVAL))
+        now = self._clock.now if at is None else at
+        delay = rate.bucket.delay(now, amount)
+        rate.timeline.add(now + delay, amount)
+        if delay > 0:
+            rate.use.hold(now)
+        return delay
+
+    def write(self, units: float) -> float:
+        """Write to the table, and return the seconds until it takes the writes.
+
+        A table on demand takes twice its former peak at once, and needs 30 minutes until that is its new peak.
+        """
+        since, limit = self._table[-1]
+        rate = self._rates.get(("table_writes_at_first", ""))
+        if rate is not None and self._clock.now - since >= _TABLE_GROWS:
+            peak = max(rate.timeline.counts().values()) / _INTERVAL
+            limit = min(max(limit, 2 * peak), self.quotas.table_writes)
+            rate.bucket.per_second = rate.bucket.bucket = limit
+            self._table.append((self._clock.now, limit))
+        delay = self.take("table_writes_at_first", units, limit=limit)
+        self.take("table_writes", units)
+        return delay
+
+    def uses(self) -> list[QuotaUse]:
+        """Return the use of all quotas that something was used of, the fullest first."""
+        found = [
+            QuotaUse(DOCUMENTED[field], use.limit, use.peak, use.reached_at) for field, use in self._levels.items()
+        ]
+        by_field: dict[str, list[QuotaUse]] = {}
+        for (field, _), rate in self._rates.items():
+            use = QuotaUse(DOCUMENTED[field], *self._fullest(field, rate), rate.use.reached_at)
+            by_field.setdefault(field, []).append(use)
+        found += [max(uses, key=lambda use: use.share) for uses in by_field.values()]
+        return sorted(found, key=lambda use: (-use.share, use.quota.field))
+
+    def _fullest(self, field: str, rate: _Rate) -> tuple[float, float]:
+        """Return the limit of a rate and its highest use, of the interval in which the share was the highest."""
+        warm = [
+            (number * _INTERVAL, amount / _INTERVAL)
+            for number, amount in rate.timeline.counts().items()
+            if number * _INTERVAL >= self._warm_up
+        ]
+        limits = self._table if field == "table_writes_at_first" else [(0.0, rate.use.limit)]
+        fullest = (limits[0][1], 0.0)
+        for time, amount in warm:
+            limit = next(limit for since, limit in reversed(limits) if since <= time or since == 0)
+            if amount / limit > fullest[1] / fullest[0]:
+                fullest = (limit, amount)
+        return fullest
+
+
+@dataclass
+class _Rate:
+    bucket: RateLimit
+    use: Use
+    timeline: Timeline

@@ -1,0 +1,120 @@
+"""Quotas and rates of AWS, read from ``quotas.toml`` with their pages. Replace the ones that differ for you."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check_above_zero
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_DATA: dict[str, Any] = tomllib.loads(Path(__file__).with_name("quotas.toml").read_text("utf-8"))
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What AWS documents of a quota.
+
+    Parameters
+    ----------
+    field
+        The name of the field of `Quotas` that has its value.
+    service, name
+        The service, and what Service Quotas calls the quota; what the page calls it if it is not listed there.
+    unit
+        What is counted.
+    default
+        The documented default, for us-east-1.
+    adjustable
+        Whether more can be asked for.
+    listed
+        Whether Service Quotas lists it under this name.
+    page
+        AWS's page that documents it.
+    date
+        When it was read, as ``YYYY-MM-DD``.
+    """
+
+    field: str
+    service: str
+    name: str
+    unit: str
+    default: float
+    adjustable: bool
+    listed: bool
+    page: str
+    date: str
+
+
+DOCUMENTED: Mapping[str, Quota] = {each["field"]: Quota(**each) for each in _DATA["quota"]}
+"""All quotas that a simulation knows, by field."""
+
+
+def _default(name: str) -> float:
+    return DOCUMENTED[name].default
+
+
+@check_props
+@dataclass(frozen=True, kw_only=True)
+class Quotas:
+    """The quotas of an account. Their defaults are those that AWS documents, and were not verified on a live account.
+
+    Parameters
+    ----------
+    eventbridge_invocations
+        Events a second that rules deliver to their targets. More are delayed.
+    sqs_in_flight
+        Messages of the queue that were received and not yet deleted.
+    pipe_batches_at_first, pipe_batches_per_minute, pipe_batches
+        Batches that a pipe has at the same time when messages come, by how many that grows in a minute while there
+        are more messages, and how many there are at most.
+    pipe_executions
+        Batches that all pipes of the account have at the same time.
+    mapping_batches_at_first, mapping_batches_per_minute, mapping_batches
+        The same as for a pipe, for the event source mapping of a direct pipeline.
+    concurrent_executions
+        Invocations of all functions of the account at the same time.
+    new_environments
+        Environments that a function may start in 10 seconds.
+    invocations_per_environment
+        Synchronous invocations of a function a second, for each of the concurrent executions.
+    standard_starts, standard_starts_bucket
+        Starts of standard workflows: a second, and at once.
+    standard_transitions
+        State transitions of standard workflows a second.
+    table_writes_at_first, table_writes
+        Write units a second of a new table on demand, and of any table.
+    kms_operations
+        Cryptographic operations with symmetric keys a second.
+    s3_gets, s3_puts
+        Requests a second for one partitioned prefix of a bucket. S3 splits prefixes by itself, over minutes.
+    """
+
+    eventbridge_invocations: float = _default("eventbridge_invocations")
+    sqs_in_flight: float = _default("sqs_in_flight")
+    pipe_batches_at_first: float = _default("pipe_batches_at_first")
+    pipe_batches_per_minute: float = _default("pipe_batches_per_minute")
+    pipe_batches: float = _default("pipe_batches")
+    pipe_executions: float = _default("pipe_executions")
+    mapping_batches_at_first: float = _default("mapping_batches_at_first")
+    mapping_batches_per_minute: float = _default("mapping_batches_per_minute")
+    mapping_batches: float = _default("mapping_batches")
+    concurrent_executions: float = _default("concurrent_executions")
+    new_environments: float = _default("new_environments")
+    invocations_per_environment: float = _default("invocations_per_environment")
+    standard_starts: float = _default("standard_starts")
+    standard_starts_bucket: float = _default("standard_starts_bucket")
+    standard_transitions: float = _default("standard_transitions")
+    table_writes_at_first: float = _default("table_writes_at_first")
+    table_writes: float = _default("table_writes")
+    kms_operations: float = _default("kms_operations")
+    s3_gets: float = _default("s3_gets")
+    s3_puts: float = _default("s3_puts")
+
+    def __post_init__(self) -> None:
+        check_above_zero(**{each.name: getattr(self, each.name) for each in fields(self)})
