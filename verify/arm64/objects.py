@@ -1,4 +1,4 @@
-"""Objects for the buckets: real photographs, sentences and rows of numbers, and a broken one of each kind."""
+"""Objects for the buckets: real photographs, sentences, recordings and rows of numbers, with a broken one of each."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
 _SENTENCES = ROOT / "model_assets" / "minilm" / "sentences.txt"
 _VOWELS = ROOT / "model_assets" / "vowels_lstm" / "test.ts.gz"
+_RECORDINGS = ROOT / "model_assets" / "spoken_digits" / "evaluation"
 _ROWS = 3
 
 # Runs with the package that reads such photographs: nothing else here can write them.
@@ -56,13 +57,12 @@ def objects_for(pipeline: str, preprocess: Function) -> dict[str, bytes]:
             lines = _SENTENCES.read_text(encoding="utf-8").splitlines()
             texts = [*lines[:2], "Ein Käfer läuft über den Fußweg: 走, 🪲.", " ".join(lines[:40])]
             return {**{f"{n}.txt": text.encode() for n, text in enumerate(texts)}, "broken.txt": b"\xff\xfe caf\xe9"}
-        case "Json":
-            rows = [json.dumps(dict(zip(COLUMNS, row, strict=True))).encode() for row in _frames()]
-            return {**{f"{n}.json": row for n, row in enumerate(rows)}, "broken.json": b'{"c0": 1}'}
-        case "Csv":
-            return {**{f"{n}.csv": _csv(row) for n, row in enumerate(_frames())}, "broken.csv": b"c0,c1\n1,2\n"}
-        case "Arrays":
-            return {**{f"{n}.npy": _npy(row) for n, row in enumerate(_frames())}, "broken.npy": b"\x93NUMPY"}
+        case "Json" | "Csv" | "Arrays":
+            suffix, write, broken = _ROW_FORMATS[pipeline]
+            return {**{f"{n}{suffix}": write(row) for n, row in enumerate(_frames())}, f"broken{suffix}": broken}
+        case "Recordings":
+            recordings = {file.name: file.read_bytes() for file in sorted(_RECORDINGS.iterdir())[:_ROWS]}
+            return {**recordings, "broken.flac": next(iter(recordings.values()))[:2000]}
     raise KeyError(pipeline)
 
 
@@ -71,6 +71,10 @@ def _frames() -> list[list[float]]:
     with gzip.open(_VOWELS, "rt", encoding="utf-8") as lines:
         series = [line.split(":") for line in lines if not line.startswith(("#", "@"))]
     return [[float(feature.split(",")[0]) for feature in features[:-1]] for features in series[:_ROWS]]
+
+
+def _json(row: list[float]) -> bytes:
+    return json.dumps(dict(zip(COLUMNS, row, strict=True))).encode()
 
 
 def _csv(row: list[float]) -> bytes:
@@ -97,3 +101,11 @@ def _heic(preprocess: Function, photograph: Path) -> bytes:
         if done.returncode:
             raise FunctionError(f"no HEIC file could be made: {done.stderr.strip().rpartition(chr(10))[2]}")
         return target.read_bytes()
+
+
+_ROW_FORMATS = {
+    "Json": (".json", _json, b'{"c0": 1}'),
+    "Csv": (".csv", _csv, b"c0,c1\n1,2\n"),
+    "Arrays": (".npy", _npy, b"\x93NUMPY"),
+}
+"""By pipeline: the suffix of its objects, what writes a row of numbers, and a broken object."""
