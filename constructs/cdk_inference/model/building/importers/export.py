@@ -37,6 +37,7 @@ _TRACED = 2  # sizes of the example are at least this
 _LARGE = 2**16  # no model bounds a size by more
 
 _OURS = (str(Path(torch.__file__).parent), str(Path(__file__).parents[3]))
+_MULTIPLE = re.compile(r"(\d+)\*\w+")
 _MISSING_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)'")
 
 
@@ -157,12 +158,9 @@ class TorchModel:
                 continue
             same = [other for other, value in found.items() if value == size]
             if len(same) > 1 or not size.isidentifier():
-                reason = (
-                    f"it demands that {' and '.join(same)} are equal" if len(same) > 1 else f"{declared} must be {size}"
-                )
                 raise ModelBuildError(
-                    f"{self._subject} cannot be exported: it does not work for each size of {declared}: {reason}; "
-                    "declare fixed sizes, or one name for equal ones, or change the module"
+                    f"{self._subject} cannot be exported: it does not work for each size of {declared}: "
+                    f"{_demand(declared, size, same)}, or change the module"
                 )
 
         bounds = {str(symbol): (limits.lower, limits.upper) for symbol, limits in program.range_constraints.items()}
@@ -312,6 +310,15 @@ def check_tensors(tensors: Mapping[str, Any], subject: str, fix: str) -> None:
             raise ModelBuildError(
                 f"{subject} must be of a type that ONNX Runtime computes on CPUs, got {kind} for '{name}'; {fix}"
             )
+
+
+def _demand(declared: str, size: str, same: Sequence[str]) -> str:
+    """Say what a module demands of a symbolic size, and what to declare instead."""
+    if len(same) > 1:
+        return f"it demands that {' and '.join(same)} are equal; declare one name for both, or fixed sizes"
+    if multiple := _MULTIPLE.fullmatch(size):
+        return f"{declared} must be a multiple of {multiple[1]}; declare a fixed size"
+    return f"{declared} must be {size}; declare a fixed size"
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

@@ -488,6 +488,17 @@ def test_export_fails_of_a_module_that(open_net, old: str, new: str, why: str) -
     assert len(str(caught.value)) < 700
 
 
+def test_sizes_that_must_be_multiples_fail_with_the_number(open_net) -> None:
+    code = HEAD.replace("nn.Linear(4, 8)", "nn.Conv2d(1, 2, 3)").replace("nn.Linear(8, 3)", "nn.Conv2d(2, 2, 3)")
+    loaded = open_net(
+        code.replace("torch.relu(self.first(x))", "nn.functional.max_pool2d(self.first(x), 2, 2, ceil_mode=True)"),
+        inputs=[TensorSpec("x", "float32", ("batch", 1, "height", "width"))],
+        outputs=[TensorSpec("y", "float32", ("batch", 2, "rows", "columns"))],
+    )
+    with pytest.raises(ModelBuildError, match=r"each size of height: height must be a multiple of 2; declare a fixed"):
+        loaded.export({"x": np.ones((2, 1, 20, 30), np.float32)})
+
+
 RUNS = {
     "of other sizes": (
         "nn.Linear(4, 8)",
