@@ -43,7 +43,7 @@ verify-arm64: venv ## run the functions for arm64 and Python 3.14 under emulatio
 verify-explanations: venv ## compare explanations of answers with those of shap and captum
 	@$(ACTIVATED) $(PY) -m verify.explanations
 
-verify-models: venv ## build public models, and compare what their users see with float32: up to ten minutes, or cases as in VERIFY="speech detector"
+verify-models: venv ## build public models, and compare what their users see with float32: up to twenty minutes, or cases as in VERIFY="speech detector"
 	@$(ACTIVATED) $(PY) -m verify.models $(VERIFY)
 
 verify-gallery: venv ## build the recipes of the gallery again: minutes, or some as in VERIFY="detection"

@@ -9,15 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import numpy_helper
-from verify.models import judge
-from verify.models.judge import CASES, Row, compare
+from scipy import stats
+from verify.models import judge, page
+from verify.models.judge import CASES, Row, compare, onnx_run, sign_test, torch_run
 
 from cdk_inference.model import TensorSpec
 from tests.constructs.model import graphs
@@ -72,6 +74,11 @@ def damaged(model: onnx.ModelProto, index: int) -> onnx.ModelProto:
     return copy
 
 
+def compared(folder: Path, module: Any = NET) -> dict[str, Any]:
+    """Compare the two files of a folder."""
+    return compare(module, *(onnx_run(folder / name, module) for name in ("float32.onnx", "shipped.onnx")))
+
+
 def row(agreement: float) -> Row:
     return Row("net", "", "", "", agreement=agreement, bound=NET.CASE.bound)
 
@@ -80,13 +87,12 @@ def test_same_model_agrees_and_one_wrong_weight_fails(tmp_path: Path) -> None:
     model = graphs.cnn()
     onnx.save(model, tmp_path / "float32.onnx")
     onnx.save(model, tmp_path / "shipped.onnx")
-    assert compare(NET, tmp_path / "float32.onnx", tmp_path / "shipped.onnx") == 1.0
+    assert compared(tmp_path) == {"agreement": 1.0}
     matrices = [i for i, w in enumerate(model.graph.initializer) if len(w.dims) > 1]
     assert len(matrices) > 5
     for index in matrices:
         onnx.save(damaged(model, index), tmp_path / "shipped.onnx")
-        agreement = compare(NET, tmp_path / "float32.onnx", tmp_path / "shipped.onnx")
-        assert not row(agreement).good, model.graph.initializer[index].name
+        assert not row(compared(tmp_path)["agreement"]).good, model.graph.initializer[index].name
 
 
 def test_row_is_good_if_it_is_refused_as_expected_or_agrees() -> None:
@@ -94,6 +100,54 @@ def test_row_is_good_if_it_is_refused_as_expected_or_agrees() -> None:
     assert not row(0.9499).good
     assert Row("net", "", "", "", refusal="time first").good
     assert not Row("net", "", "", "", failure="the gate failed", agreement=1.0).good
+
+
+def test_row_is_not_good_if_it_is_slower_or_less_often_right() -> None:
+    assert Row("net", "", "", "", speedup=0.9, chance=0.05).good
+    assert not Row("net", "", "", "", speedup=0.89).good
+    assert not Row("net", "", "", "", chance=0.049).good
+
+
+def test_right_answers_of_both_are_counted(tmp_path: Path) -> None:
+    """An answer is right here if it is the class that float32 gives; a damaged layer loses most of them."""
+    model = graphs.cnn()
+    onnx.save(model, tmp_path / "float32.onnx")
+    truth = classifies(onnx_run(tmp_path / "float32.onnx", NET))
+    known = SimpleNamespace(**vars(NET), right=lambda answers: np.equal(answers, truth).tolist())
+    matrix = next(i for i, w in enumerate(model.graph.initializer) if len(w.dims) > 1)
+    onnx.save(damaged(model, matrix), tmp_path / "shipped.onnx")
+    found = compared(tmp_path, known)
+    assert found["right"] == (1.0, found["agreement"])
+    assert found["chance"] < judge.CHANCE
+
+
+def test_sign_test_is_that_of_scipy() -> None:
+    for lost, won in ((0, 0), (2, 0), (5, 0), (3, 9), (40, 21)):
+        expected = stats.binomtest(lost, lost + won, alternative="greater").pvalue if lost + won else 1.0
+        assert sign_test(lost, won) == pytest.approx(expected)
+
+
+def test_network_of_pytorch_answers_with_the_weights_of_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Linear(4, 2)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    monkeypatch.setattr(judge, "distribution", lambda _: SimpleNamespace(locate_file=lambda file: tmp_path / file))
+    case = HELPERS.Case(
+        kind="",
+        package="p",
+        file="weights.pth",
+        license="",
+        inputs=(TensorSpec("x", "float32", ("batch", 4)),),
+        outputs=(TensorSpec("y", "float32", ("batch", 2)),),
+        seen="",
+        bound=1.0,
+        factory="build",
+    )
+    run = torch_run(cast("Any", SimpleNamespace(CASE=case, build=lambda: torch.nn.Linear(4, 2))))
+    x = np.ones((3, 4), np.float32)
+    np.testing.assert_array_equal(run({"x": x})["y"], network(torch.from_numpy(x)).detach().numpy())
 
 
 def test_state_is_moved_behind_the_batch() -> None:
@@ -119,11 +173,25 @@ def test_boxes_and_texts_are_compared() -> None:
 
 def test_each_case_is_complete() -> None:
     names = judge.names()
-    assert len(names) >= 12
+    assert len(names) >= 30
     for name in names:
         text = (CASES / f"{name}.py").read_text("utf-8")
-        for function in ("calibration", "evaluation", "use"):
+        for function in ("evaluation", "use"):
             assert f"def {function}(" in text, name
+
+
+def test_page_is_written_from_rows(tmp_path: Path) -> None:
+    target = tmp_path / "page.md"
+    target.write_text("# Title\n\n<!-- measured -->\nold\n\n<!-- built -->\n| old |\n\nText\n\n<!-- refused -->\n")
+    built = Row("net", "pictures", "package 1", "labels", "static_int8", (2.0, 0.5), 1.5, "A CPU", 0.99, 0.9)
+    refused = Row("other", "sounds", "package 2", "", refusal="the first axis must be a | b")
+    page.write([json.loads(judge.to_json(each)) for each in (built, refused)], target)
+    text = target.read_text("utf-8")
+    assert "old" not in text
+    assert "A CPU" in text
+    assert "| [net](../../verify/models/cases/net.py) | pictures | package 1 | static_int8 | 2 to 0.5 | 1.50 |" in text
+    assert "the first axis must be a \\| b |" in text
+    assert text.index("| [net]") < text.index("Text") < text.index("| [other]")
 
 
 def test_command_fails_with_69_without_an_index(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Case:
     kind
         The kind of model.
     package, file
-        Where it is; a case without a file makes its model.
+        Where it is; a case without a file makes its model, or its factory brings the weights.
     license
         The licence of the weights, as the package says.
     inputs, outputs
@@ -39,6 +39,8 @@ class Case:
         Smallest agreement with float32, from 0 to 1.
     metric, max_drop, head
         The gate of the build.
+    factory
+        The function of the case that returns the PyTorch network, whose weights `file` has. An ONNX file needs none.
     refused
         Expected reason, as a regular expression, if the build must refuse the model.
     source
@@ -58,6 +60,7 @@ class Case:
     metric: str = "cosine"
     max_drop: float = 0.02
     head: YoloHead | None = None
+    factory: str = ""
     refused: str = ""
     source: Graphs | None = None
     sample_rate: int | None = None

@@ -16,7 +16,7 @@ CASE = Case(
     outputs=(TensorSpec("probs", "float32", ("time", "batch", 4)),),
     seen="",
     bound=0.0,
-    refused=r"the first axis of inputs and outputs must be the batch",
+    refused=r"make the first axis of inputs and outputs the batch",
 )
 
 

@@ -92,3 +92,17 @@ def brain(random: np.random.Generator, length: int, rate: float) -> np.ndarray:
         spindle = np.sin(2 * np.pi * random.uniform(11.5, 14.5) * time + random.uniform(0, 6)) * np.hanning(count)
         waves[start : start + count] += random.uniform(20, 45) * spindle
     return waves.astype(np.float32)
+
+
+def slaney(sound: np.ndarray, rate: int, bands: int, window: int = 400, hop: int = 160) -> np.ndarray:
+    """Return the energy in mel bands of equal area, (frames, bands), as librosa computes it by default."""
+    sound = np.pad(sound, window // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(sound, window)[::hop] * np.hanning(window + 1)[:-1]
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    top = 15 + 27 * np.log(rate / 2 / 1000) / np.log(6.4)
+    mels = np.linspace(0, top, bands + 2)
+    edges = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
+    bins = np.fft.rfftfreq(window, 1 / rate)
+    low, middle, high = (edges[i : i + bands, None] for i in range(3))
+    filters = np.clip(np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle)), 0, None)
+    return (power @ (filters * 2 / (high - low)).T).astype(np.float32)
