@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -178,6 +179,12 @@ def test_each_case_is_complete() -> None:
         text = (CASES / f"{name}.py").read_text("utf-8")
         for function in ("evaluation", "use"):
             assert f"def {function}(" in text, name
+
+
+def test_page_has_each_case() -> None:
+    text = page.PAGE.read_text("utf-8")
+    assert re.findall(r"^\| \[(\w+)\]", text, re.MULTILINE)
+    assert sorted(re.findall(r"^\| \[(\w+)\]", text, re.MULTILINE)) == judge.names()
 
 
 def test_page_is_written_from_rows(tmp_path: Path) -> None:
