@@ -86,7 +86,7 @@ if candidate is not None:
         steps=[50, 100],
         bake_time=Duration.seconds(10),  # so that you can watch; half an hour or more in production
         window=Duration.seconds(5),
-        # A model that was retrained must answer differently, so that disagreement is no reason.
+        # A model that was retrained must answer differently, so leave disagreement out.
         abort_on=[AbortOn.errors()],
     )
 pipeline = InferencePipeline(

@@ -19,7 +19,7 @@ _WRITES = 4  # for the label and for the counter, each twice, as transactions co
 @check_props
 @dataclass(frozen=True, kw_only=True)
 class RetrainingCosts:
-    """What the runs of a month cost.
+    """The costs of a month with runs of a retraining.
 
     Parameters
     ----------
@@ -66,8 +66,8 @@ class RetrainingCosts:
     def items(self) -> dict[str, float]:
         """Return the costs of a month in USD, by what they are for. Storage and logs are not among them.
 
-        A label takes 10 ms of a function of 512 MiB, and a run reads 10,000 labels in a second; neither was measured on
-        a live account.
+        A label is taken to need 10 ms of a function of 512 MiB, and a run to read 10,000 labels in a second. Neither
+        was measured on a live account.
         """
         prices = self.prices or Prices()
         minute = prices.codebuild_minute(self.compute_type)

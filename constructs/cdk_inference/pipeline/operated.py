@@ -50,7 +50,7 @@ class OperatedPipeline(MeasuredPipeline):
     release: ReleaseControl | None
     drift_monitors: list[DriftMonitor]
     _audit_bus: events.IEventBus | None = None  # that of the events that an audit log wants
-    _retrainings: tuple[Retraining, ...] = ()
+    _retraining: Retraining | None = None
     _parts: PipelineParts
     _execution: ExecutionStrategy[Any]
 
@@ -334,10 +334,15 @@ class OperatedPipeline(MeasuredPipeline):
         Raises
         ------
         PropError
-            The trigger has messages instead of objects. There are too few classes or a class twice, no reason to
-            retrain, or two of new labels. A number or a duration is out of range, or the workflow could not wait for
-            the end of a job. Or the events go to another bus than the audit log has.
+            There is a retraining already, or the trigger has messages instead of objects. There are too few classes or
+            a class twice, no reason to retrain, or two of new labels. A number or a duration is out of range, or the
+            workflow could not wait for the end of a job. Or the events go to another bus than the audit log has.
         """
+        if self._retraining is not None:
+            raise PropError(
+                f"{self.node.path} must have one retraining, got another, '{id}'; give '{self._retraining.node.id}' "
+                "all reasons"
+            )
         from cdk_inference.retraining.retraining import Retraining  # noqa: PLC0415 - only for those who ask
         from cdk_inference.triggers.base import IS3Trigger  # noqa: PLC0415
 
@@ -366,7 +371,7 @@ class OperatedPipeline(MeasuredPipeline):
         )
         if self._audit_bus is not None:
             retraining.check_bus(self._audit_bus)
-        self._retrainings = (*self._retrainings, retraining)
+        self._retraining = retraining
         return retraining
 
     def add_http_api(
@@ -599,8 +604,8 @@ class OperatedPipeline(MeasuredPipeline):
             monitor.announce(bus)
         if self.release is not None:
             self.release.announce(bus)
-        for retraining in self._retrainings:
-            retraining.check_bus(bus)
+        if self._retraining is not None:
+            self._retraining.check_bus(bus)
         models = {name: planned.route.model for name, planned in self._plan.planned.items()}
         log.follow(self, id, models=models, event_bus=bus)
 

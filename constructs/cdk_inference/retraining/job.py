@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import ClientError
+
 from cdk_inference.common.cache import hash_file
+from cdk_inference.common.terminal import say
 from cdk_inference.errors import InferenceError, ModelGateError
 from cdk_inference.model.project import build_project, open_project
 from cdk_inference.model.recipe.precision import Auto
@@ -33,6 +36,7 @@ HELD_OUT = "held_out"
 """The folder next to a recipe with the objects that training has not seen."""
 
 _UNVERSIONED = "null"
+_GONE = ("404", "NoSuchKey", "NoSuchVersion", "405", "MethodNotAllowed")  # the last two: a delete marker
 
 
 class JobError(InferenceError):
@@ -232,14 +236,26 @@ class Job:
                     continue
                 # A key may be longer than a path, or lead out of the folder.
                 path = objects / f"{number}{PurePosixPath(label['key']).suffix[:20]}"
-                version = label["version_id"]
-                which = {} if version == _UNVERSIONED else {"ExtraArgs": {"VersionId": version}}
-                self._s3.download_file(Bucket=label["bucket"], Key=label["key"], Filename=str(path), **which)
+                if not self._download_object(label, path):
+                    continue
                 kept = {name: label[name] for name in ("key", "label", "by", "at")}
                 # The folder of a recipe moves, and its hash must not tell where it is.
                 told = path.relative_to(folder) if held_out else path
                 out.write(json.dumps({"path": str(told), **kept}) + "\n")
         return listed
+
+    def _download_object(self, label: dict[str, str], path: Path) -> bool:
+        """Download a labelled object; one that was deleted since must not keep the others from being trained with."""
+        version = label["version_id"]
+        which = {} if version == _UNVERSIONED else {"ExtraArgs": {"VersionId": version}}
+        try:
+            self._s3.download_file(Bucket=label["bucket"], Key=label["key"], Filename=str(path), **which)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in _GONE:
+                raise
+            say(f"left out, since it was deleted: s3://{label['bucket']}/{label['key']}")
+            return False
+        return True
 
     def _download(self, trained: dict[str, Any], target: Path) -> None:
         """Put the weights of the run where the recipe has its own.

@@ -1,4 +1,4 @@
-"""What a retraining costs: the minutes of its jobs, and next to nothing besides."""
+"""The costs of a retraining: the minutes of its jobs, and next to nothing besides."""
 
 from __future__ import annotations
 

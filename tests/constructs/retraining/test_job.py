@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from cdk_inference.model import (
     Evaluation,
@@ -40,6 +41,8 @@ class Objects:
         self.versions: list[str | None] = []
 
     def download_file(self, *, Bucket: str, Key: str, Filename: str, ExtraArgs: Any = None) -> None:  # noqa: N803
+        if (Bucket, Key) not in self.objects:
+            raise ClientError({"Error": {"Code": "404"}}, "HeadObject")
         self.versions.append((ExtraArgs or {}).get("VersionId"))
         Path(Filename).write_bytes(self.objects[Bucket, Key])
 
@@ -95,6 +98,13 @@ def test_a_training_gets_what_is_not_held_out_and_leaves_weights_with_their_hash
         "size": len(weights),
     }
     assert s3.versions == ["v1", None]
+
+
+def test_an_object_that_was_deleted_since_is_left_out(s3: Objects, capfd: pytest.CaptureFixture[str]) -> None:
+    del s3.objects["inbox", "a.txt"]
+    assert Job(RUN, s3).train([sys.executable, "-c", TRAIN], weights="w.bin").labels == 1
+    assert s3.objects["bucket", f"weights/{RUN.id}/w.bin"] == b"<../../b>cat"
+    assert "left out, since it was deleted: s3://inbox/a.txt" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,15 @@ def test_jobs_out_of_range_fail(stack: cdk.Stack, pipeline: Callable[..., Infere
         pipeline().add_retraining(**options(stack) | {"training": DeploymentJob.code_pipeline(delivery)})
 
 
+def test_a_second_retraining_fails(stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]) -> None:
+    made, given = pipeline(), options(stack)
+    made.add_retraining(**given)
+    with pytest.raises(
+        PropError, match=r"Stack/Photos must have one retraining, got another, 'Again'; give 'Retraining'"
+    ):
+        made.add_retraining("Again", **given)
+
+
 @pytest.mark.parametrize("first", ["audit", "retraining"])
 def test_an_audit_log_that_would_hear_nothing_of_it_fails(
     stack: cdk.Stack, pipeline: Callable[..., InferencePipeline], first: str
