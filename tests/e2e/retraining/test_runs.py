@@ -143,6 +143,18 @@ def test_labels_whose_run_failed_are_tried_again(training: Trainer) -> None:
     assert (training.last_run().run, training.last_run().status) == (failed.run, "DEPLOYED")
 
 
+def test_no_job_may_write_what_judges_it(training: Trainer) -> None:
+    training.order(train="forge", build="forge", deploy="forge")
+    training.label(training.scored(1))
+    assert outcome(training.start()) == "DEPLOYED"
+    refused = {job: training.done(job)[0]["refused"] for job in ("train", "build", "deploy")}
+    assert refused == {
+        "train": ["labels", "label-sets", "builds", "models"],
+        "build": ["labels", "label-sets", "weights"],
+        "deploy": ["labels", "label-sets", "weights", "builds", "models"],
+    }
+
+
 def test_a_used_budget_trains_nothing_and_is_told_of(training: Trainer) -> None:
     used = training.deployed.status().runs_this_month
     month = f"month#{datetime.now(UTC):%Y-%m}"
@@ -239,8 +251,8 @@ def test_the_command_line_labels_starts_and_shows(training: Trainer, monkeypatch
     training.start()
     code, shown = run("status", "Faults", "--json")
     assert (code, json.loads(shown)["runs"][-1]["status"]) == (0, "DEPLOYED")
-    with pytest.raises(RetrainingError, match="stack must have a pipeline with a retraining, got 'CDKToolkit'"):
-        DeployedRetraining.find(Session(training.cloud), "CDKToolkit")
+    with pytest.raises(RetrainingError, match="pipeline must be one of Faults/Records, got 'Faults/Another'"):
+        DeployedRetraining.find(Session(training.cloud), "Faults", "Faults/Another")
     assert run("train", "--weights", "w.bin")[0] == 2
 
 

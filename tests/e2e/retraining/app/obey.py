@@ -9,14 +9,31 @@ import time
 from pathlib import Path
 
 import boto3
+from botocore.exceptions import ClientError
 
 job = sys.argv[1]
 folder = Path(os.environ["ORDERS"])
 order = json.loads((folder / "orders.json").read_text()).get(job, "good")
 run, execution, bucket = (os.environ[f"RETRAINING_{name}"] for name in ("RUN", "EXECUTION", "BUCKET"))
 s3 = boto3.client("s3")
+
+
+def refusals() -> list[str]:
+    """Return which folders of the bucket this job cannot write to."""
+    refused = []
+    for name in ("labels", "label-sets", "weights", "builds", "models"):
+        try:
+            s3.put_object(Bucket=bucket, Key=f"{name}/forged", Body=b"")
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "AccessDenied":
+                raise
+            refused.append(name)
+    return refused
+
+
+told = {"run": run, "order": order, "version": os.environ.get("MODEL_VERSION")}
 with (folder / f"{job}.log").open("a") as log:
-    log.write(f"{json.dumps({'run': run, 'order': order, 'version': os.environ.get('MODEL_VERSION')})}\n")
+    log.write(f"{json.dumps(told | ({'refused': refusals()} if order == 'forge' else {}))}\n")
 
 
 def report(where: str, **said: object) -> None:
