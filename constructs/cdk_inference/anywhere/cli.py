@@ -40,14 +40,14 @@ Store = Annotated[str | None, typer.Option(help="Store of the objects: s3, gs or
 Buckets = Annotated[list[str] | None, typer.Option(help="A bucket that the server reads; more than once for several.")]
 Sink = Annotated[str, typer.Option(help="Store of the rows: dynamodb, postgres or stdout.")]
 Table = Annotated[str | None, typer.Option(help="Table of the rows.")]
+ModelSource = Annotated[Path, typer.Argument(metavar="MODEL", help="Recipe, or folder of a built model.")]
+Library = Annotated[Path, typer.Option(help="Folder of the npm package onnxruntime-web.")]
+Labels = Annotated[
+    Path | None, typer.Option(exists=True, dir_okay=False, help="File with the names of the classes, one a line.")
+]
 Wheels = Annotated[
     str | None, typer.Option(help="Platform of the wheels, as uv names it. Default: what glibc 2.34 loads.")
 ]
-
-
-@app.callback()
-def _group() -> None:
-    """Have a single command keep its name."""
 
 
 @app.command()
@@ -104,6 +104,24 @@ def image(
         table=results_table,
     )
     for path in write_manifests(manifests, deployment):
+        typer.echo(path)
+
+
+@app.command()
+def web(
+    model: ModelSource,
+    output: Output,
+    onnxruntime_web: Library,
+    labels: Labels = None,
+) -> None:
+    """Write a page that runs a model in the browser, with everything that it loads, for any server of static files."""
+    from cdk_inference.anywhere.web.export import write_page  # noqa: PLC0415 - not for images
+    from cdk_inference.testing.model import LocalModel  # noqa: PLC0415 - it imports numpy
+
+    names = None if labels is None else tuple(labels.read_text(encoding="utf-8").splitlines())
+    # Models for x86_64 are exact on all CPUs.
+    found = LocalModel.of(model, architecture="x86_64")
+    for path in write_page(found.folder, found.manifest, output, library=onnxruntime_web, labels=names):
         typer.echo(path)
 
 

@@ -50,13 +50,16 @@ class LocalModel:
         Its version.
     inputs, outputs
         Its inputs and outputs, with the batch axis.
+    manifest, folder
+        As given.
     """
 
     def __init__(self, manifest: Manifest, folder: Path) -> None:
         self.version = manifest.model_version
         self.inputs: tuple[TensorSpec, ...] = manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = manifest.outputs
-        self._folder = folder.absolute()
+        self.manifest = manifest
+        self.folder = folder.absolute()
 
     @classmethod
     def of(cls, source: ModelSource, *, architecture: Architecture = DEFAULT_ARCHITECTURE) -> LocalModel:
@@ -132,7 +135,7 @@ class LocalModel:
 
         root = Path(tempfile.mkdtemp(prefix="cdk-inference-model-"))
         weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
-        (root / "model").symlink_to(self._folder)
+        (root / "model").symlink_to(self.folder)
         variables: dict[str, Any] = {
             "LAMBDA_TASK_ROOT": str(root),
             "MODEL_DELIVERY": "package",
