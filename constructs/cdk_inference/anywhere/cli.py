@@ -39,6 +39,9 @@ Name = Annotated[str, typer.Option(help="Name of the workload in the manifests."
 Store = Annotated[str | None, typer.Option(help="Store of the objects: s3, gs or az. Default: events bring the data.")]
 Buckets = Annotated[list[str] | None, typer.Option(help="A bucket that the server reads; more than once for several.")]
 Sink = Annotated[str, typer.Option(help="Store of the rows: dynamodb, postgres or stdout.")]
+Variables = Annotated[
+    list[str] | None, typer.Option(help="A variable of the server in the manifests, as NAME=value; for several, again.")
+]
 Table = Annotated[str | None, typer.Option(help="Table of the rows.")]
 ModelSource = Annotated[Path, typer.Argument(metavar="MODEL", help="Recipe, or folder of a built model.")]
 Library = Annotated[Path, typer.Option(help="Folder of the npm package onnxruntime-web.")]
@@ -67,6 +70,7 @@ def image(
     bucket: Buckets = None,
     result_sink: Sink = "stdout",
     results_table: Table = None,
+    variable: Variables = None,
 ) -> None:
     """Write a container image with the server, the stages and the model, without Docker.
 
@@ -75,6 +79,7 @@ def image(
     """
     if (manifests is None) != (image_name is None):
         raise typer.BadParameter("--manifests and --image-name go together")
+    more = dict(_assignment(text) for text in variable or ())
     with redirect_stdout(sys.stderr):  # of the app
         found = pipeline_of(file, pipeline)
         from cdk_inference.anywhere.image import write_image  # noqa: PLC0415 - it loads AWS CDK, as `pipeline_of` does
@@ -102,6 +107,7 @@ def image(
         buckets=bucket or (),
         sink=result_sink,
         table=results_table,
+        more=more,
     )
     for path in write_manifests(manifests, deployment):
         typer.echo(path)
@@ -123,6 +129,13 @@ def web(
     found = LocalModel.of(model, architecture="x86_64")
     for path in write_page(found.folder, found.manifest, output, library=onnxruntime_web, labels=names):
         typer.echo(path)
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"--variable must be of the form NAME=value, got {text!r}")
+    return name, value
 
 
 def main() -> None:

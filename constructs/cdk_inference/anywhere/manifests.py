@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -32,6 +32,8 @@ _EVENT_TYPES = {"gs": "google.cloud.storage.object.v1.finalized", "az": "Microso
 _EVENT_GRID = "eventgrid.azure.net"
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,46}[a-z0-9])?")
 _REFERENCE = re.compile(r"[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+")
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+_SECRET = re.compile(r"PASSWORD(?!_FILE)|SECRET|TOKEN|(?:ACCESS|ACCOUNT)_KEY|SAS")
 _MIB = 1024**2
 _LEAST_MEMORY, _STEP = 512, 256  # MiB
 _CONCURRENCY = 32
@@ -64,11 +66,13 @@ class Deployment:
         ``dynamodb``, ``postgres`` or ``stdout``.
     table
         The table of rows, which all but ``stdout`` need.
+    more
+        More variables of the server, such as ``PGHOST`` and ``AWS_REGION``. None may be a secret.
 
     Raises
     ------
     PropError
-        A name is not one, or store, buckets, sink and table do not fit together.
+        A name is not one, or store, buckets, sink and table do not fit together. Or a variable may be a secret.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Deployment:
     buckets: Sequence[str] = ()
     sink: str = "stdout"
     table: str | None = None
+    more: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -93,6 +98,9 @@ class Deployment:
             raise PropError(f"result_sink must be {' or '.join(SINKS)}, got '{self.sink}'")
         if (self.table is None) != (self.sink == "stdout"):
             raise PropError(f"results_table must be given unless rows go to stdout, got {self.table!r}")
+        for name in self.more:
+            if not _VARIABLE.fullmatch(name) or _SECRET.search(name):
+                raise PropError(f"variable must be a name, and not of a secret, got '{name}'; mount secrets as files")
 
     @property
     def memory(self) -> int:
@@ -110,7 +118,7 @@ class Deployment:
         stores = {} if self.store is None else {"OBJECT_STORE": self.store, "OBJECT_BUCKETS": " ".join(self.buckets)}
         table = {} if self.table is None else {"RESULTS_TABLE": self.table}
         password = {"POSTGRES_PASSWORD_FILE": PASSWORD_FILE} if self.sink == "postgres" else {}
-        found = {**stores, "RESULT_SINK": self.sink, **table, **password, **more}
+        found = {**stores, "RESULT_SINK": self.sink, **table, **password, **more, **self.more}
         return [{"name": name, "value": value} for name, value in found.items()]
 
 
@@ -233,7 +241,7 @@ def _cloud_run(deployment: Deployment) -> Document:
                 "spec": {
                     "containerConcurrency": _CONCURRENCY,
                     "timeoutSeconds": _BATCH_SECONDS,
-                    **_pod(deployment, container, scratch=False),
+                    **_pod(deployment, container, cloud_run=True),
                 },
             }
         },
@@ -316,20 +324,24 @@ def _container(
     }
 
 
-def _pod(deployment: Deployment, container: dict[str, Any], *, scratch: bool = True) -> dict[str, Any]:
-    """Return the container with the folders that it needs: one to write, and the password of a database."""
+def _pod(deployment: Deployment, container: dict[str, Any], *, cloud_run: bool = False) -> dict[str, Any]:
+    """Return the container with the folders that it needs: one to write, and the password of a database.
+
+    Cloud Run has a file system that can be written, no tokens to mount, and versions of secrets instead of members.
+    """
     mounts: list[dict[str, Any]] = []
     volumes: list[dict[str, Any]] = []
-    if scratch:
+    if not cloud_run:
         mounts.append({"name": "tmp", "mountPath": "/tmp"})  # noqa: S108 - the container's
         volumes.append({"name": "tmp", "emptyDir": {"sizeLimit": _SHAPE}})
     if deployment.sink == "postgres":
         folder, _, file = PASSWORD_FILE.rpartition("/")
         mounts.append({"name": "postgres", "mountPath": folder, "readOnly": True})
-        secret = {"secretName": f"{deployment.name}-postgres", "items": [{"key": file, "path": file}]}
+        key = "latest" if cloud_run else file
+        secret = {"secretName": f"{deployment.name}-postgres", "items": [{"key": key, "path": file}]}
         volumes.append({"name": "postgres", "secret": secret})
     return {
-        "automountServiceAccountToken": False,
+        **({} if cloud_run else {"automountServiceAccountToken": False}),
         "containers": [{**container, **({"volumeMounts": mounts} if mounts else {})}],
         **({"volumes": volumes} if volumes else {}),
     }

@@ -37,6 +37,7 @@ REPLY_TYPE = "com.github.cdk-inference.result.v1"
 
 _PROBLEM = "application/problem+json"
 _BODY_SECONDS = 30
+_MOST_SHOWN = 80  # characters of an event's id
 _RETRY_AFTER = {"retry-after": "1"}
 _STATUSES = {
     Outcome.STORED: HTTPStatus.NO_CONTENT,
@@ -121,12 +122,16 @@ class Server:
                 if len(body) > most:
                     return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body must be at most {most:,} bytes")
         events, batched = read_events(_headers(request), bytes(body))
-        messages = [message_of(event, f"{event.id}#{next(self._numbers)}", self._settings.buckets) for event in events]
+        messages = [message_of(event, self._message_id(event), self._settings.buckets) for event in events]
         waiting = [asyncio.wrap_future(scorer.submit(message)) for message in messages if message is not None]
         ended = await asyncio.gather(*waiting)
         if self._settings.replies and not batched and ended and ended[0].answer:
             return self._reply(events[0], ended[0])
         return self._summary(ended)
+
+    def _message_id(self, event: CloudEvent) -> str:
+        """Return an id for the log, which no other delivery has, and which is one line whatever the event's id is."""
+        return f"{event.id!a:.{_MOST_SHOWN}}#{next(self._numbers)}"
 
     def _summary(self, ended: Sequence[Scored]) -> Response:
         """Return the status of the event that ended worst. Success has no body: Knative takes one for an event."""

@@ -5,6 +5,7 @@ Only the main thread can end a stage that takes too long.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from concurrent.futures import Future
@@ -17,6 +18,9 @@ from inference_runtime.errors import LittleTimeError, RetryableError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+_OF_A_DELIVERY = frozenset({"message_id", "time"})
+"""The members of a message that two deliveries of one event may have in different forms."""
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +128,8 @@ class Scorer:
     def _score(self, batch: Sequence[_Waiting]) -> None:
         if not batch:
             return
-        event = {"messages": [waiting.message for waiting in batch], "answers": "rows"}
+        asked = _grouped(batch)
+        event = {"messages": [waiting[0].message for waiting in asked], "answers": "rows"}
         try:
             done = self._handler(event, _Invocation(self._seconds))
         except (RetryableError, LittleTimeError) as error:
@@ -132,12 +137,12 @@ class Scorer:
             self._end(batch, Scored(Outcome.RETRY, reason_of(error)))
         except Exception as error:
             _log.exception("a batch of %s cannot be scored", len(batch))
-            if len(batch) == 1:
+            if len(asked) == 1:
                 self._end(batch, Scored(Outcome.FAILED, reason_of(error)))
-            for waiting in batch if len(batch) > 1 else ():  # one of them may be the cause
-                self._score([waiting])
+            for waiting in asked if len(asked) > 1 else ():  # one of them may be the cause
+                self._score(waiting)
         else:
-            _answer(batch, done)
+            _answer(asked, done)
 
     @staticmethod
     def _end(batch: Sequence[_Waiting], scored: Scored) -> None:
@@ -145,7 +150,20 @@ class Scorer:
             waiting.future.set_result(scored)
 
 
-def _answer(batch: Sequence[_Waiting], done: dict[str, Any]) -> None:
+def _grouped(batch: Sequence[_Waiting]) -> list[list[_Waiting]]:
+    """Return those together whose events are the same: the handler scores one, and says nothing of the others."""
+    if len(batch) == 1:
+        return [list(batch)]
+    found: dict[str, list[_Waiting]] = {}
+    for waiting in batch:
+        known = {name: value for name, value in waiting.message.items() if name not in _OF_A_DELIVERY}
+        if "item" in known:
+            known["item"] = {name: value for name, value in known["item"].items() if name not in _OF_A_DELIVERY}
+        found.setdefault(json.dumps(known, sort_keys=True), []).append(waiting)
+    return list(found.values())
+
+
+def _answer(asked: Sequence[Sequence[_Waiting]], done: dict[str, Any]) -> None:
     """Tell who waits how their messages ended."""
     ended = {answer["message_id"]: _of_answer(answer) for answer in done["answers"]}
     for failure in done["failures"]:
@@ -153,9 +171,11 @@ def _answer(batch: Sequence[_Waiting], done: dict[str, Any]) -> None:
         ended[failure["message_id"]] = Scored(kind, f"{failure['error']}: {failure['cause']}")
     for message_id in (*done["retry"], *done["unfinished"]):
         ended[message_id] = Scored(Outcome.RETRY, "the event cannot be scored now")
-    for waiting in batch:
-        # There is nothing of an object that was overwritten, nor of the second event about the same one.
-        waiting.future.set_result(ended.get(waiting.message["message_id"], Scored(Outcome.STORED)))
+    for same in asked:
+        # There is nothing of an object that was overwritten.
+        scored = ended.get(same[0].message["message_id"], Scored(Outcome.STORED))
+        for waiting in same:
+            waiting.future.set_result(scored)
 
 
 def _of_answer(answer: dict[str, Any]) -> Scored:

@@ -111,6 +111,8 @@ def test_an_image_is_the_same_each_time_and_its_server_scores_as_the_pipeline_do
     folder: Path, tmp_path: Path
 ) -> None:
     names = (
+        "--variable",
+        "LOG_LEVEL=DEBUG",
         "--name",
         "digits",
         "--image-name",
@@ -122,6 +124,7 @@ def test_an_image_is_the_same_each_time_and_its_server_scores_as_the_pipeline_do
     digest = first[0].removeprefix("image: ")
     assert build(folder, "--output", str(tmp_path / "other")).strip().endswith(digest)
     assert digest in (folder / "manifests" / "kubernetes.yaml").read_text()
+    assert "LOG_LEVEL" in (folder / "manifests" / "cloud-run.yaml").read_text()
     assert len(first) == 5
 
     architecture = "arm64" if LambdaPlatform.host().architecture == "arm64" else "amd64"

@@ -25,7 +25,7 @@ STORES = [
     {},
     {"store": "gs", "buckets": ["inbox", "other"]},
     {"store": "az", "buckets": ["inbox"], "sink": "postgres", "table": "results"},
-    {"store": "s3", "buckets": ["inbox"], "sink": "dynamodb", "table": "results"},
+    {"store": "s3", "buckets": ["inbox"], "sink": "dynamodb", "table": "results", "more": {"AWS_REGION": "eu-west-1"}},
 ]
 
 
@@ -73,11 +73,11 @@ def test_containers_may_do_little_and_know_no_secret(tmp_path: Path, changes: di
         variables = {entry["name"]: entry["value"] for entry in container["env"]}
         assert variables.keys() <= {
             *("OBJECT_STORE", "OBJECT_BUCKETS", "RESULT_SINK", "RESULTS_TABLE"),
-            *("POSTGRES_PASSWORD_FILE", "REJECTED_STATUS"),
+            *("POSTGRES_PASSWORD_FILE", "REJECTED_STATUS", "AWS_REGION"),
         }
         assert all("valueFrom" not in entry for entry in container["env"])
-        assert pod["automountServiceAccountToken"] is False
         if name != "cloud-run":  # which isolates containers itself
+            assert pod["automountServiceAccountToken"] is False
             assert container["securityContext"] == {
                 "runAsNonRoot": True,
                 "runAsUser": 65532,
@@ -116,6 +116,9 @@ def test_a_broker_is_told_what_it_understands(tmp_path: Path) -> None:
         ({"buckets": ["a"]}, "bucket must be given with an object_store"),
         ({"sink": "paper"}, "result_sink must be dynamodb or postgres or stdout, got 'paper'"),
         ({"sink": "postgres"}, "results_table must be given unless rows go to stdout, got None"),
+        ({"more": {"PGPASSWORD": "x"}}, "variable must be a name, and not of a secret, got 'PGPASSWORD'"),
+        ({"more": {"AWS_SECRET_ACCESS_KEY": "x"}}, "mount secrets as files"),
+        ({"more": {"a b": "x"}}, "variable must be a name"),
         ({"table": "t"}, "results_table must be given unless rows go to stdout, got 't'"),
     ],
 )
