@@ -62,8 +62,8 @@ def _drop(cloud: Cloud, pipeline: str, count: int, prefix: str) -> dict[str, flo
     """Drop photographs and wait for their rows; return the seconds that it took, and what the workflow did."""
     name = f"Batching/{pipeline}"
     target = cloud.pipeline(name)
-    machine = _machine(cloud, name)
-    before = set(_executions(cloud, machine))
+    machine = state_machine(cloud, name)
+    before = set(executions_of(cloud, machine))
     photographs = sorted(path for path in PHOTOGRAPHS.iterdir() if path.suffix in {".jpg", ".png"})
     chosen = [photographs[number % len(photographs)] for number in range(count)]
     began = time.perf_counter()
@@ -78,8 +78,8 @@ def _drop(cloud: Cloud, pipeline: str, count: int, prefix: str) -> dict[str, flo
     seconds = time.perf_counter() - began
     if failed := Counter(outcome.status for outcome in outcomes if outcome.status != "SUCCEEDED"):
         raise SystemExit(f"photographs failed: {dict(failed)}")
-    executions = sorted(set(_executions(cloud, machine)) - before)
-    kinds = Counter(event["type"] for execution in executions for event in _history(cloud, execution))
+    executions = sorted(set(executions_of(cloud, machine)) - before)
+    kinds = Counter(event["type"] for execution in executions for event in history_of(cloud, execution))
     return {
         "seconds": seconds,
         "executions": len(executions),
@@ -88,7 +88,8 @@ def _drop(cloud: Cloud, pipeline: str, count: int, prefix: str) -> dict[str, flo
     }
 
 
-def _machine(cloud: Cloud, pipeline: str) -> str:
+def state_machine(cloud: Cloud, pipeline: str) -> str:
+    """Return the ARN of the state machine of a pipeline."""
     (found,) = (r.physical_id for r in cloud.resources(pipeline=pipeline, role="state-machine"))
     if found.startswith("arn:"):
         return found
@@ -96,12 +97,13 @@ def _machine(cloud: Cloud, pipeline: str) -> str:
     return next(str(machine["stateMachineArn"]) for machine in machines if machine["name"] == found)
 
 
-def _executions(cloud: Cloud, machine: str) -> list[str]:
+def executions_of(cloud: Cloud, machine: str) -> list[str]:
     """Return the executions: AWS keeps none of express workflows, the emulator does."""
     pages = cloud.client("stepfunctions").get_paginator("list_executions").paginate(stateMachineArn=machine)
     return [execution["executionArn"] for page in pages for execution in page["executions"]]
 
 
-def _history(cloud: Cloud, execution: str) -> list[dict[str, Any]]:
+def history_of(cloud: Cloud, execution: str) -> list[dict[str, Any]]:
+    """Return the events of an execution."""
     pages = cloud.client("stepfunctions").get_paginator("get_execution_history").paginate(executionArn=execution)
     return [event for page in pages for event in page["events"]]

@@ -1,4 +1,4 @@
-"""What a simulation found."""
+"""The results of a simulation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Series:
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """What became of the objects, how long it took, what it needed, and what held it up.
+    """The fate of the objects, the time that it took, and the use of the quotas.
 
     Parameters
     ----------
@@ -59,10 +59,12 @@ class SimulationResult:
         Batches that were read, and environments that were started.
     mean_batch
         Objects of a batch on average.
+    ended_at
+        When the last of them got its row, or was dead, in seconds from the start.
     throughput
         Objects a second that got rows, between the warm-up and the last arrival.
     latency
-        Of the objects that came after the warm-up.
+        The latencies of the objects that came after the warm-up.
     peak_backlog
         Most messages that waited in the queue.
     peak_environments, peak_gpus
@@ -72,7 +74,7 @@ class SimulationResult:
     quotas
         The use of each quota, the fullest first.
     estimate
-        What a month of such arrivals costs; None if the instance has no price.
+        The costs of a month of such arrivals; None if the instance has no price.
     """
 
     arrivals: Arrivals
@@ -83,6 +85,7 @@ class SimulationResult:
     batches: int
     cold_starts: int
     mean_batch: float
+    ended_at: float
     throughput: float
     latency: Latencies
     peak_backlog: float
@@ -110,13 +113,14 @@ class SimulationResult:
     def breaks_at(self) -> float | None:
         """Objects a second at which that is, if its use grows as the rate does; None if nothing was used.
 
-        Once a quota has held something up, it is the rate that the pipeline reached.
+        Once a quota has held something up, it is the rate that the pipeline reached, or that of the bursts or the day.
         """
         first = self.breaks_first
         if first is None or not first.peak:
             return None
         if first.reached_at is not None:
-            return min(self.arrivals.per_second, self.throughput)
+            reached = self.throughput if self.arrivals.shape == "constant" else self.arrivals.per_second
+            return min(self.arrivals.per_second, reached)
         return self.arrivals.per_second / first.share
 
     def explain(self) -> str:

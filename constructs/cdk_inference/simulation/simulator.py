@@ -66,12 +66,12 @@ def simulate(
     prices
         Default: list prices of us-east-1.
     warm_up
-        Seconds from the start whose latencies and uses do not count: the first environments start in them. What holds
-        something up is noted from the start.
+        Seconds from the start whose latencies and uses do not count: the first environments start in them. A quota that
+        holds something up is noted from the start.
     drain
         Seconds that the run goes on after the last arrival, at most.
     seed
-        Of the source of randomness.
+        The seed of the source of randomness.
 
     Raises
     ------
@@ -110,6 +110,7 @@ class _Run:
         interval = arrivals.seconds / _POINTS
         self._queued, self._in_system, self._alive, self._on_gpus = (Timeline(interval) for _ in range(4))
         self._waits = Histogram()
+        self._ended_at = 0.0
         self._ages: dict[float, int] = {}  # objects that are not finished, by the moment of their arrival
         self._arrived = self._finished = self._dead = self._in_time = 0
         plan = Plan(option, shape)
@@ -140,7 +141,7 @@ class _Run:
         """Yield the objects as they become visible in the queue."""
         most = max(1, self._shape.batch_size // _LOTS)
         longest = self._assumptions.max_batching_window / _LOTS
-        # Arrivals have a source of their own, so that the same objects come whatever becomes of them.
+        # Another source for arrivals, so that the same objects come whatever becomes of them.
         random = Random(self._random.random())  # noqa: S311 - no secret
         for first, last, count in self._arrivals.lots(random, most=most, longest=longest):
             delay = 0.0 if self._shape.direct else self._account.take("eventbridge_invocations", count, at=last)
@@ -151,7 +152,7 @@ class _Run:
             yield Lot(arrived, last + delay + self._assumptions.event_ms / 1000, count)
 
     def _ended(self, lot: Lot, succeeded: bool) -> None:
-        now = self._clock.now
+        now = self._ended_at = self._clock.now
         self._in_system.add(now, -lot.count)
         left = self._ages[lot.arrived] - lot.count
         if left:
@@ -192,6 +193,7 @@ class _Run:
             batches=batches,
             cold_starts=self._environments.cold_starts,
             mean_batch=mean_batch,
+            ended_at=self._ended_at,
             throughput=self._in_time / (seconds - self._warm_up),
             latency=Latencies(waits.mean, waits.percentile(0.5), waits.percentile(0.95), waits.percentile(0.99)),
             peak_backlog=max(backlog.values),
