@@ -19,7 +19,7 @@ _TABLE_GROWS = 1800.0  # seconds within which a table on demand cannot double tw
 
 @dataclass(frozen=True)
 class QuotaUse:
-    """What a run used of a quota.
+    """The use of a quota in a run.
 
     Parameters
     ----------
@@ -87,6 +87,7 @@ class Account:
         at: float | None = None,
         limit: float | None = None,
         bucket: float | None = None,
+        per: float = 1,
     ) -> float:
         """Use a rate, and return the seconds until AWS would let it happen.
 
@@ -101,12 +102,15 @@ class Account:
         at
             The moment, if it is not now.
         limit, bucket
-            The rate a second and the size of the bucket, if the field has them in another unit.
+            The limit and the size of the bucket, if they are not the field and the tokens of a second.
+        per
+            Seconds that the limit is for.
         """
         rate = self._rates.get((field, of))
         if rate is None:
-            per_second = getattr(self.quotas, field) if limit is None else limit
-            rate = self._rates[field, of] = _Rate(RateLimit(per_second, bucket), Use(per_second), Timeline(_INTERVAL))
+            most = getattr(self.quotas, field) if limit is None else limit
+            rate = _Rate(RateLimit(most / per, bucket), Use(most), Timeline(_INTERVAL), per)
+            self._rates[field, of] = rate
         now = self._clock.now if at is None else at
         delay = rate.bucket.delay(now, amount)
         rate.timeline.add(now + delay, amount)
@@ -145,7 +149,7 @@ class Account:
     def _fullest(self, field: str, rate: _Rate) -> tuple[float, float]:
         """Return the limit of a rate and its highest use, of the interval in which the share was the highest."""
         warm = [
-            (number * _INTERVAL, amount / _INTERVAL)
+            (number * _INTERVAL, amount / _INTERVAL * rate.per)
             for number, amount in rate.timeline.counts().items()
             if number * _INTERVAL >= self._warm_up
         ]
@@ -163,3 +167,4 @@ class _Rate:
     bucket: RateLimit
     use: Use
     timeline: Timeline
+    per: float

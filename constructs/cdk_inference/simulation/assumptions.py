@@ -1,4 +1,4 @@
-"""What a simulation assumes where AWS documents nothing, and where this library has no measurement."""
+"""The assumptions of a simulation, where AWS documents nothing and this library has no measurement."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Assumptions:
     idle_seconds
         For which Lambda keeps an environment without invocations. An assumption.
     distribution, spread
-        Of durations around their means: ``"lognormal"``, ``"exponential"`` or ``"constant"``, and the standard
-        deviation of the lognormal one as a share of the mean. An assumption.
+        The distribution of durations around their means: ``"lognormal"``, ``"exponential"`` or ``"constant"``. The
+        spread is the standard deviation of the lognormal one, as a share of the mean. Both are assumptions.
     failures
         Share of the invocations that die, so that their objects go back to the queue.
     workflow_timeout, visibility_timeout

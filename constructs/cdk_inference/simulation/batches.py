@@ -1,4 +1,4 @@
-"""What moves through a simulation: objects that arrived together, and batches of them."""
+"""The things that move through a simulation: objects that arrived together, and batches of them."""
 
 from __future__ import annotations
 

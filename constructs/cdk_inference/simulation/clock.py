@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Runs actions in the order of their times. Of those at the same time, the one that was planned first is first."""
+    """Runs actions in the order of their times. The one that was planned first goes first at the same time."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -19,7 +19,7 @@ _SCALING_SECONDS = 10  # that the quota of new environments is counted in
 
 
 class Environments:
-    """Runs invocations. What finds no concurrency left waits in line, since its caller tries again.
+    """Runs invocations. One that finds no concurrency left waits in line, since its caller tries again.
 
     Parameters
     ----------
@@ -78,9 +78,8 @@ class Environments:
         self._account.level("concurrent_executions", self._busy)
         start = 0.0
         if not self._take_idle(function):
-            per_second = self._account.quotas.new_environments / _SCALING_SECONDS
             bucket = self._account.quotas.new_environments
-            start = self._account.take("new_environments", 1, of=function, limit=per_second, bucket=bucket)
+            start = self._account.take("new_environments", 1, of=function, bucket=bucket, per=_SCALING_SECONDS)
             start += self._assumptions.draw(self._random, self._assumptions.cold_start_ms / 1000)
             self.cold_starts += 1
             self._alive.add(self._clock.now, 1)

@@ -1,4 +1,4 @@
-"""What a run measures: latencies, counts over time, and the use of each quota."""
+"""The measurements of a run: latencies, counts over time, and the use of each quota."""
 
 from __future__ import annotations
 

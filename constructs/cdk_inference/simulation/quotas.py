@@ -18,7 +18,7 @@ _DATA: dict[str, Any] = tomllib.loads(Path(__file__).with_name("quotas.toml").re
 
 @dataclass(frozen=True)
 class Quota:
-    """What AWS documents of a quota.
+    """A quota as AWS documents it.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Quota:
     service, name
         The service, and what Service Quotas calls the quota; what the page calls it if it is not listed there.
     unit
-        What is counted.
+        The unit of the value.
     default
         The documented default, for us-east-1.
     adjustable
@@ -71,8 +71,8 @@ class Quotas:
     sqs_in_flight
         Messages of the queue that were received and not yet deleted.
     pipe_batches_at_first, pipe_batches_per_minute, pipe_batches
-        Batches that a pipe has at the same time when messages come, by how many that grows in a minute while there
-        are more messages, and how many there are at most.
+        Batches that a pipe has at the same time: when messages come, how many more a minute while there are further
+        messages, and at most.
     pipe_executions
         Batches that all pipes of the account have at the same time.
     mapping_batches_at_first, mapping_batches_per_minute, mapping_batches
