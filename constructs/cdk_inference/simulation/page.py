@@ -121,7 +121,7 @@ def _share_of(field: str) -> Callable[[SimulationResult], float | None]:
 
 def _large(value: float) -> str:
     """Return a number as ``"100 M"``."""
-    for divisor, unit in ((1e6, " M"), (1e3, "k")):
+    for divisor, unit in ((1e6, " M"), (1e3, " k")):
         if value >= divisor:
             return f"{value / divisor:,.3g}{unit}"
     return f"{value:,.3g}"

@@ -51,6 +51,33 @@ class Quota:
     date: str
 
 
+@dataclass(frozen=True)
+class QuotaUse:
+    """The use of a quota in a run.
+
+    Parameters
+    ----------
+    quota
+        The quota.
+    limit
+        Its value in this run.
+    peak
+        The most that was used, once warm: at a moment, or on average over 10 seconds.
+    reached_at
+        When it held something up for the first time, in seconds from the start; None if it never did.
+    """
+
+    quota: Quota
+    limit: float
+    peak: float
+    reached_at: float | None
+
+    @property
+    def share(self) -> float:
+        """The most that was used, as a share of the limit."""
+        return self.peak / self.limit
+
+
 DOCUMENTED: Mapping[str, Quota] = {each["field"]: Quota(**each) for each in _DATA["quota"]}
 """All quotas that a simulation knows, by field."""
 

@@ -9,8 +9,8 @@ from cdk_inference.common.figures import figure
 
 if TYPE_CHECKING:
     from cdk_inference.costs.estimates import Estimate
-    from cdk_inference.simulation.account import QuotaUse
     from cdk_inference.simulation.arrivals import Arrivals
+    from cdk_inference.simulation.quotas import QuotaUse
 
 
 @dataclass(frozen=True)

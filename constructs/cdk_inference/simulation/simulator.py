@@ -12,18 +12,18 @@ from cdk_inference.costs.estimates import Estimate, estimate
 from cdk_inference.costs.options import Option, PipelineShape
 from cdk_inference.costs.prices import Prices
 from cdk_inference.errors import PropError
-from cdk_inference.simulation.account import Account
 from cdk_inference.simulation.assumptions import Assumptions
-from cdk_inference.simulation.batches import Lot
-from cdk_inference.simulation.clock import Clock
-from cdk_inference.simulation.environments import Environments
-from cdk_inference.simulation.gpus import Gpus
-from cdk_inference.simulation.measurements import Histogram, Timeline
-from cdk_inference.simulation.pipe import Pipe, Reader
-from cdk_inference.simulation.plan import Plan
+from cdk_inference.simulation.engine.account import Account
+from cdk_inference.simulation.engine.batches import Lot
+from cdk_inference.simulation.engine.clock import Clock
+from cdk_inference.simulation.engine.environments import Environments
+from cdk_inference.simulation.engine.gpus import Gpus
+from cdk_inference.simulation.engine.measurements import Histogram, Timeline
+from cdk_inference.simulation.engine.pipe import Pipe, Reader
+from cdk_inference.simulation.engine.plan import Plan
+from cdk_inference.simulation.engine.workflow import Workflow
 from cdk_inference.simulation.quotas import Quotas
 from cdk_inference.simulation.results import Latencies, Series, SimulationResult
-from cdk_inference.simulation.workflow import Workflow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

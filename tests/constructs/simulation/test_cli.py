@@ -9,6 +9,7 @@ import aws_cdk as cdk
 import html5lib
 import pytest
 from aws_cdk import Duration
+from tests.browser import PATIENCE, chromium
 from tests.constructs.conftest import RECIPE
 from typer.testing import CliRunner
 
@@ -88,7 +89,7 @@ def test_the_command_line_simulates_and_writes_the_page(assembly: Path, tmp_path
     assert "S3, GET" in shown
     assert "Shop/Photos" in page.read_text("utf-8")
     for curve in ("bursts", "day"):
-        one = run(assembly, "--pipeline", "Shop/Photos", "--rate", "0.2", "--curve", curve, "--assume", "failures=0.1")
+        one = run(assembly, "--pipeline", "Shop/Photos", "--rate", "0.03", "--curve", curve, "--assume", "failures=0.1")
         assert "p95" in one
 
 
@@ -146,6 +147,20 @@ def test_the_page_loads_nothing_and_shows_names_as_text(swept: Sweep) -> None:
     assert "&lt;b&gt;Shop&lt;/b&gt;" in page
     assert "held up from 40.0 objects a second on" in page
     assert page.count('<circle cx="') == 2 * sum(2 * n for n in (2, 1, 1, 4))
+
+
+def test_the_page_fits_a_screen_and_a_phone(swept: Sweep, tmp_path: Path) -> None:
+    render(swept, tmp_path / "simulation.html")
+    with chromium() as browser:
+        for width in (1200, 390):
+            page = browser.new_page(viewport={"width": width, "height": 900})
+            page.set_default_timeout(PATIENCE)
+            page.goto((tmp_path / "simulation.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            shown = page.locator(".picture:visible")
+            assert shown.count() == page.locator("figure").count() >= 5
+            beyond = "every => every.filter(t => t.getBoundingClientRect().right > innerWidth).map(t => t.textContent)"
+            assert page.locator(".picture:visible text").evaluate_all(beyond) == []
 
 
 def test_a_page_that_cannot_be_written_fails(swept: Sweep, tmp_path: Path) -> None:

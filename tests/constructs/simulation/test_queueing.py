@@ -203,6 +203,18 @@ def test_objects_that_wait_too_long_for_a_gpu_are_dead() -> None:
     assert "dead" in found.explain()
 
 
+def test_fewer_steps_are_quicker() -> None:
+    shapes = [PipelineShape(direct=True), PipelineShape(fused=True), PipelineShape()]
+    found = [run(100, shape=shape) for shape in shapes]
+    assert found[0].latency.mean < found[1].latency.mean < found[2].latency.mean
+    assert found[0].peak_environments <= found[2].peak_environments
+    uses = [{use.quota.field for use in result.quotas} for result in found]
+    assert "mapping_batches" in uses[0]
+    assert "eventbridge_invocations" not in uses[0]
+    assert "s3_puts" not in uses[1] | uses[0]
+    assert {"pipe_batches", "s3_puts"} <= uses[2]
+
+
 def test_the_curve_of_a_day_has_as_many_objects_and_its_peak_at_noon() -> None:
     found = simulate(LITE0, Arrivals.day(10_000), warm_up=0)
     assert found.arrived == pytest.approx(10_000, rel=0.05)

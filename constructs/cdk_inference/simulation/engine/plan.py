@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, Option, PipelineShape, SplitOption
 from cdk_inference.costs.quantities import on_vcpus
 from cdk_inference.errors import PropError
-from cdk_inference.simulation.batches import Lot, objects
+from cdk_inference.simulation.engine.batches import Lot, objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,14 +6,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cdk_inference.simulation.batches import Batch, Lot, objects
+from cdk_inference.simulation.engine.batches import Batch, Lot, objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cdk_inference.simulation.account import Account
-    from cdk_inference.simulation.clock import Clock
-    from cdk_inference.simulation.measurements import Timeline
+    from cdk_inference.simulation.engine.account import Account
+    from cdk_inference.simulation.engine.clock import Clock
+    from cdk_inference.simulation.engine.measurements import Timeline
 
 _FORGETS = 60.0  # seconds without a batch after which it begins with few again; an assumption
 

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from cdk_inference.simulation.account import Account
     from cdk_inference.simulation.assumptions import Assumptions
-    from cdk_inference.simulation.clock import Clock
-    from cdk_inference.simulation.measurements import Timeline
+    from cdk_inference.simulation.engine.account import Account
+    from cdk_inference.simulation.engine.clock import Clock
+    from cdk_inference.simulation.engine.measurements import Timeline
 
 _SCALING_SECONDS = 10  # that the quota of new environments is counted in
 

@@ -6,19 +6,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cdk_inference.simulation.batches import Batch, Lot, objects
+from cdk_inference.simulation.engine.batches import Batch, Lot, objects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from random import Random
 
-    from cdk_inference.simulation.account import Account
     from cdk_inference.simulation.assumptions import Assumptions
-    from cdk_inference.simulation.clock import Clock
-    from cdk_inference.simulation.environments import Environments
-    from cdk_inference.simulation.gpus import Gpus
-    from cdk_inference.simulation.pipe import Pipe
-    from cdk_inference.simulation.plan import Plan, Step, Stop
+    from cdk_inference.simulation.engine.account import Account
+    from cdk_inference.simulation.engine.clock import Clock
+    from cdk_inference.simulation.engine.environments import Environments
+    from cdk_inference.simulation.engine.gpus import Gpus
+    from cdk_inference.simulation.engine.pipe import Pipe
+    from cdk_inference.simulation.engine.plan import Plan, Step, Stop
 
 _INBOX, _WORK = "inbox", "work"
 

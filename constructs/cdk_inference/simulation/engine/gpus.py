@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cdk_inference.costs.options import GpuOption
-    from cdk_inference.simulation.clock import Clock
-    from cdk_inference.simulation.measurements import Timeline
+    from cdk_inference.simulation.engine.clock import Clock
+    from cdk_inference.simulation.engine.measurements import Timeline
 
 
 @dataclass(frozen=True, slots=True)

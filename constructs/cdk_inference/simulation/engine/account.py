@@ -5,43 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cdk_inference.simulation.clock import RateLimit
-from cdk_inference.simulation.measurements import Timeline, Use
-from cdk_inference.simulation.quotas import DOCUMENTED, Quota
+from cdk_inference.simulation.engine.clock import RateLimit
+from cdk_inference.simulation.engine.measurements import Timeline, Use
+from cdk_inference.simulation.quotas import DOCUMENTED, QuotaUse
 
 if TYPE_CHECKING:
-    from cdk_inference.simulation.clock import Clock
+    from cdk_inference.simulation.engine.clock import Clock
     from cdk_inference.simulation.quotas import Quotas
 
 _INTERVAL = 10.0  # seconds over which the use of a rate is averaged
 _TABLE_GROWS = 1800.0  # seconds within which a table on demand cannot double twice
-
-
-@dataclass(frozen=True)
-class QuotaUse:
-    """The use of a quota in a run.
-
-    Parameters
-    ----------
-    quota
-        The quota.
-    limit
-        Its value in this run.
-    peak
-        The most that was used, once warm: at a moment, or on average over 10 seconds.
-    reached_at
-        When it held something up for the first time, in seconds from the start; None if it never did.
-    """
-
-    quota: Quota
-    limit: float
-    peak: float
-    reached_at: float | None
-
-    @property
-    def share(self) -> float:
-        """The most that was used, as a share of the limit."""
-        return self.peak / self.limit
 
 
 class Account:
