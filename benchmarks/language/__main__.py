@@ -1,8 +1,9 @@
-"""Opens a language model of half a billion parameters, and decides once: `python -m benchmarks.language [FOLDER]`.
+"""Opens a language model of half a billion parameters, and decides once or writes.
 
-Ours is the artifact in blocks of 4 bits, opened by the engine of the functions. The rival is transformers, with weights
-of float32 and of bfloat16. Each round is a fresh process; the files are in the page cache for both. The build takes
-about four minutes and 13 GB of memory, and what it made is kept in FOLDER.
+`python -m benchmarks.language decide [FOLDER]`, or `write` in place of `decide`. Ours is the artifact in blocks of 4
+bits, opened by the engine of the functions. The rival is transformers, with weights of float32 and of bfloat16. Each
+round is a fresh process; the files are in the page cache for both. The build takes some minutes and 13 GB of memory.
+The folder keeps the result.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import statistics
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from platformdirs import user_cache_path
 from uv import find_uv_bin
@@ -35,9 +36,36 @@ _GOAL = 1 / 3
 _MOST_MEMORY = 1.3
 
 
+class Task(NamedTuple):
+    """A task that both sides do.
+
+    Attributes
+    ----------
+    recipe
+        The file of the recipe.
+    name
+        The name of its model.
+    ours, theirs
+        The scripts of the two sides.
+    """
+
+    recipe: str
+    name: str
+    ours: str
+    theirs: str
+
+
+TASKS = {
+    "decide": Task("recipe.py", "half-a-billion", "ours.py", "theirs.py"),
+    "write": Task("writer_recipe.py", "half-a-billion-writes", "ours_writes.py", "theirs_writes.py"),
+}
+
+
 def main() -> None:
     """Build, measure and print."""
-    work = Path(sys.argv[1]) if len(sys.argv) > 1 else user_cache_path("cdk-inference") / "benchmarks" / "language"
+    asked, *folder = sys.argv[1:] or ["decide"]
+    task = TASKS[asked]
+    work = Path(folder[0]) if folder else user_cache_path("cdk-inference") / "benchmarks" / "language"
     packages = work / "packages"
     if not packages.is_dir():
         made = packages.with_suffix(".partial")
@@ -45,27 +73,27 @@ def main() -> None:
         run([find_uv_bin(), "pip", "install", "--target", made, "--constraint", constraints, RIVAL])
         made.rename(packages)
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (packages, ROOT / "lambda_src")))}
-    artifact = built(work, variables)
+    artifact = built(work, variables, task)
     threads = os.cpu_count() or 1
-    contenders = {"ours": process("ours.py", artifact / weights.MODEL, threads, variables)}
+    contenders = {"ours": process(task.ours, weights.entry(artifact), threads, variables)}
     for kind in RIVALS:
         if not (work / kind).is_dir():
             saved = work / f"{kind}.partial"
             run([sys.executable, HERE / "save.py", saved, kind], env=variables)
             saved.rename(work / kind)
-        contenders[kind] = process("theirs.py", work / kind, threads, variables)
+        contenders[kind] = process(task.theirs, work / kind, threads, variables)
     found = alternate(contenders, ROUNDS)
     show({name: {what: statistics.median(each) for what, each in one.items()} for name, one in found.items()}, artifact)
 
 
-def built(work: Path, variables: Mapping[str, str]) -> Path:
+def built(work: Path, variables: Mapping[str, str], task: Task) -> Path:
     """Return the folder of the artifact for this machine's architecture."""
-    artifact = work / "artifact"
+    artifact = work / task.name
     if not artifact.is_dir():
-        command = [sys.executable, "-m", "cdk_inference.model", "build", HERE / "recipe.py"]
+        command = [sys.executable, "-m", "cdk_inference.model", "build", HERE / task.recipe]
         options = ["--architecture", LambdaPlatform.host().architecture, "--cache", work / "cache"]
         run([*command, *options], env=variables)
-        (entry,) = (work / "cache" / "models").glob("half-a-billion-*/artifact")
+        (entry,) = (work / "cache" / "models").glob(f"{task.name}-[0-9a-f]*/artifact")
         shutil.copytree(entry, artifact)
     return artifact
 
@@ -87,8 +115,9 @@ def show(medians: Mapping[str, Mapping[str, float]], artifact: Path) -> None:
     facts = machine()
     print(f"{facts['cpu']}, {facts['cpus']} cores, medians of {ROUNDS} fresh processes each")  # noqa: T201
     for name, one in medians.items():
+        rate = f", writes {one['rate']:.1f} tokens a second" if "rate" in one else ""
         print(  # noqa: T201
-            f"{name:9} opens in {one['open']:.2f} s, has decided after {one['first']:.2f} s, "
+            f"{name:9} opens in {one['open']:.2f} s, has its first answer after {one['first']:.2f} s{rate}, "
             f"peaks at {one['peak'] / 1e6:,.0f} MB"
         )
     ours = medians["ours"]

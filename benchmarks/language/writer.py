@@ -34,7 +34,7 @@ class Writer(torch.nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        # Of a prompt, the last token alone: the head has a row for each of 151,936.
+        # The head has 151,936 rows, so only the last token of a prompt goes through it.
         logits = self.lm_head(found.last_hidden_state[:, -1])
         return logits, *(part for layer in found.past_key_values.layers for part in (layer.keys, layer.values))
 

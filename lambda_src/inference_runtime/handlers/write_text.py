@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from inference_runtime import lifecycle
 from inference_runtime.environment import required
 from inference_runtime.http.requests import RefusedError
 from inference_runtime.http.runtime_api import RuntimeApi, RuntimeApiError
 from inference_runtime.http.text_events import EVENTS, TextWriter, failed_event
+from inference_runtime.lifecycle import answers_warming, begin_with_snapshot, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +31,25 @@ _FAILED = 1  # exit status
 
 _log = logging.getLogger(__name__)
 _opened: list[TextWriter] = []
+_request = [""]  # the id of the invocation that is answered, for log lines
+
+
+class JsonLines(logging.Formatter):
+    """Writes log lines as Lambda's own client does for functions with JSON logs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as one line of JSON."""
+        said = {
+            "timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname,
+            "message": record.getMessage(),
+            "logger": record.name,
+            "requestId": _request[0],
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            said["stackTrace"] = self.formatException(record.exc_info)
+            said["errorType"] = record.exc_info[0].__name__
+        return json.dumps(said)
 
 
 def open_writer() -> TextWriter:
@@ -39,12 +59,12 @@ def open_writer() -> TextWriter:
         from inference_runtime.engine.engine import LocalEngine  # noqa: PLC0415 - it opens the model
 
         engine = LocalEngine()
-        lifecycle.prepare(engine.warm_up)
+        prepare(engine.warm_up)
         _opened.append(TextWriter.from_environment(engine))
     return _opened[0]
 
 
-@lifecycle.answers_warming
+@answers_warming
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """Return the whole response to a request.
 
@@ -73,11 +93,13 @@ def _until_failure(events: Iterator[bytes]) -> Iterator[bytes]:
 
 def main() -> None:
     """Open the model, and answer requests until Lambda ends the process."""
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    lines = logging.StreamHandler(sys.stdout)
+    lines.setFormatter(JsonLines())
+    logging.basicConfig(handlers=[lines], level=logging.INFO)
     api = RuntimeApi(required("AWS_LAMBDA_RUNTIME_API"))
     try:
         writer = open_writer()
-        lifecycle.begin_with_snapshot(api.wait_for_restore)
+        begin_with_snapshot(api.wait_for_restore)
     except Exception as error:
         _log.exception("the function cannot start")
         api.fail_initialization(error)
@@ -88,7 +110,7 @@ def main() -> None:
 
 def answer(api: RuntimeApi, writer: TextWriter, invocation: Invocation) -> None:
     """Answer an invocation, whatever becomes of it."""
-    event = invocation.event
+    event, _request[0] = invocation.event, invocation.aws_request_id
     try:
         if not (isinstance(event, dict) and "requestContext" in event):
             _answer_other(api, invocation)
@@ -102,16 +124,16 @@ def answer(api: RuntimeApi, writer: TextWriter, invocation: Invocation) -> None:
             return
         _send(api, invocation, events)
     except RuntimeApiError as error:
-        # Nobody waits for the rest any more. What comes next is asked for as ever.
+        # Nobody waits for the rest any more. The next event is asked for as always.
         _log.warning("an answer was not taken: %s", error)
 
 
 def _answer_other(api: RuntimeApi, invocation: Invocation) -> None:
-    """Answer an event that is no request, such as one that keeps the function warm."""
+    """Answer an event other than a request, such as one that keeps the function warm."""
     try:
         said = handler(invocation.event, invocation)
     except Exception as error:
-        _log.exception("the event is no request")
+        _log.exception("the event is not a request")
         api.fail(invocation, error)
     else:
         api.respond(invocation, said)

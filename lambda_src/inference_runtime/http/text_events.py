@@ -56,7 +56,7 @@ class TextWriter:
     tokens
         Make text.
     model_version
-        Of the model.
+        The version of the model.
     """
 
     def __init__(

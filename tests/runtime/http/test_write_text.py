@@ -73,7 +73,7 @@ def get_after_restore(): return after
 
 
 class Answer(NamedTuple):
-    """What the process sent about an invocation."""
+    """The answer of the process to an invocation."""
 
     path: str
     headers: dict[str, str]
@@ -89,7 +89,7 @@ class Answer(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """What the caller reads."""
+        """The bytes that the caller reads."""
         return b"".join(self.chunks).partition(bytes(8))[2]
 
     @property
@@ -220,7 +220,10 @@ def process(lambda_: Lambda, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """The function's process, as its wrapper script starts it."""
     started = start(lambda_, tmp_path_factory.mktemp("function"), min_steps=4)
     yield started
-    stop(started)
+    lines = [json.loads(line) for line in stop(started).splitlines()]
+    assert {line["requestId"] for line in lines} == {"r1", "gone"}
+    (bug,) = [line for line in lines if line.get("errorType") == "ValueError"]
+    assert (bug["level"], "a bug" in bug["stackTrace"]) == ("ERROR", True)
 
 
 def start(api: Lambda, folder: Path, variables: dict[str, str] | None = None, **driver: Any) -> Any:

@@ -13,6 +13,7 @@ import pytest
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import BuiltModel, WeightOnly, build_model
 from cdk_inference.model.building.evaluation.opening import open_file
+from cdk_inference.model.building.evaluation.texts import read_tokens
 from cdk_inference.model.files import weights
 
 if TYPE_CHECKING:
@@ -99,6 +100,14 @@ def test_its_weights_may_be_in_blocks_of_four_bits(tmp_path: Path) -> None:
     assert ((tokens >= 2) & (tokens < 260)).all()
     assert (lengths <= STEPS).all()
     assert small.manifest.precision == "weight_only"
+
+
+@pytest.mark.parametrize("content", ['{"model": {"type": "Unigram", "vocab": []}}', "not JSON"])
+def test_another_tokenizer_than_one_of_bytes_cannot_judge(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "tokenizer.json"
+    file.write_text(content)
+    with pytest.raises(ModelBuildError, match=r"evaluation.vocabulary must be a file of tokens, got 'tokenizer.json'"):
+        read_tokens(file)
 
 
 def test_prompts_that_are_too_short_to_be_traced_are_refused(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.recipe.drivers import Beam, Greedy
 from cdk_inference.model.recipe.graphs import Graphs
 from inference_runtime.errors import StageError
-from inference_runtime.stages.builtin.vocabulary import LENGTHS, collapsed
+from inference_runtime.stages.builtin.vocabulary import LENGTHS, collapsed, read_vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from cdk_inference.model.building.evaluation.metrics import Array, Outputs
     from cdk_inference.model.recipe.recipe import ModelRecipe
@@ -56,6 +57,20 @@ def texts_of(outputs: Outputs, names: Sequence[str], vocabulary: Tokens, blank: 
         return [vocabulary.text(row) for batch in outputs for row in _counted(batch, names)]
     except StageError as error:
         raise ModelBuildError(f"evaluation.vocabulary must have a line for each token of the model: {error}") from error
+
+
+def read_tokens(file: Path) -> Tokens:
+    """Return the tokens of an evaluation: those of a file of lines, or of a ``tokenizer.json``.
+
+    Raises
+    ------
+    ModelBuildError
+        If it is the file of a tokenizer that is not byte-level.
+    """
+    try:
+        return read_vocabulary(str(file))
+    except (StageError, ValueError) as error:
+        raise ModelBuildError(f"evaluation.vocabulary must be a file of tokens, got '{file.name}': {error}") from None
 
 
 def check_end(recipe: ModelRecipe, vocabulary: Tokens) -> None:

@@ -172,10 +172,9 @@ class Trials:
         function = load_function(self.folder, evaluation.metric, "evaluation.metric") if own else None
         vocabulary = None
         if evaluation.vocabulary is not None:
-            from cdk_inference.model.building.evaluation.texts import check_end  # noqa: PLC0415 - few models
-            from inference_runtime.stages.builtin.vocabulary import read_vocabulary  # noqa: PLC0415
+            from cdk_inference.model.building.evaluation.texts import check_end, read_tokens  # noqa: PLC0415 - few models
 
-            vocabulary = read_vocabulary(str(self.folder / evaluation.vocabulary))
+            vocabulary = read_tokens(self.folder / evaluation.vocabulary)
             check_end(self.recipe, vocabulary)
         return Judge(evaluation, self.samples, self.reference, self.recipe.outputs, function, vocabulary)
 
