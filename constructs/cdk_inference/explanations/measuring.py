@@ -125,7 +125,7 @@ def _model(file: Path, recipe: ModelRecipe, *, singly: bool) -> Infer:
     from inference_runtime.tensors.tensor import Tensor as RuntimeTensor  # noqa: PLC0415
     from inference_runtime.tensors.tensor import arrays_of  # noqa: PLC0415
 
-    session = open_model(weights.join(file))
+    session = open_model(weights.whole(file))
     names = [spec.name for spec in recipe.outputs]
 
     def run(chunk: Inputs, count: int) -> list[Tensor]:  # noqa: ARG001 - as Batches calls it

@@ -41,7 +41,10 @@ ALIGNMENT = 4096
 
 
 LARGE = 2**30
-"""Graphs of more bytes are not held in memory with their weights. A message of protobuf can have twice as many."""
+"""Graphs of more bytes are not held in memory with their weights."""
+
+MESSAGE = 2**31
+"""A message of protobuf, and so a graph in one file, must have fewer bytes."""
 
 
 def belongs(name: str) -> bool:
@@ -91,7 +94,7 @@ def join(path: Path) -> bytes:
     Raises
     ------
     ModelBuildError
-        If it is not a model, or its weights are missing, too short, or not next to it.
+        If it is not a model, its weights are missing, too short, or not next to it, or are more than one file holds.
     """
     if path.name == DRIVER:
         description = json.loads(path.read_text("utf-8"))
@@ -104,6 +107,11 @@ def join(path: Path) -> bytes:
     except Exception as error:  # protobuf's
         raise ModelBuildError(f"{path} cannot be read as an ONNX graph: {error}; export or copy it again") from error
     aside = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    if (total := size_of_graph(path)) >= MESSAGE:
+        raise ModelBuildError(
+            f"{path} must be below {MESSAGE / 1e9:.1f} GB with its weights to become one file, got "
+            f"{total / 1e9:.1f} GB; open it by its path"
+        )
     for tensor in aside:
         tensor.raw_data = _read(path, tensor)
         del tensor.external_data[:]

@@ -75,7 +75,8 @@ def tokens():
     for _ in range(3):
         yield {"tokens": random.integers(0, 600, (4, 7))}
 """
-SMALLEST = 16 * 1024  # so that the tiny network counts as large
+SMALLEST = 16 * 1024  # so that the tiny network counts as large, in every precision
+MIDDLING = 150_000  # so that it counts as large in float32 alone
 
 
 def recipe_of(source: Source) -> ModelRecipe:
@@ -133,19 +134,20 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(("name", "lowered"), [("module", SMALLEST), ("program", MIDDLING), ("graph", SMALLEST)])
 def test_large_models_become_the_same_artifact_as_small_ones(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, lowered: int
 ) -> None:
-    """Float32 and both sizes of blocks: the same files to ship, and the same answers."""
+    """In every precision, the same files to ship, and the same answers."""
     found = {}
-    for limit in (weights.LARGE, SMALLEST):
+    for limit in (weights.LARGE, lowered):
         monkeypatch.setattr(weights, "LARGE", limit)
         trials = trials_of(SOURCES[name], folder, tmp_path / str(limit))
-        assert weights.is_large(trials.float32) == (limit == SMALLEST)
+        assert weights.is_large(trials.float32) == (limit == lowered)
         tried = [trials.run(p) for p in (Float32(), WeightOnly(4, 32), WeightOnly(8, 64), DynamicInt8())]
         assert [trial.failure for trial in tried] == [""] * len(tried)
         shipped = [trial.shipped for trial in tried if trial.shipped]
+        assert weights.is_large(weights.entry(shipped[1])) == (limit == SMALLEST)
         found[limit] = [content(made) for made in shipped], [trial.outputs for trial in tried]
         trials.check(shipped[1])
     (small, answers), (large, others) = found.values()
@@ -177,7 +179,7 @@ def test_large_model_fails_where_all_weights_are_needed_at_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "LARGE", SMALLEST)
-    monkeypatch.setattr(aside, "_LIMIT", 2 * SMALLEST)
+    monkeypatch.setattr(weights, "MESSAGE", 2 * SMALLEST)
     trials = trials_of(SOURCES["graph"], folder, tmp_path)
     assert trials.run(WeightOnly(4, 32)).failure == ""
     assert trials.run(DynamicInt8()).failure.startswith(

@@ -109,6 +109,7 @@ def latency(float32: Model, candidate: Model, sample: Batch, *, rounds: int = MA
     while not _is_enough(gains, time.perf_counter() - began, rounds):
         sessions = (start(float32, "float32", exact=False), start(candidate, "the candidate", exact=False))
         pairs = _pairs(sessions, sample)
+        del sessions  # before the next are opened: those of a large model would not fit twice
         gains.append(statistics.median(one / two for one, two in pairs))
         times += pairs
     count = len(next(iter(sample.values())))  # more than one if the model takes no other

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
 
 _PIECE = 1 << 22  # bytes copied at once
-_LIMIT = 2**31  # bytes of a protobuf message
 
 
 class Spool:
@@ -152,9 +151,9 @@ def included(model: onnx.ModelProto, subject: str, fix: str) -> onnx.ModelProto:
     """
     if not is_aside(model):
         return model
-    if (total := total_size(model)) >= _LIMIT:
+    if (total := total_size(model)) >= weights.MESSAGE:
         raise ModelBuildError(
-            f"{subject} must be below {_LIMIT / 1e9:.1f} GB with its weights, got {total / 1e9:.1f} GB; {fix}"
+            f"{subject} must be below {weights.MESSAGE / 1e9:.1f} GB with its weights, got {total / 1e9:.1f} GB; {fix}"
         )
     whole = onnx.ModelProto()
     whole.CopyFrom(model)

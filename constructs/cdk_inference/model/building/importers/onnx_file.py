@@ -32,7 +32,6 @@ OPSET = 17  # quantization and the runtimes handle graphs from here on alike
 
 _OLDEST = 7  # the first that onnxruntime vouches for
 _IR_VERSION = 8  # of opset 17; from 4 on, weights need not be inputs
-_LIMIT = 2**31  # bytes of a protobuf message
 _MAX_LOCATION = 500  # characters
 _SHOWN = 8  # tensors in a message
 _TOLERANCE = 1e-3  # of the largest value: batched kernels may sum in another order
@@ -200,7 +199,7 @@ def _read(path: Path, subject: str) -> onnx.ModelProto:
     kind = describe_file(path)
     if kind != "a file of an unknown format":
         raise ModelBuildError(f"{subject} must be an ONNX graph, got {kind}")
-    if (size := path.stat().st_size) >= _LIMIT:
+    if (size := path.stat().st_size) >= weights.MESSAGE:
         raise ModelBuildError(
             f"{subject} must be below 2 GB, got {size / 1e9:.1f} GB; save its weights as external data, which may be "
             "larger"
@@ -278,7 +277,7 @@ def _find_weights(model: onnx.ModelProto, folder: Path, given: dict[str, Path], 
             aside.refer(tensor, str(file.absolute()), offset, length)
             continue
         inner += length
-        if inner >= _LIMIT:
+        if inner >= weights.MESSAGE:
             raise ModelBuildError(
                 f"{subject} must have weights below 2 GB in nodes and in nested graphs; export it with initializers"
             )
