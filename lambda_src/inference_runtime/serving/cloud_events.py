@@ -30,6 +30,8 @@ _NAME = re.compile(r"[a-z0-9]+")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)  # RFC 3339
+_MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(;.*)?", re.DOTALL)
+_DEFAULT_TYPE = "application/json"
 _REQUIRED = ("id", "source", "type", "specversion")
 _TEXTS = (*_REQUIRED, "subject", "datacontenttype", "dataschema", "time")
 _VERSION = "1.0"
@@ -138,15 +140,20 @@ def _of_json(value: object) -> CloudEvent:
 
 
 def _event(attributes: Mapping[str, Any], data: bytes | None) -> CloudEvent:
-    for name in attributes:
+    for name, value in attributes.items():
         if not _NAME.fullmatch(name):
             raise MalformedEventError(f"attribute name must be of lower-case letters and digits, got {name!a:.100}")
+        if not isinstance(value, str | bool | int):
+            raise MalformedEventError(f"{name} must be a string, a boolean or an integer, got {value!a:.100}")
     for name in _TEXTS:
         if name in _REQUIRED and name not in attributes:
             raise MalformedEventError(f"event must have the attribute {name}, got none")
         if name in attributes and not (isinstance(attributes[name], str) and attributes[name]):
             raise MalformedEventError(f"{name} must be a string that is not empty, got {attributes[name]!a:.100}")
         _encoded(attributes.get(name, ""), name)
+    if not _MEDIA_TYPE.fullmatch(attributes.get("datacontenttype", _DEFAULT_TYPE)):
+        found = attributes["datacontenttype"]
+        raise MalformedEventError(f"datacontenttype must be a media type, got {found!a:.100}")
     if attributes["specversion"] != _VERSION:
         raise MalformedEventError(f"specversion must be {_VERSION}, got {attributes['specversion']!a:.100}")
     return CloudEvent(

@@ -93,6 +93,10 @@ def test_the_browser_answers_as_the_engine_does(model: LocalModel, tmp_path: Pat
         page.get_by_text("must have the shape [batch, 8, 8], got [1, 2, 2]").wait_for(timeout=PATIENCE)
         assert page.locator("#result").is_hidden()
         assert troubles == []
+        accessible = browser.new_context(bypass_csp=True).new_page()  # the page's policy lets no other script run
+        accessible.goto(address)
+        accessible.evaluate((Tools().package("axe-core") / "axe.min.js").read_text("utf-8"))
+        assert accessible.evaluate("axe.run(document)")["violations"] == []
 
 
 def test_a_page_that_cannot_run_the_model_is_not_written(model: LocalModel, tmp_path: Path) -> None:

@@ -81,6 +81,46 @@ def test_the_content_type_decides_the_mode_and_bytes_stay_as_they_are() -> None:
     assert read_events({"content-type": BATCHED}, b"[]") == ([], True)
 
 
+NOT_VALID: dict[str, list[object]] = {
+    **{name: [None, "", 25, {"xyz": "abc"}] for name in ("id", "source", "type")},
+    "specversion": [None, "", "0.3", "0.9", 1.0],
+    "time": ["", 7, "lunchtime", "2018-04-05T18:31Z", "2018-04-05T18:31:00", "2018-04-05T18:31:00X"]
+    + [f"2018-04-05T18:31:00{offset}" for offset in ("+25:00", "+xx:00", "+05")],
+    "datacontenttype": ["", "xyz", 7],
+    "dataschema": [""],
+    "subject": [""],
+    "MyExtension": ["bad"],
+    "my.extension": ["bad"],
+    "extension": [1.5, ["bad"], {}],
+}
+"""Values that the kit of https://github.com/cloudevents/conformance calls invalid, and their like, by attribute."""
+
+VALID: list[dict[str, object]] = [
+    {},
+    {"datacontenttype": None, "dataschema": None, "subject": None, "time": None},
+    *({"time": f"2018-04-05T17:31:00{end}"} for end in ("Z", ".000000000Z", "+01:00", "-01:00")),
+    {"source": "#fragment", "dataschema": "https://cloudevents.io/dataschema"},
+    {"extinteger": 10, "extboolean": True, "extstring": "text", "extbinary": "TWE="},
+    {"datacontenttype": "text/plain; charset=utf-8", "data": "Simple text"},
+]
+
+
+@pytest.mark.parametrize("changes", VALID)
+def test_what_the_conformance_kit_calls_valid_is_read(changes: dict[str, object]) -> None:
+    value = {**GOOD, **changes}
+    [one], _ = read_events({"content-type": STRUCTURED}, json.dumps(value).encode())
+    [_, other], _ = read_events({"content-type": BATCHED}, json.dumps([GOOD, value]).encode())
+    assert (one.id, other.source) == (value["id"], value["source"])
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NOT_VALID.items() for value in values])
+def test_what_the_conformance_kit_calls_invalid_is_refused(name: str, value: object) -> None:
+    event = {**GOOD, name: value}
+    for kind, body in ((STRUCTURED, event), (BATCHED, [GOOD, event]), (BATCHED, ["no object", GOOD])):
+        with pytest.raises(MalformedEventError):
+            read_events({"content-type": kind}, json.dumps(body).encode())
+
+
 @pytest.mark.parametrize(
     ("headers", "body", "message"),
     [
