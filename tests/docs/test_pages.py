@@ -47,6 +47,7 @@ from cdk_inference import (
     Route,
     Routing,
     S3ItemsTrigger,
+    TextStream,
 )
 from cdk_inference.capacity.managed_instances import ManagedInstancesOptions
 from cdk_inference.model import Float16, PackageFile
@@ -170,6 +171,11 @@ def routed() -> dict[str, Any]:
     ResultsExport(stack, "Export", results=results)
     EmbeddingSink(stack, "Embeddings", results=results, dimension=384)
     pipeline.add_rest_api(route="small").add_results()
+    writer, tokenizer = ModelArtifact(stack, "Writer", recipe=WRITER / "recipe.py"), WRITER / "tokenizer.json"
+    asks = Preprocess.text(tokenizer=tokenizer)
+    TextStream(stack, "Texts", model=writer, preprocess=asks, tokenizer=tokenizer).grant_invoke(
+        iam.User(stack, "Caller")
+    )
     resources: dict[str, Any] = Template.from_stack(stack).to_json()["Resources"]
     return resources
 

@@ -140,7 +140,8 @@ class RuntimeApi:
     ) -> tuple[HTTPResponse, bytes]:
         connection = HTTPConnection(self._address)
         try:
-            connection.request(method, _PREFIX + path, body, dict(headers or {}))
+            kind = {} if body is None else {"Content-Type": "application/json"}
+            connection.request(method, _PREFIX + path, body, {**kind, **(headers or {})})
             response = connection.getresponse()
             data = response.read()
         except OSError as error:

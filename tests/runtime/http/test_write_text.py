@@ -311,6 +311,7 @@ def test_a_caller_that_goes_away_costs_no_other_anything(lambda_: Lambda) -> Non
 def test_an_event_that_keeps_it_warm_is_answered_and_any_other_fails(lambda_: Lambda) -> None:
     warm = lambda_.invoke({"cdk-inference": "warm"})
     assert (warm.path.rpartition("/")[2], json.loads(warm.chunks[0])) == ("response", {"warm": True})
+    assert warm.headers["Content-Type"] == "application/json"
     other = lambda_.invoke({"Records": []})
     assert (other.path.rpartition("/")[2], json.loads(other.chunks[0])["errorType"]) == ("error", "KeyError")
 

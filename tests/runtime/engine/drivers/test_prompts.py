@@ -44,6 +44,13 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Search]:
     return {cached: opened(tmp_path_factory.mktemp("graphs"), cached=cached) for cached in (False, True)}
 
 
+@pytest.fixture(scope="module")
+def beam(tmp_path_factory: pytest.TempPathFactory) -> Search:
+    """A beam search with a cache."""
+    driver: Search = opened(tmp_path_factory.mktemp("beam"), cached=True, width=3, length_penalty=0.7)
+    return driver
+
+
 def opened(folder: Path, *, cached: bool, **changes: Any) -> Any:
     from inference_runtime.engine.onnxruntime_c import CSession
     from inference_runtime.engine.session import Threads
@@ -54,7 +61,7 @@ def opened(folder: Path, *, cached: bool, **changes: Any) -> Any:
 
 
 def write(folder: Path, *, cached: bool, **changes: Any) -> dict[str, Any]:
-    places = 1 + len(ENDS) * bool(changes.get("min_steps"))
+    places = changes.get("width", 1) + len(ENDS) * bool(changes.get("min_steps"))
     decoder = graphs.decoder(cached=cached, places=places, placed=True, masked=True)
     description = graphs.description(**PROMPTED, **(CACHED if cached else {"whole_prefix": True}) | changes)
     graphs.write(folder, description, {"encoder": graphs.encoder(), "decoder": decoder})
@@ -99,6 +106,19 @@ def test_each_prompt_gets_the_answer_that_it_gets_alone(
         wanted = answered(prompt, min(limit, STEPS))
         assert tokens[row].tolist() == [*wanted, *[END] * (STEPS - len(wanted))]
         assert lengths[row] == len(wanted)
+
+
+@given(asked=prompts, left=st.booleans(), data=st.data())
+def test_a_beam_search_of_a_batch_finds_what_it_finds_for_each_prompt_alone(
+    beam: Search, asked: list[list[int]], left: bool, data: Any
+) -> None:
+    most = data.draw(st.lists(st.integers(1, STEPS), min_size=len(asked), max_size=len(asked)))
+    together = [each.array() for each in beam.run(inputs(asked, most, left=left))]
+    for row, (prompt, limit) in enumerate(zip(asked, most, strict=True)):
+        tokens, lengths, scores = (each.array() for each in beam.run(inputs([prompt], [limit], left=left)))
+        assert together[0][row].tolist() == tokens[0].tolist()
+        assert together[1][row] == lengths[0] <= limit
+        assert together[2][row] == pytest.approx(scores[0], abs=1e-4)
 
 
 def test_a_stream_gives_one_token_after_the_other(drivers: dict[bool, Search]) -> None:
