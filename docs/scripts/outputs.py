@@ -60,7 +60,7 @@ def scale_rows(rates: Sequence[float]) -> list[str]:
             f"{result.peak_environments:,.0f}",
             f"{costs.usd_per_month:,.0f}",
             f"{costs.usd_per_million:,.2f}",
-            f"{first.quota.service}, {first.quota.name}",
+            first.quota.title,
             figure(result.breaks_at),
         ]
         rows.append(f"| {' | '.join(cells)} |\n")

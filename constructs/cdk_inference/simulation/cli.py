@@ -157,7 +157,7 @@ def _show(swept: Sweep) -> None:
             seconds(result.latency.p95),
             f"{result.peak_environments:,.0f}",
             f"{costs.usd_per_million:,.2f}" if costs is not None and costs.usd_per_million is not None else "not known",
-            f"{first.quota.service}, {first.quota.name}" if first is not None else "nothing",
+            first.quota.title if first is not None else "nothing",
             figure(result.breaks_at) if result.breaks_at is not None else "not known",
         )
     _out.print(table)

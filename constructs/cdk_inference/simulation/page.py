@@ -67,7 +67,7 @@ def _curves(sweep: Sweep) -> list[ChartPair]:
         ("USD for a million objects", [line("costs", _usd_per_million)], _usd, None),
         (
             "Share of the fullest quotas",
-            [line(f"{quota.service}, {quota.name}", _share_of(quota.field)) for quota in fullest],
+            [line(quota.title, _share_of(quota.field)) for quota in fullest],
             percent,
             1.0,
         ),

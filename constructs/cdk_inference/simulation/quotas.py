@@ -50,6 +50,11 @@ class Quota:
     page: str
     date: str
 
+    @property
+    def title(self) -> str:
+        """The service and the name."""
+        return f"{self.service}, {self.name}"
+
 
 @dataclass(frozen=True)
 class QuotaUse:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cdk_inference.common.figures import figure
+from cdk_inference.common.figures import figure, percent
 
 if TYPE_CHECKING:
     from cdk_inference.costs.estimates import Estimate
     from cdk_inference.simulation.arrivals import Arrivals
     from cdk_inference.simulation.quotas import QuotaUse
+
+_WORTH_A_LINE = 0.01  # share of a quota
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,16 @@ class SimulationResult:
             )
         if first is not None and self.breaks_at is not None:
             lines.append(
-                f"  breaks first  {first.quota.service}, {first.quota.name}: {figure(first.peak)} of "
+                f"  breaks first  {first.quota.title}: {figure(first.peak)} of "
                 f"{first.limit:,.0f} {first.quota.unit}, so at about {figure(self.breaks_at)} objects a second"
             )
         lines += [
-            f"  held up by    {use.quota.service}, {use.quota.name}, after {figure(use.reached_at or 0)} s"
-            for use in self.held_up_by
+            f"  in use        {percent(use.share)} of {use.limit:,.0f} {use.quota.unit}: {use.quota.title}"
+            for use in self.quotas
+            if use.share >= _WORTH_A_LINE
+        ]
+        lines += [
+            f"  held up by    {use.quota.title}, after {figure(use.reached_at or 0)} s" for use in self.held_up_by
         ]
         return "\n".join(lines)
 
