@@ -19,6 +19,14 @@ HALF_A_BILLION = {
 }
 """The shape of Qwen2-0.5B and Qwen2.5-0.5B, 494 million parameters: from their ``config.json``."""
 
+ONE_AND_A_HALF_BILLION = HALF_A_BILLION | {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+}
+"""The shape of Qwen2-1.5B and Qwen2.5-1.5B, 1.54 billion parameters."""
+
 
 class Decisions(torch.nn.Module):
     """Scores answers by the logits of their first tokens, after the last token of a prompt.
@@ -49,3 +57,8 @@ class Decisions(torch.nn.Module):
 def build() -> Decisions:
     """Return the module that is exported."""
     return Decisions(Qwen2Model(Qwen2Config(**HALF_A_BILLION)), ANSWERS)
+
+
+def build_larger() -> Decisions:
+    """Return a module three times as large."""
+    return Decisions(Qwen2Model(Qwen2Config(**ONE_AND_A_HALF_BILLION)), ANSWERS)
