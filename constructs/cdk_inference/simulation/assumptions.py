@@ -48,8 +48,8 @@ class Assumptions:
     kms_per_object
         Operations of KMS for each object. The default counts one for its read, as without S3 Bucket Keys, and is an
         upper bound for the read.
-    max_gpus, max_wait
-        GPUs at most, and seconds for which a batch waits for one; settings of the inference.
+    max_wait
+        Seconds for which a batch waits for a GPU; a setting of the inference.
     """
 
     max_batching_window: float = 1
@@ -65,7 +65,6 @@ class Assumptions:
     max_receive_count: int = 10
     prefixes: int = 1
     kms_per_object: float = 1
-    max_gpus: int = 2
     max_wait: float = 1200
 
     def __post_init__(self) -> None:
@@ -86,7 +85,7 @@ class Assumptions:
             visibility_timeout=self.visibility_timeout,
             max_wait=self.max_wait,
         )
-        check_at_least(1, max_receive_count=self.max_receive_count, prefixes=self.prefixes, max_gpus=self.max_gpus)
+        check_at_least(1, max_receive_count=self.max_receive_count, prefixes=self.prefixes)
 
     def draw(self, random: Random, mean: float) -> float:
         """Return a duration at random, with a mean."""

@@ -68,6 +68,8 @@ class QuotaUse:
         Its value in this run.
     peak
         The most that was used, once warm: at a moment, or on average over 10 seconds.
+    typical
+        The use that grows as the rate does: the mean use if the rate is constant, and the peak otherwise.
     reached_at
         When it held something up for the first time, in seconds from the start; None if it never did.
     """
@@ -75,12 +77,18 @@ class QuotaUse:
     quota: Quota
     limit: float
     peak: float
+    typical: float
     reached_at: float | None
 
     @property
     def share(self) -> float:
         """The most that was used, as a share of the limit."""
         return self.peak / self.limit
+
+    @property
+    def typical_share(self) -> float:
+        """The use that grows as the rate does, as a share of the limit."""
+        return self.typical / self.limit
 
 
 DOCUMENTED: Mapping[str, Quota] = {each["field"]: Quota(**each) for each in _DATA["quota"]}
@@ -125,6 +133,8 @@ class Quotas:
         Cryptographic operations with symmetric keys a second.
     s3_gets, s3_puts
         Requests a second for one partitioned prefix of a bucket. S3 splits prefixes by itself, over minutes.
+    gpus
+        GPUs of a model at most: a prop of the inference, not a quota of AWS.
     """
 
     eventbridge_invocations: float = _default("eventbridge_invocations")
@@ -147,6 +157,7 @@ class Quotas:
     kms_operations: float = _default("kms_operations")
     s3_gets: float = _default("s3_gets")
     s3_puts: float = _default("s3_puts")
+    gpus: float = _default("gpus")
 
     def __post_init__(self) -> None:
         check_above_zero(**{each.name: getattr(self, each.name) for each in fields(self)})

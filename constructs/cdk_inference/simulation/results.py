@@ -108,8 +108,12 @@ class SimulationResult:
 
     @property
     def breaks_first(self) -> QuotaUse | None:
-        """The quota that held something up first; otherwise, the fullest one. It is None if nothing was used."""
-        return next(iter(self.held_up_by), self.quotas[0] if self.quotas else None)
+        """The quota that held something up first; otherwise, the one that does so first as the rate grows.
+
+        It is None if nothing was used.
+        """
+        fullest = max(self.quotas, key=lambda use: use.typical_share, default=None)
+        return next(iter(self.held_up_by), fullest)
 
     @property
     def breaks_at(self) -> float | None:
@@ -118,12 +122,12 @@ class SimulationResult:
         Once a quota has held something up, it is the rate that the pipeline reached, or that of the bursts or the day.
         """
         first = self.breaks_first
-        if first is None or not first.peak:
+        if first is None or not first.typical:
             return None
         if first.reached_at is not None:
             reached = self.throughput if self.arrivals.shape == "constant" else self.arrivals.per_second
             return min(self.arrivals.per_second, reached)
-        return self.arrivals.per_second / first.share
+        return self.arrivals.per_second / first.typical_share
 
     def explain(self) -> str:
         """Return the figures as text."""
@@ -146,7 +150,7 @@ class SimulationResult:
             )
         if first is not None and self.breaks_at is not None:
             lines.append(
-                f"  breaks first  {first.quota.title}: {figure(first.peak)} of "
+                f"  breaks first  {first.quota.title}: {figure(first.typical)} of "
                 f"{first.limit:,.0f} {first.quota.unit}, so at about {figure(self.breaks_at)} objects a second"
             )
         lines += [

@@ -106,7 +106,9 @@ class _Run:
         self._warm_up = warm_up
         self._random = Random(seed)  # noqa: S311 - no secret
         self._clock = Clock()
-        self._account = Account(self._clock, quotas, warm_up)
+        self._account = Account(
+            self._clock, quotas, warm_up=warm_up, until=arrivals.seconds, steady=arrivals.shape == "constant"
+        )
         interval = arrivals.seconds / _POINTS
         self._queued, self._in_system, self._alive, self._on_gpus = (Timeline(interval) for _ in range(4))
         self._waits = Histogram()
@@ -123,7 +125,7 @@ class _Run:
             plan=plan,
             direct=shape.direct,
             environments=self._environments,
-            gpus={name: Gpus(self._clock, gpu, assumptions.max_gpus, self._on_gpus) for name, gpu in plan.gpus.items()},
+            gpus={name: Gpus(self._clock, self._account, gpu, self._on_gpus) for name, gpu in plan.gpus.items()},
             ended=self._ended,
         )
         self._pipe = Pipe(

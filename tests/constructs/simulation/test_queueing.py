@@ -115,7 +115,7 @@ def test_every_arrival_is_finished_dead_or_still_there(
     assert min(found.backlog.values) >= 0
     assert min(found.environments.values) >= 0
     assert min(found.gpus.values) >= 0
-    assert found.peak_gpus <= assumptions.max_gpus
+    assert found.peak_gpus <= quotas.gpus
     levels = {use.quota.field: use for use in found.quotas}
     for field in ("concurrent_executions", "pipe_batches", "sqs_in_flight"):
         assert field not in levels or levels[field].peak <= getattr(quotas, field)
@@ -213,6 +213,17 @@ def test_fewer_steps_are_quicker() -> None:
     assert "eventbridge_invocations" not in uses[0]
     assert "s3_puts" not in uses[1] | uses[0]
     assert {"pipe_batches", "s3_puts"} <= uses[2]
+
+
+def test_gpus_that_are_too_few_break_first() -> None:
+    slow = replace(GPU, milliseconds=40)
+    found = simulate(slow, Arrivals.constant(100, seconds=1800), warm_up=600)
+    assert found.breaks_first.quota is DOCUMENTED["gpus"]
+    assert found.breaks_at == pytest.approx(2 / 0.04, rel=0.1)
+    assert found.dead
+    enough = simulate(slow, Arrivals.constant(10, seconds=1800), warm_up=600)
+    assert (enough.dead, enough.held_up_by) == (0, ())
+    assert enough.breaks_at == pytest.approx(2 / 0.04, rel=0.1)
 
 
 def test_the_curve_of_a_day_has_as_many_objects_and_its_peak_at_noon() -> None:

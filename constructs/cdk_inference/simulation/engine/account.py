@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,12 +27,15 @@ class Account:
         The clock.
     quotas
         The quotas.
-    warm_up
-        Seconds whose use does not count.
+    warm_up, until
+        The moments between which a use counts for the mean.
+    steady
+        Whether the rate of the arrivals is constant.
     """
 
-    def __init__(self, clock: Clock, quotas: Quotas, warm_up: float) -> None:
+    def __init__(self, clock: Clock, quotas: Quotas, *, warm_up: float, until: float, steady: bool) -> None:
         self.quotas = quotas
+        self._until, self._steady = until, steady
         self._clock = clock
         self._warm_up = warm_up
         self._levels: dict[str, Use] = {}
@@ -43,13 +47,17 @@ class Account:
         use = self._levels.get(field)
         if use is None:
             use = self._levels[field] = Use(getattr(self.quotas, field))
-        if self._clock.now >= self._warm_up:
-            use.see(amount)
+        use.see(amount, self._clock.now, warm=self._warm_up, until=self._until)
 
     def full(self, field: str) -> None:
         """Note that a quota is used up."""
-        self.level(field, 0)
+        if field not in self._levels:
+            self.level(field, 0)
         self._levels[field].hold(self._clock.now)
+
+    def full_rate(self, field: str, of: str) -> None:
+        """Note that a rate of a resource is used up."""
+        self._rates[field, of].use.hold(self._clock.now)
 
     def take(
         self,
@@ -109,15 +117,24 @@ class Account:
 
     def uses(self) -> list[QuotaUse]:
         """Return the use of all quotas that something was used of, the fullest first."""
-        found = [
-            QuotaUse(DOCUMENTED[field], use.limit, use.peak, use.reached_at) for field, use in self._levels.items()
-        ]
+        found = []
+        for field, use in self._levels.items():
+            use.see(0, max(self._clock.now, self._until), warm=self._warm_up, until=self._until)
+            typical = use.area / (self._until - self._warm_up) if self._steady else use.peak
+            found.append(QuotaUse(DOCUMENTED[field], use.limit, use.peak, typical, use.reached_at))
         by_field: dict[str, list[QuotaUse]] = {}
         for (field, _), rate in self._rates.items():
-            use = QuotaUse(DOCUMENTED[field], *self._fullest(field, rate), rate.use.reached_at)
-            by_field.setdefault(field, []).append(use)
+            limit, peak = self._fullest(field, rate)
+            typical = self._mean(rate) if self._steady else peak
+            use_of_one = QuotaUse(DOCUMENTED[field], limit, peak, typical, rate.use.reached_at)
+            by_field.setdefault(field, []).append(use_of_one)
         found += [max(uses, key=lambda use: use.share) for uses in by_field.values()]
         return sorted(found, key=lambda use: (-use.share, use.quota.field))
+
+    def _mean(self, rate: _Rate) -> float:
+        first, last = (math.ceil(at / _INTERVAL) for at in (self._warm_up, self._until))
+        counted = [amount for number, amount in rate.timeline.counts().items() if first <= number < last]
+        return sum(counted) / (max(1, last - first) * _INTERVAL) * rate.per
 
     def _fullest(self, field: str, rate: _Rate) -> tuple[float, float]:
         """Return the limit of a rate and its highest use, of the interval in which the share was the highest."""

@@ -88,6 +88,7 @@ class Environments:
 
     def _end(self, function: str, done: Callable[[bool], None], *, died: bool, deadline: float) -> None:
         self._busy -= 1
+        self._account.level("concurrent_executions", self._busy)
         if died:
             self._alive.add(self._clock.now, -1)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cdk_inference.costs.options import GpuOption
+    from cdk_inference.simulation.engine.account import Account
     from cdk_inference.simulation.engine.clock import Clock
     from cdk_inference.simulation.engine.measurements import Timeline
 
@@ -30,19 +32,17 @@ class Gpus:
 
     Parameters
     ----------
-    clock
-        The clock.
+    clock, account
+        The clock and the account, which has as many GPUs at most.
     option
         Has the times of a start and of idling, and how many are always on.
-    most
-        GPUs at most.
     alive
         Gets how many there are.
     """
 
-    def __init__(self, clock: Clock, option: GpuOption, most: int, alive: Timeline) -> None:
-        self._clock, self._option, self._alive = clock, option, alive
-        self._most = max(most, option.always_on)
+    def __init__(self, clock: Clock, account: Account, option: GpuOption, alive: Timeline) -> None:
+        self._clock, self._account, self._option, self._alive = clock, account, option, alive
+        self._most = max(account.quotas.gpus, option.always_on)
         self._line: deque[_Waiting] = deque()
         self._work = 0.0  # seconds of the batches in line
         self._running = option.always_on
@@ -52,6 +52,8 @@ class Gpus:
 
     def score(self, seconds: float, deadline: float, done: Callable[[bool], None]) -> None:
         """Score a batch, and call back with whether there was a GPU in time."""
+        # Seconds of work a second are the GPUs that it takes.
+        self._account.take("gpus", seconds, of=self._option.name, limit=self._most, bucket=math.inf)
         self._line.append(_Waiting(seconds, deadline, done))
         self._work += seconds
         self._serve()
@@ -60,9 +62,13 @@ class Gpus:
 
     def _scale(self) -> None:
         there = self._running + self._starting
-        if there < self._most and (not there or self._work / there > self._option.start_seconds):
-            self._starting += 1
-            self._clock.after(self._option.start_seconds, self._started)
+        if there and self._work / there <= self._option.start_seconds:
+            return
+        if there >= self._most:
+            self._account.full_rate("gpus", self._option.name)
+            return
+        self._starting += 1
+        self._clock.after(self._option.start_seconds, self._started)
 
     def _started(self) -> None:
         self._starting -= 1

@@ -74,17 +74,23 @@ class Timeline:
 
 @dataclass
 class Use:
-    """The use of a quota: the most at a time, and when it held something up for the first time."""
+    """The use of a quota: the most at a time, its sum over time, and when it held something up for the first time."""
 
     limit: float
     peak: float = 0.0
+    area: float = 0.0
     reached_at: float | None = None
+    _level: float = 0.0
+    _since: float = 0.0
 
     def hold(self, now: float) -> None:
         """Note that the quota held something up."""
         if self.reached_at is None:
             self.reached_at = now
 
-    def see(self, amount: float) -> None:
-        """Note how much is used at a moment."""
-        self.peak = max(self.peak, amount)
+    def see(self, amount: float, now: float, *, warm: float, until: float) -> None:
+        """Note how much is used from now on; it counts between two moments."""
+        self.area += self._level * max(0.0, min(now, until) - max(self._since, warm))
+        self._level, self._since = amount, now
+        if now >= warm:
+            self.peak = max(self.peak, amount)

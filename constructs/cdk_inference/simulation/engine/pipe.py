@@ -126,10 +126,12 @@ class Pipe:
     def deleted(self, count: int) -> None:
         """Take note that messages are gone from the queue."""
         self._in_flight -= count
+        self._account.level("sqs_in_flight", self._in_flight)
 
     def ended(self) -> None:
         """Take note that a batch is done."""
         self._running -= 1
+        self._account.level(self._reader.quota, self._running)
         self._ended = self._clock.now
         self.gather()
 
