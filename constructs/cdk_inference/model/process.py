@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -31,9 +30,9 @@ ENVIRONMENT = {
     "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
 }
 
-# A class does not leave the process that raised it, and all messages about the gate say this.
-_GATE = re.compile(r" must (be one that passes|pass) the gate\b")
 _MORE_MEMORY = "build on a machine with more memory, or with less running next to the build; what is finished is kept; "
+
+_KINDS = {kind.__name__: kind for kind in (ModelBuildError, ModelGateError)}
 
 _UNPICKLES = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"  # torch refuses to have both
 
@@ -61,7 +60,8 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
     """
     (work / "request.json").write_text(json.dumps(request), "utf-8")
     log = work.parent / f"{work.name.removeprefix('.').removesuffix('.building')}.log"
-    error, current = None, "start"
+    error: ModelBuildError | None = None
+    current = "start"
     with log.open("wb") as log_file, _progress(name) as show:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-P", "-m", "cdk_inference.model.building", str(work)],
@@ -76,7 +76,7 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
             for line in process.stdout or ():
                 event = json.loads(line)
                 if "error" in event:
-                    error = event["error"]
+                    error = _KINDS[event["kind"]](event["error"].replace("{log}", str(log)))
                 else:
                     current = event.get("pass", current)
                     show(event)
@@ -86,8 +86,7 @@ def run_build(name: str, request: Mapping[str, Any], work: Path) -> None:
                 process.kill()
             process.wait()
     if error is not None:
-        kind = ModelGateError if _GATE.search(error) else ModelBuildError
-        raise kind(error.replace("{log}", str(log)))
+        raise error
     if process.returncode != 0:
         raise ModelBuildError(
             f"model '{name}' cannot be built: the build process {ending(process.returncode)} in the pass '{current}'; "

@@ -219,6 +219,11 @@ def failing_build(file: Path, cache: Path, kind: type[ModelBuildError] = ModelBu
             id="data raise",
         ),
         pytest.param(
+            {"data": ("def evaluation():", "def evaluation():\n    raise OSError('who enters must pass the gate')")},
+            "model 'tiny': example failed with OSError: who enters must pass the gate (data.py line 15); the",
+            id="data raise what sounds like a gate",
+        ),
+        pytest.param(
             {
                 "data": (
                     "def evaluation():",

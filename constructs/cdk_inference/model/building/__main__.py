@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.common.store import Store
-from cdk_inference.errors import ModelBuildError
+from cdk_inference.errors import ModelBuildError, ModelGateError
 from cdk_inference.model.process import MISSING_EXTRA
 from cdk_inference.model.recipe.recipe import ModelRecipe
 from cdk_inference.model.records.fingerprint import hash_code
@@ -55,7 +55,9 @@ def main(work: Path) -> int:
         except (Exception, SystemExit) as error:
             traceback.print_exc()
             current = passes.current if passes else "start"
-            stream.write(json.dumps({"error": _message(error, recipe.name, current, request)}) + "\n")
+            kind = ModelGateError if isinstance(error, ModelGateError) else ModelBuildError
+            said = {"error": _message(error, recipe.name, current, request), "kind": kind.__name__}
+            stream.write(json.dumps(said) + "\n")
             return 1
     return 0
 

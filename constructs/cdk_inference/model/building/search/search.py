@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cdk_inference.errors import ModelBuildError
+from cdk_inference.errors import ModelBuildError, ModelGateError
 from cdk_inference.model.building.evaluation.measure import TIE
 from cdk_inference.model.recipe.precision import Float32, describe, needs_calibration
 
@@ -45,6 +45,8 @@ def search(trials: Trials, policy: Auto) -> Outcome:
     Raises
     ------
     ModelBuildError
+        If the quality of float32 cannot be measured.
+    ModelGateError
         If nothing passes, with every candidate's figures and the nearest miss.
     """
     reference = trials.run(Float32())
@@ -54,7 +56,7 @@ def search(trials: Trials, policy: Auto) -> Outcome:
     tried = _aligned([*tried, *_mixed(trials, tried)])
     eligible = [t for t in tried if not t.failure and not _is_slower(t)]
     if not eligible:
-        raise ModelBuildError(_nothing_passes(tried))
+        raise ModelGateError(_nothing_passes(tried))
     best = choose(eligible, policy.objective)
     if unclear := [describe(t.precision) for t in eligible if _noise(t)]:
         trials.passes.event({"notice": f"this machine is too busy to tell the speed of {' and of '.join(unclear)}"})
@@ -67,6 +69,8 @@ def pinned(trials: Trials, precision: Pinned) -> Outcome:
     Raises
     ------
     ModelBuildError
+        If its quality cannot be measured.
+    ModelGateError
         If it does not, with its figures.
     """
     reference = trials.run(Float32())
@@ -79,7 +83,7 @@ def pinned(trials: Trials, precision: Pinned) -> Outcome:
             hint = "allow a larger max_drop, or set precision=Auto(), which looks for one that passes"
         if needs_calibration(precision):
             hint = f"calibrate on data closer to what the model will see, {hint}"
-        raise ModelBuildError(
+        raise ModelGateError(
             f"precision must be one that passes the gate, got {describe(precision)}: {trial.failure} "
             f"(float32 has {trial.metric.baseline:.4g}, max_drop={trials.recipe.evaluation.max_drop:g}); {hint}"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from cdk_inference.errors import ModelBuildError
+from cdk_inference.errors import ModelBuildError, ModelGateError
 from cdk_inference.model.building.evaluation import measure
 from cdk_inference.model.building.evaluation.data import Samples, load_function, load_samples
 from cdk_inference.model.building.evaluation.evaluate import load_outputs, predict, save_outputs
@@ -227,7 +227,7 @@ class Trials:
 
         Raises
         ------
-        ModelBuildError
+        ModelGateError
             If it does not pass the gate that it passed as a candidate.
         """
         model = weights.whole(weights.entry(packaged))
@@ -236,7 +236,7 @@ class Trials:
         value, _ = self.judge.score(self._predict(model, "the packaged model"))
         gate = limit(self.recipe.evaluation, self.baseline)
         if not passes(self.recipe.evaluation, value, gate):
-            raise ModelBuildError(
+            raise ModelGateError(
                 f"the packaged model must pass the gate {gate:.6g}, as it did as a candidate, got "
                 f"{self.recipe.evaluation.metric} {value:.6g}; give evaluation data and a model without randomness"
             )
