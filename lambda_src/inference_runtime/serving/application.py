@@ -37,6 +37,7 @@ REPLY_TYPE = "com.github.cdk-inference.result.v1"
 
 _PROBLEM = "application/problem+json"
 _BODY_SECONDS = 30
+_MOST_EVENTS = 5_000  # of a batch, as many as Event Grid sends; each takes kilobytes, however short it is
 _MOST_SHOWN = 80  # characters of an event's id
 _RETRY_AFTER = {"retry-after": "1"}
 _STATUSES = {
@@ -66,7 +67,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._inside = 0
+        self._inside = self._bytes = 0
         self._numbers = itertools.count()
         self.scorer: Scorer | None = None
 
@@ -98,7 +99,7 @@ class Server:
     async def _take(self, request: Request) -> Response:
         """Score the events of a request."""
         if self.scorer is None or self._inside >= self._settings.max_requests:
-            return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server is busy or starts", _RETRY_AFTER)
+            return _busy()
         self._inside += 1
         try:
             return await self._scored(request, self.scorer)
@@ -116,15 +117,34 @@ class Server:
     async def _scored(self, request: Request, scorer: Scorer) -> Response:
         body = bytearray()
         most = self._settings.max_body_bytes
-        async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > most:
-                    return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body must be at most {most:,} bytes")
-        events, batched = read_events(_headers(request), bytes(body))
-        messages = [message_of(event, self._message_id(event), self._settings.buckets) for event in events]
+        size = 0
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    self._bytes += len(chunk)
+                    if size > most:
+                        return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body must be at most {most:,} bytes")
+                    if self._bytes > self._settings.max_waiting_bytes:
+                        return _busy()
+                    body += chunk
+            data = bytes(body)
+            body.clear()  # another copy would stay as long as the event waits
+            return await self._answered(*read_events(_headers(request), data), scorer)
+        finally:
+            self._bytes -= size
+
+    async def _answered(self, events: Sequence[CloudEvent], batched: bool, scorer: Scorer) -> Response:
+        if len(events) > _MOST_EVENTS:
+            return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body must have at most {_MOST_EVENTS:,} events")
+        messages, ended = [], []
+        for event in events:
+            try:
+                messages.append(message_of(event, self._message_id(event), self._settings.buckets))
+            except MalformedEventError as error:  # a broker that gives up on it gives up on the whole batch
+                ended.append(Scored(Outcome.MALFORMED, str(error)))
         waiting = [asyncio.wrap_future(scorer.submit(message)) for message in messages if message is not None]
-        ended = await asyncio.gather(*waiting)
+        ended += await asyncio.gather(*waiting)
         if self._settings.replies and not batched and ended and ended[0].answer:
             return self._reply(events[0], ended[0])
         return self._summary(ended)
@@ -173,6 +193,10 @@ def _headers(request: Request) -> dict[str, str]:
 
 async def _is_alive(_: Request) -> Response:
     return PlainTextResponse(HTTPStatus.OK.phrase)
+
+
+def _busy() -> Response:
+    return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server is busy or starts", _RETRY_AFTER)
 
 
 def _problem(status: HTTPStatus, detail: str, headers: dict[str, str] | None = None) -> Response:

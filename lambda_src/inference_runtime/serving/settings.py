@@ -24,6 +24,9 @@ class Settings:
         `MAX_BODY_BYTES`, largest body of a request; 8 MiB by default.
     max_requests
         `MAX_REQUESTS`, how many may be answered or wait at a time; 32 by default. More are told to come again.
+    max_waiting_bytes
+        `MAX_WAITING_BYTES`, bytes of the bodies of all these requests; 64 MiB by default, and no less than one of them.
+        More are told to come again. A body takes its bytes about twice and a half until it is scored.
     max_batch
         `MAX_MESSAGES`, most events that are scored together; 16 by default.
     batch_seconds
@@ -46,6 +49,7 @@ class Settings:
     port: int = 8080
     max_body_bytes: int = 8 * 1024**2
     max_requests: int = 32
+    max_waiting_bytes: int = 64 * 1024**2
     max_batch: int = 16
     batch_seconds: int = 30
     shutdown_seconds: int = 25
@@ -63,9 +67,12 @@ class Settings:
         StageError
             If one of them is out of range.
         """
+        body = _number("MAX_BODY_BYTES", cls.max_body_bytes, 1, 2**31)
+        waiting = _number("MAX_WAITING_BYTES", max(cls.max_waiting_bytes, body), body, 2**40)
         return cls(
             port=_number("PORT", cls.port, 0, 65_535),
-            max_body_bytes=_number("MAX_BODY_BYTES", cls.max_body_bytes, 1, 2**31),
+            max_body_bytes=body,
+            max_waiting_bytes=waiting,
             max_requests=_number("MAX_REQUESTS", cls.max_requests, 1, 10_000),
             max_batch=_number("MAX_MESSAGES", cls.max_batch, 1, 1_000),
             batch_seconds=_number("BATCH_SECONDS", cls.batch_seconds, 1, 3_600),

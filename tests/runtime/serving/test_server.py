@@ -100,8 +100,14 @@ def test_rows_of_objects_in_s3_are_those_of_the_pipeline_and_first_answers_win(
         answer = server.send(mixed)
         assert (answer.status, answer.headers["content-type"]) == (500, "application/problem+json")
         assert "as it was told" in events.parsed(answer)["detail"]
-        wrong = server.send(http.to_binary_event(events.google("elsewhere", "a", 1)))
-        assert (wrong.status, bucket in events.parsed(wrong)["detail"]) == (400, True)
+        # A broker that gives up on a batch gives up on all of it: the others are scored.
+        boto3.resource("dynamodb").Table(table).delete_item(Key={n: before[0][n] for n in ("object", "version")})
+        lost = next(message for message in messages.values() if before[0]["key"] == message["detail"]["object"]["key"])
+        elsewhere = events.google("elsewhere", "a", 1)
+        for sent in (http.to_binary_event(elsewhere), events.batch(elsewhere, events.eventbridge(lost))):
+            wrong = server.send(sent)
+            assert (wrong.status, bucket in events.parsed(wrong)["detail"]) == (400, True)
+        assert rows(table) == expected
         # The store's size counts, and an object is read only if the event tells the truth.
         lie = {**messages["good"]["detail"], "object": {**messages["good"]["detail"]["object"], "size": 1}}
         told = server.send(http.to_binary_event(events.eventbridge({**messages["good"], "detail": lie})))
@@ -125,7 +131,7 @@ def test_data_and_files_are_scored_and_rows_are_lines_of_json(code: Any, environ
         "RESULT_SINK": "stdout",
         "REPLY": "1",
         "REJECTED_STATUS": "204",
-        "MAX_BODY_BYTES": "2000",
+        "MAX_BODY_BYTES": "500000",
         "WEBHOOK_ORIGINS": "eventgrid.azure.net",
     }
     folder.rename(tmp_path / "store" / "inbox")
@@ -150,8 +156,10 @@ def test_data_and_files_are_scored_and_rows_are_lines_of_json(code: Any, environ
         assert server.send(http.to_binary_event(events.notification(stale))).status == 204
         assert server.send(http.to_binary_event(events.event("Microsoft.Storage.BlobDeleted", {}))).status == 204
 
-        assert server.ask("POST", "/", b"x" * 2001).status == 413
+        assert server.ask("POST", "/", b"x" * 500_001).status == 413
         assert server.ask("POST", "/", b"{}", {"content-type": "application/json"}).status == 415
+        many = json.dumps([{"specversion": "1.0", "id": "1", "source": "s", "type": "Microsoft.Storage."}] * 5_001)
+        assert server.ask("POST", "/", many.encode(), {"content-type": events.BATCHED}).status == 413
         twice = [("ce-id", "1"), ("ce-id", "2"), ("ce-specversion", "1.0"), ("ce-source", "s"), ("ce-type", "t")]
         assert raw(server.port, twice).startswith(b"HTTP/1.1 400")
         assert server.ask("GET", "/").status == 405
@@ -183,20 +191,25 @@ def raw(port: int, headers: list[tuple[str, str]]) -> bytes:
         return b"".join(iter(lambda: connection.recv(4096), b""))
 
 
+@pytest.mark.parametrize(
+    ("limits", "data"),
+    [({"MAX_REQUESTS": "1"}, "now"), ({"MAX_BODY_BYTES": "1000", "MAX_WAITING_BYTES": "1000"}, "x" * 990)],
+    ids=["requests", "bytes"],
+)
 def test_what_was_begun_ends_after_sigterm_and_what_is_too_much_is_told_to_come_again(
-    code: Any, environment: Any, tmp_path: Path
+    code: Any, environment: Any, tmp_path: Path, limits: dict[str, str], data: str
 ) -> None:
     code(WAITING)
     for name in ("begun", "go"):
         os.mkfifo(tmp_path / name)
     lines = tmp_path / "rows.jsonl"
     with (
-        started(tmp_path, stdout=lines, RESULT_SINK="stdout", MAX_REQUESTS="1") as server,
+        started(tmp_path, stdout=lines, RESULT_SINK="stdout", **limits) as server,
         ThreadPoolExecutor() as pool,
     ):
         request = pool.submit(server.send, http.to_binary_event(events.event("x", f"wait {tmp_path}")))
         (tmp_path / "begun").read_text()
-        busy = server.send(http.to_binary_event(events.event("x", "now")))
+        busy = server.send(http.to_binary_event(events.event("x", data)))
         assert (busy.status, busy.headers["retry-after"]) == (503, "1")
         assert server.ask("GET", "/healthz").status == 200
         ended = pool.submit(server.terminate)
@@ -220,6 +233,7 @@ def test_a_slow_stage_is_ended_and_its_event_fails(code: Any, environment: Any, 
     ("variables", "message"),
     [
         ({"PORT": "70000"}, "PORT must be a whole number from 0 to 65,535"),
+        ({"MAX_WAITING_BYTES": "9"}, "MAX_WAITING_BYTES must be a whole number from 8,388,608 to"),
         ({"REJECTED_STATUS": "500"}, "REJECTED_STATUS must be 200, 204, 400, 422, got 500"),
         ({"RESULT_SINK": "paper"}, 'RESULT_SINK must be "dynamodb", "postgres" or "stdout", got "paper"'),
         ({"OBJECT_STORE": "ftp"}, 'OBJECT_STORE must be "s3", "gs", "az" or the URL of a folder, got "ftp"'),
