@@ -72,7 +72,7 @@ class PostgresSink:
                 return connection.execute(self._write, values).rowcount == 1
         except (PoolTimeout, psycopg.errors.QueryCanceled) as error:
             raise SinkTimeoutError(str(error)) from error
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
+        except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
             raise NeverWrittenError(str(error)) from error
         except psycopg.Error as error:
             raise NotWrittenError(str(error)) from error
