@@ -227,7 +227,7 @@ def _knative(deployment: Deployment) -> list[Document]:
 
 def _cloud_run(deployment: Deployment) -> Document:
     container = {
-        **_container(deployment, deployment.variables(REJECTED_STATUS="204"), http=True, locked=False),
+        **_container(deployment, deployment.variables(REJECTED_STATUS="204"), http=True, cloud_run=True),
         "startupProbe": {**_probe("/readyz", port=PORT), "periodSeconds": 2, "failureThreshold": _STARTUP_PROBES},
         "livenessProbe": {**_probe("/healthz", port=PORT), "periodSeconds": 10},
     }
@@ -297,8 +297,13 @@ def _cpus(deployment: Deployment) -> float:
     return max(1.0, math.ceil(deployment.memory / 512) / 4)
 
 
+def _cpus_of_cloud_run(memory: int) -> int:
+    """Return the least CPUs that Cloud Run has with so many MiB: https://cloud.google.com/run/docs/configuring/cpu."""
+    return next((cpus for cpus, most in ((1, 4096), (2, 8192), (4, 16_384), (6, 24_576)) if memory <= most), 8)
+
+
 def _container(
-    deployment: Deployment, variables: Sequence[Document], *, http: bool = False, locked: bool = True
+    deployment: Deployment, variables: Sequence[Document], *, http: bool = False, cloud_run: bool = False
 ) -> dict[str, Any]:
     """Return the container.
 
@@ -310,17 +315,18 @@ def _container(
         Its environment.
     http
         Whether the platform names the protocol by the port's name.
-    locked
-        Whether the platform takes a security context; Cloud Run isolates containers itself.
+    cloud_run
+        Whether it is for Cloud Run, which isolates containers itself, and wants more CPUs for more memory.
     """
     memory = f"{deployment.memory}Mi"
+    cpus = str(_cpus_of_cloud_run(deployment.memory) if cloud_run else 1)
     return {
         "name": "server",
         "image": deployment.reference,
         "env": list(variables),
         "ports": [{"name": "http1" if http else "http", "containerPort": PORT}],
-        "resources": {"requests": {"cpu": "1", "memory": memory}, "limits": {"cpu": "1", "memory": memory}},
-        **({"securityContext": _locked()} if locked else {}),
+        "resources": {"requests": {"cpu": cpus, "memory": memory}, "limits": {"cpu": cpus, "memory": memory}},
+        **({} if cloud_run else {"securityContext": _locked()}),
     }
 
 

@@ -105,6 +105,15 @@ def test_a_broker_is_told_what_it_understands(tmp_path: Path) -> None:
     assert (app["resources"]["cpu"], app["resources"]["memory"]) == (1.0, "2Gi")
 
 
+@pytest.mark.parametrize(("model_mib", "cpus"), [(1792, "1"), (1793, "2"), (3841, "4"), (12_033, "8")])
+def test_a_large_model_has_the_cpus_without_which_cloud_run_refuses_its_memory(
+    tmp_path: Path, model_mib: int, cpus: str
+) -> None:
+    [service] = written(tmp_path, model_bytes=model_mib * 1024**2)["cloud-run"]
+    [container] = service["spec"]["template"]["spec"]["containers"]
+    assert {each["cpu"] for each in container["resources"].values()} == {cpus}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
