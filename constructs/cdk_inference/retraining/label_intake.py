@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 RECORD = "record"
 """The key of the table of runs."""
 
-_MAX_FILE_BYTES = 5_000_000  # about 40,000 labels; each is looked up by itself
+_MAX_FILE_BYTES = 1_000_000
+"""Up to 25,000 labels, as short as they can be. Each is looked up by itself, and all of them within the timeout."""
+
 _TIMEOUT = Duration.minutes(10)
 _MAX_RECEIVE_COUNT = 10
 _NONCURRENT_DAYS = 90
@@ -164,9 +166,10 @@ class LabelIntake(Construct):
         encryption.grant(self._key, function, encryption.TABLE)
         self.labels.grant(function, "dynamodb:PutItem", "dynamodb:UpdateItem")
         self.grant_counter(function, "dynamodb:GetItem", "dynamodb:UpdateItem")
-        for action, folder in (("s3:GetObject", layout.LABELS), ("s3:PutObject", layout.REJECTED)):
+        rights = {layout.LABELS: ["s3:GetObject", "s3:GetObjectVersion"], layout.REJECTED: ["s3:PutObject"]}
+        for folder, actions in rights.items():
             iam.Grant.add_to_principal(
-                grantee=function, actions=[action], resource_arns=[self.bucket.arn_for_objects(f"{folder}*")]
+                grantee=function, actions=actions, resource_arns=[self.bucket.arn_for_objects(f"{folder}*")]
             )
         acknowledgments.objects_under(function.role, self.bucket, f"{layout.LABELS}*", f"{layout.REJECTED}*")
 

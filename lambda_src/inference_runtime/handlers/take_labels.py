@@ -88,7 +88,10 @@ def _take_file(event: dict[str, Any]) -> None:
     else:
         # Not the time of this delivery: another one must not seem to say the same later.
         at = datetime.fromisoformat(event["time"]).astimezone(UTC)
-        taken = _take(parse_lines(_s3.get_object(Bucket=bucket, Key=key)["Body"].read()), at)
+        # Not a newer version, which has another event, and perhaps another size. The embedded AWS names none.
+        which = {"VersionId": found["version-id"]} if "version-id" in found else {}
+        file = _s3.get_object(Bucket=bucket, Key=key, **which)
+        taken = _take(parse_lines(file["Body"].read()), at)
     if taken["rejected"]:
         lines = "".join(f"{json.dumps(one)}\n" for one in taken["rejected"])
         _s3.put_object(Bucket=bucket, Key=rejected, Body=lines.encode(), ContentType="application/jsonl")

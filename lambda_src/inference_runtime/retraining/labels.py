@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 256
 """Most characters of the name of whoever labels."""
+
+LONGEST_KEY = 1024
+"""Most bytes of a key, as in S3. Results cannot be queried by a key that is much longer."""
+
+_AHEAD = timedelta(minutes=5)
+"""By how much the clock of whoever labels may be fast. Besides, S3 tells times of uploads in whole seconds."""
 
 _KNOWN = frozenset(("key", "label", "by", "at", "version_id"))
 
@@ -55,7 +61,7 @@ def parse(said: object, classes: Collection[str], now: datetime) -> Label:
     classes
         The classes of the model.
     now
-        The time, for labels without one. A label from later than that is refused.
+        The time, for labels without one. It is that of a label from shortly after it, too; one from later is refused.
 
     Raises
     ------
@@ -68,6 +74,8 @@ def parse(said: object, classes: Collection[str], now: datetime) -> Label:
     if unknown:
         raise LabelError(f"members must be {', '.join(sorted(_KNOWN))}, got {', '.join(unknown)[:LONGEST_NAME]}")
     key, label, by = (_text(said, name) for name in ("key", "label", "by"))
+    if (size := len(key.encode())) > LONGEST_KEY:
+        raise LabelError(f"key must be at most {LONGEST_KEY:,} bytes, got {size:,}")
     if label not in classes:
         raise LabelError(f"label must be one of the model's {len(classes)} classes, got {_shown(label)}")
     if len(by) > LONGEST_NAME:
@@ -79,13 +87,14 @@ def parse(said: object, classes: Collection[str], now: datetime) -> Label:
 def parse_lines(data: bytes) -> list[object]:
     """Return what the lines of a file say, each of which is JSON; a line that is not is a string."""
     found: list[object] = []
-    for line in data.decode("utf-8", "replace").splitlines():
+    # Not `splitlines`: a text in JSON may have Unicode's own separators of lines. Editors of Windows begin with a mark.
+    for line in data.decode("utf-8-sig", "replace").split("\n"):
         if not line.strip():
             continue
         try:
             found.append(json.loads(line))
         except (ValueError, RecursionError):
-            found.append(line)
+            found.append(line.rstrip("\r"))
     return found
 
 
@@ -121,9 +130,9 @@ def _time(said: dict[str, Any], now: datetime) -> str:
         at = at.astimezone(UTC)
     except (ValueError, OverflowError):
         raise LabelError(f"at must be a time in ISO 8601, got {_shown(text)}") from None
-    if at > now:
+    if at > now + _AHEAD:
         raise LabelError(f"at must not be after now, {now.isoformat(timespec='seconds')}, got {_shown(text)}")
-    return at.isoformat()
+    return min(at, now).isoformat()
 
 
 def _shown(value: object) -> str:

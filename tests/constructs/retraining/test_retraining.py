@@ -122,7 +122,7 @@ def test_each_function_may_do_its_part_and_nothing_else(template: dict[str, Any]
         "dynamodb:PutItem": {LABELS},
         "dynamodb:UpdateItem": {LABELS, RUNS},
         "dynamodb:GetItem": {RUNS},
-        "s3:GetObject": {f"{BUCKET}/labels/*"},
+        **each(("s3:GetObject", "s3:GetObjectVersion"), f"{BUCKET}/labels/*"),
         "s3:PutObject": {f"{BUCKET}/rejected-labels/*"},
         "states:StartExecution": {MACHINE},
         **each(
