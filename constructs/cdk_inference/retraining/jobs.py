@@ -12,6 +12,7 @@ from aws_cdk import aws_stepfunctions as sfn
 
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check, check_at_least
+from inference_runtime.retraining import layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -230,13 +231,15 @@ class _SageMakerJob(RetrainingJob):
         return self.role
 
     def bind(self, scope: Construct, id: str, *, variables: Mapping[str, str], timeout: Duration) -> BoundJob:
+        # SageMaker uploads what is in /opt/ml/model with the rights of the job, which writes to its own folder alone.
+        folder = layout.BUILDS if id == "Build" else layout.WEIGHTS
         arguments = {
             # The name is one for all time, and a run may be tried again.
             "TrainingJobName": f"{{% $run & '-{id.lower()}-' & $string($toMillis({_ENTERED})) %}}",
             "AlgorithmSpecification": {"TrainingImage": self.image, "TrainingInputMode": "File"},
             "RoleArn": self.role.role_arn,
             "OutputDataConfig": {
-                "S3OutputPath": f"{{% 's3://{variables['RETRAINING_BUCKET']}/weights/' & $run & '/output' %}}"
+                "S3OutputPath": f"{{% 's3://{variables['RETRAINING_BUCKET']}/{folder}' & $run & '/output' %}}"
             },
             "ResourceConfig": {
                 "InstanceType": self.instance_type,

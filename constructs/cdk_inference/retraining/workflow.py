@@ -168,8 +168,8 @@ class RetrainingWorkflow(LoggedStateMachine):
         """Return the first state.
 
         The variables are ``by``, who started the run; ``run``, ``labels`` and ``accepted``, as the selector returns
-        them; whether the run is ``claimed``; ``sha256`` of the weights; ``model`` and ``version`` in the registry; and
-        ``status`` with its ``reason``.
+        them; whether the run is ``claimed``, and its labels are ``counted``; ``sha256`` of the weights; ``model`` and
+        ``version`` in the registry; and ``status`` with its ``reason``.
         """
         self._ends = self._end()
         lock, select, claim = self._take_lock(), self._select(), self._claim()
@@ -215,6 +215,7 @@ class RetrainingWorkflow(LoggedStateMachine):
                 "labels": 0,
                 "accepted": 0,
                 "claimed": False,
+                "counted": False,
             },
             outputs={},
         )
@@ -229,7 +230,8 @@ class RetrainingWorkflow(LoggedStateMachine):
             "Take lock",
             LOCK,
             "SET #owner = :owner, #expires_at = :expires_at",
-            "attribute_not_exists(#owner) OR #expires_at < :now",
+            # It is ours already if the answer to an earlier try was lost.
+            "attribute_not_exists(#owner) OR #owner = :owner OR #expires_at < :now",
             {
                 ":owner": {"S": _ME},
                 ":now": {"N": f"{{% $string({_NOW}) %}}"},
@@ -300,6 +302,7 @@ class RetrainingWorkflow(LoggedStateMachine):
             None,
             {":selected": {"N": "{% $string($accepted) %}"}},
             names=("selected",),
+            assign={"counted": True},
         )
         self._catch(count, "Labels not counted", "the labels cannot be counted")
         return count
@@ -417,18 +420,17 @@ class RetrainingWorkflow(LoggedStateMachine):
         over = sfn.Pass.jsonata(
             self, "Over", outputs={name: f"{{% ${name} %}}" for name in ("status", "reason", "run", "model", "version")}
         )
-        if self._new_labels is None:
-            ended.otherwise(over)
-        else:
-            trained = " or ".join(f"$status = '{status}'" for status in _DONE)
-            ended.when(sfn.Condition.jsonata(f"{{% {trained} %}}"), self._look_again(over), comment="a run is over")
-            ended.otherwise(over)
-        release.next(ended)
+        ended.otherwise(over)
+        release.next(ended if self._new_labels is None else self._look_again(ended))
         release.add_catch(ended, errors=[sfn.Errors.ALL])  # it expires
         return release
 
-    def _look_again(self, over: sfn.Pass) -> sfn.IChainable:
-        """Make the states that start a run for labels that came during this one: their start found the lock."""
+    def _look_again(self, ended: sfn.Choice) -> sfn.IChainable:
+        """Make the states that start a run for labels that came during this one: their start found the lock.
+
+        A run that failed may have lasted for hours too. One that ended before its labels were counted as selected would
+        be started again and again.
+        """
         item = "$states.result.Item"
         number = {
             name: f"($exists({item}.{name}.N) ? $number({item}.{name}.N) : 0)" for name in ("accepted", "selected")
@@ -445,7 +447,7 @@ class RetrainingWorkflow(LoggedStateMachine):
             },
         )
         _retry_busy(read, "dynamodb:GetItem")
-        read.add_catch(over, errors=[sfn.Errors.ALL])
+        read.add_catch(ended, errors=[sfn.Errors.ALL])
         again = sfn.CustomState(
             self,
             "Start again",
@@ -456,12 +458,16 @@ class RetrainingWorkflow(LoggedStateMachine):
                 "Output": {},
             },
         )
-        again.add_catch(over, errors=[sfn.Errors.ALL])  # the next labels start it
-        again.next(over)
+        again.add_catch(ended, errors=[sfn.Errors.ALL])  # the next labels start it
+        again.next(ended)
         enough = sfn.Choice.jsonata(self, "Enough new labels?")
         enough.when(sfn.Condition.jsonata(f"{{% $new >= {self._new_labels} %}}"), again, comment="they came meanwhile")
-        enough.otherwise(over)
-        return read.next(enough)
+        enough.otherwise(ended)
+        read.next(enough)
+        counted = sfn.Choice.jsonata(self, "Were labels selected?")
+        counted.when(sfn.Condition.jsonata("{% $counted %}"), read, comment="others may have come")
+        counted.otherwise(ended)
+        return counted
 
     # The parts of these states.
 

@@ -230,6 +230,8 @@ def test_every_failure_is_caught_and_leads_to_the_lock(template: dict[str, Any])
     for path in ends("Select labels"):  # whatever follows the lock
         assert "Release lock" in path
     assert states["Take lock"]["Next"] == "Select labels"
+    # A try whose answer was lost has the lock, and another one must not find it taken.
+    assert " OR #owner = :owner OR " in states["Take lock"]["Arguments"]["ConditionExpression"]
     expiry = states["Take lock"]["Arguments"]["ExpressionAttributeValues"][":expires_at"]["N"]
     assert f"+ {1000 * (definition(template)['TimeoutSeconds'] + 60)}" in expiry
 
@@ -287,6 +289,18 @@ def test_jobs_of_other_services_are_bounded(stack: cdk.Stack, pipeline: Callable
     assert [action for action, named in allowed.items() if "*" in named] == ["batch:DescribeJobs"]
     assert "states:StartExecution" not in statements(template, "TakeLabels")  # labels start nothing
     assert made.max_usd_per_month(0.01) == pytest.approx(2 * 3 * 60 * 0.01)
+
+
+def test_a_build_on_sagemaker_uploads_where_its_role_may_write(
+    stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]
+) -> None:
+    role = iam.Role(stack, "JobRole", assumed_by=iam.ServicePrincipal("sagemaker.amazonaws.com"))
+    build = TrainingJob.sage_maker(image="image:1", role=role, instance_type="ml.c7i.xlarge")
+    pipeline().add_retraining(**options(stack) | {"build": build})
+    template = cdk.assertions.Template.from_stack(stack).to_json()
+    output = definition(template)["States"]["Build"]["Arguments"]["OutputDataConfig"]["S3OutputPath"]
+    folder = output.removeprefix("{% 's3://TOKEN/").partition("' &")[0]
+    assert f"{BUCKET}/{folder}*" in statements(template, "JobRole")["s3:PutObject"]
 
 
 def test_the_jobs_of_messages_have_no_objects_and_fail(

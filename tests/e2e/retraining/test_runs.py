@@ -72,15 +72,16 @@ def test_of_two_starts_at_once_one_trains(training: Trainer) -> None:
     assert len(training.done("train")) == 1
 
 
-def test_labels_that_come_during_a_run_start_the_next(training: Trainer) -> None:
-    training.order(train="wait")
+@pytest.mark.parametrize(("deploy", "status"), [("good", "DEPLOYED"), ("fail", "FAILED")])
+def test_labels_that_come_during_a_run_start_the_next(training: Trainer, deploy: str, status: str) -> None:
+    training.order(train="wait", deploy=deploy)
     training.label(training.scored(3))
     wait_until(lambda: training.done("train"), every=0.1)
     training.label(training.scored(3))
     training.go()
     wait_until(lambda: len(training.done("deploy")) == 2, training.executions, every=0.2)
     training.at_rest()
-    assert [run.status for run in training.deployed.status().runs[-2:]] == ["DEPLOYED", "DEPLOYED"]
+    assert [run.status for run in training.deployed.status().runs[-2:]] == [status, status]
 
 
 def test_a_model_that_fails_its_gate_is_told_of_and_not_deployed(training: Trainer) -> None:
