@@ -12,8 +12,12 @@ import pytest
 from tests.waiting import wait_until
 
 from cdk_inference.local import aws
+from cdk_inference.local.emulator import _builds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from cdk_inference.local import LocalCloud
 
 NO_SOURCE = {"type": "NO_SOURCE"}
@@ -106,3 +110,35 @@ def test_a_build_that_goes_wrong_fails_its_state_and_says_why(
     assert json.loads(execution["cause"])["BuildStatus"] == status
     assert said in log
     assert "never" not in log
+
+
+def test_a_build_that_takes_too_long_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops: list[Callable[[], None]] = []
+
+    class Timer:
+        """Goes off when the test says so."""
+
+        def __init__(self, seconds: float, stop: Callable[[], None]) -> None:
+            assert seconds == 300
+            stops.append(stop)
+
+        def start(self) -> None: ...
+        def cancel(self) -> None: ...
+
+    monkeypatch.setattr(_builds.threading, "Timer", Timer)
+    monkeypatch.setenv("GATEWAY_PORT", "1")
+    keys = dict.fromkeys(("AccessKeyId", "SecretAccessKey", "SessionToken"), "x")
+    builds = _builds._Builds(None, tmp_path / "builds", lambda _: (200, keys), {"PATH": "/usr/bin:/bin"})
+    source = {**NO_SOURCE, "buildspec": buildspec("(echo begun; sleep 600)", "true")}
+    project = {"source": source, "serviceRole": "r", "arn": "arn:aws:codebuild:eu-west-1:1:p", "environment": {}}
+    log: list[str] = []
+
+    def told(line: str) -> None:
+        log.append(line)
+        stops[0]()
+
+    build = {"timeoutInMinutes": 5}
+    assert builds._execute(build, project, {}, tmp_path, told) == "TIMED_OUT"
+    assert log == ["begun"]

@@ -7,15 +7,18 @@ embedded AWS, see `_ministack`.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import zipfile
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +140,9 @@ class _Builds:
 
         def stop() -> None:
             late.set()
-            process.kill()
+            for pid in _started_by(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
         timer = threading.Timer(60 * int(build["timeoutInMinutes"]), stop)
         timer.start()
@@ -193,6 +198,19 @@ class _Builds:
             "PYTHONUNBUFFERED": "1",
             **own,
         }
+
+
+def _started_by(pid: int) -> list[int]:
+    """Return a process and all that it has started: their group is that of the embedded AWS, which goes on."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)  # noqa: S607 - as above
+    children = defaultdict(list)
+    for line in listed.stdout.splitlines():
+        child, parent = map(int, line.split())
+        children[parent].append(child)
+    found = [pid]
+    for each in found:
+        found += children[each]
+    return found
 
 
 def _commands(buildspec: str) -> list[str]:
