@@ -23,7 +23,7 @@ from cdk_inference.model.recipe.sources import OnnxFile, TorchModule, TorchProgr
 from cdk_inference.model.recipe.targets import DEFAULT_ARCHITECTURE
 from cdk_inference.model.registry.registry import Registry
 from inference_runtime.retraining import layout
-from inference_runtime.retraining.reports import PASSED, REFUSED, training_report
+from inference_runtime.retraining.reports import PASSED, PLAIN, REFUSED, training_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,8 +150,10 @@ class Job:
         Raises
         ------
         JobError
-            The command fails, or writes nothing.
+            The weights cannot have this name, or the command fails or writes nothing.
         """
+        if not PLAIN.fullmatch(weights) or weights == layout.REPORT:  # said before the command takes hours
+            raise JobError(f"weights must be the name of a file, such as weights.safetensors, got {weights!a:.100}")
         with _folder() as folder:
             labels = self._fetch(folder, held_out=False)
             made = folder / weights
@@ -234,8 +236,9 @@ class Job:
                 label = json.loads(line)
                 if label["held_out"] != held_out:
                     continue
-                # A key may be longer than a path, or lead out of the folder.
-                path = objects / f"{number}{PurePosixPath(label['key']).suffix[:20]}"
+                # A key may be longer than a path, lead out of the folder, or have what no path may have.
+                suffix = PurePosixPath(label["key"]).suffix[:20]
+                path = objects / f"{number}{suffix if suffix[1:].isalnum() else ''}"
                 if not self._download_object(label, path):
                     continue
                 kept = {name: label[name] for name in ("key", "label", "by", "at")}

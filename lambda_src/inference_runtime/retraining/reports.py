@@ -17,7 +17,8 @@ MAX_BYTES = 100_000
 LONGEST_REASON = 1000
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+"""Names of files with weights, of models and of versions."""
 
 
 class ReportError(Exception):
@@ -46,7 +47,7 @@ def training_report(data: bytes, *, run: str, execution: str) -> dict[str, Any]:
     """
     said = _parsed(data, "training", run, execution)
     name, sha256, size = (said.get(member) for member in ("weights", "sha256", "size"))
-    _check(isinstance(name, str) and _PLAIN.fullmatch(name), "weights", "the name of a file", name)
+    _check(isinstance(name, str) and PLAIN.fullmatch(name), "weights", "the name of a file", name)
     _check(isinstance(sha256, str) and _SHA256.fullmatch(sha256), "sha256", "64 hexadecimal digits", sha256)
     _check(isinstance(size, int) and not isinstance(size, bool) and size > 0, "size", "above 0", size)
     return {"weights": name, "sha256": sha256, "size": size}
@@ -83,7 +84,7 @@ def build_report(data: bytes, *, run: str, execution: str, sha256: str) -> dict[
         return {"status": status, "reason": str(said.get("reason", ""))[:LONGEST_REASON], "model": "", "version": ""}
     for member in ("model", "version"):
         value = said.get(member)
-        _check(isinstance(value, str) and _PLAIN.fullmatch(value), member, "as the registry has it", value)
+        _check(isinstance(value, str) and PLAIN.fullmatch(value), member, "as the registry has it", value)
     return {"status": status, "reason": "", "model": said["model"], "version": said["version"]}
 
 

@@ -59,9 +59,9 @@ class Objects:
 
 @pytest.fixture
 def s3() -> Objects:
-    """A bucket with the labels of a run; one object is held out, and one key leads out of any folder."""
+    """A bucket with the labels of a run; one object is held out, and one key leads out of any folder, to no path."""
     found = Objects()
-    labels = [("a.txt", "v1", False), ("../../b", "null", False), ("c.txt", "v3", True)]
+    labels = [("a.txt", "v1", False), ("../../b.\0", "null", False), ("c.txt", "v3", True)]
     lines = [
         {
             "bucket": "inbox",
@@ -86,7 +86,7 @@ def report(s3: Objects, folder: str) -> dict[str, Any]:
 
 def test_a_training_gets_what_is_not_held_out_and_leaves_weights_with_their_hash(s3: Objects) -> None:
     trained = Job(RUN, s3).train([sys.executable, "-c", TRAIN], weights="w.bin")
-    weights = b"<a.txt>cat<../../b>cat"
+    weights = b"<a.txt>cat<../../b.\0>cat"
     assert s3.objects["bucket", f"weights/{RUN.id}/w.bin"] == weights
     sha256 = hashlib.sha256(weights).hexdigest()
     assert trained == Trained("w.bin", sha256, len(weights), 2)
@@ -103,7 +103,7 @@ def test_a_training_gets_what_is_not_held_out_and_leaves_weights_with_their_hash
 def test_an_object_that_was_deleted_since_is_left_out(s3: Objects, capfd: pytest.CaptureFixture[str]) -> None:
     del s3.objects["inbox", "a.txt"]
     assert Job(RUN, s3).train([sys.executable, "-c", TRAIN], weights="w.bin").labels == 1
-    assert s3.objects["bucket", f"weights/{RUN.id}/w.bin"] == b"<../../b>cat"
+    assert s3.objects["bucket", f"weights/{RUN.id}/w.bin"] == b"<../../b.\0>cat"
     assert "left out, since it was deleted: s3://inbox/a.txt" in capfd.readouterr().err
 
 
@@ -161,6 +161,12 @@ def test_weights_that_were_not_trained_fail_and_build_nothing(
         Job(RUN, s3).build(recipe(tmp_path), cache=tmp_path / "cache")
     assert not [key for _, key in s3.objects if key.startswith("builds/")]
     assert (tmp_path / "model" / "weights.bin").read_bytes() == b"the old ones"
+
+
+@pytest.mark.parametrize("name", ["out/w.bin", "../w.bin", "report.json", ""])
+def test_weights_with_a_name_that_no_report_takes_fail_before_the_training(s3: Objects, name: str) -> None:
+    with pytest.raises(JobError, match=r"weights must be the name of a file, such as weights\.safetensors, got"):
+        Job(RUN, s3).train(["a program that is not there"], weights=name)
 
 
 def test_a_job_that_no_workflow_started_fails(monkeypatch: pytest.MonkeyPatch) -> None:
