@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aws_cdk import Size
+    from aws_cdk import aws_ec2 as ec2
     from constructs import Construct
 
     from cdk_inference.bundling.packages import Engine
@@ -92,7 +93,7 @@ class TextStream(StageFunction):
     Raises
     ------
     PropError
-        The model does not write, a stage does not fit it, or the model comes in an image.
+        The model does not write, a stage does not fit it, the model comes in an image, or the function is in a VPC.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class TextStream(StageFunction):
         **options: Unpack[FunctionOptions],
     ) -> None:
         _check_writes(model)
+        _check_network(options.get("vpc"), capacity)
         check_content_types(content_types)
         path = tokenizer_file(tokenizer)
         check_byte_level(path)
@@ -201,6 +203,19 @@ def _check_writes(model: ModelArtifact) -> None:
         raise PropError(
             f"model must write one token after the other, got {model.manifest.name}; give its recipe the driver "
             "Greedy, and the output tokens"
+        )
+
+
+def _check_network(vpc: ec2.IVpc | None, capacity: CapacityStrategy | None) -> None:
+    """Refuse a VPC, where the responses of function URLs are not streamed.
+
+    See https://docs.aws.amazon.com/lambda/latest/dg/configuration-response-streaming.html.
+    """
+    inside = f"'{vpc.node.path}'" if vpc is not None else str(capacity) if capacity and capacity.has_network else None
+    if inside is not None:
+        raise PropError(
+            f"{'vpc' if vpc is not None else 'capacity'} must not put the function into a VPC, where Lambda streams no "
+            f"response of a function URL, got {inside}; leave it out"
         )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from tests.constructs.conftest import make_stack, resources
 
@@ -120,6 +121,14 @@ def test_the_script_starts_the_process_in_place_of_lambdas_client(tmp_path: Path
 def test_what_does_not_fit_is_refused(stream: Callable[..., TextStream], props: dict[str, Any], message: str) -> None:
     with pytest.raises(PropError, match=message):
         stream(make_stack(), **props)
+
+
+@pytest.mark.parametrize("name", ["vpc", "capacity"])
+def test_a_vpc_is_refused_since_nothing_is_streamed_there(stream: Callable[..., TextStream], name: str) -> None:
+    stack = make_stack()
+    given = ec2.Vpc(stack, "Vpc", max_azs=1, nat_gateways=0) if name == "vpc" else Capacity.managed_instances()
+    with pytest.raises(PropError, match=f"^{name} must not put the function into a VPC, where Lambda streams no"):
+        stream(stack, **{name: given})
 
 
 def test_another_tokenizer_than_that_of_the_prompt_is_refused(
