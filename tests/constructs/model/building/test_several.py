@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 from tests.runtime.engine.drivers import graphs
 
+from cdk_inference.common.store import Store
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model import (
     Auto,
@@ -29,12 +31,18 @@ from cdk_inference.model import (
     WeightOnly,
     build_model,
 )
+from cdk_inference.model.building.evaluation.data import first_batch
 from cdk_inference.model.building.evaluation.driven import Recorded
 from cdk_inference.model.building.evaluation.opening import open_file, open_model
 from cdk_inference.model.building.evaluation.texts import check_end
+from cdk_inference.model.building.exported import exported
+from cdk_inference.model.building.graph import aside
+from cdk_inference.model.building.passes import Passes
 from cdk_inference.model.building.search.several import SeveralConversions
+from cdk_inference.model.building.search.trials import Trials
 from cdk_inference.model.files import weights
 from cdk_inference.model.files.packed import is_packed, pack, unpack
+from cdk_inference.model.records.fingerprint import hash_files
 from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.stages.builtin.vocabulary import Vocabulary
 from inference_runtime.tensors.tensor import arrays_of, tensors_of
@@ -125,6 +133,27 @@ def test_what_is_built_runs_as_the_graphs_do(folder: Path) -> None:
     assert json.loads(built.manifest.to_json())["graphs"]["decoder"]["size_bytes"] == (
         (built.path / "decoder.onnx").stat().st_size
     )
+
+
+def test_large_graphs_are_packed_with_their_weights(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is made in separate files, as a single large graph is, and several are held in memory."""
+    said = []
+    for limit in (weights.LARGE, 0):
+        monkeypatch.setattr(weights, "LARGE", limit)
+        for module in (weights, aside) if limit == 0 else ():
+            monkeypatch.setattr(module, "LEAST_BYTES", 32)
+        model = recipe()
+        cache = tmp_path_factory.mktemp("cache")
+        passes = Passes(Store(cache), "test", io.StringIO())
+        example = first_batch(folder, model.evaluation.data, "evaluation.data", model.inputs)
+        request = {"files": hash_files(folder, model), "packages": []}
+        float32, _ = exported(model, request, folder, cache, example, passes)
+        trial = Trials(model, folder, float32, passes).run(PerGraph({"encoder": Float32(), "decoder": Float16()}))
+        assert (trial.failure, trial.shipped is None) == ("", False)
+        said.append([array.tolist() for batch in trial.outputs for array in batch])
+    assert said[0] == said[1]
 
 
 def test_a_state_begins_with_an_input_of_the_model_in_the_build_and_in_the_function(

@@ -112,7 +112,7 @@ class SeveralConversions:
             used |= {f"{name}/{value}": bounds for value, bounds in (found or {}).items()}
 
         def fill(folder: Path) -> None:
-            weights.write(folder, self._packed({name: file.read_bytes() for name, file in made.items()}), aside=False)
+            weights.write(folder, self._packed({name: weights.read(file) for name, file in made.items()}), aside=False)
 
         depends = [unstructure(chosen), used, {name: weights.sha256(file) for name, file in made.items()}]
         together = self.passes.cached("candidates", depends, fill, describe(chosen))
