@@ -32,8 +32,10 @@ from cdk_inference.model import (
     WeightOnly,
 )
 from cdk_inference.model.building.evaluation.data import first_batch
+from cdk_inference.model.building.evaluation.session import open_session
 from cdk_inference.model.building.exported import exported
 from cdk_inference.model.building.graph import aside
+from cdk_inference.model.building.graph.graph import fuse
 from cdk_inference.model.building.importers import tensors
 from cdk_inference.model.building.passes import Passes
 from cdk_inference.model.building.search.trials import Trials
@@ -226,6 +228,37 @@ def test_graph_is_saved_as_its_bytes_would_be(
         np.testing.assert_array_equal(aside.values(tensor), values)
     assert aside.included(again, "it", "do").SerializeToString() == model_with(sizes)
     assert weights.identity(first) == weights.identity(second) == weights.digest(folder)
+
+
+def test_weights_of_branches_stay_in_their_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of models have none of them, but onnxruntime puts them aside as it fuses operators."""
+    monkeypatch.setattr(weights, "LARGE", SMALLEST)
+    taken = {name: np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32) for name in ("w", "yes", "no")}
+
+    def tensor(name: str) -> onnx.TensorProto:
+        return numpy_helper.from_array(taken[name], name)
+
+    def branch(name: str) -> onnx.GraphProto:
+        node = onnx.helper.make_node("MatMul", ["m", name], [f"{name}_m"])
+        end = onnx.helper.make_tensor_value_info(f"{name}_m", onnx.TensorProto.FLOAT, None)
+        return onnx.helper.make_graph([node], name, [], [end], [tensor(name)])
+
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["m"]),
+        onnx.helper.make_node("If", ["asked"], ["y"], then_branch=branch("yes"), else_branch=branch("no")),
+    ]
+    kinds = {"x": (onnx.TensorProto.FLOAT, ["b", 64]), "asked": (onnx.TensorProto.BOOL, [])}
+    inputs = [onnx.helper.make_tensor_value_info(name, *kind) for name, kind in kinds.items()]
+    ends = [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["b", 64])]
+    graph = onnx.helper.make_graph(nodes, "g", inputs, ends, [tensor("w")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    fused = fuse(aside.load(aside.save(model, tmp_path / "original")), tmp_path)
+    assert aside.is_aside(fused)
+    session = open_session(aside.save(fused, tmp_path / "saved"))
+    x = np.ones((2, 64), np.float32)
+    for asked, name in ((True, "yes"), (False, "no")):
+        (found,) = session.run(None, {"x": x, "asked": np.array(asked)})
+        np.testing.assert_allclose(found, x @ taken["w"] @ taken[name], rtol=1e-4, atol=1e-3)
 
 
 def test_saving_fails_for_weights_that_are_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from cdk_inference.model.files import weights
 from cdk_inference.model.files.weights import ALIGNMENT, LEAST_BYTES, MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import onnxruntime as ort
 
@@ -91,11 +91,25 @@ def load(path: Path) -> onnx.ModelProto:
 
 def _referring(path: Path) -> onnx.ModelProto:
     model = onnx.load(path, load_external_data=False)
-    for tensor in model.graph.initializer:
+    nested = [*_nested(model.graph.node)]
+    for tensor in (*model.graph.initializer, *nested):
         if is_tensor_aside(tensor):
             where = place(tensor)
             refer(tensor, str(path.absolute().parent / where[0]), *where[1:])
+    # onnxruntime saves those of branches and loops to the file too, but files of models have none of them.
+    for tensor in nested:
+        if is_tensor_aside(tensor):
+            tensor.CopyFrom(_included(tensor))
     return model
+
+
+def _nested(nodes: Iterable[onnx.NodeProto]) -> Iterator[TensorProto]:
+    """Yield the weights of graphs within nodes."""
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from graph.initializer
+                yield from _nested(graph.node)
 
 
 def parsed(model: Model) -> onnx.ModelProto:
