@@ -29,6 +29,9 @@ GRACE_SECONDS = 3600.0
 ABANDONED_SECONDS = 86400.0
 """Remove entries that are still half made after this: their process died."""
 
+PARTIAL = ".partial-"
+"""Begins the name of what is half made."""
+
 KINDS = ("models", "passes", "files", "bundles")
 """The folders of the cache. Each of their members is one entry."""
 
@@ -74,7 +77,7 @@ class Store:
         if (found := self.get(key)) is not None:
             return found
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self._folder))
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=self._folder))
         entry = self._folder / key
         try:
             partial.chmod(0o777 & ~_umask())  # mkdtemp makes it private, and the cache may be shared

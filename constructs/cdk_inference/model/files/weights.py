@@ -195,9 +195,9 @@ def write(folder: Path, model: Model, *, aside: bool = True) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no links."""
+    """Give a file a second name, or copy it where the file system has no links. A symbolic link is followed."""
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
 

@@ -155,3 +155,13 @@ def test_artifact_with_damaged_weights_is_built_again(
     shutil.copytree(cache, tmp_path / "cache")
     damage(tmp_path / "cache" / built.path.relative_to(cache) / "model.weights")
     assert build_model(recipe, cache=tmp_path / "cache").asset_hash == built.asset_hash
+
+
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    """Tools that keep versions of data put such links in place of large files."""
+    (tmp_path / "stored").write_bytes(b"weights")
+    (tmp_path / "net.data").symlink_to("stored")
+    (tmp_path / "other").mkdir()
+    weights.link(tmp_path / "net.data", tmp_path / "other" / "0.weights")
+    assert not (tmp_path / "other" / "0.weights").is_symlink()
+    assert (tmp_path / "other" / "0.weights").samefile(tmp_path / "stored")

@@ -12,6 +12,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, version_converter
 
+from cdk_inference.common.store import PARTIAL
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.session import AS_WRITTEN, open_session
 from cdk_inference.model.building.graph import aside
@@ -48,13 +49,15 @@ _MISSING_OPERATOR = (
 )
 
 
-def load_onnx(recipe: Declared, path: Path, external: Iterable[Path] = ()) -> OnnxModel:
+def load_onnx(recipe: Declared, path: Path, external: Iterable[Path], scratch: Path) -> OnnxModel:
     """Return the model in an ONNX file.
 
     Parameters
     ----------
     external
         Files that hold its weights, found by their names; others must lie next to the file.
+    scratch
+        A folder that a large graph gets a folder in. It is on a disk: that for temporary files may be in memory.
 
     Raises
     ------
@@ -69,7 +72,7 @@ def load_onnx(recipe: Declared, path: Path, external: Iterable[Path] = ()) -> On
         single = _check_tensors(model, recipe, subject)
     except (TypeError, AttributeError) as error:  # texts that are not UTF-8 come as bytes
         raise ModelBuildError(f"{subject} must contain only strings of valid UTF-8; export it again") from error
-    return OnnxModel(recipe, model, subject, single=single)
+    return OnnxModel(recipe, model, subject, scratch, single=single)
 
 
 class OnnxModel:
@@ -83,17 +86,22 @@ class OnnxModel:
         The graph.
     subject
         Names the model in messages.
+    scratch
+        A folder for the folder of a large graph.
     single
         Whether the graph is made for one sample while the recipe declares a symbolic batch.
     """
 
-    def __init__(self, recipe: Declared, model: onnx.ModelProto, subject: str, *, single: bool) -> None:
+    def __init__(self, recipe: Declared, model: onnx.ModelProto, subject: str, scratch: Path, *, single: bool) -> None:
         self._recipe = recipe
         self._model = model
         self._subject = subject
         self._single = single
         # A large graph is opened from files, next to links of its weights.
-        self._opened = TemporaryDirectory(prefix="cdk-inference-") if aside.is_aside(model) else None
+        self._opened = None
+        if aside.is_aside(model):
+            scratch.mkdir(parents=True, exist_ok=True)
+            self._opened = TemporaryDirectory(prefix=PARTIAL, dir=scratch)
         self._session = self._start(model)
         self.batch_wide = any(node.op_type in BATCH_WIDE for node in all_nodes(model))
 

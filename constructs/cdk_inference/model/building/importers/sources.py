@@ -104,7 +104,8 @@ def _load(
         from cdk_inference.model.building.importers.onnx_file import load_onnx  # noqa: PLC0415 - needs no torch
 
         external = {fetch(file, folder, cache, on_bytes=on_bytes) for file in source.external_data}
-        return load_onnx(recipe, fetch(source.file, folder, cache, on_bytes=on_bytes), external)
+        file = fetch(source.file, folder, cache, on_bytes=on_bytes)
+        return load_onnx(recipe, file, external, cache / "passes")  # where half made entries are removed some day
     if isinstance(source, TorchModule):
         from cdk_inference.model.building.importers.torch_module import load_module  # noqa: PLC0415 - imports torch
 
