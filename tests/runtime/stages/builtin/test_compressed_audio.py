@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from inference_runtime.errors import RejectItem
 from inference_runtime.stages.builtin.audio import audio_preprocessor
+from inference_runtime.stages.builtin.recordings import compressed
 
 RATE = 16_000
 FORMATS = ("wav", "flac", "ogg")
@@ -98,6 +99,17 @@ def test_hours_of_silence_in_a_small_file_take_no_memory(kind: str, subtype: str
     tracemalloc.stop()
     assert refused < len(data) + 100_000
     assert shortened < len(data) + 1_500_000
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_silence_at_a_high_rate_is_not_decoded_without_end(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compressed, "_MOST_FRAMES", 1_000)
+    rate = 384_000
+    whole = encoded(np.zeros((rate, 1), np.int16), "FLAC", rate=rate)
+    data = whole if known else of_length(whole, 0)
+    assert audio_preprocessor(RATE, 8.0, formats=("flac",))(data, None).shape == (RATE,)
+    with pytest.raises(RejectItem, match=r"rate of 384,000 Hz, and 96,000 samples at most are decoded"):
+        audio_preprocessor(RATE, 2.0, formats=("flac",))(data, None)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 """Samples of all channels that are decoded at a time: 4 MiB."""
 
+_MOST_FRAMES = 1 << 26
+"""Samples of a channel that are decoded at most, 256 MiB; or as many as the longest recording has at a usual rate."""
+
+_USUAL_RATE = 48_000
+"""Opus has it always, and hardly any recording a higher one."""
+
 _UNKNOWN = 2**63 - 1
 """The length of a FLAC file that was written into a pipe."""
 
@@ -64,10 +70,14 @@ def _read(kind: str, data: bytes, longest: Longest) -> Sound:
 
 
 def _decoded(kind: str, stream: _Stream, longest: Longest) -> Samples:
-    """Return frames as the mean of their channels, as many as are read: a few bytes may claim to be hours."""
-    known = stream.frames != _UNKNOWN
-    # Without a length, one frame more tells whether it is too long.
-    wanted = longest.frames(stream.frames, stream.samplerate) if known else longest.most(stream.samplerate) + 1
+    """Return frames as the mean of their channels, as many as are read: a few bytes may be hours, or a high rate."""
+    known, rate = stream.frames != _UNKNOWN, stream.samplerate
+    most = max(_MOST_FRAMES, longest.most(_USUAL_RATE))
+    if known:
+        wanted = longest.frames(stream.frames, rate)
+        _check_count(kind, wanted, most, rate)
+    else:
+        wanted = min(longest.most(rate), most) + 1  # one more tells whether there are too many
     blocks, count = [], 0
     while count < wanted:
         block = stream.read(min(wanted - count, _BLOCK // stream.channels), dtype="float32", always_2d=True)
@@ -77,6 +87,15 @@ def _decoded(kind: str, stream: _Stream, longest: Longest) -> Samples:
         count += len(block)
     if known and count < wanted:
         raise RejectItem(f"{kind} file is truncated: it has {count:,} samples of {stream.frames:,}")
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    if not known:
+        wanted = longest.frames(count, rate)
+        _check_count(kind, wanted, most, rate)
+    samples = np.concatenate(blocks)[:wanted]
     check_finite(samples)
-    return samples if known else samples[: longest.frames(count, stream.samplerate)]
+    return samples
+
+
+def _check_count(kind: str, count: int, most: int, rate: int) -> None:
+    """Reject a recording of so many samples that they do not fit the memory, however small the file."""
+    if count > most:
+        raise RejectItem(f"{kind} file has a sampling rate of {rate:,} Hz, and {most:,} samples at most are decoded")
