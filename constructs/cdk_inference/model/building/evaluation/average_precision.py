@@ -71,13 +71,13 @@ def _class_precisions(
 
 
 def _hits(shares: Array, match: float) -> Array:
-    """Tell which boxes, best first, match a label that no better one has taken."""
+    """Tell which boxes, best first, match a label that no better one has taken: of equal ones, the last."""
     free = np.ones(shares.shape[1], bool)
     hits = np.zeros(len(shares), bool)
     for place, row in enumerate(shares):
         open_shares = np.where(free, row, -1.0)
         if free.any() and open_shares.max() >= match:
-            free[open_shares.argmax()] = False
+            free[np.flatnonzero(open_shares == open_shares.max())[-1]] = False
             hits[place] = True
     return hits
 

@@ -79,6 +79,15 @@ def test_classes_without_labels_and_boxes_beyond_a_hundred_do_not_count() -> Non
     assert mean_average_precision(truth, [np.concatenate([wrong[1:], others])]) == pytest.approx(0.01, abs=1e-9)
 
 
+@pytest.mark.parametrize(("order", "value"), [((0, 1), 0.7757425742574257), ((1, 0), 0.6272277227722772)])
+def test_of_two_labels_that_match_equally_the_last_is_taken_as_in_pycocotools(
+    order: tuple[int, int], value: float
+) -> None:
+    labels = np.array([[0.0, 0, 0, 10, 10], [0.0, 2, 0, 12, 10]])[[*order]]
+    found = np.array([[1.0, 0, 11, 10, 0.9, 0], [0.0, 0, 10, 10, 0.8, 0]])
+    assert mean_average_precision([labels], [found]) == pytest.approx(value, abs=1e-12)
+
+
 def test_nothing_expected_fails() -> None:
     with pytest.raises(ValueError, match="expected must have a box, got none"):
         mean_average_precision([np.zeros((0, 5))], [np.zeros((0, 6))])
