@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+ERROR_METRICS = ("mean_absolute_error", "word_error_rate", "character_error_rate", "perplexity")
+"""Metrics of which less is better."""
+
 
 def size(count: float) -> str:
     """Return bytes as ``"5.0 MB"``, of a million bytes each."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cdk_inference.common.figures import ERROR_METRICS
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
 from cdk_inference.costs.recorded import METADATA_KEY
@@ -144,6 +145,14 @@ def test_a_metric_that_is_lost_is_worse_and_one_that_is_rounded_away_is_not(app,
     assert [(line.level, line.text) for line in lines] == (
         [(Level.DANGER, f"Worse model: tiny: {', '.join(found)}.")] if found else []
     )
+
+
+@pytest.mark.parametrize("name", ERROR_METRICS)
+def test_more_of_an_error_is_worse(app: Assembly, name: str) -> None:
+    less, more = METRIC | {"name": name, "quantized": 8.2}, METRIC | {"name": name, "quantized": 8.5}
+    for before, after, worse in ((less, more, [("8.2", "8.5")]), (more, less, [])):
+        (change,) = models.compare(with_metric(app, before), with_metric(app, after))
+        assert [(each.before.rstrip("0"), each.after.rstrip("0")) for each in change.worse] == worse
 
 
 def test_other_labels_are_named(app: Assembly) -> None:

@@ -285,7 +285,9 @@ def write_evaluation(work: Path, trials: Trials, outputs: Outputs) -> None:
             if len({part.shape[1:] for part in parts}) == 1:
                 arrays[f"{kind}_{spec.name}"] = np.concatenate(parts)
     if trials.samples.labelled and trials.recipe.evaluation.needs_labels:
-        arrays["labels"] = np.concatenate([np.asarray(labels) for labels in trials.samples.labels])
+        labels = [np.asarray(of_batch) for of_batch in trials.samples.labels]
+        if len({part.shape[1:] for part in labels}) == 1:
+            arrays["labels"] = np.concatenate(labels)
     np.savez(work / "evaluation.npz", **arrays)
     np.savez(work / "samples.npz", **_samples(trials, outputs))
 

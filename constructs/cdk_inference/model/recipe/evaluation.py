@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from cdk_inference.common.figures import ERROR_METRICS
 from cdk_inference.model.recipe.checks import check, check_function, check_inside, check_number, is_function
 from cdk_inference.model.recipe.heads import DetectionHead, Head, MaskHead
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cdk_inference.model.recipe.tensors import TensorSpec
 
 METRICS = (
     "top1",
@@ -24,6 +31,7 @@ METRICS = (
     "word_error_rate",
     "character_error_rate",
     "bleu",
+    "perplexity",
 )
 """The common ones; any number of places may stand for 1 and 5, and ``"metrics.py:function"`` for your own."""
 
@@ -33,7 +41,8 @@ TEXT_METRICS = ("exact_match", "word_error_rate", "character_error_rate", "bleu"
 BOX_METRICS = ("box_f1", "box_map", "box_map50")
 """Those that compare boxes, which a head reads from the outputs."""
 
-_ERRORS = ("mean_absolute_error", "word_error_rate", "character_error_rate")
+_PERPLEXITY = "perplexity"
+_LOGITS = 3  # axes: samples, positions, and the vocabulary
 _ROUNDING = 1e-9  # of float64, in sums that exact arithmetic would give as equal
 _TOP = re.compile(r"top([1-9]\d{0,3})(_agreement|_sequence_agreement)?")
 
@@ -68,6 +77,9 @@ class Evaluation:
         ``"word_error_rate"``, ``"character_error_rate"``: edits that lead from the text to the label, over the length
         of all labels; lower is better. ``"bleu"``: up to four words in a row (Papineni et al. 2002), from 0 to 1.
         These need a vocabulary.
+        ``"perplexity"``: of a language model with one graph, whose logits are the first output of floats with three
+        axes: samples, positions, vocabulary. Labels are the tokens that the positions should give, an array (samples,
+        positions); -100 does not count. Lower is better, 1 is the best, and `max_drop` is in its own unit, such as 0.5.
         ``"file.py:function"``: your own function of two lists, the outputs and the labels, with a member for each
         batch. Outputs are dicts from output name to array. It returns a number; higher is better.
         Classification metrics look at the first output of float numbers that has classes on its last axis. The samples
@@ -153,7 +165,7 @@ class Evaluation:
     @property
     def higher_is_better(self) -> bool:
         """Whether more of the metric is better."""
-        return self.metric not in _ERRORS
+        return self.metric not in ERROR_METRICS
 
     @property
     def top(self) -> int | None:
@@ -169,7 +181,36 @@ class Evaluation:
     @property
     def needs_labels(self) -> bool:
         """Whether the metric is nothing without labels."""
-        return self.top is not None and not self.metric.endswith("_agreement")
+        return self.metric == _PERPLEXITY or (self.top is not None and not self.metric.endswith("_agreement"))
+
+    def check_outputs(self, outputs: Sequence[TensorSpec]) -> None:
+        """Check that a model has the outputs that the metric reads.
+
+        Raises
+        ------
+        ModelBuildError
+            If it has not.
+        """
+        if self.head is not None:
+            self.head.layout(outputs)
+        if self.metric == _PERPLEXITY:
+            logits_output(outputs)
+
+
+def logits_output(outputs: Sequence[TensorSpec]) -> int:
+    """Return the place of a language model's logits among its outputs: the first of floats with three axes.
+
+    Raises
+    ------
+    ModelBuildError
+        If there is none.
+    """
+    places = [
+        place for place, spec in enumerate(outputs) if spec.dtype.startswith("float") and len(spec.shape) == _LOGITS
+    ]
+    rule = "tensors of which one has floats and the axes samples, positions and vocabulary with metric 'perplexity'"
+    check(bool(places), "outputs", [(spec.name, spec.dtype, spec.shape) for spec in outputs], rule)
+    return places[0]
 
 
 def limit(evaluation: Evaluation, baseline: float) -> float:

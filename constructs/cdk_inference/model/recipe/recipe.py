@@ -117,8 +117,7 @@ class ModelRecipe:
         if isinstance(self.source, Graphs):
             self.source.check_model(self.inputs, self.outputs)
         _check_type("evaluation", self.evaluation, Evaluation)
-        if self.evaluation.head is not None:
-            self.evaluation.head.layout(self.outputs)
+        self.evaluation.check_outputs(self.outputs)
         rate = self.evaluation.sample_rate
         heard = rate is None or len(self.inputs[0].shape) > 1
         check(heard, "evaluation.sample_rate", rate, "None unless the first input has samples on its second axis")

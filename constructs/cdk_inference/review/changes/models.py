@@ -8,7 +8,7 @@ from functools import partial
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.common.figures import metric_name, milliseconds, quality, size
+from cdk_inference.common.figures import ERROR_METRICS, metric_name, milliseconds, quality, size
 from cdk_inference.common.json_values import listed, mapping
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ _BY = " \N{MULTIPLICATION SIGN} "
 _NOTHING = "\N{EN DASH}"
 _VERSION = "Version"
 _SHOWN_LABELS = 3
-_LOWER_IS_BETTER = ("mean_absolute_error",)
 
 
 @dataclass(frozen=True)
@@ -170,7 +169,7 @@ def _measure(
 
 
 def _worse(name: str, before: float, after: float) -> bool:
-    return after > before if name in _LOWER_IS_BETTER else after < before
+    return after > before if name in ERROR_METRICS else after < before
 
 
 def _grows(before: float, after: float) -> bool:

@@ -81,7 +81,7 @@ PRECISIONS = PINNED | st.builds(Auto, objective=st.sampled_from(OBJECTIVES), kee
 EVALUATIONS = st.builds(
     Evaluation,
     data=FUNCTIONS,
-    metric=st.sampled_from(sorted({*METRICS} - {"mean_iou", *BOX_METRICS, *TEXT_METRICS})) | FUNCTIONS,
+    metric=st.sampled_from(sorted({*METRICS} - {"mean_iou", "perplexity", *BOX_METRICS, *TEXT_METRICS})) | FUNCTIONS,
     max_drop=st.floats(0, 1),
     floor=st.none() | st.floats(0, 1),
     max_size_mb=st.none() | st.floats(0.1, 100),

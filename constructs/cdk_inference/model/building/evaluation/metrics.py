@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.building.evaluation import boxes, masks
+from cdk_inference.model.building.evaluation import boxes, masks, perplexity
 from cdk_inference.model.building.evaluation.average_precision import COCO, HALF, mean_average_precision
-from cdk_inference.model.recipe.evaluation import BOX_METRICS, TEXT_METRICS
+from cdk_inference.model.recipe.evaluation import BOX_METRICS, TEXT_METRICS, logits_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,6 +94,8 @@ class Judge:
             value, count = self._mean_iou(outputs), sum(self.samples.sizes)
         elif metric in TEXT_METRICS:
             value, count = self._texts(outputs)
+        elif metric == "perplexity":
+            value, count = self._perplexity(outputs)
         elif metric == "cosine":
             value, count = likeness(outputs, self.reference), sum(self.samples.sizes)
         else:
@@ -146,6 +148,16 @@ class Judge:
             return masks.mean_iou(classes(self.reference), classes(outputs), layout.classes)
         labels = [np.asarray(self._labels(index)) for index in range(len(outputs))]
         return masks.mean_iou(labels, classes(outputs), layout.classes)
+
+    def _perplexity(self, outputs: Outputs) -> Score:
+        place = logits_output(self.outputs)
+        if perplexity.are_probabilities([batch[place] for batch in self.reference]):
+            raise ModelBuildError(
+                f"output '{self.names[place]}' must be logits for metric 'perplexity', got probabilities; leave the "
+                "softmax out of the model"
+            )
+        labels = [np.asarray(self._labels(index)) for index in range(len(outputs))]
+        return perplexity.perplexity(labels, [batch[place] for batch in outputs])
 
     def _own(self, outputs: Outputs) -> float:
         named = [dict(zip(self.names, map(_read_only, batch), strict=True)) for batch in outputs]
