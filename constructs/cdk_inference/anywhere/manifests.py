@@ -253,7 +253,7 @@ def _container_app(deployment: Deployment) -> Document:
     probes = [
         {"type": kind, "httpGet": {"path": path, "port": PORT}, "periodSeconds": period, "failureThreshold": failures}
         for kind, path, period, failures in (
-            ("Startup", "/readyz", 2, 10),  # at most 10
+            ("Startup", "/healthz", 2, 10),  # at most 10 tries, which are not enough to open a large model
             ("Readiness", "/readyz", 5, 3),
             ("Liveness", "/healthz", 10, 3),
         )

@@ -103,6 +103,9 @@ def test_a_broker_is_told_what_it_understands(tmp_path: Path) -> None:
     azure = {entry["name"]: entry["value"] for entry in app["env"]}
     assert (azure["REJECTED_STATUS"], azure["WEBHOOK_ORIGINS"]) == ("400", "eventgrid.azure.net")
     assert (app["resources"]["cpu"], app["resources"]["memory"]) == (1.0, "2Gi")
+    # Azure tries 10 times at most before it kills: a large model takes longer to open, and traffic waits for it.
+    paths = {probe["type"]: probe["httpGet"]["path"] for probe in app["probes"]}
+    assert paths == {"Startup": "/healthz", "Readiness": "/readyz", "Liveness": "/healthz"}
 
 
 @pytest.mark.parametrize(("model_mib", "cpus"), [(1792, "1"), (1793, "2"), (3841, "4"), (12_033, "8")])
