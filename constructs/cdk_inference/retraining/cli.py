@@ -20,10 +20,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cdk_inference.common.escaping import clean
 from cdk_inference.errors import InferenceError
 from cdk_inference.model.recipe.targets import DEFAULT_ARCHITECTURE, Architecture
 from cdk_inference.retraining.deployed import FAILED, DeployedRetraining
 from cdk_inference.retraining.job import Job, Run
+from inference_runtime.retraining.reports import LONGEST_REASON
 
 app = typer.Typer(
     help="Label objects, start a run, and see what became of it. AWS's own environment variables apply.",
@@ -87,7 +89,7 @@ def status(
         table = Table("run", "started", "by", "labels", "status", "version", "reason")
         for run in found.runs:
             cells = (run.run, run.started_at[:19], run.by, str(run.labels), run.status, run.version, run.reason)
-            table.add_row(*map(Text, cells))
+            table.add_row(*(Text(clean(cell, LONGEST_REASON)) for cell in cells))  # jobs say the reason
         _out.print(table)
     if found.runs and found.runs[-1].status == FAILED:
         raise typer.Exit(_FAILURE)

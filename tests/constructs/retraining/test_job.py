@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from typer.testing import CliRunner
 
 from cdk_inference.model import (
     Evaluation,
@@ -22,6 +23,8 @@ from cdk_inference.model import (
     TorchModule,
 )
 from cdk_inference.retraining import job as jobs
+from cdk_inference.retraining.cli import app
+from cdk_inference.retraining.deployed import RetrainingRun, RetrainingStatus
 from cdk_inference.retraining.job import Job, JobError, Run, Trained
 
 RUN = Run("0123456789abcdef", "execution", "bucket")
@@ -167,6 +170,15 @@ def test_weights_that_were_not_trained_fail_and_build_nothing(
 def test_weights_with_a_name_that_no_report_takes_fail_before_the_training(s3: Objects, name: str) -> None:
     with pytest.raises(JobError, match=r"weights must be the name of a file, such as weights\.safetensors, got"):
         Job(RUN, s3).train(["a program that is not there"], weights=name)
+
+
+def test_a_reason_that_a_job_gave_does_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RetrainingRun("0a", "REFUSED", "worse\x1b[2J", "labels", 1, "now", "now", "", "", "")
+    status = RetrainingStatus(accepted=1, new=0, holder=None, runs_this_month=1, runs=[run])
+    found = type("Deployed", (), {"status": lambda _: status})()
+    monkeypatch.setattr("cdk_inference.retraining.cli._deployed", lambda *_: found)
+    shown = CliRunner().invoke(app, ["status", "Stack"])
+    assert (shown.exit_code, "worse" in shown.output, "\x1b[2J" in shown.output) == (0, True, False)
 
 
 def test_a_job_that_no_workflow_started_fails(monkeypatch: pytest.MonkeyPatch) -> None:
