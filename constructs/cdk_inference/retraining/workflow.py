@@ -284,10 +284,11 @@ class RetrainingWorkflow(LoggedStateMachine):
         budget = self._update(
             "Take budget",
             "{% 'month#' & $substring($states.context.State.EnteredTime, 0, 7) %}",
-            "ADD #runs :one",
-            "attribute_not_exists(#runs) OR #runs < :most",
-            {":one": {"N": "1"}, ":most": {"N": str(self._max_runs)}},
-            names=("runs",),
+            "SET #last = :me ADD #runs :one",
+            # A try whose answer was lost may have taken the last run, for us; at worst it counts twice.
+            "attribute_not_exists(#runs) OR #runs < :most OR #last = :me",
+            {":one": {"N": "1"}, ":most": {"N": str(self._max_runs)}, ":me": {"S": _ME}},
+            names=("runs", "last"),
         )
         used = self._outcome("Over budget", "OVER_BUDGET", f"'all of the {self._max_runs} runs of this month are used'")
         budget.add_catch(used, errors=[_CONDITION])

@@ -232,6 +232,7 @@ def test_every_failure_is_caught_and_leads_to_the_lock(template: dict[str, Any])
     assert states["Take lock"]["Next"] == "Select labels"
     # A try whose answer was lost has the lock, and another one must not find it taken.
     assert " OR #owner = :owner OR " in states["Take lock"]["Arguments"]["ConditionExpression"]
+    assert states["Take budget"]["Arguments"]["ConditionExpression"].endswith(" OR #last = :me")
     expiry = states["Take lock"]["Arguments"]["ExpressionAttributeValues"][":expires_at"]["N"]
     assert f"+ {1000 * (definition(template)['TimeoutSeconds'] + 60)}" in expiry
 
