@@ -122,6 +122,10 @@ def answer(api: RuntimeApi, writer: TextWriter, invocation: Invocation) -> None:
             response.write(_message(error))
             response.end()
             return
+        except Exception as error:
+            _log.exception("the event is not a request")
+            api.fail(invocation, error)
+            return
         _send(api, invocation, events)
     except RuntimeApiError as error:
         # Nobody waits for the rest any more. The next event is asked for as always.

@@ -312,8 +312,10 @@ def test_an_event_that_keeps_it_warm_is_answered_and_any_other_fails(lambda_: La
     warm = lambda_.invoke({"cdk-inference": "warm"})
     assert (warm.path.rpartition("/")[2], json.loads(warm.chunks[0])) == ("response", {"warm": True})
     assert warm.headers["Content-Type"] == "application/json"
-    other = lambda_.invoke({"Records": []})
-    assert (other.path.rpartition("/")[2], json.loads(other.chunks[0])["errorType"]) == ("error", "KeyError")
+    for event in ({"Records": []}, {"requestContext": {}, "body": "a"}):
+        other = lambda_.invoke(event)
+        assert (other.path.rpartition("/")[2], json.loads(other.chunks[0])["errorType"]) == ("error", "KeyError")
+    assert lambda_.invoke(request(b"0 3 2")).prelude["statusCode"] == 200
 
 
 def test_a_snapshot_is_taken_after_the_model_is_open_and_before_any_request(tmp_path: Path) -> None:
