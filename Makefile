@@ -40,7 +40,7 @@ verify-versions: venv ## synthesize the reference apps with the oldest allowed a
 verify-arm64: venv ## run the functions for arm64 and Python 3.14 under emulation, and compare them with this machine's
 	@$(ACTIVATED) $(PY) -m verify.arm64 $(VERIFY)
 
-verify-explanations: venv ## compare explanations of answers with those of shap and captum
+verify-explanations: venv ## compare explanations of answers with those of shap, captum and xaitk-saliency
 	@$(ACTIVATED) $(PY) -m verify.explanations
 
 verify-models: venv ## build public models, and compare what their users see with float32: up to twenty minutes, or cases as in VERIFY="speech detector"

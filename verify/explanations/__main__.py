@@ -1,13 +1,15 @@
-"""Entry point: ``python -m verify.explanations`` compares explanations with those of shap and captum.
+"""Entry point: ``python -m verify.explanations`` compares explanations with those of other libraries.
 
-Both get the same model, the same item and the same values that hide parts, so that the weights must be equal but for
-rounding. The exit code is 1 if they are not. It is 69 if the packages cannot be downloaded.
+These are shap, captum and xaitk-saliency. All get the same model, the same item and the same values that hide parts, so
+that the weights must be equal but for rounding. The exit code is 1 if they are not. It is 69 if the packages cannot be
+downloaded.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +32,9 @@ _ITEMS = 10
 _TOLERANCE = 1e-6
 _SIDE = 2
 """Pixels of a cell's side, in pictures of 8 x 8."""
+_FILL = 5
+_CELLS = {"input": "x", "layout": "HW", "fill": [_FILL], "grid": 8 // _SIDE}
+_CLASSES, _MASKS = 10, 400
 
 
 def main() -> int:
@@ -41,7 +46,12 @@ def main() -> int:
         console.print(f"explanations were not verified: {error}", soft_wrap=True, markup=False)
         return _UNAVAILABLE
     sys.path.append(str(lambda_source()))
-    found = {"shap, exact Shapley values of a row": shapley(), "captum, occlusion of a digit": occlusion()}
+    found = {
+        "shap, exact Shapley values of a row": shapley(),
+        "captum, occlusion of a digit": occlusion(),
+        "xaitk-saliency, sliding windows over a digit": sliding_window(),
+        "xaitk-saliency, RISE of a digit": rise(),
+    }
     for name, difference in found.items():
         console.print(f"{name}: differs by {difference:.2g} at most, of {_ITEMS} items")
     return 0 if max(found.values()) <= _TOLERANCE else _OTHER
@@ -69,34 +79,75 @@ def shapley() -> float:
 
 def occlusion() -> float:
     """Return the largest difference from the occlusion of captum, for the deployed model of digits."""
-    import onnxruntime as ort  # noqa: PLC0415 - as the next two
-    import torch  # noqa: PLC0415
+    import torch  # noqa: PLC0415 - found only now, as the next one
     from captum.attr import Occlusion  # noqa: PLC0415
 
-    session = ort.InferenceSession(build_model(_DIGITS / "recipe.py", frozen_lock=True).path / "model.onnx")
-    table = np.loadtxt(_DIGITS / "digits.csv.gz", delimiter=",", dtype=np.uint8)
-    fill = 5
-
-    def scores(images: Array) -> Array:
-        return np.asarray(session.run(None, {"images": images})[0])
+    scores, images = _digits()
 
     def forward(images: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(_softmax(scores(images.numpy().astype(np.uint8))))
 
-    options = {"input": "x", "layout": "HW", "fill": [fill], "grid": 8 // _SIDE}
     worst = 0.0
-    for image in table[-_ITEMS:, :-1].reshape(-1, 1, 8, 8):
-        weights, place = _weights(scores, image, {"method": "occlusion", "parts": "cells", "options": options})
+    for image in images:
+        weights, place = _weights(scores, image, {"method": "occlusion", "parts": "cells", "options": _CELLS})
         found = Occlusion(forward).attribute(
             torch.from_numpy(image.astype(np.float32)),
             sliding_window_shapes=(_SIDE, _SIDE),
             strides=(_SIDE, _SIDE),
-            baselines=float(fill),
+            baselines=float(_FILL),
             target=place,
         )
-        cells = found.numpy()[0][::_SIDE, ::_SIDE].reshape(-1)
-        worst = max(worst, float(np.abs(cells - weights).max()))
+        worst = max(worst, float(np.abs(_cells(found.numpy()[0]) - weights).max()))
     return worst
+
+
+def sliding_window() -> float:
+    """Return the largest difference from the sliding windows of xaitk-saliency, which scales the weightiest to 1."""
+    from verify.explanations import xaitk  # noqa: PLC0415 - found only now
+
+    scores, images = _digits()
+    classifier = xaitk.Classifier(lambda images: _softmax(scores(images)), _CLASSES)
+    worst = 0.0
+    for image in images:
+        weights, place = _weights(scores, image, {"method": "occlusion", "parts": "cells", "options": _CELLS})
+        found = _cells(xaitk.sliding_window(classifier, image[0], _SIDE, _FILL)[place])
+        worst = max(worst, float(np.abs(found - weights / np.abs(weights).max()).max()))
+    return worst
+
+
+def rise() -> float:
+    """Return the largest difference from the RISE of xaitk-saliency with the same masks, scaled in the same way."""
+    from verify.explanations import xaitk  # noqa: PLC0415 - found only now
+
+    scores, images = _digits()
+    classifier = xaitk.Classifier(lambda images: _softmax(scores(images)), _CLASSES)
+    random, count = Random(0), (8 // _SIDE) ** 2  # noqa: S311 - as the functions draw them
+    hidden = [random.getrandbits(count) for _ in range(_MASKS // 2)]
+    shown = np.array([[not mask >> cell & 1 for cell in range(count)] for mask in hidden])
+    both = np.stack([shown, ~shown], axis=1).reshape(_MASKS, 8 // _SIDE, 8 // _SIDE)
+    masks = both.repeat(_SIDE, axis=1).repeat(_SIDE, axis=2)
+    settings = {"method": "rise", "masks": _MASKS, "parts": "cells", "options": _CELLS}
+    worst = 0.0
+    for image in images:
+        weights, place = _weights(scores, image, settings)
+        found = _cells(xaitk.rise(classifier, image[0], masks, _FILL)[place])
+        worst = max(worst, float(np.abs(found - weights / np.abs(weights).max()).max()))
+    return worst
+
+
+def _digits() -> tuple[Callable[[Array], Array], Array]:
+    """Return the deployed model of digits, and pictures for it, each with a batch axis of 1."""
+    import onnxruntime as ort  # noqa: PLC0415 - found only now
+
+    session = ort.InferenceSession(build_model(_DIGITS / "recipe.py", frozen_lock=True).path / "model.onnx")
+    table = np.loadtxt(_DIGITS / "digits.csv.gz", delimiter=",", dtype=np.uint8)
+    images = table[-_ITEMS:, :-1].reshape(-1, 1, 8, 8)
+    return lambda batch: np.asarray(session.run(None, {"images": batch})[0]), images
+
+
+def _cells(pixels: Array) -> Array:
+    """Return the value of each cell, of a picture in which those of its pixels are equal."""
+    return np.asarray(pixels[::_SIDE, ::_SIDE].reshape(-1))
 
 
 def _weights(scores: Callable[[Array], Array], item: Array, settings: dict[str, Any]) -> tuple[Array, int]:
