@@ -42,6 +42,7 @@ def test_there_is_a_list_for_each_kind_of_function() -> None:
         "sagemaker",
         "serving",
         "split-parquet",
+        "split-video",
     }
 
 

@@ -209,7 +209,7 @@ def _send(task: Task, is_late: Callable[[], bool]) -> None:
 def _split(task: Task, is_late: Callable[[], bool]) -> tuple[int, Task | None]:
     sent, rest = _splitter.split(task, is_late)
     _log.info("sent %s items of %s from number %s on", sent, task.item.location, task.chunk.number + task.skip)
-    if rest is not None and not sent:
+    if rest == task:
         raise LittleTimeError(f"{task.item.location}: the time was over before an item was sent")
     return sent, rest
 

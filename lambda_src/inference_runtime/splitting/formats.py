@@ -80,6 +80,18 @@ class Found:
     blocks: Iterator[bytes] | None = None
 
 
+class Restart(NamedTuple):
+    """A place between two items of a chunk where another call may go on, if this one has no time left.
+
+    Attributes
+    ----------
+    chunk
+        The chunk of the items after this place.
+    """
+
+    chunk: Chunk
+
+
 class Format(Protocol):
     """A format of objects with many items."""
 
@@ -104,8 +116,8 @@ class Format(Protocol):
             It is not an object of this format.
         """
 
-    def items(self, source: Source, chunk: Chunk) -> Iterator[Found]:
-        """Yield the items of a chunk, in their order.
+    def items(self, source: Source, chunk: Chunk) -> Iterator[Found | Restart]:
+        """Yield the items of a chunk, in their order, and places to go on from where skipping items takes long.
 
         Raises
         ------

@@ -48,10 +48,18 @@ def open_format(described: dict[str, Any], *, inline_bytes: int) -> Format:
             from inference_runtime.splitting.jpeg_frames import JpegFrames  # noqa: PLC0415
 
             return JpegFrames(**options)
-        if kind == "parquet":
-            from inference_runtime.splitting.parquet_rows import ParquetRows  # noqa: PLC0415
-
-            return ParquetRows(**options)
+        if kind in {"parquet", "video"}:
+            return _with_packages(kind, options)
     except TypeError as error:
         raise StageError(f"the format {kind} does not have these options: {error}") from error
-    raise StageError(f"the format must be json_lines, csv, zip, tar, motion_jpeg or parquet, got {kind!r}")
+    raise StageError(f"the format must be json_lines, csv, zip, tar, motion_jpeg, video or parquet, got {kind!r}")
+
+
+def _with_packages(kind: str, options: dict[str, Any]) -> Format:
+    if kind == "video":
+        from inference_runtime.splitting.video_frames import VideoFrames  # noqa: PLC0415
+
+        return VideoFrames(**options)
+    from inference_runtime.splitting.parquet_rows import ParquetRows  # noqa: PLC0415
+
+    return ParquetRows(**options)

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.splitting.errors import CorruptObjectError
-from inference_runtime.splitting.formats import Chunk
+from inference_runtime.splitting.formats import Chunk, Restart
 from inference_runtime.splitting.message_text import is_message_text, message_json
 from inference_runtime.splitting.names import Names
 from inference_runtime.splitting.object_writer import ObjectWriter
@@ -120,16 +120,23 @@ class Splitter:
         """
         source = Source(self._s3, task.item)
         namer = Names(task.item.key, task.chunk.by_number)
-        sent = 0
+        sent = number = 0
+        chunk, skip = task.chunk, task.skip
         with ExitStack() as stack:
             sender = stack.enter_context(Sender(self._sqs, self._queue_url))
             names = self._names(task, stack)
-            for number, found in enumerate(self._form.items(source, task.chunk)):
+            for found in self._form.items(source, task.chunk):
+                if isinstance(found, Restart):
+                    chunk, number, skip = found.chunk, 0, max(skip - number, 0)
+                    if is_late():
+                        return sent, replace(task, chunk=chunk, skip=skip)
+                    continue
                 name = namer.name(found.number, found.id)
-                if number < task.skip:
+                number += 1
+                if number <= skip:
                     continue
                 if is_late():
-                    return sent, replace(task, skip=number)
+                    return sent, replace(task, chunk=chunk, skip=number - 1)
                 sender.send(self._message(task.item, name, found))
                 if names is not None:
                     names.write(json.dumps(name).encode() + b"\n")

@@ -119,6 +119,13 @@ for kind, subtype in (("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")):
     file = io.BytesIO(); soundfile.write(file, np.zeros(800), 8000, subtype, format=kind); file.seek(0)
     assert len(soundfile.read(file)[0]) == 800, subtype
 
+import av
+file = io.BytesIO()
+with av.open(file, "w", format="mp4") as written:
+    track = written.add_stream("libx264", rate=25); track.width = track.height = 64; track.pix_fmt = "yuv420p"
+    written.mux(track.encode(av.VideoFrame(64, 64, "yuv420p"))); written.mux(track.encode())
+file.seek(0); assert [frame.to_image().size for frame in av.open(file).decode(video=0)] == [(64, 64)]
+
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 tokenizer = Tokenizer(models.WordLevel(unk_token="?")); tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
 tokenizer.train_from_iterator(["a b"], trainers.WordLevelTrainer(special_tokens=["?"]))
@@ -220,13 +227,19 @@ def test_everything_that_is_left_imports_and_works(unpack: Callable[..., Path], 
     task = unpack(
         ZipPackage(
             handler="none",
-            runtime_requirements=("preprocess-audio", "preprocess-image", "preprocess-text", "postprocess"),
+            runtime_requirements=(
+                "preprocess-audio",
+                "preprocess-image",
+                "preprocess-text",
+                "postprocess",
+                "split-video",
+            ),
             excluded_requirements=("huggingface-hub",),
             engine="python",
         )
     )
     roots = packages_of(task)
-    assert {"PIL", "aws_lambda_powertools", "numpy", "onnxruntime", "soundfile", "tokenizers"} <= set(roots)
+    assert {"PIL", "av", "aws_lambda_powertools", "numpy", "onnxruntime", "soundfile", "tokenizers"} <= set(roots)
     modules = [root for root in roots if root != "_soundfile_data"]  # a library, and no module
     found = json.loads(run(task, IMPORT_ALL, json.dumps(modules)).stdout.splitlines()[-1])
     assert found["missing"] == {}

@@ -314,13 +314,18 @@ def test_a_direct_pipeline_takes_items_without_a_pipe(stack, trigger, model):
         (ItemsFormat.zip(suffixes=[".JPG"]), {"kind": "zip", "suffixes": [".jpg"]}),
         (ItemsFormat.tar(), {"kind": "tar", "suffixes": []}),
         (ItemsFormat.motion_jpeg(every=25), {"kind": "motion_jpeg", "every": 25}),
+        (
+            ItemsFormat.video(every=25, max_seconds=60),
+            {"kind": "video", "every": 25, "max_seconds": 60, "max_pixels": 4096 * 2160},
+        ),
     ],
     ids=lambda value: value.kind if isinstance(value, ItemsFormat) else "",
 )
 def test_a_format_says_what_its_reader_must_know(made: ItemsFormat, expected: dict[str, Any]):
     code = made.bind("module.handler")
     assert json.loads(code.environment["ITEMS_FORMAT"]) == expected
-    assert code.package.runtime_requirements == ("split-parquet" if made.kind == "parquet" else "sagemaker")
+    lists = {"parquet": "split-parquet", "video": "split-video"}
+    assert code.package.runtime_requirements == lists.get(made.kind, "sagemaker")
 
 
 @pytest.mark.parametrize(
@@ -337,6 +342,9 @@ def test_a_format_says_what_its_reader_must_know(made: ItemsFormat, expected: di
         (lambda: ItemsFormat.parquet(columns=["a", "a"]), "columns must be unique names"),
         (lambda: ItemsFormat.parquet(item_id="id", columns=["a"]), "columns must contain item_id"),
         (lambda: ItemsFormat.motion_jpeg(every=0), "every must be at least 1, got 0"),
+        (lambda: ItemsFormat.video(every=0), "every must be at least 1, got 0"),
+        (lambda: ItemsFormat.video(max_seconds=0), "max_seconds must be above 0 and at most 86,400 seconds, got 0"),
+        (lambda: ItemsFormat.video(max_pixels=10**9), "max_pixels must be 1 to 35,389,440, got 1,000,000,000"),
         (lambda: ItemsFormat.zip(suffixes=["jpg"]), "suffixes must be of the form '.jpg'"),
     ],
 )

@@ -21,6 +21,7 @@ import pytest
 from botocore.exceptions import ClientError
 from tests.runtime.invocation import Context
 from tests.runtime.splitting.stored import item_of
+from tests.runtime.splitting.test_videos import video
 from tests.runtime.storage_server import storage_server
 
 from inference_runtime.aws import client
@@ -371,6 +372,27 @@ def test_the_rest_is_handed_on_when_the_time_is_over(
     left = iter([60, 50, 50, *[5] * 50])
     answer = call.handler(chunk, Context(60))
     assert (answer["items"], answer["rest"]["chunk"]["skip"]) == (2, chunk["chunk"]["skip"] + 2)
+
+
+def test_the_rest_of_a_video_goes_on_from_a_key_frame(
+    split: Any, inbox: Inbox, queues: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = split({"kind": "video", "every": 4, "max_seconds": 60, "max_pixels": 10_000})
+    message = inbox.put("a.mp4", video("h264"))  # with key frames 1, 8, 15, 22 and 29
+    rests = []
+    for seconds in ([60, 60, 50, 50, 50], [60, 60], [60, 60]):
+        left = iter([*seconds, *[5] * 50])
+        monkeypatch.setattr("inference_runtime.stages.deadline.Deadline.left", lambda _, left=left: next(left))
+        assert call(message) == []
+        [message] = received(queues["objects"])
+        task = json.loads(message["body"])["chunk"]
+        rests.append((task["chunk"]["number"], task["skip"]))
+    assert rests == [(8, 0), (8, 1), (15, 0)]
+    left = iter([60, 5, *[60] * 50])
+    monkeypatch.setattr("inference_runtime.stages.deadline.Deadline.left", lambda _: next(left))
+    assert call(message) == [message["message_id"]]  # no time for a single frame
+    assert call(message) == []
+    assert set(items(queues["items"])) == {f"a.mp4#{number}" for number in range(1, 31, 4)}
 
 
 @pytest.mark.parametrize(

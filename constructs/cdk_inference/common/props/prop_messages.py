@@ -35,8 +35,8 @@ _MADE_BY = {
     "IGrantable": "a role, a user or a function",
     "IVpc": "a Vpc, such as Vpc.from_lookup(self, 'Vpc', vpc_id='its-id')",
     "IWorkBucket": "WorkBucket(…) or WorkBucket.from_bucket_name",
-    "ItemsFormat": "ItemsFormat.json_lines, ItemsFormat.csv, ItemsFormat.parquet, ItemsFormat.zip, ItemsFormat.tar or "
-    "ItemsFormat.motion_jpeg",
+    "ItemsFormat": "ItemsFormat.json_lines, ItemsFormat.csv, ItemsFormat.parquet, ItemsFormat.zip, ItemsFormat.tar, "
+    "ItemsFormat.motion_jpeg or ItemsFormat.video",
     "LambdaPlatform": "LambdaPlatform(architecture='x86_64')",
     "SubnetSelection": "SubnetSelection(subnet_type=SubnetType.PRIVATE_WITH_EGRESS)",
 }
