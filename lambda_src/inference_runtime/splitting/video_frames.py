@@ -7,6 +7,7 @@ follow the names of files and hosts that they find.
 from __future__ import annotations
 
 import io
+import struct
 from typing import TYPE_CHECKING
 
 import av
@@ -44,12 +45,19 @@ _QUALITY = 95
 _MOST_SIDE = 65_500
 """Pixels of a side of a JPEG at most, as libjpeg writes it."""
 
-_TURNED = {
-    90: Image.Transpose.ROTATE_90,
-    180: Image.Transpose.ROTATE_180,
-    -180: Image.Transpose.ROTATE_180,
-    -90: Image.Transpose.ROTATE_270,
+_UPRIGHT = {
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
+"""How a frame is turned, by the upper left of its display matrix: ISO/IEC 14496-12, section 6.2.2."""
+
+_MATRIX = struct.Struct("=9i")
+_ONE = 65_536  # in such a matrix
 _WHITE = (255, 255, 255)
 
 
@@ -216,8 +224,17 @@ def _jpeg(frame: VideoFrame) -> bytes:
         laid = Image.new("RGB", image.size, _WHITE)
         laid.paste(image, mask=image)
         image = laid
-    if (turn := _TURNED.get(frame.rotation)) is not None:
+    if (turn := _turn(frame)) is not None:
         image = image.transpose(turn)
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=_QUALITY)
     return stream.getvalue()
+
+
+def _turn(frame: VideoFrame) -> Image.Transpose | None:
+    """Return how a frame is turned or mirrored to be shown; None also for another angle."""
+    if "DISPLAYMATRIX" not in frame.side_data:
+        return None
+    given = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item] # PyAV's types do not know it
+    a, b, _, c, d, *_ = (round(value / _ONE) for value in _MATRIX.unpack(given))
+    return _UPRIGHT.get((a, b, c, d))

@@ -38,8 +38,20 @@ CODECS = {
     "vp9": ("webm", "libvpx-vp9", {"g": "10"}),
     "gif": ("gif", "gif", {}),
 }
-UPRIGHT = bytes.fromhex("00010000" + "00" * 12 + "00010000" + "00" * 12 + "40000000")
-TURNED = bytes.fromhex("00000000" + "00010000" + "00000000" + "ffff0000" + "00" * 16 + "40000000")
+ONE, MINUS, ZERO = "00010000", "ffff0000", "00000000"
+
+
+def matrix(*values: str) -> bytes:
+    """Return the matrix by which an MP4 turns its frames, of its upper left values."""
+    a, b, c, d = values
+    return bytes.fromhex(a + b + ZERO + c + d + ZERO * 3 + "40000000")
+
+
+def turned(data: bytes, *values: str) -> bytes:
+    """Return an MP4 whose frames are shown turned."""
+    upright = matrix(ONE, ZERO, ZERO, ONE)
+    at = data.index(upright, data.index(b"tkhd"))
+    return data[:at] + matrix(*values) + data[at + len(upright) :]
 
 
 def encoded(
@@ -109,17 +121,36 @@ def test_frames_have_their_numbers_wherever_a_call_goes_on(name: str) -> None:
     assert chunks_of(FORM, data, 100) == [Chunk()]
 
 
-def test_frames_at_any_times_are_turned_and_laid_on_white() -> None:
-    half = Image.new("RGB", SIZE, "black")
-    half.paste("white", (0, 0, 64, 24))
-    data = encoded([half] * 3, times=[0, 40, 41])
-    at = data.index(UPRIGHT, data.index(b"tkhd"))
-    turned = data[:at] + TURNED + data[at + len(UPRIGHT) :]
-    _, _, last = seen(FORM, turned)
-    upright = picture(last)
-    assert upright.size == (48, 64)
-    dark, bright = (upright.getpixel((x, 32))[0] for x in (8, 40))  # type: ignore[index]
-    assert (dark < 50, bright > 200) == (True, True)  # its upper half, turned clockwise
+@pytest.mark.parametrize(
+    ("values", "corner"),
+    [
+        ((ONE, ZERO, ZERO, ONE), (0, 0)),
+        ((ZERO, ONE, MINUS, ZERO), (1, 0)),
+        ((MINUS, ZERO, ZERO, MINUS), (1, 1)),
+        ((ZERO, MINUS, ONE, ZERO), (0, 1)),
+        ((MINUS, ZERO, ZERO, ONE), (1, 0)),
+        ((ONE, ZERO, ZERO, MINUS), (0, 1)),
+        ((ZERO, ONE, ONE, ZERO), (0, 0)),
+        ((ZERO, MINUS, MINUS, ZERO), (1, 1)),
+    ],
+)
+def test_frames_at_any_times_stand_as_they_are_shown(values: tuple[str, ...], corner: tuple[int, int]) -> None:
+    marked = Image.new("RGB", SIZE, "black")
+    marked.paste("white", (0, 0, 32, 24))
+    data = turned(encoded([marked] * 3, times=[0, 40, 41]), *values)
+    first, second, last = (one for one in seen(FORM, data) if isinstance(one, Found))
+    assert [first.number, second.number, last.number] == [1, 2, 3]
+    shown_frame = picture(last)
+    width, height = shown_frame.size
+    assert (width, height) == (SIZE if values[0] != ZERO else SIZE[::-1])
+    places = [(x, y) for x in (0, 1) for y in (0, 1)]
+    lit = {
+        (x, y): shown_frame.getpixel((width // 4 + x * width // 2, height // 4 + y * height // 2)) for x, y in places
+    }
+    assert [place for place, value in lit.items() if value[0] > 128] == [corner]  # type: ignore[index]
+
+
+def test_transparency_is_laid_on_white() -> None:
     clear, stream = Image.new("P", SIZE, 0), io.BytesIO()
     clear.putpalette([255, 0, 0, 0, 0, 255])
     clear.paste(1, (0, 0, 32, 48))
