@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from constructs import Construct
 
     from cdk_inference.common.platform import LambdaPlatform
+    from cdk_inference.explanations.explain import Explanation
     from cdk_inference.model.artifact import ModelArtifact
 
 _REQUIREMENTS = ("inference-gpu-cuda.txt", "inference-gpu.txt")
@@ -51,15 +52,26 @@ def gpu_image(
 
 @dataclass(frozen=True)
 class ImagePackage:
-    """The image as the package of a stage; see `packages.StagePackage`."""
+    """The image as the package of a stage; see `packages.StagePackage`.
+
+    Parameters
+    ----------
+    model
+        The model, which is part of the image.
+    explanation
+        The settings of explanations, which are part of it too. None for none.
+    """
 
     model: ModelArtifact
+    explanation: Explanation | None = None
 
     def resolve(self, scope: Construct, *, name: str, platform: LambdaPlatform | None) -> PackagedCode:  # noqa: ARG002
         """Stage what the image is built from. The platform is that of the image: Python comes with it."""
         return PackagedCode(
             code=lambda_.Code.from_asset_image(
-                str(_context(scope, self.model)), target="lambda", platform=ecr_assets.Platform.LINUX_AMD64
+                str(_context(scope, self.model, self.explanation)),
+                target="lambda",
+                platform=ecr_assets.Platform.LINUX_AMD64,
             ),
             handler=lambda_.Handler.FROM_IMAGE,
             runtime=lambda_.Runtime.FROM_IMAGE,
@@ -67,7 +79,7 @@ class ImagePackage:
         )
 
 
-def _context(scope: Construct, model: ModelArtifact) -> Path:
+def _context(scope: Construct, model: ModelArtifact, explanation: Explanation | None = None) -> Path:
     """Return the folder that Docker builds the image from, made once for each content."""
     path = model_folder(scope, model)
     if path is None or not Stack.of(scope).bundling_required:
@@ -80,6 +92,7 @@ def _context(scope: Construct, model: ModelArtifact) -> Path:
                 **{f"requirements/{name}": source / "requirements" / name for name in _REQUIREMENTS},
                 "inference_runtime": runtime_source(),
                 **shipped_files(path, "model"),
+                **({} if explanation is None else explanation.files),
             }
         )
     )

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_lambda as lambda_
     from aws_cdk import aws_stepfunctions as sfn
 
+    from cdk_inference.explanations.explain import Explanation
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.interfaces import IInvocable
     from cdk_inference.storage.work_bucket import IWorkBucket
@@ -61,6 +62,9 @@ def default_timeout() -> Duration:
 class GpuBackend(ABC):
     """The service that provides the GPU."""
 
+    explains: ClassVar[bool] = False
+    """Whether answers can be explained where the model runs."""
+
     @abstractmethod
     def bind(
         self,
@@ -71,6 +75,7 @@ class GpuBackend(ABC):
         timeout: Duration,
         max_wait: Duration,
         options: FunctionOptions,
+        explanation: Explanation | None = None,
     ) -> IInvocable:
         """Make what runs the model, within the construct `scope`.
 
@@ -86,6 +91,8 @@ class GpuBackend(ABC):
             How long a batch may wait for the GPU.
         options
             As those of `StageFunction`.
+        explanation
+            Which answers are explained, and how; None for none, and always if the backend does not explain.
         """
 
 
@@ -118,6 +125,8 @@ class LambdaGpu(GpuBackend):
         Where it may be deployed; checked if the stack names its region.
     """
 
+    explains: ClassVar[bool] = True
+
     accelerator_memory: int = 24
     memory_size: int = 8192
     memory_gib_per_vcpu: int = 4
@@ -141,6 +150,7 @@ class LambdaGpu(GpuBackend):
         timeout: Duration,
         max_wait: Duration,  # noqa: ARG002 - the workflow waits
         options: FunctionOptions,
+        explanation: Explanation | None = None,
     ) -> IInvocable:
         """Make the function, and the capacity provider if there is none."""
         capacity = self.capacity
@@ -157,7 +167,15 @@ class LambdaGpu(GpuBackend):
                 regions=self.regions,
             )
         return LambdaGpuFunction(
-            scope, "OnGpu", backend=self, capacity=capacity, model=model, work=work, timeout=timeout, options=options
+            scope,
+            "OnGpu",
+            backend=self,
+            capacity=capacity,
+            model=model,
+            work=work,
+            timeout=timeout,
+            options=options,
+            explanation=explanation,
         )
 
 
@@ -188,6 +206,8 @@ class GpuInference(Construct):
         minutes.
     timeout
         The time limit of one run of a batch. Default: one minute.
+    explanation
+        Which answers are explained, and how. Default: none.
     **options
         As those of `StageFunction`.
 
@@ -214,6 +234,7 @@ class GpuInference(Construct):
         backend: GpuBackend | None = None,
         max_wait: Duration | None = None,
         timeout: Duration | None = None,
+        explanation: Explanation | None = None,
         **options: Unpack[FunctionOptions],
     ) -> None:
         super().__init__(scope, id)
@@ -234,13 +255,32 @@ class GpuInference(Construct):
                 )
         seconds("max_wait", self.max_wait, least=60, most=LONGEST_WAIT)
         self.reserved_concurrent_executions = options.get("reserved_concurrent_executions")
+        made_by = backend if backend is not None else LambdaGpu()
+        if explanation is not None and not made_by.explains:
+            raise PropError(
+                f"backend of a model whose answers are explained must be LambdaGpu(), got {type(made_by).__name__}; "
+                "use that or Inference.cpu() for it, or leave explain out"
+            )
         self.stage: IInvocable
         if on_cpu_only(self):
-            self.stage = CpuFallback(self, "OnCpu", model=model, work=work, timeout=self.timeout, options=options)
+            self.stage = CpuFallback(
+                self,
+                "OnCpu",
+                model=model,
+                work=work,
+                timeout=self.timeout,
+                options=options,
+                explanation=explanation,
+            )
         else:
-            made_by = backend if backend is not None else LambdaGpu()
             self.stage = made_by.bind(
-                self, model=model, work=work, timeout=self.timeout, max_wait=self.max_wait, options=options
+                self,
+                model=model,
+                work=work,
+                timeout=self.timeout,
+                max_wait=self.max_wait,
+                options=options,
+                explanation=explanation,
             )
 
     @property
@@ -301,7 +341,7 @@ class LambdaGpuFunction(StageFunction):
         Its props.
     capacity
         The capacity provider.
-    model, work, timeout, options
+    model, work, timeout, options, explanation
         As those of `GpuInference`.
     """
 
@@ -316,13 +356,14 @@ class LambdaGpuFunction(StageFunction):
         work: IWorkBucket,
         timeout: Duration,
         options: FunctionOptions,
+        explanation: Explanation | None,
     ) -> None:
         # Its bound is max_environments times concurrency; the platform is the image's.
         dropped = ("reserved_concurrent_executions", "platform")
         super().__init__(
             scope,
             id,
-            package=ImagePackage(model),
+            package=ImagePackage(model, explanation),
             description=f"runs {model.manifest.name} on a GPU",
             environment={
                 **inference_environment(model, work),
@@ -331,6 +372,7 @@ class LambdaGpuFunction(StageFunction):
                 # Tells the runtime that its workers are forked, so that a separate process holds the model.
                 "GPU_CONCURRENCY": Tokenization.stringify_number(backend.concurrency),
                 "ANSWER_SECONDS": f"{_answer_seconds(timeout):g}",
+                **({} if explanation is None else explanation.engine_environment),
             },
             memory_size=backend.memory_size,
             timeout=timeout,
@@ -339,6 +381,8 @@ class LambdaGpuFunction(StageFunction):
         )
         add_model_metadata(self, model, stage=scope.node.id)
         grant_work(self, work)
+        if explanation is not None:
+            explanation.record(self)
 
 
 @dataclass(frozen=True)
@@ -369,7 +413,7 @@ class CpuFallback(StageFunction):
 
     Parameters
     ----------
-    model, work, timeout, options
+    model, work, timeout, options, explanation
         As those of `GpuInference`.
     """
 
@@ -382,6 +426,7 @@ class CpuFallback(StageFunction):
         work: IWorkBucket,
         timeout: Duration,
         options: FunctionOptions,
+        explanation: Explanation | None,
     ) -> None:
         path = model_folder(scope, model)
         super().__init__(
@@ -390,16 +435,25 @@ class CpuFallback(StageFunction):
             package=ZipPackage(
                 handler=INFERENCE_HANDLER,
                 engine="python",
-                sources=shipped_files(path, "model") if path is not None else {},
+                sources={
+                    **(shipped_files(path, "model") if path is not None else {}),
+                    **({} if explanation is None else explanation.files),
+                },
             ),
             description=f"runs {model.manifest.name}, on the CPU for want of a GPU",
-            environment={**inference_environment(model, work), **_CUDA},
+            environment={
+                **inference_environment(model, work),
+                **_CUDA,
+                **({} if explanation is None else explanation.engine_environment),
+            },
             memory_size=_FALLBACK_MEMORY,
             timeout=timeout,
             **options,
         )
         add_model_metadata(self, model, stage=scope.node.id)
         grant_work(self, work)
+        if explanation is not None:
+            explanation.record(self)
 
 
 def _answer_seconds(timeout: Duration) -> float:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aws_cdk import Duration
     from constructs import Construct
 
+    from cdk_inference.explanations.explain import Explanation
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.stages.base import FunctionOptions
     from cdk_inference.stages.interfaces import IInvocable
@@ -70,6 +71,7 @@ class SageMakerAsync(GpuBackend):
         timeout: Duration,
         max_wait: Duration,
         options: FunctionOptions,
+        explanation: Explanation | None = None,  # noqa: ARG002 - it does not explain
     ) -> IInvocable:
         """Make the endpoint, its scaling, and the functions that ask it and hand back its answers."""
         # Not at the top: they load parts of CDK that no other app needs.

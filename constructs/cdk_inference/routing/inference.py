@@ -211,11 +211,6 @@ class GpuStrategy(Inference):
                 "inference of a model that decides what is escalated must be on a CPU, got a GPU; use Inference.cpu() "
                 "for it"
             )
-        if explanation is not None:
-            raise PropError(
-                "inference of a model whose answers are explained must be on a CPU, got a GPU; use Inference.cpu() for "
-                "it, or leave explain out"
-            )
         options.pop("platform", None)
         return GpuInference(
             scope,
@@ -225,5 +220,6 @@ class GpuStrategy(Inference):
             backend=self.backend,
             max_wait=self.max_wait,
             timeout=self.timeout,
+            explanation=explanation,
             **options,
         )

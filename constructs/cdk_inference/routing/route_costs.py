@@ -50,6 +50,9 @@ def option(route: Route, name: str | None = None, *, platform: LambdaPlatform | 
         If its latency is not known, or the backend's numbers are known at deployment only.
     """
     inference = route.inference
+    explanation = route.explanation
+    runs = 0.0 if explanation is None or explanation.figures is None else explanation.figures.runs
+    share = 0.0 if explanation is None else explanation.share
     if isinstance(inference, GpuStrategy):
         backend = inference.backend
         if isinstance(backend, SageMakerAsync):
@@ -59,7 +62,9 @@ def option(route: Route, name: str | None = None, *, platform: LambdaPlatform | 
                 backend="sagemaker",
                 instance=backend.instance_type,
             )
-        return _on_lambda(name or route.name, route.milliseconds, backend)
+        # An explanation's runs are further items of the model's batches.
+        item_ms = None if route.milliseconds is None else route.milliseconds * (1 + share * runs)
+        return _on_lambda(name or route.name, item_ms, backend)
     memory = inference.memory_size if isinstance(inference, CpuStrategy) else 1769
     if Token.is_unresolved(memory):
         raise PropError(
@@ -69,10 +74,7 @@ def option(route: Route, name: str | None = None, *, platform: LambdaPlatform | 
     known = route.milliseconds if route.milliseconds is not None else None if measured is None else measured.deployed_ms
     architecture = LambdaPlatform.resolve(route.model, platform).architecture
     found = CpuOption(name or route.name, milliseconds=known, memory_size=memory, architecture=architecture)
-    explanation = route.explanation
-    if explanation is None or explanation.figures is None:
-        return found
-    return replace(found, explained=explanation.share, explanation_runs=explanation.figures.runs)
+    return replace(found, explained=share, explanation_runs=runs) if runs else found
 
 
 def _on_lambda(name: str, milliseconds: float | None, backend: GpuBackend) -> GpuOption:

@@ -12,11 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
 import uv
 from aws_cdk import App, Stack
+from aws_cdk import aws_lambda as lambda_
 from onnx import TensorProto, helper
 from packaging.requirements import Requirement
 
@@ -24,7 +26,7 @@ from cdk_inference import LambdaPlatform
 from cdk_inference.bundling.bundle import lambda_source
 from cdk_inference.bundling.uv_environment import uv_environment
 from cdk_inference.bundling.wheels import Requirements
-from cdk_inference.gpu.image import gpu_image
+from cdk_inference.gpu.image import ImagePackage, gpu_image
 
 DOCKERFILE = lambda_source() / "gpu" / "Dockerfile"
 REQUIREMENTS = [lambda_source() / "requirements" / f"{name}.txt" for name in ("inference-gpu-cuda", "inference-gpu")]
@@ -120,6 +122,21 @@ def test_everything_that_is_copied_is_there(model: SimpleNamespace, tmp_path: Pa
     ]
     assert (context / "model" / "model.onnx").read_bytes() == (model.path / "model.onnx").read_bytes()
     assert not list(context.rglob("*.pyc"))
+
+
+def test_the_settings_of_explanations_are_copied_to_where_the_runtime_reads_them(
+    model: SimpleNamespace, tmp_path: Path
+) -> None:
+    app = App(outdir=str(tmp_path / "cdk.out"))
+    stack = Stack(app, "Stack")
+    written = {"explanation.json": b"{}", "explanation_tokens.json": b"[]"}
+    package: Any = ImagePackage(model, SimpleNamespace(files=written))
+    code = package.resolve(stack, name="f", platform=None).code
+    lambda_.Function(stack, "F", code=code, handler=lambda_.Handler.FROM_IMAGE, runtime=lambda_.Runtime.FROM_IMAGE)
+    app.synth()
+    (found,) = (path.parent for path in (tmp_path / "cdk.out").glob("asset.*/Dockerfile"))
+    (pattern,) = re.findall(r"^COPY Dockerfile (\S+) \./$", DOCKERFILE.read_text(), re.MULTILINE)
+    assert {path.name: path.read_bytes() for path in found.glob(pattern)} == written
 
 
 def test_the_hash_depends_on_content_alone(

@@ -18,12 +18,14 @@ from cdk_inference import (
     Explain,
     Inference,
     InferencePipeline,
+    LambdaGpu,
     ModelArtifact,
     PipelineShape,
     Preprocess,
     PropError,
     Route,
     Routing,
+    SageMakerAsync,
     Traffic,
 )
 from cdk_inference.costs import estimate
@@ -210,9 +212,32 @@ def test_a_heat_map_without_a_grid_or_a_work_bucket_fails(
         pipeline(explain=Explain.always(heat_map=True), execution=Execution.fused())
 
 
-def test_a_gpu_fails(pipeline: Callable[..., InferencePipeline]) -> None:
-    with pytest.raises(PropError, match=r"whose answers are explained must be on a CPU, got a GPU"):
-        pipeline(explain=Explain.always(), inference=Inference.gpu())
+@pytest.mark.parametrize("context", [{}, {"cdk-inference:accelerator": "cpu"}])
+def test_a_gpu_on_lambda_is_told_and_sagemaker_fails(context: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded: list[str] = []
+    monkeypatch.setattr(Explanation, "record", lambda _, scope: recorded.append(scope.node.id))
+    for backend in (LambdaGpu(), SageMakerAsync()):
+        stack = make_stack()
+        for name, value in context.items():
+            stack.node.set_context(name, value)
+        props = {
+            "model": ModelArtifact(stack, "Model", recipe=RECIPE),
+            "preprocess": Preprocess.image(size=224),
+            "inference": Inference.gpu(backend=backend),
+            "explain": Explain.always(),
+        }
+        if not backend.explains:
+            with pytest.raises(PropError, match=r"are explained must be LambdaGpu\(\), got SageMakerAsync; use"):
+                InferencePipeline(stack, "Photos", **props)
+            continue
+        InferencePipeline(stack, "Photos", **props)
+        told = {name: found for name, found in environments(stack).items() if found}
+        place = "OnCpu" if context else "OnGpu"
+        assert told == {
+            "Preprocess": {"EXPLAIN": "always"},
+            f"Inference{place}": {"EXPLANATION_SETTINGS": SETTINGS_FILE},
+        }
+        assert recorded == [place]
 
 
 def test_explain_next_to_a_routing_fails(stack: cdk.Stack) -> None:
@@ -256,7 +281,10 @@ def test_costs_have_the_explained_share_and_its_runs(stack: cdk.Stack, monkeypat
         (Explain.always(), 1),
         (Explain.on_request(expected_share=0.02), 0.02),
     ]:
-        found = option(Route("a", model=model, preprocess=preprocess, explain=explain, milliseconds=3.0))
+        route = Route("a", model=model, preprocess=preprocess, explain=explain, milliseconds=3.0)
+        on_gpu = option(replace(route, inference=Inference.gpu()))
+        assert on_gpu.item_ms == pytest.approx(3 * (1 + 65 * share))  # further items of the model's batches
+        found = option(route)
         assert isinstance(found, CpuOption)
         assert (found.explained, found.explanation_runs) == (share, 65)
     traffic = Traffic(items_per_month=1_000_000)

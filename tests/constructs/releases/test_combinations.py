@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class NoGpu(GpuBackend):
     """Stands for any GPU: a template of how it is waited for needs none."""
 
-    def bind(self, scope: Any, *, model: Any, work: Any, timeout: Any, max_wait: Any, options: Any) -> Any:  # noqa: ARG002
+    def bind(self, scope: Any, *, model: Any, work: Any, timeout: Any, options: Any, **_: Any) -> Any:
         return CpuInference(scope, "Function", model=model, work=work, timeout=timeout, **options)
 
 

@@ -61,7 +61,7 @@ def routes():
 class NoGpu(GpuBackend):
     """Stands for any GPU: a template of how it is waited for needs none."""
 
-    def bind(self, scope, *, model, work, timeout, max_wait, options):  # noqa: ARG002
+    def bind(self, scope, *, model, work, timeout, options, **_):
         return CpuInference(scope, "Function", model=model, work=work, timeout=timeout, **options)
 
 

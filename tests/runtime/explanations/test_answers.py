@@ -8,6 +8,7 @@ import math
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.runtime.arrays import ArrayStore
 from tests.runtime.invocation import Context
 from tests.runtime.stages.mean import code, score, staged
 
@@ -26,9 +28,12 @@ from inference_runtime.tensors.tensor import Tensor, tensors_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
 
     from conftest import Inbox
+
+SOURCES = Path(__file__).parents[3] / "lambda_src"
 
 __all__ = ["code", "score", "staged"]  # fixtures
 
@@ -98,6 +103,21 @@ def test_rows_say_why_whichever_function_answers(
     everywhere = when == "always"
     assert (found["no metadata"] is not None) == (found["does not"] is not None) == everywhere
     assert set(found) == {"asks", "does not", "no metadata", "of another shape"}
+
+
+def test_the_model_server_of_a_gpu_explains_as_a_function_does(
+    explaining: Any, environment: pytest.MonkeyPatch, bucket: str, s3: S3Client, load: Callable[[str], Any]
+) -> None:
+    explaining()
+    items = {"x": np.array([[3, 7, 2], [0, 1, 2]], np.float32)}
+    event = ArrayStore(s3, bucket).dump_groups({}, [([5, 3], items)], "inputs", 9999)
+    alone = load("infer")(event)
+    environment.setenv("GPU_CONCURRENCY", "2")
+    environment.syspath_prepend(str(SOURCES))  # the server is another process
+    served = load("infer")(event)
+    assert type(sys.modules["inference_runtime.handlers.infer"].engine).__name__ == "ModelClient"
+    assert served == alone
+    assert {each["indices"][0]: each["explanation"]["runs"] for each in served["explanations"]} == {5: 9, 3: 9}
 
 
 def test_answers_to_callers_say_why_too(explaining: Any, request: pytest.FixtureRequest, inbox: Inbox) -> None:
