@@ -37,6 +37,21 @@ SOURCES = Path(__file__).parents[3] / "lambda_src"
 
 __all__ = ["code", "score", "staged"]  # fixtures
 
+DEADLY = """
+import os
+import onnxruntime as ort
+
+run = ort.InferenceSession.run
+
+def on_a_gpu(self, names, inputs, options=None):
+    if len(inputs["x"]) > 1:  # only explanations have several here
+        os.kill(os.getpid(), 9)
+    return run(self, names, inputs, options)
+
+ort.InferenceSession.run = on_a_gpu
+"""
+"""A session that dies on what explanations ask for."""
+
 SETTINGS: dict[str, Any] = {
     "when": "always",
     "seconds": 10,
@@ -118,6 +133,30 @@ def test_the_model_server_of_a_gpu_explains_as_a_function_does(
     assert type(sys.modules["inference_runtime.handlers.infer"].engine).__name__ == "ModelClient"
     assert served == alone
     assert {each["indices"][0]: each["explanation"]["runs"] for each in served["explanations"]} == {5: 9, 3: 9}
+
+
+def test_a_model_server_that_dies_of_an_explanation_costs_no_answer(
+    explaining: Any,
+    environment: pytest.MonkeyPatch,
+    bucket: str,
+    s3: S3Client,
+    load: Callable[[str], Any],
+    tmp_path: Path,
+) -> None:
+    explaining()
+    (tmp_path / "sitecustomize.py").write_text(DEADLY)
+    for name, value in {"GPU_CONCURRENCY": "2", "INFERENCE_ENGINE": "python"}.items():
+        environment.setenv(name, value)
+    for path in (SOURCES, tmp_path):
+        environment.syspath_prepend(str(path))
+    items = {"x": np.array([[3, 7, 2]], np.float32)}
+    store = ArrayStore(s3, bucket)
+    handler, event = load("infer"), store.dump_groups({}, [([5], items)], "inputs", 9999)
+    for _ in range(2):  # another process has the model then
+        found = handler(event)
+        assert store.load(found["groups"][0]["outputs"]["mean"]).tolist() == [4]
+        (explained,) = found["explanations"]
+        assert explained["explanation"]["reason"].startswith("ModelServerDiedError: the process with the model died")
 
 
 def test_answers_to_callers_say_why_too(explaining: Any, request: pytest.FixtureRequest, inbox: Inbox) -> None:
