@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import types
 
 import pytest
 
@@ -52,9 +54,10 @@ def test_columns_of_a_vector_have_no_tensors(tmp_path):
 
 def test_the_runtime_knows_which_inputs_take_nan(model):
     assert '"nan"' not in reading_environment(Preprocess.image(size=224), model, None)["MODEL_INPUTS"]
-    trees = type("Model", (), {"inputs": (spec("age", nan=True),)})()
+    manifest = dataclasses.replace(model.manifest, inputs=(spec("age", nan=True),))
+    trees = types.SimpleNamespace(manifest=manifest)
     stage = Preprocess.json(fields=[Column.number("age", missing=math.nan)])
-    stage.bind(trees.inputs)
+    stage.bind(manifest.inputs)
     (told,) = json.loads(reading_environment(stage, trees, None)["MODEL_INPUTS"])
     assert told == {"name": "age", "dtype": "float32", "shape": ["batch", 1], "nan": True}
 

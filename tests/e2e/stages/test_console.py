@@ -69,8 +69,8 @@ def repaired(cloud: LocalCloud, pipeline: Watched, **changes: str) -> Iterator[N
     functions, name = cloud.client("lambda"), pipeline.functions["Preprocess"]
     alias = functions.get_alias(FunctionName=name, Name="live")
     (function,) = (one for one in cloud.resources(pipeline=pipeline.name) if one.physical_id == name)
-    asset = cloud.client("s3").get_object(Bucket=ASSETS, Key=function.properties["Code"]["S3Key"])
-    before = zipfile.ZipFile(io.BytesIO(asset["Body"].read()))
+    asset = cloud.client("s3").get_object(Bucket=ASSETS, Key=function.properties["Code"]["S3Key"])["Body"].read()
+    before = zipfile.ZipFile(io.BytesIO(asset))
     after = io.BytesIO()
     with zipfile.ZipFile(after, "w") as archive:
         for entry in before.infolist():
@@ -90,7 +90,9 @@ def repaired(cloud: LocalCloud, pipeline: Watched, **changes: str) -> Iterator[N
     try:
         yield
     finally:
+        functions.update_function_code(FunctionName=name, ZipFile=asset)
         functions.update_alias(FunctionName=name, Name="live", FunctionVersion=alias["FunctionVersion"])
+        functions.delete_function(FunctionName=name, Qualifier=version)
 
 
 def test_what_failed_is_understood_repaired_and_sent_again(page: Page, cloud: LocalCloud, pipeline: Watched) -> None:
