@@ -1,9 +1,10 @@
 """Opens a language model of half a billion parameters, and decides once or writes.
 
 `python -m benchmarks.language decide [FOLDER]`, or `write` in place of `decide`. Ours is the artifact in blocks of 4
-bits, opened by the engine of the functions. The rival is transformers, with weights of float32 and of bfloat16. Each
-round is a fresh process; the files are in the page cache for both. The build takes some minutes, and 13 GB of memory to
-write. The folder keeps the result. `decide-larger` opens one and a half billion parameters, without a rival.
+bits, opened by the engine of the functions. The rival is transformers, with weights of float32 and of bfloat16, and to
+write also onnxruntime-genai with blocks of 4 bits. Each round is a fresh process; the files are in the page cache for
+all. The build takes some minutes, and 13 GB of memory to write. The folder keeps the result. `decide-larger` opens one
+and a half billion parameters, without a rival.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ROUNDS = 7
 PROMPT = [number * 37 % 150_000 for number in range(64)]
-RIVAL = "transformers==5.24.0"
+PACKAGES = ("transformers==5.24.0", "onnxruntime-genai==0.18.0")
 RIVALS = ("float32", "bfloat16")
 
 _GOAL = 1 / 3
@@ -73,7 +74,7 @@ def main() -> None:
     if not packages.is_dir():
         made = packages.with_suffix(".partial")
         constraints = ROOT / "requirements" / "constraints.txt"
-        run([find_uv_bin(), "pip", "install", "--target", made, "--constraint", constraints, RIVAL])
+        run([find_uv_bin(), "pip", "install", "--target", made, "--constraint", constraints, *PACKAGES])
         made.rename(packages)
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (packages, ROOT / "lambda_src")))}
     artifact = built(work, variables, task)
@@ -85,6 +86,12 @@ def main() -> None:
             run([sys.executable, HERE / "save.py", saved, kind], env=variables)
             saved.rename(work / kind)
         contenders[kind] = process(task.theirs, work / kind, threads, variables)
+    if asked == "write":
+        if not (work / "genai").is_dir():
+            saved = work / "genai.partial"
+            run([sys.executable, HERE / "genai_save.py", work / "bfloat16", saved], env=variables)
+            saved.rename(work / "genai")
+        contenders["genai"] = process("genai_writes.py", work / "genai", threads, variables)
     found = alternate(contenders, ROUNDS)
     show({name: {what: statistics.median(each) for what, each in one.items()} for name, one in found.items()}, artifact)
 
