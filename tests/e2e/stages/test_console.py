@@ -190,6 +190,16 @@ def test_the_page_finds_an_object_among_many(page: Page, pipeline: Watched) -> N
     expect(rows.filter(has_text="mixed/1")).to_have_count(1)
 
 
+def test_a_long_name_leaves_the_rest_of_the_header_free_on_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 800})
+    choice = page.get_by_role("combobox", name="Pipeline").bounding_box()
+    live = page.locator("#live").bounding_box()
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert choice is not None
+    assert live is not None
+    assert choice["x"] + choice["width"] <= live["x"]
+
+
 def test_another_pipeline_is_chosen(page: Page, console: Console) -> None:
     page.get_by_role("combobox", name="Pipeline").select_option("Stages/Fused")
     expect(page.locator("#flow .stage")).to_have_count(1)
