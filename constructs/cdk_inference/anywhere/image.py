@@ -87,7 +87,7 @@ def write_image(
     Raises
     ------
     PropError
-        There is no such route, platform or base, or the output is something else.
+        The route, the platform or the base does not exist, or the output is something else.
     ModelBuildError
         The model cannot be built.
     """

@@ -65,7 +65,7 @@ def route_of(pipeline: OperatedPipeline, name: str | None = None) -> Route:
     Raises
     ------
     PropError
-        There is no such route, or there are several. Or the route writes masks or explanations, which need AWS.
+        The route does not exist, or is one of several. Or it writes masks or explanations, which need AWS.
     """
     routes = pipeline.described_routes
     if name is None and len(routes) == 1:

@@ -45,7 +45,7 @@ _SIGNED_HEADERS = ("authorization", "content-type", "x-amz-content-sha256", "x-a
 
 _SCRIPT_FILE = "write_text"
 _SCRIPT = b"""#!/bin/sh
-# Lambda starts this in place of its own client for Python, whose command line comes as arguments.
+# Lambda starts this script in place of its Python client, and passes the command line of that client as arguments.
 cd "$LAMBDA_TASK_ROOT" && exec "$1" -m inference_runtime.handlers.write_text
 """
 
@@ -56,7 +56,7 @@ class TextStream(StageFunction):
 
     Callers are principals of IAM that may, see `grant_invoke`. They send what the preprocessing reads by POST, and get
     events (``text/event-stream``). Each has the next characters, ``{"text"}``. The last one is called ``end``, and has
-    ``finish_reason``, ``tokens`` and ``model_version``. There is no row.
+    ``finish_reason``, ``tokens`` and ``model_version``. No row is written.
 
     Parameters
     ----------

@@ -59,7 +59,7 @@ class _Ends:
     record
         The first state after another outcome, ``$status``.
     release
-        The state that releases the lock: the next one if there is no outcome.
+        The state that releases the lock. It comes next if a run has nothing to record.
     """
 
     failed: sfn.Pass

@@ -110,7 +110,7 @@ class InProcessPipeline:
         Raises
         ------
         PropError
-            There is no such route, or there are several.
+            The route does not exist, or is one of several.
         ModelBuildError
             The model of a stack that CDK does not bundle cannot be built.
         """
