@@ -3,7 +3,7 @@
 `python -m benchmarks.language decide [FOLDER]`, or `write` in place of `decide`. Ours is the artifact in blocks of 4
 bits, opened by the engine of the functions. The rival is transformers, with weights of float32 and of bfloat16, and to
 write also onnxruntime-genai with blocks of 4 bits. Each round is a fresh process; the files are in the page cache for
-all. The build takes some minutes, and 13 GB of memory to write. The folder keeps the result. `decide-larger` opens one
+all. The build takes some minutes and 5 GB of memory. The folder keeps the result. `decide-larger` opens one
 and a half billion parameters, without a rival.
 """
 

@@ -76,8 +76,10 @@ def exported(
         if isinstance(recipe.source, Graphs):
             from cdk_inference.model.building.importers.several import tidy_graphs  # noqa: PLC0415 - few models
 
-            model, parity = tidy_graphs(recipe, recipe.source, original, target, example)
-            weights.write(target, model, aside=False)
+            with TemporaryDirectory(dir=target) as work:
+                model, parity = tidy_graphs(recipe, recipe.source, original, target, Path(work), example)
+            if isinstance(model, bytes):
+                weights.write(target, model, aside=False)
         else:
             graph, parity = tidied(
                 original / weights.MODEL, recipe, [example], load_outputs(original / "expected.npz"), target

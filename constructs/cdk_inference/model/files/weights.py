@@ -20,7 +20,7 @@ from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.files.packed import DRIVER, driver_text, is_packed, names, pack, unpack
 
 if TYPE_CHECKING:
-    from typing import TypeAlias
+    from typing import Any, TypeAlias
 
     import onnx
 
@@ -126,13 +126,23 @@ def read(path: Path) -> bytes:
 
 
 def is_large(path: Path) -> bool:
-    """Tell whether a model stays in its files, by the file that it is opened by. Several graphs never do."""
-    return path.name != DRIVER and size_of_graph(path) > LARGE
+    """Tell whether a model stays in its files, by the file that it is opened by: as soon as one graph is large."""
+    found = graphs(path.parent).values() if path.name == DRIVER else (path,)
+    return any(size_of_graph(graph) > LARGE for graph in found)
 
 
 def whole(path: Path) -> Model:
     """Return a model as a build runs it: what `join` returns, or the path if it is large."""
     return path if is_large(path) else join(path)
+
+
+def parts(model: Model) -> tuple[dict[str, Any], dict[str, Model]]:
+    """Return what ``driver.json`` says of a model of several graphs, and each graph by name, as a build runs it."""
+    if isinstance(model, bytes):
+        description, packed = unpack(model)
+        return description, {**packed}
+    description = json.loads(model.read_text("utf-8"))
+    return description, {name: whole(model.with_name(f"{name}.onnx")) for name in names(description)}
 
 
 def sha256(path: Path) -> str:
@@ -144,7 +154,7 @@ def identity(model: Model) -> str:
     """Return the SHA-256 of a self-contained model, or of the files of another."""
     if isinstance(model, bytes):
         return hashlib.sha256(model).hexdigest()
-    found = [(file, file.stat()) for file in _files_of_graph(model.absolute())]
+    found = [(file, file.stat()) for file in _files_of(model.absolute())]
     return _hashed(tuple((file, known.st_ino, known.st_size, known.st_mtime_ns) for file, known in found))
 
 
@@ -180,7 +190,7 @@ def _read(path: Path, tensor: onnx.TensorProto) -> bytes:
 def write(folder: Path, model: Model, *, aside: bool = True) -> None:
     """Write a model to a folder, as it is deployed; or with all weights in its graphs, if not aside and not large."""
     if isinstance(model, Path):
-        for file in _files_of_graph(model):
+        for file in _files_of(model):
             link(file, folder / file.name)
         return
     graphs = {MODEL.removesuffix(".onnx"): model}
@@ -218,13 +228,18 @@ def graphs(folder: Path) -> dict[str, Path]:
 
 def files(folder: Path) -> list[Path]:
     """Return the files of the model in a folder: what is opened, and the weights that lie aside."""
-    found = [opened] if (opened := entry(folder)).name == DRIVER else []
-    return [*found, *(file for graph in graphs(folder).values() for file in _files_of_graph(graph))]
+    return _files_of(entry(folder))
 
 
 def size_of_graph(graph: Path) -> int:
     """Return the bytes of a graph's files."""
     return sum(path.stat().st_size for path in _files_of_graph(graph))
+
+
+def _files_of(opened: Path) -> list[Path]:
+    if opened.name != DRIVER:
+        return _files_of_graph(opened)
+    return [opened, *(file for graph in graphs(opened.parent).values() for file in _files_of_graph(graph))]
 
 
 def _files_of_graph(graph: Path) -> list[Path]:

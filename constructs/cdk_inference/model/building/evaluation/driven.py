@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cdk_inference.model.building.evaluation.data import digest_batches
 from cdk_inference.model.building.evaluation.session import open_session
 from cdk_inference.model.files import packed
+from cdk_inference.model.files.weights import parts
 from inference_runtime.engine.drivers.open_driver import make_driver
 from inference_runtime.engine.onnxruntime_package import PackageSession
 from inference_runtime.tensors.tensor import Tensor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from cdk_inference.model.building.evaluation.data import Batch
+    from cdk_inference.model.files.weights import Model
     from inference_runtime.engine.interfaces import Session
 
 RECORDED = 4
@@ -101,10 +103,10 @@ class Recorded:
     Parameters
     ----------
     model
-        The model, packed.
+        The model.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
         self._known: dict[str, dict[str, list[Batch]]] = {}
 
@@ -112,7 +114,7 @@ class Recorded:
         """Return some of the inputs of each graph, by name, over batches of the model's inputs."""
         digest = digest_batches(batches)
         if digest not in self._known:
-            description, graphs = packed.unpack(self._model)
+            description, graphs = parts(self._model)
             sessions = {name: Recording(PackageSession(open_session(graph))) for name, graph in graphs.items()}
             self._known[digest] = record(Driven(description, sessions), sessions, batches)
         return self._known[digest]

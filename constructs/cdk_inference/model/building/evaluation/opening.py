@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import onnxruntime as ort
 
 from cdk_inference.model.building.evaluation.session import FUSED, open_session
-from cdk_inference.model.files.packed import DRIVER, is_packed, unpack
+from cdk_inference.model.files.packed import DRIVER, is_packed
+from cdk_inference.model.files.weights import parts
 
 if TYPE_CHECKING:
     from cdk_inference.model.building.evaluation.session import Opened
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 def open_model(model: Model, *, exact: bool = True, level: ort.GraphOptimizationLevel = FUSED) -> Opened:
     """Return a session of a model, of one graph or several; see `open_session`."""
-    if isinstance(model, Path) or not is_packed(model):
+    if model.name != DRIVER if isinstance(model, Path) else not is_packed(model):
         opened: Opened = open_session(model, exact=exact, level=level)
         return opened
     from cdk_inference.model.building.evaluation.driven import Driven  # noqa: PLC0415 - most models have one graph
 
-    description, graphs = unpack(model)
+    description, graphs = parts(model)
     sessions = {name: open_session(graph, exact=exact, level=level) for name, graph in graphs.items()}
     return Driven.of_sessions(description, sessions)
 

@@ -19,16 +19,20 @@ from onnx import TensorProto, numpy_helper
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.files import weights
+from cdk_inference.model.files.packed import DRIVER, driver_text, pack
 from cdk_inference.model.files.weights import ALIGNMENT, LEAST_BYTES, MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import onnxruntime as ort
 
     from cdk_inference.model.files.weights import Model
 
     Array = np.ndarray[tuple[int, ...], np.dtype[Any]]
+
+NAME = MODEL.removesuffix(".onnx")
+"""The name of a graph that is alone."""
 
 _PIECE = 1 << 22  # bytes copied at once
 
@@ -177,16 +181,35 @@ def included(model: onnx.ModelProto, subject: str, fix: str) -> onnx.ModelProto:
     return whole
 
 
-def write(model: onnx.ModelProto, folder: Path) -> Model:
+def write(model: onnx.ModelProto, folder: Path, name: str = NAME) -> Model:
     """Write a graph to a folder, and return how it is opened: by its bytes, or by its path if it is large."""
     if is_aside(model) or total_size(model) > weights.LARGE:
-        return save(model, folder)
+        return save(model, folder, name)
     data: bytes = model.SerializeToString(deterministic=True)
-    (folder / MODEL).write_bytes(data)
+    (folder / f"{name}.onnx").write_bytes(data)
     return data
 
 
-def save(model: onnx.ModelProto, folder: Path) -> Path:
+def gathered(description: Mapping[str, Any], graphs: Mapping[str, Model], folder: Path) -> Model:
+    """Return several graphs as one model, whose files are in a folder if one of them is large.
+
+    Parameters
+    ----------
+    description
+        The content of ``driver.json``.
+    graphs
+        By name.
+    """
+    held = {name: graph for name, graph in graphs.items() if isinstance(graph, bytes)}
+    if len(held) == len(graphs):
+        return pack(description, held)
+    for name, graph in graphs.items():
+        save(parsed(graph), folder, name)
+    (folder / DRIVER).write_text(driver_text(description), "utf-8")
+    return folder / DRIVER
+
+
+def save(model: onnx.ModelProto, folder: Path, name: str = NAME) -> Path:
     """Write a graph and, next to it, its large weights: the same files as `weights.write` makes of its bytes.
 
     A file of weights that is laid out so already is linked, not copied.
@@ -194,7 +217,7 @@ def save(model: onnx.ModelProto, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    target, end = folder / weights.WEIGHTS, 0
+    target, end = folder / f"{name}.weights", 0
     pieces: list[tuple[TensorProto, int]] = []
     for tensor in copy.graph.initializer:
         length = place(tensor)[2] if is_tensor_aside(tensor) else len(tensor.raw_data)
@@ -212,8 +235,9 @@ def save(model: onnx.ModelProto, folder: Path) -> Path:
     for tensor, offset in pieces:
         length = place(tensor)[2] if is_tensor_aside(tensor) else len(tensor.raw_data)
         refer(tensor, target.name, offset, length)
-    (folder / MODEL).write_bytes(copy.SerializeToString(deterministic=True))
-    return folder / MODEL
+    graph = folder / f"{name}.onnx"
+    graph.write_bytes(copy.SerializeToString(deterministic=True))
+    return graph
 
 
 def link(model: onnx.ModelProto, folder: Path) -> Path:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,22 +12,22 @@ import numpy as np
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.driven import Driven, Recording, record
 from cdk_inference.model.building.evaluation.evaluate import check_outputs, load_outputs, predict, save_outputs
+from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.graph import clean, serialize
 from cdk_inference.model.building.graph.ranking import append_ranking, rank
 from cdk_inference.model.building.importers.independence import check_independence
 from cdk_inference.model.building.importers.sources import load
 from cdk_inference.model.building.tidying import tidied
-from cdk_inference.model.files.packed import pack
 from cdk_inference.model.recipe.drivers import NEXT_SCORES, NEXT_TOKENS, Beam, Greedy
 from inference_runtime.engine.session import TensorInfo
 from inference_runtime.tensors.tensor import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.importers.sources import Loaded
+    from cdk_inference.model.files.weights import Model
     from cdk_inference.model.recipe.graphs import Graph, Graphs
     from cdk_inference.model.recipe.recipe import ModelRecipe
 
@@ -90,6 +93,7 @@ def export_graphs(
     for name, graph in source.graphs.items():
         loaded = load(graph, graph.source, folder, cache, on_bytes=on_bytes)
         originals[name] = _Original(loaded, graph, deployed[name], source.driver)
+    del loaded
     sessions = {name: Recording(original) for name, original in originals.items()}
     model = Driven(source.describe(recipe.inputs, recipe.outputs), sessions)
     check_outputs(model.run(None, example), recipe, example, "the original, evaluation batch 0")
@@ -97,8 +101,9 @@ def export_graphs(
     if isinstance(source.driver, Greedy | Beam) and source.driver.mask:
         *_, step = source.graphs
         asked[step] = _with_prompts(asked[step], source.step, source.driver, originals[step].loaded)
+    del model, sessions
     for name, graph in source.graphs.items():
-        loaded = originals[name].loaded
+        loaded = originals.pop(name).loaded
         answers = [loaded.run(batch) for batch in asked[name]]
         last = _latest_full(asked[name], name)
         check_independence(loaded, graph, asked[name][last], answers[last])
@@ -106,33 +111,53 @@ def export_graphs(
         save_outputs(
             target / f"{name}.asked.npz", [[batch[spec.name] for spec in graph.inputs] for batch in asked[name]]
         )
-        exported = loaded.export(asked[name][last])
-        (target / f"{name}.onnx").write_bytes(exported.SerializeToString(deterministic=True))
+        with TemporaryDirectory(dir=target) as work:
+            exported = loaded.export(asked[name][last], Path(work))
+            del loaded  # its weights, before those of the graph are written
+            gc.collect()  # traces refer to themselves, and to the weights
+            aside.write(exported, target, name)
 
 
-def tidy_graphs(recipe: ModelRecipe, source: Graphs, original: Path, work: Path, example: Batch) -> tuple[bytes, float]:
+def tidy_graphs(
+    recipe: ModelRecipe, source: Graphs, original: Path, target: Path, work: Path, example: Batch
+) -> tuple[Model, float]:
     """Return the graphs that `export_graphs` wrote, cleaned, as one model, and the least of their likenesses.
+
+    Parameters
+    ----------
+    recipe, source
+        The recipe and its source.
+    original
+        The folder with what `export_graphs` wrote.
+    target
+        The folder for the files of a large model.
+    work
+        A folder for temporary files.
+    example
+        A batch of inputs.
 
     Raises
     ------
     ModelBuildError
         If a graph does not compute what the original does.
     """
-    parities, graphs = [], {}
+    parities: list[float] = []
+    graphs: dict[str, Model] = {}
     driver = source.driver
     for name, declared in source.graphs.items():
         names = [spec.name for spec in declared.inputs]
         asked = load_outputs(original / f"{name}.asked.npz")
         batches = [dict(zip(names, arrays, strict=True)) for arrays in asked]
         expected = load_outputs(original / f"{name}.expected.npz")
-        graph, parity = tidied(original / f"{name}.onnx", declared, batches, expected, work)
+        (folder := work / name).mkdir()
+        graph, parity = tidied(original / f"{name}.onnx", declared, batches, expected, folder)
         if declared is source.step and isinstance(driver, Greedy | Beam):
             size = next(spec.shape[-1] for spec in declared.outputs if spec.name == driver.logits)
             append_ranking(graph, driver.logits, driver.candidates(int(size)), driver.never)
             graph = clean(graph)
         parities.append(parity)
-        graphs[name] = serialize(graph)
-    model = pack(source.describe(recipe.inputs, recipe.outputs), graphs)
+        graphs[name] = aside.save(graph, folder / "ended") if aside.is_aside(graph) else serialize(graph)
+    model = aside.gathered(source.describe(recipe.inputs, recipe.outputs), graphs, target)
     predict(model, recipe, [example], "the exported model")
     return model, min(parities)
 

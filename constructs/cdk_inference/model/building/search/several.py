@@ -7,10 +7,10 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from cdk_inference.model.building.evaluation.driven import Recorded
+from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.graph import all_nodes
 from cdk_inference.model.building.search.conversions import GraphConversions, every_kind
 from cdk_inference.model.files import weights
-from cdk_inference.model.files.packed import pack, unpack
 from cdk_inference.model.recipe.drivers import NEXT_TOKENS
 from cdk_inference.model.recipe.graphs import Graph
 from cdk_inference.model.recipe.precision import Float32, PerGraph, describe
@@ -34,7 +34,7 @@ def several(trials: Trials, source: Graphs) -> SeveralConversions:
 
     Each graph is calibrated and compared on what it is asked while the float model runs on the recipe's data.
     """
-    model = weights.read(trials.float32)
+    model = weights.whole(trials.float32)
     recorded = Recorded(model)
     files = weights.graphs(trials.float32.parent)
 
@@ -53,7 +53,7 @@ def several(trials: Trials, source: Graphs) -> SeveralConversions:
         )
 
     graphs = {name: conversions(name, graph) for name, graph in source.deployed().items()}
-    return SeveralConversions(unpack(model)[0], graphs, trials.passes)
+    return SeveralConversions(weights.parts(model)[0], graphs, trials.passes)
 
 
 @dataclass
@@ -112,22 +112,24 @@ class SeveralConversions:
             used |= {f"{name}/{value}": bounds for value, bounds in (found or {}).items()}
 
         def fill(folder: Path) -> None:
-            weights.write(folder, self._packed({name: weights.read(file) for name, file in made.items()}), aside=False)
+            graphs = {name: weights.whole(file) for name, file in made.items()}
+            model = aside.gathered(self.description, graphs, folder)
+            if isinstance(model, bytes):
+                weights.write(folder, model, aside=False)
 
         depends = [unstructure(chosen), used, {name: weights.sha256(file) for name, file in made.items()}]
         together = self.passes.cached("candidates", depends, fill, describe(chosen))
         return weights.entry(together), used or None
 
-    def fused(self, file: Path, precision: Pinned, work: Path) -> bytes:
+    def fused(self, file: Path, precision: Pinned, work: Path) -> Model:
         """Return the graphs that `convert` made with operators fused for CPUs."""
         chosen = self._per_graph(precision)
-        _, made = unpack(weights.join(file))
-        fused = {name: graph.fused_graph(made[name], chosen.graphs[name], work) for name, graph in self.graphs.items()}
-        return self._packed(fused)
-
-    def _packed(self, graphs: Mapping[str, Model]) -> bytes:
-        joined = {name: graph if isinstance(graph, bytes) else weights.join(graph) for name, graph in graphs.items()}
-        return pack(self.description, joined)
+        _, made = weights.parts(file)
+        fused: dict[str, Model] = {}
+        for name, graph in self.graphs.items():
+            (folder := work / name).mkdir()
+            fused[name] = graph.fused_graph(made[name], chosen.graphs[name], folder)
+        return aside.gathered(self.description, fused, work)
 
     def _guesses(self, name: str, policy: Auto) -> list[GraphPrecision]:
         """Return the precisions worth trying on a graph. Nodes are those of all graphs, operators of any."""
