@@ -39,6 +39,7 @@ _PROBLEM = "application/problem+json"
 _BODY_SECONDS = 30
 _MOST_EVENTS = 5_000  # of a batch, as many as Event Grid sends; each takes kilobytes, however short it is
 _MOST_SHOWN = 80  # characters of an event's id
+_MOST_DETAIL = 200  # characters that say why one of many events did not end well
 _RETRY_AFTER = {"retry-after": "1"}
 _STATUSES = {
     Outcome.STORED: HTTPStatus.NO_CONTENT,
@@ -134,33 +135,52 @@ class Server:
         finally:
             self._bytes -= size
 
-    async def _answered(self, events: Sequence[CloudEvent], batched: bool, scorer: Scorer) -> Response:
+    async def _answered(
+        self, events: Sequence[CloudEvent | MalformedEventError], batched: bool, scorer: Scorer
+    ) -> Response:
         if len(events) > _MOST_EVENTS:
             return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"body must have at most {_MOST_EVENTS:,} events")
-        messages, ended = [], []
-        for event in events:
-            try:
-                messages.append(message_of(event, self._message_id(event), self._settings.buckets))
-            except MalformedEventError as error:  # a broker that gives up on it gives up on the whole batch
-                ended.append(Scored(Outcome.MALFORMED, str(error)))
-        waiting = [asyncio.wrap_future(scorer.submit(message)) for message in messages if message is not None]
-        ended += await asyncio.gather(*waiting)
-        if self._settings.replies and not batched and ended and ended[0].answer:
-            return self._reply(events[0], ended[0])
-        return self._summary(ended)
+        ended = await asyncio.gather(*(self._ended(event, scorer) for event in events))
+        if batched:
+            return self._summary(ended)
+        [event], [scored] = events, ended
+        if self._settings.replies and scored.answer and not isinstance(event, MalformedEventError):
+            return self._reply(event, scored)
+        return self._said(scored)
+
+    async def _ended(self, event: CloudEvent | MalformedEventError, scorer: Scorer) -> Scored:
+        """Score an event. A malformed one does not keep the others of its batch: a broker gives up on them all."""
+        if isinstance(event, MalformedEventError):
+            return Scored(Outcome.MALFORMED, str(event))
+        try:
+            message = message_of(event, self._message_id(event), self._settings.buckets)
+        except MalformedEventError as error:
+            return Scored(Outcome.MALFORMED, str(error))
+        if message is None:
+            return Scored(Outcome.STORED)
+        return await asyncio.wrap_future(scorer.submit(message))
 
     def _message_id(self, event: CloudEvent) -> str:
         """Return an id for the log, which no other delivery has, and which is one line whatever the event's id is."""
         return f"{event.id!a:.{_MOST_SHOWN}}#{next(self._numbers)}"
 
     def _summary(self, ended: Sequence[Scored]) -> Response:
-        """Return the status of the event that ended worst. Success has no body: Knative takes one for an event."""
+        """Return the status of the event that ended worst, and which events of the batch did not end well."""
         worst = max(ended, key=lambda scored: _WORST.index(scored.outcome), default=Scored(Outcome.STORED))
-        status = self._status(worst)
+        told = [
+            {"index": index, "status": int(status), "detail": scored.reason[:_MOST_DETAIL]}
+            for index, scored in enumerate(ended)
+            if (status := self._status(scored)) >= HTTPStatus.MULTIPLE_CHOICES
+        ]
+        return self._said(worst, events=told)
+
+    def _said(self, scored: Scored, **more: object) -> Response:
+        """Return the status of an event. Success has no body: Knative takes one for an event."""
+        status = self._status(scored)
         if status < HTTPStatus.MULTIPLE_CHOICES:
             return Response(status_code=HTTPStatus.NO_CONTENT)
-        headers = _RETRY_AFTER if worst.outcome is Outcome.RETRY else {}
-        return _problem(status, worst.reason, headers)
+        headers = _RETRY_AFTER if scored.outcome is Outcome.RETRY else {}
+        return _problem(status, scored.reason, headers, **more)
 
     def _status(self, scored: Scored) -> HTTPStatus:
         return HTTPStatus(_STATUSES.get(scored.outcome, self._settings.rejected_status))
@@ -199,7 +219,7 @@ def _busy() -> Response:
     return _problem(HTTPStatus.SERVICE_UNAVAILABLE, "the server is busy or starts", _RETRY_AFTER)
 
 
-def _problem(status: HTTPStatus, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """Return an error as RFC 9457 has it."""
-    body: dict[str, Any] = {"title": status.phrase, "status": int(status), "detail": detail}
+def _problem(status: HTTPStatus, detail: str, headers: dict[str, str] | None = None, **more: object) -> Response:
+    """Return an error as RFC 9457 has it, with more members of ours."""
+    body: dict[str, Any] = {"title": status.phrase, "status": int(status), "detail": detail, **more}
     return JSONResponse(body, status, headers, _PROBLEM)

@@ -80,8 +80,10 @@ class CloudEvent:
         return _parsed(self.data or b"", "data")
 
 
-def read_events(headers: Mapping[str, str], body: bytes) -> tuple[list[CloudEvent], bool]:
+def read_events(headers: Mapping[str, str], body: bytes) -> tuple[list[CloudEvent | MalformedEventError], bool]:
     """Return the events of a request, and whether they are a batch.
+
+    A member of a batch that is not an event is in its place as the error that says why. The others can be scored.
 
     Parameters
     ----------
@@ -93,7 +95,7 @@ def read_events(headers: Mapping[str, str], body: bytes) -> tuple[list[CloudEven
     Raises
     ------
     MalformedEventError
-        If the request is not what its content type says.
+        If the request is not what its content type says, or its only event is malformed.
     UnknownFormatError
         If it is not a CloudEvent in binary mode or in JSON.
     """
@@ -110,7 +112,7 @@ def read_events(headers: Mapping[str, str], body: bytes) -> tuple[list[CloudEven
             return [_of_json(value)], False
         if not isinstance(value, list):
             raise MalformedEventError(f"body must be an array of events, got {type(value).__name__}")
-        return [_of_json(member) for member in value], True
+        return [_member(member) for member in value], True
     if f"{_PREFIX}specversion" not in headers:
         raise UnknownFormatError(
             f"request must have the header ce-specversion, or the content-type {STRUCTURED} or {BATCHED}"
@@ -120,6 +122,13 @@ def read_events(headers: Mapping[str, str], body: bytes) -> tuple[list[CloudEven
     if content_type:
         attributes["datacontenttype"] = content_type
     return [_event(attributes, body or None)], False
+
+
+def _member(value: object) -> CloudEvent | MalformedEventError:
+    try:
+        return _of_json(value)
+    except MalformedEventError as error:
+        return error
 
 
 def _of_json(value: object) -> CloudEvent:

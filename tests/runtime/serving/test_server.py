@@ -99,7 +99,9 @@ def test_rows_of_objects_in_s3_are_those_of_the_pipeline_and_first_answers_win(
         mixed = events.batch(*(events.eventbridge(messages[key]) for key in ("good", "refused before", "a bug before")))
         answer = server.send(mixed)
         assert (answer.status, answer.headers["content-type"]) == (500, "application/problem+json")
-        assert "as it was told" in events.parsed(answer)["detail"]
+        told = events.parsed(answer)
+        assert "as it was told" in told["detail"]
+        assert [(each["index"], each["status"]) for each in told["events"]] == [(1, 422), (2, 500)]
         # A broker that gives up on a batch gives up on all of it: the others are scored.
         boto3.resource("dynamodb").Table(table).delete_item(Key={n: before[0][n] for n in ("object", "version")})
         lost = next(message for message in messages.values() if before[0]["key"] == message["detail"]["object"]["key"])
@@ -227,6 +229,28 @@ def test_a_slow_stage_is_ended_and_its_event_fails(code: Any, environment: Any, 
         slow = server.send(http.to_binary_event(events.event("x", b"[0]")))
         assert (slow.status, "took longer" in events.parsed(slow)["detail"]) == (500, True)
         assert server.send(http.to_binary_event(events.event("x", b"[1]"))).status == 204
+
+
+def test_a_batch_with_malformed_events_is_scored_and_the_answer_says_which_they_are(
+    code: Any, environment: Any, tmp_path: Path
+) -> None:
+    lines = tmp_path / "rows.jsonl"
+    ids = ("a", "b", "c")
+    good, refused, last = (
+        events.event("x", data, id=id) for id, data in zip(ids, (b"[1]", b"refuse", b"[2]"), strict=True)
+    )
+    [first, second, third] = json.loads(events.batch(good, refused, last).body)
+    batch = [{**first, "specversion": "0.3"}, first, "no object", second, {**third, "time": "noon"}, third]
+    with started(tmp_path, stdout=lines, RESULT_SINK="stdout") as server:
+        answer = server.ask("POST", "/", json.dumps(batch).encode(), {"content-type": events.BATCHED})
+        told = json.loads(answer.body)
+        # Malformed is worse than rejected.
+        assert (answer.status, told["status"], told["detail"]) == (400, 400, "specversion must be 1.0, got '0.3'")
+        assert {each["index"]: each["status"] for each in told["events"]} == {0: 400, 2: 400, 3: 422, 4: 400}
+        assert told["events"][-1]["detail"] == "time must be a timestamp of RFC 3339, got 'noon'"
+        assert server.terminate() == 0
+    written = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert {row["key"]: row["status"] for row in written} == {"a": "SUCCEEDED", "b": "REJECTED", "c": "SUCCEEDED"}
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from tests.runtime.serving import events
 
 from inference_runtime.anywhere.objects import ObstoreSource, open_objects
 from inference_runtime.errors import RejectItem
-from inference_runtime.serving.cloud_events import read_events
+from inference_runtime.serving.cloud_events import MalformedEventError, read_events
 from inference_runtime.serving.messages import message_of
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.sources import Content, SupersededError, UnreadableError
@@ -47,6 +47,7 @@ MODIFIED = "Fri, 02 Jan 2026 03:04:05 GMT"
 def item(event: CloudEvent) -> Item:
     sent = http.to_structured_event(event)
     [found], _ = read_events({name.lower(): value for name, value in sent.headers.items()}, sent.body)
+    assert not isinstance(found, MalformedEventError)
     message = message_of(found, "m", ["inbox"])
     assert message is not None
     return Item.from_message(message)
