@@ -86,7 +86,8 @@ def run(
     if curve is not Curve.CONSTANT and len(rates) != 1:
         raise typer.BadParameter(f"rate must be given once with --curve {curve.value}, got {len(rates)} rates")
     found = read_pipeline(assembly, pipeline, route=route)
-    quotas = Quotas(**_values(quota or [], "quota", Quotas))
+    warm = {} if found.warm_writes is None else {"table_writes_at_first": found.warm_writes}
+    quotas = Quotas(**{**warm, **_values(quota or [], "quota", Quotas)})
     window = {} if found.window is None else {"max_batching_window": found.window}
     assumptions = Assumptions(**{**window, **_values(assume or [], "assume", Assumptions)})
     if curve is Curve.CONSTANT:
@@ -161,6 +162,8 @@ def _show(swept: Sweep) -> None:
             figure(result.breaks_at) if result.breaks_at is not None else "not known",
         )
     _out.print(table)
+    if (first := swept.breaks_first.breaks_first) is not None:
+        _out.print(f"{first.quota.title}: {first.quota.advice}", markup=False)
 
 
 def main() -> None:

@@ -33,12 +33,15 @@ class RecordedPipeline:
     window
         Seconds for which its pipe, or its event source mapping, waits for a batch to fill up; None if the template
         does not tell.
+    warm_writes
+        Write units a second that its results table takes from the start, if a prop says so.
     """
 
     path: str
     option: Option
     shape: PipelineShape
     window: float | None
+    warm_writes: float | None = None
 
 
 def read_pipeline(folder: Path, path: str | None = None, *, route: str | None = None) -> RecordedPipeline:
@@ -73,9 +76,11 @@ def read_pipeline(folder: Path, path: str | None = None, *, route: str | None = 
         raise PropError(
             f"{folder} must be of this version of cdk-inference, got {error}; synthesize it again"
         ) from None
-    windows = [_window(template, path) for template in assembly.templates.values()]
-    window = next((window for window in windows if window is not None), None)
-    return RecordedPipeline(path, _option(recorded, path, route), recorded.shape, window)
+    window, warm_writes = (
+        next((value for template in assembly.templates.values() if (value := read(template, path)) is not None), None)
+        for read in (_window, _warm_writes)
+    )
+    return RecordedPipeline(path, _option(recorded, path, route), recorded.shape, window, warm_writes)
 
 
 def _option(recorded: RecordedCosts, path: str, route: str | None) -> Option:
@@ -115,4 +120,18 @@ def _window(template: Template, path: str) -> float | None:
         window = mapping(settings).get("MaximumBatchingWindowInSeconds")
         if isinstance(window, int) and any(found.startswith(f"{path}/") for found in paths):
             return float(window)
+    return None
+
+
+def _warm_writes(template: Template, path: str) -> float | None:
+    """Return the warm throughput of the table that the functions of a pipeline write to, if it is in their stack."""
+    for function in template.of_type("AWS::Lambda::Function"):
+        if not function.full_path.startswith(f"{path}/"):
+            continue
+        variables = mapping(mapping(function.properties.get("Environment")).get("Variables"))
+        for name in references(variables.get("RESULTS_TABLE")):
+            table = template.resources.get(name)
+            units = mapping(mapping(table and table.properties.get("WarmThroughput"))).get("WriteUnitsPerSecond")
+            if isinstance(units, int):
+                return float(units)
     return None

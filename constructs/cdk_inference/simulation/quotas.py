@@ -38,6 +38,8 @@ class Quota:
         AWS's page that documents it.
     date
         When it was read, as ``YYYY-MM-DD``.
+    remedy
+        The prop of this library that helps, and how; empty if there is none.
     """
 
     field: str
@@ -49,6 +51,16 @@ class Quota:
     listed: bool
     page: str
     date: str
+    remedy: str = ""
+
+    @property
+    def advice(self) -> str:
+        """Say what helps once it is used up."""
+        if self.remedy:
+            return self.remedy
+        if not self.adjustable:
+            return "it cannot be raised"
+        return f"ask for more {'in Service Quotas' if self.listed else 'at AWS Support'}"
 
     @property
     def title(self) -> str:

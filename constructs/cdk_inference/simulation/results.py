@@ -153,6 +153,7 @@ class SimulationResult:
                 f"  breaks first  {first.quota.title}: {figure(first.typical)} of "
                 f"{first.limit:,.0f} {first.quota.unit}, so at about {figure(self.breaks_at)} objects a second"
             )
+            lines.append(f"  advice        {first.quota.advice}")
         lines += [
             f"  in use        {percent(use.share)} of {use.limit:,.0f} {use.quota.unit}: {use.quota.title}"
             for use in self.quotas

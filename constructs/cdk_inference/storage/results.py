@@ -11,7 +11,7 @@ from constructs import Construct
 
 from cdk_inference.common.metadata import add_metadata
 from cdk_inference.common.props.prop_types import check_props
-from cdk_inference.common.props.validation import check_choice, check_either
+from cdk_inference.common.props.validation import check, check_choice, check_either
 from cdk_inference.errors import PropError
 from cdk_inference.storage import encryption
 from cdk_inference.storage.removal import data_removal_policy
@@ -31,6 +31,12 @@ EXPIRY_ATTRIBUTE = "expires_at"
 
 ResultIndex = Literal["prefix", "time", "status", "label"]
 """The ways to find rows besides by their object; `cdk_inference.client` has a method for each."""
+
+_NEW_TABLE = {"read_units_per_second": 12_000, "write_units_per_second": 4_000}
+"""The warm throughput of a new table on demand, and of an index of it.
+
+https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/warm-throughput.html
+"""
 
 _INDEXED: dict[ResultIndex, tuple[str, str]] = {
     "prefix": ("bucket", "key"),
@@ -162,6 +168,10 @@ class ResultsTable(IResultsTable):
         Continuous backups of the last 35 days. Default: on.
     deletion_protection
         Refuse to delete the table. Default: off; the table is retained when it leaves the stack.
+    warm_throughput
+        Read and write units a second that the table and each of its indexes take from the start. A new table has 12,000
+        and 4,000 anyway. A row of up to 2 KB takes two write units, and one of each index. AWS charges once for what is
+        more, and the values cannot be lowered. Default: what a new table has.
     removal_policy
         Default: RETAIN. DESTROY is honoured only with the context flag ``cdk-inference:allow-destroy=true``.
 
@@ -173,7 +183,7 @@ class ResultsTable(IResultsTable):
     Raises
     ------
     PropError
-        An index does not exist, or is given twice.
+        An index does not exist, or is given twice. Or the warm throughput is below that of a new table.
     """
 
     def __init__(
@@ -185,10 +195,12 @@ class ResultsTable(IResultsTable):
         encryption_key: kms.IKey | None = None,
         point_in_time_recovery: bool = True,
         deletion_protection: bool = False,
+        warm_throughput: dynamodb.WarmThroughput | None = None,
         removal_policy: RemovalPolicy | None = None,
     ) -> None:
         super().__init__(scope, id)
         self.indexes = _checked(indexes)
+        _check_warm_throughput(warm_throughput)
         encryption.check_key(self, encryption_key)
         self._key = encryption_key
         self.table = private_table(
@@ -202,6 +214,7 @@ class ResultsTable(IResultsTable):
                 point_in_time_recovery_enabled=point_in_time_recovery
             ),
             deletion_protection=deletion_protection,
+            warm_throughput=warm_throughput,
             removal_policy=data_removal_policy(self, removal_policy),
         )
         for index in self.indexes:
@@ -211,6 +224,7 @@ class ResultsTable(IResultsTable):
                 partition_key=dynamodb.Attribute(name=partition, type=dynamodb.AttributeType.STRING),
                 sort_key=dynamodb.Attribute(name=sort, type=dynamodb.AttributeType.STRING),
                 projection_type=dynamodb.ProjectionType.KEYS_ONLY,
+                warm_throughput=warm_throughput,  # an index that throttles holds up the writes of the table
             )
         add_metadata(self.table, "results")
 
@@ -314,3 +328,13 @@ def _checked(indexes: Sequence[ResultIndex]) -> tuple[ResultIndex, ...]:
         if indexes.count(index) > 1:
             raise PropError(f"indexes must be different, got '{index}' twice; remove one")
     return tuple(indexes)
+
+
+def _check_warm_throughput(given: dynamodb.WarmThroughput | None) -> None:
+    if given is None:
+        return
+    units = {name: value for name in _NEW_TABLE if (value := getattr(given, name)) is not None}
+    check(bool(units), "warm_throughput", " or ".join(_NEW_TABLE), "neither")
+    for name, value in units.items():
+        rule = f"a whole number from {_NEW_TABLE[name]:,}, which a new table has anyway"
+        check(value >= _NEW_TABLE[name] and float(value).is_integer(), f"{name} of warm_throughput", rule, f"{value:,}")

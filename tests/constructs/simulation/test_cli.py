@@ -9,6 +9,7 @@ import aws_cdk as cdk
 import html5lib
 import pytest
 from aws_cdk import Duration
+from aws_cdk import aws_dynamodb as dynamodb
 from tests.browser import PATIENCE, chromium
 from tests.constructs.conftest import RECIPE
 from typer.testing import CliRunner
@@ -20,6 +21,7 @@ from cdk_inference import (
     Postprocess,
     Preprocess,
     PropError,
+    ResultsTable,
     Route,
     Routing,
     S3Trigger,
@@ -55,6 +57,7 @@ def assembly(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "Photos",
         routing=Routing.split({"a": (90, small), "b": (10, large)}),
         trigger=S3Trigger(stack, "Trigger", max_batching_window=Duration.seconds(3)),
+        results=ResultsTable(stack, "Results", warm_throughput=dynamodb.WarmThroughput(write_units_per_second=25_000)),
     )
     InferencePipeline(stack, "ByKey", routing=Routing.by_key({"small/*": small}, otherwise=large))
     # The model was not built, and so nobody knows how long it takes.
@@ -78,8 +81,9 @@ def test_what_is_simulated_is_what_was_synthesized(assembly: Path) -> None:
     photos = read_pipeline(assembly, "Shop/Photos")
     assert isinstance(photos.option, SplitOption)
     assert {way.name: share for share, way in photos.option.ways} == {"small": 0.9, "large": 0.1}
-    assert (photos.shape.batch_size, photos.window) == (32, 3)
-    assert read_pipeline(assembly, "Shop/ByKey", route="large").option.milliseconds == 30
+    assert (photos.shape.batch_size, photos.window, photos.warm_writes) == (32, 3, 25_000)
+    by_key = read_pipeline(assembly, "Shop/ByKey", route="large")
+    assert (by_key.option.milliseconds, by_key.warm_writes) == (30, None)
 
 
 def test_the_command_line_simulates_and_writes_the_page(assembly: Path, tmp_path: Path) -> None:
@@ -87,10 +91,21 @@ def test_the_command_line_simulates_and_writes_the_page(assembly: Path, tmp_path
     shown = run(assembly, "--pipeline", "Shop/Photos", *SLOW, "--quota", "s3_gets=20", "--output", page)
     assert "Shop/Photos" in shown
     assert "S3, GET" in shown
+    assert "it cannot be raised" in shown
     assert "Shop/Photos" in page.read_text("utf-8")
     for curve in ("bursts", "day"):
         one = run(assembly, "--pipeline", "Shop/Photos", "--rate", "0.03", "--curve", curve, "--assume", "failures=0.1")
         assert "p95" in one
+
+
+def test_a_table_that_holds_up_names_the_prop_that_warms_it_and_one_that_is_warm_does_not(assembly: Path) -> None:
+    few = ("--rate", "20", "--quota", "table_writes_at_first=30")
+    by_key = run(assembly, "--pipeline", "Shop/ByKey", "--route", "small", "--rate", "20")
+    assert "of 4,000 write units a second: DynamoDB, initial throughput" in by_key
+    held_up = run(assembly, "--pipeline", "Shop/ByKey", "--route", "small", *few)
+    assert "advice        set warm_throughput of the ResultsTable" in held_up
+    warm = run(assembly, "--pipeline", "Shop/Photos", "--rate", "300")
+    assert "of 25,000 write units a second: DynamoDB, initial throughput" in warm
 
 
 @pytest.mark.parametrize(

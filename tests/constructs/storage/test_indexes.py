@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from tests.constructs.conftest import resources
@@ -61,6 +62,28 @@ def test_indexes_of_an_imported_table_are_granted(stack):
 def test_an_index_that_does_not_exist_or_is_there_twice_fails(stack, indexes, message):
     with pytest.raises(PropError, match=message):
         ResultsTable(stack, "Results", indexes=indexes)
+
+
+def test_a_table_and_its_indexes_are_warm_from_the_start(stack):
+    warm = dynamodb.WarmThroughput(read_units_per_second=12_000, write_units_per_second=10_000)
+    ResultsTable(stack, "Results", indexes=["time"], warm_throughput=warm)
+    (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
+    (index,) = table["Properties"]["GlobalSecondaryIndexes"]
+    expected = {"ReadUnitsPerSecond": 12_000, "WriteUnitsPerSecond": 10_000}
+    assert table["Properties"]["WarmThroughput"] == index["WarmThroughput"] == expected
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ({}, "warm_throughput must be read_units_per_second or write_units_per_second, got neither"),
+        ({"write_units_per_second": 3_999}, "write_units_per_second of warm_throughput must be .* 4,000, .*got 3,999"),
+        ({"read_units_per_second": 12_000.5}, "read_units_per_second .* a whole number from 12,000, .*got 12,000.5"),
+    ],
+)
+def test_a_throughput_that_dynamodb_refuses_fails(stack, units, message):
+    with pytest.raises(PropError, match=message):
+        ResultsTable(stack, "Results", warm_throughput=dynamodb.WarmThroughput(**units))
 
 
 def test_who_exports_may_write_the_files_and_read_no_rows(stack):
