@@ -56,7 +56,7 @@ LINKS = {
     "labels.txt": ASSETS / "efficientnet_lite" / "labels.txt",
 }
 SLOWEST = 0.9
-"""A model still counts as equally fast from here on, as in the search: identical kernels differ by this much."""
+"""The search ships nothing that is measurably slower than float32; the noise of a busy machine may hide this much."""
 CHANCE = 0.05
 """Fewer right answers than those of float32 are chance if they are at least this likely (sign test)."""
 

@@ -23,8 +23,8 @@ class Auto:
     Parameters
     ----------
     objective
-        The goal: ``"latency"``, then size; or ``"size"``, then latency. A candidate that is slower than
-        float32 by more than a tenth never ships. Nor does one that loses precision without being faster or smaller.
+        The goal: ``"latency"``, then size; or ``"size"``, then latency. A candidate that is measurably slower than
+        float32 never ships. Nor does one that loses precision without being faster or smaller.
     keep_float
         Nodes of the exported graph (``"Conv_12"``) or operators (``"Softmax"``) that stay float in every candidate.
     """

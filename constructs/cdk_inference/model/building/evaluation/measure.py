@@ -36,14 +36,18 @@ ROUND_SECONDS = 0.2
 MIN_PAIRS, MAX_PAIRS = 3, 100
 """A round of alternated runs takes this long, with at least and at most this many pairs."""
 
-MIN_ROUNDS, MAX_ROUNDS = 6, 40
+MIN_ROUNDS, MAX_ROUNDS = 8, 40
 MAX_SECONDS = 12.0
 """Rounds are repeated until the ratio is clear, at most this many times and, from the third on, no longer than this."""
 
-CONFIDENCE = 0.95
+CONFIDENCE = 0.99
+"""The search looks after each round, so that chance has many occasions."""
 
 TIE = 0.1
-"""Latencies that differ by less than this share are equal."""
+"""Speeds beyond that of float32 that differ by less than this share are equal: size decides among them."""
+
+RESOLUTION = 0.01
+"""A model that seems to be slower by less than this share is not: the same file differed by 0.2 % from itself."""
 
 ROUNDS = 5
 MAX_THREADS = 6
@@ -75,8 +79,13 @@ class Timing:
 
     @property
     def clear(self) -> bool:
-        """Whether it is known if the model is faster than float32, as fast, or slower, each by more than `TIE`."""
+        """Whether it is known if the model is slower than float32, as fast, or faster by more than `TIE`."""
         return is_clear(self.low, self.high)
+
+    @property
+    def slower(self) -> bool:
+        """Whether the model is slower than float32, whatever the noise."""
+        return self.high < 1.0 and self.speedup < 1.0 - RESOLUTION
 
 
 def typical_sample(batches: Sequence[Batch], inputs: Sequence[TensorSpec]) -> Batch:
@@ -92,7 +101,8 @@ def latency(float32: Model, candidate: Model, sample: Batch, *, rounds: int = MA
 
     They run alternately, so that both meet the same machine, each time after a run that is not counted. A deployed
     function has no other model that takes the caches. Each round opens both models anew, since where their weights come
-    to lie decides too. Rounds are repeated until the ratio is clear, or a bound is reached.
+    to lie decides too. Every other round begins with the candidate, since the second of two is a little faster. Rounds
+    are repeated until the ratio is clear, or a bound is reached.
 
     Parameters
     ----------
@@ -107,9 +117,7 @@ def latency(float32: Model, candidate: Model, sample: Batch, *, rounds: int = MA
     gains: list[float] = []
     began = time.perf_counter()
     while not _is_enough(gains, time.perf_counter() - began, rounds):
-        sessions = (start(float32, "float32", exact=False), start(candidate, "the candidate", exact=False))
-        pairs = _pairs(sessions, sample)
-        del sessions  # before the next are opened: those of a large model would not fit twice
+        pairs = _round(float32, candidate, sample, swapped=len(gains) % 2 == 1)
         gains.append(statistics.median(one / two for one, two in pairs))
         times += pairs
     count = len(next(iter(sample.values())))  # more than one if the model takes no other
@@ -140,8 +148,8 @@ def interval(gains: Sequence[float]) -> tuple[float, float]:
 
 
 def is_clear(low: float, high: float) -> bool:
-    """Tell whether bounds of a speedup lie on one side of what counts as slower, and of what counts as faster."""
-    return not any(low < limit < high for limit in (1.0 / (1.0 + TIE), 1.0 + TIE))
+    """Tell whether bounds of a speedup leave no doubt whether it is slower, as fast, or faster by more than `TIE`."""
+    return high < 1.0 or (low > 1.0 - RESOLUTION and not low < 1.0 + TIE < high)
 
 
 def _is_enough(gains: Sequence[float], seconds: float, rounds: int) -> bool:
@@ -180,6 +188,15 @@ def _steady(session: Opened, sample: Batch) -> float:
     while len(times) < MAX_PAIRS and time.perf_counter() - began < ROUND_SECONDS:
         times.append(_run(session, sample))
     return statistics.median(times)
+
+
+def _round(float32: Model, candidate: Model, sample: Batch, *, swapped: bool) -> list[tuple[float, float]]:
+    """Return milliseconds of both models, opened for this round alone; the candidate is first if they are swapped."""
+    # Both are closed before the next round: those of a large model would not fit twice.
+    if swapped:
+        sessions = (start(candidate, "the candidate", exact=False), start(float32, "float32", exact=False))
+        return [(one, two) for two, one in _pairs(sessions, sample)]
+    return _pairs((start(float32, "float32", exact=False), start(candidate, "the candidate", exact=False)), sample)
 
 
 def _pairs(sessions: tuple[Opened, Opened], sample: Batch) -> list[tuple[float, float]]:

@@ -54,7 +54,7 @@ def search(trials: Trials, policy: Auto) -> Outcome:
         raise ModelBuildError(reference.failure)
     tried = [reference, *(trials.run(p) for p in trials.conversions.candidates(policy))]
     tried = _aligned([*tried, *_mixed(trials, tried)])
-    eligible = [t for t in tried if not t.failure and not _is_slower(t)]
+    eligible = [t for t in tried if not t.failure and not (t.latency and t.latency.slower)]
     if not eligible:
         raise ModelGateError(_nothing_passes(tried))
     best = choose(eligible, policy.objective)
@@ -121,11 +121,6 @@ def _smallest(trials: Sequence[Trial]) -> list[Trial]:
     return [t for t in trials if t.size <= bar]
 
 
-def _is_slower(trial: Trial) -> bool:
-    """Tell whether a trial is slower than float32, whatever the noise, by more than a tie."""
-    return _bounds(trial)[1] * (1.0 + TIE) < 1.0
-
-
 def _bounds(trial: Trial) -> tuple[float, float]:
     """Return between what the speedup lies; zeros if it is not known."""
     return (trial.latency.low, trial.latency.high) if trial.latency else (0.0, 0.0)
@@ -173,7 +168,7 @@ def _aligned(tried: Sequence[Trial]) -> list[Trial]:
 def _record(trial: Trial, best: Trial | None, *, only: bool = False) -> Candidate:
     if trial is best:
         float32 = isinstance(trial.precision, Float32) and not only
-        reason = "nothing that passes is faster or smaller" if float32 else "" if only else _noise(trial)
+        reason = "nothing that passes is faster, or smaller and as fast" if float32 else "" if only else _noise(trial)
         return trial.candidate("shipped", reason)
     if trial.metric is None:
         return trial.candidate("error", trial.failure)
@@ -181,7 +176,7 @@ def _record(trial: Trial, best: Trial | None, *, only: bool = False) -> Candidat
         return trial.candidate("failed", trial.failure)
     if isinstance(trial.precision, Float32):
         return trial.candidate("reference", "")
-    if _is_slower(trial):
+    if trial.latency and trial.latency.slower:
         return trial.candidate("slower", f"takes {1 / trial.speedup:.2f} times as long as float32")
     return trial.candidate("passed", "" if only else _noise(trial))
 

@@ -96,10 +96,40 @@ def test_int8_that_is_slower_is_refused_and_the_lock_says_so(tmp_path: Path) -> 
         outcome = search(trials, Auto(objective=objective))
         assert outcome.best.precision == Float32()
         assert [(each.precision.kind, each.status, each.reason) for each in outcome.candidates] == [
-            ("float32", "shipped", "nothing that passes is faster or smaller"),
+            ("float32", "shipped", "nothing that passes is faster, or smaller and as fast"),
             ("dynamic_int8", "slower", "takes 1.54 times as long as float32"),
             ("static_int8", "failed", "is deaf"),
         ]
+
+
+@pytest.mark.parametrize(
+    ("speedup", "slower"),
+    [
+        ((0.943, 0.947), True),  # magika, weight-only
+        ((0.974, 0.997), True),
+        ((0.95, 0.999), True),
+        ((0.95, 1.01), False),
+        ((0.3, 5.0), False),
+        ((0.995, 0.999), False),  # the same file next to itself
+        ((1.0, 1.0), False),
+    ],
+)
+def test_what_is_slower_beyond_noise_never_ships_for_its_size(
+    speedup: tuple[float, float], slower: bool, tmp_path: Path
+) -> None:
+    made = {
+        "float32": trial(tmp_path, "float32", 1.0, 1000),
+        "dynamic_int8": replace(trial(tmp_path, "dynamic", speedup, 250), precision=DynamicInt8()),
+    }
+    trials = SimpleNamespace(
+        run=lambda precision: made[precision.kind],
+        conversions=SimpleNamespace(candidates=lambda policy: [DynamicInt8()]),
+        passes=SimpleNamespace(event=lambda event: None),
+    )
+    for objective in ("latency", "size"):
+        outcome = search(trials, Auto(objective=objective))
+        assert outcome.best.precision == (Float32() if slower else DynamicInt8())
+        assert outcome.candidates[1].status == ("slower" if slower else "shipped")
 
 
 SPEEDUPS = st.tuples(st.floats(0.2, 10), st.floats(1, 3)).map(lambda pair: (pair[0], pair[0] * pair[1]))
@@ -166,9 +196,12 @@ def test_the_interval_holds_the_median_and_its_share_of_the_distribution(gains: 
 
 @pytest.mark.parametrize(
     ("low", "high", "clear"),
-    [(1.2, 3.0, True), (0.95, 1.05, True), (0.5, 0.8, True), (1.0, 1.2, False), (0.8, 1.0, False), (0.5, 2, False)],
+    [
+        *((1.2, 3.0, True), (0.995, 1.05, True), (0.995, 0.999, True), (0.5, 0.8, True), (0.9, 0.999, True)),
+        *((0.95, 1.05, False), (1.0, 1.2, False), (0.8, 1.0, False), (0.5, 2, False)),
+    ],
 )
-def test_a_ratio_is_clear_on_one_side_of_a_tie(low: float, high: float, clear: bool) -> None:
+def test_a_ratio_is_clear_if_nothing_else_is_possible(low: float, high: float, clear: bool) -> None:
     assert is_clear(low, high) is clear
 
 
@@ -178,7 +211,7 @@ def test_measuring_ends_when_the_ratio_is_clear_or_at_a_bound() -> None:
 
     noisy = [0.7, 1.6] * measure.MAX_ROUNDS
     assert rounds([2.0] * 50) == rounds([1.0] * 50) == measure.MIN_ROUNDS
-    assert rounds([0.7, *[2.0] * 50]) == 9  # one outlier is outside the bounds from the ninth round on
+    assert rounds([0.7, *[2.0] * 50]) == 12  # one outlier is outside the bounds from the twelfth round on
     assert rounds(noisy) == measure.MAX_ROUNDS
     assert rounds(noisy, seconds=10.0) == 3
 
