@@ -132,14 +132,15 @@ class Scorer:
         event = {"messages": [waiting[0].message for waiting in asked], "answers": "rows"}
         try:
             done = self._handler(event, _Invocation(self._seconds))
-        except (RetryableError, LittleTimeError) as error:
+        except RetryableError as error:
             _log.exception("a batch cannot be scored now")
             self._end(batch, Scored(Outcome.RETRY, reason_of(error)))
         except Exception as error:
             _log.exception("a batch of %s cannot be scored", len(batch))
             if len(asked) == 1:
-                self._end(batch, Scored(Outcome.FAILED, reason_of(error)))
-            for waiting in asked if len(asked) > 1 else ():  # one of them may be the cause
+                outcome = Outcome.RETRY if isinstance(error, LittleTimeError) else Outcome.FAILED
+                self._end(batch, Scored(outcome, reason_of(error)))
+            for waiting in asked if len(asked) > 1 else ():  # one of them may be the cause, or all take too long
                 self._score(waiting)
         else:
             _answer(asked, done)

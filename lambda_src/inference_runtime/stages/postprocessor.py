@@ -244,7 +244,7 @@ class Postprocessor:
         Raises
         ------
         LittleTimeError
-            If it is too late to begin; nothing is written then.
+            If there are rows to write and it is too late to begin; nothing is written then.
 
         Returns
         -------
@@ -253,7 +253,8 @@ class Postprocessor:
             "cause"}]`, the broken ones and those whose rows the table never takes. How many rows were written that say
             `succeeded`, `rejected` and `failed`.
         """
-        deadline.check()
+        if outcomes:  # otherwise there are only failures to tell, for which it is never too late
+            deadline.check()
         now = datetime.now(UTC)
         common = {
             "recorded_at": now.isoformat(timespec="milliseconds"),

@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from tests.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,14 +47,14 @@ class ServerProcess:
 
     def wait_for(self, pattern: re.Pattern[str]) -> re.Match[str]:
         """Wait for a line of its log."""
-        while (found := pattern.search(self.log)) is None:
-            if self.process.poll() is not None:
-                raise AssertionError(f"the server ended: {self.log}")
+        wait_until(lambda: pattern.search(self.log) or self.process.poll() is not None, lambda: self.log)
+        found = pattern.search(self.log)
+        assert found, f"the server ended: {self.log}"
         return found
 
     def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """Send a request."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body, dict(headers or {}))
             response = connection.getresponse()
@@ -63,10 +66,16 @@ class ServerProcess:
         """Send an event that the SDK wrote."""
         return self.ask("POST", "/", message.body, message.headers)
 
+    def deliver(self, message: http.HTTPMessage) -> Answer:
+        """Send an event as brokers do: again while the server says that it cannot score it now."""
+        answers: list[Answer] = []
+        wait_until(lambda: answers.append(self.send(message)) or answers[-1].status != HTTPStatus.SERVICE_UNAVAILABLE)
+        return answers[-1]
+
     def terminate(self) -> int:
         """Send SIGTERM, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from inference_runtime.engine.session import Threads
-from inference_runtime.errors import RetryableError
+from inference_runtime.errors import LittleTimeError, RetryableError
 from inference_runtime.serving.cpus import available_cpus
 from inference_runtime.serving.scoring import Outcome, Scorer
 
@@ -25,11 +25,13 @@ class Handler:
     def __call__(self, event: dict[str, Any], context: Any) -> dict[str, Any]:
         bodies = {message["message_id"]: message["body"] for message in event["messages"]}
         self.batches.append(list(bodies.values()))
-        assert 0 < context.get_remaining_time_in_millis() <= 30_000
+        assert 0 < context.get_remaining_time_in_millis() <= 600_000
         if "poison" in bodies.values():
             raise MemoryError("too large")
         if "away" in bodies.values():
             raise RetryableError("the table is away")
+        if {"long 1", "long 2"} <= {*bodies.values()} or "endless" in bodies.values():
+            raise LittleTimeError("too late")
         done: dict[str, Any] = {"retry": [], "unfinished": [], "failures": [], "answers": []}
         for message_id, body in bodies.items():
             if body == "late":
@@ -44,7 +46,7 @@ class Handler:
 
 def outcomes(handler: Handler, bodies: list[str], most: int = 16) -> list[Outcome]:
     """How messages end that wait when the server gets ready."""
-    scorer = Scorer(handler, max_batch=most, seconds=30)
+    scorer = Scorer(handler, max_batch=most, seconds=600)
     waiting = [
         scorer.submit({"message_id": str(number), "body": body, "item": {"id": body, "time": str(number)}})
         for number, body in enumerate(bodies)
@@ -82,11 +84,19 @@ def test_a_message_that_fails_its_batch_is_found() -> None:
     assert handler.batches == [["one", "poison", "two"], ["one"], ["poison"], ["two"]]
 
 
+def test_a_batch_that_takes_too_long_is_scored_one_by_one() -> None:
+    handler = Handler()
+    bodies = ["long 1", "good", "long 2"]
+    assert outcomes(handler, bodies) == [Outcome.STORED] * 3
+    assert handler.batches == [bodies, *([body] for body in bodies)]
+    assert outcomes(Handler(), ["endless", "good"]) == [Outcome.RETRY, Outcome.STORED]
+
+
 def test_batches_are_bounded_and_those_who_left_are_not_scored() -> None:
     handler = Handler()
     assert outcomes(handler, ["a", "b", "c"], most=2) == [Outcome.STORED] * 3
     assert handler.batches == [["a", "b"], ["c"]]
-    scorer = Scorer(handler, max_batch=1, seconds=30)
+    scorer = Scorer(handler, max_batch=1, seconds=600)
     assert scorer.submit({"message_id": "1", "body": "left"}).cancel()
     scorer.stop()
     scorer.run()

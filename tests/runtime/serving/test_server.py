@@ -17,6 +17,7 @@ from obstore.store import LocalStore
 from tests.runtime.serving import events
 from tests.runtime.serving.process import SOURCES, started
 from tests.runtime.stages.mean import BODIES, USER_CODE, code, score
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +55,17 @@ WAITING = """
         print("user code prints")
         return {"mean": outputs["mean"]}
 """
+
+SLOW = USER_CODE.replace(
+    "def preprocess(data, item):",
+    """def preprocess(data, item):
+        import ctypes
+        import time
+        if data == b"slow":
+            time.sleep(3600)
+        if data == b"uninterruptible":
+            ctypes.PyDLL(None).usleep(1_200_000)  # keeps Python's lock""",
+)
 
 
 def rows(table: str) -> dict[str, dict[str, Any]]:
@@ -188,7 +200,7 @@ def raw(port: int, headers: list[tuple[str, str]]) -> bytes:
     import socket
 
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    with socket.create_connection(("127.0.0.1", port), 60) as connection:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         connection.sendall(f"POST / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{lines}\r\n".encode())
         return b"".join(iter(lambda: connection.recv(4096), b""))
 
@@ -224,11 +236,12 @@ def test_what_was_begun_ends_after_sigterm_and_what_is_too_much_is_told_to_come_
 
 
 def test_a_slow_stage_is_ended_and_its_event_fails(code: Any, environment: Any, tmp_path: Path) -> None:
-    code(USER_CODE.replace("order, _, rest", "while data == b'[0]': pass\n        order, _, rest"))
+    code(SLOW)
     with started(tmp_path, RESULT_SINK="stdout", BATCH_SECONDS="1") as server:
-        slow = server.send(http.to_binary_event(events.event("x", b"[0]")))
-        assert (slow.status, "took longer" in events.parsed(slow)["detail"]) == (500, True)
-        assert server.send(http.to_binary_event(events.event("x", b"[1]"))).status == 204
+        for data in (b"slow", b"uninterruptible"):  # the second is over when no row could be written any more
+            slow = server.deliver(http.to_binary_event(events.event("x", data)))
+            assert (slow.status, "took longer" in events.parsed(slow)["detail"]) == (500, True)
+        assert server.deliver(http.to_binary_event(events.event("x", b"[1]"))).status == 204
 
 
 def test_a_batch_with_malformed_events_is_scored_and_the_answer_says_which_they_are(
@@ -271,7 +284,7 @@ def test_a_server_that_cannot_serve_says_why_and_ends(
     given = {"PORT": "0", "HOST": "127.0.0.1", "RESULT_SINK": "stdout", "PYTHONPATH": f"{SOURCES}:{tmp_path}"}
     command = [sys.executable, "-m", "inference_runtime.serving"]
     done = subprocess.run(
-        command, env={**os.environ, **given, **variables}, capture_output=True, text=True, timeout=120, check=False
+        command, env={**os.environ, **given, **variables}, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 1
     assert message in done.stderr

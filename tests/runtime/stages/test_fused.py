@@ -10,10 +10,13 @@ import boto3
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tests.runtime.invocation import Context
+from tests.runtime.invocation import Clock, Context
 from tests.runtime.stages.mean import BODIES, USER_CODE, code, score, staged
 
 from inference_runtime.errors import LittleTimeError, RetryableError, StageError
+from inference_runtime.stages import preprocessor
+from inference_runtime.stages.postprocessor import Postprocessor
+from inference_runtime.stages.time_limit import TookTooLongError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -303,13 +306,37 @@ def test_it_answers_warming_events_without_touching_data(score: Any, load: Calla
     assert found(table) == {}
 
 
-def test_no_row_is_written_when_the_time_is_over(score: Any, inbox: Inbox, rows: Callable[[], dict[str, Any]]) -> None:
+def test_no_row_is_written_when_the_time_is_over(
+    score: Any, inbox: Inbox, rows: Callable[[], dict[str, Any]], environment: pytest.MonkeyPatch
+) -> None:
+    clock, outcomes = Clock(environment), Postprocessor.outcomes
+
+    def slow(*given: Any) -> Any:
+        clock.now += 600
+        return outcomes(*given)
+
     messages = [inbox.put("a", b"[1]"), inbox.put("b", b"refuse")]
-    with pytest.raises(LittleTimeError, match="too late to write rows"):
-        score(messages, Context(0))
+    with environment.context() as patch:
+        patch.setattr(Postprocessor, "outcomes", slow)
+        with pytest.raises(LittleTimeError, match="too late to write rows"):
+            score(messages, clock.context(600))
     assert rows() == {}
-    assert score(messages, Context(3600))["retry"] == []
+    assert score(messages, clock.context(600))["retry"] == []
     assert rows().keys() == {"a", "b"}
+
+
+def test_a_failure_is_told_when_the_time_is_over(score: Any, inbox: Inbox, environment: pytest.MonkeyPatch) -> None:
+    """There is no row to write, and a message that is scored again would take as long again."""
+    clock = Clock(environment)
+
+    def interrupted_late(seconds: float, _: Callable[[], Any]) -> None:
+        clock.now += 600  # inside of one call of C
+        raise TookTooLongError(seconds)
+
+    environment.setattr(preprocessor, "call_within", interrupted_late)
+    slow = inbox.put("a", b"[1]")
+    (failure,) = score([slow], clock.context(600))["failures"]
+    assert (failure["message_id"], failure["error"]) == (slow["message_id"], "TookTooLongError")
 
 
 def test_an_item_that_kills_its_process_leaves_the_rows_of_the_others(
