@@ -76,7 +76,7 @@ class Embedded:
             self._clients[service] = boto3.client(service, **self._session)
         return self._clients[service]
 
-    def function(self, name: str, source: str, *, timeout: int = 20, **environment: str) -> None:
+    def function(self, name: str, source: str, *, timeout: int = 60, **environment: str) -> None:
         """Create a function of this source, whose handler is called `handler`."""
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as file:

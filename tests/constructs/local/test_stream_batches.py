@@ -121,7 +121,7 @@ def test_a_pipe_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     assert target.batches == [["r6", "r7", "r8"]]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     count=st.integers(1, 30),
     failures=st.dictionaries(st.integers(1, 30).map("r{}".format), st.integers(1, 3)),

@@ -45,7 +45,7 @@ def test_prototypes_travel_in_a_file(save):
     Postprocess.nearest(prototypes=str(path), labels=LABELS).bind(embedding("width"))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=30)
 @given(
     arrays(
         st.sampled_from([np.float16, np.float32, np.float64]),
@@ -63,7 +63,7 @@ def test_files_are_read_as_numpy_reads_them(save, vectors, order):
             check_prototypes(path, len(vectors))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50)
 @given(st.integers(0, 200), st.binary(min_size=1, max_size=4))
 def test_a_damaged_file_is_read_or_refused(save, place, damage):
     content = bytearray(save(VECTORS).read_bytes())

@@ -21,7 +21,7 @@ from cdk_inference.local import LocalCloud, aws
 from cdk_inference.releases.deployed import DeployedRelease, Status
 from tests.assemblies import synthesized
 from tests.e2e.quick import QuickEmulator
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,7 +176,7 @@ class Releasing:
         signer = Credentials(root["AccessKeyId"], root["SecretAccessKey"])
         SigV4Auth(signer, "monitoring", aws.REGION).add_auth(request)
         signed = urllib.request.Request(request.url, body, dict(request.headers))  # noqa: S310 - our own endpoint
-        with aws.open_directly(signed, timeout=30) as answer:
+        with aws.open_directly(signed, timeout=PATIENCE) as answer:
             assert answer.status == 200
 
     def write(self, state: str, *, step: int, guarded: bool) -> bool:

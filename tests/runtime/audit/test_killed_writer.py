@@ -114,7 +114,7 @@ JSON = st.recursive(
 MALFORMED = JSON | JSON.map(lambda decision: [{"S": json.dumps(decision)}]) | JSON.map(lambda entry: [entry])
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(history=MALFORMED)
 def test_an_event_that_is_malformed_takes_no_other_with_it(load: Callable[[str], Any], history: object) -> None:
     event = {"id": "m", "time": "2026-11-20T12:00:00Z", "detail-type": "Release Decision"}

@@ -203,7 +203,7 @@ def test_no_time_costs_no_answer(
     inputs = {"x": {"dtype": "float32", "shape": [1, 3], "data": "AABAQAAA4EAAAABA"}}
     kept = sys.modules["inference_runtime.handlers.infer"]._kept
     assert kept(Context(10), b"a picture") is None  # for which an S3 that hangs would take longer
-    assert kept(Context(60), b"a picture").keys() == {"bucket", "key"}
+    assert kept(Context(600), b"a picture").keys() == {"bucket", "key"}
     answer = infer({"groups": [{"indices": [4], "inputs": inputs}]}, Context(0))
     assert answer["groups"][0]["indices"] == [4]
     (said,) = answer["explanations"]
@@ -213,7 +213,7 @@ def test_no_time_costs_no_answer(
     }
 
 
-@pytest.mark.parametrize("seconds", [0, 60])
+@pytest.mark.parametrize("seconds", [0, 600])
 def test_explanations_that_find_no_room_cost_no_answer(
     seconds: float, explaining: Any, request: pytest.FixtureRequest, load: Callable[[str], Any]
 ) -> None:

@@ -182,7 +182,9 @@ def test_a_vector_goes_with_its_row(handler: Any, vectors: VectorServer) -> None
     assert [one["metadata"]["object"] for one in vectors.vectors.values()] == ["inbox/stays"]
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_whatever_changes_come_the_index_is_as_the_last_of_each_row(
     handler: Any, vectors: VectorServer, data: st.DataObject

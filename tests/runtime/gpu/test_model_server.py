@@ -172,15 +172,10 @@ def server_of(engine: ModelClient) -> int:
     return int(struct.unpack("3i", credentials)[0])
 
 
-def wait_for_work(process: int) -> None:
-    """Wait until a process computes: by its own CPU time, however busy the machine is."""
-
-    def ticks() -> int:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
-
-    before = ticks()
-    wait_until(lambda: ticks() >= before + 10, every=0.01)
+def ticks(process: int) -> int:
+    """Return the CPU time of a process, in hundredths of a second."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
 
 
 def doubles(engine: ModelClient, *values: float, **options: Any) -> bool:
@@ -226,6 +221,8 @@ from inference_runtime.gpu.model_client import ModelClient
 from inference_runtime.tensors.tensor import arrays_of, tensors_of
 
 engine, joined, servers = ModelClient(), 0, set()
+print("connected", flush=True)
+sys.stdin.read()  # until all are
 rng = np.random.default_rng(int(sys.argv[1]))
 for _ in range(30):
     count, length = rng.integers(1, 20), rng.integers(1, 3)
@@ -241,12 +238,14 @@ print(int.from_bytes(credentials[:4], sys.byteorder), joined)
 
 def test_several_processes_have_one_model_and_run_together(function: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(SOURCES)}
-    workers = [
-        subprocess.Popen([sys.executable, "-c", WORKER, str(n)], env=environment, stdout=subprocess.PIPE, text=True)
-        for n in range(5)
-    ]
-    told = [worker.communicate(timeout=PATIENCE)[0].split() for worker in workers]
-    assert [worker.returncode for worker in workers] == [0] * 5
+    waits, go = os.pipe()
+    options: dict[str, Any] = {"env": environment, "stdin": waits, "stdout": subprocess.PIPE, "text": True}
+    workers = [subprocess.Popen([sys.executable, "-c", WORKER, str(n)], **options) for n in range(5)]
+    assert [worker.stdout.readline() for worker in workers] == ["connected\n"] * 5
+    os.close(go)
+    os.close(waits)
+    told = [worker.stdout.readline().split() for worker in workers]  # the server, which goes on, has the pipe, too
+    assert [worker.wait(PATIENCE) for worker in workers] == [0] * 5
     assert len({server for server, _ in told}) == 1
     assert sum(int(joined) for _, joined in told) > 15
 
@@ -262,10 +261,16 @@ def test_a_process_that_died_is_followed_by_another(engines: Any) -> None:
 
 
 def test_killed_in_the_middle_of_a_batch_nothing_is_lost(engines: Any) -> None:
-    count = 6
+    count = 3
     members = [engines() for _ in range(count)]
     first = server_of(members[0])
-    killer = later(lambda: (wait_for_work(first), os.kill(first, signal.SIGKILL)))
+    before = ticks(first)  # it computes when this has grown, however busy the machine is
+
+    def kill() -> None:
+        wait_until(lambda: ticks(first) >= before + 10, every=0.01)
+        os.kill(first, signal.SIGKILL)
+
+    killer = later(kill)
 
     def work(n: int) -> tuple[bool, int]:
         return doubles(members[n], *range(n + 1), rounds=1_000_000), server_of(members[n])

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,14 +298,38 @@ def test_a_container_whose_gpu_failed_answers_and_ends(start: Any) -> None:
     assert container.process.wait(PATIENCE) == 1
 
 
-HANGING = FAILING.replace("raise RuntimeError", "__import__('time').sleep(3600); raise RuntimeError")
+HANGING = """
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+from inference_runtime.gpu import dynamic_batcher
+from inference_runtime.handlers import serve
+
+skipped, told = 0, threading.Event()
+
+def skip(*_):  # an hour of the model's clock
+    global skipped
+    skipped += 3600
+    print("later", flush=True)
+
+def sleep(seconds):
+    time.sleep(seconds) if seconds == serve._WATCH else told.wait()
+
+signal.signal(signal.SIGUSR1, skip)
+signal.signal(signal.SIGUSR2, lambda *_: told.set())
+dynamic_batcher.time = SimpleNamespace(monotonic=lambda: skipped + time.monotonic())
+serve.time = SimpleNamespace(sleep=sleep)
+""" + FAILING.replace("raise RuntimeError", "print('hangs', flush=True); time.sleep(3600); raise RuntimeError")
 
 
 def test_a_container_whose_gpu_hangs_says_so_and_ends(start: Any, environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("ANSWER_SECONDS", "1")
+    environment.setenv("ANSWER_SECONDS", f"{PATIENCE:.0f}")
     container = start(HANGING)
     assert container.ask("POST", "/invocations", event(1))[0] == 200
-    time.sleep(2)  # idle is not hanging
+    container.process.send_signal(signal.SIGUSR1)  # idle is not hanging
+    wait_until(lambda: "later\n" in container.lines)
     assert container.ask("GET", "/ping")[0] == 200
 
     def ask() -> None:
@@ -315,9 +338,12 @@ def test_a_container_whose_gpu_hangs_says_so_and_ends(start: Any, environment: p
 
     stuck = threading.Thread(target=ask)
     stuck.start()
-    statuses: list[int] = []
-    wait_until(lambda: statuses.append(container.ask("GET", "/ping")[0]) or statuses[-1] != 200)
-    assert statuses[-1] == 503
+    wait_until(lambda: "hangs\n" in container.lines)
+    assert container.ask("GET", "/ping")[0] == 200
+    container.process.send_signal(signal.SIGUSR1)
+    wait_until(lambda: container.lines.count("later\n") == 2)
+    assert container.ask("GET", "/ping")[0] == 503
+    container.process.send_signal(signal.SIGUSR2)  # it waits for a health check
     assert container.process.wait(PATIENCE) == 1
     stuck.join()
 

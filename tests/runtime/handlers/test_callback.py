@@ -39,7 +39,7 @@ class Waiting:
         self._workflows: SFNClient = boto3.client("stepfunctions")
         self._arn = ""
 
-    def start(self, timeout: int = 60) -> str:
+    def start(self, timeout: int = 600) -> str:
         """Start an execution, and return the id of its request."""
         name = f"waits-{next(_numbers)}-{time.time_ns()}"
         sqs = boto3.client("sqs")
@@ -58,7 +58,9 @@ class Waiting:
             definition=json.dumps({"QueryLanguage": "JSONata", "StartAt": "Wait", "States": {"Wait": task}}),
         )["stateMachineArn"]
         self._arn = self._workflows.start_execution(stateMachineArn=machine)["executionArn"]
-        (message,) = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20)["Messages"]
+        while not (messages := sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=20).get("Messages")):
+            pass
+        (message,) = messages
         inference_id = hashlib.sha256(message["Body"].encode()).hexdigest()
         self._dynamodb.put_item(
             TableName=self._table, Item={"inference_id": {"S": inference_id}, "token": {"S": message["Body"]}}

@@ -19,6 +19,7 @@ import pytest
 from tests.runtime.engine.drivers import graphs
 from tests.runtime.engine.drivers.graphs import END
 from tests.runtime.invocation import Context
+from tests.waiting import PATIENCE
 
 from inference_runtime.engine.drivers.search import Hypothesis
 from inference_runtime.errors import LittleTimeError
@@ -47,7 +48,7 @@ def preprocess(data, item):
     if text == "break":
         raise ValueError("a bug")
     if text == "wait":
-        time.sleep(60)
+        time.sleep(3600)
     words = [int(word) for word in text.split()]
     *tokens, most = words
     return {
@@ -164,10 +165,10 @@ class Lambda:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.address = f"127.0.0.1:{self._server.server_port}"
 
-    def invoke(self, event: Any, name: str = "r1", seconds: float = 30) -> Answer:
+    def invoke(self, event: Any, name: str = "r1", seconds: float = PATIENCE) -> Answer:
         """Hand an event to the process, and wait for its answer."""
         self.waiting.put((name, event, seconds))
-        answer = self.answers.get(timeout=60)
+        answer = self.answers.get(timeout=PATIENCE)
         assert f"/{name}/" in answer.path
         return answer
 
@@ -334,10 +335,10 @@ def test_a_function_that_cannot_start_says_why(tmp_path: Path) -> None:
     api = Lambda()
     process = start(api, tmp_path, {"TOKENIZER_FILE": "none.json"})
     try:
-        answer = api.answers.get(timeout=60)
+        answer = api.answers.get(timeout=PATIENCE)
         assert answer.path.endswith("/runtime/init/error")
         assert json.loads(answer.chunks[0])["errorType"] == "FileNotFoundError"
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=PATIENCE) == 1
     finally:
         stop(process)
         api.close()
@@ -383,10 +384,10 @@ def write(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Answer, dict[s
         monkeypatch.setattr(write_text, "_opened", [writer])
         api = Lambda()
         client = RuntimeApi(api.address)
-        api.waiting.put(("r1", request(b"a"), 30))
+        api.waiting.put(("r1", request(b"a"), PATIENCE))
         write_text.answer(client, writer, client.next_invocation())
-        whole = write_text.handler(request(b"a"), Context(30))
-        answer = api.answers.get(timeout=60)
+        whole = write_text.handler(request(b"a"), Context(PATIENCE))
+        answer = api.answers.get(timeout=PATIENCE)
         api.close()
         return answer, whole
 

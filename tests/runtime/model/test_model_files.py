@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.runtime.storage_server import storage_server
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 from inference_runtime.errors import RetryableError, StageError
 from inference_runtime.model import download as model_download
@@ -38,7 +38,7 @@ ENTRY = {"name": "model.onnx", "key": "k", "size": 1, "sha256": "0" * 64}
 def server(environment: pytest.MonkeyPatch) -> Iterator[StorageServer]:
     """A bucket with a model of two files, of many ranges, and a function that gets it from there."""
     environment.setattr(client, "MAX_RETRY_DELAY", 0)
-    environment.setattr(client, "READ_TIMEOUT", 0.5)
+    environment.setattr(client, "READ_TIMEOUT", PATIENCE)
     environment.setattr(model_download, "RANGE_BYTES", 1000)
     entries = [
         {"name": name, "key": key, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -119,7 +119,10 @@ def test_an_unknown_delivery_fails(environment: pytest.MonkeyPatch) -> None:
         model_path()
 
 
-def test_ranges_that_fail_are_tried_again(server: StorageServer, tmp_path: Path) -> None:
+def test_ranges_that_fail_are_tried_again(
+    server: StorageServer, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment.setattr(client, "READ_TIMEOUT", 2)
     for trouble in (503, "cut", "reset", "SlowDown", "hang"):  # none of them meets a range twice
         server.troubles += [*[None] * 15, trouble]
     check(downloaded_model(tmp_path))

@@ -51,7 +51,10 @@ def out_of_order(*, hangs: bool) -> Iterator[tuple[str, list[str]]]:
             except ConnectionError:  # the client has given up
                 self.close_connection = True
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128  # all connect at once
+
+    with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}", requests
@@ -90,7 +93,7 @@ def test_a_call_gives_up_well_before_the_stage_does(environment: pytest.MonkeyPa
 def test_while_s3_hangs_a_batch_takes_no_longer_than_one_read(
     environment: pytest.MonkeyPatch, inbox: Inbox, stage: Callable[[str], str], load: Callable[[str], Any]
 ) -> None:
-    environment.setattr(aws, "READ_TIMEOUT", 0.3)
+    environment.setattr(aws, "READ_TIMEOUT", 1)
     environment.setenv("MODEL_INPUTS", "[]")
     stage("def function(data, item): ...")
     messages = [inbox.message(f"{n}") for n in range(32)]
@@ -104,7 +107,7 @@ def test_while_s3_hangs_a_batch_takes_no_longer_than_one_read(
 def test_while_dynamodb_hangs_a_batch_takes_no_longer_than_one_write(
     environment: pytest.MonkeyPatch, rejected: dict[str, Any], load: Callable[[str], Any]
 ) -> None:
-    environment.setattr(aws, "READ_TIMEOUT", 0.3)
+    environment.setattr(aws, "READ_TIMEOUT", 1)
     with out_of_order(hangs=True) as (url, requests):
         environment.setenv("AWS_ENDPOINT_URL_DYNAMODB", url)
         response = load("postprocess")(rejected)

@@ -25,6 +25,7 @@ from botocore.credentials import Credentials as BotocoreCredentials
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.runtime.storage_server import TLS, storage_server
+from tests.waiting import PATIENCE
 
 from inference_runtime.errors import RetryableError
 from inference_runtime.s3 import client, credentials
@@ -58,7 +59,7 @@ STRANGE = [
 @pytest.fixture
 def server(environment: pytest.MonkeyPatch) -> Iterator[StorageServer]:
     environment.setattr(client, "MAX_RETRY_DELAY", 0)
-    environment.setattr(client, "READ_TIMEOUT", 0.5)
+    environment.setattr(client, "READ_TIMEOUT", PATIENCE)
     with storage_server() as server:
         environment.setenv("AWS_ENDPOINT_URL_S3", server.url)
         yield server
@@ -304,7 +305,9 @@ def test_a_connection_is_not_used_again_after_a_freeze(server: StorageServer, en
 
 
 @pytest.mark.parametrize("trouble", [500, 503, 429, "SlowDown", "RequestTimeout", "hang", "reset", "cut"])
-def test_trouble_is_tried_twice(server: StorageServer, trouble: int | str) -> None:
+def test_trouble_is_tried_twice(server: StorageServer, environment: pytest.MonkeyPatch, trouble: int | str) -> None:
+    if trouble == "hang":
+        environment.setattr(client, "READ_TIMEOUT", 1)
     server.objects["/b/k"] = b"data"
     server.troubles = [trouble]
     assert S3Client().get("b", "k") == b"data"
@@ -312,7 +315,9 @@ def test_trouble_is_tried_twice(server: StorageServer, trouble: int | str) -> No
 
 
 @pytest.mark.parametrize("trouble", [503, "hang", "reset", "cut"])
-def test_trouble_that_stays_fails(server: StorageServer, trouble: int | str) -> None:
+def test_trouble_that_stays_fails(server: StorageServer, environment: pytest.MonkeyPatch, trouble: int | str) -> None:
+    if trouble == "hang":
+        environment.setattr(client, "READ_TIMEOUT", 0.5)
     server.objects["/b/k"] = b"data"
     server.troubles = [trouble] * 2
     with pytest.raises(RetryableError, match="cannot read s3://b/k: "):

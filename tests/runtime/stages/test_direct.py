@@ -14,6 +14,8 @@ import pytest
 from tests.runtime.invocation import Context
 from tests.runtime.stages.mean import USER_CODE, code
 
+from inference_runtime.stages.worker import Worker
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -52,8 +54,8 @@ def direct(
     # Both afresh, once the test has written the user code.
     loaded = functools.cache(lambda: [load(name) for name in ("fused", "direct")][1])
 
-    def call(*records: dict[str, Any], seconds: float = 60) -> set[str]:
-        answer = loaded()({"Records": list(records)}, Context(seconds))
+    def call(*records: dict[str, Any]) -> set[str]:
+        answer = loaded()({"Records": list(records)}, Context(1200))
         return {one["itemIdentifier"] for one in answer["batchItemFailures"]}
 
     return call
@@ -111,12 +113,23 @@ def test_what_fails_by_itself_too_often_becomes_a_dead_letter(
 
 
 def test_a_message_that_kills_its_process_fails_alone(
-    code: Any, direct: Any, inbox: Inbox, table: str, dead_letters: Any
+    code: Any, direct: Any, environment: pytest.MonkeyPatch, inbox: Inbox, table: str, dead_letters: Any
 ) -> None:
     code(HOSTILE)
+    ask = Worker.ask
+
+    def ask_within(worker: Worker, request: dict[str, Any], seconds: float) -> Any:
+        slow = request["message"]["message_id"] == records["slow"]["messageId"]
+        try:
+            return ask(worker, request, 1.0 if slow else seconds)
+        except TimeoutError:
+            assert slow
+            raise
+
+    environment.setattr(Worker, "ask", ask_within)
     objects = {"killer": b"[13]", "good": b"[1]", "slow": b"[14]", "also good": b"[2]"}
     records = {key: record(inbox.put(key, body), 2) for key, body in objects.items()}
-    back = direct(*records.values(), seconds=30)
+    back = direct(*records.values())
     assert back == {records["killer"]["messageId"], records["slow"]["messageId"]}
     assert rows(table) == {"good": "SUCCEEDED", "also good": "SUCCEEDED"}
     last = of_sqs(records["killer"]["messageId"], records["killer"]["body"], 3)

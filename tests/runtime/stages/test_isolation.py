@@ -10,17 +10,20 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.runtime.invocation import Context
+from tests.runtime.invocation import Clock, Context
 from tests.waiting import wait_until
 
 from inference_runtime.errors import RetryableError
 from inference_runtime.stages import deadline
+from inference_runtime.stages.isolation import Isolation
+from inference_runtime.stages.time_limit import TookTooLongError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from conftest import Inbox
+    from inference_runtime.stages.item import Item
 
 HOSTILE = """
     import ctypes
@@ -67,20 +70,27 @@ HOSTILE = """
         return np.array([len(data), os.getpid() != int(os.environ["PARENT"])], np.float32)
 """
 
+HANGING = ("hang", "sleep")
+
 
 @pytest.fixture
 def handler(
     environment: pytest.MonkeyPatch, bucket: str, stage: Callable[[str], str], load: Callable[[str], Any]
 ) -> Callable[..., Any]:
-    """The preprocessing function around hostile code, with much time for a batch, and little for an item."""
+    """The preprocessing function around hostile code, with much time for all items but those that hang."""
     environment.setenv("PARENT", str(os.getpid()))
     environment.setenv("MODEL_INPUTS", json.dumps([{"name": "x", "dtype": "float32", "shape": ["batch", 2]}]))
-    environment.setattr(deadline, "_LARGEST_SHARE", 0.01)
+    inputs = Isolation.inputs
+
+    def inputs_within(isolation: Isolation, data: bytes, item: Item, seconds: float) -> Any:
+        return inputs(isolation, data, item, 1.0 if item.key in HANGING else seconds)
+
+    environment.setattr(Isolation, "inputs", inputs_within)
     stage(HOSTILE)
     handler = load("preprocess")
 
-    def call(messages: list[Any], seconds: float = 300, **more: Any) -> Any:
-        return json.loads(json.dumps(handler({"messages": messages, "isolate": True, **more}, Context(seconds))))
+    def call(messages: list[Any], **more: Any) -> Any:
+        return json.loads(json.dumps(handler({"messages": messages, "isolate": True, **more}, Context(1200))))
 
     return call
 
@@ -121,8 +131,8 @@ def test_an_item_that_hangs_in_c_fails_alone(handler: Any, inbox: Inbox, caplog:
     messages = {key: inbox.put(key, b"12345") for key in ("good 1", "hang", "good 2", "sleep", "good 3")}
     response = handler(list(messages.values()))
     assert scored(response) == ["good 1", "good 2", "good 3"]
-    too_long = ("TookTooLongError", "took longer than 2.7 s")
-    assert causes(response) == {messages[key]["message_id"]: too_long for key in ("hang", "sleep")}
+    too_long = ("TookTooLongError", "took longer than 1 s")
+    assert causes(response) == {messages[key]["message_id"]: too_long for key in HANGING}
     assert f"s3://{inbox.bucket}/hang" in caplog.text
 
 
@@ -159,15 +169,23 @@ def test_an_item_does_not_fail_because_an_earlier_one_broke_the_process(handler:
 
 
 def test_items_that_were_not_begun_in_time_are_told_apart(
-    handler: Any, inbox: Inbox, environment: pytest.MonkeyPatch
+    load: Callable[[str], Any], stage: Callable[[str], str], inbox: Inbox, environment: pytest.MonkeyPatch
 ) -> None:
-    environment.setattr(deadline, "_LARGEST_SHARE", 0.3)
-    etag = inbox.put("sleep", b"1")["detail"]["object"]["etag"]
-    messages = [inbox.message("sleep", etag=etag) for _ in range(8)]
-    response = handler(messages, 30)
-    failed = [each["message_id"] for each in response["failed"]]
-    assert 1 <= len(failed) <= 3
-    assert failed + response["unfinished"] == [message["message_id"] for message in messages]
+    clock = Clock(environment)
+
+    def hang(_: Isolation, data: bytes, item: Item, seconds: float) -> None:
+        clock.now += seconds
+        raise TookTooLongError(seconds)
+
+    environment.setattr(Isolation, "inputs", hang)
+    environment.setattr(deadline, "_LARGEST_SHARE", 0.33)
+    environment.setenv("MODEL_INPUTS", "[]")
+    stage("def function(data, item): return {}")
+    messages = [inbox.put(f"{number}", b"1") for number in range(8)]
+    response = load("preprocess")({"messages": messages, "isolate": True}, clock.context(1000))
+    ids = [message["message_id"] for message in messages]
+    assert [each["message_id"] for each in response["failed"]] == ids[:3]
+    assert response["unfinished"] == ids[3:]
 
 
 def test_user_code_that_does_not_load_in_the_process_fails_as_retryable(

@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.runtime.invocation import Context
-from tests.waiting import wait_until
+from tests.runtime.invocation import Clock, Context
+from tests.waiting import PATIENCE, wait_until
 
 from inference_runtime import aws
 from inference_runtime.stages import deadline, preprocessor
@@ -30,7 +30,7 @@ SLOW = """
 
     import numpy as np
 
-    go_on = threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
     def function(data, item):
         if item.key.startswith("spin"):
@@ -39,6 +39,7 @@ SLOW = """
         if item.key.startswith("sleep"):
             time.sleep(3600)
         if item.key.startswith("wait"):
+            begun.set()
             go_on.wait()
         return np.zeros(2, np.float32)
 """
@@ -53,8 +54,8 @@ def handler(
     name = stage(SLOW)
     handler = load("preprocess")
 
-    def call(messages: list[Any], seconds: float) -> Any:
-        return json.loads(json.dumps(handler({"messages": messages}, Context(seconds))))
+    def call(messages: list[Any], context: Any) -> Any:
+        return json.loads(json.dumps(handler({"messages": messages}, context)))
 
     call.module = name  # type: ignore[attr-defined]
     return call
@@ -64,47 +65,99 @@ def scored(response: dict[str, Any]) -> list[str]:
     return [response["items"][index]["key"] for group in response["groups"] for index in group["indices"]]
 
 
-@pytest.mark.parametrize("slow", [4, 8])
 def test_slow_items_fail_and_the_others_are_scored(
-    handler: Any, inbox: Inbox, environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, slow: int
+    handler: Any, inbox: Inbox, environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     environment.setattr(deadline, "_LARGEST_SHARE", 0.005)
-    keys = [f"{'spin' if n % 2 else 'sleep'} {n}" if n < slow else f"good {n}" for n in range(32)]
+    keys = ["spin 0", *(f"sleep {n}" for n in range(1, 4)), *(f"good {n}" for n in range(4, 32))]
     messages = {key: inbox.put(key, b"x") for key in keys}
-    response = handler(list(messages.values()), 300)
-    assert scored(response) == keys[slow:]
-    assert [each["message_id"] for each in response["failed"]] == [messages[key]["message_id"] for key in keys[:slow]]
+    response = handler(list(messages.values()), Context(300))
+    assert scored(response) == keys[4:]
+    assert [each["message_id"] for each in response["failed"]] == [messages[key]["message_id"] for key in keys[:4]]
     assert {each["error"] for each in response["failed"]} == {"TookTooLongError"}
     assert {each["cause"] for each in response["failed"]} == {"took longer than 1.3 s"}
     assert response["retry"] == response["unfinished"] == []
-    for key in keys[:slow]:
+    for key in keys[:4]:
         assert f"s3://{inbox.bucket}/{key}, item " in caplog.text
 
 
-def test_when_time_runs_low_the_rest_is_not_begun(handler: Any, inbox: Inbox, environment: pytest.MonkeyPatch) -> None:
-    environment.setattr(deadline, "_LARGEST_SHARE", 0.3)
-    messages = [inbox.put(f"spin {n}", b"x") for n in range(8)]
-    response = handler(messages, 8)
-    failed = [each["message_id"] for each in response["failed"]]
-    assert 1 <= len(failed) <= 3  # a fourth turn would not be a whole one
-    assert failed + response["unfinished"] == [message["message_id"] for message in messages]
+@pytest.fixture
+def played(environment: pytest.MonkeyPatch) -> Clock:
+    """The clock, in which an item takes all the time that it gets."""
+    clock = Clock(environment)
+
+    def call_within(seconds: float, _: Callable[[], object]) -> None:
+        clock.now += seconds
+        raise TookTooLongError(seconds)
+
+    environment.setattr(preprocessor, "call_within", call_within)
+    return clock
 
 
-def test_a_single_slow_item_fails_however_late_it_began(handler: Any, inbox: Inbox) -> None:
-    message = inbox.put("spin", b"x")
-    response = handler([message], 5)
+def test_when_time_runs_low_the_rest_is_not_begun(
+    handler: Any, inbox: Inbox, environment: pytest.MonkeyPatch, played: Clock
+) -> None:
+    environment.setattr(deadline, "_LARGEST_SHARE", 0.33)
+    messages = [inbox.put(f"slow {n}", b"x") for n in range(8)]
+    ids = [message["message_id"] for message in messages]
+    response = handler(messages, played.context(1000))
+    assert [each["message_id"] for each in response["failed"]] == ids[:3]
+    assert response["unfinished"] == ids[3:]
+
+
+def test_an_item_that_was_not_given_enough_time_is_not_to_blame(
+    handler: Any, inbox: Inbox, environment: pytest.MonkeyPatch, played: Clock
+) -> None:
+    environment.setattr(deadline, "_LARGEST_SHARE", 0.6)
+    messages = [inbox.put(f"slow {n}", b"x") for n in range(2)]
+    response = handler(messages, played.context(1000))
+    assert [each["message_id"] for each in response["failed"]] == [messages[0]["message_id"]]
+    assert response["unfinished"] == [messages[1]["message_id"]]
+
+
+def test_a_single_slow_item_fails_however_late_it_began(
+    handler: Any, inbox: Inbox, environment: pytest.MonkeyPatch, played: Clock
+) -> None:
+    read = preprocessor._result
+
+    def read_slowly(*given: Any) -> Any:
+        data = read(*given)
+        played.now += 895
+        return data
+
+    environment.setattr(preprocessor, "_result", read_slowly)
+    message = inbox.put("slow", b"x")
+    response = handler([message], played.context(1000))
     assert [each["message_id"] for each in response["failed"]] == [message["message_id"]]
+    assert played.now == pytest.approx((1000 - 1) * 0.9)
 
 
 def test_without_signals_the_key_of_an_item_that_hangs_is_logged_before_the_time_is_over(
-    handler: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture
+    handler: Any, inbox: Inbox, environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    clock, timers = Clock(environment), []
+
+    class Timer:
+        """Goes off when the test says so."""
+
+        def __init__(self, seconds: float, function: Callable[[], None]) -> None:
+            timers.append((seconds, function))
+
+        def start(self) -> None: ...
+        def cancel(self) -> None: ...
+
+    environment.setattr(preprocessor, "Timer", Timer)
     messages = [inbox.put("wait", b"x"), inbox.put("good", b"x")]
     responses: list[Any] = []
-    thread = threading.Thread(target=lambda: responses.append(handler(messages, 6)), daemon=True)
+    thread = threading.Thread(target=lambda: responses.append(handler(messages, clock.context(600))), daemon=True)
     thread.start()
-    wait_until(lambda: "still preprocessing" in caplog.text)
-    sys.modules[handler.module].go_on.set()
+    code = sys.modules[handler.module]
+    assert code.begun.wait(PATIENCE)
+    ((seconds, log),) = timers
+    assert seconds == 599
+    clock.now += seconds
+    log()
+    code.go_on.set()
     thread.join()
     assert f"still preprocessing s3://{inbox.bucket}/wait, item " in caplog.text
     assert messages[0]["message_id"] in caplog.text
@@ -115,7 +168,7 @@ def test_without_signals_the_key_of_an_item_that_hangs_is_logged_before_the_time
 
 def test_an_item_that_is_done_is_not_logged(handler: Any, inbox: Inbox, caplog: pytest.LogCaptureFixture) -> None:
     before = threading.active_count()
-    assert scored(handler([inbox.put("good", b"x")], 60)) == ["good"]
+    assert scored(handler([inbox.put("good", b"x")], Context(600))) == ["good"]
     watch = preprocessor._Watch(0)
     watch.close()
     wait_until(lambda: threading.active_count() <= before)

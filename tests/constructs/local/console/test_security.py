@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
+from tests.waiting import PATIENCE
 
 from cdk_inference.local import LocalError
 from cdk_inference.local.console.server import Console
@@ -35,7 +36,7 @@ class Caller:
         self.own = {"Host": self.host, "Cookie": self.cookie, "Origin": f"http://{self.host}"}
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         connection.request(method, path, body, named)
         answer = connection.getresponse()

@@ -62,7 +62,7 @@ for name, props in PIPELINES.items():
         **props,
         postprocess=Postprocess.classification(labels=["a", "b", "c", "d"]),
         max_receive_count=1,
-        stage_timeout=cdk.Duration.seconds(5),
+        stage_timeout=cdk.Duration.seconds(20),
         workflow_timeout=cdk.Duration.minutes(2),
         removal_policy=cdk.RemovalPolicy.DESTROY,
     )

@@ -51,7 +51,7 @@ def test_a_scale_makes_scores_that_sum_up_to_1(nearest: Callable[..., Any]) -> N
     assert [each["score"] for each in found["top"]] == pytest.approx(expected.tolist())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(arrays(np.float32, 3, elements=st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)))
 def test_any_vector_has_a_label_unless_it_has_no_direction(nearest: Callable[..., Any], vector: np.ndarray) -> None:
     name = nearest()
