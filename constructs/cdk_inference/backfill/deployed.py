@@ -370,14 +370,13 @@ def pace_of(rate: float | None, max_concurrency: int, batch_size: int) -> tuple[
     """
     if rate is None:
         return max_concurrency, 0
-    concurrency = max(1, min(max_concurrency, int(rate * LONGEST_PACE / batch_size)))
-    pace = concurrency * batch_size / rate
-    if pace > LONGEST_PACE:
+    if batch_size / rate > LONGEST_PACE:
         raise BackfillError(
             f"rate must be at least {batch_size / LONGEST_PACE:.2g} objects a second with batches of {batch_size}, got "
             f"{rate:g}; raise it, or give the trigger a smaller batch_size"
         )
-    return concurrency, pace
+    concurrency = max(1, min(max_concurrency, int(rate * LONGEST_PACE / batch_size)))
+    return concurrency, min(concurrency * batch_size / rate, LONGEST_PACE)  # rounded, it may be a little longer
 
 
 def _keys(path: Path) -> Iterator[str]:

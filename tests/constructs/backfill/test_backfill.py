@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aws_cdk import aws_s3 as s3
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.constructs.conftest import resources, states_of
 from typer.testing import CliRunner
@@ -119,6 +119,7 @@ def test_a_route_whose_price_is_not_known_leaves_the_sum_unknown():
 
 
 @given(rate=st.floats(0.05, 1e5), most=st.integers(1, 10_000), size=st.integers(1, 32))
+@example(rate=0.35, most=21, size=1)  # 21 / 0.35 is above 60 in floating point
 def test_a_rate_is_kept_by_batches_that_last_no_minute(rate: float, most: int, size: int) -> None:
     try:
         concurrency, pace = pace_of(rate, most, size)
