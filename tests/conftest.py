@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 from hypothesis import HealthCheck, settings
 
-from tests import fresh_boot, jsii_process, warm_builds
+from tests import fresh_boot, jsii_process, same_examples, warm_builds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("suite", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("suite")
+same_examples.install("suite")
 
 # Bundles of a Python that is not on this machine go without bytecode then.
 os.environ["UV_PYTHON_DOWNLOADS"] = "never"
