@@ -85,6 +85,8 @@ def status(
         print(json.dumps(asdict(found)))  # noqa: T201
     else:
         _out.print(f"{found.accepted} labels, {found.new} of them new; {found.runs_this_month} runs this month")
+        if found.deferred:
+            _out.print(f"a run waits for the month after {found.deferred}, whose budget is used", markup=False)
         _out.print(f"a run goes on: {found.holder}" if found.holder else "no run goes on", markup=False)
         table = Table("run", "started", "by", "labels", "status", "version", "reason")
         for run in found.runs:

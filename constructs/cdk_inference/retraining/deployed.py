@@ -55,7 +55,7 @@ class RetrainingRun:
     reason
         Why it ended so.
     by
-        The person or the rule that started it.
+        The person or the rule that started it: ``labels``, ``alarm``, ``schedule``, ``budget`` or ``operator``.
     labels
         How many labels it trained with.
     started_at, ended_at
@@ -90,6 +90,8 @@ class RetrainingStatus:
         The execution that has the lock; None if none has, or it has expired.
     runs_this_month
         How many runs of the budget are used.
+    deferred
+        The month whose budget has held a run back, such as ``2026-11``; None if none has.
     runs
         All runs, the one that started last at the end.
     """
@@ -98,6 +100,7 @@ class RetrainingStatus:
     new: int
     holder: str | None
     runs_this_month: int
+    deferred: str | None
     runs: list[RetrainingRun]
 
 
@@ -190,6 +193,7 @@ class DeployedRetraining:
             new=accepted - _number(counted, "selected"),
             holder=lock["owner"]["S"] if alive else None,
             runs_this_month=_number(month, "runs"),
+            deferred=counted["deferred"]["S"] if "deferred" in counted else None,
             runs=sorted(runs, key=lambda run: run.started_at),
         )
 

@@ -106,7 +106,7 @@ class _Alarm(RetrainingReason):
     watched: cloudwatch.IAlarm
 
     def bind(self, scope: Construct, id: str, machine: sfn.IStateMachine, role: iam.IRole) -> None:
-        _rule(
+        start_by_rule(
             scope,
             id,
             machine,
@@ -126,10 +126,10 @@ class _Schedule(RetrainingReason):
     times: events.Schedule
 
     def bind(self, scope: Construct, id: str, machine: sfn.IStateMachine, role: iam.IRole) -> None:
-        _rule(scope, id, machine, role, why="schedule", schedule=self.times)
+        start_by_rule(scope, id, machine, role, why="schedule", schedule=self.times)
 
 
-def _rule(
+def start_by_rule(
     scope: Construct,
     id: str,
     machine: sfn.IStateMachine,
@@ -139,7 +139,21 @@ def _rule(
     event_pattern: events.EventPattern | None = None,
     schedule: events.Schedule | None = None,
 ) -> None:
-    """Create a rule; a start that is lost is one of many, as the reason stays or comes again."""
+    """Create a rule that starts the workflow.
+
+    A start that is lost is one of many, as the reason stays or comes again.
+
+    Parameters
+    ----------
+    scope, id
+        The retraining, and an id that is unique there.
+    machine, role
+        The workflow, and a role that lets EventBridge start it.
+    why
+        The name by which the workflow tells that it was this rule.
+    event_pattern, schedule
+        One of the two: the events that start it, or the times.
+    """
     rule = events.Rule(
         scope,
         id,

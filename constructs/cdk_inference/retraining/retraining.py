@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from aws_cdk import Duration, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_events as events
 from aws_cdk import aws_iam as iam
 from constructs import Construct
 
@@ -21,15 +22,14 @@ from cdk_inference.errors import PropError
 from cdk_inference.events.buses import bus_of, check_same_bus, rule_about
 from cdk_inference.events.patterns import RETRAINING
 from cdk_inference.retraining.label_intake import LabelIntake
-from cdk_inference.retraining.workflow import RetrainingWorkflow
+from cdk_inference.retraining.reasons import start_by_rule
+from cdk_inference.retraining.workflow import BUDGET, RetrainingWorkflow
 from cdk_inference.stages.stage_code import read_lines
 from cdk_inference.storage import encryption
 from inference_runtime.retraining import layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from aws_cdk import aws_events as events
 
     from cdk_inference.pipeline.execution_strategy import WorkflowLogs
     from cdk_inference.retraining.jobs import RetrainingJob
@@ -42,6 +42,8 @@ RetrainingStatus = Literal["DEPLOYED", "DELIVERED", "REFUSED", "FAILED", "OVER_B
 
 _LONGEST_JOB = 7 * 24 * 3600
 _LEAST_CLASSES = 2
+_NEXT_MONTH = events.Schedule.cron(day="1", hour="0", minute="20")
+"""After the end of any execution that found the budget of the old month used: the steps up to there take minutes."""
 
 
 @check_props
@@ -186,6 +188,7 @@ class Retraining(Construct):
         machine.grant_start_execution(role)
         for number, reason in enumerate(when):
             reason.bind(self, f"Reason{number}", machine, role)
+        start_by_rule(self, "NextMonth", machine, role, why=BUDGET, schedule=_NEXT_MONTH)
         acknowledgments.policy_of(role)
 
     @property

@@ -40,10 +40,17 @@ LOCK = "lock"
 
 _SPARE = Duration.minutes(15)  # for all states but the jobs
 _NOW = "$toMillis($states.context.State.EnteredTime)"
+_THIS_MONTH = "$substring($states.context.State.EnteredTime, 0, 7)"  # in UTC
+_ITEM = "$states.result.Item"
+_DEFER = "deferred"
+_DEFERRED = f"{_ITEM}.{_DEFER}.S"
 _ME = "{% $states.context.Execution.Id %}"
 _CONDITION = "DynamoDB.ConditionalCheckFailedException"
 _DONE = ("DEPLOYED", "DELIVERED", "REFUSED")
 """Outcomes after which the same labels are not tried again, as they are after a failure or a used budget."""
+
+BUDGET = "budget"
+"""The name of the rule that starts a run which the budget of an earlier month held back."""
 
 _VARIABLES = ("by", "status", "reason", "run", "sha256", "model", "version")
 
@@ -72,6 +79,9 @@ class RetrainingWorkflow(LoggedStateMachine):
     """A standard state machine that retrains a model; made by `pipeline.add_retraining`.
 
     Lock → labels → run → budget → training → report → build → report → deployment → record → event → lock.
+
+    A run that exceeds the budget is noted next to the number of labels. After the turn of the month, `BUDGET` starts an
+    execution, which goes on if there is such a note of an earlier month.
 
     Whatever fails after the lock is taken, the last states record the outcome, tell of it, and release the lock. An
     execution that is stopped or dies keeps the lock until it expires, which is after the time that any execution has.
@@ -168,12 +178,15 @@ class RetrainingWorkflow(LoggedStateMachine):
         """Return the first state.
 
         The variables are ``by``, who started the run; ``run``, ``labels`` and ``accepted``, as the selector returns
-        them; whether the run is ``claimed``, and its labels are ``counted``; ``sha256`` of the weights; ``model`` and
-        ``version`` in the registry; and ``status`` with its ``reason``.
+        them; the ``month`` whose budget it takes; whether the run is ``claimed``, and its labels are ``counted``;
+        ``sha256`` of the weights; ``model`` and ``version`` in the registry; and ``status`` with its ``reason``.
         """
         self._ends = self._end()
+        # Labels that come now find the lock. They are new in comparison with those that this run has looked at.
+        self._nothing_new = self._count_selected("Count known labels", "Known labels not counted")
+        self._nothing_new.next(self._ends.release)
         lock, select, claim = self._take_lock(), self._select(), self._claim()
-        budget, count = self._take_budget(), self._count_selected()
+        budget, count = self._take_budget(), self._count_selected("Count selected labels", "Labels not counted")
         train = self._job("Train")
         weights = self._read("Read weights", {}, {"sha256": "{% $states.result.Payload.sha256 %}"})
         build = self._job("Build")
@@ -193,7 +206,7 @@ class RetrainingWorkflow(LoggedStateMachine):
         any_labels = sfn.Choice.jsonata(self, "Any labels?")
         any_labels.when(sfn.Condition.jsonata("{% $labels > 0 %}"), claim, comment="there is something to learn")
         nothing = self._status("No labels", "NO_LABELS", "'there are no labels'")
-        any_labels.otherwise(nothing.next(self._ends.release))
+        any_labels.otherwise(nothing.next(self._nothing_new))
         select.next(any_labels)
         claim.next(budget)
         budget.next(count)
@@ -214,14 +227,32 @@ class RetrainingWorkflow(LoggedStateMachine):
                 "by": "{% $exists($states.input.by) ? $string($states.input.by) : 'operator' %}",
                 "labels": 0,
                 "accepted": 0,
+                "month": EMPTY,
                 "claimed": False,
                 "counted": False,
             },
             outputs={},
         )
-        return start.next(lock)
+        asked = sfn.Choice.jsonata(self, "Because of the budget?")
+        asked.when(sfn.Condition.jsonata(f"{{% $by = '{BUDGET}' %}}"), self._if_deferred(lock), comment="a new month")
+        asked.otherwise(lock)
+        return start.next(asked)
 
     # The states that lead to the jobs.
+
+    def _if_deferred(self, lock: sfn.IChainable) -> sfn.IChainable:
+        """Make the states that go on if the budget of an earlier month has held a run back."""
+        read = self._read_counter("Read deferral", {"month": f"{{% $exists({_DEFERRED}) ? {_DEFERRED} : '' %}}"})
+        unread = sfn.Fail.jsonata(
+            self, "No deferral", error="RetrainingFailed", cause="the deferral cannot be read: DynamoDB does not answer"
+        )
+        read.add_catch(unread, errors=[sfn.Errors.ALL])
+        deferred = sfn.Choice.jsonata(self, "Deferred until now?")
+        deferred.when(
+            sfn.Condition.jsonata(f"{{% $month != '' and $month < {_THIS_MONTH} %}}"), lock, comment="the month is over"
+        )
+        deferred.otherwise(sfn.Pass.jsonata(self, "Nothing deferred", outputs={"status": "NOT_DEFERRED"}))
+        return read.next(deferred)
 
     def _take_lock(self) -> sfn.CustomState:
         expires = self._timeout.to_seconds() + 60
@@ -251,7 +282,10 @@ class RetrainingWorkflow(LoggedStateMachine):
             self,
             "Select labels",
             payload={},
-            assign={name: f"{{% $states.result.Payload.{name} %}}" for name in ("run", "labels", "accepted")},
+            assign={
+                **{name: f"{{% $states.result.Payload.{name} %}}" for name in ("run", "labels", "accepted")},
+                "month": f"{{% {_THIS_MONTH} %}}",
+            },
             output={},
         )
         self._catch(select, "Labels not selected", "the labels cannot be selected")
@@ -276,14 +310,14 @@ class RetrainingWorkflow(LoggedStateMachine):
             assign={"claimed": True},
         )
         known = self._status("Known labels", "KNOWN_LABELS", "'a run has trained with these labels'")
-        claim.add_catch(known.next(self._ends.release), errors=[_CONDITION])
+        claim.add_catch(known.next(self._nothing_new), errors=[_CONDITION])
         self._catch(claim, "Run not claimed", "the run cannot be recorded")
         return claim
 
     def _take_budget(self) -> sfn.CustomState:
         budget = self._update(
             "Take budget",
-            "{% 'month#' & $substring($states.context.State.EnteredTime, 0, 7) %}",
+            "{% 'month#' & $month %}",
             "SET #last = :me ADD #runs :one",
             # A try whose answer was lost may have taken the last run, for us; at worst it counts twice.
             "attribute_not_exists(#runs) OR #runs < :most OR #last = :me",
@@ -291,21 +325,32 @@ class RetrainingWorkflow(LoggedStateMachine):
             names=("runs", "last"),
         )
         used = self._outcome("Over budget", "OVER_BUDGET", f"'all of the {self._max_runs} runs of this month are used'")
-        budget.add_catch(used, errors=[_CONDITION])
+        # Not the month of this state: the budget that is used is that of the state before.
+        defer = self._update(
+            "Defer to next month",
+            COUNTER,
+            f"SET #{_DEFER} = :month",
+            None,
+            {":month": {"S": "{% $month %}"}},
+            names=(_DEFER,),
+        )
+        self._catch(defer, "Not deferred", "the run cannot be deferred to the next month")
+        budget.add_catch(defer.next(used), errors=[_CONDITION])
         self._catch(budget, "Budget not known", "the budget cannot be read")
         return budget
 
-    def _count_selected(self) -> sfn.CustomState:
+    def _count_selected(self, id: str, failed: str) -> sfn.CustomState:
+        """Make the state that counts all labels so far as selected, so that nothing is held back any more."""
         count = self._update(
-            "Count selected labels",
+            id,
             COUNTER,
-            "SET #selected = :selected",
+            f"SET #selected = :selected REMOVE #{_DEFER}",
             None,
             {":selected": {"N": "{% $string($accepted) %}"}},
-            names=("selected",),
+            names=("selected", _DEFER),
             assign={"counted": True},
         )
-        self._catch(count, "Labels not counted", "the labels cannot be counted")
+        self._catch(count, failed, "the labels cannot be counted")
         return count
 
     def _job(self, id: str) -> sfn.CustomState:
@@ -432,22 +477,10 @@ class RetrainingWorkflow(LoggedStateMachine):
         A run that failed may have lasted for hours too. One that ended before its labels were counted as selected would
         be started again and again.
         """
-        item = "$states.result.Item"
         number = {
-            name: f"($exists({item}.{name}.N) ? $number({item}.{name}.N) : 0)" for name in ("accepted", "selected")
+            name: f"($exists({_ITEM}.{name}.N) ? $number({_ITEM}.{name}.N) : 0)" for name in ("accepted", "selected")
         }
-        read = sfn.CustomState(
-            self,
-            "Read new labels",
-            state_json={
-                "Type": "Task",
-                "Resource": self._dynamodb("getItem"),
-                "Arguments": {"TableName": self._intake.runs.table_name, "Key": {RECORD: {"S": COUNTER}}},
-                "Assign": {"new": f"{{% {number['accepted']} - {number['selected']} %}}"},
-                "Output": {},
-            },
-        )
-        _retry_busy(read, "dynamodb:GetItem")
+        read = self._read_counter("Read new labels", {"new": f"{{% {number['accepted']} - {number['selected']} %}}"})
         read.add_catch(ended, errors=[sfn.Errors.ALL])
         again = sfn.CustomState(
             self,
@@ -486,6 +519,25 @@ class RetrainingWorkflow(LoggedStateMachine):
         noted = sfn.Pass.jsonata(self, id, assign={"reason": reason}, outputs={})
         noted.next(self._ends.failed)
         state.add_catch(noted, errors=[sfn.Errors.ALL])
+
+    def _read_counter(self, id: str, assign: Mapping[str, object]) -> sfn.CustomState:
+        read = sfn.CustomState(
+            self,
+            id,
+            state_json={
+                "Type": "Task",
+                "Resource": self._dynamodb("getItem"),
+                "Arguments": {
+                    "TableName": self._intake.runs.table_name,
+                    "Key": {RECORD: {"S": COUNTER}},
+                    "ConsistentRead": True,
+                },
+                "Assign": dict(assign),
+                "Output": {},
+            },
+        )
+        _retry_busy(read, "dynamodb:GetItem")
+        return read
 
     def _update(
         self,
@@ -528,8 +580,7 @@ class RetrainingWorkflow(LoggedStateMachine):
         self.selector.grant_invoke(machine)
         self.reader.grant_invoke(machine)
         encryption.grant(key, machine, encryption.TABLE)
-        actions = ["dynamodb:UpdateItem", *(["dynamodb:GetItem"] if self._new_labels is not None else [])]
-        intake.runs.grant(machine, *actions)
+        intake.runs.grant(machine, "dynamodb:GetItem", "dynamodb:UpdateItem")
         iam.Grant.add_to_principal(
             grantee=machine,
             actions=["events:PutEvents"],

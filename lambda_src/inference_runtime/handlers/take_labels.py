@@ -123,7 +123,8 @@ def _tell(taken: dict[str, Any]) -> None:
 def _start_if_enough() -> None:
     """Start a run when there are enough new labels, and again when there are as many more.
 
-    The name of the execution follows from the count: whoever else sees the same starts the same, which is once.
+    The name of the execution follows from the count: whoever else sees the same starts the same, which is once. So it
+    does from the month: each has a budget.
     """
     if _workflows is None:
         return
@@ -133,7 +134,7 @@ def _start_if_enough() -> None:
     try:
         _workflows.start_execution(
             stateMachineArn=_machine,
-            name=f"labels-{counted.selected}-{counted.new // _threshold}",
+            name=f"labels-{counted.selected}-{counted.new // _threshold}-{datetime.now(UTC):%Y-%m}",
             input=json.dumps({"by": "labels", "reason": f"there are {counted.new} new labels"}),
         )
     except ClientError as error:

@@ -23,7 +23,10 @@ MODELS = "models"
 REPORT = "report.json"
 
 COUNTER = "labels"
-"""The record of the table of runs that counts labels: ``accepted`` in all, and ``selected`` by the last run."""
+"""The record of the table of runs that counts labels: ``accepted`` in all, and ``selected`` by the last run.
+
+``deferred`` is the month whose budget has held a run back, if there is one.
+"""
 
 
 def label_set(run: str) -> str:

@@ -174,7 +174,7 @@ def test_weights_with_a_name_that_no_report_takes_fail_before_the_training(s3: O
 
 def test_a_reason_that_a_job_gave_does_not_steer_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     run = RetrainingRun("0a", "REFUSED", "worse\x1b[2J", "labels", 1, "now", "now", "", "", "")
-    status = RetrainingStatus(accepted=1, new=0, holder=None, runs_this_month=1, runs=[run])
+    status = RetrainingStatus(1, new=0, holder=None, runs_this_month=1, deferred="2026-10", runs=[run])
     found = type("Deployed", (), {"status": lambda _: status})()
     monkeypatch.setattr("cdk_inference.retraining.cli._deployed", lambda *_: found)
     shown = CliRunner().invoke(app, ["status", "Stack"])

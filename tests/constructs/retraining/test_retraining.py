@@ -209,6 +209,9 @@ def test_each_reason_starts_the_workflow(template: dict[str, Any]) -> None:
     for rule, why in ((of_alarm, "alarm"), (of_schedule, "schedule")):
         (target,) = rule["Targets"]
         assert (_shortened(target["Arn"]), json.loads(target["Input"])) == (MACHINE, {"by": why})
+    (month,) = (rule for name, rule in rules.items() if "NextMonth" in name)
+    assert month["ScheduleExpression"] == "cron(20 0 1 * ? *)"
+    assert json.loads(month["Targets"][0]["Input"]) == {"by": "budget"}
     (refused,) = (rule for name, rule in rules.items() if "Refused" in name)
     assert refused["EventPattern"]["detail"] == {"pipeline": ["Stack/Photos"], "status": ["REFUSED"]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tests.e2e.quick import quick_cloud
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cdk_inference.local import LocalCloud
     from tests.e2e.conftest import Watched
@@ -70,9 +71,46 @@ class Trainer:
         pages = self._workflows.get_paginator("list_executions").paginate(stateMachineArn=self.deployed.machine)
         return [one for page in pages for one in page["executions"]]
 
-    def start(self) -> dict[str, Any]:
+    def start(self, by: str = "operator") -> dict[str, Any]:
         """Start a run, and return what became of the execution."""
-        return self.ended(self.deployed.start())
+        return self.ended(self.started(self.deployed.machine, by))
+
+    def started(self, machine: str, by: str = "operator") -> str:
+        asked = {"stateMachineArn": machine, "input": json.dumps({"by": by})}
+        return str(self._workflows.start_execution(**asked)["executionArn"])
+
+    @contextmanager
+    def paused_after(self, state: str) -> Iterator[tuple[str, Callable[[str], None], Callable[[], None]]]:
+        """Make the same workflow with a pause in it: its ARN, what waits for that pause, and what ends it."""
+        made = self._workflows.describe_state_machine(stateMachineArn=self.deployed.machine)
+        definition = json.loads(made["definition"])
+        states, table = definition["States"], self._table()
+        after = states[state].pop("Next")
+        states[state]["Next"] = "Look"
+        states["Look"] = {
+            "Type": "Task",
+            "Resource": "arn:aws:states:::dynamodb:getItem",
+            "Arguments": {"TableName": table, "Key": {"record": {"S": "go"}}},
+            "Next": "May it go on?",
+        }
+        choice = {"Condition": "{% $exists($states.input.Item.record) %}", "Next": after}
+        states["May it go on?"] = {"Type": "Choice", "Choices": [choice], "Default": "Look again"}
+        states["Look again"] = {"Type": "Wait", "Seconds": 1, "Next": "Look"}
+        machine = self._workflows.create_state_machine(
+            name="paused", definition=json.dumps(definition), roleArn=made["roleArn"]
+        )["stateMachineArn"]
+
+        def entered(execution: str) -> bool:
+            pages = self._workflows.get_paginator("get_execution_history").paginate(executionArn=execution)
+            each = (event.get("stateEnteredEventDetails", {}).get("name") for page in pages for event in page["events"])
+            return "Look" in each
+
+        try:
+            yield machine, lambda execution: wait_until(lambda: entered(execution), every=0.1), lambda: self.set("go")
+        finally:
+            self.set("go")
+            self._workflows.delete_state_machine(stateMachineArn=machine)
+            self.cloud.client("dynamodb").delete_item(TableName=table, Key={"record": {"S": "go"}})
 
     def ended(self, execution: str) -> dict[str, Any]:
         def described() -> dict[str, Any]:
@@ -92,9 +130,21 @@ class Trainer:
 
     def set(self, record: str, **values: dict[str, str]) -> None:
         """Write a record of the table of runs."""
+        self.cloud.client("dynamodb").put_item(TableName=self._table(), Item={"record": {"S": record}, **values})
+
+    def deferred_in(self, month: str) -> None:
+        """Let the budget of another month have held a run back."""
+        self.cloud.client("dynamodb").update_item(
+            TableName=self._table(),
+            Key={"record": {"S": "labels"}},
+            UpdateExpression="SET #deferred = :month",
+            ExpressionAttributeNames={"#deferred": "deferred"},
+            ExpressionAttributeValues={":month": {"S": month}},
+        )
+
+    def _table(self) -> str:
         (machine,) = self.cloud.resources(role="retraining")
-        item = {"record": {"S": record}, **values}
-        self.cloud.client("dynamodb").put_item(TableName=machine.metadata["runs_table"], Item=item)
+        return str(machine.metadata["runs_table"])
 
 
 @pytest.fixture(scope="package")

@@ -84,6 +84,28 @@ def test_labels_that_come_during_a_run_start_the_next(training: Trainer, deploy:
     assert [run.status for run in training.deployed.status().runs[-2:]] == [status, status]
 
 
+def test_labels_that_come_while_a_run_finds_nothing_new_start_the_next(training: Trainer) -> None:
+    training.label(training.scored(1))
+    assert outcome(training.start()) == "DEPLOYED"
+    known = training.last_run()
+    training.order()
+    keys = training.scored(3)
+    with training.paused_after("Select labels") as (machine, wait, go_on):
+        first = training.started(machine)
+        wait(first)
+        before = len(training.executions())
+        training.label(keys)
+        wait_until(lambda: len(training.executions()) > before, training.executions, every=0.2)
+        training.at_rest()
+        assert training.deployed.status().holder == first  # they found the lock
+        go_on()
+        assert outcome(training.ended(first)) == "KNOWN_LABELS"
+        wait_until(lambda: training.last_run().status == "DEPLOYED" and training.last_run().run != known.run, every=0.2)
+        wait_until(lambda: training.deployed.status().holder is None, every=0.1)
+    assert (training.last_run().by, training.deployed.status().new) == ("labels", 0)
+    assert len(training.done("train")) == 1
+
+
 def test_a_model_that_fails_its_gate_is_told_of_and_not_deployed(training: Trainer) -> None:
     training.order(build="refuse")
     training.label(training.scored(1))
@@ -165,8 +187,15 @@ def test_a_used_budget_trains_nothing_and_is_told_of(training: Trainer) -> None:
     run = training.last_run()
     assert (run.status, run.reason) == ("OVER_BUDGET", "all of the 100 runs of this month are used")
     assert [told["status"] for told in outcomes(training, run.run)] == ["OVER_BUDGET"]
+    assert training.deployed.status().deferred == f"{datetime.now(UTC):%Y-%m}"
+    # The rule of the first day of a month starts what waited, and only then.
+    assert outcome(training.start(by="budget")) == "NOT_DEFERRED"
     training.set(month, runs={"N": str(used)})
-    assert outcome(training.start()) == "DEPLOYED"
+    training.deferred_in("2000-01")
+    assert outcome(training.start(by="budget")) == "DEPLOYED"
+    assert (training.last_run().run, training.last_run().by) == (run.run, "budget")
+    assert training.deployed.status().deferred is None
+    assert outcome(training.start(by="budget")) == "NOT_DEFERRED"
 
 
 def test_the_lock_of_an_execution_that_died_expires(training: Trainer) -> None:
