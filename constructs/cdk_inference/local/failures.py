@@ -56,6 +56,8 @@ class Failure:
         The objects' next step, in words.
     again
         Whether the same error of the same objects was told before.
+    pipeline
+        The name of the function's pipeline; empty if it has none.
     """
 
     at: int
@@ -64,6 +66,7 @@ class Failure:
     traceback: str
     next: str
     again: bool = False
+    pipeline: str = ""
 
     @property
     def error(self) -> str:
@@ -100,6 +103,7 @@ class _Function:
     label: str
     group: str
     env: aws.Env
+    pipeline: str
     queue: str | None = None  # its URL
     tries: int | None = None  # of each message
 
@@ -194,7 +198,8 @@ class FailureFeed:
             text = own_traceback(logged.text, lambda name: self._cloud.source_of(name) or name)
             keys = () if logged.key is None else (logged.key,)
             what = (function.label, logged.key, text)
-            found.append(Failure(at, function.label, keys, text, tries.next(logged.message_id), again=what in told))
+            after = tries.next(logged.message_id)
+            found.append(Failure(at, function.label, keys, text, after, what in told, function.pipeline))
             told.add(what)
         return found, told
 
@@ -403,8 +408,9 @@ def _functions(cloud: Cloud, pipeline: str | None) -> list[_Function]:
     for each in resources:
         if each.type != "AWS::Lambda::Function" or pipeline not in (None, each.metadata.get("pipeline")):
             continue
-        function = _Function(each.label, log_group(cloud.endpoint, each.physical_id, each.env), each.env)
-        if queue := queues.get((each.metadata.get("pipeline"), each.env)):
+        group, name = log_group(cloud.endpoint, each.physical_id, each.env), each.metadata.get("pipeline")
+        function = _Function(each.label, group, each.env, str(name or ""))
+        if queue := queues.get((name, each.env)):
             url = f"{cloud.endpoint}/{queue.env.account}/{queue.physical_id.rsplit('/', 1)[-1]}"
             tries = queue.metadata.get("max_receive_count")
             function = replace(function, queue=url, tries=tries if isinstance(tries, int) else None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
+from cdk_inference.local.console.notices import NoticeObject
 from cdk_inference.local.console.server import Console
 from tests.browser import PATIENCE, chromium
 from tests.e2e.conftest import key_of
@@ -176,6 +177,30 @@ def test_errors_behind_the_newest_come_up(page: Page, console: Console, monkeypa
     dismiss_all.click()
     expect(planted).to_have_count(0)
     expect(dismiss_all).to_be_hidden()
+
+
+def test_the_object_of_another_pipelines_error_is_shown_and_the_same_error_is_told_again(
+    page: Page, console: Console, cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console._deployment, "_tell_failures", lambda: None)  # other objects may still fail
+    fused = cloud.pipeline("Stages/Fused")
+    fused.put("of the other.txt", b"return [1, 2, 3, 4]")
+    about = NoticeObject("Stages/Fused", fused.inbox, "of the other.txt")
+    said = page.locator("#said span")
+    for title in ("first try", "second try", "second try"):
+        before = page.evaluate_handle("() => document.querySelector('#said').firstElementChild")
+        console._notices.add("failure", title, about=about, topic="the same bug")
+        expect(said).to_have_text(title)
+        # The same words again are a new element, which a screen reader reads.
+        page.wait_for_function("old => !old?.isConnected", arg=before)
+    page.locator(".notice.bad").filter(has_text="second try").get_by_role("button", name="Show the object").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", level=2)).to_have_text("of the other.txt")
+    expect(dialog.locator(".text")).to_have_text("return [1, 2, 3, 4]")
+    page.keyboard.press("Escape")
+    expect(page).to_have_title("Stages/Fused · cdk-inference console")
+    page.get_by_role("combobox", name="Pipeline").select_option("Stages/Obedient")
+    expect(page).to_have_title("Stages/Obedient · cdk-inference console")
 
 
 def test_the_page_finds_an_object_among_many(page: Page, pipeline: Watched) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cdk_inference.common.json_values import mapping
 from cdk_inference.costs.recorded import METADATA_KEY
 from cdk_inference.local import aws
+from cdk_inference.local.console.notices import NoticeObject
 from cdk_inference.local.console.pipeline_view import PipelineView
 from cdk_inference.local.errors import LocalError
 from cdk_inference.local.failures import FailureFeed
@@ -106,9 +107,11 @@ class Deployment:
             more = len(failure.keys) - len(keys)
             what = ", ".join(keys) + (f" and {more} more" if more else "") if keys else "every object"
             title = f"{what} failed in {failure.stage}: {failure.error}; {failure.next}"
-            key = keys[0] if len(failure.keys) == 1 else ""
             topic = (failure.stage, failure.keys, failure.traceback)  # the same error of the next try
-            self._notices.add("failure", title, failure.traceback, at=failure.at, key=key, topic=topic)
+            # Only a pipeline with an inbox has objects to show.
+            view = self._views.get(failure.pipeline) if len(failure.keys) == 1 else None
+            about = None if view is None else NoticeObject(failure.pipeline, view.pipeline.inbox, keys[0])
+            self._notices.add("failure", title, failure.traceback, at=failure.at, about=about, topic=topic)
 
     def _view(self, name: str | None) -> PipelineView:
         self._renew()

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.local.errors import LocalError
@@ -26,6 +27,25 @@ _MOST_TEXT = 20_000  # characters
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class NoticeObject:
+    """The object that a notice is about.
+
+    Parameters
+    ----------
+    pipeline
+        The name of its pipeline.
+    bucket
+        The inbox of that.
+    key
+        Its key.
+    """
+
+    pipeline: str
+    bucket: str
+    key: str
+
+
 class Notices:
     """The newest notices, which several threads may add to."""
 
@@ -35,7 +55,14 @@ class Notices:
         self._number = 0
 
     def add(
-        self, kind: str, title: str, text: str = "", *, at: int | None = None, key: str = "", topic: Hashable = None
+        self,
+        kind: str,
+        title: str,
+        text: str = "",
+        *,
+        at: int | None = None,
+        about: NoticeObject | None = None,
+        topic: Hashable = None,
     ) -> None:
         """Add a notice.
 
@@ -49,18 +76,19 @@ class Notices:
             More of it, such as a traceback.
         at
             When, in milliseconds since the epoch. Default: now.
-        key
+        about
             The object that it is about, if it is about one.
         topic
             A notice takes the place of the one before it on the same topic, and stays away if that was dismissed.
         """
         moment = round(time.time() * 1000) if at is None else at
-        notice = {"at": moment, "kind": kind, "title": title, "text": text[:_MOST_TEXT], "key": key}
+        named = None if about is None else asdict(about)
+        notice = {"at": moment, "kind": kind, "title": title, "text": text[:_MOST_TEXT], "about": named, "times": 1}
         with self._lock:
             before = next((each for each in self._found if topic is not None and each[0] == topic), None)
             if before is not None:
                 self._found.remove(before)
-                number = before[1]["id"]
+                number, notice["times"] = before[1]["id"], before[1]["times"] + 1
             else:
                 number = self._number = self._number + 1
             self._found.appendleft((topic, {"id": number} | notice))

@@ -52,7 +52,7 @@ def test_a_notice_takes_the_place_of_the_one_before_it_on_the_same_topic() -> No
     told.add("failure", "second try", topic="bug")
     told.add("live", "an edit")
     told.add("live", "an edit")
-    assert [(notice["title"], notice["id"]) for notice in told.newest()] == [
-        *(("an edit", 4), ("an edit", 3)),  # of no topic
-        *(("second try", 1), ("another object", 2)),
+    assert [(notice["title"], notice["id"], notice["times"]) for notice in told.newest()] == [
+        *(("an edit", 4, 1), ("an edit", 3, 1)),  # of no topic
+        *(("second try", 1, 2), ("another object", 2, 1)),
     ]

@@ -13,14 +13,20 @@ const TABS = ["results", "rejected", "dead", "executions", "metrics", "model", "
 const LAZY = { model: showModels, costs: showCosts };
 
 let inbox = "";
+let shown = ""; // the pipeline
 let stream = null;
 const troubles = new Map(); // what needs the reader, by where it comes from
 const open = (row) => openObject(row, inbox);
 const results = new Results(open);
-const news = new Notices((key) => open({ bucket: inbox, key, etag: "" }));
+const news = new Notices(({ pipeline, bucket, key }) => {
+  if (pipeline !== shown) show(pipeline);
+  openObject({ bucket, key, etag: "" }, bucket);
+});
 
 const sections = {
-  pipelines: ({ names, shown }) => {
+  pipelines: (section) => {
+    const { names } = section;
+    shown = section.shown;
     byId("choice").hidden = names.length < 2;
     byId("name").hidden = names.length >= 2;
     byId("name").textContent = shown;
@@ -43,8 +49,8 @@ const sections = {
 function listen() {
   stream?.close();
   stream = new EventSource(address("events"));
-  for (const [name, show] of Object.entries(sections)) {
-    stream.addEventListener(name, (event) => show(JSON.parse(event.data)));
+  for (const [name, update] of Object.entries(sections)) {
+    stream.addEventListener(name, (event) => update(JSON.parse(event.data)));
   }
   stream.addEventListener("open", () => live("live"));
   stream.addEventListener("error", () => {
@@ -114,14 +120,18 @@ function theme() {
   show();
 }
 
-byId("pipelines").addEventListener("change", (event) => {
-  choose(event.currentTarget.value);
+/** Show another pipeline. */
+function show(pipeline) {
+  shown = pipeline;
+  choose(pipeline);
   results.seen = null;
   results.skip = 0;
   byId("search").value = "";
   listen();
   LAZY[TABS.find((name) => !byId(name).hidden)]?.();
-});
+}
+
+byId("pipelines").addEventListener("change", (event) => show(event.currentTarget.value));
 byId("traffic").addEventListener("input", showCosts);
 byId("traffic").addEventListener("submit", (event) => event.preventDefault());
 byId("dialog").addEventListener("click", (event) => event.target === byId("dialog") && byId("dialog").close()); // on what is behind it

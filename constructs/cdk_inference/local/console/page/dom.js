@@ -85,7 +85,7 @@ export function plural(count, one, many = `${one}s`) {
   return `${whole(count)} ${count === 1 ? one : many}`;
 }
 
-/** Tell a screen reader. */
+/** Tell a screen reader: by a new element, since the same text again would be no change. */
 export function say(text) {
-  byId("said").textContent = text;
+  byId("said").replaceChildren(element("span", {}, text));
 }

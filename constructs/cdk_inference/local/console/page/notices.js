@@ -12,7 +12,7 @@ export class Notices {
     this.known = [];
     this.dismissed = new Set();
     this.all = false;
-    this.heard = 0; // the notice that was told last
+    this.heard = ""; // the notice that was told last, and how often it has come
     byId("more-notices").addEventListener("click", () => {
       this.all = !this.all;
       this.show();
@@ -27,8 +27,10 @@ export class Notices {
     this.known = notices;
     this.show();
     const newest = notices[0];
-    if (newest && newest.id > this.heard) say(newest.title);
-    this.heard = newest?.id ?? this.heard;
+    if (!newest) return;
+    const name = `${newest.id} ${newest.times}`;
+    if (name !== this.heard && !this.dismissed.has(newest.id)) say(newest.title);
+    this.heard = name;
   }
 
   left() {
@@ -68,7 +70,7 @@ export class Notices {
       element("p", { class: "title" }, each.title, " ", moment(each.at)),
       each.text ? element("details", {}, element("summary", {}, each.kind === "failure" ? "Traceback" : "Why"), element("pre", { class: "traceback", tabindex: "0" }, each.text)) : null,
       element("span", { class: "acts" },
-        each.key ? element("button", { type: "button", class: "plain", "data-focus": "open", onclick: () => this.open(each.key) }, "Show the object") : null,
+        each.about ? element("button", { type: "button", class: "plain", "data-focus": "open", onclick: () => this.open(each.about) }, "Show the object") : null,
         element("button", { type: "button", class: "plain", "data-focus": "dismiss", onclick: dismiss }, "Dismiss")),
     );
   }
