@@ -90,3 +90,13 @@ def lines(cloud: LocalCloud, pipes: PipeRunner) -> Parts:
 @pytest.fixture(scope="package")
 def archives(cloud: LocalCloud, pipes: PipeRunner) -> Parts:
     return Parts(cloud, "Triggers/Archives", "Zips", collects=True)
+
+
+@pytest.fixture(scope="package")
+def films(cloud: LocalCloud, pipes: PipeRunner) -> Parts:
+    return Parts(cloud, "Media/Films", "Videos")
+
+
+@pytest.fixture(scope="package")
+def cameras(cloud: LocalCloud, pipes: PipeRunner) -> Parts:
+    return Parts(cloud, "Media/Cameras", "Recordings")

@@ -28,6 +28,7 @@ from cdk_inference import (
     ScheduleTrigger,
     TextStream,
 )
+from cdk_inference.model import YoloHead
 
 STAGES = Path(__file__).parents[2] / "stages" / "app"
 
@@ -258,4 +259,22 @@ sender = iam.User(stack, "Sender", user_name="sender")
 for pipeline in (texts, clicks, users, lines, numbers):
     pipeline.grant_put(sender)
 archives.grant_read_results(sender)
+
+# Videos, whose frames are pictures of red squares. The other stack is full.
+media = cdk.Stack(app, "Media")
+colours = ModelArtifact(media, "Colours", recipe=STAGES / "colours" / "recipe.py")
+for name, trigger, items in (
+    ("Films", "Videos", ItemsFormat.video(every=2, max_seconds=60)),
+    ("Cameras", "Recordings", ItemsFormat.motion_jpeg(every=2)),
+):
+    InferencePipeline(
+        media,
+        name,
+        model=colours,
+        trigger=S3ItemsTrigger(media, trigger, items=items, max_receive_count=1, **data),
+        preprocess=Preprocess.image(size=32, resize="stretch", interpolation="nearest"),
+        postprocess=Postprocess.detection(labels=["red", "green"], head=YoloHead(output="boxes"), min_score=0.6),
+        execution=Execution.fused(),
+        **data,
+    )
 app.synth()
