@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from cdk_inference.capacity.provisioned import CapacitySchedule
     from cdk_inference.capacity.strategy import CapacityStrategy
     from cdk_inference.common.platform import LambdaPlatform
+    from cdk_inference.costs.edge import EdgeCosts, EdgeTraffic
     from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption, Traffic
     from cdk_inference.costs.prices import Prices
+    from cdk_inference.edge.component import DeviceName, EdgeComponent
+    from cdk_inference.edge.inputs import EdgeInput
     from cdk_inference.errors import InferenceError, ModelBuildError, ModelGateError, PropError, hide_tracebacks
     from cdk_inference.events.patterns import result_pattern
     from cdk_inference.events.result_events import ResultEvents
@@ -95,9 +98,14 @@ _MODULES = {
     "CpuInference": "stages.inference",
     "CpuOption": "costs.options",
     "DeploymentJob": "retraining.jobs",
+    "DeviceName": "edge.component",
     "DirectPipeline": "pipeline.direct",
     "DriftMonitor": "monitoring.drift",
     "DynamoStreamTrigger": "triggers.dynamo_stream",
+    "EdgeComponent": "edge.component",
+    "EdgeCosts": "costs.edge",
+    "EdgeInput": "edge.inputs",
+    "EdgeTraffic": "costs.edge",
     "EmbeddingSink": "sinks.embedding_sink",
     "Execution": "pipeline.execution",
     "ExecutionStrategy": "pipeline.execution_strategy",
@@ -187,9 +195,14 @@ __all__ = [
     "CpuInference",
     "CpuOption",
     "DeploymentJob",
+    "DeviceName",
     "DirectPipeline",
     "DriftMonitor",
     "DynamoStreamTrigger",
+    "EdgeComponent",
+    "EdgeCosts",
+    "EdgeInput",
+    "EdgeTraffic",
     "EmbeddingSink",
     "Execution",
     "ExecutionStrategy",

@@ -8,13 +8,17 @@ from __future__ import annotations
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cdk_inference.common.platform import LambdaPlatform
-from cdk_inference.errors import InferenceError
+from cdk_inference.errors import InferenceError, PropError
 from cdk_inference.stage.apps import pipeline_of
+
+if TYPE_CHECKING:
+    from cdk_inference.edge.component import EdgeComponent
+    from cdk_inference.pipeline.operated import OperatedPipeline
 
 app = typer.Typer(
     help="Take a route of a pipeline out of AWS.",
@@ -43,6 +47,8 @@ Variables = Annotated[
     list[str] | None, typer.Option(help="A variable of the server in the manifests, as NAME=value; for several, again.")
 ]
 Table = Annotated[str | None, typer.Option(help="Table of the rows.")]
+Architecture = Annotated[str, typer.Option(help="That of the device: arm64 or x86_64.")]
+Component = Annotated[str | None, typer.Option(help="Name of the component. Default: the only one.")]
 ModelSource = Annotated[Path, typer.Argument(metavar="MODEL", help="Recipe, or folder of a built model.")]
 Library = Annotated[Path, typer.Option(help="Folder of the npm package onnxruntime-web.")]
 Labels = Annotated[
@@ -111,6 +117,46 @@ def image(
     )
     for path in write_manifests(manifests, deployment):
         typer.echo(path)
+
+
+@app.command()
+def device(
+    file: AppFile,
+    output: Output,
+    architecture: Architecture = "arm64",
+    pipeline: PipelinePath = None,
+    component: Component = None,
+) -> None:
+    """Write what installs a component of pipeline.add_edge on a device without Greengrass, and runs it by systemd."""
+    with redirect_stdout(sys.stderr):  # of the app
+        found = component_of(pipeline_of(file, pipeline), component)
+        written = found.write_installation(output, architecture)  # type: ignore[arg-type] # it refuses another one
+    for path in written:
+        typer.echo(path)
+
+
+def component_of(pipeline: OperatedPipeline, name: str | None = None) -> EdgeComponent:
+    """Return a component of a pipeline.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline.
+    name
+        The name of the component. Default: the only one.
+
+    Raises
+    ------
+    PropError
+        There is none of that name, or there are several.
+    """
+    found = {each.component_name: each for each in pipeline.edges}
+    if name is None and len(found) == 1:
+        (name,) = found
+    if name is None or name not in found:
+        known = " or ".join(map(repr, found)) or "made by pipeline.add_edge"
+        raise PropError(f"component must be {known}, got {name!r}")
+    return found[name]
 
 
 @app.command()

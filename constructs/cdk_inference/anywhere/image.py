@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.anywhere.oci.layout import Base, Image, Layout, read_base
-from cdk_inference.anywhere.served import route_of, served
 from cdk_inference.common.platform import LambdaPlatform
 from cdk_inference.errors import PropError
+from cdk_inference.routing.packaged import check_portable, packaged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from cdk_inference.anywhere.served import Served
     from cdk_inference.pipeline.operated import OperatedPipeline
+    from cdk_inference.routing.packaged import PackagedRoute
+    from cdk_inference.routing.route import Route
 
 ARCHITECTURES = {"linux/amd64": ("amd64", "x86_64"), "linux/arm64": ("arm64", "arm64")}
 """The names of Go and of AWS for the architecture of each platform."""
@@ -25,6 +26,9 @@ SCRATCH = "scratch"
 
 ROOT = "srv/inference"
 """The folder of the application in the image."""
+
+REQUIREMENTS = "serving"
+"""The runtime's list of packages of the server."""
 
 PORT = 8080
 USER = 65532
@@ -51,6 +55,30 @@ class Written:
     digest: str
     model_version: str
     model_bytes: int
+
+
+def route_of(pipeline: OperatedPipeline, name: str | None = None) -> Route:
+    """Return a route that a server can score by.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline.
+    name
+        The name of the route. Default: the only one.
+
+    Raises
+    ------
+    PropError
+        The route does not exist, or is one of several. Or it writes masks or explanations, which need AWS.
+    """
+    routes = pipeline.described_routes
+    if name is None and len(routes) == 1:
+        (name,) = routes
+    if name is None or name not in routes:
+        raise PropError(f"route must be {' or '.join(map(repr, routes))}, got {name!r}")
+    check_portable(routes[name])
+    return routes[name]
 
 
 def write_image(
@@ -100,7 +128,13 @@ def write_image(
         go, aws = ARCHITECTURES[platform]
         found = Base() if base is None else read_base(base, go)
         _check_python(found, python)
-        last = served(pipeline, chosen, LambdaPlatform(python, aws, wheels=wheels))  # type: ignore[arg-type]
+        last = packaged(
+            pipeline,
+            chosen,
+            LambdaPlatform(python, aws, wheels=wheels),  # type: ignore[arg-type]
+            requirements=REQUIREMENTS,
+            name=f"the image of {pipeline.node.path}",
+        )
         images.append(_image(last, go, found))
     if last is None:
         raise PropError("platforms must name at least one, got none")
@@ -115,7 +149,7 @@ def _check_python(base: Base, python: str) -> None:
         raise PropError(f"python must be that of the base, {version}, got '{python}'")
 
 
-def _image(route: Served, architecture: str, base: Base) -> Image:
+def _image(route: PackagedRoute, architecture: str, base: Base) -> Image:
     layers = (("packages", route.packages), ("model", route.model), ("code", route.code))
     manifest = route.built.manifest
     settings: dict[str, Any] = {

@@ -95,6 +95,8 @@ class Prices:
         A month of a custom metric, of a standard alarm and of a dashboard.
     codebuild_minutes
         A minute of a build on Linux, by compute type.
+    greengrass_devices
+        A month of a device that runs AWS IoT Greengrass; the price of up to 10,000 of them.
     endpoint_hours, nat_gateway_hours
         An hour of a VPC's interface endpoint in one zone, and of a NAT gateway; what passes through comes on top.
     """
@@ -127,6 +129,7 @@ class Prices:
     cloudwatch_alarms: float = _LISTED["cloudwatch_alarms"]
     cloudwatch_dashboards: float = _LISTED["cloudwatch_dashboards"]
     codebuild_minutes: Mapping[str, float] = field(default_factory=_LISTED["codebuild_minutes"].copy)
+    greengrass_devices: float = _LISTED["greengrass_devices"]
     endpoint_hours: float = _LISTED["endpoint_hours"]
     nat_gateway_hours: float = _LISTED["nat_gateway_hours"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from aws_cdk import Token
+
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.errors import PropError
 from cdk_inference.pipeline.measured import MeasuredPipeline
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
     from cdk_inference.api.rest_api import InferenceRestApi
     from cdk_inference.audit.audit_log import AuditLog
     from cdk_inference.backfill.backfill import Backfill
+    from cdk_inference.costs.edge import EdgeTraffic
     from cdk_inference.costs.prices import Prices
+    from cdk_inference.edge.component import EdgeArchitecture, EdgeComponent
+    from cdk_inference.edge.inputs import EdgeInput
     from cdk_inference.events.patterns import Status
     from cdk_inference.monitoring.alarms import PipelineAlarms
     from cdk_inference.monitoring.dashboard import PipelineDashboard
@@ -48,6 +53,7 @@ class OperatedPipeline(MeasuredPipeline):
     results: IResultsTable
     workflow: InferenceWorkflow | None = None
     release: ReleaseControl | None
+    edges: tuple[EdgeComponent, ...] = ()
     drift_monitors: list[DriftMonitor]
     _audit_bus: events.IEventBus | None = None  # that of the events that an audit log wants
     _retraining: Retraining | None = None
@@ -373,6 +379,119 @@ class OperatedPipeline(MeasuredPipeline):
             retraining.check_bus(self._audit_bus)
         self._retraining = retraining
         return retraining
+
+    def add_edge(
+        self,
+        id: str = "Edge",
+        *,
+        route: Route,
+        inputs: Sequence[EdgeInput],
+        then: Route | None = None,
+        agreement: float | None = None,
+        threshold: float | None = None,
+        architectures: Sequence[EdgeArchitecture] = ("arm64", "x86_64"),
+        python: str = "3.13",
+        name: str | None = None,
+        version: str = "1.0",
+        results: bool = True,
+        results_folder: str | None = None,
+        max_spool: Size | None = None,
+        max_uplink: Size | None = None,
+        traffic: EdgeTraffic | None = None,
+        prices: Prices | None = None,
+    ) -> EdgeComponent:
+        """Score on devices, and send this pipeline what they are unsure of.
+
+        It is a cascade whose first model runs on the devices. They work without a network, and catch up afterwards. A
+        component of AWS IoT Greengrass runs the agent; ``python -m cdk_inference.edge package`` is for devices without.
+
+        Parameters
+        ----------
+        id
+            The id of the construct.
+        route
+            What the devices run: a model for a CPU, with what comes before and after it.
+        inputs
+            Where a device takes its items from: `EdgeInput.folder`, `EdgeInput.mqtt`, or both.
+        then
+            The route of this pipeline with which the devices shall agree. Default: the only one.
+        agreement
+            The share of the evaluation samples on which both together must answer as `then`. The first synth finds the
+            threshold. Default: 0.99.
+        threshold
+            The confidence below which a device sends an item, from 0 to 1, if you know better. With 0 it sends none.
+        architectures
+            Those of the devices, ``"arm64"`` and ``"x86_64"``. Default: both.
+        python
+            The version of Python on the devices, 3.11 or newer. Default: ``"3.13"``, that of Debian 13.
+        name
+            The name of the component. Default: made of the names of the stack and of the pipeline.
+        version
+            Major and minor version of the component. A number that comes from the content follows. Default: ``"1.0"``.
+        results
+            Whether what devices answer themselves becomes a row, too. Default: yes.
+        results_folder
+            A folder on the device where the agent writes its answers as lines of JSON. Default: none.
+        max_spool
+            The space on the device for what waits for a network. A device whose space is full takes no more items.
+            Default: 1 GiB, or that of two objects of `max_object_size`.
+        max_uplink
+            How much a device sends in a second at most. Default: as much as the network takes.
+        traffic
+            The devices that you expect, for an estimate of what they send and cost. Default: no estimate.
+        prices
+            The prices of the estimate. Default: list prices of us-east-1.
+
+        Raises
+        ------
+        PropError
+            The trigger has no bucket, the route cannot run on a device, or several routes of this pipeline could be
+            meant by `then`. A threshold is given with an agreement. Or a prop is out of range.
+        ModelBuildError
+            The two models' evaluation data are not the same samples, or a model cannot be built for an architecture.
+        """
+        from cdk_inference.costs.options import MOST_IN_A_BATCH, PipelineShape  # noqa: PLC0415 - only for those who ask
+        from cdk_inference.edge.component import EdgeComponent  # noqa: PLC0415
+        from cdk_inference.edge.escalation import escalation_of  # noqa: PLC0415
+        from cdk_inference.routing.route_costs import planned_option  # noqa: PLC0415
+        from cdk_inference.triggers.base import IS3Trigger  # noqa: PLC0415
+
+        if not isinstance(self.trigger, IS3Trigger):
+            raise PropError(
+                f"trigger must be an S3Trigger for devices, got {type(self.trigger).__name__}; they put objects into "
+                "its bucket"
+            )
+        if route.postprocess is None:
+            route = replace(route, postprocess=self._parts.postprocess)
+        batch_size = self.trigger.batch_size
+        ways = [planned_option(self._plan, way) for way in self._plan.planned.values()]
+        edge = EdgeComponent(
+            self,
+            id,
+            pipeline=self,
+            trigger=self.trigger,
+            results=self.results if results else None,
+            route=route,
+            escalation=escalation_of(route, self._plan, then=then, agreement=agreement, threshold=threshold),
+            inputs=inputs,
+            architectures=architectures,
+            python=python,
+            name=name,
+            version=version,
+            max_spool=max_spool,
+            max_uplink=max_uplink,
+            results_folder=results_folder,
+            traffic=traffic,
+            prices=prices,
+            cloud=ways[0] if len(ways) == 1 else None,
+            shape=PipelineShape(
+                batch_size=MOST_IN_A_BATCH if Token.is_unresolved(batch_size) else min(batch_size, MOST_IN_A_BATCH),
+                fused=not self._execution.outputs_travel,
+                direct=self.workflow is None,
+            ),
+        )
+        self.edges = (*self.edges, edge)
+        return edge
 
     def add_http_api(
         self,

@@ -225,20 +225,7 @@ class Routing:
         ModelBuildError
             The two models' evaluation data are not the same samples, or a frozen lock does not fit.
         """
-        if agreement is not None and threshold is not None:
-            raise PropError("threshold must be left out with agreement, by which it is found, got both; leave one out")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise PropError(f"threshold must be 0 to 1, got {threshold}")
-        if agreement is not None and not 0 < agreement <= 1:
-            raise PropError(f"agreement must be above 0 and at most 1, got {agreement}")
-        if first.inference.max_wait is not None:
-            raise PropError(f"first must be a route on a CPU, got '{first.name}' on a GPU; begin with one on a CPU")
-        scores = first.model.outputs[0]
-        if len(scores.shape) < 2:  # noqa: PLR2004 (items and classes)
-            raise PropError(
-                f"first must have a model whose first output holds scores of classes, got '{scores.name}' of "
-                f"'{first.name}'; put the scores first among the outputs"
-            )
+        check_first("first", first, agreement=agreement, threshold=threshold)
         if first is then:
             raise PropError(f"then must be another route than first, got '{first.name}' for both")
         return _Cascade(first, then, 0.99 if agreement is None and threshold is None else agreement, threshold)
@@ -278,6 +265,39 @@ class Routing:
             A latency is not known, or no option is fast enough; the message has the figures.
         """
         return _Cheapest(cpu, gpu, first, agreement, traffic, max_seconds, prices)
+
+
+def check_first(name: str, first: Route, *, agreement: float | None, threshold: float | None) -> None:
+    """Refuse a route that cannot be the first one of a cascade, and numbers that are out of range.
+
+    Parameters
+    ----------
+    name
+        The name of the prop that has the route.
+    first
+        The route.
+    agreement, threshold
+        As those of `Routing.cascade`.
+
+    Raises
+    ------
+    PropError
+        A number is out of range, both are given, or the route is on a GPU or has no scores of classes.
+    """
+    if agreement is not None and threshold is not None:
+        raise PropError("threshold must be left out with agreement, by which it is found, got both; leave one out")
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise PropError(f"threshold must be 0 to 1, got {threshold}")
+    if agreement is not None and not 0 < agreement <= 1:
+        raise PropError(f"agreement must be above 0 and at most 1, got {agreement}")
+    if first.inference.max_wait is not None:
+        raise PropError(f"{name} must be a route on a CPU, got '{first.name}' on a GPU; begin with one on a CPU")
+    scores = first.model.outputs[0]
+    if len(scores.shape) < 2:  # noqa: PLR2004 (items and classes)
+        raise PropError(
+            f"{name} must have a model whose first output holds scores of classes, got '{scores.name}' of "
+            f"'{first.name}'; put the scores first among the outputs"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,101 @@
+"""The package of a device: the agent, the code and the model of a route, and what the agent must know of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from cdk_inference.edge.golden import golden_example
+from cdk_inference.routing.packaged import packaged
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from cdk_inference.common.platform import LambdaPlatform
+    from cdk_inference.pipeline.operated import OperatedPipeline
+    from cdk_inference.routing.route import Route
+
+DESCRIPTION = "edge.json"
+"""The file in the package that describes it to the agent."""
+
+FORMAT = 1
+"""The version of that file."""
+
+_REQUIREMENTS = "edge"
+# The runtime imports it, and the agent calls no service by it: it needs the description of none.
+_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"edge-botocore": ("botocore/*.py",)})
+
+
+@dataclass(frozen=True)
+class EdgePackage:
+    """What goes into the packages of a component.
+
+    Parameters
+    ----------
+    pipeline
+        The pipeline that scores what a device is unsure of.
+    route
+        What the device runs.
+    name
+        The name of the component.
+    threshold
+        The confidence below which a device sends an item; 0 sends none.
+    """
+
+    pipeline: OperatedPipeline
+    route: Route
+    name: str
+    threshold: float
+
+    def contents(self, platform: LambdaPlatform) -> dict[str, Path | bytes]:
+        """Return the files of the package for a platform, by their path in it.
+
+        Parameters
+        ----------
+        platform
+            Python and architecture of the devices.
+
+        Raises
+        ------
+        PropError
+            The stages do not fit the model or each other, or cannot be bundled for the platform.
+        ModelBuildError
+            The model cannot be built for the architecture.
+        """
+        found = packaged(
+            self.pipeline,
+            self.route,
+            platform,
+            requirements=_REQUIREMENTS,
+            name=f"{self.name} on devices",
+            parts=_PARTS,
+            confidence=True,
+        )
+        facts = {
+            "format": FORMAT,
+            "name": self.name,
+            "python": platform.python,
+            "architecture": platform.architecture,
+            "model": {"name": found.built.manifest.name, "version": found.built.version},
+            "variables": dict(found.variables),
+            "threshold": self.threshold or None,
+            # Rows of devices have names of their own, and only the device's model answers them.
+            "row_version": None,
+            "check": golden_example(found.built),
+        }
+        return {**found.packages, **found.code, **found.model, DESCRIPTION: _json(facts)}
+
+
+def with_version(contents: Mapping[str, Path | bytes], version: str) -> dict[str, Path | bytes]:
+    """Return the files of a package that says which version of the component it is."""
+    text = contents[DESCRIPTION]
+    if not isinstance(text, bytes):
+        raise TypeError(f"{DESCRIPTION} must be bytes, got {type(text).__name__}")
+    return {**contents, DESCRIPTION: _json({**json.loads(text), "version": version})}
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False).encode()

@@ -1,0 +1,129 @@
+"""Files with which systemd runs the agent on a device without Greengrass: units, settings, and a script to install."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cdk_inference.common.contents import hash_once
+from cdk_inference.common.whole_files import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = "/opt/cdk-inference-edge"
+"""The folder of the versions, which root owns."""
+
+SETTINGS_FOLDER = "/etc/cdk-inference-edge"
+
+_FOLDER = Path(__file__).with_name("systemd")
+_SCRIPT = "install.sh"
+_MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
+_WRITABLE = ("WATCH_FOLDER", "RESULTS_FOLDER")
+_MIB = 1024**2
+_LEAST_MEMORY, _STEP = 512, 128  # MiB: Python, the engine and an item
+_TIMES = 3  # of the model's bytes, which are in memory while it is opened
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What is to be installed.
+
+    Parameters
+    ----------
+    name, version
+        Those of the component.
+    architecture, python
+        Those of the device.
+    package
+        The zip.
+    model_bytes
+        The size of the model, by which memory is limited.
+    settings
+        The agent's, as in a recipe.
+    prefix
+        The begin of the keys that the trigger of the pipeline takes.
+    results
+        Whether the device writes rows.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    python: str
+    package: Path
+    model_bytes: int
+    settings: Mapping[str, str]
+    prefix: str
+    results: bool
+
+
+def write_installation(folder: Path, installation: Installation) -> list[Path]:
+    """Write package, units, settings and script, and return their paths.
+
+    Parameters
+    ----------
+    folder
+        Where they go; made if missing.
+    installation
+        What is to be installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    package = f"{installation.name}-{installation.version}-{installation.architecture}.zip"
+    shutil.copyfile(installation.package, folder / package)
+    values = {
+        "NAME": installation.name,
+        "ROOT": ROOT,
+        "ETC": SETTINGS_FOLDER,
+        "PYTHON": f"python{installation.python}",
+        "MACHINE": _MACHINES[installation.architecture],
+        "PACKAGE": package,
+        "SHA256": hash_once(installation.package),
+        "MEMORY": f"{_memory(installation.model_bytes)}M",
+        "WRITABLE": _writable(installation.settings),
+        "RESULTS_TABLE": "RESULTS_TABLE=" if installation.results else "# No RESULTS_TABLE: what is sure has no row.",
+        "SETTINGS": _assignments(installation),
+    }
+    written = [folder / package]
+    for template in sorted(_FOLDER.glob("*.in")):
+        text = re.sub(r"@([A-Z0-9_]+)@", lambda found: values[found[1]], template.read_text(encoding="utf-8"))
+        path = folder / template.name.removesuffix(".in")
+        write_whole(path, text)
+        path.chmod(0o755 if path.name == _SCRIPT else 0o644)
+        written.append(path)
+    return written
+
+
+def _memory(model_bytes: int) -> int:
+    needed = _LEAST_MEMORY + _TIMES * model_bytes / _MIB
+    return -(-int(needed) // _STEP) * _STEP
+
+
+def _writable(settings: Mapping[str, str]) -> str:
+    """Return the line that lets the agent write its folders; without it, everything but its state is read-only."""
+    # With a dash, a folder that is not there is the agent's to tell of.
+    paths = [f'"-{_escaped(settings[name])}"' for name in _WRITABLE if settings.get(name)]
+    return f"ReadWritePaths={' '.join(paths)}" if paths else "# It writes nothing but its state."
+
+
+def _escaped(path: str) -> str:
+    """Return a path as units have it in quotes: a percent sign begins a specifier."""
+    return path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
+def _assignments(installation: Installation) -> str:
+    """Return lines for a file of settings; see EnvironmentFile= in systemd.exec(5)."""
+    settings = dict(installation.settings)
+    lines = [f"{name}={_quoted(value)}" for name, value in sorted(settings.items()) if value]
+    if installation.prefix:
+        place = _quoted(f"{installation.prefix}edge/DEVICE/")
+        lines += ["# With the name of the device in the place of DEVICE.", f"INBOX_PREFIX={place}"]
+    return "\n".join(lines)
+
+
+def _quoted(value: str) -> str:
+    escaped = re.sub(r'([\\"`$])', r"\\\1", value)
+    return f'"{escaped}"'
