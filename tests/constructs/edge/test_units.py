@@ -1,0 +1,118 @@
+"""Files for systemd: what systemd itself says of the units, and that no text of a user changes what they do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import zipfile
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cdk_inference import EdgeInput
+from cdk_inference.edge.units import Installation, write_installation
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOSTILE = """/in put/100%n $(id) `id` "quoted" \\ 'x'"""
+
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed: apt-get install systemd"
+)
+
+
+def installed(folder: Path, **props: Any) -> Path:
+    package = folder / "package.zip"
+    with zipfile.ZipFile(package, "w") as archive:
+        archive.writestr("edge.json", "{}")
+    given: dict[str, Any] = {
+        "name": "Stack.Photos.Edge",
+        "version": "1.0.7",
+        "architecture": "arm64",
+        "python": "3.13",
+        "package": package,
+        "model_bytes": 200 * 1024**2,
+        "settings": dict(EdgeInput.folder("/in").settings()),
+        "prefix": "",
+        "results": True,
+    }
+    write_installation(folder / "dist", Installation(**{**given, **props}))
+    return folder / "dist"
+
+
+def analyzed(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+@needs_systemd
+@pytest.mark.parametrize("path", ["/in", HOSTILE])
+def test_systemd_accepts_the_units(tmp_path: Path, path: str) -> None:
+    folder = installed(tmp_path, settings=dict(EdgeInput.folder(path).settings()))
+    units = sorted(folder.glob("*.service")) + sorted(folder.glob("*.timer"))
+    assert len(units) == 3
+    for unit in units:
+        done = analyzed("verify", "--man=no", unit)
+        assert (done.returncode, done.stderr) == (0, ""), unit.name
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    ("unit", "most"), [("cdk-inference-edge.service", 1.6), ("cdk-inference-edge-update.service", 2.3)]
+)
+def test_systemd_calls_the_units_hardly_exposed(tmp_path: Path, unit: str, most: float) -> None:
+    """From 0, locked up, to 10; a service without any such setting has 9.6."""
+    done = analyzed("security", "--offline=true", "--no-pager", installed(tmp_path) / f"{unit}.service")
+    found = re.search(r"Overall exposure level for \S+: ([0-9.]+) OK", done.stdout)
+    assert found, done.stdout[-500:] + done.stderr
+    assert float(found[1]) <= most
+
+
+def test_the_agent_may_write_its_folders_and_nothing_else(tmp_path: Path) -> None:
+    settings = {**EdgeInput.folder("/in put/100%").settings(), "RESULTS_FOLDER": "/out"}
+    unit = (installed(tmp_path, settings=settings) / "cdk-inference-edge.service").read_text().splitlines()
+    assert 'ReadWritePaths="-/in put/100%%" "-/out"' in unit
+    for line in (
+        "Type=notify",
+        "Restart=on-failure",
+        "WatchdogSec=300",
+        "ProtectSystem=strict",
+        "StateDirectory=cdk-inference-edge",
+        "MemoryMax=1152M",
+    ):
+        assert line in unit
+    (tmp_path / "topic").mkdir()
+    topic = installed(tmp_path / "topic", settings=dict(EdgeInput.mqtt(topic="a").settings()))
+    assert "ReadWritePaths=" not in (topic / "cdk-inference-edge.service").read_text()
+
+
+def test_settings_are_those_of_the_component(tmp_path: Path) -> None:
+    settings = {**EdgeInput.folder(HOSTILE).settings(), "MAX_SPOOL_BYTES": "", "MQTT_TOPIC": "a/#"}
+    file = installed(tmp_path, settings=settings, prefix="in/", results=False) / "edge.env"
+    # The quotes of such a file are those of a shell, but nothing is replaced in it: no setting may be, here either.
+    shown = subprocess.run(
+        ["sh", "-c", '. "$0"; printf "%s\\n" "$WATCH_FOLDER" "$MQTT_TOPIC" "$INBOX_PREFIX"', str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.splitlines() == [HOSTILE, "a/#", "in/edge/DEVICE/"]
+    lines = file.read_text().splitlines()
+    assert "RESULTS_TABLE=" not in lines
+    assert not [line for line in lines if line.startswith("MAX_SPOOL_BYTES")]
+    assert "DEVICE=" in lines, "each device has a name of its own"
+
+
+def test_the_script_checks_the_package_that_is_next_to_it(tmp_path: Path) -> None:
+    folder = installed(tmp_path)
+    (package,) = folder.glob("*.zip")
+    assert package.name == "Stack.Photos.Edge-1.0.7-arm64.zip"
+    script = folder / "install.sh"
+    assert script.stat().st_mode & 0o111
+    text = script.read_text()
+    assert f"package={package.name}\nsha256={sha256(package.read_bytes()).hexdigest()}" in text
+    assert '[ "$(uname -m)" = "aarch64" ]' in text
+    assert "@" not in text.replace("@system-service", "")
+    assert subprocess.run(["sh", "-n", str(script)], check=False).returncode == 0
