@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
@@ -31,9 +32,11 @@ from cdk_inference import (
     S3Trigger,
 )
 from cdk_inference.common.platform import CONTEXT_KEY
+from cdk_inference.edge.package import EdgePackage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
 GROUP = "arn:aws:iot:eu-west-1:123456789012:thinggroup/cameras"
 PSEUDO = {"AWS::Partition": "aws", "AWS::Region": "eu-west-1", "AWS::AccountId": "123456789012"}
@@ -272,6 +275,38 @@ def test_suffixes_of_the_trigger_are_those_of_the_folder(stack: cdk.Stack) -> No
     pipeline.add_edge(route=small(stack), inputs=FOLDER, threshold=0.5)
     (found,) = recipes(cdk.assertions.Template.from_stack(stack).to_json()).values()
     assert found["ComponentConfiguration"]["DefaultConfiguration"]["WATCH_SUFFIXES"] == ".jpg,.png"
+
+
+def test_a_version_changes_with_what_it_has_and_only_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {"edge.json": b"{}", "code.py": b"1", "model/model.onnx": b"0"}
+    monkeypatch.setattr(EdgePackage, "contents", lambda package, platform: dict(files))
+    number = 0
+
+    def built(**props: Any) -> Path:
+        nonlocal number
+        number += 1
+        stack = make_stack()
+        given = {"route": small(stack), "inputs": FOLDER, "threshold": 0.5, **props}
+        written = make_pipeline(stack).add_edge(**given).write_installation(tmp_path / str(number), "arm64")
+        return written[0]
+
+    first, again = built(), built()
+    assert (again.name, again.read_bytes()) == (first.name, first.read_bytes())
+    with zipfile.ZipFile(first) as archive:
+        version = json.loads(archive.read("edge.json"))["version"]
+    assert re.fullmatch(r"1\.0\.[0-9]{1,9}", version)
+    assert first.name == f"Stack.Photos.Edge-{version}-arm64.zip"
+    others = [
+        built(inputs=[EdgeInput.folder("/other")]),
+        built(results=False),
+        built(python="3.12"),
+        built(architectures=["arm64"]),
+        built(version="2.3"),
+    ]
+    files["code.py"] = b"2"
+    others.append(built())
+    assert len({first.name, *(each.name for each in others)}) == 7
+    assert others[4].name.startswith("Stack.Photos.Edge-2.3.")
 
 
 def test_a_long_or_foreign_path_still_makes_a_name() -> None:
