@@ -64,7 +64,7 @@ def make_function(endpoint: str, code: str) -> str:
         Runtime="python3.13",
         Handler="index.handler",
         Code={"ZipFile": packed(code)},
-        Timeout=30,
+        Timeout=600,
     )
     return name
 

@@ -171,10 +171,21 @@ def test_what_the_stand_in_does_not_have_fails(properties: dict[str, Any], messa
         PipeDefinition.of(pipe(**properties), DESCRIBED)
 
 
+def visible(cloud: LocalCloud, queue: str) -> int:
+    """Return how many messages wait in a queue."""
+    (name,) = names = ["ApproximateNumberOfMessages"]
+    return int(cloud.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=names)["Attributes"][name])
+
+
 @pytest.mark.e2e
 def test_a_batch_is_larger_than_one_receive(probe: Pipeline, local_cloud: LocalCloud) -> None:
     before = len(local_cloud.refusals)
+    assert local_cloud.pipes is not None
+    local_cloud.pipes.stop()  # until all of them wait, however long that takes
     uploads = [probe.put(f"in/batch {number}+ü%.jpg", b"x%d" % number) for number in range(60)]
+    queue = local_cloud.stack("LocalProbe").resources(role="queue")[0].physical_id
+    wait_until(lambda: visible(local_cloud, queue) >= len(uploads))
+    local_cloud.pipes.start()
     outcomes = probe.wait_for(uploads, PATIENCE)
     assert {outcome.status for outcome in outcomes} == {"SUCCEEDED"}
     sizes = {int(outcome.row["batch"]) for outcome in outcomes if outcome.row}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,7 +53,7 @@ def writer(cloud: LocalCloud) -> str:
 
 def told(log: DeployedLog, **wanted: str) -> list[dict[str, Any]]:
     today = datetime.now(UTC).date()
-    found = log.records(today, today, pipeline=PIPELINE)
+    found = log.records(today - timedelta(days=1), today, pipeline=PIPELINE)  # it may have been midnight
     return [one for one in found if all(one.get(name) == value for name, value in wanted.items())]
 
 

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -37,7 +37,8 @@ PIPELINE = "Releases/Shadow"
 
 def told(log: DeployedLog) -> list[dict[str, Any]]:
     today = datetime.now(UTC).date()
-    return [one for one in log.records(today, today, pipeline=PIPELINE) if one["type"] == "Release Decision"]
+    found = log.records(today - timedelta(days=1), today, pipeline=PIPELINE)  # it may have been midnight
+    return [one for one in found if one["type"] == "Release Decision"]
 
 
 def decided(log: DeployedLog, by: str) -> list[dict[str, Any]]:

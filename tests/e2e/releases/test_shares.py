@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -95,12 +95,11 @@ def test_a_shadow_answers_besides_and_writes_no_row(shadow: Releasing, session: 
     assert len(rows) == len(keys)
     wait_until(lambda: shadow.status().status == "ABORTED", shadow.status, every=0.5)
     assert shadow.status().history[-1]["reason"].startswith("the candidate's answers agree too little")
-    log, today = DeployedLog.find(session, "Releases"), datetime.now(UTC).date()
+    log, today, day = DeployedLog.find(session, "Releases"), datetime.now(UTC).date(), timedelta(days=1)
 
     def judged() -> list[dict[str, Any]]:
-        found = [
-            one.get("detail", {}).get("decision", {}) for one in log.records(today, today, pipeline="Releases/Shadow")
-        ]
+        records = log.records(today - day, today + day, pipeline="Releases/Shadow")
+        found = [one.get("detail", {}).get("decision", {}) for one in records]
         return [decision for decision in found if decision.get("by") == "judge"]
 
     wait_until(judged, every=0.5)
