@@ -50,9 +50,10 @@ from cdk_inference.model.building.graph.graph import clean, serialize
 from cdk_inference.model.building.quantization.precisions import convert
 from cdk_inference.model.recipe.precision import *
 
-model, ranges = onnx.load(sys.argv[1]), json.load(open(sys.argv[2]))
-for precision in (StaticInt8(), DynamicInt8(), WeightOnly(8), WeightOnly(4, 32), Float16()):
-    print(hashlib.sha256(serialize(clean(convert(model, precision, ranges)))).hexdigest())
+for folder in sys.argv[1:]:
+    model, ranges = onnx.load(f"{folder}/model.onnx"), json.load(open(f"{folder}/ranges.json"))
+    for precision in (StaticInt8(), DynamicInt8(), WeightOnly(8), WeightOnly(4, 32), Float16()):
+        print(hashlib.sha256(serialize(clean(convert(model, precision, ranges)))).hexdigest())
 """
 
 
@@ -111,15 +112,18 @@ def test_float32_is_the_model_itself(tmp_path: Path) -> None:
     assert serialize(convert(model, Float32(), None)) == serialize(model)
 
 
-@pytest.mark.parametrize("build", [cnn, transformer, hybrid])
-def test_bytes_are_the_same_in_other_processes(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+def test_bytes_are_the_same_in_other_processes(tmp_path: Path) -> None:
     """Another hash seed, one core instead of all."""
-    model = prepared(build(), tmp_path)
-    ranges = ranges_of(model)
-    onnx.save(model, tmp_path / "model.onnx")
-    (tmp_path / "ranges.json").write_text(json.dumps(ranges))
-    here = [hashlib.sha256(serialize(clean(convert(model, p, ranges)))).hexdigest() for p in EVERY]
-    command = [sys.executable, "-c", CONVERT, str(tmp_path / "model.onnx"), str(tmp_path / "ranges.json")]
+    here, folders = [], []
+    for build in (cnn, transformer, hybrid):
+        folders.append(tmp_path / build.__name__)
+        folders[-1].mkdir()
+        model = prepared(build(), folders[-1])
+        ranges = ranges_of(model)
+        onnx.save(model, folders[-1] / "model.onnx")
+        (folders[-1] / "ranges.json").write_text(json.dumps(ranges))
+        here += [hashlib.sha256(serialize(clean(convert(model, p, ranges)))).hexdigest() for p in EVERY]
+    command = [sys.executable, "-c", CONVERT, *map(str, folders)]
     for seed, prefix in (("1", ["taskset", "-c", "0"]), ("2", [])):
         environment = os.environ | {"PYTHONHASHSEED": seed, "OMP_NUM_THREADS": seed}
         found = subprocess.run([*prefix, *command], env=environment, capture_output=True, text=True, check=True)
