@@ -37,7 +37,12 @@ _SECRET = re.compile(r"PASSWORD(?!_FILE)|SECRET|TOKEN|(?:ACCESS|ACCOUNT)_KEY|SAS
 _MIB = 1024**2
 _LEAST_MEMORY, _STEP = 512, 256  # MiB
 _CONCURRENCY = 32
-_GRACE_SECONDS = 30
+_DRAIN_SECONDS = 5
+"""A pod that ends gets requests until all nodes know of it, which takes seconds."""
+
+_SHUTDOWN_SECONDS = 25  # the server's own default
+_CLOUD_RUN_SHUTDOWN_SECONDS = 9  # it kills after 10: https://cloud.google.com/run/docs/container-contract
+_SPARE_SECONDS = 5
 _BATCH_SECONDS = 300
 _MOST_REPLICAS = 10
 _STARTUP_PROBES = 60
@@ -101,12 +106,19 @@ class Deployment:
         for name in self.more:
             if not _VARIABLE.fullmatch(name) or _SECRET.search(name):
                 raise PropError(f"variable must be a name, and not of a secret, got '{name}'; mount secrets as files")
+        if not (told := self.more.get("SHUTDOWN_SECONDS", "1")).isdecimal():
+            raise PropError(f"variable SHUTDOWN_SECONDS must be a whole number, got '{told}'")
 
     @property
     def memory(self) -> int:
         """MiB: the model, as much again for its sums, and Python with its packages."""
         wanted = _LEAST_MEMORY + 2 * self.model_bytes / _MIB
         return math.ceil(wanted / _STEP) * _STEP
+
+    @property
+    def shutdown_seconds(self) -> int:
+        """The seconds that requests which were begun have after SIGTERM, and a few to end the process."""
+        return int(self.more.get("SHUTDOWN_SECONDS", _SHUTDOWN_SECONDS)) + _SPARE_SECONDS
 
     @property
     def reference(self) -> str:
@@ -154,10 +166,11 @@ def _kubernetes(deployment: Deployment) -> list[Document]:
         "startupProbe": {**_probe("/readyz"), "periodSeconds": 2, "failureThreshold": _STARTUP_PROBES},
         "readinessProbe": {**_probe("/readyz"), "periodSeconds": 5},
         "livenessProbe": {**_probe("/healthz"), "periodSeconds": 10},
+        "lifecycle": {"preStop": {"sleep": {"seconds": _DRAIN_SECONDS}}},
     }
     pod = {
         "serviceAccountName": name,
-        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "terminationGracePeriodSeconds": _DRAIN_SECONDS + deployment.shutdown_seconds,
         "securityContext": {**_nobody(), "fsGroup": USER, "seccompProfile": {"type": "RuntimeDefault"}},
         **_pod(deployment, container),
     }
@@ -226,8 +239,9 @@ def _knative(deployment: Deployment) -> list[Document]:
 
 
 def _cloud_run(deployment: Deployment) -> Document:
+    variables = deployment.variables(REJECTED_STATUS="204", SHUTDOWN_SECONDS=str(_CLOUD_RUN_SHUTDOWN_SECONDS))
     container = {
-        **_container(deployment, deployment.variables(REJECTED_STATUS="204"), http=True, cloud_run=True),
+        **_container(deployment, variables, http=True, cloud_run=True),
         "startupProbe": {**_probe("/readyz", port=PORT), "periodSeconds": 2, "failureThreshold": _STARTUP_PROBES},
         "livenessProbe": {**_probe("/healthz", port=PORT), "periodSeconds": 10},
     }
@@ -268,7 +282,7 @@ def _container_app(deployment: Deployment) -> Document:
     }
     template: dict[str, Any] = {
         "containers": [container],
-        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "terminationGracePeriodSeconds": deployment.shutdown_seconds,
         "scale": {
             "minReplicas": 0,
             "maxReplicas": _MOST_REPLICAS,

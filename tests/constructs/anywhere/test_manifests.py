@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 import kubernetes_validate
 import pytest
 import yaml
+from azure.mgmt.appcontainers import models, types
+from typing_extensions import is_typeddict
 
 from cdk_inference.anywhere.manifests import Deployment, write_manifests
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
@@ -27,6 +31,63 @@ STORES = [
     {"store": "az", "buckets": ["inbox"], "sink": "postgres", "table": "results"},
     {"store": "s3", "buckets": ["inbox"], "sink": "dynamodb", "table": "results", "more": {"AWS_REGION": "eu-west-1"}},
 ]
+
+
+KNATIVE_REVISION = {
+    *("automountServiceAccountToken", "containerConcurrency", "containers", "enableServiceLinks"),
+    *("idleTimeoutSeconds", "imagePullSecrets", "responseStartTimeoutSeconds", "serviceAccountName"),
+    *("timeoutSeconds", "volumes"),
+}
+KNATIVE_CONTAINER = {
+    *("args", "command", "env", "envFrom", "image", "imagePullPolicy", "livenessProbe", "name", "ports"),
+    *("readinessProbe", "resources", "securityContext", "startupProbe", "terminationMessagePath"),
+    *("terminationMessagePolicy", "volumeMounts", "workingDir"),
+}
+"""The members that the definition of Knative Serving 1.17 has, without those that a feature flag has to allow."""
+
+
+NAMES = {**vars(models), **vars(types)}
+
+
+def misfits(value: Any, kind: Any, where: str = "app") -> Iterator[str]:
+    """Yield the places of a value that do not fit a type of Microsoft's SDK, whose members are those of the API."""
+    if is_typeddict(kind):
+        known = get_type_hints(kind, NAMES)
+        for name, member in value.items():
+            yield from misfits(member, known[name], f"{where}.{name}") if name in known else [f"{where}.{name}"]
+    elif get_origin(kind) is list:
+        for number, member in enumerate(value):
+            yield from misfits(member, get_args(kind)[0], f"{where}[{number}]")
+    elif get_origin(kind) is Union:  # of texts, and their choices
+        choices = [each.value for one in get_args(kind) if issubclass(one, Enum) for each in one]
+        yield from [] if value in choices else [where]
+    elif not isinstance(value, (int, float) if kind is float else get_origin(kind) or kind):
+        yield where
+
+
+def test_what_azure_does_not_know_is_found() -> None:
+    """The check itself: a name, a type and a choice that are wrong."""
+    probes = [{"type": "Startup", "httpGet": {"path": "/", "port": "http"}}]
+    template = {"containers": [{"name": "a", "image": "b", "ports": [], "probes": probes}], "scale": {"minReplicas": 0}}
+    app = {"properties": {"template": template, "configuration": {"activeRevisionsMode": "Triple"}}}
+    assert set(misfits(app, types.ContainerApp)) == {
+        "app.properties.template.containers[0].ports",
+        "app.properties.template.containers[0].probes[0].httpGet.port",
+        "app.properties.configuration.activeRevisionsMode",
+    }
+
+
+def test_requests_that_were_begun_have_their_time_and_pods_are_forgotten_first(tmp_path: Path) -> None:
+    found = written(tmp_path, more={"SHUTDOWN_SECONDS": "40"})
+    pod = pods(found)["kubernetes"]
+    # The server listens until no node sends requests to the pod any more.
+    assert pod["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 5}}}
+    assert pod["terminationGracePeriodSeconds"] == 5 + 40 + 5
+    assert found["container-app"][0]["properties"]["template"]["terminationGracePeriodSeconds"] == 45
+    [container] = pods(written(tmp_path))["cloud-run"]["containers"]  # has 10 s
+    assert {"name": "SHUTDOWN_SECONDS", "value": "9"} in container["env"]
+    with pytest.raises(PropError, match="SHUTDOWN_SECONDS must be a whole number, got 'long'"):
+        written(tmp_path, more={"SHUTDOWN_SECONDS": "long"})
 
 
 def written(folder: Path, **changes: Any) -> dict[str, list[dict[str, Any]]]:
@@ -60,7 +121,11 @@ def test_manifests_fit_the_schemas_and_pin_the_image(tmp_path: Path, changes: di
         kubernetes_validate.validate(whole, kubernetes_validate.latest_version(), strict=True)
         assert container["image"] == f"registry.example.com:5000/team/photos@{DIGEST}"
         assert container["resources"]["limits"]["memory"] == "768Mi"
+    spec, [container] = pods(found)["knative"], pods(found)["knative"]["containers"]
+    assert spec.keys() <= KNATIVE_REVISION
+    assert container.keys() <= KNATIVE_CONTAINER
     [app] = found["container-app"]
+    assert not list(misfits(app, types.ContainerApp))
     assert app["properties"]["template"]["containers"][0]["image"].endswith(DIGEST)
     assert app["properties"]["configuration"]["ingress"]["external"] is False
 
@@ -73,7 +138,7 @@ def test_containers_may_do_little_and_know_no_secret(tmp_path: Path, changes: di
         variables = {entry["name"]: entry["value"] for entry in container["env"]}
         assert variables.keys() <= {
             *("OBJECT_STORE", "OBJECT_BUCKETS", "RESULT_SINK", "RESULTS_TABLE"),
-            *("POSTGRES_PASSWORD_FILE", "REJECTED_STATUS", "AWS_REGION"),
+            *("POSTGRES_PASSWORD_FILE", "REJECTED_STATUS", "AWS_REGION", "SHUTDOWN_SECONDS"),
         }
         assert all("valueFrom" not in entry for entry in container["env"])
         if name != "cloud-run":  # which isolates containers itself
