@@ -8,14 +8,14 @@ import hmac
 import json
 import os
 import re
-import shutil
 import signal
-import socket
 import subprocess
+import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -24,6 +24,8 @@ import pytest
 from cloudevents.core.bindings import http
 from obstore.store import AzureStore
 from tests.runtime.serving import events
+from tests.waiting import wait_until
+from verify.tools import Tools, UnavailableError
 
 from inference_runtime.anywhere.objects import ObstoreSource, open_objects
 from inference_runtime.errors import RejectItem
@@ -34,7 +36,6 @@ from inference_runtime.stages.sources import Content, SupersededError, Unreadabl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from cloudevents.core.v1.event import CloudEvent
 
@@ -56,21 +57,22 @@ def item(event: CloudEvent) -> Item:
 @contextmanager
 def azurite(folder: Path) -> Iterator[str]:
     """The URL of an account with a container."""
-    program = shutil.which("azurite-blob")
-    if program is None:
-        pytest.skip("azurite is not installed: npm install --global azurite")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    try:
+        program = Tools().package("azurite") / "dist" / "src" / "blob" / "main.js"
+    except UnavailableError as error:
+        pytest.skip(str(error))
     log = folder / "azurite.log"
-    options = ["--blobPort", str(port), "--inMemoryPersistence", "--disableTelemetry"]
+    options = ["--blobPort", "0", "--inMemoryPersistence", "--disableTelemetry"]
+    node = Path(sys.executable).with_name("node")
     with log.open("w") as output:
         process = subprocess.Popen(
-            [program, *options], stdout=output, stderr=output, cwd=folder, start_new_session=True
+            [node, program, *options], stdout=output, stderr=output, cwd=folder, start_new_session=True
         )
     try:
-        while _LISTENS.search(log.read_text()) is None:
-            assert process.poll() is None, log.read_text()
+        wait_until(lambda: _LISTENS.search(log.read_text()) or process.poll() is not None, log.read_text, every=0.05)
+        listens = _LISTENS.search(log.read_text())
+        assert listens is not None, log.read_text()
+        port = int(listens[1])
         connection = HTTPConnection("127.0.0.1", port)
         date = datetime.now(UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")
         told = f"x-ms-date:{date}\nx-ms-version:2021-08-06\n/{ACCOUNT}/{ACCOUNT}/inbox\nrestype:container"
