@@ -1,7 +1,7 @@
-"""A reader of digits that is trained again with what people label, judged by its gate, and released as a canary.
+"""A classifier that is trained again with what people label, judged by its gate, and released as a canary.
 
-The first deployment has the model of the recipe. `deploy.py`, which the last job runs, names the versions in the
-registry that come after it.
+It reads digits, or with ``-c subject=texts`` the language of texts. The first deployment has the model of the recipe.
+`deploy.py`, which the last job runs, names the versions in the registry that come after it.
 """
 
 import json
@@ -32,16 +32,17 @@ from cdk_inference import (
 )
 
 HERE = Path(__file__).parent
-SHARED = ("factory.py", "digits.csv.gz", "labels.txt", "weights.safetensors")
-NAME = "digits-retrained"
+OF_DIGITS = ("factory.py", "digits.csv.gz", "labels.txt", "weights.safetensors")
 
 
 def files(folder: Path, context: dict[str, object]) -> Path:
     """Put the app and its model together, as the jobs get them, with the settings of this synth."""
-    shutil.copytree(HERE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "cdk.out"))
-    for name in SHARED:
-        if not (folder / "model" / name).exists():  # the jobs have them already
-            shutil.copy(HERE.parents[1] / "model_assets" / "digits_cnn" / name, folder / "model")
+    others = {"digits", "texts"} - {SUBJECT}
+    ignored = shutil.ignore_patterns("__pycache__", "cdk.out", *others)
+    shutil.copytree(HERE, folder, dirs_exist_ok=True, ignore=ignored)
+    for name in OF_DIGITS if SUBJECT == "digits" else ():
+        if not (folder / SUBJECT / name).exists():  # the jobs have them already
+            shutil.copy(HERE.parents[1] / "model_assets" / "digits_cnn" / name, folder / SUBJECT)
     (folder / "cdk.json").write_text(json.dumps({"app": "python3 app.py", "context": context}, sort_keys=True))
     return folder
 
@@ -51,7 +52,7 @@ def model(stack: Stack, id: str, variable: str, recipe: Path) -> ModelArtifact |
     version = os.environ.get(variable)
     if version:
         registry = f"s3://{os.environ['RETRAINING_BUCKET']}/models"
-        return ModelArtifact.from_registry(stack, id, registry=registry, name=NAME, version=version)
+        return ModelArtifact.from_registry(stack, id, registry=registry, name=f"{SUBJECT}-retrained", version=version)
     return ModelArtifact(stack, id, recipe=recipe) if variable == "STABLE_VERSION" else None
 
 
@@ -66,6 +67,7 @@ def project(stack: Stack, id: str, source: s3_assets.Asset, install: list[str], 
         environment=codebuild.BuildEnvironment(
             build_image=codebuild.LinuxBuildImage.STANDARD_7_0, compute_type=codebuild.ComputeType.MEDIUM
         ),
+        environment_variables={"STACK": codebuild.BuildEnvironmentVariable(value=stack.stack_name)},
         timeout=Duration.minutes(30),
     )
     source.grant_read(made)
@@ -73,16 +75,22 @@ def project(stack: Stack, id: str, source: s3_assets.Asset, install: list[str], 
 
 
 app = App()
-stack = Stack(app, "Digits", description="Retrains a model that reads digits (cdk-inference)")
+SUBJECT = app.node.try_get_context("subject") or "digits"
+stack = Stack(app, SUBJECT.capitalize(), description=f"Retrains a classifier of {SUBJECT} (cdk-inference)")
 staged = tempfile.TemporaryDirectory(prefix="retraining-")
 folder = files(Path(staged.name), app.node.get_all_context())
-stable = model(stack, "Stable", "STABLE_VERSION", folder / "model" / "recipe.py")
-candidate = model(stack, "Candidate", "CANDIDATE_VERSION", folder / "model" / "recipe.py")
+labels, recipe = (folder / SUBJECT / name for name in ("labels.txt", "recipe.py"))
+if SUBJECT == "texts":
+    preprocess = Preprocess.text(tokenizer=folder / SUBJECT / "tokenizer.json", max_length=128)
+else:
+    preprocess = Preprocess.tensor()
+stable = model(stack, "Stable", "STABLE_VERSION", recipe)
+candidate = model(stack, "Candidate", "CANDIDATE_VERSION", recipe)
 
 release = None
 if candidate is not None:
     release = Release.canary(
-        candidate=Route("retrained", model=candidate, preprocess=Preprocess.tensor()),
+        candidate=Route("retrained", model=candidate, preprocess=preprocess),
         steps=[50, 100],
         bake_time=Duration.seconds(10),  # so that you can watch; half an hour or more in production
         window=Duration.seconds(5),
@@ -93,17 +101,18 @@ pipeline = InferencePipeline(
     stack,
     "Reader",
     model=stable,
-    preprocess=Preprocess.tensor(),
-    postprocess=Postprocess.classification(labels=folder / "model" / "labels.txt"),
+    preprocess=preprocess,
+    postprocess=Postprocess.classification(labels=labels),
     release=release,
     max_batching_window=Duration.seconds(1),
     removal_policy=RemovalPolicy.DESTROY,
 )
 
+program = "python3 -m cdk_inference.retraining"
 source = s3_assets.Asset(stack, "Files", path=str(folder))
 tools = [
     "pip install torch --index-url https://download.pytorch.org/whl/cpu",
-    "pip install 'cdk-inference[model,registry]'",
+    "pip install 'cdk-inference[model,registry]' tokenizers",
 ]
 cdk = ["pip install 'cdk-inference[model,registry]'", "npm install --global aws-cdk"]
 deploy = project(stack, "Deploy", source, [tools[0], *cdk], "python3 deploy.py")
@@ -123,13 +132,11 @@ if pipeline.release is not None:
     pipeline.release.grant_records(deploy, "dynamodb:Query")
 
 retraining = pipeline.add_retraining(
-    classes=folder / "model" / "labels.txt",
+    classes=labels,
     training=TrainingJob.code_build(
-        project(stack, "Train", source, tools, "python3 -m cdk_inference.retraining train -- python3 model/retrain.py")
+        project(stack, "Train", source, tools, f"{program} train -- python3 {SUBJECT}/retrain.py")
     ),
-    build=TrainingJob.code_build(
-        project(stack, "Build", source, tools, "python3 -m cdk_inference.retraining build model/recipe.py")
-    ),
+    build=TrainingJob.code_build(project(stack, "Build", source, tools, f"{program} build {SUBJECT}/recipe.py")),
     deployment=DeploymentJob.code_build(deploy),
     when=[RetrainOn.new_labels(50)],
 )

@@ -9,7 +9,7 @@ import boto3
 from cdk_inference.model.registry.registry import Registry
 from cdk_inference.releases.deployed import ABORTED, PROMOTED, DeployedRelease, ReleaseError
 
-STACK = "Digits"
+STACK = os.environ["STACK"]
 
 
 def stable_version() -> str:

@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="session")
-def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def synthesized(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
     """Return the template of an app that is run from the root of the repository, without building anything.
+
+    It takes the app, and context for it.
 
     The app runs in this process, which has a Node already.
     """
 
     @functools.cache
-    def run(app: str) -> dict[str, Any]:
+    def run(app: str, **context: str) -> dict[str, Any]:
         folder = tmp_path_factory.mktemp("app")
-        made = functools.partial(cdk.App, outdir=str(folder), context={"aws:cdk:bundling-stacks": []})
+        made = functools.partial(cdk.App, outdir=str(folder), context={"aws:cdk:bundling-stacks": [], **context})
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(ROOT)
             patch.setattr(cdk, "App", made)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    Synth = Callable[[str], dict[str, Any]]
+    Synth = Callable[..., dict[str, Any]]
 
 MODEL = ROOT / "model_assets" / "efficientnet_lite"
 PHOTOGRAPHS = ROOT / "model_assets" / "photographs"
@@ -72,7 +72,7 @@ for key, data in {"half.heic": heic[: len(heic) // 2], "text.jpg": b"no photogra
 @pytest.fixture
 def synth(synthesized: Synth) -> Synth:
     """Return the resources of an example."""
-    return lambda example: synthesized(f"examples/{example}/app.py")["Resources"]
+    return lambda example, **context: synthesized(f"examples/{example}/app.py", **context)["Resources"]
 
 
 def properties(resources: dict[str, Any], kind: str) -> list[dict[str, Any]]:
@@ -115,12 +115,15 @@ def test_release(synth: Synth) -> None:
     assert "transposed:preprocess" in stage_functions(resources)
 
 
-def test_retraining(synth: Synth) -> None:
-    resources = synth("retraining")
+@pytest.mark.parametrize("subject", ["digits", "texts"])
+def test_retraining(synth: Synth, subject: str) -> None:
+    resources = synth("retraining", subject=subject)
     projects = properties(resources, "AWS::CodeBuild::Project")
     commands = "".join(project["Source"]["BuildSpec"] for project in projects)
-    for command in ("retraining train -- python3 model/retrain.py", "retraining build model/recipe.py", "deploy.py"):
+    for command in (f"train -- python3 {subject}/retrain.py", f"build {subject}/recipe.py", "deploy.py"):
         assert command in commands
+    asked = {"digits": "tensor", "texts": "text"}[subject]
+    assert stage_functions(resources)[0].startswith(f"inference_runtime.stages.builtin.{asked}:")
     assert not [each for each in resources.values() if _role(each) == "releases"]  # the first deployment has one model
 
 
