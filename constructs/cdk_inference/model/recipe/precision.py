@@ -122,6 +122,8 @@ class DynamicInt8:
 class WeightOnly:
     """Weights of matrix products in blocks of 8 or 4 bits with a scale each; needs no calibration.
 
+    Embeddings get 8 bits, or those of a product that has the same matrix.
+
     Parameters
     ----------
     bits

@@ -64,7 +64,8 @@ class Net(nn.Module):
     def forward(self, tokens):
         states = self.words(tokens)
         states = self.norm(states + self.down(nn.functional.silu(self.up(states)))).mean(1)
-        return self.head(states)[:, :3] + states @ self.words.weight[self.answers].T
+        tied = nn.functional.linear(states, self.words.weight)[:, :3]
+        return self.head(states)[:, :3] + tied + states @ self.words.weight[self.answers].T
 
 def build():
     return Net()

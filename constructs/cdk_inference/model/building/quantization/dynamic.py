@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 from onnxruntime.quantization import QuantType
-from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode
 from onnxruntime.quantization.tensor_quant_overrides import TensorQuantOverridesHelper
@@ -18,6 +17,7 @@ from cdk_inference.model.building.graph.saturation import limit_pairs
 from cdk_inference.model.building.graph.stored import store
 from cdk_inference.model.building.quantization.embeddings import quantize_embeddings
 from cdk_inference.model.building.quantization.fusions import fuse_gelu, keep_sums_apart
+from cdk_inference.model.building.quantization.gemms import gemms_as_products
 from cdk_inference.model.building.quantization.selection import named, products
 from cdk_inference.model.building.quantization.smoothing import smooth
 from cdk_inference.model.building.quantization.weight_only import quantize_blocks
@@ -86,14 +86,6 @@ def quantize_products(model: onnx.ModelProto, nodes: list[str], *, saturates: bo
     quantized: onnx.ModelProto = quantizer.model.model
     sort_nodes(quantized.graph)
     return quantized
-
-
-def gemms_as_products(model: onnx.ModelProto) -> dict[str, str]:
-    """Write Gemm as MatMul and Add, in place, and return the names of the products by those of the Gemms."""
-    gemms = [n.name for n in model.graph.node if n.op_type == "Gemm"]
-    ONNXModel(model).replace_gemm_with_matmul()
-    names = {n.name for n in model.graph.node if n.op_type == "MatMul"}
-    return {g: f"{g}_MatMul" for g in gemms if f"{g}_MatMul" in names}
 
 
 def _recurrent(graph: onnx.GraphProto, kept: set[str]) -> list[str]:

@@ -1,54 +1,155 @@
-"""Tables of embeddings in 8 bits: only the rows that are looked up become float."""
+"""Tables of embeddings in 8 bits, or in the blocks of a head that they are tied to: only rows in use become float."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
-from cdk_inference.model.building.graph.graph import add_weight, array, replace_nodes, weights
+from cdk_inference.model.building.graph.graph import CONTRIB, add_weight, array, replace_nodes, weights
 from cdk_inference.model.building.graph.stored import is_finite, quantize_rows
 from cdk_inference.model.building.quantization.selection import is_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+    from cdk_inference.model.building.graph.graph import Array
 
 MIN_ROWS = 32
 """Smaller tables stay float: nothing to gain."""
 
 
-def quantize_embeddings(graph: onnx.GraphProto, excluded: set[str]) -> int:
-    """Replace lookups in float tables by lookups in int8 ones with a scale per row, in place; return how many."""
-    known = weights(graph)
+_PART = 1 << 12  # rows that are compared at once
+
+
+def quantize_embeddings(graph: onnx.GraphProto, excluded: set[str], tied: Collection[str] = ()) -> int:
+    """Replace lookups in float tables by lookups in int8 ones with a scale per row, in place; return how many.
+
+    Parameters
+    ----------
+    excluded
+        Nodes that stay as they are.
+    tied
+        Tables that stay as they are.
+    """
     tables: dict[str, tuple[str, str]] = {}
     replaced: dict[str, Iterable[onnx.NodeProto]] = {}
-    for node in graph.node:
-        table = known.get(node.input[0]) if node.op_type == "Gather" and node.name not in excluded else None
-        if table is None or not is_matrix(table) or table.dims[0] < MIN_ROWS or _axis(node) not in (0, -2):
-            continue
-        if node.input[1] in known:  # folded when the model is loaded: stays small
+    for node, table in _lookups(graph, excluded):
+        if table.name in tied:
             continue
         if table.name not in tables:
             values = array(table)
             if not is_finite(values):
                 continue
             rows, scale = quantize_rows(values, 1)
-            names = f"{table.name}_int8", f"{table.name}_scale"
+            # Not "scale": the quantizer calls its own so, of a product that takes the table too.
+            names = f"{table.name}_int8", f"{table.name}_factors"
             tables[table.name] = (add_weight(graph, names[0], rows), add_weight(graph, names[1], scale))
-        rows_name, scale_name = tables[table.name]
+        rows_name, factors_name = tables[table.name]
         out, indices = node.output[0], node.input[1]
         make = onnx.helper.make_node
-        # Not "scale": the quantizer calls its own so, of what a product takes.
         replaced[node.name] = [
             make("Gather", [rows_name, indices], [f"{out}_rows"], name=f"{node.name}_rows", axis=0),
-            make("Gather", [scale_name, indices], [f"{out}_factor"], name=f"{node.name}_factor", axis=0),
+            make("Gather", [factors_name, indices], [f"{out}_factor"], name=f"{node.name}_factor", axis=0),
             make("Cast", [f"{out}_rows"], [f"{out}_cast"], name=f"{node.name}_cast", to=TensorProto.FLOAT),
             make("Mul", [f"{out}_cast", f"{out}_factor"], [out], name=f"{node.name}_unfold"),
         ]
     if replaced:
         replace_nodes(graph, replaced)
     return len(replaced)
+
+
+def tied_heads(graph: onnx.GraphProto, products: Sequence[str], excluded: set[str]) -> dict[str, str]:
+    """Return the products whose matrices are tables of embeddings, turned, by the names of the tables.
+
+    A language model often has one matrix for both. An exported graph shares it if the product turns it by itself, and
+    has a turned copy otherwise.
+    """
+    known, chosen = weights(graph), set(products)
+    tables = {table.name: table for _, table in _lookups(graph, excluded)}
+    found: dict[str, str] = {}
+    for node in graph.node:
+        if node.name not in chosen:
+            continue
+        weight = known[node.input[1]]
+        if any(a.name == "transB" and a.i for a in node.attribute):
+            same = (name for name in tables if name == weight.name)
+        else:
+            same = (name for name, table in tables.items() if _is_turned(table, weight))
+        for name in same:
+            found.setdefault(name, node.name)
+    return found
+
+
+def look_up_blocks(graph: onnx.GraphProto, heads: Mapping[str, onnx.NodeProto]) -> None:
+    """Let lookups in tables read the blocks of the products that they are tied to, in place.
+
+    The operator wants scales of as many axes as the blocks have, and the product does not take such. So there are two
+    copies of the scales.
+
+    Parameters
+    ----------
+    heads
+        The products in blocks, by the names of the tables.
+    """
+    known = weights(graph)
+    made: dict[str, tuple[str, str]] = {}
+    replaced: dict[str, Iterable[onnx.NodeProto]] = {}
+    for node, table in _lookups(graph, set()):
+        head = heads.get(table.name)
+        if head is None:
+            continue
+        sizes = {a.name: a.i for a in head.attribute}
+        if table.name not in made:
+            scales = array(known[head.input[2]])
+            width = np.array([sizes["K"]], np.int64)
+            made[table.name] = (
+                add_weight(graph, f"{head.input[2]}_rows", scales.reshape(sizes["N"], -1, 1)),
+                add_weight(graph, f"{table.name}_width", width),
+            )
+        scales_name, width_name = made[table.name]
+        out, indices = node.output[0], node.input[1]
+        make = onnx.helper.make_node
+        replaced[node.name] = [
+            make(
+                "GatherBlockQuantized",
+                [head.input[1], indices, scales_name],
+                [f"{out}_blocks"],
+                name=f"{node.name}_blocks",
+                domain=CONTRIB,
+                gather_axis=0,
+                quantize_axis=2,
+                block_size=sizes["block_size"],
+                bits=sizes["bits"],
+            ),
+            make("Shape", [indices], [f"{out}_shape"], name=f"{node.name}_shape"),
+            make("Concat", [f"{out}_shape", width_name], [f"{out}_joined"], name=f"{node.name}_joined", axis=0),
+            make("Reshape", [f"{out}_blocks", f"{out}_joined"], [out], name=f"{node.name}_reshape"),
+        ]
+    replace_nodes(graph, replaced)
+
+
+def _lookups(graph: onnx.GraphProto, excluded: set[str]) -> Iterator[tuple[onnx.NodeProto, TensorProto]]:
+    """Yield the nodes that look rows up in large float tables, and the tables."""
+    known = weights(graph)
+    for node in graph.node:
+        table = known.get(node.input[0]) if node.op_type == "Gather" and node.name not in excluded else None
+        if table is None or not is_matrix(table) or table.dims[0] < MIN_ROWS or _axis(node) not in (0, -2):
+            continue
+        if node.input[1] not in known:  # otherwise it is folded when the model is loaded, and stays small
+            yield node, table
+
+
+def _is_turned(table: TensorProto, weight: TensorProto) -> bool:
+    """Tell whether a matrix is a table with rows and columns exchanged."""
+    if [*weight.dims] != [*reversed(table.dims)]:
+        return False
+    rows: Array = array(table)
+    columns: Array = array(weight)
+    parts = range(0, len(rows), _PART)
+    return all(np.array_equal(rows[at : at + _PART], columns[:, at : at + _PART].T) for at in parts)
 
 
 def _axis(node: onnx.NodeProto) -> int:

@@ -26,7 +26,8 @@ from cdk_inference.model.building.graph.graph import (
     weights,
 )
 from cdk_inference.model.building.graph.saturation import limit_pairs
-from cdk_inference.model.building.quantization.dynamic import gemms_as_products, quantize_products
+from cdk_inference.model.building.quantization.dynamic import quantize_products
+from cdk_inference.model.building.quantization.gemms import gemms_as_products
 from cdk_inference.model.building.quantization.selection import MIN_WEIGHTS, is_plain, named, products
 from cdk_inference.model.building.quantization.stem import fold_normalisation, unfold_strides
 

@@ -1,4 +1,7 @@
-"""Weights alone in 8 or 4 bits: matrix products in blocks with a scale each, embeddings and all else in int8."""
+"""Weights alone in 8 or 4 bits: matrix products in blocks with a scale each, embeddings and all else in int8.
+
+Embeddings that are tied to a product are the blocks of that product.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.quant_utils import QuantFormat
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.graph import CONTRIB, add_weight, array, replace_nodes, use_contrib, weights
 from cdk_inference.model.building.graph.stored import store
-from cdk_inference.model.building.quantization.embeddings import quantize_embeddings
+from cdk_inference.model.building.quantization.embeddings import look_up_blocks, quantize_embeddings, tied_heads
 from cdk_inference.model.building.quantization.fusions import fuse_gelu, keep_sums_apart
+from cdk_inference.model.building.quantization.gemms import gemms_as_products
 from cdk_inference.model.building.quantization.selection import named, products
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from cdk_inference.model.building.graph.graph import Array
     from cdk_inference.model.recipe.precision import WeightOnly
@@ -34,18 +36,19 @@ def convert_weight_only(model: onnx.ModelProto, precision: WeightOnly) -> onnx.M
     graph = model.graph
     kept = named(graph, precision.keep_float, "keep_float")
     chosen = products(graph, kept)
-    changed = quantize_embeddings(graph, kept)
+    tied = _even(graph, tied_heads(graph, chosen, kept), precision.block_size)
+    changed = quantize_embeddings(graph, kept, tied)
     changed += store(graph, [n.name for n in graph.node if n.name not in kept])
     if not (changed or chosen):
         raise ModelBuildError(
             "weight-only quantization needs float weights of products, convolutions or embeddings, got none"
         )
     if chosen:
-        _turn_gemms(graph)
-        ONNXModel(model).replace_gemm_with_matmul()
-        names = {n.name for n in model.graph.node}
-        chosen = [n if n in names else f"{n}_MatMul" for n in chosen]
-        quantize_blocks(model, chosen, bits=precision.bits, block_size=precision.block_size)
+        matrices = gemms_as_products(model)
+        renamed = [matrices.get(n, n) for n in chosen]
+        quantize_blocks(model, renamed, bits=precision.bits, block_size=precision.block_size)
+        made = {n.name: n for n in model.graph.node}
+        look_up_blocks(graph, {table: made[f"{matrices.get(n, n)}_blocks"] for table, n in tied.items()})
         fuse_gelu(model)
         keep_sums_apart(model.graph)
     return model
@@ -89,6 +92,12 @@ def quantize_blocks(model: onnx.ModelProto, nodes: list[str], *, bits: int, bloc
     use_contrib(model)
 
 
+def _even(graph: onnx.GraphProto, tied: Mapping[str, str], block_size: int) -> dict[str, str]:
+    """Return those of some tied tables whose rows are whole blocks."""
+    known = weights(graph)
+    return {table: n for table, n in tied.items() if not (row := known[table].dims[1]) % _fitting(row, block_size)}
+
+
 def _fitting(rows: int, largest: int) -> int:
     sizes = [s for s in (256, 128, 64, 32, 16) if s <= largest]
     filled = {s: -rows % s / rows for s in sizes}
@@ -108,14 +117,3 @@ def _quantized(matrix: Array, bits: int, block_size: int) -> tuple[Array, Array]
     )
     blocks, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(matrix))
     return blocks, scales
-
-
-def _turn_gemms(graph: onnx.GraphProto) -> None:
-    """Turn matrices of files that a Gemm takes turned: the rewriting of Gemm knows no weights of files."""
-    known = weights(graph)
-    for node in graph.node:
-        turned = [a for a in node.attribute if a.name == "transB" and a.i] if node.op_type == "Gemm" else []
-        weight = known.get(node.input[1]) if turned else None
-        if weight is not None and aside.is_tensor_aside(weight):
-            node.input[1] = add_weight(graph, f"{weight.name}_turned", array(weight).T)
-            node.attribute.remove(turned[0])

@@ -357,6 +357,70 @@ def test_embeddings_and_rare_weights_are_stored_in_8_bits(precision: Pinned, tmp
         }
 
 
+def tied(*, turned: bool, size: int = 64, words: int = 600) -> onnx.ModelProto:
+    """Return a model whose head is its table of embeddings, or a turned copy of it."""
+    g = Graph()
+    table = g.normal(words, size, scale=1.0)
+    ids = g.input("ids", ("batch", "sequence"), onnx.TensorProto.INT64)
+    x = g.linear(g.add("Gather", table, ids), size, size)
+    if turned:
+        return g.model(y=g.add("MatMul", x, g.weight(onnx.numpy_helper.to_array(g.weights[0]).T.copy())))
+    rows = g.add("Reshape", x, g.weight(np.array([-1, size])))
+    heads = [g.add("Gemm", rows, table, transB=1) for _ in range(2)]  # the second one finds the table turned
+    scores = g.add("Sub", g.add("Mul", heads[0], g.weight(2.0)), heads[1])
+    return g.model(y=g.add("Reshape", scores, g.add("Concat", g.add("Shape", ids), g.weight([words]), axis=0)))
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize(("precision", "closeness"), [(WeightOnly(4, 32), 0.98), (WeightOnly(8, 64), 0.9999)])
+def test_embeddings_that_are_tied_to_a_head_are_its_blocks(
+    precision: WeightOnly, closeness: float, turned: bool, tmp_path: Path
+) -> None:
+    model = prepared(tied(turned=turned), tmp_path)
+    converted = clean(convert(model, precision, None))
+    found = operators(converted)
+    assert (found.count("GatherBlockQuantized"), found.count("Gather")) == (1, 0)
+    large = [w for w in converted.graph.initializer if np.prod(w.dims) >= 600 * 64 * precision.bits // 8]
+    assert [w.data_type for w in large] == [onnx.TensorProto.UINT8]
+    sample = feed(model, batch=8)
+    assert cosine(run(model, sample)[0], run(converted, sample)[0]) > closeness
+    onnx.checker.check_model(converted)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: tied(turned=True, size=72),  # the last block of a row would be filled up with zeros
+        transformer,  # its head is another matrix
+    ],
+)
+def test_other_embeddings_have_rows_of_their_own(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    converted = convert(prepared(build(), tmp_path), WeightOnly(4, 32), None)
+    assert "GatherBlockQuantized" not in operators(converted)
+    assert onnx.TensorProto.INT8 in kinds(converted)
+
+
+@pytest.mark.parametrize(("turned", "head"), [(True, "MatMul"), (False, "Gemm")])
+def test_embeddings_that_are_tied_to_a_head_keep_their_values(turned: bool, head: str, tmp_path: Path) -> None:
+    model = prepared(tied(turned=turned), tmp_path)
+    sample = feed(model, batch=8)
+    for precision in (DynamicInt8(), DynamicInt8(weight_only=(head,)), StaticInt8()):
+        converted = convert(model, precision, ranges_of(model))
+        assert cosine(run(model, sample)[0], run(converted, sample)[0]) > 0.999
+
+
+@pytest.mark.parametrize("precision", [DynamicInt8(), StaticInt8(), WeightOnly()])
+def test_a_matrix_may_be_that_of_several_products(precision: Pinned, tmp_path: Path) -> None:
+    g = Graph()
+    matrix, x = g.normal(96, 64), g.input("x", ("batch", 64))
+    first = g.add("Relu", g.add("Gemm", x, matrix, transB=1))
+    second = g.add("Gemm", g.add("Slice", first, g.weight([0]), g.weight([64]), g.weight([1])), matrix, transB=1)
+    model = prepared(g.model(y=second), tmp_path)
+    converted = convert(model, precision, ranges_of(model))
+    sample = feed(model, batch=32)
+    assert cosine(run(model, sample)[0], run(converted, sample)[0]) > 0.999
+
+
 def test_gelu_is_fused_and_smoothing_changes_no_float_result(tmp_path: Path) -> None:
     from cdk_inference.model.building.quantization.fusions import fuse_gelu
     from cdk_inference.model.building.quantization.smoothing import smooth
