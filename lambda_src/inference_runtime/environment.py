@@ -20,6 +20,20 @@ def required(name: str) -> str:
     return value
 
 
+def whole_number(name: str, default: int, least: int, most: int) -> int:
+    """Return an environment variable that holds a whole number.
+
+    Raises
+    ------
+    StageError
+        If it is not one from `least` to `most`.
+    """
+    text = os.environ.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
+        raise StageError(f"{name} must be a whole number from {least:,} to {most:,}, got {text!a:.100}")
+    return int(text)
+
+
 def json_variable(name: str, kind: type) -> Any:  # noqa: ANN401 - the caller names the type
     """Return an environment variable that must hold JSON of the given type."""
     return parsed_json(required(name), f"environment variable {name}", kind)

@@ -53,16 +53,16 @@ EXPLAINING = 0.5
 
 _version = required("MODEL_VERSION")
 add_to_log_lines(model_version=_version)
-_engine = LocalEngine()
+engine = LocalEngine()
 _with_confidence = os.environ.get("CONFIDENCE") == "1"
-_explainer = Explainer.from_environment(_engine.infer) if "EXPLANATION_SETTINGS" in os.environ else None
+_explainer = Explainer.from_environment(engine.infer) if "EXPLANATION_SETTINGS" in os.environ else None
 _on_request = os.environ.get("EXPLAIN") == "on_request"
 _preprocessor = Preprocessor.from_environment(open_source(), "PREPROCESS")
 _sink = open_sink()  # none in Lambda, where rows go to the results table
 _dynamodb = client("dynamodb") if _sink is None else None
 _postprocessor = Postprocessor.from_environment(_dynamodb, "POSTPROCESS", sink=_sink)
 _postprocessor.log_as(_version)
-prepare(_engine.warm_up)
+prepare(engine.warm_up)
 
 
 @answers_warming
@@ -92,7 +92,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         If the function's time is nearly over; then there are no rows.
     """
     deadline = Deadline(context)
-    _engine.start_deadline(deadline.left())
+    engine.start_deadline(deadline.left())
     batch = Batch()
     outcomes: dict[int, Outcome] = {}
     broken: dict[int, BaseException] = {}
@@ -109,7 +109,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         for indices, outputs in chain.from_iterable(map(run, _parts(_noted(inputs, input_bins)))):
             scored = True
             if _with_confidence:
-                sure.update(zip(indices, confidences(outputs[_engine.output_names[0]]), strict=True))
+                sure.update(zip(indices, confidences(outputs[engine.output_names[0]]), strict=True))
             arrays = arrays_of(outputs)
             found, lost = _postprocessor.outcomes(arrays, enumerate(indices), batch.items)
             outcomes |= found
@@ -121,7 +121,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
     said: dict[str, Any] = {
         "model_version": _version,
-        "inference": _engine.inference if scored else "none",
+        "inference": engine.inference if scored else "none",
         "route": event.get("route"),
         "variant": event.get("variant"),
     }
@@ -178,9 +178,9 @@ def _run(
     """Yield indices and outputs of each run of the model, so that those of one are in memory at a time."""
     for indices, inputs in group_by_shape(part):
         done, began = 0, time.monotonic()
-        for outputs in _engine.runs(inputs):
+        for outputs in engine.runs(inputs):
             seconds = time.monotonic() - began
-            count = len(outputs[_engine.output_names[0]])
+            count = len(outputs[engine.output_names[0]])
             if explanations is not None:
                 rows = {name: tensor.rows(done, done + count) for name, tensor in inputs.items()}
                 explanations.add(indices[done : done + count], rows, outputs, asked, seconds=seconds)

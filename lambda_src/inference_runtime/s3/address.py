@@ -1,4 +1,4 @@
-"""Where an object of S3 is: the host to connect to, and the path there."""
+"""Where an object of S3 or a service of AWS is: the host to connect to, and the path there."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Locator:
 
     def __init__(self, region: str) -> None:
         self._region = region
-        self._endpoint = _configured_endpoint()
+        self._endpoint = _configured_endpoint("s3")
 
     def locate(self, bucket: str, key: str) -> tuple[Address, str]:
         """Return where an object is: the host, and the path there, percent-encoded.
@@ -71,31 +71,58 @@ class Locator:
             return address, f"{prefix}/{folder}/{name}"
         if not _BUCKET.fullmatch(bucket):
             raise RetryableError(f"{bucket!a:.100} is no name of a bucket")
-        suffix = next((s for start, s in _SUFFIXES.items() if self._region.startswith(start)), "amazonaws.com")
-        service = "s3-fips" if os.environ.get("AWS_USE_FIPS_ENDPOINT", "").lower() == "true" else "s3"
-        host = f"{service}.{self._region}.{suffix}"
+        host = _host("s3", self._region)
         if "." in bucket:  # S3's certificate is for one name before the host
             return Address(host), f"/{folder}/{name}"
         return Address(f"{bucket}.{host}"), f"/{name}"
 
 
-def _configured_endpoint() -> tuple[Address, str] | None:
+def service_address(service: str, region: str) -> tuple[Address, str]:
+    """Return where a service is, and the path of its requests.
+
+    Parameters
+    ----------
+    service
+        The beginning of its host's name, such as ``dynamodb``.
+    region
+        Its Region.
+
+    Raises
+    ------
+    RetryableError
+        If the endpoint that the environment names is none.
+    """
+    if (endpoint := _configured_endpoint(service)) is not None:
+        return endpoint[0], f"{endpoint[1]}/"
+    return Address(_host(service, region)), "/"
+
+
+def _host(service: str, region: str) -> str:
+    suffix = next((s for start, s in _SUFFIXES.items() if region.startswith(start)), "amazonaws.com")
+    fips = "-fips" if os.environ.get("AWS_USE_FIPS_ENDPOINT", "").lower() == "true" else ""
+    return f"{service}{fips}.{region}.{suffix}"
+
+
+def _configured_endpoint(service: str) -> tuple[Address, str] | None:
     """Return the endpoint that the environment names, and what paths begin with there, or None on AWS itself."""
     if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
         return None
-    address = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    name = service.upper()
+    address = os.environ.get(f"AWS_ENDPOINT_URL_{name}") or os.environ.get("AWS_ENDPOINT_URL")
     if not address:
         return None
+    told = f"the endpoint of {name} is {address!a:.200}"
     try:
         url = urlsplit(address)
         host, port = url.hostname or "", url.port
         host.encode("idna")  # as the connection does it
     except ValueError as error:
-        raise RetryableError(f"the endpoint of S3 is {address!a:.200}: {error}") from error
+        raise RetryableError(f"{told}: {error}") from error
     if url.scheme not in {"http", "https"} or not host.isascii() or not host.isprintable() or not host:
-        raise RetryableError(f"the endpoint of S3 is {address!a:.200}, expected http://… or https://…")
+        raise RetryableError(f"{told}, expected http://… or https://…")
     secure = url.scheme == "https"
     usual = 443 if secure else 80
     port = port or usual
-    name = f"[{host}]" if ":" in host else host
-    return Address(host, port, secure, name if port == usual else f"{name}:{port}"), quote(url.path.rstrip("/"), "/%~")
+    authority = f"[{host}]" if ":" in host else host
+    server = Address(host, port, secure, authority if port == usual else f"{authority}:{port}")
+    return server, quote(url.path.rstrip("/"), "/%~")

@@ -1,4 +1,4 @@
-"""Signature version 4 of a request to S3.
+"""Signature version 4 of a request to S3, or to another service of AWS.
 
 As in https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html.
 
@@ -29,6 +29,7 @@ def signed_headers(
     *,
     credentials: Credentials,
     region: str,
+    service: str = "s3",
     now: float | None = None,
 ) -> dict[str, str]:
     """Return the headers of a request, with those that sign it.
@@ -46,7 +47,9 @@ def signed_headers(
     credentials
         The credentials that sign.
     region
-        The Region of the bucket.
+        The Region of the bucket, or of the service.
+    service
+        The name that the service has in signatures. The path of another one than S3 must need no encoding.
     now
         Seconds since 1970. Default: the clock's.
     """
@@ -58,7 +61,7 @@ def signed_headers(
     names = ";".join(sorted(signed))
     lines = "".join(f"{name}:{' '.join(signed[name].split())}\n" for name in sorted(signed))
     request = f"{method}\n{path}\n\n{lines}\n{names}\n{content}"
-    scope = f"{moment[:8]}/{region}/s3/aws4_request"
+    scope = f"{moment[:8]}/{region}/{service}/aws4_request"
     text = f"{_ALGORITHM}\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     key = f"AWS4{credentials.secret}".encode()
     for part in scope.split("/"):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from inference_runtime.anywhere.opening import BUCKETS, SOURCE
+from inference_runtime.environment import whole_number
 from inference_runtime.errors import StageError
 
 _STATUSES = (HTTPStatus.OK, HTTPStatus.NO_CONTENT, HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
@@ -67,16 +68,16 @@ class Settings:
         StageError
             If one of them is out of range.
         """
-        body = _number("MAX_BODY_BYTES", cls.max_body_bytes, 1, 2**31)
-        waiting = _number("MAX_WAITING_BYTES", max(cls.max_waiting_bytes, body), body, 2**40)
+        body = whole_number("MAX_BODY_BYTES", cls.max_body_bytes, 1, 2**31)
+        waiting = whole_number("MAX_WAITING_BYTES", max(cls.max_waiting_bytes, body), body, 2**40)
         return cls(
-            port=_number("PORT", cls.port, 0, 65_535),
+            port=whole_number("PORT", cls.port, 0, 65_535),
             max_body_bytes=body,
             max_waiting_bytes=waiting,
-            max_requests=_number("MAX_REQUESTS", cls.max_requests, 1, 10_000),
-            max_batch=_number("MAX_MESSAGES", cls.max_batch, 1, 1_000),
-            batch_seconds=_number("BATCH_SECONDS", cls.batch_seconds, 1, 3_600),
-            shutdown_seconds=_number("SHUTDOWN_SECONDS", cls.shutdown_seconds, 1, 3_600),
+            max_requests=whole_number("MAX_REQUESTS", cls.max_requests, 1, 10_000),
+            max_batch=whole_number("MAX_MESSAGES", cls.max_batch, 1, 1_000),
+            batch_seconds=whole_number("BATCH_SECONDS", cls.batch_seconds, 1, 3_600),
+            shutdown_seconds=whole_number("SHUTDOWN_SECONDS", cls.shutdown_seconds, 1, 3_600),
             rejected_status=_status("REJECTED_STATUS", cls.rejected_status),
             replies=os.environ.get("REPLY") == "1",
             webhook_origins=tuple(os.environ.get("WEBHOOK_ORIGINS", "").split()),
@@ -84,15 +85,8 @@ class Settings:
         )
 
 
-def _number(name: str, default: int, least: int, most: int) -> int:
-    text = os.environ.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(most)) and least <= int(text) <= most):
-        raise StageError(f"{name} must be a whole number from {least:,} to {most:,}, got {text!a:.100}")
-    return int(text)
-
-
 def _status(name: str, default: int) -> int:
-    number = _number(name, default, 100, 599)
+    number = whole_number(name, default, 100, 599)
     if number not in _STATUSES:
         raise StageError(f"{name} must be {', '.join(str(int(status)) for status in _STATUSES)}, got {number}")
     return number

@@ -170,6 +170,24 @@ def with_label(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
     return {**attributes, "label": {"S": label}} if 0 < len(label.encode()) <= MAX_LABEL_BYTES else attributes
 
 
+def put_request(table: str, attributes: dict[str, Attribute]) -> dict[str, Any]:
+    """Return DynamoDB's request that `put_row` sends."""
+    return {
+        "TableName": table,
+        "Item": attributes,
+        "ConditionExpression": (
+            "attribute_not_exists(sequencer) OR sequencer < :sequencer "
+            "OR (sequencer = :sequencer AND #status <> :succeeded AND #reason <> :reason)"
+        ),
+        "ExpressionAttributeNames": {"#status": "status", "#reason": "reason"},
+        "ExpressionAttributeValues": {
+            ":sequencer": attributes["sequencer"],
+            ":succeeded": {"S": "SUCCEEDED"},
+            ":reason": attributes.get("reason", {"S": ""}),
+        },
+    }
+
+
 def put_row(dynamodb: DynamoDBClient, table: str, attributes: dict[str, Attribute]) -> bool:
     """Write a row unless the table has a newer one, or has this one already.
 
@@ -182,20 +200,7 @@ def put_row(dynamodb: DynamoDBClient, table: str, attributes: dict[str, Attribut
         Whether the row was written.
     """
     try:
-        dynamodb.put_item(
-            TableName=table,
-            Item=attributes,
-            ConditionExpression=(
-                "attribute_not_exists(sequencer) OR sequencer < :sequencer "
-                "OR (sequencer = :sequencer AND #status <> :succeeded AND #reason <> :reason)"
-            ),
-            ExpressionAttributeNames={"#status": "status", "#reason": "reason"},
-            ExpressionAttributeValues={
-                ":sequencer": attributes["sequencer"],
-                ":succeeded": {"S": "SUCCEEDED"},
-                ":reason": attributes.get("reason", {"S": ""}),
-            },
-        )
+        dynamodb.put_item(**put_request(table, attributes))
     except ClientError as error:
         if error_code(error) == "ConditionalCheckFailedException":
             return False

@@ -272,7 +272,7 @@ def test_a_batch_with_malformed_events_is_scored_and_the_answer_says_which_they_
         ({"PORT": "70000"}, "PORT must be a whole number from 0 to 65,535"),
         ({"MAX_WAITING_BYTES": "9"}, "MAX_WAITING_BYTES must be a whole number from 8,388,608 to"),
         ({"REJECTED_STATUS": "500"}, "REJECTED_STATUS must be 200, 204, 400, 422, got 500"),
-        ({"RESULT_SINK": "paper"}, 'RESULT_SINK must be "dynamodb", "postgres" or "stdout", got "paper"'),
+        ({"RESULT_SINK": "paper"}, 'RESULT_SINK must be "dynamodb", "postgres", "process" or "stdout", got "paper"'),
         ({"OBJECT_STORE": "ftp"}, 'OBJECT_STORE must be "s3", "gs", "az" or the URL of a folder, got "ftp"'),
         ({"OBJECT_STORE": "file:///tmp", "OBJECT_BUCKETS": "../etc"}, "OBJECT_BUCKETS must be names of buckets"),
         ({"OBJECT_STORE": "file:///tmp", "OBJECT_BUCKETS": "absent-6f1d"}, "cannot open the object store"),

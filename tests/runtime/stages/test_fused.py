@@ -166,8 +166,8 @@ def test_the_model_runs_on_at_most_16_items(
     from inference_runtime.handlers import fused
 
     runs = []
-    infer = fused._engine.session.run
-    environment.setattr(fused._engine.session, "run", lambda inputs: runs.append(len(inputs["x"])) or infer(inputs))
+    infer = fused.engine.session.run
+    environment.setattr(fused.engine.session, "run", lambda inputs: runs.append(len(inputs["x"])) or infer(inputs))
     assert score([inbox.put(f"{i}", b"[1, 2]") for i in range(count)])["succeeded"] == count
     assert sum(runs) == count
     assert max(runs) <= 16
@@ -182,8 +182,8 @@ def test_a_model_whose_outputs_depend_on_the_batch_runs_one_by_one(
     from inference_runtime.handlers import fused
 
     runs = []
-    infer = fused._engine.session.run
-    environment.setattr(fused._engine.session, "run", lambda inputs: runs.append(len(inputs["x"])) or infer(inputs))
+    infer = fused.engine.session.run
+    environment.setattr(fused.engine.session, "run", lambda inputs: runs.append(len(inputs["x"])) or infer(inputs))
     assert score({"messages": [inbox.put(f"{i}", b"[1, 2]") for i in range(5)]})["succeeded"] == 5
     assert runs == [1] * 5
 
@@ -194,14 +194,14 @@ def test_when_the_model_fails_the_invocation_fails_and_nothing_is_written(
     from inference_runtime.handlers import fused
 
     messages = [inbox.put(f"{i}", json.dumps([1] * (1 + i)).encode()) for i in range(3)]
-    infer = fused._engine.session.run
+    infer = fused.engine.session.run
 
     def poisoned(inputs: Any) -> Any:
         if inputs["x"].shape[1] == 2:
             raise RuntimeError("a kernel failed")
         return infer(inputs)
 
-    environment.setattr(fused._engine.session, "run", poisoned)
+    environment.setattr(fused.engine.session, "run", poisoned)
     with pytest.raises(RuntimeError, match="a kernel failed"):
         score(messages)  # the workflow halves the batch then
     assert found(table) == {}

@@ -1,0 +1,282 @@
+"""The work of the device: takes items, scores them, notes answers, and tidies the watched folder."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import sqlite3
+import time
+from contextlib import suppress
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from inference_runtime.edge.answering import Answers
+from inference_runtime.edge.inputs.folder import ChangedError, WatchedFolder
+from inference_runtime.edge.results import ResultLines
+from inference_runtime.edge.storage.spool import SpoolError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from inference_runtime.edge.inputs.folder import FoundFile
+    from inference_runtime.edge.package import Package
+    from inference_runtime.edge.settings import Settings
+    from inference_runtime.edge.storage.outbox import Answer, Outbox
+    from inference_runtime.edge.storage.records import Record
+    from inference_runtime.edge.storage.spool import Spool
+
+MAX_TRIES = 3
+"""How often an item is begun. One that ended the process, or failed, so often is set aside."""
+
+MAX_BATCH_BYTES = 32 * 1024**2
+"""Bytes of items that are scored together, and one item."""
+
+ROW_BYTES = 4_096
+"""Bytes that are kept free in the spool for the row of an item that is taken."""
+
+HUNG_BATCH = 4
+"""Times that a batch may take as long as it should. User code is ended after one, and the process after these."""
+
+MAX_TIDIED = 1_000
+"""Files that are removed or moved at a time."""
+
+_PAUSE = 5.0  # seconds after a failure of the disk, and after items that could not be scored now
+
+_log = logging.getLogger(__name__)
+
+
+class Agent:
+    """Works until it is stopped; on the main thread.
+
+    Parameters
+    ----------
+    package, settings
+        The version, and the settings of the device.
+    outbox, spool
+        The records and the bytes of items.
+    handler
+        That of a fused function.
+    answered
+        Is called once there is something to send.
+    """
+
+    def __init__(
+        self,
+        package: Package,
+        settings: Settings,
+        outbox: Outbox,
+        spool: Spool,
+        *,
+        handler: Callable[[dict[str, Any], Any], Any],
+        answered: Callable[[], object],
+    ) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._spool = spool
+        self._answered = answered
+        self._answers = Answers(package, settings, outbox, handler)
+        self._lines = None if settings.results is None else ResultLines(settings.results)
+        self._folder = None
+        if settings.watched is not None:
+            settle = settings.settle_ms / 1000
+            self._folder = WatchedFolder(
+                settings.watched, settle_seconds=settle, after=settings.after, suffixes=settings.suffixes
+            )
+        self._topic = None
+        if settings.topic is not None:
+            from inference_runtime.edge.inputs.topic import TopicInput  # noqa: PLC0415 - paho may not be there
+
+            self._topic = TopicInput(
+                settings.topic,
+                settings.device,
+                outbox,
+                max_bytes=settings.max_item_bytes,
+                has_room=self.has_room,
+                wake=self.wake,
+            )
+        self._stopping, self._woken = Event(), Event()
+        self._full = False
+        self._resume_at = 0.0
+        self._reserved = 0  # bytes of items that are being scored
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing is taken until something is sent."""
+        return self._full
+
+    def stop(self) -> None:
+        """Let `run` return after the items that are being scored; signal handlers may call this too."""
+        self._stopping.set()
+        self._woken.set()
+
+    def wake(self) -> None:
+        """Look for work now."""
+        self._woken.set()
+
+    def has_room(self, size: int) -> bool:
+        """Return whether an item of so many bytes may be taken, and say so when that changes."""
+        full = self._outbox.used + self._reserved + size + ROW_BYTES > self._settings.max_spool_bytes
+        if full and not self._full:
+            _log.warning(
+                "the spool is full (%s of %s bytes): nothing is taken until something is sent",
+                *(f"{self._outbox.used:,}", f"{self._settings.max_spool_bytes:,}"),
+            )
+        elif self._full and not full:
+            _log.info("the spool has room again")
+        self._full = full
+        return not full
+
+    def run(self) -> None:
+        """Work until `stop` is called."""
+        if self._topic is not None:
+            self._topic.start()
+        try:
+            while not self._stopping.is_set():
+                self._woken.clear()
+                try:
+                    if not self._work():
+                        self._woken.wait(self._settings.poll_ms / 1000)
+                except (OSError, sqlite3.OperationalError) as error:  # such as a disk that is full
+                    _log.error("cannot work now, and try again: %s: %s", type(error).__name__, error)
+                    self._stopping.wait(_PAUSE)
+        finally:
+            if self._topic is not None:
+                self._topic.stop()
+
+    def _work(self) -> bool:
+        """Do what there is to do, and return whether there may be more."""
+        self._tidy()
+        if self._topic is not None:
+            self._attend(self._topic)
+        waiting = self._outbox.waiting(self._settings.max_batch, MAX_BATCH_BYTES)
+        if not waiting and self._take():
+            waiting = self._outbox.waiting(self._settings.max_batch, MAX_BATCH_BYTES)
+        if waiting:
+            self._score(waiting)
+        return bool(waiting)
+
+    def _attend(self, topic: Any) -> None:  # noqa: ANN401 - its module needs paho
+        """Publish answers, and leave the broker while there is no room."""
+        topic.publish()
+        if topic.paused:
+            topic.stop()
+            if time.monotonic() >= self._resume_at:
+                self._resume_at = time.monotonic() + _PAUSE
+                if self.has_room(0):
+                    topic.start()
+
+    def _take(self) -> bool:
+        """Take files that have settled, as many as are scored together, and return whether there were any."""
+        taken = self._reserved = 0
+        if self._folder is None:
+            return False
+        for found in self._folder.settled(self._outbox.known):
+            size = found.size if found.size <= self._settings.max_item_bytes else 0
+            if not self.has_room(size):
+                break
+            if self._take_file(self._folder, found):
+                taken += 1
+                self._reserved += size + ROW_BYTES
+            if taken >= self._settings.max_batch or self._stopping.is_set():
+                break
+        return taken > 0
+
+    def _take_file(self, folder: WatchedFolder, found: FoundFile) -> bool:
+        try:
+            digest = folder.digest(found, self._settings.max_item_bytes)
+        except ChangedError:  # it is found again
+            return False
+        except OSError as error:
+            folder.refuse(found, error)
+            return False
+        self._outbox.take_file(
+            found.path, found.stamp, key=found.key, digest=digest, size=found.size, event_time=found.time
+        )
+        return True
+
+    def _score(self, waiting: Sequence[Record]) -> None:
+        """Score items, and note their answers."""
+        answers: list[Answer] = []
+        items: dict[int, tuple[Record, bytes]] = {}
+        for record in waiting:
+            if record.tries >= MAX_TRIES:
+                self._set_aside(record, f"it ended the process, or failed, {record.tries} times")
+            elif record.size > (most := self._settings.max_item_bytes):
+                reason = f"object has {record.size:,} bytes, at most {most:,} are read"
+                answers.append(self._answers.rejected(record, reason))
+            elif (data := self._bytes(record)) is not None:
+                items[record.sequence] = record, data
+        if items:
+            answers += self._answered_of(items)
+        if answers:
+            self._note(answers)
+
+    def _answered_of(self, items: dict[int, tuple[Record, bytes]]) -> list[Answer]:
+        """Return the answers of items, and deal with those that have none."""
+        records = [record for record, _ in items.values()]
+        self._outbox.begin(records)
+        # Its thread needs nothing of Python, whose lock a call of C may keep.
+        faulthandler.dump_traceback_later(self._settings.batch_seconds * HUNG_BATCH, exit=True)
+        try:
+            answers, broken, again = self._answers.of(items)
+        except OSError:  # bytes cannot be kept, for which no item is to blame
+            with suppress(sqlite3.Error):
+                self._outbox.put_back(records)
+            raise
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        for sequence, reason in broken.items():
+            self._blame(items[sequence][0], reason)
+        if again:
+            self._outbox.put_back(again)
+            if not answers:
+                self._stopping.wait(_PAUSE)
+        return answers
+
+    def _blame(self, record: Record, reason: str) -> None:
+        """Set an item aside that failed so often; others are scored again."""
+        if record.tries + 1 >= MAX_TRIES:
+            self._set_aside(record, reason)
+        else:
+            _log.warning("%s failed and is tried again: %s", record.key, reason)
+
+    def _bytes(self, record: Record) -> bytes | None:
+        """Return the bytes of an item, or None if it is not to be scored."""
+        try:
+            if record.spool is not None:
+                with self._spool.opened(record.spool) as view:
+                    return bytes(view)
+            if self._folder is not None and record.path is not None and record.stamp is not None:
+                return self._folder.read(record.path, record.stamp)
+        except (ChangedError, PermissionError) as error:
+            _log.warning("%s is not scored: %s", record.key, error)
+            self._outbox.drop(record)
+            return None
+        except SpoolError as error:
+            self._set_aside(record, str(error))
+            return None
+        _log.warning("%s is not scored: its folder is not watched any more", record.key)
+        self._outbox.drop(record)
+        return None
+
+    def _set_aside(self, record: Record, reason: str) -> None:
+        """Move an item to `failed`: in the watched folder, or in that of the state."""
+        _log.error("%s is set aside in the folder failed: %s", record.key, reason)
+        if record.spool is not None:
+            self._spool.move_aside(record.spool)
+        gone = self._folder is None or self._folder.set_aside(record)
+        self._outbox.fail(record, gone=gone)
+
+    def _note(self, answers: Sequence[Answer]) -> None:
+        """Note answers, and tell programs on the device and whoever sends."""
+        if self._lines is not None:
+            self._lines.write([answer.told for answer in answers])
+        self._outbox.answer(answers)
+        self._answered()
+
+    def _tidy(self) -> None:
+        """Remove or move the files of answered items."""
+        if self._folder is not None and (records := self._outbox.answered_files(MAX_TIDIED)):
+            gone = [record for record in records if self._folder.finish(record)]
+            if gone:
+                self._outbox.file_gone(gone)

@@ -1,0 +1,1 @@
+"""Takes items from a folder that is watched, and from a topic of MQTT."""

@@ -1,0 +1,294 @@
+"""A folder that is watched: files are taken once nobody writes them any more."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+import time
+from collections import deque
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from inference_runtime.edge.settings import MOVE
+from inference_runtime.edge.storage.spool import sync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from inference_runtime.edge.storage.records import Record
+
+DONE, FAILED = "done", "failed"
+"""The folders in the watched one, in which nothing is taken."""
+
+MAX_DEPTH = 32
+"""Folders in each other."""
+
+_UNFINISHED = (b".tmp", b".part", b".partial", b".crdownload", b".swp", b"~")
+_PIECE = 1024 * 1024
+_log = logging.getLogger(__name__)
+
+
+class FoundFile(NamedTuple):
+    """A file that nobody writes any more.
+
+    Attributes
+    ----------
+    path
+        Relative to the folder.
+    stamp
+        Its size, time and inode, which another content has otherwise.
+    size
+        In bytes.
+    time
+        When it was written, in ISO 8601.
+    """
+
+    path: bytes
+    stamp: str
+    size: int
+    time: str
+
+    @property
+    def key(self) -> str:
+        """The path as text; bytes that are not UTF-8 are escaped."""
+        return self.path.decode("utf-8", "backslashreplace")
+
+
+class ChangedError(Exception):
+    """A file was removed or written anew since it was found."""
+
+
+class WatchedFolder:
+    """Finds files, reads them, and removes or moves them.
+
+    Parameters
+    ----------
+    folder
+        The folder. It need not be there: a disk may be mounted later.
+    settle_seconds
+        That a file must stay the same.
+    after
+        The end of a file that is done, `settings.REMOVE` or `MOVE`.
+    suffixes
+        The suffixes of files that are taken, in lower case; all if there are none.
+    """
+
+    def __init__(self, folder: Path, *, settle_seconds: float, after: str, suffixes: Sequence[str] = ()) -> None:
+        self._root = os.fsencode(folder)
+        self._settle = settle_seconds
+        self._after = after
+        self._suffixes = tuple(os.fsencode(suffix) for suffix in suffixes)
+        self._seen: dict[bytes, tuple[str, float]] = {}  # what a file was like, and since when, by path
+        self._unfinished: set[tuple[int, int]] = set()  # files that had the name of one that is being written
+        self._settled: deque[FoundFile] = deque()
+        self._told: dict[bytes, str] = {}
+
+    def settled(self, known: Callable[[], Mapping[bytes, str]]) -> Iterator[FoundFile]:
+        """Yield the files that have settled, the oldest first, and look again once all of them were taken.
+
+        Parameters
+        ----------
+        known
+            Returns the stamps of the files that were taken already, by path.
+        """
+        if not self._settled:
+            self._look(known())
+        while self._settled:
+            yield self._settled.popleft()
+
+    def digest(self, found: FoundFile, most_bytes: int) -> str:
+        """Return the SHA-256 of a file's bytes; of one that is too large, that of its size and time.
+
+        Raises
+        ------
+        ChangedError
+            If it is not as it was found.
+        OSError
+            If it cannot be read.
+        """
+        if found.size > most_bytes:
+            return hashlib.sha256(found.stamp.encode()).hexdigest()
+        digest = hashlib.sha256()
+        with self._opened(found.path, found.stamp) as file:
+            while piece := os.read(file, _PIECE):
+                digest.update(piece)
+            _check(file, found.stamp)
+        return digest.hexdigest()
+
+    def read(self, path: bytes, stamp: str) -> bytes:
+        """Return the bytes of a file.
+
+        Raises
+        ------
+        ChangedError
+            If it is not as it was found.
+        OSError
+            If it cannot be read.
+        """
+        with self._opened(path, stamp) as file:
+            pieces = list(iter(lambda: os.read(file, _PIECE), b""))
+            _check(file, stamp)
+        return b"".join(pieces)
+
+    def finish(self, record: Record) -> bool:
+        """Remove or move the file of an answered item, and return whether it is out of the way.
+
+        One that was written anew stays: it is another item.
+        """
+        if record.path is None or record.stamp is None:
+            return True
+        try:
+            if self._after == MOVE:
+                self._move(record.path, record.stamp, DONE, record.sequence)
+            else:
+                self._check_path(record.path, record.stamp)
+                os.unlink(self._absolute(record.path))  # noqa: PTH108 - the path is bytes
+        except ChangedError:
+            return True
+        except OSError as error:
+            self._tell(record.path, f"cannot be removed or moved, and stays: {error}")
+            return False
+        return True
+
+    def set_aside(self, record: Record) -> bool:
+        """Move the file of an item that cannot be scored to the folder `failed`, and return whether it is there."""
+        if record.path is None or record.stamp is None:
+            return True
+        try:
+            self._move(record.path, record.stamp, FAILED, record.sequence)
+        except ChangedError:
+            return True
+        except OSError as error:
+            self._tell(record.path, f"cannot be moved to {FAILED}, and stays: {error}")
+            return False
+        return True
+
+    def refuse(self, found: FoundFile, error: OSError) -> None:
+        """Say once that a file cannot be read. It is tried again as long as it is there."""
+        self._tell(found.path, f"cannot be read, and stays: {error}")
+
+    def _look(self, known: Mapping[bytes, str]) -> None:
+        """Note which files there are, and which of them have settled."""
+        now = time.monotonic()
+        seen: dict[bytes, tuple[str, float]] = {}
+        unfinished: set[tuple[int, int]] = set()
+        found: list[tuple[int, FoundFile]] = []
+        for path, state in self._files(b"", 0):
+            if _is_unfinished(path):
+                unfinished.add((state.st_dev, state.st_ino))
+                continue
+            if self._suffixes and not path.lower().endswith(self._suffixes):
+                continue
+            stamp = _stamp(state)
+            if known.get(path) == stamp:
+                continue
+            before = self._seen.get(path)
+            since = before[1] if before is not None and before[0] == stamp else now
+            if now - since >= self._settle or (state.st_dev, state.st_ino) in self._unfinished:
+                found.append((state.st_mtime_ns, FoundFile(path, stamp, state.st_size, _iso(state.st_mtime))))
+            seen[path] = (stamp, since)
+        self._seen, self._unfinished = seen, unfinished
+        self._told = {path: text for path, text in self._told.items() if path in seen or path in known}
+        self._settled.extend(file for _, file in sorted(found))
+
+    def _files(self, folder: bytes, depth: int) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Yield paths and states of regular files, without following a link."""
+        try:
+            entries = list(os.scandir(self._absolute(folder)))
+        except OSError as error:
+            self._tell(folder, f"cannot be looked at: {error}")
+            return
+        for entry in entries:
+            path = b"/".join((folder, entry.name)) if folder else entry.name
+            try:
+                state = entry.stat(follow_symlinks=False)
+            except OSError:  # it was removed meanwhile
+                continue
+            if stat.S_ISREG(state.st_mode):
+                yield path, state
+            elif stat.S_ISDIR(state.st_mode):
+                if entry.name.startswith(b".") or (not folder and path in {DONE.encode(), FAILED.encode()}):
+                    continue
+                if depth < MAX_DEPTH:
+                    yield from self._files(path, depth + 1)
+
+    def _tell(self, path: bytes, text: str) -> None:
+        if self._told.get(path) != text:
+            self._told[path] = text
+            _log.error("%s %s", os.fsdecode(self._absolute(path)), text)
+
+    def _absolute(self, path: bytes) -> bytes:
+        return os.path.join(self._root, path) if path else self._root  # noqa: PTH118 - the path is bytes
+
+    def _opened(self, path: bytes, stamp: str) -> _Descriptor:
+        """Open a file unless it is a link, or something other than a file, or was changed."""
+        try:
+            descriptor = os.open(self._absolute(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise ChangedError(f"{path!r} is gone") from error
+        opened = _Descriptor(descriptor)
+        try:
+            _check(descriptor, stamp)
+        except ChangedError:
+            opened.close()
+            raise
+        return opened
+
+    def _check_path(self, path: bytes, stamp: str) -> None:
+        try:
+            state = os.lstat(self._absolute(path))
+        except FileNotFoundError as error:
+            raise ChangedError(f"{path!r} is gone") from error
+        if _stamp(state) != stamp:
+            raise ChangedError(f"{path!r} was written anew")
+
+    def _move(self, path: bytes, stamp: str, folder: str, sequence: int) -> None:
+        """Move a file within the watched folder; one that has its name there already stays, too."""
+        self._check_path(path, stamp)
+        target = Path(os.fsdecode(os.path.join(self._root, folder.encode(), path)))  # noqa: PTH118 - bytes
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists() or target.is_symlink():
+            target = target.with_name(f"{target.name}.{sequence}")
+        os.rename(self._absolute(path), target)  # noqa: PTH104 - the path is bytes
+        with suppress(OSError):
+            sync_folder(target.parent)
+
+
+class _Descriptor:
+    """Closes a file."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __enter__(self) -> int:
+        return self._number
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it."""
+        os.close(self._number)
+
+
+def _check(descriptor: int, stamp: str) -> None:
+    state = os.fstat(descriptor)
+    if not stat.S_ISREG(state.st_mode) or _stamp(state) != stamp:
+        raise ChangedError("the file was written anew")
+
+
+def _stamp(state: os.stat_result) -> str:
+    return f"{state.st_size}:{state.st_mtime_ns}:{state.st_ino}"
+
+
+def _is_unfinished(path: bytes) -> bool:
+    name = path.rpartition(b"/")[2]
+    return name.startswith(b".") or name.lower().endswith(_UNFINISHED)
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,156 @@
+"""A topic of an MQTT broker. A message is acknowledged once it is on the disk, and so comes again until then.
+
+The session at the broker outlasts connections. Without room for more, the device disconnects, and the broker keeps what
+comes meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, MQTTMessage, MQTTMessageInfo
+from paho.mqtt.enums import CallbackAPIVersion
+
+from inference_runtime.edge.storage.records import TOPIC
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from inference_runtime.edge.settings import Topic
+    from inference_runtime.edge.storage.outbox import Outbox
+    from inference_runtime.edge.storage.records import Record
+
+KEEP_ALIVE = 60
+"""Seconds without a word after which broker and device take each other for gone."""
+
+MAX_PUBLISHING = 20
+"""Answers that are on their way to the broker at a time."""
+
+_RECONNECT = (1, 120)  # seconds, doubled each time
+_QOS = 1
+
+_log = logging.getLogger(__name__)
+
+
+class TopicInput:
+    """Takes messages of a topic, and publishes answers.
+
+    Parameters
+    ----------
+    topic
+        The broker and the topics.
+    device
+        The id of the session at the broker.
+    outbox
+        Takes the messages.
+    max_bytes
+        Larger messages are taken without their bytes, and rejected.
+    has_room
+        Tells whether so many bytes more may be taken.
+    wake
+        Is called once there is something to score.
+
+    Attributes
+    ----------
+    paused
+        Whether a message could not be taken: `stop`, and `start` once there is room.
+    """
+
+    def __init__(
+        self,
+        topic: Topic,
+        device: str,
+        outbox: Outbox,
+        *,
+        max_bytes: int,
+        has_room: Callable[[int], bool],
+        wake: Callable[[], object],
+    ) -> None:
+        self._topic = topic
+        self._outbox = outbox
+        self._max_bytes = max_bytes
+        self._has_room = has_room
+        self._wake = wake
+        self._publishing: list[tuple[MQTTMessageInfo, Record]] = []  # what the broker has not confirmed
+        self._running = False
+        self.paused = False
+        self._client = client = Client(
+            CallbackAPIVersion.VERSION2, client_id=f"{device}-inference", clean_session=False, manual_ack=True
+        )
+        client.reconnect_delay_set(*_RECONNECT)
+        if topic.user is not None:
+            client.username_pw_set(topic.user, topic.password)
+        if topic.tls is not None:
+            client.tls_set_context(topic.tls)
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_message = self._on_message
+
+    def start(self) -> None:
+        """Connect as soon as there is a network, and stay connected."""
+        if not self._running:
+            self.paused, self._running = False, True
+            self._client.connect_async(self._topic.host, self._topic.port, KEEP_ALIVE)
+            self._client.loop_start()
+
+    def stop(self) -> None:
+        """Disconnect. The broker keeps the session."""
+        if self._running:
+            self._running = False
+            self._client.disconnect()
+            self._client.loop_stop()
+
+    def publish(self) -> None:
+        """Publish answers that were not published yet, in order, and note those that the broker has."""
+        if self._topic.results is None:
+            return
+        for sent, record in [pair for pair in self._publishing if pair[0].is_published()]:
+            self._outbox.published(record)
+            self._publishing.remove((sent, record))
+        if not self._client.is_connected() or len(self._publishing) >= MAX_PUBLISHING:
+            return
+        under_way = {record.sequence for _, record in self._publishing}
+        for record in self._outbox.to_publish(MAX_PUBLISHING):
+            if record.sequence not in under_way and record.answer is not None:
+                sent = self._client.publish(self._topic.results, json.dumps(record.answer["told"]), _QOS)
+                if sent.rc != MQTT_ERR_SUCCESS:
+                    return
+                self._publishing.append((sent, record))
+
+    def _on_connect(self, client: Client, _: object, __: object, reason: Any, ___: object) -> None:  # noqa: ANN401
+        if reason.is_failure:
+            _log.error("the MQTT broker refuses the connection: %s", reason)
+            return
+        _log.info("connected to the MQTT broker")
+        client.subscribe(self._topic.name, _QOS)
+
+    def _on_disconnect(self, _: Client, __: object, ___: object, reason: Any, ____: object) -> None:  # noqa: ANN401
+        if self._running:
+            _log.warning("disconnected from the MQTT broker: %s", reason)
+
+    def _on_message(self, client: Client, _: object, message: MQTTMessage) -> None:
+        """Take a message, and acknowledge it; one that cannot be taken comes again after the next connection."""
+        if self.paused:
+            return
+        try:
+            data = bytes(message.payload)
+            digest = hashlib.sha256(data).hexdigest()
+            key = f"{message.topic}/{digest}"
+            if not self._outbox.has(TOPIC, key):
+                kept = data if len(data) <= self._max_bytes else b""
+                if not self._has_room(len(kept)):
+                    self.paused = True
+                    return
+                time = datetime.now(UTC).isoformat(timespec="milliseconds")
+                self._outbox.take_message(kept, size=len(data), key=key, digest=digest, event_time=time)
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
+            _log.error("a message cannot be taken: %s", error)
+            self.paused = True
+            return
+        client.ack(message.mid, message.qos)
+        self._wake()
