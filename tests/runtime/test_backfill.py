@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference_runtime.backfill import Planner, Wanted
+from inference_runtime.stages.dynamo_sink import put_row
 from inference_runtime.stages.item import Item
-from inference_runtime.stages.rows import put_row, row
+from inference_runtime.stages.rows import row
 
 BUCKET, KEY = "inbox", "in/a b.json"
 WANTED: dict[str, Any] = {

@@ -16,11 +16,11 @@ from cdk_inference.testing.stage import environment, load
 from cdk_inference.testing.timer import kept_alarm
 from inference_runtime.errors import LittleTimeError, StageError
 from inference_runtime.stages.deadline import Deadline
+from inference_runtime.stages.dynamo_sink import DynamoSink
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.kept import take_kept
 from inference_runtime.stages.postprocessor import Postprocessor
 from inference_runtime.stages.rows import row
-from inference_runtime.stages.sinks import DynamoSink
 from inference_runtime.stages.time_limit import TookTooLongError, call_within
 from inference_runtime.tensors.tensor import Tensor, arrays_of
 

@@ -19,7 +19,7 @@ from inference_runtime.errors import StageError
 from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.inputs import InputSpec, group_by_shape, type_of
 from inference_runtime.stages.preprocessor import Batch, Preprocessor
-from inference_runtime.stages.sources import S3Source
+from inference_runtime.stages.s3_source import S3Source
 from inference_runtime.tensors.tensor import DTYPES, STRING
 
 if TYPE_CHECKING:

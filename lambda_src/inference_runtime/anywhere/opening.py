@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from inference_runtime.aws import client
 from inference_runtime.environment import required
 from inference_runtime.errors import RejectItem, StageError
-from inference_runtime.stages.sources import S3Source
 
 if TYPE_CHECKING:
     from inference_runtime.stages.item import Item
@@ -32,6 +30,9 @@ def open_source() -> ObjectSource:
         If there is no such store.
     """
     if SOURCE not in os.environ:
+        from inference_runtime.aws import client  # noqa: PLC0415 - elsewhere there is no botocore
+        from inference_runtime.stages.s3_source import S3Source  # noqa: PLC0415
+
         return S3Source(client("s3"))
     if os.environ[SOURCE] == "none":
         return _NoObjects()

@@ -14,7 +14,6 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.anywhere.opening import open_sink, open_source
-from inference_runtime.aws import client
 from inference_runtime.engine.confidence import confidences
 from inference_runtime.engine.engine import LocalEngine
 from inference_runtime.environment import required
@@ -32,6 +31,8 @@ from inference_runtime.tensors.tensor import arrays_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+
+    from mypy_boto3_dynamodb import DynamoDBClient
 
     from inference_runtime.explanations.explainer import Explanations
     from inference_runtime.monitoring.counter import Bins
@@ -51,6 +52,14 @@ READING = 0.6
 EXPLAINING = 0.5
 """Share of the time that is left after that which explanations may take: the rows need the rest."""
 
+
+def _client() -> DynamoDBClient:
+    from inference_runtime.aws import client  # noqa: PLC0415 - elsewhere there is no botocore
+
+    found: DynamoDBClient = client("dynamodb")
+    return found
+
+
 _version = required("MODEL_VERSION")
 add_to_log_lines(model_version=_version)
 engine = LocalEngine()
@@ -59,7 +68,7 @@ _explainer = Explainer.from_environment(engine.infer) if "EXPLANATION_SETTINGS" 
 _on_request = os.environ.get("EXPLAIN") == "on_request"
 _preprocessor = Preprocessor.from_environment(open_source(), "PREPROCESS")
 _sink = open_sink()  # none in Lambda, where rows go to the results table
-_dynamodb = client("dynamodb") if _sink is None else None
+_dynamodb = _client() if _sink is None else None
 _postprocessor = Postprocessor.from_environment(_dynamodb, "POSTPROCESS", sink=_sink)
 _postprocessor.log_as(_version)
 prepare(engine.warm_up)

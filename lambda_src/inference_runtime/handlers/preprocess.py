@@ -17,7 +17,7 @@ from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.inputs import group_by_shape
 from inference_runtime.stages.item import message_id_of
 from inference_runtime.stages.preprocessor import Batch, Preprocessor
-from inference_runtime.stages.sources import S3Source
+from inference_runtime.stages.s3_source import S3Source
 from inference_runtime.tensors.store import TensorStore
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from inference_runtime.environment import required
 from inference_runtime.errors import RejectItem, RetryableError, StageError, failure_of, reason_of
 from inference_runtime.stages.rows import ResultError, prediction_attribute, with_label
-from inference_runtime.stages.sinks import DynamoSink, NeverWrittenError, NotWrittenError, SinkTimeoutError
+from inference_runtime.stages.sinks import NeverWrittenError, NotWrittenError, SinkTimeoutError
 from inference_runtime.stages.user_code import load_stage
 from inference_runtime.timeouts import MAX_CONNECTIONS
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from inference_runtime.monitoring.counter import Bins, DriftCounter
     from inference_runtime.stages.deadline import Deadline
+    from inference_runtime.stages.dynamo_sink import DynamoSink
     from inference_runtime.stages.item import Item
     from inference_runtime.stages.rows import Attribute
     from inference_runtime.stages.sinks import ResultSink
@@ -351,6 +352,8 @@ class Postprocessor:
 def _table(dynamodb: DynamoDBClient | None) -> DynamoSink:
     if dynamodb is None:
         raise StageError("rows must go to a sink or to DynamoDB, got neither")
+    from inference_runtime.stages.dynamo_sink import DynamoSink  # noqa: PLC0415 - elsewhere there is no botocore
+
     return DynamoSink(dynamodb, required("RESULTS_TABLE"))
 
 

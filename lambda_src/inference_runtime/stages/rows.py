@@ -7,14 +7,9 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from botocore.exceptions import ClientError
-
-from inference_runtime.aws import error_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from mypy_boto3_dynamodb import DynamoDBClient
 
     from inference_runtime.stages.item import Item
 
@@ -171,7 +166,11 @@ def with_label(attributes: dict[str, Attribute]) -> dict[str, Attribute]:
 
 
 def put_request(table: str, attributes: dict[str, Attribute]) -> dict[str, Any]:
-    """Return DynamoDB's request that `put_row` sends."""
+    """Return DynamoDB's request that writes a row unless the table has a newer one, or has this one already.
+
+    A row that did not succeed gives way to another result of the same event, so that a replay after a fix shows. The
+    same reason again is not another result.
+    """
     return {
         "TableName": table,
         "Item": attributes,
@@ -186,26 +185,6 @@ def put_request(table: str, attributes: dict[str, Attribute]) -> dict[str, Any]:
             ":reason": attributes.get("reason", {"S": ""}),
         },
     }
-
-
-def put_row(dynamodb: DynamoDBClient, table: str, attributes: dict[str, Attribute]) -> bool:
-    """Write a row unless the table has a newer one, or has this one already.
-
-    A row that did not succeed gives way to another result of the same event, so that a replay after a fix shows. The
-    same reason again is not another result.
-
-    Returns
-    -------
-    bool
-        Whether the row was written.
-    """
-    try:
-        dynamodb.put_item(**put_request(table, attributes))
-    except ClientError as error:
-        if error_code(error) == "ConditionalCheckFailedException":
-            return False
-        raise
-    return True
 
 
 def _attribute(value: object, path: str, depth: int) -> Attribute:

@@ -15,8 +15,8 @@ from cdk_inference import StageFunction
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.common.service_errors import ERRORS, Kind, state_errors
 from cdk_inference.stages.base import CONFIGURATION_ERRORS, NOT_READY_ERRORS, TRANSIENT_ERRORS
-from inference_runtime.stages.sinks import NEVER_WRITTEN
-from inference_runtime.stages.sources import _GONE as GONE
+from inference_runtime.stages.dynamo_sink import NEVER_WRITTEN
+from inference_runtime.stages.s3_source import _GONE as GONE
 
 SERVICES = {"states": "stepfunctions", "sagemaker": "sagemaker-runtime"}
 RUNTIME = Path(__file__).parents[3] / "lambda_src" / "inference_runtime"

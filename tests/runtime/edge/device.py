@@ -81,19 +81,20 @@ def write_package(folder: Path, *, version: str = "1.0.0", code: str = USER_CODE
 
 
 NAMES = """
-import os, socket, time
+import os, socket, sys, time
 _found = socket.getaddrinfo
 
 def getaddrinfo(host, *others, **more):
     return _found("127.0.0.2" if host == "localhost" else host, *others, **more)
 
 socket.getaddrinfo = getaddrinfo
+sys.modules["botocore"] = None
 if "CLOCK" in os.environ:
     began, shown = time.monotonic_ns(), int(os.environ["CLOCK"]) * 10**9
     time.time_ns = lambda: shown + time.monotonic_ns() - began
     time.time = lambda: time.time_ns() / 10**9
 """
-"""Has a process find `localhost` behind the proxy, and read another clock.
+"""Has a process find `localhost` behind the proxy, read another clock, and do without botocore, as on a device.
 
 The server's port and name stay the same: requests are signed.
 """

@@ -19,9 +19,10 @@ from tests.runtime.stages.mean import code
 from inference_runtime.anywhere.json_lines import plain_row
 from inference_runtime.anywhere.postgres import SCHEMA, PostgresSink, open_postgres
 from inference_runtime.errors import StageError
+from inference_runtime.stages.dynamo_sink import DynamoSink
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.rows import prediction_attribute, row
-from inference_runtime.stages.sinks import DynamoSink, NeverWrittenError
+from inference_runtime.stages.sinks import NeverWrittenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,8 +15,9 @@ from tests.runtime.splitting.stored import item_of
 from inference_runtime.aws import client
 from inference_runtime.errors import LittleTimeError, RetryableError
 from inference_runtime.splitting.results import Results
+from inference_runtime.stages.dynamo_sink import put_row
 from inference_runtime.stages.item import Item
-from inference_runtime.stages.rows import prediction_attribute, put_row, row
+from inference_runtime.stages.rows import prediction_attribute, row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
