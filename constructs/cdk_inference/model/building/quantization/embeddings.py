@@ -83,7 +83,7 @@ def tied_heads(graph: onnx.GraphProto, products: Sequence[str], excluded: set[st
     return found
 
 
-def look_up_blocks(graph: onnx.GraphProto, heads: Mapping[str, onnx.NodeProto]) -> None:
+def look_up_blocks(graph: onnx.GraphProto, heads: Mapping[str, onnx.NodeProto], excluded: set[str]) -> None:
     """Let lookups in tables read the blocks of the products that they are tied to, in place.
 
     The operator wants scales of as many axes as the blocks have, and the product does not take such. So there are two
@@ -93,11 +93,13 @@ def look_up_blocks(graph: onnx.GraphProto, heads: Mapping[str, onnx.NodeProto]) 
     ----------
     heads
         The products in blocks, by the names of the tables.
+    excluded
+        Nodes that stay as they are.
     """
     known = weights(graph)
     made: dict[str, tuple[str, str]] = {}
     replaced: dict[str, Iterable[onnx.NodeProto]] = {}
-    for node, table in _lookups(graph, set()):
+    for node, table in _lookups(graph, excluded):
         head = heads.get(table.name)
         if head is None:
             continue

@@ -48,7 +48,7 @@ def convert_weight_only(model: onnx.ModelProto, precision: WeightOnly) -> onnx.M
         renamed = [matrices.get(n, n) for n in chosen]
         quantize_blocks(model, renamed, bits=precision.bits, block_size=precision.block_size)
         made = {n.name: n for n in model.graph.node}
-        look_up_blocks(graph, {table: made[f"{matrices.get(n, n)}_blocks"] for table, n in tied.items()})
+        look_up_blocks(graph, {table: made[f"{matrices.get(n, n)}_blocks"] for table, n in tied.items()}, kept)
         fuse_gelu(model)
         keep_sums_apart(model.graph)
     return model

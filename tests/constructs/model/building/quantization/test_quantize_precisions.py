@@ -400,6 +400,18 @@ def test_other_embeddings_have_rows_of_their_own(build: Callable[[], onnx.ModelP
     assert onnx.TensorProto.INT8 in kinds(converted)
 
 
+def test_a_lookup_that_is_named_stays_float_next_to_one_in_blocks(tmp_path: Path) -> None:
+    model = prepared(tied(turned=False), tmp_path)
+    (first,) = (n for n in model.graph.node if n.op_type == "Gather")
+    second = onnx.helper.make_node("Gather", list(first.input), ["again"], name="second", axis=0)
+    model.graph.node.insert(0, second)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("again", graphs.FLOAT, ("batch", "sequence", 64)))
+    converted = convert(model, WeightOnly(4, 32, keep_float=("second",)), None)
+    assert operators(converted).count("GatherBlockQuantized") == operators(converted).count("Gather") == 1
+    sample = feed(model)
+    np.testing.assert_array_equal(run(model, sample)[1], run(converted, sample)[1])
+
+
 @pytest.mark.parametrize(("turned", "head"), [(True, "MatMul"), (False, "Gemm")])
 def test_embeddings_that_are_tied_to_a_head_keep_their_values(turned: bool, head: str, tmp_path: Path) -> None:
     model = prepared(tied(turned=turned), tmp_path)
