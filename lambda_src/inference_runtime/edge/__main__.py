@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_runtime.edge.package import Package
+from inference_runtime.edge.storage.locking import locked
 from inference_runtime.environment import required
 from inference_runtime.errors import RetryableError, StageError
 from inference_runtime.lifecycle import WARMING, WARMING_KEY
@@ -88,7 +89,8 @@ def _run(_: argparse.Namespace) -> int:
     if subprocess.run([sys.executable, "-m", "inference_runtime.edge", "check"], check=False).returncode != 0:
         _log.error("this version is not used, since it failed its check")
         return 1
-    return _work(package, settings)
+    with locked(settings.state):
+        return _work(package, settings)
 
 
 def _work(package: Package, settings: Any) -> int:  # noqa: ANN401 - its module is imported late
@@ -130,8 +132,9 @@ def _install(chosen: argparse.Namespace) -> int:
     """Install a version from a file."""
     from inference_runtime.edge.versions.versions import Versions  # noqa: PLC0415
 
-    versions = Versions(chosen.root)
-    versions.use(versions.unpack(chosen.zip, chosen.sha256))
+    with locked(chosen.root):
+        versions = Versions(chosen.root)
+        versions.use(versions.unpack(chosen.zip, chosen.sha256))
     return 0
 
 
@@ -141,7 +144,8 @@ def _update(chosen: argparse.Namespace) -> int:
 
     if not chosen.parameter:
         raise StageError("--parameter or VERSION_PARAMETER must be set")
-    return 0 if update(chosen) else 1
+    with locked(chosen.root):
+        return 0 if update(chosen) else 1
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ HUNG_BATCH = 4
 MAX_TIDIED = 1_000
 """Files that are removed or moved at a time."""
 
+_LONGEST_TURN = 60.0  # seconds besides scoring, such as to remove many files from a slow disk
 _PAUSE = 5.0  # seconds after a failure of the disk, and after items that could not be scored now
 
 _log = logging.getLogger(__name__)
@@ -98,11 +99,18 @@ class Agent:
         self._full = False
         self._resume_at = 0.0
         self._reserved = 0  # bytes of items that are being scored
+        self._told = ""
+        self._turned_at = time.monotonic()
 
     @property
     def full(self) -> bool:
         """Whether nothing is taken until something is sent."""
         return self._full
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has done something not long ago, or waited for something to do."""
+        return time.monotonic() - self._turned_at < self._settings.batch_seconds * HUNG_BATCH + _LONGEST_TURN
 
     def stop(self) -> None:
         """Let `run` return after the items that are being scored; signal handlers may call this too."""
@@ -133,15 +141,23 @@ class Agent:
         try:
             while not self._stopping.is_set():
                 self._woken.clear()
+                self._turned_at = time.monotonic()
                 try:
                     if not self._work():
                         self._woken.wait(self._settings.poll_ms / 1000)
+                    self._told = ""
                 except (OSError, sqlite3.OperationalError) as error:  # such as a disk that is full
-                    _log.error("cannot work now, and try again: %s: %s", type(error).__name__, error)
+                    self._tell(f"{type(error).__name__}: {error}")
                     self._stopping.wait(_PAUSE)
         finally:
             if self._topic is not None:
                 self._topic.stop()
+
+    def _tell(self, text: str) -> None:
+        """Say why nothing can be done, unless it was said."""
+        if self._told != text:
+            self._told = text
+            _log.error("cannot work now, and try again: %s", text)
 
     def _work(self) -> bool:
         """Do what there is to do, and return whether there may be more."""

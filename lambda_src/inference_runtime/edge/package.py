@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,9 @@ class Package:
                 raise StageError(f"{FILE}: {name} must be {types[0].__name__}, got {told.get(name)!r:.100}")
         if not all(isinstance(value, str) for value in told["variables"].values()):
             raise StageError(f"{FILE}: variables must be strings")
+        version, wanted = f"{sys.version_info.major}.{sys.version_info.minor}", told.get("python", "")
+        if wanted not in {"", version}:
+            raise StageError(f"this version needs Python {wanted}, got {version}; install that Python on the device")
         members: dict[str, Any] = {name: told.get(name) for name in _TYPES}
         return cls(folder, **members)
 
@@ -89,4 +94,5 @@ class Package:
         os.environ.setdefault("LAMBDA_TASK_ROOT", str(self.root))
         os.environ.setdefault("PIPELINE", self.name)
         os.environ.update(OBJECT_STORE="none", RESULT_SINK="process")  # the agent reads bytes and stores rows
-        os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")  # nobody takes them from the log here
+        os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # nobody takes them from the log here
+        warnings.filterwarnings("ignore", "No application metrics to publish")

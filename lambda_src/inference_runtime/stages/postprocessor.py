@@ -311,7 +311,9 @@ class Postprocessor:
         return {index: None if write_ in late else write_.result() for index, write_ in writes.items()}
 
     def _count(self, counts: Mapping[str, int], recorded: Iterable[Item], retried: int, escalated: int | None) -> None:
-        """Add the metrics of a batch."""
+        """Add the metrics of a batch. Powertools would keep those that it is told not to write."""
+        if os.environ.get("POWERTOOLS_METRICS_DISABLED", "").lower() == "true":
+            return
         for status, count in counts.items():
             self.metrics.add_metric(status.capitalize(), MetricUnit.Count, count)
         self.metrics.add_metric("Retried", MetricUnit.Count, retried)

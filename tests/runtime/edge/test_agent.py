@@ -62,6 +62,7 @@ def test_sure_answers_are_rows_and_unsure_items_are_in_the_inbox(
     assert device.stop() == 0
     counts = device.status()["counts"]
     assert counts == {"taken": 6, "sure": 2, "escalated": 1, "rejected": 3, "failed": 0, "sent": 6}
+    assert "CloudWatchMetrics" not in device.log
     (lines,) = (device.root / "results").iterdir()
     told = {line["key"]: line["decision"] for line in map(json.loads, lines.read_text().splitlines())}
     assert (told["unsure.json"], told["a/sure.JSON"], told["large.json"]) == ("escalated", "sure", "rejected")
@@ -130,6 +131,8 @@ def test_a_full_spool_leaves_files_where_they_are_until_there_is_room(
     device.variables |= {"MAX_OBJECT_BYTES": "6000", "MAX_SPOOL_BYTES": "16000"}
     network.cut()
     device.start()
+    other = device.command("run")
+    assert (other.returncode, "must be used by one process at a time" in other.stderr) == (1, True)
     for number in range(6):
         device.put(f"{number}.json", b"[0, %d]" % number + b" " * 4_000)
     device.wait(lambda: device.status().get("full"))
@@ -213,6 +216,16 @@ def test_wrong_settings_are_told(device: Device, monkeypatch: Any, changes: dict
     with pytest.raises(StageError, match=message) as error:
         Settings.from_environment(Package.read())
     assert "secret" not in str(error.value)
+
+
+def test_a_version_for_another_python_is_refused_by_name(device: Device) -> None:
+    from tests.runtime.edge.device import write_package
+
+    from inference_runtime.edge.package import Package
+    from inference_runtime.errors import StageError
+
+    with pytest.raises(StageError, match=r"this version needs Python 2\.7, got 3"):
+        Package.read(write_package(device.package, python="2.7"))
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.runtime.edge.device import SURE, write_package
@@ -90,6 +92,39 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return Settings.from_environment(Package.read(write_package(tmp_path / "package")))
 
 
+class Tunnel(ThreadingHTTPServer):
+    """A proxy that lets those through who say the password, to a server on this machine."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Tunnel)
+        self.port = port
+        self.asked: list[tuple[str, str | None]] = []
+
+
+class _Tunnel(BaseHTTPRequestHandler):
+    server: Tunnel
+
+    def do_CONNECT(self) -> None:
+        self.server.asked.append((self.path, self.headers["proxy-authorization"]))
+        self.send_response(200)
+        self.end_headers()
+        with socket.create_connection(("127.0.0.1", self.server.port)) as far:
+            back = threading.Thread(target=_copy, args=(far, self.connection, None))
+            back.start()
+            _copy(self.connection, far, self.rfile)
+            back.join()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def _copy(source: socket.socket, target: socket.socket, buffered: Any) -> None:
+    read = source.recv if buffered is None else buffered.read1
+    with suppress(OSError):
+        while piece := read(65_536):
+            target.sendall(piece)
+        target.shutdown(socket.SHUT_WR)
+
+
 class Waiting:
     """Records that wait, and what sends them."""
 
@@ -145,6 +180,30 @@ def test_a_wrong_clock_and_a_network_that_lies_are_waited_out(
     assert [text.rpartition(": ")[0].rpartition(": ")[2] for text in said[:1]] == ["RequestTimeTooSkewed"]
     assert len(said) == 3
     assert not list((settings.state / "spool").iterdir())
+
+
+def test_objects_go_through_a_proxy_to_a_host_that_the_device_trusts(
+    settings: Settings, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("s3.example").configure_cert(context)
+    service.socket = context.wrap_socket(service.socket, server_side=True)
+    service.answers = [OK]
+    tunnel = Tunnel(service.server_port)
+    threading.Thread(target=tunnel.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://s3.example")
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:p%40ss@127.0.0.1:{tunnel.server_port}")
+    waiting = Waiting(settings)
+    waiting.escalate("a.png", {})
+    with sending(waiting):
+        wait_until(lambda: not waiting.left(), lambda: waiting.uplink.failing)
+    tunnel.shutdown()
+    tunnel.server_close()
+    assert tunnel.asked == [("s3.example:443", "Basic bWU6cEBzcw==")]
+    assert service.requests[0][1]["host"] == "s3.example"
 
 
 def test_what_aws_never_takes_is_set_aside_and_a_missing_permission_is_not_hurried(

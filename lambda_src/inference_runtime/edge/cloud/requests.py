@@ -5,12 +5,15 @@ botocore's clients of the three take 34 MB more of memory than this module, and 
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import os
 import ssl
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from inference_runtime.edge.cloud.profile import DeviceCredentials
 from inference_runtime.errors import StageError
@@ -86,7 +89,7 @@ class AwsRequests:
     """Sends requests, one at a time; for one thread.
 
     Region, endpoints and trusted certificates are those of the environment: `AWS_REGION`, `AWS_ENDPOINT_URL`, that of a
-    service such as `AWS_ENDPOINT_URL_S3`, and `AWS_CA_BUNDLE`.
+    service such as `AWS_ENDPOINT_URL_S3`, and `AWS_CA_BUNDLE`. `HTTPS_PROXY` and `NO_PROXY` count, too.
 
     Parameters
     ----------
@@ -242,9 +245,8 @@ class AwsRequests:
         if address.secure:
             if self._tls is None:
                 self._tls = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE") or None)
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                address.host, address.port, timeout=SECONDS, context=self._tls
-            )
+            proxy = None if proxy_bypass(address.host) else getproxies().get("https")
+            connection: http.client.HTTPConnection = _tunnel(address, proxy, self._tls)
         else:
             connection = http.client.HTTPConnection(address.host, address.port, timeout=SECONDS)
         connection.connect()
@@ -256,6 +258,23 @@ class AwsRequests:
         """Keep a connection for the next request, which closes it unless the response is read by then."""
         if not response.will_close:
             self._kept = _Kept(address, connection, response, time.monotonic())
+
+
+def _tunnel(address: Address, proxy: str | None, tls: ssl.SSLContext) -> http.client.HTTPSConnection:
+    """Return a connection with TLS, through the proxy that `HTTPS_PROXY` names, if there is one."""
+    if not proxy:
+        return http.client.HTTPSConnection(address.host, address.port, timeout=SECONDS, context=tls)
+    url = urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    try:
+        connection = http.client.HTTPSConnection(url.hostname or "", url.port or 80, timeout=SECONDS, context=tls)
+    except ValueError as error:
+        raise OSError("HTTPS_PROXY must be http://host:port") from error
+    headers = {}
+    if url.username is not None:
+        user = f"{unquote(url.username)}:{unquote(url.password or '')}"
+        headers["proxy-authorization"] = f"Basic {base64.b64encode(user.encode()).decode()}"
+    connection.set_tunnel(address.host, address.port, headers)
+    return connection
 
 
 def _error(service: str, response: http.client.HTTPResponse) -> AwsError:

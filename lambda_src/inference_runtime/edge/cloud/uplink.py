@@ -111,6 +111,10 @@ class Uplink:
             except (OSError, sqlite3.OperationalError, SpoolError) as error:  # of this device's disk
                 _log.error("cannot read or note what waits: %s: %s", type(error).__name__, error)
                 pause = REFUSED_SECONDS
+            except sqlite3.ProgrammingError:
+                if self._stopping.is_set():  # it took longer than `stop` waits, and the database is closed
+                    return
+                raise
             if pause is None or pause > 0:
                 self._woken.wait(pause)  # what becomes ready meanwhile does not shorten the pause after a failure
 
