@@ -16,7 +16,6 @@ from cdk_inference.bundling.wheels import Requirements
 # `bundling.WheelPart`.
 EXCLUDED = {
     "preprocess-text": {"huggingface-hub"},
-    "edge-botocore": {"jmespath", "python-dateutil", "urllib3"},
     "onnxruntime": {"flatbuffers", "numpy", "packaging", "protobuf"},
 }
 FOLDER = Path(__file__).parents[2] / "lambda_src" / "requirements"
@@ -34,7 +33,6 @@ def pins(path: Path) -> dict[str, Requirement]:
 def test_there_is_a_list_for_each_kind_of_function() -> None:
     assert {path.stem for path in FILES} == {
         "edge",
-        "edge-botocore",
         "inference",
         "onnxruntime",
         "postprocess",
@@ -86,8 +84,7 @@ def test_what_they_need_is_pinned_too(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_boto_is_left_to_the_lambda_runtime(path: Path) -> None:
-    outside = ("serving", "edge-botocore")  # neither an image nor a device has it
-    brought = {"boto3", "botocore"} if path.stem not in outside else {"boto3"}
+    brought = {"boto3", "botocore"} if path.stem != "serving" else {"boto3"}  # an image has no Lambda runtime
     assert not pins(path).keys() & brought
 
 

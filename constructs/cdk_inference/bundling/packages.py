@@ -90,8 +90,6 @@ class ZipPackage:
         Distributions that stay out although one of those asks for them.
     sources
         Files and folders of the package besides the runtime, by their name in it.
-    parts
-        Patterns of the files of a wheel to take alone, by the name of the runtime's list that pins it.
     """
 
     handler: str
@@ -100,7 +98,6 @@ class ZipPackage:
     requirements: tuple[str | Path, ...] = ()
     excluded_requirements: tuple[str, ...] = ()
     sources: Mapping[str, Path | bytes] = field(default_factory=dict)
-    parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def resolve(self, scope: Construct, *, name: str, platform: LambdaPlatform | None) -> PackagedCode:
         """Bundle the zip, or take it from the cache."""
@@ -114,7 +111,7 @@ class ZipPackage:
         lists = [self.runtime_requirements] if isinstance(self.runtime_requirements, str) else self.runtime_requirements
         if self.engine == "python":
             lists = [*lists, "inference"]
-        parts = [WheelPart(source / "requirements" / f"{entry}.txt", kept) for entry, kept in self.parts.items()]
+        parts = []
         if self.engine is not None:
             kept = (*_ENGINE_FILES[self.engine], *_ENGINE_LICENSES)
             parts.append(WheelPart(source / "requirements" / "onnxruntime.txt", kept))

@@ -56,7 +56,7 @@ class EdgeCosts:
     Parameters
     ----------
     traffic
-        What the devices get.
+        The items that the devices get.
     escalation
         The share of the items that a device sends, from 0 to 1.
     cloud

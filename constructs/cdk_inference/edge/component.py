@@ -28,7 +28,7 @@ from cdk_inference.costs.edge import EdgeCosts
 from cdk_inference.edge.inputs import check_path
 from cdk_inference.edge.package import EdgePackage, with_version
 from cdk_inference.edge.recipe import SETTINGS, THING, Artifact, recipe
-from cdk_inference.edge.units import Installation, write_installation
+from cdk_inference.edge.units import Installation, parameter_name, write_installation
 from cdk_inference.errors import PropError
 from cdk_inference.routing.packaged import bundling_scope
 from cdk_inference.stages.preprocess import DEFAULT_MAX_OBJECT_BYTES
@@ -105,7 +105,7 @@ class EdgeComponent(Construct):
     trigger, results
         Its inbox, and its table; no table if what devices answer themselves is to have no rows.
     route
-        What the devices run.
+        The route that the devices run.
     escalation
         Which items they send.
     inputs, architectures, python, name, version, max_spool, max_uplink, results_folder, traffic, prices
@@ -202,7 +202,7 @@ class EdgeComponent(Construct):
         return whole, {name: self._zip(files, whole) for name, files in contents.items()}
 
     def _version_of(self, version: str, contents: Mapping[EdgeArchitecture, Mapping[str, Path | bytes]]) -> str:
-        # What names the assets follows from their contents.
+        # The names of the assets follow from their contents.
         blank = self._recipe("", [Artifact(architecture, "", "") for architecture in contents])
         digests = {architecture: content_digest(files) for architecture, files in contents.items()}
         text = json.dumps([Stack.of(self).resolve(blank), digests], sort_keys=True)
@@ -263,17 +263,12 @@ class EdgeComponent(Construct):
         parameter = ssm.CfnParameter(
             self,
             f"Wanted-{architecture}",
+            name=parameter_name(self.component_name, architecture),
             type="String",
             value=Stack.of(self).to_json_string(wanted),
             description=described(f"the package that devices of {architecture} install: {self._about}", 1024),
         )
         add_metadata(parameter, "edge-package", architecture=architecture, **self._facts())
-        CfnOutput(
-            self,
-            f"Parameter{'Arm' if architecture == 'arm64' else 'X86'}",
-            value=parameter.ref,
-            description=f"names the package of {self.component_name} for {architecture}",
-        )
         return parameter
 
     def _facts(self) -> dict[str, object]:
@@ -422,7 +417,7 @@ class EdgeComponent(Construct):
         """Let devices do what the agent does, each for itself.
 
         A device reads the packages and which one is wanted, puts objects into its folder of the inbox, and writes rows
-        of its own. It reads neither objects nor rows.
+        under its name. It reads neither objects nor rows.
 
         Parameters
         ----------
@@ -444,7 +439,7 @@ class EdgeComponent(Construct):
         encryption.grant(bucket.encryption_key, grantee, ("kms:GenerateDataKey",))
         allowed = {
             "s3:GetObject": [asset.bucket.arn_for_objects(asset.s3_object_key) for asset in self._assets.values()],
-            "ssm:GetParameter": [_arn(parameter) for parameter in self.parameters.values()],
+            "ssm:GetParameter": [_parameter_arn(self, name) for name in self.parameters],
             "s3:PutObject": [bucket.arn_for_objects(f"{self._trigger.prefix}{FOLDER}{device}/*")],
         }
         first, *others = (
@@ -470,8 +465,9 @@ class EdgeComponent(Construct):
         return first
 
 
-def _arn(parameter: ssm.CfnParameter) -> str:
-    return Stack.of(parameter).format_arn(service="ssm", resource="parameter", resource_name=parameter.ref)
+def _parameter_arn(edge: EdgeComponent, architecture: str) -> str:
+    name = parameter_name(edge.component_name, architecture)
+    return Stack.of(edge).format_arn(service="ssm", resource="parameter", resource_name=name.removeprefix("/"))
 
 
 def _folder(asset: s3_assets.Asset) -> str:

@@ -49,7 +49,7 @@ def escalation_of(
     Parameters
     ----------
     route
-        What the device runs.
+        The route that the device runs.
     plan
         The plan of the pipeline that scores the rest.
     then

@@ -1,6 +1,6 @@
 """A golden example of a built model: what it answers to made-up inputs, by which a device tests itself.
 
-The model runs in a process of its own, so that a synth does not load it: ``python -m cdk_inference.edge.golden``.
+The model runs in another process, so that a synth does not load it: ``python -m cdk_inference.edge.golden``.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def golden_example(built: BuiltModel) -> dict[str, Any] | None:
     -------
     dict or None
         ``inputs`` and ``outputs``, each with ``dtype``, ``shape`` and base64 of little-endian ``data`` by name, and the
-        ``tolerance``. None if this machine cannot tell what a device would answer: ONNX Runtime is not
-        installed, its CPU rounds otherwise, or the model does not take made-up inputs.
+        ``tolerance``. None if this machine cannot tell what a device would answer. Then ONNX Runtime is
+        not installed, its CPU rounds otherwise, or the model does not take made-up inputs.
     """
     host = _MACHINES.get(platform.machine())
     if host not in built.manifest.exact_on or importlib.util.find_spec("onnxruntime") is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cdk_inference.edge.golden import golden_example
@@ -25,20 +24,18 @@ FORMAT = 1
 """The version of that file."""
 
 _REQUIREMENTS = "edge"
-# The runtime imports it, and the agent calls no service by it: it needs the description of none.
-_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType({"edge-botocore": ("botocore/*.py",)})
 
 
 @dataclass(frozen=True)
 class EdgePackage:
-    """What goes into the packages of a component.
+    """The content of a component's packages.
 
     Parameters
     ----------
     pipeline
         The pipeline that scores what a device is unsure of.
     route
-        What the device runs.
+        The route that the device runs.
     name
         The name of the component.
     threshold
@@ -71,7 +68,6 @@ class EdgePackage:
             platform,
             requirements=_REQUIREMENTS,
             name=f"{self.name} on devices",
-            parts=_PARTS,
             confidence=True,
         )
         facts = {
@@ -82,7 +78,7 @@ class EdgePackage:
             "model": {"name": found.built.manifest.name, "version": found.built.version},
             "variables": dict(found.variables),
             "threshold": self.threshold or None,
-            # Rows of devices have names of their own, and only the device's model answers them.
+            # Rows of devices have other names than those of objects, and only the device's model answers them.
             "row_version": None,
             "check": golden_example(found.built),
         }

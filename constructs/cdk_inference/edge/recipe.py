@@ -90,7 +90,7 @@ def recipe(
         "ComponentPublisher": "cdk-inference",
         "ComponentConfiguration": {"DefaultConfiguration": {key: settings.get(key, "") for key in SETTINGS}},
         "ComponentDependencies": {
-            # Of both nuclei, which version it differently.
+            # Both nuclei have it, in different versions.
             "aws.greengrass.TokenExchangeService": {"VersionRequirement": ">=0.0.0", "DependencyType": "HARD"}
         },
         "Manifests": [_manifest(artifact, python, variables) for artifact in artifacts],

@@ -28,9 +28,14 @@ _LEAST_MEMORY, _STEP = 512, 128  # MiB: Python, the engine and an item
 _TIMES = 3  # of the model's bytes, which are in memory while it is opened
 
 
+def parameter_name(component: str, architecture: str) -> str:
+    """Return the name of the parameter that says which package of a component is wanted."""
+    return f"/cdk-inference/{component}/{architecture}"
+
+
 @dataclass(frozen=True)
 class Installation:
-    """What is to be installed.
+    """Everything that is to be installed.
 
     Parameters
     ----------
@@ -69,7 +74,7 @@ def write_installation(folder: Path, installation: Installation) -> list[Path]:
     folder
         Where they go; made if missing.
     installation
-        What is to be installed.
+        The component, for one architecture.
     """
     folder.mkdir(parents=True, exist_ok=True)
     package = f"{installation.name}-{installation.version}-{installation.architecture}.zip"
@@ -81,6 +86,7 @@ def write_installation(folder: Path, installation: Installation) -> list[Path]:
         "PYTHON": f"python{installation.python}",
         "MACHINE": _MACHINES[installation.architecture],
         "PACKAGE": package,
+        "PARAMETER": parameter_name(installation.name, installation.architecture),
         "SHA256": hash_once(installation.package),
         "MEMORY": f"{_memory(installation.model_bytes)}M",
         "WRITABLE": _writable(installation.settings),

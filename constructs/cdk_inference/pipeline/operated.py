@@ -410,7 +410,7 @@ class OperatedPipeline(MeasuredPipeline):
         id
             The id of the construct.
         route
-            What the devices run: a model for a CPU, with what comes before and after it.
+            The route that the devices run: a model for a CPU, with what comes before and after it.
         inputs
             Where a device takes its items from: `EdgeInput.folder`, `EdgeInput.mqtt`, or both.
         then

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from aws_cdk import App, Stack
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 _BUNDLED = {"aws:cdk:bundling-stacks": ["**"]}
 _OURS = "inference_runtime"
-_NO_PARTS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,6 @@ def packaged(
     *,
     requirements: str,
     name: str,
-    parts: Mapping[str, tuple[str, ...]] = _NO_PARTS,
     confidence: bool = False,
 ) -> PackagedRoute:
     """Bundle the code of a route, and build its model, for a platform.
@@ -91,8 +88,6 @@ def packaged(
         The runtime's list of packages besides those of the stages.
     name
         The purpose of the package, for messages.
-    parts
-        As that of `ZipPackage`. Default: none.
     confidence
         Whether rows say how sure the model was.
 
@@ -112,7 +107,7 @@ def packaged(
     before, after = preprocess.bind(built.manifest.inputs), route.postprocess.bind(built.manifest.outputs)
     package = fused_package(before, after)
     lists = (*package.runtime_requirements, requirements)
-    package = replace(package, engine="c_api", runtime_requirements=lists, parts=parts)
+    package = replace(package, engine="c_api", runtime_requirements=lists)
     bundled = package.bundled(bundling_scope(), name=name, platform=platform)
     with zipfile.ZipFile(bundled.zip_path) as archive:
         files = {entry.filename: archive.read(entry) for entry in archive.infolist()}

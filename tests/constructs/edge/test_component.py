@@ -152,6 +152,8 @@ def test_a_parameter_for_each_architecture_names_the_package(template: dict[str,
     ]
     assert {each["Metadata"]["cdk-inference"]["architecture"] for each in parameters} == {"arm64", "x86_64"}
     for parameter in parameters:
+        architecture = parameter["Metadata"]["cdk-inference"]["architecture"]
+        assert parameter["Properties"]["Name"] == f"/cdk-inference/Stack.Photos.Edge/{architecture}"
         wanted = json.loads(_text(parameter["Properties"]["Value"]))
         assert set(wanted) == {"bucket", "key", "sha256", "version"}
         assert wanted["bucket"].startswith("cdk-hnb659fds-assets-")
@@ -159,7 +161,7 @@ def test_a_parameter_for_each_architecture_names_the_package(template: dict[str,
 
 
 class Role:
-    """What a role of the template may do, by MiniStack's evaluator of policies."""
+    """The rights of a role of the template, by MiniStack's evaluator of policies."""
 
     def __init__(self, template: dict[str, Any], name: str, variables: Mapping[str, str]) -> None:
         (policy,) = (
@@ -211,9 +213,10 @@ def test_a_device_may_do_its_part_and_not_that_of_its_neighbour(
     (table,) = resources(template, "AWS::DynamoDB::GlobalTable")
     inbox, table = f"arn:aws:any:::{inbox}", f"arn:aws:any:::{table}"
     parameters = resources(template, "AWS::SSM::Parameter")
-    for key, parameter in parameters.items():
+    for parameter in parameters.values():
         own = parameter["Metadata"]["cdk-inference"]["component"] == "Stack.Photos.Edge"
-        assert role.may("ssm:GetParameter", f"arn:aws:ssm:eu-west-1:123456789012:parameter/{key}") == own
+        named = parameter["Properties"]["Name"]
+        assert role.may("ssm:GetParameter", f"arn:aws:ssm:eu-west-1:123456789012:parameter{named}") == own
         if own:
             wanted = json.loads(_text(parameter["Properties"]["Value"]))
             package = f"arn:aws:s3:::{wanted['bucket']}/{wanted['key']}"

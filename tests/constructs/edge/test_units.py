@@ -59,9 +59,7 @@ def test_systemd_accepts_the_units(tmp_path: Path, path: str) -> None:
 
 
 @needs_systemd
-@pytest.mark.parametrize(
-    ("unit", "most"), [("cdk-inference-edge.service", 1.6), ("cdk-inference-edge-update.service", 2.3)]
-)
+@pytest.mark.parametrize(("unit", "most"), [("cdk-inference-edge", 1.6), ("cdk-inference-edge-update", 2.3)])
 def test_systemd_calls_the_units_hardly_exposed(tmp_path: Path, unit: str, most: float) -> None:
     """From 0, locked up, to 10; a service without any such setting has 9.6."""
     done = analyzed("security", "--offline=true", "--no-pager", installed(tmp_path) / f"{unit}.service")
@@ -102,6 +100,7 @@ def test_settings_are_those_of_the_component(tmp_path: Path) -> None:
     lines = file.read_text().splitlines()
     assert "RESULTS_TABLE=" not in lines
     assert not [line for line in lines if line.startswith("MAX_SPOOL_BYTES")]
+    assert "VERSION_PARAMETER=/cdk-inference/Stack.Photos.Edge/arm64" in lines
     assert "DEVICE=" in lines, "each device has a name of its own"
 
 
