@@ -1,10 +1,14 @@
-"""One pipeline that asks every strategy, by the first part of the key, and has two small models to choose from."""
+"""One pipeline that asks every strategy, by the first part of the key, and has two small models to choose from.
+
+A device runs the small one, and sends what it is unsure of to the large one.
+"""
 
 from pathlib import Path
 
 import aws_cdk as cdk
+from aws_cdk import aws_iam as iam
 
-from cdk_inference import InferencePipeline, ModelArtifact, Preprocess, Route, Routing
+from cdk_inference import EdgeInput, InferencePipeline, ModelArtifact, Preprocess, Route, Routing
 
 HERE = Path(__file__).parent
 
@@ -26,6 +30,7 @@ pipeline = InferencePipeline(
             "size/*": Routing.by_size(limit=100, below=small, otherwise=large),
             "split/*": Routing.split({"control": (1, small), "candidate": (1, large)}),
             "function/*": Routing.by_function(HERE / "decide.py:decide", {"few": small, "many": large}),
+            "edge/*": large,
             "cascade/*": Routing.cascade(first=small, then=large, threshold=0.8),
         },
         otherwise=small,
@@ -36,4 +41,7 @@ pipeline = InferencePipeline(
     removal_policy=cdk.RemovalPolicy.DESTROY,
 )
 pipeline.add_dashboard()
+edge = pipeline.add_edge(route=small, inputs=[EdgeInput.folder("/in")], threshold=0.8)
+devices = iam.Role(stack, "Devices", assumed_by=iam.AccountRootPrincipal())
+edge.grant_device(devices, device="camera-1")
 app.synth()
