@@ -96,6 +96,7 @@ def test_every_example_has_a_test() -> None:
         "cascade",
         "shapes",
         "continuous_delivery",
+        "edge",
         "gallery",
         "release",
         "retraining",
@@ -125,6 +126,14 @@ def test_retraining(synth: Synth, subject: str) -> None:
     asked = {"digits": "tensor", "texts": "text"}[subject]
     assert stage_functions(resources)[0].startswith(f"inference_runtime.stages.builtin.{asked}:")
     assert not [each for each in resources.values() if _role(each) == "releases"]  # the first deployment has one model
+
+
+def test_edge(synth: Synth) -> None:
+    resources = synth("edge")
+    (component,) = properties(resources, "AWS::GreengrassV2::ComponentVersion")
+    assert "Cameras.Photos.Edge" in json.dumps(component)
+    assert not properties(resources, "AWS::GreengrassV2::Deployment")  # without a group of things
+    assert len(properties(resources, "AWS::SSM::Parameter")) == 2
 
 
 def _role(resource: dict[str, Any]) -> str | None:
