@@ -12,6 +12,7 @@ from aws_cdk import aws_stepfunctions as sfn
 
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.validation import check, check_at_least
+from cdk_inference.errors import PropError
 from inference_runtime.retraining import layout
 
 if TYPE_CHECKING:
@@ -36,10 +37,13 @@ class BoundJob:
         The state, which ends with the job.
     allowed
         The permissions that the workflow needs.
+    jobs
+        ARNs with a pattern for the jobs that it starts, whose ids are not known before.
     """
 
     state: sfn.CustomState
     allowed: tuple[iam.PolicyStatement, ...]
+    jobs: tuple[str, ...] = ()
 
 
 @check_props
@@ -84,6 +88,11 @@ class TrainingJob:
         ----------
         project
             The project. Its role gets the rights that the job needs.
+
+        Raises
+        ------
+        PropError
+            The project is imported, so that its role is not known.
         """
         return CodeBuildJob(project)
 
@@ -141,6 +150,11 @@ class DeploymentJob:
         ----------
         project
             The project. Its role may read the registry. Grant it what ``cdk deploy`` needs.
+
+        Raises
+        ------
+        PropError
+            The project is imported, so that its role is not known.
         """
         return CodeBuildJob(project)
 
@@ -161,6 +175,13 @@ class CodeBuildJob(RetrainingJob):
     """See `TrainingJob.code_build`."""
 
     project: codebuild.IProject
+
+    def __post_init__(self) -> None:
+        if self.project.role is None:
+            raise PropError(
+                f"project must have a role that gets the rights of the job, got the imported {self.project.node.path}; "
+                "make the project in your app"
+            )
 
     @property
     def grantee(self) -> iam.IGrantable:
@@ -209,6 +230,7 @@ class _BatchJob(RetrainingJob):
                 iam.PolicyStatement(actions=["batch:DescribeJobs"], resources=["*"]),
                 _told(scope, "StepFunctionsGetEventsForBatchJobsRule"),
             ),
+            (jobs,),
         )
 
 
@@ -262,6 +284,7 @@ class _SageMakerJob(RetrainingJob):
                 ),
                 _told(scope, "StepFunctionsGetEventsForSageMakerTrainingJobsRule"),
             ),
+            (jobs,),
         )
 
 

@@ -138,6 +138,7 @@ class RetrainingWorkflow(LoggedStateMachine):
         self._job_timeout = job_timeout
         self._timeout = Duration.seconds(3 * int(job_timeout.to_seconds())).plus(_SPARE)
         self._allowed: list[iam.PolicyStatement] = []
+        self._patterns: list[str] = []
         selecting = {
             "LABELS_TABLE": intake.labels.table_name,
             "RUNS_TABLE": intake.runs.table_name,
@@ -363,6 +364,7 @@ class RetrainingWorkflow(LoggedStateMachine):
             variables |= {"MODEL_NAME": "{% $model %}", "MODEL_VERSION": "{% $version %}"}
         bound = self._jobs[id].bind(self, id, variables=variables, timeout=self._job_timeout)
         self._allowed += bound.allowed
+        self._patterns += bound.jobs
         doing = {"Train": "training", "Build": "build", "Deploy": "deployment"}[id]
         self._catch(bound.state, f"{doing.capitalize()} failed", f"the {doing} failed, see its log")
         return bound.state
@@ -592,6 +594,10 @@ class RetrainingWorkflow(LoggedStateMachine):
         )
         for statement in self._allowed:
             machine.add_to_role_policy(statement)
+        if self._patterns:
+            acknowledgments.by_pattern(
+                machine.role.node.find_child("DefaultPolicy"), "jobs-by-pattern", *self._patterns
+            )
         encryption.grant(key, self.selector, encryption.TABLE)
         intake.labels.grant(self.selector, "dynamodb:Scan")
         intake.grant_counter(self.selector, "dynamodb:GetItem")
@@ -603,11 +609,11 @@ class RetrainingWorkflow(LoggedStateMachine):
         )
         if self._new_labels is not None:
             # A separate policy, as the role must be there before the state machine.
-            policy = iam.Policy(self, "StartAgain", roles=[machine.role])
-            policy.add_statements(
+            again = iam.Policy(self, "StartAgain", roles=[machine.role])
+            again.add_statements(
                 iam.PolicyStatement(actions=["states:StartExecution"], resources=[machine.state_machine_arn])
             )
-            acknowledgments.explain(policy, "inline-policy")
+            acknowledgments.explain(again, "inline-policy")
 
     def _grant_folders(self, function: StageFunction, *, get: Sequence[str] = (), put: Sequence[str] = ()) -> None:
         for action, folders in (("s3:GetObject", get), ("s3:PutObject", put)):

@@ -339,6 +339,9 @@ def test_jobs_out_of_range_fail(stack: cdk.Stack, pipeline: Callable[..., Infere
         TrainingJob.sage_maker(image="image:1", role=role, instance_type="g5.xlarge")
     with pytest.raises(PropError, match="count must be at least 1, got 0"):
         RetrainOn.new_labels(0)
+    theirs = codebuild.Project.from_project_name(stack, "Theirs", "theirs")
+    with pytest.raises(PropError, match=r"project must have a role .*, got the imported Stack/Theirs"):
+        DeploymentJob.code_build(theirs)
     delivery = codepipeline.Pipeline.from_pipeline_arn(stack, "Delivery", "arn:aws:codepipeline:r:111111111111:d")
     with pytest.raises(PropError, match="training must be one of TrainingJob, whose end the workflow waits for"):
         pipeline().add_retraining(**options(stack) | {"training": DeploymentJob.code_pipeline(delivery)})

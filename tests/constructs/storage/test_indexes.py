@@ -36,6 +36,14 @@ def test_grants_name_the_indexes_and_no_pattern(stack, pipeline):
     assert "index/*" not in json.dumps(policies)
 
 
+@pytest.mark.parametrize("grant", ["grant_look_up", "grant_get", "grant_write_rows"])
+def test_who_needs_no_index_gets_none(stack, grant):
+    getattr(ResultsTable(stack, "Results", indexes=["time"]), grant)(iam.User(stack, "Finder"))
+    ((policy,),) = [resources(stack, "AWS::IAM::Policy").values()]
+    (statement,) = policy["Properties"]["PolicyDocument"]["Statement"]
+    assert list(statement["Resource"]) == ["Fn::GetAtt"]  # the table alone
+
+
 def test_only_an_index_of_labels_changes_the_functions(stack, pipeline):
     pipeline(results=ResultsTable(stack, "Results", indexes=["label", "time"]))
     assert "LABEL_INDEX" in json.dumps(resources(stack, "AWS::Lambda::Function"))
