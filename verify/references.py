@@ -31,6 +31,12 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".verify"
 """The folder for what the judges install and synthesize; git ignores it."""
 
+UNTRACED = frozenset({"Sources", "Afterwards"})
+"""Apps whose calls end-to-end tests make, with the role of each part.
+
+The table of `verify.policies.flows` and the scenarios of `verify.definitions` do not know them.
+"""
+
 _READ = ("constructs/cdk_inference/**/*.py", "constructs/cdk_inference/*.toml", "verify/references.py", "cdk.json")
 _PACKAGES = ("aws-cdk-lib", "constructs", "cdk-nag")
 
@@ -106,6 +112,8 @@ def apps() -> dict[str, Callable[[Stack], None]]:
         "Audited": _audited,
         "Released": _released,
         "Apis": _apis,
+        "Sources": _sources,
+        "Afterwards": _afterwards,
     }
 
 
@@ -219,6 +227,81 @@ def _apis(stack: Stack) -> None:
     texts.add_rest_api().add_items()
     fused = InferencePipeline(stack, "Fused", model=model, preprocess=preprocess, execution=Execution.fused())
     fused.add_http_api()
+
+
+def _sources(stack: Stack) -> None:
+    """Add a pipeline for each source of items besides a bucket and a queue."""
+    from aws_cdk import Duration  # noqa: PLC0415
+    from aws_cdk import aws_dynamodb as dynamodb  # noqa: PLC0415
+    from aws_cdk import aws_kinesis as kinesis  # noqa: PLC0415
+    from aws_cdk import aws_scheduler as scheduler  # noqa: PLC0415
+
+    from cdk_inference import (  # noqa: PLC0415
+        DynamoStreamTrigger,
+        Execution,
+        InferencePipeline,
+        ItemsFormat,
+        KinesisTrigger,
+        Preprocess,
+        S3ItemsTrigger,
+        ScheduleTrigger,
+    )
+
+    model, preprocess = _model(stack), Preprocess.image(size=224)
+    stream = kinesis.Stream.from_stream_arn(stack, "Stream", "arn:aws:kinesis:eu-west-1:111122223333:stream/photos")
+    table = dynamodb.TableV2.from_table_attributes(
+        stack,
+        "Table",
+        table_name="photos",
+        table_stream_arn="arn:aws:dynamodb:eu-west-1:111122223333:table/photos/stream/2026",
+    )
+    daily = scheduler.ScheduleExpression.rate(Duration.days(1))
+    triggers = {
+        "Records": KinesisTrigger(stack, "KinesisTrigger", stream=stream),
+        "Changes": DynamoStreamTrigger(stack, "TableTrigger", table=table),
+        "Daily": ScheduleTrigger(stack, "ScheduleTrigger", schedule=daily, inputs={"one": {"a": 1}}),
+        "Lines": S3ItemsTrigger(stack, "LinesTrigger", items=ItemsFormat.json_lines(), write_results=True),
+    }
+    for id, trigger in triggers.items():
+        InferencePipeline(stack, id, model=model, preprocess=preprocess, trigger=trigger, execution=Execution.fused())
+
+
+def _afterwards(stack: Stack) -> None:
+    """Add what follows answers: objects from before, sinks, and a retraining."""
+    from aws_cdk import aws_codepipeline as codepipeline  # noqa: PLC0415
+    from aws_cdk import aws_iam as iam  # noqa: PLC0415
+
+    from cdk_inference import (  # noqa: PLC0415
+        DeploymentJob,
+        EmbeddingSink,
+        InferencePipeline,
+        Preprocess,
+        ResultsExport,
+        ResultsTable,
+        RetrainOn,
+        TrainingJob,
+    )
+
+    results = ResultsTable(stack, "Results", indexes=["status"])
+    pipeline = InferencePipeline(
+        stack, "Photos", model=_model(stack), preprocess=Preprocess.image(size=224), results=results
+    )
+    pipeline.add_backfill()
+    ResultsExport(stack, "Export", results=results)
+    EmbeddingSink(stack, "Vectors", results=results, dimension=10)
+    role = iam.Role.from_role_arn(stack, "Role", "arn:aws:iam::111122223333:role/jobs", mutable=False)
+    batch = "arn:aws:batch:eu-west-1:111122223333"
+    job = TrainingJob.batch(
+        job_definition_arn=f"{batch}:job-definition/train:1", job_queue_arn=f"{batch}:job-queue/jobs", job_role=role
+    )
+    delivery = "arn:aws:codepipeline:eu-west-1:111122223333:delivery"
+    pipeline.add_retraining(
+        classes=["cat", "dog"],
+        training=job,
+        build=job,
+        deployment=DeploymentJob.code_pipeline(codepipeline.Pipeline.from_pipeline_arn(stack, "Delivery", delivery)),
+        when=[RetrainOn.new_labels(100)],
+    )
 
 
 def _own_key(stack: Stack) -> None:

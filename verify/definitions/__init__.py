@@ -18,6 +18,7 @@ from verify import node
 from verify.judges import Finding, Verdict
 from verify.policies.flows import IMAGE
 from verify.policies.template import Template
+from verify.references import UNTRACED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -97,8 +98,9 @@ class Scenarios:
     tools = frozenset({"scenarios"})
 
     def examine(self, references: Sequence[Reference], tools: Tools) -> Verdict:
-        """Run the workflows of all apps through the scenarios."""
-        return play({reference.name: reference.template for reference in references}, tools)
+        """Run the workflows of the apps through the scenarios."""
+        traced = [reference for reference in references if reference.name not in UNTRACED]
+        return play({reference.name: reference.template for reference in traced}, tools)
 
 
 JUDGES: Sequence[Judge] = (Validators(), StateLint(), Scenarios())
@@ -175,6 +177,8 @@ def _text(machine: Part) -> str:
 
 
 def _rule(line: str) -> str:
-    """Return what statelint complains of: the field and what it should be, or all but the texts in quotes."""
+    """Return what statelint complains of: the field and what it should be, or where, or all but the texts in quotes."""
     found = re.search(r"\.(\w+) is .* but (should be .*)", line)
+    if unknown := re.search(r'Field "(\w+)" not allowed in .*\.(\w+)$', line.strip()):
+        return f"{unknown[1]} not allowed in {unknown[2]}"
     return f"{found[1]} {found[2]}" if found else re.sub(r'"[^"]*"', "…", line.strip())[:100]

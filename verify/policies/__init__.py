@@ -15,6 +15,7 @@ from verify.policies.requests import Questions, Request, actions_of
 from verify.policies.reviewed import ReviewedCalls
 from verify.policies.simulator import PACKAGE, Simulator
 from verify.policies.template import Template
+from verify.references import UNTRACED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +33,8 @@ class PolicySimulator:
 
     def examine(self, references: Sequence[Reference], tools: Tools) -> Verdict:
         """Ask about each app what is allowed in it, with the actions of all apps."""
-        return ask({reference.name: reference.template for reference in references}, tools)
+        traced = [reference for reference in references if reference.name not in UNTRACED]
+        return ask({reference.name: reference.template for reference in traced}, tools)
 
 
 JUDGES: Sequence[Judge] = (PolicySimulator(), ReviewedCalls())
