@@ -179,6 +179,7 @@ def test_a_reason_that_a_job_gave_does_not_steer_the_terminal(monkeypatch: pytes
     monkeypatch.setattr("cdk_inference.retraining.cli._deployed", lambda *_: found)
     shown = CliRunner().invoke(app, ["status", "Stack"])
     assert (shown.exit_code, "worse" in shown.output, "\x1b[2J" in shown.output) == (0, True, False)
+    assert "a run waits for the month after 2026-10, whose budget is used" in shown.output
 
 
 def test_a_job_that_no_workflow_started_fails(monkeypatch: pytest.MonkeyPatch) -> None:
