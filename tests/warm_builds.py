@@ -28,6 +28,9 @@ MODULE = "cdk_inference.model.building"
 READ_AT_START = ("PYTHON", "LD_", "OMP_", "MKL_", "ORT_", "TORCH")
 """Variables that begin so are read when a process starts, or when its packages are imported."""
 
+SET_BY_TORCH = frozenset({"TORCHINDUCTOR_CACHE_DIR"})
+"""Variables that torch sets when it is imported: in the process of some tests, and in the one that builds."""
+
 IMPORTED = (
     "onnxruntime.quantization",
     "torch._inductor.decomposition",
@@ -49,18 +52,16 @@ class WarmBuilds:
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
-        self._started_with: dict[str, str] = {}
+        self._usual = _at_start(os.environ | process.ENVIRONMENT)
 
     def Popen(self, command: Sequence[str], **options: Any) -> Any:  # noqa: N802 - as the real one is called
         """Start a build; see `subprocess.Popen`."""
         *python, work = command
-        if python != [sys.executable, "-P", "-m", MODULE]:
-            return subprocess.Popen(command, **options)
         environment = options["env"]
+        if python != [sys.executable, "-P", "-m", MODULE] or _at_start(environment) != self._usual:
+            return subprocess.Popen(command, **options)
         if self._server is None or self._server.poll() is not None:
             self._start(environment)
-        if _at_start(environment) != self._started_with:
-            return subprocess.Popen(command, **options)
         return _Build(self._connection, work, environment, options["stderr"].fileno())
 
     def close(self) -> None:
@@ -78,7 +79,7 @@ class WarmBuilds:
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
             )
-        self._connection, self._started_with = ours, _at_start(environment)
+        self._connection = ours
 
 
 class _Build:
@@ -110,7 +111,11 @@ class _Build:
 
 
 def _at_start(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(READ_AT_START)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(READ_AT_START) and name not in SET_BY_TORCH
+    }
 
 
 def keep_functions() -> None:
