@@ -411,18 +411,12 @@ def test_answers_go_to_the_cache_that_is_named_and_damaged_ones_are_made_again(m
 @pytest.mark.slow
 def test_each_recipe_imports_its_own_files(models: Models, tmp_path: Path) -> None:
     """Both have a file of the same name, as copies of one project do."""
-    data = ("import numpy as np\n", "import numpy as np\nfrom shared import SEED\n")
+    evaluation = "def evaluation():\n    return batches("
+    data = (f"{evaluation}2)", f"from shared import SEED\n\n{evaluation}SEED)")
     for name, seed in (("small", 2), ("large", 3)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "shared.py").write_text(f"SEED = {seed}\n")
     seeded = [models(name, data=data) for name in ("small", "large")]
-    for model in seeded:
-        file = model.project.folder / "data.py"
-        file.write_text(file.read_text().replace("batches(2)", "batches(SEED)"))
-    seeded = [
-        ModelArtifact(models.stack, f"{name}2", recipe=tmp_path / name / "recipe.py", cache_dir=models.cache)
-        for name in ("small", "large")
-    ]
     with_other_samples = calibrate(*seeded, agreement=0.9)
     assert with_other_samples.first_agreement < 1  # the same weights, so the samples differ
 

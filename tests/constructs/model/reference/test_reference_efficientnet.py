@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,13 +136,3 @@ def test_lite2_sees_what_a_person_sees(lite2: BuiltModel) -> None:
     wrong = {name: label for name, label in answers(lite2, 260).items() if label not in ACCEPTED[name]}
     # The float model, too, sees the launch pad rather than the rocket.
     assert set(wrong) <= {"rocket.jpg"}
-
-
-@pytest.mark.slow
-def test_lite0_has_the_same_bytes_from_another_folder(lite0: BuiltModel, tmp_path: Path) -> None:
-    shutil.copytree(FOLDER, tmp_path / "copy")
-    again = build_model(tmp_path / "copy" / "lite0.py", cache=tmp_path / "cache", architecture=HOST)
-    assert load_recipe(FOLDER / "lite0.py")[0] == load_recipe(tmp_path / "copy" / "lite0.py")[0]
-    assert again.asset_hash == lite0.asset_hash
-    for name in ("model.onnx", "manifest.json"):
-        assert (again.path / name).read_bytes() == (lite0.path / name).read_bytes()
