@@ -87,7 +87,8 @@ def stage_functions(resources: dict[str, Any]) -> list[str]:
 
 def test_every_example_has_a_test() -> None:
     examples = {path.name for path in EXAMPLES.iterdir() if path.is_dir()}
-    # test_tutorial.py runs the shapes; test_continuous_delivery.py and test_gallery.py do what they are about.
+    # test_tutorial.py runs the shapes. test_continuous_delivery.py, test_gallery.py and test_dictation.py do what
+    # they are about.
     assert examples == {
         "minimal",
         "own_functions",
@@ -102,6 +103,7 @@ def test_every_example_has_a_test() -> None:
         "retraining",
         "monitoring_facade",
         "speech",
+        "dictation",
     }
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 CASES = Path(__file__).parent / "cases"
 ASSETS = Path(__file__).parents[2] / "model_assets"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 # The files that cases read besides their code; see model_assets/SOURCES.md.
 LINKS = {
     "calibration": ASSETS / "efficientnet_lite" / "calibration",
@@ -54,6 +55,10 @@ LINKS = {
     "minilm.py": ASSETS / "minilm" / "factory.py",
     "accepted.json": ASSETS / "photographs" / "accepted.json",
     "labels.txt": ASSETS / "efficientnet_lite" / "labels.txt",
+    "spoken": ASSETS / "spoken_sentences",
+    "factory.py": EXAMPLES / "dictation" / "factory.py",
+    "prepare.py": EXAMPLES / "dictation" / "prepare.py",
+    "dictation_recipe.py": EXAMPLES / "dictation" / "recipe.py",
 }
 SLOWEST = 0.9
 """The search ships nothing that is measurably slower than float32; the noise of a busy machine may hide this much."""
@@ -138,7 +143,9 @@ def prepared(name: str, root: Path) -> tuple[ModuleType, Path]:
     module = _load(folder, name)
     case = module.CASE
     model = folder / "model.onnx"
-    if not case.factory:
+    if hasattr(module, "write"):
+        module.write(folder)
+    elif not case.factory:
         loaded = onnx.load(str(distribution(case.package).locate_file(case.file))) if case.file else module.make()
         data = getattr(module, "prepare", lambda each: each)(loaded).SerializeToString(deterministic=True)
         if not model.is_file() or model.read_bytes() != data:
@@ -190,6 +197,7 @@ def _build(name: str, module: ModuleType, folder: Path) -> BuiltModel:
             max_drop=case.max_drop,
             head=case.head,
             sample_rate=case.sample_rate,
+            vocabulary=case.vocabulary,
         ),
         provenance=Provenance(license=case.license, origin=f"{case.package} on PyPI"),
         packages=(case.package,),

@@ -45,8 +45,11 @@ class Case:
         Expected reason, as a regular expression, if the build must refuse the model.
     source
         The graph and its driver, if the file is run several times for an answer; it is ``model.onnx`` next to the case.
+        A case of several graphs writes their files by its function `write`.
     sample_rate
         That of the evaluation, for sound.
+    vocabulary
+        That of the evaluation, for texts.
     """
 
     kind: str
@@ -64,6 +67,7 @@ class Case:
     refused: str = ""
     source: Graphs | None = None
     sample_rate: int | None = None
+    vocabulary: str | None = None
 
 
 def batches(samples: Sequence[dict[str, Array]], size: int = 4) -> Iterable[dict[str, Array]]:
