@@ -162,14 +162,15 @@ class ModelArtifact(Construct):
         ------
         ModelBuildError
             If the recipe is wrong, the build fails, or the model does not pass its gate. A model of a registry may be
-            for other CPUs, too.
+            for other CPUs, too: there is no recipe to build it from.
         """
         from cdk_inference.model.project import BuiltModel, build_project  # noqa: PLC0415 - as above
 
-        if self.path is None:
+        fits = architecture is None or self.manifest.target in ("any", architecture)
+        if self.path is None or (not fits and self.project is not None):
             other = {} if architecture is None else {"architecture": architecture}
             return build_project(self._open(**other), frozen_lock=self.frozen_lock)
-        if architecture is not None and self.manifest.target not in ("any", architecture):
+        if not fits:
             raise ModelBuildError(
                 f"model {self.manifest.name!r} must be built for {architecture}, got one for {self.manifest.target}"
             )

@@ -37,6 +37,16 @@ def test_artifact_offers_the_built_model(tiny: tuple[Path, Path, BuiltModel]) ->
 
 
 @pytest.mark.slow
+def test_a_recipe_is_built_for_other_cpus_too(tiny_copy: tuple[Path, Path, BuiltModel]) -> None:
+    recipe, cache, built = tiny_copy
+    model = ModelArtifact(Stack(App(), "Stack"), "Model", recipe=recipe, cache_dir=cache)
+    found = {architecture: model.build(architecture) for architecture in ("arm64", "x86_64")}
+    assert [each.manifest.target for each in found.values()] == ["arm64", "x86_64"]
+    assert found["arm64"].version == built.version == model.build().version
+    assert found["x86_64"].version != built.version
+
+
+@pytest.mark.slow
 def test_stack_outputs_say_what_ships_and_why_it_may(tiny: tuple[Path, Path, BuiltModel]) -> None:
     recipe, cache, built = tiny
     stack = Stack(App(), "Stack")
