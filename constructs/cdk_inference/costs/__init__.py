@@ -1,6 +1,7 @@
 """Estimates the cost of a pipeline at published prices, and finds the cheapest option."""
 
 from cdk_inference.costs.advice import AlwaysOnAdvice, always_on_advice
+from cdk_inference.costs.edge import EdgeCosts, EdgeTraffic
 from cdk_inference.costs.estimates import CostLine, Decision, Estimate, choose, estimate
 from cdk_inference.costs.options import CascadeOption, CpuOption, GpuOption, PipelineShape, SplitOption, Traffic
 from cdk_inference.costs.prices import SOURCES, Prices
@@ -13,6 +14,8 @@ __all__ = [
     "CostLine",
     "CpuOption",
     "Decision",
+    "EdgeCosts",
+    "EdgeTraffic",
     "Estimate",
     "GpuOption",
     "PipelineShape",
