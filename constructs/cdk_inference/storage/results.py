@@ -337,4 +337,4 @@ def _check_warm_throughput(given: dynamodb.WarmThroughput | None) -> None:
     check(bool(units), "warm_throughput", " or ".join(_NEW_TABLE), "neither")
     for name, value in units.items():
         rule = f"a whole number from {_NEW_TABLE[name]:,}, which a new table has anyway"
-        check(value >= _NEW_TABLE[name] and float(value).is_integer(), f"{name} of warm_throughput", rule, f"{value:,}")
+        check(value >= _NEW_TABLE[name] and float(value).is_integer(), f"{name} of warm_throughput", rule, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from aws_cdk import CfnParameter
 from aws_cdk import aws_dynamodb as dynamodb
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
@@ -85,13 +86,20 @@ def test_a_table_and_its_indexes_are_warm_from_the_start(stack):
     ("units", "message"),
     [
         ({}, "warm_throughput must be read_units_per_second or write_units_per_second, got neither"),
-        ({"write_units_per_second": 3_999}, "write_units_per_second of warm_throughput must be .* 4,000, .*got 3,999"),
-        ({"read_units_per_second": 12_000.5}, "read_units_per_second .* a whole number from 12,000, .*got 12,000.5"),
+        ({"write_units_per_second": 3_999}, "write_units_per_second of warm_throughput must be .* 4,000, .*got 3999"),
+        ({"read_units_per_second": 12_000.5}, "read_units_per_second .* a whole number from 12,000, .*got 12000.5"),
     ],
 )
 def test_a_throughput_that_dynamodb_refuses_fails(stack, units, message):
     with pytest.raises(PropError, match=message):
         ResultsTable(stack, "Results", warm_throughput=dynamodb.WarmThroughput(**units))
+
+
+def test_a_throughput_that_only_the_deployment_knows_passes(stack):
+    units = CfnParameter(stack, "Units", type="Number").value_as_number
+    ResultsTable(stack, "Results", warm_throughput=dynamodb.WarmThroughput(write_units_per_second=units))
+    (table,) = resources(stack, "AWS::DynamoDB::GlobalTable").values()
+    assert table["Properties"]["WarmThroughput"] == {"WriteUnitsPerSecond": {"Ref": "Units"}}
 
 
 def test_who_exports_may_write_the_files_and_read_no_rows(stack):
