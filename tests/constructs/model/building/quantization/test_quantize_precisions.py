@@ -433,6 +433,34 @@ def test_a_matrix_may_be_that_of_several_products(precision: Pinned, tmp_path: P
     assert cosine(run(model, sample)[0], run(converted, sample)[0]) > 0.999
 
 
+@pytest.mark.parametrize("precision", [DynamicInt8(), WeightOnly()])
+@pytest.mark.parametrize("products", [1, 2])
+def test_a_matrix_of_products_may_be_an_output_or_that_of_a_body(
+    precision: Pinned, products: int, tmp_path: Path
+) -> None:
+    """The rewriting of Gemm turns a matrix in place."""
+    for taker in ("output", "body"):
+        g = Graph()
+        matrix, x = g.normal(64, 64), g.input("x", ("batch", 64))
+        taken, y = matrix, x
+        for _ in range(products):
+            y = g.add("Relu", g.add("Gemm", y, matrix, transB=1))
+        if taker == "body":
+            value = onnx.helper.make_tensor_value_info("z", graphs.FLOAT, ("batch", 64))
+            nodes = [onnx.helper.make_node(operator, [x, matrix], ["z"]) for operator in ("MatMul", "Gemm")]
+            names = ("then_branch", "else_branch")
+            bodies = {n: onnx.helper.make_graph([node], n, [], [value]) for n, node in zip(names, nodes, strict=True)}
+            taken = g.add("If", g.add("Cast", g.add("ReduceMax", x, keepdims=0), to=onnx.TensorProto.BOOL), **bodies)
+        model = prepared(g.model(taken=taken, y=y), tmp_path)
+        if taker == "output":
+            name = next(n for n in model.graph.node if n.op_type == "Gemm").input[1]
+            model.graph.output[0].name = name
+        sample = feed(model, batch=32)
+        expected, found = run(model, sample), run(convert(model, precision, None), sample)
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-5, atol=1e-5)
+        assert cosine(expected[1], found[1]) > 0.999
+
+
 def test_gelu_is_fused_and_smoothing_changes_no_float_result(tmp_path: Path) -> None:
     from cdk_inference.model.building.quantization.fusions import fuse_gelu
     from cdk_inference.model.building.quantization.smoothing import smooth
