@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -34,13 +34,16 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,46}[a-z0-9])?")
 _REFERENCE = re.compile(r"[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)+")
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 _SECRET = re.compile(r"PASSWORD(?!_FILE)|SECRET|TOKEN|(?:ACCESS|ACCOUNT)_KEY|SAS")
+_SECONDS = re.compile(r"[1-9][0-9]{0,3}")
 _MIB = 1024**2
 _LEAST_MEMORY, _STEP = 512, 256  # MiB
 _CONCURRENCY = 32
 _DRAIN_SECONDS = 5
 """A pod that ends gets requests until all nodes know of it, which takes seconds."""
 
+_SHUTDOWN = "SHUTDOWN_SECONDS"
 _SHUTDOWN_SECONDS = 25  # the server's own default
+_MOST_SHUTDOWN_SECONDS = 3_600  # the server's own limit
 _CLOUD_RUN_SHUTDOWN_SECONDS = 9  # it kills after 10: https://cloud.google.com/run/docs/container-contract
 _SPARE_SECONDS = 5
 _BATCH_SECONDS = 300
@@ -106,8 +109,10 @@ class Deployment:
         for name in self.more:
             if not _VARIABLE.fullmatch(name) or _SECRET.search(name):
                 raise PropError(f"variable must be a name, and not of a secret, got '{name}'; mount secrets as files")
-        if not (told := self.more.get("SHUTDOWN_SECONDS", "1")).isdecimal():
-            raise PropError(f"variable SHUTDOWN_SECONDS must be a whole number, got '{told}'")
+        told = self.more.get(_SHUTDOWN, "1")
+        if not (_SECONDS.fullmatch(told) and int(told) <= _MOST_SHUTDOWN_SECONDS):
+            most = f"{_MOST_SHUTDOWN_SECONDS:,}"
+            raise PropError(f"variable {_SHUTDOWN} must be a whole number from 1 to {most}, got '{told}'")
 
     @property
     def memory(self) -> int:
@@ -118,7 +123,7 @@ class Deployment:
     @property
     def shutdown_seconds(self) -> int:
         """The seconds that requests which were begun have after SIGTERM, and a few to end the process."""
-        return int(self.more.get("SHUTDOWN_SECONDS", _SHUTDOWN_SECONDS)) + _SPARE_SECONDS
+        return int(self.more.get(_SHUTDOWN, _SHUTDOWN_SECONDS)) + _SPARE_SECONDS
 
     @property
     def reference(self) -> str:
@@ -239,7 +244,8 @@ def _knative(deployment: Deployment) -> list[Document]:
 
 
 def _cloud_run(deployment: Deployment) -> Document:
-    variables = deployment.variables(REJECTED_STATUS="204", SHUTDOWN_SECONDS=str(_CLOUD_RUN_SHUTDOWN_SECONDS))
+    seconds = min(int(deployment.more.get(_SHUTDOWN, _SHUTDOWN_SECONDS)), _CLOUD_RUN_SHUTDOWN_SECONDS)
+    variables = replace(deployment, more={**deployment.more, _SHUTDOWN: str(seconds)}).variables(REJECTED_STATUS="204")
     container = {
         **_container(deployment, variables, http=True, cloud_run=True),
         "startupProbe": {**_probe("/readyz", port=PORT), "periodSeconds": 2, "failureThreshold": _STARTUP_PROBES},

@@ -84,10 +84,15 @@ def test_requests_that_were_begun_have_their_time_and_pods_are_forgotten_first(t
     assert pod["containers"][0]["lifecycle"] == {"preStop": {"sleep": {"seconds": 5}}}
     assert pod["terminationGracePeriodSeconds"] == 5 + 40 + 5
     assert found["container-app"][0]["properties"]["template"]["terminationGracePeriodSeconds"] == 45
-    [container] = pods(written(tmp_path))["cloud-run"]["containers"]  # has 10 s
-    assert {"name": "SHUTDOWN_SECONDS", "value": "9"} in container["env"]
-    with pytest.raises(PropError, match="SHUTDOWN_SECONDS must be a whole number, got 'long'"):
-        written(tmp_path, more={"SHUTDOWN_SECONDS": "long"})
+    for more, seconds in (({}, "9"), ({"SHUTDOWN_SECONDS": "40"}, "9"), ({"SHUTDOWN_SECONDS": "3"}, "3")):
+        [container] = pods(written(tmp_path, more=more))["cloud-run"]["containers"]  # has 10 s, whatever it is told
+        assert {"name": "SHUTDOWN_SECONDS", "value": seconds} in container["env"]
+
+
+@pytest.mark.parametrize("told", ["long", "0", "3601", "1.5", "٣", "9" * 5000])
+def test_a_time_that_the_server_refuses_fails(tmp_path: Path, told: str) -> None:
+    with pytest.raises(PropError, match="SHUTDOWN_SECONDS must be a whole number from 1 to 3,600, got "):
+        written(tmp_path, more={"SHUTDOWN_SECONDS": told})
 
 
 def written(folder: Path, **changes: Any) -> dict[str, list[dict[str, Any]]]:
