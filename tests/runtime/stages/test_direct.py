@@ -11,9 +11,11 @@ from urllib.parse import quote_plus
 
 import boto3
 import pytest
-from tests.runtime.invocation import Context
+from tests.runtime.invocation import Clock, Context
 from tests.runtime.stages.mean import USER_CODE, code
 
+from inference_runtime.stages import alone
+from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.worker import Worker
 
 if TYPE_CHECKING:
@@ -135,6 +137,38 @@ def test_a_message_that_kills_its_process_fails_alone(
     last = of_sqs(records["killer"]["messageId"], records["killer"]["body"], 3)
     assert direct(last, records["good"]) == set()
     assert letters(dead_letters) == {records["killer"]["body"]: ("ProcessDiedError", "killed by SIGKILL")}
+
+
+def test_each_message_gets_a_share_of_the_time_and_is_to_blame_after_a_fair_one(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    """All of them hang. What is late is begun no more, and what had little of an invocation comes back."""
+    clock, asked = Clock(environment), []
+
+    class Hanging:
+        """The process of a model, which takes all the time that it gets."""
+
+        def __init__(self, _: str) -> None: ...
+        def close(self) -> None: ...
+
+        def receive(self, _: float) -> tuple[dict[str, Any], list[Any]]:
+            return {}, []
+
+        def ask(self, request: dict[str, Any], seconds: float) -> None:
+            asked.append((request["seconds"], seconds))
+            clock.now += seconds
+            raise TimeoutError
+
+    environment.setattr(alone, "Worker", Hanging)
+    messages = [{"message_id": name} for name in "abcdef"]
+    answers = list(alone.scored_alone(messages, Deadline(clock.context(1001)), 1001))
+    assert asked == [(250, 250)] * 4
+    told = [(failure["message_id"], failure["error"]) for answer in answers for failure in answer.get("failures", ())]
+    assert told == [(name, "TookTooLongError") for name in "abcd"]
+    assert answers[-1] == {"unfinished": ["e", "f"]}
+    # The model took most of the time to open.
+    *late, rest = alone.scored_alone(messages, Deadline(clock.context(401)), 1001)
+    assert (late, rest) == ([{"unfinished": [name]} for name in "abcd"], {"unfinished": ["e", "f"]})
 
 
 def test_no_message_is_blamed_when_the_process_does_not_start(

@@ -182,6 +182,32 @@ def test_identical_kernels_are_no_gain(tmp_path: Path) -> None:
     assert choose([float32, same], "latency") is choose([float32, same], "size") is float32
 
 
+def test_rounds_take_turns_in_which_model_begins_and_keep_apart_which_is_which(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a machine that runs the second of two models much faster."""
+    now, opened = 0.0, []
+
+    class Opened:
+        """Takes a time on the clock of the test."""
+
+        def __init__(self, seconds: float, _: str, *, exact: bool) -> None:
+            assert not exact
+            opened.append(seconds)
+            self._seconds = seconds / (1.5 if len(opened) % 2 == 0 else 1)
+
+        def run(self, *_: object) -> None:
+            nonlocal now
+            now += self._seconds
+
+    monkeypatch.setattr(measure, "start", Opened)
+    monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: now))
+    sample = {"x": np.zeros((1, 1), np.float32)}
+    timing = measure.latency(0.3, 0.1, sample, rounds=8)
+    assert opened == [0.3, 0.1, 0.1, 0.3] * 4
+    assert (timing.low, timing.speedup, timing.high) == (2.0, 3.25, 4.5)
+
+
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=60))
 def test_the_interval_holds_the_median_and_its_share_of_the_distribution(gains: list[float]) -> None:
     low, high = interval(gains)
