@@ -68,7 +68,9 @@ class Timing:
     speedup
         How much faster this model is: the median over rounds of alternated runs.
     low, high
-        Between these, the speedup lies with `CONFIDENCE`.
+        Between these, the speedup lies with `CONFIDENCE`; with less after fewer than `MIN_ROUNDS`.
+    rounds
+        How many rounds there were.
     """
 
     float32_ms: float
@@ -76,16 +78,22 @@ class Timing:
     speedup: float
     low: float
     high: float
+    rounds: int = MIN_ROUNDS
 
     @property
     def clear(self) -> bool:
         """Whether it is known if the model is slower than float32, as fast, or faster by more than `TIE`."""
-        return is_clear(self.low, self.high)
+        return is_clear(self.low, self.high) and not self._slow <= self.high < 1.0
 
     @property
     def slower(self) -> bool:
         """Whether the model is slower than float32, whatever the noise."""
-        return self.high < 1.0 and self.speedup < 1.0 - RESOLUTION
+        return self.high < self._slow and self.speedup < 1.0 - RESOLUTION
+
+    @property
+    def _slow(self) -> float:
+        """The bounds of a slower model lie below this. Three rounds of equal models are below 1 in one of 8 cases."""
+        return 1.0 if self.rounds >= MIN_ROUNDS else 1.0 / (1.0 + TIE)
 
 
 def typical_sample(batches: Sequence[Batch], inputs: Sequence[TensorSpec]) -> Batch:
@@ -122,8 +130,8 @@ def latency(float32: Model, candidate: Model, sample: Batch, *, rounds: int = MA
         times += pairs
     count = len(next(iter(sample.values())))  # more than one if the model takes no other
     one, two = (statistics.median(each) / count for each in zip(*times, strict=True))
-    low, high = interval(gains)
-    return Timing(round(one, 3), round(two, 3), *(float(f"{g:.3g}") for g in (statistics.median(gains), low, high)))
+    speedup, low, high = (float(f"{g:.3g}") for g in (statistics.median(gains), *interval(gains)))
+    return Timing(round(one, 3), round(two, 3), speedup, low, high, len(gains))
 
 
 def alone(model: Model, sample: Batch) -> float:

@@ -132,6 +132,17 @@ def test_what_is_slower_beyond_noise_never_ships_for_its_size(
         assert outcome.candidates[1].status == ("slower" if slower else "shipped")
 
 
+@pytest.mark.parametrize(
+    ("high", "rounds", "slower", "clear"),
+    [(0.97, 8, True, True), (0.97, 7, False, False), (0.97, 3, False, False), (0.9, 3, True, True)],
+)
+def test_a_few_rounds_of_a_large_model_prove_only_that_it_is_much_slower(
+    high: float, rounds: int, slower: bool, clear: bool
+) -> None:
+    timing = Timing(1.0, 1.0, 0.85, 0.8, high, rounds)
+    assert (timing.slower, timing.clear) == (slower, clear)
+
+
 SPEEDUPS = st.tuples(st.floats(0.2, 10), st.floats(1, 3)).map(lambda pair: (pair[0], pair[0] * pair[1]))
 
 
@@ -205,7 +216,7 @@ def test_rounds_take_turns_in_which_model_begins_and_keep_apart_which_is_which(
     sample = {"x": np.zeros((1, 1), np.float32)}
     timing = measure.latency(0.3, 0.1, sample, rounds=8)
     assert opened == [0.3, 0.1, 0.1, 0.3] * 4
-    assert (timing.low, timing.speedup, timing.high) == (2.0, 3.25, 4.5)
+    assert (timing.low, timing.speedup, timing.high, timing.rounds) == (2.0, 3.25, 4.5, 8)
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=60))
