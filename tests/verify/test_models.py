@@ -16,9 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-import torch
 from onnx import numpy_helper
-from scipy import stats
 from verify.models import judge, page
 from verify.models.judge import CASES, Row, compare, onnx_run, sign_test, torch_run
 
@@ -123,14 +121,19 @@ def test_right_answers_of_both_are_counted(tmp_path: Path) -> None:
 
 
 def test_sign_test_is_that_of_scipy() -> None:
+    from scipy import stats
+
     for lost, won in ((0, 0), (2, 0), (5, 0), (3, 9), (40, 21)):
         expected = stats.binomtest(lost, lost + won, alternative="greater").pvalue if lost + won else 1.0
         assert sign_test(lost, won) == pytest.approx(expected)
 
 
+@pytest.mark.xdist_group("torch")
 def test_network_of_pytorch_answers_with_the_weights_of_its_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
     torch.manual_seed(0)
     network = torch.nn.Linear(4, 2)
     torch.save(network.state_dict(), tmp_path / "weights.pth")

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from scipy import stats
 
 from cdk_inference import Explain, ModelArtifact, Preprocess
 from cdk_inference.errors import ModelBuildError
@@ -240,6 +239,8 @@ def test_areas_are_those_of_the_trapezoid_rule() -> None:
 
 
 def test_the_bound_is_that_of_students_t() -> None:
+    from scipy import stats
+
     gaps = np.random.default_rng(0).normal(0.3, 0.2, 12)
     expected = gaps.mean() - stats.t.ppf(0.95, 11) * gaps.std(ddof=1) / np.sqrt(12)
     assert measuring._bound(gaps.tolist()) == pytest.approx(expected, abs=1e-3)

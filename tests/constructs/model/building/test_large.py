@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from safetensors.torch import save_file
 from tests.constructs.model.files.test_weights import model_with
 
 from cdk_inference.common.store import Store
@@ -46,6 +44,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cdk_inference.model.recipe.sources import Source
+
+pytestmark = pytest.mark.xdist_group("torch")  # one process imports it
 
 FACTORY = """
 import torch
@@ -97,6 +97,9 @@ def recipe_of(source: Source) -> ModelRecipe:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One network as its module with weights, as a program, and as a graph with its weights in another file."""
+    import torch
+    from safetensors.torch import save_file
+
     folder = tmp_path_factory.mktemp("net")
     (folder / "factory.py").write_text(FACTORY)
     (folder / "data.py").write_text(DATA)

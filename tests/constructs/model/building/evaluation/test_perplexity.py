@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +19,8 @@ from cdk_inference.model.recipe.evaluation import limit, logits_output, passes
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.xdist_group("torch")  # one process imports it
 
 RECIPE = """
 from cdk_inference.model import DynamicInt8, Evaluation, ModelRecipe, Provenance, TensorSpec, TorchModule
@@ -90,6 +91,8 @@ def logits(*shape: int, scale: float = 3.0, seed: int = 0) -> np.ndarray:
     seed=st.integers(0, 2**32 - 1),
 )
 def test_it_is_the_exponential_of_the_cross_entropy_of_pytorch(shapes, scale, shift, seed) -> None:
+    import torch
+
     random = np.random.default_rng(seed)
     found = [logits(*shape, 7, scale=scale, seed=seed) + np.float32(shift) for shape in shapes]
     labels = [random.choice([IGNORED, *range(7)], size=shape) for shape in shapes]
@@ -150,6 +153,8 @@ def test_labels_that_are_no_tokens_fail(labels: Any, says: str) -> None:
 
 
 def test_probabilities_and_models_without_logits_fail() -> None:
+    import torch
+
     likely = torch.softmax(torch.from_numpy(logits(2, 3, 7)), dim=-1).numpy()
     with pytest.raises(ModelBuildError, match="output 'logits' must be logits for metric 'perplexity', got probab"):
         judge([RIGHT], [likely]).score(outputs([likely]))
@@ -161,6 +166,8 @@ def test_probabilities_and_models_without_logits_fail() -> None:
 
 @pytest.mark.slow
 def test_the_gate_of_a_build_judges_what_is_deployed(tmp_path: Path) -> None:
+    import torch
+
     for name, text in {"recipe": RECIPE, "factory": FACTORY, "data": DATA}.items():
         (tmp_path / f"{name}.py").write_text(text)
     space: dict[str, Any] = {}
