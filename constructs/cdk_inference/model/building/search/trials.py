@@ -271,7 +271,7 @@ class Trials:
         digest = weights.identity(model)
         same = digest == self._digest
         # Where nothing is chosen, more rounds would decide nothing.
-        rounds = measure.MAX_ROUNDS if isinstance(self.recipe.precision, Auto) else measure.MIN_ROUNDS
+        rounds = measure.MAX_ROUNDS if isinstance(self.recipe.precision, Auto) else measure.FEWEST_ROUNDS
 
         def fill(folder: Path) -> None:
             if same:

@@ -250,7 +250,7 @@ def test_measuring_ends_when_the_ratio_is_clear_or_at_a_bound() -> None:
     assert rounds([2.0] * 50) == rounds([1.0] * 50) == measure.MIN_ROUNDS
     assert rounds([0.7, *[2.0] * 50]) == 12  # one outlier is outside the bounds from the twelfth round on
     assert rounds(noisy) == measure.MAX_ROUNDS
-    assert rounds(noisy, seconds=10.0) == 3
+    assert rounds(noisy, seconds=10.0) == measure.FEWEST_ROUNDS
 
 
 def test_a_trial_says_what_it_found(tmp_path: Path) -> None:
