@@ -31,12 +31,15 @@ from cdk_inference.edge.recipe import SETTINGS, THING, Artifact, recipe
 from cdk_inference.edge.units import Installation, parameter_name, write_installation
 from cdk_inference.errors import PropError
 from cdk_inference.routing.packaged import bundling_scope
+from cdk_inference.stages.postprocess import row_environment
 from cdk_inference.stages.preprocess import DEFAULT_MAX_OBJECT_BYTES
 from cdk_inference.storage import encryption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from aws_cdk import Duration
 
     from cdk_inference.costs.edge import EdgeTraffic
     from cdk_inference.costs.options import Option, PipelineShape
@@ -112,6 +115,8 @@ class EdgeComponent(Construct):
         See `InferencePipeline.add_edge`.
     cloud, shape
         The pipeline as the estimates of costs take it; None if its costs are not known.
+    result_ttl
+        The time after which DynamoDB deletes a row. Default: rows stay.
 
     Attributes
     ----------
@@ -154,13 +159,17 @@ class EdgeComponent(Construct):
         prices: Prices | None = None,
         cloud: Option | None = None,
         shape: PipelineShape | None = None,
+        result_ttl: Duration | None = None,
     ) -> None:
         super().__init__(scope, id)
         self.component_name = _checked_name("name", name if name is not None else _default_name(self))
         check(_VERSION.fullmatch(version) is not None, "version", "of the form '1.0'", f"'{version}'")
         self._trigger, self._results, self._python, self.escalation = trigger, results, python, escalation
         self._settings = _settings(inputs, trigger, max_spool, max_uplink, results_folder, pipeline.max_object_size)
-        self._package = EdgePackage(pipeline, route, self.component_name, escalation.threshold)
+        if result_ttl is not None and result_ttl.is_unresolved():
+            raise PropError("result_ttl must be known at synth for devices, got a token; give a Duration")
+        rows = {} if results is None else row_environment(results, result_ttl)
+        self._package = EdgePackage(pipeline, route, self.component_name, escalation.threshold, rows)
         self._platforms = _platforms(self, architectures, python)
         self._about = described(f"scores on devices for {pipeline.node.path}", _LONGEST_DESCRIPTION)
         self._check_recipe()

@@ -40,12 +40,15 @@ class EdgePackage:
         The name of the component.
     threshold
         The confidence below which a device sends an item; 0 sends none.
+    rows
+        Variables by which the rows of devices are as those of the pipeline.
     """
 
     pipeline: OperatedPipeline
     route: Route
     name: str
     threshold: float
+    rows: Mapping[str, str]
 
     def contents(self, platform: LambdaPlatform) -> dict[str, Path | bytes]:
         """Return the files of the package for a platform, by their path in it.
@@ -76,7 +79,7 @@ class EdgePackage:
             "python": platform.python,
             "architecture": platform.architecture,
             "model": {"name": found.built.manifest.name, "version": found.built.version},
-            "variables": dict(found.variables),
+            "variables": {**found.variables, **self.rows},
             "threshold": self.threshold or None,
             # Rows of devices have other names than those of objects, and only the device's model answers them.
             "row_version": None,

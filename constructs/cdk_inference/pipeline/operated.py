@@ -489,6 +489,7 @@ class OperatedPipeline(MeasuredPipeline):
                 fused=not self._execution.outputs_travel,
                 direct=self.workflow is None,
             ),
+            result_ttl=self._parts.result_ttl,
         )
         self.edges = (*self.edges, edge)
         return edge

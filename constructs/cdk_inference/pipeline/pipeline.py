@@ -164,6 +164,8 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         ``"main"``.
     drift_monitors
         Those of `add_drift_monitor`.
+    edges
+        Those of `add_edge`.
     release
         The table of a release, and its state machine: ``release.stepper.metric_failed()`` counts what was aborted.
         None without one.

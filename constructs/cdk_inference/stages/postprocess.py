@@ -598,8 +598,18 @@ def recording_environment(results: IResultsTable, result_ttl: Duration | None) -
     PropError
         Rows would be deleted at once.
     """
+    return {"RESULTS_TABLE": results.table.table_name, **row_environment(results, result_ttl)}
+
+
+def row_environment(results: IResultsTable, result_ttl: Duration | None) -> dict[str, str]:
+    """Return the variables of a handler that makes rows for a table, without its name.
+
+    Raises
+    ------
+    PropError
+        Rows would be deleted at once.
+    """
     return {
-        "RESULTS_TABLE": results.table.table_name,
         **({} if result_ttl is None else {"RESULT_TTL_DAYS": days_text("result_ttl", result_ttl)}),
         **({"LABEL_INDEX": "label"} if "label" in results.indexes else {}),
     }

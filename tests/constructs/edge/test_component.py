@@ -27,6 +27,7 @@ from cdk_inference import (
     Preprocess,
     PropError,
     QueueTrigger,
+    ResultsTable,
     Route,
     Routing,
     S3Trigger,
@@ -310,6 +311,28 @@ def test_a_version_changes_with_what_it_has_and_only_then(monkeypatch: pytest.Mo
     others.append(built())
     assert len({first.name, *(each.name for each in others)}) == 7
     assert others[4].name.startswith("Stack.Photos.Edge-2.3.")
+
+
+def test_rows_of_devices_expire_as_those_of_the_pipeline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    made: dict[str, Mapping[str, str]] = {}
+
+    def contents(package: EdgePackage, platform: object) -> dict[str, bytes]:
+        made[package.name] = package.rows
+        return {"edge.json": b"{}"}
+
+    monkeypatch.setattr(EdgePackage, "contents", contents)
+    stack = make_stack()
+    results = ResultsTable(stack, "Results", indexes=["label"])
+    pipeline = make_pipeline(stack, results=results, result_ttl=cdk.Duration.days(30))
+    route = small(stack)
+    for name, rows in (("Edge", True), ("Silent", False)):
+        pipeline.add_edge(name, route=route, inputs=FOLDER, threshold=0.5, results=rows)
+    for edge in pipeline.edges:
+        edge.write_installation(tmp_path, "arm64")
+    assert made == {
+        "Stack.Photos.Edge": {"RESULT_TTL_DAYS": "30", "LABEL_INDEX": "label"},
+        "Stack.Photos.Silent": {},
+    }
 
 
 def test_a_long_or_foreign_path_still_makes_a_name() -> None:
