@@ -23,9 +23,9 @@ from cdk_inference.common.platform import CONTEXT_KEY, LambdaPlatform
 from cdk_inference.common.props.descriptions import described
 from cdk_inference.common.props.prop_types import check_props
 from cdk_inference.common.props.sizes import bytes_text
-from cdk_inference.common.props.validation import check, check_choice
+from cdk_inference.common.props.validation import check, check_at_least, check_choice
 from cdk_inference.costs.edge import EdgeCosts
-from cdk_inference.edge.inputs import check_path
+from cdk_inference.edge.inputs import LEAST_UPLINK, check_path, check_setting
 from cdk_inference.edge.package import EdgePackage, with_version
 from cdk_inference.edge.recipe import SETTINGS, THING, Artifact, recipe
 from cdk_inference.edge.units import Installation, parameter_name, write_installation
@@ -370,7 +370,8 @@ class EdgeComponent(Construct):
         target_arn
             The ARN of the thing or thing group. It has one deployment, so this one replaces another.
         settings
-            Settings of these devices that differ from those of the component, such as ``WATCH_FOLDER``.
+            Settings of these devices that differ from those of the component, such as ``WATCH_FOLDER``. Others become
+            those of the component again, whatever a device has.
         components
             The other components that the target shall have, with their versions, such as ``{"aws.greengrass.Cli":
             "2.14.0"}``. Components that are not named are removed from the devices.
@@ -383,22 +384,26 @@ class EdgeComponent(Construct):
         Raises
         ------
         PropError
-            The target is neither a thing nor a thing group, a setting does not exist, or a version cannot be one.
+            The target is neither a thing nor a thing group, or a version cannot be one. Or a setting does not exist, or
+            cannot have its value.
         """
         if not Token.is_unresolved(target_arn):
             check(_TARGET.fullmatch(target_arn) is not None, "target_arn", "that of a thing or thing group", target_arn)
-        for name in settings or {}:
+        for name, value in (settings or {}).items():
             check_choice(SETTINGS, settings=name)
+            check_setting(name, value)
+            if self._trigger.suffixes and name in ("MQTT_TOPIC", "WATCH_SUFFIXES") and value:
+                raise PropError(f"settings must leave {name} to the trigger, which has suffixes, got '{value}'")
         for name, version in (components or {}).items():
             _checked_name("components", name, own=False)
             fits = _COMPONENT_VERSION.fullmatch(version) is not None
             check(fits, "components", "versions such as '2.14.0'", f"'{version}' of '{name}'")
         if self.component is None:
             return None
-        update = None
-        if settings:
-            merge = json.dumps(dict(settings), sort_keys=True)
-            update = greengrass.CfnDeployment.ComponentConfigurationUpdateProperty(merge=merge)
+        # Without a reset, a device keeps what it has, also where the defaults of the component are others now.
+        update = greengrass.CfnDeployment.ComponentConfigurationUpdateProperty(
+            reset=[""], merge=json.dumps(dict(settings or {}), sort_keys=True)
+        )
         own = greengrass.CfnDeployment.ComponentDeploymentSpecificationProperty(
             component_version=self.component_version, configuration_update=update
         )
@@ -522,7 +527,9 @@ def _settings(
         raise PropError(f"prefix must be without braces, which stand for variables in a recipe, got '{trigger.prefix}'")
     found = {name: value for each in inputs for name, value in each.settings().items()}
     if trigger.suffixes:
-        found["WATCH_SUFFIXES"] = ",".join(suffix.lower() for suffix in trigger.suffixes)
+        # The spellings that the rule of the trigger has: an object with another one would never be scored.
+        spelled = (text for suffix in trigger.suffixes for text in (suffix, suffix.lower(), suffix.upper()))
+        found["WATCH_SUFFIXES"] = ",".join(dict.fromkeys(spelled))
     if results_folder is not None:
         check_path("results_folder", results_folder)
         found["RESULTS_FOLDER"] = results_folder
@@ -535,7 +542,8 @@ def _settings(
                 "give it more, or the pipeline a smaller max_object_size"
             )
     if max_uplink is not None:
-        found["UPLINK_BYTES_PER_SECOND"] = _bytes("max_uplink", max_uplink)
+        found["UPLINK_BYTES_PER_SECOND"] = text = _bytes("max_uplink", max_uplink)
+        check_at_least(LEAST_UPLINK, max_uplink=int(text))
     return found
 
 

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 from cdk_inference.common.props.prop_types import check_props
+from cdk_inference.common.props.validation import check
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+LEAST_UPLINK = 4096
+"""Bytes a second below which S3 closes uploads, since nothing of them comes for too long."""
+
 _PRINTABLE = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]+")
+_FOLDERS_AND_FILES = ("WATCH_FOLDER", "RESULTS_FOLDER", "MQTT_CA_FILE", "MQTT_CERT_FILE", "MQTT_KEY_FILE")
 _LONGEST_PATH = 4095  # bytes, as Linux has it
 _LONGEST_TOPIC = 800  # bytes, so that a key of S3 holds it
 
@@ -103,35 +108,16 @@ class _Mqtt(EdgeInput):
     key_file: str | None
 
     def __post_init__(self) -> None:
-        _check_topic("topic", self.topic)
-        levels = self.topic.split("/")
-        if "#" in "".join(levels[:-1]) or any(len(level) > 1 and set(level) & {"+", "#"} for level in levels):
-            raise PropError(f"topic must have + as a whole level, and # as the last one, got '{self.topic}'")
+        check_filter("topic", self.topic)
         if self.result_topic is not None:
-            _check_topic("result_topic", self.result_topic)
-            if set(self.result_topic) & {"+", "#"}:
-                raise PropError(f"result_topic must be without + and #, got '{self.result_topic}'; name one topic")
-        self._check_url()
+            check_result_topic("result_topic", self.result_topic)
+        check_url("url", self.url)
         for name in ("ca_file", "cert_file", "key_file"):
             if (path := getattr(self, name)) is not None:
                 check_path(name, path)
         if (self.cert_file is None) != (self.key_file is None):
             given = "cert_file" if self.key_file is None else "key_file"
             raise PropError(f"cert_file and key_file must be given together, got {given} alone; add the other")
-
-    def _check_url(self) -> None:
-        try:
-            parts = urlsplit(self.url)
-            fits = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and parts.port != 0
-            fits = fits and _PRINTABLE.fullmatch(self.url) is not None and " " not in self.url
-            fits = fits and not (parts.path.strip("/") or parts.query or parts.fragment)
-        except ValueError:
-            raise PropError(f"url must be mqtt://host:port or mqtts://host:port, got '{self.url}'") from None
-        if parts.username is not None or parts.password is not None:
-            # The template would show it.
-            raise PropError("url must be without a password, got one; give the device a certificate by cert_file")
-        if not fits:
-            raise PropError(f"url must be mqtt://host:port or mqtts://host:port, got '{self.url}'")
 
     def settings(self) -> Mapping[str, str]:
         given = {
@@ -143,6 +129,63 @@ class _Mqtt(EdgeInput):
             "MQTT_KEY_FILE": self.key_file,
         }
         return {name: value for name, value in given.items() if value is not None}
+
+
+def check_setting(name: str, value: str) -> None:
+    """Refuse a value that a setting of the agent cannot have; an empty one is not set.
+
+    Raises
+    ------
+    PropError
+        It cannot have it.
+    """
+    if not value:
+        return
+    if name in _FOLDERS_AND_FILES:
+        check_path(name, value)
+    elif name == "MQTT_URL":
+        check_url(name, value)
+    elif name == "MQTT_TOPIC":
+        check_filter(name, value)
+    elif name == "MQTT_RESULT_TOPIC":
+        check_result_topic(name, value)
+    elif name == "WATCH_SUFFIXES":
+        check(
+            all(part.startswith(".") and len(part) > 1 for part in value.split(",")), name, "such as '.jpg,.png'", value
+        )
+    else:
+        fits = value.isascii() and value.isdecimal() and int(value) >= LEAST_UPLINK
+        check(fits, name, f"a number of bytes, {LEAST_UPLINK} or more", f"'{value}'")
+
+
+def check_filter(name: str, topic: str) -> None:
+    """Refuse what no broker takes as a filter of topics."""
+    _check_topic(name, topic)
+    levels = topic.split("/")
+    if "#" in "".join(levels[:-1]) or any(len(level) > 1 and set(level) & {"+", "#"} for level in levels):
+        raise PropError(f"{name} must have + as a whole level, and # as the last one, got '{topic}'")
+
+
+def check_result_topic(name: str, topic: str) -> None:
+    """Refuse what is not the name of one topic."""
+    _check_topic(name, topic)
+    if set(topic) & {"+", "#"}:
+        raise PropError(f"{name} must be without + and #, got '{topic}'; name one topic")
+
+
+def check_url(name: str, url: str) -> None:
+    """Refuse what is not the address of a broker, and one with a password, which the template would show."""
+    rule = f"{name} must be mqtt://host:port or mqtts://host:port, got '{url}'"
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("mqtt", "mqtts") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise PropError(rule) from None
+    if parts.username is not None or parts.password is not None:
+        raise PropError(f"{name} must be without a password, got one; give the device a certificate by cert_file")
+    plain = _PRINTABLE.fullmatch(url) is not None and " " not in url
+    if not (fits and plain) or parts.path.strip("/") or parts.query or parts.fragment:
+        raise PropError(rule)
 
 
 def check_path(name: str, path: str) -> None:

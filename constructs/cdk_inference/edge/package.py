@@ -6,7 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aws_cdk import Annotations
+
 from cdk_inference.edge.golden import golden_example
+from cdk_inference.errors import PropError
 from cdk_inference.routing.packaged import packaged
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ FORMAT = 1
 """The version of that file."""
 
 _REQUIREMENTS = "edge"
+_CACHE = "__pycache__"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class EdgePackage:
         Raises
         ------
         PropError
-            The stages do not fit the model or each other, or cannot be bundled for the platform.
+            The stages do not fit the model or each other, or cannot be bundled for the platform. A source must not have
+            the name of the description.
         ModelBuildError
             The model cannot be built for the architecture.
         """
@@ -73,6 +78,13 @@ class EdgePackage:
             name=f"{self.name} on devices",
             confidence=True,
         )
+        example = golden_example(found.built)
+        if example is None:
+            Annotations.of(self.pipeline).add_warning_v2(
+                "cdk-inference:edge-check",
+                f"devices of {self.name} only open {found.built.manifest.name} before they use a version, and do not "
+                "compare its answer: this machine cannot tell what they would answer",
+            )
         facts = {
             "format": FORMAT,
             "name": self.name,
@@ -83,9 +95,14 @@ class EdgePackage:
             "threshold": self.threshold or None,
             # Rows of devices have other names than those of objects, and only the device's model answers them.
             "row_version": None,
-            "check": golden_example(found.built),
+            "check": example,
         }
-        return {**found.packages, **found.code, **found.model, DESCRIPTION: _json(facts)}
+        files: dict[str, Path | bytes] = {**found.packages, **found.code, **found.model}
+        if DESCRIPTION in files:
+            raise PropError(f"sources must have unique names in the package, got '{DESCRIPTION}'; rename it")
+        # Not every machine can compile modules for the devices, and all are to make the same package.
+        plain = {name: content for name, content in files.items() if _CACHE not in name.split("/")}
+        return {**plain, DESCRIPTION: _json(facts)}
 
 
 def with_version(contents: Mapping[str, Path | bytes], version: str) -> dict[str, Path | bytes]:

@@ -108,6 +108,7 @@ def _manifest(artifact: Artifact, python: str, variables: Mapping[str, str]) -> 
                 "LAMBDA_TASK_ROOT": root,
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONUNBUFFERED": "1",
+                "PYTHONSAFEPATH": "1",  # nothing is imported from the folder that it runs in
                 "DEVICE": THING,
                 "STATE_FOLDER": "{work:path}",
                 **variables,

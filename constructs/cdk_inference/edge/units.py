@@ -22,7 +22,6 @@ SETTINGS_FOLDER = "/etc/cdk-inference-edge"
 _FOLDER = Path(__file__).with_name("systemd")
 _SCRIPT = "install.sh"
 _MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
-_WRITABLE = ("WATCH_FOLDER", "RESULTS_FOLDER")
 _MIB = 1024**2
 _LEAST_MEMORY, _STEP = 512, 128  # MiB: Python, the engine and an item
 _TIMES = 3  # of the model's bytes, which are in memory while it is opened
@@ -89,7 +88,6 @@ def write_installation(folder: Path, installation: Installation) -> list[Path]:
         "PARAMETER": parameter_name(installation.name, installation.architecture),
         "SHA256": hash_once(installation.package),
         "MEMORY": f"{_memory(installation.model_bytes)}M",
-        "WRITABLE": _writable(installation.settings),
         "RESULTS_TABLE": "RESULTS_TABLE=" if installation.results else "# No RESULTS_TABLE: what is sure has no row.",
         "SETTINGS": _assignments(installation),
     }
@@ -106,18 +104,6 @@ def write_installation(folder: Path, installation: Installation) -> list[Path]:
 def _memory(model_bytes: int) -> int:
     needed = _LEAST_MEMORY + _TIMES * model_bytes / _MIB
     return -(-int(needed) // _STEP) * _STEP
-
-
-def _writable(settings: Mapping[str, str]) -> str:
-    """Return the line that lets the agent write its folders; without it, everything but its state is read-only."""
-    # With a dash, a folder that is not there is the agent's to tell of.
-    paths = [f'"-{_escaped(settings[name])}"' for name in _WRITABLE if settings.get(name)]
-    return f"ReadWritePaths={' '.join(paths)}" if paths else "# It writes nothing but its state."
-
-
-def _escaped(path: str) -> str:
-    """Return a path as units have it in quotes: a percent sign begins a specifier."""
-    return path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
 
 
 def _assignments(installation: Installation) -> str:

@@ -436,7 +436,7 @@ class OperatedPipeline(MeasuredPipeline):
             The space on the device for what waits for a network. A device whose space is full takes no more items.
             Default: 1 GiB, or that of two objects of `max_object_size`.
         max_uplink
-            How much a device sends in a second at most. Default: as much as the network takes.
+            How much a device sends in a second at most, 4 KiB or more. Default: as much as the network takes.
         traffic
             The devices that you expect, for an estimate of what they send and cost. Default: no estimate.
         prices

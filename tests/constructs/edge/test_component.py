@@ -133,7 +133,8 @@ def test_a_deployment_goes_back_where_it_fails(template: dict[str, Any]) -> None
         "Components": {
             "Stack.Photos.Edge": {
                 "ComponentVersion": "1.0.0",
-                "ConfigurationUpdate": {"Merge": '{"WATCH_FOLDER": "/camera"}'},
+                # A device that has the component would keep the configuration that it has.
+                "ConfigurationUpdate": {"Reset": [""], "Merge": '{"WATCH_FOLDER": "/camera"}'},
             },
             "aws.greengrass.Cli": {"ComponentVersion": "2.14.0"},
         },
@@ -278,7 +279,10 @@ def test_suffixes_of_the_trigger_are_those_of_the_folder(stack: cdk.Stack) -> No
     pipeline = make_pipeline(stack, suffixes=[".JPG", ".png"])
     pipeline.add_edge(route=small(stack), inputs=FOLDER, threshold=0.5)
     (found,) = recipes(cdk.assertions.Template.from_stack(stack).to_json()).values()
-    assert found["ComponentConfiguration"]["DefaultConfiguration"]["WATCH_SUFFIXES"] == ".jpg,.png"
+    assert found["ComponentConfiguration"]["DefaultConfiguration"]["WATCH_SUFFIXES"] == ".JPG,.jpg,.png,.PNG"
+    for settings in ({"MQTT_TOPIC": "a"}, {"WATCH_SUFFIXES": ".gif"}):
+        with pytest.raises(PropError, match="to the trigger, which has suffixes"):
+            pipeline.edges[0].add_deployment("Fleet", target_arn=GROUP, settings=settings)
 
 
 def test_a_version_changes_with_what_it_has_and_only_then(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -374,6 +378,7 @@ def test_an_expectation_is_in_the_template(stack: cdk.Stack) -> None:
             {"max_spool": cdk.Size.mebibytes(1)},
             "max_spool must hold an object.*67,108,864 bytes, got 1,",
         ),
+        ({"max_uplink": cdk.Size.bytes(4095)}, "max_uplink must be at least 4096, got 4095"),
         ({"results_folder": "out"}, "results_folder must be an absolute path"),
         ({"inputs": [EdgeInput.folder("/" + "a" * 4000)]}, "must have at most 7,400 bytes.*shorten WATCH_FOLDER"),
     ],
@@ -434,6 +439,19 @@ def test_a_trigger_that_devices_cannot_reach_fails(stack: cdk.Stack) -> None:
     [
         ({"target_arn": "arn:aws:s3:::bucket"}, "target_arn must be that of a thing or thing group"),
         ({"target_arn": GROUP, "settings": {"PATH": "/"}}, "settings must be 'WATCH_FOLDER'"),
+        ({"target_arn": GROUP, "settings": {"WATCH_FOLDER": "in"}}, "WATCH_FOLDER must be an absolute path"),
+        (
+            {"target_arn": GROUP, "settings": {"MQTT_URL": "mqtts://me:secret@host"}},
+            "MQTT_URL must be without a password",
+        ),
+        ({"target_arn": GROUP, "settings": {"MQTT_TOPIC": "a/#/b"}}, "MQTT_TOPIC must have"),
+        ({"target_arn": GROUP, "settings": {"MQTT_RESULT_TOPIC": "#"}}, "MQTT_RESULT_TOPIC must be without"),
+        ({"target_arn": GROUP, "settings": {"MAX_SPOOL_BYTES": "1GB"}}, "MAX_SPOOL_BYTES must be a number of bytes"),
+        (
+            {"target_arn": GROUP, "settings": {"UPLINK_BYTES_PER_SECOND": "0"}},
+            "UPLINK_BYTES_PER_SECOND must be a number",
+        ),
+        ({"target_arn": GROUP, "settings": {"WATCH_SUFFIXES": "jpg"}}, "WATCH_SUFFIXES must be such as"),
         ({"target_arn": GROUP, "components": {"a b": "1.0.0"}}, "components must be 1 to 128 letters"),
         ({"target_arn": GROUP, "components": {"a": "latest"}}, "components must be versions such as '2.14.0'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from aws_cdk import App, Stack
 from verify.debian import UnavailableError
@@ -91,6 +93,7 @@ def test_a_package_is_small(packages: dict[str, Path], architecture: str) -> Non
     assert sizes["unpacked"] < 82e6
     tops = {name.partition("/")[0] for name in names}
     assert {"edge.json", "inference_runtime", "model", "numpy", "onnxruntime", "paho", "stages.py"} <= tops
+    assert not [name for name in names if "__pycache__" in name], "each machine makes the same package"
     assert not tops & {"obstore", "psycopg", "starlette", "uvicorn", "boto3", "botocore"}, "a device is no server"
 
 
@@ -108,6 +111,9 @@ def test_the_description_is_that_of_the_route(packages: dict[str, Path]) -> None
     if found["check"] is not None:  # if this machine's CPU computes as a device's
         (output,) = found["check"]["outputs"].values()
         assert output["shape"] == [1, 10]
+        values = np.frombuffer(base64.b64decode(output["data"]), "<f4")
+        steps = values / (2.0 ** np.ceil(np.log2(np.abs(values).max())) / 64)
+        assert (steps == np.round(steps)).all(), "CPUs round differently, and must not make another package"
 
 
 def test_a_package_for_arm64_passes_its_own_check_there(packages: dict[str, Path], tmp_path: Path) -> None:
@@ -155,18 +161,23 @@ def test_the_script_installs_a_package_and_its_units(folder: Path, tmp_path: Pat
     units.mkdir()
     text = script.read_text().replace("/opt/cdk-inference-edge", str(root))
     text = text.replace("/etc/cdk-inference-edge", str(settings)).replace("/etc/systemd/system", str(units))
+    (tmp_path / "json.py").write_text("raise SystemExit('a module of somebody else')")
     script.write_text(text)
 
     def run() -> subprocess.CompletedProcess[str]:
         environment = {"PATH": f"{programs}:/usr/bin:/bin"}
-        return subprocess.run(["sh", str(script)], env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            ["sh", str(script)], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
 
     done = run()
     assert done.returncode == 0, done.stderr
     assert f"fill in {settings}/edge.env" in done.stdout
     version = (root / "current").resolve()
     assert json.loads((version / "edge.json").read_text())["name"] == "Digits.Pipeline.Edge"
-    assert len(list(units.iterdir())) == 3
+    assert len([path for path in units.iterdir() if path.is_file()]) == 3
+    folders = units / "cdk-inference-edge.service.d" / "folders.conf"
+    assert folders.read_text() == '[Service]\nReadWritePaths="-/in"\n'
     assert "enable" not in said.read_text(), "without a name, the agent could not start"
     filled = (settings / "edge.env").read_text().replace("DEVICE=", "DEVICE=camera-1", 1)
     (settings / "edge.env").write_text(filled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import zipfile
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -68,10 +69,29 @@ def test_systemd_calls_the_units_hardly_exposed(tmp_path: Path, unit: str, most:
     assert float(found[1]) <= most
 
 
-def test_the_agent_may_write_its_folders_and_nothing_else(tmp_path: Path) -> None:
-    settings = {**EdgeInput.folder("/in put/100%").settings(), "RESULTS_FOLDER": "/out"}
-    unit = (installed(tmp_path, settings=settings) / "cdk-inference-edge.service").read_text().splitlines()
-    assert 'ReadWritePaths="-/in put/100%%" "-/out"' in unit
+@pytest.mark.parametrize("path", ["/in put/100%", HOSTILE])
+def test_the_agent_may_write_the_folders_of_its_settings(tmp_path: Path, path: str) -> None:
+    """The script reads them from the settings of the device, which a person may have changed."""
+    settings = {**EdgeInput.folder(path).settings(), "RESULTS_FOLDER": "/out"}
+    folder = installed(tmp_path, settings=settings)
+    code = (folder / "install.sh").read_text().split("<<'END'\n")[1].split("END\n")[0]
+    lines = subprocess.run(
+        [sys.executable, "-", str(folder / "edge.env")], input=code, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert 'ReadWritePaths="-/out"' in lines
+    assert len(lines) == 2
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    assert f'ReadWritePaths="-{escaped}"' in lines
+    if shutil.which("systemd-analyze"):
+        unit = folder / "cdk-inference-edge.service"
+        (folder / f"{unit.name}.d").mkdir()
+        (folder / f"{unit.name}.d" / "folders.conf").write_text("\n".join(["[Service]", *lines, ""]))
+        done = analyzed("verify", "--man=no", unit)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_agent_is_restarted_and_limited(tmp_path: Path) -> None:
+    unit = (installed(tmp_path) / "cdk-inference-edge.service").read_text().splitlines()
     for line in (
         "Type=notify",
         "Restart=on-failure",
@@ -81,9 +101,6 @@ def test_the_agent_may_write_its_folders_and_nothing_else(tmp_path: Path) -> Non
         "MemoryMax=1152M",
     ):
         assert line in unit
-    (tmp_path / "topic").mkdir()
-    topic = installed(tmp_path / "topic", settings=dict(EdgeInput.mqtt(topic="a").settings()))
-    assert "ReadWritePaths=" not in (topic / "cdk-inference-edge.service").read_text()
 
 
 def test_settings_are_those_of_the_component(tmp_path: Path) -> None:
