@@ -132,6 +132,7 @@ def _install(chosen: argparse.Namespace) -> int:
     """Install a version from a file."""
     from inference_runtime.edge.versions.versions import Versions  # noqa: PLC0415
 
+    os.umask(0o022)  # the agent is another user, and reads what is installed
     with locked(chosen.root):
         versions = Versions(chosen.root)
         versions.use(versions.unpack(chosen.zip, chosen.sha256))
@@ -144,6 +145,7 @@ def _update(chosen: argparse.Namespace) -> int:
 
     if not chosen.parameter:
         raise StageError("--parameter or VERSION_PARAMETER must be set")
+    os.umask(0o022)
     with locked(chosen.root):
         return 0 if update(chosen) else 1
 

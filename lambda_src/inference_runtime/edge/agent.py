@@ -41,6 +41,7 @@ MAX_TIDIED = 1_000
 """Files that are removed or moved at a time."""
 
 _LONGEST_TURN = 60.0  # seconds besides scoring, such as to remove many files from a slow disk
+_SILENT = 60.0  # seconds after it was said that the spool is full
 _PAUSE = 5.0  # seconds after a failure of the disk, and after items that could not be scored now
 
 _log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class Agent:
             )
         self._stopping, self._woken = Event(), Event()
         self._full = False
-        self._resume_at = 0.0
+        self._resume_at = self._silent_until = 0.0
         self._reserved = 0  # bytes of items that are being scored
         self._told = ""
         self._turned_at = time.monotonic()
@@ -122,15 +123,14 @@ class Agent:
         self._woken.set()
 
     def has_room(self, size: int) -> bool:
-        """Return whether an item of so many bytes may be taken, and say so when that changes."""
+        """Return whether an item of so many bytes may be taken, and say now and then if it may not."""
         full = self._outbox.used + self._reserved + size + ROW_BYTES > self._settings.max_spool_bytes
-        if full and not self._full:
+        if full and not self._full and time.monotonic() >= self._silent_until:
+            self._silent_until = time.monotonic() + _SILENT
             _log.warning(
                 "the spool is full (%s of %s bytes): nothing is taken until something is sent",
                 *(f"{self._outbox.used:,}", f"{self._settings.max_spool_bytes:,}"),
             )
-        elif self._full and not full:
-            _log.info("the spool has room again")
         self._full = full
         return not full
 
@@ -186,10 +186,11 @@ class Agent:
         taken = self._reserved = 0
         if self._folder is None:
             return False
-        for found in self._folder.settled(self._outbox.known):
+        while (found := self._folder.oldest(self._outbox.known)) is not None:
             size = found.size if found.size <= self._settings.max_item_bytes else 0
             if not self.has_room(size):
                 break
+            self._folder.pass_by(found)
             if self._take_file(self._folder, found):
                 taken += 1
                 self._reserved += size + ROW_BYTES
@@ -254,30 +255,29 @@ class Agent:
         if record.tries + 1 >= MAX_TRIES:
             self._set_aside(record, reason)
         else:
-            _log.warning("%s failed and is tried again: %s", record.key, reason)
+            _log.warning("%s failed and is tried again: %s", record.shown, reason)
 
     def _bytes(self, record: Record) -> bytes | None:
         """Return the bytes of an item, or None if it is not to be scored."""
         try:
             if record.spool is not None:
-                with self._spool.opened(record.spool) as view:
-                    return bytes(view)
+                return bytes(self._spool.mapped(record.spool))
             if self._folder is not None and record.path is not None and record.stamp is not None:
                 return self._folder.read(record.path, record.stamp)
         except (ChangedError, PermissionError) as error:
-            _log.warning("%s is not scored: %s", record.key, error)
+            _log.warning("%s is not scored: %s", record.shown, error)
             self._outbox.drop(record)
             return None
         except SpoolError as error:
             self._set_aside(record, str(error))
             return None
-        _log.warning("%s is not scored: its folder is not watched any more", record.key)
+        _log.warning("%s is not scored: its folder is not watched any more", record.shown)
         self._outbox.drop(record)
         return None
 
     def _set_aside(self, record: Record, reason: str) -> None:
         """Move an item to `failed`: in the watched folder, or in that of the state."""
-        _log.error("%s is set aside in the folder failed: %s", record.key, reason)
+        _log.error("%s is set aside in the folder failed: %s", record.shown, reason)
         if record.spool is not None:
             self._spool.move_aside(record.spool)
         gone = self._folder is None or self._folder.set_aside(record)

@@ -14,7 +14,7 @@ from inference_runtime.anywhere.collected import collected_rows
 from inference_runtime.edge.results import told
 from inference_runtime.edge.storage.outbox import Answer
 from inference_runtime.edge.storage.records import FOLDER
-from inference_runtime.errors import MalformedMessageError, reason_of
+from inference_runtime.errors import LittleTimeError, MalformedMessageError, reason_of
 from inference_runtime.serving.scoring import Outcome, Scorer
 from inference_runtime.stages.item import Item
 
@@ -55,8 +55,21 @@ class Answers:
         self._package = package
         self._settings = settings
         self._outbox = outbox
-        self._scorer = Scorer(handler, max_batch=settings.max_batch, seconds=settings.batch_seconds)
+        self._handler = handler
+        self._late: set[str] | None = None  # messages that the time did not suffice for; None for all of a batch
+        self._scorer = Scorer(self._noted, max_batch=settings.max_batch, seconds=settings.batch_seconds)
         self._rows = collected_rows()
+
+    def _noted(self, event: dict[str, Any], context: object) -> Any:  # noqa: ANN401 - the handler's
+        """Call the handler, and note for which messages the time did not suffice."""
+        self._late = set()
+        try:
+            done = self._handler(event, context)
+        except LittleTimeError:
+            self._late = None
+            raise
+        self._late = set(done["unfinished"])
+        return done
 
     def of(self, items: Mapping[int, tuple[Record, bytes]]) -> tuple[list[Answer], dict[int, str], list[Record]]:
         """Score items.
@@ -94,10 +107,12 @@ class Answers:
             scored = future.result(0)
             if (row := rows.get(ids[sequence])) is not None:
                 answers.append(self._answer(record, row, data))
-            elif scored.outcome is Outcome.RETRY:
-                again.append(record)
-            else:
+            elif scored.outcome is not Outcome.RETRY:
                 broken[sequence] = scored.reason
+            elif self._late is None or str(sequence) in self._late:
+                broken[sequence] = f"it was not scored within {self._settings.batch_seconds} s"
+            else:
+                again.append(record)
         return answers, broken, again
 
     def rejected(self, record: Record, reason: str) -> Answer:

@@ -79,6 +79,8 @@ class Package:
         for name, types in _TYPES.items():
             if not isinstance(told.get(name), types) or isinstance(told.get(name), bool):
                 raise StageError(f"{FILE}: {name} must be {types[0].__name__}, got {told.get(name)!r:.100}")
+        if not (told["version"].isascii() and told["version"].isprintable() and told["version"]):
+            raise StageError(f"{FILE}: version must be printable ASCII, got {told['version']!a:.100}")
         if not all(isinstance(value, str) for value in told["variables"].values()):
             raise StageError(f"{FILE}: variables must be strings")
         version, wanted = f"{sys.version_info.major}.{sys.version_info.minor}", told.get("python", "")

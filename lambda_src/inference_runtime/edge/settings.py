@@ -22,6 +22,7 @@ REMOVE, MOVE = "remove", "move"
 _DEVICE = re.compile(r"[A-Za-z0-9:_-]{1,128}")  # the name of a thing of AWS IoT
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _MOST_BYTES = 2**50
+_LEAST_SPOOL_BYTES = 8_192  # besides the largest item
 _MOST_TOPIC_BYTES = 800  # with the digest, the key of an item must fit a key of S3
 
 
@@ -144,6 +145,7 @@ class Settings:
         if after not in {REMOVE, MOVE}:
             raise StageError(f'WATCH_AFTER must be "{REMOVE}" or "{MOVE}", got {after!a:.100}')
         most = whole_number("MAX_OBJECT_BYTES", 64 * 1024**2, 1, _MOST_BYTES)
+        spool = whole_number("MAX_SPOOL_BYTES", max(1024**3, 2 * most), most, _MOST_BYTES)
         retry = whole_number("RETRY_MS", 1_000, 1, 86_400_000)
         return cls(
             device=device,
@@ -161,7 +163,7 @@ class Settings:
             prefix=os.environ.get("INBOX_PREFIX", f"edge/{device}/"),
             table=os.environ.get("RESULTS_TABLE") or None,
             max_item_bytes=most,
-            max_spool_bytes=whole_number("MAX_SPOOL_BYTES", max(1024**3, 2 * most), most, _MOST_BYTES),
+            max_spool_bytes=max(spool, most + _LEAST_SPOOL_BYTES),
             bytes_per_second=whole_number("UPLINK_BYTES_PER_SECOND", 0, 0, _MOST_BYTES),
             max_batch=whole_number("MAX_MESSAGES", 16, 1, 1_000),
             batch_seconds=whole_number("BATCH_SECONDS", 30, 1, 3_600),

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import stat
-import sys
 import zipfile
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from tests.runtime.edge.device import SOURCES, write_package
+from tests.runtime.edge.power import ended_at
 
 from inference_runtime.edge.versions.update import update
 from inference_runtime.edge.versions.versions import DamagedError, Versions, name_of
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
     from tests.runtime.edge.device import Device, Proxy
-
-_WRITES = os.O_WRONLY | os.O_RDWR
-_STEPS = frozenset({"os.rename", "os.remove", "os.symlink", "os.mkdir", "os.rmdir", "subprocess.Popen"})
 
 SYSTEMCTL = """#!/bin/sh
 echo "$@" "$(readlink {root}/current)" >> {root}/calls
@@ -88,27 +85,6 @@ def chosen(environment: pytest.MonkeyPatch, tmp_path: Path) -> Namespace:
 
 def is_whole(folder: Path) -> bool:
     return (folder / "edge.json").is_file() and (folder / "padding").stat().st_size == 100_000
-
-
-def ended_at(step: int, work: Any) -> bool:
-    """Do some work in a process whose power fails before it changes the disk so many times; return whether it did."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
-    count = 0
-
-    def before(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
-        if event in _STEPS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES):
-            count += 1
-            if count > step:
-                os._exit(9)
-
-    sys.addaudithook(before)
-    try:
-        work()
-    finally:
-        os._exit(0)
 
 
 def test_whenever_the_power_fails_current_names_a_whole_version(

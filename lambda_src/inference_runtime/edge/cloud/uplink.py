@@ -161,7 +161,7 @@ class Uplink:
             send(record)
         except AwsError as error:
             if error.code in _WRITTEN_BEFORE:
-                _log.info("AWS has it already: %s", record.key)
+                _log.info("AWS has it already: %s", record.shown)
             elif error.code in _NEVER:
                 self._refuse(kind, record, error)
             else:
@@ -171,6 +171,10 @@ class Uplink:
             self._refuse(kind, record, error)
         except (OSError, http.client.HTTPException, RetryableError) as error:
             self._fail(kind, f"{type(error).__name__}: {error}")
+            return False
+        except Exception as error:
+            _log.exception("cannot send the %s of %s", kind, record.shown)
+            self._fail(kind, f"{type(error).__name__}: {error}", least_seconds=REFUSED_SECONDS)
             return False
         if self._told[kind] is not None:
             _log.info("%ss are sent again", kind)
@@ -193,7 +197,7 @@ class Uplink:
         if record.spool is not None:
             with suppress(FileNotFoundError):
                 self._spool.move_aside(record.spool)
-        _log.error("the %s of %s is set aside in %s, AWS never takes it: %s", kind, record.key, folder, error)
+        _log.error("the %s of %s is set aside in %s, AWS never takes it: %s", kind, record.shown, folder, error)
 
     def _put_row(self, record: Record) -> None:
         answer = record.answer or {}
@@ -203,9 +207,9 @@ class Uplink:
         self._requests.call("dynamodb", "PutItem", put_request(self._settings.table or "", row))
 
     def _put_object(self, record: Record) -> None:
-        with self._spool.opened(record.spool or "") as body:
-            key = object_key(self._settings.prefix, record)
-            self._requests.put_object(self._settings.bucket or "", key, body, self._metadata(record))
+        key = object_key(self._settings.prefix, record)
+        body = self._spool.mapped(record.spool or "")
+        self._requests.put_object(self._settings.bucket or "", key, body, self._metadata(record))
 
     def _metadata(self, record: Record) -> dict[str, str]:
         """Return the headers of an object: what the device knows of it."""

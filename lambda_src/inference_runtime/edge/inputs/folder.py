@@ -87,8 +87,8 @@ class WatchedFolder:
         self._settled: deque[FoundFile] = deque()
         self._told: dict[bytes, str] = {}
 
-    def settled(self, known: Callable[[], Mapping[bytes, str]]) -> Iterator[FoundFile]:
-        """Yield the files that have settled, the oldest first, and look again once all of them were taken.
+    def oldest(self, known: Callable[[], Mapping[bytes, str]]) -> FoundFile | None:
+        """Return the oldest file that has settled, or None. It looks again once all of them were passed by.
 
         Parameters
         ----------
@@ -97,8 +97,12 @@ class WatchedFolder:
         """
         if not self._settled:
             self._look(known())
-        while self._settled:
-            yield self._settled.popleft()
+        return self._settled[0] if self._settled else None
+
+    def pass_by(self, found: FoundFile) -> None:
+        """Have `oldest` return the next file: this one is taken, or cannot be now."""
+        if self._settled and self._settled[0] is found:
+            self._settled.popleft()
 
     def digest(self, found: FoundFile, most_bytes: int) -> str:
         """Return the SHA-256 of a file's bytes; of one that is too large, that of its size and time.
@@ -291,4 +295,8 @@ def _is_unfinished(path: bytes) -> bool:
 
 
 def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # anybody may set the time of a file, to any
+        moment = datetime.now(UTC)
+    return moment.isoformat(timespec="milliseconds")

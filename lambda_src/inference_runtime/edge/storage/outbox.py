@@ -321,7 +321,7 @@ class Outbox:
         with self._commit(durable=True):
             self._insert(record, size)
         self._last = max(self._last, record.sequence)
-        _log.warning("taken again, since its record was lost: %s", record.key)
+        _log.warning("taken again, since its record was lost: %s", record.shown)
 
 
 def _opened(path: Path) -> sqlite3.Connection:

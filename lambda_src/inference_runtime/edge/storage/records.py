@@ -100,6 +100,11 @@ class Record:
     pending: str | None = None
     answer: dict[str, Any] | None = None
 
+    @property
+    def shown(self) -> str:
+        """The key for logs: one line, whatever the file is called."""
+        return f"{self.key!a:.{_MOST_SHOWN}}"
+
     @classmethod
     def of(cls, row: sqlite3.Row) -> Record:
         """Read a row of the table `items`."""
@@ -110,6 +115,7 @@ class Record:
         )
 
 
+_MOST_SHOWN = 300
 _COLUMNS = (
     *("sequence", "input", "key", "digest", "size", "event_time", "path", "stamp", "spool", "tries", "state"),
     *("pending", "spool_bytes"),

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 _PARTIAL = ".partial"
@@ -58,8 +58,7 @@ class Spool:
             raise
         return len(line) + len(data)
 
-    @contextmanager
-    def opened(self, name: str) -> Iterator[memoryview]:
+    def mapped(self, name: str) -> memoryview:
         """Map the item's bytes into memory, without the header.
 
         Raises
@@ -70,16 +69,11 @@ class Spool:
         try:
             with (self._folder / name).open("rb") as file:
                 start = len(_header_line(file.readline(_MOST_HEADER_BYTES), name))
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                    whole = memoryview(mapped)
-                    view = whole[start:]
-                    try:
-                        yield view
-                    finally:
-                        view.release()
-                        whole.release()
+                # It ends with the last view of it: a request that failed may keep one for longer than this.
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (FileNotFoundError, ValueError) as error:  # mmap refuses an empty file
             raise SpoolError(f"the spool's file {name} is lost or damaged: {error}") from error
+        return memoryview(mapped)[start:]
 
     def header(self, name: str) -> dict[str, Any]:
         """Return what a file says that its item is.
