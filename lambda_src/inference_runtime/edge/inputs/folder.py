@@ -85,6 +85,7 @@ class WatchedFolder:
         self._seen: dict[bytes, tuple[str, float]] = {}  # what a file was like, and since when, by path
         self._unfinished: set[tuple[int, int]] = set()  # files that had the name of one that is being written
         self._settled: deque[FoundFile] = deque()
+        self._blind: set[bytes] = set()  # folders that could not be looked at
         self._told: dict[bytes, str] = {}
 
     def oldest(self, known: Callable[[], Mapping[bytes, str]]) -> FoundFile | None:
@@ -181,6 +182,7 @@ class WatchedFolder:
         seen: dict[bytes, tuple[str, float]] = {}
         unfinished: set[tuple[int, int]] = set()
         found: list[tuple[int, FoundFile]] = []
+        self._blind.clear()
         for path, state in self._files(b"", 0):
             if _is_unfinished(path):
                 unfinished.add((state.st_dev, state.st_ino))
@@ -196,7 +198,8 @@ class WatchedFolder:
                 found.append((state.st_mtime_ns, FoundFile(path, stamp, state.st_size, _iso(state.st_mtime))))
             seen[path] = (stamp, since)
         self._seen, self._unfinished = seen, unfinished
-        self._told = {path: text for path, text in self._told.items() if path in seen or path in known}
+        there = seen.keys() | known.keys() | self._blind
+        self._told = {path: text for path, text in self._told.items() if path in there}
         self._settled.extend(file for _, file in sorted(found))
 
     def _files(self, folder: bytes, depth: int) -> Iterator[tuple[bytes, os.stat_result]]:
@@ -204,6 +207,7 @@ class WatchedFolder:
         try:
             entries = list(os.scandir(self._absolute(folder)))
         except OSError as error:
+            self._blind.add(folder)
             self._tell(folder, f"cannot be looked at: {error}")
             return
         for entry in entries:

@@ -88,6 +88,7 @@ class TopicInput:
         if topic.tls is not None:
             client.tls_set_context(topic.tls)
         client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
 
@@ -128,6 +129,10 @@ class TopicInput:
             return
         _log.info("connected to the MQTT broker")
         client.subscribe(self._topic.name, _QOS)
+
+    def _on_subscribe(self, _: Client, __: object, ___: int, reasons: Any, ____: object) -> None:  # noqa: ANN401
+        if refused := [str(reason) for reason in reasons if reason.is_failure]:
+            _log.error("the MQTT broker refuses the topic %s: %s", self._topic.name, ", ".join(refused))
 
     def _on_disconnect(self, _: Client, __: object, ___: object, reason: Any, ____: object) -> None:  # noqa: ANN401
         if self._running:
