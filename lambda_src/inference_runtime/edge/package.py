@@ -83,7 +83,7 @@ class Package:
             raise StageError(f"{FILE}: version must be printable ASCII, got {told['version']!a:.100}")
         if not all(isinstance(value, str) for value in told["variables"].values()):
             raise StageError(f"{FILE}: variables must be strings")
-        version, wanted = f"{sys.version_info.major}.{sys.version_info.minor}", told.get("python", "")
+        version, wanted = f"{sys.version_info.major}.{sys.version_info.minor}", told.get("python") or ""
         if wanted not in {"", version}:
             raise StageError(f"this version needs Python {wanted}, got {version}; install that Python on the device")
         members: dict[str, Any] = {name: told.get(name) for name in _TYPES}

@@ -110,7 +110,7 @@ def test_a_cut_network_and_a_killed_process_lose_nothing_and_write_nothing_twice
 def test_an_item_that_fails_hangs_or_ends_the_process_is_set_aside(
     device: Device, rows: Callable[[], dict[str, Any]]
 ) -> None:
-    device.variables |= {"BATCH_SECONDS": "1"}
+    device.variables |= {"BATCH_SECONDS": "2"}
     device.start()
     device.put("raise.json", b"raise")
     device.put("hang.json", b"hang")
@@ -126,7 +126,7 @@ def test_an_item_that_fails_hangs_or_ends_the_process_is_set_aside(
     device.wait(lambda: "failed/crash.json" in device.files() and "between.json" in rows())
     device.put("stuck.json", b"stuck")
     assert device.process.wait(60) == 1
-    assert "Timeout (0:00:04)!" in device.log
+    assert "Timeout (0:00:08)!" in device.log
     assert sorted(rows()) == ["between.json", "sure.json"]
 
 

@@ -77,6 +77,8 @@ class Uplink:
         limits = settings.retry_ms / 1000, settings.max_retry_ms / 1000
         self._backoff = {"row": Backoff(*limits), "object": Backoff(*limits)}
         self._told: dict[str, str | None] = {"row": None, "object": None}
+        self._taken: set[str] = set()  # the kinds of which AWS has taken one
+        self._targets = {"row": ("RESULTS_TABLE", settings.table), "object": ("INBOX_BUCKET", settings.bucket)}
         self._thread = Thread(target=self._run, name="uplink", daemon=True)
 
     @property
@@ -124,7 +126,10 @@ class Uplink:
         for kind, most, send in (("row", MAX_ROWS, self._send_rows), ("object", 1, self._send_objects)):
             if not (records := self._outbox.to_send(kind, most)):
                 continue
-            if (left := self._backoff[kind].left()) > 0:
+            variable, target = self._targets[kind]
+            if target is None:  # it was set when the item was answered
+                self._say(kind, f"{variable} is not set")
+            elif (left := self._backoff[kind].left()) > 0:
                 pauses.append(left)
             elif send(records):
                 return 0.0
@@ -159,10 +164,12 @@ class Uplink:
         """Send one thing, and return whether AWS has it, or never takes it."""
         try:
             send(record)
+            self._taken.add(kind)
         except AwsError as error:
             if error.code in _WRITTEN_BEFORE:
+                self._taken.add(kind)
                 _log.info("AWS has it already: %s", record.shown)
-            elif error.code in _NEVER:
+            elif error.code in _NEVER and kind in self._taken:  # otherwise it may be a setting that is wrong
                 self._refuse(kind, record, error)
             else:
                 self._fail(kind, str(error), least_seconds=0.0 if error.transient else REFUSED_SECONDS)
@@ -182,12 +189,16 @@ class Uplink:
         self._backoff[kind].succeed()
         return True
 
-    def _fail(self, kind: str, text: str, *, least_seconds: float = 0.0) -> None:
-        """Note a failure, and say so unless it is the one that was said before."""
-        seconds = self._backoff[kind].fail(least_seconds=least_seconds)
+    def _say(self, kind: str, text: str) -> None:
+        """Say why things cannot be sent, unless it is what was said before."""
         if self._told[kind] != text:
             self._told[kind] = text
-            _log.warning("%ss cannot be sent now, the next try is in %.0f s: %s", kind, seconds, text)
+            _log.warning("%ss cannot be sent now: %s", kind, text)
+
+    def _fail(self, kind: str, text: str, *, least_seconds: float = 0.0) -> None:
+        """Note a failure, after which the next try waits."""
+        self._backoff[kind].fail(least_seconds=least_seconds)
+        self._say(kind, text)
 
     def _refuse(self, kind: str, record: Record, error: Exception) -> None:
         """Set aside what AWS never takes."""
