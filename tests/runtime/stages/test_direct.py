@@ -142,7 +142,7 @@ def test_a_message_that_kills_its_process_fails_alone(
 def test_each_message_gets_a_share_of_the_time_and_is_to_blame_after_a_fair_one(
     environment: pytest.MonkeyPatch,
 ) -> None:
-    """All of them hang. What is late is begun no more, and what had little of an invocation comes back."""
+    """All of them hang. A late one is not begun any more, and one that had little of an invocation comes back."""
     clock, asked = Clock(environment), []
 
     class Hanging:

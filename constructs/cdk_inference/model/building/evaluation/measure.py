@@ -94,7 +94,7 @@ class Timing:
 
     @property
     def _slow(self) -> float:
-        """The bounds of a slower model lie below this. Three rounds of equal models are below 1 in one of 8 cases."""
+        """The bounds of a slower model lie below this: chance alone puts all of few rounds below 1 now and then."""
         return 1.0 if self.rounds >= MIN_ROUNDS else 1.0 / (1.0 + TIE)
 
 
