@@ -183,6 +183,25 @@ def test_repeated_searches_agree_about_what_is_far_apart(
         assert winners == {DynamicInt8}
 
 
+def test_every_other_round_begins_with_the_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two models is faster by 1 ms here, which no ratio shows."""
+    rounds: list[list[str]] = []
+
+    def start(model: float, what: str, *, exact: bool) -> tuple[float, str]:
+        if not rounds or len(rounds[-1]) == 2:
+            rounds.append([])
+        rounds[-1].append(what)
+        return model, what
+
+    monkeypatch.setattr(measure, "start", start)
+    monkeypatch.setattr(measure, "_run", lambda session, sample: session[0] - (session[1] != rounds[-1][0]))
+    timing = measure.latency(101.0, 101.0, {"x": np.zeros((1, 4))})  # type: ignore[arg-type]
+    assert rounds[:3] == [["float32", "the candidate"], ["the candidate", "float32"], ["float32", "the candidate"]]
+    assert (timing.speedup, timing.low, timing.high) == (1.0, 0.99, 1.01)
+    assert not timing.slower
+    assert measure.latency(200.0, 100.0, {"x": np.zeros((1, 4))}).speedup == pytest.approx(2.0, abs=0.02)  # type: ignore[arg-type]
+
+
 def test_identical_kernels_are_no_gain(tmp_path: Path) -> None:
     """Really measured, on whatever machine this is."""
     model = prepared(cnn(), tmp_path)
