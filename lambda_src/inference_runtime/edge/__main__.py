@@ -6,9 +6,11 @@ import argparse
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from inference_runtime.edge.package import Package
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         return int(chosen.command(chosen))
-    except (StageError, RetryableError, OSError) as error:
+    except (StageError, RetryableError, OSError, sqlite3.Error) as error:
         _log.error("%s", error)
         return 1
 
@@ -114,7 +116,7 @@ def _work(package: Package, settings: Any) -> int:  # noqa: ANN401 - its module 
         status_seconds=settings.status_ms / 1000,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: agent.stop())
+        signal.signal(number, lambda *_: Thread(target=agent.stop).start())  # its locks may be held right here
     handler({WARMING_KEY: WARMING}, None)
     uplink.start()
     supervisor.start()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import sqlite3
 import time
-from contextlib import suppress
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from inference_runtime.edge.answering import Answers
+from inference_runtime.edge.answering import HUNG_BATCH, Answers
 from inference_runtime.edge.inputs.folder import ChangedError, WatchedFolder
 from inference_runtime.edge.results import ResultLines
 from inference_runtime.edge.storage.spool import SpoolError
@@ -34,13 +32,10 @@ MAX_BATCH_BYTES = 32 * 1024**2
 ROW_BYTES = 4_096
 """Bytes that are kept free in the spool for the row of an item that is taken."""
 
-HUNG_BATCH = 4
-"""Times that a batch may take as long as it should. User code is ended after one, and the process after these."""
-
 MAX_TIDIED = 1_000
 """Files that are removed or moved at a time."""
 
-_LONGEST_TURN = 60.0  # seconds besides scoring, such as to remove many files from a slow disk
+_LONGEST_TURN = 600.0  # seconds besides scoring, such as to remove many files from a slow disk
 _SILENT = 60.0  # seconds after it was said that the spool is full
 _PAUSE = 5.0  # seconds after a failure of the disk, and after items that could not be scored now
 
@@ -99,6 +94,8 @@ class Agent:
         self._stopping, self._woken = Event(), Event()
         self._full = False
         self._resume_at = self._silent_until = 0.0
+        self._batch = settings.max_batch
+        self._owed: list[Record] = []  # items that a try is to be taken back from
         self._reserved = 0  # bytes of items that are being scored
         self._told = ""
         self._turned_at = time.monotonic()
@@ -111,7 +108,10 @@ class Agent:
     @property
     def alive(self) -> bool:
         """Whether it has done something not long ago, or waited for something to do."""
-        return time.monotonic() - self._turned_at < self._settings.batch_seconds * HUNG_BATCH + _LONGEST_TURN
+        if self._topic is not None and not self._topic.alive:
+            return False
+        longest = self._settings.batch_seconds * HUNG_BATCH * self._settings.max_batch + _LONGEST_TURN
+        return time.monotonic() - self._turned_at < longest
 
     def stop(self) -> None:
         """Let `run` return after the items that are being scored; signal handlers may call this too."""
@@ -145,7 +145,6 @@ class Agent:
                 try:
                     if not self._work():
                         self._woken.wait(self._settings.poll_ms / 1000)
-                    self._told = ""
                 except (OSError, sqlite3.OperationalError) as error:  # such as a disk that is full
                     self._tell(f"{type(error).__name__}: {error}")
                     self._stopping.wait(_PAUSE)
@@ -157,29 +156,28 @@ class Agent:
         """Say why nothing can be done, unless it was said."""
         if self._told != text:
             self._told = text
-            _log.error("cannot work now, and try again: %s", text)
+            _log.error("cannot work as it should: %s", text)
 
     def _work(self) -> bool:
         """Do what there is to do, and return whether there may be more."""
         self._tidy()
         if self._topic is not None:
             self._attend(self._topic)
-        waiting = self._outbox.waiting(self._settings.max_batch, MAX_BATCH_BYTES)
+        waiting = self._outbox.waiting(self._batch, MAX_BATCH_BYTES)
         if not waiting and self._take():
-            waiting = self._outbox.waiting(self._settings.max_batch, MAX_BATCH_BYTES)
+            waiting = self._outbox.waiting(self._batch, MAX_BATCH_BYTES)
         if waiting:
             self._score(waiting)
         return bool(waiting)
 
     def _attend(self, topic: Any) -> None:  # noqa: ANN401 - its module needs paho
-        """Publish answers, and leave the broker while there is no room."""
+        """Publish answers, and have messages again that were not taken once there is room."""
         topic.publish()
-        if topic.paused:
-            topic.stop()
-            if time.monotonic() >= self._resume_at:
-                self._resume_at = time.monotonic() + _PAUSE
-                if self.has_room(0):
-                    topic.start()
+        if topic.paused and time.monotonic() >= self._resume_at:
+            self._resume_at = time.monotonic() + _PAUSE
+            if self.has_room(0):
+                topic.stop()
+                topic.start()
 
     def _take(self) -> bool:
         """Take files that have settled, as many as are scored together, and return whether there were any."""
@@ -213,6 +211,10 @@ class Agent:
 
     def _score(self, waiting: Sequence[Record]) -> None:
         """Score items, and note their answers."""
+        if self._owed:
+            self._outbox.put_back(self._owed)
+            self._owed = []
+            return  # what is waiting was read before
         answers: list[Answer] = []
         items: dict[int, tuple[Record, bytes]] = {}
         for record in waiting:
@@ -232,20 +234,17 @@ class Agent:
         """Return the answers of items, and deal with those that have none."""
         records = [record for record, _ in items.values()]
         self._outbox.begin(records)
-        # Its thread needs nothing of Python, whose lock a call of C may keep.
-        faulthandler.dump_traceback_later(self._settings.batch_seconds * HUNG_BATCH, exit=True)
         try:
             answers, broken, again = self._answers.of(items)
         except OSError:  # bytes cannot be kept, for which no item is to blame
-            with suppress(sqlite3.Error):
-                self._outbox.put_back(records)
+            self._owed += records
             raise
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        if self._answers.late:
+            self._batch = max(1, self._batch // 2)
         for sequence, reason in broken.items():
             self._blame(items[sequence][0], reason)
         if again:
-            self._outbox.put_back(again)
+            self._owed += again
             if not answers:
                 self._stopping.wait(_PAUSE)
         return answers
@@ -286,8 +285,15 @@ class Agent:
     def _note(self, answers: Sequence[Answer]) -> None:
         """Note answers, and tell programs on the device and whoever sends."""
         if self._lines is not None:
-            self._lines.write([answer.told for answer in answers])
-        self._outbox.answer(answers)
+            try:
+                self._lines.write([answer.told for answer in answers])
+            except OSError as error:  # the cloud gets them nevertheless
+                self._tell(f"answers are not written to RESULTS_FOLDER: {error}")
+        try:
+            self._outbox.answer(answers)
+        except sqlite3.OperationalError:  # such as on a disk that is full, for which no item is to blame
+            self._owed += [answer.record for answer in answers]
+            raise
         self._answered()
 
     def _tidy(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import faulthandler
 import json
 import logging
 import os
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from inference_runtime.edge.settings import Settings
     from inference_runtime.edge.storage.outbox import Outbox
     from inference_runtime.edge.storage.records import Record
+
+HUNG_BATCH = 4
+"""Times that a batch may take as long as it should. User code is ended after one, and the process after these."""
 
 EARLIEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 """A clock that shows an earlier time was not set since the device booted."""
@@ -56,19 +60,27 @@ class Answers:
         self._settings = settings
         self._outbox = outbox
         self._handler = handler
-        self._late: set[str] | None = None  # messages that the time did not suffice for; None for all of a batch
+        self._late: set[str] = set()  # messages that the time did not suffice for
         self._scorer = Scorer(self._noted, max_batch=settings.max_batch, seconds=settings.batch_seconds)
         self._rows = collected_rows()
 
+    @property
+    def late(self) -> bool:
+        """Whether the time did not suffice for all items that were scored last."""
+        return bool(self._late)
+
     def _noted(self, event: dict[str, Any], context: object) -> Any:  # noqa: ANN401 - the handler's
         """Call the handler, and note for which messages the time did not suffice."""
-        self._late = set()
+        # Its thread needs nothing of Python, whose lock a call of C may keep.
+        faulthandler.dump_traceback_later(self._settings.batch_seconds * HUNG_BATCH, exit=True)
         try:
             done = self._handler(event, context)
         except LittleTimeError:
-            self._late = None
+            self._late |= {message["message_id"] for message in event["messages"]}
             raise
-        self._late = set(done["unfinished"])
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        self._late |= set(done["unfinished"])
         return done
 
     def of(self, items: Mapping[int, tuple[Record, bytes]]) -> tuple[list[Answer], dict[int, str], list[Record]]:
@@ -90,6 +102,7 @@ class Answers:
             If bytes cannot be kept.
         """
         futures, ids, broken = {}, {}, {}
+        self._late.clear()
         for sequence, (record, data) in items.items():
             message = self._message(record, data)
             try:
@@ -109,7 +122,7 @@ class Answers:
                 answers.append(self._answer(record, row, data))
             elif scored.outcome is not Outcome.RETRY:
                 broken[sequence] = scored.reason
-            elif self._late is None or str(sequence) in self._late:
+            elif str(sequence) in self._late:
                 broken[sequence] = f"it was not scored within {self._settings.batch_seconds} s"
             else:
                 again.append(record)

@@ -68,7 +68,7 @@ class Settings:
     topic
         `MQTT_URL`, `MQTT_TOPIC`, `MQTT_RESULT_TOPIC`, `MQTT_CA_FILE`, `MQTT_CERT_FILE` and `MQTT_KEY_FILE`.
     suffixes
-        `WATCH_SUFFIXES` with commas between them, such as ``.jpg,.png``: other files are left alone. All by default.
+        `WATCH_SUFFIXES` with commas between them, such as ``.jpg,.JPG``: other files are left alone. All by default.
     after
         `WATCH_AFTER`, ``remove`` by default, or ``move`` to the folder `done` in the watched one.
     settle_ms
@@ -78,7 +78,7 @@ class Settings:
     results
         `RESULTS_FOLDER` for lines of JSON with the answers.
     bucket, prefix
-        `INBOX_BUCKET`, and `INBOX_PREFIX`, ``edge/<device>/`` by default.
+        `INBOX_BUCKET`, and `INBOX_PREFIX`, ``edge/{device}/`` by default, with the name in the place of ``{device}``.
     table
         `RESULTS_TABLE` for the rows of sure answers.
     max_item_bytes
@@ -152,15 +152,13 @@ class Settings:
             state=state,
             watched=watched,
             topic=topic,
-            suffixes=tuple(
-                text.strip().lower() for text in os.environ.get("WATCH_SUFFIXES", "").split(",") if text.strip()
-            ),
+            suffixes=tuple(text.strip() for text in os.environ.get("WATCH_SUFFIXES", "").split(",") if text.strip()),
             after=after,
             settle_ms=whole_number("SETTLE_MS", 2_000, 0, 3_600_000),
             poll_ms=whole_number("POLL_MS", 500, 1, 3_600_000),
             results=results,
             bucket=bucket,
-            prefix=os.environ.get("INBOX_PREFIX", f"edge/{device}/"),
+            prefix=os.environ.get("INBOX_PREFIX", "edge/{device}/").replace("{device}", device),
             table=os.environ.get("RESULTS_TABLE") or None,
             max_item_bytes=most,
             max_spool_bytes=max(spool, most + _LEAST_SPOOL_BYTES),

@@ -102,8 +102,10 @@ class Supervisor:
             if not self._uplink.alive:
                 _log.critical("this process ends: the thread that sends has ended")
                 self._end(ENDED)
-            if self._agent.alive:
-                notify("WATCHDOG=1")
+            if not self._agent.alive:
+                _log.critical("this process ends: the agent hangs, or its connection to the broker has ended")
+                self._end(ENDED)
+            notify("WATCHDOG=1")
             if time.monotonic() - written >= self._status_seconds:
                 self._write()
                 written = time.monotonic()

@@ -25,7 +25,7 @@ def test_sure_answers_are_rows_and_unsure_items_are_in_the_inbox(
     bucket: str,
 ) -> None:
     device.variables |= {"RESULTS_FOLDER": str(device.root / "results"), "MAX_OBJECT_BYTES": "100"}
-    device.variables |= {"WATCH_SUFFIXES": ".part, .JSON", "UPLINK_BYTES_PER_SECOND": ""}
+    device.variables |= {"WATCH_SUFFIXES": ".part, .JSON,.json", "UPLINK_BYTES_PER_SECOND": ""}
     device.start()
     device.put("other.jpg", SURE)
     device.put("a/sure.JSON", SURE)

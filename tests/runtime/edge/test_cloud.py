@@ -134,6 +134,7 @@ class Waiting:
     def __init__(self, settings: Settings) -> None:
         self.spool = Spool(settings.state / "spool")
         self.outbox = Outbox(settings.state, self.spool)
+        self.outbox_counts: dict[str, int] = {}
         self.uplink = Uplink(settings, "1.0.0", self.outbox, self.spool, sent=lambda: None)
 
     def escalate(self, key: str, prediction: dict[str, Any], data: bytes = SURE) -> None:
@@ -158,6 +159,7 @@ def sending(waiting: Waiting) -> Iterator[None]:
         yield
     finally:
         waiting.uplink.stop(10)
+        waiting.outbox_counts = waiting.outbox.counts()
         waiting.outbox.close()
 
 
@@ -213,16 +215,17 @@ def test_objects_go_through_a_proxy_to_a_host_that_the_device_trusts(
 def test_what_aws_never_takes_is_set_aside_and_what_somebody_must_mend_is_not_hurried(
     settings: Settings, service: Service
 ) -> None:
-    service.answers = [OK, LARGE, DENIED]
+    service.answers = [OK, LARGE, DENIED, OK, DENIED, DENIED, DENIED]
     waiting = Waiting(replace(settings, max_retry_ms=600_000))
-    for key in ("good.png", "large.png", "denied.png"):
+    for key in ("good.png", "large.png", "denied.png", "others.png", "all.png", "are.png", "denied.png"):
         waiting.escalate(key, {})
     with sending(waiting):
-        wait_until(lambda: waiting.uplink.failing)
-        assert waiting.left() == 1
-        assert waiting.uplink._backoff["object"].left() > 29
+        wait_until(lambda: len(service.requests) == 7 and waiting.uplink._backoff["object"].left() > 29)
+        assert waiting.left() == 4
+        assert waiting.uplink.failing["object"].startswith("AccessDenied")
         waiting.uplink.wake()
-    assert len(service.requests) == 3
+    assert len(service.requests) == 7
+    assert (waiting.outbox_counts["sent"], waiting.outbox_counts["failed"]) == (2, 1)
     (kept,) = (path for path in (settings.state / "failed").iterdir() if path.suffix == ".json")
     assert json.loads(kept.read_text())["key"] == "large.png"
     assert len(list((settings.state / "failed").iterdir())) == 2

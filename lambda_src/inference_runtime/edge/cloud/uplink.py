@@ -5,16 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import os
 import sqlite3
 import time
-from contextlib import suppress
 from datetime import datetime
+from enum import Enum
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.edge.cloud.pace import Backoff, Pace
 from inference_runtime.edge.cloud.requests import AwsError, AwsRequests
-from inference_runtime.edge.storage.spool import SpoolError
+from inference_runtime.edge.storage.spool import SpoolError, sync_folder
 from inference_runtime.errors import RetryableError
 from inference_runtime.stages.rows import put_request
 
@@ -45,7 +46,16 @@ _NEVER = frozenset(
         *("EntityTooLarge", "KeyTooLongError", "MetadataTooLarge", "InvalidArgument"),
     }
 )
+_ALIKE = 3  # refusals in a row, which are not the items' fault
 _log = logging.getLogger(__name__)
+
+
+class _End(Enum):
+    """How sending one thing ended."""
+
+    SENT = "sent"
+    REFUSED = "refused"  # the next one may be taken
+    FAILED = "failed"
 
 
 class Uplink:
@@ -77,6 +87,8 @@ class Uplink:
         limits = settings.retry_ms / 1000, settings.max_retry_ms / 1000
         self._backoff = {"row": Backoff(*limits), "object": Backoff(*limits)}
         self._told: dict[str, str | None] = {"row": None, "object": None}
+        self._refused: dict[int, float] = {}  # until when an item waits, by its sequence
+        self._in_a_row = {"row": 0, "object": 0}  # refusals without a success
         self._taken: set[str] = set()  # the kinds of which AWS has taken one
         self._targets = {"row": ("RESULTS_TABLE", settings.table), "object": ("INBOX_BUCKET", settings.bucket)}
         self._thread = Thread(target=self._run, name="uplink", daemon=True)
@@ -123,71 +135,89 @@ class Uplink:
     def _step(self) -> float | None:
         """Send rows or an object, and return the seconds until the next step; None until there is something."""
         pauses: list[float] = []
-        for kind, most, send in (("row", MAX_ROWS, self._send_rows), ("object", 1, self._send_objects)):
-            if not (records := self._outbox.to_send(kind, most)):
-                continue
+        for kind, most in (("row", MAX_ROWS), ("object", 1)):
             variable, target = self._targets[kind]
+            records = self._ready(kind, most)
+            if not records:
+                continue
             if target is None:  # it was set when the item was answered
                 self._say(kind, f"{variable} is not set")
             elif (left := self._backoff[kind].left()) > 0:
                 pauses.append(left)
-            elif send(records):
+            elif self._send(kind, records):
                 return 0.0
             else:
                 pauses.append(self._backoff[kind].left())
+        if self._refused:
+            pauses.append(max(0.1, min(self._refused.values()) - time.monotonic()))
         return min(pauses, default=None)
 
-    def _send_rows(self, records: list[Record]) -> bool:
+    def _ready(self, kind: str, most: int) -> list[Record]:
+        """Return the oldest items that AWS has not refused a short time ago."""
+        now = time.monotonic()
+        self._refused = {sequence: until for sequence, until in self._refused.items() if until > now}
+        records = self._outbox.to_send(kind, most + len(self._refused))
+        return [record for record in records if record.sequence not in self._refused][:most]
+
+    def _send(self, kind: str, records: list[Record]) -> bool:
+        """Send things, and return whether to go on at once."""
         done: list[Record] = []
+        end = _End.SENT
         try:
             for record in records:
-                if self._stopping.is_set() or not self._try("row", record, self._put_row):
+                if self._stopping.is_set():
                     break
-                done.append(record)
+                end = self._try(kind, record)
+                if end is _End.SENT:
+                    done.append(record)
+                elif end is _End.FAILED:
+                    break
         finally:
             if done:
-                self._note(done)
-        return len(done) == len(records)
+                self._outbox.sent(done)
+                self._sent()
+        return end is not _End.FAILED
 
-    def _send_objects(self, records: list[Record]) -> bool:
-        (record,) = records
-        if not self._try("object", record, self._put_object):
-            return False
-        self._note([record])
-        return True
-
-    def _note(self, records: list[Record]) -> None:
-        self._outbox.sent(records)
-        self._sent()
-
-    def _try(self, kind: str, record: Record, send: Callable[[Record], None]) -> bool:
-        """Send one thing, and return whether AWS has it, or never takes it."""
+    def _try(self, kind: str, record: Record) -> _End:
+        """Send one thing, and return how that ended."""
         try:
-            send(record)
-            self._taken.add(kind)
+            (self._put_row if kind == "row" else self._put_object)(record)
         except AwsError as error:
-            if error.code in _WRITTEN_BEFORE:
-                self._taken.add(kind)
-                _log.info("AWS has it already: %s", record.shown)
-            elif error.code in _NEVER and kind in self._taken:  # otherwise it may be a setting that is wrong
-                self._refuse(kind, record, error)
-            else:
-                self._fail(kind, str(error), least_seconds=0.0 if error.transient else REFUSED_SECONDS)
-                return False
+            if error.code not in _WRITTEN_BEFORE:
+                return self._answer(kind, record, error)
+            _log.info("AWS has it already: %s", record.shown)
         except SpoolError as error:
-            self._refuse(kind, record, error)
+            return self._set_aside(kind, record, error)
         except (OSError, http.client.HTTPException, RetryableError) as error:
-            self._fail(kind, f"{type(error).__name__}: {error}")
-            return False
+            return self._fail(kind, f"{type(error).__name__}: {error}")
         except Exception as error:
             _log.exception("cannot send the %s of %s", kind, record.shown)
-            self._fail(kind, f"{type(error).__name__}: {error}", least_seconds=REFUSED_SECONDS)
-            return False
-        if self._told[kind] is not None:
+            return self._refuse(kind, record, f"{type(error).__name__}: {error}")
+        if self._told[kind] is not None and not self._refused:
             _log.info("%ss are sent again", kind)
             self._told[kind] = None
+        self._taken.add(kind)
+        self._in_a_row[kind] = 0
         self._backoff[kind].succeed()
-        return True
+        return _End.SENT
+
+    def _answer(self, kind: str, record: Record, error: AwsError) -> _End:
+        """Deal with an answer of AWS that is not a success."""
+        if error.transient:
+            return self._fail(kind, str(error))
+        if error.code in _NEVER and kind in self._taken:  # otherwise it may be a setting that is wrong
+            return self._set_aside(kind, record, error)
+        return self._refuse(kind, record, str(error))
+
+    def _refuse(self, kind: str, record: Record, text: str) -> _End:
+        """Have an item wait that AWS refuses, so that others go on; all of them wait if several are refused."""
+        # For longer than all of them wait at most, so that those that nobody refused come next.
+        self._refused[record.sequence] = time.monotonic() + 2 * self._settings.max_retry_ms / 1000
+        self._in_a_row[kind] += 1
+        if self._in_a_row[kind] >= _ALIKE:
+            return self._fail(kind, text, least_seconds=REFUSED_SECONDS)
+        self._say(kind, text)
+        return _End.REFUSED
 
     def _say(self, kind: str, text: str) -> None:
         """Say why things cannot be sent, unless it is what was said before."""
@@ -195,20 +225,27 @@ class Uplink:
             self._told[kind] = text
             _log.warning("%ss cannot be sent now: %s", kind, text)
 
-    def _fail(self, kind: str, text: str, *, least_seconds: float = 0.0) -> None:
+    def _fail(self, kind: str, text: str, *, least_seconds: float = 0.0) -> _End:
         """Note a failure, after which the next try waits."""
         self._backoff[kind].fail(least_seconds=least_seconds)
         self._say(kind, text)
+        return _End.FAILED
 
-    def _refuse(self, kind: str, record: Record, error: Exception) -> None:
-        """Set aside what AWS never takes."""
+    def _set_aside(self, kind: str, record: Record, error: Exception) -> _End:
+        """Set aside what AWS never takes, or what is lost."""
         folder = self._settings.state / "failed"
         folder.mkdir(exist_ok=True)
-        (folder / f"{record.sequence}.json").write_text(json.dumps({"key": record.key, **(record.answer or {})}))
+        with (folder / f"{record.sequence}.json").open("w", encoding="utf-8") as file:
+            json.dump({"key": record.key, **(record.answer or {})}, file)
+            file.flush()
+            os.fsync(file.fileno())
         if record.spool is not None:
-            with suppress(FileNotFoundError):
-                self._spool.move_aside(record.spool)
-        _log.error("the %s of %s is set aside in %s, AWS never takes it: %s", kind, record.shown, folder, error)
+            self._spool.move_aside(record.spool)
+        sync_folder(folder)
+        self._outbox.sent([record], counted="failed")
+        self._sent()
+        _log.error("the %s of %s is set aside in %s: %s", kind, record.shown, folder, error)
+        return _End.REFUSED
 
     def _put_row(self, record: Record) -> None:
         answer = record.answer or {}

@@ -74,7 +74,7 @@ class WatchedFolder:
     after
         The end of a file that is done, `settings.REMOVE` or `MOVE`.
     suffixes
-        The suffixes of files that are taken, in lower case; all if there are none.
+        The suffixes of files that are taken, in these spellings; all if there are none.
     """
 
     def __init__(self, folder: Path, *, settle_seconds: float, after: str, suffixes: Sequence[str] = ()) -> None:
@@ -83,7 +83,7 @@ class WatchedFolder:
         self._after = after
         self._suffixes = tuple(os.fsencode(suffix) for suffix in suffixes)
         self._seen: dict[bytes, tuple[str, float]] = {}  # what a file was like, and since when, by path
-        self._unfinished: set[tuple[int, int]] = set()  # files that had the name of one that is being written
+        self._unfinished: set[str] = set()  # stamps of files that had the name of one that is being written
         self._settled: deque[FoundFile] = deque()
         self._blind: set[bytes] = set()  # folders that could not be looked at
         self._told: dict[bytes, str] = {}
@@ -180,21 +180,21 @@ class WatchedFolder:
         """Note which files there are, and which of them have settled."""
         now = time.monotonic()
         seen: dict[bytes, tuple[str, float]] = {}
-        unfinished: set[tuple[int, int]] = set()
+        unfinished: set[str] = set()
         found: list[tuple[int, FoundFile]] = []
         self._blind.clear()
         for path, state in self._files(b"", 0):
             if _is_unfinished(path):
-                unfinished.add((state.st_dev, state.st_ino))
+                unfinished.add(_stamp(state))
                 continue
-            if self._suffixes and not path.lower().endswith(self._suffixes):
+            if self._suffixes and not path.endswith(self._suffixes):
                 continue
             stamp = _stamp(state)
             if known.get(path) == stamp:
                 continue
             before = self._seen.get(path)
             since = before[1] if before is not None and before[0] == stamp else now
-            if now - since >= self._settle or (state.st_dev, state.st_ino) in self._unfinished:
+            if now - since >= self._settle or stamp in self._unfinished:
                 found.append((state.st_mtime_ns, FoundFile(path, stamp, state.st_size, _iso(state.st_mtime))))
             seen[path] = (stamp, since)
         self._seen, self._unfinished = seen, unfinished

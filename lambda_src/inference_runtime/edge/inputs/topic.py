@@ -1,7 +1,7 @@
 """A topic of an MQTT broker. A message is acknowledged once it is on the disk, and so comes again until then.
 
-The session at the broker outlasts connections. Without room for more, the device disconnects, and the broker keeps what
-comes meanwhile.
+The session at the broker outlasts connections. Without room for more, nothing is acknowledged, and the broker keeps
+what comes meanwhile.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import logging
 import sqlite3
 from datetime import UTC, datetime
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, MQTTMessage, MQTTMessageInfo
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE = 60
 """Seconds without a word after which broker and device take each other for gone."""
+
+STOP_SECONDS = 5.0
+"""Seconds for a farewell to the broker."""
 
 MAX_PUBLISHING = 20
 """Answers that are on their way to the broker at a time."""
@@ -58,7 +62,7 @@ class TopicInput:
     Attributes
     ----------
     paused
-        Whether a message could not be taken: `stop`, and `start` once there is room.
+        Whether a message could not be taken. It comes again after `stop` and `start`.
     """
 
     def __init__(
@@ -77,7 +81,8 @@ class TopicInput:
         self._has_room = has_room
         self._wake = wake
         self._publishing: list[tuple[MQTTMessageInfo, Record]] = []  # what the broker has not confirmed
-        self._running = False
+        self._thread: Thread | None = None
+        self._leaving = False
         self.paused = False
         self._client = client = Client(
             CallbackAPIVersion.VERSION2, client_id=f"{device}-inference", clean_session=False, manual_ack=True
@@ -92,19 +97,29 @@ class TopicInput:
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
 
+    @property
+    def alive(self) -> bool:
+        """Whether it is not broken: a thread that should work does."""
+        return self._thread is None or self._leaving or self._thread.is_alive()
+
     def start(self) -> None:
         """Connect as soon as there is a network, and stay connected."""
-        if not self._running:
-            self.paused, self._running = False, True
+        if self._thread is None:
+            self.paused = False
             self._client.connect_async(self._topic.host, self._topic.port, KEEP_ALIVE)
-            self._client.loop_start()
+            self._thread = Thread(
+                target=self._client.loop_forever, kwargs={"retry_first_connection": True}, name="mqtt", daemon=True
+            )
+            self._thread.start()
 
     def stop(self) -> None:
         """Disconnect. The broker keeps the session."""
-        if self._running:
-            self._running = False
+        if self._thread is not None:
+            thread, self._leaving = self._thread, True
             self._client.disconnect()
-            self._client.loop_stop()
+            thread.join(STOP_SECONDS)  # it may wait for a broker that is gone
+            if not thread.is_alive():
+                self._thread, self._leaving = None, False
 
     def publish(self) -> None:
         """Publish answers that were not published yet, in order, and note those that the broker has."""
@@ -135,7 +150,7 @@ class TopicInput:
             _log.error("the MQTT broker refuses the topic %s: %s", self._topic.name, ", ".join(refused))
 
     def _on_disconnect(self, _: Client, __: object, ___: object, reason: Any, ____: object) -> None:  # noqa: ANN401
-        if self._running:
+        if not self._leaving:
             _log.warning("disconnected from the MQTT broker: %s", reason)
 
     def _on_message(self, client: Client, _: object, message: MQTTMessage) -> None:

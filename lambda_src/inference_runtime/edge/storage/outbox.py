@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from inference_runtime.edge.storage.records import FOLDER, SCHEMA, TOPIC, Record
-from inference_runtime.edge.storage.spool import SpoolError
+from inference_runtime.edge.storage.records import FOLDER, SCHEMA, SCHEMA_VERSION, TOPIC, Record
+from inference_runtime.edge.storage.spool import SpoolError, sync_folder
+from inference_runtime.errors import StageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ COUNTS = ("taken", "sure", "escalated", "rejected", "failed", "sent")
 KEPT_KEYS = 1_000
 """Sent items of topics that are remembered: a broker sends a message again whose acknowledgement was lost."""
 
+_BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _HEADER = ("sequence", "input", "key", "digest", "size", "event_time")
 _log = logging.getLogger(__name__)
 
@@ -71,22 +73,37 @@ class Outbox:
     folder
         Where the database is, and where a broken one is moved aside.
     spool
-        Has the bytes. Its files that no record knows are removed, or, after a broken database, taken again.
+        Has the bytes. Its files that no record knows are removed, or, if the database was lost, taken again.
+
+    Raises
+    ------
+    StageError
+        If a newer version of the agent made it.
+    sqlite3.OperationalError
+        If it cannot be opened now, such as on a disk that is full.
     """
 
     def __init__(self, folder: Path, spool: Spool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = RLock()
         self._spool = spool
-        path = folder / "outbox.db"
-        broken = path.exists() and not _is_whole(path)
-        if broken:
-            _move_aside(path)
+        path, recovering = folder / "outbox.db", folder / "recovering"
+        if not path.exists() or not _is_whole(path):
+            recovering.touch()  # outlasts a process that ends before everything is taken again
+            sync_folder(folder)
+            if path.exists():
+                _move_aside(path)
         self._connection = _opened(path)
         self._connection.execute("PRAGMA synchronous = FULL")
-        self._connection.executescript(SCHEMA)
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise StageError(
+                f"{path} must have version {SCHEMA_VERSION} at most, got {version}; install a newer version"
+            )
+        self._connection.executescript(f"{SCHEMA} PRAGMA user_version = {SCHEMA_VERSION};")
         self._last = self._count("last_sequence")
-        self._reconcile(recover=broken)
+        self._reconcile(recover=recovering.exists())
+        recovering.unlink(missing_ok=True)
 
     @property
     def used(self) -> int:
@@ -189,16 +206,16 @@ class Outbox:
 
     def to_send(self, kind: str, most: int) -> list[Record]:
         """Return the oldest items of which a ``row`` or an ``object`` is to be sent."""
-        return self._records("state = 'answered' AND pending = ?", kind, most)
+        return self._records("state = 'answered' AND pending = ?", most, kind)
 
-    def sent(self, records: Sequence[Record]) -> None:
-        """Note that items were sent, and remove their bytes."""
+    def sent(self, records: Sequence[Record], *, counted: str = "sent") -> None:
+        """Note that items were sent, or ``failed`` for good, and remove their bytes."""
         with self._commit(durable=True):
             self._each(
                 "UPDATE items SET state = 'sent', pending = NULL, spool = NULL, spool_bytes = 0 WHERE sequence = ?",
                 records,
             )
-            self._add("sent", len(records))
+            self._add(counted, len(records))
             self._tidy()
         for record in records:
             if record.spool is not None:
@@ -206,7 +223,7 @@ class Outbox:
 
     def to_publish(self, most: int) -> list[Record]:
         """Return the oldest items whose answers are to be published."""
-        return self._records("state <> 'taken' AND to_publish = ?", 1, most)
+        return self._records("to_publish = 1 AND state <> 'taken'", most)
 
     def published(self, record: Record) -> None:
         """Note that an answer was published."""
@@ -216,7 +233,7 @@ class Outbox:
 
     def answered_files(self, most: int) -> list[Record]:
         """Return answered items whose files are still in the watched folder."""
-        return self._records("state IN ('answered', 'sent') AND path IS NOT ?", None, most)
+        return self._records("path IS NOT NULL AND state IN ('answered', 'sent')", most)
 
     def file_gone(self, records: Sequence[Record]) -> None:
         """Note that files were removed or moved."""
@@ -242,9 +259,9 @@ class Outbox:
         with self._lock:
             return self._connection.execute(query, values).fetchall()
 
-    def _records(self, condition: str, value: object, most: int) -> list[Record]:
+    def _records(self, condition: str, most: int, *values: object) -> list[Record]:
         query = f"SELECT * FROM items WHERE {condition} ORDER BY sequence LIMIT ?"  # noqa: S608 - no input is in it
-        return [Record.of(row) for row in self._all(query, value, most)]
+        return [Record.of(row) for row in self._all(query, *values, most)]
 
     def _next(self) -> int:
         """Return a number that is higher than all before: nanoseconds since 1970, unless the clock was set back."""
@@ -340,6 +357,8 @@ def _is_whole(path: Path) -> bool:
         finally:
             connection.close()
     except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in _BROKEN:  # such as a disk that is full
+            raise
         found = str(error)
     if found != "ok":
         _log.error("the database is broken: %s", found)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 FOLDER, TOPIC = "folder", "topic"
 """The inputs that items come from."""
 
+SCHEMA_VERSION = 1
+"""A version that changes it must leave the database readable for the one before, which a rollback brings back."""
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS items (
   sequence INTEGER PRIMARY KEY,
@@ -31,6 +34,9 @@ CREATE TABLE IF NOT EXISTS items (
   to_publish INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS by_state ON items (state, pending, sequence);
+CREATE INDEX IF NOT EXISTS with_file ON items (sequence) WHERE path IS NOT NULL;
+CREATE INDEX IF NOT EXISTS unpublished ON items (sequence) WHERE to_publish = 1;
+CREATE INDEX IF NOT EXISTS were_sent ON items (sequence) WHERE state = 'sent';
 CREATE INDEX IF NOT EXISTS by_key ON items (input, key);
 CREATE TABLE IF NOT EXISTS counts (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 INSERT OR IGNORE INTO counts VALUES ('used', 0), ('last_sequence', 0);

@@ -98,10 +98,12 @@ class Spool:
         (self._folder / name).unlink(missing_ok=True)
 
     def move_aside(self, name: str) -> Path:
-        """Move a file that nobody knows out of the way, and return where it is."""
+        """Move a file out of the way, if it is there, and return where it is."""
         target = self._folder.parent / "failed" / name
         target.parent.mkdir(exist_ok=True)
-        return (self._folder / name).replace(target)
+        with suppress(FileNotFoundError):
+            (self._folder / name).replace(target)
+        return target
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of the files by name."""

@@ -9,6 +9,7 @@ import http.client
 import json
 import logging
 import os
+import shutil
 import subprocess
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,7 +27,11 @@ if TYPE_CHECKING:
 DOWNLOAD_TRIES = 8
 """How often a download goes on that broke off. The next update goes on after that, too."""
 
-_PENDING, _REFUSED, _DOWNLOADS = "pending.json", "rolled-back.json", "downloads"
+LEAST_FREE_BYTES = 32 * 1024**2
+"""Bytes that a download leaves free."""
+
+_PENDING, _REFUSED, _DAMAGED, _DOWNLOADS = "pending.json", "rolled-back.json", "damaged.json", "downloads"
+_MOST_PAUSE = 7 * 86_400.0
 _NETWORK = (OSError, http.client.HTTPException, RetryableError)
 _log = logging.getLogger(__name__)
 
@@ -106,6 +111,11 @@ def update(chosen: Namespace) -> bool:
 def _installed(versions: Versions, wanted: Wanted) -> bool:
     """Download and unpack a version, and return whether it may be used. One that fails its check is not tried again."""
     name, archive = name_of(wanted.sha256), versions.root / _DOWNLOADS / "unneeded"
+    damaged = _read(versions.root / _DAMAGED) or {}
+    times = int(damaged.get("times", 0)) if damaged.get("name") == name else 0
+    if times and 0 <= time.time() - float(damaged["at"]) < (pause := min(_MOST_PAUSE, 3600 * 2.0**times)):
+        _log.error("%s was damaged, and is downloaded again after %.0f hours", wanted.version, pause / 3600)
+        return False
     try:
         if not versions.path(name).exists():
             archive = _downloaded(versions.root / _DOWNLOADS, wanted)
@@ -114,15 +124,20 @@ def _installed(versions: Versions, wanted: Wanted) -> bool:
         return False
     try:
         versions.unpack(archive, wanted.sha256)
-    except (DamagedError, OSError) as error:  # such as a disk that is full
-        _log.error("cannot unpack %s now, and download it again later: %s", wanted.version, error)
+    except OSError as error:  # such as a disk that is full: what was downloaded stays
+        _log.error("cannot install %s now, and try again later: %s", wanted.version, error)
+        return False
+    except DamagedError as error:
+        _log.error("cannot install %s now, and download it again later: %s", wanted.version, error)
+        archive.unlink(missing_ok=True)
+        _write(versions.root / _DAMAGED, {"name": name, "times": times + 1, "at": time.time()})
         return False
     except StageError as error:
         _log.error("%s is not used: %s", wanted.version, error)
+        archive.unlink(missing_ok=True)
         _write(versions.root / _REFUSED, {"name": name, "version": wanted.version, "reason": str(error)})
         return False
-    finally:
-        archive.unlink(missing_ok=True)
+    archive.unlink(missing_ok=True)
     return True
 
 
@@ -169,7 +184,8 @@ def _downloaded(folder: Path, wanted: Wanted) -> Path:
         try:
             _go_on(AwsRequests(), wanted, target)
         except (AwsError, *_NETWORK) as error:
-            if attempt == DOWNLOAD_TRIES or (isinstance(error, AwsError) and not error.transient):
+            full = not isinstance(error, AwsError) and shutil.disk_usage(folder).free < LEAST_FREE_BYTES
+            if attempt == DOWNLOAD_TRIES or full or (isinstance(error, AwsError) and not error.transient):
                 raise
             seconds = backoff.fail()
             _log.warning("the download broke off, the next try is in %.0f s: %s", seconds, error)
@@ -188,6 +204,8 @@ def _go_on(requests: AwsRequests, wanted: Wanted, target: Path) -> None:
         if error.code == "InvalidRange" and start:  # it is complete
             return
         raise
+    if (free := shutil.disk_usage(target.parent).free) < part.length + LEAST_FREE_BYTES:
+        raise OSError(f"the disk must have {part.length + LEAST_FREE_BYTES:,} bytes, got {free:,}")
     received = 0
     with target.open("ab") as file:
         for piece in part.pieces:
@@ -195,7 +213,6 @@ def _go_on(requests: AwsRequests, wanted: Wanted, target: Path) -> None:
             received += len(piece)
         file.flush()
         os.fsync(file.fileno())
-    requests.close()
     if received < part.length:
         raise http.client.IncompleteRead(b"", part.length - received)
 

@@ -24,6 +24,9 @@ from inference_runtime.errors import StageError
 CURRENT = "current"
 """The link to the version that runs."""
 
+CHECK_SECONDS = 600
+"""Seconds that a version's check may take."""
+
 MAX_FILES = 20_000
 MAX_BYTES = 4 * 1024**3
 """Files of a package, and their bytes, at most."""
@@ -108,11 +111,20 @@ class Versions:
         ------
         StageError
             If it fails.
+        InterruptedError
+            If it was ended before it could tell.
         """
         folder = self.path(name)
         own = dict.fromkeys(("PYTHONPATH", "PACKAGE_ROOT", "LAMBDA_TASK_ROOT"), str(folder))
         command = [sys.executable, "-m", "inference_runtime.edge", "check"]
-        done = subprocess.run(command, cwd=folder, env={**os.environ, **own}, check=False)  # noqa: S603
+        try:
+            done = subprocess.run(  # noqa: S603 - the version's code
+                command, cwd=folder, env={**os.environ, **own}, check=False, timeout=CHECK_SECONDS
+            )
+        except subprocess.TimeoutExpired as error:
+            raise InterruptedError(f"the check of {name} took longer than {CHECK_SECONDS} s") from error
+        if done.returncode < 0:  # such as for want of memory, next to the agent that works
+            raise InterruptedError(f"the check of {name} was ended by signal {-done.returncode}")
         if done.returncode != 0:
             raise StageError(f"the version {name} must pass its check, got exit code {done.returncode}")
 

@@ -1,0 +1,145 @@
+"""Records and bytes outlast full disks, lost files and processes that end while they recover."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.runtime.edge.power import ended_at
+from tests.runtime.edge.test_steps import handler, settings
+
+from inference_runtime.edge.agent import MAX_TRIES, Agent
+from inference_runtime.edge.package import Package
+from inference_runtime.edge.results import ResultLines
+from inference_runtime.edge.storage import outbox as module
+from inference_runtime.edge.storage.outbox import Outbox
+from inference_runtime.edge.storage.spool import Spool
+from inference_runtime.errors import LittleTimeError, StageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from inference_runtime.edge.settings import Settings
+
+__all__ = ["settings"]  # a fixture
+
+
+def opened(folder: Path) -> Outbox:
+    return Outbox(folder, Spool(folder / "spool"))
+
+
+def take(outbox: Outbox, *keys: str) -> None:
+    for key in keys:
+        outbox.take_message(key.encode(), size=len(key), key=key, digest=key, event_time="2026-01-01")
+
+
+def keys(outbox: Outbox) -> list[str]:
+    return [record.key for record in outbox.waiting(100, 10**9)]
+
+
+def agent(settings: Settings, outbox: Outbox, answer: Callable[..., Any] = handler) -> Agent:
+    package = Package.read(settings.state.parent / "package")
+    return Agent(package, settings, outbox, outbox._spool, handler=answer, answered=lambda: None)
+
+
+def test_a_full_disk_is_not_a_broken_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = opened(tmp_path)
+    take(outbox, "a", "b")
+    outbox.close()
+
+    def full(path: Path) -> sqlite3.Connection:
+        connection = sqlite3.connect(path)
+        connection.execute("PRAGMA max_page_count = 1")
+        connection.execute("CREATE TABLE more (text)")
+        return connection
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_opened", full)
+        for _ in range(2):
+            with pytest.raises(sqlite3.OperationalError, match="full"):
+                opened(tmp_path)
+    assert keys(opened(tmp_path)) == ["a", "b"]
+    assert not list(tmp_path.glob("broken-*"))
+
+
+def test_bytes_are_taken_again_whenever_the_process_ends_while_it_recovers(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    take(outbox, "a", "b", "c")
+    outbox.close()
+    (tmp_path / "outbox.db").write_bytes(b"not a database" * 1_000)
+    step = 0
+    while ended_at(step, lambda: opened(tmp_path).close()):
+        step += 1
+    assert step > 3
+    assert keys(opened(tmp_path)) == ["a", "b", "c"]
+    (tmp_path / "outbox.db").unlink()  # by a check of the file system
+    assert keys(opened(tmp_path)) == ["a", "b", "c"]
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    outbox._connection.execute("PRAGMA user_version = 99")
+    outbox.close()
+    with pytest.raises(StageError, match="must have version 1 at most, got 99"):
+        opened(tmp_path)
+
+
+def test_an_item_whose_bytes_are_lost_harms_no_other(settings: Settings) -> None:
+    outbox = opened(settings.state)
+    take(outbox, "lost", "[0, 9]")
+    for path in (settings.state / "spool").glob("lost-*"):
+        path.unlink()
+    work = agent(settings, outbox)
+    work._work()
+    work._work()
+    assert outbox.backlog()["to_score"] == 0
+    assert (outbox.counts()["failed"], outbox.counts()["sure"]) == (1, 1)
+
+
+def test_no_item_is_to_blame_for_a_disk_that_is_full(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = opened(settings.state)
+    take(outbox, "[0, 9]", "[0, 8]")
+    work = agent(settings, outbox)
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox, "answer", full)
+        for _ in range(3):
+            with pytest.raises(sqlite3.OperationalError):
+                work._work()
+            work._work()  # takes the tries back
+    assert [record.tries for record in outbox.waiting(9, 10**9)] == [0, 0]
+    monkeypatch.setattr(ResultLines, "write", full_folder)
+    work._work()
+    assert outbox.counts()["sure"] == 2
+
+
+def full_folder(*_: object) -> None:
+    raise OSError("No space left on device")
+
+
+def test_an_item_that_is_too_slow_is_set_aside_and_delays_no_other(settings: Settings) -> None:
+    outbox = opened(settings.state)
+    take(outbox, "slow", *(f"[0, {number}]" for number in range(8)))
+    calls: list[list[str]] = []
+
+    def slow(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        calls.append([message["item"]["id"] for message in event["messages"]])
+        if "slow" in calls[-1]:
+            raise LittleTimeError("too late")
+        return handler(event, context)
+
+    work = agent(replace(settings, max_batch=4), outbox, slow)
+    before = time.monotonic()
+    while outbox.backlog()["to_score"]:
+        work._work()
+        assert time.monotonic() - before < 60
+    assert sum("slow" in call for call in calls) <= MAX_TRIES + 2
+    assert (outbox.counts()["failed"], outbox.counts()["sure"]) == (1, 8)
+    assert work._batch < 4
