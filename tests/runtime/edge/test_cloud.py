@@ -67,6 +67,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.send_response(status)
         self.send_header("content-length", str(len(text)))
+        self.send_header("etag", '"d"')
         self.end_headers()
         self.wfile.write(text.encode())
 

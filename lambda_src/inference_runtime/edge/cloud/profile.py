@@ -53,8 +53,15 @@ class DeviceCredentials:
         if os.environ.get("AWS_ACCESS_KEY_ID") or any(os.environ.get(name) for name in _ENDPOINTS):
             return self._source.get()
         with self._lock:
-            if self._cached is None or self._expires - time.time() <= REFRESH_SECONDS:
+            cached, left = self._cached, self._expires - time.time()
+            if cached is not None and left > REFRESH_SECONDS:
+                return cached
+            try:
                 self._cached, self._expires = _of_profile()
+            except RetryableError:
+                if cached is None or left <= 0:
+                    raise
+                return cached
             return self._cached
 
     def reset(self) -> None:

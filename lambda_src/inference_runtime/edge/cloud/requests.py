@@ -9,8 +9,10 @@ import base64
 import http.client
 import json
 import os
+import socket
 import ssl
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -31,15 +33,25 @@ SECONDS = 30
 PIECE_BYTES = 16 * 1024
 """Bytes that are sent in one step, so that a slow network ends none of them."""
 
+BUFFER_BYTES = 128 * 1024
+"""Bytes that Linux keeps of what is sent: with its 4 MB, a slow network would take minutes after the last step."""
+
+LEAST_RATE = 4 * 1024
+"""Bytes a second of the slowest network."""
+
 IDLE_SECONDS = 4.0
 """Seconds after which a connection is not used again: AWS may have closed it."""
 
 _NOTHING = memoryview(b"")
 _ERRORS, _TOO_MANY, _SERVER_ERRORS = 300, 429, 500
+_BUFFERED = 1024 * 1024  # bytes of a body that may be on their way yet: in Linux, in a proxy and in routers
 _TARGETS = {"dynamodb": "DynamoDB_20120810", "ssm": "AmazonSSM"}
 _MEDIA_TYPES = {"dynamodb": "application/x-amz-json-1.0", "ssm": "application/x-amz-json-1.1"}
 _NEW_CREDENTIALS = frozenset(
-    {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "UnrecognizedClientException"}
+    {
+        *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"),
+        *("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException"),  # of a key that was replaced
+    }
 )
 # A device whose clock was not set yet is told so in several ways.
 _CLOCK = frozenset({"RequestTimeTooSkewed", "RequestExpired", "InvalidSignatureException", "AuthFailure"})
@@ -124,7 +136,10 @@ class AwsRequests:
         """
         address, path = self._locate(bucket, key)
         given = {**headers, "if-none-match": "*"}
-        self._send("PUT", "s3", address, path, given, body).read()
+        response = self._send("PUT", "s3", address, path, given, body)
+        response.read()
+        if "etag" not in response.headers:
+            raise http.client.HTTPException("S3 must answer with an ETag, got none: was it somebody on the way?")
 
     def object_from(self, bucket: str, key: str, start: int) -> Part:
         """Read an object from a byte on. The rest of it must be read before the next request.
@@ -222,8 +237,20 @@ class AwsRequests:
     def _exchange(
         self, connection: http.client.HTTPConnection, method: str, path: str, headers: dict[str, str], body: memoryview
     ) -> http.client.HTTPResponse:
-        connection.request(method, path, self._pieces(body) if len(body) else None, headers)
-        return connection.getresponse()
+        try:
+            connection.request(method, path, self._pieces(body) if len(body) else None, headers)
+        except (ConnectionError, ssl.SSLEOFError):
+            # A service that refuses a large object says so, and closes, before it has read everything.
+            with suppress(OSError, http.client.HTTPException):
+                response = connection.getresponse()
+                response.will_close = True
+                return response
+            raise
+        connection.sock.settimeout(SECONDS + min(len(body), _BUFFERED) / LEAST_RATE)
+        response = connection.getresponse()
+        if connection.sock is not None:
+            connection.sock.settimeout(SECONDS)
+        return response
 
     def _pieces(self, body: memoryview) -> Iterator[memoryview]:
         for start in range(0, len(body), PIECE_BYTES):
@@ -250,6 +277,7 @@ class AwsRequests:
         else:
             connection = http.client.HTTPConnection(address.host, address.port, timeout=SECONDS)
         connection.connect()
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
         return connection
 
     def _keep(
