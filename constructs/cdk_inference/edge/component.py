@@ -26,7 +26,7 @@ from cdk_inference.common.props.sizes import bytes_text
 from cdk_inference.common.props.validation import check, check_at_least, check_choice
 from cdk_inference.costs.edge import EdgeCosts
 from cdk_inference.edge.inputs import LEAST_UPLINK, check_path, check_setting
-from cdk_inference.edge.package import EdgePackage, with_version
+from cdk_inference.edge.package import EdgePackage, deflated, with_version
 from cdk_inference.edge.recipe import SETTINGS, THING, Artifact, recipe
 from cdk_inference.edge.units import Installation, parameter_name, write_installation
 from cdk_inference.errors import PropError
@@ -176,7 +176,11 @@ class EdgeComponent(Construct):
         self.component_version, zips = self._built(version)
         self._assets = {
             architecture: s3_assets.Asset(
-                self, f"Package-{architecture}", path=str(code.zip_path), asset_hash=code.asset_hash
+                # By its bytes, which the parameter names: another library makes another zip of the same content.
+                self,
+                f"Package-{architecture}",
+                path=str(code.zip_path),
+                asset_hash=hash_once(code.zip_path),
             )
             for architecture, code in zips.items()
         }
@@ -214,7 +218,7 @@ class EdgeComponent(Construct):
         # The names of the assets follow from their contents.
         blank = self._recipe("", [Artifact(architecture, "", "") for architecture in contents])
         digests = {architecture: content_digest(files) for architecture, files in contents.items()}
-        text = json.dumps([Stack.of(self).resolve(blank), digests], sort_keys=True)
+        text = json.dumps([Stack.of(self).resolve(blank), digests, deflated()], sort_keys=True)
         return f"{version}.{int(sha256(text.encode()).hexdigest()[:_PATCH_DIGITS], 16)}"
 
     def _zip(self, files: Mapping[str, Path | bytes], version: str) -> BundledCode:
@@ -357,6 +361,7 @@ class EdgeComponent(Construct):
         target_arn: str,
         settings: Mapping[str, str] | None = None,
         components: Mapping[str, str] | None = None,
+        iot_job_configuration: greengrass.CfnDeployment.DeploymentIoTJobConfigurationProperty | None = None,
     ) -> greengrass.CfnDeployment | None:
         """Deploy the component to a thing, or to the things of a group, and go back where that fails.
 
@@ -375,6 +380,8 @@ class EdgeComponent(Construct):
         components
             The other components that the target shall have, with their versions, such as ``{"aws.greengrass.Cli":
             "2.14.0"}``. Components that are not named are removed from the devices.
+        iot_job_configuration
+            How many devices of a group get the version in a minute, and when that ends. Default: AWS's.
 
         Returns
         -------
@@ -423,6 +430,7 @@ class EdgeComponent(Construct):
                     action="NOTIFY_COMPONENTS", timeout_in_seconds=_NOTICE_SECONDS
                 ),
             ),
+            iot_job_configuration=iot_job_configuration,
         )
         deployment.node.add_dependency(self.component)
         return deployment

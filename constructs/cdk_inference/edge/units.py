@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.common.contents import hash_once
 from cdk_inference.common.whole_files import write_whole
+from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +21,10 @@ ROOT = "/opt/cdk-inference-edge"
 
 SETTINGS_FOLDER = "/etc/cdk-inference-edge"
 
+HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - it names what is refused
+"""Folders that the unit hides from the agent; see ProtectHome= and PrivateTmp= in systemd.exec(5)."""
+
+_PATHS = ("WATCH_FOLDER", "RESULTS_FOLDER", "MQTT_CA_FILE", "MQTT_CERT_FILE", "MQTT_KEY_FILE")
 _FOLDER = Path(__file__).with_name("systemd")
 _SCRIPT = "install.sh"
 _MACHINES = {"arm64": "aarch64", "x86_64": "x86_64"}
@@ -74,7 +80,13 @@ def write_installation(folder: Path, installation: Installation) -> list[Path]:
         Where they go; made if missing.
     installation
         The component, for one architecture.
+
+    Raises
+    ------
+    PropError
+        A folder or file of its settings is one that the unit hides from the agent.
     """
+    _check_folders(installation.settings)
     folder.mkdir(parents=True, exist_ok=True)
     package = f"{installation.name}-{installation.version}-{installation.architecture}.zip"
     shutil.copyfile(installation.package, folder / package)
@@ -89,7 +101,8 @@ def write_installation(folder: Path, installation: Installation) -> list[Path]:
         "SHA256": hash_once(installation.package),
         "MEMORY": f"{_memory(installation.model_bytes)}M",
         "RESULTS_TABLE": "RESULTS_TABLE=" if installation.results else "# No RESULTS_TABLE: what is sure has no row.",
-        "SETTINGS": _assignments(installation),
+        "SETTINGS": _assignments(installation.settings),
+        "PREFIX": shlex.quote(installation.prefix),
     }
     written = [folder / package]
     for template in sorted(_FOLDER.glob("*.in")):
@@ -106,14 +119,17 @@ def _memory(model_bytes: int) -> int:
     return -(-int(needed) // _STEP) * _STEP
 
 
-def _assignments(installation: Installation) -> str:
+def _check_folders(settings: Mapping[str, str]) -> None:
+    for name, path in settings.items():
+        if name in _PATHS and any(f"{path}/".startswith(f"{hidden}/") for hidden in HIDDEN):
+            raise PropError(
+                f"{name} must be outside of {', '.join(HIDDEN)}, which systemd hides from the agent, got '{path}'"
+            )
+
+
+def _assignments(settings: Mapping[str, str]) -> str:
     """Return lines for a file of settings; see EnvironmentFile= in systemd.exec(5)."""
-    settings = dict(installation.settings)
-    lines = [f"{name}={_quoted(value)}" for name, value in sorted(settings.items()) if value]
-    if installation.prefix:
-        place = _quoted(f"{installation.prefix}edge/DEVICE/")
-        lines += ["# With the name of the device in the place of DEVICE.", f"INBOX_PREFIX={place}"]
-    return "\n".join(lines)
+    return "\n".join(f"{name}={_quoted(value)}" for name, value in sorted(settings.items()) if value)
 
 
 def _quoted(value: str) -> str:

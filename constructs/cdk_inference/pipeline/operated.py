@@ -403,7 +403,8 @@ class OperatedPipeline(MeasuredPipeline):
         """Score on devices, and send this pipeline what they are unsure of.
 
         It is a cascade whose first model runs on the devices. They work without a network, and catch up afterwards. A
-        component of AWS IoT Greengrass runs the agent; ``python -m cdk_inference.edge package`` is for devices without.
+        component of AWS IoT Greengrass runs the agent. For other devices, there is ``python -m cdk_inference.anywhere
+        device``.
 
         Parameters
         ----------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_greengrassv2 as greengrass
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from ministack.core import iam_evaluator
@@ -144,6 +145,21 @@ def test_a_deployment_goes_back_where_it_fails(template: dict[str, Any]) -> None
         },
     }
     assert deployment["DependsOn"]
+
+
+def test_a_rollout_may_be_slow_and_end_early(stack: cdk.Stack) -> None:
+    edge = make_pipeline(stack).add_edge(route=small(stack), inputs=FOLDER, threshold=0.5)
+    kind = greengrass.CfnDeployment
+    edge.add_deployment(
+        "Fleet",
+        target_arn=GROUP,
+        iot_job_configuration=kind.DeploymentIoTJobConfigurationProperty(
+            job_executions_rollout_config=kind.IoTJobExecutionsRolloutConfigProperty(maximum_per_minute=50)
+        ),
+    )
+    (deployment,) = resources(stack, "AWS::GreengrassV2::Deployment").values()
+    rollout = deployment["Properties"]["IotJobConfiguration"]["JobExecutionsRolloutConfig"]
+    assert rollout == {"MaximumPerMinute": 50}
 
 
 def test_a_parameter_for_each_architecture_names_the_package(template: dict[str, Any]) -> None:

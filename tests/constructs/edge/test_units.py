@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cdk_inference import EdgeInput
+from cdk_inference import EdgeInput, PropError
 from cdk_inference.edge.units import Installation, write_installation
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_the_agent_may_write_the_folders_of_its_settings(tmp_path: Path, path: s
     folder = installed(tmp_path, settings=settings)
     code = (folder / "install.sh").read_text().split("<<'END'\n")[1].split("END\n")[0]
     lines = subprocess.run(
-        [sys.executable, "-", str(folder / "edge.env")], input=code, capture_output=True, text=True, check=True
+        [sys.executable, "-", str(folder / "edge.env"), ""], input=code, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert 'ReadWritePaths="-/out"' in lines
     assert len(lines) == 2
@@ -88,6 +88,34 @@ def test_the_agent_may_write_the_folders_of_its_settings(tmp_path: Path, path: s
         (folder / f"{unit.name}.d" / "folders.conf").write_text("\n".join(["[Service]", *lines, ""]))
         done = analyzed("verify", "--man=no", unit)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", ["/tmp", "/tmp/in", "/home/pi/in", "/root/in", "/run/user/1000/in"])  # noqa: S108
+def test_a_folder_that_the_unit_hides_fails(tmp_path: Path, path: str) -> None:
+    with pytest.raises(PropError, match="WATCH_FOLDER must be outside of /home, /root"):
+        installed(tmp_path, settings=dict(EdgeInput.folder(path).settings()))
+    folder = installed(tmp_path)
+    code = (folder / "install.sh").read_text().split("<<'END'\n")[1].split("END\n")[0]
+    settings = folder / "edge.env"
+    settings.write_text(settings.read_text().replace('"/in"', f'"{path}"'))
+    done = subprocess.run(
+        [sys.executable, "-", str(settings), ""], input=code, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"which the agent does not see, got {path}" in done.stderr
+
+
+def test_the_prefix_of_the_inbox_has_the_name_of_the_device(tmp_path: Path) -> None:
+    folder = installed(tmp_path, prefix="in 100%/")
+    script = (folder / "install.sh").read_text()
+    assert """ - "$etc/edge.env" 'in 100%/' <<""" in script
+    settings = folder / "edge.env"
+    settings.write_text(settings.read_text().replace("DEVICE=", "DEVICE=camera-1", 1))
+    code = script.split("<<'END'\n")[1].split("END\n")[0]
+    done = subprocess.run(
+        [sys.executable, "-", str(settings), "in 100%/"], input=code, capture_output=True, text=True, check=True
+    )
+    assert 'Environment="INBOX_PREFIX=in 100%%/edge/camera-1/"' in done.stdout.splitlines()
 
 
 def test_the_agent_is_restarted_and_limited(tmp_path: Path) -> None:
@@ -108,12 +136,12 @@ def test_settings_are_those_of_the_component(tmp_path: Path) -> None:
     file = installed(tmp_path, settings=settings, prefix="in/", results=False) / "edge.env"
     # The quotes of such a file are those of a shell, but nothing is replaced in it: no setting may be, here either.
     shown = subprocess.run(
-        ["sh", "-c", '. "$0"; printf "%s\\n" "$WATCH_FOLDER" "$MQTT_TOPIC" "$INBOX_PREFIX"', str(file)],
+        ["sh", "-c", '. "$0"; printf "%s\\n" "$WATCH_FOLDER" "$MQTT_TOPIC"', str(file)],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert shown.stdout.splitlines() == [HOSTILE, "a/#", "in/edge/DEVICE/"]
+    assert shown.stdout.splitlines() == [HOSTILE, "a/#"]
     lines = file.read_text().splitlines()
     assert "RESULTS_TABLE=" not in lines
     assert not [line for line in lines if line.startswith("MAX_SPOOL_BYTES")]
