@@ -22,7 +22,8 @@ class Languages(nn.Module):
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Average over the tokens that are not padding, classify."""
         kept = attention_mask.unsqueeze(2).to(torch.float32)
-        return self.classifier((self.embedding(input_ids) * kept).sum(1) / kept.sum(1))
+        count = kept.sum(1).clamp(min=1)  # people label empty texts, too
+        return self.classifier((self.embedding(input_ids) * kept).sum(1) / count)
 
 
 def build() -> nn.Module:
