@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 
 from .pages import EXAMPLES, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import ModuleType
+
+    import torch
+
+pytestmark = pytest.mark.xdist_group("torch")  # one process imports it
 
 FOLDER = EXAMPLES / "dictation"
 SIZE, LAYERS, TOKENS, PLACES = 12, 2, 20, 8
 
 
 @pytest.fixture
-def factory(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def factory(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The example's networks, made small, without gradients."""
+    import torch
+
     spec = importlib.util.spec_from_file_location("dictation_factory", FOLDER / "factory.py")
     assert spec is not None
     assert spec.loader is not None
@@ -33,7 +39,8 @@ def factory(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec.loader.exec_module(module)
     for name, value in {"SIZE": SIZE, "HEADS": 3, "LAYERS": LAYERS, "TOKENS": TOKENS, "PLACES": PLACES}.items():
         monkeypatch.setattr(module, name, value)
-    return module
+    with torch.inference_mode():
+        yield module
 
 
 def packaged(*, version: int = 6) -> bytes:
@@ -90,10 +97,11 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path) -> None:
         runpy.run_path(str(FOLDER / "prepare.py"))["state_dicts"](tmp_path / "model.bin")
 
 
-@torch.inference_mode()
 def test_a_decoder_that_remembers_answers_as_one_that_reads_all_at_once(
     decoder: Any, factory: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
     torch.manual_seed(0)
     heard = torch.randn(2 * LAYERS, 1, 3, 7, 4).unbind()
     decoder.places.weight.zero_()  # it takes one place alone
@@ -110,9 +118,10 @@ def test_a_decoder_that_remembers_answers_as_one_that_reads_all_at_once(
     torch.testing.assert_close(past, longer)
 
 
-@torch.inference_mode()
 def test_features_are_the_power_in_bands(factory: ModuleType) -> None:
     """Computed anew by a Fourier transform, as Whisper does it."""
+    import torch
+
     random = np.random.default_rng(0)
     samples = random.normal(0, 0.1, 16_000).astype(np.float32)
     found = factory.LogMel()(torch.from_numpy(samples[None]))[0].numpy()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -44,3 +45,19 @@ print(sorted({"torch", "numpy", "onnx", "onnxruntime", "boto3", "ministack", "ty
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_no_test_module_imports_what_takes_a_second() -> None:
+    """Each process of `make test` imports all of them; import it in the functions that use it."""
+    slow = {"torch", "safetensors.torch", "scipy.stats", "kubernetes_validate"}
+    found = {}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        text = path.read_text("utf-8")
+        if any(name.partition(".")[0] in text for name in slow):
+            nodes = ast.parse(text).body
+            names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+            for node in nodes:
+                if isinstance(node, ast.ImportFrom):
+                    names |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+            found[path.name] = sorted(name for name in slow if any(f"{one}.".startswith(f"{name}.") for one in names))
+    assert {name: imported for name, imported in found.items() if imported} == {}

@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from cdk_inference.audit.deployed import DeployedLog
 from cdk_inference.common.platform import LambdaPlatform
@@ -253,6 +251,9 @@ def test_texts_teach_their_jobs_and_shuffled_labels_fail_the_gate(
     looked_at = [texts.item(place) for place in texts.looked_at]
     inputs = data["encoded"]([content.decode() for _, content in looked_at])
     truths = np.array([data["LANGUAGES"].index(answer) for answer, _ in looked_at])
+    import torch
+    from safetensors.torch import load_file
+
     old = factory["build"]()
     old.load_state_dict(load_file(example / "weights.safetensors"))
     with torch.inference_mode():
