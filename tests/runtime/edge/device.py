@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE, wait_until
 
 SOURCES = Path(__file__).parents[3] / "lambda_src"
 
@@ -198,7 +198,7 @@ class Device:
         """Run a command of the agent to its end."""
         environment = {**os.environ, **self.variables, **variables}
         command = [sys.executable, "-m", "inference_runtime.edge", *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     def start(self, *, ready: bool = True) -> None:
         """Start the agent, and wait until it is ready."""
@@ -234,7 +234,7 @@ class Device:
         """Send SIGTERM, and return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(PATIENCE)
 
     def put(self, name: str, data: bytes) -> None:
         """Have a file in the folder, as a program writes one that renames it."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.runtime.edge.device import SURE, UNSURE
+from tests.waiting import PATIENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,12 +121,12 @@ def test_an_item_that_fails_hangs_or_ends_the_process_is_set_aside(
     device.put("crash.json", b"crash")
     assert device.process is not None
     for _ in range(3):
-        device.process.wait(60)
+        device.process.wait(PATIENCE)
         device.put("between.json", SURE)
         device.start(ready=False)
     device.wait(lambda: "failed/crash.json" in device.files() and "between.json" in rows())
     device.put("stuck.json", b"stuck")
-    assert device.process.wait(60) == 1
+    assert device.process.wait(PATIENCE) == 1
     assert "Timeout (0:00:08)!" in device.log
     assert sorted(rows()) == ["between.json", "sure.json"]
 

@@ -14,6 +14,7 @@ import boto3
 import pytest
 from tests.runtime.edge.device import SOURCES, write_package
 from tests.runtime.edge.power import ended_at
+from tests.waiting import PATIENCE
 
 from inference_runtime.edge.versions.update import update
 from inference_runtime.edge.versions.versions import DamagedError, Versions, name_of
@@ -80,7 +81,9 @@ def chosen(environment: pytest.MonkeyPatch, tmp_path: Path) -> Namespace:
     systemctl = tmp_path / "systemctl"
     systemctl.write_text(SYSTEMCTL.format(root=root))
     systemctl.chmod(0o755)
-    return Namespace(root=root, parameter="/edge", unit="edge.service", systemctl=str(systemctl), ready_seconds=30.0)
+    return Namespace(
+        root=root, parameter="/edge", unit="edge.service", systemctl=str(systemctl), ready_seconds=PATIENCE
+    )
 
 
 def is_whole(folder: Path) -> bool:
