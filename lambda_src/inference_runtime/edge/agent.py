@@ -12,6 +12,7 @@ from inference_runtime.edge.answering import HUNG_BATCH, Answers
 from inference_runtime.edge.inputs.folder import ChangedError, WatchedFolder
 from inference_runtime.edge.results import ResultLines
 from inference_runtime.edge.storage.spool import SpoolError
+from inference_runtime.errors import MalformedMessageError, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -173,6 +174,8 @@ class Agent:
     def _attend(self, topic: Any) -> None:  # noqa: ANN401 - its module needs paho
         """Publish answers, and have messages again that were not taken once there is room."""
         topic.publish()
+        if self._full and (left_out := self._outbox.leave_unpublished()):
+            _log.error("the spool is full: %s answers that AWS has are not published", f"{left_out:,}")
         if topic.paused and time.monotonic() >= self._resume_at:
             self._resume_at = time.monotonic() + _PAUSE
             if self.has_room(0):
@@ -222,7 +225,10 @@ class Agent:
                 self._set_aside(record, f"it ended the process, or failed, {record.tries} times")
             elif record.size > (most := self._settings.max_item_bytes):
                 reason = f"object has {record.size:,} bytes, at most {most:,} are read"
-                answers.append(self._answers.rejected(record, reason))
+                try:
+                    answers.append(self._answers.rejected(record, reason))
+                except MalformedMessageError as error:  # such as a path that is too long for a row
+                    self._set_aside(record, reason_of(error))
             elif (data := self._bytes(record)) is not None:
                 items[record.sequence] = record, data
         if items:

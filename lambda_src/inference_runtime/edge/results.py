@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+KEPT_FILES = 30
+"""Days whose answers are kept, so that no disk fills up over the years."""
+
+_FILES = "results-????-??-??.jsonl"
+
 
 def told(row: dict[str, Any], kind: str) -> dict[str, Any]:
     """Return what programs on the device learn of an answer.
@@ -50,6 +55,9 @@ class ResultLines:
         """
         lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers).encode()
         path = self._folder / f"results-{datetime.now(UTC):%Y-%m-%d}.jsonl"
+        if not path.exists():
+            for older in sorted(self._folder.glob(_FILES))[: -KEPT_FILES + 1]:
+                older.unlink(missing_ok=True)
         with path.open("ab") as file:
             size = file.tell()
             try:

@@ -120,6 +120,34 @@ def test_no_item_is_to_blame_for_a_disk_that_is_full(settings: Settings, monkeyp
     assert outbox.counts()["sure"] == 2
 
 
+def test_a_file_that_is_too_large_and_has_too_long_a_path_is_set_aside(settings: Settings, tmp_path: Path) -> None:
+    outbox = opened(settings.state)
+    deep = tmp_path / "watched" / "/".join(["d" * 200] * 6)
+    deep.mkdir(parents=True)
+    (deep / "large").write_bytes(b"x" * 20)
+    work = agent(replace(settings, max_item_bytes=10), outbox)
+    while work._work():
+        pass
+    assert outbox.counts()["failed"] == 1
+    assert len(list((tmp_path / "watched" / "failed").rglob("large"))) == 1
+
+
+def test_answers_that_nobody_collects_give_way(settings: Settings, tmp_path: Path) -> None:
+    outbox = opened(settings.state)
+    take(outbox, "[0, 9]", "[0, 8]")
+    first, second = outbox.waiting(9, 10**9)
+    for record, pending in ((first, None), (second, "row")):
+        outbox.answer([module.Answer(record, "{}" + " " * 98, {}, "sure", pending, None, 0, publish=True)])
+    assert (outbox.leave_unpublished(), outbox.leave_unpublished(), outbox.used) == (1, 0, 100)
+    lines = ResultLines(tmp_path / "results")
+    for day in range(1, 32):
+        (tmp_path / "results" / f"results-2020-01-{day:02}.jsonl").touch()
+    (tmp_path / "results" / "mine.jsonl").touch()
+    lines.write([{}])
+    kept = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert (len(kept), kept[:2]) == (31, ["mine.jsonl", "results-2020-01-03.jsonl"])
+
+
 def full_folder(*_: object) -> None:
     raise OSError("No space left on device")
 

@@ -29,6 +29,9 @@ COUNTS = ("taken", "sure", "escalated", "rejected", "failed", "sent")
 KEPT_KEYS = 1_000
 """Sent items of topics that are remembered: a broker sends a message again whose acknowledgement was lost."""
 
+KEPT_BROKEN = 3
+"""Broken databases that are kept, the latest ones."""
+
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _HEADER = ("sequence", "input", "key", "digest", "size", "event_time")
 _log = logging.getLogger(__name__)
@@ -231,6 +234,16 @@ class Outbox:
             self._each("UPDATE items SET to_publish = 0 WHERE sequence = ?", [record])
             self._tidy()
 
+    def leave_unpublished(self) -> int:
+        """Publish no more what was sent, to make room for what was not, and return how many answers that are."""
+        waiting = "to_publish = 1 AND state = 'sent'"
+        if not self._all(f"SELECT 1 FROM items WHERE {waiting} LIMIT 1"):  # noqa: S608 - no input is in it
+            return 0
+        with self._commit():
+            count = self._connection.execute(f"UPDATE items SET to_publish = 0 WHERE {waiting}").rowcount  # noqa: S608
+            self._tidy()
+        return count
+
     def answered_files(self, most: int) -> list[Record]:
         """Return answered items whose files are still in the watched folder."""
         return self._records("path IS NOT NULL AND state IN ('answered', 'sent')", most)
@@ -286,7 +299,9 @@ class Outbox:
     def _tidy(self) -> None:
         """Forget what nothing is left to do for, but the latest keys of topics."""
         done = "state = 'sent' AND to_publish = 0 AND path IS NULL"
-        self._connection.execute(f"UPDATE items SET answer = NULL WHERE {done} AND answer IS NOT NULL")  # noqa: S608
+        self._connection.execute(
+            "UPDATE items SET answer = NULL WHERE state = 'sent' AND to_publish = 0 AND answer IS NOT NULL"
+        )
         self._connection.execute(f"DELETE FROM items WHERE {done} AND input = 'folder'")  # noqa: S608
         self._connection.execute(
             f"DELETE FROM items WHERE {done} AND sequence <= (SELECT sequence FROM items WHERE {done}"  # noqa: S608
@@ -372,6 +387,8 @@ def _move_aside(path: Path) -> None:
         part = path.with_name(f"{path.name}{suffix}")
         if part.exists():
             part.replace(target.with_name(f"{target.name}{suffix}"))
+    for older in sorted(path.parent.glob("broken-*.db"))[:-KEPT_BROKEN]:
+        older.unlink()
     _log.error(
         "the broken database was moved to %s: rows that were not sent are in there alone, and items of the spool are"
         " scored again",
