@@ -148,6 +148,31 @@ def test_answers_that_nobody_collects_give_way(settings: Settings, tmp_path: Pat
     assert (len(kept), kept[:2]) == (31, ["mine.jsonl", "results-2020-01-03.jsonl"])
 
 
+def test_what_is_done_often_does_not_look_at_all_that_waits_for_the_network(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    take(outbox, "a", "b")
+    statements: list[str] = []
+    outbox._connection.set_trace_callback(statements.append)
+    outbox.known()
+    outbox.answered_files(9)
+    outbox.to_publish(9)
+    outbox.waiting(9, 9)
+    (first, *_) = outbox.waiting(9, 10**9)
+    outbox.answer([module.Answer(first, "{}", {}, "sure", "row", None, 0, publish=True)])
+    outbox.sent(outbox.to_send("row", 9))
+    outbox.published(first)
+    outbox.file_gone([first])
+    outbox._connection.set_trace_callback(None)
+    asked = [text for text in statements if text.startswith(("SELECT", "UPDATE items", "DELETE"))]
+    assert len(asked) > 12
+    for text in asked:
+        plan = [row["detail"] for row in outbox._connection.execute(f"EXPLAIN QUERY PLAN {text}")]
+        waiting = "state = 'answered'" in text or "state = 'taken'" in text
+        scans = [step for step in plan if step.startswith("SCAN") and "INDEX" not in step]
+        assert scans == [], text
+        assert waiting or not any("by_state" in step for step in plan), text
+
+
 def full_folder(*_: object) -> None:
     raise OSError("No space left on device")
 
