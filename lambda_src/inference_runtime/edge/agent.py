@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 MAX_TRIES = 3
 """How often an item is begun. One that ended the process, or failed, so often is set aside."""
 
+IN_TIME = 20
+"""Batches in time after which they are larger again."""
+
 MAX_BATCH_BYTES = 32 * 1024**2
 """Bytes of items that are scored together, and one item."""
 
@@ -36,7 +39,7 @@ ROW_BYTES = 4_096
 MAX_TIDIED = 1_000
 """Files that are removed or moved at a time."""
 
-_LONGEST_TURN = 600.0  # seconds besides scoring, such as to remove many files from a slow disk
+_LONGEST_TURN = 180.0  # seconds besides scoring, such as to remove many files from a slow disk
 _SILENT = 60.0  # seconds after it was said that the spool is full
 _PAUSE = 5.0  # seconds after a failure of the disk, and after items that could not be scored now
 
@@ -72,7 +75,7 @@ class Agent:
         self._outbox = outbox
         self._spool = spool
         self._answered = answered
-        self._answers = Answers(package, settings, outbox, handler)
+        self._answers = Answers(package, settings, outbox, handler, begins=self._turn)
         self._lines = None if settings.results is None else ResultLines(settings.results)
         self._folder = None
         if settings.watched is not None:
@@ -95,7 +98,7 @@ class Agent:
         self._stopping, self._woken = Event(), Event()
         self._full = False
         self._resume_at = self._silent_until = 0.0
-        self._batch = settings.max_batch
+        self._batch, self._in_time = settings.max_batch, 0
         self._owed: list[Record] = []  # items that a try is to be taken back from
         self._reserved = 0  # bytes of items that are being scored
         self._told = ""
@@ -111,8 +114,12 @@ class Agent:
         """Whether it has done something not long ago, or waited for something to do."""
         if self._topic is not None and not self._topic.alive:
             return False
-        longest = self._settings.batch_seconds * HUNG_BATCH * self._settings.max_batch + _LONGEST_TURN
+        longest = self._settings.batch_seconds * HUNG_BATCH + _LONGEST_TURN
         return time.monotonic() - self._turned_at < longest
+
+    def _turn(self) -> None:
+        """Note that something begins."""
+        self._turned_at = time.monotonic()
 
     def stop(self) -> None:
         """Let `run` return after the items that are being scored; signal handlers may call this too."""
@@ -142,7 +149,7 @@ class Agent:
         try:
             while not self._stopping.is_set():
                 self._woken.clear()
-                self._turned_at = time.monotonic()
+                self._turn()
                 try:
                     if not self._work():
                         self._woken.wait(self._settings.poll_ms / 1000)
@@ -245,8 +252,7 @@ class Agent:
         except OSError:  # bytes cannot be kept, for which no item is to blame
             self._owed += records
             raise
-        if self._answers.late:
-            self._batch = max(1, self._batch // 2)
+        self._learn(late=self._answers.late)
         for sequence, reason in broken.items():
             self._blame(items[sequence][0], reason)
         if again:
@@ -254,6 +260,14 @@ class Agent:
             if not answers:
                 self._stopping.wait(_PAUSE)
         return answers
+
+    def _learn(self, *, late: bool) -> None:
+        """Make batches smaller after one that was late, and larger after many in time."""
+        self._in_time = 0 if late else self._in_time + 1
+        if late:
+            self._batch = max(1, self._batch // 2)
+        elif self._in_time >= IN_TIME:
+            self._batch, self._in_time = min(self._settings.max_batch, self._batch * 2), 0
 
     def _blame(self, record: Record, reason: str) -> None:
         """Set an item aside that failed so often; others are scored again."""

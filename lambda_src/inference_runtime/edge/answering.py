@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from inference_runtime.anywhere.collected import collected_rows
 from inference_runtime.edge.results import told
 from inference_runtime.edge.storage.outbox import Answer
-from inference_runtime.edge.storage.records import FOLDER
 from inference_runtime.errors import LittleTimeError, MalformedMessageError, reason_of
 from inference_runtime.serving.scoring import Outcome, Scorer
 from inference_runtime.stages.item import Item
@@ -47,6 +46,8 @@ class Answers:
         Keeps the bytes of items that are escalated.
     handler
         That of a fused function.
+    begins
+        Is called whenever the handler begins.
     """
 
     def __init__(
@@ -55,7 +56,10 @@ class Answers:
         settings: Settings,
         outbox: Outbox,
         handler: Callable[[dict[str, Any], Any], Any],
+        *,
+        begins: Callable[[], object],
     ) -> None:
+        self._begins = begins
         self._package = package
         self._settings = settings
         self._outbox = outbox
@@ -71,6 +75,7 @@ class Answers:
 
     def _noted(self, event: dict[str, Any], context: object) -> Any:  # noqa: ANN401 - the handler's
         """Call the handler, and note for which messages the time did not suffice."""
+        self._begins()
         # Its thread needs nothing of Python, whose lock a call of C may keep.
         faulthandler.dump_traceback_later(self._settings.batch_seconds * HUNG_BATCH, exit=True)
         try:
@@ -148,8 +153,7 @@ class Answers:
         item = {
             "bucket": f"edge:{self._settings.device}",
             "id": record.key,
-            # The same content of a topic is the same item; a file that is written anew is another one.
-            "sequence": str(record.sequence) if record.input == FOLDER else "0",
+            "sequence": str(record.sequence),
             "time": record.event_time,
             "encoding": "base64",
         }

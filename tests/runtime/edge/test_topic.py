@@ -135,4 +135,4 @@ def test_messages_become_rows_and_survive_kills_and_a_full_spool(
         device.start()
         device.wait(lambda: len(rows()) == 3 and len(uploaded()) == 6)
         assert device.stop() == 0
-    assert device.status()["counts"]["sent"] == 9
+    assert device.status()["counts"]["sent"] == 10

@@ -161,7 +161,8 @@ class TopicInput:
             data = bytes(message.payload)
             digest = hashlib.sha256(data).hexdigest()
             key = f"{message.topic}/{digest}"
-            if not self._outbox.has(TOPIC, key):
+            again = message.dup or message.retain  # a reading that is the same as the last is another item
+            if not (again and self._outbox.has(TOPIC, key)):
                 kept = data if len(data) <= self._max_bytes else b""
                 if not self._has_room(len(kept)):
                     self.paused = True
