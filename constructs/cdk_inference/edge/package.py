@@ -80,12 +80,12 @@ class EdgePackage:
             name=f"{self.name} on devices",
             confidence=True,
         )
-        example = golden_example(found.built)
+        example = golden_example(self.route.model, found.built)
         if example is None:
             Annotations.of(self.pipeline).add_warning_v2(
                 "cdk-inference:edge-check",
                 f"devices of {self.name} only open {found.built.manifest.name} before they use a version, and do not "
-                "compare its answer: this machine cannot tell what they would answer",
+                "compare its answer: there is no example next to a recipe, and this machine cannot make one",
             )
         facts = {
             "format": FORMAT,

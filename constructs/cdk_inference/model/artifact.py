@@ -177,6 +177,11 @@ class ModelArtifact(Construct):
         return BuiltModel(self.path, self.manifest, self.version, self.asset_hash)
 
     @property
+    def recipe_folder(self) -> Path | None:
+        """The folder of the recipe, with its locks; None for a model of a registry."""
+        return self.project.folder if self.project is not None else self._open().folder
+
+    @property
     def version(self) -> str:
         """Model version: changes if and only if the bytes of the model do."""
         return self.manifest.model_version
@@ -194,6 +199,8 @@ class ModelArtifact(Construct):
 
 class _PulledModel(ModelArtifact):
     """A model of a registry; see `ModelArtifact.from_registry`."""
+
+    recipe_folder = None
 
     def __init__(
         self,

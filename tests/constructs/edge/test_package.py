@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
@@ -12,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from aws_cdk import App, Stack
 from verify.debian import UnavailableError
@@ -111,9 +109,6 @@ def test_the_description_is_that_of_the_route(packages: dict[str, Path]) -> None
     if found["check"] is not None:  # if this machine's CPU computes as a device's
         (output,) = found["check"]["outputs"].values()
         assert output["shape"] == [1, 10]
-        values = np.frombuffer(base64.b64decode(output["data"]), "<f4")
-        steps = values / (2.0 ** np.ceil(np.log2(np.abs(values).max())) / 64)
-        assert (steps == np.round(steps)).all(), "CPUs round differently, and must not make another package"
 
 
 def test_a_package_for_arm64_passes_its_own_check_there(packages: dict[str, Path], tmp_path: Path) -> None:
