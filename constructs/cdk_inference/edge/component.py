@@ -77,6 +77,7 @@ _LONGEST_VERSION = 21
 _LONG_SETTING = 200
 _PATCH_DIGITS = 7  # hexadecimal, so that all parsers of versions can hold the number
 _NOTICE_SECONDS = 60
+_ROW_BYTES = 64 * 1024  # that the agent keeps free for the row of an item
 
 
 @check_props
@@ -165,7 +166,7 @@ class EdgeComponent(Construct):
         self.component_name = _checked_name("name", name if name is not None else _default_name(self))
         check(_VERSION.fullmatch(version) is not None, "version", "of the form '1.0'", f"'{version}'")
         self._trigger, self._results, self._python, self.escalation = trigger, results, python, escalation
-        self._settings = _settings(inputs, trigger, max_spool, max_uplink, results_folder, pipeline.max_object_size)
+        self._settings = _settings(inputs, trigger, max_spool, max_uplink, results_folder)
         if result_ttl is not None and result_ttl.is_unresolved():
             raise PropError("result_ttl must be known at synth for devices, got a token; give a Duration")
         rows = {} if results is None else row_environment(results, result_ttl)
@@ -173,6 +174,8 @@ class EdgeComponent(Construct):
         self._platforms = _platforms(self, architectures, python)
         self._about = described(f"scores on devices for {pipeline.node.path}", _LONGEST_DESCRIPTION)
         self._check_recipe()
+        if max_spool is not None:
+            self._check_spool("max_spool", int(max_spool.to_bytes()))
         self.component_version, zips = self._built(version)
         self._assets = {
             architecture: s3_assets.Asset(
@@ -223,6 +226,16 @@ class EdgeComponent(Construct):
 
     def _zip(self, files: Mapping[str, Path | bytes], version: str) -> BundledCode:
         return files_zip(self, name=self.component_name, sources=with_version(files, version))
+
+    def _check_spool(self, name: str, size: int) -> None:
+        """Refuse a space that is too small for an object, with its row."""
+        given = self._package.pipeline.max_object_size
+        least = (int(DEFAULT_MAX_OBJECT_BYTES) if given is None else int(given.to_bytes())) + _ROW_BYTES
+        if size < least:
+            raise PropError(
+                f"{name} must hold an object of max_object_size and its row, {least:,} bytes, got {size:,}; give it "
+                "more, or the pipeline a smaller max_object_size"
+            )
 
     def _check_recipe(self) -> None:
         """Refuse settings that make the recipe too long, before anything is built."""
@@ -399,6 +412,8 @@ class EdgeComponent(Construct):
         for name, value in (settings or {}).items():
             check_choice(SETTINGS, settings=name)
             check_setting(name, value)
+            if name == "MAX_SPOOL_BYTES" and value:
+                self._check_spool(f"settings {name}", int(value))
             if self._trigger.suffixes and name in ("MQTT_TOPIC", "WATCH_SUFFIXES") and value:
                 raise PropError(f"settings must leave {name} to the trigger, which has suffixes, got '{value}'")
         for name, version in (components or {}).items():
@@ -520,7 +535,6 @@ def _settings(
     max_spool: Size | None,
     max_uplink: Size | None,
     results_folder: str | None,
-    max_object_size: Size | None,
 ) -> dict[str, str]:
     kinds = [each.kind for each in inputs]
     check(len(kinds) > 0, "inputs", "one or more of EdgeInput", "none")
@@ -543,12 +557,6 @@ def _settings(
         found["RESULTS_FOLDER"] = results_folder
     if max_spool is not None:
         found["MAX_SPOOL_BYTES"] = _bytes("max_spool", max_spool)
-        least = int(DEFAULT_MAX_OBJECT_BYTES) if max_object_size is None else int(max_object_size.to_bytes())
-        if int(max_spool.to_bytes()) < least:
-            raise PropError(
-                f"max_spool must hold an object of max_object_size, {least:,} bytes, got {max_spool.to_bytes():,.0f}; "
-                "give it more, or the pipeline a smaller max_object_size"
-            )
     if max_uplink is not None:
         found["UPLINK_BYTES_PER_SECOND"] = text = _bytes("max_uplink", max_uplink)
         check_at_least(LEAST_UPLINK, max_uplink=int(text))

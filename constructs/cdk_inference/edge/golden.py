@@ -61,7 +61,7 @@ def golden_example(model: ModelArtifact, built: BuiltModel) -> dict[str, Any] | 
     model
         The model.
     built
-        What was built of it, for an architecture.
+        The build of it for an architecture.
 
     Returns
     -------

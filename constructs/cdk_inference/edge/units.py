@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
 import shutil
@@ -121,7 +122,8 @@ def _memory(model_bytes: int) -> int:
 
 def _check_folders(settings: Mapping[str, str]) -> None:
     for name, path in settings.items():
-        if name in _PATHS and any(f"{path}/".startswith(f"{hidden}/") for hidden in HIDDEN):
+        plain = f"/{posixpath.normpath(path).lstrip('/')}/"
+        if name in _PATHS and any(plain.startswith(f"{hidden}/") for hidden in HIDDEN):
             raise PropError(
                 f"{name} must be outside of {', '.join(HIDDEN)}, which systemd hides from the agent, got '{path}'"
             )

@@ -392,7 +392,7 @@ def test_an_expectation_is_in_the_template(stack: cdk.Stack) -> None:
         ({"agreement": 0.0}, "agreement must be above 0 and at most 1, got 0.0"),
         (
             {"max_spool": cdk.Size.mebibytes(1)},
-            "max_spool must hold an object.*67,108,864 bytes, got 1,",
+            "max_spool must hold an object.*67,174,400 bytes, got 1,",
         ),
         ({"max_uplink": cdk.Size.bytes(4095)}, "max_uplink must be at least 4096, got 4095"),
         ({"results_folder": "out"}, "results_folder must be an absolute path"),
@@ -463,6 +463,7 @@ def test_a_trigger_that_devices_cannot_reach_fails(stack: cdk.Stack) -> None:
         ({"target_arn": GROUP, "settings": {"MQTT_TOPIC": "a/#/b"}}, "MQTT_TOPIC must have"),
         ({"target_arn": GROUP, "settings": {"MQTT_RESULT_TOPIC": "#"}}, "MQTT_RESULT_TOPIC must be without"),
         ({"target_arn": GROUP, "settings": {"MAX_SPOOL_BYTES": "1GB"}}, "MAX_SPOOL_BYTES must be a number of bytes"),
+        ({"target_arn": GROUP, "settings": {"MAX_SPOOL_BYTES": "67108864"}}, "MAX_SPOOL_BYTES must hold an object of"),
         (
             {"target_arn": GROUP, "settings": {"UPLINK_BYTES_PER_SECOND": "0"}},
             "UPLINK_BYTES_PER_SECOND must be a number",

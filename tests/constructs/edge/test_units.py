@@ -90,7 +90,7 @@ def test_the_agent_may_write_the_folders_of_its_settings(tmp_path: Path, path: s
         assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("path", ["/tmp", "/tmp/in", "/home/pi/in", "/root/in", "/run/user/1000/in"])  # noqa: S108
+@pytest.mark.parametrize("path", ["/tmp", "//tmp/./in", "/home/pi/in", "/root/in", "/run/user/1000/in"])  # noqa: S108
 def test_a_folder_that_the_unit_hides_fails(tmp_path: Path, path: str) -> None:
     with pytest.raises(PropError, match="WATCH_FOLDER must be outside of /home, /root"):
         installed(tmp_path, settings=dict(EdgeInput.folder(path).settings()))
