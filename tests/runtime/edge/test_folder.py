@@ -135,3 +135,33 @@ def test_a_file_that_cannot_be_read_or_removed_is_said_once(
         "/a cannot be removed or moved",
         "/a cannot be moved to failed",
     ]
+
+
+@pytest.mark.parametrize("after", ["remove", "move"])
+@pytest.mark.parametrize("third", [False, True])
+def test_a_file_that_takes_the_name_at_the_last_moment_is_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str, third: bool
+) -> None:
+    """A camera renames each picture over `latest.jpg`, and may do so between a look at the file and its removal."""
+    watched = WatchedFolder(tmp_path, settle_seconds=0, after=after)
+    latest, rename, coming = tmp_path / "latest.jpg", os.rename, [b"second", b"third"][: 2 if third else 1]
+    latest.write_bytes(b"first")
+    scored = record(latest)
+
+    def overtaken(source: bytes, target: bytes) -> None:
+        for when in (0, 1):
+            if when == 1:
+                rename(source, target)
+            if coming:
+                (tmp_path / ".new").write_bytes(coming.pop(0))
+                rename(tmp_path / ".new", latest)
+
+    monkeypatch.setattr(folder.os, "rename", overtaken)
+    assert watched.finish(scored)
+    monkeypatch.undo()
+    assert latest.read_bytes() == (last := b"third" if third else b"second")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [latest]
+    assert watched.finish(record(latest))
+    assert [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()] == (
+        [] if after == "remove" else [last]
+    )

@@ -28,6 +28,7 @@ MAX_DEPTH = 32
 """Folders in each other."""
 
 _UNFINISHED = (b".tmp", b".part", b".partial", b".crdownload", b".swp", b"~")
+_REMOVED = b".cdk-inference-removed"
 _PIECE = 1024 * 1024
 _log = logging.getLogger(__name__)
 
@@ -150,8 +151,7 @@ class WatchedFolder:
             if self._after == MOVE:
                 self._move(record.path, record.stamp, DONE, record.sequence)
             else:
-                self._check_path(record.path, record.stamp)
-                os.unlink(self._absolute(record.path))  # noqa: PTH108 - the path is bytes
+                self._remove(record.path, record.stamp)
         except ChangedError:
             return True
         except OSError as error:
@@ -246,6 +246,23 @@ class WatchedFolder:
             raise
         return opened
 
+    def _remove(self, path: bytes, stamp: str) -> None:
+        away = self._absolute(os.path.join(os.path.dirname(path), _REMOVED))  # noqa: PTH118, PTH120 - bytes
+        self._take_away(path, stamp, away)
+        os.unlink(away)  # noqa: PTH108 - the path is bytes
+
+    def _take_away(self, path: bytes, stamp: str, target: bytes) -> None:
+        """Rename a file. If another one took its place just before, give that back, for it was not scored."""
+        self._check_path(path, stamp)
+        source = self._absolute(path)
+        os.rename(source, target)  # noqa: PTH104 - the path is bytes
+        if _stamp(os.lstat(target)) != stamp:
+            if os.path.lexists(source):  # whoever wrote a third one wanted the second one to go
+                os.unlink(target)  # noqa: PTH108
+            else:
+                os.rename(target, source)  # noqa: PTH104
+            raise ChangedError(f"{path!r} was written anew")
+
     def _check_path(self, path: bytes, stamp: str) -> None:
         try:
             state = os.lstat(self._absolute(path))
@@ -256,12 +273,11 @@ class WatchedFolder:
 
     def _move(self, path: bytes, stamp: str, folder: str, sequence: int) -> None:
         """Move a file within the watched folder; one that has its name there already stays, too."""
-        self._check_path(path, stamp)
         target = Path(os.fsdecode(os.path.join(self._root, folder.encode(), path)))  # noqa: PTH118 - bytes
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() or target.is_symlink():
             target = target.with_name(f"{target.name}.{sequence}")
-        os.rename(self._absolute(path), target)  # noqa: PTH104 - the path is bytes
+        self._take_away(path, stamp, os.fsencode(target))
         with suppress(OSError):
             sync_folder(target.parent)
 
