@@ -230,7 +230,7 @@ class WatchedFolder:
             _log.error("%s %s", os.fsdecode(self._absolute(path)), text)
 
     def _absolute(self, path: bytes) -> bytes:
-        return os.path.join(self._root, path) if path else self._root  # noqa: PTH118 - the path is bytes
+        return os.path.join(self._root, path) if path else self._root
 
     def _opened(self, path: bytes, stamp: str) -> _Descriptor:
         """Open a file unless it is a link, or something other than a file, or was changed."""
@@ -247,20 +247,20 @@ class WatchedFolder:
         return opened
 
     def _remove(self, path: bytes, stamp: str) -> None:
-        away = self._absolute(os.path.join(os.path.dirname(path), _REMOVED))  # noqa: PTH118, PTH120 - bytes
+        away = self._absolute(os.path.join(os.path.dirname(path), _REMOVED))
         self._take_away(path, stamp, away)
-        os.unlink(away)  # noqa: PTH108 - the path is bytes
+        os.unlink(away)
 
     def _take_away(self, path: bytes, stamp: str, target: bytes) -> None:
         """Rename a file. If another one took its place just before, give that back, for it was not scored."""
         self._check_path(path, stamp)
         source = self._absolute(path)
-        os.rename(source, target)  # noqa: PTH104 - the path is bytes
+        os.rename(source, target)
         if _stamp(os.lstat(target)) != stamp:
             if os.path.lexists(source):  # whoever wrote a third one wanted the second one to go
-                os.unlink(target)  # noqa: PTH108
+                os.unlink(target)
             else:
-                os.rename(target, source)  # noqa: PTH104
+                os.rename(target, source)
             raise ChangedError(f"{path!r} was written anew")
 
     def _check_path(self, path: bytes, stamp: str) -> None:
@@ -273,7 +273,7 @@ class WatchedFolder:
 
     def _move(self, path: bytes, stamp: str, folder: str, sequence: int) -> None:
         """Move a file within the watched folder; one that has its name there already stays, too."""
-        target = Path(os.fsdecode(os.path.join(self._root, folder.encode(), path)))  # noqa: PTH118 - bytes
+        target = Path(os.fsdecode(os.path.join(self._root, folder.encode(), path)))
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() or target.is_symlink():
             target = target.with_name(f"{target.name}.{sequence}")
