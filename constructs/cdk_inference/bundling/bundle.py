@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 _FORMAT = 4
 # Nothing tells of a download that is possible now, or of an interpreter in an unusual place: look again after a while.
 _SEARCH_SECONDS = 3600
+_RUNTIME, _OUTSIDE = "inference_runtime", ("edge", "serving")
 _ZIP = "code.zip"
 _RECORD = "bundle.json"
 
@@ -103,6 +104,19 @@ def runtime_source() -> Path:
     package = Path(__file__).parents[1]
     installed = package.parent / "inference_runtime"
     return installed if installed.is_dir() else package.parents[1] / "lambda_src" / "inference_runtime"
+
+
+def runtime_files(*, outside: bool = False) -> dict[str, Path | bytes]:
+    """Return the files of the package `inference_runtime` by their path in the zip.
+
+    Parameters
+    ----------
+    outside
+        With the parts that only run outside of AWS, on devices and as a server. Functions have none of them, so that
+        they neither load them nor change with them.
+    """
+    files = source_files({_RUNTIME: runtime_source()})
+    return files if outside else {name: file for name, file in files.items() if name.split("/")[1] not in _OUTSIDE}
 
 
 def bundle(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from cdk_inference.bundling.bundle import BundledCode, WheelPart, bundle, lambda_source, runtime_source
+from cdk_inference.bundling.bundle import BundledCode, WheelPart, bundle, lambda_source, runtime_files
 from cdk_inference.common.platform import LambdaPlatform
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class ZipPackage:
         Distributions that stay out although one of those asks for them.
     sources
         Files and folders of the package besides the runtime, by their name in it.
+    outside
+        Whether it runs outside of AWS, see `runtime_files`.
     """
 
     handler: str
@@ -98,6 +100,7 @@ class ZipPackage:
     requirements: tuple[str | Path, ...] = ()
     excluded_requirements: tuple[str, ...] = ()
     sources: Mapping[str, Path | bytes] = field(default_factory=dict)
+    outside: bool = False
 
     def resolve(self, scope: Construct, *, name: str, platform: LambdaPlatform | None) -> PackagedCode:
         """Bundle the zip, or take it from the cache."""
@@ -119,7 +122,7 @@ class ZipPackage:
             scope,
             name=name,
             requirements=[*(source / "requirements" / f"{entry}.txt" for entry in lists), *self.requirements],
-            sources={"inference_runtime": runtime_source(), **self.sources},
+            sources={**runtime_files(outside=self.outside), **self.sources},
             platform=platform,
             excluded=self.excluded_requirements,
             parts=parts,

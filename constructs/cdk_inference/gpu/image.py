@@ -9,7 +9,7 @@ from aws_cdk import Stack
 from aws_cdk import aws_ecr_assets as ecr_assets
 from aws_cdk import aws_lambda as lambda_
 
-from cdk_inference.bundling.bundle import lambda_source, runtime_source
+from cdk_inference.bundling.bundle import lambda_source, runtime_files
 from cdk_inference.bundling.delivery import model_folder, shipped_files
 from cdk_inference.bundling.images import placeholder, staged
 from cdk_inference.bundling.packages import PackagedCode
@@ -90,7 +90,7 @@ def _context(scope: Construct, model: ModelArtifact, explanation: Explanation | 
             {
                 "Dockerfile": source / "gpu" / "Dockerfile",
                 **{f"requirements/{name}": source / "requirements" / name for name in _REQUIREMENTS},
-                "inference_runtime": runtime_source(),
+                **runtime_files(),
                 **shipped_files(path, "model"),
                 **({} if explanation is None else explanation.files),
             }

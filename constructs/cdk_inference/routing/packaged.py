@@ -107,7 +107,7 @@ def packaged(
     before, after = preprocess.bind(built.manifest.inputs), route.postprocess.bind(built.manifest.outputs)
     package = fused_package(before, after)
     lists = (*package.runtime_requirements, requirements)
-    package = replace(package, engine="c_api", runtime_requirements=lists)
+    package = replace(package, engine="c_api", runtime_requirements=lists, outside=True)
     bundled = package.bundled(bundling_scope(), name=name, platform=platform)
     with zipfile.ZipFile(bundled.zip_path) as archive:
         files = {entry.filename: archive.read(entry) for entry in archive.infolist()}
