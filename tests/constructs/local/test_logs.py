@@ -50,7 +50,7 @@ def log(local_cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch) -> Log:
     """A log group of no deployed function, of which the emulator is asked for few events at once."""
     monkeypatch.setattr(parts, "_MOST_EVENTS", MOST)
     made = Log(local_cloud, f"/test/{uuid.uuid4().hex}")
-    function = failures._Function("App/Score", made.group, aws.DEFAULT_ENV)
+    function = failures._Function("App/Score", made.group, aws.DEFAULT_ENV, "App/Photos")
     monkeypatch.setattr(failures, "_functions", lambda *_: [function])
     assert made.messages() == []
     local_cloud.client("logs").create_log_group(logGroupName=made.group)

@@ -16,6 +16,7 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
 
 from cdk_inference.local import LocalCloud, aws
 from cdk_inference.releases.deployed import DeployedRelease, Status
@@ -68,7 +69,11 @@ class Releasing:
         workflows = self.cloud.client("stepfunctions")
         running = workflows.list_executions(stateMachineArn=self.machine, statusFilter="RUNNING")["executions"]
         for execution in running:
-            workflows.stop_execution(executionArn=execution["executionArn"])
+            try:
+                workflows.stop_execution(executionArn=execution["executionArn"])
+            except ClientError as error:  # it ended meanwhile
+                if "not running" not in str(error):
+                    raise
 
     def wait_for_comparisons(self) -> None:
         """Wait until no comparison runs: what it counts would be the next test's."""
