@@ -47,7 +47,7 @@ _CODES = {
     "uint8": "B",
     "bool": "?",
 }
-"""Those of `struct`, by the types of tensors."""
+"""The formats of `struct`, by the types of tensors."""
 
 
 def golden_example(model: ModelArtifact, built: BuiltModel) -> dict[str, Any] | None:

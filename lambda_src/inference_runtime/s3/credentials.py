@@ -8,11 +8,14 @@ import os
 import threading
 import time
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from inference_runtime.errors import RetryableError
 from inference_runtime.timeouts import ATTEMPTS, CONNECT_TIMEOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 REFRESH_SECONDS = 300
 """Seconds before they expire that credentials are replaced."""
@@ -35,6 +38,47 @@ class Credentials(NamedTuple):
         return f"Credentials({self.key_id!r})"
 
 
+class KeptCredentials:
+    """Keeps credentials that expire until shortly before; thread-safe.
+
+    Parameters
+    ----------
+    ask
+        Returns new ones, and when they expire in seconds since 1970.
+    """
+
+    def __init__(self, ask: Callable[[], tuple[Credentials, float]]) -> None:
+        self._ask = ask
+        self._lock = threading.Lock()
+        self._cached: Credentials | None = None
+        self._expires = 0.0
+
+    def get(self) -> Credentials:
+        """Return the credentials that are valid now. If there are no new ones, the old ones serve to their end.
+
+        Raises
+        ------
+        RetryableError
+            If there are none.
+        """
+        with self._lock:
+            cached, left = self._cached, self._expires - time.time()
+            if cached is not None and left > REFRESH_SECONDS:
+                return cached
+            try:
+                self._cached, self._expires = self._ask()
+            except RetryableError:
+                if cached is None or left <= 0:
+                    raise
+                return cached
+            return self._cached
+
+    def reset(self) -> None:
+        """Ask for others at the next request."""
+        with self._lock:
+            self._cached = None
+
+
 class CredentialSource:
     """Finds credentials, and keeps those that expire until shortly before; thread-safe.
 
@@ -43,9 +87,7 @@ class CredentialSource:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._cached: Credentials | None = None
-        self._expires = 0.0
+        self._kept = KeptCredentials(_from_endpoint)
 
     def get(self) -> Credentials:
         """Return the credentials that are valid now.
@@ -62,22 +104,11 @@ class CredentialSource:
                 _header_value(secret, "AWS_SECRET_ACCESS_KEY"),
                 _header_value(os.environ.get("AWS_SESSION_TOKEN", ""), "AWS_SESSION_TOKEN"),
             )
-        with self._lock:
-            cached, left = self._cached, self._expires - time.time()
-            if cached is not None and left > REFRESH_SECONDS:
-                return cached
-            try:
-                self._cached, self._expires = _from_endpoint()
-            except RetryableError:
-                if cached is None or left <= 0:
-                    raise
-                return cached
-            return self._cached
+        return self._kept.get()
 
     def reset(self) -> None:
         """Ask for others at the next request: S3 has refused these, or they come from a snapshot."""
-        with self._lock:
-            self._cached = None
+        self._kept.reset()
 
 
 def _from_endpoint() -> tuple[Credentials, float]:

@@ -10,14 +10,12 @@ import json
 import os
 import shlex
 import subprocess
-import threading
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inference_runtime.errors import RetryableError
-from inference_runtime.s3.credentials import REFRESH_SECONDS, Credentials, CredentialSource
+from inference_runtime.s3.credentials import Credentials, CredentialSource, KeptCredentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +36,7 @@ class DeviceCredentials:
 
     def __init__(self) -> None:
         self._source = CredentialSource()
-        self._lock = threading.Lock()
-        self._cached: Credentials | None = None
-        self._expires = 0.0
+        self._profile = KeptCredentials(_of_profile)
 
     def get(self) -> Credentials:
         """Return the credentials that are valid now.
@@ -52,23 +48,12 @@ class DeviceCredentials:
         """
         if os.environ.get("AWS_ACCESS_KEY_ID") or any(os.environ.get(name) for name in _ENDPOINTS):
             return self._source.get()
-        with self._lock:
-            cached, left = self._cached, self._expires - time.time()
-            if cached is not None and left > REFRESH_SECONDS:
-                return cached
-            try:
-                self._cached, self._expires = _of_profile()
-            except RetryableError:
-                if cached is None or left <= 0:
-                    raise
-                return cached
-            return self._cached
+        return self._profile.get()
 
     def reset(self) -> None:
         """Ask for others at the next request: AWS has refused these."""
         self._source.reset()
-        with self._lock:
-            self._cached = None
+        self._profile.reset()
 
 
 def _of_profile() -> tuple[Credentials, float]:
