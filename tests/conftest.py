@@ -43,8 +43,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 jsii_process.install()
 
-_WITH_PHOTOGRAPHS = ("cascade", "photos")
-"""The folders of tests/e2e that share a built model."""
+_SECOND = ("cascade", "photos", "retraining")
+"""The folders of tests/e2e that a second process runs. The first two share a built model, and together they take about
+as long as all others."""
 
 pytest_plugins = ["cdk_inference.local.pytest_plugin", "verify.pytest_plugin"]
 
@@ -100,7 +101,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             below_tests = item.path.relative_to(Path(__file__).parent).parts
             name = f"e2e-{below_tests[0]}"
             if name == "e2e-e2e":
-                name = "e2e-photographs" if below_tests[1] in _WITH_PHOTOGRAPHS else "e2e"
+                name = "e2e-second" if below_tests[1] in _SECOND else "e2e"
             item.add_marker(pytest.mark.xdist_group(name))
 
 
