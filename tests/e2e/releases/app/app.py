@@ -66,6 +66,8 @@ for name, props in PIPELINES.items():
         workflow_timeout=cdk.Duration.minutes(2),
         removal_policy=cdk.RemovalPolicy.DESTROY,
     )
+    # The hash that shares objects out is of the bucket's name too, and a random one gives other shares in each run.
+    pipeline.trigger.bucket.node.default_child.bucket_name = name.lower()
     pipeline.add_dashboard()
 queue = sqs.Queue(stack, "Queue", queue_name="aborted")
 pipeline.release.on_decision("Aborted", target=targets.SqsQueue(queue), statuses=["ABORTED"])
