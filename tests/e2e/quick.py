@@ -24,9 +24,13 @@ class QuickEmulator(Emulator):
 
 @contextmanager
 def quick_cloud(app: Path) -> Iterator[LocalCloud]:
-    """Deploy an app to such an embedded AWS, and stop it at the end."""
+    """Deploy an app to such an embedded AWS, in which nothing runs by a schedule, and stop it at the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cdk_inference.local.cloud.Emulator", QuickEmulator)
         with LocalCloud() as cloud:
             cloud.deploy(app)
+            rules = cloud.client("events")
+            for rule in rules.list_rules()["Rules"]:
+                if "ScheduleExpression" in rule:
+                    rules.disable_rule(Name=rule["Name"])
             yield cloud

@@ -54,7 +54,6 @@ def test_like_objects_are_no_drift_and_unlike_ones_are(cloud: LocalCloud, watche
     upload(watched, "unlike", random.normal(size=(OBJECTS, 4)) + np.array([2, 0, 0, 0]))
     end_windows(cloud, 30)
 
-    # Its schedule may have come first: all verdicts are in the log.
     answer = cloud.client("lambda").invoke(FunctionName=watched.functions["Judge"], Payload=b"{}")
     assert "FunctionError" not in answer, answer["Payload"].read()
     like, unlike = (json.loads(line) for line in watched.logs("Judge").splitlines() if '"verdict"' in line)
