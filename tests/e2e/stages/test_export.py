@@ -37,14 +37,14 @@ def files(cloud: LocalCloud, bucket: str, folder: str) -> dict[str, list[dict[st
     return {key: pq.read_table(body).to_pylist() for key, body in bodies.items()}
 
 
-def run(cloud: LocalCloud) -> None:
-    """Let the schedule run now."""
+def run(cloud: LocalCloud, time: datetime) -> None:
+    """Let the schedule run now, as the run of a time that is over."""
     client = cloud.client("scheduler")
     (schedule,) = (one for one in client.list_schedules()["Schedules"] if "ExportSchedule" in one["Name"])
     place = {"Name": schedule["Name"], "GroupName": schedule["GroupName"]}
     found = client.get_schedule(**place)
     again = {name: found[name] for name in ("FlexibleTimeWindow", "Target")}
-    client.update_schedule(**place, ScheduleExpression=f"at({datetime.now(UTC):%Y-%m-%dT%H:%M:%S})", **again)
+    client.update_schedule(**place, ScheduleExpression=f"at({time:%Y-%m-%dT%H:%M:%S})", **again)
 
 
 def test_rows_become_files_that_who_is_granted_reads(
@@ -86,11 +86,12 @@ def test_the_schedule_exports_the_last_hour(cloud: LocalCloud, tables: Watched, 
     table = cloud.client("dynamodb")
     place = {name: {"S": tables.row("rows/yesterday.json")[name]} for name in ("object", "version")}
     row = table.get_item(TableName=tables.table, Key=place)["Item"]
-    before = datetime.now(UTC) - timedelta(hours=1)
+    now = datetime.now(UTC)  # once: the hour may turn
+    before = now - timedelta(hours=1)
     changed = {"key": {"S": "rows/before.json"}, "object": {"S": f"{tables.bucket}/rows/before.json"}}
     changed["recorded_at"] = {"S": before.isoformat(timespec="milliseconds")}
     table.put_item(TableName=tables.table, Item={**row, **changed})
-    run(cloud)
+    run(cloud, now)
     wait_until(lambda: files(cloud, outputs["ExportBucket"], folder_of(before)))
     (found,) = files(cloud, outputs["ExportBucket"], folder_of(before)).values()
     assert "rows/before.json" in [one["key"] for one in found]
