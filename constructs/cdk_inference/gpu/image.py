@@ -28,7 +28,12 @@ _REQUIREMENTS = ("inference-gpu-cuda.txt", "inference-gpu.txt")
 
 
 def gpu_image(
-    scope: Construct, id: str, *, model: ModelArtifact, target: Literal["lambda", "sagemaker"]
+    scope: Construct,
+    id: str,
+    *,
+    model: ModelArtifact,
+    target: Literal["lambda", "sagemaker"],
+    explanation: Explanation | None = None,
 ) -> ecr_assets.DockerImageAsset:
     """Return the image that runs a model on a GPU, which the CDK CLI builds and publishes when it deploys.
 
@@ -40,11 +45,13 @@ def gpu_image(
         The model, which is part of the image.
     target
         The service that calls the image. The handler is the same for all.
+    explanation
+        As that of `ImagePackage`.
     """
     return ecr_assets.DockerImageAsset(
         scope,
         id,
-        directory=str(_context(scope, model)),
+        directory=str(_context(scope, model, explanation)),
         target=target,
         platform=ecr_assets.Platform.LINUX_AMD64,
     )
@@ -79,7 +86,7 @@ class ImagePackage:
         )
 
 
-def _context(scope: Construct, model: ModelArtifact, explanation: Explanation | None = None) -> Path:
+def _context(scope: Construct, model: ModelArtifact, explanation: Explanation | None) -> Path:
     """Return the folder that Docker builds the image from, made once for each content."""
     path = model_folder(scope, model)
     if path is None or not Stack.of(scope).bundling_required:

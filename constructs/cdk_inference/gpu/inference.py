@@ -62,9 +62,6 @@ def default_timeout() -> Duration:
 class GpuBackend(ABC):
     """The service that provides the GPU."""
 
-    explains: ClassVar[bool] = False
-    """Whether answers can be explained where the model runs."""
-
     @abstractmethod
     def bind(
         self,
@@ -92,7 +89,7 @@ class GpuBackend(ABC):
         options
             As those of `StageFunction`.
         explanation
-            Which answers are explained, and how; None for none, and always if the backend does not explain.
+            Which answers are explained, and how; None for none.
         """
 
 
@@ -124,8 +121,6 @@ class LambdaGpu(GpuBackend):
     regions
         Where it may be deployed; checked if the stack names its region.
     """
-
-    explains: ClassVar[bool] = True
 
     accelerator_memory: int = 24
     memory_size: int = 8192
@@ -256,11 +251,6 @@ class GpuInference(Construct):
         seconds("max_wait", self.max_wait, least=60, most=LONGEST_WAIT)
         self.reserved_concurrent_executions = options.get("reserved_concurrent_executions")
         made_by = backend if backend is not None else LambdaGpu()
-        if explanation is not None and not made_by.explains:
-            raise PropError(
-                f"backend of a model whose answers are explained must be LambdaGpu(), got {type(made_by).__name__}; "
-                "use that or Inference.cpu() for it, or leave explain out"
-            )
         self.stage: IInvocable
         if on_cpu_only(self):
             self.stage = CpuFallback(

@@ -71,7 +71,7 @@ class SageMakerAsync(GpuBackend):
         timeout: Duration,
         max_wait: Duration,
         options: FunctionOptions,
-        explanation: Explanation | None = None,  # noqa: ARG002 - it does not explain
+        explanation: Explanation | None = None,
     ) -> IInvocable:
         """Make the endpoint, its scaling, and the functions that ask it and hand back its answers."""
         # Not at the top: they load parts of CDK that no other app needs.
@@ -86,11 +86,12 @@ class SageMakerAsync(GpuBackend):
             "Endpoint",
             model=model,
             work=work,
-            image=gpu_image(scope, "Image", model=model, target="sagemaker"),
+            image=gpu_image(scope, "Image", model=model, target="sagemaker", explanation=explanation),
             instance_type=self.instance_type,
             max_instances=self.max_instances,
             concurrency=self.concurrency,
             timeout=timeout,
+            explanation=explanation,
             encryption_key=key,
             log_retention=options.get("log_retention"),
             log_removal_policy=options.get("log_removal_policy"),

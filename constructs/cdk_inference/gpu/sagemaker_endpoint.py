@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aws_cdk import aws_ec2 as ec2
     from aws_cdk import aws_ecr_assets as ecr_assets
 
+    from cdk_inference.explanations.explain import Explanation
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.storage.work_bucket import IWorkBucket
 
@@ -76,6 +77,8 @@ class AsyncEndpoint(Construct):
         As those of `SageMakerAsync`.
     timeout
         The time limit of one run of a batch: a container in which one takes longer ends.
+    explanation
+        As that of `GpuInference`.
     encryption_key
         Customer managed key of the topics, the answers and the log group. Default: keys that AWS manages.
     log_retention
@@ -110,6 +113,7 @@ class AsyncEndpoint(Construct):
         max_instances: int,
         concurrency: int,
         timeout: Duration,
+        explanation: Explanation | None,
         encryption_key: kms.IKey | None,
         log_retention: logs.RetentionDays | None,
         log_removal_policy: RemovalPolicy | None,
@@ -148,11 +152,14 @@ class AsyncEndpoint(Construct):
                     "AWS_DEFAULT_REGION": Stack.of(self).region,
                     "ANSWER_SECONDS": str(int(timeout.to_seconds())),
                     **inference_environment(model, work),
+                    **({} if explanation is None else explanation.engine_environment),
                 },
             ),
         )
         # SageMaker checks what the role may do when a model and an endpoint are made, and uses it until they are gone.
         served.node.add_dependency(self.role)
+        if explanation is not None:
+            explanation.record(served)
         config = self._config(served, work, instance_type, concurrency, encryption_key)
         self.endpoint = sagemaker.CfnEndpoint(
             self, "Endpoint", endpoint_name=name, endpoint_config_name=config.attr_endpoint_config_name

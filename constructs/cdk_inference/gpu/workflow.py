@@ -50,6 +50,8 @@ _REFUSAL = one_line(r"""{% (
   $cause := $substring($said ? $replace($said, /\x5c(.)/, "$1") : $states.errorOutput.Cause, 0, 200);
   $substringBefore($cause, ":") = $states.errorOutput.Error ? $cause : $states.errorOutput.Error & ": " & $cause
 ) %}""")
+# An explanation may have been what the invocation died of. So nothing but the answers counts from then on.
+_UNEXPLAINED = "{% [$groups.$merge([$, {'explain': []}])] %}"
 # Ids of the items whose rows postprocessing has not written, for whatever reason.
 _UNWRITTEN = "$append($states.result.Payload.retry, $states.result.Payload.failures.message_id)"
 # The event that an item came with, as far as anybody reads it.
@@ -366,8 +368,8 @@ class _Definition:
                 "unstored": [],
             },
         )
-        for state in (infer, store):
-            state.add_catch(died, errors=[sfn.Errors.ALL], assign={"refusal": _REFUSAL})
+        infer.add_catch(died, errors=[sfn.Errors.ALL], assign={"refusal": _REFUSAL, "groups": _UNEXPLAINED})
+        store.add_catch(died, errors=[sfn.Errors.ALL], assign={"refusal": _REFUSAL})
         again = self._wait("Wait to try it again", once="{% [$append($once, $current)] %}")
         died.when(sfn.Condition.jsonata("{% $count($current) > 1 %}"), split, comment="more than one")
         died.when(sfn.Condition.jsonata("{% $current[0] in $once %}"), fail_item, comment="one, and again")

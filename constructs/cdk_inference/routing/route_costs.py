@@ -50,20 +50,15 @@ def option(route: Route, name: str | None = None, *, platform: LambdaPlatform | 
         If its latency is not known, or the backend's numbers are known at deployment only.
     """
     inference = route.inference
-    explanation = route.explanation
-    runs = 0.0 if explanation is None or explanation.figures is None else explanation.figures.runs
-    share = 0.0 if explanation is None else explanation.share
     if isinstance(inference, GpuStrategy):
-        backend = inference.backend
+        backend, item_ms = inference.backend, _gpu_ms(route)
         if isinstance(backend, SageMakerAsync):
             return GpuOption(
                 name or route.name,
-                milliseconds=route.milliseconds,
+                milliseconds=item_ms,
                 backend="sagemaker",
                 instance=backend.instance_type,
             )
-        # An explanation's runs are further items of the model's batches.
-        item_ms = None if route.milliseconds is None else route.milliseconds * (1 + share * runs)
         return _on_lambda(name or route.name, item_ms, backend)
     memory = inference.memory_size if isinstance(inference, CpuStrategy) else 1769
     if Token.is_unresolved(memory):
@@ -74,7 +69,22 @@ def option(route: Route, name: str | None = None, *, platform: LambdaPlatform | 
     known = route.milliseconds if route.milliseconds is not None else None if measured is None else measured.deployed_ms
     architecture = LambdaPlatform.resolve(route.model, platform).architecture
     found = CpuOption(name or route.name, milliseconds=known, memory_size=memory, architecture=architecture)
+    share, runs = _explained(route)
     return replace(found, explained=share, explanation_runs=runs) if runs else found
+
+
+def _explained(route: Route) -> tuple[float, float]:
+    """Return the share of a route's answers that is explained, and the model's runs for an explanation."""
+    explanation = route.explanation
+    if explanation is None or explanation.figures is None:
+        return 0.0, 0.0
+    return explanation.share, explanation.figures.runs
+
+
+def _gpu_ms(route: Route) -> float | None:
+    """Return the milliseconds of an item on a GPU: an explanation's runs are further items of the model's batches."""
+    share, runs = _explained(route)
+    return None if route.milliseconds is None else route.milliseconds * (1 + share * runs)
 
 
 def _on_lambda(name: str, milliseconds: float | None, backend: GpuBackend) -> GpuOption:
@@ -227,7 +237,8 @@ def warn_of_backlog(scope: Construct, route: Route, traffic: Traffic) -> None:
     GPU.
     """
     inference = route.inference
-    if not isinstance(inference, GpuStrategy) or route.milliseconds is None:
+    item_ms = _gpu_ms(route)
+    if not isinstance(inference, GpuStrategy) or item_ms is None:
         return
     backend = inference.backend
     if isinstance(backend, LambdaGpu):
@@ -240,7 +251,7 @@ def warn_of_backlog(scope: Construct, route: Route, traffic: Traffic) -> None:
         return
     start = 0.0 if least else GpuOption.start_seconds
     items = traffic.items_per_month / traffic.bursts_per_month
-    work, comes = items * route.milliseconds / 1000, traffic.burst_hours * 3600
+    work, comes = items * item_ms / 1000, traffic.burst_hours * 3600
     max_wait = inference.max_wait.to_seconds()
     longest = max(start, start + work / gpus - comes)
     if longest <= max_wait:

@@ -21,7 +21,7 @@ from inference_runtime.tensors.store import TensorStore, room
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from typing import Any
 
     from inference_runtime.engine.interfaces import Engine, ObjectStore
@@ -46,12 +46,17 @@ engine: Engine = open_engine()
 _with_confidence = os.environ.get("CONFIDENCE") == "1"
 
 
+def _infer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run the model by the engine of now: a server for several threads replaces it."""
+    return engine.infer(inputs)
+
+
 def _open_explainer() -> Explainer | None:
     if "EXPLANATION_SETTINGS" not in os.environ:
         return None
     from inference_runtime.explanations.explainer import Explainer  # noqa: PLC0415 - few pipelines explain answers
 
-    return Explainer.from_environment(engine.infer)
+    return Explainer.from_environment(_infer)
 
 
 _explainer = _open_explainer()

@@ -47,6 +47,23 @@ class BadRequestError(Exception):
     """The request is not one that this server can answer."""
 
 
+class RequestContext:
+    """As much of Lambda's context as the handler reads: how much time a request has left.
+
+    Parameters
+    ----------
+    end
+        When SageMaker gives the request up, by the monotonic clock.
+    """
+
+    def __init__(self, end: float) -> None:
+        self._end = end
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds that are left."""
+        return max(0, int((self._end - time.monotonic()) * 1000))
+
+
 class Server(ThreadingHTTPServer):
     """Answers with what a handler returns.
 
@@ -55,7 +72,7 @@ class Server(ThreadingHTTPServer):
     port
         To listen on; 0 for any.
     handler
-        The function's.
+        The function's. It takes an event, and when its request came, by the monotonic clock.
     healthy
         Tells whether the handler can still do its work.
     """
@@ -63,19 +80,19 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, handler: Callable[[dict[str, Any]], Any], healthy: Callable[[], bool]) -> None:
+    def __init__(self, port: int, handler: Callable[[dict[str, Any], float], Any], healthy: Callable[[], bool]) -> None:
         super().__init__(("", port), _Requests)
         self._handler = handler
         self.healthy = healthy
         self._answering = 0
         self._changed = threading.Condition()
 
-    def handle_event(self, event: dict[str, Any]) -> Any:  # noqa: ANN401 - what the handler returns
+    def handle_event(self, event: dict[str, Any], came: float) -> Any:  # noqa: ANN401 - what the handler returns
         """Return what the handler returns."""
         with self._changed:
             self._answering += 1
         try:
-            return self._handler(event)
+            return self._handler(event, came)
         finally:
             with self._changed:
                 self._answering -= 1
@@ -103,6 +120,7 @@ class _Requests(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _described("RetryableError", "the GPU failed"))
 
     def do_POST(self) -> None:
+        came = time.monotonic()
         try:
             body = self._body()
             if self.path != "/invocations":
@@ -114,7 +132,7 @@ class _Requests(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.BAD_REQUEST, _described("BadRequestError", str(error)))
             return
         try:
-            answer = self.server.handle_event(event)
+            answer = self.server.handle_event(event, came)
         except RetryableError as error:
             _log.warning("%s", error)
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, _described("RetryableError", str(error)))
@@ -210,7 +228,7 @@ def main() -> None:
     def healthy() -> bool:
         return not engine.broken and engine.running_seconds <= most
 
-    server = Server(port, lambda event: infer.handler(event, None), healthy)
+    server = Server(port, lambda event, came: infer.handler(event, RequestContext(came + most)), healthy)
     threading.Thread(target=watch, args=[engine, most], daemon=True).start()
 
     def stop(*_: object) -> None:

@@ -212,32 +212,37 @@ def test_a_heat_map_without_a_grid_or_a_work_bucket_fails(
         pipeline(explain=Explain.always(heat_map=True), execution=Execution.fused())
 
 
-@pytest.mark.parametrize("context", [{}, {"cdk-inference:accelerator": "cpu"}])
-def test_a_gpu_on_lambda_is_told_and_sagemaker_fails(context: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("on_cpu", [False, True])
+@pytest.mark.parametrize("backend", [LambdaGpu(), SageMakerAsync()])
+def test_a_gpu_is_told_wherever_it_is_and_gets_no_other_permission(
+    backend: LambdaGpu | SageMakerAsync, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorded: list[str] = []
     monkeypatch.setattr(Explanation, "record", lambda _, scope: recorded.append(scope.node.id))
-    for backend in (LambdaGpu(), SageMakerAsync()):
-        stack = make_stack()
-        for name, value in context.items():
-            stack.node.set_context(name, value)
-        props = {
-            "model": ModelArtifact(stack, "Model", recipe=RECIPE),
-            "preprocess": Preprocess.image(size=224),
-            "inference": Inference.gpu(backend=backend),
-            "explain": Explain.always(),
-        }
-        if not backend.explains:
-            with pytest.raises(PropError, match=r"are explained must be LambdaGpu\(\), got SageMakerAsync; use"):
-                InferencePipeline(stack, "Photos", **props)
-            continue
-        InferencePipeline(stack, "Photos", **props)
-        told = {name: found for name, found in environments(stack).items() if found}
-        place = "OnCpu" if context else "OnGpu"
-        assert told == {
-            "Preprocess": {"EXPLAIN": "always"},
-            f"Inference{place}": {"EXPLANATION_SETTINGS": SETTINGS_FILE},
-        }
-        assert recorded == [place]
+    stack, plain = make_stack(), make_stack()
+    for each, explain in ((stack, Explain.always(heat_map=True)), (plain, None)):
+        if on_cpu:
+            each.node.set_context("cdk-inference:accelerator", "cpu")
+        InferencePipeline(
+            each,
+            "Photos",
+            model=ModelArtifact(each, "Model", recipe=RECIPE),
+            preprocess=Preprocess.image(size=224),
+            inference=Inference.gpu(backend=backend),
+            explain=explain,
+        )
+    told = {name: found for name, found in environments(stack).items() if found}
+    for model in resources(stack, "AWS::SageMaker::Model").values():
+        variables = model["Properties"]["PrimaryContainer"]["Environment"]
+        told["InferenceModel"] = {name: value for name, value in variables.items() if name.startswith("EXPLA")}
+    place = "OnCpu" if on_cpu else "OnGpu" if isinstance(backend, LambdaGpu) else "Model"
+    assert told == {
+        "Preprocess": {"EXPLAIN": "always"},
+        f"Inference{place}": {"EXPLANATION_SETTINGS": SETTINGS_FILE},
+    }
+    assert recorded == [place]
+    for kind in ("AWS::IAM::Policy", "AWS::IAM::Role", "AWS::KMS::Key", "AWS::StepFunctions::StateMachine"):
+        assert resources(stack, kind) == resources(plain, kind)
 
 
 def test_explain_next_to_a_routing_fails(stack: cdk.Stack) -> None:
@@ -282,8 +287,9 @@ def test_costs_have_the_explained_share_and_its_runs(stack: cdk.Stack, monkeypat
         (Explain.on_request(expected_share=0.02), 0.02),
     ]:
         route = Route("a", model=model, preprocess=preprocess, explain=explain, milliseconds=3.0)
-        on_gpu = option(replace(route, inference=Inference.gpu()))
-        assert on_gpu.item_ms == pytest.approx(3 * (1 + 65 * share))  # further items of the model's batches
+        for backend in (LambdaGpu(), SageMakerAsync()):
+            on_gpu = option(replace(route, inference=Inference.gpu(backend=backend)))
+            assert on_gpu.item_ms == pytest.approx(3 * (1 + 65 * share))  # further items of the model's batches
         found = option(route)
         assert isinstance(found, CpuOption)
         assert (found.explained, found.explanation_runs) == (share, 65)

@@ -45,7 +45,9 @@ def cloud(sagemaker: FakeSageMaker, tmp_path_factory: pytest.TempPathFactory) ->
             )
             stack = cloud.client("cloudformation").describe_stack_resources(StackName="Asynchronous")["StackResources"]
             names = {resource["LogicalResourceId"]: resource["PhysicalResourceId"] for resource in stack}
-            parts = json.loads((app.with_name("assembly") / "whole.json").read_text())
+            assembly = app.with_name("assembly")
+            parts = json.loads((assembly / "whole.json").read_text())
+            (folder / "explanation.json").symlink_to(assembly / "explanation.json")
             sagemaker.serve(cloud.endpoint, parts, names, folder)
             yield cloud
 

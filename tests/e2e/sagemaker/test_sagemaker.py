@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.e2e.sagemaker.fake import POISON
+from tests.e2e.sagemaker.fake import FATAL, POISON
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -88,6 +91,31 @@ def test_only_the_object_that_kills_the_container_fails(numbers: Watched, sagema
     assert {key for key, row in rows.items() if row["status"] == "FAILED"} == {poison}
     assert "error (0) from model" in rows[poison]["reason"]
     assert all(row["prediction"]["sum"] == 2 * objects[key] for key, row in rows.items() if key != poison)
+
+
+def test_a_row_says_which_part_of_it_the_model_answered_by(numbers: Watched) -> None:
+    numbers.put("asks", b"2@27", explain="true")
+    numbers.put("does not", b"2@27")
+    assert set(numbers.ends(["asks", "does not"]).values()) == {"SUCCEEDED"}
+    assert "explanation" not in numbers.row("does not")
+    said = numbers.row("asks")["explanation"]
+    assert (said.get("method"), said.get("reason")) == ("occlusion", None)
+    grid = np.array(said["grid"], float)
+    assert grid.argmax() == 27
+    assert np.delete(grid.ravel(), 27).max() < 0.1  # a hundredth of the power each
+    bucket, _, key = said["heat_map"].removeprefix("s3://").partition("/")
+    drawn = numbers.cloud.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    assert Image.open(io.BytesIO(drawn)).size == (128, 64)
+
+
+def test_an_explanation_that_kills_the_container_costs_no_answer(numbers: Watched, sagemaker: FakeSageMaker) -> None:
+    numbers.put("fatal", str(FATAL).encode(), explain="true")
+    numbers.put("next to it", b"5", explain="true")
+    assert set(numbers.ends(["fatal", "next to it"]).values()) == {"SUCCEEDED"}
+    row = numbers.row("fatal")
+    assert (row["prediction"], "explanation" in row) == ({"sum": 2 * FATAL}, False)
+    asked = [[group["explain"] for group in request["groups"]] for request in sagemaker.requests]
+    assert asked[0] != asked[-1] == [[]]
 
 
 def test_the_second_answer_changes_nothing(numbers: Watched, sagemaker: FakeSageMaker) -> None:

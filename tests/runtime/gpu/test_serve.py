@@ -271,6 +271,52 @@ def test_what_is_being_answered_is_finished_when_the_container_stops(start: Any)
     idle.close()
 
 
+EXPLAINING = """
+import time
+from types import SimpleNamespace
+
+from inference_runtime.gpu.dynamic_batcher import DynamicBatcher
+from inference_runtime.handlers import serve
+
+infer, handle, skipped = DynamicBatcher.infer, serve.Server.handle_event, 0.0
+def told(self, inputs):
+    print("asked for", len(inputs["x"]), flush=True)
+    return infer(self, inputs)
+def late(self, event, came):
+    global skipped
+    skipped += event.get("skip", 0)
+    return handle(self, event, came)
+DynamicBatcher.infer = told
+serve.Server.handle_event = late
+serve.time = SimpleNamespace(sleep=time.sleep, monotonic=lambda: skipped + time.monotonic())
+serve.main()
+"""
+
+
+def test_answers_are_explained_by_the_shared_engine_while_the_request_has_time(
+    start: Any, environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    settings = {"when": "always", "seconds": 10, "output": "y", "target": "similarity", "method": "shapley"}
+    settings |= {"parts": "features", "baseline": "zero"}
+    settings["options"] = {"places": [["x", 0], ["x", 1]], "fill": [0, 0], "names": ["a", "b"]}
+    (tmp_path / "explanation.json").write_text(json.dumps(settings))
+    environment.setenv("EXPLANATION_SETTINGS", "explanation.json")
+    environment.setenv("ANSWER_SECONDS", "3000")
+    container = start(EXPLAINING)
+    status, answer = container.ask("POST", "/invocations", event(3))
+    [said] = answer["explanations"]
+    assert (status, said["indices"]) == (200, [0])
+    assert said["explanation"]["values"] == pytest.approx({"a": 0.5, "b": 0.5}, abs=1e-3)  # as each adds to (3, 3)
+    runs = said["explanation"]["runs"]
+    wait_until(lambda: sum(int(line[10:]) for line in container.lines if line.startswith("asked for ")) == 1 + runs)
+    status, answer = container.ask("POST", "/invocations", {**event(3), "skip": 3000})
+    [said] = answer["explanations"]
+    assert (status, list(said["explanation"])) == (200, ["method", "reason"])
+    assert "do not fit into the time" in said["explanation"]["reason"]
+    status, answer = container.ask("POST", "/invocations", event(3))  # whose time is its own
+    assert "values" in answer["explanations"][0]["explanation"]
+
+
 FAILING = """
 from inference_runtime.handlers import serve
 from inference_runtime.engine.engine import LocalEngine
@@ -320,7 +366,7 @@ def sleep(seconds):
 signal.signal(signal.SIGUSR1, skip)
 signal.signal(signal.SIGUSR2, lambda *_: told.set())
 dynamic_batcher.time = SimpleNamespace(monotonic=lambda: skipped + time.monotonic())
-serve.time = SimpleNamespace(sleep=sleep)
+serve.time = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
 """ + FAILING.replace("raise RuntimeError", "print('hangs', flush=True); time.sleep(3600); raise RuntimeError")
 
 

@@ -5,11 +5,12 @@ own SageMaker. All else is as it would be in AWS. The clock of the task that wai
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import aws_cdk as cdk
 
-from cdk_inference import Inference, InferencePipeline, ModelArtifact, Postprocess, Preprocess
+from cdk_inference import Explain, Inference, InferencePipeline, ModelArtifact, Postprocess, Preprocess
 from cdk_inference.gpu.sagemaker import SageMakerAsync
 
 HERE = Path(__file__).parent
@@ -28,6 +29,7 @@ pipeline = InferencePipeline(
     batch_size=8,
     max_batching_window=cdk.Duration.seconds(2),
     stage_timeout=cdk.Duration.seconds(20),
+    explain=Explain.on_request(heat_map=True),
     removal_policy=cdk.RemovalPolicy.DESTROY,
 )
 fake = app.node.get_context("sagemaker")
@@ -61,4 +63,6 @@ path.with_name("whole.json").write_text(json.dumps(template["Resources"]))
 
 path = Path(app.outdir) / "Asynchronous.assets.json"
 assets = json.loads(path.read_text())
+(image,) = assets["dockerImages"].values()
+shutil.copy(path.with_name(image["source"]["directory"]) / "explanation.json", path.with_name("explanation.json"))
 path.write_text(json.dumps({**assets, "dockerImages": {}}))

@@ -5,7 +5,7 @@ RECIPE = ModelRecipe(
     name="pairs",
     source=TorchModule("factory.py:build"),
     precision=Float32(),
-    inputs=(TensorSpec("numbers", "float32", ("batch", 8192)),),
+    inputs=(TensorSpec("numbers", "float32", ("batch", 64, 128)),),
     outputs=(TensorSpec("sums", "float32", ("batch", 4096)),),
     evaluation=Evaluation(data="data.py:evaluation", metric="cosine"),
     provenance=Provenance(license="Apache-2.0", origin="written for these tests"),
