@@ -62,6 +62,11 @@ def calls(cloud: LocalCloud) -> Watched:
 
 
 @pytest.fixture(scope="package")
+def dictation(cloud: LocalCloud) -> Watched:
+    return Watched(cloud, "Media/Dictation")
+
+
+@pytest.fixture(scope="package")
 def written(cloud: LocalCloud) -> Watched:
     return Watched(cloud, "Triggers/Written")
 

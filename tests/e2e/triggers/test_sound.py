@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 import pytest
 import soundfile
 
+from cdk_inference.model.building.evaluation.texts import word_error_rate
+
 if TYPE_CHECKING:
     from tests.e2e.conftest import Watched
 
 pytestmark = pytest.mark.e2e
 
-RECORDING = Path(__file__).parents[3] / "model_assets" / "spoken_digits" / "evaluation" / "00-5790.flac"
+RECORDINGS = Path(__file__).parents[3] / "model_assets" / "spoken_digits" / "evaluation"
+RECORDING = RECORDINGS / "00-5790.flac"
 SAID = "five seven nine zero"
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def test_flac_ogg_and_wav_become_text(calls: Watched) -> None:
@@ -33,3 +37,17 @@ def test_flac_ogg_and_wav_become_text(calls: Watched) -> None:
     assert {key for key, end in ends.items() if end == "REJECTED"} == objects.keys() - good
     assert {calls.row(key)["prediction"]["text"] for key in good} == {SAID}
     assert "FLAC file is damaged" in calls.row("cut off.flac")["reason"]
+
+
+def test_an_encoder_and_a_decoder_write_down_what_is_said(dictation: Watched) -> None:
+    recordings = sorted(RECORDINGS.glob("*.flac"))[:20]
+    for recording in recordings:
+        dictation.put(recording.name, recording.read_bytes())
+    dictation.put("silence.wav", b"RIFF")
+    names = [recording.name for recording in recordings]
+    assert dictation.ends([*names, "silence.wav"]) == dict.fromkeys(names, "SUCCEEDED") | {"silence.wav": "REJECTED"}
+    rows = {name: dictation.row(name)["prediction"] for name in names}
+    spoken = [" ".join(WORDS[int(digit)] for digit in name.removesuffix(".flac").partition("-")[2]) for name in names]
+    assert word_error_rate([rows[name]["text"].strip() for name in names], spoken) <= 0.05  # as the recipe demands
+    assert rows[RECORDING.name]["text"].strip() == SAID
+    assert all(row["score"] < 0 for row in rows.values())

@@ -1,5 +1,6 @@
 """Pipelines whose items do not come from a bucket, with the stages and the model of another app."""
 
+import shutil
 from pathlib import Path
 
 import aws_cdk as cdk
@@ -96,11 +97,12 @@ direct.trigger.queue.node.default_child.visibility_timeout = 14
 
 # Recordings become text.
 DIGITS = Path(__file__).parents[4] / "model_assets" / "spoken_digits"
+hears = Preprocess.audio(sample_rate=8_000, max_seconds=20, formats=["wav", "flac", "ogg"])
 DirectPipeline(
     stack,
     "Calls",
     model=ModelArtifact(stack, "SpokenDigits", recipe=DIGITS / "recipe.py"),
-    preprocess=Preprocess.audio(sample_rate=8_000, max_seconds=20, formats=["wav", "flac", "ogg"]),
+    preprocess=hears,
     postprocess=Postprocess.ctc(vocabulary=DIGITS / "vocabulary.txt"),
     **data,
 )
@@ -260,8 +262,22 @@ for pipeline in (texts, clicks, users, lines, numbers):
     pipeline.grant_put(sender)
 archives.grant_read_results(sender)
 
-# Videos, whose frames are pictures of red squares. The other stack is full.
+# The other stack is full.
 media = cdk.Stack(app, "Media")
+
+# The same recordings, by an encoder that hears and a decoder that writes. Both are of one folder, as a user has them.
+listener = shutil.copytree(DIGITS, Path(app.outdir) / "listener", ignore=shutil.ignore_patterns("*.lock.json"))
+shutil.copytree(Path(__file__).with_name("listener"), listener, dirs_exist_ok=True)
+DirectPipeline(
+    media,
+    "Dictation",
+    model=ModelArtifact(media, "Listener", recipe=listener / "recipe.py"),
+    preprocess=hears,
+    postprocess=Postprocess.text(vocabulary=listener / "vocabulary.txt"),
+    **data,
+)
+
+# Videos, whose frames are pictures of red squares.
 colours = ModelArtifact(media, "Colours", recipe=STAGES / "colours" / "recipe.py")
 for name, trigger, items in (
     ("Films", "Videos", ItemsFormat.video(every=2, max_seconds=60)),
