@@ -61,7 +61,7 @@ class TextStream(StageFunction):
     Parameters
     ----------
     model
-        The artifact. Its recipe has a `Greedy` driver with a prompt, whose ``max_steps`` bounds each text.
+        The artifact. Its recipe has the driver `Greedy` or `Sampling`, and a prompt; ``max_steps`` bounds each text.
     preprocess
         How the bytes of a request become the prompt, such as `Preprocess.text`.
     tokenizer
@@ -202,7 +202,7 @@ def _check_writes(model: ModelArtifact) -> None:
     if not writes:
         raise PropError(
             f"model must write one token after the other, got {model.manifest.name}; give its recipe the driver "
-            "Greedy, and the output tokens"
+            "Greedy or Sampling, and the output tokens"
         )
 
 

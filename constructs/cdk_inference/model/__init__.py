@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         WeightOnly,
     )
     from cdk_inference.model.recipe.recipe import ModelRecipe, Provenance, load_recipe
+    from cdk_inference.model.recipe.sampling import Sampling
     from cdk_inference.model.recipe.sources import Download, HubFile, OnnxFile, PackageFile, TorchModule, TorchProgram
     from cdk_inference.model.recipe.tensors import TensorSpec
     from cdk_inference.model.records.manifest import Manifest, Metric
@@ -57,6 +58,7 @@ _MODULES = {
     "PerGraph": "recipe.precision",
     "Provenance": "recipe.recipe",
     "Recurrent": "recipe.drivers",
+    "Sampling": "recipe.sampling",
     "StaticInt8": "recipe.precision",
     "TensorSpec": "recipe.tensors",
     "TorchModule": "recipe.sources",
@@ -94,6 +96,7 @@ __all__ = [
     "PerGraph",
     "Provenance",
     "Recurrent",
+    "Sampling",
     "StaticInt8",
     "TensorSpec",
     "TorchModule",

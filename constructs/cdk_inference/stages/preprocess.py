@@ -46,8 +46,8 @@ DEFAULT_MAX_OBJECT_BYTES = str(64 * 1024 * 1024)
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
-LIMIT_INPUT = "max_tokens"
-"""The input of a model that writes, for the most tokens of its answer."""
+ANSWER_INPUTS = {"max_tokens": "int64", "temperature": "float32", "top_p": "float32", "seed": "int64"}
+"""The inputs that a model that writes may have for how long its answer gets and how it is drawn, and their types."""
 
 
 @check_props
@@ -209,8 +209,9 @@ class Preprocess:
         """Turn text in UTF-8 into tokens, an array of shape (tokens,) for each input of the model.
 
         The inputs are those that the model has of ``input_ids``, ``attention_mask`` and ``token_type_ids``. A model
-        that writes may have ``max_tokens`` too, int64 of shape ``("batch",)``. It is the member of that name of the
-        JSON object that has the `field`. Without one, the model's own limit counts.
+        that writes may have ``max_tokens`` and ``seed`` too, int64 of shape ``("batch",)``, and ``temperature`` and
+        ``top_p``, float32. They are the members of these names of the JSON object that has the `field`. Without one,
+        the number of the model counts. A seed follows from the object then: each delivery of an event has the same one.
 
         Parameters
         ----------
@@ -580,7 +581,7 @@ def _tensors_for(columns: Sequence[Column], inputs: Sequence[TensorSpec]) -> dic
 
 def _check_token_inputs(inputs: Sequence[TensorSpec], max_length: int, multiple: int) -> None:
     for spec in inputs:
-        if spec.name == LIMIT_INPUT and (spec.dtype, len(spec.shape)) == ("int64", 1):
+        if ANSWER_INPUTS.get(spec.name) == spec.dtype and len(spec.shape) == 1:
             continue
         if spec.name not in TOKEN_INPUTS or spec.dtype not in ("int32", "int64") or len(spec.shape) != 2:  # noqa: PLR2004
             raise PropError(

@@ -110,7 +110,9 @@ class LocalEngine:
         self.check(inputs)
         stream = getattr(self.session, "stream", None)
         if stream is None:
-            raise StageError("the model must write one token after the other to be streamed: give it a greedy search")
+            raise StageError(
+                "the model must write one token after the other to be streamed: give it the driver Greedy or Sampling"
+            )
         yield from stream(inputs)
 
     def warm_up(self) -> None:

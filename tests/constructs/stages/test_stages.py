@@ -252,12 +252,14 @@ def test_a_text_stage_tells_the_runtime_what_the_model_takes(tokenizer):
     assert code.sources == {"tokenizer.json": tokenizer}
 
 
-def test_a_text_stage_hands_a_model_the_most_tokens_of_its_answer(tokenizer):
-    inputs = (*TOKENS, TensorSpec("max_tokens", "int64", ("batch",)))
+def test_a_text_stage_hands_a_model_how_its_answer_is_written(tokenizer):
+    settings = {"max_tokens": "int64", "temperature": "float32", "top_p": "float32", "seed": "int64"}
+    inputs = (*TOKENS, *(TensorSpec(name, dtype, ("batch",)) for name, dtype in settings.items()))
     code = Preprocess.text(tokenizer=tokenizer, field="body").bind(inputs)
-    assert code.options["inputs"] == dict.fromkeys(("input_ids", "attention_mask", "max_tokens"), "int64")
-    with pytest.raises(PropError, match="max_tokens"):
-        Preprocess.text(tokenizer=tokenizer).bind((*TOKENS, TensorSpec("max_tokens", "float32", ("batch",))))
+    assert code.options["inputs"] == {"input_ids": "int64", "attention_mask": "int64", **settings}
+    for name, dtype in (("max_tokens", "float32"), ("temperature", "int64"), ("seed", "int32")):
+        with pytest.raises(PropError, match=name):
+            Preprocess.text(tokenizer=tokenizer).bind((*TOKENS, TensorSpec(name, dtype, ("batch",))))
 
 
 def test_a_prompt_reaches_the_runtime(tokenizer):

@@ -58,6 +58,11 @@ def check_names(field: str, value: object, expected: str) -> tuple[str, ...]:
     return tuple(value)  # type: ignore[arg-type]
 
 
+def is_whole(value: object, low: int, high: int) -> bool:
+    """Tell whether a value is a whole number from ``low`` to ``high``; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
 def is_function(value: object) -> bool:
     """Tell whether a value has the form of a reference to a function in a file of the recipe's folder."""
     return isinstance(value, str) and bool(_FUNCTION.fullmatch(value)) and is_inside(value)

@@ -1,11 +1,14 @@
-"""How several graphs run as one model: greedy decoding, beam search, or a state that is carried along."""
+"""How several graphs run as one model: greedy decoding, beam search, or a state that is carried along.
+
+`cdk_inference.model.recipe.sampling` has the driver that draws tokens.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from cdk_inference.model.recipe.checks import check, check_number
+from cdk_inference.model.recipe.checks import check, check_number, is_whole
 from cdk_inference.model.recipe.tensors import TensorSpec
 
 if TYPE_CHECKING:
@@ -22,8 +25,11 @@ _PAIR = 2  # axes: sequences and steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Search:
-    """The common part of greedy decoding and beam search."""
+class Search:
+    """The common part of drivers that append one token after the other."""
+
+    read_dtypes: ClassVar[dict[str, str]] = {}
+    """The type of each further input of the model that a driver reads for each item, by the prop that names it."""
 
     start: int | tuple[int, ...] = ()
     end: int | tuple[int, ...]
@@ -53,14 +59,14 @@ class _Search:
         allowed = not set(self.ends).intersection(self.never)
         check(allowed, "driver.never", self.never, f"without the end token {', '.join(map(str, self.ends))}")
         rule = f"a whole number from 1 to {_MOST_STEPS:,}"
-        check(_is_whole(self.max_steps, 1, _MOST_STEPS), "driver.max_steps", self.max_steps, rule)
-        least = _is_whole(self.min_steps, 0, self.max_steps - 1)
+        check(is_whole(self.max_steps, 1, _MOST_STEPS), "driver.max_steps", self.max_steps, rule)
+        least = is_whole(self.min_steps, 0, self.max_steps - 1)
         check(least, "driver.min_steps", self.min_steps, "a whole number from 0 to below max_steps")
         names = [self.tokens, self.logits, *([] if self.position is None else [self.position])]
         check(_are_names(names), "driver.tokens/logits/position", names, "names of tensors of the last graph")
-        read = [name for name in (self.prompt, self.mask, self.limit) if name is not None]
+        read = [name for name, _, _ in self._read()]
         named = _are_names(read) and len(set(read)) == len(read)
-        check(named, "driver.prompt/mask/limit", read, "different names of inputs of the model")
+        check(named, self._read_props(), read, "different names of inputs of the model")
         both = (self.prompt is None) is (self.mask is None)
         check(both, "driver.mask", self.mask, "given with a prompt, and left out without one")
         _check_states(self.states)
@@ -74,6 +80,10 @@ class _Search:
     def _beam(self) -> tuple[int, float]:
         """Return how many hypotheses are kept, and the power of the steps that scores are divided by."""
         return 1, 0.0
+
+    def _ranked(self) -> int:
+        """Return how many of the likeliest tokens a step may choose from."""
+        return self._beam()[0]
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -93,14 +103,21 @@ class _Search:
         ModelBuildError
             If the model has no such input.
         """
-        axes = {self.prompt: _PAIR, self.mask: _PAIR, self.limit: 1}
-        for name, count in axes.items():
-            found = None if name is None else inputs.get(name)
-            fits = found is not None and found.dtype == "int64" and len(found.shape) == count
-            shape = "('batch', 'tokens')" if count == _PAIR else "('batch',)"
-            rule = f"an input of the model of int64 and shape {shape}"
-            check(name is None or fits, "driver.prompt/mask/limit", name, rule)
-        return tuple(name for name in axes if name is not None)
+        for name, dtype, axes in self._read():
+            found = inputs.get(name)
+            fits = found is not None and found.dtype == dtype and len(found.shape) == axes
+            shape = "('batch', 'tokens')" if axes == _PAIR else "('batch',)"
+            check(fits, self._read_props(), name, f"an input of the model of {dtype} and shape {shape}")
+        return tuple(name for name, _, _ in self._read())
+
+    def _read(self) -> list[tuple[str, str, int]]:
+        """Return name, type and number of axes of each input of the model that the driver itself reads."""
+        own = [(getattr(self, prop), dtype, 1) for prop, dtype in self.read_dtypes.items()]
+        found = [(self.prompt, "int64", _PAIR), (self.mask, "int64", _PAIR), (self.limit, "int64", 1), *own]
+        return [(name, dtype, axes) for name, dtype, axes in found if name is not None]
+
+    def _read_props(self) -> str:
+        return "driver." + "/".join(("prompt", "mask", "limit", *self.read_dtypes))
 
     def check_step(self, inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> None:
         """Compare what the driver needs with what the last graph has.
@@ -139,7 +156,8 @@ class _Search:
 
     def candidates(self, vocabulary: int) -> int:
         """Return how many continuations of a sequence each step must rank."""
-        return min(vocabulary, self._beam()[0] + (len(self.ends) if self.min_steps else 0))
+        allowed = vocabulary - len(set(self.never))
+        return min(allowed, self._ranked() + (len(self.ends) if self.min_steps else 0))
 
     def gives(self, step: Sequence[TensorSpec]) -> dict[str, TensorSpec]:  # noqa: ARG002 - every driver is asked alike
         """Return what the model gives, by name."""
@@ -173,7 +191,7 @@ class _Search:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Greedy(_Search):
+class Greedy(Search):
     """Append the likeliest token, step by step, until the end token.
 
     Outputs of the model are ``tokens``, int64 of shape ``("batch", max_steps)``, filled up with the end token;
@@ -223,7 +241,7 @@ class Greedy(_Search):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beam(_Search):
+class Beam(Search):
     """Keep the likeliest few sequences in each step, and give the best one.
 
     A hypothesis that has ended stays among them as long as it is likely enough (Sutskever et al. 2014,
@@ -247,7 +265,7 @@ class Beam(_Search):
     def __post_init__(self) -> None:
         super().__post_init__()
         rule = f"a whole number from 2 to {_MOST_WIDTH}; use Greedy(...) for 1"
-        check(_is_whole(self.width, 2, _MOST_WIDTH), "driver.width", self.width, rule)
+        check(is_whole(self.width, 2, _MOST_WIDTH), "driver.width", self.width, rule)
         check_number("driver.length_penalty", self.length_penalty, "a number from 0 to 4", low=0, high=4)
 
     def _beam(self) -> tuple[int, float]:
@@ -283,8 +301,8 @@ class Recurrent:
 
     def __post_init__(self) -> None:
         check(_are_names([self.over]), "driver.over", self.over, "the name of an input of the last graph")
-        check(_is_whole(self.chunk, 1, 2**31), "driver.chunk", self.chunk, "a whole number from 1")
-        check(_is_whole(self.context, 0, 2**31), "driver.context", self.context, "a whole number from 0")
+        check(is_whole(self.chunk, 1, 2**31), "driver.chunk", self.chunk, "a whole number from 1")
+        check(is_whole(self.context, 0, 2**31), "driver.context", self.context, "a whole number from 0")
         _check_states(self.states)
         known = isinstance(self.outputs, dict) and self.outputs and _are_names(list(self.outputs))
         rule = f"a dict from outputs of the last graph to one of {', '.join(COLLECTED)}"
@@ -342,9 +360,6 @@ class Recurrent:
         }
 
 
-Driver = Greedy | Beam | Recurrent
-
-
 def _check_states(states: object) -> None:
     named = isinstance(states, dict) and _are_names([*states, *states.values()])
     distinct = named and len(set(states.values())) == len(states)  # type: ignore[attr-defined,arg-type]
@@ -356,8 +371,4 @@ def _are_names(names: Sequence[object]) -> bool:
 
 
 def _are_tokens(tokens: object) -> bool:
-    return isinstance(tokens, list | tuple) and all(_is_whole(token, 0, 2**31 - 1) for token in tokens)
-
-
-def _is_whole(value: object, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+    return isinstance(tokens, list | tuple) and all(is_whole(token, 0, 2**31 - 1) for token in tokens)

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cdk_inference.model.recipe.checks import check
-from cdk_inference.model.recipe.drivers import NEXT_SCORES, NEXT_TOKENS, Beam, Driver, Greedy, Recurrent
+from cdk_inference.model.recipe.drivers import NEXT_SCORES, NEXT_TOKENS, Beam, Greedy, Recurrent, Search
+from cdk_inference.model.recipe.sampling import Sampling
 from cdk_inference.model.recipe.sources import OnnxFile, Source, TorchModule, TorchProgram
 from cdk_inference.model.recipe.tensors import TensorSpec, check_batch_first, check_specs
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _TAKEN = ("model", "driver", "manifest")  # names of other files of an artifact
 _MOST = 16
+
+Driver = Greedy | Beam | Sampling | Recurrent
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Graphs:
     graphs
         By name: lower-case letters, digits and underscores.
     driver
-        `Greedy`, `Beam` or `Recurrent`.
+        `Greedy`, `Beam`, `Sampling` or `Recurrent`.
     """
 
     graphs: dict[str, Graph]
@@ -80,8 +83,7 @@ class Graphs:
             named = isinstance(name, str) and _NAME.fullmatch(name) and name not in _TAKEN
             rule = f"lower-case letters, digits and underscores, at most 40, and none of {', '.join(_TAKEN)}"
             check(named, "graphs", name, rule)
-        kinds = (Greedy, Beam, Recurrent)
-        check(isinstance(self.driver, kinds), "driver", self.driver, "a Greedy, Beam or Recurrent")
+        check(isinstance(self.driver, Driver), "driver", self.driver, "a Greedy, Beam, Sampling or Recurrent")
         inputs = {spec.name: spec for spec in self.step.inputs}
         outputs = {spec.name: spec for spec in self.step.outputs}
         self.driver.check_step(inputs, outputs)
@@ -148,7 +150,7 @@ class Graphs:
     def deployed(self) -> dict[str, Graph]:
         """Return the graphs as they are deployed: with the likeliest tokens in place of a decoder's logits."""
         found = dict(self.graphs)
-        if isinstance(self.driver, Greedy | Beam):
+        if isinstance(self.driver, Search):
             name, logits = [*found][-1], self.driver.logits
             size = next(spec.shape[-1] for spec in self.step.outputs if spec.name == logits)
             places = self.driver.candidates(size)  # type: ignore[arg-type] # checked: a number

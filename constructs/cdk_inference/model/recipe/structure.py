@@ -9,11 +9,12 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
-from cdk_inference.model.recipe.drivers import Beam, Driver, Greedy
+from cdk_inference.model.recipe.drivers import Beam, Greedy
 from cdk_inference.model.recipe.evaluation import Evaluation
-from cdk_inference.model.recipe.graphs import ModelSource
+from cdk_inference.model.recipe.graphs import Driver, ModelSource
 from cdk_inference.model.recipe.heads import Head
 from cdk_inference.model.recipe.precision import GraphPrecision, Pinned, Precision
+from cdk_inference.model.recipe.sampling import Sampling
 from cdk_inference.model.recipe.sources import Download, File, HubFile, PackageFile, Source
 from cdk_inference.model.recipe.tensors import TensorSpec
 
@@ -99,7 +100,7 @@ def _make_converter() -> cattrs.Converter:
         unstruct_hook=lambda value: value if isinstance(value, int) else list(value),
         struct_hook=lambda value, _: value if isinstance(value, int) else converter.structure(value, tuple[int, ...]),
     )
-    for driver in (Greedy, Beam):
+    for driver in (Greedy, Beam, Sampling):
         converter.register_structure_hook(driver, make_dict_structure_fn(driver, converter, end=end))
         written = make_dict_unstructure_fn(driver, converter, end=end, prompt=new, mask=new, limit=new)
         converter.register_unstructure_hook(driver, written)

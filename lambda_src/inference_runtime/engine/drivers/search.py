@@ -1,4 +1,4 @@
-"""Greedy decoding and beam search: a graph gives the likeliest next tokens, and each step appends one.
+"""Greedy decoding, beam search and drawing: a graph gives the likeliest next tokens, and each step appends one.
 
 The graph itself ranks the vocabulary: it ends in a logarithm of a softmax and a TopK, which the build appends. So a
 step hands some numbers for each sequence to Python, whatever the size of the vocabulary.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from inference_runtime.engine.drivers.graphs import Feed
+    from inference_runtime.engine.drivers.sampling import Draws, Sampling
     from inference_runtime.engine.interfaces import Session
 
 NEXT_SCORES, NEXT_TOKENS = "next_scores", "next_tokens"
@@ -72,7 +73,7 @@ class Search:
 
     Each item has up to `width` hypotheses. In each step, the best of all continuations stay, next to hypotheses that
     have ended already, by the sums of their logarithms. It is over when all have ended. With a width of 1, this is
-    greedy decoding.
+    greedy decoding; or the only continuation is one that was drawn.
 
     There are three outputs. `tokens` has the shape `[items, max_steps]`, and is filled up with the end token. `lengths`
     counts them without the end. `scores` are the sums, each divided by its number of steps to the power of
@@ -88,6 +89,7 @@ class Search:
         for the place of each new one, or null. `outputs` lists those wanted. If sequences begin with prompts, `prompt`
         is the input of the model that has them. `mask` is the input of the model, and of the last graph, that says
         which tokens count. `limit` is the input of the model for the most steps of each item, if it has one.
+        `sampling` describes a `Sampling`, if tokens are drawn.
     sessions
         The session of each graph, by name.
     """
@@ -98,6 +100,7 @@ class Search:
         self._prompt: str | None = description.get("prompt")
         self._mask: str | None = description.get("mask")
         self._limit: str | None = description.get("limit")
+        self._sampling = _sampling(description.get("sampling"))
         made = [name for name in (self._tokens, self._position, self._mask) if name is not None]
         self._graphs = Graphs(description, sessions, made)
         self._start: list[int] = description["start"]
@@ -127,6 +130,8 @@ class Search:
         for name, shape in ((self._prompt, (None, None)), (self._mask, (None, None)), (self._limit, (None,))):
             if name is not None:
                 read.setdefault(name, TensorInfo(name, "int64", shape))
+        for value in () if self._sampling is None else self._sampling.inputs:
+            read.setdefault(value.name, value)
         return list(read.values())
 
     @property
@@ -166,7 +171,7 @@ class Search:
             Any error of a graph's session.
         """
         if self._width > 1 or len(next(iter(inputs.values()))) != 1:
-            raise StageError("a stream must be of a single item and of a greedy search")
+            raise StageError("a stream must be of a single item, and not of a beam search")
         steps = self._steps(inputs)
         next(steps)
         for ((hypothesis,),) in steps:
@@ -178,6 +183,7 @@ class Search:
             inputs, self._start, prompt=self._prompt, mask=self._mask, limit=self._limit, max_steps=self._max_steps
         )
         count = len(begun.rows)
+        draws = None if self._sampling is None else self._sampling.draws(inputs, begun)
         feed = self._graphs.begin(self._graphs.values(inputs), count)
         beams = [[Hypothesis(row, (), 0.0, 0, row)] for row in range(count)]
         rows = [beam[0] for beam in beams]
@@ -188,7 +194,7 @@ class Search:
             scores, tokens = self._step(feed, begun, rows, number)
             places = len(tokens) // len(rows)
             for beam, most in zip(beams, begun.most, strict=True):
-                beam[:] = self._best(beam, scores, tokens, places, most)
+                beam[:] = self._best(beam, scores, tokens, places, most, draws)
             rows = self._kept(feed, beams, rows)
             yield beams
 
@@ -239,19 +245,28 @@ class Search:
         return Tensor(dtype, (len(rows), len(rows[0])), pack(f"<{len(flat)}{_LETTERS[dtype]}", *flat))
 
     def _best(
-        self, beam: Sequence[Hypothesis], scores: Sequence[float], tokens: Sequence[int], places: int, most: int
+        self,
+        beam: Sequence[Hypothesis],
+        scores: Sequence[float],
+        tokens: Sequence[int],
+        places: int,
+        most: int,
+        draws: Draws | None,
     ) -> list[Hypothesis]:
         """Return the hypotheses of an item after a step, the best first; one of as many steps as it may have ends."""
         found = [hypothesis for hypothesis in beam if hypothesis.ended]
         for one in beam:
             if one.ended:
                 continue
-            for place in range(one.row * places, (one.row + 1) * places):
-                token, score = tokens[place], scores[place]
+            allowed: Sequence[int] = range(one.row * places, (one.row + 1) * places)
+            if one.steps < self._min_steps:
+                allowed = [place for place in allowed if tokens[place] not in self._ends]
+            if draws is not None:
+                allowed = [draws.place(one.item, one.steps, allowed, scores, tokens)]
+            for place in allowed:
+                token = tokens[place]
                 said_end = token in self._ends
-                if said_end and one.steps < self._min_steps:
-                    continue
-                total = one.score + score
+                total = one.score + scores[place]
                 found.append(
                     Hypothesis(
                         one.item,
@@ -305,3 +320,11 @@ class Search:
 
 def _score(hypothesis: Hypothesis) -> float:
     return hypothesis.score
+
+
+def _sampling(description: Mapping[str, Any] | None) -> Sampling | None:
+    if description is None:
+        return None
+    from inference_runtime.engine.drivers.sampling import Sampling  # noqa: PLC0415 - for models that draw alone
+
+    return Sampling(description)

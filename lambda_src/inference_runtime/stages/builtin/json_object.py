@@ -56,6 +56,9 @@ class JsonObject:
             raise RejectItem(f"field {field!r} occurs more than once")
         return self._members[field]
 
+    def __contains__(self, field: str) -> bool:
+        return field in self._members
+
     def get(self, field: str, default: object) -> Any:  # noqa: ANN401 - any JSON value
         """Return the value of a member, or the default if there is none.
 

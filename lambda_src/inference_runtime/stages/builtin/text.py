@@ -10,6 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from inference_runtime.errors import RejectItem
+from inference_runtime.stages.builtin.answer_settings import SETTINGS, answer_setting
 from inference_runtime.stages.builtin.json_object import JsonObject
 from inference_runtime.stages.builtin.prompt import Prompt
 
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 # Names of the inputs of models, and where the tokenizer has them.
 _ATTRIBUTES = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-
-LIMIT = "max_tokens"
-"""The input of a model that writes, for the most tokens of its answer; and the member of a JSON object that sets it."""
-
-NO_LIMIT = 2**31 - 1
-"""Stands for an object that sets no limit: that of the model counts."""
 
 _CHARACTERS_PER_TOKEN = 100  # an English one has four to five
 
@@ -53,7 +48,7 @@ def text_preprocessor(
         A `tokenizer.json` of Hugging Face among the stage's sources. Its settings for padding and truncation are
         replaced by the options here, but for the side, and the token that pads.
     inputs
-        dtype of each input that the model takes; of `input_ids`, `attention_mask`, `token_type_ids` and `max_tokens`.
+        dtype of each input that the model takes; of `input_ids`, `attention_mask`, `token_type_ids`, and `SETTINGS`.
     max_length
         Most tokens, special ones included.
     pad_to_multiple_of
@@ -70,15 +65,15 @@ def text_preprocessor(
     Returns
     -------
     Callable
-        `preprocess(data, item)`, returning an array of shape (tokens,) for each input, and a number for `max_tokens`.
+        `preprocess(data, item)`, returning an array of shape (tokens,) for each input, or a number for a setting.
 
     Raises
     ------
     ValueError
         If an option makes no sense.
     """
-    if not inputs or not inputs.keys() <= {*_ATTRIBUTES, LIMIT}:
-        raise ValueError(f"inputs are {sorted(inputs)}, expected some of {', '.join((*_ATTRIBUTES, LIMIT))}")
+    if not inputs or not inputs.keys() <= {*_ATTRIBUTES, *SETTINGS}:
+        raise ValueError(f"inputs are {sorted(inputs)}, expected some of {', '.join((*_ATTRIBUTES, *SETTINGS))}")
     if pad_to_multiple_of < 1 or max_length < 1 or max_length % pad_to_multiple_of:
         raise ValueError(f"max_length is {max_length}, expected a multiple of pad_to_multiple_of, {pad_to_multiple_of}")
     if too_long not in ("truncate", "reject"):
@@ -95,7 +90,7 @@ def text_preprocessor(
         tokenizer.enable_truncation(max_length, direction=side)
     max_characters = _CHARACTERS_PER_TOKEN * max_length
 
-    def preprocess(data: bytes, item: Item) -> dict[str, Array]:  # noqa: ARG001 - the stage's signature
+    def preprocess(data: bytes, item: Item) -> dict[str, Array]:
         record = None if field is None else JsonObject(data)
         text = (_decode(data) if record is None or field is None else _member(record, field)).strip()
         if not text:
@@ -108,14 +103,12 @@ def text_preprocessor(
         encoding, whole = _encoded(tokenizer, text) if wrapped is None else wrapped.encode(text)
         if too_long == "reject" and not whole:
             raise RejectItem(f"text has more than {max_length:,} tokens")
-        found = {
-            name: np.array(getattr(encoding, _ATTRIBUTES[name]), dtype)
+        return {
+            name: np.array(
+                answer_setting(name, record, item) if name in SETTINGS else getattr(encoding, _ATTRIBUTES[name]), dtype
+            )
             for name, dtype in inputs.items()
-            if name != LIMIT
         }
-        if LIMIT in inputs:
-            found[LIMIT] = np.array(NO_LIMIT if record is None else _limit(record), inputs[LIMIT])
-        return found
 
     return preprocess
 
@@ -133,13 +126,6 @@ def _decode(data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RejectItem(f"not text in UTF-8: {error}") from error
-
-
-def _limit(record: JsonObject) -> int:
-    limit = record.get(LIMIT, NO_LIMIT)
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise RejectItem(f"field {LIMIT!r} is {limit!r:.100}, expected a whole number from 1")
-    return min(limit, NO_LIMIT)
 
 
 def _member(record: JsonObject, field: str) -> str:

@@ -27,6 +27,7 @@ from cdk_inference.model import (
     PerGraph,
     Provenance,
     Recurrent,
+    Sampling,
     TensorSpec,
     WeightOnly,
     build_model,
@@ -134,6 +135,18 @@ def test_what_is_built_runs_as_the_graphs_do(folder: Path) -> None:
     assert json.loads(built.manifest.to_json())["graphs"]["decoder"]["size_bytes"] == (
         (built.path / "decoder.onnx").stat().st_size
     )
+
+
+def test_a_model_that_draws_is_judged_by_the_draws_of_the_float_model(folder: Path) -> None:
+    driver = Sampling(start=graphs.START, end=graphs.END, max_steps=STEPS, temperature=3.0, states={"present": "past"})
+    built = build_model(recipe(driver, Float16()), folder=folder, cache=folder / "cache")
+    metric = built.manifest.metric
+    assert (metric.name, metric.baseline) == ("exact_match", 1.0)
+    assert metric.quantized > 0.9  # other noise would draw another text for nearly each sample
+    source = np.random.default_rng(3).normal(0, 1.5, (5, 3)).astype(np.float32)
+    found = [open_file(weights.entry(built.path), 1).run(["tokens"], {"source": source})[0].tolist() for _ in range(2)]
+    likeliest = open_file(weights.entry(build_model(recipe(), folder=folder, cache=folder / "cache").path), 1)
+    assert found[0] == found[1] != likeliest.run(["tokens"], {"source": source})[0].tolist()
 
 
 def test_large_graphs_become_the_same_artifact_as_small_ones(

@@ -23,6 +23,7 @@ from cdk_inference.model import (
     PerGraph,
     Provenance,
     Recurrent,
+    Sampling,
     StaticInt8,
     TensorSpec,
 )
@@ -46,6 +47,19 @@ GREEDY = Greedy(start=1, end=2, max_steps=9, states={"present": "past"})
 PROMPTED = Greedy(
     end=(2, 3), max_steps=9, prompt="asked", mask="counts", limit="most", position="place", states={"present": "past"}
 )
+SAMPLED = Sampling(
+    end=(2, 3),
+    max_steps=9,
+    temperature=0.7,
+    top_k=5,
+    prompt="asked",
+    mask="counts",
+    limit="most",
+    seed_input="seed",
+    position="place",
+    states={"present": "past"},
+)
+SEED = TensorSpec("seed", "int64", ("batch",))
 WINDOW = Graph(
     OnnxFile("window.onnx"),
     inputs=(TensorSpec("sound", "float32", ("batch", 5)), TensorSpec("state", "float32", ("batch", 1))),
@@ -67,7 +81,12 @@ def recipe(source: Graphs | None = None, **changes: Any) -> ModelRecipe:
     return ModelRecipe(**fields)  # type: ignore[arg-type]
 
 
-def writer(driver: Greedy = PROMPTED, steps: int | str = "steps", prompt: str = "int64") -> ModelRecipe:
+def writer(
+    driver: Greedy | Sampling = PROMPTED,
+    steps: int | str = "steps",
+    prompt: str = "int64",
+    more: tuple[TensorSpec, ...] = (),
+) -> ModelRecipe:
     """Return the recipe of a decoder alone, which begins with prompts."""
     graph = Graph(
         OnnxFile("writer.onnx"),
@@ -85,6 +104,7 @@ def writer(driver: Greedy = PROMPTED, steps: int | str = "steps", prompt: str = 
             TensorSpec("asked", prompt, ("batch", "tokens")),
             TensorSpec("counts", "int64", ("batch", "tokens")),
             TensorSpec("most", "int64", ("batch",)),
+            *more,
         ),
     )
 
@@ -94,6 +114,7 @@ def writer(driver: Greedy = PROMPTED, steps: int | str = "steps", prompt: str = 
     [
         recipe(),
         writer(),
+        writer(SAMPLED, more=(SEED,)),
         recipe(
             Graphs(
                 {"encoder": ENCODER, "decoder": DECODER},
@@ -128,10 +149,28 @@ def test_a_recipe_of_one_graph_says_nothing_of_what_came_later() -> None:
 
 
 def test_the_deployed_decoder_ranks_the_vocabulary() -> None:
-    source = Graphs({"encoder": ENCODER, "decoder": DECODER}, replace(GREEDY, min_steps=2))
-    names = [(spec.name, spec.shape) for spec in source.deployed()["decoder"].outputs]
-    assert names == [("next_scores", ("batch", 2)), ("next_tokens", ("batch", 2)), ("present", ("batch", "after", 8))]
-    assert source.deployed()["encoder"] == ENCODER
+    drawn = Sampling(start=1, end=2, max_steps=9, top_k=3, states={"present": "past"})
+    expected = [
+        (replace(GREEDY, min_steps=2), 2),
+        (drawn, 3),
+        (replace(drawn, min_steps=2), 4),
+        (replace(drawn, top_k=50, never=(0, 0, 4)), 5),  # of a vocabulary of 7
+    ]
+    for driver, places in expected:
+        source = Graphs({"encoder": ENCODER, "decoder": DECODER}, driver)
+        names = [(spec.name, spec.shape) for spec in source.deployed()["decoder"].outputs]
+        ranked = [("next_scores", ("batch", places)), ("next_tokens", ("batch", places))]
+        assert names == [*ranked, ("present", ("batch", "after", 8))]
+        assert source.deployed()["encoder"] == ENCODER
+
+
+def test_the_description_of_a_driver_that_draws_is_that_of_a_search_with_the_numbers() -> None:
+    made = writer(SAMPLED, more=(SEED,))
+    assert isinstance(made.source, Graphs)
+    described = made.source.describe(made.inputs, made.outputs)
+    numbers = {"temperature": 0.7, "top_k": 5, "top_p": 1.0, "seed": 0, "inputs": {"seed": "seed"}}
+    assert described.pop("sampling") == numbers
+    assert described == Graphs(made.source.graphs, PROMPTED).describe(made.inputs, made.outputs)
 
 
 def test_the_description_names_the_inputs_that_states_begin_with_and_no_others() -> None:
@@ -172,6 +211,25 @@ def graphs(driver: Any = GREEDY, decoder: Graph = DECODER, **more: Any) -> Graph
             lambda: Greedy(start=1, end=2, max_steps=9, whole_prefix=True, position="p"),
             "'driver.position' must be None",
         ),
+        (lambda: replace(SAMPLED, temperature=-0.1), "'driver.temperature' must be a number from 0 to 100, got -0.1"),
+        (lambda: replace(SAMPLED, temperature=float("nan")), "'driver.temperature' must be a number from 0 to 100"),
+        (
+            lambda: replace(SAMPLED, top_k=0),
+            "must be a whole number from 1 to 1,000, got 0; less likely",
+        ),
+        (lambda: replace(SAMPLED, top_k=1_001), "'driver.top_k' must be a whole number from 1 to 1,000, got 1001"),
+        (lambda: replace(SAMPLED, top_p=0), "'driver.top_p' must be a number above 0 and at most 1, got 0"),
+        (lambda: replace(SAMPLED, top_p=1.1), "'driver.top_p' must be a number above 0 and at most 1"),
+        (lambda: replace(SAMPLED, seed=2**63), r"'driver.seed' must be a whole number from 0 to 2\*\*63 - 1"),
+        (
+            lambda: replace(SAMPLED, top_p_input="seed"),
+            "top_p_input/seed_input' must be different",
+        ),
+        (
+            lambda: writer(SAMPLED),
+            "input of the model of int64 and shape .'batch',., got 'seed'",
+        ),
+        (lambda: writer(replace(SAMPLED, temperature_input="seed", seed_input=None), more=(SEED,)), "model of float32"),
         (lambda: Beam(start=1, end=2, max_steps=9, width=1), "whole number from 2 to 64, got 1; use Greedy"),
         (lambda: Beam(start=1, end=2, max_steps=9, length_penalty=-1), "'driver.length_penalty' must be"),
         (lambda: replace(RECURRENT, chunk=0), "'driver.chunk' must be a whole number from 1"),

@@ -137,7 +137,7 @@ def test_a_stream_gives_one_token_after_the_other(drivers: dict[bool, Search]) -
 def test_a_stream_of_several_items_or_hypotheses_is_refused(tmp_path: Path, drivers: dict[bool, Search]) -> None:
     with pytest.raises(StageError, match="a single item"):
         next(drivers[True].stream(inputs([[1], [2]], [1, 1], left=True)))
-    with pytest.raises(StageError, match="greedy"):
+    with pytest.raises(StageError, match="not of a beam search"):
         next(opened(tmp_path, cached=True, width=2).stream(inputs([[1]], [1], left=True)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import distribution
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -110,6 +111,31 @@ def test_a_record_says_how_long_its_answer_may_be() -> None:
         with pytest.raises(RejectItem, match=r"'max_tokens' is .* expected a whole number from 1"):
             function(json.dumps({"text": "a", "max_tokens": wrong}).encode(), None)
     assert int(text_preprocessor(FILE, inputs, max_length=64)(b"a", None)["max_tokens"]) == 2**31 - 1
+
+
+def test_a_record_says_how_its_answer_is_drawn_and_its_event_does_otherwise() -> None:
+    inputs = INPUTS | {"temperature": "float32", "top_p": "float32", "seed": "int64"}
+    function = text_preprocessor(FILE, inputs, max_length=64, field="text")
+
+    def settings(item: str, **members: Any) -> list[float]:
+        arrays = function(json.dumps({"text": "a", **members}).encode(), SimpleNamespace(id=item))
+        found = [arrays[name] for name in ("temperature", "top_p", "seed")]
+        assert [(array.dtype.name, array.shape) for array in found] == [("float32", ()), ("float32", ()), ("int64", ())]
+        return [array.item() for array in found]
+
+    assert settings("a", temperature=0, top_p=0.5, seed=7) == settings("b", temperature=0.0, top_p=0.5, seed=7)
+    assert settings("a", temperature=0, top_p=0.5, seed=7) == [0.0, 0.5, 7]
+    assert settings("a")[:2] == [-1.0, -1.0]
+    assert settings("a") == settings("a") != settings("b")
+    assert 0 <= settings("a")[2] < 2**63
+    assert settings("a", seed=2**70)[2] == 2**63 - 1
+    wrong = {"temperature": (-1, 101, True, "1", None, [], float("nan")), "top_p": (1.1, -0.1), "seed": (-1, 1.0, None)}
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(RejectItem, match=f"'{name}' is .*, expected a"):
+                settings("a", **{name: value})
+    with pytest.raises(RejectItem, match="'seed' occurs more than once"):
+        function(b'{"text": "a", "seed": 1, "seed": 2}', SimpleNamespace(id="a"))
 
 
 @pytest.mark.parametrize(

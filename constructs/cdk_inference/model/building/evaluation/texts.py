@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.recipe.drivers import Beam, Greedy
+from cdk_inference.model.recipe.drivers import Search
 from cdk_inference.model.recipe.graphs import Graphs
 from inference_runtime.errors import StageError
 from inference_runtime.stages.builtin.vocabulary import LENGTHS, collapsed, read_vocabulary
@@ -82,7 +82,7 @@ def check_end(recipe: ModelRecipe, vocabulary: Tokens) -> None:
         If the end token is text, and the model does not say how many tokens count.
     """
     driver = recipe.source.driver if isinstance(recipe.source, Graphs) else None
-    if not isinstance(driver, Greedy | Beam) or LENGTHS in [spec.name for spec in recipe.outputs]:
+    if not isinstance(driver, Search) or LENGTHS in [spec.name for spec in recipe.outputs]:
         return
     end = driver.ends[0]
     if end < len(vocabulary) and (text := vocabulary.text([end])):

@@ -18,7 +18,7 @@ from cdk_inference.model.building.graph.ranking import append_ranking, rank
 from cdk_inference.model.building.importers.independence import check_independence
 from cdk_inference.model.building.importers.sources import load
 from cdk_inference.model.building.tidying import tidied
-from cdk_inference.model.recipe.drivers import NEXT_SCORES, NEXT_TOKENS, Beam, Greedy
+from cdk_inference.model.recipe.drivers import NEXT_SCORES, NEXT_TOKENS, Search
 from inference_runtime.engine.session import TensorInfo
 from inference_runtime.tensors.tensor import Tensor
 
@@ -62,7 +62,7 @@ class _Original:
         arrays = self.loaded.run({spec.name: inputs[spec.name].array() for spec in self._declared.inputs})
         named = {spec.name: array for spec, array in zip(self._declared.outputs, arrays, strict=True)}
         driver = self._driver
-        if isinstance(driver, Greedy | Beam) and driver.logits in named:
+        if isinstance(driver, Search) and driver.logits in named:
             logits = named.pop(driver.logits)
             places = driver.candidates(logits.shape[-1])
             named[NEXT_SCORES], named[NEXT_TOKENS] = rank(logits, places, driver.never)
@@ -98,7 +98,7 @@ def export_graphs(
     model = Driven(source.describe(recipe.inputs, recipe.outputs), sessions)
     check_outputs(model.run(None, example), recipe, example, "the original, evaluation batch 0")
     asked = record(model, sessions, [example])
-    if isinstance(source.driver, Greedy | Beam) and source.driver.mask:
+    if isinstance(source.driver, Search) and source.driver.mask:
         *_, step = source.graphs
         asked[step] = _with_prompts(asked[step], source.step, source.driver, originals[step].loaded)
     del model, sessions
@@ -151,7 +151,7 @@ def tidy_graphs(
         expected = load_outputs(original / f"{name}.expected.npz")
         (folder := work / name).mkdir()
         graph, parity = tidied(original / f"{name}.onnx", declared, batches, expected, folder)
-        if declared is source.step and isinstance(driver, Greedy | Beam):
+        if declared is source.step and isinstance(driver, Search):
             size = next(spec.shape[-1] for spec in declared.outputs if spec.name == driver.logits)
             append_ranking(graph, driver.logits, driver.candidates(int(size)), driver.never)
             graph = clean(graph)
@@ -162,7 +162,7 @@ def tidy_graphs(
     return model, min(parities)
 
 
-def _with_prompts(asked: Sequence[Batch], graph: Graph, driver: Greedy | Beam, loaded: Loaded) -> list[Batch]:
+def _with_prompts(asked: Sequence[Batch], graph: Graph, driver: Search, loaded: Loaded) -> list[Batch]:
     """Return what a decoder is asked about prompts, as it can be traced and compared.
 
     A place that is filled up attends to nothing, which each framework computes in another way, and which no answer
@@ -191,7 +191,7 @@ def _with_prompts(asked: Sequence[Batch], graph: Graph, driver: Greedy | Beam, l
     return [*found, {**prompts, **states, **second}]
 
 
-def _filled(batch: Batch, driver: Greedy | Beam) -> Batch:
+def _filled(batch: Batch, driver: Search) -> Batch:
     """Return a call without the rows that are filled up, if it has several tokens."""
     if batch[driver.tokens].shape[1] == 1:
         return batch
