@@ -85,10 +85,11 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in this hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that measure time or take long, and keep the end-to-end tests of a folder in one process.
+    """Leave out tests that measure time or take long, and keep those that share something in one process.
 
-    Those of a folder share what they deploy. All of tests/e2e are in two processes, one folder after the other: they
-    mostly wait, while the other processes compute.
+    End-to-end tests of a folder share what they deploy. All of tests/e2e are in two processes, one folder after the
+    other: they mostly wait, while the other processes compute. Without a group, each process that happens to get a test
+    of a module would make the module's fixtures again.
     """
     # Not by `-m` in addopts: any other `-m` would replace it.
     for mark in ("performance", "soak"):
@@ -103,6 +104,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             if name == "e2e-e2e":
                 name = "e2e-second" if below_tests[1] in _SECOND else "e2e"
             item.add_marker(pytest.mark.xdist_group(name))
+        elif item.get_closest_marker("xdist_group") is None and _shares(item):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+def _shares(item: pytest.Item) -> bool:
+    """Return whether a test uses what is made once for a module."""
+    definitions = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - it is private
+    return any(each[-1].scope == "module" for each in definitions)
 
 
 @pytest.hookimpl(wrapper=True)

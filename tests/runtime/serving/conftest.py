@@ -19,7 +19,7 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 ACCOUNT = "postgres"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def database() -> Iterator[dict[str, str]]:
     """A new database that is reached by a socket: the variables by which libpq finds it."""
     if not BINARIES or (os.getuid() == 0 and ACCOUNT not in {entry.pw_name for entry in pwd.getpwall()}):
