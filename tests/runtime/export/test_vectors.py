@@ -14,7 +14,9 @@ import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.waiting import PATIENCE
 
+from inference_runtime import aws
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.rows import prediction_attribute, row
 
@@ -261,6 +263,7 @@ def test_a_request_with_the_largest_vectors_stays_within_the_limit(
     vectors: VectorServer, handler: Any, environment: pytest.MonkeyPatch, load: Callable[[str], Any]
 ) -> None:
     environment.setenv("DIMENSION", "4096")
+    environment.setattr(aws, "READ_TIMEOUT", PATIENCE)  # the server parses 20 MB in a thread of this process
     numbers = packed(*(-1.1754943508222875e-38 * 10 * (number + 1) for number in range(4096)))
     records = [change("INSERT", f"{'k' * 900}{number}", numbers, number=number) for number in range(200)]
     assert load("index_embeddings")({"Records": records}) == DONE
