@@ -370,6 +370,8 @@ def test_app_without_the_model_extra_takes_its_model_from_a_registry(
 
 
 def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path, cache: Path) -> None:
+    app = APP.replace("Preprocess.tensor())", "Preprocess.tensor(), explain=cdk_inference.Explain.always())")
+    (project / "app.py").write_text(app)
     with lent_packages(consumer):
         done = synth(consumer, project, cache)
     assert done.returncode == 0, done.stderr
@@ -383,4 +385,5 @@ def test_small_app_in_another_folder_synthesizes(consumer: Path, project: Path, 
         names = set(package.namelist())
         module, _, _ = function["Handler"].rpartition(".")
         assert f"{module.replace('.', '/')}.py" in names
-        assert ("model/model.onnx" in names) == (function["Handler"] == "inference_runtime.handlers.infer.handler")
+        infers = function["Handler"] == "inference_runtime.handlers.infer.handler"
+        assert ("model/model.onnx" in names, "explanation.json" in names) == (infers, infers)  # measured by the wheel

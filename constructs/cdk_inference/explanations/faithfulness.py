@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cdk_inference.bundling.bundle import lambda_source
+from cdk_inference.bundling.bundle import runtime_source
 from cdk_inference.common.cache import hash_data, hash_file, hash_folder
 from cdk_inference.common.store import Store
 from cdk_inference.common.terminal import say
@@ -120,7 +120,7 @@ def _key(model: ModelArtifact, project: Project, asked: Mapping[str, Any]) -> st
         project.tools,
         platform.python_version_tuple()[:2],
         hash_building(),
-        [hash_folder(lambda_source() / "inference_runtime" / name) for name in ("explanations", "engine", "tensors")],
+        [hash_folder(runtime_source() / name) for name in ("explanations", "engine", "tensors")],
         hash_file(Path(__file__).with_name("measuring.py")),
         model.asset_hash,
         asked,
@@ -141,7 +141,7 @@ def _run(model: ModelArtifact, project: Project, path: Path, asked: Mapping[str,
             "model": str(weights.entry(path)),
             # As the deployed functions do; see `Manifest.batch_dependent`.
             "singly": manifest.batch_dependent and isinstance(manifest.inputs[0].shape[0], str),
-            "runtime": str(lambda_source()),
+            "runtime": str(runtime_source().parent),
         }
         run_build(project.recipe.name, request(project, _MODE) | more, work)
         shutil.copyfile(work / _RESULT, folder / _RESULT)
