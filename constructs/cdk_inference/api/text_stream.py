@@ -19,6 +19,7 @@ from cdk_inference.costs.memory import warn_of_memory
 from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.inference import engine_environment
+from cdk_inference.stages.longest_text import check_longest_text
 from cdk_inference.stages.preprocess import reading_environment
 from cdk_inference.stages.stage_code import TOKENIZER_FILE
 from cdk_inference.stages.tokenizer import check_byte_level, tokenizer_file
@@ -120,6 +121,7 @@ class TextStream(StageFunction):
         path = tokenizer_file(tokenizer)
         check_byte_level(path)
         code = preprocess.bind(model.inputs)
+        check_longest_text(model, preprocess)
         super().__init__(
             scope,
             id,

@@ -18,6 +18,7 @@ from cdk_inference.costs.memory import warn_of_memory
 from cdk_inference.errors import PropError
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.inference import engine_environment
+from cdk_inference.stages.longest_text import check_longest_text
 from cdk_inference.stages.postprocess import MASKS_ADDRESS, recording_environment
 from cdk_inference.stages.preprocess import reading_environment
 from cdk_inference.storage.work_bucket import MASKS, WorkBucket
@@ -131,6 +132,7 @@ class FusedFunction(StageFunction):
     ) -> None:
         preprocess = preprocess.keeping(postprocess.needs)
         before, after = preprocess.bind(model.inputs), postprocess.bind(model.outputs)
+        check_longest_text(model, preprocess)
         super().__init__(
             scope,
             id,

@@ -18,6 +18,7 @@ from cdk_inference.errors import PropError
 from cdk_inference.model.recipe.tensors import DTYPES, STRING
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.columns import Column
+from cdk_inference.stages.longest_text import check_longest_text
 from cdk_inference.stages.stage_code import BUILTIN, PICTURE, SECONDS, TOKENIZER_FILE, StageCode, shape_text, user_code
 from cdk_inference.stages.tokenizer import tokenizer_file
 from cdk_inference.storage.work_bucket import TENSORS
@@ -219,7 +220,9 @@ class Preprocess:
             The model's ``tokenizer.json``, as Hugging Face's libraries write it: a path, or where it comes from. It
             goes into the function's package.
         max_length
-            Most tokens, special ones included, 8 to 8,192: no more than the model has positions for.
+            Most tokens, special ones included, 8 to 8,192: no more than the model has positions for, with those of its
+            answer. The synth runs the model once on that many, 2,048 at most, and fails if it takes fewer. A model of a
+            registry is not run.
         pad_to_multiple_of
             Texts are padded to the next multiple of this, which divides ``max_length``: those that come out equally
             long share a batch.
@@ -507,6 +510,7 @@ class PreprocessFunction(StageFunction):
         **options: Unpack[FunctionOptions],
     ) -> None:
         code = stage.bind(model.inputs)
+        check_longest_text(model, stage)
         super().__init__(
             scope,
             id,

@@ -1,0 +1,109 @@
+"""Checks while the app is synthesized that a model takes texts as long as its preprocessing makes them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cdk_inference.bundling.bundle import runtime_source
+from cdk_inference.common.cache import hash_data, hash_file, hash_folder
+from cdk_inference.common.store import Store
+from cdk_inference.errors import PropError
+
+if TYPE_CHECKING:
+    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.model.project import Project
+    from cdk_inference.stages.preprocess import Preprocess
+
+_MODE = "cdk_inference.stages.running_tokens:run_longest"
+_RESULT = "longest.json"
+
+_MOST_TOKENS = 2_048
+"""Tokens that are tried at most. Tables of positions are shorter as a rule; more tokens may not fit into memory."""
+
+
+def check_longest_text(model: ModelArtifact, preprocess: Preprocess) -> None:
+    """Run a model once on as many tokens as it may get, prompt and answer together.
+
+    Models with a table of positions fail on longer texts, which would become dead letters one by one. Nothing is run
+    for other stages, for a model that was not built here, and for one whose number of tokens is fixed.
+
+    Parameters
+    ----------
+    model
+        The model, as it is deployed.
+    preprocess
+        How objects become its inputs.
+
+    Raises
+    ------
+    PropError
+        The model takes fewer tokens than ``max_length``, or than that and its answer have.
+    ModelBuildError
+        The process that runs the model ends early.
+    """
+    if preprocess.tokens is None or model.path is None or model.project is None:
+        return
+    tokens = next((spec for spec in model.inputs if len(spec.shape) == 2), None)  # noqa: PLR2004 - (batch, tokens)
+    if tokens is None or isinstance(tokens.shape[1], int):
+        return
+    max_length, _ = preprocess.tokens
+    steps = _steps(model.path)
+    # The last token of an answer is not read.
+    wanted = min(max_length + max(steps - 1, 0), _MOST_TOKENS)
+    found = _found(model, model.project, model.path, {"wanted": wanted})
+    if (most := found["most"]) >= wanted:
+        return
+    name = model.manifest.name
+    if steps:
+        raise PropError(
+            f"max_length and max_steps must fit into the {most + 1:,} tokens that model '{name}' takes, got "
+            f"{max_length:,} of the prompt and {steps:,} of the answer; lower one of them ({found['reason']})"
+        )
+    raise PropError(
+        f"max_length must be at most {most:,}, the tokens that model '{name}' takes, got {max_length:,}; lower it "
+        f"({found['reason']})"
+    )
+
+
+def _steps(path: Path) -> int:
+    """Return the most tokens that a model answers with; 0 for one that does not write."""
+    from cdk_inference.model.files.packed import DRIVER  # noqa: PLC0415 - with ONNX it takes long to import
+
+    file = path / DRIVER
+    return int(json.loads(file.read_text("utf-8")).get("max_steps", 0)) if file.is_file() else 0
+
+
+def _found(model: ModelArtifact, project: Project, path: Path, asked: dict[str, int]) -> dict[str, Any]:
+    """Return the most tokens that the model takes, and its words about more, from the cache if they are known."""
+    from cdk_inference.model.project import locked, readable_errors  # noqa: PLC0415 - as above
+
+    engine = [hash_folder(runtime_source() / name) for name in ("engine", "tensors")]
+    running = hash_file(Path(__file__).with_name("running_tokens.py"))
+    depends = [project.tools, engine, running, model.asset_hash, asked]
+    key = f"tokens-{project.recipe.name}-{hash_data(depends)[:32]}"
+    store = Store(project.cache / "passes")
+    folder = store.get(key)
+    if folder is None:
+        with readable_errors(project), locked(project):
+            folder = store.make(key, lambda folder: _run(project, path, asked, project.cache / "models" / key, folder))
+    result: dict[str, Any] = json.loads((folder / _RESULT).read_text("utf-8"))
+    return result
+
+
+def _run(project: Project, path: Path, asked: dict[str, int], place: Path, folder: Path) -> None:
+    """Run the model in a separate process: one that runs out of memory is killed."""
+    from cdk_inference.model.files import weights  # noqa: PLC0415 - as above
+    from cdk_inference.model.process import run_build  # noqa: PLC0415 - as above
+    from cdk_inference.model.project import request  # noqa: PLC0415 - as above
+
+    work = place.with_name(f".{place.name}.building")
+    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
+    work.mkdir()
+    try:
+        run_build(project.recipe.name, request(project, _MODE) | asked | {"model": str(weights.entry(path))}, work)
+        shutil.copyfile(work / _RESULT, folder / _RESULT)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,105 @@
+"""A model gets no longer texts than it takes: the synth runs it once on as many tokens as there may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aws_cdk as cdk
+import onnx
+import pytest
+from onnx.parser import parse_model
+
+from cdk_inference import ModelArtifact, Preprocess, PropError
+from cdk_inference.model import process
+from cdk_inference.stages.longest_text import check_longest_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WRITER = Path(__file__).parents[2] / "e2e" / "triggers" / "app" / "writer"
+TOKENIZER = WRITER / "tokenizer.json"
+
+RECIPE = """
+from cdk_inference.model import Evaluation, Float32, ModelRecipe, OnnxFile, Provenance, TensorSpec
+
+RECIPE = ModelRecipe(
+    name="places",
+    source=OnnxFile("model.onnx"),
+    precision=Float32(),
+    inputs=(TensorSpec("input_ids", "int64", ("batch", "tokens")),),
+    outputs=(TensorSpec("scores", "float32", ("batch", 2)),),
+    evaluation=Evaluation(data="data.py:batches", metric="cosine"),
+    provenance=Provenance(license="CC0-1.0", origin="made for these tests"),
+)
+"""
+DATA = """
+import numpy as np
+
+def batches():
+    yield {"input_ids": np.arange(8).reshape(2, 4) % 3}
+"""
+# The place of a token counts, and it is looked up in a table.
+MODEL = """
+<ir_version: 10, opset_import: ["": 18]>
+places (int64[batch, tokens] input_ids) => (float[batch, 2] scores)
+<float[{words}, 2] words = {{{word_values}}}, float[{places}, 2] places = {{{place_values}}},
+ int64 one = {{1}}, int64 zero = {{0}}, int64[1] axis = {{1}}> {{
+  sizes = Shape(input_ids)
+  count = Gather(sizes, one)
+  numbers = Range(zero, count, one)
+  place = Gather(places, numbers)
+  word = Gather(words, input_ids)
+  both = Add(word, place)
+  scores = ReduceMean<keepdims = 0>(both, axis)
+}}
+"""
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Callable[[int, int], ModelArtifact]:
+    """Return a model with a number of words, and of places."""
+
+    def make(words: int, places: int) -> ModelArtifact:
+        (tmp_path / "recipe.py").write_text(RECIPE)
+        (tmp_path / "data.py").write_text(DATA)
+        values = [", ".join(str(number % 7) for number in range(2 * count)) for count in (words, places)]
+        text = MODEL.format(words=words, places=places, word_values=values[0], place_values=values[1])
+        onnx.save(parse_model(text), tmp_path / "model.onnx")
+        stack = cdk.Stack(cdk.App(), "Stack")
+        return ModelArtifact(stack, "Model", recipe=tmp_path / "recipe.py", cache_dir=tmp_path / "cache")
+
+    return make
+
+
+def of_length(max_length: int) -> Preprocess:
+    return Preprocess.text(tokenizer=TOKENIZER, max_length=max_length)
+
+
+def test_texts_longer_than_the_table_of_places_fail(
+    built: Callable[[int, int], ModelArtifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = built(10, 100)
+    check_longest_text(model, of_length(96))
+    for _ in range(2):
+        with pytest.raises(PropError) as failed:
+            check_longest_text(model, of_length(8_192))
+        assert str(failed.value).startswith(
+            "max_length must be at most 100, the tokens that model 'places' takes, got 8,192; lower it ("
+        )
+        monkeypatch.delattr(process, "run_build", raising=False)  # the second time, the answer is known
+
+
+def test_a_model_that_fails_for_another_reason_is_left_alone(built: Callable[[int, int], ModelArtifact]) -> None:
+    check_longest_text(built(3, 100), of_length(256))
+
+
+def test_an_answer_that_needs_more_places_than_there_are_fails() -> None:
+    model = ModelArtifact(cdk.Stack(cdk.App(), "Stack"), "Model", recipe=WRITER / "recipe.py")
+    check_longest_text(model, of_length(128))
+    with pytest.raises(PropError) as failed:
+        check_longest_text(model, of_length(144))
+    assert str(failed.value).startswith(
+        "max_length and max_steps must fit into the 161 tokens that model 'writer' takes, got 144 of the prompt and 24 "
+        "of the answer; lower one of them ("
+    )
