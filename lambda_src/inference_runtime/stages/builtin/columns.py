@@ -208,6 +208,8 @@ def _put(vector: Array, index: int, value: float | str, name: str) -> None:
             vector[index] = value
     except (OverflowError, ValueError) as error:  # too large, or NaN for an integer
         raise RejectItem(f"field {name!r} is {value!r:.100}, which does not fit {kind.name}") from error
+    if np.isinf(vector[index]):
+        raise RejectItem(f"field {name!r} is {value!r:.100}, which does not fit {kind.name}")
     if kind.kind != "f" and vector[index] != value:
         raise RejectItem(f"field {name!r} is {value!r:.100}, which is no {kind.name}")
 

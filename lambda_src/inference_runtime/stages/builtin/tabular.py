@@ -131,7 +131,7 @@ def _first_rows(text: str, delimiter: str, most: int) -> list[list[str]]:
 
 def _member(record: dict[str, str | None], field: str) -> str:
     if field not in record:
-        raise RejectItem(f"field {field!r} is missing")
+        raise RejectItem(f"field {field!r} is missing, the header has {', '.join(map(repr, record))!s:.200}")
     if (text := record[field]) is None:
         raise RejectItem(f"field {field!r} occurs more than once")
     return text

@@ -57,6 +57,7 @@ def _read(data: bytes) -> tuple[_Format, memoryview]:
     if len(data) < _HEADER or data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         raise RejectItem("not a WAV file")
     view, place, form = memoryview(data), _HEADER, None
+    (whole,) = struct.unpack_from("<I", data, 4)
     while place + 8 <= len(data):
         name, (size,) = data[place : place + 4], struct.unpack_from("<I", data, place + 4)
         place += 8
@@ -64,6 +65,8 @@ def _read(data: bytes) -> tuple[_Format, memoryview]:
         if name == b"data":
             if form is None:
                 raise RejectItem("WAV file has its samples before their format")
+            if size == whole == 0:  # of a recorder that was stopped before it wrote them, or into a pipe
+                size = left
             if left < size < _UNKNOWN_SIZE:
                 raise RejectItem(f"WAV file is truncated: it has {left:,} bytes of samples of {size:,}")
             return form, view[place : place + min(size, left)]
