@@ -22,7 +22,7 @@ from cdk_inference.stages.inference import engine_environment
 from cdk_inference.stages.longest_text import check_longest_text
 from cdk_inference.stages.preprocess import reading_environment
 from cdk_inference.stages.stage_code import TOKENIZER_FILE
-from cdk_inference.stages.tokenizer import check_byte_level, tokenizer_file
+from cdk_inference.stages.tokenizer import check_decodes, tokenizer_file
 from inference_runtime.model import DRIVER_FILE
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class TextStream(StageFunction):
     preprocess
         How the bytes of a request become the prompt, such as `Preprocess.text`.
     tokenizer
-        The model's ``tokenizer.json``, with byte-level tokens: a path, or where it comes from.
+        The model's ``tokenizer.json``, byte-level or of SentencePiece: a path, or where it comes from.
     content_types
         The media types that requests may have, such as ``["application/json"]``. Default: any.
     max_object_size
@@ -119,7 +119,7 @@ class TextStream(StageFunction):
         _check_network(options.get("vpc"), capacity)
         check_content_types(content_types)
         path = tokenizer_file(tokenizer)
-        check_byte_level(path)
+        check_decodes(path)
         code = preprocess.bind(model.inputs)
         check_longest_text(model, preprocess)
         super().__init__(

@@ -32,7 +32,7 @@ from cdk_inference.stages.stage_code import (
     shape_text,
     user_code,
 )
-from cdk_inference.stages.tokenizer import check_byte_level, tokenizer_file
+from cdk_inference.stages.tokenizer import check_decodes, tokenizer_file
 from cdk_inference.storage.work_bucket import MASKS, TENSORS
 
 if TYPE_CHECKING:
@@ -315,8 +315,9 @@ class Postprocess:
             Path of a file with one token a line: its number is that of the line, from 0. Tokens in angle brackets, such
             as ``</s>``, are left out, and ``▁`` is a space.
         tokenizer
-            The model's ``tokenizer.json`` in place of a vocabulary: a path, or where it comes from. Its tokens must be
-            byte-level ones, as those of GPT-2, Llama 3 and Qwen. Special tokens are left out.
+            The model's ``tokenizer.json`` in place of a vocabulary: a path, or where it comes from. Its tokens are
+            byte-level ones, as those of GPT-2, Llama 3 and Qwen, or SentencePiece's, as those of Llama 2, Mistral,
+            Gemma and T5. Special tokens are left out.
         output
             The model's output that holds the tokens. Default: ``"tokens"``, as decoders have it.
 
@@ -330,7 +331,7 @@ class Postprocess:
         if vocabulary is not None:
             return cls._transcript(vocabulary, output, None)
         path = tokenizer_file(tokenizer)  # type: ignore[arg-type] # one of them is given
-        tokens = check_byte_level(path)
+        tokens = check_decodes(path)
         return cls(_transcript_code(TOKENIZER_FILE, path, output, None), output=output, tokens=tokens)
 
     @classmethod

@@ -34,6 +34,11 @@ def tokenizer_file(tokenizer: str | Path | Download | HubFile | PackageFile) -> 
             path = fetch(tokenizer, Path.cwd(), cache_root())
         except ModelBuildError as error:
             raise PropError(f"tokenizer cannot be read: {error}") from None
+    if path.suffix == ".model":
+        raise PropError(
+            f"tokenizer must be a tokenizer.json, got the SentencePiece model '{path}', which does not say what is put "
+            "around a text; let transformers write one: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -46,15 +51,15 @@ def tokenizer_file(tokenizer: str | Path | Download | HubFile | PackageFile) -> 
     return path
 
 
-def check_byte_level(path: Path) -> int:
+def check_decodes(path: Path) -> int:
     """Return how many tokens a ``tokenizer.json`` has, whose tokens the functions can turn into text.
 
     Raises
     ------
     PropError
-        It is not that of a byte-level tokenizer.
+        It is that of a tokenizer that is neither byte-level nor SentencePiece's.
     """
     try:
         return len(read_tokens(str(path)))
     except StageError as error:
-        raise PropError(f"tokenizer must be that of byte-level tokens, got '{path}': {error}") from None
+        raise PropError(f"tokenizer must have tokens that can be turned into text, got '{path}': {error}") from None

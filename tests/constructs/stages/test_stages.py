@@ -393,7 +393,7 @@ def vocabulary(tmp_path):
     return path
 
 
-def test_a_text_stage_ships_a_tokenizer_of_bytes(tmp_path):
+def test_a_text_stage_ships_a_tokenizer_of_bytes_or_pieces(tmp_path):
     path = tmp_path / "writer.json"
     written = {"model": {"vocab": {"a": 0}}, "added_tokens": [], "decoder": {"type": "ByteLevel"}}
     path.write_text(json.dumps(written))
@@ -401,8 +401,14 @@ def test_a_text_stage_ships_a_tokenizer_of_bytes(tmp_path):
     assert code.options == {"vocabulary_file": "tokenizer.json", "output": "tokens", "blank": None}
     assert code.sources == {"tokenizer.json": path}
     path.write_text(json.dumps(written | {"decoder": {"type": "WordPiece"}}))
-    with pytest.raises(PropError, match=r"byte-level tokens, got '.*writer.json': .* got WordPiece"):
+    with pytest.raises(PropError, match=r"turned into text, got '.*writer.json': .* got WordPiece"):
         Postprocess.text(tokenizer=path)
+    pieces = {"model": {"vocab": [["\u2581a", 0.0]]}, "decoder": {"type": "Metaspace", "replacement": "\u2581"}}
+    path.write_text(json.dumps(pieces))
+    assert Postprocess.text(tokenizer=path).bind((SPOKEN,)) == code
+    (tmp_path / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    with pytest.raises(PropError, match=r"got the SentencePiece model .*; let transformers write one"):
+        Postprocess.text(tokenizer=tmp_path / "spiece.model")
     for both in ({}, {"vocabulary": path, "tokenizer": path}):
         with pytest.raises(PropError, match="either a vocabulary or a tokenizer"):
             Postprocess.text(**both)

@@ -103,7 +103,7 @@ class Evaluation:
     vocabulary
         A text file in the recipe's folder with a token a line, for metrics of texts. The first output of integers with
         two axes is the tokens. Tokens in angle brackets, such as ``</s>``, are left out, and ``▁`` is a space. Or the
-        ``tokenizer.json`` of byte-level tokens, whose special ones are left out.
+        ``tokenizer.json`` of byte-level or SentencePiece tokens, whose special ones are left out.
     blank
         The token that stands for none, for a recognizer that gives scores of tokens for each frame (CTC). The first
         output of floats with three axes is the scores; or the first of integers is the best tokens, with repetitions.

@@ -1,4 +1,4 @@
-"""Text of token numbers of a byte-level tokenizer (BPE), as those of GPT-2, Llama 3 and Qwen: each token is some bytes.
+"""Text of token numbers of a `tokenizer.json`: each token is some bytes.
 
 Written without NumPy and without the package tokenizers, so that the function, a stream and the build compute the same
 text with the same code.
@@ -10,17 +10,16 @@ import json
 from codecs import getincrementaldecoder
 
 from inference_runtime.errors import StageError
+from inference_runtime.stages.builtin.token_decoders import decoder_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
-_BYTE_LEVEL = "ByteLevel"
-
 
 class ByteTokens:
-    """The tokens of a byte-level tokenizer.
+    """The tokens of a byte-level tokenizer, or of one of SentencePiece.
 
     Parameters
     ----------
@@ -30,24 +29,25 @@ class ByteTokens:
     Raises
     ------
     StageError
-        If it is not that of a byte-level tokenizer.
+        If it is that of another tokenizer.
     """
 
     def __init__(self, description: Mapping[str, Any]) -> None:
+        self._decoder = decoder_of(description.get("decoder"))
+        self.strip = self._decoder.strip
         vocabulary = (description.get("model") or {}).get("vocab")
-        if not isinstance(vocabulary, dict) or not _is_byte_level(description.get("decoder")):
-            kind = (description.get("decoder") or {}).get("type")
-            raise StageError(
-                f"tokenizer must have a decoder of type {_BYTE_LEVEL}, got {kind}: decode its tokens yourself"
-            )
-        known = _bytes_by_character()
+        if isinstance(vocabulary, list):  # of pairs of a token and its score, as Unigram has them
+            vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
+        if not isinstance(vocabulary, dict):
+            raise StageError(f"tokenizer must have a vocabulary, got {type(vocabulary).__name__}: save it again")
         added = description.get("added_tokens") or []
         numbers = [*vocabulary.values(), *(token["id"] for token in added)]
-        self._tokens: list[bytes | None] = [None] * (max(numbers, default=-1) + 1)
+        self._tokens: list[str | None] = [None] * (max(numbers, default=-1) + 1)
         for token, number in vocabulary.items():
-            self._tokens[number] = _decoded(token, known)
+            self._tokens[number] = token
         for token in added:
-            self._tokens[token["id"]] = b"" if token.get("special") else _decoded(token["content"], known)
+            self._tokens[token["id"]] = token["content"]
+        self._special = frozenset(token["id"] for token in added if token.get("special"))
 
     def __len__(self) -> int:
         return len(self._tokens)
@@ -60,14 +60,22 @@ class ByteTokens:
         StageError
             If the tokenizer has no such token.
         """
-        return b"".join(map(self.bytes_of, tokens)).decode("utf-8", "replace")
+        stream = self.stream()
+        return "".join([*map(stream.add, tokens), stream.rest()])
 
     def stream(self) -> TextStream:
         """Return what turns one token after the other into text."""
         return TextStream(self)
 
-    def bytes_of(self, token: int) -> bytes:
-        """Return the bytes of a token, none of a special one.
+    def bytes_of(self, token: int, *, first: bool) -> bytes | None:
+        """Return the bytes of a token; None for a special one.
+
+        Parameters
+        ----------
+        token
+            Its number.
+        first
+            Whether no other one but special ones came before.
 
         Raises
         ------
@@ -80,7 +88,7 @@ class ByteTokens:
                 f"the tokenizer must have every token of the model, got {len(self)} tokens, and a token {token}: take "
                 "the tokenizer.json of the model"
             )
-        return found
+        return None if token in self._special else self._decoder.bytes_of(found, first=first)
 
 
 class TextStream:
@@ -95,6 +103,8 @@ class TextStream:
     def __init__(self, tokens: ByteTokens) -> None:
         self._tokens = tokens
         self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._first = True
+        self._stripped, self._to_strip = tokens.strip
 
     def add(self, token: int) -> str:
         """Return the characters that a token completes, perhaps none.
@@ -104,7 +114,15 @@ class TextStream:
         StageError
             If the tokenizer has no such token.
         """
-        return self._decoder.decode(self._tokens.bytes_of(token))
+        found = self._tokens.bytes_of(token, first=self._first)
+        if found is None:
+            return ""
+        self._first = False
+        text = self._decoder.decode(found)
+        while text and self._to_strip:
+            begins = text[0] == self._stripped
+            text, self._to_strip = (text[1:], self._to_strip - 1) if begins else (text, 0)
+        return text
 
     def rest(self) -> str:
         """Return what stands for a character that was not completed."""
@@ -117,36 +135,7 @@ def read_tokens(path: str) -> ByteTokens:
     Raises
     ------
     StageError
-        If it is not that of a byte-level tokenizer.
+        If its tokens have no text that is known here.
     """
     with open(path, encoding="utf-8") as file:  # noqa: PTH123 - pathlib takes milliseconds to import
         return ByteTokens(json.load(file))
-
-
-def _is_byte_level(decoder: Mapping[str, Any] | None) -> bool:
-    if decoder is None:
-        return False
-    if decoder.get("type") == "Sequence":
-        parts = decoder.get("decoders") or []
-        return bool(parts) and all(map(_is_byte_level, parts))
-    return decoder.get("type") == _BYTE_LEVEL
-
-
-def _decoded(token: str, known: Mapping[str, int]) -> bytes:
-    """Return the bytes of a token: one a character, or those of its text if it has a character that stands for none."""
-    try:
-        return bytes([known[character] for character in token])
-    except KeyError:
-        return token.encode("utf-8", "surrogatepass")
-
-
-def _bytes_by_character() -> dict[str, int]:
-    """Return the byte that each character of a token stands for, as GPT-2's tokenizer writes them.
-
-    Printable ones stand for themselves, and the others are moved to characters from 256 on
-    (https://github.com/openai/gpt-2/blob/master/src/encoder.py).
-    """
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("\xa1"), ord("\xac") + 1), *range(ord("\xae"), 256)]
-    found = {chr(byte): byte for byte in printable}
-    others = [byte for byte in range(256) if chr(byte) not in found]
-    return found | {chr(256 + place): byte for place, byte in enumerate(others)}

@@ -26,8 +26,8 @@ def transcript_postprocessor(
     Parameters
     ----------
     vocabulary_file
-        A file among the stage's sources: a text with one token a line, or the `tokenizer.json` of a byte-level
-        tokenizer.
+        A file among the stage's sources: a text with one token a line, or the `tokenizer.json` of a byte-level or
+        SentencePiece tokenizer.
     output
         The model's output that holds the tokens, or the scores of each frame.
     blank

@@ -58,7 +58,7 @@ class Vocabulary:
 
 
 def read_vocabulary(path: str) -> Tokens:
-    """Return the tokens in a file: one a line, or those of a byte-level tokenizer if it is a `tokenizer.json`.
+    """Return the tokens in a file: one a line, or those of a tokenizer if it is a `tokenizer.json`.
 
     Raises
     ------

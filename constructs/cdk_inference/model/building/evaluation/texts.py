@@ -65,7 +65,7 @@ def read_tokens(file: Path) -> Tokens:
     Raises
     ------
     ModelBuildError
-        If it is the file of a tokenizer that is not byte-level.
+        If it is the file of a tokenizer that is neither byte-level nor SentencePiece's.
     """
     try:
         return read_vocabulary(str(file))
