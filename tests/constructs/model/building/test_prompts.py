@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import pytest
 
 from cdk_inference.errors import ModelBuildError
@@ -100,6 +101,8 @@ def test_its_weights_may_be_in_blocks_of_four_bits(tmp_path: Path) -> None:
     assert ((tokens >= 2) & (tokens < 260)).all()
     assert (lengths <= STEPS).all()
     assert small.manifest.precision == "weight_only"
+    operators = [node.op_type for node in onnx.load(next(small.path.glob("*.onnx"))).graph.node]
+    assert operators.count("GroupQueryAttention") == 2
 
 
 @pytest.mark.parametrize("content", ['{"model": {"type": "Unigram", "vocab": []}}', "not JSON"])

@@ -197,12 +197,12 @@ class _Numbering:
         for node in graph.node:
             index = next(self._nodes)
             node.name = f"{node.op_type}_{index}"
-            visible = [*node.input, *(n for g in _inner(node) for n in captured(g))]
+            visible = [*node.input, *(n for g in bodies(node) for n in captured(g))]
             for name in visible:
                 if name not in names and (name in weights or name in sparse):
                     names[name] = self._fresh(f"w{next(self._weights)}")
                     order.append(name)
-            for inner in _inner(node):
+            for inner in bodies(node):
                 self._number_inner(inner, dict(names))
             for position, name in enumerate(node.output):
                 if name not in names:
@@ -290,7 +290,7 @@ def constants(graph: onnx.GraphProto) -> set[str]:
     """Return the names of the weights, and of what is computed from them alone."""
     found = {"", *weights(graph)}
     for node in graph.node:
-        if node.input and not _inner(node) and found.issuperset(node.input):
+        if node.input and not bodies(node) and found.issuperset(node.input):
             found.update(node.output)
     return found
 
@@ -352,7 +352,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
 def _takers(graph: onnx.GraphProto) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for index, node in enumerate(graph.node):
-        for name in dict.fromkeys((*node.input, *(n for g in _inner(node) for n in captured(g)))):
+        for name in dict.fromkeys((*node.input, *(n for g in bodies(node) for n in captured(g)))):
             if name:
                 found.setdefault(name, []).append(index)
     return found
@@ -363,12 +363,13 @@ def captured(graph: onnx.GraphProto) -> list[str]:
     own = {v.name for v in graph.input} | {w.name for w in graph.initializer}
     own |= {w.values.name for w in graph.sparse_initializer}
     own |= {name for node in graph.node for name in node.output}
-    wanted = [n for node in graph.node for n in (*node.input, *(c for g in _inner(node) for c in captured(g)))]
+    wanted = [n for node in graph.node for n in (*node.input, *(c for g in bodies(node) for c in captured(g)))]
     wanted += [v.name for v in graph.output]
     return list(dict.fromkeys(n for n in wanted if n and n not in own))
 
 
-def _inner(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs within a node of control flow."""
     found = []
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
@@ -381,5 +382,5 @@ def _inner(node: onnx.NodeProto) -> list[onnx.GraphProto]:
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:
-        for inner in _inner(node):
+        for inner in bodies(node):
             yield from _graphs(inner)

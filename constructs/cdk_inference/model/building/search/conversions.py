@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,7 +18,7 @@ from cdk_inference.model.building.graph.graph import clean
 from cdk_inference.model.building.quantization.calibrate import calibrate
 from cdk_inference.model.building.quantization.precisions import convert, whole
 from cdk_inference.model.building.search.architecture import architecture, candidates
-from cdk_inference.model.building.search.optimize import optimize
+from cdk_inference.model.building.search.optimize import FLOAT, can_fuse_attention, optimize
 from cdk_inference.model.building.search.sensitivity import sensitivity, soften
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.precision import (
@@ -96,8 +96,11 @@ class GraphConversions:
         Whether there is calibration data.
     calibration, evaluation
         Return its inputs in each kind of data.
-    sample
-        Returns the inputs on which a graph with fused operators is compared with one without.
+    samples
+        Returns the inputs on which a graph with fused operators is compared with one without: the last one, or all if
+        attention is fused.
+    decodes
+        Whether a driver runs it with caches, whose attention can be fused.
     """
 
     float32: Path
@@ -107,7 +110,9 @@ class GraphConversions:
     calibrated: bool
     calibration: Callable[[], Sequence[Batch]]
     evaluation: Callable[[], Sequence[Batch]]
-    sample: Callable[[], Batch]
+    samples: Callable[[], Sequence[Batch]]
+    decodes: bool = False
+    _attention: bool | None = field(default=None, init=False, repr=False)
 
     @cached_property
     def model(self) -> onnx.ModelProto:
@@ -175,7 +180,14 @@ class GraphConversions:
 
     def fused_graph(self, graph: Model, precision: GraphPrecision, work: Path) -> Model:
         """Return a graph with operators fused for CPUs."""
-        return optimize(graph, precision.kind, self.declared, self.sample(), work)
+        attends = self.decodes and precision.kind not in FLOAT and self._attends(work)
+        return optimize(graph, precision.kind, self.declared, self.samples()[-1], work, attends=attends)
+
+    def _attends(self, work: Path) -> bool:
+        """Tell whether the float graph computes the same with fused attention."""
+        if self._attention is None:
+            self._attention = can_fuse_attention(self.model, self.declared, self.samples(), work)
+        return self._attention
 
     def _calibrate(self, precision: StaticInt8) -> Ranges:
         batches = self.calibration()

@@ -16,16 +16,19 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import onnx
 import onnxruntime as ort
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.evaluation.evaluate import check_export, start
 from cdk_inference.model.building.graph import aside
+from cdk_inference.model.building.graph.attention import fuse_attention
 from cdk_inference.model.building.graph.graph import clean, serialize
 from cdk_inference.model.building.graph.stored import MIN_STORED
 
 if TYPE_CHECKING:
-    import onnx
+    from collections.abc import Sequence
 
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.evaluation.metrics import Array
@@ -36,7 +39,9 @@ FLOAT = ("float32", "float16")
 """Precisions that GPUs run too: their graphs keep to operators that every kind of processor has."""
 
 
-def optimize(model: Model, precision: str, recipe: Declared, batch: Batch, work: Path) -> Model:
+def optimize(
+    model: Model, precision: str, recipe: Declared, batch: Batch, work: Path, *, attends: bool = False
+) -> Model:
     """Return the model with operators fused for CPUs, or as it is if that is for others.
 
     It also stays as it is if fusing would change its outputs, or make its weights larger. The reason is written to
@@ -50,16 +55,58 @@ def optimize(model: Model, precision: str, recipe: Declared, batch: Batch, work:
         The batch that both graphs are compared on.
     work
         A folder for files. It must exist as long as the result, if that is large.
+    attends
+        Whether to fuse attention to a cache first, as `can_fuse_attention` allows.
     """
     if precision in FLOAT:
         return model
     try:
-        optimized = _fused(model, work)
-        check_export(_run(model, recipe, batch), _run(optimized, recipe, batch), recipe)
+        own = _attending(aside.parsed(model), work) if attends else model
+        optimized = _fused(own, work)
+        (before,), (after,) = (_run(each, recipe, [batch]) for each in (own, optimized))
+        check_export(before, after, recipe)
     except ModelBuildError as error:
         sys.stderr.write(f"the model ships without fused operators: {error}\n")
         return model
     return optimized
+
+
+def can_fuse_attention(graph: onnx.ModelProto, recipe: Declared, calls: Sequence[Batch], work: Path) -> bool:
+    """Tell whether a float graph computes the same after its attention to a cache is fused; False if it has none.
+
+    Graphs in 8 or 4 bits cannot tell: a last bit of a float may become a step of such a number, layer by layer.
+
+    Parameters
+    ----------
+    calls
+        The inputs that a driver gives the graph. Each call is made for two items, as kernels may know no batches.
+    work
+        A folder for files.
+    """
+    fused = onnx.ModelProto()
+    fused.CopyFrom(graph)
+    twice = [{name: np.repeat(array, 2, axis=0) for name, array in call.items()} for call in calls]
+    try:
+        if not fuse_attention(fused):
+            return False
+        before, after = (_run(_kept(each, work / "attention"), recipe, twice) for each in (graph, fused))
+        for original, ours in zip(before, after, strict=True):
+            check_export(original, ours, recipe)
+    except ModelBuildError as error:
+        sys.stderr.write(f"the model ships without fused attention: {error}\n")
+        return False
+    return True
+
+
+def _attending(graph: onnx.ModelProto, work: Path) -> Model:
+    """Return a graph with its attention fused."""
+    fuse_attention(graph)
+    return _kept(graph, work / "attention")
+
+
+def _kept(graph: onnx.ModelProto, folder: Path) -> Model:
+    """Return a graph as it is opened: by its bytes, or by its path if it is large."""
+    return aside.save(graph, folder) if aside.is_aside(graph) else serialize(graph)
 
 
 def _fused(model: Model, work: Path) -> Model:
@@ -68,7 +115,7 @@ def _fused(model: Model, work: Path) -> Model:
     for disabled in ([], ["ConstantFolding"]):
         optimized = _optimized(model, work / "optimized.onnx", disabled)
         if _weight_bytes(optimized) <= _weight_bytes(aside.parsed(model)) + MIN_STORED:
-            return aside.save(optimized, work / "fused") if aside.is_aside(optimized) else serialize(optimized)
+            return _kept(optimized, work / "fused")
     raise ModelBuildError("fused operators must not make its weights larger")
 
 
@@ -102,11 +149,10 @@ def _saved(model: Model, options: ort.SessionOptions, target: Path, disabled: li
         raise ModelBuildError(f"onnxruntime cannot save the graph: {error}") from error
 
 
-def _run(model: Model, recipe: Declared, batch: Batch) -> list[Array]:
+def _run(model: Model, recipe: Declared, batches: Sequence[Batch]) -> list[list[Array]]:
     names = [spec.name for spec in recipe.outputs]
     session = start(model, "the model", exact=False)
     try:
-        outputs: list[Array] = session.run(names, batch)
+        return [session.run(names, batch) for batch in batches]
     except Exception as error:  # as above
         raise ModelBuildError(f"onnxruntime cannot run the graph: {error}") from error
-    return outputs

@@ -11,7 +11,7 @@ from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.graph import all_nodes
 from cdk_inference.model.building.search.conversions import GraphConversions, every_kind
 from cdk_inference.model.files import weights
-from cdk_inference.model.recipe.drivers import NEXT_TOKENS
+from cdk_inference.model.recipe.drivers import NEXT_TOKENS, Beam, Greedy
 from cdk_inference.model.recipe.graphs import Graph
 from cdk_inference.model.recipe.precision import Float32, PerGraph, describe
 from cdk_inference.model.recipe.structure import unstructure
@@ -49,7 +49,8 @@ def several(trials: Trials, source: Graphs) -> SeveralConversions:
             calibrated=trials.recipe.calibration is not None,
             calibration=lambda: recorded.calls(trials.calibration.inputs)[name],
             evaluation=lambda: recorded.calls(trials.samples.inputs)[name],
-            sample=lambda: recorded.calls([trials.sample])[name][-1],
+            samples=lambda: recorded.calls([trials.sample])[name],
+            decodes=name == [*source.graphs][-1] and isinstance(source.driver, Greedy | Beam),
         )
 
     graphs = {name: conversions(name, graph) for name, graph in source.deployed().items()}

@@ -151,7 +151,7 @@ class Trials:
             calibrated=self.recipe.calibration is not None,
             calibration=lambda: self.calibration.inputs,
             evaluation=lambda: self.samples.inputs,
-            sample=lambda: self.sample,
+            samples=lambda: [self.sample],
         )
 
     @cached_property
