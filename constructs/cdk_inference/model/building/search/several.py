@@ -11,7 +11,7 @@ from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.graph import all_nodes
 from cdk_inference.model.building.search.conversions import GraphConversions, every_kind
 from cdk_inference.model.files import weights
-from cdk_inference.model.recipe.drivers import NEXT_TOKENS, Beam, Greedy
+from cdk_inference.model.recipe.drivers import NEXT_TOKENS, Search
 from cdk_inference.model.recipe.graphs import Graph
 from cdk_inference.model.recipe.precision import Float32, PerGraph, describe
 from cdk_inference.model.recipe.structure import unstructure
@@ -50,7 +50,7 @@ def several(trials: Trials, source: Graphs) -> SeveralConversions:
             calibration=lambda: recorded.calls(trials.calibration.inputs)[name],
             evaluation=lambda: recorded.calls(trials.samples.inputs)[name],
             samples=lambda: recorded.calls([trials.sample])[name],
-            decodes=name == [*source.graphs][-1] and isinstance(source.driver, Greedy | Beam),
+            decodes=name == [*source.graphs][-1] and isinstance(source.driver, Search),
         )
 
     graphs = {name: conversions(name, graph) for name, graph in source.deployed().items()}
