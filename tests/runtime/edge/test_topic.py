@@ -43,15 +43,9 @@ def broker(tmp_path: Path) -> Iterator[dict[str, str]]:
     ):
         certificate.private_key_pem.write_to_path(paths[f"{prefix}key"])
         certificate.cert_chain_pems[0].write_to_path(paths[f"{prefix}cert"])
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    config = tmp_path / "mosquitto.conf"
     files = f"cafile {paths['ca']}\ncertfile {paths['cert']}\nkeyfile {paths['key']}"
-    config.write_text(
-        f"user root\nlistener {port} 127.0.0.1\nallow_anonymous true\nrequire_certificate true\n{files}\n"
-    )
-    with (tmp_path / "broker.log").open("w") as log:
-        process = subprocess.Popen([BROKER, "-c", config], stdout=log, stderr=log)
+    options = f"allow_anonymous true\nrequire_certificate true\n{files}"
+    process, port = start_broker(tmp_path, options)
     try:
         yield {
             "MQTT_URL": f"mqtts://127.0.0.1:{port}",
@@ -62,6 +56,22 @@ def broker(tmp_path: Path) -> Iterator[dict[str, str]]:
     finally:
         process.kill()
         process.wait()
+
+
+def start_broker(folder: Path, options: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a broker, and return it and its port: another one if somebody takes the port before the broker does."""
+    config, log = folder / "mosquitto.conf", folder / "broker.log"
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        config.write_text(f"user root\nlistener {port} 127.0.0.1\n{options}\n")
+        with log.open("w") as output:
+            process = subprocess.Popen([BROKER, "-c", config], stdout=output, stderr=output)
+        wait_until(lambda: any(said in log.read_text() for said in ("running", "Error: ")), log.read_text)
+        if "running" in log.read_text():
+            return process, port
+        process.wait()
+        assert "Address already in use" in log.read_text()
 
 
 class Peer:
