@@ -50,7 +50,7 @@ def test_a_good_candidate_gets_all_objects(releasing: Releasing) -> None:
         (
             "slow",
             "latency",
-            "the candidate is slower than the stable model on the same objects: over 1.25 times as long on ",
+            "the candidate is slower than the stable model on the same objects: over 1.5 times as long on ",
         ),
     ],
 )

@@ -43,7 +43,7 @@ PIPELINES = {
             steps=[50, 100],
             bake_time=cdk.Duration.seconds(1),
             window=cdk.Duration.seconds(10),
-            abort_on=[AbortOn.errors(), AbortOn.latency(times=1.25), AbortOn.disagreement(), alarm],
+            abort_on=[AbortOn.errors(), AbortOn.latency(times=1.5), AbortOn.disagreement(), alarm],
             compared=100,
             min_samples=10,
         ),
