@@ -237,6 +237,8 @@ def _todos(
         found.append("In `app.py`: crop and resize pictures with `Preprocess.image` as the model's training did.")
     if "pixels.py" in templates:
         found.append("In `pixels.py`: take the scale of the model's training.")
+    if "Preprocess.audio(" in preprocess:
+        found.append("In `app.py` and `data.py`: take the sampling rate of the model's training.")
     if "sound.py" in templates:
         found.append("In `sound.py`: take the rate of the model's training.")
     if "postprocess.py" in templates:

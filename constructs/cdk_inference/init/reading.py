@@ -25,6 +25,8 @@ _TOKENS = frozenset(("input_ids", "attention_mask", "token_type_ids"))
 _FREE_SIZES = {"height": 224, "width": 224, "sequence": 16}
 _FREE_SIZE = 16
 _FREE_SOUND = 16_000
+_RATE = 16_000  # Hz; the user puts that of the training in its place
+_MOST_SECONDS = 3_600  # of `Preprocess.audio`
 
 PILLOW = "pillow==installed"
 """Stands for the version that is installed, with which the data of the build are made."""
@@ -202,22 +204,34 @@ def _sound(model: InspectedModel) -> Reading | None:
         return None
     if len(spec.shape) < 2 or (isinstance(spec.shape[-1], int) and spec.shape[-1] < _LEAST_SAMPLES):  # noqa: PLR2004
         return None
+    length, fixed = _size(spec.shape[-1], _FREE_SOUND), isinstance(spec.shape[-1], int)
+    builtin = len(spec.shape) == 2 and length <= _MOST_SECONDS * _RATE  # noqa: PLR2004 - (batch, samples)
     return Reading(
         kind="sounds as WAV files",
-        builtin="",
+        builtin=_audio(length, fixed=fixed) if builtin else "",
         options=(
             'sources=["sound.py"]',
             _suffixes("wav"),
         ),
         sample="sample.wav",
         data="data_sounds.py.j2",
-        templates={"sound.py": "sound.py.j2", "preprocess.py": "preprocess_sounds.py.j2"},
-        values={
-            "length": _size(spec.shape[-1], _FREE_SOUND),
-            "fixed": isinstance(spec.shape[-1], int),
-            "shape": (*spec.shape[1:-1], -1),
-        },
+        templates={} if builtin else {"sound.py": "sound.py.j2", "preprocess.py": "preprocess_sounds.py.j2"},
+        values={"length": length, "fixed": fixed, "own": not builtin, "shape": (*spec.shape[1:-1], -1)},
     )
+
+
+def _audio(length: int, *, fixed: bool) -> str:
+    """Return the built-in stage; of one length, it cuts recordings or fills them up with silence."""
+    if not fixed:
+        return f"Preprocess.audio(sample_rate={_RATE:_})"
+    seconds = length / _RATE
+    lines = (
+        f"sample_rate={_RATE:_}",
+        f"max_seconds={seconds}",
+        'too_long="truncate"',
+        f"pad_to_multiple_of={seconds}",
+    )
+    return "Preprocess.audio(\n" + "".join(f"        {line},\n" for line in lines) + "    )"
 
 
 def _array(model: InspectedModel) -> Reading | None:

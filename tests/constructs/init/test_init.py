@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import http.server
+import io
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import wave
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -112,7 +114,13 @@ CASES: dict[str, tuple[onnx.ModelProto, str, str]] = {
         "Preprocess.json(fields=FIELDS)",
         "",
     ),
-    "sound": (graph({"wave": ("n", "samples")}, {"scores": ("n", 3)}), 'sources=["sound.py"]', "classification"),
+    "sound": (graph({"wave": ("n", 1, "samples")}, {"scores": ("n", 3)}), 'sources=["sound.py"]', "classification"),
+    "recordings": (
+        graph({"wave": ("n", "samples")}, {"scores": ("n", 3)}),
+        "preprocess=Preprocess.audio(sample_rate=16_000),",
+        "classification",
+    ),
+    "snippets": (graph({"wave": ("n", 4000)}, {"scores": ("n", 3)}), "pad_to_multiple_of=0.25,", "classification"),
     "array": (graph({"series": ("n", 20, 6)}, {"forecast": ("n", 4)}), "Preprocess.tensor()", ""),
     "columns": (
         graph({"amount": (None, 1), "label": (None, 1)}, {"probabilities": (None, 2)}, probabilities="true"),
@@ -236,6 +244,19 @@ def test_the_stage_of_the_project_reads_the_sample_and_rejects_another_file(
     check_batch({key: value[None] for key, value in inputs.items()}, recipe.inputs, "sample")
     with pytest.raises(RejectItem):
         preprocess(b"no such thing", None)
+
+
+@pytest.mark.usefixtures("own_modules")
+def test_a_recording_of_any_rate_is_read(projects: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(projects["sound"]))
+    preprocess = runpy.run_path(str(projects["sound"] / "preprocess.py"))["preprocess"]
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setparams((2, 1, 8_000, 0, "NONE", ""))
+        file.writeframes(bytes([192]) * 2 * 4_000)
+    made = preprocess(stream.getvalue(), None)
+    assert made.shape == (1, 8_000)
+    np.testing.assert_allclose(made[0, 2_000:6_000], 0.5, atol=0.01)
 
 
 def test_a_picture_of_any_size_is_read(projects: dict[str, Path]) -> None:
