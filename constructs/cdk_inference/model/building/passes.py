@@ -97,7 +97,8 @@ class Passes:
         """
         if changed := changed_files(expected, hash_files(folder, recipe)):
             raise ModelBuildError(
-                f"files in {folder} must not change during the build, got {', '.join(changed[:5])}; build again"
+                f"files in {folder} must not change during the build, got {', '.join(changed[:5])}; build again, and "
+                "keep what changes by itself, such as logs, elsewhere"
             )
         if self._reads is not None and (missed := self._reads.missed(expected)):
             raise ModelBuildError(

@@ -178,8 +178,8 @@ class Judge:
             if scores.ndim < _CLASSIFIED or places >= scores.shape[-1]:
                 raise ModelBuildError(
                     f"metric '{self.evaluation.metric}' needs more than {places} classes on the last axis, got "
-                    f"{scores.shape} as the shape of output '{self.names[output]}'; "
-                    "use another, such as 'cosine' or 'mean_absolute_error'"
+                    f"{scores.shape} as the shape of output '{self.names[output]}'; declare the output with a score "
+                    "for each class, or use another metric, such as 'cosine' or 'mean_absolute_error'"
                 )
             sure: Array = confidences(reference) >= (self.evaluation.min_confidence or 0.0)
             truth = self._classes(index, scores) if self.evaluation.needs_labels else np.argmax(reference, axis=-1)

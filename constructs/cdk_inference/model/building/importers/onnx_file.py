@@ -18,6 +18,7 @@ from cdk_inference.model.building.evaluation.session import AS_WRITTEN, open_ses
 from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.graph import BATCH_WIDE, all_nodes
 from cdk_inference.model.building.importers.archive import describe_file, shorten
+from cdk_inference.model.building.importers.converted import mend
 from cdk_inference.model.building.importers.tensors import check_batch, check_outputs, declare, spell
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.tensors import STRING
@@ -69,6 +70,7 @@ def load_onnx(recipe: Declared, path: Path, external: Iterable[Path], scratch: P
     try:
         _find_weights(model, path.parent, {file.name: file for file in external}, subject)
         _check_opset(model, subject)
+        mend(model, subject)
         single = _check_tensors(model, recipe, subject)
     except (TypeError, AttributeError) as error:  # texts that are not UTF-8 come as bytes
         raise ModelBuildError(f"{subject} must contain only strings of valid UTF-8; export it again") from error
@@ -356,7 +358,11 @@ def _check_tensors(model: onnx.ModelProto, recipe: Declared, subject: str) -> bo
     fits = set(inputs) == {s.name for s in recipe.inputs} and all(s.name in outputs for s in recipe.outputs)
     for spec in recipe.inputs if fits else ():
         fits = fits and _fits(inputs[spec.name], spec, batches)
-    fits = fits and len(batches) <= 1 and all(_fits(outputs[s.name], s, None) for s in recipe.outputs)
+    fits = fits and len(batches) <= 1
+    if fits and not all(_fits(outputs[s.name], s, None) for s in recipe.outputs):
+        # Converters write wrong sizes of outputs, such as 1 for trees of several numbers. Runs check those too.
+        inferred = _inferred_outputs(model)
+        fits = all(_fits(inferred[s.name], s, None) for s in recipe.outputs)
     if not fits:
         actual, declared = (
             f"inputs=({_list(i)},), outputs=({_list(o)},)"
@@ -369,6 +375,20 @@ def _check_tensors(model: onnx.ModelProto, recipe: Declared, subject: str) -> bo
     return batches == {True}
 
 
+def _inferred_outputs(model: onnx.ModelProto) -> dict[str, onnx.ValueInfoProto]:
+    """Return the outputs of a graph with the shapes that follow from its nodes, and none where none follows."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    try:
+        copy = onnx.shape_inference.infer_shapes(copy)
+    except Exception:  # it has no type for what it cannot infer, or for a graph that is too large
+        return {value.name: value for value in model.graph.output}
+    return {value.name: value for value in copy.graph.output}
+
+
 def _check_kind(value: onnx.ValueInfoProto, subject: str) -> None:
     kind = value.type.WhichOneof("value")
     text = kind == "tensor_type" and value.type.tensor_type.elem_type == TensorProto.STRING
@@ -376,8 +396,8 @@ def _check_kind(value: onnx.ValueInfoProto, subject: str) -> None:
         return
     found = "text" if text else f"a {(kind or 'nothing').removesuffix('_type')}"
     raise ModelBuildError(
-        f"{subject}: its output '{value.name}' must be a tensor of numbers, got {found}; convert scikit-learn "
-        "classifiers with options={'zipmap': False}, or declare the other outputs alone"
+        f"{subject}: its output '{value.name}' must be a tensor of numbers, got {found}; export it as a tensor, or "
+        "declare the other outputs alone"
     )
 
 

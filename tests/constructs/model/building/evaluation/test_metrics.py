@@ -290,7 +290,7 @@ def test_metric_that_could_not_fail_on_an_output_is_refused(shape: tuple[int, ..
     """One class is always the best, and the right one is always among all of them."""
     metric = "top5_agreement" if shape == (4, 5) else "top1_agreement"
     with pytest.raises(
-        ModelBuildError, match=rf"metric '{metric}' needs more than \d classes .*'y'; use another, such as 'cosine'"
+        ModelBuildError, match=rf"metric '{metric}' needs more than \d classes .*'y'; declare the output with a score"
     ):
         judge(metric, np.ones(shape)).score([[np.ones(shape)]])
 

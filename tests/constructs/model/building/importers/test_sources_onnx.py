@@ -273,22 +273,90 @@ def test_example_that_the_graph_cannot_compute_fails(open_net) -> None:
         loaded.run(EXAMPLE)
 
 
-def test_classifier_that_returns_a_map_is_refused(open_net) -> None:
-    probabilities = onnx.ValueInfoProto(name="p")
-    kind = probabilities.type.sequence_type.elem_type.map_type
+def classifier(*nodes: onnx.NodeProto, labels: dict[str, Any]) -> onnx.ModelProto:
+    """Return y = relu(x @ w), which nodes make of x, and a map of y for each item, `p`."""
+    maps = onnx.ValueInfoProto(name="p")
+    kind = maps.type.sequence_type.elem_type.map_type
     kind.key_type = TensorProto.INT64
     kind.value_type.tensor_type.elem_type = TensorProto.FLOAT
-    nodes = [
-        helper.make_node("Identity", ["x"], ["y"]),
-        helper.make_node("ZipMap", ["x"], ["p"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2, 3]),
-    ]
-    model = make(nodes, outputs=[value("y", ["N", 4]), probabilities], weights={}, ai_onnx_ml=1)
-    y = TensorSpec("y", "float32", ("batch", 4))
-    check(open_net(model, outputs=[y]), EXAMPLE, [EXAMPLE["x"]])
+    zips = helper.make_node("ZipMap", ["y"], ["p"], domain="ai.onnx.ml", **labels)
+    return make([*nodes, zips], outputs=[maps], ai_onnx_ml=1)
+
+
+@pytest.mark.parametrize("labels", [{"classlabels_int64s": [0, 1, 2]}, {"classlabels_strings": ["a", "b", "c"]}])
+def test_a_map_of_probabilities_becomes_the_tensor_that_it_is_made_of(open_net, labels: dict[str, Any]) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    model = check(
+        open_net(classifier(*nodes, labels=labels), outputs=[TensorSpec("p", "float32", ("batch", 3))]),
+        EXAMPLE,
+        [EXPECTED],
+    )
+    assert [node.op_type for node in model.graph.node] == ["MatMul", "Relu"]
+    with pytest.raises(ModelBuildError, match=r'got .*outputs=\(TensorSpec\("p", "float32", \("batch", 3\)\),\)'):
+        open_net(outputs=[TensorSpec("p", "float32", ("batch", 4))])
+
+
+def test_sequences_of_tensors_are_refused(open_net) -> None:
+    sequence = helper.make_tensor_sequence_value_info("p", TensorProto.FLOAT, None)
+    nodes = [helper.make_node("SequenceConstruct", ["x", "x"], ["p"])]
+    with pytest.raises(ModelBuildError, match=r"output 'p' must be a tensor of numbers, got a sequence; export it as"):
+        open_net(make(nodes, outputs=[sequence], weights={}), outputs=[TensorSpec("p", "float32", ("batch", 4))])
+
+
+def test_trees_of_several_numbers_may_say_that_they_return_one(open_net) -> None:
+    """As skl2onnx writes them."""
+    tree = helper.make_node(
+        "TreeEnsembleRegressor",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        n_targets=2,
+        nodes_treeids=[0],
+        nodes_nodeids=[0],
+        nodes_featureids=[0],
+        nodes_modes=["LEAF"],
+        nodes_values=[0.0],
+        nodes_truenodeids=[0],
+        nodes_falsenodeids=[0],
+        target_treeids=[0, 0],
+        target_nodeids=[0, 0],
+        target_ids=[0, 1],
+        target_weights=[3.0, 5.0],
+    )
+    model = make([tree], outputs=[value("y", [None, 1])], weights={}, ai_onnx_ml=1)
+    check(open_net(model, outputs=[TensorSpec("y", "float32", ("batch", 2))]), EXAMPLE, [np.array([[3, 5]] * 3, "f4")])
     with pytest.raises(
-        ModelBuildError, match=r"output 'p' must be a tensor of numbers, got a sequence; .*'zipmap': False"
+        ModelBuildError, match=r'the graph must return .*3\)\), as .* got .*"y", "float32", \("batch", 2\)\)'
     ):
-        open_net(model, outputs=[y, TensorSpec("p", "float32", ("batch", 4))])
+        open_net(outputs=[TensorSpec("y", "float32", ("batch", 3))]).run(EXAMPLE)
+
+
+@pytest.mark.parametrize("locale", [{}, {"locale": "en_US"}])
+def test_texts_change_their_case_by_a_locale_that_functions_have(open_net, locale: dict[str, str]) -> None:
+    lower = helper.make_node("StringNormalizer", ["x"], ["z"], case_change_action="LOWER", **locale)
+    counts = helper.make_node(
+        "TfIdfVectorizer",
+        ["z"],
+        ["y"],
+        mode="TF",
+        min_gram_length=1,
+        max_gram_length=1,
+        max_skip_count=0,
+        ngram_counts=[0],
+        ngram_indexes=[0, 1, 2],
+        pool_strings=["größe", "éa", "b"],
+    )
+    texts = TensorSpec("x", "string", (3,))
+    model = make([lower, counts], [value("x", [3], TensorProto.STRING)], [value("y", [3])], {})
+    loaded = open_net(model, [texts], [TensorSpec("y", "float32", (3,))])
+    assert loaded.run({"x": np.array(["GRÖSSE", "Größe", "ÉA"])})[0].tolist() == [1, 1, 0]
+
+
+def test_the_case_of_another_language_fails(open_net) -> None:
+    lower = helper.make_node("StringNormalizer", ["x"], ["y"], case_change_action="LOWER", locale="tr_TR.UTF-8")
+    model = make([lower], [value("x", [3], TensorProto.STRING)], [value("y", [3], TensorProto.STRING)], {})
+    with pytest.raises(ModelBuildError, match=r"without a locale, got 'tr_TR\.UTF-8', which functions lack"):
+        open_net(model, [TensorSpec("x", "string", (3,))], [TensorSpec("y", "float32", (3,))])
 
 
 def test_text_outputs_are_refused(open_net) -> None:
