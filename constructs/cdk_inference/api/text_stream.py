@@ -22,7 +22,7 @@ from cdk_inference.stages.inference import engine_environment
 from cdk_inference.stages.longest_text import check_longest_text
 from cdk_inference.stages.preprocess import reading_environment
 from cdk_inference.stages.stage_code import TOKENIZER_FILE
-from cdk_inference.stages.tokenizer import check_decodes, tokenizer_file
+from cdk_inference.stages.tokenizer import check_decodes, check_stop, tokenizer_file
 from inference_runtime.model import DRIVER_FILE
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class TextStream(StageFunction):
         How the bytes of a request become the prompt, such as `Preprocess.text`.
     tokenizer
         The model's ``tokenizer.json``, byte-level or of SentencePiece: a path, or where it comes from.
+    stop
+        Strings before the first of which a text ends, at most 8. The model writes nothing after it. Default: none.
     content_types
         The media types that requests may have, such as ``["application/json"]``. Default: any.
     max_object_size
@@ -94,7 +96,8 @@ class TextStream(StageFunction):
     Raises
     ------
     PropError
-        The model does not write, a stage does not fit it, the model comes in an image, or the function is in a VPC.
+        The model does not write, a stage does not fit it, the model comes in an image, or the function is in a VPC. Or
+        a string of ``stop`` is empty.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class TextStream(StageFunction):
         model: ModelArtifact,
         preprocess: Preprocess,
         tokenizer: str | Path | Download | HubFile | PackageFile,
+        stop: Sequence[str] = (),
         content_types: Sequence[str] = (),
         max_object_size: Size | None = None,
         allowed_origins: Sequence[str] = (),
@@ -118,6 +122,7 @@ class TextStream(StageFunction):
         _check_writes(model)
         _check_network(options.get("vpc"), capacity)
         check_content_types(content_types)
+        check_stop(stop)
         path = tokenizer_file(tokenizer)
         check_decodes(path)
         code = preprocess.bind(model.inputs)
@@ -145,6 +150,7 @@ class TextStream(StageFunction):
                 **engine_environment(model),
                 "TOKENIZER_FILE": TOKENIZER_FILE,
                 "AWS_LAMBDA_EXEC_WRAPPER": f"/var/task/{_SCRIPT_FILE}",
+                **({"TEXT_STOP": json.dumps(list(stop))} if stop else {}),
                 **({"API_CONTENT_TYPES": " ".join(content_types)} if content_types else {}),
             },
             memory_size=memory_size,

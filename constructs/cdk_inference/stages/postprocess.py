@@ -32,7 +32,7 @@ from cdk_inference.stages.stage_code import (
     shape_text,
     user_code,
 )
-from cdk_inference.stages.tokenizer import check_decodes, tokenizer_file
+from cdk_inference.stages.tokenizer import check_decodes, check_stop, tokenizer_file
 from cdk_inference.storage.work_bucket import MASKS, TENSORS
 
 if TYPE_CHECKING:
@@ -304,6 +304,7 @@ class Postprocess:
         vocabulary: str | Path | None = None,
         tokenizer: str | Path | Download | HubFile | PackageFile | None = None,
         output: str = "tokens",
+        stop: Sequence[str] = (),
     ) -> Postprocess:
         """Store the text of a decoder's tokens as ``text``, with ``score`` if the model has an output ``scores``.
 
@@ -320,19 +321,23 @@ class Postprocess:
             Gemma and T5. Special tokens are left out.
         output
             The model's output that holds the tokens. Default: ``"tokens"``, as decoders have it.
+        stop
+            Strings before the first of which the text ends, at most 8. The model still writes what follows; see
+            `TextStream` for one that does not. Default: none.
 
         Raises
         ------
         PropError
-            The file does not exist, or there are no tokens. Or the tokens are of another kind.
+            The file does not exist, or there are no tokens. Or the tokens are of another kind, or a string is empty.
         """
         if (vocabulary is None) is (tokenizer is None):
             raise PropError("text must have either a vocabulary or a tokenizer; pass the one that the model has")
+        check_stop(stop)
         if vocabulary is not None:
-            return cls._transcript(vocabulary, output, None)
+            return cls._transcript(vocabulary, output, None, stop)
         path = tokenizer_file(tokenizer)  # type: ignore[arg-type] # one of them is given
         tokens = check_decodes(path)
-        return cls(_transcript_code(TOKENIZER_FILE, path, output, None), output=output, tokens=tokens)
+        return cls(_transcript_code(TOKENIZER_FILE, path, output, None, stop), output=output, tokens=tokens)
 
     @classmethod
     def ctc(cls, *, vocabulary: str | Path, blank: int = 0, output: str = "logits") -> Postprocess:
@@ -357,7 +362,9 @@ class Postprocess:
         return cls._transcript(vocabulary, output, blank)
 
     @classmethod
-    def _transcript(cls, vocabulary: str | Path, output: str, blank: int | None) -> Postprocess:
+    def _transcript(
+        cls, vocabulary: str | Path, output: str, blank: int | None, stop: Sequence[str] = ()
+    ) -> Postprocess:
         path = Path(vocabulary)
         if not read_lines(path, "vocabulary"):
             raise PropError("vocabulary must hold every token of the model, got none")
@@ -365,7 +372,7 @@ class Postprocess:
         tokens = path.read_text("utf-8").removesuffix("\n").count("\n") + 1
         if blank is not None and not 0 <= blank < tokens:
             raise PropError(f"blank must be 0 to {tokens - 1}, a token of the vocabulary, got {blank}")
-        code = _transcript_code(VOCABULARY_FILE, path, output, blank)
+        code = _transcript_code(VOCABULARY_FILE, path, output, blank, stop)
         return cls(code, output=output, tokens=tokens)
 
     @classmethod
@@ -616,11 +623,16 @@ def row_environment(results: IResultsTable, result_ttl: Duration | None) -> dict
     }
 
 
-def _transcript_code(name: str, path: Path, output: str, blank: int | None) -> StageCode:
+def _transcript_code(name: str, path: Path, output: str, blank: int | None, stop: Sequence[str]) -> StageCode:
     """Return the code that makes text of tokens, with the file that knows them under a name."""
     return StageCode(
         f"{BUILTIN}.transcript:transcript_postprocessor",
-        options={"vocabulary_file": name, "output": output, "blank": blank},
+        options={
+            "vocabulary_file": name,
+            "output": output,
+            "blank": blank,
+            **({"stop": list(stop)} if stop else {}),
+        },
         sources={name: path},
         runtime_requirements="postprocess",
     )

@@ -12,7 +12,12 @@ from inference_runtime.errors import StageError
 from inference_runtime.stages.builtin.byte_tokens import read_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
+
+_MOST_STOPS = 8  # together, they fit into the variables of a function
+_LONGEST_STOP = 32
 
 
 def tokenizer_file(tokenizer: str | Path | Download | HubFile | PackageFile) -> Path:
@@ -63,3 +68,19 @@ def check_decodes(path: Path) -> int:
         return len(read_tokens(str(path)))
     except StageError as error:
         raise PropError(f"tokenizer must have tokens that can be turned into text, got '{path}': {error}") from None
+    except (AttributeError, LookupError, TypeError, ValueError):
+        raise PropError(f"tokenizer must be as the library tokenizers writes it, got '{path}'; save it again") from None
+
+
+def check_stop(stop: Sequence[str]) -> None:
+    """Refuse strings that cannot end a text.
+
+    Raises
+    ------
+    PropError
+        The message names them.
+    """
+    if len(stop) > _MOST_STOPS or not all(0 < len(one) <= _LONGEST_STOP for one in stop):
+        raise PropError(
+            f"stop must be at most {_MOST_STOPS} strings of 1 to {_LONGEST_STOP} characters, got {list(stop)!r}"
+        )

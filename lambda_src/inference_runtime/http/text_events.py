@@ -17,6 +17,7 @@ from inference_runtime.environment import json_variable, required
 from inference_runtime.errors import LittleTimeError, MalformedMessageError, RejectItem, reason_of
 from inference_runtime.http.requests import RefusedError, message_of
 from inference_runtime.stages.builtin.byte_tokens import read_tokens
+from inference_runtime.stages.builtin.stops import Stops
 from inference_runtime.stages.deadline import Deadline
 from inference_runtime.stages.inputs import InputSpec, check_inputs
 from inference_runtime.stages.item import Item
@@ -57,6 +58,8 @@ class TextWriter:
         Make text.
     model_version
         The version of the model.
+    stop
+        Strings before the first of which a text ends.
     """
 
     def __init__(
@@ -67,12 +70,14 @@ class TextWriter:
         inputs: Sequence[InputSpec],
         tokens: ByteTokens,
         model_version: str,
+        stop: Sequence[str] = (),
     ) -> None:
         self._engine = engine
         self._preprocess = preprocess
         self._inputs = inputs
         self._tokens = tokens
         self._model_version = model_version
+        self._stop = stop
 
     @classmethod
     def from_environment(cls, engine: LocalEngine) -> TextWriter:
@@ -89,6 +94,7 @@ class TextWriter:
             inputs=[InputSpec.from_json(spec) for spec in json_variable("MODEL_INPUTS", list)],
             tokens=read_tokens(os.path.join(os.environ.get("LAMBDA_TASK_ROOT", ""), required("TOKENIZER_FILE"))),  # noqa: PTH118
             model_version=required("MODEL_VERSION"),
+            stop=json_variable("TEXT_STOP", list) if "TEXT_STOP" in os.environ else (),
         )
 
     def begin(self, event: Mapping[str, Any], context: object) -> Iterator[bytes]:
@@ -138,21 +144,24 @@ class TextWriter:
     def _events(self, first: Hypothesis, steps: Iterator[Hypothesis]) -> Iterator[bytes]:
         """Yield the events of a text whose first step is done."""
         began = time.monotonic()
-        text, answer, reason = self._tokens.stream(), first, TIME
+        text, stops, answer, reason = self._tokens.stream(), Stops(self._stop), first, TIME
         written = 0
         try:
             while True:
                 if len(answer.tokens) > written:
                     written = len(answer.tokens)
-                    if new := text.add(answer.tokens[-1]):
+                    if new := stops.add(text.add(answer.tokens[-1])):
                         yield _event({"text": new})
+                if stops.reached:
+                    reason = STOP
+                    break
                 if answer.ended:
                     reason = STOP if answer.steps > len(answer.tokens) else LENGTH
                     break
                 answer = next(steps)
         except LittleTimeError:
             _log.warning("the invocation's time is nearly over: the text ends after %d tokens", written)
-        if rest := text.rest():
+        if rest := stops.add(text.rest()) + stops.rest():
             yield _event({"text": rest})
         _log.info(
             "wrote %d tokens, the others in %.2f s after the first: %s", written, time.monotonic() - began, reason

@@ -46,6 +46,7 @@ def made(stream: Callable[..., TextStream]) -> cdk.Stack:
     stack = make_stack()
     writer = stream(
         stack,
+        stop=["\n\n"],
         content_types=["application/json"],
         allowed_origins=["https://example.com"],
         capacity=Capacity.snap_start(),
@@ -76,6 +77,7 @@ def test_the_function_asks_for_events_itself(made: cdk.Stack) -> None:
     assert variables["AWS_LAMBDA_EXEC_WRAPPER"] == "/var/task/write_text"
     assert (variables["TOKENIZER_FILE"], variables["API_CONTENT_TYPES"]) == ("tokenizer.json", "application/json")
     assert json.loads(variables["PREPROCESS_OPTIONS"])["inputs"]["max_tokens"] == "int64"
+    assert json.loads(variables["TEXT_STOP"]) == ["\n\n"]
     assert (properties["SnapStart"], properties["Timeout"]) == ({"ApplyOn": "PublishedVersions"}, 180)
     (role,) = (one for name, one in resources(made, "AWS::IAM::Policy").items() if name.startswith("Texts"))
     actions = [statement["Action"] for statement in role["Properties"]["PolicyDocument"]["Statement"]]
@@ -112,6 +114,7 @@ def test_the_script_starts_the_process_in_place_of_lambdas_client(tmp_path: Path
     ("props", "message"),
     [
         ({"recipe": replace(RECIPE, outputs=RECIPE.outputs[1:])}, "model must write one token after the other"),
+        ({"stop": [""]}, "stop must be at most 8 strings"),
         ({"content_types": ["JSON"]}, "content_types must be media types"),
         ({"tokenizer": WRITER / "none.json"}, "tokenizer must be an existing file"),
         ({"timeout": cdk.Duration.minutes(16)}, "timeout must be"),

@@ -400,12 +400,21 @@ def test_a_text_stage_ships_a_tokenizer_of_bytes_or_pieces(tmp_path):
     code = Postprocess.text(tokenizer=path).bind((SPOKEN,))
     assert code.options == {"vocabulary_file": "tokenizer.json", "output": "tokens", "blank": None}
     assert code.sources == {"tokenizer.json": path}
+    stopped = Postprocess.text(tokenizer=path, stop=("\n\n", "User:")).bind((SPOKEN,))
+    assert stopped.options == {**code.options, "stop": ["\n\n", "User:"]}
+    for stop in ([""], ["a" * 33], ["a"] * 9):
+        with pytest.raises(PropError, match="stop must be at most 8 strings of 1 to 32 characters"):
+            Postprocess.text(tokenizer=path, stop=stop)
     path.write_text(json.dumps(written | {"decoder": {"type": "WordPiece"}}))
     with pytest.raises(PropError, match=r"turned into text, got '.*writer.json': .* got WordPiece"):
         Postprocess.text(tokenizer=path)
     pieces = {"model": {"vocab": [["\u2581a", 0.0]]}, "decoder": {"type": "Metaspace", "replacement": "\u2581"}}
     path.write_text(json.dumps(pieces))
     assert Postprocess.text(tokenizer=path).bind((SPOKEN,)) == code
+    for broken in ({"vocab": [["a"]]}, {"vocab": {"a": "0"}}, {"vocab": {"a": 0}}):
+        path.write_text(json.dumps(pieces | {"model": broken, "added_tokens": [{"content": "b"}]}))
+        with pytest.raises(PropError, match=r"must be as the library tokenizers writes it, got .*writer.json"):
+            Postprocess.text(tokenizer=path)
     (tmp_path / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>")
     with pytest.raises(PropError, match=r"got the SentencePiece model .*; let transformers write one"):
         Postprocess.text(tokenizer=tmp_path / "spiece.model")

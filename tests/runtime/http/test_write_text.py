@@ -373,13 +373,14 @@ def write(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Answer, dict[s
     monkeypatch.setenv("MAX_OBJECT_BYTES", "40")
     tokens = ByteTokens({"model": {"vocab": {t: n for n, t in enumerate(BYTES)}}, "decoder": {"type": "ByteLevel"}})
 
-    def write(said: list[int], end: Exception | str) -> tuple[Answer, dict[str, Any]]:
+    def write(said: list[int], end: Exception | str, stop: tuple[str, ...] = ()) -> tuple[Answer, dict[str, Any]]:
         writer = TextWriter(
             engine=Engine(said, end),  # type: ignore[arg-type]
             preprocess=lambda data, item: np.array([len(data)], np.int64),
             inputs=[InputSpec("asked", "int64", ("tokens",))],
             tokens=tokens,
             model_version="m1",
+            stop=stop,
         )
         monkeypatch.setattr(write_text, "_opened", [writer])
         api = Lambda()
@@ -413,6 +414,18 @@ def test_no_part_has_half_a_character_and_the_end_says_why_it_came(
     ]
     assert not answer.trailers
     assert (whole["statusCode"], whole["body"].encode()) == (200, answer.body)
+
+
+def test_a_text_ends_before_a_string_and_nothing_is_written_after_it(write: Callable[..., Any]) -> None:
+    never = ValueError("the model was asked for more")
+    answer, whole = write([0, 1, 2, 0, 4, 5, 1], never, ("zz", "a\xe9b"))  # its characters are in four tokens
+    assert answer.events == [
+        *(("message", {"text": text}) for text in ("ab", "c")),
+        ("end", {"finish_reason": "stop", "tokens": 7, "model_version": "m1"}),
+    ]
+    assert whole["body"].encode() == answer.body
+    held, _ = write([1, 0, 4, 5], LittleTimeError("late"), ("a\xe9b",))
+    assert [data.get("text") for _, data in held.events] == ["b", "a\xe9", None]
 
 
 def test_a_model_that_fails_after_some_text_is_told_to_the_caller_and_to_lambda(write: Callable[..., Any]) -> None:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from inference_runtime.stages.builtin.stops import cut
 from inference_runtime.stages.builtin.vocabulary import LENGTHS, collapsed, read_vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from inference_runtime.stages.item import Item
     from inference_runtime.tensors.tensor import Array
@@ -19,7 +20,7 @@ _SCORES = 2  # axes: frames and tokens
 
 
 def transcript_postprocessor(
-    vocabulary_file: str, output: str, blank: int | None = None
+    vocabulary_file: str, output: str, blank: int | None = None, stop: Sequence[str] = ()
 ) -> Callable[[Mapping[str, Array], Item], dict[str, Any]]:
     """Return a postprocessing function for a model that gives tokens.
 
@@ -33,6 +34,8 @@ def transcript_postprocessor(
     blank
         The token that stands for none; None for tokens that are taken as they are. Without a blank, tokens after the
         item's `lengths` do not count, if the model has such an output.
+    stop
+        Strings before the first of which the text ends.
 
     Returns
     -------
@@ -51,7 +54,8 @@ def transcript_postprocessor(
         if blank is None and lengths is not None and not lengths.ndim and lengths.dtype.kind in "iu":
             values = values[: int(lengths)]
         tokens = values.tolist()
-        said = {"text": vocabulary.text(tokens if blank is None else collapsed(tokens, blank))}
+        text = vocabulary.text(tokens if blank is None else collapsed(tokens, blank))
+        said = {"text": cut(text, stop)}
         scores = outputs.get("scores")
         return said if scores is None or scores.ndim else {**said, "score": float(scores)}
 

@@ -113,6 +113,8 @@ def test_the_row_has_the_text_up_to_the_length(
         "scores": np.array(-2.5, np.float32),
     }
     assert postprocess(outputs, None) == {"text": "the film 0.3", "score": -2.5}  # type: ignore[arg-type]
+    stopping = transcript_postprocessor(str(files[kind]), "tokens", stop=["lm 0", "0.3"])
+    assert stopping(outputs, None)["text"] == "the fi"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", KINDS)

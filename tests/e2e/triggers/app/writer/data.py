@@ -26,4 +26,6 @@ def evaluation() -> Iterator[dict[str, np.ndarray]]:
             "input_ids": np.array([[*row, *[0] * (width - len(row))] for row in rows], np.int64),
             "attention_mask": np.array([[*[1] * len(row), *[0] * (width - len(row))] for row in rows], np.int64),
             "max_tokens": np.array([99, 7, 99], np.int64),
+            "temperature": np.array([-1, 0, 2], np.float32),
+            "seed": np.array([1, 2, 3], np.int64),
         }

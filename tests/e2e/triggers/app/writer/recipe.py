@@ -3,9 +3,9 @@ from cdk_inference.model import (
     Float32,
     Graph,
     Graphs,
-    Greedy,
     ModelRecipe,
     Provenance,
+    Sampling,
     TensorSpec,
     TorchModule,
 )
@@ -16,6 +16,8 @@ PROMPTS = (
     TensorSpec("input_ids", "int64", ("batch", "tokens")),
     TensorSpec("attention_mask", "int64", ("batch", "tokens")),
     TensorSpec("max_tokens", "int64", ("batch",)),
+    TensorSpec("temperature", "float32", ("batch",)),
+    TensorSpec("seed", "int64", ("batch",)),
 )
 WRITER = Graph(
     TorchModule("factory.py:build"),
@@ -34,7 +36,10 @@ RECIPE = ModelRecipe(
     name="writer",
     source=Graphs(
         {"writer": WRITER},
-        driver=Greedy(
+        driver=Sampling(
+            temperature=0,
+            temperature_input="temperature",
+            seed_input="seed",
             end=(2, 3),
             max_steps=STEPS,
             never=(0, 1),
