@@ -14,6 +14,7 @@ from tests.runtime.engine.drivers.graphs import VOCABULARY
 from tests.runtime.engine.drivers.test_prompts import CACHED, ENDS, PROMPTED, STEPS, answered, inputs, prompts
 
 from inference_runtime.engine.drivers.open_driver import make_driver
+from inference_runtime.engine.drivers.prompts import Beginnings
 from inference_runtime.engine.drivers.sampling import Draws, Noise, likeliest
 from inference_runtime.engine.onnxruntime_c import CSession
 from inference_runtime.engine.session import Threads
@@ -137,6 +138,13 @@ def test_hostile_scores_and_temperatures_draw_the_likeliest_token(
         assert Draws(3, [temperature], [0.9], [KEY]).place(0, step, range(3), scores, [4, 5, 6]) == expected
 
 
+def keys_of(driver: Search, given_: dict[str, Tensor]) -> list[bytes]:
+    """Return the keys of the noise of items."""
+    begun = Beginnings.of(given_, [], prompt="asked", mask="mask", limit=None, max_steps=STEPS)
+    assert driver._sampling is not None
+    return list(driver._sampling.draws(given_, begun)._keys)
+
+
 def is_drawn(tokens: list[int], prompt: list[int], most: int, settings: dict[str, Any], key: Any) -> bool:
     """Tell whether an answer is what a plain loop may draw, but for rounding."""
     slack = 1e-3
@@ -166,16 +174,9 @@ def test_each_prompt_gets_what_is_drawn_for_it_alone(
     for row, prompt in enumerate(asked):
         settings = {"temperature": heat[row], "top_k": VOCABULARY, "top_p": mass[row]}
         one = with_settings(inputs([prompt], [most[row]], left=True), heat[row], mass[row], numbers[row])
-        drawn = of_items._sampling.draws(one, _Begun(prompt))  # type: ignore[union-attr, arg-type]
-        assert is_drawn(found[row], prompt, most[row], settings, drawn._keys[0])
-        assert is_drawn(said(of_items, one)[0], prompt, most[row], settings, drawn._keys[0])
-
-
-class _Begun:
-    """A prompt alone."""
-
-    def __init__(self, prompt: list[int]) -> None:
-        self.rows, self.padding = [prompt], [0]
+        (key,) = keys_of(of_items, one)
+        assert is_drawn(found[row], prompt, most[row], settings, key)
+        assert is_drawn(said(of_items, one)[0], prompt, most[row], settings, key)
 
 
 def test_the_same_request_gets_the_same_text_and_another_seed_another_one(opened: Any, of_items: Search) -> None:
@@ -184,6 +185,9 @@ def test_the_same_request_gets_the_same_text_and_another_seed_another_one(opened
     first = said(opened(temperature=4.0), given_)
     assert first == said(opened(temperature=4.0), given_) != said(opened(temperature=4.0, seed=4), given_)
     ones = np.ones(len(asked))
+    backwards = inputs([row[::-1] for row in asked], [STEPS] * len(asked), left=True)
+    keys = {key for each in (given_, backwards) for key in keys_of(of_items, with_settings(each, ones, ones, ones))}
+    assert len(keys) == 2 * len(asked) - 1  # the noise of a prompt is its own, and one of these is a palindrome
     by_number = [said(of_items, with_settings(given_, 4 * ones, ones, number * ones)) for number in (1, 2, 1)]
     assert by_number[0] == by_number[2] != by_number[1]
 
