@@ -153,6 +153,8 @@ class Search:
         known = logits.shape[-1]  # type: ignore[union-attr]
         highest = max((*self.start, *self.ends, *self.never))  # type: ignore[misc]
         check(highest < known, "driver.start/end/never", highest, f"below {known}, the size of the vocabulary")
+        out = {*self.ends, *self.never}
+        check(len(out) < known, "driver.end/never", sorted(out), f"fewer than all {known} tokens of the vocabulary")
 
     def candidates(self, vocabulary: int) -> int:
         """Return how many continuations of a sequence each step must rank."""

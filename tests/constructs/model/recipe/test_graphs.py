@@ -239,6 +239,10 @@ def graphs(driver: Any = GREEDY, decoder: Graph = DECODER, **more: Any) -> Graph
         (lambda: graphs(replace(GREEDY, tokens="ids")), "'driver.tokens' must be an input of the last graph"),
         (lambda: graphs(replace(GREEDY, logits="scores")), "'driver.logits' must be an output"),
         (lambda: graphs(replace(GREEDY, position="tokens")), "'driver.position' must be an input of the last graph"),
+        (
+            lambda: graphs(replace(GREEDY, never=(0, 1, 3, 4, 5, 6))),
+            "end/never' must be fewer than all 7 tokens",
+        ),
         (lambda: graphs(replace(GREEDY, end=7)), "must be below 7, the size of the vocabulary, got 7"),
         (lambda: graphs(replace(GREEDY, states={"logits": "tokens"})), "an input of it of the same type"),
         (lambda: Graphs({"Encoder": ENCODER}, GREEDY), "'graphs' must be lower-case letters"),
