@@ -104,7 +104,7 @@ _RELEASES = {
 _SLOT = 8  # bytes of a pointer
 _ROOM = 3
 _GET_ERROR_CODE, _GET_ERROR_MESSAGE = 1, 2
-_MOST_OF_STRING_AT = 2**31 - 1  # it takes a C int as the size, up to Python 3.11
+_LEAST_LENT = 64 * 1024  # bytes of an output; to copy fewer takes no longer than to lend them
 _LONG = frozenset({"CreateEnv", "CreateSession", "Run"})
 
 
@@ -273,6 +273,33 @@ class Handle:
             self._library.releases["ReleaseSession"](self.value)
 
 
+class Loan:
+    """Gives a value of ONNX Runtime back when nothing refers to its bytes any more.
+
+    Parameters
+    ----------
+    library
+        The library that made it.
+    session
+        The session, which lives as long: its weights may be the value.
+    value
+        ONNX Runtime's pointer to it.
+    """
+
+    __slots__ = ("_library", "_process", "_session", "_value")
+
+    def __init__(self, library: Library, session: Handle, value: int) -> None:
+        self._library = library
+        self._session = session
+        self._process = os.getpid()
+        self._value = value
+
+    def __del__(self) -> None:
+        # As for a session: the allocator of a forked process may have been locked by a thread that is not there.
+        if not sys.is_finalizing() and os.getpid() == self._process:
+            self._library.releases["ReleaseValue"](self._value)
+
+
 class CSession:
     """A session on the CPU; see `interfaces.Session`. Any number of threads may run it at once.
 
@@ -317,6 +344,7 @@ class CSession:
         self.outputs = self._values(session, "Output")
         self._input_order = [value.name for value in self.inputs]
         self._input_names = _c_strings(self._input_order)
+        self._given = frozenset(self._input_order)
         self._output_names = _c_strings([value.name for value in self.outputs])
 
     def _values(self, session: c_void_p, kind: str) -> list[TensorInfo]:
@@ -378,8 +406,7 @@ class CSession:
                 place += _SLOT
             if status := self._run(handle.value, None, names, given, many, self._output_names, count, returned):
                 raise self._library.error(status)
-            values = slots[many : many + count]
-            return [self._read_output(output, value, slots) for output, value in zip(self.outputs, values, strict=True)]
+            return [self._read_output(output, many + place, slots, handle) for place, output in enumerate(self.outputs)]
         finally:
             for value in slots[: many + count]:
                 if value:
@@ -426,10 +453,14 @@ class CSession:
             call("GetResizedStringTensorElementBuffer", value, index, len(data), byref(buffer))
             memmove(buffer, data, len(data))
 
-    def _read_output(self, output: TensorInfo, value: int, slots: Any) -> Tensor:  # noqa: ANN401 - an array of ctypes
-        """Return a value of ONNX Runtime's as a tensor with a copy of the bytes."""
+    def _read_output(self, output: TensorInfo, place: int, slots: Any, handle: Handle) -> Tensor:  # noqa: ANN401 - of ctypes
+        """Return the value of ONNX Runtime's at a place of the slots as a tensor.
+
+        A small one is copied. A large one keeps its bytes where they are, and its place is empty afterwards.
+        """
         if output.dtype not in ITEM_SIZES and output.dtype != STRING:
             raise StageError(f"model output {output.name!r} is {output.dtype}, which cannot travel")
+        value = slots[place]
         room = addressof(slots) + (len(slots) - _ROOM) * _SLOT
         if status := self._get_shape(value, room, room + _SLOT, room + 2 * _SLOT) or self._get_data(value, room):
             raise self._library.error(status)
@@ -437,7 +468,15 @@ class CSession:
         shape = (c_int64 * rank).from_address(sizes)[:] if rank else ()
         if output.dtype == STRING:
             return Tensor(STRING, shape, self._read_strings(value, prod(shape)))
-        return Tensor(output.dtype, shape, _copied(data, prod(shape) * ITEM_SIZES[output.dtype]))
+        size = prod(shape) * ITEM_SIZES[output.dtype]
+        if size < _LEAST_LENT:
+            return Tensor(output.dtype, shape, string_at(data, size))
+        lent: Any = (c_char * size).from_address(data)
+        if output.name in self._given:  # the bytes are those of the caller, who may change or drop them
+            return Tensor(output.dtype, shape, bytes(lent))
+        lent.loan = Loan(self._library, handle, value)
+        slots[place] = 0
+        return Tensor(output.dtype, shape, memoryview(lent).cast("B").toreadonly())
 
     def _read_strings(self, value: int, count: int) -> list[str]:
         call, length = self._library.call, c_size_t()
@@ -456,13 +495,6 @@ class CSession:
 @lru_cache(maxsize=64)
 def _sizes(shape: tuple[int, ...]) -> Any:  # noqa: ANN401 - an array of ctypes, which is only read
     return (c_int64 * len(shape))(*shape)
-
-
-def _copied(address: int, size: int) -> bytes:
-    """Return bytes of the memory at an address."""
-    if size <= _MOST_OF_STRING_AT:
-        return string_at(address, size)
-    return bytes((c_char * size).from_address(address))
 
 
 def _c_strings(strings: list[str]) -> Any:  # noqa: ANN401 - an array of ctypes
