@@ -150,7 +150,7 @@ class Search:
         fits = logits is not None and logits.dtype.startswith("float") and len(logits.shape) in _LOGITS
         rule = "an output of the last graph of floats and shape ('batch', vocabulary) or ('batch', 'steps', vocabulary)"
         check(fits and isinstance(logits.shape[-1], int), "driver.logits", self.logits, rule)  # type: ignore[union-attr]
-        known = logits.shape[-1]  # type: ignore[union-attr]
+        known = int(logits.shape[-1])  # type: ignore[union-attr]
         highest = max((*self.start, *self.ends, *self.never))  # type: ignore[misc]
         check(highest < known, "driver.start/end/never", highest, f"below {known}, the size of the vocabulary")
         out = {*self.ends, *self.never}
