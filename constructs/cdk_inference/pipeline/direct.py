@@ -207,9 +207,8 @@ class DirectPipeline(OperatedPipeline, Generic[TriggerT]):
             functions=options,
             workflows={"encryption_key": key, "log_retention": log_retention, "log_removal_policy": removal_policy},
         )
-        self.routes: dict[str, FusedStages] = FusedExecution(handler=DIRECT_HANDLER).bind(
-            self, self._plan, {OWN: self}, self._parts
-        )
+        self._execution: FusedExecution = FusedExecution(handler=DIRECT_HANDLER)
+        self.routes: dict[str, FusedStages] = self._execution.bind(self, self._plan, {OWN: self}, self._parts)
         self.trigger.follow(self.results, self._row_versions)
         self.mapping = self.trigger.add_function(self.stages.score, max_concurrency=max_concurrency)
         record_costs(self, self._plan, self.trigger.batch_size)

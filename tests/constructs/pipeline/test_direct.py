@@ -6,16 +6,19 @@ from typing import Any
 
 import aws_cdk as cdk
 import pytest
+from aws_cdk import aws_iam as iam
 from aws_cdk.assertions import Template
 from tests.constructs.conftest import resources
 
 from cdk_inference import (
     DirectPipeline,
+    EdgeInput,
     Inference,
     InferencePipeline,
     Preprocess,
     PropError,
     QueueTrigger,
+    Route,
     S3NotificationTrigger,
     S3Trigger,
 )
@@ -51,6 +54,18 @@ def test_it_is_watched_like_any_pipeline(stack, direct):
     pipeline.on_result("Told")
     alarms = [name for name in resources(stack, "AWS::CloudWatch::Alarm") if "Workflow" in name or "Undeliv" in name]
     assert alarms == []
+
+
+def test_devices_send_to_it(stack, direct, model):
+    pipeline = direct()
+    route = Route("tiny", model=model, preprocess=Preprocess.image(size=224))
+    cameras = pipeline.add_edge(route=route, inputs=[EdgeInput.folder("/var/lib/camera")], threshold=0.5)
+    cameras.grant_device(iam.User(stack, "Camera"))
+    policies = resources(stack, "AWS::IAM::Policy")
+    (camera,) = [one["Properties"]["PolicyDocument"] for name, one in policies.items() if name.startswith("Camera")]
+    (puts,) = [one["Resource"] for one in camera["Statement"] if "s3:PutObject" in one["Action"]]
+    assert stack.resolve(pipeline.trigger.bucket.bucket_arn) == puts["Fn::Join"][1][0]
+    assert puts["Fn::Join"][1][1].startswith("/edge/")
 
 
 @pytest.mark.parametrize("kind", [QueueTrigger, S3Trigger])
