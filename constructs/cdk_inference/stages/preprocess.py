@@ -20,7 +20,7 @@ from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.columns import Column
 from cdk_inference.stages.longest_text import check_longest_text
 from cdk_inference.stages.stage_code import BUILTIN, PICTURE, SECONDS, TOKENIZER_FILE, StageCode, shape_text, user_code
-from cdk_inference.stages.tokenizer import tokenizer_file
+from cdk_inference.stages.tokenizer import check_prompt, tokenizer_file
 from cdk_inference.storage.work_bucket import TENSORS
 
 if TYPE_CHECKING:
@@ -239,7 +239,8 @@ class Preprocess:
         Raises
         ------
         PropError
-            A value is out of range, or the file is missing or no tokenizer.
+            A value is out of range, or the file is missing or no tokenizer. Or the prompt leaves no room for a text,
+            which is known where the package tokenizers is installed.
         """
         if not 8 <= max_length <= 8192:  # noqa: PLR2004
             raise PropError(f"max_length must be 8 to 8,192 tokens, got {max_length}")
@@ -255,6 +256,9 @@ class Preprocess:
         check_choice(("truncate", "reject"), too_long=too_long)
         if prompt is not None and prompt.count("{text}") != 1:
             raise PropError(f"prompt must contain {{text}} once, got {prompt!r}; write it where the text goes")
+        path = tokenizer_file(tokenizer)
+        if prompt is not None:
+            check_prompt(path, prompt, max_length)
         options = {
             "tokenizer_file": TOKENIZER_FILE,
             "max_length": max_length,
@@ -268,7 +272,7 @@ class Preprocess:
             options=options,
             # tokenizers needs these only to download, which no function does. They are twice its own size.
             excluded_requirements=("huggingface-hub",),
-            sources={TOKENIZER_FILE: tokenizer_file(tokenizer)},
+            sources={TOKENIZER_FILE: path},
             runtime_requirements="preprocess-text",
         )
         return cls(code, suffixes=None if field is None else (".json",), tokens=(max_length, pad_to_multiple_of))

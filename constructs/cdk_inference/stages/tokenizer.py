@@ -56,6 +56,29 @@ def tokenizer_file(tokenizer: str | Path | Download | HubFile | PackageFile) -> 
     return path
 
 
+def check_prompt(path: Path, prompt: str, max_length: int) -> None:
+    """Check that a prompt leaves room for a text, where the package tokenizers is installed to count its tokens.
+
+    Raises
+    ------
+    PropError
+        The prompt alone has as many tokens as there may be.
+    """
+    try:
+        from tokenizers import Tokenizer  # noqa: PLC0415 - no synth needs it
+
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception:  # it raises nothing else of a file that is newer than itself
+        return
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if (count := len(tokenizer.encode(prompt.replace("{text}", "")).ids)) >= max_length:
+        raise PropError(
+            f"max_length must be more than the {count:,} tokens of the prompt, got {max_length:,}; raise it, or "
+            "shorten the prompt"
+        )
+
+
 def check_decodes(path: Path) -> int:
     """Return how many tokens a ``tokenizer.json`` has, whose tokens the functions can turn into text.
 

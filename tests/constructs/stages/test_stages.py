@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import keyword
 import string
+import sys
 from dataclasses import replace
 from importlib.metadata import distribution
 
@@ -265,6 +266,15 @@ def test_a_text_stage_hands_a_model_how_its_answer_is_written(tokenizer):
 def test_a_prompt_reaches_the_runtime(tokenizer):
     code = Preprocess.text(tokenizer=tokenizer, prompt="Good? {text} Answer:").bind(TOKENS)
     assert code.options["prompt"] == "Good? {text} Answer:"
+
+
+def test_a_prompt_that_leaves_no_room_fails_where_tokens_can_be_counted(monkeypatch):
+    prompt = "Is this review good? Answer: {text}"  # 9 tokens of MiniLM, with the special ones
+    Preprocess.text(tokenizer=MINILM, prompt=prompt, max_length=10, pad_to_multiple_of=1)
+    with pytest.raises(PropError, match=r"max_length must be more than the 9 tokens of the prompt, got 9; raise it"):
+        Preprocess.text(tokenizer=MINILM, prompt=prompt, max_length=9, pad_to_multiple_of=1)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    Preprocess.text(tokenizer=MINILM, prompt=prompt, max_length=9, pad_to_multiple_of=1)
 
 
 def test_a_tokenizer_may_be_in_an_installed_package():
