@@ -454,6 +454,15 @@ PROCESSOR_FIELDS = (
 )
 
 
+@pytest.mark.parametrize("architecture", ["GPT2LMHeadModel", "Qwen2ForCausalLM", "WhisperForConditionalGeneration"])
+def test_a_model_that_writes_fails_and_the_driver_is_named(architecture: str, tmp_path: Path) -> None:
+    configuration = {"architectures": [architecture], "vocab_size": 9, "hidden_size": 12}
+    (tmp_path / "config.json").write_text(json.dumps(configuration))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    with pytest.raises(InferenceError, match=f"a {architecture}, which writes; write a recipe with a driver"):
+        inspect(f"hf:{tmp_path}")
+
+
 @given(
     st.sampled_from([*(each["architectures"][0] for each in HUB_MODELS.values()), "Other"]) | JSON,
     st.dictionaries(st.sampled_from(FIELDS), JSON),

@@ -26,6 +26,7 @@ _MOST_TOKENS = 256
 _CHANNELS = 3
 _WHITE = 255
 _TEXTS = ("ForSequenceClassification", "ForTokenClassification", "Model")
+_WRITERS = ("LMHeadModel", "DoubleHeadsModel", "ForCausalLM", "ForConditionalGeneration", "ForSpeechSeq2Seq")
 _GUESSED = f"{_PREPROCESSOR} gives no image_mean, so pixels become -1 to 1; change factory.py if the model takes others"
 _POOLED = "the vector of a text is the mean of its tokens; change factory.py if the model was trained otherwise"
 
@@ -94,6 +95,11 @@ def _inspect(name: str, repository: _Repository, place: _Place) -> InspectedMode
         architecture = str(next(iter(configuration.get("architectures") or ()), "no architecture"))
         if architecture.endswith("ForImageClassification"):
             return _image_classifier(configuration, _json(repository, _PREPROCESSOR, name) or {}, place, name)
+        if architecture.endswith(_WRITERS):
+            raise InitError(
+                f"from must be hf: and a model for images or texts that gives classes or vectors, got '{name}', a "
+                f"{architecture}, which writes; write a recipe with a driver, such as Greedy of cdk_inference.model"
+            )
         for ending in _TEXTS:
             if architecture.endswith(ending) and "vocab_size" in configuration:
                 return _text_model(ending, configuration, repository, place, name)
