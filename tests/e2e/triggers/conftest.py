@@ -67,6 +67,21 @@ def dictation(cloud: LocalCloud) -> Watched:
 
 
 @pytest.fixture(scope="package")
+def voices(cloud: LocalCloud) -> Watched:
+    return Watched(cloud, "Media/Voices")
+
+
+@pytest.fixture(scope="package")
+def decisions(cloud: LocalCloud) -> Watched:
+    return Watched(cloud, "Media/Decisions")
+
+
+@pytest.fixture(scope="package")
+def labels(cloud: LocalCloud) -> Watched:
+    return Watched(cloud, "Media/Labels")
+
+
+@pytest.fixture(scope="package")
 def written(cloud: LocalCloud) -> Watched:
     return Watched(cloud, "Triggers/Written")
 

@@ -47,6 +47,29 @@ def test_each_object_gets_its_text(cloud: LocalCloud, written: Watched) -> None:
     assert (status, "<|end|>" in said["message"]) == (422, True)
 
 
+def test_a_decision_is_what_the_model_would_begin_to_write(decisions: Watched, written: Watched) -> None:
+    asked = {"in/greeting.json": ("say hello", "j"), "in/answer.json": ("no", "Y"), "in/doubt.json": ("maybe", "j")}
+    for key, (text, _) in asked.items():
+        for pipeline in (decisions, written):
+            pipeline.put(key, json.dumps({"text": text}).encode())
+    decisions.put("in/hostile.json", json.dumps({"text": "no<|end|>"}).encode())
+    ends = dict.fromkeys(asked, "SUCCEEDED")
+    assert decisions.ends([*asked, "in/hostile.json"]) == ends | {"in/hostile.json": "REJECTED"}
+    assert written.ends(asked) == ends
+    for key, (_, first) in asked.items():
+        assert decisions.row(key)["prediction"]["label"] == first == written.row(key)["prediction"]["text"][0]
+
+
+def test_a_vector_gets_the_labels_that_it_is_close_to(labels: Watched) -> None:
+    objects = {"first.json": [2, 1, 0, 0], "second.json": [0, 0, -1, 3], "both.json": [1, 1, 1, 1]}
+    for key, numbers in objects.items():
+        labels.put(key, json.dumps(dict(zip("abcd", numbers, strict=True))).encode())
+    assert labels.ends(objects) == dict.fromkeys(objects, "SUCCEEDED")
+    rows = {key: labels.row(key)["prediction"] for key in objects}
+    assert {key: row["label"] for key, row in rows.items()} == {key: key.removesuffix(".json") for key in objects}
+    assert all(float(row["top"][0]["similarity"]) == pytest.approx(1, abs=1e-4) for row in rows.values())
+
+
 def streamed(cloud: LocalCloud, asked: dict[str, Any]) -> tuple[int, list[dict[str, Any]]]:
     """Return the status and the events of a request. The embedded AWS has no function URLs: it invokes the function."""
     (url,) = cloud.resources(type="AWS::Lambda::Url")

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -51,3 +52,19 @@ def test_an_encoder_and_a_decoder_write_down_what_is_said(dictation: Watched) ->
     assert word_error_rate([rows[name]["text"].strip() for name in names], spoken) <= 0.05  # as the recipe demands
     assert rows[RECORDING.name]["text"].strip() == SAID
     assert all(row["score"] < 0 for row in rows.values())
+
+
+def test_a_state_is_carried_through_a_recording_to_find_who_speaks(voices: Watched) -> None:
+    random = np.random.default_rng(0)
+    seconds = ((1.0, 0.0), (1.5, 0.3), (1.0, 0.0), (0.8, 0.1), (0.5, 0.0))  # how long, and how loud
+    samples = np.concatenate([loud * random.normal(size=round(8_000 * long)) for long, loud in seconds])
+    files = {"speech.wav": samples.clip(-1, 1), "silence.wav": np.zeros(8_000)}
+    for key, sound in files.items():
+        file = io.BytesIO()
+        soundfile.write(file, sound, 8_000, "PCM_16", format="WAV")
+        voices.put(key, file.getvalue())
+    assert voices.ends(files) == dict.fromkeys(files, "SUCCEEDED")
+    assert voices.row("silence.wav")["prediction"] == {"segments": [], "count": 0, "seconds": 0}
+    found = voices.row("speech.wav")["prediction"]["segments"]
+    limits = [float(each[end]) for each in found for end in ("start", "end")]
+    assert limits == pytest.approx([1.0, 2.5, 3.5, 4.3], abs=0.25)  # it does not forget at once

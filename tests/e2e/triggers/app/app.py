@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import aws_cdk as cdk
+import numpy as np
 from aws_cdk import aws_apigateway as apigateway
 from aws_cdk import aws_cognito as cognito
 from aws_cdk import aws_dynamodb as dynamodb
@@ -263,6 +264,8 @@ for pipeline in (texts, clicks, users, lines, numbers):
 archives.grant_read_results(sender)
 
 # The other stack is full.
+prototypes = Path(app.outdir) / "prototypes.npy"
+np.save(prototypes, np.array([[1, 0], [1, 1], [0, 1]], np.float32))
 media = cdk.Stack(app, "Media")
 
 # The same recordings, by an encoder that hears and a decoder that writes. Both are of one folder, as a user has them.
@@ -274,6 +277,34 @@ DirectPipeline(
     model=ModelArtifact(media, "Listener", recipe=listener / "recipe.py"),
     preprocess=hears,
     postprocess=Postprocess.text(vocabulary=listener / "vocabulary.txt"),
+    **data,
+)
+
+# Where in a recording someone speaks: a network with a state, from window to window.
+DirectPipeline(
+    media,
+    "Voices",
+    model=ModelArtifact(media, "Voice", recipe=Path(__file__).with_name("voice") / "recipe.py"),
+    preprocess=hears,
+    postprocess=Postprocess.segments(window_seconds=256 / 8_000),
+    **data,
+)
+
+# The language model decides in one pass, and the small model's vector is close to that of a label.
+DirectPipeline(
+    media,
+    "Decisions",
+    model=ModelArtifact(media, "Decider", recipe=WRITER / "decision.py"),
+    preprocess=asks,
+    postprocess=Postprocess.classification(labels=["j", "Y"]),
+    **data,
+)
+DirectPipeline(
+    media,
+    "Labels",
+    model=ModelArtifact(media, "Sums", recipe=STAGES / "model" / "recipe.py"),
+    preprocess=Preprocess.json(fields=["a", "b", "c", "d"]),
+    postprocess=Postprocess.nearest(prototypes=prototypes, labels=["first", "both", "second"], scale=10),
     **data,
 )
 

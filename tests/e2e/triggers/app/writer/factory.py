@@ -62,8 +62,13 @@ class Writer(nn.Module):
 
 def build() -> nn.Module:
     """Return the model. The head is its table of embeddings."""
+    return written(Writer)
+
+
+def written(kind: type[Writer]) -> Writer:
+    """Return a model of a kind with its weights."""
     torch.manual_seed(12)
-    writer = Writer()
+    writer = kind()
     with torch.no_grad():
         for parameter in writer.parameters():
             if parameter.dim() > 1:
