@@ -18,7 +18,7 @@ from cdk_inference.model.building.evaluation.session import AS_WRITTEN, open_ses
 from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.graph import BATCH_WIDE, all_nodes
 from cdk_inference.model.building.importers.archive import describe_file, shorten
-from cdk_inference.model.building.importers.converted import mend
+from cdk_inference.model.building.importers.converted import OPSET, mend
 from cdk_inference.model.building.importers.tensors import check_batch, check_outputs, declare, spell
 from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.tensors import STRING
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.files.weights import Model
     from cdk_inference.model.recipe.tensors import Declared, TensorSpec
-
-OPSET = 17  # quantization and the runtimes handle graphs from here on alike
 
 _OLDEST = 7  # the first that onnxruntime vouches for
 _IR_VERSION = 8  # of opset 17; from 4 on, weights need not be inputs
