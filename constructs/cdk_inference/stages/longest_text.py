@@ -69,11 +69,12 @@ def check_longest_text(model: ModelArtifact, preprocess: Preprocess) -> None:
 
 
 def _steps(path: Path) -> int:
-    """Return the most tokens that a model answers with; 0 for one that does not write."""
+    """Return the most tokens that a model appends to a prompt; 0 for one that writes none, or apart from the text."""
     from cdk_inference.model.files.packed import DRIVER  # noqa: PLC0415 - with ONNX it takes long to import
 
     file = path / DRIVER
-    return int(json.loads(file.read_text("utf-8")).get("max_steps", 0)) if file.is_file() else 0
+    description = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return int(description["max_steps"]) if "prompt" in description else 0
 
 
 def _found(model: ModelArtifact, project: Project, path: Path, asked: dict[str, int]) -> dict[str, Any]:

@@ -55,17 +55,51 @@ places (int64[batch, tokens] input_ids) => (float[batch, 2] scores)
 }}
 """
 
+TRANSLATOR = """
+from cdk_inference.model import Evaluation, Float32, Graph, Graphs, Greedy, ModelRecipe, OnnxFile, Provenance
+from cdk_inference.model import TensorSpec
+
+IDS, SCORES = TensorSpec("input_ids", "int64", ("batch", "tokens")), TensorSpec("scores", "float32", ("batch", 2))
+RECIPE = ModelRecipe(
+    name="translator",
+    source=Graphs(
+        {
+            "encoder": Graph(OnnxFile("model.onnx"), inputs=(IDS,), outputs=(SCORES,)),
+            "decoder": Graph(
+                OnnxFile("decoder.onnx"),
+                inputs=(TensorSpec("tokens", "int64", ("batch", 1)), SCORES),
+                outputs=(TensorSpec("logits", "float32", ("batch", 2)),),
+            ),
+        },
+        driver=Greedy(start=0, end=1, max_steps=32, min_steps=1),
+    ),
+    precision=Float32(),
+    inputs=(IDS,),
+    outputs=(TensorSpec("tokens", "int64", ("batch", 32)),),
+    evaluation=Evaluation(data="data.py:batches", metric="cosine"),
+    provenance=Provenance(license="CC0-1.0", origin="made for these tests"),
+)
+"""
+DECODER = """
+<ir_version: 10, opset_import: ["": 18]>
+writes (int64[batch, 1] tokens, float[batch, 2] scores) => (float[batch, 2] logits) {
+  last = Cast<to = 1>(tokens)
+  logits = Add(scores, last)
+}
+"""
+
 
 @pytest.fixture
-def built(tmp_path: Path) -> Callable[[int, int], ModelArtifact]:
+def built(tmp_path: Path) -> Callable[..., ModelArtifact]:
     """Return a model with a number of words, and of places."""
 
-    def make(words: int, places: int) -> ModelArtifact:
-        (tmp_path / "recipe.py").write_text(RECIPE)
+    def make(words: int, places: int, recipe: str = RECIPE) -> ModelArtifact:
+        (tmp_path / "recipe.py").write_text(recipe)
         (tmp_path / "data.py").write_text(DATA)
         values = [", ".join(str(number % 7) for number in range(2 * count)) for count in (words, places)]
         text = MODEL.format(words=words, places=places, word_values=values[0], place_values=values[1])
         onnx.save(parse_model(text), tmp_path / "model.onnx")
+        onnx.save(parse_model(DECODER), tmp_path / "decoder.onnx")
         stack = cdk.Stack(cdk.App(), "Stack")
         return ModelArtifact(stack, "Model", recipe=tmp_path / "recipe.py", cache_dir=tmp_path / "cache")
 
@@ -77,7 +111,7 @@ def of_length(max_length: int) -> Preprocess:
 
 
 def test_texts_longer_than_the_table_of_places_fail(
-    built: Callable[[int, int], ModelArtifact], monkeypatch: pytest.MonkeyPatch
+    built: Callable[..., ModelArtifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = built(10, 100)
     check_longest_text(model, of_length(96))
@@ -90,7 +124,7 @@ def test_texts_longer_than_the_table_of_places_fail(
         monkeypatch.delattr(process, "run_build", raising=False)  # the second time, the answer is known
 
 
-def test_a_model_that_fails_for_another_reason_is_left_alone(built: Callable[[int, int], ModelArtifact]) -> None:
+def test_a_model_that_fails_for_another_reason_is_left_alone(built: Callable[..., ModelArtifact]) -> None:
     check_longest_text(built(3, 100), of_length(256))
 
 
@@ -103,3 +137,10 @@ def test_an_answer_that_needs_more_places_than_there_are_fails() -> None:
         "max_length and max_steps must fit into the 161 tokens that model 'writer' takes, got 144 of the prompt and 24 "
         "of the answer; lower one of them ("
     )
+
+
+def test_an_answer_takes_no_places_of_a_text_that_only_an_encoder_reads(built: Callable[..., ModelArtifact]) -> None:
+    model = built(10, 100, TRANSLATOR)
+    check_longest_text(model, of_length(96))
+    with pytest.raises(PropError, match="max_length must be at most 100, the tokens that model 'translator' takes"):
+        check_longest_text(model, of_length(112))
