@@ -91,7 +91,7 @@ def limit_pairs(graph: onnx.GraphProto, nodes: Iterable[str]) -> dict[str, list[
             if channels is None:
                 continue
             terms, aligned = channels
-            reach = np.maximum(np.max(np.abs(terms), axis=1, initial=0.0), _largest_pairs(terms, aligned=aligned))
+            reach = np.maximum(np.max(np.abs(terms), axis=1, initial=0.0), largest_pairs(terms, aligned=aligned))
             axis = _channel_axis(node)
             former = found.get(weight.name)
             if former is not None and former[0]["axis"] == axis and len(former) == len(reach):  # two nodes share it
@@ -162,7 +162,7 @@ def _can_saturate(weight: TensorProto, layout: str, node: onnx.NodeProto) -> boo
     if channels is None:
         return False
     terms, aligned = channels
-    return bool(np.max(_largest_pairs(terms.astype(np.int32), aligned=aligned), initial=0) > PAIR_LIMIT)
+    return bool(np.max(largest_pairs(terms.astype(np.int32), aligned=aligned), initial=0) > PAIR_LIMIT)
 
 
 def _channels(values: Numbers, layout: str, node: onnx.NodeProto) -> tuple[Numbers, bool] | None:
@@ -187,7 +187,7 @@ def _channels(values: Numbers, layout: str, node: onnx.NodeProto) -> tuple[Numbe
     return columns.reshape(-1, columns.shape[-1]), True
 
 
-def _largest_pairs(terms: Numbers, *, aligned: bool) -> Numbers:
+def largest_pairs(terms: Numbers, *, aligned: bool) -> Numbers:
     """Return for each channel the largest magnitude of two neighbouring weights of one sign that may be added first."""
     terms = np.pad(terms, ((0, 0), (0, 1)))
     positive, negative = np.maximum(terms, 0), np.maximum(-terms, 0)

@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto
 
 from cdk_inference.model.building.graph.graph import add_weight, array, weights
+from cdk_inference.model.building.graph.saturation import largest_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,14 +33,22 @@ MIN_STORED = 4096
 _PART = 1 << 24  # bytes of a weight that are quantized at once
 
 
-def quantize_rows(values: Array, axes: int) -> tuple[Array, Array]:
-    """Return int8 values and the scales that give them back, one per index of the leading axes."""
+def quantize_rows(values: Array, axes: int, *, saturates: bool = False) -> tuple[Array, Array]:
+    """Return int8 values and the scales that give them back, one per index of the leading axes.
+
+    Parameters
+    ----------
+    saturates
+        Whether the rows are those of products on CPUs that add in 16 bits; see `saturation`.
+    """
     inner = tuple(range(axes, values.ndim))
     rows = np.empty(values.shape, np.int8)
     scales = np.empty(values.shape[:axes] + (1,) * len(inner), np.float32)
     for part in _parts(values):
         floats = values[part].astype(np.float32)
         largest = np.max(np.abs(floats), axis=inner, keepdims=True)
+        if saturates:
+            largest = np.maximum(largest, largest_pairs(floats, aligned=True)[:, None])
         scale = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
         rows[part], scales[part] = np.clip(np.rint(floats / scale), -127, 127).astype(np.int8), scale
     return rows, scales

@@ -12,10 +12,10 @@ from onnxruntime.quantization.quant_utils import QuantizationMode
 from onnxruntime.quantization.tensor_quant_overrides import TensorQuantOverridesHelper
 
 from cdk_inference.errors import ModelBuildError
-from cdk_inference.model.building.graph.graph import sort_nodes, weights
+from cdk_inference.model.building.graph.graph import sort_nodes, use_contrib, weights
 from cdk_inference.model.building.graph.saturation import limit_pairs
 from cdk_inference.model.building.graph.stored import store
-from cdk_inference.model.building.quantization.embeddings import quantize_embeddings
+from cdk_inference.model.building.quantization.embeddings import quantize_embeddings, share_tables, tied_heads
 from cdk_inference.model.building.quantization.fusions import fuse_gelu, keep_sums_apart
 from cdk_inference.model.building.quantization.gemms import gemms_as_products
 from cdk_inference.model.building.quantization.selection import named, products
@@ -42,9 +42,13 @@ def convert_dynamic(model: onnx.ModelProto, precision: DynamicInt8, *, saturates
     graph = model.graph
     kept = named(graph, precision.keep_float, "keep_float")
     blocks = named(graph, precision.weight_only, "weight_only") - kept
-    dynamic = [*products(graph, kept | blocks), *_recurrent(graph, kept)]
+    chosen = products(graph, kept | blocks)
+    shared = share_tables(graph, tied_heads(graph, chosen, kept), chosen, kept, saturates=saturates)
+    if shared:
+        use_contrib(model)
+    dynamic = [*(n for n in chosen if n not in shared), *_recurrent(graph, kept)]
     in_blocks = [n for n in products(graph, kept) if n in blocks]
-    changed = quantize_embeddings(graph, kept)
+    changed = len(shared) + quantize_embeddings(graph, kept)
     changed += store(graph, [n.name for n in graph.node if n.name not in {*kept, *dynamic}])
     if not (changed or dynamic or in_blocks):
         raise ModelBuildError("dynamic int8 needs matrix products, LSTMs or embeddings with weights that fit, got none")

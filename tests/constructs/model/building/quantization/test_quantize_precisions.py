@@ -30,6 +30,7 @@ from tests.constructs.model.graphs import (
 
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.graph.graph import clean, serialize
+from cdk_inference.model.building.graph.saturation import saturating
 from cdk_inference.model.building.quantization.calibrate import calibrate
 from cdk_inference.model.building.quantization.precisions import convert
 from cdk_inference.model.building.quantization.stem import unfold_strides
@@ -47,6 +48,7 @@ CONVERT = """
 import hashlib, json, sys
 import onnx
 from cdk_inference.model.building.graph.graph import clean, serialize
+from cdk_inference.model.building.graph.saturation import saturating
 from cdk_inference.model.building.quantization.precisions import convert
 from cdk_inference.model.recipe.precision import *
 
@@ -419,6 +421,27 @@ def test_embeddings_that_are_tied_to_a_head_keep_their_values(turned: bool, head
     for precision in (DynamicInt8(), DynamicInt8(weight_only=(head,)), StaticInt8()):
         converted = convert(model, precision, ranges_of(model))
         assert cosine(run(model, sample)[0], run(converted, sample)[0]) > 0.999
+
+
+@pytest.mark.parametrize("target", ["arm64", "x86_64"])
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_dynamic_head_takes_its_table_of_embeddings(turned: bool, target: str, tmp_path: Path) -> None:
+    model = prepared(tied(turned=turned), tmp_path)
+    converted = clean(convert(model, DynamicInt8(), None, target))
+    assert operators(converted).count("QGemm") == 1
+    large = [w for w in converted.graph.initializer if np.prod(w.dims) >= 600 * 64]
+    assert [w.data_type for w in large] == [onnx.TensorProto.INT8]
+    assert bool(saturating(converted)) is (target == "arm64")
+    sample = feed(model, batch=8)
+    assert cosine(run(model, sample)[0], run(converted, sample)[0]) > 0.999
+    onnx.checker.check_model(converted)
+
+
+def test_a_head_that_is_kept_in_float_or_in_blocks_shares_nothing(tmp_path: Path) -> None:
+    model = prepared(tied(turned=True), tmp_path)
+    products = [n.name for n in model.graph.node if n.op_type == "MatMul"]
+    for precision in (DynamicInt8(keep_float=(products[-1],)), DynamicInt8(weight_only=(products[-1],))):
+        assert "QGemm" not in operators(convert(model, precision, None))
 
 
 @pytest.mark.parametrize("precision", [DynamicInt8(), StaticInt8(), WeightOnly()])
