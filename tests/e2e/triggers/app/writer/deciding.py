@@ -7,7 +7,7 @@ from factory import _FAR, HEADS, SIZE, Writer, written
 from torch import nn
 
 ANSWERS = (4 + ord("j"), 4 + ord("Y"))
-"""What it begins to write to some prompts, and to others."""
+"""The letters with which its answers to some prompts begin, and those to others."""
 
 
 class Decider(Writer):
