@@ -43,9 +43,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 jsii_process.install()
 
-_SECOND = ("cascade", "photos", "retraining")
-"""The folders of tests/e2e that a second process runs. The first two share a built model, and together they take about
-as long as all others."""
+_SECOND = ("cascade", "events", "photos", "retraining")
+"""The folders of tests/e2e that a second process runs. The cascade and the photos share a built model, and together the
+folders take about as long as all others."""
 
 pytest_plugins = ["cdk_inference.local.pytest_plugin", "verify.pytest_plugin"]
 
