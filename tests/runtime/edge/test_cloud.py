@@ -222,7 +222,7 @@ def test_what_aws_never_takes_is_set_aside_and_what_somebody_must_mend_is_not_hu
     for key in ("good.png", "large.png", "denied.png", "others.png", "all.png", "are.png", "denied.png"):
         waiting.escalate(key, {})
     with sending(waiting):
-        wait_until(lambda: len(service.requests) == 7 and waiting.uplink._backoff["object"].left() > 29)
+        wait_until(lambda: len(service.requests) == 7 and waiting.uplink._backoff["object"].left() > 5)
         assert waiting.left() == 4
         assert waiting.uplink.failing["object"].startswith("AccessDenied")
         waiting.uplink.wake()
