@@ -208,7 +208,7 @@ def audited(reader: Reader, run: RetrainingRun) -> dict[str, Any]:
     log, today = DeployedLog.find(Session(reader.cloud), reader.stack), datetime.now(UTC).date()
 
     def entries() -> list[dict[str, Any]]:
-        records = log.records(today, today + timedelta(days=1), pipeline=reader.pipeline.name)
+        records = log.records(today - timedelta(days=1), today + timedelta(days=1), pipeline=reader.pipeline.name)
         details = [one["detail"] for one in records if one["type"] == "Retraining Outcome"]
         return [detail for detail in details if detail["run"] == run.run]
 
