@@ -28,7 +28,8 @@ def check_longest_text(model: ModelArtifact, preprocess: Preprocess) -> None:
     """Run a model once on as many tokens as it may get, prompt and answer together.
 
     Models with a table of positions fail on longer texts, which would become dead letters one by one. Nothing is run
-    for other stages, for a model that was not built here, and for one whose number of tokens is fixed.
+    for other stages, for a model that was not built here, and for one whose number of tokens is fixed. Neither is a
+    model of the cache on a machine that lacks what runs it.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def check_longest_text(model: ModelArtifact, preprocess: Preprocess) -> None:
     # The last token of an answer is not read.
     wanted = min(max_length + max(steps - 1, 0), _MOST_TOKENS)
     found = _found(model, model.project, model.path, {"wanted": wanted})
-    if (most := found["most"]) >= wanted:
+    if found is None or (most := found["most"]) >= wanted:
         return
     name = model.manifest.name
     if steps:
@@ -77,8 +78,11 @@ def _steps(path: Path) -> int:
     return int(description["max_steps"]) if "prompt" in description else 0
 
 
-def _found(model: ModelArtifact, project: Project, path: Path, asked: dict[str, int]) -> dict[str, Any]:
-    """Return the most tokens that the model takes, and its words about more, from the cache if they are known."""
+def _found(model: ModelArtifact, project: Project, path: Path, asked: dict[str, int]) -> dict[str, Any] | None:
+    """Return the most tokens that the model takes, and its words about more, from the cache if they are known.
+
+    None if they are not, and packages that a build needs are missing.
+    """
     from cdk_inference.model.project import locked, readable_errors  # noqa: PLC0415 - as above
 
     engine = [hash_folder(runtime_source() / name) for name in ("engine", "tensors")]
@@ -87,6 +91,8 @@ def _found(model: ModelArtifact, project: Project, path: Path, asked: dict[str, 
     key = f"tokens-{project.recipe.name}-{hash_data(depends)[:32]}"
     store = Store(project.cache / "passes")
     folder = store.get(key)
+    if folder is None and project.missing:
+        return None
     if folder is None:
         with readable_errors(project), locked(project):
             folder = store.make(key, lambda folder: _run(project, path, asked, project.cache / "models" / key, folder))

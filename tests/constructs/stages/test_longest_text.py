@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,6 +123,15 @@ def test_texts_longer_than_the_table_of_places_fail(
             "max_length must be at most 100, the tokens that model 'places' takes, got 8,192; lower it ("
         )
         monkeypatch.delattr(process, "run_build", raising=False)  # the second time, the answer is known
+
+
+def test_a_machine_that_cannot_run_the_model_takes_what_is_known(built: Callable[..., ModelArtifact]) -> None:
+    model = built(10, 100)
+    assert model.project is not None
+    check_longest_text(model, of_length(96))
+    model.project = replace(model.project, missing=("onnxruntime",))
+    check_longest_text(model, of_length(96))
+    check_longest_text(model, of_length(112))
 
 
 def test_a_model_that_fails_for_another_reason_is_left_alone(built: Callable[..., ModelArtifact]) -> None:
