@@ -29,7 +29,8 @@ def check_longest_text(model: ModelArtifact, preprocess: Preprocess) -> None:
 
     Models with a table of positions fail on longer texts, which would become dead letters one by one. Nothing is run
     for other stages, for a model that was not built here, and for one whose number of tokens is fixed. Neither is a
-    model of the cache on a machine that lacks what runs it.
+    model of the cache on a machine that lacks what runs it. Large models are not run either, which may take minutes,
+    and more memory than there is. They have rotations in place of tables.
 
     Parameters
     ----------
@@ -48,7 +49,7 @@ def check_longest_text(model: ModelArtifact, preprocess: Preprocess) -> None:
     if preprocess.tokens is None or model.path is None or model.project is None:
         return
     tokens = next((spec for spec in model.inputs if len(spec.shape) == 2), None)  # noqa: PLR2004 - (batch, tokens)
-    if tokens is None or isinstance(tokens.shape[1], int):
+    if tokens is None or isinstance(tokens.shape[1], int) or _is_large(model.path):
         return
     max_length, _ = preprocess.tokens
     steps = _steps(model.path)
@@ -69,9 +70,16 @@ def check_longest_text(model: ModelArtifact, preprocess: Preprocess) -> None:
     )
 
 
+def _is_large(path: Path) -> bool:
+    """Tell whether a model stays in its files while it is built."""
+    from cdk_inference.model.files import weights  # noqa: PLC0415 - with ONNX it takes long to import
+
+    return weights.is_large(weights.entry(path))
+
+
 def _steps(path: Path) -> int:
     """Return the most tokens that a model appends to a prompt; 0 for one that writes none, or apart from the text."""
-    from cdk_inference.model.files.packed import DRIVER  # noqa: PLC0415 - with ONNX it takes long to import
+    from cdk_inference.model.files.packed import DRIVER  # noqa: PLC0415 - as above
 
     file = path / DRIVER
     description = json.loads(file.read_text("utf-8")) if file.is_file() else {}

@@ -222,7 +222,7 @@ class Preprocess:
         max_length
             Most tokens, special ones included, 8 to 8,192: no more than the model has positions for, with those of its
             answer. The synth runs the model once on that many, 2,048 at most, and fails if it takes fewer. A model of a
-            registry is not run.
+            registry, or of more than 1 GiB, is not run.
         pad_to_multiple_of
             Texts are padded to the next multiple of this, which divides ``max_length``: those that come out equally
             long share a batch.

@@ -13,6 +13,7 @@ from onnx.parser import parse_model
 
 from cdk_inference import ModelArtifact, Preprocess, PropError
 from cdk_inference.model import process
+from cdk_inference.model.files import weights
 from cdk_inference.stages.longest_text import check_longest_text
 
 if TYPE_CHECKING:
@@ -131,6 +132,12 @@ def test_a_machine_that_cannot_run_the_model_takes_what_is_known(built: Callable
     check_longest_text(model, of_length(96))
     model.project = replace(model.project, missing=("onnxruntime",))
     check_longest_text(model, of_length(96))
+    check_longest_text(model, of_length(112))
+
+
+def test_a_large_model_is_not_run(built: Callable[..., ModelArtifact], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = built(10, 100)
+    monkeypatch.setattr(weights, "LARGE", 0)
     check_longest_text(model, of_length(112))
 
 
