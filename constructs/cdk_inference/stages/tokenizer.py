@@ -68,11 +68,12 @@ def check_prompt(path: Path, prompt: str, max_length: int) -> None:
         from tokenizers import Tokenizer  # noqa: PLC0415 - no synth needs it
 
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception:  # it raises nothing else of a file that is newer than itself
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        count = len(tokenizer.encode(prompt.replace("{text}", "")).ids)
+    except Exception:  # it raises nothing else of a file that is newer than itself, or without its unknown token
         return
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    if (count := len(tokenizer.encode(prompt.replace("{text}", "")).ids)) >= max_length:
+    if count >= max_length:
         raise PropError(
             f"max_length must be more than the {count:,} tokens of the prompt, got {max_length:,}; raise it, or "
             "shorten the prompt"
