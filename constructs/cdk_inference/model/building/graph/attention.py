@@ -19,6 +19,7 @@ from cdk_inference.model.building.graph.graph import (
     add_weight,
     bodies,
     captured,
+    opset,
     replace_nodes,
     sort_nodes,
     use_contrib,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _SWAPPED = [0, 2, 1, 3]  # tokens and heads
 _CACHE_AXES = 4  # batch, heads, tokens and size
+_LEAST_OPSET = 15  # where `Shape` can give some sizes alone
 _LOWEST = np.finfo(np.float32).min
 
 
@@ -40,14 +42,17 @@ def fuse_attention(model: onnx.ModelProto) -> int:
     """Fuse attention to a cache in place, with the rotations and the norms around; return how many.
 
     Attention is fused if its keys and values are those of a cache and those of new tokens, in float32. How heads are
-    grouped, and which tokens see each other, is as the model says. If there is no such attention, nothing changes.
-    Afterwards, a batch of several items reads one token at a time if its caches hold some, as drivers do.
+    grouped, and which tokens are padding, is as the model says. If there is no such attention, nothing changes.
+    Afterwards, no token sees later ones, whatever the mask says. And a batch of several items reads one token at a time
+    if its caches hold some. So the two graphs must be compared on what a driver asks.
 
     Raises
     ------
     ModelBuildError
         If something between the cache and the attention depends on both.
     """
+    if opset(model) < _LEAST_OPSET:
+        return 0
     graph = _Graph(model.graph)
     found = [each for node in model.graph.node if (each := graph.attention(node)) is not None]
     if not found:
@@ -191,7 +196,6 @@ class _Graph(Lookups):
             num_heads=found.heads,
             kv_num_heads=found.groups,
             scale=found.scale,
-            causal=0,  # the mask says who sees whom
         )
         self.added.append(node)
         self.replaced |= {node.name: () for node in (found.swap, *found.concats)}

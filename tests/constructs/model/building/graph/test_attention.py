@@ -40,10 +40,15 @@ class Decoder(Graph):
         Whether heads are rotated by the places of their tokens.
     hidden
         The number that the mask adds for a token that is not seen.
+    causal
+        Whether no token sees later ones.
     """
 
-    def __init__(self, heads: int = 4, groups: int = 2, *, rotary: bool = True, hidden: float = LOWEST) -> None:
+    def __init__(
+        self, heads: int = 4, groups: int = 2, *, rotary: bool = True, hidden: float = LOWEST, causal: bool = True
+    ) -> None:
         super().__init__(seed=5)
+        self.causal = causal
         self.heads, self.groups, self.rotary = heads, groups, rotary
         self.width = heads * SIZE
         ids, mask, places = (
@@ -89,7 +94,7 @@ class Decoder(Graph):
         every = self.add("Range", self.weight(0), self.add("Squeeze", self.read), self.weight(1))
         seen = self.add("LessOrEqual", every, self.add("Unsqueeze", own, self.weight([1])))
         real = self.add("Unsqueeze", self.add("Cast", mask, to=TensorProto.BOOL), self.weight([1, 2]))
-        both = self.add("And", seen, real)
+        both = self.add("And" if self.causal else "Or", seen, real)
         return self.add("Where", both, self.weight(np.float32(0)), self.weight(np.float32(hidden)))
 
     def _matrix(self, out: int) -> str:
@@ -273,6 +278,11 @@ DECLARED = Declared(
 def test_it_is_fused_where_a_float_graph_computes_the_same(tmp_path: Path) -> None:
     calls = [call(1, 0, 5), call(1, 5, 1)]
     assert can_fuse_attention(Decoder().decoder(), DECLARED, calls, tmp_path)
+
+
+def test_it_is_not_fused_where_tokens_see_later_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not can_fuse_attention(Decoder(causal=False).decoder(), DECLARED, [call(1, 0, 5)], tmp_path)
+    assert "the model ships without fused attention: the exported graph must compute" in capsys.readouterr().err
 
 
 def test_it_is_not_fused_where_the_operator_fails_on_a_batch(
