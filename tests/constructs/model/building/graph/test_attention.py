@@ -17,8 +17,9 @@ from cdk_inference.model import Graph as Declared
 from cdk_inference.model import OnnxFile, TensorSpec
 from cdk_inference.model.building.evaluation.driven import Driven
 from cdk_inference.model.building.evaluation.session import open_session
+from cdk_inference.model.building.graph import aside
 from cdk_inference.model.building.graph.attention import fuse_attention
-from cdk_inference.model.building.search.optimize import can_fuse_attention
+from cdk_inference.model.building.search.optimize import can_fuse_attention, optimize
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -278,6 +279,21 @@ DECLARED = Declared(
 def test_it_is_fused_where_a_float_graph_computes_the_same(tmp_path: Path) -> None:
     calls = [call(1, 0, 5), call(1, 5, 1)]
     assert can_fuse_attention(Decoder().decoder(), DECLARED, calls, tmp_path)
+
+
+def test_large_weights_stay_in_their_files_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "LEAST_BYTES", 256)
+    before = Decoder()
+    unused = before.normal(64, 64)
+    before.add("Identity", unused)  # the fused graph drops it, and so has other files
+    file = aside.save(before.decoder(), tmp_path / "float")
+    content = file.with_suffix(".weights").read_bytes()
+    graph = aside.parsed(file)
+    assert aside.is_aside(graph)
+    (work := tmp_path / "work").mkdir()
+    assert can_fuse_attention(graph, DECLARED, [call(1, 0, 5)], work)
+    assert optimize(file, "weight_only", DECLARED, call(1, 5, 1), work, attends=True) != file
+    assert file.with_suffix(".weights").read_bytes() == content
 
 
 def test_it_is_not_fused_where_tokens_see_later_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
