@@ -45,6 +45,8 @@ def prompts(texts: tuple[str, ...], most: int, *, left: bool = False) -> dict[st
         "input_ids": ids,
         "attention_mask": (ids > 0).astype(np.int64),
         "max_tokens": np.full(len(texts), most, np.int64),
+        "temperature": np.zeros(len(texts), np.float32),
+        "seed": np.zeros(len(texts), np.int64),
     }
 
 
