@@ -20,6 +20,7 @@ from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.files.packed import DRIVER, driver_text, is_packed, names, pack, unpack
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any, TypeAlias
 
     import onnx
@@ -39,6 +40,7 @@ than to copy 16 KiB."""
 ALIGNMENT = 4096
 """Each weight begins on a new page, so that a page is read when, and only if, its weight is used."""
 
+_HEAD = 64  # bytes of weights that are compared first
 
 LARGE = 2**30
 """Graphs of more bytes are not held in memory with their weights."""
@@ -71,16 +73,53 @@ def split(model: bytes, aside: str = WEIGHTS) -> tuple[bytes, bytes]:
     from onnx.external_data_helper import set_external_data  # noqa: PLC0415
 
     graph = onnx.load_model_from_string(model)
-    weights = bytearray()
-    for tensor in graph.graph.initializer:
-        data = tensor.raw_data
-        if len(data) < LEAST_BYTES:
-            continue
-        weights.extend(b"\0" * (-len(weights) % ALIGNMENT))
-        set_external_data(tensor, aside, offset=len(weights), length=len(data))
+    large = [tensor for tensor in graph.graph.initializer if len(tensor.raw_data) >= LEAST_BYTES]
+    offsets = lay_out([memoryview(tensor.raw_data) for tensor in large])
+    weights = bytearray(max((at + len(t.raw_data) for t, at in zip(large, offsets, strict=True)), default=0))
+    for tensor, offset in zip(large, offsets, strict=True):
+        length = len(tensor.raw_data)
+        weights[offset : offset + length] = tensor.raw_data
+        set_external_data(tensor, aside, offset=offset, length=length)
         tensor.ClearField("raw_data")
-        weights.extend(data)
     return (graph.SerializeToString(deterministic=True) if weights else model), bytes(weights)
+
+
+def lay_out(weights: Sequence[memoryview]) -> list[int]:
+    """Return the offset of each weight in the file of all, by their bytes.
+
+    Each begins on a page. Weights that are the parts of a larger one, from its beginning on, lie within that, and those
+    that are equal lie at one place: ONNX Runtime maps each of them by itself, and drops it once it is packed.
+    """
+    within: dict[int, tuple[int, int]] = {}
+    by_head: dict[bytes, list[int]] = {}
+    for index, data in enumerate(weights):
+        alike = by_head.setdefault(bytes(data[:_HEAD]), [])
+        same = next((other for other in alike if weights[other] == data), None)
+        if same is None:
+            alike.append(index)
+        else:
+            within[index] = same, 0
+    for index in sorted({*range(len(weights))}.difference(within), key=lambda index: -len(weights[index])):
+        whole, at, part = weights[index], 0, index
+        while part >= 0 and at % ALIGNMENT == 0:
+            alike = by_head.get(bytes(whole[at : at + _HEAD]), [])
+            fits = (n for n in alike if n not in within and len(weights[n]) < len(whole))
+            part = next((n for n in fits if whole[at : at + len(weights[n])] == weights[n]), -1)
+            if part >= 0:
+                within[part] = index, at
+                at += len(weights[part])
+    offsets, end = [0] * len(weights), 0
+    for index, data in enumerate(weights):
+        if index not in within:
+            offsets[index] = end + -end % ALIGNMENT
+            end = offsets[index] + len(data)
+    for index in within:
+        holder, before = index, 0
+        while holder in within:
+            holder, first = within[holder]
+            before += first
+        offsets[index] = offsets[holder] + before
+    return offsets
 
 
 def join(path: Path) -> bytes:

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import numpy as np
 import onnx
@@ -45,6 +46,39 @@ def model_with(sizes: list[int]) -> bytes:
 
 def run(model: bytes | str) -> list[np.ndarray]:
     return ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run(None, {"x": np.zeros(1, np.float32)})
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    data=st.data(),
+    wholes=st.lists(st.binary(min_size=1, max_size=30), min_size=1, max_size=3),
+    cuts=st.lists(st.integers(1, 9), max_size=5),
+    page=st.sampled_from([1, 4]),
+)
+def test_weights_that_are_parts_of_others_lie_within_them(
+    data: st.DataObject, wholes: list[bytes], cuts: list[int], page: int
+) -> None:
+    parts, rest = [], wholes[0]
+    for cut in cuts:
+        parts.append(rest[:cut])
+        rest = rest[cut:]
+    arranged = data.draw(st.permutations([*wholes, *wholes[:1]])) + [part for part in parts if part]
+    with patch.object(weights, "ALIGNMENT", page):
+        offsets = weights.lay_out([memoryview(each) for each in arranged])
+    file = bytearray(max(at + len(each) for at, each in zip(offsets, arranged, strict=True)))
+    for at, each in zip(offsets, arranged, strict=True):
+        file[at : at + len(each)] = each
+    assert all(file[at : at + len(each)] == each for at, each in zip(offsets, arranged, strict=True))
+    assert all(at % page == 0 for at in offsets)
+
+
+def test_parts_of_a_weight_and_equal_ones_are_stored_once() -> None:
+    page = weights.ALIGNMENT
+    first, second, last = (bytes([number]) * size for number, size in ((1, page), (2, 2 * page), (3, 77)))
+    whole = first + second + last
+    arranged = [last, b"x" * 9, whole, second, whole, first, last]
+    found = weights.lay_out([memoryview(each) for each in arranged])
+    assert found == [4 * page, 0, page, 2 * page, page, page, 4 * page]
 
 
 @settings(max_examples=25, deadline=None)

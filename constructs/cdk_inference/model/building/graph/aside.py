@@ -217,24 +217,22 @@ def save(model: onnx.ModelProto, folder: Path, name: str = NAME) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    target, end = folder / f"{name}.weights", 0
-    pieces: list[tuple[TensorProto, int]] = []
+    target = folder / f"{name}.weights"
+    large: list[TensorProto] = []
     for tensor in copy.graph.initializer:
-        length = place(tensor)[2] if is_tensor_aside(tensor) else len(tensor.raw_data)
-        if length >= LEAST_BYTES:
-            end += -end % ALIGNMENT
-            pieces.append((tensor, end))
-            end += length
+        if _length(tensor) >= LEAST_BYTES:
+            large.append(tensor)
         elif is_tensor_aside(tensor):
             tensor.CopyFrom(_included(tensor))
-    if pieces and not _linked(pieces, end, target):
+    pieces = [*zip(large, weights.lay_out([_bytes(tensor) for tensor in large]), strict=True)]
+    if pieces and not _linked(pieces, target):
+        target.unlink(missing_ok=True)  # it may be linked to another graph's
         with target.open("wb") as stream:
             for tensor, offset in pieces:
-                stream.write(b"\0" * (offset - stream.tell()))
+                stream.seek(offset)
                 stream.writelines(_data(tensor))
     for tensor, offset in pieces:
-        length = place(tensor)[2] if is_tensor_aside(tensor) else len(tensor.raw_data)
-        refer(tensor, target.name, offset, length)
+        refer(tensor, target.name, offset, _length(tensor))
     graph = folder / f"{name}.onnx"
     graph.write_bytes(copy.SerializeToString(deterministic=True))
     return graph
@@ -281,6 +279,26 @@ def refer(tensor: TensorProto, location: str, offset: int, length: int) -> None:
         tensor.external_data.add(key=key, value=value)
 
 
+def _length(tensor: TensorProto) -> int:
+    return place(tensor)[2] if is_tensor_aside(tensor) else len(tensor.raw_data)
+
+
+def _bytes(tensor: TensorProto) -> memoryview:
+    """Return the bytes of a weight; those of a file are mapped."""
+    if not is_tensor_aside(tensor):
+        return memoryview(tensor.raw_data)
+    file, offset, length = place(tensor)
+    _check_whole(file, offset + length)
+    return np.memmap(file, np.uint8, "r", offset, (length,)).data
+
+
+def _check_whole(file: str, end: int) -> None:
+    if (missing := end - Path(file).stat().st_size) > 0:
+        raise ModelBuildError(
+            f"{file} must hold all weights of its graph, got a file that is {missing} bytes too short"
+        )
+
+
 def _included(tensor: TensorProto) -> TensorProto:
     copy = TensorProto()
     copy.CopyFrom(tensor)
@@ -296,22 +314,21 @@ def _data(tensor: TensorProto) -> Iterator[bytes]:
         yield tensor.raw_data
         return
     file, offset, left = place(tensor)
+    _check_whole(file, offset + left)
     with Path(file).open("rb") as stream:
         stream.seek(offset)
         while left and (data := stream.read(min(_PIECE, left))):
             left -= len(data)
             yield data
-    if left:
-        raise ModelBuildError(f"{file} must hold all weights of its graph, got a file that is {left} bytes too short")
 
 
-def _linked(pieces: Sequence[tuple[TensorProto, int]], end: int, target: Path) -> bool:
+def _linked(pieces: Sequence[tuple[TensorProto, int]], target: Path) -> bool:
     """Link the file of the weights if it is one that is laid out as asked, and tell whether it was."""
     if not all(is_tensor_aside(tensor) and place(tensor)[1] == offset for tensor, offset in pieces):
         return False
     files = {place(tensor)[0] for tensor, _ in pieces}
     source = Path(files.pop())
-    if files or source.stat().st_size != end:
+    if files or source.stat().st_size != max(offset + _length(tensor) for tensor, offset in pieces):
         return False
     if not (target.exists() and source.samefile(target)):
         weights.link(source, target)

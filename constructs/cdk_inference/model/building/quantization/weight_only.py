@@ -14,6 +14,7 @@ from onnxruntime.quantization.quant_utils import QuantFormat
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.graph.graph import CONTRIB, add_weight, array, replace_nodes, use_contrib, weights
 from cdk_inference.model.building.graph.stored import store
+from cdk_inference.model.building.quantization.divided import divide_products
 from cdk_inference.model.building.quantization.embeddings import look_up_blocks, quantize_embeddings, tied_heads
 from cdk_inference.model.building.quantization.fusions import fuse_gelu, keep_sums_apart
 from cdk_inference.model.building.quantization.gemms import gemms_as_products
@@ -48,7 +49,9 @@ def convert_weight_only(model: onnx.ModelProto, precision: WeightOnly) -> onnx.M
         renamed = [matrices.get(n, n) for n in chosen]
         quantize_blocks(model, renamed, bits=precision.bits, block_size=precision.block_size)
         made = {n.name: n for n in model.graph.node}
-        look_up_blocks(graph, {table: made[f"{matrices.get(n, n)}_blocks"] for table, n in tied.items()}, kept)
+        heads = {table: made[f"{matrices.get(n, n)}_blocks"] for table, n in tied.items()}
+        look_up_blocks(graph, heads, kept)
+        divide_products(graph, {head.input[1] for head in heads.values()})
         fuse_gelu(model)
         keep_sums_apart(model.graph)
     return model

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from tests.constructs.model import graphs
 from tests.constructs.model.graphs import (
@@ -31,9 +32,11 @@ from tests.constructs.model.graphs import (
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.building.graph.graph import clean, serialize
 from cdk_inference.model.building.graph.saturation import saturating
+from cdk_inference.model.building.quantization import divided
 from cdk_inference.model.building.quantization.calibrate import calibrate
 from cdk_inference.model.building.quantization.precisions import convert
 from cdk_inference.model.building.quantization.stem import unfold_strides
+from cdk_inference.model.files import weights
 from cdk_inference.model.recipe.precision import DynamicInt8, Float16, Float32, StaticInt8, WeightOnly
 
 if TYPE_CHECKING:
@@ -387,6 +390,26 @@ def test_embeddings_that_are_tied_to_a_head_are_its_blocks(
     sample = feed(model, batch=8)
     assert cosine(run(model, sample)[0], run(converted, sample)[0]) > closeness
     onnx.checker.check_model(converted)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_large_head_in_parts_is_stored_once(turned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def converted() -> onnx.ModelProto:
+        model = prepared(tied(turned=turned, size=256, words=1500), tmp_path)
+        return clean(convert(model, WeightOnly(4, 32), None))
+
+    whole = converted()
+    monkeypatch.setattr(divided, "PART_BYTES", 1 << 16)
+    parts, sample = converted(), feed(whole, batch=8)
+    assert operators(parts).count("MatMulNBits") == operators(whole).count("MatMulNBits") + 2
+    np.testing.assert_array_equal(run(whole, sample)[0], run(parts, sample)[0])
+    onnx.checker.check_model(parts)
+    # The scales of the lookup are those of the product.
+    before, after = (weights.split(serialize(each))[1] for each in (whole, parts))
+    assert len(after) <= len(before)
+    weights.write(tmp_path, serialize(parts))
+    session = ort.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(None, sample)[0], run(whole, sample)[0])
 
 
 @pytest.mark.parametrize(
