@@ -87,8 +87,8 @@ def split(model: bytes, aside: str = WEIGHTS) -> tuple[bytes, bytes]:
 def lay_out(weights: Sequence[memoryview]) -> list[int]:
     """Return the offset of each weight in the file of all, by their bytes.
 
-    Each begins on a page. Weights that are the parts of a larger one, from its beginning on, lie within that, and those
-    that are equal lie at one place: ONNX Runtime maps each of them by itself, and drops it once it is packed.
+    Each begins on a page. Weights that are the parts of a larger one, from its beginning on, lie within that. Those
+    that are equal lie at one place. ONNX Runtime maps each of them by itself, and drops it once it is packed.
     """
     within: dict[int, tuple[int, int]] = {}
     by_head: dict[bytes, list[int]] = {}

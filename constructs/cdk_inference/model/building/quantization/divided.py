@@ -19,9 +19,9 @@ PART_BYTES = 8 << 20
 def divide_products(graph: onnx.GraphProto, matrices: Collection[str]) -> None:
     """Divide the products in blocks that take large matrices, in place: each part makes some of the columns.
 
-    ONNX Runtime keeps a matrix mapped while it packs it, and a matrix that lookups read too for as long as the model is
-    open. The parts of the matrix are further weights with the same bytes, which `weights.lay_out` stores once: each is
-    mapped until it is packed, and the whole for the rows that are looked up alone.
+    ONNX Runtime keeps a matrix mapped while it packs it. One that lookups read too stays mapped as long as the model is
+    open. The parts are further weights with the same bytes, which `weights.lay_out` stores once. Each is mapped until
+    it is packed, and the whole for the rows that are looked up alone.
 
     Parameters
     ----------
