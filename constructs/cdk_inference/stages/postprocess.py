@@ -328,7 +328,7 @@ class Postprocess:
         Raises
         ------
         PropError
-            The file does not exist, or there are no tokens. Or the tokens are of another kind, or a string is empty.
+            The file does not exist or has no tokens, its tokens are of another kind, or a string is empty.
         """
         if (vocabulary is None) is (tokenizer is None):
             raise PropError("text must have either a vocabulary or a tokenizer; pass the one that the model has")

@@ -54,7 +54,7 @@ class KeptCredentials:
         self._expires = 0.0
 
     def get(self) -> Credentials:
-        """Return the credentials that are valid now. If there are no new ones, the old ones serve to their end.
+        """Return the credentials that are valid now. The old ones serve to their end if new ones do not come.
 
         Raises
         ------

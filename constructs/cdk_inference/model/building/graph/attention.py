@@ -42,7 +42,7 @@ def fuse_attention(model: onnx.ModelProto) -> int:
     """Fuse attention to a cache in place, with the rotations and the norms around; return how many.
 
     Attention is fused if its keys and values are those of a cache and those of new tokens, in float32. How heads are
-    grouped, and which tokens are padding, is as the model says. If there is no such attention, nothing changes.
+    grouped, and which tokens are padding, is as the model says. Without such attention, nothing changes.
     Afterwards, no token sees later ones, whatever the mask says. And a batch of several items reads one token at a time
     if its caches hold some. So the two graphs must be compared on what a driver asks.
 
@@ -339,7 +339,7 @@ class _Graph(Lookups):
     def _tables_of(self, heads: _Heads) -> tuple[str, str, str]:
         """Return where each token's angles are in tables, and the tables of cosines and sines.
 
-        A table has a row for each token of the batch, in whatever place it is. So there is no last place.
+        A table has a row for each token of the batch, whatever its place is, so that no place is the last one.
         """
         angles, factor = heads.angles, heads.factor
         if (angles, factor) in self._tables:

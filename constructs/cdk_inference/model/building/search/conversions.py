@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cdk_inference.model.building.evaluation.data import Batch
     from cdk_inference.model.building.passes import Passes
     from cdk_inference.model.files.weights import Model
+    from cdk_inference.model.recipe.drivers import Search
     from cdk_inference.model.recipe.precision import Auto, GraphPrecision, Pinned
     from cdk_inference.model.recipe.targets import Target
     from cdk_inference.model.recipe.tensors import Declared
@@ -99,8 +100,8 @@ class GraphConversions:
     samples
         Returns the inputs on which a graph with fused operators is compared with one without: the last one, or all if
         attention is fused.
-    decodes
-        Whether a driver runs it with caches, whose attention can be fused.
+    driver
+        The driver that runs it with caches, whose attention can be fused; None if no driver does.
     """
 
     float32: Path
@@ -111,7 +112,7 @@ class GraphConversions:
     calibration: Callable[[], Sequence[Batch]]
     evaluation: Callable[[], Sequence[Batch]]
     samples: Callable[[], Sequence[Batch]]
-    decodes: bool = False
+    driver: Search | None = None
     _attention: bool | None = field(default=None, init=False, repr=False)
 
     @cached_property
@@ -180,13 +181,16 @@ class GraphConversions:
 
     def fused_graph(self, graph: Model, precision: GraphPrecision, work: Path) -> Model:
         """Return a graph with operators fused for CPUs."""
-        attends = self.decodes and precision.kind not in FLOAT and self._attends(work)
+        attends = precision.kind not in FLOAT and self._attends(work)
         return optimize(graph, precision.kind, self.declared, self.samples()[-1], work, attends=attends)
 
     def _attends(self, work: Path) -> bool:
         """Tell whether the float graph computes the same with fused attention."""
+        if self.driver is None:
+            return False
         if self._attention is None:
-            self._attention = can_fuse_attention(self.model, self.declared, self.samples(), work)
+            prompts = self.driver.tokens if self.driver.prompt else None
+            self._attention = can_fuse_attention(self.model, self.declared, self.samples(), work, prompts=prompts)
         return self._attention
 
     def _calibrate(self, precision: StaticInt8) -> Ranges:

@@ -71,7 +71,9 @@ def optimize(
     return optimized
 
 
-def can_fuse_attention(graph: onnx.ModelProto, recipe: Declared, calls: Sequence[Batch], work: Path) -> bool:
+def can_fuse_attention(
+    graph: onnx.ModelProto, recipe: Declared, calls: Sequence[Batch], work: Path, *, prompts: str | None = None
+) -> bool:
     """Tell whether a float graph computes the same after its attention to a cache is fused; False if it has none.
 
     Graphs in 8 or 4 bits cannot tell: a last bit of a float may become a step of such a number, layer by layer.
@@ -82,7 +84,13 @@ def can_fuse_attention(graph: onnx.ModelProto, recipe: Declared, calls: Sequence
         The inputs that a driver gives the graph. Each call is made for two items, as kernels may know no batches.
     work
         A folder for files.
+    prompts
+        The input with the tokens of prompts, if it reads any. One of the calls must have several of them then: which
+        tokens see each other shows in no other.
     """
+    if prompts is not None and all(call[prompts].shape[1] == 1 for call in calls):
+        sys.stderr.write("the model ships without fused attention: its sample must have a prompt of several tokens\n")
+        return False
     fused = onnx.ModelProto()
     fused.CopyFrom(graph)
     twice = [{name: np.repeat(array, 2, axis=0) for name, array in call.items()} for call in calls]

@@ -37,6 +37,7 @@ def several(trials: Trials, source: Graphs) -> SeveralConversions:
     model = weights.whole(trials.float32)
     recorded = Recorded(model)
     files = weights.graphs(trials.float32.parent)
+    last = [*source.graphs][-1]
 
     def conversions(name: str, declared: Graph) -> GraphConversions:
         # Two tokens that are as likely may change places, and that does not count as a difference.
@@ -50,7 +51,7 @@ def several(trials: Trials, source: Graphs) -> SeveralConversions:
             calibration=lambda: recorded.calls(trials.calibration.inputs)[name],
             evaluation=lambda: recorded.calls(trials.samples.inputs)[name],
             samples=lambda: recorded.calls([trials.sample])[name],
-            decodes=name == [*source.graphs][-1] and isinstance(source.driver, Search),
+            driver=source.driver if name == last and isinstance(source.driver, Search) else None,
         )
 
     graphs = {name: conversions(name, graph) for name, graph in source.deployed().items()}

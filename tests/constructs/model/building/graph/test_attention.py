@@ -301,6 +301,16 @@ def test_it_is_not_fused_where_tokens_see_later_ones(tmp_path: Path, capsys: pyt
     assert "the model ships without fused attention: the exported graph must compute" in capsys.readouterr().err
 
 
+def test_it_is_not_fused_where_no_prompt_shows_what_its_tokens_see(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph, short = Decoder(causal=False).decoder(), [call(1, 0, 1), call(1, 1, 1)]
+    assert can_fuse_attention(graph, DECLARED, short, tmp_path)  # of a driver that gives one token at a time
+    assert not can_fuse_attention(graph, DECLARED, short, tmp_path, prompts="input_ids")
+    assert "its sample must have a prompt of several tokens" in capsys.readouterr().err
+    assert can_fuse_attention(Decoder().decoder(), DECLARED, [call(1, 0, 2), *short], tmp_path, prompts="input_ids")
+
+
 def test_it_is_not_fused_where_the_operator_fails_on_a_batch(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
