@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.bundling.bundle import runtime_source
 from cdk_inference.common.cache import hash_data, hash_file, hash_folder
-from cdk_inference.common.store import Store
-from cdk_inference.common.terminal import say
 from cdk_inference.common.whole_files import write_whole
 from cdk_inference.errors import ModelBuildError
 from cdk_inference.model.files import weights
-from cdk_inference.model.process import run_build
-from cdk_inference.model.project import locked, readable_errors, request
+from cdk_inference.model.measurement import measure_once
+from cdk_inference.model.project import locked, readable_errors
 from cdk_inference.model.recipe.structure import structure
 from cdk_inference.model.records.faithfulness import (
     EXPLANATIONS_FILE,
@@ -105,13 +101,17 @@ def _way_out(figures: Faithfulness) -> str:
 
 
 def _figures(model: ModelArtifact, project: Project, path: Path, asked: Mapping[str, Any]) -> Faithfulness:
+    manifest = model.manifest
+    more = {
+        **asked,
+        "model": str(weights.entry(path)),
+        # As the deployed functions do; see `Manifest.batch_dependent`.
+        "singly": manifest.batch_dependent and isinstance(manifest.inputs[0].shape[0], str),
+        "runtime": str(runtime_source().parent),
+    }
     key = _key(model, project, asked)
-    store = Store(project.cache / "passes")
-    found = store.get(key)
-    if found is None:
-        with readable_errors(project), locked(project):
-            found = store.make(key, lambda folder: _run(model, project, path, asked, folder))
-    return structure(json.loads((found / _RESULT).read_text("utf-8")), Faithfulness)
+    found = measure_once(project, key, more, mode=_MODE, result=_RESULT, doing="measuring its explanations")
+    return structure(found, Faithfulness)
 
 
 def _key(model: ModelArtifact, project: Project, asked: Mapping[str, Any]) -> str:
@@ -126,24 +126,3 @@ def _key(model: ModelArtifact, project: Project, asked: Mapping[str, Any]) -> st
         asked,
     ]
     return f"explanations-{project.recipe.name}-{hash_data(depends)[:32]}"
-
-
-def _run(model: ModelArtifact, project: Project, path: Path, asked: Mapping[str, Any], folder: Path) -> None:
-    """Measure in a separate process, as data functions of two recipes may import files of the same name."""
-    manifest = model.manifest
-    work = project.cache / "models" / f".{_key(model, project, asked)}.building"
-    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
-    work.mkdir()
-    say(f"model {project.recipe.name}: measuring its explanations")
-    try:
-        more = {
-            **asked,
-            "model": str(weights.entry(path)),
-            # As the deployed functions do; see `Manifest.batch_dependent`.
-            "singly": manifest.batch_dependent and isinstance(manifest.inputs[0].shape[0], str),
-            "runtime": str(runtime_source().parent),
-        }
-        run_build(project.recipe.name, request(project, _MODE) | more, work)
-        shutil.copyfile(work / _RESULT, folder / _RESULT)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cdk_inference.bundling.bundle import runtime_source
 from cdk_inference.common.cache import hash_data, hash_file, hash_folder
-from cdk_inference.common.store import Store
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -91,34 +89,15 @@ def _found(model: ModelArtifact, project: Project, path: Path, asked: dict[str, 
 
     None if they are not, and packages that a build needs are missing.
     """
-    from cdk_inference.model.project import locked, readable_errors  # noqa: PLC0415 - as above
+    from cdk_inference.model.files import weights  # noqa: PLC0415 - as above
+    from cdk_inference.model.measurement import is_measured, measure_once  # noqa: PLC0415 - as above
 
     engine = [hash_folder(runtime_source() / name) for name in ("engine", "tensors")]
     running = hash_file(Path(__file__).with_name("running_tokens.py"))
     depends = [project.tools, engine, running, model.asset_hash, asked]
     key = f"tokens-{project.recipe.name}-{hash_data(depends)[:32]}"
-    store = Store(project.cache / "passes")
-    folder = store.get(key)
-    if folder is None and project.missing:
+    if project.missing and not is_measured(project, key):
         return None
-    if folder is None:
-        with readable_errors(project), locked(project):
-            folder = store.make(key, lambda folder: _run(project, path, asked, project.cache / "models" / key, folder))
-    result: dict[str, Any] = json.loads((folder / _RESULT).read_text("utf-8"))
+    more = {**asked, "model": str(weights.entry(path))}
+    result: dict[str, Any] = measure_once(project, key, more, mode=_MODE, result=_RESULT)
     return result
-
-
-def _run(project: Project, path: Path, asked: dict[str, int], place: Path, folder: Path) -> None:
-    """Run the model in a separate process: one that runs out of memory is killed."""
-    from cdk_inference.model.files import weights  # noqa: PLC0415 - as above
-    from cdk_inference.model.process import run_build  # noqa: PLC0415 - as above
-    from cdk_inference.model.project import request  # noqa: PLC0415 - as above
-
-    work = place.with_name(f".{place.name}.building")
-    shutil.rmtree(work, ignore_errors=True)  # of a process that was killed
-    work.mkdir()
-    try:
-        run_build(project.recipe.name, request(project, _MODE) | asked | {"model": str(weights.entry(path))}, work)
-        shutil.copyfile(work / _RESULT, folder / _RESULT)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

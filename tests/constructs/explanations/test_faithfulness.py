@@ -128,7 +128,7 @@ def test_a_row_hides_features_by_the_mean_of_the_calibration_data(
     assert "<h2>Explanations</h2>" in model.path.with_name("card.html").read_text()
 
     # Measured once: a second synth runs nothing.
-    monkeypatch.setattr("cdk_inference.explanations.faithfulness.run_build", None)
+    monkeypatch.setattr("cdk_inference.model.measurement.run_build", None)
     assert settings_of(Explain.when(confidence_below=0.9), model)[1].figures == figures
 
 
