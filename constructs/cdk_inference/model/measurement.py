@@ -1,4 +1,4 @@
-"""What a separate process measures on a built model, once for all that it depends on."""
+"""Measure a built model in a separate process, once for all that the result depends on."""
 
 from __future__ import annotations
 
