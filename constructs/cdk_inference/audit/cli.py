@@ -10,12 +10,12 @@ import sys
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
-import boto3
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
 from cdk_inference.audit.deployed import DeployedLog
+from cdk_inference.common.sessions import open_session
 from cdk_inference.errors import InferenceError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def records(
 
 
 def _log(stack: str, log: str | None, profile: str | None, region: str | None) -> DeployedLog:
-    return DeployedLog.find(boto3.Session(profile_name=profile, region_name=region), stack, log)
+    return DeployedLog.find(open_session(profile, region), stack, log)
 
 
 def _days(since: datetime | None, until: datetime | None) -> tuple[date, date]:

@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
-import boto3
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
 from cdk_inference.backfill.deployed import BackfillError, DeployedBackfill, Selection, Status, to_json
+from cdk_inference.common.sessions import open_session
 from cdk_inference.errors import InferenceError
 
 app = typer.Typer(
@@ -136,7 +136,7 @@ def stop(
 
 
 def _backfill(stack: str, pipeline: str | None, profile: str | None, region: str | None) -> DeployedBackfill:
-    return DeployedBackfill.find(boto3.Session(profile_name=profile, region_name=region), stack, pipeline)
+    return DeployedBackfill.find(open_session(profile, region), stack, pipeline)
 
 
 def _time(since: str) -> datetime:

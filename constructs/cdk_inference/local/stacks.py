@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 METADATA_KEY = "cdk-inference"
 BOOTSTRAP_STACK = "CDKToolkit"
+_NOT_THERE = "ValidationError"
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,19 @@ class Stack:
         ------
         LocalError
             If there is no such stack.
+        ClientError
+            If CloudFormation refuses, such as credentials that have expired.
         """
         try:
             body = self._cloudformation.get_template(StackName=self.name)["TemplateBody"]
         except ClientError as error:
-            raise LocalError(f"stack {self.name!r} must be deployed in the embedded AWS; deploy it first") from error
+            if error.response["Error"]["Code"] != _NOT_THERE:  # such as credentials that have expired
+                raise
+            region = self._cloudformation.meta.region_name
+            raise LocalError(
+                f"stack must be deployed in {region}, got {self.name!r}, which is not; deploy it first, or name "
+                "another Region or profile"
+            ) from error
         return dict(json.loads(body) if isinstance(body, str) else body)
 
     def resources(

@@ -11,13 +11,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-import boto3
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cdk_inference.common.sessions import open_session
 from cdk_inference.errors import InferenceError
 from cdk_inference.releases.deployed import ABORTED, DeployedRelease, Status
 
@@ -83,7 +83,7 @@ def abort(
 
 
 def _release(stack: str, pipeline: str | None, profile: str | None, region: str | None) -> DeployedRelease:
-    return DeployedRelease.find(boto3.Session(profile_name=profile, region_name=region), stack, pipeline)
+    return DeployedRelease.find(open_session(profile, region), stack, pipeline)
 
 
 def _show(found: Status, *, as_json: bool) -> None:

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cdk_inference.common.escaping import clean
+from cdk_inference.common.sessions import open_session
 from cdk_inference.errors import InferenceError
 from cdk_inference.model.recipe.targets import DEFAULT_ARCHITECTURE, Architecture
 from cdk_inference.retraining.deployed import FAILED, DeployedRetraining
@@ -128,7 +129,7 @@ def _job() -> Job:
 
 
 def _deployed(stack: str, pipeline: str | None, profile: str | None, region: str | None) -> DeployedRetraining:
-    return DeployedRetraining.find(boto3.Session(profile_name=profile, region_name=region), stack, pipeline)
+    return DeployedRetraining.find(open_session(profile, region), stack, pipeline)
 
 
 def main() -> None:

@@ -63,6 +63,11 @@ def test_files_of_a_recipe_import_each_other(tmp_path: Path) -> None:
         ),
         ("(3, 2)", "(0, 2)", r"batch 0: 'mask' must be bool .*, got bool \(3,\)$"),
         ("yield {", "yield [1]; yield {", r"batch 0 must be a dict with \['mask', 'x'\], got list$"),
+        (
+            "yield {",
+            "return {",
+            r"must yield batches, got one dict that it returns; write yield in the place of return$",
+        ),
         ("yield {", "yield (1,); yield {", r"batch 0 must be \(inputs, labels\) or .*, got 1 members$"),
     ],
 )
@@ -74,6 +79,8 @@ def test_batches_unlike_their_declaration_fail(tmp_path: Path, old: str, new: st
 def test_function_that_yields_no_batches_but_something_else_fails(tmp_path: Path) -> None:
     with pytest.raises(ModelBuildError, match=r"evaluation\.data 'd\.py:batches' must yield batches, got int$"):
         load(tmp_path, "def batches():\n    return 5\n")
+    with pytest.raises(ModelBuildError, match=r"must yield batches, got one tuple that it returns; write yield in"):
+        load(tmp_path, "def batches():\n    return {'x': []}, [0, 1]\n")
 
 
 def test_missing_file_fails(tmp_path: Path) -> None:

@@ -120,6 +120,12 @@ def iterate(
 ) -> Iterator[tuple[Batch, Any, list[str] | None]]:
     """Yield inputs, labels and descriptions of each batch, checked."""
     yielded = load_function(folder, reference, field_name)()
+    one_alone = isinstance(yielded, tuple) and yielded and isinstance(yielded[0], dict)
+    if isinstance(yielded, dict) or (one_alone and not all(isinstance(each, dict | tuple) for each in yielded)):
+        raise ModelBuildError(
+            f"{field_name} '{reference}' must yield batches, got one {type(yielded).__name__} that it returns; "
+            "write yield in the place of return"
+        )
     try:
         batches = iter(yielded)
     except TypeError:

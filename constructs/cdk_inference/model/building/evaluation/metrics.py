@@ -165,9 +165,10 @@ class Judge:
         try:
             return float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):
-            raise ModelBuildError(
-                f"metric '{self.evaluation.metric}' must return a number, got {type(value).__name__}"
-            ) from None
+            got = type(value).__name__
+            if isinstance(value, dict):
+                got = f"a dict with {', '.join(map(repr, value)) or 'nothing'}; return the one value that decides"
+            raise ModelBuildError(f"metric '{self.evaluation.metric}' must return a number, got {got}") from None
 
     def _top(self, outputs: Outputs, places: int) -> Score:
         hits: list[Array] = []

@@ -263,9 +263,18 @@ def test_own_metric_gets_outputs_by_name_and_labels() -> None:
     assert judge("m.py:share", np.ones((4, 1)), [1, 1, 1, 0], share).score([[np.ones((4, 1))]]) == (0.75, 4)
 
 
-@pytest.mark.parametrize("value", [None, "high", float("nan"), [1, 2]])
-def test_own_metric_that_returns_no_number_fails(value: Any) -> None:
-    with pytest.raises(ModelBuildError, match=r"metric 'm\.py:f' must (return a|be a finite) number, got "):
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        (None, "NoneType$"),
+        ("high", "str$"),
+        (float("nan"), "nan$"),
+        ([1, 2], "list$"),
+        ({"top1": 0.9, "f1": 0.8}, "a dict with 'top1', 'f1'; return the one value that decides$"),
+    ],
+)
+def test_own_metric_that_returns_no_number_fails(value: Any, got: str) -> None:
+    with pytest.raises(ModelBuildError, match=rf"metric 'm\.py:f' must (return a|be a finite) number, got {got}"):
         judge("m.py:f", np.ones((4, 1)), None, lambda _, __: value).score([[np.ones((4, 1))]])
 
 
