@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion
 
+from inference_runtime.edge.inputs.stream import MessageStream
 from inference_runtime.edge.storage.records import TOPIC
 
 if TYPE_CHECKING:
@@ -39,6 +40,21 @@ _RECONNECT = (1, 120)  # seconds, doubled each time
 _QOS = 1
 
 _log = logging.getLogger(__name__)
+
+
+class _Client(Client):
+    """A client that has no payload in memory which is too large.
+
+    paho has no other hook before that. The requirements of a device pin its version.
+    """
+
+    def __init__(self, stream: MessageStream, session: str) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, client_id=session, clean_session=False, manual_ack=True)
+        self._stream = stream
+        self.on_socket_open = lambda *_: stream.reset()
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        return self._stream.receive(super()._sock_recv, bufsize)
 
 
 class TopicInput:
@@ -77,16 +93,14 @@ class TopicInput:
     ) -> None:
         self._topic = topic
         self._outbox = outbox
-        self._max_bytes = max_bytes
         self._has_room = has_room
         self._wake = wake
         self._publishing: list[tuple[MQTTMessageInfo, Record]] = []  # what the broker has not confirmed
         self._thread: Thread | None = None
         self._leaving = False
         self.paused = False
-        self._client = client = Client(
-            CallbackAPIVersion.VERSION2, client_id=f"{device}-inference", clean_session=False, manual_ack=True
-        )
+        self._stream = MessageStream(max_bytes)
+        self._client = client = _Client(self._stream, f"{device}-inference")
         client.reconnect_delay_set(*_RECONNECT)
         if topic.user is not None:
             client.username_pw_set(topic.user, topic.password)
@@ -159,16 +173,17 @@ class TopicInput:
             return
         try:
             data = bytes(message.payload)
-            digest = hashlib.sha256(data).hexdigest()
+            left_out = self._stream.left_out(data)
+            size, digest = left_out or (len(data), hashlib.sha256(data).hexdigest())
             key = f"{message.topic}/{digest}"
             again = message.dup or message.retain  # a reading that is the same as the last is another item
             if not (again and self._outbox.has(TOPIC, key)):
-                kept = data if len(data) <= self._max_bytes else b""
+                kept = b"" if left_out else data
                 if not self._has_room(len(kept)):
                     self.paused = True
                     return
                 time = datetime.now(UTC).isoformat(timespec="milliseconds")
-                self._outbox.take_message(kept, size=len(data), key=key, digest=digest, event_time=time)
+                self._outbox.take_message(kept, size=size, key=key, digest=digest, event_time=time)
         except (OSError, sqlite3.Error, UnicodeDecodeError) as error:
             _log.error("a message cannot be taken: %s", error)
             self.paused = True
