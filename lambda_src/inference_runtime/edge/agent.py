@@ -9,8 +9,10 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.edge.answering import HUNG_BATCH, Answers
-from inference_runtime.edge.inputs.folder import ChangedError, WatchedFolder
+from inference_runtime.edge.inputs.folder import DONE, FAILED, ChangedError, WatchedFolder
 from inference_runtime.edge.results import ResultLines
+from inference_runtime.edge.settings import MOVE
+from inference_runtime.edge.storage.kept import TIDY_SECONDS, KeptFiles
 from inference_runtime.edge.storage.spool import SpoolError
 from inference_runtime.errors import MalformedMessageError, reason_of
 
@@ -41,6 +43,7 @@ MAX_TIDIED = 1_000
 
 _LONGEST_TURN = 180.0  # seconds besides scoring, such as to remove many files from a slow disk
 _SILENT = 60.0  # seconds after it was said that the spool is full
+_DAY = 86_400.0
 _PAUSE = 5.0  # seconds after a failure of the disk, and after items that could not be scored now
 
 _log = logging.getLogger(__name__)
@@ -81,8 +84,13 @@ class Agent:
         if settings.watched is not None:
             settle = settings.settle_ms / 1000
             self._folder = WatchedFolder(
-                settings.watched, settle_seconds=settle, after=settings.after, suffixes=settings.suffixes
+                settings.watched,
+                settle_seconds=settle,
+                after=settings.after,
+                suffixes=settings.suffixes,
+                empty_seconds=settings.empty_hours * 3_600,
             )
+        self._done, self._failed = _kept(settings)
         self._topic = None
         if settings.topic is not None:
             from inference_runtime.edge.inputs.topic import TopicInput  # noqa: PLC0415 - paho may not be there
@@ -106,8 +114,13 @@ class Agent:
 
     @property
     def full(self) -> bool:
-        """Whether nothing is taken until something is sent."""
+        """Whether nothing is taken until something is sent, or somebody empties the folders `failed`."""
         return self._full
+
+    @property
+    def failed_bytes(self) -> int:
+        """Bytes of the items that could not be scored or sent."""
+        return self._failed.used
 
     @property
     def alive(self) -> bool:
@@ -132,12 +145,15 @@ class Agent:
 
     def has_room(self, size: int) -> bool:
         """Return whether an item of so many bytes may be taken, and say now and then if it may not."""
-        full = self._outbox.used + self._reserved + size + ROW_BYTES > self._settings.max_spool_bytes
+        used, most, name, until = self._outbox.used, self._settings.max_spool_bytes, "spool", "something is sent"
+        full = used + self._reserved + size + ROW_BYTES > most
+        if self._failed.full:
+            full, used, most = True, self._failed.used, self._settings.max_failed_bytes
+            name, until = f"folder {FAILED}", "somebody empties it"
         if full and not self._full and time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _SILENT
             _log.warning(
-                "the spool is full (%s of %s bytes): nothing is taken until something is sent",
-                *(f"{self._outbox.used:,}", f"{self._settings.max_spool_bytes:,}"),
+                "the %s is full (%s of %s bytes): nothing is taken until %s", name, f"{used:,}", f"{most:,}", until
             )
         self._full = full
         return not full
@@ -301,6 +317,7 @@ class Agent:
             self._spool.move_aside(record.spool)
         gone = self._folder is None or self._folder.set_aside(record)
         self._outbox.fail(record, gone=gone)
+        self._failed.add(record.size)
 
     def _note(self, answers: Sequence[Answer]) -> None:
         """Note answers, and tell programs on the device and whoever sends."""
@@ -317,8 +334,24 @@ class Agent:
         self._answered()
 
     def _tidy(self) -> None:
-        """Remove or move the files of answered items."""
+        """Remove files that were kept long enough, which makes room, and remove or move those of answered items."""
+        self._done.tidy()
+        self._failed.tidy(again_seconds=_PAUSE if self._failed.full else TIDY_SECONDS)
         if self._folder is not None and (records := self._outbox.answered_files(MAX_TIDIED)):
             gone = [record for record in records if self._folder.finish(record)]
             if gone:
                 self._outbox.file_gone(gone)
+                self._done.add(sum(record.size for record in gone))
+
+
+def _kept(settings: Settings) -> tuple[KeptFiles, KeptFiles]:
+    """Return the files that are done, and those that failed, of which none is removed to make room."""
+    done, failed = [], [settings.state / FAILED]
+    if settings.watched is not None:
+        failed.append(settings.watched / FAILED)
+        if settings.after == MOVE:
+            done.append(settings.watched / DONE)
+    return (
+        KeptFiles(*done, seconds=settings.done_days * _DAY, max_bytes=settings.max_done_bytes, removes=True),
+        KeptFiles(*failed, seconds=settings.failed_days * _DAY, max_bytes=settings.max_failed_bytes, removes=False),
+    )

@@ -7,11 +7,11 @@ import faulthandler
 import json
 import logging
 import os
-import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from inference_runtime.anywhere.collected import collected_rows
+from inference_runtime.edge.clock import is_set
 from inference_runtime.edge.results import told
 from inference_runtime.edge.storage.outbox import Answer
 from inference_runtime.errors import LittleTimeError, MalformedMessageError, reason_of
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 HUNG_BATCH = 4
 """Times that a batch may take as long as it should. User code is ended after one, and the process after these."""
-
-EARLIEST = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
-"""A clock that shows an earlier time was not set since the device booted."""
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +158,7 @@ class Answers:
 
     def _answer(self, record: Record, row: dict[str, Any], data: bytes) -> Answer:
         """Decide what becomes of an item that has a row."""
-        clock = time.time() >= EARLIEST
+        clock = is_set()
         if self._package.row_version is not None:
             row = {**row, "version": {"S": f"null#{self._package.row_version}"}}
         if not clock:

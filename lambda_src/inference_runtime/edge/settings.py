@@ -22,6 +22,7 @@ REMOVE, MOVE = "remove", "move"
 _DEVICE = re.compile(r"[A-Za-z0-9:_-]{1,128}")  # the name of a thing of AWS IoT
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _MOST_BYTES = 2**50
+_MOST_DAYS = 36_500
 _LEAST_SPOOL_BYTES = 8_192  # besides the largest item
 _MOST_TOPIC_BYTES = 800  # with the digest, the key of an item must fit a key of S3
 
@@ -71,6 +72,14 @@ class Settings:
         `WATCH_SUFFIXES` with commas between them, such as ``.jpg,.JPG``: other files are left alone. All by default.
     after
         `WATCH_AFTER`, ``remove`` by default, or ``move`` to the folder `done` in the watched one.
+    done_days, max_done_bytes
+        `DONE_DAYS` that a file is kept in `done`, 30 by default, and `MAX_DONE_BYTES` of all of them, 1 GiB by default.
+    failed_days, max_failed_bytes
+        `FAILED_DAYS` that an item is kept that cannot be scored or sent, 0 by default, which is for ever.
+        `MAX_FAILED_BYTES` of all of them, 1 GiB by default: nothing is taken while there are more.
+    empty_hours
+        `EMPTY_FOLDER_HOURS` that a folder in the watched one must be empty before it is removed, 24 by default; 0 for
+        never.
     settle_ms
         `SETTLE_MS` that a file must stay the same before it is taken; 2,000 by default.
     poll_ms
@@ -101,6 +110,11 @@ class Settings:
     topic: Topic | None
     suffixes: tuple[str, ...]
     after: str
+    done_days: int
+    max_done_bytes: int
+    failed_days: int
+    max_failed_bytes: int
+    empty_hours: int
     settle_ms: int
     poll_ms: int
     results: Path | None
@@ -154,6 +168,11 @@ class Settings:
             topic=topic,
             suffixes=tuple(text.strip() for text in os.environ.get("WATCH_SUFFIXES", "").split(",") if text.strip()),
             after=after,
+            done_days=whole_number("DONE_DAYS", 30, 0, _MOST_DAYS),
+            max_done_bytes=whole_number("MAX_DONE_BYTES", 1024**3, 1, _MOST_BYTES),
+            failed_days=whole_number("FAILED_DAYS", 0, 0, _MOST_DAYS),
+            max_failed_bytes=whole_number("MAX_FAILED_BYTES", 1024**3, 1, _MOST_BYTES),
+            empty_hours=whole_number("EMPTY_FOLDER_HOURS", 24, 0, 24 * _MOST_DAYS),
             settle_ms=whole_number("SETTLE_MS", 2_000, 0, 3_600_000),
             poll_ms=whole_number("POLL_MS", 500, 1, 3_600_000),
             results=results,

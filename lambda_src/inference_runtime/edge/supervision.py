@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from inference_runtime.edge.answering import EARLIEST
+from inference_runtime.edge.clock import is_set
 from inference_runtime.edge.storage.spool import sync_folder
 
 if TYPE_CHECKING:
@@ -137,12 +137,13 @@ class Supervisor:
         return {
             **self._about,
             "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="seconds"),
-            "clock_set": now >= EARLIEST,
+            "clock_set": is_set(),
             "uptime_seconds": round(time.monotonic() - self._began),
             "counts": self._outbox.counts(),
             "waiting": backlog,
             "oldest_seconds": None if oldest is None else max(0, round(now - oldest / 1e9)),
             "spool_bytes": self._outbox.used,
+            "failed_bytes": self._agent.failed_bytes,
             "full": self._agent.full,
             "failing": self._uplink.failing,
         }

@@ -73,6 +73,39 @@ def test_old_files_come_first_and_those_of_tools_never(tmp_path: Path, now: Call
     assert taken(watched) == ["sub/a.jpg", "c.jpg"]
 
 
+def test_folders_that_stay_empty_are_removed_whatever_the_clock_does(
+    tmp_path: Path, now: Callable[[float], None]
+) -> None:
+    watched = WatchedFolder(tmp_path, settle_seconds=0, after="remove", empty_seconds=3_600)
+    old, new, used = tmp_path / "2025" / "01", tmp_path / "new", tmp_path / "used"
+    for path in (old, new, used, tmp_path / "done" / "empty", tmp_path / ".git"):
+        path.mkdir(parents=True)
+    for path in (old, used):
+        os.utime(path, (0, 0))  # it was made before the clock was set
+    taken(watched)
+    now(folder.EMPTY_SECONDS - 1)
+    (used / "file").write_bytes(b"x")
+    assert taken(watched) == ["used/file"]
+    (used / "file").unlink()
+    os.utime(used, (0, 1))
+    assert old.exists()
+    now(1)
+    taken(watched)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "2025", "done", "new", "used"]
+    assert not old.exists()
+    os.utime(tmp_path / "2025", (0, 0))
+    taken(watched)
+    now(folder.EMPTY_SECONDS)
+    taken(watched)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".git", "done", "new"]
+    never = WatchedFolder(tmp_path, settle_seconds=0, after="remove")
+    os.utime(new, (0, 0))
+    taken(never)
+    now(10**9)
+    taken(never)
+    assert new.exists()
+
+
 def test_a_file_that_changes_is_not_mixed_up_with_what_was_found(tmp_path: Path) -> None:
     watched = WatchedFolder(tmp_path, settle_seconds=0, after="remove")
     path = tmp_path / "a"

@@ -27,6 +27,9 @@ DONE, FAILED = "done", "failed"
 MAX_DEPTH = 32
 """Folders in each other."""
 
+EMPTY_SECONDS = 600.0
+"""Seconds that an empty folder must be seen unchanged before it is removed, whatever the clock shows."""
+
 _UNFINISHED = (b".tmp", b".part", b".partial", b".crdownload", b".swp", b"~")
 _REMOVED = b".cdk-inference-removed"
 _PIECE = 1024 * 1024
@@ -76,9 +79,19 @@ class WatchedFolder:
         The end of a file that is done, `settings.REMOVE` or `MOVE`.
     suffixes
         The suffixes of files that are taken, in these spellings; all if there are none.
+    empty_seconds
+        That a folder must be empty before it is removed; 0 for never.
     """
 
-    def __init__(self, folder: Path, *, settle_seconds: float, after: str, suffixes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settle_seconds: float,
+        after: str,
+        suffixes: Sequence[str] = (),
+        empty_seconds: float = 0.0,
+    ) -> None:
         self._root = os.fsencode(folder)
         self._settle = settle_seconds
         self._after = after
@@ -87,6 +100,8 @@ class WatchedFolder:
         self._unfinished: set[str] = set()  # stamps of files that had the name of one that is being written
         self._settled: deque[FoundFile] = deque()
         self._blind: set[bytes] = set()  # folders that could not be looked at
+        self._empty_seconds = empty_seconds
+        self._empty: dict[bytes, tuple[str, float]] = {}  # what an empty folder was like, and since when, by path
         self._told: dict[bytes, str] = {}
 
     def oldest(self, known: Callable[[], Mapping[bytes, str]]) -> FoundFile | None:
@@ -183,7 +198,8 @@ class WatchedFolder:
         unfinished: set[str] = set()
         found: list[tuple[int, FoundFile]] = []
         self._blind.clear()
-        for path, state in self._files(b"", 0):
+        empty: list[bytes] = []
+        for path, state in self._files(b"", 0, empty):
             if _is_unfinished(path):
                 unfinished.add(_stamp(state))
                 continue
@@ -201,15 +217,36 @@ class WatchedFolder:
         there = seen.keys() | known.keys() | self._blind
         self._told = {path: text for path, text in self._told.items() if path in there}
         self._settled.extend(file for _, file in sorted(found))
+        if self._empty_seconds:
+            self._remove_empty(empty, now)
 
-    def _files(self, folder: bytes, depth: int) -> Iterator[tuple[bytes, os.stat_result]]:
-        """Yield paths and states of regular files, without following a link."""
+    def _remove_empty(self, folders: Sequence[bytes], now: float) -> None:
+        """Remove folders that stay empty, such as those of past days, which would slow each look down.
+
+        The time that a folder shows may be from before the clock was set. So it must also be seen for a while.
+        """
+        before, self._empty = self._empty, {}
+        for path in folders:
+            with suppress(OSError):  # somebody has a file in it by now, or it is another disk
+                state = os.lstat(self._absolute(path))
+                stamp, since = before.get(path, ("", now))
+                if stamp != _stamp(state):
+                    since = now
+                if now - since >= EMPTY_SECONDS and time.time() - state.st_mtime >= self._empty_seconds:
+                    since = now  # the next try, if this one fails
+                    os.rmdir(self._absolute(path))
+                self._empty[path] = _stamp(state), since
+
+    def _files(self, folder: bytes, depth: int, empty: list[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
+        """Yield paths and states of regular files, without following a link, and collect the empty folders."""
         try:
             entries = list(os.scandir(self._absolute(folder)))
         except OSError as error:
             self._blind.add(folder)
             self._tell(folder, f"cannot be looked at: {error}")
             return
+        if folder and not entries:
+            empty.append(folder)
         for entry in entries:
             path = b"/".join((folder, entry.name)) if folder else entry.name
             try:
@@ -222,7 +259,7 @@ class WatchedFolder:
                 if entry.name.startswith(b".") or (not folder and path in {DONE.encode(), FAILED.encode()}):
                     continue
                 if depth < MAX_DEPTH:
-                    yield from self._files(path, depth + 1)
+                    yield from self._files(path, depth + 1, empty)
 
     def _tell(self, path: bytes, text: str) -> None:
         if self._told.get(path) != text:
