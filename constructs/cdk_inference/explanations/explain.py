@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aws_cdk import Duration
     from constructs import Construct
 
-    from cdk_inference.model.artifact import ModelArtifact
+    from cdk_inference.explanations.faithfulness import ExplainedModel
     from cdk_inference.model.recipe.tensors import TensorSpec
     from cdk_inference.model.records.faithfulness import Faithfulness
     from cdk_inference.stages.preprocess import Preprocess
@@ -202,7 +202,7 @@ class Explain:
         check_share(expected_share=expected_share)
         return cls("on_request", expected_share, **options)
 
-    def bind(self, model: ModelArtifact, preprocess: Preprocess) -> Explanation:
+    def bind(self, model: ExplainedModel, preprocess: Preprocess) -> Explanation:
         """Check what is explained against a model, measure its explanations, and return what the functions are told.
 
         Raises
@@ -264,7 +264,7 @@ def _written(settings: Mapping[str, Any]) -> bytes:
     return json.dumps(settings, sort_keys=True, ensure_ascii=False).encode()
 
 
-def _explained(model: ModelArtifact) -> tuple[str, str]:
+def _explained(model: ExplainedModel) -> tuple[str, str]:
     """Return the output that is explained, and what of it: the first, by which a cascade decides too."""
     spec: TensorSpec = model.outputs[0]
     sizes = spec.shape[1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cdk_inference.bundling.bundle import runtime_source
 from cdk_inference.common.cache import hash_data, hash_file, hash_folder
@@ -25,15 +25,44 @@ from cdk_inference.model.records.fingerprint import hash_building
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.project import Project
+    from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.model.records.manifest import Manifest
 
 _MODE = "cdk_inference.explanations.measuring:measure"
 _RESULT = "faithfulness.json"
 
 
+class ExplainedModel(Protocol):
+    """A model whose answers are explained, such as a `ModelArtifact`."""
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the built model; None if it was not built."""
+
+    @property
+    def project(self) -> Project | None:
+        """The recipe with its surroundings; None for a model of a registry, or one that was not built."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of its build."""
+
+    @property
+    def asset_hash(self) -> str:
+        """SHA-256 over names and bytes of its files."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Its inputs."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Its outputs."""
+
+
 def measured(
-    model: ModelArtifact,
+    model: ExplainedModel,
     settings: Mapping[str, Any],
     *,
     channel_axis: int | None,
@@ -100,7 +129,7 @@ def _way_out(figures: Faithfulness) -> str:
     return f"try {' or '.join(tried)}, or leave explain out" if tried else "leave explain out"
 
 
-def _figures(model: ModelArtifact, project: Project, path: Path, asked: Mapping[str, Any]) -> Faithfulness:
+def _figures(model: ExplainedModel, project: Project, path: Path, asked: Mapping[str, Any]) -> Faithfulness:
     manifest = model.manifest
     more = {
         **asked,
@@ -114,7 +143,7 @@ def _figures(model: ModelArtifact, project: Project, path: Path, asked: Mapping[
     return structure(found, Faithfulness)
 
 
-def _key(model: ModelArtifact, project: Project, asked: Mapping[str, Any]) -> str:
+def _key(model: ExplainedModel, project: Project, asked: Mapping[str, Any]) -> str:
     depends = [
         project.fingerprint,
         project.tools,

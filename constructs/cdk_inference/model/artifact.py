@@ -176,10 +176,21 @@ class ModelArtifact(Construct):
             )
         return BuiltModel(self.path, self.manifest, self.version, self.asset_hash)
 
+    def opened_project(self) -> Project | None:
+        """Return the recipe with its surroundings, also in a stack that CDK does not bundle.
+
+        Returns
+        -------
+        Project or None
+            None for a model of a registry.
+        """
+        return self.project if self.project is not None else self._open()
+
     @property
     def recipe_folder(self) -> Path | None:
         """The folder of the recipe, with its locks; None for a model of a registry."""
-        return self.project.folder if self.project is not None else self._open().folder
+        project = self.opened_project()
+        return None if project is None else project.folder
 
     @property
     def version(self) -> str:
@@ -199,8 +210,6 @@ class ModelArtifact(Construct):
 
 class _PulledModel(ModelArtifact):
     """A model of a registry; see `ModelArtifact.from_registry`."""
-
-    recipe_folder = None
 
     def __init__(
         self,
@@ -224,6 +233,9 @@ class _PulledModel(ModelArtifact):
                 f"{self.manifest.target}; push one with --architecture {architecture}, or give it another platform"
             )
         self._add_outputs()
+
+    def opened_project(self) -> None:
+        """Return None: there is no recipe."""
 
 
 def _record(path: Path, manifest: Manifest) -> str:

@@ -65,6 +65,9 @@ Save = Annotated[
 AppFile = Annotated[Path, typer.Argument(metavar="APP", help="The file that makes the app, such as app.py.")]
 PipelinePath = Annotated[str | None, typer.Option(help="Path of the pipeline. Default: the only one.")]
 RouteName = Annotated[str | None, typer.Option(help="Route of the pipeline. Default: the only one.")]
+Explained = Annotated[
+    bool, typer.Option("--explain", help="Ask for an explanation, where answers are explained on request.")
+]
 Timeout = Annotated[float, typer.Option(help="Seconds of the function's invocation.", min=0.1, max=900)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
@@ -127,6 +130,7 @@ def pipeline(
     route: RouteName = None,
     key: Key = None,
     bucket: Bucket = "inbox",
+    explain: Explained = False,
     save: Save = None,
     as_json: Json = False,
 ) -> None:
@@ -134,7 +138,11 @@ def pipeline(
 
     Exit codes: 0 there is a row that succeeded, 1 a stage failed, 2 wrong usage, 3 the row is REJECTED or FAILED.
     """
-    _show(lambda: running.run_app(file, source, pipeline, route, key, bucket), save=save, as_json=as_json)
+    _show(
+        lambda: running.run_app(file, source, pipeline, route, key=key, bucket=bucket, explain=explain),
+        save=save,
+        as_json=as_json,
+    )
 
 
 def _show(run: Callable[[], tuple[dict[str, Any], dict[str, Array]]], *, save: Path | None, as_json: bool) -> None:

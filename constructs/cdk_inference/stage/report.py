@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 READY = "READY"
 """Status of an object that the model can score."""
 
+_PARTS = frozenset(("grid", "tokens", "values"))
+_SHADES = "·░▒▓█"  # of a cell, by its weight; as wide as high if there are two
+
 
 def of_preprocess(found: Preprocessed) -> dict[str, Any]:
     """Return what is to be said of a preprocessed object."""
@@ -77,9 +80,25 @@ def lines(said: Mapping[str, Any]) -> Iterator[str]:
     if said.get("kept"):
         yield f"{'kept':10} {as_json(said['kept'])}"
     if row := said.get("row"):
-        shown = {name: value for name, value in row.items() if name not in {"status", "reason", "kept"}}
+        shown = {name: value for name, value in row.items() if name not in {"status", "reason", "kept", "explanation"}}
         for name in sorted(shown, key=lambda name: name != "prediction"):
             yield f"{'row':10} {name}: {as_json(shown[name])}"
+        for line in _explanation(row.get("explanation")):
+            yield f"{'explained':10} {line}"
+
+
+def _explanation(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """Yield the lines of an explanation: the facts, and then each part with its weight, or the grid as shades."""
+    if found is None:
+        return
+    facts = {name: value for name, value in found.items() if name not in _PARTS}
+    yield ", ".join(f"{name} {value if isinstance(value, str) else as_json(value)}" for name, value in facts.items())
+    for row in found.get("grid", ()):
+        yield "".join(_SHADES[round(weight * (len(_SHADES) - 1))] * 2 for weight in row)
+    for token in found.get("tokens", ()):
+        yield f"{token['weight']:+9.4f} {as_json(token['token'])}"
+    for name, weight in found.get("values", {}).items():
+        yield f"{weight:+9.4f} {name}"
 
 
 def _array(array: Mapping[str, Any]) -> str:

@@ -75,11 +75,12 @@ def run(arguments: Arguments) -> tuple[dict[str, Any], dict[str, Array]]:
 
 
 def run_app(
-    app: Path, source: str, pipeline: str | None, route: str | None, key: str | None, bucket: str
+    app: Path, source: str, pipeline: str | None, route: str | None, *, key: str | None, bucket: str, explain: bool
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return what is to be said of a run of an app's pipeline, and the outputs of its model; see `run`."""
     data = _read(source)
-    scored = InProcessPipeline.of(pipeline_of(app, pipeline), route).run(data, key=_key(source, key), bucket=bucket)
+    local = InProcessPipeline.of(pipeline_of(app, pipeline), route)
+    scored = local.run(data, key=_key(source, key), bucket=bucket, explain=explain)
     return report.of_pipeline(scored), scored.outputs
 
 

@@ -125,8 +125,12 @@ class LocalModel:
             As the runtime and ONNX Runtime raise it, if the model cannot run on them.
         """
         self._engine.start_deadline(timeout)
-        outputs = arrays_of(self._engine.infer({name: Tensor.of(array[None]) for name, array in inputs.items()}))
+        outputs = arrays_of(self.infer({name: Tensor.of(array[None]) for name, array in inputs.items()}))
         return {name: array[0] for name, array in outputs.items()}
+
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the outputs for a batch, until the time of the last `run` is over."""
+        return self._engine.infer(inputs)
 
     @cached_property
     def _engine(self) -> LocalEngine:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cdk_inference.errors import PropError
+from cdk_inference.testing.explaining import AnswerExplainer
 from cdk_inference.testing.model import LocalModel
 from cdk_inference.testing.objects import DEFAULT_TIMEOUT, StoredObject
 from cdk_inference.testing.postprocessing import postprocess, reject
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cdk_inference.client import Result
+    from cdk_inference.explanations.explain import Explain
     from cdk_inference.pipeline.operated import OperatedPipeline
     from cdk_inference.stages.postprocess import Postprocess
     from cdk_inference.stages.preprocess import Preprocess
@@ -34,7 +36,7 @@ class PipelineRun:
     Attributes
     ----------
     result
-        Its row.
+        Its row, with the explanation of the answer if the pipeline makes one.
     preprocessed
         The outcome of its preprocessing.
     outputs
@@ -60,6 +62,10 @@ class InProcessPipeline:
         As those of `run_preprocess` and `run_postprocess`. By default, postprocessing stores the outputs as they are.
     keep, max_object_bytes, timeout
         As those of `run_preprocess`. Each stage has all the time.
+    explain
+        When and how answers are explained, as that of your pipeline. It needs a `ModelArtifact` and a `Preprocess`. The
+        first explanation measures how faithful they are, as each synth does, unless the cache has that. Heat maps are
+        files on this machine. Default: never.
 
     Attributes
     ----------
@@ -83,8 +89,10 @@ class InProcessPipeline:
         keep: Sequence[str] = (),
         max_object_bytes: int = DEFAULT_MAX_OBJECT_BYTES,
         timeout: float = DEFAULT_TIMEOUT,
+        explain: Explain | None = None,
     ) -> None:
         self.model = LocalModel.of(model)
+        self._explainer = None if explain is None else self._explaining(explain, model, preprocess)
         needs: Sequence[str] = getattr(postprocess, "needs", ())
         if hasattr(preprocess, "keeping"):
             preprocess = preprocess.keeping(needs)
@@ -126,9 +134,12 @@ class InProcessPipeline:
             postprocess=found.postprocess,
             max_object_bytes=DEFAULT_MAX_OBJECT_BYTES if most is None else int(most.to_bytes()),
             timeout=float(pipeline.stage_timeout.to_seconds()),
+            explain=found.explain,
         )
 
-    def run(self, data: bytes | Path, *, key: str | None = None, bucket: str = "inbox") -> PipelineRun:
+    def run(
+        self, data: bytes | Path, *, key: str | None = None, bucket: str = "inbox", explain: bool = False
+    ) -> PipelineRun:
         """Score one object.
 
         Parameters
@@ -139,6 +150,9 @@ class InProcessPipeline:
             The object's key. Default: the name of the file, or ``object``.
         bucket
             The name of its bucket.
+        explain
+            Whether its uploader asks for an explanation, as the metadata ``explain: true`` do in AWS. It says nothing
+            where answers are not explained on request.
 
         Raises
         ------
@@ -146,6 +160,8 @@ class InProcessPipeline:
             Whatever a stage raises, but `RejectItem`. In AWS the object becomes a dead letter.
         StageFailedError
             A stage takes too long, or returns what the model cannot take.
+        ModelBuildError
+            The explanations are not more faithful than random ones.
         """
         stored = StoredObject(data, key=key, bucket=bucket)
         before = preprocess(
@@ -161,5 +177,17 @@ class InProcessPipeline:
             result = reject(self._after, before.reason, before.item, model_version=version, timeout=timeout)
             return PipelineRun(result, before, {})
         outputs = self.model.run(before.inputs, timeout=timeout)
-        result = postprocess(self._after, outputs, before.item, model_version=version, timeout=timeout)
+        why = (
+            None
+            if self._explainer is None
+            else self._explainer.explained(before.inputs, outputs, asked=explain, seconds=timeout)
+        )
+        result = postprocess(self._after, outputs, before.item, model_version=version, timeout=timeout, explanation=why)
         return PipelineRun(result, before, outputs)
+
+    def _explaining(self, explain: Explain, model: Any, preprocess: Any) -> AnswerExplainer:  # noqa: ANN401 - as given
+        if not hasattr(model, "opened_project"):
+            raise PropError(f"model must be a ModelArtifact with explain, got {model!r:.100}; pass that of your app")
+        if not hasattr(preprocess, "bind"):
+            raise PropError(f"preprocess must be a Preprocess with explain, got {preprocess!r:.100}")
+        return AnswerExplainer(explain, model, self.model, preprocess)

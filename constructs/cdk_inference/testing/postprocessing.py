@@ -20,7 +20,7 @@ from inference_runtime.stages.dynamo_sink import DynamoSink
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.kept import take_kept
 from inference_runtime.stages.postprocessor import Postprocessor
-from inference_runtime.stages.rows import row
+from inference_runtime.stages.rows import row, with_explanations
 from inference_runtime.stages.time_limit import TookTooLongError, call_within
 from inference_runtime.tensors.tensor import Tensor, arrays_of
 
@@ -102,9 +102,15 @@ def run_postprocess(
 
 
 def postprocess(
-    stage: Stage, outputs: Mapping[str, Array], item: Item, *, model_version: str, timeout: float
+    stage: Stage,
+    outputs: Mapping[str, Array],
+    item: Item,
+    *,
+    model_version: str,
+    timeout: float,
+    explanation: dict[str, Any] | None = None,
 ) -> Result:
-    """Postprocess outputs with a stage that is loaded; see `run_postprocess`."""
+    """Postprocess outputs with a stage that is loaded, and put their explanation on the row; see `run_postprocess`."""
     writer = _RowWriter(stage, item, model_version, timeout)
     try:
         arrays = arrays_of({name: Tensor.of(np.asarray(array)[None]) for name, array in outputs.items()})
@@ -117,7 +123,8 @@ def postprocess(
         raise StageFailedError("TookTooLongError", f"postprocess {error}") from None
     if broken:
         raise broken[0]
-    return writer.write(found[0], inference="cpu")
+    explained = with_explanations(found, {} if explanation is None else {0: explanation})
+    return writer.write(explained[0], inference="cpu")
 
 
 def reject(stage: Stage, reason: str, item: Item, *, model_version: str, timeout: float) -> Result:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from typer.testing import CliRunner
 
+from cdk_inference.stage import report
 from cdk_inference.stage.arrays import facts, read_arrays, write_arrays
 from cdk_inference.stage.cli import app, main
 from cdk_inference.stage.report import as_json
@@ -110,7 +111,7 @@ from pathlib import Path
 
 from aws_cdk import App, Stack
 
-from cdk_inference import InferencePipeline, ModelArtifact, Postprocess, Preprocess
+from cdk_inference import Explain, InferencePipeline, ModelArtifact, Postprocess, Preprocess
 from names import MODEL
 
 assert sys.argv == ["app.py"]
@@ -122,7 +123,7 @@ InferencePipeline(
     stack, "Own", model=model, preprocess=preprocess, postprocess=Postprocess.function("own.py:postprocess")
 )
 if app.node.try_get_context("two"):
-    InferencePipeline(stack, "Stored", model=model, preprocess=preprocess)
+    InferencePipeline(stack, "Stored", model=model, preprocess=preprocess, explain=Explain.on_request())
 app.synth()
 """
 
@@ -146,8 +147,24 @@ def test_the_pipeline_of_an_app_runs_as_it_is(run: Run, tmp_path: Path) -> None:
     done = score("--pipeline", "Digits/Other")
     assert done.returncode == 1
     assert done.stderr == "error: pipeline must be 'Digits/Own' or 'Digits/Stored', got 'Digits/Other'\n"
-    done = score("--pipeline", "Digits/Stored")
+    done = score("--pipeline", "Digits/Stored", "--explain")
     assert (done.returncode, "logits" in done.stdout) == (0, True), done.stderr
+    assert done.stdout.count("\nexplained ") == 9  # the facts, and a line for each row of the grid
+
+
+def test_an_explanation_is_read_by_a_person() -> None:
+    facts = {"status": "SUCCEEDED", "reason": None}
+    grid = {"method": "occlusion", "label": "circle", "score": 0.75, "grid": [[0.0, 0.3], [0.5, 1.0]]}
+    tokens = {"method": "leave_one_out", "tokens": [{"token": "no\n", "weight": -0.25}]}
+    values = {"method": "shapley", "values": {"age": 0.5}, "base": 0.25}
+    for explanation, lines in (
+        (grid, ["method occlusion, label circle, score 0.75", "··░░", "▒▒██"]),
+        (tokens, ["method leave_one_out", '  -0.2500 "no\\n"']),
+        (values, ["method shapley, base 0.25", "  +0.5000 age"]),
+        ({"method": "rise", "reason": "no time"}, ["method rise, reason no time"]),
+    ):
+        _, *shown = report.lines({**facts, "row": {"explanation": explanation}})
+        assert shown == [f"explained  {line}" for line in lines]
 
 
 def test_an_object_that_is_rejected_exits_with_3(run: Run, tmp_path: Path) -> None:

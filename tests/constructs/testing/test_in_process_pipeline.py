@@ -18,6 +18,7 @@ from PIL import Image
 
 from cdk_inference import (
     DirectPipeline,
+    Explain,
     InferencePipeline,
     ModelArtifact,
     Postprocess,
@@ -100,6 +101,37 @@ def test_the_pipeline_of_an_app_runs_without_bundling_anything(write: Write) -> 
         with pytest.raises(PropError, match=rf"route must be 'small' or 'large', got {wrong!r}"):
             InProcessPipeline.of(routed, wrong)
     assert InProcessPipeline.of(DirectPipeline(stack, "Direct", model=model, preprocess=preprocess))
+
+
+def test_answers_are_explained_as_the_deployed_functions_do(digits: BuiltModel) -> None:
+    stack = cdk.Stack(cdk.App(context={"aws:cdk:bundling-stacks": []}), "Stack")
+    model = ModelArtifact(stack, "Model", recipe=DIGITS)
+    preprocess = Preprocess.raw_tensor(dtype="uint8", shape=(8, 8))
+    labels = Postprocess.classification(labels=DIGITS.parent / "labels.txt")
+    asked = Explain.on_request(heat_map=True)
+    local = InProcessPipeline.of(
+        InferencePipeline(stack, "Asked", model=model, preprocess=preprocess, postprocess=labels, explain=asked)
+    )
+    table = np.loadtxt(DIGITS.parent / "digits.csv.gz", delimiter=",", dtype=np.uint8)[-1]
+    image, label = table[:-1], str(table[-1])
+    assert local.run(image.tobytes()).result.explanation is None
+    assert local.run(b"short", explain=True).result.explanation is None
+    said: Any = local.run(image.tobytes(), explain=True).result.explanation
+    assert (said["method"], said["baseline"], said["runs"], said["label"]) == ("occlusion", "mean", 65, label)
+    grid = np.array(said["grid"])
+    assert grid.max() == 1
+    assert grid[image.reshape(8, 8) > 8].mean() > grid[image.reshape(8, 8) == 0].mean()
+    drawn = np.asarray(Image.open(unquote(urlsplit(said["heat_map"]).path)))
+    assert np.allclose(drawn / 255, grid, atol=0.01)  # a cell for each pixel
+
+    always = InProcessPipeline(model=model, preprocess=preprocess, explain=Explain.always())
+    assert "grid" in (always.run(image.tobytes()).result.explanation or {})
+    for parts, rule in (
+        ({"model": digits, "preprocess": preprocess}, "model must be a ModelArtifact with explain, got BuiltModel"),
+        ({"model": model, "preprocess": ones}, "preprocess must be a Preprocess with explain, got <function ones"),
+    ):
+        with pytest.raises(PropError, match=rule):
+            InProcessPipeline(**parts, explain=Explain.always())
 
 
 DETECTOR = """
