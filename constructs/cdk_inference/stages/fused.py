@@ -131,7 +131,8 @@ class FusedFunction(StageFunction):
         **options: Unpack[FunctionOptions],
     ) -> None:
         preprocess = preprocess.keeping(postprocess.needs)
-        before, after = preprocess.bind(model.inputs), postprocess.bind(model.outputs)
+        before = preprocess.bind(model.inputs)
+        after = postprocess.fitting(model.manifest.distributions).bind(model.outputs)
         check_longest_text(model, preprocess)
         super().__init__(
             scope,

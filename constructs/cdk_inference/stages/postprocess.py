@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -18,6 +18,7 @@ from cdk_inference.common.props.validation import check_above_zero, check_choice
 from cdk_inference.errors import ModelBuildError, PropError
 from cdk_inference.model.recipe.heads import MaskHead, YoloHead
 from cdk_inference.stages.base import FunctionOptions, StageFunction
+from cdk_inference.stages.class_scores import choose_activation
 from cdk_inference.stages.prototypes import check_prototypes
 from cdk_inference.stages.stage_code import (
     BUILTIN,
@@ -36,7 +37,7 @@ from cdk_inference.stages.tokenizer import check_decodes, check_stop, tokenizer_
 from cdk_inference.storage.work_bucket import MASKS, TENSORS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from constructs import Construct
 
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from cdk_inference.model.recipe.heads import DetectionHead, Head
     from cdk_inference.model.recipe.sources import Download, HubFile, PackageFile
     from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.model.records.manifest import Distribution
+    from cdk_inference.stages.class_scores import Activation
     from cdk_inference.storage.results import IResultsTable
     from cdk_inference.storage.work_bucket import IWorkBucket
 
@@ -87,6 +90,10 @@ class Postprocess:
     """How many tokens its vocabulary has, if it makes text of them."""
     windows: bool = False
     """Whether it takes that output for scores of windows."""
+    activation: Activation | None = None
+    """How classes get scores, if that is not left to the values of the output."""
+    seen: Mapping[str, Distribution] = field(default_factory=dict)
+    """The values of each output over the evaluation data."""
 
     @classmethod
     def classification(
@@ -94,10 +101,12 @@ class Postprocess:
         *,
         labels: Sequence[str] | Path | str,
         top: int | None = None,
-        activation: Literal["softmax", "none"] = "softmax",
+        activation: Activation | None = None,
         output: str | None = None,
     ) -> Postprocess:
         """Store the best classes, with their labels and scores.
+
+        A model with one output for two classes gives the score of the second one.
 
         Parameters
         ----------
@@ -106,26 +115,28 @@ class Postprocess:
         top
             How many classes to store, at most 1,000. Default: 5, or all of them if there are fewer.
         activation
-            ``softmax`` if the model ends in logits, ``none`` if its outputs are scores already.
+            ``softmax`` for logits if one class is right, ``sigmoid`` for logits of classes that do not exclude each
+            other, ``none`` for scores from 0 to 1. Default: the one that fits the values that the build saw.
         output
             The model's output that holds the classes. Default: the only one.
 
         Raises
         ------
         PropError
-            The file does not exist, there are no labels, or `top` is out of range.
+            The file does not exist, there are no labels, or `top` is out of range. Or the activation is unknown.
         """
         names, options, sources = _labels(labels)
-        options |= {"activation": activation, "output": output}
+        if activation is not None:
+            check_choice(("softmax", "sigmoid", "none"), activation=activation)
+        options |= {"activation": activation or "softmax", "output": output}
         options["top"] = _top(top, len(names), "classes")
-        check_choice(("softmax", "none"), activation=activation)
         code = StageCode(
             f"{BUILTIN}.classification:classification_postprocessor",
             options=options,
             sources=sources,
             runtime_requirements="postprocess",
         )
-        return cls(code, classes=len(names), output=output)
+        return cls(code, classes=len(names), output=output, activation=activation)
 
     @classmethod
     def detection(
@@ -460,6 +471,13 @@ class Postprocess:
             user_code(entry, requirements, sources, takes=("outputs", "item"), runtime_requirements="postprocess")
         )
 
+    def fitting(self, distributions: Mapping[str, Distribution]) -> Postprocess:
+        """Return the stage for a model whose outputs have these values, by name, as its manifest tells.
+
+        A pipeline does so. Without it, classes get their scores by a softmax unless you choose.
+        """
+        return self if self.classes is None else replace(self, seen=distributions)
+
     def bind(self, outputs: Sequence[TensorSpec]) -> StageCode:
         """Check the stage against the outputs of the model, and return its code.
 
@@ -467,7 +485,7 @@ class Postprocess:
         ------
         PropError
             There are not as many labels as classes, or several outputs may be meant. Or the outputs have another form
-            than the stage takes.
+            than the stage takes, or values that leave open how they become scores.
         """
         if self.head is not None:
             return self._with_head(self.head, outputs)
@@ -508,12 +526,8 @@ class Postprocess:
                 )
         if self.classes is not None:
             spec = _one_output(outputs, self.output, "the classes")
-            width = spec.shape[-1]
-            if not isinstance(width, str) and width != self.classes:
-                raise PropError(
-                    f"labels must have one name for each of the {width} classes of the model's output '{spec.name}', "
-                    f"in order, got {self.classes}"
-                )
+            chosen = choose_activation(self.activation, spec, self.classes, self.seen.get(spec.name))
+            return replace(self.code, options={**(self.code.options or {}), "activation": chosen})
         return self.code
 
     def _with_head(self, head: Head, outputs: Sequence[TensorSpec]) -> StageCode:
@@ -571,7 +585,7 @@ class PostprocessFunction(StageFunction):
         capacity: CapacityStrategy = ON_DEMAND,
         **options: Unpack[FunctionOptions],
     ) -> None:
-        code = stage.bind(model.outputs)
+        code = stage.fitting(model.manifest.distributions).bind(model.outputs)
         super().__init__(
             scope,
             id,

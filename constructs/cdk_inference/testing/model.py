@@ -19,17 +19,19 @@ from inference_runtime.stages.inputs import InputSpec
 from inference_runtime.tensors.tensor import Tensor, arrays_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import TypeAlias
+    from collections.abc import Callable, Mapping
+    from typing import TypeAlias, TypeVar
 
     from cdk_inference.model.artifact import ModelArtifact
     from cdk_inference.model.project import BuiltModel
     from cdk_inference.model.recipe.targets import Architecture
     from cdk_inference.model.recipe.tensors import TensorSpec
+    from cdk_inference.model.records.manifest import Distribution
     from inference_runtime.engine.engine import LocalEngine
     from inference_runtime.tensors.tensor import Array
 
     ModelSource: TypeAlias = "LocalModel | BuiltModel | ModelArtifact | str | Path"
+    StageT = TypeVar("StageT")
 
 _MANIFEST = "manifest.json"
 
@@ -104,6 +106,11 @@ class LocalModel:
             return cls(Manifest.from_json((path / _MANIFEST).read_text(encoding="utf-8")), path)
         except ValueError as error:
             raise PropError(f"model must have a readable {_MANIFEST}, got '{path}': {error}") from None
+
+    def fitted(self, stage: StageT) -> StageT:
+        """Return a stage as a pipeline fits it to the values of the model's outputs; functions stay as they are."""
+        fitting: Callable[[Mapping[str, Distribution]], StageT] | None = getattr(stage, "fitting", None)
+        return stage if fitting is None else fitting(self.manifest.distributions)
 
     def input_specs(self) -> list[InputSpec]:
         """Return what the runtime checks arrays against."""

@@ -99,7 +99,8 @@ class InProcessPipeline:
         elif missing := [name for name in needs if name not in keep]:
             raise PropError(f"keep must name '{missing[0]}', which postprocess needs, got {list(keep)}")
         self._before = load(preprocess, self.model.inputs)
-        self._after = load(outputs_postprocessor() if postprocess is None else postprocess, self.model.outputs)
+        after = outputs_postprocessor() if postprocess is None else self.model.fitted(postprocess)
+        self._after = load(after, self.model.outputs)
         self._keep = kept_names(self._before, keep)
         self._max_object_bytes = max_object_bytes
         self._timeout = timeout

@@ -89,6 +89,7 @@ def run_postprocess(
     found = None if model is None else LocalModel.of(model)
     if found is not None:
         _check_outputs(outputs, found)
+        stage = found.fitted(stage)
     if item is None:
         fields = StoredObject(b"", key=key, bucket=bucket).item.to_json()
         item = Item.from_json({**fields, "kept": _kept(kept or {})})

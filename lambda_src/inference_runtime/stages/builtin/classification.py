@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from inference_runtime.tensors.tensor import Array
 
 _TOLERANCE = 1e-3  # rounding of probabilities that a model computes in half precision
+_PAIR = 2  # the labels that one value tells apart
 
 
 def classification_postprocessor(
     labels: Sequence[str] | None = None,
     labels_file: str | None = None,
     top: int = 5,
-    activation: Literal["softmax", "none"] = "softmax",
+    activation: Literal["softmax", "sigmoid", "none"] = "softmax",
     output: str | None = None,
 ) -> Callable[[Mapping[str, Array], Item], dict[str, Any]]:
     """Return a postprocessing function for a classifier.
@@ -38,7 +39,8 @@ def classification_postprocessor(
     top
         How many classes the prediction lists.
     activation
-        `softmax` if the model returns logits, `none` if it returns probabilities.
+        `softmax` or `sigmoid` if the model returns logits, `none` if it returns scores from 0 to 1. With the last two,
+        a single value for two labels is that of the second label.
     output
         The model's output that holds the classes; needed if it has several.
 
@@ -56,16 +58,20 @@ def classification_postprocessor(
     names = read_labels(labels, labels_file)
     if top < 1:
         raise ValueError(f"top is {top}, expected at least 1")
-    if activation not in ("softmax", "none"):
-        raise ValueError(f'activation is "{activation}", expected "softmax" or "none"')
+    if activation not in ("softmax", "sigmoid", "none"):
+        raise ValueError(f'activation is "{activation}", expected "softmax", "sigmoid" or "none"')
+    pair = names is not None and len(names) == _PAIR and activation != "softmax"
 
     def postprocess(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:  # noqa: ARG001 - the stage's signature
         values = select_output(outputs, output).astype(np.float64)
+        if pair and values.size == 1:
+            value = values.item()
+            values = np.array([-value if activation == "sigmoid" else 1 - value, value])
         # Wrong options, not a wrong object: these raise what makes the runtime keep the message for after the fix.
         if values.ndim != 1 or (names is not None and len(names) != len(values)):
             classes = "one axis" if names is None else f"{len(names)} classes, one for each label"
             raise RuntimeError(f"the model's output has shape {list(values.shape)}, expected {classes}")
-        scores = _softmax(values) if activation == "softmax" else values
+        scores = _ACTIVATIONS[activation](values)
         if scores.min() < -_TOLERANCE or scores.max() > 1 + _TOLERANCE:
             raise RuntimeError('scores are not in [0, 1]: the model returns logits, use activation="softmax"')
         scores = scores.clip(0, 1)
@@ -83,3 +89,15 @@ def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     exponentials: npt.NDArray[np.float64] = np.exp(logits - logits.max())
     exponentials /= exponentials.sum()
     return exponentials
+
+
+def _sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    scores: npt.NDArray[np.float64] = np.exp(-np.logaddexp(0, -logits))  # without overflow
+    return scores
+
+
+_ACTIVATIONS: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
+    "none": lambda scores: scores,
+    "sigmoid": _sigmoid,
+    "softmax": _softmax,
+}

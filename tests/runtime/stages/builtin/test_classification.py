@@ -67,6 +67,29 @@ def test_logits_taken_for_probabilities_fail() -> None:
         classify([-3, 8, 1], activation="none")
 
 
+def test_classes_that_do_not_exclude_each_other() -> None:
+    result = classify([0, np.log(3), -1e4], activation="sigmoid")
+    assert [(entry["label"], entry["score"]) for entry in result["top"]] == [
+        ("dog", pytest.approx(0.75)),
+        ("cat", 0.5),
+        ("emu", 0),
+    ]
+
+
+@pytest.mark.parametrize("values", [[0.2], 0.2])
+def test_one_score_tells_two_classes_apart(values: Any) -> None:
+    pair = ["no", "yes"]
+    result = classify(values, labels=pair, activation="none")
+    assert [(entry["label"], entry["score"]) for entry in result["top"]] == [
+        ("no", pytest.approx(0.8)),
+        ("yes", pytest.approx(0.2)),
+    ]
+    result = classify([np.log(3)], labels=pair, activation="sigmoid")
+    assert (result["label"], result["class_index"], result["score"]) == ("yes", 1, pytest.approx(0.75))
+    with pytest.raises(RuntimeError, match="2 classes, one for each label"):
+        classify(values, labels=pair)
+
+
 def test_labels_from_a_file_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "labels.txt").write_text("Katze\nmännlicher Hund\nEmu\n", encoding="utf-8")
     monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
@@ -96,7 +119,7 @@ def test_one_of_several_outputs_must_be_named() -> None:
     ("options", "says"),
     [
         ({"top": 0}, "top is 0"),
-        ({"activation": "sigmoid"}, 'activation is "sigmoid"'),
+        ({"activation": "relu"}, 'activation is "relu"'),
         ({"labels": LABELS, "labels_file": "labels.txt"}, "labels and labels_file"),
     ],
 )
