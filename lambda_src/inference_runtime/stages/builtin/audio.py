@@ -31,6 +31,7 @@ KAISER_BETA = 9.0
 """Shape of its window: frequencies that would fold back are at least 80 dB down."""
 
 _SIGNATURES = {"wav": b"RIFF", "flac": b"fLaC", "ogg": b"OggS"}
+_TAG_HEADER, _HAS_FOOTER = 10, 0x10  # bytes, and a flag
 _NAMES = {"wav": "WAV", "flac": "FLAC", "ogg": "Ogg"}
 
 
@@ -56,7 +57,6 @@ def audio_preprocessor(
         Seconds to whose next multiple recordings are filled up with silence; None for their own length.
     formats
         The formats that are read; what a file is, its first bytes say. All but `wav` need soundfile.
-
     measure
         Name of the model's input, if `seconds` are to be kept.
 
@@ -73,6 +73,7 @@ def audio_preprocessor(
     known = " or ".join(_NAMES[name] for name in formats)
 
     def preprocess(data: bytes, item: Item) -> Array | dict[str, Any]:  # noqa: ARG001 - the stage's signature
+        data = _without_tag(data)
         read = readers.get(data[:4])
         if read is None:
             raise RejectItem(f"not a {known} file")
@@ -84,6 +85,18 @@ def audio_preprocessor(
         return samples if measure is None else {measure: samples, SECONDS: seconds}
 
     return preprocess
+
+
+def _without_tag(data: bytes) -> bytes:
+    """Return a file without the ID3 tag that some programs put in front of FLAC.
+
+    See https://id3.org/id3v2.4.0-structure, sections 3.1 and 3.4.
+    """
+    if data[:3] != b"ID3" or len(data) < _TAG_HEADER:
+        return data
+    flags, *sizes = data[5:_TAG_HEADER]
+    size = sum(size << 7 * place for place, size in enumerate(reversed(sizes)))  # 7 bits of each byte
+    return data[_TAG_HEADER + size + (_TAG_HEADER if flags & _HAS_FOOTER else 0) :]
 
 
 def _reader(name: str) -> Read:

@@ -86,6 +86,13 @@ def test_a_flac_file_from_a_pipe_does_not_say_its_length() -> None:
         audio_preprocessor(RATE, 0.5, formats=("flac",))(unknown, None)
 
 
+@given(st.binary(max_size=300), st.booleans())
+def test_a_tag_in_front_of_a_flac_file_is_skipped(tag: bytes, footer: bool) -> None:
+    head = b"ID3\4\0" + bytes([0x10 * footer, 0, 0, len(tag) >> 7, len(tag) & 0x7F])
+    end = b"3DI" + head[3:] if footer else b""
+    np.testing.assert_array_equal(read(head + tag + end + FLAC, None), read(FLAC, None))
+
+
 @pytest.mark.parametrize(("kind", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")])
 def test_hours_of_silence_in_a_small_file_take_no_memory(kind: str, subtype: str) -> None:
     data = encoded(np.zeros((8_000 * 120, 2), np.int16), kind, subtype, 8_000)
@@ -117,6 +124,8 @@ def test_silence_at_a_high_rate_is_not_decoded_without_end(known: bool, monkeypa
     [
         (b"", "not a WAV or FLAC or Ogg file"),
         (b"ID3\3" + bytes(40), "not a WAV or FLAC or Ogg file"),
+        (b"ID3\3" + b"\xff" * 40 + FLAC, "not a WAV or FLAC or Ogg file"),
+        (b"ID3\3", "not a WAV or FLAC or Ogg file"),
         (b"fLaC" + bytes(40), "FLAC file is damaged: File contains data in an unimplemented format"),
         (FLAC[: len(FLAC) // 2], "FLAC file is damaged"),
         (FLAC[:200] + bytes(100) + FLAC[300:], "FLAC file is damaged"),
@@ -133,7 +142,17 @@ def test_silence_at_a_high_rate_is_not_decoded_without_end(known: bool, monkeypa
     ],
     # Streams of Ogg have random numbers, of which pytest would make names that differ from process to process.
     ids=[
-        *("empty", "of another kind", "FLAC of zeros", "half of a FLAC", "hole in a FLAC", "endless", "too short"),
+        *(
+            "empty",
+            "of another kind",
+            "endless tag",
+            "cut tag",
+            "FLAC of zeros",
+            "half of a FLAC",
+            "hole in a FLAC",
+            "endless",
+            "too short",
+        ),
         *("slow", "no sound", "first page", "last page", "no last page", "byte too many", "twice", "head of a page"),
     ],
 )
