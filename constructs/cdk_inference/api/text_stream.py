@@ -21,7 +21,7 @@ from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.inference import engine_environment
 from cdk_inference.stages.longest_text import check_longest_text
 from cdk_inference.stages.preprocess import reading_environment
-from cdk_inference.stages.stage_code import TOKENIZER_FILE
+from cdk_inference.stages.stage_code import STOP, TOKENIZER_FILE
 from cdk_inference.stages.tokenizer import check_decodes, check_stop, tokenizer_file
 from inference_runtime.model import DRIVER_FILE
 
@@ -42,7 +42,15 @@ if TYPE_CHECKING:
 
 HANDLER = "inference_runtime.handlers.write_text.handler"
 
-_SIGNED_HEADERS = ("authorization", "content-type", "x-amz-content-sha256", "x-amz-date", "x-amz-security-token")
+_SENT_HEADERS = (
+    "authorization",
+    "content-type",
+    "idempotency-key",
+    "x-amz-content-sha256",
+    "x-amz-date",
+    "x-amz-security-token",
+)
+"""The headers of a request that pages may send: those of its signature, and those that the function reads."""
 
 _SCRIPT_FILE = "write_text"
 _SCRIPT = b"""#!/bin/sh
@@ -68,7 +76,8 @@ class TextStream(StageFunction):
     tokenizer
         The model's ``tokenizer.json``, byte-level or of SentencePiece: a path, or where it comes from.
     stop
-        Strings before the first of which a text ends, at most 8. The model writes nothing after it. Default: none.
+        Strings before the first of which a text ends, at most 8. The model writes nothing after it. A request may have
+        more, as ``"stop": ["User:"]`` next to its text. Default: none.
     content_types
         The media types that requests may have, such as ``["application/json"]``. Default: any.
     max_object_size
@@ -125,6 +134,8 @@ class TextStream(StageFunction):
         check_stop(stop)
         path = tokenizer_file(tokenizer)
         check_decodes(path)
+        if STOP in preprocess.offers:
+            preprocess = preprocess.keeping((STOP,))
         code = preprocess.bind(model.inputs)
         check_longest_text(model, preprocess)
         super().__init__(
@@ -169,7 +180,7 @@ class TextStream(StageFunction):
         cors = lambda_.FunctionUrlCorsOptions(
             allowed_origins=list(allowed_origins),
             allowed_methods=[lambda_.HttpMethod.POST],
-            allowed_headers=list(_SIGNED_HEADERS),
+            allowed_headers=list(_SENT_HEADERS),
         )
         self.function_url = lambda_.FunctionUrl(
             self,

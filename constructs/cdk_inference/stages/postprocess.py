@@ -26,6 +26,7 @@ from cdk_inference.stages.stage_code import (
     PICTURE,
     PROTOTYPES_FILE,
     SECONDS,
+    STOP,
     TOKENIZER_FILE,
     VOCABULARY_FILE,
     StageCode,
@@ -316,6 +317,7 @@ class Postprocess:
         tokenizer: str | Path | Download | HubFile | PackageFile | None = None,
         output: str = "tokens",
         stop: Sequence[str] = (),
+        item_stop: bool = False,
     ) -> Postprocess:
         """Store the text of a decoder's tokens as ``text``, with ``score`` if the model has an output ``scores``.
 
@@ -333,8 +335,11 @@ class Postprocess:
         output
             The model's output that holds the tokens. Default: ``"tokens"``, as decoders have it.
         stop
-            Strings before the first of which the text ends, at most 8. The model still writes what follows; see
-            `TextStream` for one that does not. Default: none.
+            Strings before the first of which the text ends, at most 8. In a fused function, a model with a tokenizer
+            and without beams stops there. Elsewhere, it still writes what follows. Default: none.
+        item_stop
+            Whether an object may name more such strings, as ``"stop": ["User:"]`` next to its text. Your own
+            preprocessing keeps them as ``stop``. Default: it may not.
 
         Raises
         ------
@@ -344,11 +349,13 @@ class Postprocess:
         if (vocabulary is None) is (tokenizer is None):
             raise PropError("text must have either a vocabulary or a tokenizer; pass the one that the model has")
         check_stop(stop)
+        needs = (STOP,) if item_stop else ()
         if vocabulary is not None:
-            return cls._transcript(vocabulary, output, None, stop)
+            return replace(cls._transcript(vocabulary, output, None, stop), needs=needs)
         path = tokenizer_file(tokenizer)  # type: ignore[arg-type] # one of them is given
         tokens = check_decodes(path)
-        return cls(_transcript_code(TOKENIZER_FILE, path, output, None, stop), output=output, tokens=tokens)
+        code = _transcript_code(TOKENIZER_FILE, path, output, None, stop)
+        return cls(code, output=output, tokens=tokens, needs=needs)
 
     @classmethod
     def ctc(cls, *, vocabulary: str | Path, blank: int = 0, output: str = "logits") -> Postprocess:

@@ -19,7 +19,16 @@ from cdk_inference.model.recipe.tensors import DTYPES, STRING
 from cdk_inference.stages.base import FunctionOptions, StageFunction
 from cdk_inference.stages.columns import Column
 from cdk_inference.stages.longest_text import check_longest_text
-from cdk_inference.stages.stage_code import BUILTIN, PICTURE, SECONDS, TOKENIZER_FILE, StageCode, shape_text, user_code
+from cdk_inference.stages.stage_code import (
+    BUILTIN,
+    PICTURE,
+    SECONDS,
+    STOP,
+    TOKENIZER_FILE,
+    StageCode,
+    shape_text,
+    user_code,
+)
 from cdk_inference.stages.tokenizer import check_prompt, tokenizer_file
 from cdk_inference.storage.work_bucket import TENSORS
 
@@ -275,7 +284,8 @@ class Preprocess:
             sources={TOKENIZER_FILE: path},
             runtime_requirements="preprocess-text",
         )
-        return cls(code, suffixes=None if field is None else (".json",), tokens=(max_length, pad_to_multiple_of))
+        tokens = (max_length, pad_to_multiple_of)
+        return cls(code, tokens=tokens) if field is None else cls(code, (".json",), tokens=tokens, offers=(STOP,))
 
     @classmethod
     def audio(
@@ -420,7 +430,7 @@ class Preprocess:
         """
         missing = [name for name in names if name not in self.keep]
         if unknown := [name for name in missing if name not in self.offers]:
-            builtin = "audio" if unknown[0] == SECONDS else "image"
+            builtin = {SECONDS: "audio", STOP: "text with a field"}.get(unknown[0], "image")
             raise PropError(
                 f"preprocess must keep '{unknown[0]}', which postprocess needs, got {list(self.keep)}; use "
                 f"Preprocess.{builtin}, or return it from your function and name it in keep"
@@ -438,8 +448,8 @@ class Preprocess:
         if taken := [spec.name for spec in inputs if spec.name in self.keep]:
             raise PropError(f"keep must have other names than the inputs of the model, got '{taken[0]}'; rename it")
         if self.columns and (len(inputs) > 1 or any(column.kind == "text" for column in self.columns)):
-            told = _tensors_for(self.columns, inputs)
-            return replace(self.code, options={**(self.code.options or {}), "inputs": told})
+            tensors = _tensors_for(self.columns, inputs)
+            return replace(self.code, options={**(self.code.options or {}), "inputs": tensors})
         if self.produces is not None:
             dtype, shape = self.produces
             spec = inputs[0]
@@ -459,9 +469,8 @@ class Preprocess:
             column.check_fits(inputs[0])
         if self.tokens is not None:
             _check_token_inputs(inputs, *self.tokens)
-            return replace(
-                self.code, options={**(self.code.options or {}), "inputs": {i.name: i.dtype for i in inputs}}
-            )
+            told = {"inputs": {i.name: i.dtype for i in inputs}, **({"keep_stop": True} if STOP in self.keep else {})}
+            return replace(self.code, options={**(self.code.options or {}), **told})
         for value, option in ((PICTURE, "locate"), (SECONDS, "measure")):
             if value in self.offers and value in self.keep:
                 return replace(self.code, options={**(self.code.options or {}), option: inputs[0].name})

@@ -42,6 +42,9 @@ PICTURE = "picture"
 SECONDS = "seconds"
 """The name under which preprocessing keeps how long a recording is."""
 
+STOP = "stop"
+"""The name under which preprocessing keeps the strings that end the text of an object."""
+
 
 @dataclass(frozen=True)
 class StageCode:

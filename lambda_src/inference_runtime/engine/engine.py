@@ -14,9 +14,10 @@ from inference_runtime.tensors.tensor import zeros
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from inference_runtime.engine.drivers.search import Hypothesis
+    from inference_runtime.engine.interfaces import TextEnds
     from inference_runtime.tensors.tensor import Tensor
 
 MAX_BATCH_ON_CPU = 16
@@ -86,8 +87,17 @@ class LocalEngine:
         self.check(inputs)
         return self._batches.run(inputs)
 
-    def runs(self, inputs: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    def runs(
+        self, inputs: Mapping[str, Tensor], text_ends: Sequence[TextEnds | None] = ()
+    ) -> Iterator[dict[str, Tensor]]:
         """Yield what `infer` returns in parts, in order, as the model runs on them.
+
+        Parameters
+        ----------
+        inputs
+            The model's inputs.
+        text_ends
+            The end of the text that the model writes for each item; only a `Search` has a use for it.
 
         Raises
         ------
@@ -95,7 +105,17 @@ class LocalEngine:
             Any error of `infer`.
         """
         self.check(inputs)
-        yield from self._batches.runs(inputs)
+        if not any(text_ends) or not hasattr(self.session, "text_ends"):
+            yield from self._batches.runs(inputs)
+            return
+        try:
+            self.session.text_ends = text_ends
+            for outputs in self._batches.runs(inputs):
+                text_ends = text_ends[len(outputs[self.output_names[0]]) :]
+                yield outputs
+                self.session.text_ends = text_ends
+        finally:
+            self.session.text_ends = ()
 
     def stream(self, inputs: Mapping[str, Tensor]) -> Iterator[Hypothesis]:
         """Yield the answer to a single item so far, after each step of a model that writes.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from inference_runtime.engine.session import TensorInfo
     from inference_runtime.tensors.tensor import Tensor
+
+
+TextEnds: TypeAlias = "Callable[[], Callable[[int], bool]]"
+"""Begins a text, and returns what tells of one token after the other whether the text ends with it."""
 
 
 class Engine(Protocol):

@@ -30,12 +30,13 @@ from inference_runtime.stages.rows import row, with_explanations
 from inference_runtime.tensors.tensor import arrays_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from mypy_boto3_dynamodb import DynamoDBClient
 
     from inference_runtime.explanations.explainer import Explanations
     from inference_runtime.monitoring.counter import Bins
+    from inference_runtime.stages.item import Item
     from inference_runtime.stages.postprocessor import Outcome
     from inference_runtime.stages.rows import Attribute
     from inference_runtime.tensors.tensor import Array, Tensor
@@ -113,7 +114,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     input_bins: dict[int, list[int]] = {}
     observed: dict[int, Bins] = {}
     explanations = None if _explainer is None or isolate else _explainer.begin()
-    run = partial(_run, explanations=explanations, asked=batch.asked if _on_request else None)
+    run = partial(_run, items=batch.items, explanations=explanations, asked=batch.asked if _on_request else None)
     with closing(reading) as inputs:
         for indices, outputs in chain.from_iterable(map(run, _parts(_noted(inputs, input_bins)))):
             scored = True
@@ -182,12 +183,12 @@ def _parts(inputs: Iterable[Inputs]) -> Iterator[list[Inputs]]:
 
 
 def _run(
-    part: list[Inputs], explanations: Explanations | None, asked: Collection[int] | None
+    part: list[Inputs], items: Sequence[Item], explanations: Explanations | None, asked: Collection[int] | None
 ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
     """Yield indices and outputs of each run of the model, so that those of one are in memory at a time."""
     for indices, inputs in group_by_shape(part):
         done, began = 0, time.monotonic()
-        for outputs in engine.runs(inputs):
+        for outputs in engine.runs(inputs, [_postprocessor.text_end(items[index]) for index in indices]):
             seconds = time.monotonic() - began
             count = len(outputs[engine.output_names[0]])
             if explanations is not None:

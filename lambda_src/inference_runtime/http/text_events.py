@@ -17,9 +17,9 @@ from inference_runtime.environment import json_variable, required
 from inference_runtime.errors import LittleTimeError, MalformedMessageError, RejectItem, reason_of
 from inference_runtime.http.requests import RefusedError, message_of
 from inference_runtime.stages.builtin.byte_tokens import read_tokens
-from inference_runtime.stages.builtin.stops import Stops
+from inference_runtime.stages.builtin.stops import Stops, stops_of
 from inference_runtime.stages.deadline import Deadline
-from inference_runtime.stages.inputs import InputSpec, check_inputs
+from inference_runtime.stages.inputs import InputSpec, check_returned, kept_names
 from inference_runtime.stages.item import Item
 from inference_runtime.stages.time_limit import TookTooLongError, call_within
 from inference_runtime.stages.user_code import load_stage
@@ -60,6 +60,8 @@ class TextWriter:
         The version of the model.
     stop
         Strings before the first of which a text ends.
+    keep
+        Names of the values that preprocessing returns besides: of these, a request's own strings count.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class TextWriter:
         tokens: ByteTokens,
         model_version: str,
         stop: Sequence[str] = (),
+        keep: Sequence[str] = (),
     ) -> None:
         self._engine = engine
         self._preprocess = preprocess
@@ -78,6 +81,7 @@ class TextWriter:
         self._tokens = tokens
         self._model_version = model_version
         self._stop = stop
+        self._keep = keep
 
     @classmethod
     def from_environment(cls, engine: LocalEngine) -> TextWriter:
@@ -95,6 +99,7 @@ class TextWriter:
             tokens=read_tokens(os.path.join(os.environ.get("LAMBDA_TASK_ROOT", ""), required("TOKENIZER_FILE"))),  # noqa: PTH118
             model_version=required("MODEL_VERSION"),
             stop=json_variable("TEXT_STOP", list) if "TEXT_STOP" in os.environ else (),
+            keep=kept_names(),
         )
 
     def begin(self, event: Mapping[str, Any], context: object) -> Iterator[bytes]:
@@ -113,7 +118,7 @@ class TextWriter:
             If there is no text to be had, with the status that says whose fault it is.
         """
         deadline = Deadline(context)
-        inputs = self._inputs_of(event, deadline)
+        inputs, stop = self._inputs_of(event, deadline)
         self._engine.start_deadline(deadline.left())
         steps = self._engine.stream(inputs)
         try:
@@ -123,15 +128,17 @@ class TextWriter:
         except Exception:
             _log.exception("the model failed")
             raise RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, _FAILED) from None
-        return self._events(first, steps)
+        return self._events(first, steps, Stops(stop))
 
-    def _inputs_of(self, event: Mapping[str, Any], deadline: Deadline) -> dict[str, Tensor]:
-        """Return the model's inputs for a request, a batch of one."""
+    def _inputs_of(self, event: Mapping[str, Any], deadline: Deadline) -> tuple[dict[str, Tensor], Sequence[str]]:
+        """Return the model's inputs for a request, a batch of one, and the strings that end its text."""
         message, _ = message_of(event)
         try:
             item = Item.from_message(message)
             data = item.payload or b""
-            arrays = call_within(deadline.left(), lambda: check_inputs(self._preprocess(data, item), self._inputs))
+            arrays, kept = call_within(
+                deadline.left(), lambda: check_returned(self._preprocess(data, item), self._inputs, self._keep)
+            )
         except (RejectItem, MalformedMessageError) as error:
             raise RefusedError(HTTPStatus.UNPROCESSABLE_ENTITY, reason_of(error)) from None
         except TookTooLongError:
@@ -139,12 +146,12 @@ class TextWriter:
         except Exception:
             _log.exception("preprocessing failed")
             raise RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, _FAILED) from None
-        return {name: Tensor.of(array[None]) for name, array in arrays.items()}
+        return {name: Tensor.of(array[None]) for name, array in arrays.items()}, (*self._stop, *stops_of(kept))
 
-    def _events(self, first: Hypothesis, steps: Iterator[Hypothesis]) -> Iterator[bytes]:
+    def _events(self, first: Hypothesis, steps: Iterator[Hypothesis], stops: Stops) -> Iterator[bytes]:
         """Yield the events of a text whose first step is done."""
         began = time.monotonic()
-        text, stops, answer, reason = self._tokens.stream(), Stops(self._stop), first, TIME
+        text, answer, reason = self._tokens.stream(), first, TIME
         written = 0
         try:
             while True:

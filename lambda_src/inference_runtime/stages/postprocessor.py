@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_dynamodb import DynamoDBClient
 
+    from inference_runtime.engine.interfaces import TextEnds
     from inference_runtime.monitoring.counter import Bins, DriftCounter
     from inference_runtime.stages.deadline import Deadline
     from inference_runtime.stages.dynamo_sink import DynamoSink
@@ -127,6 +128,11 @@ class Postprocessor:
     def log_as(self, model_version: str) -> None:
         """Have log lines name the model from here on."""
         self._log.append_keys(model_version=model_version)
+
+    def text_end(self, item: Item) -> TextEnds | None:
+        """Return what begins to tell of each token of an item whether its text ends, for a stage that knows it."""
+        begins: Callable[[Item], TextEnds | None] | None = getattr(self._function, "text_end", None)
+        return None if begins is None else begins(item)
 
     def outcomes(
         self, outputs: Mapping[str, Array], rows: Iterable[tuple[int, int]], items: Sequence[Item]

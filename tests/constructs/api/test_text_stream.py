@@ -65,6 +65,7 @@ def test_the_url_streams_to_principals_of_iam_alone(made: cdk.Stack) -> None:
         ["https://example.com"],
         ["POST"],
     )
+    assert "idempotency-key" in properties["Cors"]["AllowHeaders"]
     assert not resources(made, "AWS::Lambda::Permission")
     (alias,) = resources(made, "AWS::Lambda::Alias").values()  # of the version that has the snapshot
     assert properties["Qualifier"] == alias["Properties"]["Name"]
@@ -78,6 +79,7 @@ def test_the_function_asks_for_events_itself(made: cdk.Stack) -> None:
     assert (variables["TOKENIZER_FILE"], variables["API_CONTENT_TYPES"]) == ("tokenizer.json", "application/json")
     assert json.loads(variables["PREPROCESS_OPTIONS"])["inputs"]["max_tokens"] == "int64"
     assert json.loads(variables["TEXT_STOP"]) == ["\n\n"]
+    assert (json.loads(variables["KEEP"]), json.loads(variables["PREPROCESS_OPTIONS"])["keep_stop"]) == (["stop"], True)
     assert (properties["SnapStart"], properties["Timeout"]) == ({"ApplyOn": "PublishedVersions"}, 180)
     (role,) = (one for name, one in resources(made, "AWS::IAM::Policy").items() if name.startswith("Texts"))
     actions = [statement["Action"] for statement in role["Properties"]["PolicyDocument"]["Statement"]]

@@ -457,6 +457,12 @@ def test_a_text_stage_ships_a_tokenizer_of_bytes_or_pieces(tmp_path):
     assert code.sources == {"tokenizer.json": path}
     stopped = Postprocess.text(tokenizer=path, stop=("\n\n", "User:")).bind((SPOKEN,))
     assert stopped.options == {**code.options, "stop": ["\n\n", "User:"]}
+    needs = Postprocess.text(tokenizer=path, item_stop=True).needs
+    asking = Preprocess.text(tokenizer=path, field="text").keeping(needs)
+    assert (asking.keep, asking.bind(TOKENS).options["keep_stop"]) == (("stop",), True)
+    assert "keep_stop" not in Preprocess.text(tokenizer=path, field="text").bind(TOKENS).options
+    with pytest.raises(PropError, match=r"must keep 'stop', which .* use Preprocess\.text with a field"):
+        Preprocess.text(tokenizer=path).keeping(needs)
     for stop in ([""], ["a" * 33], ["a"] * 9):
         with pytest.raises(PropError, match="stop must be at most 8 strings of 1 to 32 characters"):
             Postprocess.text(tokenizer=path, stop=stop)

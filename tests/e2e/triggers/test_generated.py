@@ -47,6 +47,27 @@ def test_each_object_gets_its_text(cloud: LocalCloud, written: Watched) -> None:
     assert (status, "<|end|>" in said["message"]) == (422, True)
 
 
+def test_a_text_ends_where_its_object_asks_for_it(cloud: LocalCloud, written: Watched) -> None:
+    asked: dict[str, Any] = {"text": "say goodbye"}
+    written.put("in/whole.json", json.dumps(asked).encode())
+    assert written.ends(["in/whole.json"]) == {"in/whole.json": "SUCCEEDED"}
+    whole = written.row("in/whole.json")
+    asked["stop"] = whole["prediction"]["text"][2:4]
+    for key, stop in {"in/ended.json": asked["stop"], "in/unending.json": [""]}.items():
+        written.put(key, json.dumps({**asked, "stop": stop}).encode())
+    assert written.ends(["in/ended.json", "in/unending.json"]) == {
+        "in/ended.json": "SUCCEEDED",
+        "in/unending.json": "REJECTED",
+    }
+    row = written.row("in/ended.json")
+    assert (whole["kept"], row["kept"]) == ({"stop": []}, {"stop": [asked["stop"]]})
+    assert whole["prediction"]["text"].startswith(row["prediction"]["text"] + asked["stop"])
+    assert row["prediction"]["score"] != whole["prediction"]["score"]  # the model wrote nothing after it
+    _, events = streamed(cloud, asked)
+    assert "".join(data.get("text", "") for data in events) == row["prediction"]["text"]
+    assert events[-1]["finish_reason"] == "stop"
+
+
 def test_a_decision_is_what_the_model_would_begin_to_write(decisions: Watched, written: Watched) -> None:
     asked = {"in/greeting.json": ("say hello", "j"), "in/answer.json": ("no", "Y"), "in/doubt.json": ("maybe", "j")}
     for key, (text, _) in asked.items():

@@ -373,14 +373,17 @@ def write(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Answer, dict[s
     monkeypatch.setenv("MAX_OBJECT_BYTES", "40")
     tokens = ByteTokens({"model": {"vocab": {t: n for n, t in enumerate(BYTES)}}, "decoder": {"type": "ByteLevel"}})
 
-    def write(said: list[int], end: Exception | str, stop: tuple[str, ...] = ()) -> tuple[Answer, dict[str, Any]]:
+    def write(
+        said: list[int], end: Exception | str, stop: tuple[str, ...] = (), own: tuple[str, ...] = ()
+    ) -> tuple[Answer, dict[str, Any]]:
         writer = TextWriter(
             engine=Engine(said, end),  # type: ignore[arg-type]
-            preprocess=lambda data, item: np.array([len(data)], np.int64),
+            preprocess=lambda data, item: {"asked": np.array([len(data)], np.int64), "stop": list(own)},
             inputs=[InputSpec("asked", "int64", ("tokens",))],
             tokens=tokens,
             model_version="m1",
             stop=stop,
+            keep=["stop"],
         )
         monkeypatch.setattr(write_text, "_opened", [writer])
         api = Lambda()
@@ -424,6 +427,8 @@ def test_a_text_ends_before_a_string_and_nothing_is_written_after_it(write: Call
         ("end", {"finish_reason": "stop", "tokens": 7, "model_version": "m1"}),
     ]
     assert whole["body"].encode() == answer.body
+    asked_for, _ = write([0, 1, 2, 0, 4, 5, 1], never, ("zz",), ("a\xe9b", "y"))
+    assert asked_for.events == answer.events
     held, _ = write([1, 0, 4, 5], LittleTimeError("late"), ("a\xe9b",))
     assert [data.get("text") for _, data in held.events] == ["b", "a\xe9", None]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from inference_runtime.engine.drivers.graphs import Feed
     from inference_runtime.engine.drivers.sampling import Draws, Sampling
-    from inference_runtime.engine.interfaces import Session
+    from inference_runtime.engine.interfaces import Session, TextEnds
 
 NEXT_SCORES, NEXT_TOKENS = "next_scores", "next_tokens"
 """Outputs of the repeated graph, each of shape `[sequences, candidates]`: logarithms of probabilities, highest first,
@@ -92,7 +92,15 @@ class Search:
         `sampling` describes a `Sampling`, if tokens are drawn.
     sessions
         The session of each graph, by name.
+
+    Attributes
+    ----------
+    text_ends
+        Where the texts of the items of the next run end, besides at an end token; without beams. Items after these have
+        no further end.
     """
+
+    text_ends: Sequence[TextEnds | None] = ()
 
     def __init__(self, description: Mapping[str, Any], sessions: Mapping[str, Session]) -> None:
         self._tokens: str = description["tokens"]
@@ -185,6 +193,7 @@ class Search:
         count = len(begun.rows)
         draws = None if self._sampling is None else self._sampling.draws(inputs, begun)
         feed = self._graphs.begin(self._graphs.values(inputs), count)
+        ends = [None if begin is None else begin() for begin in self.text_ends[: count if self._width == 1 else 0]]
         beams = [[Hypothesis(row, (), 0.0, 0, row)] for row in range(count)]
         rows = [beam[0] for beam in beams]
         yield beams
@@ -195,6 +204,9 @@ class Search:
             places = len(tokens) // len(rows)
             for beam, most in zip(beams, begun.most, strict=True):
                 beam[:] = self._best(beam, scores, tokens, places, most, draws)
+            for (one,), ends_with in zip(beams, ends, strict=False):
+                if ends_with is not None and not one.ended:
+                    one.ended = ends_with(one.tokens[-1])
             rows = self._kept(feed, beams, rows)
             yield beams
 

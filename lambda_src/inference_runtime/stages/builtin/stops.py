@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from inference_runtime.errors import StageError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+    from inference_runtime.stages.builtin.byte_tokens import TextStream
+
+STOP = "stop"
+"""The value that preprocessing keeps: a list of strings before the first of which the text of this item ends."""
 
 
 class Stops:
@@ -46,6 +54,36 @@ class Stops:
         """Return the end of a text that none of the strings has ended."""
         rest, self._held = self._held, ""
         return rest
+
+
+class TextEnd:
+    """Tells of each token of a text whether a string is complete with it.
+
+    Parameters
+    ----------
+    text
+        That of no token yet.
+    strings
+        None of them is empty.
+    """
+
+    def __init__(self, text: TextStream, strings: Sequence[str]) -> None:
+        self._text = text
+        self._stops = Stops(strings)
+
+    def __call__(self, token: int) -> bool:
+        """Return whether the text ends with the next token."""
+        try:
+            self._stops.add(self._text.add(token))
+        except StageError:  # postprocessing says of each item that the tokenizer has no such token
+            return False
+        return self._stops.reached
+
+
+def stops_of(kept: Mapping[str, Any]) -> list[str]:
+    """Return the strings that preprocessing kept for an item. A user's function may keep something else so."""
+    found = kept.get(STOP)
+    return [one for one in found if isinstance(one, str) and one] if isinstance(found, list) else []
 
 
 def cut(text: str, strings: Sequence[str]) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from inference_runtime.errors import RejectItem
-from inference_runtime.stages.builtin.answer_settings import SETTINGS, answer_setting
+from inference_runtime.stages.builtin.answer_settings import SETTINGS, answer_setting, answer_stops
 from inference_runtime.stages.builtin.json_object import JsonObject
 from inference_runtime.stages.builtin.prompt import Prompt
+from inference_runtime.stages.builtin.stops import STOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from inference_runtime.stages.item import Item
-    from inference_runtime.tensors.tensor import Array
 
 # Names of the inputs of models, and where the tokenizer has them.
 _ATTRIBUTES = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
@@ -36,7 +36,8 @@ def text_preprocessor(
     field: str | None = None,
     too_long: Literal["truncate", "reject"] = "truncate",
     prompt: str | None = None,
-) -> Callable[[bytes, Item], dict[str, Array]]:
+    keep_stop: bool = False,
+) -> Callable[[bytes, Item], dict[str, Any]]:
     """Return a preprocessing function for text in UTF-8.
 
     Texts are padded to the next multiple of a few tokens, so that those of similar length share a batch. Nothing of the
@@ -61,11 +62,14 @@ def text_preprocessor(
     prompt
         The text that the model reads, with `{text}` for that of the object. It counts towards `max_length`, and is
         never cut.
+    keep_stop
+        Whether the strings that end the answer are to be kept: the member `stop` of the JSON object.
 
     Returns
     -------
     Callable
-        `preprocess(data, item)`, returning an array of shape (tokens,) for each input, or a number for a setting.
+        `preprocess(data, item)`, returning an array of shape (tokens,) for each input, or a number for a setting; with
+        `keep_stop` also the list `stop`.
 
     Raises
     ------
@@ -90,7 +94,7 @@ def text_preprocessor(
         tokenizer.enable_truncation(max_length, direction=side)
     max_characters = _CHARACTERS_PER_TOKEN * max_length
 
-    def preprocess(data: bytes, item: Item) -> dict[str, Array]:
+    def preprocess(data: bytes, item: Item) -> dict[str, Any]:
         record = None if field is None else JsonObject(data)
         text = (_decode(data) if record is None or field is None else _member(record, field)).strip()
         if not text:
@@ -103,12 +107,13 @@ def text_preprocessor(
         encoding, whole = _encoded(tokenizer, text) if wrapped is None else wrapped.encode(text)
         if too_long == "reject" and not whole:
             raise RejectItem(f"text has more than {max_length:,} tokens")
-        return {
+        made: dict[str, Any] = {
             name: np.array(
                 answer_setting(name, record, item) if name in SETTINGS else getattr(encoding, _ATTRIBUTES[name]), dtype
             )
             for name, dtype in inputs.items()
         }
+        return {**made, STOP: answer_stops(record)} if keep_stop and record is not None else made
 
     return preprocess
 

@@ -253,7 +253,7 @@ DirectPipeline(
     "Written",
     model=writer,
     preprocess=asks,
-    postprocess=Postprocess.text(tokenizer=tokenizer),
+    postprocess=Postprocess.text(tokenizer=tokenizer, item_stop=True),
     **data,
 )
 TextStream(stack, "TextStream", model=writer, preprocess=asks, tokenizer=tokenizer).grant_invoke(caller)

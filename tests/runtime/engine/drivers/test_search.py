@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,6 +175,45 @@ def test_the_engine_of_a_function_opens_what_lies_in_its_package(
             engine.infer({"other": Tensor.of(source)})
     assert found[0] == found[1]
     assert found[0]["tokens"].shape == (37, STEPS)
+
+
+def test_a_text_ends_at_a_token_that_its_own_item_names(
+    drivers: dict[tuple[bool, int], Session], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = {"encoder": graphs.encoder(), "decoder": graphs.decoder(cached=True, places=1)}
+    graphs.write(tmp_path / "model", graphs.description(**CACHED), models)
+    monkeypatch.setenv("LAMBDA_TASK_ROOT", str(tmp_path))
+    monkeypatch.setenv("MAX_BATCH", "4")
+    engine = LocalEngine()
+    source = np.random.default_rng(9).normal(0, 1.5, (11, 3)).astype(np.float32)
+    inputs = {"source": Tensor.of(source)}
+    began = []
+
+    def begin(item: int) -> Any:
+        began.append(item)
+        return lambda token: token == item % VOCABULARY
+
+    whole = engine.infer(inputs)
+    ends = [partial(begin, item) if item % 3 else None for item in range(len(source))]
+    parts = list(engine.runs(inputs, ends))
+    assert [len(part["lengths"]) for part in parts] == [4, 4, 3]
+    assert began == [item for item in range(len(source)) if item % 3]
+    rows = [row for part in parts for row in zip(part["tokens"].array(), part["lengths"].array(), strict=True)]
+    cut = 0
+    for item, (tokens, length) in enumerate(rows):
+        said = whole["tokens"].array()[item, : whole["lengths"].array()[item]].tolist()
+        named = item % VOCABULARY
+        expected = said[: said.index(named) + 1] if item % 3 and named in said else said
+        assert tokens[:length].tolist() == expected
+        cut += expected != said
+    assert cut
+    assert engine.infer(inputs) == whole  # the next batch has no such ends
+
+    beams = drivers[True, 3]
+    monkeypatch.setattr(beams, "text_ends", ends, raising=False)
+    found = run(beams, source)
+    monkeypatch.setattr(beams, "text_ends", ())
+    np.testing.assert_equal(found, run(beams, source))
 
 
 def test_a_search_ends_between_two_steps_when_the_time_is_over(opened: Any) -> None:

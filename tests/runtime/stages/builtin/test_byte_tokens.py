@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from inference_runtime.errors import RejectItem, StageError
 from inference_runtime.stages.builtin.byte_tokens import ByteTokens, read_tokens
 from inference_runtime.stages.builtin.text import text_preprocessor
 from inference_runtime.stages.builtin.transcript import transcript_postprocessor
+from inference_runtime.stages.item import Item
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,9 +114,25 @@ def test_the_row_has_the_text_up_to_the_length(
         "lengths": np.array(len(ids), np.int64),
         "scores": np.array(-2.5, np.float32),
     }
-    assert postprocess(outputs, None) == {"text": "the film 0.3", "score": -2.5}  # type: ignore[arg-type]
+    item = Item.from_message(
+        {"message_id": "m", "body": "a", "item": {"source": "arn:aws:sqs:::q", "id": "i", "sequence": "0", "time": "0"}}
+    )
+    assert postprocess(outputs, item) == {"text": "the film 0.3", "score": -2.5}
+    assert postprocess.text_end(item) is None
     stopping = transcript_postprocessor(str(files[kind]), "tokens", stop=["lm 0", "0.3"])
-    assert stopping(outputs, None)["text"] == "the fi"  # type: ignore[arg-type]
+    assert stopping(outputs, item)["text"] == "the fi"
+    for stage, kept, said in ((stopping, [], "the fi"), (postprocess, ["film"], "the "), (stopping, ["he"], "t")):
+        own = replace(item, kept={"stop": kept})
+        assert stage(outputs, own)["text"] == said
+        begin = stage.text_end(own)
+        assert begin is not None
+        ends = begin()
+        last = [ends(token) for token in ids].index(True)
+        # It ends as soon as the tokens have one of the strings, and with none before.
+        short = [postprocess({**outputs, "lengths": np.array(n)}, item)["text"] for n in (last, last + 1)]
+        assert [any(one in text for one in (*stage._stop, *kept)) for text in short] == [False, True]
+        assert not begin()(len(libraries[kind].get_vocab()) + 9)  # postprocessing tells of such a token
+    assert postprocess(outputs, replace(item, kept={"stop": 7}))["text"] == "the film 0.3"  # something else of a user
 
 
 @pytest.mark.parametrize("kind", KINDS)

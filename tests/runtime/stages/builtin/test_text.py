@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from inference_runtime.errors import RejectItem, StageError
 from inference_runtime.stages.builtin.text import text_preprocessor
 from inference_runtime.stages.inputs import InputSpec, check_inputs, group_by_shape
+from inference_runtime.stages.kept import take_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +112,26 @@ def test_a_record_says_how_long_its_answer_may_be() -> None:
         with pytest.raises(RejectItem, match=r"'max_tokens' is .* expected a whole number from 1"):
             function(json.dumps({"text": "a", "max_tokens": wrong}).encode(), None)
     assert int(text_preprocessor(FILE, inputs, max_length=64)(b"a", None)["max_tokens"]) == 2**31 - 1
+
+
+def test_a_record_says_where_its_answer_ends() -> None:
+    function = text_preprocessor(FILE, INPUTS, max_length=64, field="text", keep_stop=True)
+    for members, kept in (
+        ({}, []),
+        ({"stop": None}, []),
+        ({"stop": "\n"}, ["\n"]),
+        ({"stop": ["a", "\U0001f600"]}, ...),
+    ):
+        found = function(json.dumps({"text": "a", **members}).encode(), None)
+        assert found["stop"] == (members["stop"] if kept is ... else kept)
+        assert found.keys() == {*INPUTS, "stop"}
+    for wrong in ("", [""], ["a"] * 5, ["a" * 33], 7, [7], {"a": 1}, ["\ud800"]):
+        with pytest.raises(RejectItem, match=r"'stop' is .* expected at most 4 strings of 1 to 32 characters"):
+            function(json.dumps({"text": "a", "stop": wrong}).encode(), None)
+    most = ["\U0001f600" * 32] * 4
+    _, kept_values = take_kept(function(json.dumps({"text": "a", "stop": most}).encode(), None), ["stop"])
+    assert kept_values == {"stop": most}
+    assert "stop" not in text_preprocessor(FILE, INPUTS, max_length=64, field="text")(b'{"text": "a"}', None)
 
 
 def test_a_record_says_how_its_answer_is_drawn_and_its_event_does_otherwise() -> None:

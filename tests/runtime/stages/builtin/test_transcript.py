@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +28,7 @@ def postprocess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     def postprocess(values: np.ndarray, *, blank: int | None = None, **more: np.ndarray) -> Any:
         run = transcript_postprocessor("vocabulary.txt", "tokens", blank)
-        return run({"tokens": values, **more}, None)  # type: ignore[arg-type]
+        return run({"tokens": values, **more}, SimpleNamespace(kept={}))  # type: ignore[arg-type]
 
     return postprocess
 
