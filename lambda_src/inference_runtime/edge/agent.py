@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
 import time
 from threading import Event
@@ -37,6 +38,9 @@ MAX_BATCH_BYTES = 32 * 1024**2
 
 ROW_BYTES = 4_096
 """Bytes that are kept free in the spool for the row of an item that is taken."""
+
+LEAST_FREE_BYTES = 1024**2
+"""Bytes that are left free on the disk, besides the item that is taken."""
 
 MAX_TIDIED = 1_000
 """Files that are removed or moved at a time."""
@@ -145,18 +149,24 @@ class Agent:
 
     def has_room(self, size: int) -> bool:
         """Return whether an item of so many bytes may be taken, and say now and then if it may not."""
-        used, most, name, until = self._outbox.used, self._settings.max_spool_bytes, "spool", "something is sent"
-        full = used + self._reserved + size + ROW_BYTES > most
-        if self._failed.full:
-            full, used, most = True, self._failed.used, self._settings.max_failed_bytes
-            name, until = f"folder {FAILED}", "somebody empties it"
-        if full and not self._full and time.monotonic() >= self._silent_until:
+        lack = self._lack(size)
+        if lack is not None and not self._full and time.monotonic() >= self._silent_until:
             self._silent_until = time.monotonic() + _SILENT
-            _log.warning(
-                "the %s is full (%s of %s bytes): nothing is taken until %s", name, f"{used:,}", f"{most:,}", until
-            )
-        self._full = full
-        return not full
+            _log.warning("%s", lack)
+        self._full = lack is not None
+        return not self._full
+
+    def _lack(self, size: int) -> str | None:
+        """Return what there is no room in for an item of so many bytes, and until when; None if there is room."""
+        used, most = self._outbox.used, self._settings.max_spool_bytes
+        if used + self._reserved + size + ROW_BYTES > most:
+            return f"the spool is full ({used:,} of {most:,} bytes): nothing is taken until something is sent"
+        used, most = self._failed.used, self._settings.max_failed_bytes
+        if self._failed.full:
+            return f"the folder failed is full ({used:,} of {most:,} bytes): nothing is taken until somebody empties it"
+        if (free := shutil.disk_usage(self._settings.state).free) < self._reserved + size + LEAST_FREE_BYTES:
+            return f"the disk is full ({free:,} bytes are free): nothing is taken until there is room"
+        return None
 
     def run(self) -> None:
         """Work until `stop` is called."""
@@ -296,7 +306,7 @@ class Agent:
         """Return the bytes of an item, or None if it is not to be scored."""
         try:
             if record.spool is not None:
-                return bytes(self._spool.mapped(record.spool))
+                return bytes(self._spool.mapped(record.spool, record.digest))
             if self._folder is not None and record.path is not None and record.stamp is not None:
                 return self._folder.read(record.path, record.stamp)
         except (ChangedError, PermissionError) as error:

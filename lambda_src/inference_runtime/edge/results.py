@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from inference_runtime.anywhere.json_lines import plain_row
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 KEPT_FILES = 30
 """Days whose answers are kept, so that no disk fills up over the years."""
 
+_PIECE = 4_096
 _FILES = "results-????-??-??.jsonl"
 
 
@@ -58,8 +59,9 @@ class ResultLines:
         if not path.exists():
             for older in sorted(self._folder.glob(_FILES))[: -KEPT_FILES + 1]:
                 older.unlink(missing_ok=True)
-        with path.open("ab") as file:
-            size = file.tell()
+        with path.open("ab+") as file:
+            size = _end_of_lines(file)
+            file.truncate(size)
             try:
                 file.write(lines)
                 file.flush()
@@ -67,3 +69,16 @@ class ResultLines:
             except OSError:
                 file.truncate(size)  # half a line would spoil the next one
                 raise
+
+
+def _end_of_lines(file: BinaryIO) -> int:
+    """Return where the last whole line ends: a power cut may have left half a line, which comes again."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - _PIECE)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

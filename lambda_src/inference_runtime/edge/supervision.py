@@ -80,6 +80,7 @@ class Supervisor:
         self._about = about
         self._status_seconds = status_seconds
         self._end = end
+        self._told = ""
         self._began = time.monotonic()
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="supervisor", daemon=True)
@@ -123,8 +124,11 @@ class Supervisor:
             partial.replace(self._path)
             sync_folder(self._path.parent)
         except (OSError, sqlite3.Error) as error:
-            _log.error("cannot write the status: %s: %s", type(error).__name__, error)
+            if self._told != (text := f"{type(error).__name__}: {error}"):
+                self._told = text
+                _log.error("cannot write the status: %s", text)
             return
+        self._told = ""
         _log.info("status: %s", json.dumps(status))
         waiting = status["waiting"]
         notify(f"STATUS={waiting['rows']} rows and {waiting['objects']} objects wait")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -141,7 +142,8 @@ class Waiting:
 
     def escalate(self, key: str, prediction: dict[str, Any], data: bytes = SURE) -> None:
         """Have an object wait."""
-        self.outbox.take_message(data, size=len(data), key=key, digest="d" * 64, event_time="2026-01-01")
+        digest = hashlib.sha256(data).hexdigest()
+        self.outbox.take_message(data, size=len(data), key=key, digest=digest, event_time="2026-01-01")
         (record,) = self.outbox.waiting(1, 1)
         strings = {"status": "SUCCEEDED", "model_version": "m1", "recorded_at": "2026-01-01T00:00:00.000+00:00"}
         row = {**{name: {"S": text} for name, text in strings.items()}, "prediction": {"M": prediction}}
@@ -176,7 +178,8 @@ def test_a_wrong_clock_and_a_network_that_lies_are_waited_out(
     with sending(waiting):
         wait_until(lambda: not waiting.left())
     assert [path for path, _, _ in service.requests[5:]] == [
-        f"/inbox/edge/cam-1/{'d' * 32}/{key}" for key in ("a.png", "b.png")
+        f"/inbox/edge/cam-1/{hashlib.sha256(data).hexdigest()[:32]}/{key}"
+        for key, data in (("a.png", large), ("b.png", SURE))
     ]
     _, headers, body = service.requests[5]
     assert (headers["if-none-match"], body == large) == ("*", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MESSAGE = b"[1, 8]"
+DIGEST = hashlib.sha256(MESSAGE).hexdigest()
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -73,7 +75,7 @@ def work(settings: Settings, sent: Path) -> None:
     uplink._requests = Aws(sent)
     agent = Agent(package, settings, outbox, spool, handler=handler, answered=lambda: None)
     if not outbox.has(TOPIC, "scores/d"):
-        outbox.take_message(MESSAGE, size=len(MESSAGE), key="scores/d", digest="d", event_time="2026-01-01")
+        outbox.take_message(MESSAGE, size=len(MESSAGE), key="scores/d", digest=DIGEST, event_time="2026-01-01")
     turns = 0
     while agent._work() or uplink._step() is not None or turns < 2:
         turns += 1

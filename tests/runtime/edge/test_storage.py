@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sqlite3
 import time
 from dataclasses import replace
@@ -14,6 +16,7 @@ from tests.runtime.edge.test_steps import handler, settings
 from inference_runtime.edge.agent import MAX_TRIES, Agent
 from inference_runtime.edge.package import Package
 from inference_runtime.edge.results import ResultLines
+from inference_runtime.edge.storage import database
 from inference_runtime.edge.storage import outbox as module
 from inference_runtime.edge.storage.outbox import Outbox
 from inference_runtime.edge.storage.spool import Spool
@@ -34,7 +37,9 @@ def opened(folder: Path) -> Outbox:
 
 def take(outbox: Outbox, *keys: str) -> None:
     for key in keys:
-        outbox.take_message(key.encode(), size=len(key), key=key, digest=key, event_time="2026-01-01")
+        data = key.encode()
+        digest = hashlib.sha256(data).hexdigest()
+        outbox.take_message(data, size=len(data), key=key, digest=digest, event_time="2026-01-01")
 
 
 def keys(outbox: Outbox) -> list[str]:
@@ -58,7 +63,8 @@ def test_a_full_disk_is_not_a_broken_database(tmp_path: Path, monkeypatch: pytes
         return connection
 
     with monkeypatch.context() as patched:
-        patched.setattr(module, "_opened", full)
+        patched.setattr(module, "opened", full)
+        patched.setattr(database, "opened", full)
         for _ in range(2):
             with pytest.raises(sqlite3.OperationalError, match="full"):
                 opened(tmp_path)
@@ -91,13 +97,54 @@ def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path)
 def test_an_item_whose_bytes_are_lost_harms_no_other(settings: Settings) -> None:
     outbox = opened(settings.state)
     take(outbox, "lost", "[0, 9]")
-    for path in (settings.state / "spool").glob("lost-*"):
-        path.unlink()
+    for path in (settings.state / "spool").iterdir():
+        if path.read_bytes().endswith(b"\nlost"):
+            path.unlink()
     work = agent(settings, outbox)
     work._work()
     work._work()
     assert outbox.backlog()["to_score"] == 0
     assert (outbox.counts()["failed"], outbox.counts()["sure"]) == (1, 1)
+
+
+@pytest.mark.parametrize("rotten", [b"\n[0, 1]", b"\n", b""], ids=["other", "short", "none"])
+def test_an_item_whose_bytes_have_rotted_is_neither_scored_nor_sent(settings: Settings, rotten: bytes) -> None:
+    outbox = opened(settings.state)
+    take(outbox, "[0, 9]")
+    (path,) = (settings.state / "spool").iterdir()
+    path.write_bytes(path.read_bytes().removesuffix(b"\n[0, 9]") + rotten)
+    agent(settings, outbox)._work()
+    assert (outbox.counts()["failed"], outbox.counts()["sure"]) == (1, 0)
+    assert [found.name for found in (settings.state / "failed").iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("told", ["", "{", "[]", '{"input": "folder"}', '{"size": 1e999}', "x" * 20_000, "[" * 9_000])
+def test_a_file_of_the_spool_that_says_nothing_sensible_harms_no_other(tmp_path: Path, told: str) -> None:
+    outbox = opened(tmp_path)
+    take(outbox, "a", "b")
+    outbox.close()
+    paths = sorted((tmp_path / "spool").iterdir(), key=lambda path: path.read_bytes()[-1:])
+    whole = json.loads(paths[0].read_bytes().partition(b"\n")[0])
+    odd = [{"sequence": 10**30}, {"size": []}, {"sequence": 5, "key": "\ud800"}]
+    for number, line in enumerate([told, *(json.dumps(whole | member) for member in odd)]):
+        (tmp_path / "spool" / f"rotten-{number}").write_bytes(line.encode() + b"\nx")
+    (tmp_path / "outbox.db").unlink()
+    assert keys(opened(tmp_path)) == ["a", "b"]
+    assert len(list((tmp_path / "failed").iterdir())) == 4
+
+
+def test_half_a_line_of_a_power_cut_spoils_no_other(tmp_path: Path) -> None:
+    lines = ResultLines(tmp_path)
+    lines.write([{"a": 1}, {"text": "x" * 9_000}])
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    for half in (b'{"a', b'{"' + b"x" * 9_000, bytes(5_000)):
+        path.write_bytes(whole + half)
+        lines.write([{"b": 2}])
+        assert path.read_bytes() == whole + b'{"b": 2}\n'
+    path.write_bytes(b'{"a')
+    lines.write([{"b": 2}])
+    assert path.read_bytes() == b'{"b": 2}\n'
 
 
 def test_no_item_is_to_blame_for_a_disk_that_is_full(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,7 +256,7 @@ class Uplink:
 
     def _put_object(self, record: Record) -> None:
         key = object_key(self._settings.prefix, record)
-        body = self._spool.mapped(record.spool or "")
+        body = self._spool.mapped(record.spool or "", record.digest)
         self._requests.put_object(self._settings.bucket or "", key, body, self._metadata(record))
 
     def _metadata(self, record: Record) -> dict[str, str]:

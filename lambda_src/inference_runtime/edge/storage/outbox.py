@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from threading import RLock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from inference_runtime.edge.storage.database import is_whole, move_aside, opened
 from inference_runtime.edge.storage.records import FOLDER, SCHEMA, SCHEMA_VERSION, TOPIC, Record
+from inference_runtime.edge.storage.reserve import Reserve
 from inference_runtime.edge.storage.spool import SpoolError, sync_folder
 from inference_runtime.errors import StageError
 
@@ -29,11 +31,8 @@ COUNTS = ("taken", "sure", "escalated", "rejected", "failed", "sent")
 KEPT_KEYS = 1_000
 """Sent items of topics that are remembered: a broker sends a message again whose acknowledgement was lost."""
 
-KEPT_BROKEN = 3
-"""Broken databases that are kept, the latest ones."""
-
-_BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_HEADER = ("sequence", "input", "key", "digest", "size", "event_time")
+_HEADER = {"sequence": int, "input": str, "key": str, "digest": str, "size": int, "event_time": str}
+_MOST_NUMBER = 2**63  # of SQLite
 _log = logging.getLogger(__name__)
 
 
@@ -90,13 +89,23 @@ class Outbox:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = RLock()
         self._spool = spool
+        self._reserve = Reserve(folder)
+        try:
+            self._open(folder)
+        except sqlite3.OperationalError:  # SQLite shares memory by a file, which takes space
+            if not self._reserve.release():
+                raise
+            self._open(folder)
+        self._reserve.restore()
+
+    def _open(self, folder: Path) -> None:
         path, recovering = folder / "outbox.db", folder / "recovering"
-        if not path.exists() or not _is_whole(path):
+        if not path.exists() or not is_whole(path):
             recovering.touch()  # outlasts a process that ends before everything is taken again
             sync_folder(folder)
             if path.exists():
-                _move_aside(path)
-        self._connection = _opened(path)
+                move_aside(path)
+        self._connection = opened(path)
         self._connection.execute("PRAGMA synchronous = FULL")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
@@ -212,7 +221,26 @@ class Outbox:
         return self._records("state = 'answered' AND pending = ?", most, kind)
 
     def sent(self, records: Sequence[Record], *, counted: str = "sent") -> None:
-        """Note that items were sent, or ``failed`` for good, and remove their bytes."""
+        """Note that items were sent, or ``failed`` for good, and remove their bytes.
+
+        A full disk does not keep it from that, because nothing else would make room.
+        """
+        try:
+            self._note_sent(records, counted)
+        except sqlite3.OperationalError:
+            if not self._reserve.release():
+                raise
+            self._checkpoint()
+            self._note_sent(records, counted)
+            self._checkpoint()
+        self._reserve.restore()
+
+    def _checkpoint(self) -> None:
+        """Copy the log of the database to it, and make the log empty."""
+        with self._lock:
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _note_sent(self, records: Sequence[Record], counted: str) -> None:
         with self._commit(durable=True):
             self._each(
                 "UPDATE items SET state = 'sent', pending = NULL, spool = NULL, spool_bytes = 0 WHERE sequence = ?",
@@ -348,55 +376,19 @@ class Outbox:
                 continue
             try:
                 self._take_again(name, sizes[name])
-            except (SpoolError, KeyError, TypeError, ValueError, sqlite3.IntegrityError) as error:
+            except (SpoolError, ValueError, sqlite3.IntegrityError) as error:
                 target = self._spool.move_aside(name)
                 _log.error("nobody knows what a file of the spool is, it was moved to %s: %s", target, error)
 
     def _take_again(self, name: str, size: int) -> None:
         """Take the bytes of an item whose record is lost."""
         told = self._spool.header(name)
+        for member, kind in _HEADER.items():
+            value = told.get(member)
+            if not isinstance(value, kind) or (isinstance(value, int) and not 0 <= value < _MOST_NUMBER):
+                raise SpoolError(f"the spool's file {name} is damaged: its {member} is {value!r:.100}")
         record = Record(**{member: told[member] for member in _HEADER}, spool=name)
         with self._commit(durable=True):
             self._insert(record, size)
         self._last = max(self._last, record.sequence)
         _log.warning("taken again, since its record was lost: %s", record.shown)
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    return connection
-
-
-def _is_whole(path: Path) -> bool:
-    """Return whether SQLite finds no fault with a database."""
-    try:
-        connection = _opened(path)
-        try:
-            found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        finally:
-            connection.close()
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF not in _BROKEN:  # such as a disk that is full
-            raise
-        found = str(error)
-    if found != "ok":
-        _log.error("the database is broken: %s", found)
-    return bool(found == "ok")
-
-
-def _move_aside(path: Path) -> None:
-    """Move a broken database aside, and say what that means."""
-    target = path.with_name(f"broken-{time.time_ns()}.db")
-    for suffix in ("-wal", "-shm", ""):
-        part = path.with_name(f"{path.name}{suffix}")
-        if part.exists():
-            part.replace(target.with_name(f"{target.name}{suffix}"))
-    for older in sorted(path.parent.glob("broken-*.db"))[:-KEPT_BROKEN]:
-        older.unlink()
-    _log.error(
-        "the broken database was moved to %s: rows that were not sent are in there alone, and items of the spool are"
-        " scored again",
-        target,
-    )

@@ -6,6 +6,8 @@ its name only when it is complete and on the disk.
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import mmap
 import os
@@ -58,21 +60,35 @@ class Spool:
             raise
         return len(line) + len(data)
 
-    def mapped(self, name: str) -> memoryview:
+    def mapped(self, name: str, digest: str) -> memoryview:
         """Map the item's bytes into memory, without the header.
+
+        Parameters
+        ----------
+        name
+            The file's.
+        digest
+            SHA-256 that the bytes must have, in hex. Flash memory that wears out gives others, or none.
 
         Raises
         ------
         SpoolError
-            If the file is gone, or has no header.
+            If the file is gone, or has no header, or has other bytes.
         """
         try:
             with (self._folder / name).open("rb") as file:
                 start = len(_header_line(file.readline(_MOST_HEADER_BYTES), name))
+                # By reads: what cannot be read would end the process when it is mapped.
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise SpoolError(f"the spool's file {name} is damaged: its bytes have another SHA-256")
                 # It ends with the last view of it: a request that failed may keep one for longer than this.
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (FileNotFoundError, ValueError) as error:  # mmap refuses an empty file
             raise SpoolError(f"the spool's file {name} is lost or damaged: {error}") from error
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise SpoolError(f"the spool's file {name} cannot be read: {error}") from error
         return memoryview(mapped)[start:]
 
     def header(self, name: str) -> dict[str, Any]:
@@ -87,7 +103,7 @@ class Spool:
             line = _header_line(file.readline(_MOST_HEADER_BYTES), name)
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpoolError(f"the spool's file {name} is damaged: {error}") from error
         if not isinstance(found, dict):
             raise SpoolError(f"the spool's file {name} is damaged: its header is not an object")
