@@ -59,6 +59,8 @@ class InspectedModel:
         Names of its features, if they are known.
     probabilities
         Whether its scores sum up to 1 already.
+    distances
+        Whether the class with the lowest number is the nearest one.
     packages
         Distributions that the factory stands on.
     max_tokens
@@ -79,6 +81,7 @@ class InspectedModel:
     labels: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     probabilities: bool = False
+    distances: bool = False
     packages: tuple[str, ...] = ()
     max_tokens: int = 256
     notes: tuple[str, ...] = ()

@@ -104,7 +104,7 @@ def _places(model: InspectedModel, spec: TensorSpec, evaluation: str) -> Storing
 def _labels(model: InspectedModel, spec: TensorSpec) -> tuple[str, ...]:
     """Return a name for each class; empty if the output does not look like classes."""
     count = spec.shape[1]
-    if isinstance(count, str) or count < 2:  # noqa: PLR2004
+    if isinstance(count, str) or count < 2 or model.distances:  # noqa: PLR2004
         return ()
     if model.labels:
         return model.labels if len(model.labels) == count else ()

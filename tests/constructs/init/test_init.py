@@ -16,6 +16,7 @@ import tempfile
 import threading
 import wave
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,6 +37,7 @@ from cdk_inference.init.names import project_name, stack_name
 from cdk_inference.init.project import project_around
 from cdk_inference.init.rendering import literal
 from cdk_inference.init.sources.inspect import inspect
+from cdk_inference.init.storing import choose_storing
 from cdk_inference.model import TensorSpec, load_recipe
 from cdk_inference.model.building.importers.tensors import check_batch
 
@@ -205,6 +207,42 @@ def test_names_of_classes_and_features_are_those_of_the_file(projects: dict[str,
     assert (projects["pictures"] / "labels.txt").read_text() == 'cat\ndog\na "b"\nx\n'
     assert (projects["reviews"] / "labels.txt").read_text() == "bad\ngood\nso so\n"
     assert runpy.run_path(str(projects["features"] / "fields.py"))["FIELDS"] == ["a", 'b"c', "d"]
+
+
+def test_outputs_of_converted_estimators_are_those_that_the_build_takes(tmp_path: Path) -> None:
+    numbers = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])
+    kinds = onnx.TypeProto.Map(key_type=TensorProto.STRING)
+    kinds.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    maps = onnx.ValueInfoProto(name="p")
+    maps.type.sequence_type.elem_type.map_type.CopyFrom(kinds)
+    one = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"])
+    nearest = helper.make_tensor_value_info("nearest", TensorProto.INT64, ["N"])
+    distances = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 3])
+
+    def inspected(nodes: list[onnx.NodeProto], outputs: list[onnx.ValueInfoProto]) -> InspectedModel:
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+        graph = helper.make_graph(nodes, "graph", [numbers], outputs)
+        onnx.save(helper.make_model(graph, opset_imports=opsets), tmp_path / "model.onnx")
+        return inspect(str(tmp_path / "model.onnx"))
+
+    node = partial(helper.make_node, domain="ai.onnx.ml")
+    map_of = [
+        node("Normalizer", ["x"], ["z"], norm="L1"),
+        node("ZipMap", ["z"], ["p"], classlabels_strings=["a", "b", "c"]),
+    ]
+    mapped = inspected(map_of, [maps])
+    assert mapped.outputs == (TensorSpec("p", "float32", ("batch", 3)),)
+    assert (mapped.labels, mapped.probabilities) == (("a", "b", "c"), True)
+    assert choose_storing(mapped).postprocess == 'Postprocess.classification(labels="labels.txt", activation="none")'
+    map_of[1] = node("ZipMap", ["z"], ["p"], classlabels_int64s=[3, 5, 7])
+    assert inspected(map_of, [maps]).labels == ("class 3", "class 5", "class 7")
+    trees = inspected([node("TreeEnsembleRegressor", ["x"], ["y"], n_targets=1)], [one])  # of CatBoost
+    assert trees.outputs == (TensorSpec("y", "float32", ("batch", 1)),)
+    means = [
+        helper.make_node("ArgMin", ["x"], ["nearest"], axis=1, keepdims=0),
+        helper.make_node("Sqrt", ["x"], ["scores"]),
+    ]
+    assert not choose_storing(inspected(means, [nearest, distances])).postprocess  # the highest is the farthest
 
 
 @pytest.mark.usefixtures("own_modules")

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from cdk_inference.init.errors import InitError
 from cdk_inference.init.model import TOKENIZER, InspectedModel
-from cdk_inference.init.sources.tensors import Declared, recipe_tensors
+from cdk_inference.init.sources.tensors import BATCH, Declared, recipe_tensors
 from cdk_inference.model.recipe.checks import is_inside
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PROBABILITIES = frozenset(("Softmax", "Sigmoid", "TreeEnsembleClassifier", "Normalizer"))
-_SAME = frozenset(("Cast", "Identity", "Reshape", "Flatten"))
+_SAME = frozenset(("Cast", "Identity", "Reshape", "Flatten", "ZipMap"))
 _MOST_STEPS = 8  # back from an output to the operator that made its numbers
 # A hostile file could name conftest.py as its weights. These are names of exporters, which no tool runs.
 _WEIGHTS = re.compile(
@@ -49,11 +49,12 @@ def inspect_onnx(path: Path, *, origin: str | None = None) -> InspectedModel:
     subject = f"ONNX file {path.name}"
     model = _read(path, subject)
     graph = model.graph
+    made_by = {name: node for node in graph.node for name in node.output}
     # Before IR version 4, weights are inputs too.
     weights = {each.name for each in graph.initializer} | {each.values.name for each in graph.sparse_initializer}
     inputs, outputs, notes = recipe_tensors(
         [_declared(value) for value in graph.input if value.name not in weights],
-        [_declared(value) for value in graph.output],
+        [_returned(value, made_by.get(value.name)) for value in graph.output],
         subject,
         frees_batch=True,
     )
@@ -72,7 +73,7 @@ def inspect_onnx(path: Path, *, origin: str | None = None) -> InspectedModel:
     if (tokenizer := path.with_name(TOKENIZER)).is_file():
         files[TOKENIZER] = tokenizer
     said = {each.key: each.value for each in model.metadata_props}
-    made_by = {name: node for node in graph.node for name in node.output}
+    maps = [node for node in graph.node if node.op_type == "ZipMap"]
     return InspectedModel(
         source=f"OnnxFile({json.dumps(path.name, ensure_ascii=False)})",
         imports=("OnnxFile",),
@@ -80,9 +81,10 @@ def inspect_onnx(path: Path, *, origin: str | None = None) -> InspectedModel:
         outputs=outputs,
         origin=origin or f"the file {path.name}",
         files=files,
-        labels=_names(said, "classes", "names", "labels"),
+        labels=_names(said, "classes", "names", "labels") or (_classes(maps[0]) if len(maps) == 1 else ()),
         fields=_names(said, "features"),
         probabilities=said.get("probabilities") == "true" or any(_is_probability(o.name, made_by) for o in outputs),
+        distances=any(_maker(value.name, made_by) == "ArgMin" for value in graph.output),
         notes=notes,
     )
 
@@ -121,6 +123,25 @@ def _declared(value: onnx.ValueInfoProto) -> Declared:
     return Declared(value.name, dtype, tuple(sizes))
 
 
+def _returned(value: onnx.ValueInfoProto, node: onnx.NodeProto | None) -> Declared:
+    """Return an output as the build takes it, which knows what converters of classic models write."""
+    if node is not None and node.op_type == "ZipMap" and (names := _classes(node)):
+        return Declared(value.name, "float32", (BATCH, len(names)))
+    found = _declared(value)
+    if node is not None and node.op_type == "TreeEnsembleRegressor" and len(found.shape or ()) == 1:
+        # CatBoost declares one axis, and returns two.
+        targets = next((each.i for each in node.attribute if each.name == "n_targets"), 1)
+        return Declared(value.name, found.dtype, (*(found.shape or ()), targets))
+    return found
+
+
+def _classes(node: onnx.NodeProto) -> tuple[str, ...]:
+    """Return the names of classes that an operator has, or their numbers."""
+    named = [each for each in node.attribute if each.name.startswith("classlabels")]
+    strings = [name.decode(errors="replace") for each in named for name in each.strings]
+    return _as_names(strings or [f"class {number}" for each in named for number in each.ints])
+
+
 def _external(model: onnx.ModelProto) -> Iterable[str]:
     """Return the files that hold the graph's weights, each once."""
     outside = [each for each in model.graph.initializer if each.data_location == TensorProto.EXTERNAL]
@@ -150,9 +171,14 @@ def _as_names(found: Any) -> tuple[str, ...]:  # noqa: ANN401 - whatever an expo
 
 def _is_probability(name: str, made_by: dict[str, onnx.NodeProto]) -> bool:
     """Tell whether the numbers of an output are probabilities, by the operator that made them."""
+    return _maker(name, made_by) in _PROBABILITIES
+
+
+def _maker(name: str, made_by: dict[str, onnx.NodeProto]) -> str:
+    """Return the operator that made the numbers of an output; empty for one that is an input, or too far away."""
     for _ in range(_MOST_STEPS):
         node = made_by.get(name)
         if node is None or node.op_type not in _SAME:
-            return node is not None and node.op_type in _PROBABILITIES
+            return "" if node is None else node.op_type
         name = node.input[0]
-    return False
+    return ""

@@ -19,6 +19,7 @@ OPSET = 17
 """The operator set that graphs get: quantization and the runtimes handle graphs from here on alike."""
 
 _ZIP_MAP = ("ai.onnx.ml", "ZipMap")
+_TREES = ("ai.onnx.ml", "TreeEnsembleClassifier")
 _ALIKE = ("", "C", "C.UTF-8", "en_US", "en_US.UTF-8")
 
 
@@ -35,10 +36,13 @@ def mend(model: onnx.ModelProto, subject: str) -> None:
     Raises
     ------
     ModelBuildError
-        If the graph changes the case of texts by the rules of a language.
+        If the graph changes the case of texts by the rules of a language, or was converted from trees that its
+        converter does not know.
     """
     _take_off_maps(model)
     for node in all_nodes(model):
+        if (node.domain, node.op_type) == _TREES:
+            _check_trees(node, subject)
         if node.op_type == "StringNormalizer" and node.domain in ("", "ai.onnx"):
             _set_locale(node, subject)
 
@@ -56,9 +60,27 @@ def _take_off_maps(model: onnx.ModelProto) -> None:
         model.graph.node.append(helper.make_node("Identity", node.input, node.output))
         if all(opset.domain not in ("", "ai.onnx") for opset in model.opset_import):
             model.opset_import.append(helper.make_opsetid("", OPSET))
-        labels = next((len(a.ints) or len(a.strings) for a in node.attribute if a.name.startswith("classlabels")), None)
         (name,) = node.output
-        outputs[name].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, labels]))
+        outputs[name].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, _labels(node) or None]))
+
+
+def _check_trees(node: onnx.NodeProto, subject: str) -> None:
+    """Refuse trees with numbers that belong to no class, of which onnxruntime gives no reason that helps.
+
+    CatBoost writes regressors of several numbers so, and onnxmltools XGBoost's classifiers of several labels.
+    """
+    labels = _labels(node)
+    values = max((len(a.floats) for a in node.attribute if a.name == "base_values"), default=0)
+    if not labels or labels < values:
+        raise ModelBuildError(
+            f"{subject} must name the classes of its trees, {max(values, 1)} or more, got {labels}; its converter does "
+            "not know models of several labels or numbers, so convert one estimator for each"
+        )
+
+
+def _labels(node: onnx.NodeProto) -> int:
+    """Return how many classes an operator names."""
+    return max((len(a.ints) or len(a.strings) for a in node.attribute if a.name.startswith("classlabels")), default=0)
 
 
 def _set_locale(node: onnx.NodeProto, subject: str) -> None:

@@ -344,6 +344,17 @@ def test_trees_of_several_numbers_may_say_that_they_return_one(open_net) -> None
         open_net(outputs=[TensorSpec("y", "float32", ("batch", 3))]).run(EXAMPLE)
 
 
+@pytest.mark.parametrize(("labels", "base"), [({}, [0.5, 1.5]), ({"classlabels_int64s": [0, 1]}, [0.0] * 3)])
+def test_trees_with_numbers_of_no_class_are_refused(open_net, labels: dict[str, Any], base: list[float]) -> None:
+    """As CatBoost writes several numbers, and onnxmltools several labels of XGBoost."""
+    tree = helper.make_node(
+        "TreeEnsembleClassifier", ["x"], ["label", "y"], domain="ai.onnx.ml", base_values=base, **labels
+    )
+    model = make([tree], outputs=[value("y", ["N", 2])], weights={}, ai_onnx_ml=1)
+    with pytest.raises(ModelBuildError, match=r"name the classes of its trees, [23] or more, got [02]; its converter"):
+        open_net(model, outputs=[TensorSpec("y", "float32", ("batch", 2))])
+
+
 @pytest.mark.parametrize("locale", [{}, {"locale": "en_US"}])
 def test_texts_change_their_case_by_a_locale_that_functions_have(open_net, locale: dict[str, str]) -> None:
     lower = helper.make_node("StringNormalizer", ["x"], ["z"], case_change_action="LOWER", **locale)
