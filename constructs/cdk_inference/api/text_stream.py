@@ -137,7 +137,7 @@ class TextStream(StageFunction):
         if STOP in preprocess.offers:
             preprocess = preprocess.keeping((STOP,))
         code = preprocess.bind(model.inputs)
-        check_longest_text(model, preprocess)
+        check_longest_text(model, preprocess, model.project)
         super().__init__(
             scope,
             id,

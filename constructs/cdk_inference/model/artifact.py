@@ -176,7 +176,7 @@ class ModelArtifact(Construct):
             )
         return BuiltModel(self.path, self.manifest, self.version, self.asset_hash)
 
-    def opened_project(self) -> Project | None:
+    def open_project(self) -> Project | None:
         """Return the recipe with its surroundings, also in a stack that CDK does not bundle.
 
         Returns
@@ -189,7 +189,7 @@ class ModelArtifact(Construct):
     @property
     def recipe_folder(self) -> Path | None:
         """The folder of the recipe, with its locks; None for a model of a registry."""
-        project = self.opened_project()
+        project = self.open_project()
         return None if project is None else project.folder
 
     @property
@@ -234,7 +234,7 @@ class _PulledModel(ModelArtifact):
             )
         self._add_outputs()
 
-    def opened_project(self) -> None:
+    def open_project(self) -> None:
         """Return None: there is no recipe."""
 
 

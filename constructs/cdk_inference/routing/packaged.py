@@ -12,6 +12,7 @@ from cdk_inference.bundling.delivery import shipped_files
 from cdk_inference.errors import PropError
 from cdk_inference.stages.fused import AFTER, BEFORE, fused_package
 from cdk_inference.stages.inference import engine_environment
+from cdk_inference.stages.longest_text import check_longest_text
 from cdk_inference.stages.preprocess import reading_environment
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def packaged(
     preprocess = route.preprocess.keeping(route.postprocess.needs)
     before = preprocess.bind(built.manifest.inputs)
     after = route.postprocess.fitting(built.manifest.distributions).bind(built.manifest.outputs)
+    check_longest_text(built, preprocess, route.model.open_project())
     package = fused_package(before, after)
     lists = (*package.runtime_requirements, requirements)
     package = replace(package, engine="c_api", runtime_requirements=lists, outside=True)

@@ -133,7 +133,7 @@ class FusedFunction(StageFunction):
         preprocess = preprocess.keeping(postprocess.needs)
         before = preprocess.bind(model.inputs)
         after = postprocess.fitting(model.manifest.distributions).bind(model.outputs)
-        check_longest_text(model, preprocess)
+        check_longest_text(model, preprocess, model.project)
         super().__init__(
             scope,
             id,

@@ -230,8 +230,8 @@ class Preprocess:
             goes into the function's package.
         max_length
             Most tokens, special ones included, 8 to 8,192: no more than the model has positions for, with those of its
-            answer. The synth runs the model once on that many, 2,048 at most, and fails if it takes fewer. A model of a
-            registry, or of more than 1 GiB, is not run.
+            answer. The synth runs the model once on that many, 2,048 at most, and fails if it takes fewer. A model of
+            more than 1 GiB is not run, nor one of a registry on a machine without onnxruntime.
         pad_to_multiple_of
             Texts are padded to the next multiple of this, which divides ``max_length``: those that come out equally
             long share a batch.
@@ -523,7 +523,7 @@ class PreprocessFunction(StageFunction):
         **options: Unpack[FunctionOptions],
     ) -> None:
         code = stage.bind(model.inputs)
-        check_longest_text(model, stage)
+        check_longest_text(model, stage, model.project)
         super().__init__(
             scope,
             id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from cdk_inference.model.building.evaluation.opening import open_model
 from cdk_inference.model.building.evaluation.session import open_session
 from cdk_inference.model.files import weights
 from cdk_inference.model.files.packed import DRIVER
+from cdk_inference.model.records.manifest import Manifest
 
 if TYPE_CHECKING:
     from cdk_inference.model.building.evaluation.session import Opened
@@ -33,20 +35,25 @@ _AHEAD = "Status Message: "  # ends what onnxruntime says of every error
 def run_longest(
     recipe: ModelRecipe, request: dict[str, Any], folder: Path, cache: Path, work: Path, passes: Passes
 ) -> None:
+    """Write what `write_longest` does, as a build process."""
+    del folder, cache
+    with passes.timed("longest text"):
+        write_longest(recipe.inputs, request, work)
+
+
+def write_longest(inputs: tuple[TensorSpec, ...], request: dict[str, Any], work: Path) -> None:
     """Write ``longest.json``: how many tokens the model takes, up to those that are wanted, and why it takes no more.
 
     A model that does not run on the fewest tokens either fails for another reason than their number.
     """
-    del folder, cache
-    with passes.timed("longest text"):
-        session = _opened(Path(request["model"]))
-        most, beyond = request["wanted"], request["wanted"]
-        reason = _fails(session, recipe.inputs, beyond)
-        if reason is not None and _fails(session, recipe.inputs, _FEWEST) is None:
-            most = _FEWEST
-            while beyond - most > 1:
-                middle = (most + beyond) // 2
-                most, beyond = (middle, beyond) if _fails(session, recipe.inputs, middle) is None else (most, middle)
+    session = _opened(Path(request["model"]))
+    most, beyond = request["wanted"], request["wanted"]
+    reason = _fails(session, inputs, beyond)
+    if reason is not None and _fails(session, inputs, _FEWEST) is None:
+        most = _FEWEST
+        while beyond - most > 1:
+            middle = (most + beyond) // 2
+            most, beyond = (middle, beyond) if _fails(session, inputs, middle) is None else (most, middle)
     (work / "longest.json").write_text(json.dumps({"most": most, "reason": reason}), "utf-8")
 
 
@@ -77,3 +84,14 @@ def _values(spec: TensorSpec, tokens: int) -> np.ndarray[Any, Any]:
     if spec.name != "input_ids":
         return np.full((batch, tokens), spec.name == "attention_mask", spec.dtype)
     return np.resize(np.array(_WORDS, spec.dtype), (batch, tokens))
+
+
+def main(work: Path) -> None:
+    """Do the same for a model of a registry: a request comes in, and its manifest says what it takes."""
+    request = json.load(sys.stdin)
+    manifest = Path(request["model"]).with_name("manifest.json")
+    write_longest(Manifest.from_json(manifest.read_text("utf-8")).inputs, request, work)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -108,7 +108,7 @@ class AnswerExplainer:
 
     @cached_property
     def _explanation(self) -> Explanation:
-        built, project = self._artifact.build(), self._artifact.opened_project()
+        built, project = self._artifact.build(), self._artifact.open_project()
         return self._explain.bind(_Built(built.path, project, built.manifest, built.asset_hash), self._preprocess)
 
     @cached_property

@@ -187,7 +187,7 @@ class InProcessPipeline:
         return PipelineRun(result, before, outputs)
 
     def _explaining(self, explain: Explain, model: Any, preprocess: Any) -> AnswerExplainer:  # noqa: ANN401 - as given
-        if not hasattr(model, "opened_project"):
+        if not hasattr(model, "open_project"):
             raise PropError(f"model must be a ModelArtifact with explain, got {model!r:.100}; pass that of your app")
         if not hasattr(preprocess, "bind"):
             raise PropError(f"preprocess must be a Preprocess with explain, got {preprocess!r:.100}")

@@ -11,9 +11,11 @@ import onnx
 import pytest
 from onnx.parser import parse_model
 
-from cdk_inference import ModelArtifact, Preprocess, PropError
+from cdk_inference import DirectPipeline, LambdaPlatform, ModelArtifact, Postprocess, Preprocess, PropError, Route
 from cdk_inference.model import measurement
 from cdk_inference.model.files import weights
+from cdk_inference.routing.packaged import packaged
+from cdk_inference.stages import longest_text
 from cdk_inference.stages.longest_text import check_longest_text
 
 if TYPE_CHECKING:
@@ -112,14 +114,18 @@ def of_length(max_length: int) -> Preprocess:
     return Preprocess.text(tokenizer=TOKENIZER, max_length=max_length)
 
 
+def check(model: ModelArtifact, max_length: int) -> None:
+    check_longest_text(model, of_length(max_length), model.project)
+
+
 def test_texts_longer_than_the_table_of_places_fail(
     built: Callable[..., ModelArtifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = built(10, 100)
-    check_longest_text(model, of_length(96))
+    check(model, 96)
     for _ in range(2):
         with pytest.raises(PropError) as failed:
-            check_longest_text(model, of_length(8_192))
+            check(model, 8_192)
         assert str(failed.value).startswith(
             "max_length must be at most 100, the tokens that model 'places' takes, got 8,192; lower it ("
         )
@@ -129,27 +135,53 @@ def test_texts_longer_than_the_table_of_places_fail(
 def test_a_machine_that_cannot_run_the_model_takes_what_is_known(built: Callable[..., ModelArtifact]) -> None:
     model = built(10, 100)
     assert model.project is not None
-    check_longest_text(model, of_length(96))
+    check(model, 96)
     model.project = replace(model.project, missing=("onnxruntime",))
-    check_longest_text(model, of_length(96))
-    check_longest_text(model, of_length(112))
+    check(model, 96)
+    check(model, 112)
+
+
+def test_a_model_of_a_registry_is_run_where_that_is_possible(
+    built: Callable[..., ModelArtifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CDK_INFERENCE_CACHE", str(tmp_path / "other"))
+    model = built(10, 100)
+    monkeypatch.setattr(longest_text, "_RUNS_A_MODEL", ("no-such-distribution",))
+    check_longest_text(model, of_length(112), None)
+    monkeypatch.undo()
+    monkeypatch.setenv("CDK_INFERENCE_CACHE", str(tmp_path / "other"))
+    check_longest_text(model, of_length(96), None)
+    for _ in range(2):
+        with pytest.raises(PropError, match="max_length must be at most 100, the tokens that model 'places' takes"):
+            check_longest_text(model, of_length(112), None)
+        monkeypatch.setattr(longest_text, "_MODULE", "no_such_module")  # the second time, the answer is known
+    check_longest_text(model, of_length(128), None)  # a process that fails says nothing of the model
+
+
+def test_an_image_and_a_device_get_no_longer_texts_either(built: Callable[..., ModelArtifact]) -> None:
+    model = built(10, 100)
+    pipeline = DirectPipeline(cdk.Stack(cdk.App(), "Stack"), "Texts", model=model, preprocess=of_length(96))
+    route = Route("main", model=model, preprocess=of_length(112), postprocess=Postprocess.outputs())
+    model.path = model.project = None  # as in a stack that CDK does not bundle
+    with pytest.raises(PropError, match="max_length must be at most 100, the tokens that model 'places' takes"):
+        packaged(pipeline, route, LambdaPlatform(), requirements="", name="image")
 
 
 def test_a_large_model_is_not_run(built: Callable[..., ModelArtifact], monkeypatch: pytest.MonkeyPatch) -> None:
     model = built(10, 100)
     monkeypatch.setattr(weights, "LARGE", 0)
-    check_longest_text(model, of_length(112))
+    check(model, 112)
 
 
 def test_a_model_that_fails_for_another_reason_is_left_alone(built: Callable[..., ModelArtifact]) -> None:
-    check_longest_text(built(3, 100), of_length(256))
+    check(built(3, 100), 256)
 
 
 def test_an_answer_that_needs_more_places_than_there_are_fails() -> None:
     model = ModelArtifact(cdk.Stack(cdk.App(), "Stack"), "Model", recipe=WRITER / "recipe.py")
-    check_longest_text(model, of_length(128))
+    check(model, 128)
     with pytest.raises(PropError) as failed:
-        check_longest_text(model, of_length(144))
+        check(model, 144)
     assert str(failed.value).startswith(
         "max_length and max_steps must fit into the 161 tokens that model 'writer' takes, got 144 of the prompt and 24 "
         "of the answer; lower one of them ("
@@ -158,6 +190,6 @@ def test_an_answer_that_needs_more_places_than_there_are_fails() -> None:
 
 def test_an_answer_takes_no_places_of_a_text_that_only_an_encoder_reads(built: Callable[..., ModelArtifact]) -> None:
     model = built(10, 100, TRANSLATOR)
-    check_longest_text(model, of_length(96))
+    check(model, 96)
     with pytest.raises(PropError, match="max_length must be at most 100, the tokens that model 'translator' takes"):
-        check_longest_text(model, of_length(112))
+        check(model, 112)
