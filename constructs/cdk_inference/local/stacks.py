@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -12,6 +13,8 @@ from cdk_inference.local.aws import DEFAULT_ENV, Env
 from cdk_inference.local.errors import LocalError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cdk_inference.errors import InferenceError
 
 METADATA_KEY = "cdk-inference"
@@ -36,7 +39,7 @@ class Resource:
     properties
         Its properties as in the template, references unresolved.
     metadata
-        The facts that our constructs add: ``role``, ``pipeline`` and more; references within the stack are resolved.
+        The facts that our constructs add: ``role``, ``pipeline`` and more; references are resolved.
     env
         Its account and region.
     """
@@ -94,7 +97,12 @@ class Stack:
                 f"stack must be deployed in {region}, got {self.name!r}, which is not; deploy it first, or name "
                 "another Region or profile"
             ) from error
-        return dict(json.loads(body) if isinstance(body, str) else body)
+        try:
+            return dict(json.loads(body) if isinstance(body, str) else body)
+        except ValueError:
+            from cdk_inference.local.templates import read_yaml  # noqa: PLC0415 - other extras come without pyyaml
+
+            return read_yaml(body)
 
     def resources(
         self,
@@ -122,6 +130,7 @@ class Stack:
         declared = self.template().get("Resources", {})
         described = self._cloudformation.describe_stack_resources(StackName=self.name)["StackResources"]
         physical = {item["LogicalResourceId"]: item.get("PhysicalResourceId", "") for item in described}
+        resolved = partial(self._resolved, physical)
         found = [
             Resource(
                 stack=self.name,
@@ -130,8 +139,7 @@ class Stack:
                 type=resource["Type"],
                 properties=resource.get("Properties", {}),
                 metadata={
-                    name: physical.get(value["Ref"]) if isinstance(value, dict) and set(value) == {"Ref"} else value
-                    for name, value in resource.get("Metadata", {}).get(METADATA_KEY, {}).items()
+                    name: resolved(value) for name, value in resource.get("Metadata", {}).get(METADATA_KEY, {}).items()
                 },
                 env=self.env,
             )
@@ -145,6 +153,25 @@ class Stack:
             and (type is None or resource.type == type)
             and (pipeline is None or resource.metadata.get("pipeline") == pipeline)
         ]
+
+    def _resolved(self, physical: Mapping[str, str], value: Any) -> Any:  # noqa: ANN401
+        """Return the value that a fact refers to: in the stack, in the one around it, or in another one."""
+        match value:
+            case {"Ref": str(name), **others} if not others:
+                return physical[name] if name in physical else self._parameters.get(name)
+            case {"Fn::ImportValue": str(name), **others} if not others:
+                return self._exports.get(name)
+        return value
+
+    @cached_property
+    def _parameters(self) -> dict[str, str]:
+        [stack] = self._cloudformation.describe_stacks(StackName=self.name)["Stacks"]
+        return {each["ParameterKey"]: each["ParameterValue"] for each in stack.get("Parameters", ())}
+
+    @cached_property
+    def _exports(self) -> dict[str, str]:
+        pages = self._cloudformation.get_paginator("list_exports").paginate()
+        return {each["Name"]: each["Value"] for page in pages for each in page["Exports"]}
 
     def the_one(self, role: str, *, missing: str, error: type[InferenceError], **named: str | None) -> Resource:
         """Return the resource of a role by its name in our metadata; the name may be None if there is only one.

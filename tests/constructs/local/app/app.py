@@ -52,7 +52,8 @@ app = cdk.App()
 account, _, region = (app.node.try_get_context("env") or "").partition("/")
 env = cdk.Environment(account=account, region=region) if region else None
 stack = cdk.Stack(app, app.node.try_get_context("stack") or "LocalProbe", env=env)
-inbox = s3.Bucket(stack, "Inbox", enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
+data = cdk.Stack(app, "Data", env=env) if app.node.try_get_context("elsewhere") else stack
+inbox = s3.Bucket(data, "Inbox", enforce_ssl=True, removal_policy=cdk.RemovalPolicy.DESTROY)
 inbox.node.default_child.notification_configuration = s3.CfnBucket.NotificationConfigurationProperty(
     event_bridge_configuration=s3.CfnBucket.EventBridgeConfigurationProperty(event_bridge_enabled=True)
 )
@@ -74,7 +75,7 @@ events.Rule(
     targets=[targets.SqsQueue(queue)],
 )
 results = dynamodb.TableV2(
-    stack,
+    data,
     "Results",
     partition_key=dynamodb.Attribute(name="object", type=dynamodb.AttributeType.STRING),
     sort_key=dynamodb.Attribute(name="version", type=dynamodb.AttributeType.STRING),
@@ -152,11 +153,12 @@ pipe = pipes.CfnPipe(
     },
 )
 pipe.node.add_dependency(role)
-mark(inbox, "inbox", bucket=inbox.bucket_name, prefix="in/")
-mark(queue, "queue")
+mark(queue, "queue", bucket=inbox.bucket_name, prefix="in/")
 mark(dead, "dead-letter-queue")
-mark(results, "results", table=results.table_name)
-mark(function, "function")
+mark(function, "function", table=results.table_name)
+if data is stack:
+    mark(inbox, "inbox", bucket=inbox.bucket_name, prefix="in/")
+    mark(results, "results", table=results.table_name)
 mark(machine, "state-machine")
 mark(pipe, "pipe")
 app.synth()
