@@ -24,15 +24,17 @@ from cdk_inference.common.cdk_cli import installed_cdk
 from cdk_inference.common.terminal import PASSES
 from cdk_inference.local import aws
 from cdk_inference.local.emulator.health import answering
-from cdk_inference.local.errors import LocalError
+from cdk_inference.local.errors import LocalError, MissingContextError
 from cdk_inference.local.stacks import BOOTSTRAP_STACK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 _KILL_WITH_PARENT = Path(__file__).parent / "emulator" / "_kill_with_parent.py"
 _BOOTSTRAP_TEMPLATE = "lib/api/bootstrap/bootstrap-template.yaml"
 _ADMINISTRATOR = "arn:aws:iam::aws:policy/AdministratorAccess"  # the default where no other account is trusted
+_ALL = ("**",)  # --all leaves out the stacks of stages
+_MANIFEST = "manifest.json"
 _KEPT_LINES = 60  # of the output, for the message of a failure
 _LOOK_SECONDS = 0.5  # between two looks at whether the embedded AWS still runs
 # As `hide_tracebacks` prints it, or as the last line of a traceback.
@@ -103,7 +105,15 @@ class CdkCli:
             except WaiterError as error:
                 raise LocalError(f"the embedded AWS cannot be bootstrapped: {error}") from error
 
-    def synth(self, *, folder: Path, output: Path, app: str | None = None, context: Mapping[str, str]) -> Path:
+    def synth(
+        self,
+        *,
+        folder: Path,
+        output: Path,
+        app: str | None = None,
+        context: Mapping[str, str],
+        lookups: bool = False,
+    ) -> Path:
         """Synthesize an app.
 
         Parameters
@@ -116,6 +126,9 @@ class CdkCli:
             Command that runs the app, by default the one in ``cdk.json``.
         context
             Context values that the CLI passes.
+        lookups
+            Whether the CLI asks the embedded AWS for what the app looks up, such as availability zones. It asks the
+            roles of the bootstrap stacks, so they must be there. The app's ``cdk.context.json`` keeps what it has.
 
         Returns
         -------
@@ -124,13 +137,26 @@ class CdkCli:
 
         Raises
         ------
+        MissingContextError
+            If the app looks something up, and ``lookups`` is off.
         LocalError
             If the app or the CLI fails.
         """
         require_app(folder, app)
         chosen = ["--app", app] if app else []
         pairs = [part for name, value in context.items() for part in ("--context", f"{name}={value}")]
-        self.run("synth", "--quiet", *chosen, "--output", str(output), *pairs, cwd=folder)
+        command = ["synth", "--quiet", *chosen, "--output", str(output), *pairs]
+        if lookups:
+            with _restored(folder / "cdk.context.json"):
+                self.run(*command, cwd=folder)
+            return output
+        (output / _MANIFEST).unlink(missing_ok=True)  # of an earlier synth, which looked up other things
+        try:
+            self.run(*command, "--no-lookups", cwd=folder)
+        except LocalError as error:
+            if _looks_up(output):
+                raise MissingContextError(str(error), output) from error
+            raise
         return output
 
     def deploy(self, assembly: Path, stacks: Sequence[str] = ()) -> None:
@@ -141,17 +167,16 @@ class CdkCli:
         assembly
             The cloud assembly.
         stacks
-            Names or patterns, all stacks by default.
+            Names or patterns, by default all stacks, those of stages included.
 
         Raises
         ------
         LocalError
             If the CLI fails.
         """
-        chosen = list(stacks) or ["--all"]
         self.run(
             "deploy",
-            *chosen,
+            *(stacks or _ALL),
             "--app",
             str(assembly),
             "--require-approval",
@@ -169,7 +194,7 @@ class CdkCli:
         assembly
             The cloud assembly.
         stacks
-            Names or patterns, all stacks by default.
+            Names or patterns, by default all stacks, those of stages included.
 
         Returns
         -------
@@ -177,7 +202,7 @@ class CdkCli:
             The differences as ``cdk diff`` prints them, empty if there are none.
         """
         lines: list[str] = []
-        status = self._run(["diff", *stacks, "--app", str(assembly), "--fail"], self._nowhere(), lines.append)
+        status = self._run(["diff", *(stacks or _ALL), "--app", str(assembly), "--fail"], self._nowhere(), lines.append)
         return "\n".join(lines) if status else ""
 
     def run(self, *arguments: str, cwd: Path) -> None:
@@ -330,7 +355,7 @@ def given_assembly(folder: Path, app: str | None = None) -> Path | None:
     """
     try:
         found = folder / (app or json.loads((folder / "cdk.json").read_text())["app"])
-        return found.resolve() if (found / "manifest.json").is_file() else None
+        return found.resolve() if (found / _MANIFEST).is_file() else None
     except (OSError, ValueError, KeyError, TypeError):  # not a path, or the CLI says what is wrong
         return None
 
@@ -344,7 +369,7 @@ def environments(assembly: Path) -> set[aws.Env]:
         The cloud assembly. Those of its stages count.
     """
     found: set[aws.Env] = set()
-    for artifact in json.loads((assembly / "manifest.json").read_text()).get("artifacts", {}).values():
+    for artifact in json.loads((assembly / _MANIFEST).read_text()).get("artifacts", {}).values():
         if artifact["type"] == "cdk:cloud-assembly":
             found |= environments(assembly / artifact["properties"]["directoryName"])
         elif artifact["type"] == "aws:cloudformation:stack":
@@ -357,6 +382,29 @@ def environments(assembly: Path) -> set[aws.Env]:
                 )
             )
     return found
+
+
+def _looks_up(assembly: Path) -> bool:
+    """Tell whether an app looked up something that its context does not have, its stages included."""
+    try:
+        return bool(json.loads((assembly / _MANIFEST).read_text()).get("missing"))
+    except FileNotFoundError:  # the app failed before it wrote one
+        return False
+
+
+@contextlib.contextmanager
+def _restored(file: Path) -> Iterator[None]:
+    """Take back what is written into a file: in an app's repository, it would pass for an answer of AWS."""
+    before = (file.read_bytes(), file.stat()) if file.is_file() else None
+    try:
+        yield
+    finally:
+        if before is None:
+            file.unlink(missing_ok=True)
+        else:
+            content, status = before
+            file.write_bytes(content)
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))  # nothing changed for those who watch it
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

@@ -19,7 +19,7 @@ from cdk_inference.local.emulator.emulator import Emulator
 from cdk_inference.local.emulator.health import Health, answering
 from cdk_inference.local.emulator.parts import Parts, log_events
 from cdk_inference.local.emulator.pipes import PipeRunner
-from cdk_inference.local.errors import LocalError
+from cdk_inference.local.errors import LocalError, MissingContextError
 from cdk_inference.local.failures import FailureFeed
 from cdk_inference.local.live_code import LiveCode, deployed_functions
 from cdk_inference.local.source_files import scan
@@ -93,6 +93,7 @@ class Cloud:
         self._check = check
         self._report = report
         self._told: set[tuple[int, str]] = set()
+        self._bootstrapping = threading.Lock()  # a deployment does so while it synthesizes
 
     def check(self) -> None:
         """Raise if a part of the embedded AWS, such as a pipe, has ended unexpectedly.
@@ -153,8 +154,16 @@ class Cloud:
         trusted
             Another account that may deploy.
         """
-        if not self.bootstrapped(env):
-            self._cdk(None, env).bootstrap(trusted=trusted if trusted != env.account else None)
+        with self._bootstrapping:
+            if not self.bootstrapped(env):
+                self._cdk(None, env).bootstrap(trusted=trusted if trusted != env.account else None)
+
+    def _bootstrap_all(self, assembly: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Bootstrap the accounts and regions of an assembly, whose deployer they trust."""
+        for env in sorted(environments(assembly)):
+            if not self.bootstrapped(env):
+                tell(f"bootstrapping {env.account}/{env.region}")
+                self.bootstrap(env, trusted=_deployer(assembly).account)
 
     def synth(
         self,
@@ -165,7 +174,9 @@ class Cloud:
         output: Path | None = None,
         on_line: Callable[[str], None] | None = None,
     ) -> Path:
-        """Synthesize an app for this cloud. The app's own ``cdk.out`` stays as it is.
+        """Synthesize an app for this cloud. The app's own ``cdk.out`` and ``cdk.context.json`` stay as they are.
+
+        This cloud answers lookups, such as those of availability zones, unless ``cdk.context.json`` does.
 
         Parameters
         ----------
@@ -198,9 +209,13 @@ class Cloud:
                     f"context must be left out for a cloud assembly, got {', '.join(context)}; synthesize it with that"
                 )
             return given
-        return self._cdk(on_line).synth(
-            folder=folder, output=output or self._folder / "cdk.out", app=app, context=_context(context)
-        )
+        output, context = output or self._folder / "cdk.out", _context(context)
+        try:
+            return self._cdk(on_line).synth(folder=folder, output=output, app=app, context=context)
+        except MissingContextError as missing:
+            self._bootstrap_all(missing.assembly)
+            cli = self._cdk(on_line, _deployer(missing.assembly))
+            return cli.synth(folder=folder, output=output, app=app, context=context, lookups=True)
 
     def deploy(
         self,
@@ -225,7 +240,7 @@ class Cloud:
         context
             More context values.
         stacks
-            Names or patterns, all stacks by default.
+            Names or patterns, by default all stacks, those of stages included.
         on_line
             Called with each line of the CLI's output.
         on_step
@@ -248,16 +263,12 @@ class Cloud:
             if given_assembly(Path(folder).resolve(), app) is None:
                 tell("synthesizing the app")
             assembly = self.synth(folder, app=app, context=context, on_line=on_line)
-            deployer = _deployer(assembly)
             if not bootstrap.done():
                 tell("bootstrapping the embedded AWS")
             bootstrap.result()
-        for env in sorted(environments(assembly)):
-            if not self.bootstrapped(env):
-                tell(f"bootstrapping {env.account}/{env.region}")
-                self.bootstrap(env, trusted=deployer.account)
+        self._bootstrap_all(assembly, tell)
         tell(f"deploying {size(_asset_bytes(assembly))} of assets")
-        self._cdk(on_line, deployer).deploy(assembly, stacks)
+        self._cdk(on_line, _deployer(assembly)).deploy(assembly, stacks)
         with answering(self.check):
             LiveCode(self.endpoint).restore(deployed_functions(self.resources()))
         if not stacks:

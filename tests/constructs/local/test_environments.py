@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +30,29 @@ for account, region in (("111111111111", "eu-west-1"), ("222222222222", "ap-sout
 app.synth()
 """
 
+LOOKS_UP = """
+import json, os, pathlib
+
+KEY = "availability-zones:account=111111111111:region=eu-west-1"
+asked = {"key": KEY, "provider": "availability-zones", "props": {"account": "111111111111", "region": "eu-west-1"}}
+asked["props"]["lookupRoleArn"] = (
+    "arn:${AWS::Partition}:iam::111111111111:role/cdk-hnb659fds-lookup-role-111111111111-eu-west-1"
+)
+zones = json.loads(os.environ["CDK_CONTEXT_JSON"]).get(KEY)
+missing = {} if zones else {"missing": [asked]}
+outputs = {"Zones": {"Value": ",".join(zones or [])}}
+template = {"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}, "Outputs": outputs}
+stack = {"type": "aws:cloudformation:stack", "environment": "aws://111111111111/eu-west-1", "displayName": "Of/Zones"}
+stack["properties"] = {"templateFile": "zones.json", "stackName": "Zones"}
+stage = {"type": "cdk:cloud-assembly", "properties": {"directoryName": "assembly-Of"}}
+folder = pathlib.Path(os.environ["CDK_OUTDIR"])
+for place, artifacts in ((folder, {"assembly-Of": stage}), (folder / "assembly-Of", {"Zones": stack})):
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "manifest.json").write_text(json.dumps({"version": "36.0.0", "artifacts": artifacts} | missing))
+(folder / "assembly-Of" / "zones.json").write_text(json.dumps(template))
+"""
+"""An app with a stage whose stack looks up the zones of its region, as `ec2.Vpc` does, but without jsii."""
+
 
 @pytest.fixture
 def cloud() -> Iterator[LocalCloud]:
@@ -35,9 +60,11 @@ def cloud() -> Iterator[LocalCloud]:
         yield cloud
 
 
-def test_a_pinned_account_and_region_work(cloud: LocalCloud, ready: Callable[..., Path]) -> None:
-    app = ready(env="123456789012/eu-west-1")
-    assert cloud.deploy(app) == ["LocalProbe"]
+def test_a_pinned_account_and_region_work_with_data_in_another_stack(
+    cloud: LocalCloud, ready: Callable[..., Path]
+) -> None:
+    app = ready(env="123456789012/eu-west-1", elsewhere="true")
+    assert cloud.deploy(app) == ["Data", "LocalProbe"]
     assert cloud.env == ("123456789012", "eu-west-1")
     pipeline = cloud.pipeline("LocalProbe")
     uploads = [pipeline.put("in/good", b"x"), pipeline.put("in/poison", b"x")]
@@ -57,7 +84,7 @@ def test_a_pinned_account_and_region_work(cloud: LocalCloud, ready: Callable[...
 def test_two_accounts_and_regions_work(cloud: LocalCloud, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(TWO)
     (tmp_path / "cdk.json").write_text("{}")
-    names = cloud.deploy(synthesized(tmp_path / "app.py", tmp_path / "made"), stacks=["**"])
+    names = cloud.deploy(synthesized(tmp_path / "app.py", tmp_path / "made"))
     assert names == ["Queues"]
     for account, region in (("111111111111", "eu-west-1"), ("222222222222", "ap-south-1")):
         [queue] = cloud.stack("Queues", region=region).resources(type="AWS::SQS::Queue")
@@ -74,3 +101,20 @@ def test_two_accounts_and_regions_work(cloud: LocalCloud, tmp_path: Path) -> Non
         "bootstrap", f"aws://{env.account}/{env.region}", *trusting, cwd=tmp_path / "made"
     )
     assert any(line.endswith("bootstrapped (no changes).") for line in lines), lines
+
+
+@pytest.mark.parametrize("known", [{}, {"availability-zones:account=111111111111:region=eu-west-1": ["eu-west-1z"]}])
+def test_lookups_of_a_stage_work_and_leave_no_trace(
+    cloud: LocalCloud, tmp_path: Path, known: dict[str, list[str]]
+) -> None:
+    (tmp_path / "app.py").write_text(LOOKS_UP)
+    (tmp_path / "cdk.json").write_text(json.dumps({"app": f"{sys.executable} app.py"}))
+    committed = tmp_path / "cdk.context.json"
+    if known:
+        committed.write_text(json.dumps(known))
+    before = committed.stat().st_mtime_ns if known else None
+    assert cloud.deploy(tmp_path) == ["Zones"]
+    [output] = cloud.client("cloudformation").describe_stacks(StackName="Zones")["Stacks"][0]["Outputs"]
+    assert output["OutputValue"] == ("eu-west-1z" if known else "eu-west-1a,eu-west-1b,eu-west-1c")
+    assert cloud.diff(tmp_path) == ""
+    assert (committed.stat().st_mtime_ns if committed.exists() else None) == before
