@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from aws_cdk import Duration, Token
@@ -98,27 +99,32 @@ def cost_per_thousand(pipeline: OperatedPipeline, prices: Prices) -> cloudwatch.
     has_event = pipeline.trigger.undelivered_queue is not None and pipeline.trigger.objects is None
     event = prices.eventbridge_events if has_event else 0
     each = (event + _SQS_REQUESTS * prices.sqs_requests + prices.s3_gets + prices.dynamodb_writes) / 1e6
-    terms = [f"objects * {each:.6g}"]
+    terms = [f"objects * {_decimal(each)}"]
     if pipeline.workflow is not None:
         metrics["executions"] = pipeline.workflow.state_machine.metric_started(statistic="Sum")
         metrics["milliseconds"] = pipeline.workflow.metric_time(statistic="Sum")
         terms += [
-            f"executions * {(prices.express_requests + prices.pipe_requests) / 1e6:.6g}",
-            f"milliseconds * {prices.express_gb_seconds * _EXPRESS_GIB / 1e9:.6g}",
+            f"executions * {_decimal((prices.express_requests + prices.pipe_requests) / 1e6)}",
+            f"milliseconds * {_decimal(prices.express_gb_seconds * _EXPRESS_GIB / 1e9)}",
         ]
     for number, function in enumerate(_functions(pipeline)):
         gib = function.memory_size / 1024
         architecture = "x86_64" if function.function.architecture.name == "x86_64" else "arm64"
         metrics[f"duration{number}"] = function.metric_duration(statistic="Sum")
         metrics[f"invocations{number}"] = function.metric_invocations()
-        terms.append(f"duration{number} * {prices.lambda_gb_second(architecture) * gib / 1000:.6g}")
-        terms.append(f"invocations{number} * {prices.lambda_requests / 1e6:.6g}")
+        terms.append(f"duration{number} * {_decimal(prices.lambda_gb_second(architecture) * gib / 1000)}")
+        terms.append(f"invocations{number} * {_decimal(prices.lambda_requests / 1e6)}")
     total = " + ".join(terms).replace("objects", "(succeeded + rejected + failed)")
     return cloudwatch.MathExpression(
         expression=f"IF(succeeded + rejected + failed > 0, 1000 * ({total}) / (succeeded + rejected + failed))",
         using_metrics=metrics,
         label="USD for 1,000 objects",
     )
+
+
+def _decimal(value: float) -> str:
+    """Return a number with six digits that count, and no exponent, whose ``e`` CDK takes for the name of a metric."""
+    return f"{Decimal(f'{value:.6g}'):f}"
 
 
 def _functions(pipeline: OperatedPipeline) -> Iterator[StageFunction]:
