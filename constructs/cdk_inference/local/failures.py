@@ -370,7 +370,8 @@ def _begins(lines: Sequence[str], number: int) -> bool:
     """Tell whether a line of a log is the first of something that was logged."""
     line, following = lines[number], lines[number + 1 : number + 2]
     if _is_head(line):
-        return any(_CALLED_BY_LAMBDA in each for each in following)
+        before = "\n".join(lines[max(0, number - 4) : number + 1])
+        return any(_CALLED_BY_LAMBDA in each for each in following) and not _CHAINED.search(before)
     if line.startswith("{"):
         return bool(_parsed(line))
     return line.startswith((*_OF_LAMBDA, _NOT_STARTED, "preprocessing failed: "))

@@ -114,7 +114,7 @@ def test_errors_are_told_apart_in_the_log_of_an_invocation() -> None:
         json.dumps({"level": "INFO", "message": "fine", "exception": "none"}),
         json.dumps(row),
         "[ERROR] Worker init failed: No module named 'x'",
-        *trace,
+        *[*trace, "", "The above exception was the direct cause of the following exception:", "", *unhandled],
         *unhandled,
         "END RequestId: 1",
         "REPORT RequestId: 1",
