@@ -148,7 +148,7 @@ class InferencePipeline(OperatedPipeline, Generic[StagesT, TriggerT]):
         Security groups of all functions, instances and models. Default: each has a new group, which lets nothing in
         and HTTPS out.
     log_retention
-        Default: one month.
+        The retention of all log groups: those of functions, workflow and pipe. Default: one month.
     removal_policy
         The policy of the buckets, the table, the logs and the key. Default: RETAIN. DESTROY is honoured only with the
         context flag ``cdk-inference:allow-destroy=true``.
