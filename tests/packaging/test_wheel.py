@@ -307,6 +307,7 @@ def test_stages_without_their_extra_fail(consumer: Path) -> None:
     assert 'running stages needs the "testing" extra: pip install "cdk-inference[testing]" (No module named ' in said
     said = fails(consumer, "-m", "cdk_inference.stage", "run", "own.py:preprocess", "object")
     assert said.startswith("error: the command line needs more packages; install them: pip install 'cdk-inference[test")
+    assert said.count("pip install") == 1
 
 
 def test_a_stage_runs_from_the_wheel(consumer: Path, tmp_path: Path) -> None:

@@ -10,5 +10,5 @@ if __name__ == "__main__":
     try:
         from cdk_inference.stage.cli import main
     except ModuleNotFoundError as error:
-        sys.exit(f"error: {_MISSING} ({error})")
+        sys.exit(f"error: {_MISSING} ({error.__cause__ or error})")
     main()
