@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ def read_deployed(after: Assembly, session: boto3.Session | None = None) -> Asse
         from botocore.exceptions import ClientError  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ReviewError("boto3 must be installed; pip install 'cdk-inference[review]'") from error
-    session = session or boto3.Session()
+    session = session or boto3.Session(region_name=os.environ.get("AWS_REGION"))  # which boto3 does not read
     found = Assembly("what is deployed", {})
     for template in after.templates.values():
         if template.nested:

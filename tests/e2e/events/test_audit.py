@@ -253,7 +253,8 @@ def test_the_command_line_shows_what_was_answered_for_an_object(
     records.ends(["asked"])
     name = f"{records.bucket}/asked"
     wait_until(lambda: told(log, object=log.pseudonym(name)), every=0.25)
-    monkeypatch.setattr("boto3.Session", lambda **_: Session(cloud))
+    for variable, value in aws.environment(cloud.endpoint, base={}).items():
+        monkeypatch.setenv(variable, value)
     shown = CliRunner().invoke(app, ["object", "Events", name, "--json"])
     (one,) = map(json.loads, shown.stdout.splitlines())
     assert (shown.exit_code, one["status"], one["pipeline"]) == (0, "SUCCEEDED", PIPELINE)
