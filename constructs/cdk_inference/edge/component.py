@@ -77,6 +77,7 @@ _LONGEST_VERSION = 21
 _LONG_SETTING = 200
 _PATCH_DIGITS = 7  # hexadecimal, so that all parsers of versions can hold the number
 _NOTICE_SECONDS = 60
+_DAY_SECONDS = 86_400
 _ROW_BYTES = 64 * 1024  # that the agent keeps free for the row of an item
 
 
@@ -302,17 +303,29 @@ class EdgeComponent(Construct):
             "component": self.component_name,
             "version": self.component_version,
             "threshold": self.escalation.threshold,
+            **({} if self.escalation.rate is None else {"escalation": self.escalation.rate}),
         }
         if self.escalation.calibration is not None:
             facts["calibration"] = self.escalation.calibration.manifest()
         if self.costs is not None:
+            traffic = self.costs.traffic
             facts["expected"] = {
+                "devices": traffic.devices,
+                "items_per_day": traffic.items_per_day,
+                "item_bytes": traffic.item_bytes,
                 "items_sent_per_day": round(self.costs.items_sent_per_day, 2),
                 "bytes_sent_per_day": round(self.costs.bytes_sent_per_day),
                 "usd_per_month": _rounded(self.costs.usd_per_month),
                 "cloud_usd_per_month": _rounded(self.costs.cloud_usd_per_month),
+                **self._uplink_share(self.costs.bytes_sent_per_day),
+                "usd_by": {name: _rounded(usd) for name, usd in self.costs.items().items()},
             }
         return facts
+
+    def _uplink_share(self, bytes_per_day: float) -> dict[str, float]:
+        """Return the share of the uplink's limit that a device needs; nothing if there is no limit."""
+        limit = self._settings.get("UPLINK_BYTES_PER_SECOND")
+        return {} if limit is None else {"uplink_share": round(bytes_per_day / (_DAY_SECONDS * int(limit)), 4)}
 
     def _report(self) -> None:
         names = {"INBOX_BUCKET": self._trigger.bucket.bucket_name}

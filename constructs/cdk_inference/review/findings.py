@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cdk_inference.review.changes.access import AccessChange
     from cdk_inference.review.changes.cdk_diff import Change
     from cdk_inference.review.changes.costs import CostChange
+    from cdk_inference.review.changes.edge import EdgeChange
     from cdk_inference.review.changes.models import ModelChange
     from cdk_inference.review.changes.permissions import PermissionChange
     from cdk_inference.review.changes.workflows import WorkflowChange
@@ -63,8 +64,8 @@ class Finding:
     level
         How much it matters.
     kind
-        The part of the review that has the details: ``resources``, ``permissions``, ``model``, ``costs`` or
-        ``workflow``.
+        The part of the review that has the details: ``resources``, ``permissions``, ``model``, ``costs``, ``devices``
+        or ``workflow``.
     text
         One sentence.
     """
@@ -83,6 +84,7 @@ class Changes:
     access: Sequence[AccessChange] = ()
     models: Sequence[ModelChange] = ()
     costs: Sequence[CostChange] = ()
+    devices: Sequence[EdgeChange] = ()
     workflows: Sequence[WorkflowChange] = ()
     left: Sequence[str] = ()
 
@@ -95,6 +97,7 @@ def findings(changes: Changes) -> list[Finding]:
         *_permissions(changes.permissions, changes.access),
         *_models(changes.models),
         *_costs(changes.costs),
+        *_devices(changes.devices),
         *_workflows(changes.workflows),
         *_resources(changes),
     ]
@@ -223,6 +226,15 @@ def _costs(changes: Sequence[CostChange]) -> list[Finding]:
         if each.before is not None and each.after is not None
     ]
     return [Finding(Level.WARNING, "costs", f"Costs: {_names(texts, '; ')}.")] if texts else []
+
+
+def _devices(changes: Sequence[EdgeChange]) -> list[Finding]:
+    texts = []
+    for change in changes:
+        risen = [each for each in change.figures if each.told and each.more is not None and each.more >= _NOTABLE]
+        parts = [f"{each.name} {each.before} → {each.after}" for each in risen]
+        texts += [f"{change.component}: {_names(parts)}"] if parts else []
+    return [Finding(Level.WARNING, "devices", f"Devices: {_names(texts, '; ')}.")] if texts else []
 
 
 def _workflows(changes: Sequence[WorkflowChange]) -> list[Finding]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cdk_inference.review import graphs
 from cdk_inference.review.access import simulator
-from cdk_inference.review.changes import access, cdk_diff, costs, models, permissions, workflows
+from cdk_inference.review.changes import access, cdk_diff, costs, edge, models, permissions, workflows
 from cdk_inference.review.findings import Changes, Finding, Level, findings
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def review(after: Assembly, before: Assembly | None, traffic: Traffic, prices: P
         access=asked.changes if asked is not None else (),
         models=models.compare(before, after),
         costs=costs.compare(before, after, traffic, prices),
+        devices=edge.compare(before, after),
         workflows=flows,
         left=[path for path, template in old.items() if path not in after.templates and not template.nested],
     )

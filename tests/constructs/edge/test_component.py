@@ -366,11 +366,15 @@ def test_a_long_or_foreign_path_still_makes_a_name() -> None:
 
 def test_an_expectation_is_in_the_template(stack: cdk.Stack) -> None:
     traffic = EdgeTraffic(devices=10, items_per_day=1000, item_bytes=1e5)
-    found = make_pipeline(stack).add_edge(route=small(stack), inputs=FOLDER, threshold=0, traffic=traffic)
+    found = make_pipeline(stack).add_edge(
+        route=small(stack), inputs=FOLDER, threshold=0, traffic=traffic, max_uplink=cdk.Size.bytes(50_000)
+    )
     template = cdk.assertions.Template.from_stack(stack).to_json()
     (component,) = resources(template, "AWS::GreengrassV2::ComponentVersion").values()
     expected = component["Metadata"]["cdk-inference"]["expected"]
-    assert (expected["items_sent_per_day"], expected["bytes_sent_per_day"]) == (0, 0)
+    assert (expected["items_sent_per_day"], expected["bytes_sent_per_day"], expected["uplink_share"]) == (0, 0, 0)
+    assert (expected["devices"], expected["usd_by"]["uploads"]) == (10, 0)
+    assert found._uplink_share(43_200 * 50_000) == {"uplink_share": 0.5}
     assert found.costs is not None
     assert any("0 % of the items go to the cloud" in str(output["Value"]) for output in template["Outputs"].values())
 

@@ -7,14 +7,17 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import aws_cdk as cdk
 import pytest
+from tests.constructs.conftest import RECIPE
 
+from cdk_inference import EdgeInput, EdgeTraffic, InferencePipeline, ModelArtifact, Preprocess, Route
 from cdk_inference.common.figures import ERROR_METRICS
 from cdk_inference.costs.options import Traffic
 from cdk_inference.costs.prices import Prices
 from cdk_inference.costs.recorded import METADATA_KEY
 from cdk_inference.review.assembly import Assembly, read_assembly
-from cdk_inference.review.changes import cdk_diff, models, permissions
+from cdk_inference.review.changes import cdk_diff, edge, models, permissions
 from cdk_inference.review.changes.cdk_diff import Change
 from cdk_inference.review.findings import MOST, Changes, Level, findings
 from cdk_inference.review.report import html, markdown
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.xdist_group("review")
 
+PICTURE = Preprocess.image(size=224)
 MILLION = Traffic(items_per_month=1_000_000)
 TABLE = "Shop/Photos/Results/Table/Resource"
 POLICY = "Shop/Photos/Routes/small/Preprocess/Role/DefaultPolicy/Resource"
@@ -176,6 +180,58 @@ def test_costs_follow_the_models_of_both_apps(app: Assembly) -> None:
     for text in (html(found), markdown(found).replace("\\", "")):
         assert "90 % small; 10 % large" in text
         assert "if all objects take it" not in text
+
+
+def test_devices_that_send_more_are_found(tmp_path: Path) -> None:
+    stated = EdgeTraffic(devices=20, items_per_day=5_000, item_bytes=200_000)
+
+    def fleet(name: str, traffic: EdgeTraffic | None, **facts: Any) -> Assembly:
+        app = cdk.App(outdir=str(tmp_path / name), context={"aws:cdk:bundling-stacks": []})
+        stack = cdk.Stack(app, "Fleet")
+        route = Route("small", model=ModelArtifact(stack, "Small", recipe=RECIPE), preprocess=PICTURE, milliseconds=3)
+        pipeline = InferencePipeline(
+            stack, "Photos", model=ModelArtifact(stack, "Model", recipe=RECIPE), preprocess=PICTURE
+        )
+        pipeline.add_edge(route=route, inputs=[EdgeInput.folder("/in")], threshold=0, traffic=traffic)
+        app.synth()
+
+        def plant(_: str, resource: dict[str, Any]) -> None:
+            found = resource.get("Metadata", {}).get("cdk-inference", {})
+            if found.get("role") in ("edge", "edge-package") and facts:
+                found |= {"escalation": facts["escalation"], "expected": found["expected"] | facts["expected"]}
+
+        return changed(tmp_path / name, tmp_path / f"{name} planted", plant)
+
+    few = {"items_sent_per_day": 500, "bytes_sent_per_day": 1e8, "usd_per_month": 12.5, "uplink_share": 0.02}
+    many = {"items_sent_per_day": 1500, "bytes_sent_per_day": 3e8, "usd_per_month": 30, "uplink_share": 0.06}
+    before = fleet("few", stated, escalation=0.1, expected=few)
+    after = fleet("many", stated, escalation=0.3, expected=many)
+    found = reviewed(after, before)
+    (devices,) = found.changes.devices
+    assert devices.traffic == "20 devices with 5,000 items of 200 kB a day each"
+    (line,) = (each for each in found.findings if each.kind == "devices")
+    assert line.level == Level.WARNING
+    assert line.text == (
+        "Devices: Fleet.Photos.Edge: items that go to the cloud 10 % → 30 %, max_uplink that a device needs 2 % → 6 %, "
+        "USD a month with these devices 12.50 → 30.00."
+    )
+    for page in (html(found), markdown(found)):
+        for text in (
+            "Fleet.Photos.Edge",
+            "items a device sends in a day",
+            "1,500",
+            "USD a month all in the cloud",
+            "+140%",
+        ):
+            assert text in page
+    alone = reviewed(fleet("silent", None), None)
+    (devices,) = alone.changes.devices
+    assert [(each.name, each.before, each.after) for each in devices.figures] == [
+        ("items that go to the cloud", "\N{EN DASH}", "0 %")
+    ]
+    assert "The app states no traffic of devices." in html(alone)
+    assert not any(each.kind == "devices" for each in alone.findings)
+    assert not findings(Changes(devices=edge.compare(after, before)))  # less is nothing to look at
 
 
 def test_what_was_recorded_of_costs_is_not_a_change_of_the_template(app: Assembly) -> None:
