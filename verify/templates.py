@@ -58,6 +58,7 @@ REGIONS = (
 
 PACKS = ("AwsSolutionsChecks", "HIPAASecurityChecks", "NIST80053R5Checks", "PCIDSS321Checks", "ServerlessChecks")
 _ACKNOWLEDGED = "cdk-nag"
+_TYPE = re.compile(r"\bAWS::\w+::\w+")
 _MACHINES = {"x86_64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 
 
@@ -170,24 +171,25 @@ class CfnGuard:
     tools = frozenset({"cfn-guard"})
 
     def examine(self, references: Sequence[Reference], tools: Tools) -> Verdict:
-        """Evaluate all rules on all templates."""
+        """Evaluate the rules on all templates, without those about types that a template has none of.
+
+        Such a rule has nothing to say, and an evaluation takes as long as the template is large.
+        """
         package = tools.package("@cdklabs/cdk-validator-cfnguard")
         system = "macos" if sys.platform == "darwin" else "ubuntu"
         guard = package / "bin" / system / _MACHINES[platform.machine()] / "cfn-guard"
         guard.chmod(0o755)
         rules = package / "rules" / "control-tower" / "cfn-guard"
-        data = [argument for each in references for argument in ("--data", str(each.path))]
-        options = "--structured --output-format sarif --show-summary none"
-        command = [str(guard), "validate", "--rules", str(rules), *data, *options.split()]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        by_name = {each.path.name: each for each in references}
+        about = {path: frozenset(_TYPE.findall(path.read_text("utf-8"))) for path in sorted(rules.rglob("*.guard"))}
+        checked = 0
         findings, named = [], set()
-        for run in _json(done)["runs"]:
-            for result in run["results"]:
-                uri = result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+        for reference in references:
+            kinds = _kinds(reference)
+            asked = [path for path, types in about.items() if not types or types & kinds]
+            checked += len(asked)
+            for result in self._results(guard, asked, reference) if asked else ():
                 message = result["message"]["text"]
                 subject = re.search(r"/Resources/(\w+)", message)
-                reference = by_name[Path(uri).name]
                 finding = _finding(
                     "cfn-guard", result["ruleId"], reference, subject[1] if subject else "", message[:200]
                 )
@@ -196,7 +198,15 @@ class CfnGuard:
                     named.add((finding.rule, finding.app))
         # A rule reports a clause in each of its branches; those without a resource say nothing more.
         findings = [each for each in findings if each.subject or (each.rule, each.app) not in named]
-        return Verdict(sum(1 for _ in rules.rglob("*.guard")) * len(references), findings)
+        return Verdict(checked, findings)
+
+    @staticmethod
+    def _results(guard: Path, rules: Sequence[Path], reference: Reference) -> Iterator[dict[str, Any]]:
+        options = "--structured --output-format sarif --show-summary none"
+        command = [str(guard), "validate", "--rules", *map(str, rules), "--data", str(reference.path), *options.split()]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        for run in _json(done)["runs"]:
+            yield from run["results"]
 
 
 def _kinds(reference: Reference) -> set[str]:

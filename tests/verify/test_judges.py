@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from verify.judges import EXPLANATIONS, Explanation, Finding, Verdict, read_explanations, unexplained
 from verify.references import Reference
-from verify.templates import CfnLint, ToolError, _json
+from verify.templates import CfnGuard, CfnLint, ToolError, _json
 from verify.tools import Tools, UnavailableError
 
 from verify import __main__ as command
@@ -99,6 +99,23 @@ def test_cfn_lint_names_the_resource_and_the_template(tmp_path):
     path.write_text(json.dumps(bad), "utf-8")
     (finding,) = CfnLint._lint([Reference("Bad", path)], ["us-east-1"])
     assert (finding.rule, finding.app, finding.subject, finding.kind) == ("E3002", "Bad", "Bucket", "AWS::S3::Bucket")
+
+
+@pytest.mark.slow
+def test_cfn_guard_asks_what_is_about_the_types_of_a_template(tmp_path):
+    apps = {
+        "Bucket": {"Resources": {"Open": {"Type": "AWS::S3::Bucket"}}},
+        "Both": {"Resources": {"Open": {"Type": "AWS::S3::Bucket"}, "Plain": {"Type": "AWS::Lambda::Function"}}},
+        "Neither": {"Resources": {"Unknown": {"Type": "AWS::Absent::Thing"}}},
+    }
+    for name, template in apps.items():
+        (tmp_path / f"{name}.template.json").write_text(json.dumps(template), "utf-8")
+    judged = {name: CfnGuard().examine([Reference(name, tmp_path / f"{name}.template.json")], Tools()) for name in apps}
+    told = {name: {(one.rule.upper(), one.subject) for one in verdict.findings} for name, verdict in judged.items()}
+    assert ("S3_BUCKET_VERSIONING_ENABLED_CHECK", "Open") in told["Bucket"]
+    assert told["Both"] > told["Bucket"]
+    assert told["Neither"] == set()
+    assert judged["Both"].checked > judged["Bucket"].checked > judged["Neither"].checked
 
 
 def test_the_page_on_security_shows_all_explanations():
