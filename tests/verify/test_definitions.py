@@ -102,6 +102,23 @@ def test_a_message_that_is_forgotten_fails(fused):
 
 
 @pytest.mark.slow
+def test_each_pipeline_of_an_app_is_asked_and_those_alike_once(fused):
+    late = ["32, S3 serves 32 later"]
+    (apis,) = (reference.template for reference in references() if reference.name == "Apis")
+    verdict = play({"Fused": fused, "Apis": apis}, Tools(), only=late)
+    assert (verdict.checked, verdict.findings) == (2, [])  # of four: Apis has three, for photographs, texts and fused
+    forgetful = copy.deepcopy(apis)
+    machines = {id: one for id, one in forgetful["Resources"].items() if one["Type"] == MACHINE}
+    (machine,) = (one for id, one in machines.items() if id.startswith("Fused"))
+    text = json.dumps(machine["Properties"])
+    assert "Payload.retry]" in text
+    machine["Properties"] = json.loads(text.replace("$states.result.Payload.retry]", "]"))
+    verdict = play({"Fused": fused, "Apis": forgetful}, Tools(), only=late)
+    assert verdict.checked == 3
+    assert {finding.app for finding in verdict.findings} == {"Apis"}
+
+
+@pytest.mark.slow
 def test_what_is_no_expression_fails(fused, tmp_path):
     definition = definition_of(fused)
     path = next(iter(expressions(definition)))

@@ -42,6 +42,9 @@ _DOES = {
 }
 """The behaviours of the functions' handlers, as `world.mjs` names them."""
 
+_LOGICAL_ID = re.compile(r"\b[A-Za-z]\w*?[0-9A-F]{8}(?:[0-9a-f]{32})?\b")
+"""Logical ids of the CDK, of which physical names are made here; those of versions end in one more hash."""
+
 
 class Validators:
     """AWS's language service and asl-validator."""
@@ -121,7 +124,7 @@ def play(templates: Mapping[str, Mapping[str, Any]], tools: Tools, *, only: Sequ
     apps: dict[str, dict[str, Any]] = {}
     for name, template in templates.items():
         for app in _apps(name, Template(template)):
-            apps.setdefault(json.dumps(app["machines"]), app)  # several apps differ in other things only
+            apps.setdefault(_alike(app), app)  # several apps differ in other things only
     said = node.run(_HERE / "scenarios.mjs", tools.package("jsonata"), {"apps": list(apps.values()), "only": only})
     findings = [
         Finding("scenarios", "ends wrongly", one["app"], one["subject"], "", one["message"]) for one in said["findings"]
@@ -141,17 +144,39 @@ def _apps(name: str, template: Template) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{name}: the queue of {pipe.id} is not in the template")
         redrive = queue.properties["RedrivePolicy"]
         dead_letters = template.named(redrive["deadLetterTargetArn"])
-        tries = re.search(r"receive_count\) >= (\d+)", json.dumps(machines))
+        entry = pipe.properties["Target"]
+        reached = _reached(machines, entry)
+        text = json.dumps(reached)
+        tries = re.search(r"receive_count\) >= (\d+)", text)
         yield {
             "name": name,
-            "entry": pipe.properties["Target"],
-            "machines": machines,
-            "functions": functions,
+            "entry": entry,
+            "machines": reached,
+            "functions": {arn: function for arn, function in functions.items() if arn in text},
             "deadLetters": dead_letters.ref if dead_letters else "",
             "redrive": redrive["maxReceiveCount"],
             "tries": int(tries[1]) if tries else redrive["maxReceiveCount"],
             "counts": "receive_count" in pipe.properties["TargetParameters"]["InputTemplate"],
         }
+
+
+def _reached(machines: Mapping[str, Any], entry: str) -> dict[str, Any]:
+    """Return those of the machines that an entry starts, and those that these start."""
+    found = {entry: machines[entry]}
+    while more := {arn: one for arn, one in machines.items() if arn not in found and arn in json.dumps(found)}:
+        found |= more
+    return found
+
+
+def _alike(app: Mapping[str, Any]) -> str:
+    """Return a text that is the same for pipelines whose workflows differ in names and comments alone."""
+    machines = {
+        arn: {**machine, "definition": {**machine["definition"], "Comment": ""}}
+        for arn, machine in app["machines"].items()
+    }
+    text = json.dumps({**app, "name": "", "machines": machines})
+    names: dict[str, str] = {}
+    return _LOGICAL_ID.sub(lambda found: names.setdefault(found[0], f"name-{len(names)}"), text)
 
 
 def _functions(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
