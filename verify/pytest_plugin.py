@@ -30,8 +30,8 @@ def arm64_python() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def arm64_compiler() -> Path:
-    """Return an executable that is CPython 3.14 to its caller."""
+def python_compiler() -> Path:
+    """Return an executable that is CPython 3.14 to its caller, on this machine."""
     return _or_skip(emulators.compiler)
 
 
