@@ -32,7 +32,7 @@ from cdk_inference.bundling.zip_files import (
 )
 from cdk_inference.common.cache import cache_root, hash_file
 from cdk_inference.common.contents import content_digest, is_settled
-from cdk_inference.common.store import touch
+from cdk_inference.common.store import Store, touch
 from cdk_inference.errors import PropError
 
 if TYPE_CHECKING:
@@ -333,7 +333,7 @@ def _make(
         complete.mkdir(parents=True)
         try:
             files, made = contents(partial)
-            write_zip(complete / _ZIP, files)
+            write_zip(complete / _ZIP, files, Store(folder.parent.with_name("deflated")))
             made["zip_sha256"] = hash_file(complete / _ZIP)
             _write_record(complete, made)
             shutil.rmtree(folder, ignore_errors=True)  # a damaged one

@@ -32,6 +32,9 @@ _UV_TRANSPORT = re.compile(
     r"|INSECURE_HOST|NATIVE_TLS|SYSTEM_CERTS|OFFLINE|HTTP_.+|REQUEST_TIMEOUT|CONCURRENT_.+|CACHE_DIR|NO_CACHE|LINK_MODE)"
 )
 
+_PIP_LOOKS = ("PIP_CONFIG_FILE", "HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS")
+"""Variables that say where pip looks for its files."""
+
 
 class Requirements:
     """Requirements of one function: lines as pip takes them, and requirements files.
@@ -285,6 +288,12 @@ def _pip_index() -> str | None:
     """Return the index that the user configured for pip, if any: uv does not read pip's configuration."""
     if index := os.environ.get("PIP_INDEX_URL"):
         return index
+    return _configured_index(*(os.environ.get(name) for name in _PIP_LOOKS))
+
+
+@cache
+def _configured_index(*_: str | None) -> str | None:
+    """Ask pip once in a synth for what its files say, as long as they are the same files."""
     command = [sys.executable, "-m", "pip", "config", "list"]  # nothing where pip is not installed
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     found = re.search(r"^(?:global|install)\.index-url='(.*)'$", done.stdout, re.MULTILINE)
