@@ -415,8 +415,10 @@ def test_a_routing_that_cannot_work_fails(routes, make, message):
         RoutePlan.of(make(routes["a"], routes["b"]))
 
 
-def test_a_cascade_by_a_model_without_scores_fails(routes):
-    recipe = replace(RECIPE, outputs=(TensorSpec("value", "float32", ("batch",)),))
+@pytest.mark.parametrize("single", [False, True])
+def test_a_cascade_by_a_model_without_scores_fails(routes, single):
+    shape = ("batch", 1) if single else ("batch",)
+    recipe = replace(RECIPE, outputs=(TensorSpec("value", "float32", shape),))
     model = ModelArtifact(make_stack(), "Model", recipe=recipe)
     flat = Route("flat", model=model, preprocess=Preprocess.image(size=224))
     with pytest.raises(PropError, match="whose first output holds scores of classes, got "):
