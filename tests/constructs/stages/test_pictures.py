@@ -137,14 +137,25 @@ def test_a_mask_stage_tells_the_runtime_where_the_classes_are():
     ):
         options = Postprocess.segmentation(labels=LABELS, head=head).bind([spec]).options
         assert options == {"labels": LABELS, "output": "output0", "axis": axis, "size": "picture"}
+    for channels, spec, axis in (
+        ("first", output(1, "height", 8), 0),
+        ("last", output(8, 8, 1), 2),
+        ("first", output(8, 8), None),
+    ):
+        head = MaskHead(channels=channels, threshold=0.5)
+        options = Postprocess.segmentation(labels=["ground", "road"], head=head).bind([spec]).options
+        assert (options["axis"], options["threshold"]) == (axis, 0.5)
 
 
 @pytest.mark.parametrize(
     ("options", "spec", "message"),
     [
         ({}, output(4, 8, 8), "one name for each of the 4 classes of the model's outputs, in order, got 3"),
-        ({}, output(8, 8), r"floats \(batch, classes, height, width\) .*, got float32 \(batch, 8, 8\)"),
-        ({"head": MaskHead(channels="last")}, output(8, 8, 1), r"\(batch, height, width, classes\) of two or more"),
+        ({}, output(8), r"floats \(batch, classes, height, width\) .*, got float32 \(batch, 8\)"),
+        ({}, output(8, 8), r"scores of each class, unless the MaskHead has a threshold \(0\.5, or 0 for logits\), got"),
+        ({"head": MaskHead(channels="last")}, output(8, 8, 1), "unless the MaskHead has a threshold"),
+        ({"head": MaskHead(threshold=0.0)}, output(3, 8, 8), "one score for each pixel for a MaskHead with a thr"),
+        ({"head": MaskHead(threshold=0.0)}, output(1, 8, 8), "each of the 2 classes of the model's outputs, in order"),
         ({"labels": ["x"] * 256}, output(256, 8, 8), "labels must be at most 255 for a mask, got 256"),
         ({"size": "half"}, output(3, 8, 8), "size must be 'picture' or 'model', got 'half'"),
     ],

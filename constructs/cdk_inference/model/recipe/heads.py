@@ -244,16 +244,20 @@ class MaskLayout:
         The axis of the classes, without the batch; None if the output has the best class of each pixel already.
     classes
         How many classes the output has; None if it does not tell.
+    threshold
+        The score above which a pixel has the second of two classes; None if there are scores of each class.
     """
 
     output: str
     axis: int | None
     classes: int | None
+    threshold: float | None = None
 
     @property
     def options(self) -> dict[str, object]:
         """The options of a stage of postprocessing."""
-        return {"output": self.output, "axis": self.axis}
+        found: dict[str, object] = {"output": self.output, "axis": self.axis}
+        return found if self.threshold is None else {**found, "threshold": self.threshold}
 
 
 @dataclass(frozen=True)
@@ -267,19 +271,25 @@ class MaskHead:
     channels
         Where an output of scores has its classes: ``"first"`` for (batch, classes, height, width), ``"last"`` for
         (batch, height, width, classes).
+    threshold
+        The score above which a pixel has the second of two classes, if the output has one score for each pixel. That is
+        0.5 for probabilities, and 0 for logits. Default: there are scores of each class.
 
     Raises
     ------
     ModelBuildError
-        The place of the channels is unknown.
+        The place of the channels is unknown, or the threshold is not finite.
     """
 
     output: str | None = None
     channels: Literal["first", "last"] = "first"
+    threshold: float | None = None
     kind: Literal["mask"] = "mask"
 
     def __post_init__(self) -> None:
         check(self.channels in ("first", "last"), "head.channels", self.channels, "'first' or 'last'")
+        if self.threshold is not None:
+            check_number("head.threshold", self.threshold, "a number from -1e9 to 1e9", low=-1e9, high=1e9)
 
     def layout(self, outputs: Sequence[TensorSpec], classes: int | None = None) -> MaskLayout:  # noqa: ARG002 - heads are asked alike
         """Return where the outputs have the class of each pixel.
@@ -295,6 +305,12 @@ class MaskHead:
             return MaskLayout(spec.name, None, None)
         axis = 0 if self.channels == "first" else 2
         width = axes[axis] if len(axes) == 3 else None  # noqa: PLR2004
+        if self.threshold is not None:
+            if not spec.dtype.startswith("float") or not (len(axes) == 2 or width == 1):  # noqa: PLR2004
+                raise _unfit(spec, "floats with one score for each pixel for a MaskHead with a threshold")
+            return MaskLayout(spec.name, axis if width == 1 else None, 2, self.threshold)
+        if spec.dtype.startswith("float") and (len(axes) == 2 or width == 1):  # noqa: PLR2004
+            raise _unfit(spec, "scores of each class, unless the MaskHead has a threshold (0.5, or 0 for logits)")
         if not isinstance(width, int) or width < 2 or not spec.dtype.startswith("float"):  # noqa: PLR2004
             scores = "(batch, classes, height, width)" if axis == 0 else "(batch, height, width, classes)"
             raise _unfit(spec, f"floats {scores} of two or more classes, or whole numbers (batch, height, width)")

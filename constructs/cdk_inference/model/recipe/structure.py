@@ -12,7 +12,7 @@ from cattrs.strategies import configure_tagged_union
 from cdk_inference.model.recipe.drivers import Beam, Greedy
 from cdk_inference.model.recipe.evaluation import Evaluation
 from cdk_inference.model.recipe.graphs import Driver, ModelSource
-from cdk_inference.model.recipe.heads import Head
+from cdk_inference.model.recipe.heads import Head, MaskHead
 from cdk_inference.model.recipe.precision import GraphPrecision, Pinned, Precision
 from cdk_inference.model.recipe.sampling import Sampling
 from cdk_inference.model.recipe.sources import Download, File, HubFile, PackageFile, Source
@@ -96,6 +96,7 @@ def _make_converter() -> cattrs.Converter:
     # Locks of recipes from before there were these fields stay as they are, and so do manifests.
     new = override(omit_if_default=True)
     converter.register_unstructure_hook(TensorSpec, make_dict_unstructure_fn(TensorSpec, converter, nan=new))
+    converter.register_unstructure_hook(MaskHead, make_dict_unstructure_fn(MaskHead, converter, threshold=new))
     end = override(
         unstruct_hook=lambda value: value if isinstance(value, int) else list(value),
         struct_hook=lambda value, _: value if isinstance(value, int) else converter.structure(value, tuple[int, ...]),

@@ -34,6 +34,7 @@ def segmentation_postprocessor(
     labels: Sequence[str] | None = None,
     labels_file: str | None = None,
     size: Literal["picture", "model"] = "picture",
+    threshold: float | None = None,
 ) -> Callable[[Mapping[str, Array], Item], dict[str, Any]]:
     """Return a postprocessing function for a model that gives the class of each pixel.
 
@@ -42,7 +43,8 @@ def segmentation_postprocessor(
     output
         The model's output.
     axis
-        The axis of the classes, without the batch; None if the output has the best class of each pixel already.
+        The axis of the classes, without the batch. None if the output has none: it holds the best class of each pixel,
+        or one score.
     labels
         Names of the classes in the model's order, at most 255.
     labels_file
@@ -50,6 +52,8 @@ def segmentation_postprocessor(
     size
         `picture` for a mask of the size of the picture, in which pixels that the model did not see are `UNSEEN`.
         `model` for one as the model gives it, with the borders that it saw.
+    threshold
+        The score above which a pixel has the second of two classes, if the output has one score for each.
 
     Returns
     -------
@@ -73,7 +77,7 @@ def segmentation_postprocessor(
     write = mask_writer()
 
     def postprocess(outputs: Mapping[str, Array], item: Item) -> dict[str, Any]:
-        classes = _classes(select_output(outputs, output), axis, len(names))
+        classes = _classes(select_output(outputs, output), axis, len(names), threshold)
         picture = Picture.of(item.kept)
         down, across = (
             picture.places(count, axis=place) for place, count in ((1, len(classes)), (0, classes.shape[1]))
@@ -94,11 +98,15 @@ def segmentation_postprocessor(
     return postprocess
 
 
-def _classes(values: Array, axis: int | None, count: int) -> Classes:
+def _classes(values: Array, axis: int | None, count: int, threshold: float | None) -> Classes:
     # Wrong options, not a wrong object: these raise what makes the runtime keep the message for after the fix.
-    if values.ndim != (2 if axis is None else 3) or (axis is not None and values.shape[axis] != count):
-        expected = "height and width" if axis is None else f"{count} classes on axis {axis}, one for each label"
+    channels = count if threshold is None else 1
+    if values.ndim != (2 if axis is None else 3) or (axis is not None and values.shape[axis] != channels):
+        scores = f"{count} classes on axis {axis}, one for each label" if threshold is None else "one score a pixel"
+        expected = "height and width" if axis is None else scores
         raise RuntimeError(f"the model's output has shape {list(values.shape)}, expected {expected}")
+    if threshold is not None:
+        return ((values if axis is None else values.take(0, axis=axis)) > threshold).astype(np.uint8)
     classes = values if axis is None else values.argmax(axis=axis)
     if classes.size and not 0 <= classes.min() <= classes.max() < count:
         raise RuntimeError(f"the model gives classes {classes.min()} to {classes.max()}, expected 0 to {count - 1}")

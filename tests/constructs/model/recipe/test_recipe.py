@@ -116,14 +116,16 @@ def test_recipe_survives_the_way_to_the_build_process(specs, source, precision, 
     | st.builds(NmsHead, scores=st.just("y"), classes=st.just("y"), first_class=st.integers(0, 9))
     | st.builds(DetrHead, logits=st.just("z"), boxes=st.just("boxes"), activation=st.just("sigmoid"))
     | st.builds(EndToEndHead, output=st.just("rows"))
-    | st.builds(MaskHead, output=st.just("z"), channels=st.sampled_from(["first", "last"]))
+    | st.builds(
+        MaskHead, output=st.just("z"), channels=st.sampled_from(["first", "last"]), threshold=st.none() | st.just(0.5)
+    )
 )
 def test_heads_survive_the_way_to_the_build_process(head) -> None:
     shapes = {"y": (9, 99), "rows": (99, 6), "boxes": (99, 4), "z": (99, 9)}
     if isinstance(head, NmsHead):
         shapes["y"] = (99,)
     if isinstance(head, MaskHead):
-        shapes["z"] = (9, 9, 9)
+        shapes["z"] = (9, 9, 9) if head.threshold is None else (1, 9, 1)
     names = {str(value) for value in vars(head).values()} & shapes.keys() or {"y"}
     evaluation = Evaluation(data="d.py:f", metric="mean_iou" if isinstance(head, MaskHead) else "box_f1", head=head)
     outputs = tuple(TensorSpec(name, "float32", ("batch", *shapes[name])) for name in sorted(names))
@@ -135,6 +137,13 @@ def test_recipes_are_described_as_before_there_were_heads_and_missing_values() -
     """Otherwise no lock from then would hold."""
     data = recipe_with().to_data()
     assert "head" not in data["evaluation"]
+    masks = Evaluation(data="d.py:f", metric="mean_iou", head=MaskHead())
+    outputs = (TensorSpec("z", "float32", ("batch", 9, 9, 9)),)
+    assert recipe_with(evaluation=masks, outputs=outputs).to_data()["evaluation"]["head"] == {
+        "kind": "mask",
+        "output": None,
+        "channels": "first",
+    }
     assert "nan" not in data["inputs"][0]
     inputs = (TensorSpec("x", "float32", ("batch",), nan=True), TensorSpec("s", "string", ("batch",)))
     recipe = recipe_with(inputs=inputs)

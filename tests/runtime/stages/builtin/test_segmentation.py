@@ -82,6 +82,19 @@ def test_a_mask_has_the_size_of_the_picture(segment: Any) -> None:
         ]
 
 
+def test_one_score_for_each_pixel_tells_two_classes_apart(bucket: Bucket) -> None:
+    whole = Picture(2, 2, (2, 2), (0, 0, 2, 2))
+    item = Item("id", "b", "k", None, "e", 1, "00", "2026-01-01T00:00:00Z", "m", {"picture": whole.to_json()})
+    logits = np.array([[-1.0, 0.0], [0.1, 9.0]], np.float32)
+    for values, axis in ((logits, None), (logits[None], 0), (logits[..., None], 2)):
+        stage = segmentation_postprocessor("y", axis, ["ground", "road"], threshold=0.0)
+        prediction = stage({"y": values}, item)
+        image = Image.open(io.BytesIO(bucket.objects[prediction["mask"].removeprefix("s3://work/")]))
+        assert np.asarray(image).tolist() == [[0, 0], [1, 1]]
+    with pytest.raises(RuntimeError, match="expected one score a pixel"):
+        segmentation_postprocessor("y", 0, ["ground", "road"], threshold=0.0)({"y": SCORES}, item)
+
+
 def test_borders_count_nowhere_and_pixels_that_the_model_did_not_see_have_no_class(segment: Any) -> None:
     """A picture of 4 x 2 with borders above and below, and one of which the model saw the middle."""
     prediction, mask = segment(SCORES, Picture(4, 2, (4, 4), (0, -1, 4, 3)))

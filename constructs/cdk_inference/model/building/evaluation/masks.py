@@ -26,6 +26,9 @@ NO_CLASS = 255
 
 def classes_of(output: Array, layout: MaskLayout) -> Array:
     """Return the class of each pixel of a batch, (samples, height, width)."""
+    if layout.threshold is not None:
+        scores = output if layout.axis is None else output.take(0, axis=layout.axis + 1)
+        return np.asarray(scores > layout.threshold, np.uint8)
     return output if layout.axis is None else np.asarray(output.argmax(axis=layout.axis + 1))
 
 

@@ -195,6 +195,14 @@ def test_masks_are_compared_as_loops_would(expected: np.ndarray, found: np.ndarr
     value = judge("mean_iou", scores, expected, head=MaskHead()).score([[scores]])[0]
     assert value == pytest.approx(sum(shares) / len(shares))
     assert judge("mean_iou", expected, head=MaskHead()).score([[found]])[0] == pytest.approx(value)
+    two, one = (expected > 1).astype(np.int64), (found > 1).astype(np.int64)
+    if len(np.unique(two)) > 1:
+        value = judge("mean_iou", one, two, head=MaskHead()).score([[one]])[0]
+        logits = np.where(one > 0, 0.1, -3).astype(np.float32)
+        for channels, axis in (("first", 1), ("last", 3)):
+            head, scores = MaskHead(channels=channels, threshold=0.0), np.expand_dims(logits, axis)
+            assert judge("mean_iou", scores, two, head=head).score([[scores]])[0] == value
+        assert judge("mean_iou", logits, two, head=MaskHead(threshold=0.0)).score([[logits]])[0] == value
 
 
 def test_pixels_without_a_class_count_nowhere() -> None:
