@@ -293,7 +293,8 @@ def check_first(name: str, first: Route, *, agreement: float | None, threshold: 
     if first.inference.max_wait is not None:
         raise PropError(f"{name} must be a route on a CPU, got '{first.name}' on a GPU; begin with one on a CPU")
     scores = first.model.outputs[0]
-    if len(scores.shape) < 2 or scores.shape[-1] == 1:  # noqa: PLR2004 (items and classes)
+    # A model is always sure of a single score. A threshold of 0 sends nothing on, and suits a device's regressor.
+    if len(scores.shape) < 2 or (scores.shape[-1] == 1 and threshold != 0):  # noqa: PLR2004 (items and classes)
         raise PropError(
             f"{name} must have a model whose first output holds scores of classes, got '{scores.name}' of "
             f"'{first.name}'; put the scores first among the outputs"

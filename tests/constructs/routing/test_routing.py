@@ -41,6 +41,7 @@ from cdk_inference.model import TensorSpec
 from cdk_inference.releases.strategy import Arms
 from cdk_inference.routing.plan import RoutePlan
 from cdk_inference.routing.router import routed_expression, sampled_expression
+from cdk_inference.routing.strategies import check_first
 
 DECIDING = Path(__file__).parent / "deciding.py"
 BATCH = 32
@@ -423,6 +424,8 @@ def test_a_cascade_by_a_model_without_scores_fails(routes, single):
     flat = Route("flat", model=model, preprocess=Preprocess.image(size=224))
     with pytest.raises(PropError, match="whose first output holds scores of classes, got "):
         Routing.cascade(first=flat, then=routes["a"], threshold=0.5)
+    if single:
+        check_first("route", flat, agreement=None, threshold=0.0)  # as of a device that sends nothing on
 
 
 def test_what_a_waiting_execution_invokes_outlives_a_deployment():
