@@ -73,7 +73,7 @@ class PostgresSink:
         except (PoolTimeout, psycopg.errors.QueryCanceled) as error:
             raise SinkTimeoutError(str(error)) from error
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
-            raise NeverWrittenError(str(error)) from error
+            raise NeverWrittenError(str(error)) from None  # its name says what follows from it
         except psycopg.Error as error:
             raise NotWrittenError(str(error)) from error
 
@@ -98,7 +98,13 @@ def open_postgres(table: str) -> PostgresSink:
     """
     options = f"-c statement_timeout={READ_TIMEOUT * 1000}"
     pool = ConnectionPool(
-        kwargs={"autocommit": True, "connect_timeout": CONNECT_TIMEOUT, "options": options, **_password()},
+        kwargs={
+            "autocommit": True,
+            "connect_timeout": CONNECT_TIMEOUT,
+            "tcp_user_timeout": READ_TIMEOUT * 1000,  # a network that ends without a word would be waited for
+            "options": options,
+            **_password(),
+        },
         min_size=1,
         max_size=MAX_CONNECTIONS,
         timeout=READ_TIMEOUT,

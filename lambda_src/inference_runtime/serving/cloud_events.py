@@ -28,10 +28,12 @@ _FORMATS = ("application/cloudevents", "application/cloudevents-batch")
 _PREFIX = "ce-"
 _NAME = re.compile(r"[a-z0-9]+")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # which attributes must not have
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})", re.ASCII)  # RFC 3339
 _MEDIA_TYPE = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+\s*(;.*)?", re.DOTALL)
 _DEFAULT_TYPE = "application/json"
+_PLAIN = "identity"
 _REQUIRED = ("id", "source", "type", "specversion")
 _TEXTS = (*_REQUIRED, "subject", "datacontenttype", "dataschema", "time")
 _VERSION = "1.0"
@@ -97,8 +99,10 @@ def read_events(headers: Mapping[str, str], body: bytes) -> tuple[list[CloudEven
     MalformedEventError
         If the request is not what its content type says, or its only event is malformed.
     UnknownFormatError
-        If it is not a CloudEvent in binary mode or in JSON.
+        If it is not a CloudEvent in binary mode or in JSON, or its body is compressed.
     """
+    if (encoding := headers.get("content-encoding", _PLAIN).strip().lower()) != _PLAIN:
+        raise UnknownFormatError(f"content-encoding must be {_PLAIN}, got {encoding!a:.100}; send the body as it is")
     content_type = headers.get("content-type", "")
     media, *parameters = (part.strip().lower() for part in content_type.split(";"))
     if media.startswith(_FORMATS):
@@ -154,6 +158,8 @@ def _event(attributes: Mapping[str, Any], data: bytes | None) -> CloudEvent:
             raise MalformedEventError(f"attribute name must be of lower-case letters and digits, got {name!a:.100}")
         if not isinstance(value, str | bool | int):
             raise MalformedEventError(f"{name} must be a string, a boolean or an integer, got {value!a:.100}")
+        if isinstance(value, str) and _CONTROL.search(value):
+            raise MalformedEventError(f"{name} must be without control characters, got {value!a:.100}")
     for name in _TEXTS:
         if name in _REQUIRED and name not in attributes:
             raise MalformedEventError(f"event must have the attribute {name}, got none")

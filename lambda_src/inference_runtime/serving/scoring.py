@@ -35,6 +35,10 @@ class Outcome(Enum):
     RETRY = "retry"
 
 
+_FAILURES = {"MalformedMessageError": Outcome.MALFORMED, "NeverWrittenError": Outcome.REJECTED}
+"""Failures that another try cannot help, by the name of the error."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """The end of a message, and what is to be said of it.
@@ -168,8 +172,8 @@ def _answer(asked: Sequence[Sequence[_Waiting]], done: dict[str, Any]) -> None:
     """Tell who waits how their messages ended."""
     ended = {answer["message_id"]: _of_answer(answer) for answer in done["answers"]}
     for failure in done["failures"]:
-        kind = Outcome.MALFORMED if failure["error"] == "MalformedMessageError" else Outcome.FAILED
-        ended[failure["message_id"]] = Scored(kind, f"{failure['error']}: {failure['cause']}")
+        outcome = _FAILURES.get(failure["error"], Outcome.FAILED)
+        ended[failure["message_id"]] = Scored(outcome, f"{failure['error']}: {failure['cause']}")
     for message_id in (*done["retry"], *done["unfinished"]):
         ended[message_id] = Scored(Outcome.RETRY, "the event cannot be scored now")
     for same in asked:

@@ -30,13 +30,19 @@ def database() -> Iterator[dict[str, str]]:
         shutil.chown(folder, user)
     data, names = folder / "data", ["-U", "scores"]
     made = [BINARIES[-1] / "initdb", "-D", data, *names, "-A", "trust", "-N", "--no-instructions", "-E", "UTF8"]
-    settings = f"-k {folder} -c listen_addresses= -c fsync=off"
-    control = [BINARIES[-1] / "pg_ctl", "-D", data, "-s", "-w"]
     subprocess.run(made, user=user, check=True, capture_output=True, cwd=folder)
-    started = [*control, "-l", folder / "log", "-o", settings, "start"]
-    subprocess.run(started, user=user, check=True, capture_output=True, cwd=folder)
+    control(folder, "start")
     try:
         yield {"PGHOST": str(folder), "PGUSER": "scores", "PGDATABASE": "postgres"}
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], user=user, check=True, cwd=folder)
+        control(folder, "stop")
         shutil.rmtree(folder)
+
+
+def control(folder: Path, action: str) -> None:
+    """Start the database in a folder, or stop or restart it as a power cut does."""
+    settings = f"-k {folder} -c listen_addresses= -c fsync=off"
+    mode = [] if action == "start" else ["-m", "immediate"]
+    command = [BINARIES[-1] / "pg_ctl", "-D", folder / "data", "-s", "-w", "-l", folder / "log", "-o", settings, *mode]
+    user = ACCOUNT if os.getuid() == 0 else None
+    subprocess.run([*command, action], user=user, check=True, capture_output=True, cwd=folder)

@@ -148,6 +148,8 @@ def test_what_the_conformance_kit_calls_invalid_is_refused(name: str, value: obj
         ({"content-type": BATCHED}, b"{}", "body must be an array of events, got dict"),
         ({"content-type": STRUCTURED}, json.dumps({**GOOD, "id": 7}).encode(), "id must be a string"),
         ({"content-type": STRUCTURED}, json.dumps({**GOOD, "id": "\ud800"}).encode(), "id must be valid Unicode"),
+        ({"content-type": STRUCTURED}, json.dumps({**GOOD, "id": "a\0"}).encode(), "id must be without control char"),
+        ({**BINARY, "ce-subject": "a%0Ab"}, b"", r"subject must be without control characters, got 'a\\nb'"),
         ({"content-type": STRUCTURED}, json.dumps({**GOOD, "data_base64": "?"}).encode(), "must be base64"),
         ({"content-type": STRUCTURED}, json.dumps({**GOOD, "data": 1, "data_base64": ""}).encode(), "got both"),
     ],
@@ -164,6 +166,7 @@ def test_a_malformed_event_is_refused(headers: dict[str, str], body: bytes, mess
         {"content-type": "application/json"},
         {"content-type": "application/cloudevents+avro"},
         {"content-type": f"{STRUCTURED}; charset=latin-1"},
+        {**BINARY, "content-encoding": "gzip"},
     ],
 )
 def test_a_request_in_an_unknown_format_is_refused(headers: dict[str, str]) -> None:

@@ -36,7 +36,7 @@ class Handler:
         for message_id, body in bodies.items():
             if body == "late":
                 done["unfinished"].append(message_id)
-            elif body in {"bug", "MalformedMessageError"}:
+            elif body in {"bug", "MalformedMessageError", "NeverWrittenError"}:
                 done["failures"].append({"message_id": message_id, "error": body, "cause": "because"})
             elif body != "superseded":
                 rejected = {"status": "REJECTED", "reason": "too dark"} if body == "dark" else {"status": "SUCCEEDED"}
@@ -58,7 +58,7 @@ def outcomes(handler: Handler, bodies: list[str], most: int = 16) -> list[Outcom
 
 def test_every_end_of_a_message_is_told_apart() -> None:
     handler = Handler()
-    bodies = ["good", "dark", "MalformedMessageError", "bug", "late", "superseded"]
+    bodies = ["good", "dark", "MalformedMessageError", "bug", "late", "superseded", "NeverWrittenError"]
     assert outcomes(handler, bodies) == [
         Outcome.STORED,
         Outcome.REJECTED,
@@ -66,6 +66,7 @@ def test_every_end_of_a_message_is_told_apart() -> None:
         Outcome.FAILED,
         Outcome.RETRY,
         Outcome.STORED,
+        Outcome.REJECTED,
     ]
     assert handler.batches == [bodies]
     assert outcomes(Handler(), ["good", "away"]) == [Outcome.RETRY] * 2

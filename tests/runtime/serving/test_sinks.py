@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from tests.runtime.serving import events
+from tests.runtime.serving.conftest import control
 from tests.runtime.serving.process import started
-from tests.runtime.stages.mean import code
+from tests.runtime.stages.mean import USER_CODE, code
 
 from inference_runtime.anywhere.json_lines import plain_row
 from inference_runtime.anywhere.postgres import SCHEMA, PostgresSink, open_postgres
@@ -26,7 +28,6 @@ from inference_runtime.stages.sinks import NeverWrittenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from mypy_boto3_dynamodb import DynamoDBClient
 
@@ -118,6 +119,7 @@ def test_a_wrong_table_or_database_fails_at_the_start(
 def test_the_server_writes_rows_into_the_database_and_waits_while_it_is_away(
     code: Any, variables: dict[str, str], tmp_path: Path
 ) -> None:
+    code(USER_CODE.replace('{"mean": mean, ', '{"mean": mean if mean != 3 else "\\0", '))
     table, away = (sql.Identifier(variables["RESULTS_TABLE"] + end) for end in ("", "_away"))
     rename = sql.SQL("ALTER TABLE {} RENAME TO {}")
     with (
@@ -134,3 +136,12 @@ def test_the_server_writes_rows_into_the_database_and_waits_while_it_is_away(
         others = "datname IS NOT NULL AND pid <> pg_backend_pid()"
         connection.execute(sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE ") + sql.SQL(others))
         assert server.send(other).status == 204
+        last = http.to_binary_event(events.event("x", b"[4]", id="3"))
+        control(Path(variables["PGHOST"]), "restart")
+        assert server.deliver(last).status == 204
+        # No row of PostgreSQL can have this character, so a broker must not send the event again.
+        zero = server.send(http.to_binary_event(events.event("x", b"[3]", id="4")))
+        assert (zero.status, "NeverWrittenError: " in events.parsed(zero)["detail"]) == (422, True)
+    with psycopg.connect("", autocommit=True) as connection:
+        found = connection.execute(sql.SQL("SELECT object FROM {} ORDER BY object").format(table)).fetchall()
+    assert found == [(f"cloudevents:/tests/{number}",) for number in (1, 2, 3)]
