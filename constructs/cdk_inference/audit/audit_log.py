@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from aws_cdk import Aws, CustomResource, Duration, RemovalPolicy
 from aws_cdk import aws_events as events
-from aws_cdk import aws_events_targets as targets
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
@@ -14,6 +13,7 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
+from cdk_inference.audit.log_target import LogTarget
 from cdk_inference.bundling.packages import ZipPackage
 from cdk_inference.common import acknowledgments
 from cdk_inference.common.metadata import add_metadata, metrics_name
@@ -187,8 +187,8 @@ class AuditLog(Construct):
         self.queue.grant_consume_messages(self.function.role)
         acknowledgments.objects_under(self.function.role, self.bucket, RECORDS)
 
-    def target(self, pipeline: Construct) -> targets.SqsQueue:
-        """Return the target of a rule whose events are about a pipeline."""
+    def target(self, pipeline: Construct) -> events.IRuleTarget:
+        """Return the target of a rule whose events are about a pipeline. The rule may be in another stack."""
         return self._target({"pipeline": metrics_name(pipeline), "event": events.EventField.from_path("$")})
 
     def follow(
@@ -269,12 +269,11 @@ class AuditLog(Construct):
         )
         change.node.add_dependency(self.function)  # with its rights
 
-    def _target(self, message: Mapping[str, object]) -> targets.SqsQueue:
-        return targets.SqsQueue(
-            self.queue,
-            message=events.RuleTargetInput.from_object(message),
-            dead_letter_queue=self.dead_letter_queue,
+    def _target(self, message: Mapping[str, object]) -> events.IRuleTarget:
+        target: events.IRuleTarget = LogTarget(
+            self.queue, self.dead_letter_queue, events.RuleTargetInput.from_object(message)
         )
+        return target
 
     def grant_query(self, grantee: iam.IGrantable) -> iam.Grant:
         """Let the grantee read all records, and find those of an object by its name."""

@@ -90,6 +90,36 @@ def test_a_pipeline_sends_answers_decisions_and_deployments(
     assert len(hashing) == 1
 
 
+def test_a_log_of_another_stack_takes_events_of_the_rules_of_a_pipeline_only(
+    stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]
+) -> None:
+    kept = cdk.Stack(stack.node.scope, "Kept")
+    pipeline().audit(AuditLog(kept, "Log"))
+    rules = {
+        name: each["Properties"] for name, each in resources(stack, "AWS::Events::Rule").items() if "Audit" in name
+    }
+    names = {rule["Name"] for rule in rules.values()}
+    assert len(names) == 3
+    assert all(len(name) <= 64 and name.startswith("Stack-Photos-Audit") for name in names)
+    policies = resources(kept, "AWS::SQS::QueuePolicy").values()
+    assert len(policies) == 2
+    for policy in policies:
+        statements = policy["Properties"]["PolicyDocument"]["Statement"]
+        allowed = [each for each in statements if each["Effect"] == "Allow"]
+        assert {(each["Action"], each["Principal"]["Service"]) for each in allowed} == {
+            ("sqs:SendMessage", "events.amazonaws.com")
+        }
+        arns = [stack.resolve(arn)["Fn::Join"][1][-1] for each in allowed for arn in sources(each)]
+        assert set(arns) == {f":rule/{way}{name}" for way in ("", "*/") for name in names}
+    (target,) = {json.dumps(target["Arn"]) for rule in rules.values() for target in rule["Targets"]}
+    assert "Kept:ExportsOutputFnGetAttLogQueue" in target
+
+
+def sources(statement: dict[str, Any]) -> list[Any]:
+    found: list[Any] = statement["Condition"]["ArnLike"]["aws:SourceArn"]
+    return found
+
+
 def test_cloudformation_asks_for_a_record_when_models_change(
     stack: cdk.Stack, pipeline: Callable[..., InferencePipeline]
 ) -> None:
